@@ -1,0 +1,1 @@
+"""What a user can set: Hydra groups (YAML) composed, then checked by the pydantic schema."""

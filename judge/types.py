@@ -1,0 +1,77 @@
+"""Verdicts. A score is a number on a declared scale with its spread and provenance, or it is missing with a reason.
+
+There is no third case and no default: nothing in this package turns a failure into a number (METHOD §5).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The closed interval a score lies on; the paper's is 1..5."""
+
+    lo: float = 1.0
+    hi: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.lo < self.hi:
+            raise ValueError(f"scale must have lo < hi: got [{self.lo}, {self.hi}]")
+
+    def at(self, fraction: float) -> float:
+        """The point at ``fraction`` (0..1) of the way from lo to hi."""
+        if not 0.0 <= fraction <= 1.0:
+            raise ValueError(f"fraction must lie in [0, 1]: got {fraction}")
+        return self.lo + fraction * (self.hi - self.lo)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """A number on the scale. ``why`` is for people: what was heard, what was expected."""
+
+    value: float
+    judge: str  # provenance: who scored, with which version of which rule
+    spread: float = 0.0  # standard deviation over the judge's own repeats; 0 for a deterministic rule
+    why: str = ""
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """No number, and why. ``retryable``: the judge failed, another call may succeed."""
+
+    judge: str
+    reason: str
+    retryable: bool = False
+
+
+Verdict = Scored | Missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a reply is held against; taken from the manifest row, never from the policy."""
+
+    task_type: str
+    question: str  # the user's words
+    match: str | None  # "final" | "exact" | None when there is no checkable answer
+    answer: str | None
+    style: str | None  # "slow" | "loud" | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """Everything the judges found about one reply.
+
+    ``axes``: verdict per axis ("semantic", "acoustic"). ``reward`` combines them on the same scale, or is
+    Missing as soon as one weighted axis is. ``transcript``: what the recogniser heard (None: not recognised).
+    ``figures``: plain measurements logged beside the scores and never part of them by themselves
+    (text_right, heard_right, wer, style_followed, rate, loudness, seconds, latency_s).
+    """
+
+    prompt_id: str
+    index: int
+    axes: Mapping[str, Verdict]
+    reward: Verdict
+    transcript: str | None
+    figures: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,70 @@
+"""What crosses the border between rollout and everyone else: frozen records of ids and log-probs.
+
+Invariant: token-in-token-out. The ids a reply carries are the ids that were sampled; nothing is
+re-tokenised, and every id has its behaviour log-prob, its channel and whether it was sampled at all.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Finish = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One encoded prompt. ``id`` is the manifest row's id."""
+
+    id: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How replies are drawn; the distribution that behaviour log-probs belong to.
+
+    ``seed``: the reply with index i of prompt p is drawn with a seed made of (seed, p.id, i), so that
+    the same seed gives the same replies whatever the number of workers. Temperature 0 is greedy.
+    """
+
+    group_size: int
+    temperature: float
+    max_new_tokens: int
+    seed: int
+    grammar: bool = False  # mask the logits so that the reply grammar cannot be broken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One sampled reply. ``ids``, ``logps``, ``channels`` and ``sampled`` have one entry per token, stop token included."""
+
+    prompt_id: str
+    index: int  # 0 <= index < group_size
+    ids: tuple[int, ...]
+    logps: tuple[float, ...]  # natural log, of the distribution sampled from (temperature and mask applied)
+    channels: str  # T A B E P, one letter per id
+    sampled: tuple[bool, ...]  # False: forced, joins no objective
+    versions: tuple[int, ...]  # policy version that sampled each token
+    finish: Finish
+    text: str  # the TEXT channel, decoded
+    well_formed: bool  # the ids obey the family's reply grammar
+
+    @property
+    def policy_version(self) -> int:
+        """The oldest version that sampled a token of this reply (staleness is counted from it)."""
+        return min(self.versions, default=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speech:
+    """What a listener hears. ``wave`` is mono float32 in [-1, 1] at the codec's true rate; empty when there is no audio."""
+
+    wave: NDArray[np.float32]
+    sample_rate: int
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return len(self.wave) / self.sample_rate

@@ -1,0 +1,1 @@
+"""What a spoken dialogue model is: channels, grammars, codecs, families and datasets."""

@@ -1,0 +1,72 @@
+"""Channels: which kind of thing each token id is.
+
+Every response position belongs to exactly one channel (METHOD §1). The map is built from exact
+token ids by the model family; it is a table over the whole embedding, so an id that the tokenizer
+does not know (padding rows) is PAD and never "audio because it is large".
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Channel(IntEnum):
+    """What a token is. The letter is how rollout records spell it."""
+
+    TEXT = 0  # what is said
+    AUDIO = 1  # how it sounds
+    BOUNDARY = 2  # switches between the two
+    STOP = 3  # ends the turn
+    PAD = 4  # fillers, and embedding rows beyond the tokenizer: joins no objective
+
+    @property
+    def letter(self) -> str:
+        """One of T A B E P."""
+        return "TABEP"[self]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChannelMap:
+    """Token id -> Channel for every row of the embedding.
+
+    Example:
+        channels = ChannelMap.build(vocab=1300, text=range(9, 180), audio=range(180, 1204), boundary=[4, 5], stop=[3])
+        channels.letters([12, 4, 200, 5, 3])  # 'TBABE'
+    """
+
+    table_V: NDArray[np.int8]
+
+    @classmethod
+    def build(
+        cls, *, vocab: int, text: Iterable[int], audio: Iterable[int], boundary: Iterable[int], stop: Iterable[int]
+    ) -> "ChannelMap":
+        """Rows named by no argument are PAD. ValueError: an id outside the vocabulary, or in two channels."""
+        table = np.full(vocab, Channel.PAD, dtype=np.int8)
+        taken: dict[int, Channel] = {}
+        named = ((Channel.TEXT, text), (Channel.AUDIO, audio), (Channel.BOUNDARY, boundary), (Channel.STOP, stop))
+        for channel, ids in named:
+            for token in ids:
+                if not 0 <= token < vocab:
+                    raise ValueError(f"{channel.name} id must lie in [0, {vocab}): got {token}")
+                if token in taken:
+                    raise ValueError(f"id {token} cannot be both {taken[token].name} and {channel.name}")
+                taken[token] = channel
+                table[token] = channel
+        table.flags.writeable = False
+        return cls(table)
+
+    @property
+    def vocab(self) -> int:
+        """Rows of the embedding, padding rows included."""
+        return len(self.table_V)
+
+    def of(self, ids: Sequence[int]) -> NDArray[np.int8]:
+        """Channel of each id, shape [len(ids)]. IndexError beyond the embedding: such an id cannot be sampled."""
+        return self.table_V[np.asarray(ids, dtype=np.int64)]
+
+    def letters(self, ids: Sequence[int]) -> str:
+        """The channels as a string, one of T A B E P per id."""
+        return "".join("TABEP"[c] for c in self.of(ids))
