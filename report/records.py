@@ -1,0 +1,138 @@
+"""The lines of a run directory's jsonl files: one frozen model per kind of line, for writer and reader alike.
+
+Invariant: nothing stands in for what is not known. A missing score has a reason and no value, a number
+that does not exist is null; NaN and infinity do not exist in these files. DESIGN §4.
+
+Example:
+    file.write(record.model_dump_json() + "\\n")
+    record = RolloutRecord.model_validate_json(line)
+"""
+
+from math import isfinite
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _inside(path: str) -> str:
+    """A path that stays in the run directory: relative, forward slashes, no '..'."""
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path or not path:
+        raise ValueError(f"audio must be a relative path inside the run directory: got {path!r}")
+    return path
+
+
+def _number(value: object) -> object:
+    """NaN and infinity become null: JSON has neither, and neither is a number to plot."""
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[Finite | None, BeforeValidator(_number)]  # null: not known
+Inside = Annotated[str, AfterValidator(_inside)]
+
+
+class Line(BaseModel):
+    """Frozen; an unknown key is an error, so that a misspelt field cannot vanish."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Score(Line):
+    """A judge's number on one axis, with its provenance."""
+
+    value: Finite
+    spread: Finite = 0.0
+    judge: str
+    why: str = ""
+
+
+class NoScore(Line):
+    """No number on this axis, and why."""
+
+    missing: str = Field(min_length=1)
+
+
+class RolloutRecord(Line):
+    """One judged reply. Per-token lists have one entry per id, the stop token included."""
+
+    step: int
+    prompt_id: str
+    group: int  # place of the prompt in the step
+    index: int  # place of the reply in its group
+    policy_version: int
+    question: str
+    expected: str | None
+    style: str | None
+    ids: list[int]
+    channels: str  # T A B E P
+    text: str  # the TEXT channel
+    transcript: str | None  # what the recogniser heard; null: not recognised
+    finish: Literal["stop", "length", "abort"]
+    audio: Inside | None  # "audio/step_000010/<prompt>_<index>.ogg"; null: not kept
+    scores: dict[str, Score | NoScore]  # by axis
+    reward: Finite | None
+    missing: str | None  # why there is no reward
+    advantage: Finite | None  # null: no reward, or the group was dropped
+    weights: list[Number] | None  # preference weight per token: advantage * mask; null: no preference row
+    behaviour_logps: list[Number]  # natural log, of the engine that sampled
+    learner_logps: list[Number] | None  # before the update; null where the learner did not need them
+    dropped: str | None  # why this reply taught nothing; null: it did
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        lengths = {"channels": self.channels, "behaviour_logps": self.behaviour_logps}
+        lengths |= {"weights": self.weights} if self.weights is not None else {}
+        lengths |= {"learner_logps": self.learner_logps} if self.learner_logps is not None else {}
+        for name, values in lengths.items():
+            if len(values) != len(self.ids):
+                raise ValueError(f"{name} must have one entry per id: got {len(values)} for {len(self.ids)} ids")
+        if strangers := set(self.channels) - set("TABEP"):
+            raise ValueError(f"channels must be letters of TABEP: got {sorted(strangers)}")
+        if (self.reward is None) != (self.missing is not None):
+            raise ValueError(f"either a reward or a reason in missing: got reward={self.reward}, missing={self.missing!r}")
+        return self
+
+
+class Evaluation(Line):
+    """Greedy replies to held-out prompts, summed up. Shares lie in [0, 1]; null: no row of that kind."""
+
+    step: int
+    split: Literal["test", "validation"]
+    when: Literal["before", "during", "after"]
+    count: int  # prompts
+    heard_right: Number  # the answer is right in what the recogniser heard
+    text_right: Number  # the answer is right in the text channel
+    style_followed: Number  # of the prompts that ask for a style
+    wer: Number  # own text against heard words
+    reward: Number
+    seconds: Number  # mean length of a reply
+    truncated: Number
+    well_formed: Number
+    by_task: dict[str, Number] = {}  # heard_right of each task type
+
+
+class Sample(Line):
+    """One held-out reply to listen to."""
+
+    when: Literal["before", "after"]
+    row_id: str
+    question: str
+    expected: str | None
+    style: str | None
+    text: str
+    transcript: str | None
+    right: bool | None  # as heard; null: no checkable answer
+    audio: Inside | None
+
+
+class Event(Line):
+    """Something that happened to the run. Further keys are welcome and shown as they are."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    time: Finite  # seconds since 1970, UTC
+    kind: str = Field(min_length=1)  # groups events: restart, drop, judge_missing, checkpoint, ...
+    detail: str  # one sentence: what, and why
+    step: int | None = None
+    count: int = 1  # how many alike this line stands for
