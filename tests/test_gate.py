@@ -1,0 +1,134 @@
+"""The gate, group statistics and advantages against METHOD §3's closed form and worked values."""
+
+from math import ceil, exp
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conf.schema import AlgoConfig, GateConfig
+from judge.types import Scale
+from learner.advantage import advantages
+from learner.gate import FixedMix, Gate, mixer_from
+from learner.statistics import GroupStatistics, group_statistics, why_dropped
+
+REWARDS = st.lists(st.one_of(st.none(), st.floats(1, 5)), min_size=2, max_size=8)
+
+
+def group(*rewards: float | None, spread: float | None = None) -> GroupStatistics:
+    found = group_statistics(rewards, len(rewards), [spread] * len(rewards))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rewards", "direction", "information", "raw"),
+    [
+        ((4, 3, 5, 2), 0.99995, 0.3125, 0.24999),
+        ((3, 3, 3, 3), 0.5, 0.0, 0.0),
+        ((1, 1, 5, 5), 0.99995, 1.0, 0.79996),
+        ((2, 2, 1, 1), 0.00669, 0.0625, 0.000335),
+    ],
+)
+def test_worked_values_of_the_method(rewards: tuple[float, ...], direction: float, information: float, raw: float) -> None:
+    reading = Gate(GateConfig(), Scale()).update([group(*rewards)])
+    assert reading.direction == pytest.approx(direction, abs=1e-5)
+    assert reading.information == information
+    assert reading.raw == pytest.approx(raw, abs=1e-5)
+    assert reading.weight == reading.raw  # lambda_0 is the first mean
+
+
+def test_history_has_weight_alpha() -> None:
+    gate = Gate(GateConfig(alpha=0.9), Scale())
+    first = gate.update([group(1, 1, 5, 5)]).weight
+    assert gate.update([group(3, 3, 3, 3)]).weight == pytest.approx(0.9 * first, abs=1e-12)
+
+
+def test_no_groups_leave_lambda_and_its_history_alone() -> None:
+    gate = Gate(GateConfig(), Scale())
+    assert gate.update([]).weight == 0.0
+    first = gate.update([group(1, 1, 5, 5)])
+    assert first.weight == first.raw  # silence before was not a first mean
+    silent = gate.update([])
+    assert silent.weight == first.weight
+    assert silent.metrics() == {"lambda": first.weight}
+
+
+def test_resume_is_exact() -> None:
+    straight, before, after = (Gate(GateConfig(), Scale()) for _ in range(3))
+    for gate in (straight, before):
+        gate.update([group(1, 2, 5, 5)])
+    after.load_state_dict(before.state_dict())
+    assert after.update([group(4, 3, 5, 2)]) == straight.update([group(4, 3, 5, 2)])
+
+
+def test_information_is_relative_to_the_scale() -> None:
+    narrow = Gate(GateConfig(theta=0.5), Scale(0.0, 1.0)).update([group(0.0, 1.0)])
+    assert narrow.information == 1.0
+
+
+def test_judge_noise_is_subtracted_only_when_asked() -> None:
+    noisy = group(4, 3, 5, 2, spread=1.0)  # V = 1.25, sigma_J^2 = 1
+    assert Gate(GateConfig(denoise=True), Scale()).update([noisy]).information == pytest.approx(0.25 / 4)
+    assert Gate(GateConfig(denoise=False), Scale()).update([noisy]).information == 0.3125
+    drowned = group(4, 3, 5, 2, spread=2.0)
+    assert Gate(GateConfig(denoise=True), Scale()).update([drowned]).weight == 0.0
+
+
+def test_fixed_mix_is_constant_and_still_reports_what_the_gate_sees() -> None:
+    mixer = mixer_from(AlgoConfig(mix="fixed", fixed_lambda=0.3), Scale())
+    assert isinstance(mixer, FixedMix)
+    reading = mixer.update([group(1, 1, 5, 5)])
+    assert reading.weight == 0.3 and reading.information == 1.0
+    assert mixer.update([]).weight == 0.3 and mixer.state_dict() == {}
+    assert isinstance(mixer_from(AlgoConfig(mix="gate"), Scale()), Gate)
+
+
+@given(st.lists(st.tuples(REWARDS, st.just(None)), min_size=1, max_size=4))
+def test_lambda_is_the_closed_form_on_the_surviving_rewards(step: list[tuple[list[float | None], None]]) -> None:
+    """Also when judge calls failed: missing rewards leave no trace (DESIGN §5, invariants 2 and 3)."""
+    kept = [group_statistics(rewards, len(rewards)) for rewards, _ in step]
+    survivors = [group for group in kept if group is not None]
+    weight = Gate(GateConfig(), Scale()).update(survivors).weight
+    raws = []
+    for rewards, _ in step:
+        valid = [r for r in rewards if r is not None]
+        if len(valid) < max(2, ceil(len(rewards) / 2)):
+            continue
+        mean = sum(valid) / len(valid)
+        variance = sum((r - mean) ** 2 for r in valid) / len(valid)
+        raws.append(0.8 * min(variance / 4, 1) / (1 + exp(-5 * (max(valid) - 3))))
+    assert weight == pytest.approx(sum(raws) / len(raws) if raws else 0.0, abs=1e-12)
+
+
+def test_a_thin_group_is_dropped_with_a_reason() -> None:
+    assert group_statistics([1.0, None, None, None], 4) is None
+    assert why_dropped([1.0, None, None, None], 4) == "1 of 4 replies have a reward, 2 needed"
+    assert group_statistics([1.0, 2.0], 8) is None  # replies that never came back count as missing
+    assert why_dropped([1.0, 2.0, None, None], 4) is None
+
+
+def test_statistics_refuse_what_cannot_be_a_group() -> None:
+    with pytest.raises(ValueError, match="group_size=2"):
+        group_statistics([1.0, 2.0, 3.0], 2)
+    with pytest.raises(ValueError, match="aligned"):
+        group_statistics([1.0, 2.0], 2, [0.0])
+
+
+@given(REWARDS)
+def test_advantages_are_standardised_over_the_survivors(rewards: list[float | None]) -> None:
+    found = advantages(rewards)
+    assert [a is None for a in found] == [r is None for r in rewards]
+    assert [a for a in found if a is not None] == advantages([r for r in rewards if r is not None])
+    present = [a for a in found if a is not None]
+    if any(a != 0 for a in present):
+        assert sum(present) == pytest.approx(0, abs=1e-6)
+        assert sum(a * a for a in present) / len(present) == pytest.approx(1, rel=1e-6)
+
+
+def test_rewards_equal_up_to_rounding_have_no_advantage() -> None:
+    assert advantages([3.0, None, 3.0]) == [0.0, None, 0.0]
+    same = [0.6 * 5 + 0.4 * 1, 0.6 * 3 + 0.4 * 4, 0.1 + 0.2 + 3.1]
+    assert len(set(same)) > 1 and advantages(same) == [0.0, 0.0, 0.0]
+    assert group(*same).variance == 0.0
+    assert advantages([None, None]) == [None, None]
