@@ -1,1 +1,16 @@
-"""Model families: one file each, chosen by the `family` key of a checkpoint's wavgate.json or of the config."""
+"""The families by name. A checkpoint folder says in ``wavgate.json`` which family it belongs to."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from speech.families.base import Family
+from speech.families.tiny import TinyFamily
+
+FAMILIES: dict[str, Callable[[Path], Family]] = {"tiny": TinyFamily.load}
+
+
+def load_family(name: str, path: Path) -> Family:
+    """The family ``name``, built from the checkpoint folder ``path``. ValueError: unknown name or unfit folder."""
+    if name not in FAMILIES:
+        raise ValueError(f"model family must be one of {', '.join(sorted(FAMILIES))}: got {name}")
+    return FAMILIES[name](Path(path))

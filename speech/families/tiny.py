@@ -1,0 +1,158 @@
+"""The embedded family: whole words and codec codes in one vocabulary, replies in VITA-Audio's delimited grammar.
+
+    prompt   <|im_start|> user <|begin_of_audio|> codes <|end_of_audio|> <|im_end|> <|im_start|> assistant
+    reply    (word+ <|begin_of_audio|> code+ <|end_of_audio|>)+ <|im_end|>
+
+Every id is read from the checkpoint's tokenizer. Role words, ``<|im_start|>``, fillers and the rows beyond the
+tokenizer are PAD: a reply has no business with them.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+
+from speech.channels import ChannelMap
+from speech.codec import Codec, MelCodec
+from speech.families.base import Chunk, Role, Spoken, Turn
+from speech.interleave import Interleave
+
+MARKERS = ("<|im_start|>", "<|im_end|>", "<|begin_of_audio|>", "<|end_of_audio|>")
+CODE = re.compile(r"<\|audio_(\d+)\|>")
+MARKER = re.compile(r"<\|.*\|>")
+
+
+class TinyFamily:
+    """Layout of the tiny world's checkpoints. Build it with ``TinyFamily.load``.
+
+    Example:
+        family = TinyFamily.load(Path("examples/tiny_world/base"))
+        ids = family.prompt([Turn(role="user", text="what is one plus two")])
+        spoken = family.split(sampled)  # words, codes, well_formed
+    """
+
+    def __init__(self, path: Path, words: dict[str, int], rows: int, codec: Path) -> None:
+        """``words``: token -> id of the whole tokenizer; ``rows``: rows of the embedding."""
+        missing = [token for token in (*MARKERS, *get_args(Role)) if token not in words]
+        if missing:
+            raise ValueError(f"{path / 'tokenizer.json'}: a tiny tokenizer must know {', '.join(missing)}")
+        start, stop, begin, end = (words[marker] for marker in MARKERS)
+        self.name = "tiny"
+        self.path = path
+        self._start, self._begin, self._end = start, begin, end
+        self._roles = {role: words[role] for role in get_args(Role)}
+        self._code_ids = _code_ids(words, path)
+        self._text_ids = {w: i for w, i in words.items() if w not in self._roles and not MARKER.fullmatch(w)}
+        self._word_of = {i: word for word, i in self._text_ids.items()}
+        self._code_of = {token: code for code, token in enumerate(self._code_ids)}
+        self.channels = ChannelMap.build(
+            vocab=rows, text=self._word_of, audio=self._code_of, boundary=(begin, end), stop=(stop,)
+        )
+        self.stop_ids = (stop,)
+        self.interleave = Interleave("delimited", self.channels, self.stop_ids, begin, end)
+        self._codec_path = codec
+        self._codec: Codec | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> "TinyFamily":
+        """Read tokenizer, config and wavgate.json. ValueError names the file and the rule."""
+        ours = _read(path / "wavgate.json")
+        if ours.get("family") != "tiny":
+            raise ValueError(f"{path / 'wavgate.json'}: family must be tiny: got {ours.get('family')}")
+        codec = ours.get("codec")
+        if not isinstance(codec, str) or Path(codec).name != codec or not (path / codec).is_file():
+            raise ValueError(f"{path / 'wavgate.json'}: codec must name a file of this folder: got {codec}")
+        rows = _read(path / "config.json").get("vocab_size")
+        words = _tokens(path / "tokenizer.json")
+        if not isinstance(rows, int) or rows <= max(words.values()):
+            raise ValueError(
+                f"{path / 'config.json'}: vocab_size must exceed the tokenizer's largest id {max(words.values())}: got {rows}"
+            )
+        return cls(path, words, rows, path / codec)
+
+    def prompt(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        """Ids of the dialogue so far, ending where the assistant starts to speak."""
+        if not turns:
+            raise ValueError("a prompt needs at least one turn: got none")
+        ids: list[int] = []
+        for turn in turns:
+            ids += [self._start, self._roles[turn.role]]
+            if turn.text is not None:
+                ids += self._words(turn.text)
+            else:
+                ids += [self._begin, *self._codes(turn.codes or ()), self._end]
+            ids += self.stop_ids
+        return (*ids, self._start, self._roles["assistant"])
+
+    def target(self, chunks: Sequence[Chunk]) -> tuple[int, ...]:
+        """Ids of a reference reply, one delimited chunk per ``Chunk``, stop id included."""
+        texts = [self._words(chunk.text) for chunk in chunks]
+        return tuple(self.interleave.merge(texts, [self._codes(chunk.codes) for chunk in chunks]))
+
+    def split(self, ids: Sequence[int]) -> Spoken:
+        """Words and codes of a reply, whatever state it is in."""
+        texts, codes = self.interleave.split(ids)
+        return Spoken(
+            text=" ".join(self._word_of[token] for token in texts),
+            codes=tuple(self._code_of[token] for token in codes),
+            well_formed=self.interleave.well_formed(ids),
+        )
+
+    def codec(self) -> Codec:
+        """The codec, loaded on first use. ValueError: unreadable, or not the size that the tokenizer has codes for."""
+        if self._codec is None:
+            try:
+                codec = MelCodec.load(self._codec_path)
+            except SafetensorError as error:
+                raise ValueError(f"{self._codec_path}: not a readable safetensors file: {error}") from error
+            if codec.size != len(self._code_ids):
+                raise ValueError(
+                    f"{self._codec_path}: the codec must have as many codes as the tokenizer: "
+                    f"got {codec.size}, tokenizer {len(self._code_ids)}"
+                )
+            self._codec = codec
+        return self._codec
+
+    def _words(self, text: str) -> list[int]:
+        unknown = [word for word in text.split() if word not in self._text_ids]
+        if unknown:
+            raise ValueError(f"word is not in the model's vocabulary: {', '.join(unknown)}")
+        return [self._text_ids[word] for word in text.split()]
+
+    def _codes(self, codes: Sequence[int]) -> list[int]:
+        for code in codes:
+            if not 0 <= code < len(self._code_ids):
+                raise ValueError(f"code must lie in [0, {len(self._code_ids)}): got {code}")
+        return [self._code_ids[code] for code in codes]
+
+
+def _code_ids(words: dict[str, int], path: Path) -> list[int]:
+    """Token id of each code, which must be numbered 0, 1, 2, ..."""
+    found = {int(match[1]): i for word, i in words.items() if (match := CODE.fullmatch(word))}
+    if not found or sorted(found) != list(range(len(found))):
+        raise ValueError(f"{path / 'tokenizer.json'}: <|audio_i|> must be numbered from 0 without a gap: got {len(found)} of them")
+    return [found[code] for code in range(len(found))]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ValueError(f"{file}: a checkpoint folder must hold this file")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: must be JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: must be a JSON object: got {type(content).__name__}")
+    return content
+
+
+def _tokens(file: Path) -> dict[str, int]:
+    """Token -> id. Whole words only: a word is a token or it is unknown."""
+    kind = (_read(file).get("model") or {}).get("type")
+    if kind != "WordLevel":
+        raise ValueError(f"{file}: a tiny tokenizer must be a WordLevel model: got {kind}")
+    return dict(Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True))
