@@ -1,0 +1,143 @@
+"""One atomic snapshot of a run: learner shards and driver state, whole or not at all.
+
+    step_000010.tmp/ learner/..., driver.json  ->  manifest.json (size, sha256 of every file)
+        ->  fsync  ->  rename to step_000010/  ->  `latest`
+
+A kill at any moment leaves the older snapshots valid and at most one *.tmp folder, which the next
+start removes. Loading checks every file first and names what is wrong; nothing is changed by a refusal.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actors.errors import UserError
+
+MANIFEST = "manifest.json"
+FORMAT = "wavgate-checkpoint-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverState:
+    """All that the driver knows after a step: enough to draw the next prompts and decide the next lambda."""
+
+    step: int
+    seed: int
+    gate: Mapping[str, Any]
+    prompts: Mapping[str, Any]  # cursor over training rows
+    anchors: Mapping[str, Any]  # cursor over the further reference replies
+    counters: Mapping[str, float] = field(default_factory=dict)
+
+
+def folder(run: Path, step: int) -> Path:
+    """Where the snapshot of ``step`` lives."""
+    return run / "checkpoints" / f"step_{step:06d}"
+
+
+def save(run: Path, state: DriverState, save_learner: Callable[[Path], None], keep: int) -> Path:
+    """Write the snapshot of ``state.step``; ``save_learner`` fills a folder. Then drop all but the newest ``keep``."""
+    final = folder(run, state.step)
+    unfinished = final.with_suffix(".tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "learner").mkdir(parents=True)
+    save_learner(unfinished / "learner")
+    (unfinished / "driver.json").write_text(json.dumps(asdict(state)))
+    files = {str(path.relative_to(unfinished)): _fingerprint(path) for path in _files(unfinished)}
+    manifest = {"format": FORMAT, "step": state.step, "files": files}
+    (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in [*_files(unfinished), *[path for path in unfinished.rglob("*") if path.is_dir()], unfinished]:
+        _sync(path)
+    if final.exists():  # the same step again after a resume: the new one wins
+        shutil.rmtree(final)
+    unfinished.rename(final)
+    _sync(final.parent)
+    _point(final)
+    for old in snapshots(run)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def snapshots(run: Path) -> list[Path]:
+    """Complete snapshot folders, oldest first."""
+    root = run / "checkpoints"
+    return sorted(path for path in root.glob("step_*") if path.is_dir() and path.suffix != ".tmp") if root.is_dir() else []
+
+
+def clean(run: Path) -> None:
+    """Remove what a killed save left behind."""
+    for path in (run / "checkpoints").glob("*.tmp"):
+        shutil.rmtree(path)
+
+
+def check(snapshot: Path) -> list[str]:
+    """Everything wrong with a snapshot, one line each; empty when it is whole."""
+    path = snapshot / MANIFEST
+    if not path.is_file():
+        return [f"{path}: missing"]
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError as error:
+        return [f"{path}: not JSON ({error})"]
+    if manifest.get("format") != FORMAT:
+        return [f"{path}: format must be {FORMAT}, got {manifest.get('format')}"]
+    problems = []
+    for name, (size, digest) in manifest["files"].items():
+        file = snapshot / name
+        if not file.is_file():
+            problems.append(f"{file}: missing")
+        elif file.stat().st_size != size:
+            problems.append(f"{file}: must have {size} bytes, has {file.stat().st_size}")
+        elif _fingerprint(file)[1] != digest:
+            problems.append(f"{file}: content differs from its sha256 in {MANIFEST}")
+    return problems
+
+
+def newest(run: Path) -> tuple[Path, DriverState, list[str]]:
+    """The newest whole snapshot, its driver state, and what is wrong with newer ones. UserError: none is whole."""
+    if not run.is_dir():
+        raise UserError(f"run.resume: no run directory at {run}")
+    found = snapshots(run)
+    if not found:
+        raise UserError(f"run.resume: {run / 'checkpoints'} holds no checkpoint")
+    problems: list[str] = []
+    for snapshot in reversed(found):
+        wrong = check(snapshot)
+        if not wrong:
+            return snapshot, _state(snapshot), problems
+        problems += wrong
+    raise UserError("run.resume: no whole checkpoint: " + "; ".join(problems))
+
+
+def _state(snapshot: Path) -> DriverState:
+    return DriverState(**json.loads((snapshot / "driver.json").read_text()))
+
+
+def _files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file() and path.name != MANIFEST) + (
+        [root / MANIFEST] if (root / MANIFEST).is_file() else []
+    )
+
+
+def _fingerprint(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _point(final: Path) -> None:
+    pointer = final.parent / "latest.new"
+    pointer.write_text(final.name + "\n")
+    _sync(pointer)
+    pointer.rename(final.parent / "latest")

@@ -1,0 +1,25 @@
+"""What can stop a run: the user's mistakes, and infrastructure whose budget is spent. One line each."""
+
+
+class UserError(ValueError):
+    """A setting, file or checkpoint that cannot be used. Exit 2, one line, nothing written."""
+
+
+class RunError(RuntimeError):
+    """The run cannot go on. Exit 1, one line; the last checkpoint is intact."""
+
+
+class BudgetSpent(RunError):
+    """A worker was replaced as often as ``cluster.restarts`` allows, and failed again."""
+
+
+class LearnerFailed(RunError):
+    """A learner rank died or did not answer in time: the group cannot go on, resume from the checkpoint."""
+
+
+class JudgeOutage(RunError):
+    """A larger share of verdicts is missing than ``judge.max_missing`` allows."""
+
+
+class SyncFailed(RunError):
+    """Learner and engine do not agree on the policy version."""
