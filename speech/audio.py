@@ -1,0 +1,156 @@
+"""Audio files in and out: soundfile and soxr behind limits that hold before and while reading.
+
+Invariant: a wave that leaves here is mono float32, finite, not empty, at the rate asked for and no longer than
+the limit given. A header is checked before anything is decoded, and is not believed while decoding: blocks are
+counted. Paths of a data set go through ``inside`` and cannot leave its folder. Errors name file and rule.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+Wave = NDArray[np.float32]
+
+FORMATS = {  # suffix -> what ``write`` makes of it
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+}
+READABLE = (*FORMATS, ".mp3")
+MAX_CHANNELS = 8
+MAX_RATE = 384_000
+BLOCK = 65_536  # frames decoded or encoded at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """What a file's header says."""
+
+    frames: int
+    channels: int
+    sample_rate: int
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.frames / self.sample_rate
+
+
+def inside(root: Path, relative: str) -> Path:
+    """``root / relative``, which must stay below ``root``. ValueError: a URL, an absolute path, ``..``, a link out."""
+    if "://" in relative:
+        raise ValueError(f"audio path must be a local file, not a URL: got {relative!r}")
+    if not relative or "\0" in relative or Path(relative).is_absolute() or ".." in Path(relative).parts:
+        raise ValueError(f"audio path must be relative to the manifest's folder, without '..': got {relative!r}")
+    path = root / relative
+    try:
+        stays = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError) as error:  # a name too long, a loop of links
+        raise ValueError(f"audio path cannot be followed: {relative!r}: {error}") from error
+    if not stays:
+        raise ValueError(f"audio path must stay in the manifest's folder, links included: got {relative!r}")
+    return path
+
+
+def info(path: Path) -> Info:
+    """The header of an audio file, with every rule that it can break by itself checked. Decodes nothing."""
+    if path.suffix.lower() not in READABLE:
+        raise ValueError(f"{path}: audio must be one of {' '.join(READABLE)}")
+    if not path.is_file():
+        raise ValueError(f"{path}: audio file does not exist")
+    try:
+        header = soundfile.info(str(path))
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: cannot be read as audio: {_reason(error)}") from error
+    found = Info(frames=header.frames, channels=header.channels, sample_rate=header.samplerate)
+    if not 1 <= found.sample_rate <= MAX_RATE:
+        raise ValueError(f"{path}: sample rate must lie in [1, {MAX_RATE}] Hz: got {found.sample_rate}")
+    if not 1 <= found.channels <= MAX_CHANNELS:
+        raise ValueError(f"{path}: audio must have 1 to {MAX_CHANNELS} channels: got {found.channels}")
+    if found.frames < 1:
+        raise ValueError(f"{path}: audio must not be empty: got {found.frames} frames")
+    return found
+
+
+def check_length(path: Path, header: Info, max_seconds: float) -> None:
+    """ValueError when the header announces more than ``max_seconds``."""
+    if header.seconds > max_seconds:
+        raise ValueError(f"{path}: audio must last at most {max_seconds:g} s: its header says {header.seconds:.1f} s")
+
+
+def read(path: Path, sample_rate: int, max_seconds: float) -> Wave:
+    """Mono float32 at ``sample_rate``; channels are averaged. ValueError: whatever this module's rules refuse."""
+    header = info(path)
+    check_length(path, header, max_seconds)
+    wave = np.concatenate(_blocks(path, header))
+    return wave if header.sample_rate == sample_rate else resample(wave, header.sample_rate, sample_rate)
+
+
+def read_clips(paths: Sequence[Path], sample_rate: int, max_seconds: float) -> Wave:
+    """Clips played one after another; ``max_seconds`` holds for the sum, checked before any is decoded."""
+    if not paths:
+        raise ValueError("audio needs at least one clip: got none")
+    seconds = sum(info(path).seconds for path in paths)
+    if seconds > max_seconds:
+        raise ValueError(f"{paths[0]} and what follows: audio must last at most {max_seconds:g} s: got {seconds:.1f} s")
+    return np.concatenate([read(path, sample_rate, max_seconds) for path in paths])
+
+
+def resample(wave: Wave, source: int, target: int) -> Wave:
+    """Band-limited conversion from ``source`` to ``target`` Hz (soxr, high quality); never empty."""
+    converted = np.asarray(soxr.resample(wave, source, target, quality="HQ"), np.float32)
+    return converted if len(converted) else wave[:1]
+
+
+def write(path: Path, wave: Wave, sample_rate: int) -> None:
+    """Write a mono wave in [-1, 1]; the suffix decides: wav, flac (16 bit), ogg (Vorbis), opus. Beyond 1 is clipped."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{path}: audio is written as one of {' '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: folder does not exist")
+    if wave.ndim != 1 or not len(wave):
+        raise ValueError(f"{path}: a mono wave with at least one sample is needed: got shape {wave.shape}")
+    if not np.isfinite(wave).all():
+        raise ValueError(f"{path}: samples must be finite: got NaN or infinity")
+    container, coding = FORMATS[path.suffix.lower()]
+    try:
+        with soundfile.SoundFile(str(path), "w", sample_rate, 1, coding, format=container) as file:
+            for start in range(0, len(wave), BLOCK):  # Vorbis overflows its stack on one large write
+                file.write(wave[start : start + BLOCK])
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: cannot write {coding} at {sample_rate} Hz: {error.error_string}") from error
+
+
+def _reason(error: soundfile.LibsndfileError) -> str:
+    if "SF_INFO" in error.error_string:  # what libsndfile says to a WAV of 0 Hz
+        return "the header must name a sample rate of at least 1 Hz"
+    return str(error.error_string)
+
+
+def _blocks(path: Path, header: Info) -> list[Wave]:
+    """Decode block by block, each mixed down at once; never more than the header announced."""
+    blocks: list[Wave] = []
+    total = 0
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            while total < header.frames:
+                block = file.read(min(BLOCK, header.frames - total), dtype="float32", always_2d=True)
+                if not len(block):
+                    break
+                if not np.isfinite(block).all():
+                    raise ValueError(f"{path}: samples must be finite: NaN or infinity near {total / header.sample_rate:.2f} s")
+                blocks.append(block.mean(axis=1, dtype=np.float32))
+                total += len(block)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: damaged behind {total / header.sample_rate:.2f} s: {error.error_string}") from error
+    if total < header.frames and path.suffix.lower() != ".mp3":  # an mp3 header only estimates
+        raise ValueError(f"{path}: audio is cut short: {total} of {header.frames} frames")
+    if not total:
+        raise ValueError(f"{path}: audio must not be empty: nothing could be decoded")
+    return blocks
