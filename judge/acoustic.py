@@ -1,0 +1,149 @@
+"""The acoustic axis: was it understood, was it said in the manner asked for, and is it decent audio?
+
+    score = scale.at(intelligibility * (1 - w + w * manner) * product of decency factors)
+
+``intelligibility`` = 1 - WER of the reply's own words in what an independent recogniser heard. ``manner``
+only counts for words that were understood: noise played loudly is not loud speech. Decency factors (clipping,
+silence, loops, absurd pace) are 1 for ordinary speech and only take away: measurements of this kind are
+easily pleased, so none of them can earn anything. The reply's text is a yardstick here, not an argument:
+nobody who could be talked round is asked for an opinion.
+"""
+
+from dataclasses import dataclass
+from math import log
+
+from judge import measure
+from judge.asr import word_error_rate, words
+from judge.types import Scale, Scored, Task
+from rollout.types import Speech
+
+JUDGE = "acoustic/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechNorms:
+    """How the voice speaks when nothing is asked of it, and how far a style departs from that.
+
+    Measured on decoded replies of the shipped voice (a test repeats it); another voice needs its own.
+    """
+
+    seconds_per_word: float = 0.243  # duration of a reply = words * this
+    seconds_per_letter: float = 0.0637  # + letters * this: long words take longer
+    slow_ratio: float = 1.50  # duration when speaking slowly / normally
+    level_dbfs: float = -25.2
+    loud_db: float = 9.0  # level when speaking loudly - normally
+
+    def seconds(self, text: str) -> float:
+        """Expected duration of a text at normal pace. ValueError: no words."""
+        said = words(text)
+        if not said:
+            raise ValueError(f"text must have words: got {text!r}")
+        return self.seconds_per_word * len(said) + self.seconds_per_letter * sum(map(len, said))
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """A factor that is 1 up to ``start``, 0 from ``end`` on, linear between."""
+
+    start: float
+    end: float
+
+    def factor(self, x: float) -> float:
+        """In [0, 1]."""
+        return min(1.0, max(0.0, (self.end - x) / (self.end - self.start)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decency:
+    """What ordinary speech stays clear of, and where it stops being acceptable."""
+
+    clipping: Ramp = Ramp(0.002, 0.02)  # share of samples
+    silence: Ramp = Ramp(0.5, 0.85)  # share of the time
+    pause: Ramp = Ramp(1.0, 2.5)  # seconds
+    loop: Ramp = Ramp(0.8, 0.95)  # self-correlation; 0.72 is the most that right replies reach
+    drawl: Ramp = Ramp(2.2, 4.0)  # duration / expected
+    rush: Ramp = Ramp(2.0, 4.0)  # expected / duration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """Everything measured on one reply."""
+
+    seconds: float
+    pace: float  # duration / expected duration of the text; 1 = normal, above = slower
+    words_per_second: float
+    syllables_per_second: float
+    level_dbfs: float
+    silence: float
+    pause: float
+    clipping: float
+    loop: float
+
+
+STYLE_WEIGHT = 0.4  # w: how much of an intelligible reply's score its manner decides
+NORMS = SpeechNorms()
+DECENCY = Decency()
+
+
+def listen(speech: Speech, text: str, norms: SpeechNorms = NORMS) -> Sound:
+    """Measure a finite, non-empty wave that should say ``text``. ValueError: the text has no words."""
+    wave, rate = speech.wave, speech.sample_rate
+    return Sound(
+        seconds=speech.seconds,
+        pace=speech.seconds / norms.seconds(text),
+        words_per_second=len(words(text)) / speech.seconds,
+        syllables_per_second=measure.syllable_rate(wave, rate),
+        level_dbfs=measure.level(wave, rate),
+        silence=measure.silence_share(wave, rate),
+        pause=measure.longest_pause(wave, rate),
+        clipping=measure.clipping_share(wave),
+        loop=measure.loop(wave, rate),
+    )
+
+
+def manner(sound: Sound, style: str | None, norms: SpeechNorms = NORMS) -> float:
+    """How well the style was followed, 0..1, the worse of pace and level. No style means normal, both ways.
+
+    One step is the way from normal to the style: full marks within a quarter of a step of the target, none
+    from three quarters on. More than was asked for is no fault here; ``Decency`` ends it where it is absurd.
+    """
+    if style not in (None, "slow", "loud"):
+        raise ValueError(f"style must be slow, loud or none: got {style!r}")
+    slower = log(sound.pace) / log(norms.slow_ratio)
+    louder = (sound.level_dbfs - norms.level_dbfs) / norms.loud_db
+    off_pace = max(0.0, 1.0 - slower) if style == "slow" else abs(slower)
+    off_level = max(0.0, 1.0 - louder) if style == "loud" else abs(louder)
+    return Ramp(0.25, 0.75).factor(max(off_pace, off_level))
+
+
+def style_followed(sound: Sound, style: str | None, norms: SpeechNorms = NORMS) -> bool:
+    """Closer to the style asked for than to any other."""
+    return manner(sound, style, norms) > 0.5
+
+
+def decency(sound: Sound, limits: Decency = DECENCY) -> dict[str, float]:
+    """The factors below 1, by name."""
+    factors = {
+        "clipping": limits.clipping.factor(sound.clipping),
+        "silence": limits.silence.factor(sound.silence),
+        "pause": limits.pause.factor(sound.pause),
+        "loop": limits.loop.factor(sound.loop),
+        "drawl": limits.drawl.factor(sound.pace),
+        "rush": limits.rush.factor(1.0 / sound.pace),
+    }
+    return {name: factor for name, factor in factors.items() if factor < 1.0}
+
+
+def score(
+    sound: Sound, text: str, transcript: str, task: Task, scale: Scale, norms: SpeechNorms = NORMS
+) -> Scored:
+    """Put what was measured and heard onto the scale."""
+    understood = max(0.0, 1.0 - word_error_rate(text, transcript))
+    followed = manner(sound, task.style, norms)
+    fraction = understood * (1.0 - STYLE_WEIGHT + STYLE_WEIGHT * followed)
+    faults = decency(sound)
+    for factor in faults.values():
+        fraction *= factor
+    why = f"understood {understood:.2f}, {task.style or 'normal'} manner {followed:.2f}"
+    why += "".join(f", {name} {factor:.2f}" for name, factor in faults.items())
+    return Scored(value=scale.at(fraction), judge=JUDGE, why=why)

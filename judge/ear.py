@@ -1,0 +1,55 @@
+"""The panel's ear: a recogniser with a memory.
+
+Invariant: the same samples at the same rate give the same transcript, recognised once; a failure is raised
+and never remembered.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollout.types import Speech
+
+REMEMBERED = 4096  # transcripts
+
+
+class Listener(Protocol):
+    """What the panel needs of a recogniser."""
+
+    def transcribe(self, wave: NDArray[np.float32], sample_rate: int) -> str:
+        """The words heard. May raise anything: that is a missing verdict, not a score."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A transcript and whether it was remembered rather than recognised now."""
+
+    transcript: str
+    cached: bool
+
+
+class Ear:
+    """Remembers transcripts by content: identical waves are common (greedy replies, converged groups)."""
+
+    def __init__(self, recogniser: Listener, remembered: int = REMEMBERED) -> None:
+        self._recogniser = recogniser
+        self._remembered = remembered
+        self._transcripts: OrderedDict[str, str] = OrderedDict()
+
+    def hear(self, speech: Speech) -> Heard:
+        """Recognise once per distinct (samples, rate). A failure is raised and never remembered."""
+        pcm = np.ascontiguousarray(speech.wave, np.float32)
+        key = sha256(str(speech.sample_rate).encode() + b" " + pcm.tobytes()).hexdigest()
+        if key in self._transcripts:
+            self._transcripts.move_to_end(key)
+            return Heard(transcript=self._transcripts[key], cached=True)
+        transcript = self._recogniser.transcribe(speech.wave, speech.sample_rate)
+        self._transcripts[key] = transcript
+        if len(self._transcripts) > self._remembered:
+            self._transcripts.popitem(last=False)
+        return Heard(transcript=transcript, cached=False)

@@ -1,0 +1,162 @@
+"""The panel: one reply in, one verdict per axis and their weighted mean out.
+
+Invariant: a reward is a number only when every weighted axis has one. Who is to blame decides what happens
+to a reply that cannot be judged:
+
+    the policy (no audio, no words, NaN, endless)   the scale's floor, by a local rule, no recogniser asked
+    the judge  (the recogniser failed)              Missing, retryable
+    neither    (nothing to check, reply cut off)    Missing
+
+so being unjudgeable never pays and a broken judge never teaches.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import hypot
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from conf.schema import JudgeConfig
+from judge import acoustic, verifiable
+from judge.asr import Recogniser, word_error_rate, words
+from judge.ear import Ear, Heard, Listener
+from judge.types import Judged, Missing, Scale, Scored, Task, Verdict
+from rollout.types import Reply, Speech
+
+JUDGE = "panel/1"
+FLOOR = "floor/1"
+LONGEST = 120.0  # seconds of audio that a recogniser is asked to hear
+
+
+class Panel:
+    """Scores replies by what a listener hears.
+
+    Example:
+        panel = panel_from(config.judge, data_folder)
+        judged = panel.score(reply, speech, task)
+        match judged.reward:
+            case Scored(value=value): ...
+            case Missing(reason=reason): ...  # the reply leaves its group
+    """
+
+    def __init__(
+        self, config: JudgeConfig, recogniser: Listener, norms: acoustic.SpeechNorms = acoustic.NORMS
+    ) -> None:
+        self.scale = Scale(config.scale_lo, config.scale_hi)
+        self._weights = {"semantic": config.semantic, "acoustic": config.acoustic}
+        self._ear = Ear(recogniser)
+        self._norms = norms
+
+    def score(self, reply: Reply, speech: Speech, task: Task) -> Judged:
+        """Judge one reply, whatever policy and recogniser did. ValueError: an unknown style in the task."""
+        start = perf_counter()
+        figures = _counts(reply, speech)
+        transcript: str | None = None
+        axes: dict[str, Verdict]
+        fault = unjudgeable(reply, speech)
+        if reply.finish == "abort":
+            axes = self._everywhere(Missing(judge=JUDGE, reason="the reply was cut off by the system"))
+        elif fault is not None:
+            axes = self._everywhere(Scored(value=self.scale.lo, judge=FLOOR, why=fault))
+            figures |= _figures_of_words(reply.text, "", task)
+            figures |= {} if task.style is None else {"style_followed": float(False)}
+        else:
+            try:
+                heard = self._ear.hear(speech)
+            except Exception as failure:  # whatever it throws is the judge's failure, not the reply's
+                reason = f"recogniser failed: {type(failure).__name__}: {failure}"
+                axes = self._everywhere(Missing(judge=JUDGE, reason=reason, retryable=True))
+            else:
+                transcript = heard.transcript
+                axes, measured = self._judge(reply, speech, task, heard)
+                figures |= measured
+        figures["latency_s"] = perf_counter() - start
+        return Judged(
+            prompt_id=reply.prompt_id,
+            index=reply.index,
+            axes=axes,
+            reward=combine(axes, self._weights),
+            transcript=transcript,
+            figures=figures,
+        )
+
+    def _judge(
+        self, reply: Reply, speech: Speech, task: Task, heard: Heard
+    ) -> tuple[dict[str, Verdict], dict[str, float]]:
+        sound = acoustic.listen(speech, reply.text, self._norms)
+        axes: dict[str, Verdict] = {
+            "semantic": verifiable.score(heard.transcript, task, self.scale),
+            "acoustic": acoustic.score(sound, reply.text, heard.transcript, task, self.scale, self._norms),
+        }
+        figures = _figures_of_words(reply.text, heard.transcript, task)
+        figures |= {"rate": sound.words_per_second, "level": sound.level_dbfs}
+        if task.style is not None:
+            figures["style_followed"] = float(acoustic.style_followed(sound, task.style, self._norms))
+        return {name: _marked(verdict, heard.cached) for name, verdict in axes.items()}, figures
+
+    def _everywhere(self, verdict: Verdict) -> dict[str, Verdict]:
+        return dict.fromkeys(self._weights, verdict)
+
+
+def panel_from(config: JudgeConfig, root: Path) -> Panel:
+    """The shipped panel; relative paths of the config start at ``root``. ValueError: a file is not there."""
+    paths = [None if path is None else root / path for path in (config.language_model, config.dictionary)]
+    return Panel(config, Recogniser(*paths))
+
+
+def unjudgeable(reply: Reply, speech: Speech) -> str | None:
+    """What the policy did that leaves nothing to judge; None when there is something."""
+    if "A" not in reply.channels or not len(speech.wave):
+        return "no audio"
+    if not np.isfinite(speech.wave).all():
+        return "audio is not finite"
+    if not words(reply.text):
+        return "no words"
+    if speech.seconds > LONGEST:
+        return f"audio must not exceed {LONGEST:.0f} s: got {speech.seconds:.0f} s"
+    return None
+
+
+def combine(axes: Mapping[str, Verdict], weights: Mapping[str, float]) -> Verdict:
+    """Weighted mean of the axes with a positive weight; Missing as soon as one of them is."""
+    weighted = [(weights[name], name, axes[name]) for name in axes if weights[name] > 0]
+    assert weighted, "the config demands a positive weight"
+    scored: list[tuple[float, Scored]] = []
+    for weight, name, verdict in weighted:
+        if isinstance(verdict, Missing):
+            reason = f"{name}: {verdict.reason}"
+            return Missing(judge=verdict.judge, reason=reason, retryable=verdict.retryable)
+        scored.append((weight, verdict))
+    total = sum(weight for weight, _ in scored)
+    return Scored(
+        value=sum(weight * verdict.value for weight, verdict in scored) / total,
+        judge=f"{JUDGE}({'+'.join(sorted({verdict.judge for _, verdict in scored}))})",
+        spread=hypot(*(weight * verdict.spread for weight, verdict in scored)) / total,
+        why="; ".join(dict.fromkeys(verdict.why for _, verdict in scored)),
+        cached=any(verdict.cached for _, verdict in scored),
+    )
+
+
+def _marked(verdict: Verdict, cached: bool) -> Verdict:
+    return verdict if isinstance(verdict, Missing) else replace(verdict, cached=cached)
+
+
+def _counts(reply: Reply, speech: Speech) -> dict[str, float]:
+    return {
+        "seconds": speech.seconds,
+        "text_tokens": float(reply.channels.count("T")),
+        "audio_tokens": float(reply.channels.count("A")),
+        "truncated": float(reply.finish == "length"),
+        "well_formed": float(reply.well_formed),
+    }
+
+
+def _figures_of_words(text: str, heard: str, task: Task) -> dict[str, float]:
+    """Right as written, right as heard, and how far the two are apart; what does not apply is left out."""
+    figures = {"wer": word_error_rate(text, heard)} if words(text) else {}
+    if verifiable.checkable(task) is None:
+        figures["text_right"] = float(verifiable.right(text, task))
+        figures["heard_right"] = float(verifiable.right(heard, task))
+    return figures

@@ -1,0 +1,32 @@
+"""The judge worker: a panel plus the audio files.
+
+Invariant: a wave comes in, only a verdict goes out; the driver never sees audio.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from judge.panel import Panel
+from judge.types import Judged, Task
+from rollout.types import Reply, Speech
+from speech.audio import write
+
+
+class JudgeWorker:
+    """Judges one reply at a time.
+
+    Example:
+        worker = JudgeWorker(panel_from(config.judge, folder))
+        judged = worker.score(reply, speech, task, run / "audio" / "step_000010_a1_0.ogg")
+    """
+
+    def __init__(self, panel: Panel) -> None:
+        self._panel = panel
+
+    def score(self, reply: Reply, speech: Speech, task: Task, audio_path: Path | None) -> Judged:
+        """Keep the audio when there is a path and anything to hear, then judge. OSError: not writable."""
+        if audio_path is not None and len(speech.wave) and np.isfinite(speech.wave).all():
+            audio_path.parent.mkdir(parents=True, exist_ok=True)
+            write(audio_path, speech.wave, speech.sample_rate)
+        return self._panel.score(reply, speech, task)
