@@ -1,0 +1,1 @@
+"""Worlds to train in: data, base models and the programs that build them. Product code never imports this."""

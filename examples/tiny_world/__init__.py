@@ -1,0 +1,1 @@
+"""The tiny world: spoken tasks with checkable answers, rendered, encoded and learned on two CPU cores."""
