@@ -19,7 +19,9 @@ Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 class Strict(BaseModel):
     """Frozen, no unknown keys; the string under a field is its documentation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class RunConfig(Strict):
@@ -36,7 +38,7 @@ class RunConfig(Strict):
     resume: Path | None = None
     """A run directory to go on from: its latest valid checkpoint."""
     staleness: Annotated[int, Field(ge=0, le=1)] = 0
-    """S: 0 generates and learns in turn (exactly on-policy); 1 generates the next batch while this one is learnt."""
+    """S: 0 generates and learns in turn (exactly on-policy); 1 generates the next batch meanwhile."""
     eval_every: Annotated[int, Field(ge=0)] = 20
     """Steps between held-out evaluations (greedy); before and after always. 0: only before and after."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 20
@@ -102,7 +104,7 @@ class RolloutConfig(Strict):
     @model_validator(mode="after")
     def _scorable(self) -> Self:
         if self.top_p != 1.0:
-            raise ValueError(f"top_p must be 1: the learner cannot score a truncated distribution (got {self.top_p})")
+            raise ValueError(f"top_p must be 1, the learner cannot score a truncated distribution: got {self.top_p}")
         return self
 
 
@@ -131,7 +133,7 @@ class JudgeConfig(Strict):
     @model_validator(mode="after")
     def _has_axis(self) -> Self:
         if self.semantic + self.acoustic <= 0:
-            raise ValueError(f"one judge weight must be positive: got semantic={self.semantic}, acoustic={self.acoustic}")
+            raise ValueError(f"semantic must be positive when acoustic is 0: got {self.semantic}")
         if not self.scale_lo < self.scale_hi:
             raise ValueError(f"scale_lo must be below scale_hi: got [{self.scale_lo}, {self.scale_hi}]")
         return self
@@ -169,7 +171,8 @@ class AlgoConfig(Strict):
     stop: bool = True
     """The stop token joins the preference loss."""
     aggregation: Literal["sequence_mean", "token_mean", "sum", "constant"] = "sequence_mean"
-    """How token terms are added up: mean over a reply then over replies, mean over all tokens, sum over a reply, sum / max_new_tokens."""
+    """How token terms are added up: mean over a reply then over replies, mean over all tokens, sum over a reply,
+    sum / max_new_tokens."""
     clip_low: NonNegative = 0.2
     """Ratio clip below 1."""
     clip_high: NonNegative = 0.2
@@ -272,11 +275,18 @@ class Config(Strict):
     def _consistent(self) -> Self:
         prefers = self.algo.mix == "gate" or self.algo.fixed_lambda > 0
         if prefers and self.rollout.group_size < 2:
-            raise ValueError(f"rollout.group_size must be at least 2 for a group advantage: got {self.rollout.group_size} (algo={self.algo.name})")
+            raise ValueError(
+                f"rollout.group_size must be at least 2 for the group advantage of algo={self.algo.name}:"
+                f" got {self.rollout.group_size}"
+            )
         if self.rollout.max_new_tokens >= self.model.max_length:
             raise ValueError(
-                f"rollout.max_new_tokens must leave room for the prompt: got {self.rollout.max_new_tokens} of model.max_length={self.model.max_length}"
+                f"rollout.max_new_tokens must be below model.max_length={self.model.max_length} to leave room for the"
+                f" prompt: got {self.rollout.max_new_tokens}"
             )
         if self.algo.mix == "gate" and not self.judge.scale_lo <= self.algo.gate.theta <= self.judge.scale_hi:
-            raise ValueError(f"algo.gate.theta must lie on the judge's scale [{self.judge.scale_lo}, {self.judge.scale_hi}]: got {self.algo.gate.theta}")
+            raise ValueError(
+                f"algo.gate.theta must lie on the judge's scale [{self.judge.scale_lo}, {self.judge.scale_hi}]:"
+                f" got {self.algo.gate.theta}"
+            )
         return self

@@ -1,0 +1,187 @@
+"""From what a user typed to a checked ``Config``; every mistake at once, each on one line.
+
+    schema defaults <- train.yaml, groups, overrides  --Hydra-->  plain values  --pydantic-->  Config
+
+How a command line uses it (no ``hydra.main``: no output folder, no log file, no second parser):
+
+    config = load(["algo=sft", "rollout.group_size=4"])  # ConfigError: print it, exit 2
+    print(dump(config))                                   # --cfg job
+    runs = [load(one) for one in sweep(overrides)]        # --multirun: all checked before one starts
+
+``resume=RUN`` takes RUN's own ``config.yaml`` as the base instead of train.yaml and goes on in that folder.
+Invariant: what comes out holds no interpolation, no secret and no relative path: it means the same in any
+process on any node.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from conf.keys import DEFAULTS, FOLDER, GROUPS, KEYS, PATHS
+from conf.messages import ConfigError, schema_problems, shown, unknown, value_problems
+from conf.schema import Config
+
+__all__ = ["ROOT", "ConfigError", "dump", "load", "read", "sweep"]
+
+ROOT = FOLDER.parent
+"""The project's folder: ``examples/...`` is found from anywhere."""
+
+
+def load(overrides: list[str], config_name: str = "train") -> Config:
+    """The checked configuration for a list of ``key=value``.
+
+    Raises:
+        ConfigError: everything that is wrong with it.
+    """
+    problems: list[str] = []
+    parsed = list(_parsed(overrides, problems))
+    resumed = [override for override in parsed if override.key_or_group == "resume"]
+    base = _saved(resumed[-1], problems) if resumed else None
+    known = [o for o in parsed if o not in resumed and _is_known(o, problems, resumes=bool(resumed))]
+    try:
+        raw = _composed(known, config_name, base)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([*problems, f"{config_name}: {shown(error)}"]) from None
+    return _checked(raw, problems)
+
+
+def read(path: Path) -> Config:
+    """The configuration that ``dump`` wrote, for example RUN/config.yaml."""
+    return _checked(_plain(path), [])
+
+
+def dump(config: Config) -> str:
+    """YAML with every field; ``read`` gives the same configuration back."""
+    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+
+
+def sweep(overrides: list[str]) -> list[list[str]]:
+    """One list of overrides per combination of the comma lists and ranges in ``overrides``."""
+    problems: list[str] = []
+    combinations: list[list[str]] = [[]]
+    for override in _parsed(overrides, problems):
+        choices = [str(override.input_line)]
+        if override.is_sweep_override():
+            choices = [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
+        combinations = [[*earlier, choice] for earlier in combinations for choice in choices]
+    if problems:
+        raise ConfigError(problems)
+    return combinations
+
+
+def _parsed(overrides: list[str], problems: list[str]) -> Iterator[Override]:
+    parser = OverridesParser.create()
+    for line in overrides:
+        try:
+            yield parser.parse_override(line)
+        except HydraException:
+            problems.append(f"override: must read key=value in Hydra's grammar (got {shown(line)})")
+
+
+def _is_known(override: Override, problems: list[str], *, resumes: bool) -> bool:
+    """Whether the schema or a group has the key and option; adds the problem otherwise."""
+    key = override.key_or_group
+    if override.is_delete():
+        problem = f"{key}: must be set to a value, not deleted (got {shown(override.input_line)})"
+    elif override.is_sweep_override():
+        problem = f"{key}: a list of choices needs --multirun (got {shown(override.input_line)})"
+    elif key in GROUPS and override.package is None:
+        option = override.get_value_element_as_str()
+        if option in GROUPS[key] and not resumes:
+            return True
+        rule = "cannot change in a resumed run" if resumes else f"must be one of {', '.join(GROUPS[key])}"
+        problem = f"{key}: {rule} (got {shown(option)})"
+    elif key not in KEYS:
+        problem = unknown(key, override.get_value_element_as_str())
+    elif "${oc." in str(override.input_line):
+        problem = f"{key}: must be the NAME of an environment variable, its value would be written to disk"
+    else:
+        return True
+    problems.append(problem)
+    return False
+
+
+def _composed(overrides: list[Override], config_name: str, base: dict[str, Any] | None) -> dict[str, Any]:
+    """Schema defaults, then the YAML files (or a run's own), then the overrides; interpolations resolved."""
+    merged = OmegaConf.create({})
+    for key, value in DEFAULTS.items():
+        OmegaConf.update(merged, key, value)
+    if base is None:
+        with initialize_config_dir(config_dir=str(FOLDER), version_base="1.3"):
+            composed = compose(config_name, overrides=[_forced(override) for override in overrides])
+        merged.merge_with(composed)
+        for key in _unset(OmegaConf.to_container(composed, resolve=False)):
+            OmegaConf.update(merged, key, "???")  # a file that says so takes the schema's default away
+    else:
+        merged.merge_with(base)
+        for override in overrides:
+            OmegaConf.update(merged, override.key_or_group, override.value())
+    raw = OmegaConf.to_container(merged, resolve=True)
+    assert isinstance(raw, dict)
+    return {str(key): value for key, value in raw.items()}
+
+
+def _unset(node: Any, prefix: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _unset(value, f"{prefix}{name}.")
+        elif value == "???":
+            yield f"{prefix}{name}"
+
+
+def _forced(override: Override) -> str:
+    """Set a schema key whether or not a YAML file mentions it."""
+    prefix = "" if override.key_or_group in GROUPS else "++"
+    return f"{prefix}{override.key_or_group}={override.get_value_element_as_str()}"
+
+
+def _saved(resume: Override, problems: list[str]) -> dict[str, Any]:
+    run = Path(str(resume.value())).expanduser().absolute()
+    if not (run / "config.yaml").is_file():
+        problem = f"resume: must be a run directory with a config.yaml (got {shown(run)})"
+        raise ConfigError([*problems, problem])
+    raw = _plain(run / "config.yaml")
+    return raw | {"run": {**raw["run"], "root": str(run.parent), "name": run.name, "resume": str(run)}}
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    raw = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    if not isinstance(raw, dict) or not isinstance(raw.get("run"), dict):
+        raise ConfigError([f"{path}: must be a configuration that a run wrote, with a section 'run'"])
+    return {str(key): value for key, value in raw.items()}
+
+
+def _checked(raw: dict[str, Any], problems: list[str]) -> Config:
+    problems = problems + list(value_problems(raw))
+    told = {problem.partition(":")[0] for problem in problems}
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        problems += [line for line in schema_problems(error) if line.partition(":")[0] not in told]
+        raise ConfigError(problems) from None
+    if "runtime_resources" in Path.cwd().parts and not config.run.root.is_absolute():
+        rule = "must be absolute in a Ray job, whose own folder is temporary"
+        problems.append(f"run.root: {rule} (got {config.run.root})")
+    if problems:
+        raise ConfigError(problems)
+    return _absolute(config)
+
+
+def _absolute(config: Config) -> Config:
+    """Every path absolute; what is read may lie below the project's folder instead of here."""
+    raw = config.model_dump()
+    for key in PATHS:
+        section, _, leaf = key.rpartition(".")
+        if raw[section][leaf] is not None:
+            path = raw[section][leaf].expanduser()
+            embedded = key != "run.root" and not path.exists() and (ROOT / path).exists()
+            raw[section][leaf] = ROOT / path if embedded else path.absolute()
+    return Config.model_validate(raw)

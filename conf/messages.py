@@ -1,0 +1,82 @@
+"""What is wrong with a configuration, a line per problem: ``<dotted.key>: <rule> (got <value>)``.
+
+Invariant: a value that looks like a secret is never repeated.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from conf.keys import KEYS, LEAVES, nearest
+
+SECRET = re.compile(
+    r"\b(sk|pk|rk)-[\w-]{8,}|\b(hf|ghp|gho|ghs|glpat|xox[abp])[_-][\w-]{8,}|\bAKIA\w{12,}"
+    r"|\beyJ[\w-]{10,}\.[\w.-]+|\b(?=\w*\d)(?=\w*[A-Za-z])\w{32,}"
+)
+LONGEST = 80  # characters of a value in a message
+
+
+class ConfigError(ValueError):
+    """Every problem of one configuration, a line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = [f"conf: {problem}" for problem in dict.fromkeys(problems)]
+        super().__init__("\n".join(self.problems))
+
+
+def shown(value: Any) -> str:
+    """The value as a message may show it."""
+    text = " ".join(str(value).split())
+    if SECRET.search(text):
+        return "a secret, not shown"
+    return (text or "nothing") if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def unknown(key: str, value: Any) -> str:
+    """The problem of a key that does not exist."""
+    return f"{key}: unknown key{nearest(key)} (got {shown(value)})"
+
+
+def value_problems(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """What pydantic lets through or cannot name: secrets, ``???``, NaN and infinity, true for 1."""
+    for name, value in raw.items():
+        key = f"{prefix}{name}"
+        leaf = LEAVES.get(key)
+        if isinstance(value, Mapping):
+            yield from value_problems(value, f"{key}.")
+        elif isinstance(value, str) and SECRET.fullmatch(value):
+            yield f"{key}: must be the NAME of an environment variable, never a secret (got {shown(value)})"
+        elif value == "???":
+            yield f"{key}: must be set: {leaf.description if leaf else 'it has no default'}"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{key}: must be a finite number (got {value})"
+        elif isinstance(value, bool) and leaf and leaf.annotation is not bool:
+            yield f"{key}: must not be a truth value (got {str(value).lower()})"
+
+
+def schema_problems(error: ValidationError) -> Iterator[str]:
+    """pydantic's errors in our words."""
+    for one in error.errors(include_url=False):
+        key, value = ".".join(str(part) for part in one["loc"]), one["input"]
+        if one["type"] == "extra_forbidden":
+            yield unknown(key, value)
+        elif one["type"] == "missing":
+            yield f"{key}: must be set"
+        elif one["type"] == "value_error":
+            yield _across_fields(key, str(one["ctx"]["error"]))
+        else:
+            rule = re.sub(r"^Input is not a valid path.*", "must be a path", one["msg"])
+            rule = re.sub(r"^(Input|String|Value) should", "must", rule)
+            yield f"{key}: {re.split(', (unable to|got) ', rule)[0]} (got {shown(value)})"
+
+
+def _across_fields(section: str, text: str) -> str:
+    """A rule of the schema's own starts with the field's name and ends in ``: got ...``."""
+    first, _, rule = re.sub(r": got (.*)$", r" (got \1)", text).partition(" ")
+    name, _, given = first.partition("=")
+    key = f"{section}.{name}".removeprefix(".")
+    assert key in KEYS, f"the rule must start with a field's name: {section} {text}"
+    return f"{key}: {given} {rule}" if given else f"{key}: {rule}"
