@@ -86,11 +86,15 @@ class RolloutRecord(Line):
         lengths |= {"learner_logps": self.learner_logps} if self.learner_logps is not None else {}
         for name, values in lengths.items():
             if len(values) != len(self.ids):
-                raise ValueError(f"{name} must have one entry per id: got {len(values)} for {len(self.ids)} ids")
+                raise ValueError(
+                    f"{name} must have one entry per id: got {len(values)} for {len(self.ids)} ids"
+                )
         if strangers := set(self.channels) - set("TABEP"):
             raise ValueError(f"channels must be letters of TABEP: got {sorted(strangers)}")
         if (self.reward is None) != (self.missing is not None):
-            raise ValueError(f"either a reward or a reason in missing: got reward={self.reward}, missing={self.missing!r}")
+            raise ValueError(
+                f"either a reward or a reason in missing: got reward={self.reward}, missing={self.missing!r}"
+            )
         return self
 
 
@@ -131,7 +135,7 @@ class Event(Line):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    time: Finite  # seconds since 1970, UTC
+    time: Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False)]  # seconds since 1970, UTC
     kind: str = Field(min_length=1)  # groups events: restart, drop, judge_missing, checkpoint, ...
     detail: str  # one sentence: what, and why
     step: int | None = None

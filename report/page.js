@@ -1,0 +1,70 @@
+// The page, top to bottom. Everything from the run is set as text: nothing here parses markup.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const SPACE = document.querySelector("svg").namespaceURI;
+
+function el(tag, attributes, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+function svg(tag, attributes, ...children) {
+  const node = document.createElementNS(SPACE, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+function section(id, title, notes, ...children) {
+  const warnings = notes.map(note => el("p", {class: "note"}, note));
+  return el("section", {id, "aria-label": title}, el("h2", {}, title), ...warnings, ...children);
+}
+
+function heading(head) {
+  const facts = head.facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)));
+  const parts = [el("h1", {}, head.name), ...head.notes.map(note => el("p", {class: "note"}, note)), el("dl", {class: "facts"}, ...facts)];
+  if (head.versions.length) parts.push(fold("versions", el("table", {class: "plain"}, ...head.versions.map(([name, value]) =>
+    el("tr", {}, el("th", {scope: "row"}, name), el("td", {}, value))))));
+  if (head.config) parts.push(fold("config.yaml", el("pre", {}, head.config)));
+  return el("header", {class: "top"}, ...parts);
+}
+
+const fold = (title, ...children) => el("details", {}, el("summary", {}, title), ...children);
+
+function comparison(table) {
+  if (!table.rows.length) return [el("p", {class: "none"}, "no held-out test figures")];
+  const heads = table.heads.map((head, i) => el("th", {scope: "col"}, ["before", "after"][i],
+    head ? el("small", {}, `${head[0]}, ${head[1]} prompts`) : el("small", {}, "none")));
+  return [el("table", {class: "compare"},
+    el("thead", {}, el("tr", {}, el("td", {}), ...heads, el("th", {scope: "col"}, "change"))),
+    el("tbody", {}, ...table.rows.map(([label, before, after, change, better]) => el("tr", {class: label.startsWith(" ") ? "task" : ""},
+      el("th", {scope: "row"}, label.trim()), el("td", {}, before), el("td", {}, after),
+      el("td", {class: better > 0 ? "good" : better < 0 ? "bad" : ""}, change)))))];
+}
+
+function happenings(events) {
+  if (!events.rows.length) return [el("p", {class: "none"}, "nothing happened")];
+  const counts = el("p", {class: "legend"}, ...events.counts.map(([kind, count]) => el("span", {class: "chip"}, kind + " ", el("b", {}, count))));
+  const rows = events.rows.map(e => el("tr", {}, el("td", {class: "num"}, e.time), el("td", {class: "num"}, e.step ?? ""), el("td", {}, e.kind),
+    el("td", {class: "num"}, e.count), el("td", {}, e.detail, e.more ? el("small", {}, e.more) : "")));
+  return [counts, el("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": "list of events"}, el("table", {class: "plain"},
+    el("thead", {}, el("tr", {}, ...["time (UTC)", "step", "kind", "count", "detail"].map(t => el("th", {scope: "col"}, t)))), el("tbody", {}, ...rows)))];
+}
+
+const { head, table, curves, histograms, rollouts, samples, events } = DATA;
+document.title = head.name + " · WavGate";
+const more = curves.more.length ? [fold(`${curves.more.length} more metrics`, el("div", {class: "grid"}, ...curves.more.map(c => chart(c, "step"))))] : [];
+const sections = [
+  section("compare", "Before and after", table.notes, ...comparison(table)),
+  section("curves", "Curves", curves.notes, el("div", {class: "grid"}, ...curves.panels.map(c => chart(c, "step"))), ...more),
+  section("histograms", "Scores, early and late", histograms.notes, histograms.axes.length
+    ? el("div", {class: "grid"}, ...histograms.axes.map(h => histogram(h, histograms.spans))) : el("p", {class: "none"}, "no scores")),
+  section("rollouts", "Rollouts", rollouts.notes, ...browse(rollouts)),
+  section("samples", "Held-out replies, before and after", samples.notes, ...(samples.pairs.length ? listening(samples) : [el("p", {class: "none"}, "no samples")])),
+  section("events", "Events", events.notes, ...happenings(events)),
+];
+const links = sections.map(s => el("a", {href: "#" + s.id}, s.getAttribute("aria-label")));
+document.body.append(heading(head), el("nav", {"aria-label": "sections"}, ...links), el("main", {}, ...sections));
+document.documentElement.dataset.readyMs = Math.round(performance.now());

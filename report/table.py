@@ -1,0 +1,94 @@
+"""The before/after table: held-out figures at the start and at the end of a run, with their differences.
+
+One list of rows feeds the terminal and the page. A figure that one side lacks has no difference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from report.records import Evaluation
+
+Unit = Literal["share", "plain"]
+
+FIGURES: tuple[tuple[str, str, Unit, int], ...] = (  # field, label, unit, direction in which it gets better
+    ("heard_right", "answer right, as heard", "share", 1),
+    ("text_right", "answer right, in text", "share", 1),
+    ("style_followed", "style followed", "share", 1),
+    ("wer", "WER, own text vs heard", "share", -1),
+    ("reward", "reward", "plain", 1),
+    ("well_formed", "well formed", "share", 1),
+    ("truncated", "truncated", "share", -1),
+    ("seconds", "seconds per reply", "plain", 0),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One figure. ``better``: +1 when the difference is an improvement, -1 when it is a loss, 0 neither."""
+
+    label: str
+    before: float | None
+    after: float | None
+    unit: Unit
+    better: int
+
+    @property
+    def difference(self) -> float | None:
+        """After minus before; None when a side is missing."""
+        return None if self.before is None or self.after is None else self.after - self.before
+
+    def cells(self) -> tuple[str, str, str]:
+        """Before, after and difference as people read them: shares in %, their differences in points."""
+
+        def show(value: float | None) -> str:
+            return "-" if value is None else f"{value:.1%}" if self.unit == "share" else f"{value:.2f}"
+
+        gap = self.difference
+        change = "" if gap is None else f"{100 * gap:+.1f} pts" if self.unit == "share" else f"{gap:+.2f}"
+        return show(self.before), show(self.after), change
+
+
+def pair(
+    evaluations: Sequence[Evaluation], split: str = "test"
+) -> tuple[Evaluation | None, Evaluation | None]:
+    """The evaluations before and after training; of several, the last one written."""
+    found = {evaluation.when: evaluation for evaluation in evaluations if evaluation.split == split}
+    return found.get("before"), found.get("after")
+
+
+def rows(before: Evaluation | None, after: Evaluation | None) -> list[Row]:
+    """The figures that at least one side has, then ``heard_right`` of every task type."""
+    found = [
+        _row(label, getattr(before, field, None), getattr(after, field, None), unit, direction)
+        for field, label, unit, direction in FIGURES
+    ]
+    tasks = sorted({task for side in (before, after) if side for task in side.by_task})
+    for task in tasks:
+        start, end = (side.by_task.get(task) if side else None for side in (before, after))
+        found.append(_row(f"  {task}, as heard", start, end, "share", 1))
+    return [row for row in found if row.before is not None or row.after is not None]
+
+
+def _row(label: str, before: float | None, after: float | None, unit: Unit, direction: int) -> Row:
+    gap = 0.0 if before is None or after is None else after - before
+    sign = (gap > 0) - (gap < 0)
+    return Row(label=label, before=before, after=after, unit=unit, better=sign * direction)
+
+
+def lines(evaluations: Sequence[Evaluation], split: str = "test") -> list[str]:
+    """The table as aligned text lines for a terminal; one sentence when there is nothing to compare."""
+    before, after = pair(evaluations, split)
+    if before is None and after is None:
+        return [f"no evaluation of the {split} split"]
+    heads = [
+        f"{split}, {name} ({side.count})" if side else f"{split}, {name}: none"
+        for name, side in (("before", before), ("after", after))
+    ]
+    table = [("held out", *heads, "change"), *((row.label, *row.cells()) for row in rows(before, after))]
+    widths = [max(len(line[column]) for line in table) for column in range(4)]
+    return [
+        f"{line[0]:<{widths[0]}}  "
+        + "  ".join(f"{cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True))
+        for line in table
+    ]
