@@ -19,7 +19,8 @@ from judge.types import Judged, Task
 from learner.types import StepBatch, StepResult
 from rollout.engine import WeightManifest
 from rollout.types import Prompt, Reply, Sampling, Speech
-from speech.dataset import Example
+from speech.dataset import Encoder, Example
+from speech.families import load_family
 from speech.manifest import Row
 
 
@@ -35,13 +36,19 @@ class RolloutActor(_Actor):
     """One engine. Async: it can be asked for its health while it generates."""
 
     def __init__(self, config: Config) -> None:
-        from rollout.worker import worker_from
+        from rollout.worker import build_worker
 
-        self._worker = worker_from(config.model, config.rollout, config.cluster)
+        self._config = config
+        self._family = load_family(config.model.family, config.model.path)
+        self._encoders: dict[Path, Encoder] = {}  # by the manifest's folder, which clips are relative to
+        self._worker = build_worker(config, Path.cwd())
 
-    async def encode(self, rows: Sequence[Row]) -> list[Example]:
-        """Rows to ids (audio is read and encoded here)."""
-        return list(self._worker.encode(rows))
+    async def encode(self, manifest: Path, rows: Sequence[Row]) -> list[Example]:
+        """Rows of a manifest to ids (audio is read and encoded here). ValueError: a row the family cannot express."""
+        folder = manifest.parent
+        if folder not in self._encoders:
+            self._encoders[folder] = Encoder(self._family, folder, self._config.data.max_seconds)
+        return [self._encoders[folder].encode(row) for row in rows]
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[tuple[Reply, list[Any]]]:
         """Every reply as it finishes, with a reference to its speech in a list (so that Ray does not fetch it)."""
@@ -73,18 +80,16 @@ class JudgeActor(_Actor):
     """One judge: scores one reply at a time."""
 
     def __init__(self, config: Config) -> None:
-        from judge.worker import worker_from
+        from judge.panel import panel_from
+        from judge.worker import JudgeWorker
 
-        self._worker = worker_from(config.judge)
+        self._worker = JudgeWorker(panel_from(config.judge, Path.cwd()))
 
     def score(self, reply: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:
         """The verdicts on one reply; its audio is kept at ``audio`` when given."""
-        from speech.audio import write
-
-        if audio is not None and len(speech.wave):
+        if audio is not None:
             audio.parent.mkdir(parents=True, exist_ok=True)
-            write(audio, speech.wave, speech.sample_rate)
-        return self._worker.score(reply, speech, task)
+        return self._worker.score(reply, speech, task, audio)
 
 
 class LearnerActor(_Actor):
@@ -102,10 +107,15 @@ class LearnerActor(_Actor):
 
     def start(self, host: str, port: int) -> None:
         """Join the group and load the policy."""
+        import torch
+
+        from learner.ranks import connect
         from learner.step import Learner
 
-        os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
-        self._learner = Learner(self._config, self._rank, self._config.learner.ranks)
+        torch.set_num_threads(1)
+        world = self._config.learner.ranks
+        connect(rank=self._rank, world=world, address=f"{host}:{port}", timeout_s=self._config.learner.timeout_s)
+        self._learner = Learner(self._config, self._rank, world)
 
     def step(self, batch: StepBatch) -> StepResult:
         """One optimiser step."""

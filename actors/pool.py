@@ -178,6 +178,7 @@ class JudgePool(Pool):
         self._deadline = deadline
         self._idle: asyncio.Queue[int] = asyncio.Queue()
         self._late: set[asyncio.Task[None]] = set()
+        self._broken: RunError | None = None
         self.busy_s = 0.0
         for index in range(count):
             self._idle.put_nowait(index)
@@ -189,6 +190,8 @@ class JudgePool(Pool):
                 index = await asyncio.wait_for(self._idle.get(), 20 * self._deadline)
             except TimeoutError:
                 return missing(reply, f"no judge free within {20 * self._deadline:g} s")
+            if self._broken is not None:
+                raise self._broken
             start = asyncio.get_running_loop().time()
             call = asyncio.ensure_future(_answer(self.handles[index].score.remote(reply, speech[0], task, audio)))
             done, _ = await asyncio.wait({call}, timeout=self._deadline)
@@ -212,7 +215,10 @@ class JudgePool(Pool):
         async def wait() -> None:
             done, _ = await asyncio.wait({call}, timeout=self._deadline)
             if not done or call.exception() is not None:
-                await self.replace(index, "no answer within twice judge.deadline_s")
+                try:
+                    await self.replace(index, "no answer within twice judge.deadline_s")
+                except RunError as error:
+                    self._broken = error  # the next ``score`` raises it
             self._idle.put_nowait(index)
 
         task = asyncio.create_task(wait())

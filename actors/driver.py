@@ -1,0 +1,169 @@
+"""The loop. Entry point: ``python -m actors.driver [key=value ...]``, the same as ``wavgate train``.
+
+    prompts -> rollout workers -> replies, streamed -> judge workers -> verdicts
+                 ^                                                        |  statistics -> gate -> lambda
+                 |  new weights                                           v
+               learner ranks <-------------------- batch ------------- driver -> metrics, records, checkpoints
+
+Who waits for whom: the learner for the last verdict of its step; with staleness S=1 the next batch is sampled
+while this one is learnt; the weight sync waits for both, so no reply is ever sampled across an update.
+The driver holds ids, numbers and references, never audio or weights.
+"""
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+from actors import checkpoint
+from actors.batches import Batch, Batches
+from actors.checkpoint import DriverState
+from actors.collect import check_outage, figures
+from actors.decide import Decision, decide
+from actors.evaluate import HeldOut
+from actors.fleet import Fleet
+from actors.monitor import Monitor
+from actors.prepare import Job
+from actors.record import RunDirectory, due, record_step
+from judge.types import Scale
+from learner.gate import mixer_from
+from learner.types import StepResult
+from report import page
+
+
+class Driver:
+    """Runs one prepared job to its end on a fleet of actors."""
+
+    def __init__(self, job: Job, run: RunDirectory, fleet: Fleet, monitor: Monitor) -> None:
+        self._job, self._run, self._fleet, self._monitor = job, run, fleet, monitor
+        self._config = job.config
+        self._gate = mixer_from(job.config.algo, Scale(job.config.judge.scale_lo, job.config.judge.scale_hi))
+        self._batches = Batches(job, run, fleet, monitor)
+        self._held_out = HeldOut(job, run, fleet, monitor)
+        self._learning: asyncio.Task[StepResult] | None = None
+        self._state = self._state_after(0)  # of the last whole step
+
+    async def train(self) -> None:
+        """From the start, or a checkpoint, to final/ and the report. Cancelled: a checkpoint of the last whole step first."""
+        await self._fleet.start()
+        try:
+            await self._begin()
+            for step in range(self._state.step + 1, self._config.run.steps + 1):
+                await self._step(step)
+                last = step == self._config.run.steps
+                if last or due(step, self._config.run.checkpoint_every):
+                    await self._checkpoint()
+                if not last and due(step, self._config.run.eval_every):
+                    await self._held_out.evaluate("validation", "during", step)
+            await self._finish()
+        except asyncio.CancelledError:
+            await self._interrupted()
+            raise
+
+    async def _begin(self) -> None:
+        """Look at the start policy, or take the checkpoint up and give its weights to the engines."""
+        if self._job.snapshot is None:
+            for split in ("test", "validation"):
+                await self._held_out.evaluate(split, "before", 0)
+            return
+        folder, state = self._job.snapshot
+        await self._fleet.learner.load(folder / "learner")
+        self._gate.load_state_dict(state.gate)
+        self._batches.load(state.step, state.prompts, state.anchors)
+        self._state = state
+        await self._fleet.sync(state.step)
+        self._run.event("resume", f"continued from {folder.name}")
+
+    async def _step(self, step: int) -> None:
+        """Sample, judge, decide, learn, sync, record."""
+        start = time.perf_counter()
+        self._run.step = step
+        self._batches.start(step)
+        batch = await self._batches.take()
+        check_outage([judged for _, judged in batch.harvest.replies], self._config.judge.max_missing)
+        self._batches.start(step)  # S=1: the next batch, while this one is learnt
+        learn = time.perf_counter()
+        self._monitor.phase("learn")
+        decision = decide(step, batch.harvest.groups, batch.anchors, self._gate)
+        self._learning = asyncio.create_task(self._learn(decision))
+        result = await asyncio.shield(self._learning)  # an interrupt lets it end: gate and weights stay of one step
+        learnt = time.perf_counter()
+        await self._batches.sampled()
+        sync = time.perf_counter()
+        self._monitor.phase("sync")
+        await self._fleet.sync(result.version)
+        end = time.perf_counter()
+        times = {"time/learn": learnt - learn, "time/sync": end - sync, "time/step": end - start}
+        self._record(batch, decision, result, times)
+
+    async def _learn(self, decision: Decision) -> StepResult:
+        result = await self._fleet.learner.step(decision.batch)
+        self._state = self._state_after(decision.batch.step)
+        return result
+
+    def _record(self, batch: Batch, decision: Decision, result: StepResult, times: dict[str, float]) -> None:
+        idle = self._fleet.idle({**times, "time/generate": batch.harvest.generate_s})
+        metrics = {**figures(batch.harvest, batch.step), **decision.metrics, **result.metrics, **times, **idle}
+        metrics |= {"step": batch.step, "policy_version": result.version}
+        record_step(self._run, batch.step, batch.rows, batch.harvest.groups, decision, result, self._config, metrics)
+        self._monitor.step(batch.step, metrics)
+
+    def _state_after(self, step: int) -> DriverState:
+        prompts, anchors = self._batches.cursors()
+        seed = self._config.run.seed
+        return DriverState(step=step, seed=seed, gate=self._gate.state_dict(), prompts=prompts, anchors=anchors)
+
+    async def _checkpoint(self) -> None:
+        """A snapshot of the last whole step, without blocking the event loop."""
+        self._monitor.phase("checkpoint")
+        loop = asyncio.get_running_loop()
+
+        def save_learner(folder: Path) -> None:
+            asyncio.run_coroutine_threadsafe(self._fleet.learner.save(folder), loop).result()
+
+        keep = self._config.run.keep_checkpoints
+        path = await asyncio.to_thread(checkpoint.save, self._run.path, self._state, save_learner, keep)
+        self._run.event("checkpoint", f"wrote {path.name}")
+
+    async def _interrupted(self) -> None:
+        """Ctrl-C: let a running optimiser step end, then save."""
+        self._monitor.say("interrupted: writing a checkpoint (again to stop at once)")
+        self._batches.cancel()
+        if self._learning is not None:
+            await self._learning
+        if not checkpoint.folder(self._run.path, self._state.step).exists():
+            await self._checkpoint()
+
+    async def _finish(self) -> None:
+        """Look at the learnt policy, export it, draw the report."""
+        for split in ("test", "validation"):
+            await self._held_out.evaluate(split, "after", self._config.run.steps)
+        self._monitor.phase("export")
+        await self._fleet.learner.export(self._run.path / "final")
+        page.build(self._run.path)
+
+
+def run(job: Job) -> RunDirectory:
+    """Run a prepared job to its end, in this process, on Ray. KeyboardInterrupt after the checkpoint is written."""
+    if job.snapshot is None:
+        directory = RunDirectory.create(job.config)
+    else:
+        directory = RunDirectory.reopen(job.config.run.root / job.config.run.name, job.snapshot[1].step, job.config)
+    board = directory.path / "tensorboard" if job.config.log.tensorboard else None
+    with Monitor(job.config.run.steps, tensorboard=board) as monitor:
+        directory.on_event = monitor.event
+        for note in job.notes:
+            monitor.say(note)
+        monitor.say(f"run directory: {directory.path}")
+        fleet = Fleet(job.config, job.layout, directory)
+        try:
+            asyncio.run(Driver(job, directory, fleet, monitor).train())
+        finally:
+            fleet.close()
+    return directory
+
+
+if __name__ == "__main__":
+    from actors.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))

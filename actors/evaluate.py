@@ -1,0 +1,141 @@
+"""Held-out evaluation: one greedy reply per prompt, judged as in training, summed up. Learns nothing, draws nothing.
+
+Greedy has no seed: the same weights give the same figures at any time of the run.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from actors.collect import Harvest, encode, harvest, mean, task_of
+from actors.decide import reward_of
+from actors.fleet import Fleet
+from actors.monitor import Monitor
+from actors.pool import JudgePool, RolloutPool
+from actors.prepare import Job
+from actors.record import RunDirectory
+from conf.schema import RolloutConfig
+from judge.types import Judged
+from report.records import Evaluation, Sample
+from rollout.types import Prompt, Reply, Sampling
+from speech.dataset import Example
+from speech.manifest import Row
+
+When = Literal["before", "during", "after"]
+Split = Literal["test", "validation"]
+LISTEN = 12  # held-out replies that keep their audio
+
+
+class HeldOut:
+    """The held-out prompts of a run, encoded once.
+
+    Example:
+        await held_out.evaluate("test", "before", 0)
+    """
+
+    def __init__(self, job: Job, run: RunDirectory, fleet: Fleet, monitor: Monitor) -> None:
+        self._run, self._fleet, self._monitor, self._config = run, fleet, monitor, job.config
+        self._rows: dict[Split, tuple[Row, ...]] = {"test": job.test, "validation": job.validation}
+        self._manifest: dict[Split, Path] = {"test": job.config.data.test, "validation": job.config.data.validation}
+        self._examples: dict[Split, list[Example]] = {}
+
+    async def evaluate(self, split: Split, when: When, step: int) -> Evaluation:
+        """Evaluate, write one line to evaluations.jsonl and, for the test set, the replies to listen to."""
+        rows, folder = self._rows[split], self._run.path / "samples"
+        if split not in self._examples:
+            self._examples[split] = await encode(self._fleet.rollout, self._manifest[split], rows)
+        chosen = listened(rows) if split == "test" and when != "during" else []
+        self._monitor.phase(f"evaluate {split}", total=len(rows))
+        batch = await greedy(
+            self._fleet.rollout,
+            self._fleet.judges,
+            rows,
+            self._examples[split],
+            self._config.rollout,
+            audio=lambda reply: folder / f"{when}_{reply.prompt_id}.ogg" if reply.prompt_id in chosen else None,
+            progress=self._monitor.tick,
+        )
+        found = summed_up(rows, batch, step=step, split=split, when=when)
+        self._run.append("evaluations.jsonl", found)
+        for sample in samples(rows, batch, chosen, when, folder) if when != "during" else ():
+            self._run.append("samples.jsonl", sample)
+        self._monitor.say(_line(found, batch))
+        return found
+
+
+def _line(found: Evaluation, batch: Harvest) -> str:
+    shown = (("right as heard", found.heard_right), ("in text", found.text_right), ("style", found.style_followed), ("WER", found.wer))
+    figures = "  ".join(f"{name} {value:.1%}" for name, value in shown if value is not None)
+    return f"{found.split} {found.when} step {found.step}: {figures}  ({found.count} prompts, {batch.generate_s + batch.judge_s:.1f} s)"
+
+
+def listened(rows: Sequence[Row]) -> list[str]:
+    """Ids of the prompts whose replies can be heard in the report: spread evenly over the file."""
+    count = min(LISTEN, len(rows))
+    return [rows[i * len(rows) // count].id for i in range(count)]
+
+
+async def greedy(
+    rollout: RolloutPool,
+    judges: JudgePool,
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    config: RolloutConfig,
+    audio: Callable[[Reply], Path | None] = lambda reply: None,
+    progress: Callable[[int, int], None] = lambda replies, tokens: None,
+) -> Harvest:
+    """One judged greedy reply per row."""
+    sampling = Sampling(group_size=1, temperature=0.0, max_new_tokens=config.max_new_tokens, seed=0, grammar=config.grammar)
+    prompts = [Prompt(id=example.row_id, ids=example.prompt) for example in examples]
+    tasks = {row.id: task_of(row) for row in rows}
+    return await harvest(rollout, judges, prompts, tasks, sampling, deadline=config.deadline_s, audio=audio, progress=progress)
+
+
+def summed_up(rows: Sequence[Row], batch: Harvest, *, step: int, split: Split, when: When) -> Evaluation:
+    """The figures of an evaluation. A share is over the replies that have the figure; null when none has."""
+    judged = [judgement for _, judgement in batch.replies]
+    types = sorted({row.task_type for row in rows})
+    of_type = {kind: [j for row, j in zip(rows, judged, strict=True) if row.task_type == kind] for kind in types}
+    return Evaluation(
+        step=step,
+        split=split,
+        when=when,
+        count=len(rows),
+        heard_right=_figure(judged, "heard_right"),
+        text_right=_figure(judged, "text_right"),
+        style_followed=_figure(judged, "style_followed"),
+        wer=_figure(judged, "wer"),
+        reward=mean([reward for reward in map(reward_of, judged) if reward is not None]),
+        seconds=_figure(judged, "seconds"),
+        truncated=mean([float(reply.finish == "length") for reply, _ in batch.replies]),
+        well_formed=mean([float(reply.well_formed) for reply, _ in batch.replies]),
+        by_task={kind: _figure(group, "heard_right") for kind, group in of_type.items()},
+    )
+
+
+def samples(rows: Sequence[Row], batch: Harvest, chosen: Sequence[str], when: Literal["before", "after"], folder: Path) -> list[Sample]:
+    """The chosen replies, to listen to."""
+    found = []
+    for row, (reply, judged) in zip(rows, batch.replies, strict=True):
+        if row.id not in chosen:
+            continue
+        file = folder / f"{when}_{row.id}.ogg"
+        right = judged.figures.get("heard_right")
+        found.append(
+            Sample(
+                when=when,
+                row_id=row.id,
+                question=row.question_text,
+                expected=row.answer.value if row.answer else None,
+                style=row.style,
+                text=reply.text,
+                transcript=judged.transcript,
+                right=None if right is None else bool(right),
+                audio=f"{folder.name}/{file.name}" if file.exists() else None,
+            )
+        )
+    return found
+
+
+def _figure(judged: Sequence[Judged], name: str) -> float | None:
+    return mean([judgement.figures[name] for judgement in judged if name in judgement.figures])

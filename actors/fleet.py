@@ -1,0 +1,118 @@
+"""Everyone who works for the driver: engines, judges, learner ranks; started together, ended together."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from actors.cluster import Cluster, Plan, source_hash
+from actors.errors import LearnerFailed
+from actors.handles import JudgeActor, LearnerActor, RolloutActor
+from actors.pool import CALL_S, START_S, JudgePool, Pool, RolloutPool, reason_of
+from actors.record import RunDirectory
+from actors.weight_sync import Published
+from conf.schema import Config
+from learner.types import StepBatch, StepResult
+
+STEP_WAITS = 10  # a collective call may take this many times learner.timeout_s
+
+
+class LearnerGroup(Pool):
+    """All ranks as one. A dead rank ends the run: its shard of the optimiser is gone, the checkpoint has it."""
+
+    def __init__(self, *, timeout: float, **more: Any) -> None:
+        super().__init__("learner", **more)
+        self._timeout = timeout * STEP_WAITS
+
+    async def start(self) -> None:
+        """Start the ranks and let them find each other."""
+        await super().start()
+        host, port = await asyncio.wait_for(self.handles[0].address.remote(), CALL_S)
+        await self._all("start", host, port, timeout=START_S)
+
+    async def step(self, batch: StepBatch) -> StepResult:
+        """One optimiser step on all ranks."""
+        results: list[StepResult] = await self._all("step", ray.put(batch))
+        versions = [result.version for result in results]
+        assert len(set(versions)) == 1, f"ranks disagree on the policy version: {versions}"
+        return results[0]
+
+    async def publish(self, version: int) -> Published:
+        """The weights of this version, in the object store."""
+        published: list[Published | None] = await self._all("publish", version)
+        assert published[0] is not None, "rank 0 must publish"
+        return published[0]
+
+    async def save(self, folder: Path) -> None:
+        """All shards into a folder."""
+        await self._all("save", folder)
+
+    async def load(self, folder: Path) -> None:
+        """Continue from shards."""
+        await self._all("load", folder)
+
+    async def export(self, folder: Path) -> None:
+        """The policy as a Hugging Face folder."""
+        await self._all("export", folder)
+
+    async def _all(self, method: str, *arguments: Any, timeout: float | None = None) -> list[Any]:
+        calls = [getattr(handle, method).remote(*arguments) for handle in self.handles]
+        try:
+            return list(await asyncio.wait_for(asyncio.gather(*calls), timeout or self._timeout))
+        except (RayError, TimeoutError) as error:
+            raise LearnerFailed(f"learner {method}: {reason_of(error)}; go on with `wavgate train resume=RUN`") from error
+
+
+class Fleet:
+    """Starts a run's actors on its cluster.
+
+    Example:
+        fleet = Fleet(config, layout, run)
+        await fleet.start()
+        ...
+        fleet.close()
+    """
+
+    def __init__(self, config: Config, layout: Plan, run: RunDirectory) -> None:
+        self._cluster = Cluster(config, layout)
+        self._logs = run.path / "infra"
+        source = source_hash()
+        common: dict[str, Any] = {"source": source, "restarts": config.cluster.restarts, "journal": run}
+        shipped = ray.put(config)
+
+        def actor(kind: Any, role: str) -> Any:
+            return lambda index, *more: ray.remote(kind).options(**self._cluster.options(role, index)).remote(shipped, *more)
+
+        rollout, learner = actor(RolloutActor, "rollout"), actor(LearnerActor, "learner")
+        self._judged = 0.0  # seconds that judges were busy, at the last step
+        self.rollout = RolloutPool("rollout", config.rollout.workers, create=rollout, **common)
+        self.judges = JudgePool(
+            "judge", config.judge.workers, create=actor(JudgeActor, "judge"), deadline=config.judge.deadline_s, **common
+        )
+        self.learner = LearnerGroup(
+            count=config.learner.ranks, create=lambda rank: learner(rank, rank), timeout=config.learner.timeout_s, **common
+        )
+
+    async def start(self) -> None:
+        """Bring everybody up together. RunError: somebody does not come up."""
+        await asyncio.gather(self.rollout.start(), self.judges.start(), self.learner.start())
+
+    async def sync(self, version: int) -> None:
+        """Every engine gets the learner's weights of this version, checked on both sides."""
+        await self.rollout.load(await self.learner.publish(version))
+
+    def idle(self, times: Mapping[str, float]) -> dict[str, float]:
+        """Share of the last step in which each role had nothing to do."""
+        judged, self._judged = self.judges.busy_s, self.judges.busy_s - self._judged
+        busy = {"rollout": times["time/generate"], "judge": self._judged / len(self.judges.handles), "learner": times["time/learn"]}
+        self._judged = judged
+        return {f"idle/{role}": 1 - min(1.0, seconds / times["time/step"]) for role, seconds in busy.items()}
+
+    def close(self) -> None:
+        """End all actors and leave Ray. Idempotent."""
+        for pool in (self.rollout, self.judges, self.learner):
+            pool.close()
+        self._cluster.close(self._logs)

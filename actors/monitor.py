@@ -1,0 +1,128 @@
+"""What people watch while a run runs: one live line on a terminal, plain lines elsewhere, TensorBoard by option.
+
+metrics.jsonl is written first; whatever is shown is a copy of it.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from report.records import Event
+
+QUIET_S = 10.0  # plain lines inside a phase are at least this far apart
+SHOWN = ("reward/mean", "lambda", "rollout/heard_right", "loss/total", "rollout/tokens_per_s")
+
+
+class Monitor:
+    """Phase, step, ETA, reward, lambda, tokens/s.
+
+    Example:
+        with Monitor(steps=60) as monitor:
+            monitor.phase("generate", total=64)
+            monitor.tick(1, 85)
+            monitor.step(1, {"reward/mean": 2.9, "time/step": 7.5})
+    """
+
+    def __init__(self, steps: int, console: Console | None = None, tensorboard: Path | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._steps, self._now = steps, 0
+        self._phase, self._done, self._total, self._tokens = "start", 0, 0, 0
+        self._since = self._spoke = time.monotonic()
+        self._last: Mapping[str, float] = {}
+        self._times: list[float] = []
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True) if self._console.is_terminal else None
+        self._board = None if tensorboard is None else Board(tensorboard)
+
+    def __enter__(self) -> "Monitor":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+        if self._board is not None:
+            self._board.close()
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self._console.print(Text(text))
+
+    def phase(self, name: str, total: int = 0) -> None:
+        """A phase begins; ``total``: how many things it has to do."""
+        self._phase, self._done, self._total, self._tokens = name, 0, total, 0
+        self._since = time.monotonic()
+        self._show()
+
+    def tick(self, done: int, tokens: int) -> None:
+        """That many more things are done, with that many tokens."""
+        self._done += done
+        self._tokens += tokens
+        if self._live is None and time.monotonic() - self._spoke > QUIET_S:
+            self.say(self._line())
+            self._spoke = time.monotonic()
+        self._show()
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A step is complete."""
+        self._now, self._last = step, metrics
+        self._times.append(metrics["time/step"])
+        if self._board is not None:
+            self._board.add(step, metrics)
+        shown = "  ".join(f"{name} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
+        times = " ".join(f"{name} {metrics[f'time/{name}']:.1f}" for name in ("generate", "judge", "learn", "sync") if f"time/{name}" in metrics)
+        self.say(f"step {step}/{self._steps}  {shown}  {metrics['time/step']:.1f} s ({times})  left {_minutes(self._left())}")
+        self._spoke = time.monotonic()
+
+    def event(self, event: Event) -> None:
+        """Something happened that people should know."""
+        self.say(f"{event.kind}: {event.detail}")
+
+    def _left(self) -> float:
+        recent = self._times[-10:]
+        return (self._steps - self._now) * sum(recent) / len(recent) if recent else 0.0
+
+    def _line(self) -> str:
+        seconds = max(1e-9, time.monotonic() - self._since)
+        counted = f" {self._done}/{self._total}" if self._total else ""
+        rate = f" {self._tokens / seconds:.0f} tokens/s" if self._tokens else ""
+        return f"step {min(self._now + 1, self._steps)}/{self._steps}  {self._phase}{counted}{rate}"
+
+    def _show(self) -> None:
+        if self._live is None:
+            return
+        table = Table.grid(padding=(0, 2))
+        values = [f"{name.removeprefix('rollout/')} {self._last[name]:.3g}" for name in SHOWN if name in self._last]
+        table.add_row(*values, f"left {_minutes(self._left())}" if self._times else "")
+        self._live.update(Group(Text(self._line(), style="bold"), table))
+
+
+class Board:
+    """TensorBoard events without torch."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._writer: Any = EventFileWriter(str(folder))
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Each metric as a scalar."""
+        from tensorboard.compat.proto.event_pb2 import Event as Record
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        self._writer.add_event(Record(step=step, wall_time=time.time(), summary=Summary(value=values)))
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._writer.close()
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,0 +1,133 @@
+"""Everything that can be wrong with a job, found before anything starts: settings, place, data, model, checkpoint.
+
+Invariant: nothing here writes. What it raises is the user's to fix: ConfigError, UserError or ManifestError.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors import checkpoint
+from actors.checkpoint import DriverState
+from actors.cluster import Plan, cores, memory_estimate, plan
+from actors.errors import UserError
+from conf.load import load
+from conf.schema import Config
+from speech.families import load_family
+from speech.families.base import Family
+from speech.manifest import Cursor, ManifestError, Row, read
+
+JOB_RUNS = Path("~/wavgate-runs")  # where runs go from a Ray job, whose own folder is temporary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A run that can start. ``snapshot``: the checkpoint to go on from, with its driver state."""
+
+    config: Config
+    layout: Plan
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...]
+    test: tuple[Row, ...]
+    family: Family
+    snapshot: tuple[Path, DriverState] | None
+    notes: tuple[str, ...]  # worth telling, none of them an error
+
+
+def overrides_of(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Command line -> overrides as ``conf.load`` wants them, and a note per change: ``run.resume=`` and, in a Ray job, ``run.root``."""
+    overrides = [f"resume={a.removeprefix('run.resume=')}" if a.startswith("run.resume=") else a for a in arguments]
+    settled = any(a.startswith(("run.root=", "resume=")) for a in overrides)
+    if in_ray_job() and not settled:
+        root = JOB_RUNS.expanduser()
+        return [*overrides, f"run.root={root}"], [f"a Ray job's own folder is temporary: the run goes to {root} (set run.root to choose)"]
+    return overrides, []
+
+
+def in_ray_job() -> bool:
+    """Whether this process runs in the unpacked working directory of a Ray job."""
+    return "runtime_resources" in Path.cwd().parts
+
+
+def prepare(arguments: Sequence[str]) -> Job:
+    """Check all of a job. Raises at the first stage that fails, with all problems of that stage."""
+    overrides, notes = overrides_of(arguments)
+    config = load(overrides)
+    layout = plan(config, cores())
+    check_model(config.model.path)
+    snapshot = None
+    if config.run.resume is not None:
+        folder, state, problems = checkpoint.newest(config.run.resume)
+        _check_resume(config, state)
+        snapshot = (folder, state)
+        notes += [f"skipped a damaged checkpoint: {problem}" for problem in problems]
+    train, validation, test = _manifests(config)
+    return Job(
+        config=config,
+        layout=layout,
+        train=tuple(train),
+        validation=tuple(validation[: config.data.eval_prompts]),
+        test=tuple(test),
+        family=load_family(config.model.family, config.model.path),
+        snapshot=snapshot,
+        notes=tuple(notes),
+    )
+
+
+def check_model(path: Path) -> None:
+    """UserError: not a local Hugging Face folder with safetensors weights."""
+    if not path.is_dir():
+        raise UserError(f"model.path: no folder at {path}")
+    if not (path / "config.json").is_file():
+        raise UserError(f"model.path: {path} has no config.json: not a Hugging Face folder")
+    if not any(path.glob("model*.safetensors")):
+        raise UserError(f"model.path: {path} has no model*.safetensors (other weight formats are not read)")
+
+
+def _check_resume(config: Config, state: DriverState) -> None:
+    if state.seed != config.run.seed:
+        raise UserError(f"run.seed: the checkpoint was made with {state.seed}, this run asks for {config.run.seed}")
+    if state.step > config.run.steps:
+        raise UserError(f"run.steps: the checkpoint is at step {state.step} already, this run asks for {config.run.steps}")
+
+
+def _manifests(config: Config) -> list[list[Row]]:
+    """The three manifests; ManifestError lists the problems of all of them."""
+    found, problems = [], []
+    for path in (config.data.train, config.data.validation, config.data.test):
+        try:
+            found.append(read(path, config.data.max_seconds))
+        except ManifestError as error:
+            problems += error.problems
+    if problems:
+        raise ManifestError(problems)
+    if len(found[0]) < config.rollout.prompts_per_step:
+        raise UserError(f"rollout.prompts_per_step={config.rollout.prompts_per_step} needs as many rows: {config.data.train} has {len(found[0])}")
+    return found
+
+
+def draw_distinct(cursor: Cursor, count: int) -> list[int]:
+    """The next ``count`` different rows: a draw across the end of an epoch may name one twice, and is then passed over."""
+    drawn: dict[int, None] = {}
+    while len(drawn) < count:
+        drawn.update(dict.fromkeys(cursor.next(count - len(drawn))))
+    return list(drawn)
+
+
+def dry_run(job: Job) -> list[str]:
+    """Placement, memory and judge calls, as lines."""
+    config = job.config
+    where = "this machine" if not job.layout.bundles else ("one placement group, colocated" if job.layout.colocated else "one placement group, apart")
+    lines = [f"placement: {where}, {cores()} cores here"]
+    lines += [f"  {role.name:<8} x {role.count}  CPUs {role.cpus:g}  GPUs {role.gpus:g} each" for role in job.layout.roles]
+    lines += [f"  bundle {i}: {bundle}" for i, bundle in enumerate(job.layout.bundles)]
+    estimate = memory_estimate(config)
+    total, have = sum(estimate.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    lines.append(f"memory: about {total / 2**30:.1f} GiB of {have / 2**30:.1f} GiB here (" + ", ".join(f"{k} {v / 2**30:.1f}" for k, v in estimate.items()) + ")")
+    replies = config.run.steps * config.rollout.prompts_per_step * config.rollout.group_size
+    during = (config.run.steps - 1) // config.run.eval_every if config.run.eval_every else 0
+    held_out = 2 * (len(job.test) + len(job.validation)) + during * len(job.validation)
+    lines.append(f"judge calls: {replies} replies in {config.run.steps} steps + {held_out} held out = {replies + held_out}")
+    lines.append(f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts")
+    return lines

@@ -1,0 +1,207 @@
+"""The run directory: created once, appended to, cut back on resume; readable without this code (DESIGN §4).
+
+Invariant: after a resume from step k no file holds anything of a later step, so no step appears twice.
+"""
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from actors.cluster import versions
+from actors.collect import task_of
+from actors.decide import Decision, Group, Key, reward_of
+from conf.load import dump
+from conf.schema import AlgoConfig, Config
+from judge.types import Judged, Missing, Task, Verdict
+from learner.objectives import preference_mask
+from learner.types import StepResult
+from report.records import Event, NoScore, RolloutRecord, Score
+from rollout.types import Reply
+from speech.manifest import Row
+
+
+class RunDirectory:
+    """Writes the files of one run.
+
+    Example:
+        run = RunDirectory.create(config)
+        run.event("restart", "judge worker 0 replaced: died", step=3)
+        run.append("metrics.jsonl", {"step": 1, "lambda": 0.2})
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.step = 0  # for events
+        self.on_event: Callable[[Event], None] = lambda event: None
+
+    @classmethod
+    def create(cls, config: Config) -> "RunDirectory":
+        """A fresh directory; a name that is taken gets a number."""
+        wanted = config.run.root / config.run.name
+        path, number = wanted, 2
+        while path.exists():
+            path, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+        path.mkdir(parents=True)
+        run = cls(path.absolute())
+        run._describe(config)
+        return run
+
+    @classmethod
+    def reopen(cls, path: Path, step: int, config: Config) -> "RunDirectory":
+        """An existing directory, cut back to ``step``."""
+        run = cls(path.absolute())
+        run._cut(step)
+        run._describe(config)
+        run.step = step
+        return run
+
+    def _describe(self, config: Config) -> None:
+        (self.path / "config.yaml").write_text(dump(config))
+        (self.path / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
+
+    def _cut(self, step: int) -> None:
+        def later(line: Mapping[str, Any]) -> bool:
+            return line.get("step", 0) > step or line.get("when") == "after"
+
+        for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
+            file = self.path / name
+            if file.exists():
+                lines = [line for line in file.read_text().splitlines() if _whole(line) and not later(json.loads(line))]
+                _replace(file, "".join(line + "\n" for line in lines))
+        for entry in [*self.path.glob("rollouts/step_*"), *self.path.glob("audio/step_*")]:
+            if int(entry.stem.removeprefix("step_")) > step:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        shutil.rmtree(self.path / "final", ignore_errors=True)
+
+    def append(self, name: str, line: Mapping[str, Any] | BaseModel) -> None:
+        """One line to a jsonl file."""
+        text = line.model_dump_json() if isinstance(line, BaseModel) else json.dumps(line, allow_nan=False)
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as out:
+            out.write(text + "\n")
+
+    def event(self, kind: str, detail: str, **more: Any) -> None:
+        """One event, with its reason, now."""
+        event = Event(**{"time": time.time(), "kind": kind, "detail": detail, "step": self.step, **more})
+        self.append("events.jsonl", event)
+        self.on_event(event)
+
+    def audio(self, step: int, reply: Reply) -> Path:
+        """Where a reply of a step keeps its audio."""
+        return self.path / "audio" / f"step_{step:06d}" / f"{reply.prompt_id}_{reply.index}.ogg"
+
+    def kept(self, step: int) -> Callable[[Reply], str | None]:
+        """Reply -> its audio relative to the run directory, None when it was not kept."""
+
+        def relative(reply: Reply) -> str | None:
+            path = self.audio(step, reply)
+            return str(path.relative_to(self.path)) if path.exists() else None
+
+        return relative
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that happens every n-th step (0: never) happens at this one."""
+    return every > 0 and step % every == 0
+
+
+def record_step(
+    run: RunDirectory,
+    step: int,
+    rows: Sequence[Row],
+    groups: Sequence[Group],
+    decision: Decision,
+    result: StepResult,
+    config: Config,
+    metrics: Mapping[str, float],
+) -> None:
+    """Write a step's metrics, its drops with their reasons, and (every ``log.rollouts_every`` steps) its replies."""
+    run.append("metrics.jsonl", {name: value for name, value in metrics.items() if isfinite(value)})
+    for reason, count in Counter(decision.dropped.values()).items():
+        run.event("drop", reason, count=count)
+    if due(step, config.log.rollouts_every):
+        tasks = {row.id: task_of(row) for row in rows}
+        for record in rollout_records(step, groups, tasks, decision, result, config.algo, run.kept(step)):
+            run.append(f"rollouts/step_{step:06d}.jsonl", record)
+
+
+def rollout_records(
+    step: int,
+    groups: Sequence[Group],
+    tasks: Mapping[str, Task],
+    decision: Decision,
+    result: StepResult,
+    algo: AlgoConfig,
+    audio: Callable[[Reply], str | None],
+) -> list[RolloutRecord]:
+    """One record per reply, in group order. From these lambda and every advantage can be recomputed."""
+    weights = {(row.prompt_id, row.index): (preference_mask(row, algo) * row.advantage).tolist() for row in decision.batch.rollouts}
+    records = []
+    for place, group in enumerate(groups):
+        for reply, judged in group.replies:
+            key: Key = (reply.prompt_id, reply.index)
+            task = tasks[reply.prompt_id]
+            records.append(
+                RolloutRecord(
+                    step=step,
+                    prompt_id=reply.prompt_id,
+                    group=place,
+                    index=reply.index,
+                    policy_version=reply.policy_version,
+                    question=task.question,
+                    expected=task.answer,
+                    style=task.style,
+                    ids=list(reply.ids),
+                    channels=reply.channels,
+                    text=reply.text,
+                    transcript=judged.transcript,
+                    finish=reply.finish,
+                    audio=audio(reply),
+                    scores={axis: _score(verdict) for axis, verdict in judged.axes.items()},
+                    reward=reward_of(judged),
+                    missing=_reason(judged),
+                    advantage=decision.advantages.get(key),
+                    weights=weights.get(key),
+                    behaviour_logps=list(reply.logps),
+                    learner_logps=_logps(result, reply),
+                    dropped=decision.dropped.get(key),
+                )
+            )
+    return records
+
+
+def _score(verdict: Verdict) -> Score | NoScore:
+    if isinstance(verdict, Missing):
+        return NoScore(missing=verdict.reason)
+    return Score(value=verdict.value, spread=verdict.spread, judge=verdict.judge, why=verdict.why)
+
+
+def _reason(judged: Judged) -> str | None:
+    return judged.reward.reason if isinstance(judged.reward, Missing) else None
+
+
+def _logps(result: StepResult, reply: Reply) -> list[float] | None:
+    return result.learner_logps.get(f"{reply.prompt_id}/{reply.index}")
+
+
+def _whole(line: str) -> bool:
+    """A line that a kill did not cut short."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _replace(file: Path, text: str) -> None:
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.rename(file)
