@@ -1,0 +1,145 @@
+"""Rows -> packed micro-batches: the same number on every rank, no padding inside, nothing scored that has no weight.
+
+    rows --trim--> segments --share--> ranks --fill--> micro-batches (token budget) --pack--> flat tensors
+
+A row is cut after its last position with a weight (the model is causal: later tokens need no forward), and a
+row without any such position is left out. Ranks that run out of rows get empty micro-batches, because FSDP
+ranks must call forward and backward equally often. Pure and deterministic: every rank computes the whole
+plan from the same rows, so everyone knows who holds what.
+
+Shape letters: T tokens of a micro-batch, N scored positions, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learner.objectives import KL, Component, Row
+
+Plan = tuple[tuple[tuple[int, ...], ...], ...]  # [rank][micro-batch] -> indices of rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Microbatch:
+    """One packed forward pass. Segments lie one after the other; N counts positions whose *next* token is scored."""
+
+    lengths: tuple[int, ...]  # of the segments; sums to T
+    ids_T: Tensor  # int64
+    positions_T: Tensor  # int64, from 0 in each segment
+    keep_N: Tensor  # int64 index into T
+    targets_N: Tensor  # int64, the token that follows
+    sft_N: Tensor  # float32 weights, one tensor per component
+    po_N: Tensor
+    kl_text_N: Tensor
+    kl_audio_N: Tensor
+    behaviour_N: Tensor  # float32 log-probs of the engine; 0 in anchors
+    advantages_N: Tensor  # float32
+    temperature_N: Tensor  # float32
+    phases_N: Tensor  # int64, grammar phase; 0: every token allowed
+    channels_N: Tensor  # int64
+    rollout_N: Tensor  # bool: belongs to a rollout (not to an anchor)
+
+    @property
+    def kl_N(self) -> Tensor:
+        """Positions that need a reference log-prob."""
+        return (self.kl_text_N != 0) | (self.kl_audio_N != 0)
+
+    def to(self, device: torch.device) -> "Microbatch":
+        """The same on another device."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "lengths"}
+        return replace(self, **moved)
+
+
+def length_of(row: Row) -> int:
+    """Tokens that a forward pass over this row needs: up to the one before the last scored position. 0: not needed."""
+    scored = np.flatnonzero(row.needed_R)
+    return 0 if len(scored) == 0 else row.start + int(scored[-1])
+
+
+def share(rows: Sequence[Row], *, ranks: int, budget: int) -> Plan:
+    """Spread the needed rows over ranks and micro-batches of at most ``budget`` tokens.
+
+    Longest first to the rank with the least so far; within a rank first fit in the same order.
+    ValueError: a row longer than the budget.
+    """
+    lengths = [length_of(row) for row in rows]
+    order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (-lengths[i], i))
+    if order and lengths[order[0]] > budget:
+        worst = order[0]
+        raise ValueError(f"learner.tokens_per_microbatch must hold every row: {rows[worst].name} has {lengths[worst]}, budget {budget}")
+    held: list[list[int]] = [[] for _ in range(ranks)]
+    load = [0] * ranks
+    for i in order:
+        lightest = load.index(min(load))
+        held[lightest].append(i)
+        load[lightest] += lengths[i]
+    bins = [_first_fit(mine, lengths, budget) for mine in held]
+    most = max(len(b) for b in bins)
+    return tuple(tuple(tuple(micro) for micro in b) + ((),) * (most - len(b)) for b in bins)
+
+
+def pack(rows: Sequence[Row]) -> Microbatch:
+    """One micro-batch of these rows, trimmed, in this order. Rows without a scored position vanish.
+
+    Without any row: a single token and no scored position, so that a rank without work still takes part.
+    """
+    rows = [row for row in rows if length_of(row)]
+    lengths = [length_of(row) for row in rows] or [1]
+    scored = [np.flatnonzero(row.needed_R) for row in rows]
+    begins = np.cumsum([0, *lengths])
+
+    def per_position(values: list[np.ndarray], dtype: torch.dtype) -> Tensor:
+        joined = np.concatenate(values) if values else np.zeros(0)
+        return torch.from_numpy(np.ascontiguousarray(joined)).to(dtype)
+
+    def weight(component: Component) -> Tensor:
+        return per_position([row.weights_CR[component, j] for row, j in zip(rows, scored, strict=True)], torch.float32)
+
+    def constant(values: list[float], dtype: torch.dtype) -> Tensor:
+        return per_position([np.full(len(j), value) for value, j in zip(values, scored, strict=True)], dtype)
+
+    ids = [np.array(row.ids[:length]) for row, length in zip(rows, lengths, strict=False)] or [np.zeros(1)]
+    return Microbatch(
+        lengths=tuple(lengths),
+        ids_T=per_position(ids, torch.int64),
+        positions_T=per_position([np.arange(length) for length in lengths], torch.int64),
+        keep_N=per_position([begin + row.start + j - 1 for begin, row, j in zip(begins, rows, scored, strict=False)], torch.int64),
+        targets_N=per_position([np.array(row.ids)[row.start + j] for row, j in zip(rows, scored, strict=True)], torch.int64),
+        sft_N=weight(Component.SFT),
+        po_N=weight(Component.PO),
+        kl_text_N=weight(Component.KL_TEXT),
+        kl_audio_N=weight(Component.KL_AUDIO),
+        behaviour_N=per_position([row.behaviour_R[j] for row, j in zip(rows, scored, strict=True)], torch.float32),
+        advantages_N=constant([row.advantage for row in rows], torch.float32),
+        temperature_N=constant([row.temperature for row in rows], torch.float32),
+        phases_N=per_position([row.phases_R[j] for row, j in zip(rows, scored, strict=True)], torch.int64),
+        channels_N=per_position([row.channels_R[j] for row, j in zip(rows, scored, strict=True)], torch.int64),
+        rollout_N=constant([row.key is not None for row in rows], torch.bool),
+    )
+
+
+def pack_reference(rows: Sequence[Row]) -> Microbatch:
+    """What the frozen reference must score: the KL positions of these rows, in the order of ``Microbatch.kl_N``."""
+    return pack([row.only(KL) for row in rows])
+
+
+def scored_positions(rows: Sequence[Row], plan: Plan, rank: int) -> list[tuple[int, int]]:
+    """(row, response position) of every log-prob that ``rank`` computes, in the order in which it computes them."""
+    return [(i, int(j)) for micro in plan[rank] for i in micro for j in np.flatnonzero(rows[i].needed_R)]
+
+
+def _first_fit(mine: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    bins: list[list[int]] = []
+    loads: list[int] = []
+    for i in mine:
+        fitting = next((b for b, load in enumerate(loads) if load + lengths[i] <= budget), None)
+        if fitting is None:
+            bins.append([i])
+            loads.append(lengths[i])
+        else:
+            bins[fitting].append(i)
+            loads[fitting] += lengths[i]
+    return bins

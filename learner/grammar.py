@@ -1,0 +1,46 @@
+"""The mask that replies were sampled under, for the learner: without it the two sides would score different distributions.
+
+Invariant: a sampled token is allowed by its own phase. One that is not was sampled under another grammar, and no
+log-prob of it would mean anything: the step is refused.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from conf.schema import Config
+from speech.families import load_family
+
+Phases = Callable[[Sequence[int]], Sequence[int]]  # ids of a reply -> grammar phase per position
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grammar:
+    """Which tokens each phase allows (bool [P, V]) and which phase each position of a reply is in."""
+
+    allowed_PV: NDArray[np.bool_]
+    phases: Phases
+
+    def tensor(self) -> Tensor:
+        """``allowed_PV`` for the model."""
+        return torch.from_numpy(self.allowed_PV.copy())
+
+    def phases_of(self, ids: Sequence[int], name: str) -> NDArray[np.int64]:
+        """Phase per position. ValueError, by ``name``: an id that its phase forbids."""
+        phases = np.array(self.phases(ids), dtype=np.int64)
+        forbidden = np.flatnonzero(~self.allowed_PV[phases, np.array(ids, dtype=np.int64)])
+        if len(forbidden):
+            raise ValueError(f"{name}: id {ids[forbidden[0]]} at position {forbidden[0]} is forbidden by the grammar it was sampled under")
+        return phases
+
+
+def grammar_from(config: Config) -> Grammar | None:
+    """The model family's reply grammar if ``rollout.grammar`` masked the sampling, else None."""
+    if not config.rollout.grammar:
+        return None
+    interleave = load_family(config.model.family, config.model.path).interleave
+    return Grammar(interleave.allowed(), interleave.phases)

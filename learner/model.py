@@ -1,0 +1,162 @@
+"""The policy: a causal language model that scores chosen positions of packed segments, sharded with FSDP2.
+
+    ids_T ──► backbone (per-segment causal attention) ──► hidden[keep_N] ──► chunked head ──► logp_N, entropy_N
+
+Invariants: a token attends to its own segment only; master weights, gradients and optimiser are float32
+whatever the compute type; weights come from safetensors, each one of them (a checkpoint that leaves a
+tensor to chance is refused); no dropout, because the behaviour log-probs have none. One rank is
+sharded too: one code path.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+
+from learner.batch import Microbatch
+from learner.logprob import chosen_logprobs
+
+PACKED = "packed_causal"  # our name in transformers' attention registry
+
+
+def packed_causal(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    segment_lengths: tuple[int, ...],
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each segment. query [1, heads, T, d] -> [1, T, heads, d].
+
+    Work is the sum of squared lengths, not the square of the sum; no mask is ever built.
+    """
+    assert attention_mask is None and query.shape[0] == 1, "packed segments need no mask and no batch"
+    if sliding_window is not None and max(segment_lengths) > sliding_window:
+        raise ValueError(f"model.max_length must fit the model's sliding window {sliding_window}: got a row of {max(segment_lengths)}")
+    grouped = query.shape[1] != key.shape[1]
+    parts = [
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
+        for q, k, v in zip(*(torch.split(x, list(segment_lengths), 2) for x in (query, key, value)), strict=True)
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(PACKED, packed_causal)
+AttentionMaskInterface.register(PACKED, lambda *_, **__: None)
+
+
+class Policy(nn.Module):
+    """Scores the kept positions of a micro-batch.
+
+    Example:
+        policy = sharded(Policy.load(path, chunk=512), mesh, dtype="float32")
+        logps_N, entropies_N = policy(pack(rows))  # every rank, equally often
+    """
+
+    allowed_PV: Tensor | None
+
+    def __init__(self, lm: Any, *, chunk: int, allowed_PV: Tensor | None = None) -> None:
+        """``lm``: a transformers causal language model. ``allowed_PV``: what each grammar phase allows, when replies were masked."""
+        super().__init__()
+        head = lm.get_output_embeddings()
+        if getattr(head, "bias", None) is not None:
+            raise ValueError("the language model's head must have no bias")
+        self.lm = lm
+        self._head = [head]  # in a list: registered once, under lm
+        self._chunk = chunk
+        self.register_buffer("allowed_PV", allowed_PV, persistent=False)
+
+    @classmethod
+    def load(cls, path: Path, *, chunk: int, allowed_PV: Tensor | None = None, checkpointing: bool = False) -> "Policy":
+        """Float32 weights from a local folder. ValueError: a tensor of the model is not in the folder."""
+        lm, info = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=torch.float32,
+            attn_implementation=PACKED,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        lacking = sorted(set(info["missing_keys"]) | {str(name) for name in info["mismatched_keys"]})
+        if lacking:
+            raise ValueError(f"{path}: lacks {len(lacking)} of the model's tensors: {', '.join(lacking[:3])}")
+        if checkpointing:
+            lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        lm.train()
+        for module in lm.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        return cls(lm, chunk=chunk, allowed_PV=allowed_PV)
+
+    def forward(self, micro: Microbatch) -> tuple[Tensor, Tensor]:
+        """(log-probs with gradient, entropies without), both float32 [N], at each position's temperature and phase."""
+        hidden = self.lm.base_model(
+            input_ids=micro.ids_T[None],
+            position_ids=micro.positions_T[None],
+            use_cache=False,
+            segment_lengths=micro.lengths,
+        ).last_hidden_state[0]
+        return chosen_logprobs(
+            hidden[micro.keep_N],
+            self._head[0].weight,
+            micro.targets_N,
+            chunk=self._chunk,
+            temperature_N=micro.temperature_N,
+            allowed_PV=self.allowed_PV,
+            phases_N=None if self.allowed_PV is None else micro.phases_N,
+        )
+
+    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, whole float32 tensor on CPU), tied ones under each of their names. Collective: exhaust it on every rank."""
+        for name, tensor in self.lm.state_dict().items():
+            yield name, whole(tensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor put together, on CPU. Collective."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
+
+
+def sharded(policy: Policy, mesh: DeviceMesh, *, dtype: str) -> Policy:
+    """Shard in place, one FSDP group per layer and one for the rest. ``dtype``: compute type; reductions stay float32.
+
+    On CPU gathered weights are kept until the backward pass: gloo's gather costs more than the memory.
+    """
+    mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if dtype == "bfloat16" else MixedPrecisionPolicy()
+    free = mesh.device_type != "cpu"
+    for layer in policy.lm.base_model.layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
+    fully_shard(policy, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
+    return policy.to(mesh.device_type) if free else policy
+
+
+def frozen(policy: Policy) -> Policy:
+    """The same as a reference: no gradient, evaluation mode."""
+    policy.requires_grad_(False)
+    return policy.eval()
+
+
+def reshard(policy: Policy) -> None:
+    """Drop gathered weights. Needed after a pass without backward, before weights change under it."""
+    for module in policy.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def synchronise_gradients(policy: Policy, on: bool) -> None:
+    """Whether the next backward pass reduces gradients over the ranks (only the last micro-batch of a step does)."""
+    assert isinstance(policy, FSDPModule)
+    policy.set_requires_gradient_sync(on)

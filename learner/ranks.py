@@ -1,0 +1,69 @@
+"""The learner's process group: who the ranks are, and the three things they ever say to each other.
+
+Invariant: every wait has the configured timeout, and every collective is called by all ranks in the same order
+on tensors whose sizes all ranks know beforehand. Nothing is pickled.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+
+def connect(*, rank: int, world: int, address: str, timeout_s: float) -> None:
+    """Join the learner's group at ``address`` (host:port of rank 0). RuntimeError when the others do not come in time.
+
+    nccl on GPU (one visible GPU per process, or the rank's own on a shared machine), else gloo.
+    """
+    if not 0 <= rank < world:
+        raise ValueError(f"rank must lie in [0, {world}): got {rank}")
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpu else "gloo",
+        init_method=f"tcp://{address}",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=timeout_s),
+    )
+
+
+def disconnect() -> None:
+    """Leave the group. Idempotent."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def device() -> torch.device:
+    """Where this rank computes."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def mesh(world: int) -> DeviceMesh:
+    """The one-dimensional mesh over all ranks."""
+    return init_device_mesh(device().type, (world,), mesh_dim_names=("shard",))
+
+
+def barrier() -> None:
+    """Wait for every rank (on CPU: no GPU needs to be idle for it)."""
+    dist.all_reduce(torch.zeros(1))
+
+
+def totals(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Sum of each scalar over the ranks, in float64, identical on every rank."""
+    packed = torch.stack([value.to(torch.float64) for value in sums.values()]).cpu()
+    dist.all_reduce(packed)
+    return dict(zip(sums, packed.tolist(), strict=True))
+
+
+def gathered(values: Tensor, lengths: Sequence[int]) -> list[list[float]]:
+    """Every rank's 1-d values; ``lengths[r]`` is how many rank r has, which all ranks know."""
+    padded = torch.zeros(max(lengths))
+    padded[: len(values)] = values.float().cpu()
+    found = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(found, padded)
+    return [part[:length].tolist() for part, length in zip(found, lengths, strict=True)]

@@ -1,0 +1,224 @@
+"""The learner: one batch in, one new policy version out.
+
+    StepBatch ─ rows_of ─► rows ─ share ─► my micro-batches ─┬─► reference log-probs (KL positions only)
+                                                             ├─► policy log-probs ─► loss ─► backward   x epochs
+                                                             └─► clip ─► AdamW ─► version + 1
+
+Every rank holds the same ``StepBatch`` and calls the same methods in the same order; what is marked collective
+blocks until all ranks are there (with the group's timeout). Invariant: the update does not depend on the
+number of ranks or on how the batch was cut, and k steps + save + load + n steps are k + n steps, bit for bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite, nan
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from conf.schema import Config
+from learner import export as exporting
+from learner import metrics, ranks, state
+from learner.batch import Microbatch, Plan, pack, pack_reference, scored_positions, share
+from learner.grammar import grammar_from
+from learner.loss import loss_terms
+from learner.metrics import Scored
+from learner.model import Policy, frozen, reshard, sharded, synchronise_gradients
+from learner.objectives import KL, Row, Sampled, needs_reference, rows_of, scales, scoring_rows
+from learner.types import Rollout, StepBatch, StepResult
+from rollout.engine import WeightManifest
+from rollout.weights import DTYPES
+from rollout.weights import pack as pack_weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Share:
+    """This rank's part of a step. ``references[m]`` is read where ``micros[m].kl_N``."""
+
+    micros: list[Microbatch]
+    references: list[Tensor]
+
+
+class Learner:
+    """One rank of the sharded learner.
+
+    Example:
+        connect(rank=rank, world=2, address="10.0.0.1:29500", timeout_s=120)
+        learner = Learner(config, rank=rank, world=2)
+        result = learner.step(batch)  # the same batch on every rank
+        published = learner.weights()  # (manifest, buffer) on rank 0
+    """
+
+    def __init__(self, config: Config, rank: int, world: int) -> None:
+        """Loads and shards the policy (and the reference, if a KL term can ask for it). Collective.
+
+        ValueError: the checkpoint cannot be used, or ``tokens_per_microbatch`` cannot hold a row.
+        """
+        if config.learner.tokens_per_microbatch < config.model.max_length:
+            raise ValueError(
+                f"learner.tokens_per_microbatch must hold one row of model.max_length={config.model.max_length}: "
+                f"got {config.learner.tokens_per_microbatch}"
+            )
+        self._config, self._rank, self._world = config, rank, world
+        self._mesh = ranks.mesh(world)
+        self._sampled = Sampled(
+            max_new_tokens=config.rollout.max_new_tokens, temperature=config.rollout.temperature, grammar=grammar_from(config)
+        )
+        self.policy = self._load(checkpointing=config.learner.activation_checkpointing)
+        self._reference = frozen(self._load(checkpointing=False)) if needs_reference(config.algo) else None
+        learning = config.learner
+        self._optimizer = torch.optim.AdamW(
+            self.policy.parameters(), lr=learning.lr, betas=(0.9, 0.95), weight_decay=learning.weight_decay
+        )
+        state.prepare(self.policy, self._optimizer)
+        self._version = 0
+        self._updates = 0  # of the optimiser: more than one per version when epochs > 1
+
+    @property
+    def version(self) -> int:
+        """Steps learnt so far; the policy version that ``weights`` publishes."""
+        return self._version
+
+    def step(self, batch: StepBatch) -> StepResult:
+        """One optimiser step per epoch. Collective; metrics are equal on all ranks, log-probs are rank 0's.
+
+        A batch that gives no position any weight changes nothing but the version. FloatingPointError: the gradient
+        is not finite (nothing was updated by it). ValueError: a row that no micro-batch can hold.
+        """
+        rows = rows_of(batch, self._config.algo, self._sampled)
+        plan = self._plan(rows)
+        self._version += 1
+        if not plan[0]:
+            return StepResult(version=self._version, metrics={"tokens": 0.0, "grad_norm": 0.0}, learner_logps=self._unscored(batch.rollouts))
+        micros = self._packed(rows, plan)
+        mine = _Share(micros=micros, references=self._reference_logps(rows, plan, micros))
+        first, found = self._epoch(mine, None, batch.weight)
+        for _ in range(1, self._config.algo.epochs):
+            _, later = self._epoch(mine, [scored.logps_N for scored in first], batch.weight)
+            found |= {name: found[name] + later[name] for name in ("grad_norm", "clip_fraction") if name in found}
+        found |= {name: found[name] / self._config.algo.epochs for name in ("grad_norm", "clip_fraction") if name in found}
+        logps = self._collect(rows, plan, [scored.logps_N for scored in first], batch.rollouts)
+        return StepResult(version=self._version, metrics=found, learner_logps=logps)
+
+    @torch.no_grad()
+    def score(self, rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
+        """Log-prob of every id of every reply under the present policy, by rollout key; rank 0's. Collective. For ``parity``."""
+        rows = scoring_rows(rollouts, self._sampled)
+        plan = self._plan(rows)
+        if not plan[0]:
+            return self._unscored(rollouts)
+        logps = [self.policy(micro)[0] for micro in self._packed(rows, plan)]
+        reshard(self.policy)
+        return self._collect(rows, plan, logps, rollouts)
+
+    def weights(self, version: int | None = None) -> tuple[WeightManifest, NDArray[np.uint8]] | None:
+        """All weights in the engine's type, tied ones under each name; on rank 0, None elsewhere. Collective."""
+        dtype = DTYPES[self._config.model.dtype]
+        kept = []
+        for name, tensor in self.policy.full_tensors():
+            if self._rank == 0:
+                kept.append((name, tensor.to(dtype)))
+        return pack_weights(kept, self._version if version is None else version) if self._rank == 0 else None
+
+    def export(self, directory: Path) -> None:
+        """Hugging Face folder like the start checkpoint's. Collective."""
+        exporting.export(self.policy, self._config.model.path, Path(directory), rank=self._rank)
+
+    def save(self, directory: Path) -> None:
+        """Everything that the next step depends on, as safetensors, into an empty folder. Collective."""
+        state.save_state(
+            Path(directory), self.policy, self._optimizer, rank=self._rank, version=self._version, updates=self._updates
+        )
+
+    def load(self, directory: Path) -> None:
+        """Go on from ``save``, with any number of ranks. Collective. ValueError: not a state of this model."""
+        reshard(self.policy)
+        self._version, self._updates = state.load_state(Path(directory), self.policy, self._optimizer, rank=self._rank)
+
+    # -- one step, piece by piece
+
+    def _epoch(self, mine: _Share, old: list[Tensor] | None, weight: float) -> tuple[list[Scored], dict[str, float]]:
+        """Forward and backward over all micro-batches, then one update. ``old``: log-probs of the first epoch."""
+        done = []
+        for m, (micro, reference) in enumerate(zip(mine.micros, mine.references, strict=True)):
+            synchronise_gradients(self.policy, m == len(mine.micros) - 1)
+            logps, entropies = self.policy(micro)
+            before = logps.detach() if old is None else old[m]
+            terms = loss_terms(logps, before, reference, micro, weight=weight, algo=self._config.algo)
+            torch.autograd.backward(terms.total * self._world)  # FSDP averages over ranks; our weights are already global
+            done.append(Scored(micro=micro, logps_N=logps.detach(), entropies_N=entropies, terms=terms))
+        found = metrics.reduce(done, scales(weight, self._config.algo))
+        return done, {**found, **self._update()}
+
+    def _update(self) -> dict[str, float]:
+        """Clip, step, forget the gradient."""
+        learning = self._config.learner
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), learning.clip)
+        size = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if not isfinite(size):
+            self._optimizer.zero_grad()
+            raise FloatingPointError(f"gradient norm must be finite: got {size} at version {self._version}")
+        rate = learning.lr * min(1.0, (self._updates + 1) / max(1, learning.warmup_steps))
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._updates += 1
+        return {"grad_norm": size, "lr": rate}
+
+    @torch.no_grad()
+    def _reference_logps(self, rows: Sequence[Row], plan: Plan, micros: Sequence[Microbatch]) -> list[Tensor]:
+        """Reference log-probs aligned with the micro-batches. A pass runs when any rank needs it: all ranks take part."""
+        kl_rows = [row.only(KL).needed_R.any() for row in rows]
+        found = []
+        for m, (mine, micro) in enumerate(zip(plan[self._rank], micros, strict=True)):
+            logps = torch.zeros(len(micro.keep_N), device=self._device)
+            if any(kl_rows[i] for theirs in plan for i in theirs[m]):
+                assert self._reference is not None, "a KL weight without a reference"
+                asked = self._reference(pack_reference([rows[i] for i in mine]).to(self._device))[0]
+                logps[micro.kl_N] = asked
+            found.append(logps)
+        return found
+
+    def _collect(
+        self, rows: Sequence[Row], plan: Plan, logps: Sequence[Tensor], rollouts: Sequence[Rollout]
+    ) -> dict[str, list[float]]:
+        """Bring the rollouts' log-probs to rank 0, by key; nan where nobody needed one."""
+        where = [scored_positions(rows, plan, rank) for rank in range(self._world)]
+        parts = ranks.gathered(torch.cat(list(logps)), [len(w) for w in where])
+        found = self._unscored(rollouts)
+        if self._rank == 0:
+            for positions, values in zip(where, parts, strict=True):
+                for (i, j), value in zip(positions, values, strict=True):
+                    key = rows[i].key
+                    if key is not None:
+                        found[key][j] = value
+        return found
+
+    # -- small things
+
+    @property
+    def _device(self) -> torch.device:
+        return ranks.device()
+
+    def _load(self, *, checkpointing: bool) -> Policy:
+        grammar = self._sampled.grammar
+        policy = Policy.load(
+            self._config.model.path,
+            chunk=self._config.learner.logprob_chunk,
+            allowed_PV=None if grammar is None else grammar.tensor(),
+            checkpointing=checkpointing,
+        )
+        return sharded(policy, self._mesh, dtype=self._config.model.dtype)
+
+    def _plan(self, rows: Sequence[Row]) -> Plan:
+        return share(rows, ranks=self._world, budget=self._config.learner.tokens_per_microbatch)
+
+    def _packed(self, rows: Sequence[Row], plan: Plan) -> list[Microbatch]:
+        return [pack([rows[i] for i in micro]).to(self._device) for micro in plan[self._rank]]
+
+    def _unscored(self, rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
+        return {f"{r.prompt_id}/{r.index}": [nan] * len(r.ids) for r in rollouts} if self._rank == 0 else {}

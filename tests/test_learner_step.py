@@ -1,0 +1,283 @@
+"""The learner against METHOD §2 written naively, on one rank in this process and on two in their own."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from learner.ranks import connect, disconnect
+from learner.step import Learner
+from learner.types import StepBatch
+from rollout.weights import unpack
+from tests.learner_world import batch, config, moments, naive_gradient, perturb, relative_error
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank() -> Iterator[None]:
+    connect(rank=0, world=1, address=f"127.0.0.1:{free_port()}", timeout_s=30)
+    yield
+    disconnect()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """Folder of a finished two-rank session, and what each rank reported."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    shutil.copytree(micro_checkpoint, folder / "base")
+    port = str(free_port())
+    command = [sys.executable, "-m", "tests.learner_world", str(folder)]
+    running = [subprocess.Popen([*command, str(rank), "2", port], cwd=REPOSITORY) for rank in range(2)]
+    try:
+        codes = [process.wait(timeout=240) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert codes == [0, 0]
+    return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"channels": "all", "boundary": True, "aggregation": "token_mean", "kl_text": 0.0},
+    {"stop": False, "aggregation": "sum", "kl_audio": 0.0, "importance_cap": 0.5},
+    {"aggregation": "constant", "kl_text": 0.3, "kl_audio": 0.7, "clip_low": 0.1},
+]
+
+
+@pytest.mark.parametrize("algo", VARIANTS, ids=lambda algo: algo.get("aggregation", "default"))
+def test_gradient_is_the_padded_unsharded_one(micro_checkpoint: Path, algo: dict[str, Any]) -> None:
+    settings = config(micro_checkpoint, algo=algo, rollout={"temperature": 0.7})
+    learner = Learner(settings, 0, 1)
+    perturb(learner.policy.parameters())
+    found = learner.step(batch(micro_checkpoint)).metrics
+    expected, losses = naive_gradient(micro_checkpoint, settings, batch(micro_checkpoint), perturbed=True)
+    assert relative_error({n: m * 10 for n, m in moments(learner).items()}, expected) <= 1e-5
+    for name in (name for name in losses if name in found):
+        assert found[name] == pytest.approx(losses[name], rel=1e-4, abs=1e-6)
+    assert {"loss/total", "loss/sft", "loss/po"} <= set(found)
+
+
+@pytest.mark.parametrize("settings", [{"tokens_per_microbatch": 96}, {"logprob_chunk": 1000}, {"activation_checkpointing": True}], ids=str)
+def test_gradient_does_not_depend_on_how_the_step_is_cut(micro_checkpoint: Path, settings: dict[str, Any]) -> None:
+    found = []
+    for changed in ({}, settings):
+        learner = Learner(config(micro_checkpoint, **changed), 0, 1)
+        perturb(learner.policy.parameters())
+        learner.step(batch(micro_checkpoint))
+        found.append(moments(learner))
+    assert relative_error(found[1], found[0]) <= 1e-5
+
+
+def test_two_ranks_give_the_gradient_and_metrics_of_one(micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, reports = two_ranks
+    learner = Learner(config(micro_checkpoint), 0, 1)
+    perturb(learner.policy.parameters())
+    result = learner.step(batch(micro_checkpoint))
+    assert relative_error(load_file(folder / "gradient.safetensors"), moments(learner)) <= 1e-5
+    assert relative_error(load_file(folder / "uneven.safetensors"), moments(learner)) <= 1e-5
+    assert reports[0]["metrics"] == reports[1]["metrics"]
+    assert reports[0]["metrics"] == pytest.approx(result.metrics, rel=1e-4)
+    assert reports[1]["logps"] == {}
+    for key, values in result.learner_logps.items():
+        assert [x for x in reports[0]["logps"][key] if x is not None] == pytest.approx([x for x in values if x == x], abs=1e-5)
+
+
+def test_a_rank_without_work_takes_part(micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, reports = two_ranks
+    settings = config(micro_checkpoint, algo={"mix": "fixed", "fixed_lambda": 0.0})
+    alone = StepBatch(step=0, weight=0.0, rollouts=(), anchors=batch(micro_checkpoint, groups=1).anchors)
+    expected, losses = naive_gradient(micro_checkpoint, settings, alone)
+    found = {name: moment * 10 for name, moment in load_file(folder / "lonely.safetensors").items()}
+    assert relative_error(found, expected) <= 1e-5
+    assert reports[0]["lonely"] == reports[1]["lonely"]
+    assert reports[0]["lonely"]["loss/sft"] == pytest.approx(losses["loss/sft"])
+    assert reports[0]["nothing"] == reports[1]["nothing"] == {"tokens": 0.0, "grad_norm": 0.0}
+
+
+def test_resume_is_bit_exact_on_two_ranks_and_loads_on_one(
+    micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    folder, reports = two_ranks
+    straight, resumed = (load_file(folder / f"weights_{name}.safetensors") for name in ("straight", "resumed"))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    learner = Learner(config(micro_checkpoint), 0, 1)
+    learner.load(folder / "two_ranks")
+    saved = load_file(folder / "weights_two_ranks.safetensors")
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in learner.policy.full_tensors())
+    learner.step(batch(micro_checkpoint, seed=1))
+    assert relative_error(dict(learner.policy.full_tensors()), straight) <= 1e-5
+    assert learner.version == reports[0]["published"][0] == 2 and reports[1]["published"] is None
+    exported = load_file(folder / "exported_by_two" / "model.safetensors")
+    assert all(torch.equal(exported[name], straight[name]) for name in exported)
+
+
+def test_resume_is_bit_exact_on_one_rank(micro_checkpoint: Path, tmp_path: Path) -> None:
+    settings = config(micro_checkpoint, algo={"epochs": 2}, weight_decay=0.1, warmup_steps=5)
+    straight, before, after = (Learner(settings, 0, 1) for _ in range(3))
+    for step in range(3):
+        straight.step(batch(micro_checkpoint, seed=step))
+    for step in range(2):
+        before.step(batch(micro_checkpoint, seed=step))
+    before.save(tmp_path / "state")
+    torch.manual_seed(99)
+    after.load(tmp_path / "state")
+    assert after.version == 2
+    result = after.step(batch(micro_checkpoint, seed=2))
+    for name, tensor in after.policy.full_tensors():
+        assert torch.equal(tensor, dict(straight.policy.full_tensors())[name])
+    mine, theirs = moments(after), moments(straight)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert result.metrics["lr"] == pytest.approx(3e-4)  # the sixth update ends a warm-up of five
+    assert all(file.suffix in {".safetensors", ".json"} for file in (tmp_path / "state").iterdir())
+    with pytest.raises(ValueError, match="empty folder"):
+        before.save(tmp_path / "state")
+
+
+def test_export_loads_and_gives_equal_logits(micro_checkpoint: Path, tmp_path: Path) -> None:
+    learner = Learner(config(micro_checkpoint), 0, 1)
+    learner.step(batch(micro_checkpoint))
+    learner.export(tmp_path / "final")
+    source, target = ({f.name for f in folder.iterdir()} for folder in (micro_checkpoint, tmp_path / "final"))
+    assert source == target
+    assert (tmp_path / "final/codec.safetensors").read_bytes() == (micro_checkpoint / "codec.safetensors").read_bytes()
+    before, after = (load_file(folder / "model.safetensors") for folder in (micro_checkpoint, tmp_path / "final"))
+    assert {n: (t.shape, t.dtype) for n, t in before.items()} == {n: (t.shape, t.dtype) for n, t in after.items()}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
+    scored = learner.score(batch(micro_checkpoint).rollouts)
+    for rollout in batch(micro_checkpoint).rollouts:
+        ids = torch.tensor([rollout.prompt_ids + rollout.ids])
+        with torch.no_grad():
+            logps = torch.log_softmax(model(ids).logits[0, :-1].float(), -1).gather(-1, ids[0, 1:, None])[:, 0]
+        mine = torch.tensor(scored[f"{rollout.prompt_id}/{rollout.index}"])
+        torch.testing.assert_close(mine, logps[len(rollout.prompt_ids) - 1 :], atol=1e-5, rtol=0)
+
+
+def test_published_weights_are_the_policy_with_its_tied_head(micro_checkpoint: Path) -> None:
+    learner = Learner(config(micro_checkpoint), 0, 1)
+    learner.step(batch(micro_checkpoint))
+    published = learner.weights()
+    assert published is not None and published[0].version == 1
+    sent = dict(unpack(*published))
+    assert torch.equal(sent["lm_head.weight"], sent["model.embed_tokens.weight"])
+    assert all(torch.equal(tensor, sent[name]) for name, tensor in learner.policy.full_tensors())
+
+
+def test_text_objective_gives_audio_no_preference_gradient(micro_checkpoint: Path) -> None:
+    """A reply whose only preferred token comes first: whatever audio follows, the gradient is the same to the bit."""
+    algo = {"mix": "fixed", "fixed_lambda": 1.0, "kl_text": 0.0, "kl_audio": 0.0, "stop": False}
+    found = []
+    for turned in (False, True):
+        step = batch(micro_checkpoint, groups=2, weight=1.0)
+        rollouts = []
+        for rollout in step.rollouts:
+            first_audio = rollout.channels.index("A")
+            text, tail = rollout.ids[:first_audio], rollout.ids[first_audio:]
+            codes = [i for i, c in zip(rollout.ids, rollout.channels, strict=True) if c == "A"]
+            tail = tuple(codes[-1] if turned else codes[0] for _ in tail)
+            channels = rollout.channels[:first_audio] + "A" * len(tail)
+            rollouts.append(replace(rollout, ids=text + tail, channels=channels))
+        learner = Learner(config(micro_checkpoint, algo=algo), 0, 1)
+        metrics = learner.step(replace(step, rollouts=tuple(rollouts))).metrics
+        assert "entropy/audio" not in metrics and "loss/sft" not in metrics
+        found.append(moments(learner))
+    assert any(m.any() for m in found[0].values())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_empty_preference_mask_is_exactly_the_anchors_alone(micro_checkpoint: Path) -> None:
+    """No text in any reply: the objective does not fall back to the audio."""
+    algo = {"kl_text": 0.0, "kl_audio": 0.0, "stop": False}
+    step = batch(micro_checkpoint)
+    mute = tuple(replace(r, channels="".join("A" if c == "T" else c for c in r.channels)) for r in step.rollouts)
+    found = []
+    for rollouts in (mute, ()):
+        learner = Learner(config(micro_checkpoint, algo=algo), 0, 1)
+        assert learner.step(replace(step, rollouts=rollouts)).metrics["loss/po"] == 0.0
+        found.append(moments(learner))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_shut_gate_costs_no_preference_and_no_reference(micro_checkpoint: Path) -> None:
+    learner = Learner(config(micro_checkpoint), 0, 1)
+    step = batch(micro_checkpoint, weight=0.0)
+    result = learner.step(step)
+    other = Learner(config(micro_checkpoint), 0, 1)
+    alone = other.step(replace(step, rollouts=()))
+    assert result.metrics == alone.metrics
+    assert "loss/po" not in result.metrics
+    assert all(x != x for values in result.learner_logps.values() for x in values)
+    assert all(torch.equal(a, b) for a, b in zip(moments(learner).values(), moments(other).values(), strict=True))
+
+
+def test_zero_advantage_rows_are_skipped_exactly(micro_checkpoint: Path) -> None:
+    algo = {"kl_text": 0.0, "kl_audio": 0.0}
+    step = batch(micro_checkpoint)
+    flat = tuple(replace(r, advantage=0.0) if r.prompt_id == "p1" else r for r in step.rollouts)
+    settings = config(micro_checkpoint, algo=algo)
+    learner = Learner(settings, 0, 1)
+    result = learner.step(replace(step, rollouts=flat))
+    expected, _ = naive_gradient(micro_checkpoint, settings, replace(step, rollouts=flat))
+    assert relative_error({n: m * 10 for n, m in moments(learner).items()}, expected) <= 1e-5
+    assert all(x != x for x in result.learner_logps["p1/0"])
+    assert any(x == x for x in result.learner_logps["p0/0"])
+
+
+def test_later_epochs_use_the_first_epochs_ratio(micro_checkpoint: Path) -> None:
+    learner = Learner(config(micro_checkpoint, algo={"epochs": 3, "clip_low": 0.0, "clip_high": 0.0}, lr=1e-2), 0, 1)
+    metrics = learner.step(batch(micro_checkpoint)).metrics
+    assert learner.version == 1
+    assert 0.0 < metrics["clip_fraction"] <= 2 / 3  # the first of three epochs cannot clip
+
+
+def test_grammar_masks_the_learner_like_the_sampler(micro_checkpoint: Path) -> None:
+    learner = Learner(config(micro_checkpoint, rollout={"grammar": True}), 0, 1)
+    plain = Learner(config(micro_checkpoint), 0, 1)
+    rollouts = batch(micro_checkpoint).rollouts
+    masked, free = learner.score(rollouts), plain.score(rollouts)
+    for key in masked:
+        assert all(m >= f - 1e-5 for m, f in zip(masked[key], free[key], strict=True))  # less to share with
+    forbidden = replace(rollouts[0], ids=(rollouts[0].ids[-1], *rollouts[0].ids[1:]))
+    with pytest.raises(ValueError, match="forbidden by the grammar"):
+        learner.score([forbidden])
+
+
+def test_a_gradient_that_is_not_finite_stops_the_step(micro_checkpoint: Path) -> None:
+    learner = Learner(config(micro_checkpoint), 0, 1)
+    step = batch(micro_checkpoint)
+    broken = replace(step.rollouts[0], advantage=float("nan"))
+    before = {name: t.clone() for name, t in learner.policy.full_tensors()}
+    with pytest.raises(FloatingPointError, match="must be finite"):
+        learner.step(replace(step, rollouts=(broken, *step.rollouts[1:])))
+    assert all(torch.equal(before[name], t) for name, t in learner.policy.full_tensors())
+
+
+def test_bad_input_is_refused_by_name(micro_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tokens_per_microbatch must hold one row"):
+        Learner(config(micro_checkpoint, tokens_per_microbatch=64), 0, 1)
+    learner = Learner(config(micro_checkpoint), 0, 1)
+    step = batch(micro_checkpoint)
+    with pytest.raises(ValueError, match="rollout p0/0: ids, logps"):
+        learner.step(replace(step, rollouts=(replace(step.rollouts[0], logps=()),)))
+    with pytest.raises(ValueError, match="anchor p0 has"):
+        learner.step(replace(step, anchors=(replace(step.anchors[0], prompt_ids=(9,) * 400),)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="not a state of this model"):
+        learner.load(tmp_path / "empty")
