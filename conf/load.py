@@ -167,7 +167,7 @@ def _checked(raw: dict[str, Any], problems: list[str]) -> Config:
     except ValidationError as error:
         problems += [line for line in schema_problems(error) if line.partition(":")[0] not in told]
         raise ConfigError(problems) from None
-    if "runtime_resources" in Path.cwd().parts and not config.run.root.is_absolute():
+    if "runtime_resources" in Path.cwd().parts and not config.run.root.expanduser().is_absolute():
         rule = "must be absolute in a Ray job, whose own folder is temporary"
         problems.append(f"run.root: {rule} (got {config.run.root})")
     if problems:
