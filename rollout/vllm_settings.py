@@ -1,0 +1,93 @@
+"""How vLLM is set up: one place for what the engine and each request are given, and for what differs between CPU and GPU.
+
+Invariant: everything that shapes the sampled distribution is explicit here; nothing is taken from the model's folder.
+"""
+
+# ruff: noqa: E402 - the environment must be ready before vLLM is imported
+
+from rollout.environment import prepare_environment
+
+GPU = prepare_environment()
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vllm import SamplingParams
+from vllm.config import WeightTransferConfig
+from vllm.engine.arg_utils import EngineArgs
+from vllm.sampling_params import RequestOutputKind
+
+from rollout.types import Sampling
+from rollout.vllm_worker import EXTENSION, GRAMMAR, LOAD_FORMAT, PROCESSOR
+
+Transfer = Literal["object_store", "ipc", "nccl"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmSettings:
+    """What the engine needs to know. ``kv_cache_mb`` holds on CPU, ``gpu_memory`` and ``tensor_parallel`` on GPU."""
+
+    path: Path
+    family: str
+    stop_ids: tuple[int, ...]
+    dtype: str = "float32"
+    max_length: int = 512
+    max_num_seqs: int = 128
+    kv_cache_mb: int = 64
+    grammar: bool = False
+    tensor_parallel: int = 1
+    gpu_memory: float = 0.85
+    transfer: Transfer = "object_store"
+    version: int = 0  # policy version of the weights in ``path``
+
+
+def sampling_params(config: VllmSettings, sampling: Sampling, seed: int) -> SamplingParams:
+    """Everything that shapes the distribution is explicit: no penalty, no filter, no default of the model's folder."""
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=1.0,
+        top_k=0,
+        min_p=0.0,
+        seed=seed if sampling.temperature > 0 else None,
+        max_tokens=sampling.max_new_tokens,
+        stop_token_ids=list(config.stop_ids),
+        ignore_eos=True,  # the family's stop ids are the only ones
+        logprobs=0,  # the sampled id's alone
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        extra_args={GRAMMAR: True} if sampling.grammar else None,
+    )
+
+
+def engine_args(config: VllmSettings) -> EngineArgs:
+    """One place for what differs between CPU and GPU."""
+    args: dict[str, Any] = {
+        "model": str(config.path),
+        "load_format": LOAD_FORMAT,
+        "dtype": config.dtype,
+        "max_model_len": config.max_length,
+        "max_num_seqs": config.max_num_seqs,
+        "skip_tokenizer_init": True,  # token-in-token-out
+        "generation_config": "vllm",  # the folder's generation_config.json must not change the sampling
+        "logprobs_mode": "processed_logprobs",
+        "enable_prefix_caching": True,  # the G replies of a group share their prompt
+        "async_scheduling": False,  # no step may be under way when weights are loaded
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "weight_transfer_config": WeightTransferConfig(backend=config.transfer),
+        "worker_extension_cls": EXTENSION,
+    }
+    if config.grammar:
+        args["logits_processors"] = [PROCESSOR]
+        args["additional_config"] = {"wavgate_family": config.family, "wavgate_path": str(config.path)}
+    if GPU:
+        args |= {"gpu_memory_utilization": config.gpu_memory, "tensor_parallel_size": config.tensor_parallel}
+        if config.grammar:
+            os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the new runner refuses this kind of processor
+    else:
+        # Chunked prefill ends in "CPU Generator does not use offset" as soon as a seeded prompt is cut.
+        args |= {"enforce_eager": True, "enable_chunked_prefill": False, "kv_cache_memory_bytes": config.kv_cache_mb << 20}
+    return EngineArgs(**args)

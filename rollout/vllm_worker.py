@@ -1,0 +1,193 @@
+"""What we register inside vLLM: the loader, the weight-transfer engine ``object_store``, worker RPCs, the grammar mask.
+
+vLLM imports this module in every worker process (``worker_extension_cls`` names a class of it) before the
+engine is built, and the import registers the transfer engine with vLLM's own factory. Weights arrive checked
+(``VllmEngine.update_weights``); here they are loaded layer by layer through vLLM's reload, the one way that also
+works where the CPU backend has packed its weights.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm import SamplingParams
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.model_loader import DefaultModelLoader, register_model_loader
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+
+from rollout.engine import WeightManifest
+from rollout.weights import views, weight_files
+from speech.families import load_family
+
+BACKEND = "object_store"
+GRAMMAR = "grammar"  # key of SamplingParams.extra_args
+EXTENSION = "rollout.vllm_worker.WorkerExtension"
+LOAD_FORMAT = "wavgate"
+PROCESSOR = "rollout.vllm_worker:GrammarProcessor"
+
+
+@register_model_loader(LOAD_FORMAT)
+class CheckpointLoader(DefaultModelLoader):
+    """Reads the model's own safetensors and nothing else: a codec may lie beside them, and no pickle is ever opened."""
+
+    def _prepare_weights(self, model_name_or_path: str, *_: Any) -> tuple[str, list[str], bool, str]:
+        files = [str(file) for file in weight_files(Path(model_name_or_path))]
+        return model_name_or_path, files, True, "model.safetensors.index.json"
+
+
+@dataclass
+class ObjectStoreInit(WeightTransferInitInfo):
+    """No rendezvous: the buffer comes with the call."""
+
+
+@dataclass
+class ObjectStoreUpdate(WeightTransferUpdateInfo):
+    """One whole model. ``payload``: the uint8 buffer, a read-only view into the object store when Ray brought it."""
+
+    manifest: WeightManifest
+    payload: Any
+
+
+class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdate]):
+    """Loads one flat buffer. ``version`` is None from the start of a load until its end: half a model has no version."""
+
+    init_info_cls = ObjectStoreInit
+    update_info_cls = ObjectStoreUpdate
+    version: int | None = None
+    _received: int | None = None
+
+    def init_transfer_engine(self, init_info: ObjectStoreInit) -> None:
+        """Nothing to set up."""
+
+    def start_weight_update(self) -> None:
+        """Open the model for loading."""
+        self.version = self._received = None
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: ObjectStoreUpdate) -> None:
+        """Load every tensor of the buffer; layers are packed again as soon as they are complete."""
+        self.model.load_weights(views(update_info.manifest, update_info.payload))
+        self._received = update_info.manifest.version
+
+    def finish_weight_update(self) -> None:
+        """Close the model; from here on it has the buffer's version."""
+        finalize_layerwise_reload(self.model, self.model_config)
+        if self.device.type == "cpu":
+            _repack_tied_heads(self.model)
+        self.version = self._received
+
+    def shutdown(self) -> None:
+        """Nothing to free."""
+
+
+def _repack_tied_heads(model: torch.nn.Module) -> None:
+    """The CPU backend computes a tied head from its own packed copy of the embedding, which a reload leaves stale."""
+    tables = {
+        id(m.weight) for m in model.modules() if isinstance(m, VocabParallelEmbedding) and not isinstance(m, ParallelLMHead)
+    }
+    for head in model.modules():
+        if isinstance(head, ParallelLMHead) and id(head.weight) in tables:
+            head.quant_method.process_weights_after_loading(head)
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker; its methods are RPCs."""
+
+    weight_transfer_engine: Any
+    model_runner: Any
+    vllm_config: Any
+
+    def wavgate_version(self) -> int | None:
+        """Version of the weights in this worker, None when no whole update has arrived yet."""
+        version: int | None = self.weight_transfer_engine.version
+        return version
+
+    def wavgate_repair(self) -> None:
+        """After a load that failed half-way: close the model so that a full update can open it again, and wipe the KV cache."""
+        with set_current_vllm_config(self.vllm_config):
+            self.weight_transfer_engine.finish_weight_update()
+        self._weight_update_active = False
+        for block in self.model_runner.kv_caches:
+            block.zero_()
+
+
+class GrammarProcessor(LogitsProcessor):
+    """Masks what the reply grammar forbids, for requests with ``extra_args={"grammar": True}``.
+
+    Interface of vLLM's V1 model runner; where a GPU would use the newer runner, ``VllmEngine`` pins the old one.
+    The family is rebuilt from ``additional_config``, so it also works in a worker process.
+    """
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """ValueError: ``grammar`` is neither true nor false."""
+        wanted = (sampling_params.extra_args or {}).get(GRAMMAR, False)
+        if not isinstance(wanted, bool):
+            raise ValueError(f"extra_args[{GRAMMAR!r}] must be true or false: got {wanted!r}")
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        layout = vllm_config.additional_config
+        assert isinstance(layout, dict)
+        self._interleave = load_family(layout["wavgate_family"], Path(layout["wavgate_path"])).interleave
+        allowed = torch.from_numpy(self._interleave.allowed().copy())
+        vocab = vllm_config.model_config.get_vocab_size()
+        if allowed.shape[1] != vocab:
+            raise ValueError(f"the grammar covers {allowed.shape[1]} ids, the model has {vocab}")
+        self._forbidden = ~allowed.to(device)
+        self._rows: dict[int, _Progress] = {}
+
+    def is_argmax_invariant(self) -> bool:
+        """Greedy replies obey the grammar too."""
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow vLLM's rows: removed, added, moved, in this order."""
+        if batch_update is None:
+            return
+        for row in batch_update.removed:
+            self._rows.pop(row, None)
+        for row, params, _, output in batch_update.added:
+            self._rows.pop(row, None)
+            if (params.extra_args or {}).get(GRAMMAR, False):
+                self._rows[row] = _Progress(output, self._interleave.start())
+        for source, target, direction in batch_update.moved:
+            here, there = self._rows.pop(source, None), self._rows.pop(target, None)
+            if here is not None:
+                self._rows[target] = here
+            if there is not None and direction == MoveDirectionality.SWAP:
+                self._rows[source] = there
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Minus infinity on forbidden ids, in place; ``logits``: float32 [rows, vocab]."""
+        if self._rows:
+            rows = list(self._rows)
+            phases = [progress.phase(self._interleave) for progress in self._rows.values()]
+            masked = logits[rows].masked_fill_(self._forbidden[phases], float("-inf"))
+            logits[rows] = masked
+        return logits
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far the grammar has read a request's output; ``output`` is vLLM's own growing list."""
+
+    output: list[int]
+    state: int
+    read: int = 0
+
+    def phase(self, interleave: Any) -> int:
+        """Read what is new, then the phase of the next position."""
+        for token in self.output[self.read :]:
+            self.state = interleave.advance(self.state, token)
+        self.read = len(self.output)
+        phase: int = interleave.phase(self.state)
+        return phase
+
+
+if BACKEND not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreEngine)
