@@ -1,8 +1,8 @@
 """Audio files in and out: soundfile and soxr behind limits that hold before and while reading.
 
-Invariant: a wave that leaves here is mono float32, finite, not empty, at the rate asked for and no longer than
-the limit given. A header is checked before anything is decoded, and is not believed while decoding: blocks are
-counted. Paths of a data set go through ``inside`` and cannot leave its folder. Errors name file and rule.
+Invariant: a wave that leaves here is mono float32, finite, not empty, at the rate asked for and no longer
+than the limit given. A header is checked before anything is decoded, and is not believed while decoding:
+blocks are counted. Paths of a data set go through ``inside`` and cannot leave its folder.
 """
 
 from collections.abc import Sequence
@@ -43,18 +43,18 @@ class Info:
 
 
 def inside(root: Path, relative: str) -> Path:
-    """``root / relative``, which must stay below ``root``. ValueError: a URL, an absolute path, ``..``, a link out."""
+    """``root / relative``. ValueError: it leaves ``root`` (absolute, ``..``, a link out), or is a URL."""
     if "://" in relative:
         raise ValueError(f"audio path must be a local file, not a URL: got {relative!r}")
     if not relative or "\0" in relative or Path(relative).is_absolute() or ".." in Path(relative).parts:
-        raise ValueError(f"audio path must be relative to the manifest's folder, without '..': got {relative!r}")
+        raise ValueError(f"audio path must be relative to its data folder, without '..': got {relative!r}")
     path = root / relative
     try:
         stays = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError) as error:  # a name too long, a loop of links
+    except (OSError, RuntimeError) as error:  # a loop of links
         raise ValueError(f"audio path cannot be followed: {relative!r}: {error}") from error
     if not stays:
-        raise ValueError(f"audio path must stay in the manifest's folder, links included: got {relative!r}")
+        raise ValueError(f"audio path must stay in its data folder, links included: got {relative!r}")
     return path
 
 
@@ -62,12 +62,14 @@ def info(path: Path) -> Info:
     """The header of an audio file, with every rule that it can break by itself checked. Decodes nothing."""
     if path.suffix.lower() not in READABLE:
         raise ValueError(f"{path}: audio must be one of {' '.join(READABLE)}")
-    if not path.is_file():
-        raise ValueError(f"{path}: audio file does not exist")
     try:
+        if not path.is_file():
+            raise ValueError(f"{path}: audio file does not exist")
         header = soundfile.info(str(path))
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot be read as audio: {_reason(error)}") from error
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise ValueError(f"{path}: cannot be opened: {error.strerror}") from error
     found = Info(frames=header.frames, channels=header.channels, sample_rate=header.samplerate)
     if not 1 <= found.sample_rate <= MAX_RATE:
         raise ValueError(f"{path}: sample rate must lie in [1, {MAX_RATE}] Hz: got {found.sample_rate}")
@@ -81,11 +83,13 @@ def info(path: Path) -> Info:
 def check_length(path: Path, header: Info, max_seconds: float) -> None:
     """ValueError when the header announces more than ``max_seconds``."""
     if header.seconds > max_seconds:
-        raise ValueError(f"{path}: audio must last at most {max_seconds:g} s: its header says {header.seconds:.1f} s")
+        raise ValueError(
+            f"{path}: audio must last at most {max_seconds:g} s: its header says {header.seconds:.1f} s"
+        )
 
 
 def read(path: Path, sample_rate: int, max_seconds: float) -> Wave:
-    """Mono float32 at ``sample_rate``; channels are averaged. ValueError: whatever this module's rules refuse."""
+    """Mono float32 at ``sample_rate``; channels are averaged. ValueError: what this module's rules refuse."""
     header = info(path)
     check_length(path, header, max_seconds)
     wave = np.concatenate(_blocks(path, header))
@@ -98,7 +102,8 @@ def read_clips(paths: Sequence[Path], sample_rate: int, max_seconds: float) -> W
         raise ValueError("audio needs at least one clip: got none")
     seconds = sum(info(path).seconds for path in paths)
     if seconds > max_seconds:
-        raise ValueError(f"{paths[0]} and what follows: audio must last at most {max_seconds:g} s: got {seconds:.1f} s")
+        rule = f"clips must last at most {max_seconds:g} s together"
+        raise ValueError(f"{paths[0]} and what follows: {rule}: got {seconds:.1f} s")
     return np.concatenate([read(path, sample_rate, max_seconds) for path in paths])
 
 
@@ -109,7 +114,7 @@ def resample(wave: Wave, source: int, target: int) -> Wave:
 
 
 def write(path: Path, wave: Wave, sample_rate: int) -> None:
-    """Write a mono wave in [-1, 1]; the suffix decides: wav, flac (16 bit), ogg (Vorbis), opus. Beyond 1 is clipped."""
+    """Write a mono wave as its suffix says: wav, flac (16 bit), ogg (Vorbis), opus. Beyond +-1 is clipped."""
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: audio is written as one of {' '.join(FORMATS)}")
     if not path.parent.is_dir():
@@ -124,7 +129,9 @@ def write(path: Path, wave: Wave, sample_rate: int) -> None:
             for start in range(0, len(wave), BLOCK):  # Vorbis overflows its stack on one large write
                 file.write(wave[start : start + BLOCK])
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: cannot write {coding} at {sample_rate} Hz: {error.error_string}") from error
+        raise ValueError(
+            f"{path}: cannot write {coding} at {sample_rate} Hz: {error.error_string}"
+        ) from error
 
 
 def _reason(error: soundfile.LibsndfileError) -> str:
@@ -144,11 +151,13 @@ def _blocks(path: Path, header: Info) -> list[Wave]:
                 if not len(block):
                     break
                 if not np.isfinite(block).all():
-                    raise ValueError(f"{path}: samples must be finite: NaN or infinity near {total / header.sample_rate:.2f} s")
+                    where = f"near {total / header.sample_rate:.2f} s"
+                    raise ValueError(f"{path}: samples must be finite: got NaN or infinity {where}")
                 blocks.append(block.mean(axis=1, dtype=np.float32))
                 total += len(block)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: damaged behind {total / header.sample_rate:.2f} s: {error.error_string}") from error
+        where = f"behind {total / header.sample_rate:.2f} s"
+        raise ValueError(f"{path}: audio is damaged {where}: {error.error_string}") from error
     if total < header.frames and path.suffix.lower() != ".mp3":  # an mp3 header only estimates
         raise ValueError(f"{path}: audio is cut short: {total} of {header.frames} frames")
     if not total:

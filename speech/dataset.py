@@ -38,7 +38,7 @@ class Encoder:
         self._codes: dict[str, NDArray[np.int32]] = {}  # sha256 -> codes
 
     def encode(self, row: Row) -> Example:
-        """Ids of a row. ValueError names the row: audio that breaks a rule, a word the family does not know."""
+        """Ids of a row. ValueError names the row: audio that breaks a rule, a word not in the family."""
         try:
             audios = iter(row.audios)
             turns = [

@@ -39,7 +39,7 @@ class Symbol(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Automaton:
-    """States 0 (start), 1 (done), 2 (broken), then the grammar's own. ``moves[state][symbol]`` is the next state."""
+    """States 0 (start), 1 (done), 2 (broken), then the grammar's own. ``moves``: [state][symbol] -> state."""
 
     moves: tuple[tuple[int, ...], ...]
     phase: tuple[int, ...]  # per state
@@ -53,8 +53,8 @@ START, DONE, BROKEN = "start", "done", "broken"
 class Interleave:
     """A reply grammar. ``pattern``: (texts, codes) per chunk, boundaries not counted; its last pair repeats.
 
-    A delimited grammar is obeyed by any chunking, its pattern only says how ``merge`` cuts a target (empty: one
-    chunk per pair given). ValueError: ids in the wrong channel, or a pattern that the kind does not have.
+    A delimited grammar is obeyed by any chunking, its pattern only says how ``merge`` cuts a target (empty:
+    as it is given). ValueError: ids in the wrong channel, or a pattern that the kind does not have.
 
     Example:
         state = interleave.start()
@@ -74,7 +74,8 @@ class Interleave:
         if not self.stop:
             raise ValueError("a reply grammar needs a stop id: got none")
         if (self.begin is None or self.end is None) == (self.kind == "delimited"):
-            raise ValueError(f"begin and end belong to delimited replies, and to them only: got kind={self.kind}, {self.begin}, {self.end}")
+            given = f"got kind={self.kind}, begin={self.begin}, end={self.end}"
+            raise ValueError(f"begin and end belong to delimited replies, and to them only: {given}")
         if self.kind == "counted" and not self.pattern:
             raise ValueError("a counted reply grammar needs a pattern: got none")
         for pair in self.pattern:
@@ -83,8 +84,9 @@ class Interleave:
         bounds = [token for token in (self.begin, self.end) if token is not None]
         for channel, tokens in ((Channel.STOP, self.stop), (Channel.BOUNDARY, bounds)):
             for token in tokens:
-                if self.channels.of([token])[0] != channel:
-                    raise ValueError(f"id {token} must be in channel {channel.name}: it is {Channel(self.channels.of([token])[0]).name}")
+                found = Channel(self.channels.of([token])[0])
+                if found != channel:
+                    raise ValueError(f"id {token} must be in channel {channel.name}: it is {found.name}")
 
     # -- the automaton, one token at a time
 
@@ -137,13 +139,15 @@ class Interleave:
     def merge(self, texts: Sequence[Sequence[int]], codes: Sequence[Sequence[int]]) -> list[int]:
         """A well-formed reply of the given chunks: ``texts[i]`` are the words that ``codes[i]`` speaks.
 
-        A family with a pattern joins the chunks and cuts them again by it. ValueError: an empty chunk, unequal
-        numbers of chunks, an id of another channel, or codes that run out before a counted text does.
+        A pattern joins the chunks and cuts them again. ValueError: an empty chunk, unequal numbers of chunks,
+        an id of another channel, or codes that run out before a counted text does.
         """
         self._automaton  # noqa: B018  as in split
         self._check_chunks(texts, codes)
         if self.pattern:
-            texts, codes = self._cut([t for chunk in texts for t in chunk], [c for chunk in codes for c in chunk])
+            texts, codes = self._cut(
+                [t for chunk in texts for t in chunk], [c for chunk in codes for c in chunk]
+            )
         before = [] if self.begin is None else [self.begin]
         after = [] if self.end is None else [self.end]
         merged: list[int] = []
@@ -161,7 +165,8 @@ class Interleave:
 
     def _check_chunks(self, texts: Sequence[Sequence[int]], codes: Sequence[Sequence[int]]) -> None:
         if len(texts) != len(codes) or not texts:
-            raise ValueError(f"a reply needs as many text as code chunks, at least one: got {len(texts)} and {len(codes)}")
+            given = f"got {len(texts)} and {len(codes)}"
+            raise ValueError(f"a reply needs as many text as code chunks, at least one: {given}")
         for channel, chunks in ((Channel.TEXT, texts), (Channel.AUDIO, codes)):
             for chunk in chunks:
                 if not len(chunk):
@@ -181,7 +186,8 @@ class Interleave:
             codes.append(list(code[c : c + n_audio]))
             t, c = t + n_text, c + n_audio
         if self.kind == "counted" and t < len(text):
-            raise ValueError(f"a counted reply needs codes until its text is over: got {len(code)} codes for {len(text)} texts")
+            given = f"got {len(code)} codes for {len(text)} texts"
+            raise ValueError(f"a counted reply needs codes until its text is over: {given}")
         texts[-1] += text[t:]
         codes[-1] += code[c:]
         return texts, codes

@@ -84,7 +84,7 @@ class ManifestError(ValueError):
 
 
 def check(path: Path, max_seconds: float, deep: bool = True) -> list[Problem]:
-    """All problems of a manifest, in file order. ``deep`` decodes every distinct clip; else only headers are read."""
+    """All problems, in file order. ``deep`` decodes every distinct clip; else only headers are read."""
     return _examine(path, max_seconds, deep)[1]
 
 
@@ -99,8 +99,8 @@ def read(path: Path, max_seconds: float, deep: bool = False) -> list[Row]:
 class Cursor:
     """Draws row indices for ever: every epoch all of them once, in an order made of (seed, epoch).
 
-    How a run cuts its draws does not matter: next(3) + next(5) is next(8). A draw across the end of an epoch may
-    name a row twice.
+    How a run cuts its draws does not matter: next(3) + next(5) is next(8). A draw across the end of an epoch
+    may name a row twice.
 
     Example:
         cursor = Cursor(len(rows), seed=0)
@@ -195,20 +195,23 @@ def _validate(content: dict[str, Any], found: list[tuple[str, str]]) -> Row | No
 
 def _name(location: tuple[int | str, ...]) -> str:
     """("audios", 0, 1) -> "audios[0][1]"."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(
+        "."
+    )
 
 
 def _reason(error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        model = {"messages": Message, "answer": Answer}.get(str(error["loc"][0]), Row)
+        models: dict[object, type[BaseModel]] = {"messages": Message, "answer": Answer}
+        model = models[error["loc"][0]] if len(error["loc"]) > 1 else Row
         near = get_close_matches(str(error["loc"][-1]), model.model_fields, n=1, cutoff=0.5)
         return "unknown key" + (f", did you mean {near[0]}?" if near else "")
     if error["type"] == "missing":
         return "key is missing"
     if error["type"] in ("too_short", "string_too_short"):
         return "must not be empty"
-    given = repr(error["input"])
-    return f"{error['msg'][:1].lower()}{error['msg'][1:]}: got {given if len(given) <= 60 else given[:57] + '...'}"
+    rule, given = error["msg"], repr(error["input"])
+    return f"{rule[:1].lower()}{rule[1:]}: got {given if len(given) <= 60 else given[:57] + '...'}"
 
 
 def _dialogue(row: Row) -> Iterator[tuple[str, str]]:
@@ -223,7 +226,10 @@ def _dialogue(row: Row) -> Iterator[tuple[str, str]]:
         yield "audios", f"must have one entry per {MARKER}: got {len(row.audios)} for {markers}"
     for i, message in enumerate(row.messages):
         if MARKER in message.content and message.content != MARKER:
-            yield f"messages[{i}].content", f"must be words or one {MARKER} alone: got {message.content[:60]!r}"
+            yield (
+                f"messages[{i}].content",
+                f"must be words or one {MARKER} alone: got {message.content[:60]!r}",
+            )
         if not message.content.strip():
             yield f"messages[{i}].content", "must not be blank"
     if not row.sft_target_text.strip():
@@ -240,7 +246,9 @@ class _Clips:
     def problems(self, content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Of a row as parsed: its clips are looked at even when another field is wrong."""
         audios = content.get("audios")
-        lists = [(f"audios[{i}]", clips) for i, clips in enumerate(audios)] if isinstance(audios, list) else []
+        lists = (
+            [(f"audios[{i}]", clips) for i, clips in enumerate(audios)] if isinstance(audios, list) else []
+        )
         for field, clips in [*lists, ("sft_target_audio", content.get("sft_target_audio"))]:
             if not isinstance(clips, list) or not all(isinstance(clip, str) for clip in clips):
                 continue  # the schema has said so

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ.update(
+    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false"
+)
 
 from pathlib import Path
 
@@ -14,7 +16,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer Qwen2 in the tiny layout: weights, tokenizer, codec (32 codes of noise). Do not write into it."""
+    """A random two-layer Qwen2 in the tiny layout, with a codec of 32 codes. Do not write into it."""
     from tests.fixtures import write_micro_checkpoint  # here: most tests need no transformers
 
     return write_micro_checkpoint(tmp_path_factory.mktemp("micro") / "base")

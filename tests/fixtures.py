@@ -15,16 +15,19 @@ from speech.codec import MelCodec
 
 SPECIALS = ("<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>", "<|begin_of_audio|>", "<|end_of_audio|>")
 ROLES = ("system", "user", "assistant")
+NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+sixteen seventeen eighteen nineteen twenty"""
 WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen twenty what is plus minus the answer say it slowly loudly dog cat runs sings"
-).split()
+    *NUMBERS.split(),
+    *("what", "is", "plus", "minus", "the", "answer"),
+    *("say", "it", "slowly", "loudly"),
+)
 
 
 def write_micro_checkpoint(
     path: Path, layers: int = 2, hidden: int = 64, codes: int = 32, *, tied: bool = True, seed: int = 0
 ) -> Path:
-    """Write the folder and return it: model.safetensors, config, tokenizer, codec.safetensors, wavgate.json."""
+    """Write weights, config, tokenizer, codec and wavgate.json below ``path`` and return it."""
     tokens = [*SPECIALS, *ROLES, *WORDS, *(f"<|audio_{code}|>" for code in range(codes))]
     _tokenizer(tokens).save_pretrained(path)
     rows = -(-len(tokens) // 64) * 64

@@ -10,7 +10,7 @@ FAMILIES: dict[str, Callable[[Path], Family]] = {"tiny": TinyFamily.load}
 
 
 def load_family(name: str, path: Path) -> Family:
-    """The family ``name``, built from the checkpoint folder ``path``. ValueError: unknown name or unfit folder."""
+    """The family ``name``, built from a checkpoint folder. ValueError: unknown name or unfit folder."""
     if name not in FAMILIES:
         raise ValueError(f"model family must be one of {', '.join(sorted(FAMILIES))}: got {name}")
     return FAMILIES[name](Path(path))

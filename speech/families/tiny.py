@@ -1,10 +1,10 @@
-"""The embedded family: whole words and codec codes in one vocabulary, replies in VITA-Audio's delimited grammar.
+"""The embedded family: whole words and codec codes in one vocabulary, VITA-Audio's delimited replies.
 
     prompt   <|im_start|> user <|begin_of_audio|> codes <|end_of_audio|> <|im_end|> <|im_start|> assistant
     reply    (word+ <|begin_of_audio|> code+ <|end_of_audio|>)+ <|im_end|>
 
-Every id is read from the checkpoint's tokenizer. Role words, ``<|im_start|>``, fillers and the rows beyond the
-tokenizer are PAD: a reply has no business with them.
+Every id is read from the checkpoint's tokenizer. Role words, ``<|im_start|>``, fillers and the rows beyond
+the tokenizer are PAD: a reply has no business with them.
 """
 
 import json
@@ -43,6 +43,7 @@ class TinyFamily:
         start, stop, begin, end = (words[marker] for marker in MARKERS)
         self.name = "tiny"
         self.path = path
+        self.stop_ids: tuple[int, ...] = (stop,)
         self._start, self._begin, self._end = start, begin, end
         self._roles = {role: words[role] for role in get_args(Role)}
         self._code_ids = _code_ids(words, path)
@@ -52,7 +53,6 @@ class TinyFamily:
         self.channels = ChannelMap.build(
             vocab=rows, text=self._word_of, audio=self._code_of, boundary=(begin, end), stop=(stop,)
         )
-        self.stop_ids = (stop,)
         self.interleave = Interleave("delimited", self.channels, self.stop_ids, begin, end)
         self._codec_path = codec
         self._codec: Codec | None = None
@@ -69,9 +69,8 @@ class TinyFamily:
         rows = _read(path / "config.json").get("vocab_size")
         words = _tokens(path / "tokenizer.json")
         if not isinstance(rows, int) or rows <= max(words.values()):
-            raise ValueError(
-                f"{path / 'config.json'}: vocab_size must exceed the tokenizer's largest id {max(words.values())}: got {rows}"
-            )
+            rule = f"vocab_size must exceed the tokenizer's largest id {max(words.values())}"
+            raise ValueError(f"{path / 'config.json'}: {rule}: got {rows}")
         return cls(path, words, rows, path / codec)
 
     def prompt(self, turns: Sequence[Turn]) -> tuple[int, ...]:
@@ -103,7 +102,7 @@ class TinyFamily:
         )
 
     def codec(self) -> Codec:
-        """The codec, loaded on first use. ValueError: unreadable, or not the size that the tokenizer has codes for."""
+        """The codec, loaded on first use. ValueError: unreadable, or of another size than the tokenizer's."""
         if self._codec is None:
             try:
                 codec = MelCodec.load(self._codec_path)
@@ -134,7 +133,8 @@ def _code_ids(words: dict[str, int], path: Path) -> list[int]:
     """Token id of each code, which must be numbered 0, 1, 2, ..."""
     found = {int(match[1]): i for word, i in words.items() if (match := CODE.fullmatch(word))}
     if not found or sorted(found) != list(range(len(found))):
-        raise ValueError(f"{path / 'tokenizer.json'}: <|audio_i|> must be numbered from 0 without a gap: got {len(found)} of them")
+        rule = "<|audio_i|> must be numbered from 0 without a gap"
+        raise ValueError(f"{path / 'tokenizer.json'}: {rule}: got {len(found)} of them")
     return [found[code] for code in range(len(found))]
 
 

@@ -1,0 +1,219 @@
+"""Manifests: a sound one is read, of a bad one every problem is listed; the cursor never loses its place."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speech import audio, manifest
+from speech.manifest import Cursor, ManifestError
+
+SECONDS = 1.0
+GOOD: dict[str, Any] = {
+    "id": "row-1",
+    "messages": [{"role": "user", "content": "<|audio|>"}],
+    "audios": [["a.wav", "b.wav"]],
+    "question_text": "what is one plus one",
+    "task_type": "arithmetic",
+    "answer": {"match": "final", "value": "two"},
+    "style": None,
+    "sft_target_text": "the answer is two",
+    "sft_target_audio": ["a.wav"],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data folder with two sound clips, three bad ones and a way out."""
+    root = tmp_path / "data"
+    root.mkdir()
+    tone = np.full(1600, 0.1, np.float32)
+    for name in ("a.wav", "b.wav"):
+        audio.write(root / name, tone, 16_000)
+    soundfile.write(root / "nan.wav", np.full(1600, np.nan, np.float32), 16_000, subtype="FLOAT")
+    soundfile.write(root / "empty.wav", np.zeros(0, np.float32), 16_000)
+    audio.write(root / "long.wav", np.tile(tone, 20), 16_000)
+    zero = bytearray((root / "a.wav").read_bytes())
+    zero[24:28] = bytes(4)
+    (root / "zero.wav").write_bytes(zero)
+    (root / "out").symlink_to(tmp_path)
+    audio.write(tmp_path / "secret.wav", tone, 16_000)
+    return root
+
+
+def written(folder: Path, *rows: dict[str, Any] | str) -> Path:
+    path = folder / "rows.jsonl"
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_sound_manifest_is_read_in_order(folder: Path) -> None:
+    spoken, written_turn = GOOD, GOOD | {"id": "row-2", "audios": [], "answer": None, "style": "slow"}
+    written_turn["messages"] = [
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": "hello"},
+    ]
+    path = written(folder, spoken, written_turn)
+    rows = manifest.read(path, SECONDS)
+    assert manifest.check(path, SECONDS) == []
+    assert [row.id for row in rows] == ["row-1", "row-2"]
+    assert [row.model_dump(mode="json") for row in rows] == [spoken, written_turn]
+
+
+MISTAKES: list[tuple[dict[str, Any] | str, str, str]] = [
+    ("{oops", "", "must be one JSON object: Expecting property name"),
+    ("", "", "the line is empty"),
+    ("[1]", "", "must be one JSON object: got list"),
+    ("[" * 100_000, "", "nested too deeply"),
+    ('{"id": "x", "id": "y"}', "id", "key must not appear twice"),
+    (GOOD | {"sft_target_txt": "x"}, "sft_target_txt", "unknown key, did you mean sft_target_text?"),
+    (GOOD | {"zzz": "x"}, "zzz", "unknown key"),
+    (GOOD | {"answer": {"match": "final", "vlue": "x"}}, "answer.vlue", "did you mean value?"),
+    ({k: v for k, v in GOOD.items() if k != "task_type"}, "task_type", "key is missing"),
+    (GOOD | {"style": "fast"}, "style", "got 'fast'"),
+    (GOOD | {"id": "../x"}, "id", "got '../x'"),
+    (GOOD | {"audios": [["gone.wav"]]}, "audios[0][0]", "does not exist"),
+    (GOOD | {"audios": [["a.wav", "../secret.wav"]]}, "audios[0][1]", "without '..'"),
+    (GOOD | {"audios": [["out/secret.wav"]]}, "audios[0][0]", "links included"),
+    (GOOD | {"audios": [["/etc/passwd"]]}, "audios[0][0]", "must be relative"),
+    (GOOD | {"audios": [["http://x.org/a.wav"]]}, "audios[0][0]", "not a URL"),
+    (GOOD | {"audios": [["x" * 5000 + ".wav"]]}, "audios[0][0]", "File name too long"),
+    (GOOD | {"audios": [["empty.wav"]]}, "audios[0][0]", "must not be empty"),
+    (GOOD | {"audios": [["nan.wav"]]}, "audios[0][0]", "must be finite"),
+    (GOOD | {"audios": [["zero.wav"]]}, "audios[0][0]", "at least 1 Hz"),
+    (GOOD | {"audios": [["long.wav"]]}, "audios[0][0]", "at most 1 s"),
+    (GOOD | {"audios": [["a.wav"] * 11]}, "audios[0]", "at most 1 s: got 1.1 s"),
+    (GOOD | {"audios": [[]]}, "audios[0]", "at least one clip"),
+    (GOOD | {"audios": []}, "audios", "one entry per <|audio|>: got 0 for 1"),
+    (GOOD | {"audios": [["a.wav"], ["b.wav"]]}, "audios", "got 2 for 1"),
+    (GOOD | {"messages": []}, "messages", "must not be empty"),
+    (GOOD | {"messages": [{"role": "assistant", "content": "<|audio|>"}]}, "messages", "hold a user turn"),
+    (GOOD | {"messages": [{"role": "user", "content": "hi <|audio|>"}]}, "messages[0].content", "alone"),
+    (GOOD | {"messages": [{"role": "user", "content": " "}], "audios": []}, "messages[0].content", "blank"),
+    (GOOD | {"messages": [{"role": "usr", "content": "x"}], "audios": []}, "messages[0].role", "got 'usr'"),
+    (GOOD | {"sft_target_text": ""}, "sft_target_text", "must not be empty"),
+    (GOOD | {"sft_target_text": "  "}, "sft_target_text", "must not be blank"),
+    (GOOD | {"sft_target_audio": []}, "sft_target_audio", "must not be empty"),
+    (GOOD | {"sft_target_audio": ["gone.wav"]}, "sft_target_audio[0]", "does not exist"),
+]
+
+
+@pytest.mark.parametrize(("row", "field", "message"), MISTAKES)
+def test_each_mistake_is_named_with_its_place(
+    folder: Path, row: dict[str, Any] | str, field: str, message: str
+) -> None:
+    path = written(folder, GOOD | {"id": "fine"}, row, GOOD | {"id": "fine-too"})
+    problems = manifest.check(path, SECONDS)
+    assert (2, field) in [(problem.line, problem.field) for problem in problems]
+    assert {problem.line for problem in problems} == {2}
+    text = next(str(problem) for problem in problems if problem.field == field)
+    assert text.startswith(f"{path}:2:{field}") and message in text and "\n" not in text
+
+
+def test_all_problems_of_a_file_are_listed_at_once(folder: Path) -> None:
+    path = written(folder, *(row for row, _, _ in MISTAKES))
+    with pytest.raises(ManifestError) as caught:
+        manifest.read(path, SECONDS, deep=True)
+    assert {problem.line for problem in caught.value.problems} == set(range(1, len(MISTAKES) + 1))
+    assert str(caught.value).count("\n") == len(caught.value.problems) - 1
+
+
+def test_a_typo_does_not_hide_missing_audio(folder: Path) -> None:
+    row = GOOD | {"styl": "slow", "audios": [["gone.wav"]]}
+    assert [problem.field for problem in manifest.check(written(folder, row), SECONDS)] == [
+        "styl",
+        "audios[0][0]",
+    ]
+
+
+def test_a_duplicate_id_names_the_first_line(folder: Path) -> None:
+    (problem,) = manifest.check(written(folder, GOOD, GOOD), SECONDS)
+    assert (problem.line, problem.field) == (2, "id") and "also on line 1" in problem.message
+
+
+def test_a_file_that_is_missing_empty_or_not_text_is_refused(folder: Path) -> None:
+    assert "does not exist" in str(manifest.check(folder / "no.jsonl", SECONDS)[0])
+    (folder / "empty.jsonl").touch()
+    assert "the line is empty" in str(manifest.check(folder / "empty.jsonl", SECONDS)[0])
+    (folder / "latin.jsonl").write_bytes(b'{"id": "\xe4"}')
+    assert "utf-8" in str(manifest.check(folder / "latin.jsonl", SECONDS)[0])
+
+
+def test_only_the_deep_check_decodes(folder: Path) -> None:
+    path = written(folder, GOOD | {"audios": [["nan.wav"]]})
+    assert manifest.check(path, SECONDS, deep=False) == []
+    assert len(manifest.check(path, SECONDS, deep=True)) == 1
+
+
+def test_every_distinct_clip_is_opened_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: Counter[str] = Counter()
+    info: Callable[[Path], audio.Info] = audio.info
+
+    def counting(path: Path) -> audio.Info:
+        opened[path.name] += 1
+        return info(path)
+
+    monkeypatch.setattr(audio, "info", counting)
+    manifest.read(written(folder, *(GOOD | {"id": f"row-{i}"} for i in range(50))), SECONDS)
+    assert opened == {"a.wav": 1, "b.wav": 1}
+
+
+def test_a_row_cannot_be_changed(folder: Path) -> None:
+    (row,) = manifest.read(written(folder, GOOD), SECONDS)
+    with pytest.raises(ValueError, match="frozen"):
+        row.id = "other"  # type: ignore[misc]
+
+
+@given(st.integers(1, 30), st.integers(0, 5), st.lists(st.integers(0, 40), max_size=6))
+def test_how_draws_are_cut_does_not_matter(count: int, seed: int, cuts: list[int]) -> None:
+    cursor = Cursor(count, seed)
+    assert [i for n in cuts for i in cursor.next(n)] == Cursor(count, seed).next(sum(cuts))
+
+
+@given(st.integers(1, 30), st.integers(0, 5))
+def test_every_epoch_holds_every_row_once(count: int, seed: int) -> None:
+    drawn = Cursor(count, seed).next(3 * count)
+    for epoch in range(3):
+        assert sorted(drawn[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+@given(st.integers(1, 30), st.integers(0, 5), st.integers(0, 70), st.integers(0, 70))
+def test_a_cursor_goes_on_exactly_where_it_was_saved(count: int, seed: int, before: int, after: int) -> None:
+    cursor, resumed = Cursor(count, seed), Cursor(count, seed)
+    cursor.next(before)
+    resumed.load_state_dict(json.loads(json.dumps(cursor.state_dict())))
+    assert resumed.next(after) == cursor.next(after)
+
+
+def test_epochs_and_seeds_shuffle_differently() -> None:
+    drawn = Cursor(100, 0).next(200)
+    assert drawn[:100] != drawn[100:]
+    assert drawn[:100] != Cursor(100, 1).next(100) != list(range(100))
+
+
+def test_a_cursor_does_not_touch_global_randomness() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    Cursor(10, 0).next(25)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+
+
+@pytest.mark.parametrize("other", [Cursor(11, 0), Cursor(10, 1)])
+def test_a_cursor_of_other_data_is_refused(other: Cursor) -> None:
+    with pytest.raises(ValueError, match="saved cursor must have the same"):
+        other.load_state_dict(Cursor(10, 0).state_dict())
+
+
+def test_a_cursor_needs_rows() -> None:
+    with pytest.raises(ValueError, match="at least one row: got 0"):
+        Cursor(0, 0)
