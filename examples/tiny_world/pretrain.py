@@ -1,0 +1,161 @@
+"""Trains the tiny world's base checkpoint and stops it early on purpose: it speaks, and is often wrong.
+
+    python -m examples.tiny_world.pretrain [--steps N] [--out FOLDER] [--save-every N]
+
+Plain AdamW on the training replies (loss on reply tokens only), seeded, one core. Room is left in both
+channels, for what it says and for how it says it.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from examples.tiny_world.build import BASE, DATA
+from examples.tiny_world.speak import read_clips
+from examples.tiny_world.words import VOCABULARY
+from speech.codec import MelCodec
+from speech.families.base import Chunk, Turn
+from speech.families.tiny import TinyFamily
+
+SPECIALS = "<|pad|> <|unk|> <|im_start|> <|im_end|> <|begin_of_audio|> <|end_of_audio|>".split()
+ROLES = "system user assistant".split()
+STEPS = 900  # where the shipped checkpoint stops
+BATCH = 16
+LEARNING_RATE = 2e-3
+WARMUP = 50
+
+Example = tuple[tuple[int, ...], tuple[int, ...]]  # prompt ids, reply ids
+
+
+def write_layout(base: Path, codes: int) -> Qwen2Config:
+    """Write tokenizer, configuration and wavgate.json; rows beyond the tokenizer stay unused."""
+    tokens = [*SPECIALS, *ROLES, *VOCABULARY, *(f"<|audio_{code}|>" for code in range(codes))]
+    raw = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<|unk|>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<|pad|>", unk_token="<|unk|>", eos_token="<|im_end|>"
+    )
+    tokenizer.save_pretrained(base)
+    config = Qwen2Config(
+        vocab_size=-(-len(tokens) // 64) * 64,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        bos_token_id=None,
+        eos_token_id=tokens.index("<|im_end|>"),
+        pad_token_id=tokens.index("<|pad|>"),
+    )
+    config.save_pretrained(base)
+    (base / "wavgate.json").write_text(json.dumps({"family": "tiny", "codec": "codec.safetensors"}) + "\n")
+    return config
+
+
+def read_rows(name: str) -> list[dict[str, Any]]:
+    """The rows of one manifest."""
+    return [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+class Encoder:
+    """Rows to ids; every clip is encoded once, which the codec's concatenation rule allows."""
+
+    def __init__(self, family: TinyFamily, codec: MelCodec) -> None:
+        self.family, self.codec = family, codec
+        self._known: dict[str, tuple[int, ...]] = {}
+
+    def prompt(self, row: dict[str, Any]) -> tuple[int, ...]:
+        if not row["audios"]:
+            return self.family.prompt([Turn(role="user", text=row["question_text"])])
+        codes = tuple(code for clip in row["audios"][0] for code in self.clip(clip))
+        return self.family.prompt([Turn(role="user", codes=codes)])
+
+    def example(self, row: dict[str, Any]) -> Example:
+        words = row["sft_target_text"].split()
+        clips = zip(words, row["sft_target_audio"], strict=True)
+        return self.prompt(row), self.family.target([Chunk(text=w, codes=self.clip(clip)) for w, clip in clips])
+
+    def clip(self, clip: str) -> tuple[int, ...]:
+        if clip not in self._known:
+            self._known[clip] = tuple(self.codec.encode(read_clips(DATA, [clip])))
+        return self._known[clip]
+
+
+def batches(examples: list[Example], seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless right-padded batches of ids and labels; similar lengths go together."""
+    random = Random(seed)
+    while True:
+        order = random.sample(examples, len(examples))
+        pools = [order[i : i + 16 * BATCH] for i in range(0, len(order), 16 * BATCH)]
+        for pool in pools:
+            pool.sort(key=lambda example: len(example[0]) + len(example[1]))
+            groups = [pool[i : i + BATCH] for i in range(0, len(pool), BATCH)]
+            random.shuffle(groups)
+            yield from map(padded, groups)
+
+
+def padded(group: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(len(prompt) + len(reply) for prompt, reply in group)
+    ids, labels = torch.zeros(len(group), width, dtype=torch.long), torch.full((len(group), width), -100)
+    for i, (prompt, reply) in enumerate(group):
+        end = len(prompt) + len(reply)
+        ids[i, :end] = torch.tensor(prompt + reply)
+        labels[i, len(prompt) : end] = torch.tensor(reply)
+    return ids, labels
+
+
+def train(config: Qwen2Config, examples: list[Example], steps: int, out: Path, save_every: int) -> None:
+    """Constant learning rate after warm-up, so that the run can be stopped anywhere."""
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(config)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / WARMUP))
+    stream = batches(examples, seed=0)
+    for step in range(1, steps + 1):
+        ids, labels = next(stream)
+        logits = model(input_ids=ids).logits[:, :-1]  # right padding: causal attention never sees it
+        chosen = labels[:, 1:] != -100
+        loss = cross_entropy(logits[chosen], labels[:, 1:][chosen])
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % 50 == 0:
+            print(f"step {step} loss {loss.item():.4f}", flush=True)
+        if save_every and step % save_every == 0:
+            model.save_pretrained(out / f"step-{step}")
+    model.save_pretrained(out)
+
+
+def main() -> None:
+    """Train and write the base checkpoint."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--out", type=Path, default=BASE)
+    parser.add_argument("--save-every", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    codec = MelCodec.load(BASE / "codec.safetensors")
+    options.out.mkdir(parents=True, exist_ok=True)
+    codec.save(options.out / "codec.safetensors")
+    config = write_layout(options.out, codec.size)
+    encoder = Encoder(TinyFamily.load(options.out), codec)
+    examples = [encoder.example(row) for row in read_rows("train")]
+    train(config, examples, options.steps, options.out, options.save_every)
+    print(f"base checkpoint in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
