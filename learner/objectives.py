@@ -98,8 +98,8 @@ def channels_of(letters: str) -> NDArray[np.int8]:
 
 def trainable(rollout: Rollout) -> Mask:
     """Positions that may join an objective: sampled, and not PAD."""
-    forced_or_pad = ~np.array(rollout.sampled, dtype=np.bool_) | (channels_of(rollout.channels) == Channel.PAD)
-    return ~forced_or_pad
+    mask: Mask = np.array(rollout.sampled, dtype=np.bool_) & (channels_of(rollout.channels) != Channel.PAD)
+    return mask
 
 
 def preference_mask(rollout: Rollout, algo: AlgoConfig) -> Mask:

@@ -154,7 +154,7 @@ def naive_gradient(checkpoint: Path, config: Config, batch: StepBatch, *, pertur
     total.backward()
     losses = {"loss/total": total, "loss/sft": means["sft"], "loss/po": po, "loss/kl_text": means["text"], "loss/kl_audio": means["audio"]}
     gradient = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in model.named_parameters()}
-    return gradient, {name: float(value) for name, value in losses.items()}
+    return gradient, {name: float(value.detach()) for name, value in losses.items()}
 
 
 def _session(folder: Path, rank: int, world: int) -> None:
