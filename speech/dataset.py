@@ -64,14 +64,14 @@ class Encoder:
         return tuple(code for clip in clips for code in self._clip(clip).tolist())
 
     def _clip(self, clip: str) -> NDArray[np.int32]:
-        path = audio.inside(self._root, clip)
         if clip not in self._digests:
+            path = audio.inside(self._root, clip)
             audio.info(path)  # exists, is a file, is audio: before it is read
             with path.open("rb") as file:
-                self._digests[clip] = hashlib.file_digest(file, "sha256").hexdigest()
-        digest = self._digests[clip]
-        if digest not in self._codes:
-            codec = self._family.codec()
-            wave = audio.read(path, codec.sample_rate, self._max_seconds)
-            self._codes[digest] = np.asarray(codec.encode(wave), np.int32)
-        return self._codes[digest]
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest not in self._codes:
+                codec = self._family.codec()
+                wave = audio.read(path, codec.sample_rate, self._max_seconds)
+                self._codes[digest] = np.asarray(codec.encode(wave), np.int32)
+            self._digests[clip] = digest
+        return self._codes[self._digests[clip]]

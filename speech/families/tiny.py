@@ -155,4 +155,8 @@ def _tokens(file: Path) -> dict[str, int]:
     kind = (_read(file).get("model") or {}).get("type")
     if kind != "WordLevel":
         raise ValueError(f"{file}: a tiny tokenizer must be a WordLevel model: got {kind}")
-    return dict(Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True))
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{file}: cannot be read as a tokenizer: {error}") from error
+    return dict(tokenizer.get_vocab(with_added_tokens=True))
