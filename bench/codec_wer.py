@@ -1,0 +1,72 @@
+"""What the codec costs in intelligibility: word error rates of held-out replies, raw and through the codec.
+
+    python -m bench.codec_wer [--rows N] [--skip-open]
+
+The same test sentences are spoken in all three styles. "in-domain" is the recogniser's n-gram from training
+replies, "open" the language model that pocketsphinx ships. Required in-domain: <= 2 % raw, <= 4 % after codec.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jiwer
+
+from examples.tiny_world.build import BASE, DATA
+from examples.tiny_world.pretrain import read_rows
+from examples.tiny_world.speak import REPLY_MANNERS, read_clips
+from judge.asr import Recogniser
+from speech.codec import MelCodec
+from speech.mel import Floats
+
+
+def timed(work: Callable[[Any], Any], items: list[Any]) -> tuple[list[Any], float]:
+    """Results and seconds."""
+    started = time.perf_counter()
+    return [work(item) for item in items], time.perf_counter() - started
+
+
+def spoken(texts: list[str], style: str | None) -> list[Floats]:
+    """The texts in one style, from the word bank."""
+    folder = REPLY_MANNERS[style].name
+    return [read_clips(DATA, [f"bank/{folder}/{word}.flac" for word in text.split()]) for text in texts]
+
+
+def error_rate(recogniser: Recogniser, texts: list[str], waves: list[Floats]) -> tuple[float, float]:
+    """Word error rate over all texts, and the recogniser's real-time factor."""
+    heard, seconds = timed(lambda wave: recogniser.transcribe(wave, 16_000), waves)
+    return float(jiwer.wer(texts, heard)), seconds / (sum(map(len, waves)) / 16_000)
+
+
+def in_domain() -> Recogniser:
+    return Recogniser(DATA / "asr.arpa", DATA / "asr.dict")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--skip-open", action="store_true")
+    options = parser.parse_args()
+    texts = [row["sft_target_text"] for row in read_rows("test")][: options.rows]
+    codec = MelCodec.load(BASE / "codec.safetensors")
+    listeners = {"in-domain": in_domain()}
+    if not options.skip_open:
+        listeners["open"] = Recogniser(None, None)
+    print(f"{len(texts)} held-out replies; word error rate (real-time factor of the recogniser)")
+    for style in REPLY_MANNERS:
+        raw = spoken(texts, style)
+        seconds = sum(map(len, raw)) / 16_000
+        codes, encoding = timed(codec.encode, raw)
+        coded, decoding = timed(codec.decode, codes)
+        for name, waves in (("raw", raw), ("codec", coded)):
+            cells = [f"{style or 'normal':7} {name:6}"]
+            for listener, recogniser in listeners.items():
+                rate, factor = error_rate(recogniser, texts, waves)
+                cells.append(f"{listener} {100 * rate:5.1f} % ({factor:.3f})")
+            print("  ".join(cells), flush=True)
+        print(f"{style or 'normal':7} encode {encoding / seconds:.4f}x, decode {decoding / seconds:.4f}x real time")
+
+
+if __name__ == "__main__":
+    main()
