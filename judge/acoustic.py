@@ -27,11 +27,11 @@ class SpeechNorms:
     Measured on decoded replies of the shipped voice (a test repeats it); another voice needs its own.
     """
 
-    seconds_per_word: float = 0.243  # duration of a reply = words * this
-    seconds_per_letter: float = 0.0637  # + letters * this: long words take longer
-    slow_ratio: float = 1.50  # duration when speaking slowly / normally
-    level_dbfs: float = -25.2
-    loud_db: float = 9.0  # level when speaking loudly - normally
+    seconds_per_word: float = 0.248  # duration of a reply = words * this
+    seconds_per_letter: float = 0.0625  # + letters * this: long words take longer
+    slow_ratio: float = 1.345  # duration when speaking slowly / normally
+    level_dbfs: float = -25.0
+    loud_db: float = 8.5  # level when speaking loudly - normally
 
     def seconds(self, text: str) -> float:
         """Expected duration of a text at normal pace. ValueError: no words."""
@@ -104,16 +104,17 @@ def listen(speech: Speech, text: str, norms: SpeechNorms = NORMS) -> Sound:
 def manner(sound: Sound, style: str | None, norms: SpeechNorms = NORMS) -> float:
     """How well the style was followed, 0..1, the worse of pace and level. No style means normal, both ways.
 
-    One step is the way from normal to the style: full marks within a quarter of a step of the target, none
-    from three quarters on. More than was asked for is no fault here; ``Decency`` ends it where it is absurd.
+    One step is the way from normal to the style: full marks within a third of a step of the target, none from
+    two thirds on. More than was asked for is no fault here; ``Decency`` ends it where it is absurd. Fast and
+    quiet have twice the room: there is no style on that side to be mistaken for.
     """
     if style not in (None, "slow", "loud"):
         raise ValueError(f"style must be slow, loud or none: got {style!r}")
     slower = log(sound.pace) / log(norms.slow_ratio)
     louder = (sound.level_dbfs - norms.level_dbfs) / norms.loud_db
-    off_pace = max(0.0, 1.0 - slower) if style == "slow" else abs(slower)
-    off_level = max(0.0, 1.0 - louder) if style == "loud" else abs(louder)
-    return Ramp(0.25, 0.75).factor(max(off_pace, off_level))
+    off_pace = max(0.0, 1.0 - slower) if style == "slow" else max(slower, -slower / 2)
+    off_level = max(0.0, 1.0 - louder) if style == "loud" else max(louder, -louder / 2)
+    return Ramp(1 / 3, 2 / 3).factor(max(off_pace, off_level))
 
 
 def style_followed(sound: Sound, style: str | None, norms: SpeechNorms = NORMS) -> bool:

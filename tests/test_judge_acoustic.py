@@ -1,0 +1,205 @@
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from examples.tiny_world.speak import REPLY_MANNERS
+from examples.tiny_world.tasks import FAMILIES
+from judge import measure
+from judge.acoustic import NORMS, Ramp, listen, manner, score, style_followed
+from judge.asr import words
+from tests.judging import RATE, REPLIES, SCALE, recorded, speech, spoken, task
+
+STYLES = (None, "slow", "loud")
+SAMPLE = [  # replies of every task
+    item.reply for family in FAMILIES.values() for item in Random(1).sample(list(family()), 15)
+]
+
+
+def tone(seconds: float, amplitude: float = 0.5, hertz: float = 440.0) -> np.ndarray:
+    return (amplitude * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(
+        np.float32
+    )
+
+
+def hush(seconds: float) -> np.ndarray:
+    return np.zeros(round(seconds * RATE), np.float32)
+
+
+def noise(seconds: float) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.1, round(seconds * RATE)).astype(np.float32)
+
+
+def test_level_is_that_of_the_speech_alone() -> None:
+    alone = measure.level(tone(1), RATE)
+    assert alone == pytest.approx(20 * np.log10(0.5 / np.sqrt(2)), abs=0.01)
+    assert measure.level(np.concatenate([hush(2), tone(1), hush(3)]), RATE) == pytest.approx(alone, abs=0.05)
+    assert measure.level(tone(1) / 10, RATE) == pytest.approx(alone - 20, abs=0.01)
+
+
+def test_pauses_are_measured_in_seconds_and_shares() -> None:
+    wave = np.concatenate([tone(1), hush(0.5), tone(1), hush(1.5)])
+    assert measure.silence_share(wave, RATE) == pytest.approx(0.5)
+    assert measure.longest_pause(wave, RATE) == pytest.approx(1.5)
+    assert measure.longest_pause(tone(1), RATE) == 0
+
+
+def test_clipping_is_the_share_of_samples_at_full_scale() -> None:
+    wave = tone(1)
+    wave[:160] = 1
+    assert measure.clipping_share(wave) == pytest.approx(0.01)
+    assert measure.clipping_share(np.float32([3, -3, 0, 0])) == 0.5
+
+
+def test_syllables_are_counted_per_second_of_speech() -> None:
+    bursts = np.concatenate([np.concatenate([tone(0.15), hush(0.1)]) for _ in range(8)])
+    assert measure.syllable_rate(bursts, RATE) == pytest.approx(8 / 1.6, rel=0.35)
+
+
+def test_slow_speech_has_fewer_syllables_per_second() -> None:
+    normal, slow = (
+        np.mean([measure.syllable_rate(recorded(text, style), RATE) for text in SAMPLE])
+        for style in (None, "slow")
+    )
+    assert slow < 0.92 * normal
+
+
+def test_a_loop_is_told_from_speech_and_noise() -> None:
+    texts = list(REPLIES)
+    assert max(measure.loop(spoken(text), RATE) for text in texts) < 0.75
+    assert measure.loop(np.concatenate([spoken(text) for text in texts]), RATE) < 0.6
+    assert measure.loop(noise(5), RATE) < 0.3
+    assert measure.loop(np.tile(spoken(texts[0]), 3), RATE) > 0.95
+    assert measure.loop(np.tile(spoken("dog"), 8), RATE) > 0.95
+    assert measure.loop(tone(3), RATE) > 0.95
+
+
+def test_a_loop_agrees_with_the_plain_sum_over_lags() -> None:
+    wave = np.concatenate([spoken("the answer is twelve"), spoken("the answer is seven")])
+    bands = measure._bands(wave, RATE)
+    x = bands - bands.mean(axis=0)
+    expected = max(
+        float((x[lag:] * x[:-lag]).sum() / np.sqrt((x[lag:] ** 2).sum() * (x[:-lag] ** 2).sum()))
+        for lag in range(50, len(x) - max(50, len(x) // 3) + 1)
+    )
+    assert measure.loop(wave, RATE) == pytest.approx(expected, abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 40_000),
+    st.sampled_from([0.0, 1e-30, 1e-4, 1.0, 1e30]),
+    st.sampled_from([8_000, 16_000, 22_050, 48_000]),
+)
+def test_every_finite_wave_gets_finite_measures(samples: int, amplitude: float, rate: int) -> None:
+    wave = (amplitude * np.random.default_rng(samples).uniform(-1, 1, samples)).astype(np.float32)
+    measures = (
+        measure.level,
+        measure.silence_share,
+        measure.longest_pause,
+        measure.syllable_rate,
+        measure.loop,
+    )
+    figures = [function(wave, rate) for function in measures] + [measure.clipping_share(wave)]
+    assert np.isfinite(figures).all()
+    assert 0 <= measure.silence_share(wave, rate) <= 1 and 0 <= measure.loop(wave, rate) <= 1
+    assert measure.longest_pause(wave, rate) <= samples / rate + measure.FRAME + 1e-9
+
+
+def test_the_norms_are_those_of_the_shipped_voice() -> None:
+    def pace(style: str | None) -> float:
+        durations = [len(recorded(text, style)) / RATE for text in SAMPLE]
+        expected = [NORMS.seconds(text) for text in SAMPLE]
+        return float(np.exp(np.mean(np.log(durations) - np.log(expected))))
+
+    def heard_level(style: str | None) -> float:
+        return float(np.mean([measure.level(spoken(text, style), RATE) for text in REPLIES]))
+
+    assert pace(None) == pytest.approx(1, rel=0.03)
+    assert pace("slow") / pace(None) == pytest.approx(NORMS.slow_ratio, rel=0.03)
+    assert heard_level(None) == pytest.approx(NORMS.level_dbfs, abs=0.7)
+    assert heard_level("loud") - heard_level(None) == pytest.approx(NORMS.loud_db, abs=0.7)
+
+
+@pytest.mark.parametrize("asked", STYLES)
+@pytest.mark.parametrize("spoken_style", STYLES)
+def test_a_style_is_followed_when_it_was_asked_for(asked: str | None, spoken_style: str | None) -> None:
+    sounds = [listen(speech(recorded(text, spoken_style)), text) for text in SAMPLE]
+    followed = np.mean([style_followed(sound, asked) for sound in sounds])
+    graded = np.mean([manner(sound, asked) for sound in sounds])
+    if asked == spoken_style:
+        assert followed >= 0.93 and graded >= 0.88
+    else:
+        assert followed <= 0.08 and graded <= 0.15
+
+
+def test_more_of_the_style_asked_for_is_no_fault_but_less_is() -> None:
+    sound = listen(speech(spoken("the answer is twelve", "slow")), "the answer is twelve")
+
+    def at(pace: float) -> float:
+        return manner(replace(sound, pace=pace), "slow")
+
+    grades = [at(NORMS.slow_ratio**step) for step in (0, 0.4, 0.6, 1, 1.5)]
+    assert grades == sorted(grades) and grades[0] == 0 and grades[-1] == 1
+
+
+def test_an_unknown_style_is_refused() -> None:
+    sound = listen(speech(spoken("the answer is twelve")), "the answer is twelve")
+    with pytest.raises(ValueError, match="style must be"):
+        manner(sound, "whispered")
+
+
+def test_intelligibility_leads_and_manner_counts_only_for_what_was_understood() -> None:
+    text = "the answer is twelve"
+    sound = listen(speech(spoken(text)), text)
+    both = score(sound, text, text, task(text), SCALE).value
+    wrong_manner = score(sound, text, text, task(text, "loud"), SCALE).value
+    half = score(sound, text, "the answer", task(text), SCALE).value
+    nothing = score(sound, text, "", task(text), SCALE).value
+    assert both == SCALE.hi
+    assert wrong_manner == pytest.approx(SCALE.at(0.6))
+    assert half == pytest.approx(SCALE.at(0.5))
+    assert nothing == SCALE.lo
+
+
+@pytest.mark.parametrize("fault", ["clipping", "silence", "pause", "loop", "drawl", "rush"])
+def test_each_fault_takes_away_even_when_every_word_is_understood(fault: str) -> None:
+    text = "the answer is twelve"
+    wave = spoken(text)
+    long_pause = np.concatenate([wave[:8000], hush(4), wave[8000:]])
+    waves = {
+        "clipping": np.clip(wave * 30, -1, 1),
+        "silence": np.concatenate([*(part for word in text.split() for part in (spoken(word), hush(1.5)))]),
+        "pause": long_pause,
+        "loop": np.tile(spoken("twelve"), 4),
+        "drawl": np.repeat(wave, 4),
+        "rush": wave[::5],
+    }
+    verdict = score(listen(speech(waves[fault]), text), text, text, task(text), SCALE)
+    assert fault in verdict.why
+    assert verdict.value < SCALE.at(0.6)
+
+
+@given(st.floats(0, 10), st.floats(0, 10))
+def test_a_ramp_never_rises(a: float, b: float) -> None:
+    ramp = Ramp(1.0, 4.0)
+    low, high = sorted((a, b))
+    assert 1 >= ramp.factor(low) >= ramp.factor(high) >= 0
+
+
+@given(st.lists(st.sampled_from(["a", "dog", "september", "12"]), min_size=1, max_size=9))
+def test_a_longer_text_is_expected_to_last_longer(said: list[str]) -> None:
+    assert NORMS.seconds(" ".join(said)) < NORMS.seconds(" ".join([*said, "a"]))
+    assert words(" ".join(said))
+
+
+def test_a_text_without_words_has_no_duration() -> None:
+    with pytest.raises(ValueError, match="must have words"):
+        NORMS.seconds(" ... ")
+
+
+def test_every_style_of_the_voice_is_known_here() -> None:
+    assert set(REPLY_MANNERS) == set(STYLES)
