@@ -8,9 +8,12 @@ os.environ.update(
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
+hypothesis.settings.register_profile("wavgate", deadline=None, database=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("wavgate")
 torch.set_num_threads(1)
 
 

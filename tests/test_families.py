@@ -296,7 +296,7 @@ def test_a_row_that_cannot_be_encoded_is_named(
         Encoder(family, data, 10.0).encode(row(**changes))
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seconds=st.floats(0.1, 0.5))
 def test_real_codec_codes_make_a_well_formed_target(
     family: Family, tmp_path_factory: pytest.TempPathFactory, seconds: float

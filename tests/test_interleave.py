@@ -66,8 +66,19 @@ def merge(grammar: Interleave, pairs: list[tuple[list[int], list[int]]]) -> list
     return grammar.merge([text for text, _ in pairs], [code for _, code in pairs])
 
 
-@given(symbols)
-def test_delimited_is_the_regular_expression_of_the_model_card(ids: list[int]) -> None:
+def test_delimited_is_the_regular_expression_of_the_model_card_on_every_short_reply() -> None:
+    for length in range(7):
+        for ids in product(EXAMPLE.values(), repeat=length):
+            assert DELIMITED.well_formed(ids) == (re.fullmatch("(T+BA+E)+S", spell([*ids])) is not None), ids
+
+
+@given(chunks, st.data())
+def test_delimited_is_the_same_expression_on_near_misses(
+    pairs: list[tuple[list[int], list[int]]], data: st.DataObject
+) -> None:
+    ids = merge(DELIMITED, pairs)
+    at, length = data.draw(st.integers(0, len(ids))), data.draw(st.integers(0, 2))
+    ids[at : at + length] = data.draw(st.lists(st.sampled_from(sorted(EXAMPLE.values())), max_size=2))
     assert DELIMITED.well_formed(ids) == (re.fullmatch("(T+BA+E)+S", spell(ids)) is not None)
 
 
