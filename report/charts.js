@@ -18,13 +18,13 @@ function tick(lo, hi, most) {
   return [1, 2, 5, 10].find(m => m * power >= rough * 0.999) * power;
 }
 
-function ticks(lo, hi, most) {
-  const unit = tick(lo, hi, most), found = [];
+function ticks(lo, hi, unit) {
+  const found = [];
   for (let n = Math.ceil(lo / unit - 1e-9); n * unit <= hi + unit * 1e-9; n++) found.push(n * unit);
   return found;
 }
 
-function reach(spec) {  // lowest and highest y that must be seen
+function reach(spec) {  // the y axis: from, to, unit; both ends are ticks
   let values = spec.series.flatMap(s => s.ys).filter(y => y !== null);
   if (spec.kind === "stack") {
     const sums = spec.xs.map((_, i) => layers(spec).reduce((sum, s) => sum + Math.max(0, s.ys[i] ?? 0), 0));
@@ -34,7 +34,7 @@ function reach(spec) {  // lowest and highest y that must be seen
   if (spec.zero) { lo = Math.min(0, lo); hi = Math.max(0, hi); }
   if (lo === hi) { lo -= lo === 0 ? 0 : Math.abs(lo) / 2; hi += hi === 0 ? 1 : Math.abs(hi) / 2; }
   const unit = tick(lo, hi, 3);
-  return [Math.floor(lo / unit + 1e-9) * unit, Math.ceil(hi / unit - 1e-9) * unit];
+  return [Math.floor(lo / unit + 1e-9) * unit, Math.ceil(hi / unit - 1e-9) * unit, unit];
 }
 
 const layers = spec => spec.series.filter(s => s.look !== "cl");
@@ -74,7 +74,7 @@ function chart(spec, group) {
   const move = value => everyone.forEach(one => one(value));
 
   function draw() {
-    const width = Math.max(220, plot.clientWidth || 340), [lo, hi] = reach(spec), n = spec.xs.length;
+    const width = Math.max(220, plot.clientWidth || 340), [lo, hi, unit] = reach(spec), n = spec.xs.length;
     const step = n > 1 ? (spec.xs[n - 1] - spec.xs[0]) / (n - 1) : 1;
     const pad = spec.kind === "line" ? (n > 1 ? 0 : 0.5) : step / 2;
     const from = spec.xs[0] - pad, to = spec.xs[n - 1] + pad;
@@ -82,12 +82,12 @@ function chart(spec, group) {
     const y = v => TOP + (hi - v) / (hi - lo) * (HEIGHT - TOP - BOTTOM);
     plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     plot.replaceChildren();
-    for (const t of ticks(lo, hi, 3)) plot.append(
+    for (const t of ticks(lo, hi, unit)) plot.append(
       svg("line", {class: "rule", x1: LEFT, x2: width - RIGHT, y1: y(t), y2: y(t)}),
       svg("text", {x: LEFT - 6, y: y(t) + 3.5, "text-anchor": "end"}, (spec.format ?? number)(t)));
     const whole = spec.kind !== "bars";  // steps are whole numbers
-    for (const t of ticks(from, to, Math.min(6, width / 60)).filter(t => !whole || Number.isInteger(t))) plot.append(
-      svg("text", {x: x(t), y: HEIGHT - 4, "text-anchor": "middle"}, number(t)));
+    for (const t of ticks(from, to, tick(from, to, Math.min(6, width / 60))).filter(t => !whole || Number.isInteger(t))) plot.append(
+      svg("text", {x: Math.min(x(t), width - 16), y: HEIGHT - 4, "text-anchor": "middle"}, number(t)));
     const bar = Math.max(1, Math.abs(x(step) - x(0)) * (n > 1 ? 0.84 : 0.1));
     if (spec.kind === "stack") stack(spec, plot, x, y, bar);
     else if (spec.kind === "bars") bars(spec, plot, x, y, bar);

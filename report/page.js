@@ -45,7 +45,7 @@ function comparison(table) {
 }
 
 function happenings(events) {
-  if (!events.rows.length) return [el("p", {class: "none"}, "nothing happened")];
+  if (!events.rows.length) return [el("p", {class: "none"}, "no events")];
   const counts = el("p", {class: "legend"}, ...events.counts.map(([kind, count]) => el("span", {class: "chip"}, kind + " ", el("b", {}, count))));
   const rows = events.rows.map(e => el("tr", {}, el("td", {class: "num"}, e.time), el("td", {class: "num"}, e.step ?? ""), el("td", {}, e.kind),
     el("td", {class: "num"}, e.count), el("td", {}, e.detail, e.more ? el("small", {}, e.more) : "")));
