@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from conf.schema import AlgoConfig
 from learner.batch import length_of, pack, pack_reference, scored_positions, share
 from learner.loss import loss_terms
-from learner.objectives import Component, Row, Sampled, kl_masks, needs_reference, preference_mask, rows_of, scales
+from learner.objectives import (
+    Component,
+    Row,
+    Sampled,
+    kl_masks,
+    needs_reference,
+    preference_mask,
+    rows_of,
+    scales,
+)
 from learner.parity import compare
 from learner.types import Anchor, Rollout, StepBatch
 
@@ -135,8 +144,9 @@ def test_plan_scores_every_weighted_position_once(batch: StepBatch, algo: AlgoCo
         assert targets == [rows[i].ids[rows[i].start + j] for i, j in scored_positions(rows, plan, rank)]
         for micro, held in zip(packed, micros, strict=True):
             assert sum(micro.lengths) == len(micro.ids_T) == len(micro.positions_T)
+            positions = [(i, j) for i in held for j in np.flatnonzero(rows[i].needed_R)]
             # the token before each target in its own segment, at the position that says so
-            for keep, (i, j) in zip(micro.keep_N.tolist(), ((i, j) for i in held for j in np.flatnonzero(rows[i].needed_R)), strict=True):
+            for keep, (i, j) in zip(micro.keep_N.tolist(), positions, strict=True):
                 assert micro.positions_T[keep] == rows[i].start + j - 1
                 assert micro.ids_T[keep] == rows[i].ids[rows[i].start + j - 1]
             reference = pack_reference([rows[i] for i in held])
