@@ -14,7 +14,7 @@ from rollout.types import Finish, Prompt, Sampling
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawReply:
-    """What an engine returns: ids as sampled, their log-probs and policy versions. No text, no audio, no judgement."""
+    """What an engine returns: ids as sampled, log-probs, policy versions. No text, no audio, no judgement."""
 
     prompt_id: str
     index: int
@@ -28,7 +28,8 @@ class RawReply:
 class WeightManifest:
     """Describes one flat weight buffer: tensors in order, each at a 64-byte aligned offset.
 
-    ``digest`` is the sha256 of the buffer; a receiver checks names, shapes and digest before it loads anything.
+    ``digest`` is the sha256 of the layout (version, names, dtypes, shapes) and the buffer; a receiver checks
+    names, shapes and digest before it loads anything.
     """
 
     version: int
@@ -59,7 +60,7 @@ class Engine(Protocol):
         ...
 
     async def update_weights(self, manifest: WeightManifest, payload: Any) -> int:
-        """Check the whole buffer, load it, return the version read back. ValueError: names, shapes or digest differ."""
+        """Check the buffer, load it, return the version read back. ValueError: names, shapes or digest."""
         ...
 
     def health(self) -> Mapping[str, float]:

@@ -1,7 +1,7 @@
-"""What must be in the environment before vLLM is imported. No heavy import here: the driver reads ``ENV`` too.
+"""What must be in the environment before vLLM is imported. No heavy import: the driver reads ``ENV`` too.
 
 Actors put ``ENV`` into their runtime environment; ``prepare_environment`` does the same for a plain process.
-One thread per process: two made the same work ten times slower on a busy machine (an idle OpenMP thread spins).
+One thread per process: two made the same work ten times slower on a busy machine (an idle thread spins).
 """
 
 import os
@@ -16,7 +16,9 @@ ENV: dict[str, str] = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-CPU_ENV: dict[str, str] = {"TORCH_COMPILE_DISABLE": "1"}  # else a C++ compile inside the first request that samples
+CPU_ENV: dict[str, str] = {
+    "TORCH_COMPILE_DISABLE": "1"
+}  # else a C++ compile inside the first request that samples
 
 
 def prepare_environment() -> bool:

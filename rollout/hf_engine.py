@@ -31,7 +31,9 @@ class HfEngine:
         async for raw in engine.generate(prompts, sampling): ...
     """
 
-    def __init__(self, family: Family, *, max_length: int, version: int = 0, device: str | None = None) -> None:
+    def __init__(
+        self, family: Family, *, max_length: int, version: int = 0, device: str | None = None
+    ) -> None:
         """Loads ``family.path``. ``device``: a torch device; none: the GPU when there is one."""
         self._family = family
         self._max_length = max_length
@@ -84,7 +86,7 @@ class HfEngine:
         self._going.set()
 
     async def update_weights(self, manifest: WeightManifest, payload: Any) -> int:
-        """Check everything, then copy between two passes. ValueError: names, shapes, digest, or a tensor that is not finite."""
+        """Check everything, then copy between two passes. ValueError: names, shapes, digest, a NaN."""
         check_layout(manifest, self._layout, self._optional)
         return await asyncio.to_thread(self._load, manifest, payload)
 
@@ -129,7 +131,7 @@ class HfEngine:
             self._busy_s += time.monotonic() - began
 
     def _logits(self, group: "_Group") -> Tensor:
-        """float32 [G, vocab] for the next position; the cache is only used under the weights that filled it."""
+        """float32 [G, vocab] for the next position; a cache is used only under the weights that filled it."""
         if group.cache is None or group.cache_version != self._version:
             group.cache, group.cache_version = None, self._version
             inputs = group.rows
@@ -151,7 +153,7 @@ def _draw(logps_GV: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
 
 @dataclass(slots=True)
 class _Group:
-    """The replies of one prompt while they are sampled. A finished row stays in the batch; its draws are not kept."""
+    """The replies of one prompt being sampled. A finished row stays in the batch; its draws are not kept."""
 
     prompt: Prompt
     sampling: Sampling
@@ -174,7 +176,9 @@ class _Group:
             prompt=prompt,
             sampling=sampling,
             rows=torch.tensor([prompt.ids] * size, device=device),
-            generators=[torch.Generator().manual_seed(seed_of(sampling.seed, prompt.id, i)) for i in range(size)],
+            generators=[
+                torch.Generator().manual_seed(seed_of(sampling.seed, prompt.id, i)) for i in range(size)
+            ],
             states=[family.interleave.start()] * size,
             ids=[[] for _ in range(size)],
             logps=[[] for _ in range(size)],

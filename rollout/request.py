@@ -25,7 +25,7 @@ def seed_of(seed: int, prompt_id: str, index: int) -> int:
 
 
 def check_fits(prompts: Sequence[Prompt], sampling: Sampling, max_length: int) -> None:
-    """ValueError: an id twice, no ids, or prompt + reply longer than ``max_length`` (an engine would cut the reply silently)."""
+    """ValueError: an id twice, no ids, prompt + reply above ``max_length`` (an engine would just cut it)."""
     seen: set[str] = set()
     for prompt in prompts:
         if prompt.id in seen:
@@ -35,5 +35,6 @@ def check_fits(prompts: Sequence[Prompt], sampling: Sampling, max_length: int) -
             raise ValueError(f"prompt {prompt.id!r} is empty: it needs at least one token")
         if len(prompt.ids) + sampling.max_new_tokens > max_length:
             raise ValueError(
-                f"prompt {prompt.id!r} is too long: {len(prompt.ids)} tokens + max_new_tokens={sampling.max_new_tokens} > max_length={max_length}"
+                f"prompt {prompt.id!r} is too long: {len(prompt.ids)} tokens"
+                f" + max_new_tokens={sampling.max_new_tokens} > max_length={max_length}"
             )

@@ -38,7 +38,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One sampled reply. ``ids``, ``logps``, ``channels`` and ``sampled`` have one entry per token, stop token included."""
+    """One sampled reply. ``ids``, ``logps``, ``channels``, ``sampled``: one entry per id, stop included."""
 
     prompt_id: str
     index: int  # 0 <= index < group_size
@@ -59,7 +59,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speech:
-    """What a listener hears. ``wave`` is mono float32 in [-1, 1] at the codec's true rate; empty when there is no audio."""
+    """What a listener hears. ``wave``: mono float32 in [-1, 1] at the codec's rate, empty without audio."""
 
     wave: NDArray[np.float32]
     sample_rate: int

@@ -1,6 +1,6 @@
-"""How vLLM is set up: one place for what the engine and each request are given, and for what differs between CPU and GPU.
+"""How vLLM is set up: what the engine and each request are given, and what differs between CPU and GPU.
 
-Invariant: everything that shapes the sampled distribution is explicit here; nothing is taken from the model's folder.
+Invariant: all that shapes the sampled distribution is explicit here, nothing comes from the model's folder.
 """
 
 # ruff: noqa: E402 - the environment must be ready before vLLM is imported
@@ -27,7 +27,7 @@ Transfer = Literal["object_store", "ipc", "nccl"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmSettings:
-    """What the engine needs to know. ``kv_cache_mb`` holds on CPU, ``gpu_memory`` and ``tensor_parallel`` on GPU."""
+    """What the engine needs. ``kv_cache_mb`` is for CPU, ``gpu_memory`` and ``tensor_parallel`` for GPU."""
 
     path: Path
     family: str
@@ -44,7 +44,7 @@ class VllmSettings:
 
 
 def sampling_params(config: VllmSettings, sampling: Sampling, seed: int) -> SamplingParams:
-    """Everything that shapes the distribution is explicit: no penalty, no filter, no default of the model's folder."""
+    """No penalty, no filter, no default of the model's folder."""
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=1.0,
@@ -89,5 +89,9 @@ def engine_args(config: VllmSettings) -> EngineArgs:
             os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the new runner refuses this kind of processor
     else:
         # Chunked prefill ends in "CPU Generator does not use offset" as soon as a seeded prompt is cut.
-        args |= {"enforce_eager": True, "enable_chunked_prefill": False, "kv_cache_memory_bytes": config.kv_cache_mb << 20}
+        args |= {
+            "enforce_eager": True,
+            "enable_chunked_prefill": False,
+            "kv_cache_memory_bytes": config.kv_cache_mb << 20,
+        }
     return EngineArgs(**args)

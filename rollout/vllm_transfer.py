@@ -11,16 +11,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from vllm.distributed.weight_transfer import ModuleSource, TrainerWeightTransferEngine, WeightTransferTrainerFactory
+from vllm.distributed.weight_transfer import (
+    ModuleSource,
+    TrainerWeightTransferEngine,
+    WeightTransferTrainerFactory,
+)
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-# (call, info of each engine, version) for ``VllmEngine.transfer`` on every engine at once; returns when all have.
+# (call, info per engine, version) for ``VllmEngine.transfer`` on every engine at once; returns when all have.
 FanOut = Callable[[str, Sequence[dict[str, Any] | None], int | None], None]
 
 
 class TransferClient:
-    """vLLM's ``VLLMWeightSyncClient`` over several independent engines. Set ``version`` before each ``send_weights``."""
+    """vLLM's ``VLLMWeightSyncClient`` over several engines. Set ``version`` before each ``send_weights``."""
 
     def __init__(self, fan_out: FanOut, engines: int, tensor_parallel: int) -> None:
         self._fan_out = fan_out
@@ -46,7 +50,9 @@ class TransferClient:
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Close every engine's model under the announced version; vLLM's trainers name none."""
-        self._fan_out("finish", [None] * self._engines, self.version if weight_version is None else int(weight_version))
+        self._fan_out(
+            "finish", [None] * self._engines, self.version if weight_version is None else int(weight_version)
+        )
 
 
 def trainer_transfer(

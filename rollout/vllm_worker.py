@@ -1,9 +1,9 @@
-"""What we register inside vLLM: the loader, the weight-transfer engine ``object_store``, worker RPCs, the grammar mask.
+"""What we register in vLLM: a loader, the transfer engine ``object_store``, worker RPCs, the grammar mask.
 
 vLLM imports this module in every worker process (``worker_extension_cls`` names a class of it) before the
 engine is built, and the import registers the transfer engine with vLLM's own factory. Weights arrive checked
-(``VllmEngine.update_weights``); here they are loaded layer by layer through vLLM's reload, the one way that also
-works where the CPU backend has packed its weights.
+(``VllmEngine.update_weights``); here they are loaded layer by layer through vLLM's reload, the one way that
+also works where the CPU backend has packed its weights.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ PROCESSOR = "rollout.vllm_worker:GrammarProcessor"
 
 @register_model_loader(LOAD_FORMAT)
 class CheckpointLoader(DefaultModelLoader):
-    """Reads the model's own safetensors and nothing else: a codec may lie beside them, and no pickle is ever opened."""
+    """Reads the model's own safetensors only: a codec may lie beside them, and no pickle is ever opened."""
 
     def _prepare_weights(self, model_name_or_path: str, *_: Any) -> tuple[str, list[str], bool, str]:
         files = [str(file) for file in weight_files(Path(model_name_or_path))]
@@ -47,14 +47,14 @@ class ObjectStoreInit(WeightTransferInitInfo):
 
 @dataclass
 class ObjectStoreUpdate(WeightTransferUpdateInfo):
-    """One whole model. ``payload``: the uint8 buffer, a read-only view into the object store when Ray brought it."""
+    """One whole model. ``payload``: the uint8 buffer, read-only when it lies in Ray's object store."""
 
     manifest: WeightManifest
     payload: Any
 
 
 class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdate]):
-    """Loads one flat buffer. ``version`` is None from the start of a load until its end: half a model has no version."""
+    """Loads one flat buffer. ``version`` is None during a load: half a model has none."""
 
     init_info_cls = ObjectStoreInit
     update_info_cls = ObjectStoreUpdate
@@ -86,9 +86,11 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdate]
 
 
 def _repack_tied_heads(model: torch.nn.Module) -> None:
-    """The CPU backend computes a tied head from its own packed copy of the embedding, which a reload leaves stale."""
+    """The CPU backend's tied head has its own packed copy of the embedding, which a reload leaves stale."""
     tables = {
-        id(m.weight) for m in model.modules() if isinstance(m, VocabParallelEmbedding) and not isinstance(m, ParallelLMHead)
+        id(m.weight)
+        for m in model.modules()
+        if isinstance(m, VocabParallelEmbedding) and not isinstance(m, ParallelLMHead)
     }
     for head in model.modules():
         if isinstance(head, ParallelLMHead) and id(head.weight) in tables:
@@ -108,7 +110,7 @@ class WorkerExtension:
         return version
 
     def wavgate_repair(self) -> None:
-        """After a load that failed half-way: close the model so that a full update can open it again, and wipe the KV cache."""
+        """After a load that failed half-way: make a full update possible again; wipe the KV cache."""
         with set_current_vllm_config(self.vllm_config):
             self.weight_transfer_engine.finish_weight_update()
         self._weight_update_active = False
@@ -119,7 +121,7 @@ class WorkerExtension:
 class GrammarProcessor(LogitsProcessor):
     """Masks what the reply grammar forbids, for requests with ``extra_args={"grammar": True}``.
 
-    Interface of vLLM's V1 model runner; where a GPU would use the newer runner, ``VllmEngine`` pins the old one.
+    Interface of vLLM's V1 model runner; where a GPU would use the newer one, ``vllm_settings`` pins it.
     The family is rebuilt from ``additional_config``, so it also works in a worker process.
     """
 

@@ -33,21 +33,32 @@ Layout = Mapping[str, tuple[int, ...]]
 
 
 def pack(tensors: Iterable[tuple[str, Tensor]], version: int) -> tuple[WeightManifest, Buffer]:
-    """Copy tensors (any device) into one buffer and describe it. ValueError: another dtype than float32 or bfloat16, a name twice."""
+    """Copy tensors (any device) into one buffer and describe it.
+
+    ValueError: another dtype than float32 or bfloat16, a name twice.
+    """
     named = [(name, tensor.detach()) for name, tensor in tensors]
     names = tuple(name for name, _ in named)
     dtypes = tuple(str(tensor.dtype).removeprefix("torch.") for _, tensor in named)
     shapes = tuple(tuple(tensor.shape) for _, tensor in named)
     if len(set(names)) != len(names):
-        raise ValueError(f"weight names must be unique: {sorted({n for n in names if names.count(n) > 1})} came twice")
+        raise ValueError(
+            f"weight names must be unique: {sorted({n for n in names if names.count(n) > 1})} came twice"
+        )
     spans, size = _spans(names, dtypes, shapes)
-    buffer = np.zeros(size, dtype=np.uint8)  # padding is part of the digest: it must not be whatever was in memory
+    buffer = np.zeros(
+        size, dtype=np.uint8
+    )  # padding is part of the digest: it must not be whatever was in memory
     flat = torch.from_numpy(buffer)
     for (_, tensor), (start, stop) in zip(named, spans, strict=True):
         flat[start:stop].copy_(tensor.contiguous().reshape(-1).view(torch.uint8))
     return (
         WeightManifest(
-            version=version, names=names, dtypes=dtypes, shapes=shapes, digest=digest(version, names, dtypes, shapes, buffer)
+            version=version,
+            names=names,
+            dtypes=dtypes,
+            shapes=shapes,
+            digest=digest(version, names, dtypes, shapes, buffer),
         ),
         buffer,
     )
@@ -56,7 +67,7 @@ def pack(tensors: Iterable[tuple[str, Tensor]], version: int) -> tuple[WeightMan
 def unpack(manifest: WeightManifest, buffer: Buffer) -> Iterator[tuple[str, Tensor]]:
     """Check the buffer, then yield (name, view into it). Views are read-only when the buffer is.
 
-    ValueError (at the call, before anything is yielded): lengths of the manifest's columns, dtype, size or digest differ.
+    ValueError (at the call, before anything is yielded): columns, dtype, size or digest differ.
     """
     check(manifest, buffer)
     return views(manifest, buffer)
@@ -72,26 +83,39 @@ def check(manifest: WeightManifest, buffer: Buffer) -> None:
         )
     _, size = _spans(manifest.names, manifest.dtypes, manifest.shapes)
     if buffer.dtype != np.uint8 or buffer.ndim != 1 or buffer.size != size:
-        raise ValueError(f"weight buffer must be {size} bytes (uint8): got {buffer.dtype} of shape {buffer.shape}")
+        raise ValueError(
+            f"weight buffer must be {size} bytes (uint8): got {buffer.dtype} of shape {buffer.shape}"
+        )
     found = digest(manifest.version, manifest.names, manifest.dtypes, manifest.shapes, buffer)
     if found != manifest.digest:
-        raise ValueError(f"weight digest must be {manifest.digest[:16]}… (version {manifest.version}): got {found[:16]}…")
+        raise ValueError(
+            f"weight digest must be {manifest.digest[:16]}… (version {manifest.version}): got {found[:16]}…"
+        )
 
 
 def check_layout(manifest: WeightManifest, expected: Layout, optional: Collection[str] = ()) -> None:
-    """Names and shapes against the receiving model's. ``optional`` names may be absent (a tied head). ValueError naming the first differences."""
+    """Names and shapes against the receiving model's; ``optional`` names may be absent (a tied head).
+
+    ValueError naming the first differences.
+    """
     sent = dict(zip(manifest.names, manifest.shapes, strict=True))
     if missing := sorted(set(expected) - set(sent) - set(optional)):
-        raise ValueError(f"weight update lacks {len(missing)} of the model's tensors: {', '.join(missing[:3])}")
+        raise ValueError(
+            f"weight update lacks {len(missing)} of the model's tensors: {', '.join(missing[:3])}"
+        )
     if unknown := sorted(set(sent) - set(expected)):
-        raise ValueError(f"weight update holds {len(unknown)} tensors that the model does not have: {', '.join(unknown[:3])}")
+        raise ValueError(
+            f"weight update holds {len(unknown)} tensors that the model has not: {', '.join(unknown[:3])}"
+        )
     wrong = [name for name, shape in sent.items() if tuple(shape) != tuple(expected[name])]
     if wrong:
-        raise ValueError(f"{wrong[0]} must have shape {expected[wrong[0]]}: got {sent[wrong[0]]} ({len(wrong)} tensors differ)")
+        raise ValueError(
+            f"{wrong[0]} must have shape {expected[wrong[0]]}: got {sent[wrong[0]]} ({len(wrong)} differ)"
+        )
 
 
 def check_finite(manifest: WeightManifest, buffer: Buffer) -> None:
-    """No NaN, no infinity: either would stay in an engine's KV blocks after good weights are back. ValueError naming the tensor."""
+    """ValueError naming a tensor with a NaN or infinity: it would outlive its weights in KV blocks."""
     for name, tensor in views(manifest, buffer):
         # A sum is one pass and spreads any NaN or infinity; only a suspicious one pays for the exact test.
         if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
@@ -101,23 +125,35 @@ def check_finite(manifest: WeightManifest, buffer: Buffer) -> None:
 def views(manifest: WeightManifest, buffer: Buffer) -> Iterator[tuple[str, Tensor]]:
     """(name, view into the buffer) of a buffer that was checked before."""
     spans, _ = _spans(manifest.names, manifest.dtypes, manifest.shapes)
-    for name, dtype, shape, (start, stop) in zip(manifest.names, manifest.dtypes, manifest.shapes, spans, strict=True):
-        part = torch.frombuffer(buffer, dtype=torch.uint8, count=stop - start, offset=start) if stop > start else torch.empty(0, dtype=torch.uint8)
+    for name, dtype, shape, (start, stop) in zip(
+        manifest.names, manifest.dtypes, manifest.shapes, spans, strict=True
+    ):
+        part = (
+            torch.frombuffer(buffer, dtype=torch.uint8, count=stop - start, offset=start)
+            if stop > start
+            else torch.empty(0, dtype=torch.uint8)
+        )
         yield name, part.view(DTYPES[dtype]).view(shape)
 
 
 def digest(
-    version: int, names: Sequence[str], dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]], buffer: Buffer
+    version: int,
+    names: Sequence[str],
+    dtypes: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    buffer: Buffer,
 ) -> str:
     """sha256 over the layout (as JSON) and the buffer, in hexadecimal."""
-    layout = json.dumps([version, list(names), list(dtypes), [list(shape) for shape in shapes]], separators=(",", ":"))
+    layout = json.dumps(
+        [version, list(names), list(dtypes), [list(shape) for shape in shapes]], separators=(",", ":")
+    )
     hasher = hashlib.sha256(layout.encode())
     hasher.update(np.ascontiguousarray(buffer).data)
     return hasher.hexdigest()
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of the model itself; others (a codec) may lie beside them. ValueError: one is not there."""
+    """The model's own safetensors files; a codec may lie beside them. ValueError: one is not there."""
     index = path / "model.safetensors.index.json"
     if index.is_file():
         files = sorted({path / file for file in json.loads(index.read_text())["weight_map"].values()})
@@ -132,7 +168,7 @@ def weight_files(path: Path) -> list[Path]:
 def checkpoint_layout(path: Path) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
     """(name -> shape, optional names) of a Hugging Face folder, from its safetensors headers and config.json.
 
-    A tied ``lm_head.weight`` is not in the folder; it may be sent (learners that walk a state dict do) or left out.
+    A tied ``lm_head.weight`` is not in the folder; it may be sent (a state dict holds it) or left out.
     ValueError: see ``weight_files``.
     """
     layout: dict[str, tuple[int, ...]] = {}
@@ -143,7 +179,9 @@ def checkpoint_layout(path: Path) -> tuple[dict[str, tuple[int, ...]], frozenset
     return _with_tied_head(layout, json.loads((path / "config.json").read_text()))
 
 
-def _with_tied_head(layout: dict[str, tuple[int, ...]], config: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
+def _with_tied_head(
+    layout: dict[str, tuple[int, ...]], config: dict[str, Any]
+) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
     if not config.get("tie_word_embeddings"):
         return layout, frozenset()
     tables = [shape for name, shape in layout.items() if name.endswith("embed_tokens.weight")]

@@ -45,20 +45,25 @@ class RolloutWorker:
         return self._engine.version
 
     def encode(self, manifest: Path, rows: Sequence[Row]) -> list[Example]:
-        """Prompt and target ids of rows of a manifest. Reads audio files. ValueError: a row the family cannot express."""
+        """Ids of a manifest's rows. Reads audio. ValueError: a row the family cannot express."""
         folder = manifest.parent
         if folder not in self._encoders:
             self._encoders[folder] = Encoder(self._family, folder, self._max_seconds)
         return [self._encoders[folder].encode(row) for row in rows]
 
-    async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[tuple[Reply, Speech]]:
-        """Yield every (prompt, index) once, decoded, as each finishes. ValueError: a prompt that does not fit, by id and lengths."""
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> AsyncIterator[tuple[Reply, Speech]]:
+        """Yield every (prompt, index) once, decoded, as each finishes.
+
+        ValueError: a prompt that does not fit, by id and lengths.
+        """
         raw_replies = self._engine.generate(prompts, sampling)
         try:
             async for raw in raw_replies:
                 yield await asyncio.to_thread(self._finish, raw, sampling.grammar)
         finally:
-            # Without this an abandoned iteration would leave its requests running until the garbage collector comes by.
+            # Else an abandoned iteration's requests would run until the garbage collector comes by.
             if hasattr(raw_replies, "aclose"):
                 await raw_replies.aclose()
 
@@ -99,7 +104,7 @@ class RolloutWorker:
         return reply, self._speak(spoken.codes)
 
     def _sampled(self, ids: Sequence[int], grammar: bool) -> tuple[bool, ...]:
-        """False where the grammar mask left one id only: it was forced, its probability is 1 whatever the weights."""
+        """False where the grammar mask left one id only: it was forced, whatever the weights."""
         if not grammar:
             return (True,) * len(ids)
         choices = self._family.interleave.allowed().sum(axis=1)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def sharp_checkpoint(path: Path, seed: int, *, tied: bool = True) -> Path:
-    """A micro checkpoint whose distributions are far from uniform, with a generation_config.json that would spoil sampling."""
+    """A micro checkpoint far from uniform, with a generation_config.json that would spoil sampling."""
     write_micro_checkpoint(path, seed=seed, tied=tied)
     model = load(path)
     generator = torch.Generator().manual_seed(seed)
@@ -28,7 +28,14 @@ def sharp_checkpoint(path: Path, seed: int, *, tied: bool = True) -> Path:
             if parameter.dim() == 2:
                 parameter.normal_(0, 0.15, generator=generator)
     model.save_pretrained(path)
-    spoiler = {"do_sample": True, "temperature": 0.1, "top_k": 2, "top_p": 0.5, "repetition_penalty": 1.5, "eos_token_id": [50]}
+    spoiler = {
+        "do_sample": True,
+        "temperature": 0.1,
+        "top_k": 2,
+        "top_p": 0.5,
+        "repetition_penalty": 1.5,
+        "eos_token_id": [50],
+    }
     (path / "generation_config.json").write_text(json.dumps(spoiler))
     return path
 
@@ -38,7 +45,10 @@ def load(path: Path) -> Any:
 
 
 def prompts(n: int, *, first: int = 0) -> list[Prompt]:
-    return [Prompt(id=f"p{i}", ids=tuple((7 * i + 3 * j) % 70 for j in range(12 + i))) for i in range(first, first + n)]
+    return [
+        Prompt(id=f"p{i}", ids=tuple((7 * i + 3 * j) % 70 for j in range(12 + i)))
+        for i in range(first, first + n)
+    ]
 
 
 def collect(engine: Engine, asked: Sequence[Prompt], sampling: Sampling) -> dict[tuple[str, int], RawReply]:
@@ -54,7 +64,9 @@ async def gather(replies: AsyncIterator[RawReply]) -> dict[tuple[str, int], RawR
 
 
 @torch.no_grad()
-def replay(model: Any, prompt: Sequence[int], ids: Sequence[int], temperature: float, family: Family | None = None) -> Tensor:
+def replay(
+    model: Any, prompt: Sequence[int], ids: Sequence[int], temperature: float, family: Family | None = None
+) -> Tensor:
     """Log-probs of ``ids`` under the model, all at once; masked by the grammar of ``family`` when given."""
     logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].float()
     if family is not None:
@@ -63,10 +75,20 @@ def replay(model: Any, prompt: Sequence[int], ids: Sequence[int], temperature: f
     return torch.log_softmax(logits / temperature, -1).gather(1, torch.tensor(ids)[:, None])[:, 0]
 
 
-def largest_difference(model: Any, asked: Sequence[Prompt], replies: Sequence[RawReply], temperature: float, family: Family | None = None) -> float:
+def largest_difference(
+    model: Any,
+    asked: Sequence[Prompt],
+    replies: Sequence[RawReply],
+    temperature: float,
+    family: Family | None = None,
+) -> float:
     by_id = {prompt.id: prompt.ids for prompt in asked}
     return max(
-        float((replay(model, by_id[r.prompt_id], r.ids, temperature, family) - torch.tensor(r.logps)).abs().max())
+        float(
+            (replay(model, by_id[r.prompt_id], r.ids, temperature, family) - torch.tensor(r.logps))
+            .abs()
+            .max()
+        )
         for r in replies
     )
 

@@ -1,4 +1,4 @@
-"""The vLLM engine samples from the distribution that the learner scores, before and after new weights (DESIGN §5)."""
+"""The vLLM engine samples from the distribution that the learner scores, whatever the weights (DESIGN §5)."""
 
 import asyncio
 import dataclasses
@@ -16,7 +16,16 @@ from rollout.types import Prompt, Sampling
 from rollout.weights import pack
 from speech.families import load_family
 from speech.families.base import Family
-from tests.rollout_models import collect, gather, greedy, largest_difference, load, prompts, replay, sharp_checkpoint
+from tests.rollout_models import (
+    collect,
+    gather,
+    greedy,
+    largest_difference,
+    load,
+    prompts,
+    replay,
+    sharp_checkpoint,
+)
 
 TOLERANCE = 2e-4  # DESIGN §5.5; about 1e-5 is what it measures
 
@@ -41,13 +50,15 @@ def family(base: Path) -> Family:
 def engine(base: Path, family: Family) -> Iterator[Any]:
     from rollout.vllm_engine import VllmEngine, VllmSettings
 
-    engine = VllmEngine(VllmSettings(path=base, family="tiny", stop_ids=family.stop_ids, grammar=True, kv_cache_mb=32))
+    engine = VllmEngine(
+        VllmSettings(path=base, family="tiny", stop_ids=family.stop_ids, grammar=True, kv_cache_mb=32)
+    )
     yield engine
     engine.close()
 
 
 def push(engine: Any, models: list[Any], version: int) -> int:
-    """Odd versions are sent as a learner that walks parameters does (no tied head), even ones as a state dict."""
+    """Odd versions are sent as parameters (no tied head), even ones as a state dict."""
     model = models[version % 2]
     tensors = model.named_parameters() if version % 2 else model.state_dict().items()
     return asyncio.run(engine.update_weights(*pack(tensors, version)))
@@ -58,7 +69,9 @@ def sampling(**changes: Any) -> Sampling:
 
 
 @pytest.mark.parametrize("version", [0, 1, 2])
-def test_log_probs_equal_a_plain_replay_before_and_after_weight_updates(engine: Any, models: list[Any], version: int) -> None:
+def test_log_probs_equal_a_plain_replay_before_and_after_weight_updates(
+    engine: Any, models: list[Any], version: int
+) -> None:
     if version:
         assert push(engine, models, version) == engine.version == version
     for temperature in (1.0, 0.7):
@@ -68,7 +81,9 @@ def test_log_probs_equal_a_plain_replay_before_and_after_weight_updates(engine: 
         assert largest_difference(models[version % 2], prompts(16), list(replies), temperature) <= TOLERANCE
 
 
-def test_greedy_replies_equal_those_of_a_fresh_transformers_model(engine: Any, models: list[Any], family: Family) -> None:
+def test_greedy_replies_equal_those_of_a_fresh_transformers_model(
+    engine: Any, models: list[Any], family: Family
+) -> None:
     for version in (engine.version + 1, engine.version + 2):
         push(engine, models, version)
         replies = collect(engine, prompts(8), sampling(group_size=1, temperature=0.0))
@@ -85,15 +100,23 @@ def test_the_grammar_is_never_broken_and_its_log_probs_are_masked(
     asked = sampling(temperature=temperature, grammar=True)
     replies = list(collect(engine, prompts(8), asked).values())
     allowed = family.interleave.allowed()
-    assert all(allowed[phase, token] for r in replies for phase, token in zip(family.interleave.phases(r.ids), r.ids, strict=True))
+    assert all(
+        allowed[phase, token]
+        for r in replies
+        for phase, token in zip(family.interleave.phases(r.ids), r.ids, strict=True)
+    )
     assert all(family.split(r.ids).well_formed == (r.finish == "stop") for r in replies)
-    assert largest_difference(models[engine.version % 2], prompts(8), replies, temperature or 1.0, family) <= TOLERANCE
+    assert (
+        largest_difference(models[engine.version % 2], prompts(8), replies, temperature or 1.0, family)
+        <= TOLERANCE
+    )
 
 
 def test_masked_and_free_requests_share_a_batch(engine: Any, models: list[Any], family: Family) -> None:
     async def both() -> tuple[dict[Any, RawReply], dict[Any, RawReply]]:
         masked, free = await asyncio.gather(
-            gather(engine.generate(prompts(4), sampling(grammar=True))), gather(engine.generate(prompts(4), sampling()))
+            gather(engine.generate(prompts(4), sampling(grammar=True))),
+            gather(engine.generate(prompts(4), sampling())),
         )
         return masked, free
 
@@ -132,7 +155,9 @@ def test_vllm_and_the_reference_engine_agree_greedily(engine: Any, family: Famil
         ours, theirs = collect(engine, prompts(6), asked), collect(reference, prompts(6), asked)
         assert {key: r.ids for key, r in ours.items()} == {key: r.ids for key, r in theirs.items()}
         assert {key: r.finish for key, r in ours.items()} == {key: r.finish for key, r in theirs.items()}
-        worst = max(abs(a - b) for key in ours for a, b in zip(ours[key].logps, theirs[key].logps, strict=True))
+        worst = max(
+            abs(a - b) for key in ours for a, b in zip(ours[key].logps, theirs[key].logps, strict=True)
+        )
         assert worst <= TOLERANCE
 
 
@@ -155,7 +180,12 @@ def test_a_faulty_update_is_refused_and_the_engine_goes_on_with_its_old_weights(
         manifest = dataclasses.replace(manifest, digest="0" * 64)
     if fault == "bit":
         buffer[1000] ^= 1
-    with pytest.raises(ValueError, match={"bit": "digest", "name": "layers.9", "nan": "norm"}.get(fault, fault if fault == "digest" else "norm")):
+    with pytest.raises(
+        ValueError,
+        match={"bit": "digest", "name": "layers.9", "nan": "norm"}.get(
+            fault, fault if fault == "digest" else "norm"
+        ),
+    ):
         asyncio.run(engine.update_weights(manifest, buffer))
     assert engine.version == version
     replies = list(collect(engine, prompts(4), sampling()).values())
@@ -165,7 +195,9 @@ def test_a_faulty_update_is_refused_and_the_engine_goes_on_with_its_old_weights(
 
 def test_prompts_that_do_not_fit_are_refused_by_id_and_lengths(engine: Any) -> None:
     long = Prompt(id="long", ids=(1,) * 480)
-    with pytest.raises(ValueError, match=r"'long' is too long: 480 tokens \+ max_new_tokens=48 > max_length=512"):
+    with pytest.raises(
+        ValueError, match=r"'long' is too long: 480 tokens \+ max_new_tokens=48 > max_length=512"
+    ):
         collect(engine, [long], sampling())
     with pytest.raises(ValueError, match="'p0' came twice"):
         collect(engine, [*prompts(1), *prompts(1)], sampling())
@@ -188,7 +220,9 @@ def test_a_paused_engine_makes_no_step(engine: Any) -> None:
     assert asyncio.run(scenario()) == 16
 
 
-def test_replies_under_way_go_on_under_new_weights_with_a_version_per_token(engine: Any, models: list[Any]) -> None:
+def test_replies_under_way_go_on_under_new_weights_with_a_version_per_token(
+    engine: Any, models: list[Any]
+) -> None:
     old = engine.version
     asked = prompts(4)
 
@@ -271,7 +305,9 @@ def test_each_engine_of_a_transfer_gets_its_own_ranks() -> None:
     assert calls[1] == ("finish", [None, None, None], 5)
 
 
-def test_when_the_step_thread_dies_every_waiter_hears_of_it(engine: Any, models: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_the_step_thread_dies_every_waiter_hears_of_it(
+    engine: Any, models: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The last test here: it ends the module's engine."""
 
     def broken() -> None:
