@@ -89,6 +89,25 @@ for key, variable, separator in (
 ' || true
 }
 
+# The pins; in an image, what its maker installed comes first: vLLM's image stays as it was tested.
+write_pins() {
+    if [ -z "$INTO" ]; then return; fi
+    PINS=$(mktemp)
+    "$TARGET" - <<'PYTHON' >"$PINS"
+import re
+from importlib.metadata import distributions
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+here = {plain(d.metadata["Name"]): d.version.partition("+")[0] for d in distributions() if d.metadata["Name"]}
+for tool in ("pip", "setuptools", "wheel", "wavgate"):
+    here.pop(tool, None)
+print("\n".join(f"{name}=={version}" for name, version in sorted(here.items())))
+print("".join(line for line in open("constraints.txt") if plain(re.split("[=; ]", line)[0]) not in here))
+PYTHON
+}
+
 with_uv() {
     local uv backend=() override=() what
     uv=$(usable_uv) || {
@@ -103,11 +122,11 @@ with_uv() {
         [ -n "${UV_FIND_LINKS:-}" ] || backend=(--torch-backend cpu)  # a local folder of wheels has the CPU build
     fi
     if [ -n "$INTO" ]; then what=(-r pyproject.toml --extra "$EXTRA"); else what=(-e ".[$EXTRA,dev]"); fi
-    run "$uv" pip install --python "$TARGET" -c constraints.txt "${override[@]}" "${backend[@]}" "${what[@]}"
+    run "$uv" pip install --python "$TARGET" -c "$PINS" "${override[@]}" "${backend[@]}" "${what[@]}"
 }
 
 with_pip() {
-    local pip=("$TARGET" -m pip install -c constraints.txt)
+    local pip=("$TARGET" -m pip install -c "$PINS")
     if [ "$EXTRA" = cpu ]; then run "${pip[@]}" torch==2.13.0; fi
     if [ -n "$INTO" ]; then
         run "${pip[@]}" ".[$EXTRA]"
@@ -127,7 +146,7 @@ make_venv() {
     run uv venv --clear --python "$BASE" .venv
 }
 
-EXTRA=$(machine)
+EXTRA=$(machine) PINS=constraints.txt
 if [ -n "$INTO" ]; then
     TARGET=$(command -v "$INTO") || die "no interpreter at $INTO"
     BASE=$TARGET BIN=$(dirname "$TARGET") STAMP=""
@@ -140,7 +159,7 @@ else
 fi
 
 say "installing for $EXTRA (some minutes the first time, at once after that)"
-export UV_LINK_MODE="${UV_LINK_MODE:-copy}"
+if ! $PRINT; then write_pins; fi
 case "${WAVGATE_INSTALLER:-}" in
     uv) with_uv ;;
     pip) with_pip ;;
@@ -149,5 +168,9 @@ esac
 if [ -n "$STAMP" ] && ! $PRINT; then
     rm -f .venv/.wavgate-*
     touch "$STAMP"
+fi
+if [ "$EXTRA" = cpu ] && ! $PRINT; then
+    "$TARGET" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
+        say "libnuma.so.1 is missing and vLLM's CPU build needs it (Debian: apt-get install libnuma1)"
 fi
 say "done"

@@ -1,0 +1,233 @@
+"""The configuration: every shipped file is good, every mistake is one line that names key, rule and value."""
+
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conf.keys import FOLDER, GROUPS, KEYS, LEAVES, PATHS
+from conf.load import ROOT, ConfigError, dump, load, read, sweep
+
+MANIFESTS = ["data.train=a.jsonl", "data.validation=b.jsonl", "data.test=c.jsonl"]
+OWN_VALUES = {"data=manifest": MANIFESTS, "cluster=multi": ["run.root=/shared/runs"]}
+
+
+def problems_of(overrides: list[str]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(overrides)
+    assert str(caught.value).splitlines() == caught.value.problems
+    return caught.value.problems
+
+
+def combinations() -> list[list[str]]:
+    options = [[f"{group}={option}" for option in choices] for group, choices in GROUPS.items()]
+    return [list(chosen) for chosen in itertools.product(*options)]
+
+
+def test_every_combination_of_shipped_options_is_a_valid_configuration() -> None:
+    assert {"model", "data", "judge", "algo", "cluster", "log", "experiment"} == set(GROUPS)
+    for chosen in combinations():
+        load(chosen + [extra for choice in chosen for extra in OWN_VALUES.get(choice, [])])
+
+
+def test_the_default_is_the_gated_method_on_the_embedded_model_on_this_machine() -> None:
+    config = load([])
+    assert (config.algo.name, config.algo.mix, config.algo.channels) == ("gated", "gate", "text")
+    assert (config.cluster.kind, config.cluster.address, config.learner.ranks) == ("local", "local", 2)
+    assert re.fullmatch(r"gated-seed0-\d{8}-\d{6}", config.run.name)
+
+
+def test_algo_options_differ_where_the_method_says() -> None:
+    sft, text, everything = (load([f"algo={name}"]).algo for name in ("sft", "grpo_text", "grpo_all"))
+    assert (sft.mix, sft.fixed_lambda) == ("fixed", 0.0)
+    assert (text.mix, text.fixed_lambda, text.channels, text.boundary) == ("fixed", 0.5, "text", False)
+    assert (everything.mix, everything.channels, everything.boundary) == ("fixed", "all", True)
+
+
+def test_every_yaml_file_says_in_its_first_lines_what_it_is_for() -> None:
+    for path in FOLDER.rglob("*.yaml"):
+        head = [line for line in path.read_text().splitlines()[:2] if not line.startswith("# @package")]
+        assert re.match(r"# \w.{20,}", head[0]), path
+
+
+def test_there_are_fewer_than_eighty_settings_and_each_is_documented() -> None:
+    assert len(LEAVES) < 80
+    for key, field in LEAVES.items():
+        assert field.description and len(field.description) > 10, key
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("rollout.group_sise=4", "rollout.group_sise: unknown key; did you mean rollout.group_size? (got 4)"),
+        ("+rollout.group_sise=4", "rollout.group_sise: unknown key; did you mean rollout.group_size? (got 4)"),
+        ("++rollout.group_sise=4", "rollout.group_sise: unknown key; did you mean rollout.group_size? (got 4)"),
+        ("group_size=4", "group_size: unknown key; did you mean rollout.group_size? (got 4)"),
+        ("algo.gate={alfa:0.5}", "algo.gate.alfa: unknown key; did you mean algo.gate.alpha? (got 0.5)"),
+        ("hydra.run.dir=x", "hydra.run.dir: unknown key; `wavgate train --cfg job` lists all keys (got x)"),
+        ("algoo=sft", "algoo: unknown key; did you mean algo? (got sft)"),
+        ("algo=stf", "algo: must be one of gated, grpo_all, grpo_text, sft (got stf)"),
+        ("rollout.group_size", "override: must read key=value in Hydra's grammar (got rollout.group_size)"),
+        ("~algo.gate.alpha", "algo.gate.alpha: must be set to a value, not deleted (got ~algo.gate.alpha)"),
+        ("run.seed=0,1", "run.seed: a list of choices needs --multirun (got run.seed=0,1)"),
+        ("algo.gate.alpha=1.5", "algo.gate.alpha: must be less than 1 (got 1.5)"),
+        ("algo.gate.alpha=nan", "algo.gate.alpha: must be a finite number (got nan)"),
+        ("algo.gate.theta=inf", "algo.gate.theta: must be a finite number (got inf)"),
+        ("algo.gate.theta=9", "algo.gate.theta: must lie on the judge's scale [1.0, 5.0] (got 9.0)"),
+        ("learner.ranks=-1", "learner.ranks: must be greater than or equal to 1 (got -1)"),
+        ("learner.lr=0", "learner.lr: must be greater than 0 (got 0)"),
+        ("rollout.group_size=four", "rollout.group_size: must be a valid integer (got four)"),
+        ("rollout.group_size=2.5", "rollout.group_size: must be a valid integer (got 2.5)"),
+        ("run.steps=true", "run.steps: must not be a truth value (got true)"),
+        ("run.steps=null", "run.steps: must be a valid integer (got None)"),
+        ("run.steps=", "run.steps: must be a valid integer (got nothing)"),
+        ("rollout=4", "rollout: must be a valid dictionary or instance of RolloutConfig (got 4)"),
+        ("model.dtype=float16", "model.dtype: must be 'float32' or 'bfloat16' (got float16)"),
+        ("model.path=null", "model.path: must be a path (got None)"),
+        (
+            "rollout.top_p=0.9",
+            "rollout.top_p: must be 1, the learner cannot score a truncated distribution (got 0.9)",
+        ),
+        (
+            "rollout.group_size=1",
+            "rollout.group_size: must be at least 2 for the group advantage of algo=gated (got 1)",
+        ),
+        (
+            "cluster.weight_transfer=ipc",
+            "cluster.weight_transfer: must be object_store when kind=local (got ipc)",
+        ),
+        (
+            "rollout.max_new_tokens=512",
+            "rollout.max_new_tokens: must be below model.max_length=512 to leave room for the prompt (got 512)",
+        ),
+        ("resume=/nowhere", "resume: must be a run directory with a config.yaml (got /nowhere)"),
+        (
+            "cluster=multi",
+            "run.root: must be set: Where run directories live. On a cluster: a file system that every node shares.",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_with_key_rule_and_value(override: str, expected: str) -> None:
+    assert problems_of([override]) == [f"conf: {expected}"]
+
+
+def test_all_mistakes_are_told_at_once_and_each_once() -> None:
+    lines = problems_of(["rollout.grup_size=4", "algo=foo", "learner.lr=nan", "run.steps=0", "model.dtype=int8"])
+    keys = [line.split(": ")[1] for line in lines]
+    assert sorted(keys) == ["algo", "learner.lr", "model.dtype", "rollout.grup_size", "run.steps"]
+
+
+def test_plain_sft_needs_no_group() -> None:
+    assert load(["algo=sft", "rollout.group_size=1"]).rollout.group_size == 1
+
+
+def test_a_plus_before_a_known_key_changes_nothing() -> None:
+    assert load(["+rollout.group_size=8"]).rollout.group_size == 8
+    assert load(["+experiment=smoke"]).run.steps == 3
+
+
+def test_a_setting_typed_wins_over_experiment_and_group() -> None:
+    config = load(["experiment=smoke", "run.steps=7", "cluster=gpu8", "learner.ranks=2"])
+    assert (config.run.steps, config.learner.ranks, config.cluster.gpus_per_node) == (7, 2, 8)
+
+
+@pytest.mark.parametrize("canary", ["sk-canary0123456789", "hf_canary0123456789", "0123456789abcdef0123456789abcdef"])
+def test_a_secret_is_refused_and_never_repeated(canary: str) -> None:
+    for key in ("run.name", "algo.name", "judge.api_key", "learner.lr", "model.path"):
+        lines = problems_of([f"{key}={canary}"])
+        assert all("canary" not in line and canary not in line for line in lines)
+
+
+def test_an_environment_variable_is_not_read_into_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "canary")
+    lines = problems_of(["algo.name=${oc.env:JUDGE_KEY}"])
+    assert lines[0].startswith("conf: algo.name: must be the NAME of an environment variable")
+    assert "canary" not in lines[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text(max_size=40))
+def test_no_override_however_odd_ends_in_anything_but_a_config_or_its_error(text: str) -> None:
+    try:
+        load([text])
+    except ConfigError as error:
+        assert error.problems
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(sorted(KEYS)), st.one_of(st.text(max_size=12), st.floats(), st.integers(), st.booleans()))
+def test_no_value_however_odd_ends_in_anything_but_a_config_or_its_error(key: str, value: object) -> None:
+    try:
+        load([f"{key}={value}"])
+    except ConfigError as error:
+        assert error.problems
+
+
+def test_what_is_dumped_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
+    for overrides in ([], ["algo=sft", "learner.lr=1e-6", "run.name=a"], ["cluster=gpu8", "judge.language_model=null"]):
+        config = load(overrides)
+        (tmp_path / "config.yaml").write_text(dump(config))
+        assert read(tmp_path / "config.yaml") == config
+
+
+def test_resuming_takes_the_runs_own_settings_and_goes_on_in_its_folder(tmp_path: Path) -> None:
+    run = tmp_path / "moved"
+    run.mkdir()
+    (run / "config.yaml").write_text(dump(load(["algo=sft", "run.seed=5", "run.name=old"])))
+    config = load([f"resume={run}", "run.steps=99"])
+    assert (config.algo.name, config.run.seed, config.run.steps) == ("sft", 5, 99)
+    assert (config.run.root / config.run.name, config.run.resume) == (run, run)
+    assert problems_of([f"resume={run}", "algo=gated"]) == [
+        "conf: algo: cannot change in a resumed run (got gated)"
+    ]
+
+
+def test_the_embedded_data_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load([])
+    assert config.data.train == ROOT / "examples/tiny_world/data/train.jsonl"
+    assert config.run.root == tmp_path / "runs"
+    values = config.model_dump()
+    for key in PATHS:
+        section, leaf = key.split(".")
+        assert values[section][leaf] is None or values[section][leaf].is_absolute(), key
+
+
+def test_a_file_of_the_users_own_wins_over_the_embedded_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "examples/tiny_world/data"
+    own.mkdir(parents=True)
+    (own / "train.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    assert load([]).data.train == own / "train.jsonl"
+
+
+def test_a_ray_job_must_write_outside_its_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tmp_path / "runtime_resources/working_dir_files/_ray_pkg_0"
+    job.mkdir(parents=True)
+    monkeypatch.chdir(job)
+    assert problems_of([])[0].startswith("conf: run.root: must be absolute in a Ray job")
+    assert load([f"run.root={tmp_path}"]).run.root == tmp_path
+
+
+def test_a_sweep_is_every_combination_and_each_loads() -> None:
+    runs = sweep(["run.seed=0,1", "algo=sft,gated", "rollout.group_size=4"])
+    assert runs == [
+        [f"run.seed={seed}", f"algo={algo}", "rollout.group_size=4"] for seed in (0, 1) for algo in ("sft", "gated")
+    ]
+    assert [load(run).algo.name for run in runs] == ["sft", "gated"] * 2
+    assert sweep(["run.seed=range(0,3)"]) == [["run.seed=0"], ["run.seed=1"], ["run.seed=2"]]
+
+
+def test_importing_the_loader_brings_no_heavy_package() -> None:
+    code = "import sys, conf.load; print([m for m in ('torch', 'ray', 'vllm', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

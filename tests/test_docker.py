@@ -1,0 +1,258 @@
+"""The install recipe and the cluster files; no container engine is needed to see that they fit together."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conf.load import load
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ["docker/install.sh", "docker/system.sh", "docker/entrypoint.sh", "examples/submit.sh", ".ci/run"]
+DOCKERFILES = ["docker/Dockerfile", "docker/Dockerfile.cpu"]
+
+
+def executable(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine with this Python, no uv, no GPU and no pip settings."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "sh", "cat", "cksum", "tr", "dirname", "grep", "mktemp", "env", "rm", "touch"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    executable(tools / "python3", f'exec {sys.executable} "$@"')
+    return {"PATH": str(tools), "HOME": str(tmp_path), "PIP_CONFIG_FILE": os.devnull, "TOOLS": str(tools)}
+
+
+def add_uv(machine: dict[str, str]) -> None:
+    executable(Path(machine["TOOLS"]) / "uv", "echo --torch-backend")
+
+
+def add_gpu(machine: dict[str, str]) -> None:
+    executable(Path(machine["TOOLS"]) / "nvidia-smi", "exit 0")
+
+
+def printed(machine: dict[str, str], tmp_path: Path, *arguments: str) -> list[str]:
+    """What install.sh would do in a fresh checkout."""
+    checkout = tmp_path / "checkout"
+    (checkout / "docker").mkdir(parents=True, exist_ok=True)
+    for name in ("pyproject.toml", "constraints.txt", "docker/install.sh", "docker/cpu-overrides.txt"):
+        shutil.copy(ROOT / name, checkout / name)
+    command = [str(checkout / "docker/install.sh"), "--print", *arguments]
+    done = subprocess.run(command, env=machine, capture_output=True, text=True, check=True)
+    return done.stdout.replace(machine["TOOLS"] + "/", "").splitlines()
+
+
+@pytest.mark.parametrize("own_folder", [False, True])
+def test_uv_on_cpu_takes_pytorchs_cpu_build_unless_a_folder_of_wheels_is_set(
+    machine: dict[str, str], tmp_path: Path, own_folder: bool
+) -> None:
+    add_uv(machine)
+    if own_folder:
+        machine["PIP_FIND_LINKS"] = "/wheels"
+    backend = "" if own_folder else " --torch-backend cpu"
+    assert printed(machine, tmp_path)[1:] == [
+        "uv pip install --python .venv/bin/python -c constraints.txt --override docker/cpu-overrides.txt"
+        f"{backend} -e .[cpu,dev]"
+    ]
+
+
+@pytest.mark.parametrize("own_folder", [False, True])
+def test_uv_on_a_gpu_machine_takes_vllm_as_it_is(
+    machine: dict[str, str], tmp_path: Path, own_folder: bool
+) -> None:
+    add_uv(machine)
+    add_gpu(machine)
+    if own_folder:
+        machine["PIP_FIND_LINKS"] = "/wheels"
+    assert printed(machine, tmp_path)[1:] == [
+        "uv pip install --python .venv/bin/python -c constraints.txt -e .[gpu,dev]"
+    ]
+
+
+def test_without_uv_the_recipe_gets_it_into_the_environment_first(
+    machine: dict[str, str], tmp_path: Path
+) -> None:
+    made, got, install = printed(machine, tmp_path)
+    assert made.endswith("-m venv --clear .venv")
+    assert got == ".venv/bin/python -m pip install --quiet uv"
+    assert install.startswith(".venv/bin/uv pip install --python .venv/bin/python -c constraints.txt")
+
+
+@pytest.mark.parametrize("own_folder", [False, True])
+@pytest.mark.parametrize("gpu", [False, True])
+def test_pip_alone_does_it_too(
+    machine: dict[str, str], tmp_path: Path, gpu: bool, own_folder: bool
+) -> None:
+    machine["WAVGATE_INSTALLER"] = "pip"
+    if gpu:
+        add_gpu(machine)
+    if own_folder:
+        machine["PIP_FIND_LINKS"] = "/wheels"  # pip reads it itself
+    pip = ".venv/bin/python -m pip"
+    expected = [f"{pip} install -c constraints.txt -e .[gpu,dev]"]
+    if not gpu:
+        expected = [
+            f"{pip} install -c constraints.txt torch==2.13.0",
+            f"{pip} install -c constraints.txt -e .[cpu,dev]",
+            f"{pip} uninstall --yes torchvision torchaudio torchcodec",
+        ]
+    assert printed(machine, tmp_path)[1:] == expected
+
+
+def test_an_image_gets_the_dependencies_without_the_project_or_the_tools_for_tests(
+    machine: dict[str, str], tmp_path: Path
+) -> None:
+    add_uv(machine)
+    machine["WAVGATE_EXTRA"] = "gpu"
+    (install,) = printed(machine, tmp_path, "--into", "python3")
+    assert install == "uv pip install --python python3 -c constraints.txt -r pyproject.toml --extra gpu"
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_uv_gets_its_package_locations_from_pips_settings(
+    machine: dict[str, str], tmp_path: Path, from_file: bool
+) -> None:
+    tools, seen = Path(machine["TOOLS"]), tmp_path / "seen"
+    executable(tools / "uv", f'case "$*" in *--help) echo --torch-backend ;; *) env > {seen} ;; esac')
+    executable(tools / "python3", f'case "$*" in *"-m venv"*) ;; *) exec {sys.executable} "$@" ;; esac')
+    if from_file:
+        lines = ["[global]", "index-url = file:///one", "extra-index-url =", "    file:///two", "    file:///three"]
+        (tmp_path / "pip.conf").write_text("\n".join([*lines, "find-links = /a /b", "cert = /ca.pem"]))
+        machine["PIP_CONFIG_FILE"] = str(tmp_path / "pip.conf")
+    else:
+        machine |= {"PIP_INDEX_URL": "file:///one", "PIP_EXTRA_INDEX_URL": "file:///two file:///three"}
+        machine |= {"PIP_FIND_LINKS": "/a /b", "PIP_CERT": "/ca.pem"}
+    checkout = tmp_path / "checkout"
+    printed(machine, tmp_path)
+    (checkout / ".venv/bin").mkdir(parents=True)
+    (checkout / ".venv/bin/python").symlink_to(sys.executable)
+    subprocess.run([checkout / "docker/install.sh"], env=machine, check=True, capture_output=True)
+    variables = dict(line.partition("=")[::2] for line in seen.read_text().splitlines())
+    assert variables["UV_DEFAULT_INDEX"] == "file:///one"
+    assert variables["UV_INDEX"] == "file:///two file:///three"
+    assert variables["UV_FIND_LINKS"] == "/a,/b"
+    assert variables["SSL_CERT_FILE"] == "/ca.pem"
+
+
+def test_a_second_install_has_nothing_to_do(machine: dict[str, str], tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    executable(
+        Path(machine["TOOLS"]) / "uv", f'echo "$@" >> {calls}; case "$*" in *--help) echo --torch-backend ;; esac'
+    )
+    printed(machine, tmp_path)
+    checkout = tmp_path / "checkout"
+    (checkout / ".venv/bin").mkdir(parents=True)
+    (checkout / ".venv/bin/python").symlink_to(sys.executable)
+    for _ in range(2):
+        subprocess.run([checkout / "docker/install.sh"], env=machine, check=True, capture_output=True)
+    assert sum("pip install --python" in line for line in calls.read_text().splitlines()) == 1
+    (checkout / "pyproject.toml").write_text("# changed")
+    subprocess.run([checkout / "docker/install.sh"], env=machine, check=True, capture_output=True)
+    assert sum("pip install --python" in line for line in calls.read_text().splitlines()) == 2
+
+
+def test_a_machine_without_the_right_python_is_told_so_in_one_line(
+    machine: dict[str, str], tmp_path: Path
+) -> None:
+    executable(Path(machine["TOOLS"]) / "python3", "exit 1")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        printed(machine, tmp_path)
+    assert caught.value.stderr.strip().splitlines() == [
+        "install: needs CPython 3.11 or 3.12 on PATH (or PYTHON=/path/to/python3.12)"
+    ]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_is_executable_strict_and_parses(script: str) -> None:
+    path = ROOT / script
+    assert os.access(path, os.X_OK)
+    assert "set -euo pipefail" in path.read_text()
+    subprocess.run(["bash", "-n", path], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", "--severity=warning", path], check=True)
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_an_image_runs_only_our_scripts_from_a_pinned_base_without_rights(dockerfile: str) -> None:
+    lines = [line for line in (ROOT / dockerfile).read_text().splitlines() if line and not line.startswith("#")]
+    steps = [re.sub(r"--mount=\S+ ", "", line.removeprefix("RUN ")) for line in lines if line.startswith("RUN ")]
+    for call in (call for step in steps for call in step.split(" && ")):
+        assert call.split()[0] in {"docker/install.sh", "docker/system.sh"}, call
+    (base,) = [line.removeprefix("FROM ") for line in lines if line.startswith("FROM ")]
+    assert re.search(r":v?\d[\d.]*\d(-slim)?$", base)
+    (user,) = [line.removeprefix("USER ") for line in lines if line.startswith("USER ")]
+    assert f"USER_ID={user}" in (ROOT / "docker/system.sh").read_text() and user != "0"
+    for line in lines:
+        if line.startswith("COPY "):
+            assert all((ROOT / source).exists() for source in line.split()[1:-1]), line
+    assert 'ENTRYPOINT ["/opt/wavgate/docker/entrypoint.sh"]' in lines
+
+
+def test_the_gpu_image_and_the_extras_name_one_version_of_vllm() -> None:
+    pins = re.findall(r'"vllm(?:-cpu)?==([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    base = re.search(r"FROM vllm/vllm-openai:v([\d.]+)", (ROOT / "docker/Dockerfile").read_text())
+    assert base and {*pins, base[1]} == {base[1]}
+
+
+def test_the_constraints_name_no_host_and_no_local_build() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; python_full_version .+)?", line) for line in lines)
+
+
+def job() -> dict[str, object]:
+    loaded = yaml.safe_load((ROOT / "examples/rayjob.yaml").read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def test_the_kubernetes_job_runs_the_same_entry_point_with_settings_that_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runtime_resources"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    python, flag, module, *overrides = job()["spec"]["entrypoint"].split()  # type: ignore[index]
+    assert [python, flag, module] == ["python", "-m", "actors.driver"]
+    config = load(overrides)
+    workers = job()["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]  # type: ignore[index]
+    limits = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert workers["replicas"] == config.cluster.nodes
+    assert int(limits["nvidia.com/gpu"]) == config.cluster.gpus_per_node
+    assert "python -m actors.driver" in (ROOT / "examples/submit.sh").read_text()
+
+
+def test_the_kubernetes_job_asks_for_a_token_and_cleans_up_after_itself() -> None:
+    spec = job()["spec"]
+    assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}  # type: ignore[index]
+    assert spec["submissionMode"] == "HTTPMode" and spec["shutdownAfterJobFinishes"]  # type: ignore[index]
+    pins = (ROOT / "constraints.txt").read_text()
+    assert f"ray=={spec['rayClusterSpec']['rayVersion']}\n" in pins  # type: ignore[index]
+
+
+def test_the_entrypoint_starts_no_worker_without_address_or_token(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    for extra, told in (({}, "RAY_HEAD"), ({"RAY_HEAD": "head:6379"}, "RAY_AUTH_TOKEN")):
+        done = subprocess.run(
+            [ROOT / "docker/entrypoint.sh", "worker"], env=environment | extra, capture_output=True, text=True
+        )
+        assert done.returncode == 2 and told in done.stderr
+
+
+def test_the_entrypoint_starts_ray_on_loopback_with_a_token_for_its_owner_only(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    executable(tmp_path / "ray", f'echo "$RAY_AUTH_MODE $*" >> {said}; umask >> {said}')
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    subprocess.run([ROOT / "docker/entrypoint.sh", "head", "--num-gpus=8"], env=environment, check=True)
+    made, mask, started, _ = said.read_text().splitlines()
+    assert (made, mask) == ("token get-auth-token --generate", "0077")
+    assert started == "token start --head --block --disable-usage-stats --dashboard-host=127.0.0.1 --num-gpus=8"
