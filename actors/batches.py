@@ -69,9 +69,15 @@ class Batches:
         """Start the next batch when none is under way, the staleness rule has room while ``step`` is learnt, and the run needs it."""
         if self._ahead is None and self._drawn < self._config.run.steps and self._admission.admits(step):
             self._before = self._states()
-            rows = [self._job.train[i] for i in draw_distinct(self._prompts, self._config.rollout.prompts_per_step)]
+            rows = [
+                self._job.train[i]
+                for i in draw_distinct(self._prompts, self._config.rollout.prompts_per_step)
+            ]
             own = rows[: self._config.learner.anchors_per_step]
-            more = [self._job.train[i] for i in self._anchors.next(self._config.learner.anchors_per_step - len(own))]
+            more = [
+                self._job.train[i]
+                for i in self._anchors.next(self._config.learner.anchors_per_step - len(own))
+            ]
             self._drawn += 1
             self._admission.start()
             self._ahead = asyncio.create_task(self._collect(self._drawn, rows, own, more))
@@ -127,7 +133,9 @@ class Batches:
 
     def _anchor(self, example: Example) -> Anchor:
         letters = self._job.family.channels.letters(example.target)
-        return Anchor(prompt_id=example.row_id, prompt_ids=example.prompt, ids=example.target, channels=letters)
+        return Anchor(
+            prompt_id=example.row_id, prompt_ids=example.prompt, ids=example.target, channels=letters
+        )
 
     def _states(self) -> tuple[dict[str, int], dict[str, int]]:
         return self._prompts.state_dict(), self._anchors.state_dict()

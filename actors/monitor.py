@@ -36,7 +36,11 @@ class Monitor:
         self._since = self._spoke = time.monotonic()
         self._last: Mapping[str, float] = {}
         self._times: list[float] = []
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True) if self._console.is_terminal else None
+        self._live = (
+            Live(console=self._console, refresh_per_second=4, transient=True)
+            if self._console.is_terminal
+            else None
+        )
         self._board = None if tensorboard is None else Board(tensorboard)
 
     def __enter__(self) -> "Monitor":
@@ -76,8 +80,14 @@ class Monitor:
         if self._board is not None:
             self._board.add(step, metrics)
         shown = "  ".join(f"{name} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
-        times = " ".join(f"{name} {metrics[f'time/{name}']:.1f}" for name in ("generate", "judge", "learn", "sync") if f"time/{name}" in metrics)
-        self.say(f"step {step}/{self._steps}  {shown}  {metrics['time/step']:.1f} s ({times})  left {_minutes(self._left())}")
+        times = " ".join(
+            f"{name} {metrics[f'time/{name}']:.1f}"
+            for name in ("generate", "judge", "learn", "sync")
+            if f"time/{name}" in metrics
+        )
+        self.say(
+            f"step {step}/{self._steps}  {shown}  {metrics['time/step']:.1f} s ({times})  left {_minutes(self._left())}"
+        )
         self._spoke = time.monotonic()
 
     def event(self, event: Event) -> None:
@@ -98,7 +108,9 @@ class Monitor:
         if self._live is None:
             return
         table = Table.grid(padding=(0, 2))
-        values = [f"{name.removeprefix('rollout/')} {self._last[name]:.3g}" for name in SHOWN if name in self._last]
+        values = [
+            f"{name.removeprefix('rollout/')} {self._last[name]:.3g}" for name in SHOWN if name in self._last
+        ]
         table.add_row(*values, f"left {_minutes(self._left())}" if self._times else "")
         self._live.update(Group(Text(self._line(), style="bold"), table))
 

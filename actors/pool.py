@@ -44,7 +44,14 @@ class Pool:
     """
 
     def __init__(
-        self, role: str, count: int, *, create: Callable[[int], Any], source: str, restarts: int, journal: Journal
+        self,
+        role: str,
+        count: int,
+        *,
+        create: Callable[[int], Any],
+        source: str,
+        restarts: int,
+        journal: Journal,
     ) -> None:
         self.role = role
         self._create = create
@@ -66,15 +73,21 @@ class Pool:
         except (RayError, TimeoutError) as error:
             raise RunError(f"{self.role} worker did not start: {reason_of(error)}") from error
         if hello["source"] != self._source:
-            raise RunError(f"{self.role} worker on {hello['node']} runs source {hello['source']}, the driver {self._source}: one run, one source tree")
+            raise RunError(
+                f"{self.role} worker on {hello['node']} runs source {hello['source']}, the driver {self._source}: one run, one source tree"
+            )
 
     async def replace(self, index: int, reason: str) -> None:
         """Kill replica ``index`` and start a fresh one. BudgetSpent: too often."""
         ray.kill(self.handles[index])
         if self._used[index] >= self._restarts:
-            raise BudgetSpent(f"{self.role} worker {index} failed after {self._used[index]} restarts (cluster.restarts): {reason}")
+            raise BudgetSpent(
+                f"{self.role} worker {index} failed after {self._used[index]} restarts (cluster.restarts): {reason}"
+            )
         self._used[index] += 1
-        self._journal.event("restart", f"{self.role} worker {index} replaced: {reason}", role=self.role, worker=index)
+        self._journal.event(
+            "restart", f"{self.role} worker {index} replaced: {reason}", role=self.role, worker=index
+        )
         self.handles[index] = self._create(index)
         await self.ready(self.handles[index])
 
@@ -119,7 +132,9 @@ class RolloutPool(Pool):
         index = self._turn = (self._turn + 1) % len(self.handles)
         while True:
             try:
-                return await asyncio.wait_for(getattr(self.handles[index], method).remote(*arguments), START_S)
+                return await asyncio.wait_for(
+                    getattr(self.handles[index], method).remote(*arguments), START_S
+                )
             except (RayError, TimeoutError) as error:
                 if isinstance(error, ValueError):  # the user's data, not the worker: it would fail again
                     raise
@@ -152,12 +167,23 @@ class RolloutPool(Pool):
             task.cancel()
 
     async def _drain(
-        self, index: int, prompts: list[Prompt], sampling: Sampling, deadline: float, arrived: "asyncio.Queue[Any]"
+        self,
+        index: int,
+        prompts: list[Prompt],
+        sampling: Sampling,
+        deadline: float,
+        arrived: "asyncio.Queue[Any]",
     ) -> None:
         wanted = {(prompt.id, i) for prompt in prompts for i in range(sampling.group_size)}
         while wanted:
-            open_prompts = [prompt for prompt in prompts if any((prompt.id, i) in wanted for i in range(sampling.group_size))]
-            stream = self.handles[index].generate.options(num_returns="streaming").remote(open_prompts, sampling)
+            open_prompts = [
+                prompt
+                for prompt in prompts
+                if any((prompt.id, i) in wanted for i in range(sampling.group_size))
+            ]
+            stream = (
+                self.handles[index].generate.options(num_returns="streaming").remote(open_prompts, sampling)
+            )
             try:
                 async with asyncio.timeout(deadline):
                     async for reference in stream:
@@ -193,7 +219,9 @@ class JudgePool(Pool):
             if self._broken is not None:
                 raise self._broken
             start = asyncio.get_running_loop().time()
-            call = asyncio.ensure_future(_answer(self.handles[index].score.remote(reply, speech[0], task, audio)))
+            call = asyncio.ensure_future(
+                _answer(self.handles[index].score.remote(reply, speech[0], task, audio))
+            )
             done, _ = await asyncio.wait({call}, timeout=self._deadline)
             self.busy_s += asyncio.get_running_loop().time() - start
             if not done:

@@ -37,11 +37,15 @@ class Job:
 
 def overrides_of(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Command line -> overrides as ``conf.load`` wants them, and a note per change: ``run.resume=`` and, in a Ray job, ``run.root``."""
-    overrides = [f"resume={a.removeprefix('run.resume=')}" if a.startswith("run.resume=") else a for a in arguments]
+    overrides = [
+        f"resume={a.removeprefix('run.resume=')}" if a.startswith("run.resume=") else a for a in arguments
+    ]
     settled = any(a.startswith(("run.root=", "resume=")) for a in overrides)
     if in_ray_job() and not settled:
         root = JOB_RUNS.expanduser()
-        return [*overrides, f"run.root={root}"], [f"a Ray job's own folder is temporary: the run goes to {root} (set run.root to choose)"]
+        return [*overrides, f"run.root={root}"], [
+            f"a Ray job's own folder is temporary: the run goes to {root} (set run.root to choose)"
+        ]
     return overrides, []
 
 
@@ -87,9 +91,13 @@ def check_model(path: Path) -> None:
 
 def _check_resume(config: Config, state: DriverState) -> None:
     if state.seed != config.run.seed:
-        raise UserError(f"run.seed: the checkpoint was made with {state.seed}, this run asks for {config.run.seed}")
+        raise UserError(
+            f"run.seed: the checkpoint was made with {state.seed}, this run asks for {config.run.seed}"
+        )
     if state.step > config.run.steps:
-        raise UserError(f"run.steps: the checkpoint is at step {state.step} already, this run asks for {config.run.steps}")
+        raise UserError(
+            f"run.steps: the checkpoint is at step {state.step} already, this run asks for {config.run.steps}"
+        )
 
 
 def _manifests(config: Config) -> list[list[Row]]:
@@ -103,7 +111,9 @@ def _manifests(config: Config) -> list[list[Row]]:
     if problems:
         raise ManifestError(problems)
     if len(found[0]) < config.rollout.prompts_per_step:
-        raise UserError(f"rollout.prompts_per_step={config.rollout.prompts_per_step} needs as many rows: {config.data.train} has {len(found[0])}")
+        raise UserError(
+            f"rollout.prompts_per_step={config.rollout.prompts_per_step} needs as many rows: {config.data.train} has {len(found[0])}"
+        )
     return found
 
 
@@ -118,16 +128,31 @@ def draw_distinct(cursor: Cursor, count: int) -> list[int]:
 def dry_run(job: Job) -> list[str]:
     """Placement, memory and judge calls, as lines."""
     config = job.config
-    where = "this machine" if not job.layout.bundles else ("one placement group, colocated" if job.layout.colocated else "one placement group, apart")
+    where = (
+        "this machine"
+        if not job.layout.bundles
+        else ("one placement group, colocated" if job.layout.colocated else "one placement group, apart")
+    )
     lines = [f"placement: {where}, {cores()} cores here"]
-    lines += [f"  {role.name:<8} x {role.count}  CPUs {role.cpus:g}  GPUs {role.gpus:g} each" for role in job.layout.roles]
+    lines += [
+        f"  {role.name:<8} x {role.count}  CPUs {role.cpus:g}  GPUs {role.gpus:g} each"
+        for role in job.layout.roles
+    ]
     lines += [f"  bundle {i}: {bundle}" for i, bundle in enumerate(job.layout.bundles)]
     estimate = memory_estimate(config)
     total, have = sum(estimate.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    lines.append(f"memory: about {total / 2**30:.1f} GiB of {have / 2**30:.1f} GiB here (" + ", ".join(f"{k} {v / 2**30:.1f}" for k, v in estimate.items()) + ")")
+    lines.append(
+        f"memory: about {total / 2**30:.1f} GiB of {have / 2**30:.1f} GiB here ("
+        + ", ".join(f"{k} {v / 2**30:.1f}" for k, v in estimate.items())
+        + ")"
+    )
     replies = config.run.steps * config.rollout.prompts_per_step * config.rollout.group_size
     during = (config.run.steps - 1) // config.run.eval_every if config.run.eval_every else 0
     held_out = 2 * (len(job.test) + len(job.validation)) + during * len(job.validation)
-    lines.append(f"judge calls: {replies} replies in {config.run.steps} steps + {held_out} held out = {replies + held_out}")
-    lines.append(f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts")
+    lines.append(
+        f"judge calls: {replies} replies in {config.run.steps} steps + {held_out} held out = {replies + held_out}"
+    )
+    lines.append(
+        f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"
+    )
     return lines

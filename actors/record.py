@@ -73,7 +73,11 @@ class RunDirectory:
         for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
             file = self.path / name
             if file.exists():
-                lines = [line for line in file.read_text().splitlines() if _whole(line) and not later(json.loads(line))]
+                lines = [
+                    line
+                    for line in file.read_text().splitlines()
+                    if _whole(line) and not later(json.loads(line))
+                ]
                 _replace(file, "".join(line + "\n" for line in lines))
         for entry in [*self.path.glob("rollouts/step_*"), *self.path.glob("audio/step_*")]:
             if int(entry.stem.removeprefix("step_")) > step:
@@ -143,7 +147,10 @@ def rollout_records(
     audio: Callable[[Reply], str | None],
 ) -> list[RolloutRecord]:
     """One record per reply, in group order. From these lambda and every advantage can be recomputed."""
-    weights = {(row.prompt_id, row.index): (preference_mask(row, algo) * row.advantage).tolist() for row in decision.batch.rollouts}
+    weights = {
+        (row.prompt_id, row.index): (preference_mask(row, algo) * row.advantage).tolist()
+        for row in decision.batch.rollouts
+    }
     records = []
     for place, group in enumerate(groups):
         for reply, judged in group.replies:
@@ -188,8 +195,9 @@ def _reason(judged: Judged) -> str | None:
     return judged.reward.reason if isinstance(judged.reward, Missing) else None
 
 
-def _logps(result: StepResult, reply: Reply) -> list[float] | None:
-    return result.learner_logps.get(f"{reply.prompt_id}/{reply.index}")
+def _logps(result: StepResult, reply: Reply) -> list[float | None] | None:
+    found = result.learner_logps.get(f"{reply.prompt_id}/{reply.index}")
+    return None if found is None else list(found)
 
 
 def _whole(line: str) -> bool:

@@ -33,5 +33,7 @@ async def load(handle: Any, weights: Published, timeout: float) -> None:
         await handle.pause.remote()
         version = await handle.update_weights.remote(weights.manifest, weights.payload[0])
         if version != weights.version:
-            raise SyncFailed(f"weight sync: learner published version {weights.version}, the engine reads back {version}")
+            raise SyncFailed(
+                f"weight sync: learner published version {weights.version}, the engine reads back {version}"
+            )
         await handle.resume.remote()
