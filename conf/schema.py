@@ -93,7 +93,7 @@ class RolloutConfig(Strict):
     max_new_tokens: Positive = 160
     """Token budget of a reply; a reply that uses it up is flagged as truncated."""
     grammar: bool = False
-    """Mask the logits so that replies cannot break the family's grammar; the learner applies the same mask."""
+    """Mask the logits so that replies cannot break the family's grammar; the learner masks alike."""
     max_num_seqs: Positive = 128
     """Replies an engine decodes together."""
     kv_cache_mb: Positive = 64
@@ -104,7 +104,9 @@ class RolloutConfig(Strict):
     @model_validator(mode="after")
     def _scorable(self) -> Self:
         if self.top_p != 1.0:
-            raise ValueError(f"top_p must be 1, the learner cannot score a truncated distribution: got {self.top_p}")
+            raise ValueError(
+                f"top_p must be 1, the learner cannot score a truncated distribution: got {self.top_p}"
+            )
         return self
 
 
@@ -171,8 +173,8 @@ class AlgoConfig(Strict):
     stop: bool = True
     """The stop token joins the preference loss."""
     aggregation: Literal["sequence_mean", "token_mean", "sum", "constant"] = "sequence_mean"
-    """How token terms are added up: mean over a reply then over replies, mean over all tokens, sum over a reply,
-    sum / max_new_tokens."""
+    """How token terms are added up: mean over a reply then over replies, mean over all tokens, sum over a
+    reply, sum / max_new_tokens."""
     clip_low: NonNegative = 0.2
     """Ratio clip below 1."""
     clip_high: NonNegative = 0.2
@@ -237,7 +239,9 @@ class ClusterConfig(Strict):
     @model_validator(mode="after")
     def _transport_fits(self) -> Self:
         if self.kind == "local" and self.weight_transfer != "object_store":
-            raise ValueError(f"weight_transfer must be object_store when kind=local: got {self.weight_transfer}")
+            raise ValueError(
+                f"weight_transfer must be object_store when kind=local: got {self.weight_transfer}"
+            )
         if self.kind == "local" and self.gpus_per_node:
             raise ValueError(f"gpus_per_node must be 0 when kind=local: got {self.gpus_per_node}")
         if self.kind == "gpu" and self.gpus_per_node < 1:
@@ -281,12 +285,12 @@ class Config(Strict):
             )
         if self.rollout.max_new_tokens >= self.model.max_length:
             raise ValueError(
-                f"rollout.max_new_tokens must be below model.max_length={self.model.max_length} to leave room for the"
-                f" prompt: got {self.rollout.max_new_tokens}"
+                f"rollout.max_new_tokens must be below model.max_length={self.model.max_length} to leave room"
+                f" for the prompt: got {self.rollout.max_new_tokens}"
             )
         if self.algo.mix == "gate" and not self.judge.scale_lo <= self.algo.gate.theta <= self.judge.scale_hi:
             raise ValueError(
-                f"algo.gate.theta must lie on the judge's scale [{self.judge.scale_lo}, {self.judge.scale_hi}]:"
-                f" got {self.algo.gate.theta}"
+                "algo.gate.theta must lie on the judge's scale"
+                f" [{self.judge.scale_lo}, {self.judge.scale_hi}]: got {self.algo.gate.theta}"
             )
         return self

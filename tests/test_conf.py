@@ -65,8 +65,14 @@ def test_there_are_fewer_than_eighty_settings_and_each_is_documented() -> None:
     ("override", "expected"),
     [
         ("rollout.group_sise=4", "rollout.group_sise: unknown key; did you mean rollout.group_size? (got 4)"),
-        ("+rollout.group_sise=4", "rollout.group_sise: unknown key; did you mean rollout.group_size? (got 4)"),
-        ("++rollout.group_sise=4", "rollout.group_sise: unknown key; did you mean rollout.group_size? (got 4)"),
+        (
+            "+rollout.group_sise=4",
+            "rollout.group_sise: unknown key; did you mean rollout.group_size? (got 4)",
+        ),
+        (
+            "++rollout.group_sise=4",
+            "rollout.group_sise: unknown key; did you mean rollout.group_size? (got 4)",
+        ),
         ("group_size=4", "group_size: unknown key; did you mean rollout.group_size? (got 4)"),
         ("algo.gate={alfa:0.5}", "algo.gate.alfa: unknown key; did you mean algo.gate.alpha? (got 0.5)"),
         ("hydra.run.dir=x", "hydra.run.dir: unknown key; `wavgate train --cfg job` lists all keys (got x)"),
@@ -117,7 +123,9 @@ def test_a_mistake_is_one_line_with_key_rule_and_value(override: str, expected: 
 
 
 def test_all_mistakes_are_told_at_once_and_each_once() -> None:
-    lines = problems_of(["rollout.grup_size=4", "algo=foo", "learner.lr=nan", "run.steps=0", "model.dtype=int8"])
+    lines = problems_of(
+        ["rollout.grup_size=4", "algo=foo", "learner.lr=nan", "run.steps=0", "model.dtype=int8"]
+    )
     keys = [line.split(": ")[1] for line in lines]
     assert sorted(keys) == ["algo", "learner.lr", "model.dtype", "rollout.grup_size", "run.steps"]
 
@@ -136,7 +144,9 @@ def test_a_setting_typed_wins_over_experiment_and_group() -> None:
     assert (config.run.steps, config.learner.ranks, config.cluster.gpus_per_node) == (7, 2, 8)
 
 
-@pytest.mark.parametrize("canary", ["sk-canary0123456789", "hf_canary0123456789", "0123456789abcdef0123456789abcdef"])
+@pytest.mark.parametrize(
+    "canary", ["sk-canary0123456789", "hf_canary0123456789", "0123456789abcdef0123456789abcdef"]
+)
 def test_a_secret_is_refused_and_never_repeated(canary: str) -> None:
     for key in ("run.name", "algo.name", "judge.api_key", "learner.lr", "model.path"):
         lines = problems_of([f"{key}={canary}"])
@@ -160,7 +170,9 @@ def test_no_override_however_odd_ends_in_anything_but_a_config_or_its_error(text
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(sorted(KEYS)), st.one_of(st.text(max_size=12), st.floats(), st.integers(), st.booleans()))
+@given(
+    st.sampled_from(sorted(KEYS)), st.one_of(st.text(max_size=12), st.floats(), st.integers(), st.booleans())
+)
 def test_no_value_however_odd_ends_in_anything_but_a_config_or_its_error(key: str, value: object) -> None:
     try:
         load([f"{key}={value}"])
@@ -169,7 +181,11 @@ def test_no_value_however_odd_ends_in_anything_but_a_config_or_its_error(key: st
 
 
 def test_what_is_dumped_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
-    for overrides in ([], ["algo=sft", "learner.lr=1e-6", "run.name=a"], ["cluster=gpu8", "judge.language_model=null"]):
+    for overrides in (
+        [],
+        ["algo=sft", "learner.lr=1e-6", "run.name=a"],
+        ["cluster=gpu8", "judge.language_model=null"],
+    ):
         config = load(overrides)
         (tmp_path / "config.yaml").write_text(dump(config))
         assert read(tmp_path / "config.yaml") == config
@@ -221,7 +237,9 @@ def test_a_ray_job_must_write_outside_its_temporary_folder(
 def test_a_sweep_is_every_combination_and_each_loads() -> None:
     runs = sweep(["run.seed=0,1", "algo=sft,gated", "rollout.group_size=4"])
     assert runs == [
-        [f"run.seed={seed}", f"algo={algo}", "rollout.group_size=4"] for seed in (0, 1) for algo in ("sft", "gated")
+        [f"run.seed={seed}", f"algo={algo}", "rollout.group_size=4"]
+        for seed in (0, 1)
+        for algo in ("sft", "gated")
     ]
     assert [load(run).algo.name for run in runs] == ["sft", "gated"] * 2
     assert sweep(["run.seed=range(0,3)"]) == [["run.seed=0"], ["run.seed=1"], ["run.seed=2"]]

@@ -90,9 +90,7 @@ def test_without_uv_the_recipe_gets_it_into_the_environment_first(
 
 @pytest.mark.parametrize("own_folder", [False, True])
 @pytest.mark.parametrize("gpu", [False, True])
-def test_pip_alone_does_it_too(
-    machine: dict[str, str], tmp_path: Path, gpu: bool, own_folder: bool
-) -> None:
+def test_pip_alone_does_it_too(machine: dict[str, str], tmp_path: Path, gpu: bool, own_folder: bool) -> None:
     machine["WAVGATE_INSTALLER"] = "pip"
     if gpu:
         add_gpu(machine)
@@ -126,7 +124,13 @@ def test_uv_gets_its_package_locations_from_pips_settings(
     executable(tools / "uv", f'case "$*" in *--help) echo --torch-backend ;; *) env > {seen} ;; esac')
     executable(tools / "python3", f'case "$*" in *"-m venv"*) ;; *) exec {sys.executable} "$@" ;; esac')
     if from_file:
-        lines = ["[global]", "index-url = file:///one", "extra-index-url =", "    file:///two", "    file:///three"]
+        lines = [
+            "[global]",
+            "index-url = file:///one",
+            "extra-index-url =",
+            "    file:///two",
+            "    file:///three",
+        ]
         (tmp_path / "pip.conf").write_text("\n".join([*lines, "find-links = /a /b", "cert = /ca.pem"]))
         machine["PIP_CONFIG_FILE"] = str(tmp_path / "pip.conf")
     else:
@@ -147,7 +151,8 @@ def test_uv_gets_its_package_locations_from_pips_settings(
 def test_a_second_install_has_nothing_to_do(machine: dict[str, str], tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     executable(
-        Path(machine["TOOLS"]) / "uv", f'echo "$@" >> {calls}; case "$*" in *--help) echo --torch-backend ;; esac'
+        Path(machine["TOOLS"]) / "uv",
+        f'echo "$@" >> {calls}; case "$*" in *--help) echo --torch-backend ;; esac',
     )
     printed(machine, tmp_path)
     checkout = tmp_path / "checkout"
@@ -184,8 +189,12 @@ def test_a_script_is_executable_strict_and_parses(script: str) -> None:
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
 def test_an_image_runs_only_our_scripts_from_a_pinned_base_without_rights(dockerfile: str) -> None:
-    lines = [line for line in (ROOT / dockerfile).read_text().splitlines() if line and not line.startswith("#")]
-    steps = [re.sub(r"--mount=\S+ ", "", line.removeprefix("RUN ")) for line in lines if line.startswith("RUN ")]
+    lines = [
+        line for line in (ROOT / dockerfile).read_text().splitlines() if line and not line.startswith("#")
+    ]
+    steps = [
+        re.sub(r"--mount=\S+ ", "", line.removeprefix("RUN ")) for line in lines if line.startswith("RUN ")
+    ]
     for call in (call for step in steps for call in step.split(" && ")):
         assert call.split()[0] in {"docker/install.sh", "docker/system.sh"}, call
     (base,) = [line.removeprefix("FROM ") for line in lines if line.startswith("FROM ")]
@@ -255,4 +264,6 @@ def test_the_entrypoint_starts_ray_on_loopback_with_a_token_for_its_owner_only(t
     subprocess.run([ROOT / "docker/entrypoint.sh", "head", "--num-gpus=8"], env=environment, check=True)
     made, mask, started, _ = said.read_text().splitlines()
     assert (made, mask) == ("token get-auth-token --generate", "0077")
-    assert started == "token start --head --block --disable-usage-stats --dashboard-host=127.0.0.1 --num-gpus=8"
+    assert (
+        started == "token start --head --block --disable-usage-stats --dashboard-host=127.0.0.1 --num-gpus=8"
+    )
