@@ -1,0 +1,117 @@
+"""Snapshots are whole or not there: every kind of damage is named, nothing is changed by a refusal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from actors import checkpoint
+from actors.checkpoint import DriverState
+from actors.errors import UserError
+
+
+def state(step: int) -> DriverState:
+    return DriverState(step=step, seed=0, gate={"lambda": 0.25}, prompts={"drawn": 4 * step}, anchors={"drawn": 0})
+
+
+def write_shard(folder: Path) -> None:
+    (folder / "shard-1.safetensors").write_bytes(os.urandom(1000))
+
+
+def saved(run: Path, *steps: int, keep: int = 9) -> None:
+    for step in steps:
+        checkpoint.save(run, state(step), write_shard, keep)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    saved(tmp_path, 2)
+    folder, found, problems = checkpoint.newest(tmp_path)
+    assert (folder.name, found, problems) == ("step_000002", state(2), [])
+    assert (tmp_path / "checkpoints" / "latest").read_text().strip() == "step_000002"
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2, 3, keep=2)
+    assert [path.name for path in checkpoint.snapshots(tmp_path)] == ["step_000002", "step_000003"]
+
+
+def truncate(snapshot: Path) -> None:
+    shard = snapshot / "learner" / "shard-1.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+
+
+def flip(snapshot: Path) -> None:
+    shard = snapshot / "learner" / "shard-1.safetensors"
+    content = shard.read_bytes()
+    shard.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+
+
+DAMAGE = {
+    "missing": lambda snapshot: (snapshot / "learner" / "shard-1.safetensors").unlink(),
+    "must have 1000 bytes, has 999": truncate,
+    "content differs": flip,
+    "manifest.json: missing": lambda snapshot: (snapshot / "manifest.json").unlink(),
+    "not JSON": lambda snapshot: (snapshot / "manifest.json").write_text("{"),
+    "format must be": lambda snapshot: (snapshot / "manifest.json").write_text(json.dumps({"format": "other"})),
+    "driver.json: must have": lambda snapshot: (snapshot / "driver.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named_and_the_older_snapshot_is_taken(tmp_path: Path, name: str) -> None:
+    saved(tmp_path, 1, 2)
+    DAMAGE[name](checkpoint.folder(tmp_path, 2))
+    before = tree(tmp_path)
+    folder, _, problems = checkpoint.newest(tmp_path)
+    assert folder.name == "step_000001"
+    assert any(name in problem and "step_000002" in problem for problem in problems), problems
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_of_the_only_snapshot_is_refused_and_changes_nothing(tmp_path: Path, name: str) -> None:
+    saved(tmp_path, 1)
+    DAMAGE[name](checkpoint.folder(tmp_path, 1))
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=name):
+        checkpoint.newest(tmp_path)
+    assert tree(tmp_path) == before
+
+
+def test_no_run_and_no_checkpoint_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run directory"):
+        checkpoint.newest(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoint.newest(tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from actors import checkpoint
+from tests.test_checkpoint import state
+
+def half(folder):
+    (folder / "shard-1.safetensors").write_bytes(b"x" * 500)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.save(Path(sys.argv[1]), state(2), half, 2)
+"""
+
+
+def test_a_kill_during_a_save_leaves_the_older_snapshot_and_a_rest_that_is_cleaned(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False, cwd=Path(__file__).parent.parent)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "checkpoints" / "step_000002.tmp").is_dir()
+    assert checkpoint.newest(tmp_path)[1] == state(1)
+    checkpoint.clean(tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == ["step_000001"]

@@ -1,0 +1,67 @@
+"""The decision of a step: what a missing verdict changes (its own reply), and what it does not (everything else)."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.decide import Group, decide
+from conf.schema import AlgoConfig
+from judge.types import Judged, Missing, Scale, Scored, Verdict
+from learner.gate import mixer_from
+from rollout.types import Prompt, Reply
+
+SCALE = Scale(1.0, 5.0)
+REWARDS = st.lists(st.lists(st.one_of(st.none(), st.floats(1, 5)), min_size=2, max_size=6), min_size=1, max_size=5)
+
+
+def group(name: str, rewards: list[float | None]) -> Group:
+    def reply(index: int) -> Reply:
+        return Reply(
+            prompt_id=name, index=index, ids=(7, 3), logps=(-0.5, -0.1), channels="TE", sampled=(True, True),
+            versions=(0, 0), finish="stop", text="one", well_formed=True,
+        )  # fmt: skip
+
+    def judged(index: int, reward: float | None) -> Judged:
+        verdict: Verdict = Missing(judge="x", reason="broken") if reward is None else Scored(value=reward, judge="x")
+        return Judged(prompt_id=name, index=index, axes={"semantic": verdict}, reward=verdict, transcript=None)
+
+    replies = tuple((reply(i), judged(i, reward)) for i, reward in enumerate(rewards))
+    return Group(prompt=Prompt(id=name, ids=(1, 2)), replies=replies)
+
+
+def decided(groups: list[Group], algo: AlgoConfig | None = None):  # type: ignore[no-untyped-def]
+    algo = algo or AlgoConfig()
+    return decide(1, groups, (), mixer_from(algo, SCALE))
+
+
+@given(REWARDS)
+def test_any_failures_leave_what_the_survivors_alone_would_give(rewards: list[list[float | None]]) -> None:
+    names = [f"p{i}" for i in range(len(rewards))]
+    found = decided([group(name, row) for name, row in zip(names, rewards, strict=True)])
+    kept = [(n, r) for n, r in zip(names, rewards, strict=True) if sum(x is not None for x in r) >= max(2, -(-len(r) // 2))]
+    alone = decided([group(name, [x for x in row if x is not None]) for name, row in kept])
+    assert found.batch.weight == alone.batch.weight
+    assert found.reading == alone.reading
+    assert [row.advantage for row in found.batch.rollouts] == [row.advantage for row in alone.batch.rollouts]
+    assert found.metrics["groups/kept"] == len(kept)
+
+
+@given(REWARDS)
+def test_every_reply_is_taught_or_dropped_with_a_reason(rewards: list[list[float | None]]) -> None:
+    groups = [group(f"p{i}", row) for i, row in enumerate(rewards)]
+    found = decided(groups)
+    keys = {(reply.prompt_id, reply.index) for g in groups for reply, _ in g.replies}
+    assert set(found.advantages) | set(found.dropped) == keys
+    assert not set(found.advantages) & set(found.dropped)
+    assert {(row.prompt_id, row.index) for row in found.batch.rollouts} == set(found.advantages)
+    assert all(found.dropped.values())
+
+
+def test_a_group_with_too_few_rewards_does_not_touch_the_gate() -> None:
+    gate = mixer_from(AlgoConfig(), SCALE)
+    first = decide(1, [group("a", [1.0, 5.0])], (), gate).batch.weight
+    assert decide(2, [group("b", [5.0, None, None, 1.0, None])], (), gate).batch.weight == first
+
+
+def test_fixed_mix_ignores_the_rewards() -> None:
+    algo = AlgoConfig(name="grpo_text", mix="fixed", fixed_lambda=0.3)
+    assert decided([group("a", [1.0, 5.0])], algo).batch.weight == 0.3
