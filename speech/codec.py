@@ -98,7 +98,7 @@ class MelCodec:
         """K-means (k-means++ start, Lloyd rounds) over the blocks of the waves."""
         blocks = np.concatenate([features(wave) for wave in waves])
         if len(blocks) < size:
-            raise ValueError(f"fitting {size} codes needs at least {size} blocks of speech, got {len(blocks)}")
+            raise ValueError(f"fitting needs at least {size} blocks of speech, got {len(blocks)}")
         return cls(k_means(blocks, size, np.random.default_rng(seed), rounds))
 
 

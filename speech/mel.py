@@ -47,14 +47,15 @@ def log_mel(wave: Floats) -> Floats:
     return np.asarray(np.log(np.maximum(np.abs(_spectra(wave, hops)) @ mel_filters().T, FLOOR)), np.float32)
 
 
-def magnitudes(mel: Floats, rounds: int = 30) -> Floats:
+def magnitudes(mel: Floats, rounds: int = 15) -> Floats:
     """Linear magnitudes whose mel is ``exp(mel)``: multiplicative non-negative refinement, frame by frame."""
-    target = np.exp(mel.astype(np.float64))
-    target = np.where(target <= FLOOR * 1.2, 0.0, target)
-    filters = mel_filters().astype(np.float64)
-    linear = np.maximum(target @ np.linalg.pinv(filters).T, 1e-5)
+    target = np.exp(mel)
+    target = np.where(target <= FLOOR * 1.2, np.float32(0), target)
+    filters = mel_filters()
+    linear = np.maximum(target @ np.linalg.pinv(filters).T, np.float32(1e-5))
+    wanted = target @ filters
     for _ in range(rounds):
-        linear *= (target @ filters) / np.maximum(linear @ filters.T @ filters, 1e-8)
+        linear *= wanted / np.maximum(linear @ filters.T @ filters, np.float32(1e-8))
     return np.asarray(linear, np.float32)
 
 

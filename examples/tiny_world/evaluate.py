@@ -2,8 +2,8 @@
 
     python -m examples.tiny_world.evaluate FOLDER [--rows N] [--split validation] [--temperature 1.0]
 
-Heard: the recogniser's transcript meets the answer. Said: the words of the text channel meet it. Style: a slow
-reply lasts at least 1.2 times as long as its own words do normally, a loud one is at least 4.5 dB above normal.
+Heard: the recogniser's transcript meets the answer. Said: the words of the text channel meet it. Style: a
+slow reply lasts at least 1.2 times as long as its own words do normally, a loud one is 4.5 dB above normal.
 """
 
 import argparse
@@ -38,9 +38,8 @@ def replies(
         if temperature > 0:
             sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         with torch.no_grad():
-            done = model.generate(
-                ids, attention_mask=mask, max_new_tokens=MAX_REPLY, eos_token_id=stop, pad_token_id=0, **sampling
-            )
+            limits = {"max_new_tokens": MAX_REPLY, "eos_token_id": stop, "pad_token_id": 0}
+            done = model.generate(ids, attention_mask=mask, **limits, **sampling)
         for reply in done[:, width:].tolist():
             out.append(reply[: reply.index(stop) + 1] if stop in reply else reply)
     return out
@@ -76,9 +75,10 @@ def measure(folder: Path, rows: list[dict[str, Any]], temperature: float) -> dic
     model = Qwen2ForCausalLM.from_pretrained(folder).eval()
     family = TinyFamily.load(folder)
     codec, recogniser = family.codec(), Recogniser(DATA / "asr.arpa", DATA / "asr.dict")
-    encoder = Encoder(family, codec)  # type: ignore[arg-type]
+    encoder = Encoder(family, codec)
     spoken = replies(model, [encoder.prompt(row) for row in rows], temperature, family.stop_ids[0])
-    normal = float(np.mean([level(codec.decode(encoder.clip(f"bank/rms/{w}.flac"))) for w in ("the", "is", "one")]))
+    samples = [codec.decode(encoder.clip(f"bank/rms/{word}.flac")) for word in ("the", "is", "one")]
+    normal = float(np.mean([level(sample) for sample in samples]))
     seen: dict[str, list[float]] = {}
     for row, reply in zip(rows, spoken, strict=True):
         parts = family.split(reply)

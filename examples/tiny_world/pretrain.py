@@ -19,9 +19,10 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from examples.tiny_world.build import BASE, DATA
-from examples.tiny_world.speak import read_clips
-from examples.tiny_world.words import VOCABULARY
-from speech.codec import MelCodec
+from examples.tiny_world.speak import REPLY_MANNERS, USER_VOICES, read_clips
+from examples.tiny_world.tasks import draw_style
+from examples.tiny_world.words import REPLY_WORDS, VOCABULARY
+from speech.codec import Codec, MelCodec
 from speech.families.base import Chunk, Turn
 from speech.families.tiny import TinyFamily
 
@@ -29,8 +30,11 @@ SPECIALS = "<|pad|> <|unk|> <|im_start|> <|im_end|> <|begin_of_audio|> <|end_of_
 ROLES = "system user assistant".split()
 STEPS = 900  # where the shipped checkpoint stops
 BATCH = 16
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 3e-3
 WARMUP = 50
+WORD_WEIGHT = 5.0  # a reply word counts as much as several of its codes: it carries the answer
+FAITHFUL = 0.6  # of the replies with a style asked for that follow it
+DRILLS = 1500  # random sentences to repeat, per pass over the rows
 
 Example = tuple[tuple[int, ...], tuple[int, ...]]  # prompt ids, reply ids
 
@@ -46,10 +50,10 @@ def write_layout(base: Path, codes: int) -> Qwen2Config:
     tokenizer.save_pretrained(base)
     config = Qwen2Config(
         vocab_size=-(-len(tokens) // 64) * 64,
-        hidden_size=192,
-        intermediate_size=512,
+        hidden_size=128,
+        intermediate_size=384,
         num_hidden_layers=4,
-        num_attention_heads=6,
+        num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
         tie_word_embeddings=False,
@@ -71,20 +75,23 @@ def read_rows(name: str) -> list[dict[str, Any]]:
 class Encoder:
     """Rows to ids; every clip is encoded once, which the codec's concatenation rule allows."""
 
-    def __init__(self, family: TinyFamily, codec: MelCodec) -> None:
+    def __init__(self, family: TinyFamily, codec: Codec) -> None:
         self.family, self.codec = family, codec
         self._known: dict[str, tuple[int, ...]] = {}
 
-    def prompt(self, row: dict[str, Any]) -> tuple[int, ...]:
-        if not row["audios"]:
-            return self.family.prompt([Turn(role="user", text=row["question_text"])])
-        codes = tuple(code for clip in row["audios"][0] for code in self.clip(clip))
+    def question(self, text: str, voice: str | None) -> tuple[int, ...]:
+        """A question spoken by a user's voice, or written."""
+        if voice is None:
+            return self.family.prompt([Turn(role="user", text=text)])
+        codes = tuple(code for word in text.split() for code in self.clip(f"bank/{voice}/{word}.flac"))
         return self.family.prompt([Turn(role="user", codes=codes)])
 
-    def example(self, row: dict[str, Any]) -> Example:
-        words = row["sft_target_text"].split()
-        clips = zip(words, row["sft_target_audio"], strict=True)
-        return self.prompt(row), self.family.target([Chunk(text=w, codes=self.clip(clip)) for w, clip in clips])
+    def prompt(self, row: dict[str, Any]) -> tuple[int, ...]:
+        """The prompt of a manifest row, as it is."""
+        if not row["audios"]:
+            return self.question(row["question_text"], None)
+        codes = tuple(code for clip in row["audios"][0] for code in self.clip(clip))
+        return self.family.prompt([Turn(role="user", codes=codes)])
 
     def clip(self, clip: str) -> tuple[int, ...]:
         if clip not in self._known:
@@ -92,17 +99,44 @@ class Encoder:
         return self._known[clip]
 
 
-def batches(examples: list[Example], seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless right-padded batches of ids and labels; similar lengths go together."""
+def corpus(encoder: Encoder, rows: list[dict[str, Any]], drills: int, random: Random) -> list[Example]:
+    """One pass: every row once, in a voice drawn anew or written, and random words to repeat.
+
+    A style that is asked for is followed in a share of the rows only: room for what comes after.
+    """
+    out = []
+    for row in [*rows, *(drill(random) for _ in range(drills))]:
+        words, style = row["sft_target_text"].split(), row["style"]
+        if style and random.random() > FAITHFUL:
+            style = None
+        folder = f"bank/{REPLY_MANNERS[style].name}"
+        reply = [Chunk(text=word, codes=encoder.clip(f"{folder}/{word}.flac")) for word in words]
+        voice = random.choice((*USER_VOICES, None))
+        out.append((encoder.question(row["question_text"], voice), encoder.family.target(reply)))
+    return out
+
+
+def drill(random: Random) -> dict[str, Any]:
+    """Random words to say back: teaches hearing and speaking, no answers."""
+    sentence = " ".join(random.sample(REPLY_WORDS, random.randint(1, 4)))
+    style = draw_style(random)
+    manner = f"say it {'slowly' if style == 'slow' else 'loudly'} " if style else ""
+    opening = random.choice(("repeat after me", "say after me"))
+    return {"question_text": f"{manner}{opening} {sentence}", "sft_target_text": sentence, "style": style}
+
+
+def batches(encoder: Encoder, rows: list[dict[str, Any]], seed: int) -> Iterator[list[Example]]:
+    """Endless batches; similar lengths go together."""
     random = Random(seed)
     while True:
-        order = random.sample(examples, len(examples))
-        pools = [order[i : i + 16 * BATCH] for i in range(0, len(order), 16 * BATCH)]
+        examples = corpus(encoder, rows, DRILLS, random)
+        random.shuffle(examples)
+        pools = [examples[i : i + 16 * BATCH] for i in range(0, len(examples), 16 * BATCH)]
         for pool in pools:
             pool.sort(key=lambda example: len(example[0]) + len(example[1]))
             groups = [pool[i : i + BATCH] for i in range(0, len(pool), BATCH)]
             random.shuffle(groups)
-            yield from map(padded, groups)
+            yield from groups
 
 
 def padded(group: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,18 +149,20 @@ def padded(group: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, labels
 
 
-def train(config: Qwen2Config, examples: list[Example], steps: int, out: Path, save_every: int) -> None:
+def train(config: Qwen2Config, encoder: Encoder, steps: int, out: Path, save_every: int) -> None:
     """Constant learning rate after warm-up, so that the run can be stopped anywhere."""
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / WARMUP))
-    stream = batches(examples, seed=0)
+    weights = torch.ones(config.vocab_size)
+    weights[len(SPECIALS) + len(ROLES) :][: len(VOCABULARY)] = WORD_WEIGHT
+    stream = batches(encoder, read_rows("train"), seed=0)
     for step in range(1, steps + 1):
-        ids, labels = next(stream)
-        logits = model(input_ids=ids).logits[:, :-1]  # right padding: causal attention never sees it
+        ids, labels = padded(next(stream))
+        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]  # padding is on the right: never seen
         chosen = labels[:, 1:] != -100
-        loss = cross_entropy(logits[chosen], labels[:, 1:][chosen])
+        loss = cross_entropy(model.lm_head(hidden[chosen]), labels[:, 1:][chosen], weight=weights)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -152,8 +188,7 @@ def main() -> None:
     codec.save(options.out / "codec.safetensors")
     config = write_layout(options.out, codec.size)
     encoder = Encoder(TinyFamily.load(options.out), codec)
-    examples = [encoder.example(row) for row in read_rows("train")]
-    train(config, examples, options.steps, options.out, options.save_every)
+    train(config, encoder, options.steps, options.out, options.save_every)
     print(f"base checkpoint in {options.out}")
 
 

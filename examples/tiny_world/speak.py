@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+Floats64 = npt.NDArray[np.float64]
+
 SAMPLE_RATE = 16_000
 GRID = 1280  # samples in 80 ms, one code
 SILENCE = 320  # samples in 20 ms
@@ -57,7 +59,7 @@ def render(word: str, manner: Manner) -> npt.NDArray[np.int16]:
     return np.round(padded * 32767).astype(np.int16)
 
 
-def trimmed(wave: npt.NDArray[np.float64], threshold: float = 0.02, margin: int = 160) -> npt.NDArray[np.float64]:
+def trimmed(wave: Floats64, threshold: float = 0.02, margin: int = 160) -> Floats64:
     """Cut the quiet ends off and fade what is left in and out over 5 ms."""
     heard = np.flatnonzero(np.abs(wave) > threshold * np.abs(wave).max())
     kept = wave[max(0, heard[0] - margin) : heard[-1] + margin].copy()
@@ -79,7 +81,7 @@ def read_clips(root: Path, clips: list[str]) -> npt.NDArray[np.float32]:
     return np.concatenate(waves) if waves else np.zeros(0, np.float32)
 
 
-def _flite(text: str, manner: Manner) -> npt.NDArray[np.float64]:
+def _flite(text: str, manner: Manner) -> Floats64:
     stretch = ["--setf", f"duration_stretch={manner.stretch}"]
     command = ["flite", "-voice", manner.voice, *stretch, "-t", text, "-o", "/dev/stdout"]
     try:

@@ -2,7 +2,16 @@
 
 from random import Random
 
-from examples.tiny_world.tasks import FAMILIES, HELD_OUT, STYLES, TRAIN_ROWS, Item, Prompt, draw_style, in_style
+from examples.tiny_world.tasks import (
+    FAMILIES,
+    HELD_OUT,
+    STYLES,
+    TRAIN_ROWS,
+    Item,
+    Prompt,
+    draw_style,
+    in_style,
+)
 
 KEEP_FACTS = ("next", "opposite")  # their facts must be trained on: only a fact in one style is held out
 SPLITS = ("train", "validation", "test")
@@ -29,9 +38,9 @@ def _split_task(task: str, items: list[Item], random: Random) -> dict[str, list[
     n_validation, n_test = HELD_OUT[task]
     held = {"test": keys[:n_test], "validation": keys[n_test : n_test + n_validation]}
     held_style = {key: _held_style(task, random) for name in held for key in held[name]}
-    out: dict[str, list[Prompt]] = {
-        name: [in_style(random.choice(by_key[key]), held_style[key], random) for key in held[name]] for name in held
-    }
+    out: dict[str, list[Prompt]] = {}
+    for name in held:
+        out[name] = [in_style(random.choice(by_key[key]), held_style[key], random) for key in held[name]]
     allowed = [item for item in items if item.key not in held_style or task in KEEP_FACTS]
     out["train"] = _draw_train(task, allowed, held_style if task in KEEP_FACTS else {}, random)
     return out

@@ -1,12 +1,14 @@
 """The tasks of the tiny world: questions with checkable answers, and their split into three sets.
 
 Invariant: what a held-out set asks was never trained on in any phrasing or style. For arithmetic and
-comparison the held-out thing is an unordered pair of numbers, for repetition a sentence; for facts that must
-be seen (opposites, what comes next) it is a fact together with a style. Pure and seeded: same rows every time.
+comparison the held-out thing is an unordered pair of numbers, for repetition a sentence; for facts that
+must be seen (opposites, what comes next) it is a fact together with a style. Pure and
+seeded: same rows every time.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 from examples.tiny_world.words import ADJECTIVES, DAYS, LAST, MONTHS, NOUNS, NUMBERS, OPPOSITES, VERBS
@@ -82,9 +84,9 @@ def comparison() -> Iterator[Item]:
 
 def succession() -> Iterator[Item]:
     """What comes after or before a number, a day, a month; days and months go round."""
-    facts = list(zip(NUMBERS, NUMBERS[1:], strict=False))
+    facts = list(pairwise(NUMBERS))
     for ring in (DAYS, MONTHS):
-        facts += zip(ring, ring[1:] + ring[:1], strict=True)
+        facts += pairwise([*ring, ring[0]])
     for first, second in facts:
         for how, given, value in (("after", first, second), ("before", second, first)):
             for opening in ("what", "which one", "tell me what"):

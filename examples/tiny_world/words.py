@@ -1,6 +1,6 @@
 """The closed vocabulary of the tiny world: every word a user or a reply can contain.
 
-Homophones are left out on purpose (no "two/too" trap beyond the number words): what is heard has one spelling.
+Outside the number words there are no homophones, on purpose: what is heard has one spelling.
 """
 
 NUMBERS = (
