@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conf.schema import Config
+from conf.schema import AlgoConfig, Config
 from learner import export as exporting
-from learner import metrics, ranks, state
+from learner import geometry, metrics, ranks, state
 from learner.batch import Microbatch, Plan, pack, pack_reference, scored_positions, share
 from learner.grammar import grammar_from
 from learner.loss import loss_terms
@@ -32,6 +32,7 @@ from learner.types import Rollout, StepBatch, StepResult
 from rollout.engine import WeightManifest
 from rollout.weights import DTYPES
 from rollout.weights import pack as pack_weights
+from speech.channels import Channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,6 +115,23 @@ class Learner:
         reshard(self.policy)
         return self._collect(rows, plan, logps, rollouts)
 
+    def channel_gradients(self, batch: StepBatch) -> dict[str, float]:
+        """``grad/text_audio_ratio`` and ``grad/text_audio_cosine`` of the preference loss on this batch. Collective, updates nothing.
+
+        Costs two backward passes; empty when a channel has no preference gradient.
+        """
+        gradients = []
+        for channel in (Channel.TEXT, Channel.AUDIO):
+            rows = geometry.preference_rows(batch, self._config.algo, self._sampled, channel)
+            plan = self._plan(rows)
+            if not plan[0]:
+                return {}
+            micros = self._packed(rows, plan)
+            unread = [torch.zeros(len(micro.keep_N), device=self._device) for micro in micros]
+            self._backward(_Share(micros=micros, references=unread), None, 1.0, geometry.everything_preferred(self._config.algo))
+            gradients.append(geometry.local_gradient(self.policy))
+        return geometry.compare_gradients(*gradients)
+
     def weights(self, version: int | None = None) -> tuple[WeightManifest, NDArray[np.uint8]] | None:
         """All weights in the engine's type, tied ones under each name; on rank 0, None elsewhere. Collective."""
         dtype = DTYPES[self._config.model.dtype]
@@ -142,16 +160,21 @@ class Learner:
 
     def _epoch(self, mine: _Share, old: list[Tensor] | None, weight: float) -> tuple[list[Scored], dict[str, float]]:
         """Forward and backward over all micro-batches, then one update. ``old``: log-probs of the first epoch."""
+        done = self._backward(mine, old, weight, self._config.algo)
+        found = metrics.reduce(done, scales(weight, self._config.algo))
+        return done, {**found, **self._update()}
+
+    def _backward(self, mine: _Share, old: list[Tensor] | None, weight: float, algo: AlgoConfig) -> list[Scored]:
+        """Leave the step's gradient in the parameters."""
         done = []
         for m, (micro, reference) in enumerate(zip(mine.micros, mine.references, strict=True)):
             synchronise_gradients(self.policy, m == len(mine.micros) - 1)
             logps, entropies = self.policy(micro)
             before = logps.detach() if old is None else old[m]
-            terms = loss_terms(logps, before, reference, micro, weight=weight, algo=self._config.algo)
+            terms = loss_terms(logps, before, reference, micro, weight=weight, algo=algo)
             torch.autograd.backward(terms.total * self._world)  # FSDP averages over ranks; our weights are already global
             done.append(Scored(micro=micro, logps_N=logps.detach(), entropies_N=entropies, terms=terms))
-        found = metrics.reduce(done, scales(weight, self._config.algo))
-        return done, {**found, **self._update()}
+        return done
 
     def _update(self) -> dict[str, float]:
         """Clip, step, forget the gradient."""

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from learner.ranks import connect, disconnect
 from learner.step import Learner
-from learner.types import StepBatch
+from learner.types import Rollout, StepBatch
 from rollout.weights import unpack
 from tests.learner_world import batch, config, moments, naive_gradient, perturb, relative_error
 
@@ -238,6 +238,41 @@ def test_zero_advantage_rows_are_skipped_exactly(micro_checkpoint: Path) -> None
     assert relative_error({n: m * 10 for n, m in moments(learner).items()}, expected) <= 1e-5
     assert all(x != x for x in result.learner_logps["p1/0"])
     assert any(x == x for x in result.learner_logps["p0/0"])
+
+
+def test_channel_gradients_are_those_of_the_parts_and_change_nothing(micro_checkpoint: Path) -> None:
+    step = replace(batch(micro_checkpoint, weight=1.0), anchors=())
+    both = {"channels": "all", "stop": False, "kl_text": 0.0, "kl_audio": 0.0, "mix": "fixed", "fixed_lambda": 1.0, "aggregation": "sum"}
+    settings = config(micro_checkpoint, algo=both)
+    learner = Learner(settings, 0, 1)
+    before = {name: t.clone() for name, t in learner.policy.full_tensors()}
+    found = learner.channel_gradients(step)
+    assert all(torch.equal(before[name], t) for name, t in learner.policy.full_tensors())
+
+    def part(letter: str) -> torch.Tensor:
+        gradient, _ = naive_gradient(micro_checkpoint, settings, replace(step, rollouts=tuple(only(r, letter) for r in step.rollouts)))
+        return torch.cat([gradient[name].flatten() for name in sorted(gradient)])
+
+    def only(rollout: Rollout, letter: str) -> Rollout:
+        return replace(rollout, sampled=tuple(c == letter and s for c, s in zip(rollout.channels, rollout.sampled, strict=True)))
+
+    text, audio = part("T"), part("A")
+    assert found["grad/text_audio_ratio"] == pytest.approx(float(text.norm() / audio.norm()), rel=1e-4)
+    assert found["grad/text_audio_cosine"] == pytest.approx(float(torch.cosine_similarity(text, audio, dim=0)), abs=1e-5)
+    assert learner.step(replace(step, rollouts=())).metrics["grad_norm"] == 0.0  # no gradient was left behind
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_weights(micro_checkpoint: Path) -> None:
+    settings = config(micro_checkpoint)
+    half = settings.model_copy(update={"model": settings.model.model_copy(update={"dtype": "bfloat16"})})
+    learner = Learner(half, 0, 1)
+    perturb(learner.policy.parameters())
+    learner.step(batch(micro_checkpoint))
+    expected, _ = naive_gradient(micro_checkpoint, settings, batch(micro_checkpoint), perturbed=True)
+    assert 1e-5 < relative_error({n: m * 10 for n, m in moments(learner).items()}, expected) < 0.05
+    assert {p.dtype for p in learner.policy.parameters()} == {torch.float32}
+    published = learner.weights()
+    assert published is not None and set(published[0].dtypes) == {"bfloat16"}
 
 
 def test_later_epochs_use_the_first_epochs_ratio(micro_checkpoint: Path) -> None:
