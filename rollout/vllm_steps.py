@@ -65,7 +65,7 @@ class _Command:
 
 
 class StepThread:
-    """Owns an ``LLMEngine``. ``mailboxes``, ``paused``, ``loading`` are for commands, which run on the thread.
+    """Owns an ``LLMEngine``. ``mailboxes``, ``paused``, ``loading`` are for commands (on the thread).
 
     Example:
         steps = StepThread(engine)
