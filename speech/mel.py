@@ -93,4 +93,4 @@ def _overlap(spectra: npt.NDArray[np.complex64], hops: int) -> Floats:
         total[row : row + hops] += frames[:, part]
         weight[row : row + hops] += energy[part]
     flat = (total / np.maximum(weight, 1e-3)).reshape(-1)
-    return flat[_LEAD : _LEAD + hops * HOP]
+    return np.asarray(flat[_LEAD : _LEAD + hops * HOP], np.float32)
