@@ -1,0 +1,201 @@
+"""Pools on a real Ray: a worker that dies or hangs is replaced, its work is done again, and the budget is a budget."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from actors.cluster import Cluster, cores, plan
+from actors.collect import harvest
+from actors.errors import BudgetSpent, RunError
+from actors.pool import JudgePool, RolloutPool
+from actors.weight_sync import Published
+from conf.load import load
+from judge.types import Judged, Missing, Scored, Task
+from rollout.engine import WeightManifest
+from rollout.types import Prompt, Reply, Sampling, Speech
+
+SAMPLING = Sampling(group_size=3, temperature=1.0, max_new_tokens=4, seed=5)
+PROMPTS = [Prompt(id=f"p{i}", ids=(i,)) for i in range(5)]
+TASKS = {prompt.id: Task(task_type="x", question="", match=None, answer=None, style=None) for prompt in PROMPTS}
+
+
+class Events:
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str]] = []
+
+    def event(self, kind: str, detail: str, **more: Any) -> None:
+        self.found.append((kind, detail))
+
+
+class FakeRollout:
+    """Dies or hangs after two replies as long as a file says so; its replies depend on prompt and index alone."""
+
+    def __init__(self, trouble: str, marker: Path) -> None:
+        self._trouble, self._marker, self._version = trouble, marker, 0
+
+    async def hello(self) -> dict[str, Any]:
+        return {"source": "same", "node": "here"}
+
+    async def generate(self, prompts: list[Prompt], sampling: Sampling) -> AsyncIterator[tuple[Reply, list[Any]]]:
+        given = 0
+        for prompt in prompts:
+            for index in range(sampling.group_size):
+                if given == 2 and self._marker.exists():
+                    if self._trouble != "always":
+                        self._marker.unlink()
+                    if self._trouble == "hang":
+                        await asyncio.sleep(1000)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield reply(prompt, index, self._version), [ray.put(Speech(wave=np.zeros(4, np.float32), sample_rate=8))]
+                given += 1
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def update_weights(self, manifest: WeightManifest, payload: Any) -> int:
+        self._version = manifest.version
+        return manifest.version
+
+
+class FakeJudge:
+    """Hangs on, or dies of, the replies it is told to."""
+
+    def __init__(self, slow: str, deadly: str, marker: Path) -> None:
+        self._slow, self._deadly, self._marker = slow, deadly, marker
+
+    def hello(self) -> dict[str, Any]:
+        return {"source": "same", "node": "here"}
+
+    def score(self, given: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:
+        name = f"{given.prompt_id}/{given.index}"
+        if name == self._slow:
+            time.sleep(1000)
+        if name == self._deadly and self._marker.exists():
+            self._marker.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        reward = Scored(value=1.0 + given.index, judge="fake")
+        return Judged(prompt_id=given.prompt_id, index=given.index, axes={"semantic": reward}, reward=reward, transcript="")
+
+
+def reply(prompt: Prompt, index: int, version: int) -> Reply:
+    return Reply(
+        prompt_id=prompt.id, index=index, ids=(prompt.ids[0], index), logps=(0.0, 0.0), channels="TE",
+        sampled=(True, True), versions=(version, version), finish="stop", text="", well_formed=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    config = load(["rollout.workers=1", "learner.ranks=1"])
+    found = Cluster(config, plan(config, cores()))
+    yield found
+    found.close(logs=None)
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    path = tmp_path / "trouble"
+    path.touch()
+    return path
+
+
+def rollouts(trouble: str, marker: Path, events: Events, *, count: int = 2, restarts: int = 2) -> RolloutPool:
+    actor = ray.remote(FakeRollout).options(num_cpus=0)
+    return RolloutPool(
+        "rollout", count, create=lambda index: actor.remote(trouble, marker), source="same", restarts=restarts, journal=events
+    )
+
+
+def judges(events: Events, marker: Path, *, slow: str = "", deadly: str = "", deadline: float = 60.0) -> JudgePool:
+    actor = ray.remote(FakeJudge).options(num_cpus=0)
+    return JudgePool(
+        "judge", 2, create=lambda index: actor.remote(slow, deadly, marker), source="same", restarts=2, journal=events,
+        deadline=deadline,
+    )  # fmt: skip
+
+
+async def sampled(pool: RolloutPool, deadline: float = 60.0) -> dict[tuple[str, int], Reply]:
+    return {(r.prompt_id, r.index): r async for r, _ in pool.generate(PROMPTS, SAMPLING, deadline)}
+
+
+async def one_batch(pool: RolloutPool, panel: JudgePool, deadline: float = 60.0) -> list[tuple[Reply, Judged]]:
+    await asyncio.gather(pool.start(), panel.start())
+    try:
+        return (await harvest(pool, panel, PROMPTS, TASKS, SAMPLING, deadline=deadline)).replies
+    finally:
+        pool.close()
+        panel.close()
+
+
+@pytest.mark.parametrize("trouble, deadline", [("die", 60.0), ("hang", 3.0)])
+def test_a_lost_engine_is_replaced_and_the_same_replies_come(cluster: Cluster, marker: Path, trouble: str, deadline: float) -> None:
+    events = Events()
+    found = asyncio.run(one_batch(rollouts(trouble, marker, events), judges(events, marker), deadline))
+    assert [(r.prompt_id, r.index) for r, _ in found] == [(p.id, i) for p in PROMPTS for i in range(3)]
+    assert [r for r, _ in found] == [reply(p, i, 0) for p in PROMPTS for i in range(3)]
+    assert [kind for kind, _ in events.found] == ["restart"]
+    assert "replies open" in events.found[0][1]
+
+
+def test_a_fresh_engine_has_the_newest_weights(cluster: Cluster, marker: Path) -> None:
+    async def scenario() -> dict[tuple[str, int], Reply]:
+        pool = rollouts("die", marker, Events(), count=1)
+        await pool.start()
+        manifest = WeightManifest(version=4, names=(), dtypes=(), shapes=(), digest="")
+        await pool.load(Published(manifest, [ray.put(np.zeros(0, np.uint8))]))
+        found = await sampled(pool)
+        pool.close()
+        return found
+
+    assert {r.policy_version for r in asyncio.run(scenario()).values()} == {4}
+
+
+def test_the_budget_ends_the_run_with_a_typed_error(cluster: Cluster, marker: Path) -> None:
+    async def scenario() -> None:
+        pool = rollouts("always", marker, Events(), count=1, restarts=1)
+        await pool.start()
+        try:
+            await sampled(pool)
+        finally:
+            pool.close()
+
+    with pytest.raises(BudgetSpent, match="failed after 1 restarts"):
+        asyncio.run(scenario())
+
+
+def test_another_source_tree_is_refused(cluster: Cluster, marker: Path) -> None:
+    async def scenario() -> None:
+        actor = ray.remote(FakeRollout).options(num_cpus=0)
+        pool = RolloutPool("rollout", 1, create=lambda i: actor.remote("", marker), source="mine", restarts=0, journal=Events())
+        await pool.start()
+
+    with pytest.raises(RunError, match="one source tree"):
+        asyncio.run(scenario())
+
+
+def test_a_late_verdict_is_missing_and_the_others_are_not(cluster: Cluster, marker: Path) -> None:
+    events = Events()
+    marker.unlink()
+    found = asyncio.run(one_batch(rollouts("", marker, events), judges(events, marker, slow="p1/2", deadline=2.0)))
+    late = [(r.prompt_id, r.index) for r, judged in found if isinstance(judged.reward, Missing)]
+    assert late == [("p1", 2)]
+    assert next(j.reward for r, j in found if (r.prompt_id, r.index) == ("p1", 2)) == Missing(
+        judge="pool", reason="deadline", retryable=True
+    )
+
+
+def test_a_dead_judge_is_replaced_and_its_reply_judged_again(cluster: Cluster, marker: Path) -> None:
+    events = Events()
+    pool = rollouts("", marker.with_name("none"), events)
+    found = asyncio.run(one_batch(pool, judges(events, marker, deadly="p3/1")))
+    assert all(judged.reward == Scored(value=1.0 + r.index, judge="fake") for r, judged in found)
+    assert [kind for kind, _ in events.found] == ["restart"]
