@@ -13,7 +13,10 @@ from learner.statistics import mean_and_variance
 
 
 def advantages(rewards: Sequence[float | None]) -> list[float | None]:
-    """One advantage per reward, None where the reward is missing. Never drops a group: ``statistics.why_dropped`` decides that."""
+    """One advantage per reward, None where the reward is missing.
+
+    Never drops a group: ``statistics.why_dropped`` decides that.
+    """
     valid = [reward for reward in rewards if reward is not None]
     if not valid:
         return [None] * len(rewards)

@@ -1,11 +1,11 @@
-"""Rows -> packed micro-batches: the same number on every rank, no padding inside, nothing scored that has no weight.
+"""Rows -> packed micro-batches: as many on every rank, no padding inside, nothing scored without a weight.
 
     rows --trim--> segments --share--> ranks --fill--> micro-batches (token budget) --pack--> flat tensors
 
-A row is cut after its last position with a weight (the model is causal: later tokens need no forward), and a
-row without any such position is left out. Ranks that run out of rows get empty micro-batches, because FSDP
-ranks must call forward and backward equally often. Pure and deterministic: every rank computes the whole
-plan from the same rows, so everyone knows who holds what.
+A row is cut after its last position with a weight (the model is causal: later tokens need no forward), and
+a row without any such position is left out. Ranks that run out of rows get empty micro-batches, because
+FSDP ranks must call forward and backward equally often. Pure and deterministic: every rank computes the
+whole plan from the same rows, so everyone knows who holds what.
 
 Shape letters: T tokens of a micro-batch, N scored positions, V vocabulary.
 """
@@ -24,7 +24,10 @@ Plan = tuple[tuple[tuple[int, ...], ...], ...]  # [rank][micro-batch] -> indices
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Microbatch:
-    """One packed forward pass. Segments lie one after the other; N counts positions whose *next* token is scored."""
+    """One packed forward pass.
+
+    Segments lie one after the other; N counts positions whose *next* token is scored.
+    """
 
     lengths: tuple[int, ...]  # of the segments; sums to T
     ids_T: Tensor  # int64
@@ -54,7 +57,10 @@ class Microbatch:
 
 
 def length_of(row: Row) -> int:
-    """Tokens that a forward pass over this row needs: up to the one before the last scored position. 0: not needed."""
+    """Tokens that a forward pass over this row needs: up to the one before the last scored position.
+
+    0: not needed.
+    """
     scored = np.flatnonzero(row.needed_R)
     return 0 if len(scored) == 0 else row.start + int(scored[-1])
 
@@ -69,7 +75,10 @@ def share(rows: Sequence[Row], *, ranks: int, budget: int) -> Plan:
     order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (-lengths[i], i))
     if order and lengths[order[0]] > budget:
         worst = order[0]
-        raise ValueError(f"learner.tokens_per_microbatch must hold every row: {rows[worst].name} has {lengths[worst]}, budget {budget}")
+        raise ValueError(
+            f"learner.tokens_per_microbatch must hold every row: {rows[worst].name} has {lengths[worst]}, "
+            f"budget {budget}"
+        )
     held: list[list[int]] = [[] for _ in range(ranks)]
     load = [0] * ranks
     for i in order:
@@ -96,7 +105,9 @@ def pack(rows: Sequence[Row]) -> Microbatch:
         return torch.from_numpy(np.ascontiguousarray(joined)).to(dtype)
 
     def weight(component: Component) -> Tensor:
-        return per_position([row.weights_CR[component, j] for row, j in zip(rows, scored, strict=True)], torch.float32)
+        return per_position(
+            [row.weights_CR[component, j] for row, j in zip(rows, scored, strict=True)], torch.float32
+        )
 
     def constant(values: list[float], dtype: torch.dtype) -> Tensor:
         return per_position([np.full(len(j), value) for value, j in zip(values, scored, strict=True)], dtype)
@@ -106,28 +117,41 @@ def pack(rows: Sequence[Row]) -> Microbatch:
         lengths=tuple(lengths),
         ids_T=per_position(ids, torch.int64),
         positions_T=per_position([np.arange(length) for length in lengths], torch.int64),
-        keep_N=per_position([begin + row.start + j - 1 for begin, row, j in zip(begins, rows, scored, strict=False)], torch.int64),
-        targets_N=per_position([np.array(row.ids)[row.start + j] for row, j in zip(rows, scored, strict=True)], torch.int64),
+        keep_N=per_position(
+            [begin + row.start + j - 1 for begin, row, j in zip(begins, rows, scored, strict=False)],
+            torch.int64,
+        ),
+        targets_N=per_position(
+            [np.array(row.ids)[row.start + j] for row, j in zip(rows, scored, strict=True)], torch.int64
+        ),
         sft_N=weight(Component.SFT),
         po_N=weight(Component.PO),
         kl_text_N=weight(Component.KL_TEXT),
         kl_audio_N=weight(Component.KL_AUDIO),
-        behaviour_N=per_position([row.behaviour_R[j] for row, j in zip(rows, scored, strict=True)], torch.float32),
+        behaviour_N=per_position(
+            [row.behaviour_R[j] for row, j in zip(rows, scored, strict=True)], torch.float32
+        ),
         advantages_N=constant([row.advantage for row in rows], torch.float32),
         temperature_N=constant([row.temperature for row in rows], torch.float32),
         phases_N=per_position([row.phases_R[j] for row, j in zip(rows, scored, strict=True)], torch.int64),
-        channels_N=per_position([row.channels_R[j] for row, j in zip(rows, scored, strict=True)], torch.int64),
+        channels_N=per_position(
+            [row.channels_R[j] for row, j in zip(rows, scored, strict=True)], torch.int64
+        ),
         rollout_N=constant([row.key is not None for row in rows], torch.bool),
     )
 
 
 def pack_reference(rows: Sequence[Row]) -> Microbatch:
-    """What the frozen reference must score: the KL positions of these rows, in the order of ``Microbatch.kl_N``."""
+    """What the frozen reference must score: the KL positions of these rows, in the order of
+    ``Microbatch.kl_N``.
+    """
     return pack([row.only(KL) for row in rows])
 
 
 def scored_positions(rows: Sequence[Row], plan: Plan, rank: int) -> list[tuple[int, int]]:
-    """(row, response position) of every log-prob that ``rank`` computes, in the order in which it computes them."""
+    """(row, response position) of every log-prob that ``rank`` computes, in the order in which it computes
+    them.
+    """
     return [(i, int(j)) for micro in plan[rank] for i in micro for j in np.flatnonzero(rows[i].needed_R)]
 
 

@@ -1,8 +1,8 @@
 """The policy as a Hugging Face folder: what the start checkpoint was, with new numbers in it.
 
 Invariant: every weight file of the start checkpoint is written again under its name, with the same tensor
-names, shapes and dtypes; every other file (config, tokenizer, wavgate.json, codec) is copied as it is.
-So whatever loaded the start checkpoint loads the export.
+names, shapes and dtypes; every other file (config, tokenizer, wavgate.json, codec) is copied as it is. So
+whatever loaded the start checkpoint loads the export.
 """
 
 import json
@@ -20,16 +20,22 @@ INDEX = "model.safetensors.index.json"
 
 
 def weight_files(source: Path) -> list[Path]:
-    """The files that hold the model's weights (a codec may lie beside them). ValueError: none in the folder."""
+    """The files that hold the model's weights (a codec may lie beside them).
+
+    ValueError: none in the folder.
+    """
     if (source / INDEX).is_file():
-        return sorted({source / name for name in json.loads((source / INDEX).read_text())["weight_map"].values()})
+        return sorted(
+            {source / name for name in json.loads((source / INDEX).read_text())["weight_map"].values()}
+        )
     if (source / "model.safetensors").is_file():
         return [source / "model.safetensors"]
     raise ValueError(f"{source}: a checkpoint needs model.safetensors or {INDEX}")
 
 
 def export(policy: Policy, source: Path, target: Path, *, rank: int) -> None:
-    """Write the policy to ``target`` in the layout of ``source``. Collective; rank 0 writes, one weight file in memory at a time.
+    """Write the policy to ``target`` in the layout of ``source``. Collective; rank 0 writes, one weight file
+    in memory at a time.
 
     ValueError: ``target`` is not empty, or ``source`` holds a tensor that the policy does not have.
     """
@@ -40,7 +46,9 @@ def export(policy: Policy, source: Path, target: Path, *, rank: int) -> None:
     state = policy.lm.state_dict()
     if rank == 0:
         target.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, target, dirs_exist_ok=True, ignore=lambda folder, names: _weights_in(folder, names, files))
+        shutil.copytree(
+            source, target, dirs_exist_ok=True, ignore=lambda folder, names: _weights_in(folder, names, files)
+        )
     for file in files:
         tensors: dict[str, torch.Tensor] = {}
         with safe_open(file, framework="pt") as stored:

@@ -4,9 +4,9 @@
     direction_g   = sigmoid(k * (best_g - theta))
     lambda_t      = (1 - alpha) * mean_g(lambda_max * direction_g * information_g) + alpha * lambda_{t-1}
 
-One gate per run. It sees every group of a step before any loss is computed, so lambda is one
-number on every rank. Its whole state is the last lambda (``state_dict``): resume is exact.
-METHOD §3; WavAlign (arXiv 2604.14932) §3.4. ``FixedMix`` is the same interface with a constant lambda.
+One gate per run. It sees every group of a step before any loss is computed, so lambda is one number on
+every rank. Its whole state is the last lambda (``state_dict``): resume is exact. METHOD §3; WavAlign
+(arXiv 2604.14932) §3.4. ``FixedMix`` is the same interface with a constant lambda.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,7 +79,9 @@ class Gate:
         """
         if not groups:
             return GateReading(weight=0.0 if self._previous is None else self._previous)
-        raw = _mean([self._config.lambda_max * self._direction(group) * self._information(group) for group in groups])
+        raw = _mean(
+            [self._config.lambda_max * self._direction(group) * self._information(group) for group in groups]
+        )
         alpha = self._config.alpha
         self._previous = raw if self._previous is None else (1 - alpha) * raw + alpha * self._previous
         return GateReading(
@@ -107,7 +109,10 @@ class Gate:
 
 
 class FixedMix:
-    """Lambda is a constant. Still reads the groups, so that a fixed run logs what the gate would have seen."""
+    """Lambda is a constant.
+
+    Still reads the groups, so that a fixed run logs what the gate would have seen.
+    """
 
     def __init__(self, weight: float, gate: Gate) -> None:
         self._weight = weight

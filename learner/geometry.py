@@ -1,8 +1,8 @@
 """Gradient geometry: does the preference push words and voice in the same direction, and how hard each?
 
-The paper's reason for a text-only objective: on shared weights the text part of the gradient is far larger than
-the audio part, and the two are about orthogonal (ratio >> 1, cosine ~ 0). Two extra backward passes, so only
-at an interval; nothing is updated.
+The paper's reason for a text-only objective: on shared weights the text part of the gradient is far larger
+than the audio part, and the two are about orthogonal (ratio >> 1, cosine ~ 0). Two extra backward passes,
+so only at an interval; nothing is updated.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,9 @@ from speech.channels import Channel
 
 def everything_preferred(algo: AlgoConfig) -> AlgoConfig:
     """The same objective with TEXT and AUDIO in the preference loss and nothing beside it."""
-    return algo.model_copy(update={"channels": "all", "boundary": False, "stop": False, "kl_text": 0.0, "kl_audio": 0.0})
+    return algo.model_copy(
+        update={"channels": "all", "boundary": False, "stop": False, "kl_text": 0.0, "kl_audio": 0.0}
+    )
 
 
 def preference_rows(batch: StepBatch, algo: AlgoConfig, sampled: Sampled, channel: Channel) -> list[Row]:
@@ -42,10 +44,14 @@ def local_gradient(module: nn.Module) -> list[Tensor]:
 
 
 def compare_gradients(text: Sequence[Tensor], audio: Sequence[Tensor]) -> dict[str, float]:
-    """Ratio of norms and cosine over all weights, identical on every rank; empty when a gradient is zero. Collective."""
+    """Ratio of norms and cosine over all weights, identical on every rank; empty when a gradient is zero.
+
+    Collective.
+    """
     sums = totals(
         {
-            name: sum((a.double() * b.double()).sum() for a, b in zip(first, second, strict=True))  # type: ignore[misc]
+            # type: ignore[misc]
+            name: sum((a.double() * b.double()).sum() for a, b in zip(first, second, strict=True))
             for name, first, second in (("tt", text, text), ("aa", audio, audio), ("ta", text, audio))
         }
     )

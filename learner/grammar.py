@@ -1,7 +1,8 @@
-"""The mask that replies were sampled under, for the learner: without it the two sides would score different distributions.
+"""The mask that replies were sampled under, for the learner: without it the two sides would score
+different distributions.
 
-Invariant: a sampled token is allowed by its own phase. One that is not was sampled under another grammar, and no
-log-prob of it would mean anything: the step is refused.
+Invariant: a sampled token is allowed by its own phase. One that is not was sampled under another grammar,
+and no log-prob of it would mean anything: the step is refused.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +35,10 @@ class Grammar:
         phases = np.array(self.phases(ids), dtype=np.int64)
         forbidden = np.flatnonzero(~self.allowed_PV[phases, np.array(ids, dtype=np.int64)])
         if len(forbidden):
-            raise ValueError(f"{name}: id {ids[forbidden[0]]} at position {forbidden[0]} is forbidden by the grammar it was sampled under")
+            raise ValueError(
+                f"{name}: id {ids[forbidden[0]]} at position {forbidden[0]} is "
+                "forbidden by the grammar it was sampled under"
+            )
         return phases
 
 

@@ -1,10 +1,11 @@
 """Log-probs and entropies of chosen positions without ever holding more than ``chunk`` rows of logits.
 
-    logp_i = logits_i[target_i] - logsumexp(logits_i)          logits_i = (W h_i) / temperature_i, masked by the grammar
+    logp_i = logits_i[target_i] - logsumexp(logits_i)
+    logits_i = (W h_i) / temperature_i, masked by the grammar
 
-Invariant: equal to log_softmax over the whole logits matrix, values and gradients, for any chunk. The forward pass
-keeps one logsumexp per position; the backward pass computes the logits again, chunk by chunk. Cost: one
-more head GEMM (4 instead of 3) for a peak of chunk x V instead of N x V. Accumulates in float32
+Invariant: equal to log_softmax over the whole logits matrix, values and gradients, for any chunk. The
+forward pass keeps one logsumexp per position; the backward pass computes the logits again, chunk by chunk.
+Cost: one more head GEMM (4 instead of 3) for a peak of chunk x V instead of N x V. Accumulates in float32
 (float64 for float64 inputs). Entropies carry no gradient: they are only logged.
 """
 
@@ -45,7 +46,12 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 def _logits(
-    hidden_NH: Tensor, weight_VH: Tensor, temperature_N: Tensor | None, allowed_PV: Tensor | None, phases_N: Tensor | None, rows: slice
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    temperature_N: Tensor | None,
+    allowed_PV: Tensor | None,
+    phases_N: Tensor | None,
+    rows: slice,
 ) -> Tensor:
     logits = (hidden_NH[rows] @ weight_VH.T).to(_accumulator(hidden_NH.dtype))
     if temperature_N is not None:
@@ -68,7 +74,9 @@ class _Chosen(torch.autograd.Function):
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
         wide = _accumulator(hidden_NH.dtype)
-        logps, lses, entropies = (torch.empty(len(hidden_NH), dtype=wide, device=hidden_NH.device) for _ in range(3))
+        logps, lses, entropies = (
+            torch.empty(len(hidden_NH), dtype=wide, device=hidden_NH.device) for _ in range(3)
+        )
         for begin in range(0, len(hidden_NH), chunk):
             rows = slice(begin, begin + chunk)
             logits = _logits(hidden_NH, weight_VH, temperature_N, allowed_PV, phases_N, rows)

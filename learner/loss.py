@@ -3,11 +3,11 @@
     SFT   -logp
     PO    -w * min(rho * A, clip(rho, 1 - clip_low, 1 + clip_high) * A)
               rho = exp(logp - old)      old: the learner's log-prob before the first update on this batch
-              w   = min(exp(old - behaviour), importance_cap), a constant: engine-to-learner mismatch, truncated
+              w   = min(exp(old - behaviour), importance_cap), a constant (engine vs learner)
     KL    exp(ref - logp) - (ref - logp) - 1          k3, to the frozen start policy
 
-Invariant: the weights of ``objectives.py`` already hold every division, so sums over micro-batches and ranks
-add up to the loss of the whole step. The trainer knows no algorithm beyond these sums.
+Invariant: the weights of ``objectives.py`` already hold every division, so sums over micro-batches and
+ranks add up to the loss of the whole step. The trainer knows no algorithm beyond these sums.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,9 @@ from learner.objectives import scales
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Terms:
-    """Loss of one micro-batch (scalar, differentiable) and its parts (detached scalars, before their factors)."""
+    """Loss of one micro-batch (scalar, differentiable) and its parts (detached scalars, before their
+    factors).
+    """
 
     total: Tensor
     sft: Tensor
@@ -36,7 +38,10 @@ class Terms:
 def loss_terms(
     logps_N: Tensor, old_N: Tensor, reference_N: Tensor, micro: Microbatch, *, weight: float, algo: AlgoConfig
 ) -> Terms:
-    """The loss of one micro-batch at lambda = ``weight``. ``reference_N`` is read where ``micro.kl_N``; anything finite elsewhere."""
+    """The loss of one micro-batch at lambda = ``weight``.
+
+    ``reference_N`` is read where ``micro.kl_N``; anything finite elsewhere.
+    """
     factor = scales(weight, algo)
     advantages = micro.advantages_N
     ratio = torch.exp(logps_N - old_N)
@@ -46,13 +51,16 @@ def loss_terms(
     divergence = torch.expm1(gap) - gap
 
     sft = -(micro.sft_N * logps_N).sum()
-    # where: a weight of 0 must give exactly 0, also if exp overflows at a position that has no part in the preference
+    # where: a weight of 0 gives exactly 0, also if exp overflows at a position without preference
+
     gain = trust * torch.minimum(ratio * advantages, bounded * advantages)
     po = -(micro.po_N * torch.where(micro.po_N != 0, gain, 0.0)).sum()
     kl_text = (micro.kl_text_N * divergence).sum()
     kl_audio = (micro.kl_audio_N * divergence).sum()
 
-    clipped = torch.where(advantages > 0, ratio > 1 + algo.clip_high, ratio < 1 - algo.clip_low) & (micro.po_N != 0)
+    clipped = torch.where(advantages > 0, ratio > 1 + algo.clip_high, ratio < 1 - algo.clip_low) & (
+        micro.po_N != 0
+    )
     return Terms(
         total=factor[0] * sft + factor[1] * po + factor[2] * kl_text + factor[3] * kl_audio,
         sft=sft.detach(),

@@ -1,7 +1,7 @@
 """What a pass over the micro-batches adds up to, under the metric names of DESIGN §4.
 
-Invariant: only sums travel between ranks; every figure is a ratio of two global sums, so that it does not depend
-on how the batch was cut. A figure over no positions is left out, never invented.
+Invariant: only sums travel between ranks; every figure is a ratio of two global sums, so that it does not
+depend on how the batch was cut. A figure over no positions is left out, never invented.
 """
 
 from collections.abc import Sequence
@@ -30,10 +30,18 @@ class Scored:
 
 
 def reduce(scored: Sequence[Scored], factor: Sequence[float]) -> dict[str, float]:
-    """Metrics of one pass over the whole step, identical on every rank. Collective. ``factor``: ``objectives.scales``."""
-    sums = totals({name: torch.stack([one[name] for one in map(_sums, scored)]).sum() for name in _sums(scored[0])})
+    """Metrics of one pass over the whole step, identical on every rank. Collective.
+
+    ``factor``: ``objectives.scales``.
+    """
+    sums = totals(
+        {name: torch.stack([one[name] for one in map(_sums, scored)]).sum() for name in _sums(scored[0])}
+    )
     losses = {f"loss/{name}": sums[name] for name, scale in zip(COMPONENTS, factor, strict=True) if scale}
-    metrics = {"loss/total": sum(sums[name] * scale for name, scale in zip(COMPONENTS, factor, strict=True)), **losses}
+    metrics = {
+        "loss/total": sum(sums[name] * scale for name, scale in zip(COMPONENTS, factor, strict=True)),
+        **losses,
+    }
     for name in CHANNELS:
         if sums[f"count/{name}"]:
             metrics[f"entropy/{name}"] = sums[f"entropy/{name}"] / sums[f"count/{name}"]
@@ -48,7 +56,9 @@ def _sums(scored: Scored) -> dict[str, Tensor]:
     micro, terms = scored.micro, scored.terms
     sums = {name: getattr(terms, name).double() for name in (*COMPONENTS, "clipped", "preferred")}
     # an idle rank's micro-batch holds one token that stands for nothing
-    sums["tokens"] = torch.tensor(float(len(micro.ids_T)) if len(micro.keep_N) else 0.0, device=micro.ids_T.device).double()
+    sums["tokens"] = torch.tensor(
+        float(len(micro.ids_T)) if len(micro.keep_N) else 0.0, device=micro.ids_T.device
+    ).double()
     gap = (scored.logps_N - micro.behaviour_N).abs().double()
     for name, channel in CHANNELS.items():
         here = micro.rollout_N & (micro.channels_N == channel)

@@ -1,11 +1,11 @@
 """The policy: a causal language model that scores chosen positions of packed segments, sharded with FSDP2.
 
-    ids_T ──► backbone (per-segment causal attention) ──► hidden[keep_N] ──► chunked head ──► logp_N, entropy_N
+    ids_T ──► backbone (per-segment causal attention) ──► hidden[keep_N] ─► head ─► logp_N, entropy_N
 
 Invariants: a token attends to its own segment only; master weights, gradients and optimiser are float32
 whatever the compute type; weights come from safetensors, each one of them (a checkpoint that leaves a
-tensor to chance is refused); no dropout, because the behaviour log-probs have none. One rank is
-sharded too: one code path.
+tensor to chance is refused); no dropout, because the behaviour log-probs have none. One rank is sharded
+too: one code path.
 """
 
 from collections.abc import Iterator
@@ -44,11 +44,16 @@ def packed_causal(
     """
     assert attention_mask is None and query.shape[0] == 1, "packed segments need no mask and no batch"
     if sliding_window is not None and max(segment_lengths) > sliding_window:
-        raise ValueError(f"model.max_length must fit the model's sliding window {sliding_window}: got a row of {max(segment_lengths)}")
+        raise ValueError(
+            f"model.max_length must fit the model's sliding window {sliding_window}: "
+            f"got a row of {max(segment_lengths)}"
+        )
     grouped = query.shape[1] != key.shape[1]
     parts = [
         F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
-        for q, k, v in zip(*(torch.split(x, list(segment_lengths), 2) for x in (query, key, value)), strict=True)
+        for q, k, v in zip(
+            *(torch.split(x, list(segment_lengths), 2) for x in (query, key, value)), strict=True
+        )
     ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
@@ -68,7 +73,10 @@ class Policy(nn.Module):
     allowed_PV: Tensor | None
 
     def __init__(self, lm: Any, *, chunk: int, allowed_PV: Tensor | None = None) -> None:
-        """``lm``: a transformers causal language model. ``allowed_PV``: what each grammar phase allows, when replies were masked."""
+        """``lm``: a transformers causal language model.
+
+        ``allowed_PV``: what each grammar phase allows, when replies were masked.
+        """
         super().__init__()
         head = lm.get_output_embeddings()
         if getattr(head, "bias", None) is not None:
@@ -79,7 +87,9 @@ class Policy(nn.Module):
         self.register_buffer("allowed_PV", allowed_PV, persistent=False)
 
     @classmethod
-    def load(cls, path: Path, *, chunk: int, allowed_PV: Tensor | None = None, checkpointing: bool = False) -> "Policy":
+    def load(
+        cls, path: Path, *, chunk: int, allowed_PV: Tensor | None = None, checkpointing: bool = False
+    ) -> "Policy":
         """Float32 weights from a local folder. ValueError: a tensor of the model is not in the folder."""
         lm, info = AutoModelForCausalLM.from_pretrained(
             path,
@@ -102,7 +112,9 @@ class Policy(nn.Module):
         return cls(lm, chunk=chunk, allowed_PV=allowed_PV)
 
     def forward(self, micro: Microbatch) -> tuple[Tensor, Tensor]:
-        """(log-probs with gradient, entropies without), both float32 [N], at each position's temperature and phase."""
+        """(log-probs with gradient, entropies without), both float32 [N], at each position's temperature and
+        phase.
+        """
         hidden = self.lm.base_model(
             input_ids=micro.ids_T[None],
             position_ids=micro.positions_T[None],
@@ -120,7 +132,10 @@ class Policy(nn.Module):
         )
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, whole float32 tensor on CPU), tied ones under each of their names. Collective: exhaust it on every rank."""
+        """(Hugging Face name, whole float32 tensor on CPU), tied ones under each of their names.
+
+        Collective: exhaust it on every rank.
+        """
         for name, tensor in self.lm.state_dict().items():
             yield name, whole(tensor)
 
@@ -131,11 +146,16 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def sharded(policy: Policy, mesh: DeviceMesh, *, dtype: str) -> Policy:
-    """Shard in place, one FSDP group per layer and one for the rest. ``dtype``: compute type; reductions stay float32.
+    """Shard in place, one FSDP group per layer and one for the rest. ``dtype``: compute type; reductions
+    stay float32.
 
     On CPU gathered weights are kept until the backward pass: gloo's gather costs more than the memory.
     """
-    mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if dtype == "bfloat16" else MixedPrecisionPolicy()
+    mixed = (
+        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if dtype == "bfloat16"
+        else MixedPrecisionPolicy()
+    )
     free = mesh.device_type != "cpu"
     for layer in policy.lm.base_model.layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
@@ -157,6 +177,8 @@ def reshard(policy: Policy) -> None:
 
 
 def synchronise_gradients(policy: Policy, on: bool) -> None:
-    """Whether the next backward pass reduces gradients over the ranks (only the last micro-batch of a step does)."""
+    """Whether the next backward pass reduces gradients over the ranks (only the last micro-batch of a step
+    does).
+    """
     assert isinstance(policy, FSDPModule)
     policy.set_requires_gradient_sync(on)

@@ -2,14 +2,14 @@
 
     L = (1 - lambda) * SFT  +  lambda * (PO + kl_text * KL_TEXT + kl_audio * KL_AUDIO)          METHOD §2
 
-Each of the four components is a sum over its positions; a position's weight already holds the division by the
-component's *global* count. Every rank computes all of this from the same ``StepBatch``, so no count is
+Each of the four components is a sum over its positions; a position's weight already holds the division by
+the component's *global* count. Every rank computes all of this from the same ``StepBatch``, so no count is
 ever communicated and no gradient depends on how the batch is cut.
 
 Invariants: an empty mask gives no weight anywhere and never falls back to another mask; PAD and forced
-positions join nothing; the KL masks do not look at the preference mask. A weight that cannot change
-the gradient (lambda 0, zero advantage, zero coefficient) is stored as 0, which is what lets ``batch.py``
-leave tails and whole rows out.
+positions join nothing; the KL masks do not look at the preference mask. A weight that cannot change the
+gradient (lambda 0, zero advantage, zero coefficient) is stored as 0, which is what lets ``batch.py`` leave
+tails and whole rows out.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,10 @@ KL = (Component.KL_TEXT, Component.KL_AUDIO)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Row:
-    """One sequence to score. Arrays have one entry per response position R; position j is ``ids[start + j]``."""
+    """One sequence to score.
+
+    Arrays have one entry per response position R; position j is ``ids[start + j]``.
+    """
 
     key: str | None  # "prompt_id/index" of a rollout; None: an anchor
     name: str  # for error messages
@@ -125,7 +128,8 @@ def aggregate(masks: Sequence[Mask], aggregation: str, max_new_tokens: int = 1) 
     """Weight of each preference position, one array per rollout.
 
     sequence_mean: mean over a reply's positions, then over all replies (one without positions counts as 0);
-    token_mean: mean over all positions; sum: sum over a reply, mean over replies; constant: that / max_new_tokens.
+    token_mean: mean over all positions; sum: sum over a reply, mean over replies; constant: that /
+    max_new_tokens.
     """
     tokens = sum(int(mask.sum()) for mask in masks)
 
@@ -145,9 +149,14 @@ def aggregate(masks: Sequence[Mask], aggregation: str, max_new_tokens: int = 1) 
 
 
 def rows_of(batch: StepBatch, algo: AlgoConfig, sampled: Sampled) -> list[Row]:
-    """Every row of the step with its weights; rollouts first. ValueError: a malformed row, or a token that the grammar forbids."""
+    """Every row of the step with its weights; rollouts first.
+
+    ValueError: a malformed row, or a token that the grammar forbids.
+    """
     factor = scales(batch.weight, algo)
-    preference = aggregate([preference_mask(r, algo) for r in batch.rollouts], algo.aggregation, sampled.max_new_tokens)
+    preference = aggregate(
+        [preference_mask(r, algo) for r in batch.rollouts], algo.aggregation, sampled.max_new_tokens
+    )
     text = aggregate([kl_masks(r)[0] for r in batch.rollouts], "token_mean")
     audio = aggregate([kl_masks(r)[1] for r in batch.rollouts], "token_mean")
     rows = []
@@ -179,7 +188,10 @@ def _rollout_row(rollout: Rollout, weights_CR: NDArray[np.float64], sampled: Sam
     name = f"rollout {rollout.prompt_id}/{rollout.index}"
     lengths = {len(rollout.ids), len(rollout.logps), len(rollout.channels), len(rollout.sampled)}
     if len(lengths) != 1 or not rollout.prompt_ids:
-        raise ValueError(f"{name}: ids, logps, channels and sampled must be equally long and follow a prompt: got {lengths}")
+        raise ValueError(
+            f"{name}: ids, logps, channels and sampled must be equally long and follow a prompt: "
+            f"got {lengths}"
+        )
     free = np.full(len(rollout.ids), FREE, dtype=np.int64)
     return Row(
         key=f"{rollout.prompt_id}/{rollout.index}",

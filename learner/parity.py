@@ -1,7 +1,7 @@
 """Parity: do engine and learner give the same log-probs to the same sampled tokens?
 
-Everything that can go wrong between the two (temperature, grammar mask, weights that did not arrive, ids that
-were re-tokenised) shows here as a difference, before it shows anywhere else. DESIGN §5, invariant 5.
+Everything that can go wrong between the two (temperature, grammar mask, weights that did not arrive, ids
+that were re-tokenised) shows here as a difference, before it shows anywhere else. DESIGN §5, invariant 5.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,19 +35,27 @@ class Parity:
         return bool(self.channels) and all(d.largest <= self.bound for d in self.channels.values())
 
 
-def compare(rollouts: Sequence[Rollout], learner_logps: Mapping[str, Sequence[float]], *, bound: float = FLOAT32_BOUND) -> Parity:
-    """Compare at sampled positions that the learner scored (not NaN). A log-prob that is not finite counts as infinitely far.
+def compare(
+    rollouts: Sequence[Rollout], learner_logps: Mapping[str, Sequence[float]], *, bound: float = FLOAT32_BOUND
+) -> Parity:
+    """Compare at sampled positions that the learner scored (not NaN). A log-prob that is not finite counts
+    as infinitely far.
 
     KeyError: a rollout without learner log-probs.
     """
     gaps: dict[str, list[float]] = {}
     for rollout in rollouts:
         found = learner_logps[f"{rollout.prompt_id}/{rollout.index}"]
-        for letter, sampled, engine, learner in zip(rollout.channels, rollout.sampled, rollout.logps, found, strict=True):
+        for letter, sampled, engine, learner in zip(
+            rollout.channels, rollout.sampled, rollout.logps, found, strict=True
+        ):
             if sampled and not isnan(learner):
                 gap = abs(learner - engine)
                 gaps.setdefault(letter, []).append(gap if isfinite(gap) else float("inf"))
     return Parity(
-        channels={letter: Difference(count=len(g), mean=sum(g) / len(g), largest=max(g)) for letter, g in sorted(gaps.items())},
+        channels={
+            letter: Difference(count=len(g), mean=sum(g) / len(g), largest=max(g))
+            for letter, g in sorted(gaps.items())
+        },
         bound=bound,
     )

@@ -1,7 +1,8 @@
 """The learner's process group: who the ranks are, and the three things they ever say to each other.
 
-Invariant: every wait has the configured timeout, and every collective is called by all ranks in the same order
-on tensors whose sizes all ranks know beforehand. Nothing is pickled.
+Invariant: every wait has the configured timeout, and every collective is called by all ranks in the same
+order on tensors whose sizes all ranks know beforehand. Nothing here is pickled (torch's
+checkpoint planner, which ``state.py`` calls, exchanges its plan as objects; its files hold none).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 
 def connect(*, rank: int, world: int, address: str, timeout_s: float) -> None:
-    """Join the learner's group at ``address`` (host:port of rank 0). RuntimeError when the others do not come in time.
+    """Join the learner's group at ``address`` (host:port of rank 0). RuntimeError when the others do not
+    come in time.
 
     nccl on GPU (one visible GPU per process, or the rank's own on a shared machine), else gloo.
     """
@@ -40,7 +42,11 @@ def disconnect() -> None:
 
 def device() -> torch.device:
     """Where this rank computes."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
 
 
 def mesh(world: int) -> DeviceMesh:

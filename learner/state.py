@@ -22,7 +22,9 @@ from learner.model import Policy
 from learner.ranks import barrier
 
 
-def save_state(directory: Path, policy: Policy, optimizer: AdamW, *, rank: int, version: int, updates: int) -> None:
+def save_state(
+    directory: Path, policy: Policy, optimizer: AdamW, *, rank: int, version: int, updates: int
+) -> None:
     """Write into ``directory``, which must be empty or new. Collective."""
     if rank == 0:
         directory.mkdir(parents=True, exist_ok=True)
@@ -42,11 +44,15 @@ def load_state(directory: Path, policy: Policy, optimizer: AdamW, *, rank: int) 
     ValueError: not a learner state, or one of another model.
     """
     reader = HuggingFaceStorageReader(str(directory))
-    stored = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}  # type: ignore[union-attr]
+    # type: ignore[union-attr]
+    stored = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
     state = _tensors(policy, optimizer)
     wrong = [name for name, tensor in state.items() if stored.get(name) != tuple(tensor.shape)]
     if wrong or "counters" not in stored:
-        raise ValueError(f"{directory}: not a state of this model: {(wrong or ['counters'])[0]} is missing or has another shape")
+        raise ValueError(
+            f"{directory}: not a state of this model: {(wrong or ['counters'])[0]} "
+            "is missing or has another shape"
+        )
     state["counters"] = torch.zeros(2, dtype=torch.int64)
     rng = f"rng.rank{rank}"
     if rng in stored:
@@ -62,7 +68,9 @@ def load_state(directory: Path, policy: Policy, optimizer: AdamW, *, rank: int) 
 
 
 def prepare(policy: Policy, optimizer: AdamW) -> None:
-    """Give every parameter its zero moments now, so that the state has the same tensors before and after the first step."""
+    """Give every parameter its zero moments now, so that the state has the same tensors before and after the
+    first step.
+    """
     for _, parameter in policy.lm.named_parameters():
         optimizer.state[parameter] = {
             "step": torch.zeros((), dtype=torch.float32),

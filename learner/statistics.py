@@ -1,7 +1,8 @@
 """What a group of replies to one prompt says: how many were judged, how good, how different.
 
-Invariant: only rewards that exist count. A missing reward (None) has no effect on any figure but ``count``;
-nothing stands in for it. A group with too few valid rewards has no statistics at all (METHOD §3).
+Invariant: only rewards that exist count. A missing reward (None) has no effect on any figure but
+``count``; nothing stands in for it. A group with too few valid rewards has no statistics at all (METHOD
+§3).
 """
 
 from collections.abc import Sequence
@@ -51,7 +52,8 @@ def group_statistics(
 ) -> GroupStatistics | None:
     """Statistics over the valid rewards of a group; None when it is dropped (``why_dropped`` says why).
 
-    ``spreads``: the judge's standard deviation per reward, aligned with ``rewards``; read where a reward is valid.
+    ``spreads``: the judge's standard deviation per reward, aligned with ``rewards``; read where a reward is
+    valid.
     ValueError: more rewards than replies, or spreads of another length.
     """
     if len(rewards) > group_size:
@@ -63,7 +65,9 @@ def group_statistics(
     valid = [reward for reward in rewards if reward is not None]
     mean, variance = mean_and_variance(valid)
     noise = [
-        spread**2 for reward, spread in zip(rewards, spreads or (), strict=False) if reward is not None and spread is not None
+        spread**2
+        for reward, spread in zip(rewards, spreads or (), strict=False)
+        if reward is not None and spread is not None
     ]
     return GroupStatistics(
         count=len(valid),

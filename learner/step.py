@@ -1,12 +1,13 @@
 """The learner: one batch in, one new policy version out.
 
     StepBatch ─ rows_of ─► rows ─ share ─► my micro-batches ─┬─► reference log-probs (KL positions only)
-                                                             ├─► policy log-probs ─► loss ─► backward   x epochs
-                                                             └─► clip ─► AdamW ─► version + 1
+                                                             ├─► policy log-probs ─► loss ─► backward
+                                                             └─► clip ─► AdamW, per epoch ─► version + 1
 
-Every rank holds the same ``StepBatch`` and calls the same methods in the same order; what is marked collective
+Every rank holds the same ``StepBatch`` and calls the same methods in the same order; what is collective
 blocks until all ranks are there (with the group's timeout). Invariant: the update does not depend on the
-number of ranks or on how the batch was cut, and k steps + save + load + n steps are k + n steps, bit for bit.
+number of ranks or on how the batch was cut, and k steps + save + load + n steps are k + n steps, bit for
+bit.
 """
 
 from collections.abc import Sequence
@@ -60,13 +61,15 @@ class Learner:
         """
         if config.learner.tokens_per_microbatch < config.model.max_length:
             raise ValueError(
-                f"learner.tokens_per_microbatch must hold one row of model.max_length={config.model.max_length}: "
-                f"got {config.learner.tokens_per_microbatch}"
+                f"learner.tokens_per_microbatch must hold one row of "
+                f"model.max_length={config.model.max_length}: got {config.learner.tokens_per_microbatch}"
             )
         self._config, self._rank, self._world = config, rank, world
         self._mesh = ranks.mesh(world)
         self._sampled = Sampled(
-            max_new_tokens=config.rollout.max_new_tokens, temperature=config.rollout.temperature, grammar=grammar_from(config)
+            max_new_tokens=config.rollout.max_new_tokens,
+            temperature=config.rollout.temperature,
+            grammar=grammar_from(config),
         )
         self.policy = self._load(checkpointing=config.learner.activation_checkpointing)
         self._reference = frozen(self._load(checkpointing=False)) if needs_reference(config.algo) else None
@@ -86,27 +89,40 @@ class Learner:
     def step(self, batch: StepBatch) -> StepResult:
         """One optimiser step per epoch. Collective; metrics are equal on all ranks, log-probs are rank 0's.
 
-        A batch that gives no position any weight changes nothing but the version. FloatingPointError: the gradient
-        is not finite (nothing was updated by it). ValueError: a row that no micro-batch can hold.
+        A batch that gives no position any weight changes nothing but the version. FloatingPointError: the
+        gradient is not finite (nothing was updated by it). ValueError: a row that no micro-batch can hold.
         """
         rows = rows_of(batch, self._config.algo, self._sampled)
         plan = self._plan(rows)
         self._version += 1
         if not plan[0]:
-            return StepResult(version=self._version, metrics={"tokens": 0.0, "grad_norm": 0.0}, learner_logps=self._unscored(batch.rollouts))
+            return StepResult(
+                version=self._version,
+                metrics={"tokens": 0.0, "grad_norm": 0.0},
+                learner_logps=self._unscored(batch.rollouts),
+            )
         micros = self._packed(rows, plan)
         mine = _Share(micros=micros, references=self._reference_logps(rows, plan, micros))
         first, found = self._epoch(mine, None, batch.weight)
         for _ in range(1, self._config.algo.epochs):
             _, later = self._epoch(mine, [scored.logps_N for scored in first], batch.weight)
-            found |= {name: found[name] + later[name] for name in ("grad_norm", "clip_fraction") if name in found}
-        found |= {name: found[name] / self._config.algo.epochs for name in ("grad_norm", "clip_fraction") if name in found}
+            found |= {
+                name: found[name] + later[name] for name in ("grad_norm", "clip_fraction") if name in found
+            }
+        found |= {
+            name: found[name] / self._config.algo.epochs
+            for name in ("grad_norm", "clip_fraction")
+            if name in found
+        }
         logps = self._collect(rows, plan, [scored.logps_N for scored in first], batch.rollouts)
         return StepResult(version=self._version, metrics=found, learner_logps=logps)
 
     @torch.no_grad()
     def score(self, rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
-        """Log-prob of every id of every reply under the present policy, by rollout key; rank 0's. Collective. For ``parity``."""
+        """Log-prob of every id of every reply under the present policy, by rollout key; rank 0's.
+
+        Collective. For ``parity``.
+        """
         rows = scoring_rows(rollouts, self._sampled)
         plan = self._plan(rows)
         if not plan[0]:
@@ -116,7 +132,8 @@ class Learner:
         return self._collect(rows, plan, logps, rollouts)
 
     def channel_gradients(self, batch: StepBatch) -> dict[str, float]:
-        """``grad/text_audio_ratio`` and ``grad/text_audio_cosine`` of the preference loss on this batch. Collective, updates nothing.
+        """``grad/text_audio_ratio`` and ``grad/text_audio_cosine`` of the preference loss on this batch.
+        Collective, updates nothing.
 
         Costs two backward passes; empty when a channel has no preference gradient.
         """
@@ -128,12 +145,20 @@ class Learner:
                 return {}
             micros = self._packed(rows, plan)
             unread = [torch.zeros(len(micro.keep_N), device=self._device) for micro in micros]
-            self._backward(_Share(micros=micros, references=unread), None, 1.0, geometry.everything_preferred(self._config.algo))
+            self._backward(
+                _Share(micros=micros, references=unread),
+                None,
+                1.0,
+                geometry.everything_preferred(self._config.algo),
+            )
             gradients.append(geometry.local_gradient(self.policy))
         return geometry.compare_gradients(*gradients)
 
     def weights(self, version: int | None = None) -> tuple[WeightManifest, NDArray[np.uint8]] | None:
-        """All weights in the engine's type, tied ones under each name; on rank 0, None elsewhere. Collective."""
+        """All weights in the engine's type, tied ones under each name; on rank 0, None elsewhere.
+
+        Collective.
+        """
         dtype = DTYPES[self._config.model.dtype]
         kept = []
         for name, tensor in self.policy.full_tensors():
@@ -148,23 +173,40 @@ class Learner:
     def save(self, directory: Path) -> None:
         """Everything that the next step depends on, as safetensors, into an empty folder. Collective."""
         state.save_state(
-            Path(directory), self.policy, self._optimizer, rank=self._rank, version=self._version, updates=self._updates
+            Path(directory),
+            self.policy,
+            self._optimizer,
+            rank=self._rank,
+            version=self._version,
+            updates=self._updates,
         )
 
     def load(self, directory: Path) -> None:
-        """Go on from ``save``, with any number of ranks. Collective. ValueError: not a state of this model."""
+        """Go on from ``save``, with any number of ranks. Collective.
+
+        ValueError: not a state of this model.
+        """
         reshard(self.policy)
-        self._version, self._updates = state.load_state(Path(directory), self.policy, self._optimizer, rank=self._rank)
+        self._version, self._updates = state.load_state(
+            Path(directory), self.policy, self._optimizer, rank=self._rank
+        )
 
     # -- one step, piece by piece
 
-    def _epoch(self, mine: _Share, old: list[Tensor] | None, weight: float) -> tuple[list[Scored], dict[str, float]]:
-        """Forward and backward over all micro-batches, then one update. ``old``: log-probs of the first epoch."""
+    def _epoch(
+        self, mine: _Share, old: list[Tensor] | None, weight: float
+    ) -> tuple[list[Scored], dict[str, float]]:
+        """Forward and backward over all micro-batches, then one update.
+
+        ``old``: log-probs of the first epoch.
+        """
         done = self._backward(mine, old, weight, self._config.algo)
         found = metrics.reduce(done, scales(weight, self._config.algo))
         return done, {**found, **self._update()}
 
-    def _backward(self, mine: _Share, old: list[Tensor] | None, weight: float, algo: AlgoConfig) -> list[Scored]:
+    def _backward(
+        self, mine: _Share, old: list[Tensor] | None, weight: float, algo: AlgoConfig
+    ) -> list[Scored]:
         """Leave the step's gradient in the parameters."""
         done = []
         for m, (micro, reference) in enumerate(zip(mine.micros, mine.references, strict=True)):
@@ -172,7 +214,9 @@ class Learner:
             logps, entropies = self.policy(micro)
             before = logps.detach() if old is None else old[m]
             terms = loss_terms(logps, before, reference, micro, weight=weight, algo=algo)
-            torch.autograd.backward(terms.total * self._world)  # FSDP averages over ranks; our weights are already global
+            torch.autograd.backward(
+                terms.total * self._world
+            )  # FSDP averages over ranks; our weights are already global
             done.append(Scored(micro=micro, logps_N=logps.detach(), entropies_N=entropies, terms=terms))
         return done
 
@@ -194,7 +238,10 @@ class Learner:
 
     @torch.no_grad()
     def _reference_logps(self, rows: Sequence[Row], plan: Plan, micros: Sequence[Microbatch]) -> list[Tensor]:
-        """Reference log-probs aligned with the micro-batches. A pass runs when any rank needs it: all ranks take part."""
+        """Reference log-probs aligned with the micro-batches.
+
+        A pass runs when any rank needs it: all ranks take part.
+        """
         kl_rows = [row.only(KL).needed_R.any() for row in rows]
         found = []
         for m, (mine, micro) in enumerate(zip(plan[self._rank], micros, strict=True)):

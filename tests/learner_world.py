@@ -1,6 +1,7 @@
 """What the learner tests share: configs, batches, and METHOD §2 written naively (padded, float64, loops).
 
-Run as a program it is one rank of a two-rank session: `python -m tests.learner_world <folder> <rank> <world> <port>`.
+Run as a program it is one rank of a two-rank session: `python -m tests.learner_world <folder> <rank> <world>
+<port>`.
 """
 
 import json
@@ -24,8 +25,17 @@ from speech.families import load_family
 Tensors = dict[str, Tensor]
 
 
-def config(checkpoint: Path, *, algo: dict[str, Any] | None = None, rollout: dict[str, Any] | None = None, **learner: Any) -> Config:
-    """A micro run. The gradient is not clipped, so that Adam's first moment after one step is a tenth of it."""
+def config(
+    checkpoint: Path,
+    *,
+    algo: dict[str, Any] | None = None,
+    rollout: dict[str, Any] | None = None,
+    **learner: Any,
+) -> Config:
+    """A micro run.
+
+    The gradient is not clipped, so that Adam's first moment after one step is a tenth of it.
+    """
     return Config.model_validate(
         {
             "run": {"name": "test"},
@@ -33,13 +43,23 @@ def config(checkpoint: Path, *, algo: dict[str, Any] | None = None, rollout: dic
             "data": {"train": "x", "validation": "x", "test": "x"},
             "rollout": {"max_new_tokens": 64, **(rollout or {})},
             "algo": algo or {},
-            "learner": {"clip": 1e9, "warmup_steps": 0, "tokens_per_microbatch": 256, "logprob_chunk": 16, **learner},
+            "learner": {
+                "clip": 1e9,
+                "warmup_steps": 0,
+                "tokens_per_microbatch": 256,
+                "logprob_chunk": 16,
+                **learner,
+            },
         }
     )
 
 
-def batch(checkpoint: Path, *, groups: int = 3, size: int = 2, weight: float = 0.4, seed: int = 0) -> StepBatch:
-    """Random replies in the tiny family's grammar, of unequal lengths; one forced token each; no zero advantages."""
+def batch(
+    checkpoint: Path, *, groups: int = 3, size: int = 2, weight: float = 0.4, seed: int = 0
+) -> StepBatch:
+    """Random replies in the tiny family's grammar, of unequal lengths; one forced token each; no zero
+    advantages.
+    """
     family = load_family("tiny", checkpoint)
     rng = np.random.default_rng(seed)
     table = family.channels.table_V
@@ -48,7 +68,9 @@ def batch(checkpoint: Path, *, groups: int = 3, size: int = 2, weight: float = 0
     def reply() -> tuple[int, ...]:
         chunks = range(rng.integers(1, 4))
         texts = [rng.choice(words, rng.integers(1, 4)).tolist() for _ in chunks]
-        return tuple(family.interleave.merge(texts, [rng.choice(codes, rng.integers(1, 9)).tolist() for _ in chunks]))
+        return tuple(
+            family.interleave.merge(texts, [rng.choice(codes, rng.integers(1, 9)).tolist() for _ in chunks])
+        )
 
     rollouts, anchors = [], []
     for g in range(groups):
@@ -68,7 +90,9 @@ def batch(checkpoint: Path, *, groups: int = 3, size: int = 2, weight: float = 0
                 )
             )
         target = reply()
-        anchors.append(Anchor(prompt_id=f"p{g}", prompt_ids=prompt, ids=target, channels=family.channels.letters(target)))
+        anchors.append(
+            Anchor(prompt_id=f"p{g}", prompt_ids=prompt, ids=target, channels=family.channels.letters(target))
+        )
     return StepBatch(step=0, weight=weight, rollouts=tuple(rollouts), anchors=tuple(anchors))
 
 
@@ -93,19 +117,28 @@ def relative_error(found: Tensors, expected: Tensors) -> float:
     return (off / size) ** 0.5
 
 
-def naive_gradient(checkpoint: Path, config: Config, batch: StepBatch, *, perturbed: bool = False) -> tuple[Tensors, dict[str, float]]:
-    """METHOD §2 in the plainest possible way: one padded float64 batch, whole log_softmax, loops over positions."""
+def naive_gradient(
+    checkpoint: Path, config: Config, batch: StepBatch, *, perturbed: bool = False
+) -> tuple[Tensors, dict[str, float]]:
+    """METHOD §2 in the plainest possible way: one padded float64 batch, whole log_softmax, loops over
+    positions.
+    """
     from transformers import AutoModelForCausalLM
 
     def load() -> Any:
-        return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float64, attn_implementation="sdpa").train()
+        return AutoModelForCausalLM.from_pretrained(
+            checkpoint, dtype=torch.float64, attn_implementation="sdpa"
+        ).train()
 
     model, reference = load(), load()
     if perturbed:
         perturb(model.parameters())
     rows = [*batch.rollouts, *batch.anchors]
     longest = max(len(r.prompt_ids) + len(r.ids) for r in rows)
-    ids, mask = torch.zeros(len(rows), longest, dtype=torch.long), torch.zeros(len(rows), longest, dtype=torch.long)
+    ids, mask = (
+        torch.zeros(len(rows), longest, dtype=torch.long),
+        torch.zeros(len(rows), longest, dtype=torch.long),
+    )
     for i, row in enumerate(rows):
         whole_row = row.prompt_ids + row.ids
         ids[i, : len(whole_row)] = torch.tensor(whole_row)
@@ -120,9 +153,16 @@ def naive_gradient(checkpoint: Path, config: Config, batch: StepBatch, *, pertur
     with torch.no_grad():
         frozen = reference(input_ids=ids, attention_mask=mask).logits
     algo = config.algo
-    joined = {"T"} | ({"A"} if algo.channels == "all" else set()) | ({"B"} if algo.boundary else set()) | ({"E"} if algo.stop else set())
+    joined = (
+        {"T"}
+        | ({"A"} if algo.channels == "all" else set())
+        | ({"B"} if algo.boundary else set())
+        | ({"E"} if algo.stop else set())
+    )
     po, kls = torch.zeros((), dtype=torch.float64), {"text": [], "audio": []}
-    token_count = sum(c in joined and s for r in batch.rollouts for c, s in zip(r.channels, r.sampled, strict=True))
+    token_count = sum(
+        c in joined and s for r in batch.rollouts for c, s in zip(r.channels, r.sampled, strict=True)
+    )
     for i, r in enumerate(batch.rollouts):
         terms = []
         for j, channel in enumerate(r.channels):
@@ -149,29 +189,49 @@ def naive_gradient(checkpoint: Path, config: Config, batch: StepBatch, *, pertur
         for j, channel in enumerate(a.channels)
         if channel != "P"
     ]
-    means = {name: torch.stack(values).mean() if values else torch.zeros(()) for name, values in {"sft": sft, **kls}.items()}
-    total = (1 - batch.weight) * means["sft"] + batch.weight * (po + algo.kl_text * means["text"] + algo.kl_audio * means["audio"])
+    means = {
+        name: torch.stack(values).mean() if values else torch.zeros(())
+        for name, values in {"sft": sft, **kls}.items()
+    }
+    total = (1 - batch.weight) * means["sft"] + batch.weight * (
+        po + algo.kl_text * means["text"] + algo.kl_audio * means["audio"]
+    )
     total.backward()
-    losses = {"loss/total": total, "loss/sft": means["sft"], "loss/po": po, "loss/kl_text": means["text"], "loss/kl_audio": means["audio"]}
-    gradient = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in model.named_parameters()}
+    losses = {
+        "loss/total": total,
+        "loss/sft": means["sft"],
+        "loss/po": po,
+        "loss/kl_text": means["text"],
+        "loss/kl_audio": means["audio"],
+    }
+    gradient = {
+        name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in model.named_parameters()
+    }
     return gradient, {name: float(value.detach()) for name, value in losses.items()}
 
 
 def _session(folder: Path, rank: int, world: int) -> None:
-    """Everything that the two-rank tests look at, in one start of two processes. Results: folder/*.json, *.safetensors."""
+    """Everything that the two-rank tests look at, in one start of two processes.
+
+    Results: folder/*.json, *.safetensors.
+    """
     checkpoint = folder / "base"
     found: dict[str, Any] = {}
 
     def keep(name: str, tensors: Tensors) -> None:
         if rank == 0:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors")
+            save_file(
+                {key: value.contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors"
+            )
 
     learner = Learner(config(checkpoint), rank, world)
     perturb(learner.policy.parameters())
     result = learner.step(batch(checkpoint))
     keep("gradient", moments(learner))
     found["metrics"] = result.metrics
-    found["logps"] = {key: [None if isnan(x) else x for x in values] for key, values in result.learner_logps.items()}
+    found["logps"] = {
+        key: [None if isnan(x) else x for x in values] for key, values in result.learner_logps.items()
+    }
     learner.save(folder / "two_ranks")
     keep("weights_two_ranks", {name: t.clone() for name, t in learner.policy.full_tensors()})
     learner.step(batch(checkpoint, seed=1))

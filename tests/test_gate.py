@@ -30,7 +30,9 @@ def group(*rewards: float | None, spread: float | None = None) -> GroupStatistic
         ((2, 2, 1, 1), 0.00669, 0.0625, 0.000335),
     ],
 )
-def test_worked_values_of_the_method(rewards: tuple[float, ...], direction: float, information: float, raw: float) -> None:
+def test_worked_values_of_the_method(
+    rewards: tuple[float, ...], direction: float, information: float, raw: float
+) -> None:
     reading = Gate(GateConfig(), Scale()).update([group(*rewards)])
     assert reading.direction == pytest.approx(direction, abs=1e-5)
     assert reading.information == information
@@ -85,7 +87,9 @@ def test_fixed_mix_is_constant_and_still_reports_what_the_gate_sees() -> None:
 
 
 @given(st.lists(st.tuples(REWARDS, st.just(None)), min_size=1, max_size=4))
-def test_lambda_is_the_closed_form_on_the_surviving_rewards(step: list[tuple[list[float | None], None]]) -> None:
+def test_lambda_is_the_closed_form_on_the_surviving_rewards(
+    step: list[tuple[list[float | None], None]],
+) -> None:
     """Also when judge calls failed: missing rewards leave no trace (DESIGN §5, invariants 2 and 3)."""
     kept = [group_statistics(rewards, len(rewards)) for rewards, _ in step]
     survivors = [group for group in kept if group is not None]

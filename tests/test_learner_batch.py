@@ -43,14 +43,20 @@ def batches(draw: st.DrawFn) -> StepBatch:
 
     def row(n: int) -> dict[str, Any]:
         prompt, ids = rng.integers(1, 99, rng.integers(1, 6)), rng.integers(1, 99, n)
-        return {"prompt_ids": tuple(prompt.tolist()), "ids": tuple(ids.tolist()), "channels": "".join(rng.choice(list("TABEP"), n))}
+        return {
+            "prompt_ids": tuple(prompt.tolist()),
+            "ids": tuple(ids.tolist()),
+            "channels": "".join(rng.choice(list("TABEP"), n)),
+        }
 
     rollouts, anchors = [], []
     for i in range(draw(st.integers(0, 4))):
         n = int(rng.integers(1, 9))
         logps, sampled = tuple((-rng.random(n)).tolist()), tuple((rng.random(n) < 0.8).tolist())
         advantage = draw(st.sampled_from([0.0, 1.0, -0.7]))
-        rollouts.append(Rollout(prompt_id="p", index=i, logps=logps, sampled=sampled, advantage=advantage, **row(n)))
+        rollouts.append(
+            Rollout(prompt_id="p", index=i, logps=logps, sampled=sampled, advantage=advantage, **row(n))
+        )
     for _ in range(draw(st.integers(0, 3))):
         anchors.append(Anchor(prompt_id="p", **row(int(rng.integers(1, 9)))))
     weight = draw(st.sampled_from([0.0, 0.3, 1.0]))
@@ -105,7 +111,12 @@ def test_empty_mask_gives_no_weight_and_no_fallback() -> None:
 
 @pytest.mark.parametrize(
     ("aggregation", "weights"),
-    [("sequence_mean", (1 / 4, 1 / 2)), ("token_mean", (1 / 3, 1 / 3)), ("sum", (1 / 2, 1 / 2)), ("constant", (1 / 100, 1 / 100))],
+    [
+        ("sequence_mean", (1 / 4, 1 / 2)),
+        ("token_mean", (1 / 3, 1 / 3)),
+        ("sum", (1 / 2, 1 / 2)),
+        ("constant", (1 / 100, 1 / 100)),
+    ],
 )
 def test_aggregations(aggregation: Any, weights: tuple[float, float]) -> None:
     rows = one(AlgoConfig(aggregation=aggregation), rollout("TAT"), rollout("TA"))
@@ -131,7 +142,9 @@ def test_tail_after_the_last_scored_position_is_cut() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(batches(), ALGOS, st.integers(1, 4), st.integers(14, 40))
-def test_plan_scores_every_weighted_position_once(batch: StepBatch, algo: AlgoConfig, ranks: int, budget: int) -> None:
+def test_plan_scores_every_weighted_position_once(
+    batch: StepBatch, algo: AlgoConfig, ranks: int, budget: int
+) -> None:
     rows = rows_of(batch, algo, SAMPLED)
     plan = share(rows, ranks=ranks, budget=budget)
     assert len({len(micros) for micros in plan}) == 1  # nobody waits for a pass that the others do not make
@@ -155,7 +168,10 @@ def test_plan_scores_every_weighted_position_once(batch: StepBatch, algo: AlgoCo
 
 def test_ranks_are_balanced() -> None:
     rows = one(AlgoConfig(), *(rollout("T" * n) for n in (30, 4, 9, 17, 22, 11, 3, 8)))
-    loads = [sum(length_of(rows[i]) for micro in micros for i in micro) for micros in share(rows, ranks=2, budget=40)]
+    loads = [
+        sum(length_of(rows[i]) for micro in micros for i in micro)
+        for micros in share(rows, ranks=2, budget=40)
+    ]
     assert abs(loads[0] - loads[1]) <= 4
 
 
@@ -178,7 +194,9 @@ def test_reference_is_needed_only_when_a_kl_can_count() -> None:
 @settings(deadline=None, max_examples=100)
 @given(batches(), ALGOS, st.integers(0, 999))
 def test_terms_equal_the_method_written_in_loops(batch: StepBatch, algo: AlgoConfig, seed: int) -> None:
-    """Log-probs of policy, first pass and reference are drawn; the loss is METHOD §2 over all positions, skipping nothing."""
+    """Log-probs of policy, first pass and reference are drawn; the loss is METHOD §2 over all positions,
+    skipping nothing.
+    """
     rng = np.random.default_rng(seed)
     rows = rows_of(batch, algo, SAMPLED)
     new, old, ref = ([-rng.random(len(row.channels_R)) for row in rows] for _ in range(3))
@@ -213,7 +231,9 @@ def naive_total(batch: StepBatch, algo: AlgoConfig, new: Any, old: Any, ref: Any
                 trust = min(exp(old[i][j] - r.logps[j]), algo.importance_cap)
                 preference -= trust * min(rho * r.advantage, bounded * r.advantage) / z
     offset = len(batch.rollouts)
-    sft = [-new[offset + i][j] for i, a in enumerate(batch.anchors) for j, c in enumerate(a.channels) if c != "P"]
+    sft = [
+        -new[offset + i][j] for i, a in enumerate(batch.anchors) for j, c in enumerate(a.channels) if c != "P"
+    ]
 
     def mean(values: list[float]) -> float:
         return sum(values) / len(values) if values else 0.0

@@ -11,7 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from learner.logprob import chosen_logprobs
 
 
-def inputs(n: int, hidden: int, vocab: int, seed: int, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
+def inputs(
+    n: int, hidden: int, vocab: int, seed: int, dtype: torch.dtype = torch.float64
+) -> dict[str, torch.Tensor]:
     """Random tensors; phase 0 allows everything, the others allow at least the target."""
     g = torch.Generator().manual_seed(seed)
     targets, phases = torch.randint(vocab, (n,), generator=g), torch.randint(3, (n,), generator=g)
@@ -39,7 +41,9 @@ def naive(x: dict[str, torch.Tensor], *, heat: bool, mask: bool) -> tuple[torch.
     return logps.gather(-1, x["targets"][:, None])[:, 0], entropies
 
 
-def chunked(x: dict[str, torch.Tensor], chunk: int, *, heat: bool, mask: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def chunked(
+    x: dict[str, torch.Tensor], chunk: int, *, heat: bool, mask: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     return chosen_logprobs(
         x["hidden"],
         x["weight"],
@@ -56,7 +60,9 @@ def chunked(x: dict[str, torch.Tensor], chunk: int, *, heat: bool, mask: bool) -
     n=st.integers(0, 9), hidden=st.integers(1, 5), vocab=st.integers(1, 17), chunk=st.integers(1, 12),
     seed=st.integers(0, 999), heat=st.booleans(), mask=st.booleans(),
 )  # fmt: skip
-def test_equal_to_log_softmax_in_values_and_gradients(n: int, hidden: int, vocab: int, chunk: int, seed: int, heat: bool, mask: bool) -> None:
+def test_equal_to_log_softmax_in_values_and_gradients(
+    n: int, hidden: int, vocab: int, chunk: int, seed: int, heat: bool, mask: bool
+) -> None:
     x = inputs(n, hidden, vocab, seed)
     upstream = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))
     found, expected = chunked(x, chunk, heat=heat, mask=mask), naive(x, heat=heat, mask=mask)
@@ -104,7 +110,11 @@ def test_never_more_than_a_chunk_of_logits() -> None:
 def test_bfloat16_is_summed_in_float32() -> None:
     x = inputs(64, 16, 100, seed=3, dtype=torch.bfloat16)
     x["temperature"] = x["temperature"].float()
-    wide = {**x, "hidden": x["hidden"].detach().float().requires_grad_(), "weight": x["weight"].detach().float().requires_grad_()}
+    wide = {
+        **x,
+        "hidden": x["hidden"].detach().float().requires_grad_(),
+        "weight": x["weight"].detach().float().requires_grad_(),
+    }
     logps, entropies = chunked(x, 7, heat=True, mask=True)
     assert logps.dtype == entropies.dtype == torch.float32
     logps.sum().backward()

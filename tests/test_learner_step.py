@@ -38,7 +38,9 @@ def one_rank() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def two_ranks(
+    micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
     """Folder of a finished two-rank session, and what each rank reported."""
     folder = tmp_path_factory.mktemp("two_ranks")
     shutil.copytree(micro_checkpoint, folder / "base")
@@ -75,8 +77,14 @@ def test_gradient_is_the_padded_unsharded_one(micro_checkpoint: Path, algo: dict
     assert {"loss/total", "loss/sft", "loss/po"} <= set(found)
 
 
-@pytest.mark.parametrize("settings", [{"tokens_per_microbatch": 96}, {"logprob_chunk": 1000}, {"activation_checkpointing": True}], ids=str)
-def test_gradient_does_not_depend_on_how_the_step_is_cut(micro_checkpoint: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [{"tokens_per_microbatch": 96}, {"logprob_chunk": 1000}, {"activation_checkpointing": True}],
+    ids=str,
+)
+def test_gradient_does_not_depend_on_how_the_step_is_cut(
+    micro_checkpoint: Path, settings: dict[str, Any]
+) -> None:
     found = []
     for changed in ({}, settings):
         learner = Learner(config(micro_checkpoint, **changed), 0, 1)
@@ -86,7 +94,9 @@ def test_gradient_does_not_depend_on_how_the_step_is_cut(micro_checkpoint: Path,
     assert relative_error(found[1], found[0]) <= 1e-5
 
 
-def test_two_ranks_give_the_gradient_and_metrics_of_one(micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_two_ranks_give_the_gradient_and_metrics_of_one(
+    micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]]
+) -> None:
     folder, reports = two_ranks
     learner = Learner(config(micro_checkpoint), 0, 1)
     perturb(learner.policy.parameters())
@@ -97,10 +107,14 @@ def test_two_ranks_give_the_gradient_and_metrics_of_one(micro_checkpoint: Path, 
     assert reports[0]["metrics"] == pytest.approx(result.metrics, rel=1e-4)
     assert reports[1]["logps"] == {}
     for key, values in result.learner_logps.items():
-        assert [x for x in reports[0]["logps"][key] if x is not None] == pytest.approx([x for x in values if x == x], abs=1e-5)
+        assert [x for x in reports[0]["logps"][key] if x is not None] == pytest.approx(
+            [x for x in values if x == x], abs=1e-5
+        )
 
 
-def test_a_rank_without_work_takes_part(micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_a_rank_without_work_takes_part(
+    micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]]
+) -> None:
     folder, reports = two_ranks
     settings = config(micro_checkpoint, algo={"mix": "fixed", "fixed_lambda": 0.0})
     alone = StepBatch(step=0, weight=0.0, rollouts=(), anchors=batch(micro_checkpoint, groups=1).anchors)
@@ -116,7 +130,9 @@ def test_resume_is_bit_exact_on_two_ranks_and_loads_on_one(
     micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     folder, reports = two_ranks
-    straight, resumed = (load_file(folder / f"weights_{name}.safetensors") for name in ("straight", "resumed"))
+    straight, resumed = (
+        load_file(folder / f"weights_{name}.safetensors") for name in ("straight", "resumed")
+    )
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     learner = Learner(config(micro_checkpoint), 0, 1)
     learner.load(folder / "two_ranks")
@@ -157,15 +173,23 @@ def test_export_loads_and_gives_equal_logits(micro_checkpoint: Path, tmp_path: P
     learner.export(tmp_path / "final")
     source, target = ({f.name for f in folder.iterdir()} for folder in (micro_checkpoint, tmp_path / "final"))
     assert source == target
-    assert (tmp_path / "final/codec.safetensors").read_bytes() == (micro_checkpoint / "codec.safetensors").read_bytes()
-    before, after = (load_file(folder / "model.safetensors") for folder in (micro_checkpoint, tmp_path / "final"))
-    assert {n: (t.shape, t.dtype) for n, t in before.items()} == {n: (t.shape, t.dtype) for n, t in after.items()}
+    assert (tmp_path / "final/codec.safetensors").read_bytes() == (
+        micro_checkpoint / "codec.safetensors"
+    ).read_bytes()
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (micro_checkpoint, tmp_path / "final")
+    )
+    assert {n: (t.shape, t.dtype) for n, t in before.items()} == {
+        n: (t.shape, t.dtype) for n, t in after.items()
+    }
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
     scored = learner.score(batch(micro_checkpoint).rollouts)
     for rollout in batch(micro_checkpoint).rollouts:
         ids = torch.tensor([rollout.prompt_ids + rollout.ids])
         with torch.no_grad():
-            logps = torch.log_softmax(model(ids).logits[0, :-1].float(), -1).gather(-1, ids[0, 1:, None])[:, 0]
+            logps = torch.log_softmax(model(ids).logits[0, :-1].float(), -1).gather(-1, ids[0, 1:, None])[
+                :, 0
+            ]
         mine = torch.tensor(scored[f"{rollout.prompt_id}/{rollout.index}"])
         torch.testing.assert_close(mine, logps[len(rollout.prompt_ids) - 1 :], atol=1e-5, rtol=0)
 
@@ -181,7 +205,9 @@ def test_published_weights_are_the_policy_with_its_tied_head(micro_checkpoint: P
 
 
 def test_text_objective_gives_audio_no_preference_gradient(micro_checkpoint: Path) -> None:
-    """A reply whose only preferred token comes first: whatever audio follows, the gradient is the same to the bit."""
+    """A reply whose only preferred token comes first: whatever audio follows, the gradient is the same to
+    the bit.
+    """
     algo = {"mix": "fixed", "fixed_lambda": 1.0, "kl_text": 0.0, "kl_audio": 0.0, "stop": False}
     found = []
     for turned in (False, True):
@@ -206,7 +232,9 @@ def test_empty_preference_mask_is_exactly_the_anchors_alone(micro_checkpoint: Pa
     """No text in any reply: the objective does not fall back to the audio."""
     algo = {"kl_text": 0.0, "kl_audio": 0.0, "stop": False}
     step = batch(micro_checkpoint)
-    mute = tuple(replace(r, channels="".join("A" if c == "T" else c for c in r.channels)) for r in step.rollouts)
+    mute = tuple(
+        replace(r, channels="".join("A" if c == "T" else c for c in r.channels)) for r in step.rollouts
+    )
     found = []
     for rollouts in (mute, ()):
         learner = Learner(config(micro_checkpoint, algo=algo), 0, 1)
@@ -224,7 +252,9 @@ def test_shut_gate_costs_no_preference_and_no_reference(micro_checkpoint: Path) 
     assert result.metrics == alone.metrics
     assert "loss/po" not in result.metrics
     assert all(x != x for values in result.learner_logps.values() for x in values)
-    assert all(torch.equal(a, b) for a, b in zip(moments(learner).values(), moments(other).values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(moments(learner).values(), moments(other).values(), strict=True)
+    )
 
 
 def test_zero_advantage_rows_are_skipped_exactly(micro_checkpoint: Path) -> None:
@@ -242,7 +272,15 @@ def test_zero_advantage_rows_are_skipped_exactly(micro_checkpoint: Path) -> None
 
 def test_channel_gradients_are_those_of_the_parts_and_change_nothing(micro_checkpoint: Path) -> None:
     step = replace(batch(micro_checkpoint, weight=1.0), anchors=())
-    both = {"channels": "all", "stop": False, "kl_text": 0.0, "kl_audio": 0.0, "mix": "fixed", "fixed_lambda": 1.0, "aggregation": "sum"}
+    both = {
+        "channels": "all",
+        "stop": False,
+        "kl_text": 0.0,
+        "kl_audio": 0.0,
+        "mix": "fixed",
+        "fixed_lambda": 1.0,
+        "aggregation": "sum",
+    }
     settings = config(micro_checkpoint, algo=both)
     learner = Learner(settings, 0, 1)
     before = {name: t.clone() for name, t in learner.policy.full_tensors()}
@@ -250,15 +288,22 @@ def test_channel_gradients_are_those_of_the_parts_and_change_nothing(micro_check
     assert all(torch.equal(before[name], t) for name, t in learner.policy.full_tensors())
 
     def part(letter: str) -> torch.Tensor:
-        gradient, _ = naive_gradient(micro_checkpoint, settings, replace(step, rollouts=tuple(only(r, letter) for r in step.rollouts)))
+        gradient, _ = naive_gradient(
+            micro_checkpoint, settings, replace(step, rollouts=tuple(only(r, letter) for r in step.rollouts))
+        )
         return torch.cat([gradient[name].flatten() for name in sorted(gradient)])
 
     def only(rollout: Rollout, letter: str) -> Rollout:
-        return replace(rollout, sampled=tuple(c == letter and s for c, s in zip(rollout.channels, rollout.sampled, strict=True)))
+        return replace(
+            rollout,
+            sampled=tuple(c == letter and s for c, s in zip(rollout.channels, rollout.sampled, strict=True)),
+        )
 
     text, audio = part("T"), part("A")
     assert found["grad/text_audio_ratio"] == pytest.approx(float(text.norm() / audio.norm()), rel=1e-4)
-    assert found["grad/text_audio_cosine"] == pytest.approx(float(torch.cosine_similarity(text, audio, dim=0)), abs=1e-5)
+    assert found["grad/text_audio_cosine"] == pytest.approx(
+        float(torch.cosine_similarity(text, audio, dim=0)), abs=1e-5
+    )
     assert learner.step(replace(step, rollouts=())).metrics["grad_norm"] == 0.0  # no gradient was left behind
 
 
@@ -276,7 +321,9 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_weights(micro_checkpoi
 
 
 def test_later_epochs_use_the_first_epochs_ratio(micro_checkpoint: Path) -> None:
-    learner = Learner(config(micro_checkpoint, algo={"epochs": 3, "clip_low": 0.0, "clip_high": 0.0}, lr=1e-2), 0, 1)
+    learner = Learner(
+        config(micro_checkpoint, algo={"epochs": 3, "clip_low": 0.0, "clip_high": 0.0}, lr=1e-2), 0, 1
+    )
     metrics = learner.step(batch(micro_checkpoint)).metrics
     assert learner.version == 1
     assert 0.0 < metrics["clip_fraction"] <= 2 / 3  # the first of three epochs cannot clip
