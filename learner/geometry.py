@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -50,8 +51,9 @@ def compare_gradients(text: Sequence[Tensor], audio: Sequence[Tensor]) -> dict[s
     """
     sums = totals(
         {
-            # type: ignore[misc]
-            name: sum((a.double() * b.double()).sum() for a, b in zip(first, second, strict=True))
+            name: torch.stack(
+                [(a.double() * b.double()).sum() for a, b in zip(first, second, strict=True)]
+            ).sum()
             for name, first, second in (("tt", text, text), ("aa", audio, audio), ("ta", text, audio))
         }
     )

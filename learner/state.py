@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as read_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as write_tensors
 from torch.optim import AdamW
@@ -44,8 +45,8 @@ def load_state(directory: Path, policy: Policy, optimizer: AdamW, *, rank: int) 
     ValueError: not a learner state, or one of another model.
     """
     reader = HuggingFaceStorageReader(str(directory))
-    # type: ignore[union-attr]
-    stored = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
+    entries = reader.read_metadata().state_dict_metadata
+    stored = {name: tuple(e.size) for name, e in entries.items() if isinstance(e, TensorStorageMetadata)}
     state = _tensors(policy, optimizer)
     wrong = [name for name, tensor in state.items() if stored.get(name) != tuple(tensor.shape)]
     if wrong or "counters" not in stored:
