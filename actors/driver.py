@@ -105,14 +105,8 @@ class Driver:
 
     def _record(self, batch: Batch, decision: Decision, result: StepResult, times: dict[str, float]) -> None:
         idle = self._fleet.idle({**times, "time/generate": batch.harvest.generate_s})
-        metrics = {
-            **figures(batch.harvest, batch.step),
-            **decision.metrics,
-            **result.metrics,
-            **times,
-            **idle,
-        }
-        metrics |= {"step": batch.step, "policy_version": result.version}
+        metrics: dict[str, float] = {"step": batch.step, "policy_version": result.version}
+        metrics |= {**figures(batch.harvest, batch.step), **decision.metrics, **result.metrics, **times, **idle}
         record_step(
             self._run, batch.step, batch.rows, batch.harvest.groups, decision, result, self._config, metrics
         )

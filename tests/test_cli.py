@@ -1,0 +1,138 @@
+"""The command line: bad input gives one line per problem and exit 2, and nothing is written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from actors import checkpoint
+from actors.checkpoint import DriverState
+from actors.cli import main
+from actors.cluster import cores, plan
+from actors.errors import UserError
+from actors.prepare import overrides_of
+from conf.load import load
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "examples" / "tiny_world" / "data"
+
+BAD = {
+    "unknown key": (["algo.group_sise=4"], "did you mean rollout.group_size?"),
+    "+ typo": (["+algo.gate.alfa=0.5"], "did you mean algo.gate.alpha?"),
+    "unknown group": (["algo=gatd"], "algo"),
+    "group of one": (["rollout.group_size=1"], "rollout.group_size"),
+    "alpha": (["algo.gate.alpha=1.5"], "algo.gate.alpha"),
+    "top_p": (["rollout.top_p=0.9"], "rollout.top_p"),
+    "ranks": (["learner.ranks=4096"], f"learner.ranks=4096 needs 4096 cores: this machine has {cores()}"),
+    "engines": (["rollout.workers=4096", "learner.ranks=1"], "rollout.workers=4096"),
+    "gpus": (["cluster=gpu1", "learner.ranks=2"], "= 2 GPUs: cluster.nodes=1 x gpus_per_node=1 = 1"),
+    "no model": (["model.path=/nowhere"], "model.path: no folder at /nowhere"),
+    "no manifest": (["data.train=/nowhere.jsonl"], "/nowhere.jsonl: manifest does not exist"),
+    "too few rows": (["rollout.prompts_per_step=100000"], "rollout.prompts_per_step=100000 needs as many rows"),
+    "no run": (["resume=/nowhere"], "resume"),
+    "flag": (["--dryrun"], "--dryrun: no such flag"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_mistake_is_named_on_a_line_and_nothing_is_written(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, told = BAD[name]
+    root = [] if any(one.startswith("resume") for one in arguments) else [f"run.root={tmp_path}"]
+    assert main(["train", *arguments, *root]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_named_and_the_run_is_untouched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    from conf.load import dump
+
+    (run / "config.yaml").write_text(dump(load([f"run.root={tmp_path}", "run.name=run", "learner.ranks=1"])))
+    state = DriverState(step=1, seed=0, gate={}, prompts={}, anchors={})
+    saved = checkpoint.save(run, state, lambda folder: (folder / "x").write_text("abc") and None, keep=2)  # type: ignore[func-returns-value]
+    (saved / "learner" / "x").write_text("ab")
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
+    assert main(["train", f"run.resume={run}"]) == 2
+    assert "learner/x: must have 3 bytes, has 2" in capsys.readouterr().err
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
+
+
+def test_dry_run_shows_placement_memory_and_calls_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--dry-run", "experiment=smoke", "learner.ranks=1", f"run.root={tmp_path}"]) == 0
+    shown = capsys.readouterr().out
+    assert "placement: this machine" in shown and "memory: about" in shown and "judge calls: 12 replies in 3 steps" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cfg_prints_the_resolved_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--cfg", "job", "algo=sft"]) == 0
+    assert "fixed_lambda: 0.0" in capsys.readouterr().out
+
+
+def test_gpu_plans_count_gpus_apart_and_colocated() -> None:
+    apart = plan(load(["cluster=gpu8"]), 1)
+    assert sum(bundle.get("GPU", 0) for bundle in apart.bundles) == 8
+    assert apart.bundle_of("rollout", 0) == apart.role("learner").count
+    together = plan(load(["cluster=gpu1"]), 1)
+    assert sum(bundle.get("GPU", 0) for bundle in together.bundles) == 1
+    assert together.bundle_of("rollout", 0) == together.bundle_of("learner", 0) == 0
+    with pytest.raises(UserError, match="tensor_parallel=1"):
+        plan(load(["cluster=gpu1", "cluster.tensor_parallel=2"]), 1)
+
+
+def test_a_ray_job_writes_to_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tmp_path / "runtime_resources" / "working_dir_files"
+    job.mkdir(parents=True)
+    monkeypatch.chdir(job)
+    overrides, notes = overrides_of(["algo=sft"])
+    assert overrides == ["algo=sft", f"run.root={Path('~/wavgate-runs').expanduser()}"] and len(notes) == 1
+    assert overrides_of(["run.root=/data"]) == (["run.root=/data"], [])
+
+
+def test_data_check_lists_all_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("not json\n" + '{"id": "a"}\n')
+    assert main(["data", "check", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert f"{path}:1" in error and f"{path}:2:messages" in error
+
+
+def test_data_check_counts_a_sound_manifest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(DATA / "validation.jsonl")]) == 0
+    assert "100 rows, no problem" in capsys.readouterr().out
+
+
+def test_doctor_says_ok_or_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor"])
+    for line in capsys.readouterr().out.splitlines():
+        assert line.startswith("ok") or "->" in line, line
+
+
+@pytest.mark.parametrize("arguments", [["say", "hello", "out.txt"], ["report", "/nowhere"], ["export", "/nowhere"], ["say", "hello", "x.wav", "--model", "/nowhere"]])
+def test_other_commands_refuse_bad_input(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_say_turns_a_prompt_into_speech(tmp_path: Path) -> None:
+    out = tmp_path / "out.wav"
+    command = [sys.executable, "-m", "actors.cli", "say", "what is seven plus five", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert soundfile.info(out).samplerate == 16_000
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    code = "import sys, actors.cli; print([m for m in ('torch', 'ray', 'vllm', 'transformers', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

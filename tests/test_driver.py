@@ -1,0 +1,220 @@
+"""One real run of the whole loop on the tiny world, and what must be true of it: vLLM, two ranks, judges, files.
+
+Three processes: a run of four steps; the same run cut at step two and resumed; its first step with two engines.
+"""
+
+import asyncio
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+from safetensors.numpy import load_file
+
+from actors.checkpoint import check, folder, snapshots
+from actors.cluster import cores
+from actors.decide import Group, decide
+from conf.load import read
+from judge.types import Judged, Missing, Scale, Scored, Verdict
+from learner.gate import mixer_from
+from report.read import lines, metric_rows, rollouts
+from report.records import Evaluation, RolloutRecord, Sample
+from rollout.types import Prompt, Reply
+from speech.manifest import read as read_rows
+
+ROOT = Path(__file__).parent.parent
+WORLD = ROOT / "examples" / "tiny_world"
+STEPS = 4
+SETTINGS = [
+    "experiment=smoke", "run.checkpoint_every=2", "run.keep_checkpoints=9", "rollout.prompts_per_step=3",
+    "rollout.group_size=3", "learner.anchors_per_step=4", "data.eval_prompts=3", "log.audio_every=2",
+]  # fmt: skip
+
+pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short copy of the tiny world's data."""
+    data = tmp_path_factory.mktemp("world")
+    shutil.copytree(WORLD / "data" / "bank", data / "bank")
+    for split, count in (("train", 40), ("validation", 3), ("test", 6)):
+        rows = (WORLD / "data" / f"{split}.jsonl").read_text().splitlines()
+        (data / f"{split}.jsonl").write_text("\n".join(rows[:: len(rows) // count][:count]) + "\n")
+    return data
+
+
+def train(world: Path, root: Path, *more: str) -> None:
+    data = [f"data.{split}={world / split}.jsonl" for split in ("train", "validation", "test")]
+    fixed = [] if any(one.startswith("resume=") for one in more) else [*SETTINGS, *data, f"run.root={root}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "actors.driver", *fixed, *more]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    train(world, root, "run.name=straight", f"run.steps={STEPS}")
+    return root / "straight"
+
+
+@pytest.fixture(scope="module")
+def resumed(world: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as if it had been killed after step two's checkpoint, while step four was under way."""
+    copy = tmp_path_factory.mktemp("resumed") / "cut"
+    shutil.copytree(run, copy)
+    shutil.rmtree(folder(copy, STEPS))
+    shutil.rmtree(copy / "final")
+    train(world, copy.parent, f"resume={copy}")
+    return copy
+
+
+def metrics(run: Path) -> list[dict[str, float | None]]:
+    return metric_rows(run / "metrics.jsonl").rows
+
+
+def records(run: Path, step: int) -> list[RolloutRecord]:
+    return rollouts(run / "rollouts" / f"step_{step:06d}.jsonl").rows
+
+
+def untimed(row: dict[str, float | None]) -> dict[str, float | None]:
+    clocked = ("time/", "idle/", "judge/latency_s", "judge/cached", "rollout/tokens_per_s")
+    return {name: value for name, value in row.items() if not name.startswith(clocked)}
+
+
+def test_metrics_are_finite_and_one_line_a_step(run: Path) -> None:
+    rows = metrics(run)
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert all(value is not None and math.isfinite(value) for row in rows for value in row.values())
+    named = {"policy_version", "lambda", "reward/mean", "judge/missing", "groups/kept", "rollout/tokens_per_s", "loss/total"}
+    named |= {"loss/sft", "grad_norm", "staleness", *(f"time/{phase}" for phase in ("generate", "judge", "learn", "sync", "step"))}
+    assert named <= set(rows[0])
+
+
+def test_weights_changed_and_nothing_else_of_the_checkpoint(run: Path) -> None:
+    start, end = (load_file(path / "model.safetensors") for path in (WORLD / "base", run / "final"))
+    assert start.keys() == end.keys()
+    assert any((start[name] != end[name]).any() for name in start)
+    for name in ("config.json", "tokenizer.json", "codec.safetensors", "wavgate.json"):
+        assert (run / "final" / name).read_bytes() == (WORLD / "base" / name).read_bytes()
+
+
+def test_replies_come_from_the_version_before_their_step(run: Path) -> None:
+    assert [row["policy_version"] for row in metrics(run)] == list(range(1, STEPS + 1))
+    for step in range(1, STEPS + 1):
+        assert {record.policy_version for record in records(run, step)} == {step - 1}
+
+
+def test_engine_and_learner_agree_on_log_probs_after_every_update(run: Path) -> None:
+    for step in range(1, STEPS + 1):
+        for record in records(run, step):
+            pairs = zip(record.behaviour_logps, record.learner_logps or [], strict=False)
+            gaps = [abs(a - b) for a, b in pairs if a is not None and b is not None]
+            assert max(gaps, default=0.0) <= 2e-4, (step, record.prompt_id, record.index)
+
+
+def test_lambda_and_advantages_can_be_recomputed_from_the_records(run: Path) -> None:
+    config = read(run / "config.yaml")
+    gate = mixer_from(config.algo, Scale(config.judge.scale_lo, config.judge.scale_hi))
+    for step, row in enumerate(metrics(run), start=1):
+        found = records(run, step)
+        names = list(dict.fromkeys(record.prompt_id for record in found))
+        groups = [
+            Group(prompt=Prompt(id=name, ids=()), replies=tuple(judged(record) for record in found if record.prompt_id == name))
+            for name in names
+        ]
+        decision = decide(step, groups, (), gate)
+        assert decision.batch.weight == row["lambda"]
+        assert {(r.prompt_id, r.index): r.advantage for r in found if r.advantage is not None} == dict(decision.advantages)
+
+
+def judged(record: RolloutRecord) -> tuple[Reply, Judged]:
+    reply = Reply(
+        prompt_id=record.prompt_id, index=record.index, ids=tuple(record.ids), logps=(0.0,) * len(record.ids),
+        channels=record.channels, sampled=(True,) * len(record.ids), versions=(record.policy_version,),
+        finish=record.finish, text=record.text, well_formed=True,
+    )  # fmt: skip
+    reward: Verdict = Missing(judge="x", reason=record.missing or "") if record.reward is None else Scored(value=record.reward, judge="x")
+    return reply, Judged(prompt_id=record.prompt_id, index=record.index, axes={}, reward=reward, transcript=record.transcript)
+
+
+def test_the_run_directory_is_complete(run: Path) -> None:
+    for name in ("config.yaml", "versions.json", "metrics.jsonl", "events.jsonl", "report.html", "checkpoints/latest"):
+        assert (run / name).stat().st_size, name
+    assert [path.name for path in snapshots(run)] == ["step_000002", "step_000004"]
+    assert all(check(path) == [] for path in snapshots(run))
+    told = json.loads((run / "versions.json").read_text())
+    assert told["source"] and told["packages"]["torch"] and told["packages"]["ray"]
+    evaluations = lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
+    assert [(e.split, e.when, e.count) for e in evaluations] == [
+        ("test", "before", 6), ("validation", "before", 3), ("test", "after", 6), ("validation", "after", 3)
+    ]  # fmt: skip
+    kept = [record.audio for record in records(run, 2) if record.audio]
+    assert kept and all((run / name).stat().st_size for name in kept)
+    assert not any(record.audio for record in records(run, 1))
+
+
+def test_samples_can_be_heard_before_and_after(run: Path) -> None:
+    samples = lines(run / "samples.jsonl", TypeAdapter(Sample)).rows
+    assert sorted({sample.when for sample in samples}) == ["after", "before"]
+    assert all((run / sample.audio).is_file() for sample in samples if sample.audio)
+
+
+def test_the_synced_engine_speaks_like_a_fresh_one_from_final(run: Path, world: Path) -> None:
+    fresh = asyncio.run(greedy(run, world))
+    samples = lines(run / "samples.jsonl", TypeAdapter(Sample)).rows
+    after = {sample.row_id: sample.text for sample in samples if sample.when == "after"}
+    assert fresh == after
+
+
+async def greedy(run: Path, world: Path) -> dict[str, str]:
+    from rollout.types import Sampling
+    from rollout.worker import build_worker
+
+    config = read(run / "config.yaml")
+    config = config.model_copy(update={"model": config.model.model_copy(update={"path": run / "final"})})
+    worker = build_worker(config, Path.cwd())
+    rows = read_rows(world / "test.jsonl", 60.0)
+    prompts = [Prompt(id=e.row_id, ids=e.prompt) for e in worker.encode(world / "test.jsonl", rows)]
+    sampling = Sampling(group_size=1, temperature=0.0, max_new_tokens=config.rollout.max_new_tokens, seed=0)
+    found = {reply.prompt_id: reply.text async for reply, _ in worker.generate(prompts, sampling)}
+    worker.close()
+    return found
+
+
+def test_resume_equals_the_straight_run_bit_for_bit(run: Path, resumed: Path) -> None:
+    assert [untimed(row) for row in metrics(resumed)] == [untimed(row) for row in metrics(run)]
+    for step in range(1, STEPS + 1):
+        assert records(resumed, step) == records(run, step)
+    ours, theirs = (tensors(folder(path, STEPS) / "learner") for path in (resumed, run))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name] == theirs[name] for name in ours)
+    states = [json.loads((folder(path, STEPS) / "driver.json").read_text()) for path in (resumed, run)]
+    assert states[0] == states[1]
+    assert (resumed / "final" / "model.safetensors").read_bytes() == (run / "final" / "model.safetensors").read_bytes()
+
+
+def tensors(path: Path) -> dict[str, bytes]:
+    return {f"{file.name}:{name}": value.tobytes() for file in sorted(path.glob("*.safetensors")) for name, value in load_file(file).items()}
+
+
+def test_a_resumed_run_holds_no_step_twice(resumed: Path) -> None:
+    evaluations = lines(resumed / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
+    assert len({(e.split, e.when, e.step) for e in evaluations}) == len(evaluations) == 4
+
+
+def test_two_engines_give_the_same_prompts_and_replies_as_one(run: Path, world: Path, tmp_path: Path) -> None:
+    train(world, tmp_path, "run.name=two", "run.steps=1", "rollout.workers=2", "run.checkpoint_every=0", "learner.ranks=1")
+    assert [key(record) for record in records(tmp_path / "two", 1)] == [key(record) for record in records(run, 1)]
+
+
+def key(record: RolloutRecord) -> tuple[Any, ...]:
+    return record.prompt_id, record.index, record.ids, record.text, record.transcript, record.reward, record.advantage
