@@ -66,7 +66,7 @@ class Batches:
         self._drawn = step
 
     def start(self, step: int) -> None:
-        """Start the next batch when none is under way, the staleness rule has room while ``step`` is learnt, and the run needs it."""
+        """Start the next batch if none is under way and it may be sampled while ``step`` is learnt."""
         if self._ahead is None and self._drawn < self._config.run.steps and self._admission.admits(step):
             self._before = self._states()
             rows = [

@@ -40,7 +40,10 @@ def folder(run: Path, step: int) -> Path:
 
 
 def save(run: Path, state: DriverState, save_learner: Callable[[Path], None], keep: int) -> Path:
-    """Write the snapshot of ``state.step``; ``save_learner`` fills a folder. Then drop all but the newest ``keep``."""
+    """Write the snapshot of ``state.step``; ``save_learner`` fills a folder.
+
+    Then drop all but the newest ``keep``.
+    """
     final = folder(run, state.step)
     unfinished = final.with_suffix(".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -102,7 +105,10 @@ def check(snapshot: Path) -> list[str]:
 
 
 def newest(run: Path) -> tuple[Path, DriverState, list[str]]:
-    """The newest whole snapshot, its driver state, and what is wrong with newer ones. UserError: none is whole."""
+    """The newest whole snapshot, its driver state, and what is wrong with newer ones.
+
+    UserError: none is whole.
+    """
     if not run.is_dir():
         raise UserError(f"run.resume: no run directory at {run}")
     found = snapshots(run)

@@ -1,7 +1,7 @@
 """The command line: ``wavgate train | eval | say | report | export | doctor | data check``.
 
-Nothing heavy is imported until a command needs it. Exit codes: 0 done; 1 the run could not go on (one line says
-why); 2 the user's mistake (every problem on its line, no traceback, nothing written); 130 interrupted.
+Nothing heavy is imported until a command needs it.
+Exit codes: 0 done; 1 the run could not go on (one line says why); 2 the user's mistake (every problem on its line, no traceback, nothing written); 130 interrupted.
 """
 
 import argparse
@@ -11,7 +11,8 @@ from pathlib import Path
 
 OK, FAILED, USER, INTERRUPTED = 0, 1, 2, 130
 TRAIN_HELP = """key=value overrides (wavgate train algo=sft rollout.group_size=4), resume=RUN, and the flags
---cfg job (print the resolved settings), --dry-run (placement, memory, judge calls), --multirun (comma lists: run.seed=0,1,2)"""
+--cfg job (print the resolved settings), --dry-run (placement, memory, judge calls),
+--multirun (comma lists: run.seed=0,1,2)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

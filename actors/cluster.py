@@ -6,6 +6,7 @@ engines get bundles of their own (apart) or share them (colocated). Nothing atta
 """
 
 import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -48,7 +49,10 @@ class Role:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Who exists and on what. ``bundles`` is empty on one machine without GPUs: everything stays on the driver's node."""
+    """Who exists and on what.
+
+    ``bundles`` is empty on one machine without GPUs: everything stays on the driver's node.
+    """
 
     roles: tuple[Role, ...]
     bundles: tuple[dict[str, float], ...]
@@ -59,7 +63,7 @@ class Plan:
         return next(role for role in self.roles if role.name == name)
 
     def bundle_of(self, name: str, index: int) -> int:
-        """Which bundle actor ``index`` of a role takes: learner ranks, then engines, then judges (colocated: engine i with rank i)."""
+        """Which bundle: learner ranks, then engines (colocated: engine i with rank i), then judges."""
         learner, rollout = self.role("learner").count, self.role("rollout").count
         shared = max(learner, rollout) if self.colocated else learner + rollout
         start = {"learner": 0, "rollout": 0 if self.colocated else learner, "judge": shared}
@@ -73,7 +77,8 @@ def plan(config: Config, cores: int) -> Plan:
         for name, count in (("learner.ranks", ranks), ("rollout.workers", workers)):
             if count > cores:
                 raise UserError(
-                    f"{name}={count} needs {count} cores: this machine has {cores}; set {name}={cores} or less"
+                    f"{name}={count} needs {count} cores: this machine has {cores}; "
+                    f"set {name}={cores} or less"
                 )
         return Plan(
             roles=(
@@ -92,7 +97,8 @@ def _gpu_plan(config: Config) -> Plan:
     together = config.cluster.colocate
     if together and parallel > 1:
         raise UserError(
-            f"cluster.colocate needs cluster.tensor_parallel=1 (an engine shares one GPU with one rank): got {parallel}"
+            f"cluster.colocate needs cluster.tensor_parallel=1 (an engine shares one GPU with one rank): "
+            f"got {parallel}"
         )
     have = config.cluster.nodes * config.cluster.gpus_per_node
     need = max(ranks, workers) if together else ranks + workers * parallel
@@ -103,7 +109,8 @@ def _gpu_plan(config: Config) -> Plan:
     )
     if need > have:
         raise UserError(
-            f"{sum_of} = {need} GPUs: cluster.nodes={config.cluster.nodes} x gpus_per_node={config.cluster.gpus_per_node} = {have}"
+            f"{sum_of} = {need} GPUs: cluster.nodes={config.cluster.nodes} x "
+            f"gpus_per_node={config.cluster.gpus_per_node} = {have}"
         )
     if together:
         bundles = [{"GPU": 1.0, "CPU": 3.0}] * need
@@ -162,14 +169,24 @@ class Cluster:
             path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             self._start({"env_vars": {**wanted, "PYTHONPATH": path}}, claims)
         else:
-            free = {name: value for name, value in wanted.items() if name not in os.environ}  # the job's own settings win
-            ray.init(config.cluster.address, runtime_env={"env_vars": free}, log_to_driver=False, logging_level="ERROR")
+            free = {
+                name: value for name, value in wanted.items() if name not in os.environ
+            }  # the job's own settings win
+            ray.init(
+                config.cluster.address,
+                runtime_env={"env_vars": free},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
             protect_token()
         self._group = self._place()
         self._node = ray.get_runtime_context().get_node_id()
 
     def _start(self, runtime_env: dict[str, Any], claims: dict[str, int]) -> None:
-        """A Ray of our own, with a token that never touches the disk. RunError: it does not come up, three times."""
+        """A Ray of our own, with a token that never touches the disk.
+
+        RunError: it does not come up, three times.
+        """
         os.environ.update({"RAY_AUTH_TOKEN": TOKEN, **SETTINGS})  # ray.init switches token mode on by itself
         for attempt in (1, 2, 3):
             self._folder = Path(tempfile.mkdtemp(prefix="wg", dir="/tmp"))
@@ -179,17 +196,21 @@ class Cluster:
                     runtime_env=runtime_env,
                     include_dashboard=False,
                     log_to_driver=False,
-                    logging_level="CRITICAL",
+                    logging_level=logging.CRITICAL,
                     object_store_memory=OBJECT_STORE_BYTES,
                     _temp_dir=str(self._folder),
                     **claims,  # type: ignore[arg-type]
                 )
                 return
-            except Exception as error:  # Ray raises a bare Exception when a busy machine makes it miss its own deadline
+            except (
+                Exception
+            ) as error:  # Ray raises a bare Exception when a busy machine makes it miss its own deadline
                 ray.shutdown()
                 shutil.rmtree(self._folder, ignore_errors=True)
                 if attempt == 3:
-                    raise RunError(f"Ray does not start on this machine: {error} (see `wavgate doctor`)") from error
+                    raise RunError(
+                        f"Ray does not start on this machine: {error} (see `wavgate doctor`)"
+                    ) from error
 
     def _place(self) -> PlacementGroup | None:
         if not self.plan.bundles:
@@ -207,12 +228,16 @@ class Cluster:
         if not group.wait(READY_S):
             remove_placement_group(group)
             raise RunError(
-                f"no room in the cluster after {READY_S:g} s for {list(self.plan.bundles)}: other jobs hold it"
+                f"no room in the cluster after {READY_S:g} s for {list(self.plan.bundles)}: "
+                f"other jobs hold it"
             )
         return group
 
     def options(self, role: str, index: int) -> dict[str, Any]:
-        """Ray options of actor ``index`` of a role. Ray never restarts an actor by itself: the pool does, with its weights."""
+        """Ray options of actor ``index`` of a role.
+
+        Ray never restarts an actor by itself: the pool does, with its weights.
+        """
         claims = self.plan.role(role)
         where: Any = NodeAffinitySchedulingStrategy(self._node, soft=False)
         if self._group is not None:
@@ -227,7 +252,10 @@ class Cluster:
         }
 
     def close(self, logs: Path | None) -> None:
-        """Leave Ray; a private one ends, with all its processes, and its logs move to ``logs``. Idempotent."""
+        """Leave Ray; a private one ends, with all its processes, and its logs move to ``logs``.
+
+        Idempotent.
+        """
         if self._group is not None:
             remove_placement_group(self._group)
             self._group = None

@@ -68,7 +68,10 @@ async def harvest(
     audio: Callable[[Reply], Path | None] = lambda reply: None,
     progress: Callable[[int, int], None] = lambda replies, tokens: None,
 ) -> Harvest:
-    """Sample and judge. ``audio``: where a reply keeps its sound; ``progress`` is told of each reply and its tokens."""
+    """Sample and judge.
+
+    ``audio``: where a reply keeps its sound; ``progress`` is told of each reply and its tokens.
+    """
     start = last = time.perf_counter()
     found: dict[Key, tuple[Reply, Judged]] = {}
 
@@ -108,7 +111,8 @@ def check_outage(judged: Sequence[Judged], most: float) -> None:
     if len(reasons) > most * len(judged):
         common = max(set(reasons), key=reasons.count)
         raise JudgeOutage(
-            f"{len(reasons)} of {len(judged)} verdicts are missing, judge.max_missing={most:g} allows less; most often: {common}"
+            f"{len(reasons)} of {len(judged)} verdicts are missing, judge.max_missing={most:g} allows less; "
+            f"most often: {common}"
         )
 
 

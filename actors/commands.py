@@ -104,7 +104,7 @@ def data_check(manifest: Path, max_seconds: float) -> int:
 
 
 def export(run: Path, to: Path | None) -> int:
-    """The newest whole checkpoint of a run as a Hugging Face folder, by a learner of one rank in this process."""
+    """The newest whole checkpoint of a run as a Hugging Face folder, by one learner rank in this process."""
     from actors.prepare import check_model
     from conf.load import read
 
@@ -145,7 +145,7 @@ def _export(config: Config, snapshot: Path, target: Path) -> None:
 
 
 def model_of(model: Path | None) -> Config:
-    """The settings to run a checkpoint with: a run directory's own (its final/ weights), or the defaults on a checkpoint folder."""
+    """Settings to run a checkpoint with: a run's own, on its final/ weights, or the defaults."""
     from actors.prepare import check_model
     from conf.load import load, read
 
@@ -153,7 +153,7 @@ def model_of(model: Path | None) -> Config:
         config, path = read(model / "config.yaml"), (model / "final").absolute()
         if not path.is_dir():
             raise UserError(
-                f"{model}: has no final/ yet: `wavgate export {model}` writes its newest checkpoint as a folder"
+                f"{model}: has no final/ yet: `wavgate export {model}` writes its newest checkpoint"
             )
     else:
         config = load([])
@@ -218,7 +218,10 @@ async def _say(config: Config, ids: tuple[int, ...], out: Path) -> tuple[str, fl
 
 
 def evaluate(manifest: Path | None, model: Path | None, to: Path | None, limit: int | None) -> int:
-    """Greedy replies of a checkpoint to a manifest, judged; a table, and JSON on request. In this process, without Ray."""
+    """Greedy replies of a checkpoint to a manifest, judged; a table, and JSON on request.
+
+    In this process, without Ray.
+    """
     from speech.manifest import read
 
     config = model_of(model)

@@ -1,4 +1,7 @@
-"""Is this machine ready? One line per thing: ok, or why not and what to do. Starts nothing but a codec and a port."""
+"""Is this machine ready? One line per thing: ok, or why not and what to do.
+
+Starts nothing but a codec and a port.
+"""
 
 import os
 import shutil
@@ -109,7 +112,7 @@ def memory() -> Finding:
         name="memory",
         ok=free >= NEEDED_GIB,
         detail=f"{free:.1f} GiB free",
-        fix=f"the default run takes up to {NEEDED_GIB:g} GiB: close something, or learner.ranks=1 judge.workers=1",
+        fix=f"the default run takes up to {NEEDED_GIB:g} GiB: close something, or set learner.ranks=1",
         needed=False,
     )
 
@@ -216,5 +219,6 @@ def _version(name: str) -> str | None:
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
-    python, packages, engine, cores, threads, memory, shared_memory, temporary, ports, audio, token, gpu, flite, chromium,
+    python, packages, engine, cores, threads, memory, shared_memory, temporary, ports, audio, token, gpu,
+    flite, chromium,
 )  # fmt: skip

@@ -44,7 +44,10 @@ class Driver:
         self._state = self._state_after(0)  # of the last whole step
 
     async def train(self) -> None:
-        """From the start, or a checkpoint, to final/ and the report. Cancelled: a checkpoint of the last whole step first."""
+        """From the start, or a checkpoint, to final/ and the report.
+
+        Cancelled: a checkpoint of the last whole step first.
+        """
         await self._fleet.start()
         try:
             await self._begin()
@@ -106,7 +109,13 @@ class Driver:
     def _record(self, batch: Batch, decision: Decision, result: StepResult, times: dict[str, float]) -> None:
         idle = self._fleet.idle({**times, "time/generate": batch.harvest.generate_s})
         metrics: dict[str, float] = {"step": batch.step, "policy_version": result.version}
-        metrics |= {**figures(batch.harvest, batch.step), **decision.metrics, **result.metrics, **times, **idle}
+        metrics |= {
+            **figures(batch.harvest, batch.step),
+            **decision.metrics,
+            **result.metrics,
+            **times,
+            **idle,
+        }
         record_step(
             self._run, batch.step, batch.rows, batch.harvest.groups, decision, result, self._config, metrics
         )
@@ -150,7 +159,10 @@ class Driver:
 
 
 def run(job: Job) -> RunDirectory:
-    """Run a prepared job to its end, in this process, on Ray. KeyboardInterrupt after the checkpoint is written."""
+    """Run a prepared job to its end, in this process, on Ray.
+
+    KeyboardInterrupt after the checkpoint is written.
+    """
     if job.snapshot is None:
         directory = RunDirectory.create(job.config)
     else:

@@ -1,4 +1,4 @@
-"""Held-out evaluation: one greedy reply per prompt, judged as in training, summed up. Learns nothing, draws nothing.
+"""Held-out evaluation: one greedy reply per prompt, judged as in training, summed up. Draws nothing.
 
 Greedy has no seed: the same weights give the same figures at any time of the run.
 """
@@ -76,7 +76,8 @@ def _line(found: Evaluation, batch: Harvest) -> str:
         ("WER", found.wer),
     )
     figures = "  ".join(f"{name} {value:.1%}" for name, value in shown if value is not None)
-    return f"{found.split} {found.when} step {found.step}: {figures}  ({found.count} prompts, {batch.generate_s + batch.judge_s:.1f} s)"
+    took = f"({found.count} prompts, {batch.generate_s + batch.judge_s:.1f} s)"
+    return f"{found.split} {found.when} step {found.step}: {figures}  {took}"
 
 
 def listened(rows: Sequence[Row]) -> list[str]:

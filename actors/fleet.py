@@ -21,7 +21,10 @@ STEP_WAITS = 10  # a collective call may take this many times learner.timeout_s
 
 
 class LearnerGroup(Pool):
-    """All ranks as one. A dead rank ends the run: its shard of the optimiser is gone, the checkpoint has it."""
+    """All ranks as one.
+
+    A dead rank ends the run: its shard of the optimiser is gone, the checkpoint has it.
+    """
 
     def __init__(self, *, timeout: float, **more: Any) -> None:
         super().__init__("learner", **more)
@@ -45,6 +48,10 @@ class LearnerGroup(Pool):
         published: list[Published | None] = await self._all("publish", version)
         assert published[0] is not None, "rank 0 must publish"
         return published[0]
+
+    async def send(self, engines: list[Any], version: int) -> None:
+        """The weights of this version, from GPU to GPU."""
+        await self._all("send", engines, version)
 
     async def save(self, folder: Path) -> None:
         """All shards into a folder."""
@@ -91,6 +98,7 @@ class Fleet:
             )
 
         rollout, learner = actor(RolloutActor, "rollout"), actor(LearnerActor, "learner")
+        self._transport = config.cluster.weight_transfer
         self._judged = 0.0  # seconds that judges were busy, at the last step
         self.rollout = RolloutPool("rollout", config.rollout.workers, create=rollout, **common)
         self.judges = JudgePool(
@@ -113,7 +121,15 @@ class Fleet:
 
     async def sync(self, version: int) -> None:
         """Every engine gets the learner's weights of this version, checked on both sides."""
-        await self.rollout.load(await self.learner.publish(version))
+        if self._transport == "object_store":
+            await self.rollout.load(await self.learner.publish(version))
+            return
+        self.rollout.resend = lambda: self._send(version)
+        await self._send(version)
+
+    async def _send(self, version: int) -> None:
+        await self.learner.send(self.rollout.handles, version)
+        await self.rollout.verify(version)
 
     def idle(self, times: Mapping[str, float]) -> dict[str, float]:
         """Share of the last step in which each role had nothing to do."""

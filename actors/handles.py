@@ -35,18 +35,24 @@ class RolloutActor(_Actor):
     """One engine. Async: it can be asked for its health while it generates."""
 
     def __init__(self, config: Config) -> None:
-        from rollout.worker import build_worker
+        from rollout.worker import RolloutWorker, engine_from
+        from speech.families import load_family
 
-        self._worker = build_worker(config, Path.cwd())
+        family = load_family(config.model.family, config.model.path)
+        self._engine: Any = engine_from(config, family)
+        self._worker = RolloutWorker(self._engine, family, config.data.max_seconds)
 
     async def encode(self, manifest: Path, rows: Sequence[Row]) -> list[Example]:
-        """Rows of a manifest to ids (audio is read and encoded here). ValueError: a row the family cannot express."""
+        """Rows of a manifest to ids (audio is read and encoded here).
+
+        ValueError: a row the family cannot express.
+        """
         return self._worker.encode(manifest, rows)
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling
     ) -> AsyncIterator[tuple[Reply, list[Any]]]:
-        """Every reply as it finishes, with a reference to its speech in a list (so that Ray does not fetch it)."""
+        """Every reply as it finishes, with a reference to its speech in a list (else Ray fetches it)."""
         async for reply, speech in self._worker.generate(prompts, sampling):
             yield reply, [ray.put(speech)]
 
@@ -61,6 +67,14 @@ class RolloutActor(_Actor):
     async def update_weights(self, manifest: WeightManifest, payload: Any) -> int:
         """Load a published version; the version read back."""
         return await self._worker.update_weights(manifest, payload)
+
+    async def transfer(self, call: str, info: dict[str, Any] | None, version: int | None) -> None:
+        """One control call of vLLM's own GPU transports; the data goes from GPU to GPU."""
+        await self._engine.transfer(call, info, version)
+
+    async def version(self) -> int:
+        """The policy version, read back from the engine."""
+        return self._worker.version
 
     async def health(self) -> dict[str, float]:
         """The engine's counters."""
@@ -93,6 +107,9 @@ class LearnerActor(_Actor):
     def __init__(self, config: Config, rank: int) -> None:
         self._config, self._rank = config, rank
         self._learner: Any = None
+        self._client: Any = None
+        self._trainer: Any = None
+        self._linked: list[str] = []  # engines that the trainer's transport reaches
 
     def address(self) -> tuple[str, int]:
         """This node's address and a free port, for rank 0 to host the group."""
@@ -126,6 +143,36 @@ class LearnerActor(_Actor):
             return None
         manifest, buffer = packed
         return Published(manifest, [ray.put(buffer)])
+
+    def send(self, engines: Sequence[Any], version: int) -> None:
+        """The weights of this version over CUDA IPC or NCCL; rank 0 opens and closes the engines."""
+        from rollout.vllm_transfer import TransferClient, trainer_transfer
+
+        names = [str(engine) for engine in engines]
+        if names != self._linked:  # first time, or an engine was replaced
+            parallel = self._config.cluster.tensor_parallel
+
+            def fan_out(call: str, infos: Sequence[dict[str, Any] | None], at: int | None) -> None:
+                asked = [
+                    engine.transfer.remote(call, info, at)
+                    for engine, info in zip(engines, infos, strict=True)
+                ]
+                ray.get(asked, timeout=self._config.learner.timeout_s)
+
+            self._client = TransferClient(fan_out, len(engines), parallel)
+            host, port = self.address()
+            self._trainer = trainer_transfer(
+                "ipc" if self._config.cluster.weight_transfer == "ipc" else "nccl",
+                self._learner.policy.lm,
+                self._client,
+                rank=self._rank,
+                master_address=host,
+                master_port=port,
+                world_size=1 + len(engines) * parallel,
+            )
+            self._linked = names
+        self._client.version = version
+        self._trainer.send_weights()
 
     def save(self, folder: Path) -> None:
         """This rank's part of a checkpoint."""

@@ -1,4 +1,4 @@
-"""What people watch while a run runs: one live line on a terminal, plain lines elsewhere, TensorBoard by option.
+"""What people watch while a run runs: a live line on a terminal, plain lines elsewhere, or TensorBoard.
 
 metrics.jsonl is written first; whatever is shown is a copy of it.
 """
@@ -86,7 +86,8 @@ class Monitor:
             if f"time/{name}" in metrics
         )
         self.say(
-            f"step {step}/{self._steps}  {shown}  {metrics['time/step']:.1f} s ({times})  left {_minutes(self._left())}"
+            f"step {step}/{self._steps}  {shown}  {metrics['time/step']:.1f} s ({times})  "
+            f"left {_minutes(self._left())}"
         )
         self._spoke = time.monotonic()
 

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayError
 
 from actors import weight_sync
-from actors.errors import BudgetSpent, RunError
+from actors.errors import BudgetSpent, RunError, SyncFailed
 from actors.weight_sync import Published
 from judge.types import Judged, Missing, Task
 from rollout.types import Prompt, Reply, Sampling
@@ -38,7 +38,8 @@ class Pool:
     """Replicas of one role.
 
     Example:
-        pool = Pool("judge", 2, create=lambda index: actor_class.remote(...), source=source_hash(), restarts=3, journal=journal)
+        create = lambda index: actor_class.remote(...)
+        pool = Pool("judge", 2, create=create, source=source_hash(), restarts=3, journal=journal)
         await pool.start()
         await pool.replace(0, "died")
     """
@@ -74,7 +75,9 @@ class Pool:
             raise RunError(f"{self.role} worker did not start: {reason_of(error)}") from error
         if hello["source"] != self._source:
             raise RunError(
-                f"{self.role} worker on {hello['node']} runs source {hello['source']}, the driver {self._source}: one run, one source tree"
+                f"{self.role} worker on {hello['node']} runs source {hello['source']}, "
+                f"the driver {self._source}: "
+                "one run, one source tree"
             )
 
     async def replace(self, index: int, reason: str) -> None:
@@ -82,7 +85,8 @@ class Pool:
         ray.kill(self.handles[index])
         if self._used[index] >= self._restarts:
             raise BudgetSpent(
-                f"{self.role} worker {index} failed after {self._used[index]} restarts (cluster.restarts): {reason}"
+                f"{self.role} worker {index} failed after {self._used[index]} restarts (cluster.restarts): "
+                f"{reason}"
             )
         self._used[index] += 1
         self._journal.event(
@@ -104,10 +108,32 @@ class Pool:
 
 
 class RolloutPool(Pool):
-    """Engines. Prompts are dealt round robin; replies depend on seeds only, so the number of engines does not matter."""
+    """Engines.
+
+    Prompts are dealt round robin; replies depend on seeds only, so the number of engines does not matter.
+    """
 
     weights: Published | None = None
+    resend: Callable[[], Awaitable[None]] | None = (
+        None  # GPU transports: send the newest weights to all engines again
+    )
     _turn = 0
+
+    async def replace(self, index: int, reason: str) -> None:
+        """A fresh engine, with the newest weights."""
+        await super().replace(index, reason)
+        if self.resend is not None:
+            await self.resend()
+
+    async def verify(self, version: int) -> None:
+        """SyncFailed: an engine reads back another version."""
+        found = await asyncio.wait_for(
+            asyncio.gather(*(handle.version.remote() for handle in self.handles)), CALL_S
+        )
+        if set(found) != {version}:
+            raise SyncFailed(
+                f"weight sync: learner published version {version}, the engines read back {found}"
+            )
 
     async def ready(self, handle: Any) -> None:
         """A fresh engine holds the start weights: give it the newest before use."""
@@ -197,7 +223,10 @@ class RolloutPool(Pool):
 
 
 class JudgePool(Pool):
-    """Judges, one reply at a time each. A verdict has ``deadline`` seconds from the moment a judge takes it."""
+    """Judges, one reply at a time each.
+
+    A verdict has ``deadline`` seconds from the moment a judge takes it.
+    """
 
     def __init__(self, role: str, count: int, *, deadline: float, **more: Any) -> None:
         super().__init__(role, count, **more)
@@ -210,7 +239,10 @@ class JudgePool(Pool):
             self._idle.put_nowait(index)
 
     async def score(self, reply: Reply, speech: list[Any], task: Task, audio: Path | None) -> Judged:
-        """The verdicts, or Missing("deadline"). SpeechLost: its maker died. BudgetSpent: judges keep dying."""
+        """The verdicts, or Missing("deadline").
+
+        SpeechLost: its maker died. BudgetSpent: judges keep dying.
+        """
         while True:
             try:
                 index = await asyncio.wait_for(self._idle.get(), 20 * self._deadline)

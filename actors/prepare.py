@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a job, found before anything starts: settings, place, data, model, checkpoint.
+"""What can be wrong with a job, found before anything starts: settings, place, data, model, checkpoint.
 
 Invariant: nothing here writes. What it raises is the user's to fix: ConfigError, UserError or ManifestError.
 """
@@ -36,7 +36,7 @@ class Job:
 
 
 def overrides_of(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Command line -> overrides as ``conf.load`` wants them, and a note per change: ``run.resume=`` and, in a Ray job, ``run.root``."""
+    """Command line -> overrides for ``conf.load`` (``run.resume``; in a Ray job ``run.root``), and notes."""
     overrides = [
         f"resume={a.removeprefix('run.resume=')}" if a.startswith("run.resume=") else a for a in arguments
     ]
@@ -112,13 +112,14 @@ def _manifests(config: Config) -> list[list[Row]]:
         raise ManifestError(problems)
     if len(found[0]) < config.rollout.prompts_per_step:
         raise UserError(
-            f"rollout.prompts_per_step={config.rollout.prompts_per_step} needs as many rows: {config.data.train} has {len(found[0])}"
+            f"rollout.prompts_per_step={config.rollout.prompts_per_step} needs as many rows: "
+            f"{config.data.train} has {len(found[0])}"
         )
     return found
 
 
 def draw_distinct(cursor: Cursor, count: int) -> list[int]:
-    """The next ``count`` different rows: a draw across the end of an epoch may name one twice, and is then passed over."""
+    """The next ``count`` different rows: one that a draw over the end of an epoch names twice is skipped."""
     drawn: dict[int, None] = {}
     while len(drawn) < count:
         drawn.update(dict.fromkeys(cursor.next(count - len(drawn))))
@@ -150,7 +151,8 @@ def dry_run(job: Job) -> list[str]:
     during = (config.run.steps - 1) // config.run.eval_every if config.run.eval_every else 0
     held_out = 2 * (len(job.test) + len(job.validation)) + during * len(job.validation)
     lines.append(
-        f"judge calls: {replies} replies in {config.run.steps} steps + {held_out} held out = {replies + held_out}"
+        f"judge calls: {replies} replies in {config.run.steps} steps + {held_out} held out "
+        f"= {replies + held_out}"
     )
     lines.append(
         f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"

@@ -127,7 +127,7 @@ def record_step(
     config: Config,
     metrics: Mapping[str, float],
 ) -> None:
-    """Write a step's metrics, its drops with their reasons, and (every ``log.rollouts_every`` steps) its replies."""
+    """Write a step's metrics, its drops with reasons and, every ``log.rollouts_every`` steps, replies."""
     run.append("metrics.jsonl", {name: value for name, value in metrics.items() if isfinite(value)})
     for reason, count in Counter(decision.dropped.values()).items():
         run.event("drop", reason, count=count)

@@ -16,7 +16,10 @@ from rollout.engine import WeightManifest
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One policy version in the object store. ``payload`` is a one-element list with the buffer's reference."""
+    """One policy version in the object store.
+
+    ``payload`` is a one-element list with the buffer's reference.
+    """
 
     manifest: WeightManifest
     payload: list[Any]
@@ -28,7 +31,10 @@ class Published:
 
 
 async def load(handle: Any, weights: Published, timeout: float) -> None:
-    """Give one engine these weights. SyncFailed: it reads back another version. Raises what the transfer raises."""
+    """Give one engine these weights.
+
+    SyncFailed: it reads back another version. Raises what the transfer raises.
+    """
     async with asyncio.timeout(timeout):
         await handle.pause.remote()
         version = await handle.update_weights.remote(weights.manifest, weights.payload[0])

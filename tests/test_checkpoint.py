@@ -15,7 +15,9 @@ from actors.errors import UserError
 
 
 def state(step: int) -> DriverState:
-    return DriverState(step=step, seed=0, gate={"lambda": 0.25}, prompts={"drawn": 4 * step}, anchors={"drawn": 0})
+    return DriverState(
+        step=step, seed=0, gate={"lambda": 0.25}, prompts={"drawn": 4 * step}, anchors={"drawn": 0}
+    )
 
 
 def write_shard(folder: Path) -> None:
@@ -60,7 +62,9 @@ DAMAGE = {
     "content differs": flip,
     "manifest.json: missing": lambda snapshot: (snapshot / "manifest.json").unlink(),
     "not JSON": lambda snapshot: (snapshot / "manifest.json").write_text("{"),
-    "format must be": lambda snapshot: (snapshot / "manifest.json").write_text(json.dumps({"format": "other"})),
+    "format must be": lambda snapshot: (snapshot / "manifest.json").write_text(
+        json.dumps({"format": "other"})
+    ),
     "driver.json: must have": lambda snapshot: (snapshot / "driver.json").write_text("{}"),
 }
 
@@ -109,7 +113,9 @@ checkpoint.save(Path(sys.argv[1]), state(2), half, 2)
 
 def test_a_kill_during_a_save_leaves_the_older_snapshot_and_a_rest_that_is_cleaned(tmp_path: Path) -> None:
     saved(tmp_path, 1)
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False, cwd=Path(__file__).parent.parent)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], check=False, cwd=Path(__file__).parent.parent
+    )
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "checkpoints" / "step_000002.tmp").is_dir()
     assert checkpoint.newest(tmp_path)[1] == state(1)

@@ -31,7 +31,10 @@ BAD = {
     "gpus": (["cluster=gpu1", "learner.ranks=2"], "= 2 GPUs: cluster.nodes=1 x gpus_per_node=1 = 1"),
     "no model": (["model.path=/nowhere"], "model.path: no folder at /nowhere"),
     "no manifest": (["data.train=/nowhere.jsonl"], "/nowhere.jsonl: manifest does not exist"),
-    "too few rows": (["rollout.prompts_per_step=100000"], "rollout.prompts_per_step=100000 needs as many rows"),
+    "too few rows": (
+        ["rollout.prompts_per_step=100000"],
+        "rollout.prompts_per_step=100000 needs as many rows",
+    ),
     "no run": (["resume=/nowhere"], "resume"),
     "flag": (["--dryrun"], "--dryrun: no such flag"),
 }
@@ -50,7 +53,9 @@ def test_a_mistake_is_named_on_a_line_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_checkpoint_is_named_and_the_run_is_untouched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_run_is_untouched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     run.mkdir()
     from conf.load import dump
@@ -65,10 +70,16 @@ def test_a_damaged_checkpoint_is_named_and_the_run_is_untouched(tmp_path: Path, 
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
 
-def test_dry_run_shows_placement_memory_and_calls_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_shows_placement_memory_and_calls_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["train", "--dry-run", "experiment=smoke", "learner.ranks=1", f"run.root={tmp_path}"]) == 0
     shown = capsys.readouterr().out
-    assert "placement: this machine" in shown and "memory: about" in shown and "judge calls: 12 replies in 3 steps" in shown
+    assert (
+        "placement: this machine" in shown
+        and "memory: about" in shown
+        and "judge calls: 12 replies in 3 steps" in shown
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -116,7 +127,15 @@ def test_doctor_says_ok_or_what_to_do(capsys: pytest.CaptureFixture[str]) -> Non
         assert line.startswith("ok") or "->" in line, line
 
 
-@pytest.mark.parametrize("arguments", [["say", "hello", "out.txt"], ["report", "/nowhere"], ["export", "/nowhere"], ["say", "hello", "x.wav", "--model", "/nowhere"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["say", "hello", "out.txt"],
+        ["report", "/nowhere"],
+        ["export", "/nowhere"],
+        ["say", "hello", "x.wav", "--model", "/nowhere"],
+    ],
+)
 def test_other_commands_refuse_bad_input(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -126,7 +145,9 @@ def test_say_turns_a_prompt_into_speech(tmp_path: Path) -> None:
     out = tmp_path / "out.wav"
     command = [sys.executable, "-m", "actors.cli", "say", "what is seven plus five", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert soundfile.info(out).samplerate == 16_000

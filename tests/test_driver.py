@@ -55,7 +55,9 @@ def train(world: Path, root: Path, *more: str) -> None:
     fixed = [] if any(one.startswith("resume=") for one in more) else [*SETTINGS, *data, f"run.root={root}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "actors.driver", *fixed, *more]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -94,8 +96,21 @@ def test_metrics_are_finite_and_one_line_a_step(run: Path) -> None:
     rows = metrics(run)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert all(value is not None and math.isfinite(value) for row in rows for value in row.values())
-    named = {"policy_version", "lambda", "reward/mean", "judge/missing", "groups/kept", "rollout/tokens_per_s", "loss/total"}
-    named |= {"loss/sft", "grad_norm", "staleness", *(f"time/{phase}" for phase in ("generate", "judge", "learn", "sync", "step"))}
+    named = {
+        "policy_version",
+        "lambda",
+        "reward/mean",
+        "judge/missing",
+        "groups/kept",
+        "rollout/tokens_per_s",
+        "loss/total",
+    }
+    named |= {
+        "loss/sft",
+        "grad_norm",
+        "staleness",
+        *(f"time/{phase}" for phase in ("generate", "judge", "learn", "sync", "step")),
+    }
     assert named <= set(rows[0])
 
 
@@ -128,12 +143,17 @@ def test_lambda_and_advantages_can_be_recomputed_from_the_records(run: Path) -> 
         found = records(run, step)
         names = list(dict.fromkeys(record.prompt_id for record in found))
         groups = [
-            Group(prompt=Prompt(id=name, ids=()), replies=tuple(judged(record) for record in found if record.prompt_id == name))
+            Group(
+                prompt=Prompt(id=name, ids=()),
+                replies=tuple(judged(record) for record in found if record.prompt_id == name),
+            )
             for name in names
         ]
         decision = decide(step, groups, (), gate)
         assert decision.batch.weight == row["lambda"]
-        assert {(r.prompt_id, r.index): r.advantage for r in found if r.advantage is not None} == dict(decision.advantages)
+        assert {(r.prompt_id, r.index): r.advantage for r in found if r.advantage is not None} == dict(
+            decision.advantages
+        )
 
 
 def judged(record: RolloutRecord) -> tuple[Reply, Judged]:
@@ -142,12 +162,25 @@ def judged(record: RolloutRecord) -> tuple[Reply, Judged]:
         channels=record.channels, sampled=(True,) * len(record.ids), versions=(record.policy_version,),
         finish=record.finish, text=record.text, well_formed=True,
     )  # fmt: skip
-    reward: Verdict = Missing(judge="x", reason=record.missing or "") if record.reward is None else Scored(value=record.reward, judge="x")
-    return reply, Judged(prompt_id=record.prompt_id, index=record.index, axes={}, reward=reward, transcript=record.transcript)
+    reward: Verdict = (
+        Missing(judge="x", reason=record.missing or "")
+        if record.reward is None
+        else Scored(value=record.reward, judge="x")
+    )
+    return reply, Judged(
+        prompt_id=record.prompt_id, index=record.index, axes={}, reward=reward, transcript=record.transcript
+    )
 
 
 def test_the_run_directory_is_complete(run: Path) -> None:
-    for name in ("config.yaml", "versions.json", "metrics.jsonl", "events.jsonl", "report.html", "checkpoints/latest"):
+    for name in (
+        "config.yaml",
+        "versions.json",
+        "metrics.jsonl",
+        "events.jsonl",
+        "report.html",
+        "checkpoints/latest",
+    ):
         assert (run / name).stat().st_size, name
     assert [path.name for path in snapshots(run)] == ["step_000002", "step_000004"]
     assert all(check(path) == [] for path in snapshots(run))
@@ -199,11 +232,17 @@ def test_resume_equals_the_straight_run_bit_for_bit(run: Path, resumed: Path) ->
     assert all(ours[name] == theirs[name] for name in ours)
     states = [json.loads((folder(path, STEPS) / "driver.json").read_text()) for path in (resumed, run)]
     assert states[0] == states[1]
-    assert (resumed / "final" / "model.safetensors").read_bytes() == (run / "final" / "model.safetensors").read_bytes()
+    assert (resumed / "final" / "model.safetensors").read_bytes() == (
+        run / "final" / "model.safetensors"
+    ).read_bytes()
 
 
 def tensors(path: Path) -> dict[str, bytes]:
-    return {f"{file.name}:{name}": value.tobytes() for file in sorted(path.glob("*.safetensors")) for name, value in load_file(file).items()}
+    return {
+        f"{file.name}:{name}": value.tobytes()
+        for file in sorted(path.glob("*.safetensors"))
+        for name, value in load_file(file).items()
+    }
 
 
 def test_a_resumed_run_holds_no_step_twice(resumed: Path) -> None:
@@ -212,9 +251,27 @@ def test_a_resumed_run_holds_no_step_twice(resumed: Path) -> None:
 
 
 def test_two_engines_give_the_same_prompts_and_replies_as_one(run: Path, world: Path, tmp_path: Path) -> None:
-    train(world, tmp_path, "run.name=two", "run.steps=1", "rollout.workers=2", "run.checkpoint_every=0", "learner.ranks=1")
-    assert [key(record) for record in records(tmp_path / "two", 1)] == [key(record) for record in records(run, 1)]
+    train(
+        world,
+        tmp_path,
+        "run.name=two",
+        "run.steps=1",
+        "rollout.workers=2",
+        "run.checkpoint_every=0",
+        "learner.ranks=1",
+    )
+    assert [key(record) for record in records(tmp_path / "two", 1)] == [
+        key(record) for record in records(run, 1)
+    ]
 
 
 def key(record: RolloutRecord) -> tuple[Any, ...]:
-    return record.prompt_id, record.index, record.ids, record.text, record.transcript, record.reward, record.advantage
+    return (
+        record.prompt_id,
+        record.index,
+        record.ids,
+        record.text,
+        record.transcript,
+        record.reward,
+        record.advantage,
+    )

@@ -24,7 +24,9 @@ from rollout.types import Prompt, Reply, Sampling, Speech
 
 SAMPLING = Sampling(group_size=3, temperature=1.0, max_new_tokens=4, seed=5)
 PROMPTS = [Prompt(id=f"p{i}", ids=(i,)) for i in range(5)]
-TASKS = {prompt.id: Task(task_type="x", question="", match=None, answer=None, style=None) for prompt in PROMPTS}
+TASKS = {
+    prompt.id: Task(task_type="x", question="", match=None, answer=None, style=None) for prompt in PROMPTS
+}
 
 
 class Events:
@@ -44,7 +46,9 @@ class FakeRollout:
     async def hello(self) -> dict[str, Any]:
         return {"source": "same", "node": "here"}
 
-    async def generate(self, prompts: list[Prompt], sampling: Sampling) -> AsyncIterator[tuple[Reply, list[Any]]]:
+    async def generate(
+        self, prompts: list[Prompt], sampling: Sampling
+    ) -> AsyncIterator[tuple[Reply, list[Any]]]:
         given = 0
         for prompt in prompts:
             for index in range(sampling.group_size):
@@ -54,7 +58,10 @@ class FakeRollout:
                     if self._trouble == "hang":
                         await asyncio.sleep(1000)
                     os.kill(os.getpid(), signal.SIGKILL)
-                yield reply(prompt, index, self._version), [ray.put(Speech(wave=np.zeros(4, np.float32), sample_rate=8))]
+                yield (
+                    reply(prompt, index, self._version),
+                    [ray.put(Speech(wave=np.zeros(4, np.float32), sample_rate=8))],
+                )
                 given += 1
 
     async def pause(self) -> None: ...
@@ -83,7 +90,13 @@ class FakeJudge:
             self._marker.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         reward = Scored(value=1.0 + given.index, judge="fake")
-        return Judged(prompt_id=given.prompt_id, index=given.index, axes={"semantic": reward}, reward=reward, transcript="")
+        return Judged(
+            prompt_id=given.prompt_id,
+            index=given.index,
+            axes={"semantic": reward},
+            reward=reward,
+            transcript="",
+        )
 
 
 def reply(prompt: Prompt, index: int, version: int) -> Reply:
@@ -111,11 +124,18 @@ def marker(tmp_path: Path) -> Path:
 def rollouts(trouble: str, marker: Path, events: Events, *, count: int = 2, restarts: int = 2) -> RolloutPool:
     actor = ray.remote(FakeRollout).options(num_cpus=0)
     return RolloutPool(
-        "rollout", count, create=lambda index: actor.remote(trouble, marker), source="same", restarts=restarts, journal=events
+        "rollout",
+        count,
+        create=lambda index: actor.remote(trouble, marker),
+        source="same",
+        restarts=restarts,
+        journal=events,
     )
 
 
-def judges(events: Events, marker: Path, *, slow: str = "", deadly: str = "", deadline: float = 60.0) -> JudgePool:
+def judges(
+    events: Events, marker: Path, *, slow: str = "", deadly: str = "", deadline: float = 60.0
+) -> JudgePool:
     actor = ray.remote(FakeJudge).options(num_cpus=0)
     return JudgePool(
         "judge", 2, create=lambda index: actor.remote(slow, deadly, marker), source="same", restarts=2, journal=events,
@@ -127,7 +147,9 @@ async def sampled(pool: RolloutPool, deadline: float = 60.0) -> dict[tuple[str, 
     return {(r.prompt_id, r.index): r async for r, _ in pool.generate(PROMPTS, SAMPLING, deadline)}
 
 
-async def one_batch(pool: RolloutPool, panel: JudgePool, deadline: float = 60.0) -> list[tuple[Reply, Judged]]:
+async def one_batch(
+    pool: RolloutPool, panel: JudgePool, deadline: float = 60.0
+) -> list[tuple[Reply, Judged]]:
     await asyncio.gather(pool.start(), panel.start())
     try:
         return (await harvest(pool, panel, PROMPTS, TASKS, SAMPLING, deadline=deadline)).replies
@@ -137,7 +159,9 @@ async def one_batch(pool: RolloutPool, panel: JudgePool, deadline: float = 60.0)
 
 
 @pytest.mark.parametrize("trouble, deadline", [("die", 60.0), ("hang", 3.0)])
-def test_a_lost_engine_is_replaced_and_the_same_replies_come(cluster: Cluster, marker: Path, trouble: str, deadline: float) -> None:
+def test_a_lost_engine_is_replaced_and_the_same_replies_come(
+    cluster: Cluster, marker: Path, trouble: str, deadline: float
+) -> None:
     events = Events()
     found = asyncio.run(one_batch(rollouts(trouble, marker, events), judges(events, marker), deadline))
     assert [(r.prompt_id, r.index) for r, _ in found] == [(p.id, i) for p in PROMPTS for i in range(3)]
@@ -175,7 +199,14 @@ def test_the_budget_ends_the_run_with_a_typed_error(cluster: Cluster, marker: Pa
 def test_another_source_tree_is_refused(cluster: Cluster, marker: Path) -> None:
     async def scenario() -> None:
         actor = ray.remote(FakeRollout).options(num_cpus=0)
-        pool = RolloutPool("rollout", 1, create=lambda i: actor.remote("", marker), source="mine", restarts=0, journal=Events())
+        pool = RolloutPool(
+            "rollout",
+            1,
+            create=lambda i: actor.remote("", marker),
+            source="mine",
+            restarts=0,
+            journal=Events(),
+        )
         await pool.start()
 
     with pytest.raises(RunError, match="one source tree"):
@@ -185,7 +216,9 @@ def test_another_source_tree_is_refused(cluster: Cluster, marker: Path) -> None:
 def test_a_late_verdict_is_missing_and_the_others_are_not(cluster: Cluster, marker: Path) -> None:
     events = Events()
     marker.unlink()
-    found = asyncio.run(one_batch(rollouts("", marker, events), judges(events, marker, slow="p1/2", deadline=2.0)))
+    found = asyncio.run(
+        one_batch(rollouts("", marker, events), judges(events, marker, slow="p1/2", deadline=2.0))
+    )
     late = [(r.prompt_id, r.index) for r, judged in found if isinstance(judged.reward, Missing)]
     assert late == [("p1", 2)]
     assert next(j.reward for r, j in found if (r.prompt_id, r.index) == ("p1", 2)) == Missing(

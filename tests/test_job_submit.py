@@ -1,0 +1,114 @@
+"""``ray job submit`` runs the same entry point on a cluster started with ``ray start --head``, token authentication on.
+
+The cluster is this test's own: an isolated home, free ports, a folder of its own; only its processes are ended.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from report.read import metric_rows
+
+ROOT = Path(__file__).parent.parent
+RAY = Path(sys.executable).parent / "ray"
+SHIPPED = ("conf", "speech", "rollout", "judge", "learner", "actors", "report", "examples")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A running head; the environment to talk to it."""
+    short = tempfile.mkdtemp(prefix="wgj", dir="/tmp")  # Ray's sockets need a short path
+    home = tmp_path / "home"
+    (home / ".ray").mkdir(parents=True)
+    token = home / ".ray" / "auth_token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    dashboard, port = free_port(), free_port()
+    environment = {
+        **kept,
+        "HOME": str(home),
+        "OMP_NUM_THREADS": "1",
+        "RAY_AUTH_MODE": "token",
+        "RAY_agent_register_timeout_ms": "120000",
+    }
+    command = [
+        str(RAY), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
+        "--ray-client-server-port=0", "--num-cpus=4", f"--temp-dir={short}", "--object-store-memory=300000000", "--disable-usage-stats",
+    ]  # fmt: skip
+    log = (tmp_path / "head.log").open("wb")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        for pid in descendants_in(short):
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(short, ignore_errors=True)
+
+
+def descendants_in(folder: str) -> list[int]:
+    """Processes whose command line names the cluster's own folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if folder.encode() in entry.read_bytes() and int(entry.parent.name) != os.getpid():
+                found.append(int(entry.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def wait_until_up(environment: dict[str, str]) -> None:
+    for _ in range(60):
+        listed = subprocess.run(
+            [str(RAY), "job", "list"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if listed.returncode == 0:
+            return
+    raise AssertionError(listed.stderr)
+
+
+def test_a_submitted_job_trains_on_the_cluster(head: dict[str, str], tmp_path: Path) -> None:
+    wait_until_up(head)
+    source = tmp_path / "source"
+    for name in SHIPPED:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    data = source / "examples" / "tiny_world" / "data"
+    for split in ("validation", "test"):
+        path = data / f"{split}.jsonl"
+        path.write_text("\n".join(path.read_text().splitlines()[:3]) + "\n")
+    command = [
+        str(RAY), "job", "submit", "--working-dir", str(source), "--", sys.executable, "-m", "actors.driver",
+        "experiment=smoke", "cluster.address=auto", "run.steps=1", "run.name=submitted", "learner.ranks=1",
+    ]  # fmt: skip
+    done = subprocess.run(command, env=head, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run = Path(head["HOME"]) / "wavgate-runs" / "submitted"
+    assert "a Ray job's own folder is temporary" in done.stdout
+    assert [row["step"] for row in metric_rows(run / "metrics.jsonl").rows] == [1]
+    assert (run / "report.html").is_file() and (run / "final" / "model.safetensors").is_file()
