@@ -28,7 +28,7 @@ from speech.families.tiny import TinyFamily
 
 SPECIALS = "<|pad|> <|unk|> <|im_start|> <|im_end|> <|begin_of_audio|> <|end_of_audio|>".split()
 ROLES = "system user assistant".split()
-STEPS = 1800  # where the shipped checkpoint stops
+STEPS = 3200  # where the shipped checkpoint stops
 BATCH = 16
 LEARNING_RATE = 3e-3
 WARMUP = 50
