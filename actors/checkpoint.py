@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,20 @@ class DriverState:
     gate: Mapping[str, Any]
     prompts: Mapping[str, Any]  # cursor over training rows
     anchors: Mapping[str, Any]  # cursor over the further reference replies
-    counters: Mapping[str, float] = field(default_factory=dict)
+    model: str = ""  # fingerprint of the start checkpoint, which the KL terms refer to
+
+
+def model_fingerprint(path: Path) -> str:
+    """Tells start checkpoints apart without reading all of a large one: size, first and last MiB of each file."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("model*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as content:
+            digest.update(content.read(1 << 20))
+            content.seek(max(0, size - (1 << 20)))
+            digest.update(content.read())
+    return digest.hexdigest()[:16]
 
 
 def folder(run: Path, step: int) -> Path:

@@ -1,7 +1,8 @@
 """The command line: ``wavgate train | eval | say | report | export | doctor | data check``.
 
 Nothing heavy is imported until a command needs it.
-Exit codes: 0 done; 1 the run could not go on (one line says why); 2 the user's mistake (every problem on its line, no traceback, nothing written); 130 interrupted.
+Exit codes: 0 done; 1 the run could not go on (one line says why); 2 the user's mistake (every problem on
+its line, no traceback, nothing written); 130 interrupted.
 """
 
 import argparse

@@ -40,6 +40,7 @@ class Driver:
         self._gate = mixer_from(job.config.algo, Scale(job.config.judge.scale_lo, job.config.judge.scale_hi))
         self._batches = Batches(job, run, fleet, monitor)
         self._held_out = HeldOut(job, run, fleet, monitor)
+        self._model = checkpoint.model_fingerprint(job.config.model.path)
         self._learning: asyncio.Task[StepResult] | None = None
         self._state = self._state_after(0)  # of the last whole step
 
@@ -123,9 +124,13 @@ class Driver:
 
     def _state_after(self, step: int) -> DriverState:
         prompts, anchors = self._batches.cursors()
-        seed = self._config.run.seed
         return DriverState(
-            step=step, seed=seed, gate=self._gate.state_dict(), prompts=prompts, anchors=anchors
+            step=step,
+            seed=self._config.run.seed,
+            gate=self._gate.state_dict(),
+            prompts=prompts,
+            anchors=anchors,
+            model=self._model,
         )
 
     async def _checkpoint(self) -> None:

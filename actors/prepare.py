@@ -99,6 +99,12 @@ def _check_resume(config: Config, state: DriverState) -> None:
             f"run.steps: the checkpoint is at step {state.step} already, this run asks for {config.run.steps}"
         )
 
+    if state.model != checkpoint.model_fingerprint(config.model.path):
+        raise UserError(
+            f"model.path: the weights in {config.model.path} are not those that the run started from: "
+            "its KL terms refer to them"
+        )
+
 
 def _manifests(config: Config) -> list[list[Row]]:
     """The three manifests; ManifestError lists the problems of all of them."""

@@ -39,7 +39,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    dashboard, port = free_port(), free_port()
+    dashboard, port, client = free_port(), free_port(), free_port()
     environment = {
         **kept,
         "HOME": str(home),
@@ -49,11 +49,14 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     }
     command = [
         str(RAY), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
-        "--ray-client-server-port=0", "--num-cpus=4", f"--temp-dir={short}", "--object-store-memory=300000000", "--disable-usage-stats",
+        f"--ray-client-server-port={client}", "--num-cpus=4", f"--temp-dir={short}", "--object-store-memory=300000000", "--disable-usage-stats",
     ]  # fmt: skip
     log = (tmp_path / "head.log").open("wb")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
+        wait_until_up(
+            {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}, process, tmp_path
+        )
         yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -78,23 +81,19 @@ def descendants_in(folder: str) -> list[int]:
     return found
 
 
-def wait_until_up(environment: dict[str, str]) -> None:
+def wait_until_up(environment: dict[str, str], process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """A bounded number of questions, each of which takes the CLI seconds; the head's log when it died."""
     for _ in range(60):
-        listed = subprocess.run(
-            [str(RAY), "job", "list"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        if listed.returncode == 0:
+        assert process.poll() is None, (folder / "head.log").read_text()[-2000:]
+        asked = [str(RAY), "job", "list"]
+        if not subprocess.run(
+            asked, env=environment, capture_output=True, timeout=120, check=False
+        ).returncode:
             return
-    raise AssertionError(listed.stderr)
+    raise AssertionError((folder / "head.log").read_text()[-2000:])
 
 
 def test_a_submitted_job_trains_on_the_cluster(head: dict[str, str], tmp_path: Path) -> None:
-    wait_until_up(head)
     source = tmp_path / "source"
     for name in SHIPPED:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
