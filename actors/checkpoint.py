@@ -35,7 +35,7 @@ class DriverState:
 
 
 def model_fingerprint(path: Path) -> str:
-    """Tells start checkpoints apart without reading all of a large one: size, first and last MiB of each file."""
+    """Tells start checkpoints apart without reading all of it: size, first and last MiB of each file."""
     digest = hashlib.sha256()
     for file in sorted(path.glob("model*.safetensors")):
         size = file.stat().st_size
