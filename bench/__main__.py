@@ -1,7 +1,7 @@
 """Every measured figure of the README, one program after the other: ``make bench``.
 
-    make bench                      all of it (the three training runs take about half an hour)
-    make bench ARGS="parity"        one of: codec_wer, parity, train, gpu
+make bench                      all of it (the three training runs take about half an hour)
+make bench ARGS="parity"        one of: codec_wer, parity, train, gpu
 """
 
 import subprocess

@@ -31,7 +31,10 @@ async def sample(worker: RolloutWorker, examples: list[Example], config: Config,
     """Sampled replies as rows without a preference."""
     prompts = {e.row_id: Prompt(id=e.row_id, ids=e.prompt) for e in examples}
     sampling = Sampling(
-        group_size=GROUP, temperature=config.rollout.temperature, max_new_tokens=config.rollout.max_new_tokens, seed=seed
+        group_size=GROUP,
+        temperature=config.rollout.temperature,
+        max_new_tokens=config.rollout.max_new_tokens,
+        seed=seed,
     )
     found = []
     async for reply, _ in worker.generate(list(prompts.values()), sampling):
@@ -60,7 +63,8 @@ def show(when: str, result: parity.Parity) -> None:
 def learn_something(learner: Learner, examples: list[Example], channels: ChannelMap) -> None:
     """A few supervised steps, so that the weights move."""
     anchors = tuple(
-        Anchor(prompt_id=e.row_id, prompt_ids=e.prompt, ids=e.target, channels=channels.letters(e.target)) for e in examples
+        Anchor(prompt_id=e.row_id, prompt_ids=e.prompt, ids=e.target, channels=channels.letters(e.target))
+        for e in examples
     )
     for step in range(1, 4):
         learner.step(StepBatch(step=step, weight=0.0, rollouts=(), anchors=anchors))

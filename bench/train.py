@@ -3,8 +3,8 @@
     python -m bench.train [--seeds 0 1 2] [key=value ...]
 
 Each seed is one ``wavgate train`` in a process of its own, exactly as a user runs it. Memory is the sum of the
-proportional set sizes (PSS) of all its processes, looked at once a second; the first rollout is the moment
-when step 1 is on disk, which is later than its first reply.
+proportional set sizes (PSS) of all its processes, looked at once a second; the first rollout is taken
+to be the moment when step 1 is on disk, which is later than its first reply.
 """
 
 import argparse
@@ -53,7 +53,16 @@ def train(seed: int, overrides: list[str]) -> Measured:
     """Run and watch. RuntimeError: the run failed."""
     name = f"seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     run, start, first, peak = ROOT / name, time.time(), 0.0, 0
-    command = [sys.executable, "-m", "actors.cli", "train", f"run.root={ROOT}", f"run.name={name}", f"run.seed={seed}", *overrides]
+    command = [
+        sys.executable,
+        "-m",
+        "actors.cli",
+        "train",
+        f"run.root={ROOT}",
+        f"run.name={name}",
+        f"run.seed={seed}",
+        *overrides,
+    ]
     process = psutil.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         peak = max(peak, memory(process))
@@ -80,9 +89,15 @@ def show(seed: int, measured: Measured) -> dict[str, tuple[float, float]]:
     rest = 1 - sum(phases.values()) / fmean(steps)
     idle = {name: fmean(line[name] for line in metrics) for name in metrics[-1] if name.startswith("idle/")}
     print(f"\nseed {seed}: {measured.run}")
-    print(f"  whole job {measured.seconds / 60:.1f} min, step 1 on disk after {measured.first_rollout_s:.0f} s, peak memory {measured.peak_gib:.2f} GiB (PSS)")
+    slowest = max(line["time/sync"] for line in metrics)
     named = ", ".join(f"{phase.removeprefix('time/')} {seconds:.2f}" for phase, seconds in phases.items())
-    print(f"  step {fmean(steps):.2f} s ({named}), orchestration {rest:.1%} of the step, slowest sync {max(line['time/sync'] for line in metrics):.2f} s")
+    print(
+        f"  whole job {measured.seconds / 60:.1f} min, step 1 on disk after {measured.first_rollout_s:.0f} s"
+    )
+    print(f"  peak memory {measured.peak_gib:.2f} GiB (PSS of all processes)")
+    print(
+        f"  step {fmean(steps):.2f} s ({named}), orchestration {rest:.1%} of it, slowest sync {slowest:.2f} s"
+    )
     print("  " + ", ".join(f"{name} {share:.0%}" for name, share in idle.items()))
     shares = before_after(measured)
     for share, (before, after) in shares.items():

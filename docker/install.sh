@@ -122,7 +122,8 @@ with_uv() {
         [ -n "${UV_FIND_LINKS:-}" ] || backend=(--torch-backend cpu)  # a local folder of wheels has the CPU build
     fi
     if [ -n "$INTO" ]; then what=(-r pyproject.toml --extra "$EXTRA"); else what=(-e ".[$EXTRA,dev]"); fi
-    run "$uv" pip install --python "$TARGET" -c "$PINS" "${override[@]}" "${backend[@]}" "${what[@]}"
+    # compiled now: with PYTHONDONTWRITEBYTECODE set, every process of every run would compile torch again
+    run "$uv" pip install --compile-bytecode --python "$TARGET" -c "$PINS" "${override[@]}" "${backend[@]}" "${what[@]}"
 }
 
 with_pip() {

@@ -1,4 +1,4 @@
-"""Verdicts. A score is a number on a declared scale with its spread and provenance, or it is missing with a reason.
+"""Verdicts: a number on a declared scale with its spread and provenance, or missing with a reason.
 
 There is no third case and no default: nothing in this package turns a failure into a number (METHOD §5).
 """

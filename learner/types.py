@@ -43,8 +43,11 @@ class StepBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What one step did. ``metrics`` uses the names of DESIGN §4; ``learner_logps`` holds, per rollout key
-    ``f"{prompt_id}/{index}"``, the learner's log-prob of each id before the update, NaN where it was not needed."""
+    """What one step did.
+
+    ``metrics`` has the names that users see in metrics.jsonl. ``learner_logps`` holds, per rollout key
+    ``f"{prompt_id}/{index}"``, the learner's log-prob of each id before the update, NaN where not needed.
+    """
 
     version: int
     metrics: dict[str, float]

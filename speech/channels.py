@@ -33,20 +33,31 @@ class ChannelMap:
     """Token id -> Channel for every row of the embedding.
 
     Example:
-        channels = ChannelMap.build(vocab=1300, text=range(9, 180), audio=range(180, 1204), boundary=[4, 5], stop=[3])
-        channels.letters([12, 4, 200, 5, 3])  # 'TBABE'
+        channels = ChannelMap.build(vocab=99, text=range(9, 20), audio=range(20, 90), boundary=[4, 5], stop=[3])
+        channels.letters([12, 4, 40, 5, 3])  # 'TBABE'
     """
 
     table_V: NDArray[np.int8]
 
     @classmethod
     def build(
-        cls, *, vocab: int, text: Iterable[int], audio: Iterable[int], boundary: Iterable[int], stop: Iterable[int]
+        cls,
+        *,
+        vocab: int,
+        text: Iterable[int],
+        audio: Iterable[int],
+        boundary: Iterable[int],
+        stop: Iterable[int],
     ) -> "ChannelMap":
         """Rows named by no argument are PAD. ValueError: an id outside the vocabulary, or in two channels."""
         table = np.full(vocab, Channel.PAD, dtype=np.int8)
         taken: dict[int, Channel] = {}
-        named = ((Channel.TEXT, text), (Channel.AUDIO, audio), (Channel.BOUNDARY, boundary), (Channel.STOP, stop))
+        named = (
+            (Channel.TEXT, text),
+            (Channel.AUDIO, audio),
+            (Channel.BOUNDARY, boundary),
+            (Channel.STOP, stop),
+        )
         for channel, ids in named:
             for token in ids:
                 if not 0 <= token < vocab:
@@ -64,7 +75,7 @@ class ChannelMap:
         return len(self.table_V)
 
     def of(self, ids: Sequence[int]) -> NDArray[np.int8]:
-        """Channel of each id, shape [len(ids)]. IndexError beyond the embedding: such an id cannot be sampled."""
+        """Channel of each id, shape [len(ids)]. IndexError: an id beyond the embedding."""
         return self.table_V[np.asarray(ids, dtype=np.int64)]
 
     def letters(self, ids: Sequence[int]) -> str:

@@ -61,7 +61,7 @@ def test_uv_on_cpu_takes_pytorchs_cpu_build_unless_a_folder_of_wheels_is_set(
         machine["PIP_FIND_LINKS"] = "/wheels"
     backend = "" if own_folder else " --torch-backend cpu"
     assert printed(machine, tmp_path)[1:] == [
-        "uv pip install --python .venv/bin/python -c constraints.txt --override docker/cpu-overrides.txt"
+        "uv pip install --compile-bytecode --python .venv/bin/python -c constraints.txt --override docker/cpu-overrides.txt"
         f"{backend} -e .[cpu,dev]"
     ]
 
@@ -75,7 +75,7 @@ def test_uv_on_a_gpu_machine_takes_vllm_as_it_is(
     if own_folder:
         machine["PIP_FIND_LINKS"] = "/wheels"
     assert printed(machine, tmp_path)[1:] == [
-        "uv pip install --python .venv/bin/python -c constraints.txt -e .[gpu,dev]"
+        "uv pip install --compile-bytecode --python .venv/bin/python -c constraints.txt -e .[gpu,dev]"
     ]
 
 
@@ -85,7 +85,7 @@ def test_without_uv_the_recipe_gets_it_into_the_environment_first(
     made, got, install = printed(machine, tmp_path)
     assert made.endswith("-m venv --clear .venv")
     assert got == ".venv/bin/python -m pip install --quiet uv"
-    assert install.startswith(".venv/bin/uv pip install --python .venv/bin/python -c constraints.txt")
+    assert install.startswith(".venv/bin/uv pip install --compile-bytecode --python .venv/bin/python -c constraints.txt")
 
 
 @pytest.mark.parametrize("own_folder", [False, True])
@@ -113,7 +113,7 @@ def test_an_image_gets_the_dependencies_without_the_project_or_the_tools_for_tes
     add_uv(machine)
     machine["WAVGATE_EXTRA"] = "gpu"
     (install,) = printed(machine, tmp_path, "--into", "python3")
-    assert install == "uv pip install --python python3 -c constraints.txt -r pyproject.toml --extra gpu"
+    assert install == "uv pip install --compile-bytecode --python python3 -c constraints.txt -r pyproject.toml --extra gpu"
 
 
 @pytest.mark.parametrize("from_file", [False, True])
@@ -160,10 +160,10 @@ def test_a_second_install_has_nothing_to_do(machine: dict[str, str], tmp_path: P
     (checkout / ".venv/bin/python").symlink_to(sys.executable)
     for _ in range(2):
         subprocess.run([checkout / "docker/install.sh"], env=machine, check=True, capture_output=True)
-    assert sum("pip install --python" in line for line in calls.read_text().splitlines()) == 1
+    assert sum("pip install --compile-bytecode --python" in line for line in calls.read_text().splitlines()) == 1
     (checkout / "pyproject.toml").write_text("# changed")
     subprocess.run([checkout / "docker/install.sh"], env=machine, check=True, capture_output=True)
-    assert sum("pip install --python" in line for line in calls.read_text().splitlines()) == 2
+    assert sum("pip install --compile-bytecode --python" in line for line in calls.read_text().splitlines()) == 2
 
 
 def test_a_machine_without_the_right_python_is_told_so_in_one_line(

@@ -26,7 +26,7 @@ class Turn:
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.codes is None):
-            raise ValueError("a turn is either written (text) or spoken (codes): got " + repr((self.text, self.codes)))
+            raise ValueError(f"a turn is written (text) or spoken (codes): got {self.text!r}, {self.codes!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Spoken:
 
 
 class Family(Protocol):
-    """What a model family provides. Owned by whoever encodes prompts or reads replies; holds no weights but the codec's."""
+    """What a model family provides. Owned by whoever encodes prompts or reads replies."""
 
     name: str
     path: Path
@@ -56,7 +56,7 @@ class Family(Protocol):
     stop_ids: tuple[int, ...]
 
     def prompt(self, turns: Sequence[Turn]) -> tuple[int, ...]:
-        """Ids of the dialogue so far, ending where the assistant starts to speak. ValueError: a word outside the vocabulary."""
+        """Ids of the dialogue so far, up to where the assistant speaks. ValueError: an unknown word."""
         ...
 
     def target(self, chunks: Sequence[Chunk]) -> tuple[int, ...]:
