@@ -1,9 +1,9 @@
-"""The main job, measured: before/after on the held-out test set for several seeds, time, memory, idle shares.
+"""The main job, measured: before/after on the held-out test set for several seeds, time and memory.
 
     python -m bench.train [--seeds 0 1 2] [key=value ...]
 
-Each seed is one ``wavgate train`` in a process of its own, exactly as a user runs it. Memory is the sum of the
-proportional set sizes (PSS) of all its processes, looked at once a second; the first rollout is taken
+Each seed is one ``wavgate train`` in a process of its own, exactly as a user runs it. Memory is the sum of
+the proportional set sizes (PSS) of all its processes, looked at once a second; the first rollout is taken
 to be the moment when step 1 is on disk, which is later than its first reply.
 """
 

@@ -33,8 +33,8 @@ class ChannelMap:
     """Token id -> Channel for every row of the embedding.
 
     Example:
-        channels = ChannelMap.build(vocab=99, text=range(9, 20), audio=range(20, 90), boundary=[4, 5], stop=[3])
-        channels.letters([12, 4, 40, 5, 3])  # 'TBABE'
+        channels = ChannelMap.build(vocab=99, text=range(9, 20), audio=range(20, 90), boundary=[4], stop=[3])
+        channels.letters([12, 4, 40, 4, 3])  # 'TBABE'
     """
 
     table_V: NDArray[np.int8]
