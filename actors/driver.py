@@ -90,17 +90,21 @@ class Driver:
         self._monitor.phase("learn")
         decision = decide(step, batch.harvest.groups, batch.anchors, self._gate)
         self._learning = asyncio.create_task(self._learn(decision))
-        result = await asyncio.shield(
-            self._learning
-        )  # an interrupt lets it end: gate and weights stay of one step
-        learnt = time.perf_counter()
-        await self._batches.sampled()
-        sync = time.perf_counter()
-        self._monitor.phase("sync")
-        await self._fleet.sync(result.version)
-        end = time.perf_counter()
-        times = {"time/learn": learnt - learn, "time/sync": end - sync, "time/step": end - start}
-        self._record(batch, decision, result, times)
+        times: dict[str, float] = {}
+        try:
+            result = await asyncio.shield(self._learning)  # an interrupt lets it end: gate and weights agree
+            times["time/learn"] = time.perf_counter() - learn
+            await self._batches.sampled()
+            sync = time.perf_counter()
+            self._monitor.phase("sync")
+            await self._fleet.sync(result.version)
+            times["time/sync"] = time.perf_counter() - sync
+        except asyncio.CancelledError:
+            self._record(
+                batch, decision, await self._learning, {**times, "time/step": time.perf_counter() - start}
+            )
+            raise
+        self._record(batch, decision, result, {**times, "time/step": time.perf_counter() - start})
 
     async def _learn(self, decision: Decision) -> StepResult:
         result = await self._fleet.learner.step(decision.batch)
@@ -149,8 +153,6 @@ class Driver:
         """Ctrl-C: let a running optimiser step end, then save."""
         self._monitor.say("interrupted: writing a checkpoint (again to stop at once)")
         self._batches.cancel()
-        if self._learning is not None:
-            await self._learning
         if not checkpoint.folder(self._run.path, self._state.step).exists():
             await self._checkpoint()
 

@@ -137,7 +137,7 @@ class Fleet:
         busy = {
             "rollout": times["time/generate"],
             "judge": self._judged / len(self.judges.handles),
-            "learner": times["time/learn"],
+            "learner": times.get("time/learn", 0.0),
         }
         self._judged = judged
         return {f"idle/{role}": 1 - min(1.0, seconds / times["time/step"]) for role, seconds in busy.items()}
