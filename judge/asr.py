@@ -55,6 +55,7 @@ class Recogniser:
         if not len(wave) or not np.abs(wave).max() > 1e-5:
             return ""
         samples = _prepared(wave, sample_rate)
+        self._decoder.reinit_feat()  # else noise removal remembers earlier waves and words change
         self._decoder.start_utt()
         self._decoder.process_raw(samples.tobytes(), full_utt=True)
         self._decoder.end_utt()

@@ -4,13 +4,14 @@ import json
 import shutil
 from itertools import chain, combinations
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from examples.tiny_world.build import DATA, build_bank, write_language, write_manifests
 from examples.tiny_world.language import bigram_arpa, dictionary_of
-from examples.tiny_world.pretrain import read_rows
+from examples.tiny_world.pretrain import drill, held_out_sentences, read_rows
 from examples.tiny_world.words import NUMBERS, REPLY_WORDS, VOCABULARY
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -32,11 +33,17 @@ def numbers_in(row: dict[str, Any]) -> tuple[int, ...]:
 
 
 def asked(row: dict[str, Any]) -> tuple[object, ...]:
-    """What must stay unseen: an unordered pair of numbers, or a sentence, whatever the phrasing and style."""
+    """What must stay unseen whatever the phrasing and style: a sum, an unordered pair to compare, a sentence."""
     if row["task_type"] == "repeat":
         return ("repeat", row["answer"]["value"])
-    sign = next((w for w in ("plus", "minus") if w in row["question_text"].split()), "compare")
-    return (sign, *sorted(numbers_in(row)))
+    if row["task_type"] == "comparison":
+        return ("compare", *sorted(numbers_in(row)))
+    return ("plus", *numbers_in(row))
+
+
+def is_fact(row: dict[str, Any]) -> bool:
+    """Rows whose fact has to be trained on: only the fact in this style is held out."""
+    return row["task_type"] in ("next", "opposite") or "minus" in row["question_text"].split()
 
 
 def test_the_sets_are_large_enough_and_hold_every_task(rows: Rows) -> None:
@@ -62,22 +69,38 @@ def test_no_question_is_asked_twice_in_or_across_sets(rows: Rows) -> None:
         assert not set(texts[one]) & set(texts[other])
 
 
-def test_held_out_pairs_and_sentences_are_in_no_other_set(rows: Rows) -> None:
-    tasks = ("arithmetic", "comparison", "repeat")
-    keys = {name: {asked(row) for row in rows[name] if row["task_type"] in tasks} for name in SPLITS}
+def test_held_out_sums_pairs_and_sentences_are_in_no_other_set(rows: Rows) -> None:
+    keys = {name: {asked(row) for row in rows[name] if not is_fact(row)} for name in SPLITS}
     for one, other in combinations(SPLITS, 2):
         assert not keys[one] & keys[other]
 
 
 def test_held_out_facts_are_new_in_their_style_and_known_in_another(rows: Rows) -> None:
-    def facts(name: str) -> set[tuple[str, str | None]]:
-        tasks = ("next", "opposite")
-        return {(row["sft_target_text"], row["style"]) for row in rows[name] if row["task_type"] in tasks}
+    def facts(name: str) -> set[tuple[tuple[object, ...], str | None]]:
+        return {(fact(row), row["style"]) for row in rows[name] if is_fact(row)}
+
+    def fact(row: dict[str, Any]) -> tuple[object, ...]:
+        return ("minus", *numbers_in(row)) if row["task_type"] == "arithmetic" else (row["sft_target_text"],)
 
     known = {text for text, _ in facts("train")}
     for name in ("validation", "test"):
         assert not facts(name) & facts("train")
         assert {text for text, _ in facts(name)} <= known
+
+
+def test_the_mirror_image_of_every_held_out_sum_is_trained_on(rows: Rows) -> None:
+    def sums(name: str) -> set[tuple[int, ...]]:
+        return {numbers_in(row) for row in rows[name] if "plus" in row["question_text"].split()}
+
+    for name in ("validation", "test"):
+        assert {(b, a) for a, b in sums(name)} <= sums("train")
+
+
+def test_drills_never_say_a_held_out_sentence(rows: Rows) -> None:
+    held = held_out_sentences()
+    assert {row["answer"]["value"] for row in rows["test"] if row["task_type"] == "repeat"} <= held
+    drills = [drill(Random(seed), frozenset({"the"})) for seed in range(200)]
+    assert all(row["sft_target_text"] != "the" for row in drills)
 
 
 def test_answers_agree_with_a_naive_calculation(rows: Rows) -> None:

@@ -13,7 +13,11 @@ from examples.tiny_world.tasks import (
     in_style,
 )
 
-KEEP_FACTS = ("next", "opposite")  # their facts must be trained on: only a fact in one style is held out
+KEEP_FACTS = (
+    "minus",
+    "next",
+    "opposite",
+)  # their facts must be trained on: only a fact in one style is held out
 SPLITS = ("train", "validation", "test")
 
 
@@ -33,7 +37,7 @@ def _split_task(task: str, items: list[Item], random: Random) -> dict[str, list[
     by_key: dict[str, list[Item]] = {}
     for item in items:
         by_key.setdefault(item.key, []).append(item)
-    keys = sorted(by_key)
+    keys = [key for key in sorted(by_key) if task != "plus" or _first_is_larger(key)]
     random.shuffle(keys)
     n_validation, n_test = HELD_OUT[task]
     held = {"test": keys[:n_test], "validation": keys[n_test : n_test + n_validation]}
@@ -44,6 +48,12 @@ def _split_task(task: str, items: list[Item], random: Random) -> dict[str, list[
     allowed = [item for item in items if item.key not in held_style or task in KEEP_FACTS]
     out["train"] = _draw_train(task, allowed, held_style if task in KEEP_FACTS else {}, random)
     return out
+
+
+def _first_is_larger(key: str) -> bool:
+    """Sums that may be held out: the mirror image of each stays in training."""
+    a, _, b = key.split()
+    return int(a) > int(b)
 
 
 def _held_style(task: str, random: Random) -> str | None:

@@ -15,12 +15,15 @@ from examples.tiny_world.words import ADJECTIVES, DAYS, LAST, MONTHS, NOUNS, NUM
 
 STYLES = ("slow", "loud")
 STYLE_SHARE = 0.35
-TRAIN_ROWS = {"arithmetic": 1000, "comparison": 500, "next": 450, "opposite": 260, "repeat": 500}
+TRAIN_ROWS = {"plus": 560, "minus": 400, "comparison": 480, "next": 450, "opposite": 270, "repeat": 500}
+LARGEST_SUM = 16
+LARGEST_MINUEND = 12
 HELD_OUT = {  # task -> (validation keys, test keys); each key gives one row
-    "arithmetic": (30, 60),
-    "comparison": (18, 35),
-    "next": (18, 35),
-    "opposite": (10, 28),
+    "plus": (12, 25),
+    "minus": (12, 25),
+    "comparison": (18, 38),
+    "next": (18, 38),
+    "opposite": (16, 32),
     "repeat": (24, 42),
 }
 
@@ -46,22 +49,29 @@ class Prompt:
     question: str
 
 
-def arithmetic() -> Iterator[Item]:
-    """a + b up to twenty and a - b from zero, two phrasings each."""
-    for a in range(21):
-        for b in range(21):
-            for sign, result in (("plus", a + b), ("minus", a - b)):
-                if not 0 <= result <= 20:
-                    continue
-                low, high = sorted((a, b))
-                for opening in ("what is", "how much is"):
-                    yield Item(
-                        task="arithmetic",
-                        key=f"{sign} {low} {high}",
-                        question=f"{opening} {NUMBERS[a]} {sign} {NUMBERS[b]}",
-                        reply=f"the answer is {NUMBERS[result]}",
-                        value=NUMBERS[result],
-                    )
+def sums() -> Iterator[Item]:
+    """a + b up to sixteen, two phrasings each."""
+    for a in range(LARGEST_SUM + 1):
+        for b in range(LARGEST_SUM + 1 - a):
+            yield from _arithmetic(a, "plus", b, a + b)
+
+
+def differences() -> Iterator[Item]:
+    """a - b from zero, a up to twelve, two phrasings each."""
+    for a in range(LARGEST_MINUEND + 1):
+        for b in range(a + 1):
+            yield from _arithmetic(a, "minus", b, a - b)
+
+
+def _arithmetic(a: int, sign: str, b: int, result: int) -> Iterator[Item]:
+    for opening in ("what is", "how much is"):
+        yield Item(
+            task="arithmetic",
+            key=f"{a} {sign} {b}",
+            question=f"{opening} {NUMBERS[a]} {sign} {NUMBERS[b]}",
+            reply=f"the answer is {NUMBERS[result]}",
+            value=NUMBERS[result],
+        )
 
 
 def comparison() -> Iterator[Item]:
@@ -137,7 +147,8 @@ def repetition() -> Iterator[Item]:
 
 
 FAMILIES = {
-    "arithmetic": arithmetic,
+    "plus": sums,
+    "minus": differences,
     "comparison": comparison,
     "next": succession,
     "opposite": opposites,
