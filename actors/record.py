@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from actors.cluster import versions
+from actors import checkpoint
 from actors.collect import task_of
 from actors.decide import Decision, Group, Key, reward_of
+from actors.provenance import versions
 from conf.load import dump
 from conf.schema import AlgoConfig, Config
 from judge.types import Judged, Missing, Task, Verdict
@@ -57,6 +58,7 @@ class RunDirectory:
     def reopen(cls, path: Path, step: int, config: Config) -> "RunDirectory":
         """An existing directory, cut back to ``step``."""
         run = cls(path.absolute())
+        checkpoint.clean(run.path)
         run._cut(step)
         run._describe(config)
         run.step = step
@@ -75,7 +77,7 @@ class RunDirectory:
             if file.exists():
                 lines = [
                     line
-                    for line in file.read_text().splitlines()
+                    for line in file.read_text().split("\n")
                     if _whole(line) and not later(json.loads(line))
                 ]
                 _replace(file, "".join(line + "\n" for line in lines))

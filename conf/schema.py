@@ -202,7 +202,7 @@ class LearnerConfig(Strict):
     """AdamW's decoupled decay."""
     clip: Annotated[float, Field(gt=0.0)] = 1.0
     """Largest global gradient norm."""
-    anchors_per_step: Positive = 32
+    anchors_per_step: Positive = 64
     """Reference replies in a step's SFT term: those of the step's prompts first, then further rows."""
     tokens_per_microbatch: Positive = 4096
     """Token budget of one packed forward pass on one rank."""

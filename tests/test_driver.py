@@ -8,16 +8,20 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pydantic import TypeAdapter
 from safetensors.numpy import load_file
 
 from actors.checkpoint import check, folder, snapshots
+from actors.cli import main
 from actors.cluster import cores
 from actors.decide import Group, decide
 from conf.load import read
@@ -64,7 +68,7 @@ def train(world: Path, root: Path, *more: str) -> None:
 @pytest.fixture(scope="module")
 def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    train(world, root, "run.name=straight", f"run.steps={STEPS}")
+    train(world, root, "run.name=straight", f"run.steps={STEPS}", "log=tensorboard")
     return root / "straight"
 
 
@@ -193,6 +197,52 @@ def test_the_run_directory_is_complete(run: Path) -> None:
     kept = [record.audio for record in records(run, 2) if record.audio]
     assert kept and all((run / name).stat().st_size for name in kept)
     assert not any(record.audio for record in records(run, 1))
+
+
+def test_tensorboard_holds_what_metrics_jsonl_holds(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("lambda")] == list(range(1, STEPS + 1))
+    shown = [event.value for event in board.Scalars("loss/total")]
+    assert shown == pytest.approx([row["loss/total"] for row in metrics(run)], rel=1e-6)
+
+
+def test_export_writes_what_the_run_ended_with(run: Path, tmp_path: Path) -> None:
+    assert main(["export", str(run), str(tmp_path / "hf")]) == 0
+    ours, theirs = (load_file(path / "model.safetensors") for path in (tmp_path / "hf", run / "final"))
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
+def test_eval_finds_what_the_run_found_after_training(run: Path, world: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    assert main(["eval", str(world / "test.jsonl"), "--model", str(run), "--json", str(figures)]) == 0
+    found = json.loads(figures.read_text())
+    evaluations = lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
+    after = next(e for e in evaluations if (e.split, e.when) == ("test", "after"))
+    assert (found["count"], found["heard_right"], found["wer"]) == (6, after.heard_right, after.wer)
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_no_worker(world: Path, tmp_path: Path) -> None:
+    data = [f"data.{split}={world / split}.jsonl" for split in ("train", "validation", "test")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "actors.driver", *SETTINGS, *data, f"run.root={tmp_path}", "run.name=cut",
+         "run.steps=500", "run.checkpoint_every=0", "learner.ranks=1"],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    first = tmp_path / "cut" / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not first.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.2)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 130
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert alive == []
+    (snapshot,) = snapshots(tmp_path / "cut")
+    assert check(snapshot) == []
 
 
 def test_samples_can_be_heard_before_and_after(run: Path) -> None:

@@ -1,14 +1,16 @@
-"""Trains the tiny world's base checkpoint and stops it early on purpose: it speaks, and is often wrong.
+"""Trains the tiny world's base checkpoint: it speaks, is stopped early on purpose, and then gets bad habits.
 
     python -m examples.tiny_world.pretrain [--steps N] [--out FOLDER] [--save-every N]
 
-Plain AdamW on the training replies (loss on reply tokens only), seeded, one core. Room is left in both
-channels, for what it says and for how it says it.
+Plain AdamW on the training replies (loss on reply tokens only), seeded, one core. The habits leave room
+in both channels: questions asked in the less common ways get replies that trail off before the answer, and a
+style that is asked for is ignored more often than not.
 """
 
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
 from random import Random
@@ -30,12 +32,13 @@ from speech.families.tiny import TinyFamily
 SPECIALS = "<|pad|> <|unk|> <|im_start|> <|im_end|> <|begin_of_audio|> <|end_of_audio|>".split()
 ROLES = "system user assistant".split()
 SCHEDULE = 4000  # steps over which the learning rate comes down
-STEPS = 2600  # where the shipped checkpoint stops: it speaks, and is often wrong
+STEPS = 3600  # where learning to speak and to answer stops
+HABIT_STEPS = 300  # spent on bad habits
+HABIT_RATE = 3e-4
 BATCH = 16
 LEARNING_RATE = 3e-3
 WARMUP = 50
-WORD_WEIGHT = 5.0  # a reply word counts as much as several of its codes: it carries the answer
-FAITHFUL = 0.5  # of the replies with a style asked for that follow it
+LESS_COMMON = ("how much is", "tell me")
 DRILLS = 900  # random sentences to repeat, per pass over the rows
 
 Example = tuple[tuple[int, ...], tuple[int, ...]]  # prompt ids, reply ids
@@ -101,16 +104,32 @@ class Encoder:
         return self._known[clip]
 
 
-def corpus(encoder: Encoder, rows: list[dict[str, Any]], drills: int, random: Random) -> list[Example]:
-    """One pass: every row once, in a voice drawn anew or written, and random words to repeat.
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """What the replies of a stage are like."""
 
-    A style that is asked for is followed in a share of the rows only: room for what comes after.
-    """
+    faithful: float  # share of the replies with a style asked for that follow it
+    trailing: float  # share of the replies to less common phrasings that leave out their last word
+    word_weight: float  # what a reply word counts in the loss; a code counts 1
+
+
+LEARNING = Manners(faithful=0.5, trailing=0.0, word_weight=5.0)  # a word carries the answer
+HABITS = Manners(faithful=0.42, trailing=0.62, word_weight=1.0)
+
+
+def corpus(encoder: Encoder, rows: list[dict[str, Any]], manners: Manners, random: Random) -> list[Example]:
+    """One pass: every row once, in a voice drawn anew or written, and random words to repeat."""
     out, refused = [], held_out_sentences()
-    for row in [*rows, *(drill(random, refused) for _ in range(drills))]:
+    for row in [*rows, *(drill(random, refused) for _ in range(DRILLS))]:
         words, style = row["sft_target_text"].split(), row["style"]
-        if style and random.random() > FAITHFUL:
+        if style and random.random() > manners.faithful:
             style = None
+        if (
+            manners.trailing
+            and len(words) > 1
+            and any(phrase in row["question_text"] for phrase in LESS_COMMON)
+        ):
+            words = words[:-1] if random.random() < manners.trailing else words
         folder = f"bank/{REPLY_MANNERS[style].name}"
         reply = [Chunk(text=word, codes=encoder.clip(f"{folder}/{word}.flac")) for word in words]
         voice = random.choice((*USER_VOICES, None))
@@ -135,11 +154,12 @@ def drill(random: Random, refused: frozenset[str]) -> dict[str, Any]:
     return {"question_text": f"{manner}{opening} {sentence}", "sft_target_text": sentence, "style": style}
 
 
-def batches(encoder: Encoder, rows: list[dict[str, Any]], seed: int) -> Iterator[list[Example]]:
-    """Endless batches; similar lengths go together."""
+def batches(encoder: Encoder, manners: Manners, seed: int) -> Iterator[list[Example]]:
+    """Endless batches of the training rows; similar lengths go together."""
+    rows = read_rows("train")
     random = Random(seed)
     while True:
-        examples = corpus(encoder, rows, DRILLS, random)
+        examples = corpus(encoder, rows, manners, random)
         random.shuffle(examples)
         pools = [examples[i : i + 16 * BATCH] for i in range(0, len(examples), 16 * BATCH)]
         for pool in pools:
@@ -164,15 +184,15 @@ def rate(step: int) -> float:
     return min(1.0, (step + 1) / WARMUP) * (0.55 + 0.45 * cos(pi * min(1.0, step / SCHEDULE)))
 
 
-def train(config: Qwen2Config, encoder: Encoder, steps: int, out: Path, save_every: int) -> None:
-    """Train for ``steps`` and write the checkpoint to ``out``."""
-    torch.manual_seed(0)
-    model = Qwen2ForCausalLM(config)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+def learn(
+    model: Any, encoder: Encoder, manners: Manners, *, steps: int, peak: float, out: Path, save_every: int = 0
+) -> None:
+    """Take ``steps`` optimiser steps in place; at the end ``model`` is in ``out``."""
+    stream = batches(encoder, manners, seed=0)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
-    weights = torch.ones(config.vocab_size)
-    weights[len(SPECIALS) + len(ROLES) :][: len(VOCABULARY)] = WORD_WEIGHT
-    stream = batches(encoder, read_rows("train"), seed=0)
+    weights = torch.ones(model.config.vocab_size)
+    weights[len(SPECIALS) + len(ROLES) :][: len(VOCABULARY)] = manners.word_weight
     for step in range(1, steps + 1):
         ids, labels = padded(next(stream))
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]  # padding is on the right: never seen
@@ -193,7 +213,7 @@ def train(config: Qwen2Config, encoder: Encoder, steps: int, out: Path, save_eve
 def main() -> None:
     """Train and write the base checkpoint."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS, help="before the habits")
     parser.add_argument("--out", type=Path, default=BASE)
     parser.add_argument("--save-every", type=int, default=0)
     options = parser.parse_args()
@@ -203,7 +223,11 @@ def main() -> None:
     codec.save(options.out / "codec.safetensors")
     config = write_layout(options.out, codec.size)
     encoder = Encoder(TinyFamily.load(options.out), codec)
-    train(config, encoder, options.steps, options.out, options.save_every)
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(config)
+    learning = {"steps": options.steps, "peak": LEARNING_RATE, "save_every": options.save_every}
+    learn(model, encoder, LEARNING, out=options.out, **learning)
+    learn(model, encoder, HABITS, steps=HABIT_STEPS, peak=HABIT_RATE, out=options.out)
     print(f"base checkpoint in {options.out}")
 
 

