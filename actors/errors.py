@@ -23,3 +23,12 @@ class JudgeOutage(RunError):
 
 class SyncFailed(RunError):
     """Learner and engine do not agree on the policy version."""
+
+
+def reason_of(error: BaseException, deadline: float | None = None) -> str:
+    """An error on one line: the cause that a Ray error carries, without its traceback."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time" if deadline is None else f"not finished within {deadline:g} s"
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"[:400]

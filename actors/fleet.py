@@ -9,9 +9,9 @@ import ray
 from ray.exceptions import RayError
 
 from actors.cluster import Cluster, Plan
-from actors.errors import LearnerFailed
+from actors.errors import LearnerFailed, reason_of
 from actors.handles import JudgeActor, LearnerActor, RolloutActor
-from actors.pool import CALL_S, START_S, JudgePool, Pool, RolloutPool, reason_of
+from actors.pool import CALL_S, START_S, JudgePool, Pool, RolloutPool
 from actors.provenance import source_hash
 from actors.record import RunDirectory
 from actors.weight_sync import Published

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayError
 
 from actors import weight_sync
-from actors.errors import BudgetSpent, RunError, SyncFailed
+from actors.errors import BudgetSpent, RunError, SyncFailed, reason_of
 from actors.weight_sync import Published
 from judge.types import Judged, Missing, Task
 from rollout.types import Prompt, Reply, Sampling
@@ -76,8 +76,7 @@ class Pool:
         if hello["source"] != self._source:
             raise RunError(
                 f"{self.role} worker on {hello['node']} runs source {hello['source']}, "
-                f"the driver {self._source}: "
-                "one run, one source tree"
+                f"the driver {self._source}: one run, one source tree"
             )
 
     async def replace(self, index: int, reason: str) -> None:
@@ -114,9 +113,7 @@ class RolloutPool(Pool):
     """
 
     weights: Published | None = None
-    resend: Callable[[], Awaitable[None]] | None = (
-        None  # GPU transports: send the newest weights to all engines again
-    )
+    resend: Callable[[], Awaitable[None]] | None = None  # GPU transports: send to all engines again
     _turn = 0
 
     async def replace(self, index: int, reason: str) -> None:
@@ -127,9 +124,8 @@ class RolloutPool(Pool):
 
     async def verify(self, version: int) -> None:
         """SyncFailed: an engine reads back another version."""
-        found = await asyncio.wait_for(
-            asyncio.gather(*(handle.version.remote() for handle in self.handles)), CALL_S
-        )
+        asked = asyncio.gather(*(handle.version.remote() for handle in self.handles))
+        found = await asyncio.wait_for(asked, CALL_S)
         if set(found) != {version}:
             raise SyncFailed(
                 f"weight sync: learner published version {version}, the engines read back {found}"
@@ -158,9 +154,7 @@ class RolloutPool(Pool):
         index = self._turn = (self._turn + 1) % len(self.handles)
         while True:
             try:
-                return await asyncio.wait_for(
-                    getattr(self.handles[index], method).remote(*arguments), START_S
-                )
+                return await asyncio.wait_for(getattr(self.handles[index], method).remote(*arguments), START_S)
             except (RayError, TimeoutError) as error:
                 if isinstance(error, ValueError):  # the user's data, not the worker: it would fail again
                     raise
@@ -291,15 +285,6 @@ def missing(reply: Reply, reason: str) -> Judged:
     verdict = Missing(judge="pool", reason=reason, retryable=True)
     axes = {"semantic": verdict, "acoustic": verdict}
     return Judged(prompt_id=reply.prompt_id, index=reply.index, axes=axes, reward=verdict, transcript=None)
-
-
-def reason_of(error: BaseException, deadline: float | None = None) -> str:
-    """An error on one line: the cause that a Ray error carries, without its traceback."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time" if deadline is None else f"not finished within {deadline:g} s"
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"[:400]
 
 
 async def _answer(reference: Awaitable[Judged]) -> Judged:

@@ -230,17 +230,23 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_worker(world: Path, tmp_path: Path) -
         [sys.executable, "-m", "actors.driver", *SETTINGS, *data, f"run.root={tmp_path}", "run.name=cut",
          "run.steps=500", "run.checkpoint_every=0", "learner.ranks=1"],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
     )  # fmt: skip
     first = tmp_path / "cut" / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while not first.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.2)
     workers = psutil.Process(process.pid).children(recursive=True)
-    assert workers
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) == 130
-    _, alive = psutil.wait_procs(workers, timeout=20)
-    assert alive == []
+    try:
+        assert workers
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 130
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert alive == []
+    finally:
+        for left in (process, *workers):
+            if psutil.pid_exists(left.pid):
+                left.kill()
     (snapshot,) = snapshots(tmp_path / "cut")
     assert check(snapshot) == []
 
