@@ -154,7 +154,8 @@ class RolloutPool(Pool):
         index = self._turn = (self._turn + 1) % len(self.handles)
         while True:
             try:
-                return await asyncio.wait_for(getattr(self.handles[index], method).remote(*arguments), START_S)
+                answer = getattr(self.handles[index], method).remote(*arguments)
+                return await asyncio.wait_for(answer, START_S)
             except (RayError, TimeoutError) as error:
                 if isinstance(error, ValueError):  # the user's data, not the worker: it would fail again
                     raise
