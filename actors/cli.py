@@ -60,7 +60,7 @@ def _other(given: list[str]) -> int:
         findings = list(examine())
         print("\n".join(str(finding) for finding in findings))
         return OK if all(finding.ok or not finding.needed for finding in findings) else FAILED
-    from actors import commands
+    from actors import alone, commands
 
     match chosen.command:
         case "report":
@@ -70,9 +70,9 @@ def _other(given: list[str]) -> int:
         case "data":
             return commands.data_check(chosen.manifest, chosen.max_seconds)
         case "say":
-            return commands.say(chosen.prompt, chosen.out, chosen.model)
+            return alone.say(chosen.prompt, chosen.out, chosen.model)
         case "eval":
-            return commands.evaluate(chosen.manifest, chosen.model, chosen.json, chosen.limit)
+            return alone.evaluate(chosen.manifest, chosen.model, chosen.json, chosen.limit)
     raise AssertionError(chosen.command)
 
 

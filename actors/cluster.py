@@ -191,11 +191,11 @@ class Cluster:
                     **claims,  # type: ignore[arg-type]
                 )
                 return
-            except (
-                Exception
-            ) as error:  # Ray raises a bare Exception when a busy machine makes it miss its own deadline
+            except BaseException as error:  # of Ray, when a busy machine makes it miss a deadline; or Ctrl-C
                 ray.shutdown()
                 shutil.rmtree(self._folder, ignore_errors=True)
+                if not isinstance(error, Exception):
+                    raise
                 if attempt == 3:
                     raise RunError(
                         f"Ray does not start on this machine: {error} (see `wavgate doctor`)"

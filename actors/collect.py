@@ -17,6 +17,7 @@ from typing import Any
 from actors.decide import Group, Key, reward_of
 from actors.errors import JudgeOutage, RunError, UserError
 from actors.pool import JudgePool, RolloutPool, SpeechLost
+from conf.schema import RolloutConfig
 from judge.types import Judged, Missing, Scored, Task
 from rollout.types import Prompt, Reply, Sampling
 from speech.dataset import Example
@@ -44,6 +45,13 @@ def task_of(row: Row) -> Task:
     match, answer = (row.answer.match, row.answer.value) if row.answer else (None, None)
     return Task(
         task_type=row.task_type, question=row.question_text, match=match, answer=answer, style=row.style
+    )
+
+
+def greedy_sampling(config: RolloutConfig) -> Sampling:
+    """One reply per prompt, the likeliest token each time; the rest as in training."""
+    return Sampling(
+        group_size=1, temperature=0.0, max_new_tokens=config.max_new_tokens, seed=0, grammar=config.grammar
     )
 
 

@@ -11,6 +11,7 @@ The driver holds ids, numbers and references, never audio or weights.
 """
 
 import asyncio
+import signal
 import sys
 import time
 from pathlib import Path
@@ -150,7 +151,7 @@ class Driver:
         self._run.event("checkpoint", f"wrote {path.name}")
 
     async def _interrupted(self) -> None:
-        """Ctrl-C: let a running optimiser step end, then save."""
+        """Ctrl-C or SIGTERM: let a running optimiser step end, then save."""
         self._monitor.say("interrupted: writing a checkpoint (again to stop at once)")
         self._batches.cancel()
         if not checkpoint.folder(self._run.path, self._state.step).exists():
@@ -184,10 +185,20 @@ def run(job: Job) -> RunDirectory:
         monitor.say(f"run directory: {directory.path}")
         fleet = Fleet(job.config, job.layout, directory)
         try:
-            asyncio.run(Driver(job, directory, fleet, monitor).train())
+            asyncio.run(_until_terminated(Driver(job, directory, fleet, monitor)))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
         finally:
             fleet.close()
     return directory
+
+
+async def _until_terminated(driver: Driver) -> None:
+    """SIGTERM, which schedulers send, does what Ctrl-C does, also where a shell has SIGINT ignored."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # in place of Ray's own
+    await driver.train()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from actors.collect import Harvest, encode, harvest, mean, task_of
+from actors.collect import Harvest, encode, greedy_sampling, harvest, mean, task_of
 from actors.decide import reward_of
 from actors.fleet import Fleet
 from actors.monitor import Monitor
@@ -17,7 +17,7 @@ from actors.record import RunDirectory
 from conf.schema import RolloutConfig
 from judge.types import Judged
 from report.records import Evaluation, Sample
-from rollout.types import Prompt, Reply, Sampling
+from rollout.types import Prompt, Reply
 from speech.dataset import Example
 from speech.manifest import Row
 
@@ -96,13 +96,17 @@ async def greedy(
     progress: Callable[[int, int], None] = lambda replies, tokens: None,
 ) -> Harvest:
     """One judged greedy reply per row."""
-    sampling = Sampling(
-        group_size=1, temperature=0.0, max_new_tokens=config.max_new_tokens, seed=0, grammar=config.grammar
-    )
     prompts = [Prompt(id=example.row_id, ids=example.prompt) for example in examples]
     tasks = {row.id: task_of(row) for row in rows}
     return await harvest(
-        rollout, judges, prompts, tasks, sampling, deadline=config.deadline_s, audio=audio, progress=progress
+        rollout,
+        judges,
+        prompts,
+        tasks,
+        greedy_sampling(config),
+        deadline=config.deadline_s,
+        audio=audio,
+        progress=progress,
     )
 
 

@@ -85,7 +85,9 @@ def test_without_uv_the_recipe_gets_it_into_the_environment_first(
     made, got, install = printed(machine, tmp_path)
     assert made.endswith("-m venv --clear .venv")
     assert got == ".venv/bin/python -m pip install --quiet uv"
-    assert install.startswith(".venv/bin/uv pip install --compile-bytecode --python .venv/bin/python -c constraints.txt")
+    assert install.startswith(
+        ".venv/bin/uv pip install --compile-bytecode --python .venv/bin/python -c constraints.txt"
+    )
 
 
 @pytest.mark.parametrize("own_folder", [False, True])
@@ -113,7 +115,10 @@ def test_an_image_gets_the_dependencies_without_the_project_or_the_tools_for_tes
     add_uv(machine)
     machine["WAVGATE_EXTRA"] = "gpu"
     (install,) = printed(machine, tmp_path, "--into", "python3")
-    assert install == "uv pip install --compile-bytecode --python python3 -c constraints.txt -r pyproject.toml --extra gpu"
+    assert (
+        install
+        == "uv pip install --compile-bytecode --python python3 -c constraints.txt -r pyproject.toml --extra gpu"
+    )
 
 
 @pytest.mark.parametrize("from_file", [False, True])
@@ -160,10 +165,14 @@ def test_a_second_install_has_nothing_to_do(machine: dict[str, str], tmp_path: P
     (checkout / ".venv/bin/python").symlink_to(sys.executable)
     for _ in range(2):
         subprocess.run([checkout / "docker/install.sh"], env=machine, check=True, capture_output=True)
-    assert sum("pip install --compile-bytecode --python" in line for line in calls.read_text().splitlines()) == 1
+    assert (
+        sum("pip install --compile-bytecode --python" in line for line in calls.read_text().splitlines()) == 1
+    )
     (checkout / "pyproject.toml").write_text("# changed")
     subprocess.run([checkout / "docker/install.sh"], env=machine, check=True, capture_output=True)
-    assert sum("pip install --compile-bytecode --python" in line for line in calls.read_text().splitlines()) == 2
+    assert (
+        sum("pip install --compile-bytecode --python" in line for line in calls.read_text().splitlines()) == 2
+    )
 
 
 def test_a_machine_without_the_right_python_is_told_so_in_one_line(

@@ -224,13 +224,20 @@ def test_eval_finds_what_the_run_found_after_training(run: Path, world: Path, tm
     assert (found["count"], found["heard_right"], found["wer"]) == (6, after.heard_right, after.wer)
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_no_worker(world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "interrupts"),
+    [(signal.SIGINT, signal.SIG_DFL), (signal.SIGTERM, signal.SIG_IGN)],  # a background shell ignores SIGINT
+    ids=["ctrl-c", "sigterm"],
+)
+def test_an_interrupt_leaves_a_checkpoint_and_no_worker(
+    sent: signal.Signals, interrupts: signal.Handlers, world: Path, tmp_path: Path
+) -> None:
     data = [f"data.{split}={world / split}.jsonl" for split in ("train", "validation", "test")]
     process = subprocess.Popen(
         [sys.executable, "-m", "actors.driver", *SETTINGS, *data, f"run.root={tmp_path}", "run.name=cut",
          "run.steps=500", "run.checkpoint_every=0", "learner.ranks=1"],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, interrupts),
     )  # fmt: skip
     first = tmp_path / "cut" / "metrics.jsonl"
     deadline = time.monotonic() + 300
@@ -239,7 +246,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_worker(world: Path, tmp_path: Path) -
     workers = psutil.Process(process.pid).children(recursive=True)
     try:
         assert workers
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         assert process.wait(timeout=120) == 130
         _, alive = psutil.wait_procs(workers, timeout=20)
         assert alive == []

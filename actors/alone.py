@@ -1,0 +1,140 @@
+"""One checkpoint in this process, without Ray: ``wavgate say`` and ``wavgate eval``."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.errors import UserError
+from conf.schema import Config
+from report.records import Evaluation
+from speech.manifest import Row
+
+OK = 0
+SPEECH = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+
+
+def model_of(model: Path | None) -> Config:
+    """Settings to run a checkpoint with: a run's own, on its final/ weights, or the defaults."""
+    from actors.prepare import check_model
+    from conf.load import load, read
+
+    if model is not None and (model / "config.yaml").is_file():
+        config, path = read(model / "config.yaml"), (model / "final").absolute()
+        if not path.is_dir():
+            raise UserError(
+                f"{model}: has no final/ yet: `wavgate export {model}` writes its newest checkpoint"
+            )
+    else:
+        config = load([])
+        path = config.model.path if model is None else model.absolute()
+    check_model(path)
+    declared = path / "wavgate.json"
+    family = json.loads(declared.read_text())["family"] if declared.is_file() else config.model.family
+    return config.model_copy(
+        update={"model": config.model.model_copy(update={"path": path, "family": family})}
+    )
+
+
+def say(prompt: str, out: Path, model: Path | None) -> int:
+    """One greedy reply, from one engine in this process; its words go to stdout, its sound to ``out``."""
+    from speech import audio
+    from speech.families import load_family
+    from speech.families.base import Turn
+
+    if out.suffix not in audio.FORMATS:
+        raise UserError(f"{out}: must end in one of {' '.join(audio.FORMATS)}")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{out}: no folder {out.absolute().parent}")
+    config = model_of(model)
+    family = load_family(config.model.family, config.model.path)
+    try:
+        if prompt.endswith(SPEECH):
+            codec = family.codec()
+            wave = audio.read(Path(prompt), codec.sample_rate, config.data.max_seconds)
+            turn = Turn(role="user", codes=tuple(codec.encode(wave)))
+        else:
+            turn = Turn(role="user", text=prompt)
+        ids = family.prompt([turn])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    text, seconds = asyncio.run(_say(config, ids, out))
+    print(text)
+    print(f"{out}: {seconds:.1f} s" if seconds else "no audio in the reply: nothing written", file=sys.stderr)
+    return OK
+
+
+async def _say(config: Config, ids: tuple[int, ...], out: Path) -> tuple[str, float]:
+    from actors.collect import greedy_sampling
+    from rollout.types import Prompt
+    from rollout.worker import build_worker
+    from speech import audio
+
+    worker = build_worker(config, Path.cwd())
+    sampling = greedy_sampling(config.rollout)
+    try:
+        async for reply, speech in worker.generate([Prompt(id="say", ids=ids)], sampling):
+            if len(speech.wave):
+                audio.write(out, speech.wave, speech.sample_rate)
+            return reply.text, speech.seconds
+    finally:
+        worker.close()
+    raise AssertionError("the engine gave no reply")
+
+
+def evaluate(manifest: Path | None, model: Path | None, to: Path | None, limit: int | None) -> int:
+    """Greedy replies of a checkpoint to a manifest, judged; a table, and JSON on request.
+
+    In this process, without Ray.
+    """
+    from speech.manifest import read
+
+    config = model_of(model)
+    path = (manifest or config.data.test).absolute()
+    rows = read(path, config.data.max_seconds)[:limit]
+    found = asyncio.run(_evaluate(config, path, rows))
+    print(
+        "\n".join(
+            f"{name:<16} {_shown(value)}"
+            for name, value in found.model_dump().items()
+            if name not in ("step", "split", "when", "by_task")
+        )
+    )
+    print("\n".join(f"  {name:<14} {_shown(value)}" for name, value in found.by_task.items()))
+    if to is not None:
+        to.write_text(found.model_dump_json(indent=1) + "\n")
+    return OK
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Evaluation:
+    from actors.collect import Harvest, greedy_sampling, task_of
+    from actors.decide import Group
+    from actors.evaluate import summed_up
+    from judge.panel import panel_from
+    from rollout.types import Prompt
+    from rollout.worker import build_worker
+    from speech.dataset import Encoder
+    from speech.families import load_family
+
+    encoder = Encoder(
+        load_family(config.model.family, config.model.path), manifest.parent, config.data.max_seconds
+    )
+    prompts = [Prompt(id=row.id, ids=encoder.encode(row).prompt) for row in rows]
+    tasks, panel = {row.id: task_of(row) for row in rows}, panel_from(config.judge, Path.cwd())
+    worker = build_worker(config, Path.cwd())
+    sampling = greedy_sampling(config.rollout)
+    try:
+        judged = {}
+        async for reply, speech in worker.generate(prompts, sampling):
+            judged[reply.prompt_id] = (reply, panel.score(reply, speech, tasks[reply.prompt_id]))
+    finally:
+        worker.close()
+    groups = tuple(Group(prompt=prompt, replies=(judged[prompt.id],)) for prompt in prompts)
+    return summed_up(
+        rows, Harvest(groups=groups, generate_s=0.0, judge_s=0.0), step=0, split="test", when="before"
+    )
