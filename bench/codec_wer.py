@@ -46,7 +46,7 @@ def in_domain() -> Recogniser:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=60)
+    parser.add_argument("--rows", type=int, help="default: the whole test set")
     parser.add_argument("--skip-open", action="store_true")
     options = parser.parse_args()
     texts = [row["sft_target_text"] for row in read_rows("test")][: options.rows]

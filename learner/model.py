@@ -177,8 +177,10 @@ def reshard(policy: Policy) -> None:
 
 
 def synchronise_gradients(policy: Policy, on: bool) -> None:
-    """Whether the next backward pass reduces gradients over the ranks (only the last micro-batch of a step
-    does).
+    """Whether the next backward pass reduces gradients over the ranks.
+
+    On CPU only a step's last micro-batch does, for gloo is slow; on GPU each does, for unreduced gradients
+    are as large as the whole model.
     """
     assert isinstance(policy, FSDPModule)
     policy.set_requires_gradient_sync(on)

@@ -75,8 +75,9 @@ class Learner:
         self._reference = frozen(self._load(checkpointing=False)) if needs_reference(config.algo) else None
         learning = config.learner
         self._optimizer = torch.optim.AdamW(
-            self.policy.parameters(), lr=learning.lr, betas=(0.9, 0.95), weight_decay=learning.weight_decay
-        )
+            self.policy.parameters(), lr=learning.lr, betas=(0.9, 0.95), weight_decay=learning.weight_decay,
+            fused=self._device.type == "cuda",  # the default there holds a second copy of the weights
+        )  # fmt: skip
         state.prepare(self.policy, self._optimizer)
         self._version = 0
         self._updates = 0  # of the optimiser: more than one per version when epochs > 1
@@ -210,7 +211,8 @@ class Learner:
         """Leave the step's gradient in the parameters."""
         done = []
         for m, (micro, reference) in enumerate(zip(mine.micros, mine.references, strict=True)):
-            synchronise_gradients(self.policy, m == len(mine.micros) - 1)
+            last = m == len(mine.micros) - 1
+            synchronise_gradients(self.policy, last or self._device.type == "cuda")
             logps, entropies = self.policy(micro)
             before = logps.detach() if old is None else old[m]
             terms = loss_terms(logps, before, reference, micro, weight=weight, algo=algo)

@@ -7,6 +7,7 @@ Invariant: for clips that start and end with 20 ms of silence and last a multipl
 ``encode(a + b) == encode(a) + encode(b)``; ``len(decode(codes)) == 1280 * len(codes)``.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +23,7 @@ from speech.mel import FLOOR, HOP, MELS, SAMPLE_RATE, Floats, griffin_lim, log_m
 BLOCK = 8  # frames in a code
 CEPSTRA = 24  # mel-cepstral coefficients kept
 BENDS = 6  # coefficients kept along time
-FORMAT = "wavgate-mel-codec-1"
+FORMAT = "wavgate-mel-codec-2"
 
 
 class Codec(Protocol):
@@ -81,17 +82,17 @@ class MelCodec:
 
     def save(self, path: Path) -> None:
         """Write codebook and settings as safetensors."""
-        settings = {"format": FORMAT, "iterations": str(self._iterations)}
-        save_file({"codebook": self._book}, path, metadata=settings)
+        settings = json.dumps({"iterations": self._iterations})
+        save_file({"codebook": self._book}, path, metadata={FORMAT: settings})  # one key: the same bytes always
 
     @classmethod
     def load(cls, path: Path) -> "MelCodec":
         """Read what ``save`` wrote; anything else is refused."""
         with safe_open(path, framework="numpy") as stored:
-            settings = stored.metadata() or {}
-            if settings.get("format") != FORMAT:
-                raise ValueError(f"{path}: codec format must be {FORMAT}, got {settings.get('format')}")
-            return cls(stored.get_tensor("codebook"), int(settings["iterations"]))
+            found = stored.metadata() or {}
+            if FORMAT not in found:
+                raise ValueError(f"{path}: codec format must be {FORMAT}, got {', '.join(found) or 'none'}")
+            return cls(stored.get_tensor("codebook"), int(json.loads(found[FORMAT])["iterations"]))
 
     @classmethod
     def fit(cls, waves: Sequence[Floats], size: int, seed: int, rounds: int = 30) -> "MelCodec":

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from bench import gpu
-from bench.gpu_material import NO_KL, Bench, Figure, Shape, reply, rows, speech_batch
-from bench.gpu_receiver import checksum
+from bench.gpu import NO_KL, Bench, Figure, Shape, checksum, reply, rows, speech_batch
 from conf.schema import AlgoConfig
 from learner import ranks
 from learner.batch import pack
@@ -58,11 +57,9 @@ def test_rows_fill_the_tokens_and_a_quarter_are_anchors() -> None:
     assert not speech_batch(wide, anchors=False).anchors
 
 
-@pytest.mark.parametrize(("checkpointing", "foreach"), [(False, True), (True, False)])
-def test_a_learner_step_is_measured(bench: Bench, checkpointing: bool, foreach: bool) -> None:
-    (figure,) = gpu.learner_step(
-        replace(bench, peak=1e12), MICRO, checkpointing=checkpointing, foreach=foreach
-    )
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_learner_step_is_measured(bench: Bench, checkpointing: bool) -> None:
+    (figure,) = gpu.learner_step(replace(bench, peak=1e12), MICRO, checkpointing=checkpointing)
     # embedding and head; per layer: q and o, k and v, mlp, three biases, two norms; the last norm
     layer = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + (64 + 32 + 32) + 2 * 64
     assert figure.found["parameters"] == 2 * 512 * 64 + 2 * layer + 64
@@ -144,7 +141,7 @@ def test_the_program_prints_one_table_and_writes_the_same_as_json(
     assert head.startswith("Some H200, torch ") and written["device"] == "Some H200"
     assert written["peak"] == 989e12
     lines = [Figure(**figure).line() for figure in written["figures"]]
-    assert len(lines) == 2 + 3 + 2 + 2
+    assert len(lines) == 1 + 3 + 2 + 2
     assert printed == [
         *lines,
         "",

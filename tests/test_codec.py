@@ -77,6 +77,14 @@ def test_saved_and_loaded_is_the_same_codec(codec: MelCodec, tmp_path: Path) -> 
     assert again.encode(clip(3, 9)) == codec.encode(clip(3, 9))
 
 
+def test_saving_writes_the_same_bytes_every_time(codec: MelCodec, tmp_path: Path) -> None:
+    written = set()
+    for _ in range(8):
+        codec.save(tmp_path / "codec.safetensors")
+        written.add((tmp_path / "codec.safetensors").read_bytes())
+    assert len(written) == 1
+
+
 def test_fitting_twice_gives_the_same_codebook(codec: MelCodec) -> None:
     again = MelCodec.fit([clip(seed, 8) for seed in range(12)], size=48, seed=0, rounds=5)
     assert np.array_equal(again.decode(range(48)), codec.decode(range(48)))
