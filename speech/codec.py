@@ -83,7 +83,7 @@ class MelCodec:
     def save(self, path: Path) -> None:
         """Write codebook and settings as safetensors."""
         settings = json.dumps({"iterations": self._iterations})
-        save_file({"codebook": self._book}, path, metadata={FORMAT: settings})  # one key: the same bytes always
+        save_file({"codebook": self._book}, path, metadata={FORMAT: settings})  # one key: same bytes
 
     @classmethod
     def load(cls, path: Path) -> "MelCodec":
