@@ -283,7 +283,7 @@ class JudgePool(Pool):
 
 def missing(reply: Reply, reason: str) -> Judged:
     """No verdict on any axis, and why."""
-    verdict = Missing(judge="pool", reason=reason, retryable=True)
+    verdict = Missing(judge="pool", reason=reason, kind="deadline", retryable=True)
     axes = {"semantic": verdict, "acoustic": verdict}
     return Judged(prompt_id=reply.prompt_id, index=reply.index, axes=axes, reward=verdict, transcript=None)
 

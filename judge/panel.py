@@ -57,7 +57,8 @@ class Panel:
         axes: dict[str, Verdict]
         fault = unjudgeable(reply, speech)
         if reply.finish == "abort":
-            axes = self._everywhere(Missing(judge=JUDGE, reason="the reply was cut off by the system"))
+            reason = "the reply was cut off by the system"
+            axes = self._everywhere(Missing(judge=JUDGE, reason=reason, kind="aborted"))
         elif fault is not None:
             axes = self._everywhere(Scored(value=self.scale.lo, judge=FLOOR, why=fault))
             figures |= _figures_of_words(reply.text, "", task)
@@ -67,7 +68,9 @@ class Panel:
                 heard = self._ear.hear(speech)
             except Exception as failure:  # whatever it throws is the judge's failure, not the reply's
                 reason = f"recogniser failed: {type(failure).__name__}: {failure}"
-                axes = self._everywhere(Missing(judge=JUDGE, reason=reason, retryable=True))
+                axes = self._everywhere(
+                    Missing(judge=JUDGE, reason=reason, kind="recogniser", retryable=True)
+                )
             else:
                 transcript = heard.transcript
                 axes, measured = self._judge(reply, speech, task, heard)
@@ -126,8 +129,7 @@ def combine(axes: Mapping[str, Verdict], weights: Mapping[str, float]) -> Verdic
     scored: list[tuple[float, Scored]] = []
     for weight, name, verdict in weighted:
         if isinstance(verdict, Missing):
-            reason = f"{name}: {verdict.reason}"
-            return Missing(judge=verdict.judge, reason=reason, retryable=verdict.retryable)
+            return replace(verdict, reason=f"{name}: {verdict.reason}")
         scored.append((weight, verdict))
     total = sum(weight for weight, _ in scored)
     return Scored(

@@ -5,6 +5,7 @@ There is no third case and no default: nothing in this package turns a failure i
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,47 @@ class Scored:
     cached: bool = False
 
 
+Kind = Literal[
+    "nothing_to_check",  # the task has no checkable answer
+    "aborted",  # the system cut the reply off
+    "recogniser",  # the transcript could not be had
+    "deadline",  # no whole answer in time
+    "network",  # refused, reset, cut off
+    "rate_limited",  # 429 to the end
+    "quota",  # the account is used up: no retry helps
+    "server",  # 5xx to the end
+    "rejected",  # another 4xx
+    "redirect",  # never followed
+    "not_json",  # HTML, truncated, invalid
+    "too_large",  # more bytes than any verdict has
+    "empty",  # no choice, no content
+    "refusal",
+    "malformed",  # no score, several, not a number
+    "out_of_range",
+    "language",  # reasons in a language that was not asked for
+    "wrong_model",
+    "unsure",  # too little probability on the scores
+    "spend_cap",
+    "breaker",  # the endpoint stayed down for longer than a run waits
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
     """No number, and why. ``retryable``: the judge failed, another call may succeed."""
 
     judge: str
     reason: str
+    kind: Kind
     retryable: bool = False
+
+
+class CallFailed(Exception):
+    """A judge call that gave no score."""
+
+    def __init__(self, kind: Kind, reason: str, *, retryable: bool = False) -> None:
+        super().__init__(f"{kind}: {reason}")
+        self.kind, self.reason, self.retryable = kind, reason, retryable
 
 
 Verdict = Scored | Missing

@@ -39,7 +39,7 @@ def score(transcript: str, task: Task, scale: Scale) -> Verdict:
     """Hold what was heard against the expected answer. Missing: nothing to check, which no retry changes."""
     problem = checkable(task)
     if problem is not None or task.answer is None:
-        return Missing(judge=JUDGE, reason=str(problem))
+        return Missing(judge=JUDGE, reason=str(problem), kind="nothing_to_check")
     why = f"heard {transcript!r}, expected {task.match} {task.answer!r}"
     if task.match == "exact":
         value = scale.at(max(0.0, 1.0 - word_error_rate(task.answer, transcript)))

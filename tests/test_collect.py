@@ -8,7 +8,11 @@ from judge.types import Judged, Missing, Scored
 
 
 def judged(reward: float | None) -> Judged:
-    verdict = Missing(judge="j", reason="HTTP 503") if reward is None else Scored(value=reward, judge="j")
+    verdict = (
+        Missing(judge="j", reason="HTTP 503", kind="server")
+        if reward is None
+        else Scored(value=reward, judge="j")
+    )
     return Judged(prompt_id="p", index=0, axes={}, reward=verdict, transcript=None)
 
 

@@ -24,7 +24,9 @@ def group(name: str, rewards: list[float | None]) -> Group:
 
     def judged(index: int, reward: float | None) -> Judged:
         verdict: Verdict = (
-            Missing(judge="x", reason="broken") if reward is None else Scored(value=reward, judge="x")
+            Missing(judge="x", reason="broken", kind="server")
+            if reward is None
+            else Scored(value=reward, judge="x")
         )
         return Judged(
             prompt_id=name, index=index, axes={"semantic": verdict}, reward=verdict, transcript=None

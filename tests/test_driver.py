@@ -167,7 +167,7 @@ def judged(record: RolloutRecord) -> tuple[Reply, Judged]:
         finish=record.finish, text=record.text, well_formed=True,
     )  # fmt: skip
     reward: Verdict = (
-        Missing(judge="x", reason=record.missing or "")
+        Missing(judge="x", reason=record.missing or "", kind="server")
         if record.reward is None
         else Scored(value=record.reward, judge="x")
     )

@@ -146,7 +146,9 @@ def test_an_axis_of_weight_zero_is_reported_but_not_counted() -> None:
 
 VERDICT = st.one_of(
     st.builds(Scored, value=st.floats(1, 5), judge=st.just("j/1"), spread=st.floats(0, 2)),
-    st.builds(Missing, judge=st.just("j/1"), reason=st.just("down"), retryable=st.booleans()),
+    st.builds(
+        Missing, judge=st.just("j/1"), reason=st.just("down"), kind=st.just("server"), retryable=st.booleans()
+    ),
 )
 
 

@@ -222,7 +222,7 @@ def test_a_late_verdict_is_missing_and_the_others_are_not(cluster: Cluster, mark
     late = [(r.prompt_id, r.index) for r, judged in found if isinstance(judged.reward, Missing)]
     assert late == [("p1", 2)]
     assert next(j.reward for r, j in found if (r.prompt_id, r.index) == ("p1", 2)) == Missing(
-        judge="pool", reason="deadline", retryable=True
+        judge="pool", reason="deadline", kind="deadline", retryable=True
     )
 
 
