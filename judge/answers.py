@@ -1,0 +1,259 @@
+"""The three ways a judge can answer, each asked for in words and settings and read strictly.
+
+    logprobs   one digit; the score is its expectation under the probabilities of the digits
+    schema     a JSON object {reason, score} that the endpoint is made to keep to
+    tagged     free text that ends in <score>n</score>
+
+Invariant: a reading is a number the judge gave, or ``CallFailed`` says why there is none. Nothing is
+repaired, nothing is guessed, and of two scores none is taken.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, isfinite, sqrt
+from typing import Any, Literal, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from judge.types import CallFailed, Kind
+
+Mode = Literal["logprobs", "schema", "tagged"]
+Logprobs = Sequence[Sequence[tuple[str, float]]]  # per generated token: top alternatives, natural log
+
+ENOUGH = 0.5  # probability that must lie on the labels
+TOP = 20  # alternatives asked for; the most that the usual endpoints give
+DIGIT_TOKENS = 8  # a digit, a blank, an end: a judge that says more is cut off, and refused
+REASON_TOKENS = 400
+COMMON = set(
+    "the is and of to it that but with not was were are this answer reply speech user clear no in".split()
+)
+BOUNDS = {"greater_than_equal", "less_than_equal"}
+
+Reply = TypeVar("Reply", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ScoreReply(_Strict):
+    """What a judge returns for one case."""
+
+    reason: str
+    score: int = Field(ge=1, le=5)
+
+
+class ChoiceReply(_Strict):
+    """What a judge returns for two replies; T: they are equally good."""
+
+    reason: str
+    choice: Literal["A", "B", "T"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What is asked: the field, its labels with the number each stands for, and the shape of the JSON."""
+
+    field: str
+    means: str
+    numbers: Mapping[str, float]
+    reply: type[BaseModel]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What one call said. ``own_std``: of the judge's own distribution; None when it shows none."""
+
+    number: float
+    own_std: float | None
+    reason: str
+
+
+SCORE = Form(
+    field="score",
+    means="the level, a whole number from 1 to 5",
+    numbers={str(level): float(level) for level in range(1, 6)},
+    reply=ScoreReply,
+)
+CHOICE = Form(
+    field="choice",
+    means="A when reply A is better, B when reply B is better, T when neither is",
+    numbers={"A": 1.0, "B": 0.0, "T": 0.5},
+    reply=ChoiceReply,
+)
+
+
+def rule(form: Form, mode: Mode) -> str:
+    """The words that tell the judge how to answer."""
+    if mode == "logprobs":
+        return f"Answer with a single character and nothing else: {form.means}."
+    if mode == "schema":
+        return (
+            'Answer with one JSON object of two fields in this order: "reason", one or two English '
+            f'sentences, then "{form.field}", {form.means}.'
+        )
+    return (
+        "Give your reason in one or two English sentences. Then end your answer with "
+        f"<{form.field}>n</{form.field}>, once, where n is {form.means}."
+    )
+
+
+def settings(form: Form, mode: Mode, temperature: float, *, forced: bool = False) -> dict[str, Any]:
+    """The request fields of a mode. ``forced``: only a label can be said (vLLM's option)."""
+    if mode == "logprobs":  # greedy: the draw is not used, its distribution is
+        body: dict[str, Any] = {"max_tokens": DIGIT_TOKENS, "temperature": 0}
+        body |= {"logprobs": True, "top_logprobs": TOP}
+        return body | (enforced(form) if forced else {})
+    body = {"max_tokens": REASON_TOKENS, "temperature": temperature}
+    if mode == "tagged":
+        return body
+    return body | shaped(form.field, json_schema(form))
+
+
+def shaped(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The request field that makes the answer keep to a JSON schema."""
+    shape = {"name": name, "strict": True, "schema": schema}
+    return {"response_format": {"type": "json_schema", "json_schema": shape}}
+
+
+def enforced(form: Form) -> dict[str, Any]:
+    """vLLM's request field that lets nothing be said but a label."""
+    return {"structured_outputs": {"choice": list(form.numbers)}}
+
+
+def json_schema(form: Form) -> dict[str, Any]:
+    """Written out: an enum is understood by endpoints that know no bounds."""
+    labels: list[Any] = [int(label) if label.isdigit() else label for label in form.numbers]
+    kind = "integer" if all(isinstance(label, int) for label in labels) else "string"
+    return {
+        "type": "object",
+        "properties": {"reason": {"type": "string"}, form.field: {"type": kind, "enum": labels}},
+        "required": ["reason", form.field],
+        "additionalProperties": False,
+    }
+
+
+def read(form: Form, mode: Mode, text: str, logprobs: Logprobs) -> Reading:
+    """The judge's answer as a number. CallFailed: malformed, out_of_range, language, unsure."""
+    if mode == "logprobs":
+        return expectation(form, text, logprobs)
+    if mode == "schema":
+        fields = json_reply(form.reply, text).model_dump()
+        label, reason = str(fields[form.field]), str(fields["reason"])
+    else:
+        label, reason = tag_content(form.field, text)
+        if label not in form.numbers:
+            _refuse_label(form, label)
+    check_english(reason)
+    return Reading(number=form.numbers[label], own_std=None, reason=reason.strip())
+
+
+def expected_score(text: str, logprobs: Logprobs) -> Reading:
+    """Expectation of the score under the probabilities of its digit."""
+    return read(SCORE, "logprobs", text, logprobs)
+
+
+def schema_score(text: str) -> Reading:
+    """The score of a JSON reply."""
+    return read(SCORE, "schema", text, [])
+
+
+def tagged_score(text: str) -> Reading:
+    """The score of a reply that ends in its only <score>n</score>."""
+    return read(SCORE, "tagged", text, [])
+
+
+def expectation(form: Form, text: str, logprobs: Logprobs) -> Reading:
+    """Mean and deviation of the numbers that the labels stand for, where the label was generated.
+
+    Tokens that differ in blanks alone are one label. The text must be a label by itself: of "4.5", "45" and
+    "4 of 10" the first token would say 4. CallFailed unsure: the labels have less than half the probability.
+    """
+    said = text.strip()
+    if said not in form.numbers:
+        _refuse_label(form, said)
+    label = next((token for token in logprobs if _likeliest(token).strip()), None)
+    if label is None:
+        raise CallFailed("malformed", "the answer came without token probabilities")
+    weights = dict.fromkeys(form.numbers, 0.0)
+    for sign, logprob in label:
+        if not logprob <= 1e-3:  # NaN as well
+            raise CallFailed("malformed", f"a log-probability must not be positive: got {logprob}")
+        if sign.strip() in weights:
+            weights[sign.strip()] += exp(logprob)
+    mass = sum(weights.values())
+    if mass < ENOUGH:
+        raise CallFailed("unsure", f"the labels must have a probability of at least {ENOUGH}: got {mass:.3f}")
+    if not weights[said] or mass > 1.01:
+        raise CallFailed("malformed", f"the probabilities are not those of the answer {said!r}: {weights}")
+    shares = {name: weight / mass for name, weight in weights.items()}
+    mean = sum(share * form.numbers[name] for name, share in shares.items())
+    mean = min(max(mean, min(form.numbers.values())), max(form.numbers.values()))  # rounding
+    variance = sum(share * (form.numbers[name] - mean) ** 2 for name, share in shares.items())
+    seen = " ".join(f"{name}:{share:.2f}" for name, share in shares.items() if share >= 0.005)
+    return Reading(number=mean, own_std=sqrt(variance), reason=f"probabilities {seen}")
+
+
+def json_reply(shape: type[Reply], text: str) -> Reply:
+    """One JSON object of the shape's fields in order, none twice. CallFailed: malformed, out_of_range."""
+    try:
+        fields = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise CallFailed("malformed", f"the answer must be a JSON object: {error}: {quoted(text)}") from error
+    if not isinstance(fields, dict) or list(fields) != list(shape.model_fields):
+        raise CallFailed("malformed", f"the answer must have {list(shape.model_fields)}: got {quoted(text)}")
+    try:
+        return shape.model_validate(fields)
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False)
+        kind: Kind = "out_of_range" if first["type"] in BOUNDS else "malformed"
+        raise CallFailed(kind, f"{first['msg']}: got {quoted(text)}") from error
+
+
+def tag_content(tag: str, text: str) -> tuple[str, str]:
+    """(content, what stands before it) of the only <tag>, with which the text ends. CallFailed: malformed."""
+    opened = len(re.findall(rf"<\s*/?\s*{tag}\b", text, re.IGNORECASE))
+    match = re.fullmatch(rf"(.*)<{tag}>([^<>]*)</{tag}>\s*", text, re.DOTALL)
+    if match is None or opened != 2:
+        rule = f"the answer must end with its only <{tag}>...</{tag}>"
+        raise CallFailed("malformed", f"{rule}: got {quoted(text)}")
+    return match[2].strip(), match[1]
+
+
+def check_english(reason: str) -> None:
+    """CallFailed language: another script, or eight words and more without one common English word."""
+    letters = [sign for sign in reason if sign.isalpha()]
+    ascii_letters = sum(sign.isascii() for sign in letters)
+    words = re.findall(r"[a-z']+", reason.lower())
+    foreign = len(words) >= 8 and not COMMON & set(words)
+    if ascii_letters < 0.8 * len(letters) or foreign:
+        raise CallFailed("language", f"the reason must be English: got {quoted(reason)}")
+
+
+def quoted(text: str) -> str:
+    """The start of an answer, for a reason that people read."""
+    return repr(text if len(text) <= 120 else f"{text[:120]}...")
+
+
+def _refuse_label(form: Form, label: str) -> NoReturn:
+    asked = f"{form.field} must be one of {' '.join(form.numbers)}: got {quoted(label)}"
+    is_number = re.fullmatch(r"[+-]?[0-9]{1,9}(\.[0-9]+)?", label) is not None
+    inside = is_number and min(form.numbers.values()) <= float(label) <= max(form.numbers.values())
+    raise CallFailed("out_of_range" if is_number and not inside else "malformed", asked)
+
+
+def _likeliest(alternatives: Sequence[tuple[str, float]]) -> str:
+    return max(alternatives, key=lambda pair: pair[1] if isfinite(pair[1]) else -1e9, default=("", 0.0))[0]
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field occurs twice")
+    return fields
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

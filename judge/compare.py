@@ -1,0 +1,149 @@
+"""Pairs of replies to one prompt, each asked in both orders -> win rates on the scale.
+
+Invariant: a pair counts only when both orders came, so that a leaning to the first reply cancels; a reply has
+a rate only when all its pairs with the other survivors have. What is missing alone decides who leaves.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import permutations
+from math import sqrt
+
+from judge.answers import CHOICE, rule, settings
+from judge.caller import Caller, Question
+from judge.openai_judge import missing, on_scale, reading, settled
+from judge.probe import Capabilities
+from judge.rubric import DATA, Message, Rubric, audio_parts, text_parts
+from judge.types import CallFailed, Scale, Scored, Task, Verdict
+from rollout.types import Speech
+
+VERSION = 1
+Pair = tuple[int, int]  # (shown as A, shown as B)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One reply of a group: its sound and what a recogniser heard in it."""
+
+    transcript: str
+    speech: Speech
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Share of the others that a reply beats, a tie half; ``spread``: of the mean, by the two orders."""
+
+    share: float
+    spread: float
+
+
+async def pairwise(
+    caller: Caller,
+    capabilities: Capabilities,
+    rubric: Rubric,
+    task: Task,
+    candidates: Sequence[Candidate],
+    user_audio: Speech | None,
+    *,
+    scale: Scale,
+    temperature: float,
+) -> list[Verdict]:
+    """A verdict per candidate, in order: n (n - 1) calls. ValueError: fewer than two candidates."""
+    if len(candidates) < 2:
+        raise ValueError(f"a comparison needs at least two replies: got {len(candidates)}")
+    pairs: list[Pair] = list(permutations(range(len(candidates)), 2))
+    heard = user_audio if rubric.hears_user else None
+    kind = f"pairwise-{VERSION}:{rubric.id}"
+    name = f"openai({caller.model} {kind} {capabilities.mode})"
+
+    def question(first: int, second: int) -> Question:
+        shown = {"A": candidates[first], "B": candidates[second]}
+        spoken = [candidate.speech for candidate in shown.values() if rubric.hears_reply]
+        return Question(
+            judge=name,
+            rubric=kind,
+            messages=comparison(rubric, task, shown, heard, answer_rule=rule(CHOICE, capabilities.mode)),
+            settings=settings(CHOICE, capabilities.mode, temperature, forced=capabilities.forced),
+            clips=(*((heard,) if heard else ()), *spoken),
+            repeat=0,
+            read=partial(reading, CHOICE, capabilities),
+        )
+
+    outcomes = dict(zip(pairs, await settled(caller, [question(*pair) for pair in pairs]), strict=True))
+    scores = {pair: found[0] for pair, found in outcomes.items() if not isinstance(found, CallFailed)}
+    rates = win_rates({pair: score.value for pair, score in scores.items()}, len(candidates))
+
+    def verdict(index: int) -> Verdict:
+        own = [pair for pair in pairs if index in pair]
+        if index not in rates:
+            # Whoever left missed a pair, and so did the other of the last two.
+            return missing(
+                next(found for pair in own if isinstance(found := outcomes[pair], CallFailed)), name
+            )
+        rate = rates[index]
+        why = f"beats {rate.share:.2f} of the others"
+        cached = all(scores[pair].cached for pair in own if pair in scores)
+        won = Scored(value=rate.share, judge=name, spread=rate.spread, why=why, cached=cached)
+        return on_scale(won, 0.0, 1.0, scale)
+
+    return [verdict(index) for index in range(len(candidates))]
+
+
+def comparison(
+    rubric: Rubric,
+    task: Task,
+    shown: Mapping[str, Candidate],
+    user_audio: Speech | None,
+    *,
+    answer_rule: str,
+) -> list[Message]:
+    """The chat that holds named replies to one prompt against each other, by a rubric's brief and levels."""
+    listed = "\n".join(f"{level}. {words}" for level, words in enumerate(rubric.levels, start=1))
+    system = (
+        f"{rubric.system}\n\n{DATA}\n\nHere you compare replies to one and the same request. These levels "
+        f"say what is better:\n{listed}\n\nThe order in which the replies come means nothing. Do not call "
+        f"one better for a difference that a listener would not notice.\n\n{answer_rule}"
+    )
+    texts = {"request": task.question} if rubric.reads else {}
+    if rubric.hears_reply and task.style is not None:
+        texts["manner asked for"] = task.style
+    if rubric.reads:
+        texts |= {f"transcript {name}": candidate.transcript for name, candidate in shown.items()}
+    audio = {"What the user said": user_audio} if user_audio is not None else {}
+    if rubric.hears_reply:
+        audio |= {f"Reply {name}": candidate.speech for name, candidate in shown.items()}
+    user = {"role": "user", "content": [*text_parts(texts), *audio_parts(audio)]}
+    return [{"role": "system", "content": system}, user]
+
+
+def win_rates(chances: Mapping[Pair, float], count: int) -> dict[int, Rate]:
+    """Win rates of ``count`` replies among those that are left when whoever misses most pairs has gone.
+
+    ``chances``: (a, b) -> chance that a, shown first, is better; an order that did not come is not in it.
+    Fewer than two survivors: nobody has a rate.
+    """
+    left = survivors(chances, count)
+    rates: dict[int, Rate] = {}
+    for one in left:
+        others = [other for other in left if other != one]
+        orders = [(chances[one, other], 1 - chances[other, one]) for other in others]
+        share = sum((first + second) / 2 for first, second in orders) / len(others)
+        spread = sqrt(sum(((first - second) / 2) ** 2 for first, second in orders)) / len(others)
+        rates[one] = Rate(share=share, spread=spread)
+    return rates
+
+
+def survivors(chances: Mapping[Pair, float], count: int) -> list[int]:
+    """Replies with every pair in both orders; whoever misses most leaves first, of equals the last."""
+    left = list(range(count))
+    while True:
+        lost = {
+            one: sum(
+                (one, other) not in chances or (other, one) not in chances for other in left if other != one
+            )
+            for one in left
+        }
+        if not any(lost.values()):
+            return left if len(left) > 1 else []
+        left.remove(max(left, key=lambda one: (lost[one], one)))

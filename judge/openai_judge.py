@@ -1,0 +1,134 @@
+"""The API judge: one reply, one axis, k readings of an OpenAI-compatible model -> a verdict.
+
+Invariant: a verdict is the mean of exactly k readings, or it is Missing: a mean over those that happened to
+arrive would be noisier than its neighbours, and which ones arrive is not chance.
+"""
+
+import asyncio
+from functools import partial
+from statistics import fmean, pstdev
+
+from judge.answers import SCORE, Form, Reading, read, rule, settings
+from judge.caller import Caller, Question
+from judge.chat import Answer
+from judge.probe import Capabilities
+from judge.rubric import Rubric, messages
+from judge.types import CallFailed, Missing, Scale, Scored, Task, Verdict
+from rollout.types import Speech
+
+LOWEST, HIGHEST = min(SCORE.numbers.values()), max(SCORE.numbers.values())
+
+
+class OpenAIJudge:
+    """Scores what is heard. ``temperature`` is for schema and tagged answers; token probabilities need none.
+
+    Example:
+        judge = OpenAIJudge(caller, await probe(...), scale=Scale(), repeats=2, temperature=0.7)
+        verdict = await judge.score(ACOUSTIC, task, transcript, speech, None)
+    """
+
+    def __init__(
+        self, caller: Caller, capabilities: Capabilities, *, scale: Scale, repeats: int, temperature: float
+    ) -> None:
+        if repeats < 1:
+            raise ValueError(f"repeats must be at least 1: got {repeats}")
+        if not 0 <= temperature <= 2:
+            raise ValueError(f"temperature must lie in [0, 2]: got {temperature}")
+        self.caller, self.capabilities, self.scale = caller, capabilities, scale
+        self.temperature = temperature
+        self._repeats = repeats
+
+    def name(self, rubric: str) -> str:
+        """Provenance of a verdict: model, rubric and version, way of answering."""
+        return f"openai({self.caller.model} {rubric} {self.capabilities.mode})"
+
+    async def score(
+        self, rubric: Rubric, task: Task, transcript: str, speech: Speech, user_audio: Speech | None
+    ) -> Verdict:
+        """Judge one axis of one reply that can be judged (``panel.unjudgeable`` has said so).
+
+        ``transcript``: what a recogniser heard in ``speech``. ``spread``: population deviation over the
+        repeats, on the scale; one repeat knows none. ValueError: audio is asked for and cannot be heard.
+        """
+        questions = [
+            self._question(rubric, task, transcript, speech, user_audio, repeat)
+            for repeat in range(self._repeats)
+        ]
+        name = self.name(rubric.id)
+        verdict = combined(await settled(self.caller, questions), name)
+        return verdict if isinstance(verdict, Missing) else on_scale(verdict, LOWEST, HIGHEST, self.scale)
+
+    def _question(
+        self,
+        rubric: Rubric,
+        task: Task,
+        transcript: str,
+        speech: Speech,
+        user_audio: Speech | None,
+        repeat: int,
+    ) -> Question:
+        mode = self.capabilities.mode
+        heard = user_audio if rubric.hears_user else None
+        return Question(
+            judge=self.name(rubric.id),
+            rubric=rubric.id,
+            messages=messages(
+                rubric, task, transcript, speech, heard, answer_rule=rule(SCORE, mode), repeat=repeat
+            ),
+            settings=settings(SCORE, mode, self.temperature, forced=self.capabilities.forced),
+            clips=(*((heard,) if heard else ()), *((speech,) if rubric.hears_reply else ())),
+            repeat=repeat,
+            read=partial(reading, SCORE, self.capabilities),
+        )
+
+
+def reading(form: Form, capabilities: Capabilities, answer: Answer) -> list[Reading]:
+    """An answer to a question of one number."""
+    return [read(form, capabilities.mode, answer.text, answer.logprobs)]
+
+
+async def settled(caller: Caller, questions: list[Question]) -> list[list[Scored] | CallFailed]:
+    """Each question's scores or failure, in order; all are waited for: what was paid for is cached."""
+    asked = await asyncio.gather(*map(caller.call, questions), return_exceptions=True)
+    found: list[list[Scored] | CallFailed] = []
+    for outcome in asked:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, CallFailed):
+            raise outcome
+        found.append(outcome)
+    return found
+
+
+def combined(outcomes: list[list[Scored] | CallFailed], judge: str) -> Verdict:
+    """Mean and spread over the repeats of one question; Missing as soon as one of them is."""
+    scores: list[Scored] = []
+    for outcome in outcomes:
+        if isinstance(outcome, CallFailed):
+            return missing(outcome, judge)
+        scores += outcome
+    values = [score.value for score in scores]
+    return Scored(
+        value=fmean(values),
+        judge=judge,
+        spread=pstdev(values),
+        why=" | ".join(dict.fromkeys(score.why for score in scores)),
+        cached=all(score.cached for score in scores),
+    )
+
+
+def missing(failure: CallFailed, judge: str) -> Missing:
+    """The failure as a verdict."""
+    return Missing(judge=judge, reason=failure.reason, kind=failure.kind, retryable=failure.retryable)
+
+
+def on_scale(score: Scored, lowest: float, highest: float, scale: Scale) -> Scored:
+    """A score between ``lowest`` and ``highest`` moved linearly onto the scale, its spread with it."""
+    fraction = min(
+        1.0, max(0.0, (score.value - lowest) / (highest - lowest))
+    )  # of rounding, a mean is inside
+    return Scored(
+        value=scale.at(fraction),
+        judge=score.judge,
+        spread=score.spread * (scale.hi - scale.lo) / (highest - lowest),
+        why=score.why,
+        cached=score.cached,
+    )

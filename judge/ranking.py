@@ -1,0 +1,140 @@
+"""A whole group ranked in one call -> win rates on the scale.
+
+Invariant: a ranking names every reply once, or it is none. Repeats show the group in another order each (odd
+ones backwards), so that a leaning to a place shows as spread.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+
+from pydantic import BaseModel, ConfigDict
+
+from judge.answers import REASON_TOKENS, Mode, Reading, check_english, json_reply, quoted, shaped, tag_content
+from judge.caller import Caller, Question
+from judge.chat import Answer
+from judge.compare import Candidate, comparison
+from judge.openai_judge import combined, on_scale, settled
+from judge.probe import Capabilities
+from judge.rubric import Rubric
+from judge.types import CallFailed, Missing, Scale, Task, Verdict
+from rollout.types import Speech
+
+VERSION = 1
+MEANS = "the numbers of all replies, the best one first"
+
+
+class RankingReply(BaseModel):
+    """What a judge returns for a group."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    reason: str
+    ranking: list[int]
+
+
+async def groupwise(
+    caller: Caller,
+    capabilities: Capabilities,
+    rubric: Rubric,
+    task: Task,
+    candidates: Sequence[Candidate],
+    user_audio: Speech | None,
+    *,
+    scale: Scale,
+    repeats: int,
+    temperature: float,
+) -> list[Verdict]:
+    """A verdict per candidate, in order: ``repeats`` calls, all needed. ValueError: fewer than two."""
+    if len(candidates) < 2:
+        raise ValueError(f"a ranking needs at least two replies: got {len(candidates)}")
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1: got {repeats}")
+    mode: Mode = "schema" if capabilities.json_schema else "tagged"
+    heard = user_audio if rubric.hears_user else None
+    kind = f"groupwise-{VERSION}:{rubric.id}"
+    name = f"openai({caller.model} {kind} {mode})"
+
+    def question(repeat: int) -> Question:
+        order = presented(len(candidates), repeat)
+        shown = {str(place): candidates[index] for place, index in enumerate(order, start=1)}
+        spoken = [candidate.speech for candidate in shown.values() if rubric.hears_reply]
+        return Question(
+            judge=name,
+            rubric=kind,
+            messages=comparison(rubric, task, shown, heard, answer_rule=ranking_rule(mode)),
+            settings=_settings(mode, temperature),
+            clips=(*((heard,) if heard else ()), *spoken),
+            repeat=repeat,
+            read=partial(read_ranking, mode, order),
+            readings=len(candidates),
+        )
+
+    outcomes = await settled(caller, [question(repeat) for repeat in range(repeats)])
+    verdicts: list[Verdict] = []
+    for index in range(len(candidates)):
+        own = [found if isinstance(found, CallFailed) else [found[index]] for found in outcomes]
+        verdict = combined(own, name)
+        verdicts.append(verdict if isinstance(verdict, Missing) else on_scale(verdict, 0.0, 1.0, scale))
+    return verdicts
+
+
+def presented(count: int, repeat: int) -> tuple[int, ...]:
+    """Which reply is shown in which place: turned on by one every second repeat, odd repeats backwards."""
+    turned = [(place + repeat // 2) % count for place in range(count)]
+    return tuple(turned if repeat % 2 == 0 else reversed(turned))
+
+
+def ranking_rule(mode: Mode) -> str:
+    """The words that tell the judge how to answer."""
+    if mode == "schema":
+        return (
+            'Answer with one JSON object of two fields in this order: "reason", one or two English '
+            f'sentences, then "ranking", {MEANS}.'
+        )
+    return (
+        "Give your reason in one or two English sentences. Then end your answer with "
+        f"<ranking>...</ranking>, once, and between the tags {MEANS}, with commas between them."
+    )
+
+
+def read_ranking(mode: Mode, order: Sequence[int], answer: Answer) -> list[Reading]:
+    """Share of the others that each reply beats, by its index in the group. CallFailed: no ranking."""
+    places, reason = parse_ranking(mode, answer.text, len(order))
+    check_english(reason)
+    shares = {order[place - 1]: 1 - rank / (len(order) - 1) for rank, place in enumerate(places)}
+    why = f"ranked {[order[place - 1] for place in places]}: {reason.strip()}"
+    return [Reading(number=shares[index], own_std=None, reason=why) for index in range(len(order))]
+
+
+def parse_ranking(mode: Mode, text: str, count: int) -> tuple[list[int], str]:
+    """(places 1..count, best first; the reason). CallFailed: malformed, out_of_range."""
+    if mode == "schema":
+        reply = json_reply(RankingReply, text)
+        places, reason = reply.ranking, reply.reason
+    else:
+        listed, reason = tag_content("ranking", text)
+        if not re.fullmatch(r"[0-9]{1,4}( *, *[0-9]{1,4})*", listed):
+            raise CallFailed("malformed", f"a ranking must be numbers and commas: got {quoted(listed)}")
+        places = [int(place) for place in listed.split(",")]
+    if any(not 1 <= place <= count for place in places):
+        raise CallFailed("out_of_range", f"a ranking must name replies 1 to {count}: got {quoted(text)}")
+    if sorted(places) != list(range(1, count + 1)):
+        raise CallFailed("malformed", f"a ranking must name each of {count} once: got {quoted(text)}")
+    return places, reason
+
+
+def _settings(mode: Mode, temperature: float) -> dict[str, object]:
+    body: dict[str, object] = {"max_tokens": REASON_TOKENS, "temperature": temperature}
+    if mode == "tagged":
+        return body
+    schema = {
+        "type": "object",
+        "properties": {
+            "reason": {"type": "string"},
+            "ranking": {"type": "array", "items": {"type": "integer"}},
+        },
+        "required": ["reason", "ranking"],
+        "additionalProperties": False,
+    }
+    return body | shaped("ranking", schema)
