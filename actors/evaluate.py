@@ -10,8 +10,9 @@ from typing import Literal
 from actors.collect import Harvest, check_outage, encode, greedy_sampling, harvest, mean, task_of
 from actors.decide import reward_of
 from actors.fleet import Fleet
+from actors.judge_pool import JudgePool
 from actors.monitor import Monitor
-from actors.pool import JudgePool, RolloutPool
+from actors.pool import RolloutPool
 from actors.prepare import Job
 from actors.record import RunDirectory
 from conf.schema import RolloutConfig
