@@ -4,6 +4,8 @@ export OMP_NUM_THREADS := 1
 SHELL := /bin/bash
 BIN := .venv/bin
 ARGS ?=
+# Where the GPU build of vLLM is installed a run must use it: engine and learner share one GPU of a private Ray.
+PLACE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo cluster=gpu1 cluster.address=local)
 .DEFAULT_GOAL := help
 .PHONY: help install train test lint bench report tiny-world constraints clean
 
@@ -14,7 +16,7 @@ install:  ## .venv with everything; at once when it is there
 	@docker/install.sh
 
 train: install  ## the main job; make train ARGS="algo=sft run.steps=20"
-	@$(BIN)/wavgate train $(ARGS)
+	@$(BIN)/wavgate train $(PLACE) $(ARGS)
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

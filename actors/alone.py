@@ -1,7 +1,6 @@
 """One checkpoint in this process, without Ray: ``wavgate say`` and ``wavgate eval``."""
 
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from actors.errors import UserError
 from conf.schema import Config
 from report.records import Evaluation
+from speech.checkpoint import read_json
 from speech.manifest import Row
 
 OK = 0
@@ -17,7 +17,7 @@ SPEECH = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 def model_of(model: Path | None) -> Config:
     """Settings to run a checkpoint with: a run's own, on its final/ weights, or the defaults."""
-    from actors.prepare import check_model
+    from actors.prepare import usable_model
     from conf.load import load, read
 
     if model is not None and (model / "config.yaml").is_file():
@@ -29,12 +29,16 @@ def model_of(model: Path | None) -> Config:
     else:
         config = load([])
         path = config.model.path if model is None else model.absolute()
-    check_model(path)
     declared = path / "wavgate.json"
-    family = json.loads(declared.read_text())["family"] if declared.is_file() else config.model.family
-    return config.model_copy(
+    try:
+        family = read_json(declared).get("family") if declared.is_file() else config.model.family
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    config = config.model_copy(
         update={"model": config.model.model_copy(update={"path": path, "family": family})}
     )
+    usable_model(config)
+    return config
 
 
 def say(prompt: str, out: Path, model: Path | None) -> int:

@@ -14,12 +14,14 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
 
 from actors.errors import UserError
 
 MANIFEST = "manifest.json"
-FORMAT = "wavgate-checkpoint-1"
+FORMAT: Literal["wavgate-checkpoint-1"] = "wavgate-checkpoint-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,14 @@ class DriverState:
     prompts: Mapping[str, Any]  # cursor over training rows
     anchors: Mapping[str, Any]  # cursor over the further reference replies
     model: str = ""  # fingerprint of the start checkpoint, which the KL terms refer to
+
+
+class Manifest(BaseModel):
+    """manifest.json: size and sha256 of every file of a snapshot, by its path in it."""
+
+    format: Literal["wavgate-checkpoint-1"]
+    step: int
+    files: dict[str, tuple[int, str]]
 
 
 def model_fingerprint(path: Path) -> str:
@@ -64,8 +74,8 @@ def save(run: Path, state: DriverState, save_learner: Callable[[Path], None], ke
     save_learner(unfinished / "learner")
     (unfinished / "driver.json").write_text(json.dumps(asdict(state)))
     files = {str(path.relative_to(unfinished)): _fingerprint(path) for path in _files(unfinished)}
-    manifest = {"format": FORMAT, "step": state.step, "files": files}
-    (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    manifest = Manifest(format=FORMAT, step=state.step, files=files)
+    (unfinished / MANIFEST).write_text(manifest.model_dump_json(indent=1))
     for path in [*_files(unfinished), *[path for path in unfinished.rglob("*") if path.is_dir()], unfinished]:
         _sync(path)
     if final.exists():  # the same step again after a resume: the new one wins
@@ -100,13 +110,13 @@ def check(snapshot: Path) -> list[str]:
     if not path.is_file():
         return [f"{path}: missing"]
     try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        return [f"{path}: not JSON ({error})"]
-    if manifest.get("format") != FORMAT:
-        return [f"{path}: format must be {FORMAT}, got {manifest.get('format')}"]
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return [f"{path}: not the manifest of a {FORMAT}: {where} {first['msg']}".replace(":  ", ": ")]
     problems = []
-    for name, (size, digest) in manifest["files"].items():
+    for name, (size, digest) in manifest.files.items():
         file = snapshot / name
         if not file.is_file():
             problems.append(f"{file}: missing")

@@ -31,7 +31,9 @@ SETTINGS = {  # a busy machine may take longer than Ray expects; workers are as 
     "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_worker_niceness": "0",
 }
-ENVIRONMENT = {**ENV, **CPU_ENV, "MKL_NUM_THREADS": "1"}  # set before an actor imports anything
+ENVIRONMENT = {  # set before an actor imports anything; a local run is CPU processes even beside a GPU
+    **ENV, **CPU_ENV, "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,12 @@ def plan(config: Config, cores: int) -> Plan:
     """Count the actors against the machine. UserError, with the arithmetic, when they do not fit."""
     ranks, workers = config.learner.ranks, config.rollout.workers
     if config.cluster.kind == "local":
-        for name, count in (("learner.ranks", ranks), ("rollout.workers", workers)):
+        counted = (
+            ("learner.ranks", ranks),
+            ("rollout.workers", workers),
+            ("judge.workers", config.judge.workers),
+        )
+        for name, count in counted:
             if count > cores:
                 raise UserError(
                     f"{name}={count} needs {count} cores: this machine has {cores}; "
@@ -96,6 +103,11 @@ def _gpu_plan(config: Config) -> Plan:
         raise UserError(
             f"cluster.colocate needs cluster.tensor_parallel=1 (an engine shares one GPU with one rank): "
             f"got {parallel}"
+        )
+    if parallel > config.cluster.gpus_per_node:
+        raise UserError(
+            f"cluster.tensor_parallel={parallel} needs as many GPUs in one machine: "
+            f"cluster.gpus_per_node={config.cluster.gpus_per_node}"
         )
     have = config.cluster.nodes * config.cluster.gpus_per_node
     need = max(ranks, workers) if together else ranks + workers * parallel
@@ -266,19 +278,3 @@ def protect_token() -> None:
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and token.stat().st_mode & 0o077:
         token.chmod(0o600)
-
-
-def memory_estimate(config: Config) -> dict[str, int]:
-    """Bytes per role that the run will need, roughly: processes, weights, optimiser, caches."""
-    weights = sum(path.stat().st_size for path in config.model.path.glob("*.safetensors"))
-    process = 500 << 20  # an interpreter with torch
-    engine = (700 << 20) + weights + (config.rollout.kv_cache_mb << 20)
-    reference = weights if config.algo.kl_text or config.algo.kl_audio else 0
-    work = config.learner.tokens_per_microbatch * 4096 * 4 * 8  # activations, by the order of magnitude
-    return {
-        "driver": process // 2,
-        "ray": 600 << 20,
-        "rollout": config.rollout.workers * engine,
-        "judge": config.judge.workers * (250 << 20),
-        "learner": config.learner.ranks * (process + work) + 5 * weights + reference,
-    }

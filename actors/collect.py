@@ -16,7 +16,8 @@ from typing import Any
 
 from actors.decide import Group, Key, reward_of
 from actors.errors import JudgeOutage, RunError, UserError
-from actors.pool import JudgePool, RolloutPool, SpeechLost
+from actors.judge_pool import JudgePool, SpeechLost
+from actors.pool import RolloutPool
 from conf.schema import RolloutConfig
 from judge.types import Judged, Missing, Scored, Task
 from rollout.types import Prompt, Reply, Sampling

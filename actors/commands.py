@@ -100,7 +100,7 @@ def data_check(manifest: Path, max_seconds: float) -> int:
 
 def export(run: Path, to: Path | None) -> int:
     """The newest whole checkpoint of a run as a Hugging Face folder, by one learner rank in this process."""
-    from actors.prepare import check_model
+    from actors.prepare import usable_model
     from conf.load import read
 
     if not (run / "config.yaml").is_file():
@@ -110,7 +110,7 @@ def export(run: Path, to: Path | None) -> int:
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target}: must be empty or new")
     config = read(run / "config.yaml")
-    check_model(config.model.path)
+    usable_model(config)
     _export(
         config.model_copy(update={"learner": config.learner.model_copy(update={"ranks": 1})}),
         snapshot,

@@ -19,6 +19,7 @@ from pathlib import Path
 from actors import checkpoint
 from actors.batches import Batch, Batches
 from actors.checkpoint import DriverState
+from actors.cluster import Cluster
 from actors.collect import check_outage, figures
 from actors.decide import Decision, decide
 from actors.evaluate import HeldOut
@@ -43,7 +44,10 @@ class Driver:
         self._held_out = HeldOut(job, run, fleet, monitor)
         self._model = checkpoint.model_fingerprint(job.config.model.path)
         self._learning: asyncio.Task[StepResult] | None = None
-        self._state = self._state_after(0)  # of the last whole step
+        self._saving: asyncio.Task[None] | None = None
+        self._state = (
+            self._state_after(0) if job.snapshot is None else job.snapshot[1]
+        )  # of the last whole step
 
     async def train(self) -> None:
         """From the start, or a checkpoint, to final/ and the report.
@@ -75,8 +79,9 @@ class Driver:
         await self._fleet.learner.load(folder / "learner")
         self._gate.load_state_dict(state.gate)
         self._batches.load(state.step, state.prompts, state.anchors)
-        self._state = state
         await self._fleet.sync(state.step)
+        self._run.cut(state.step, self._config)  # nothing can keep it from going on now
+        self._monitor.resume(state.step)
         self._run.event("resume", f"continued from {folder.name}")
 
     async def _step(self, step: int) -> None:
@@ -139,7 +144,11 @@ class Driver:
         )
 
     async def _checkpoint(self) -> None:
-        """A snapshot of the last whole step, without blocking the event loop."""
+        """A snapshot of the last whole step; an interrupt lets it end."""
+        self._saving = asyncio.create_task(self._save())
+        await asyncio.shield(self._saving)
+
+    async def _save(self) -> None:
         self._monitor.phase("checkpoint")
         loop = asyncio.get_running_loop()
 
@@ -154,6 +163,8 @@ class Driver:
         """Ctrl-C or SIGTERM: let a running optimiser step end, then save."""
         self._monitor.say("interrupted: writing a checkpoint (again to stop at once)")
         self._batches.cancel()
+        if self._saving is not None:
+            await self._saving
         if not checkpoint.folder(self._run.path, self._state.step).exists():
             await self._checkpoint()
 
@@ -171,19 +182,25 @@ def run(job: Job) -> RunDirectory:
 
     KeyboardInterrupt after the checkpoint is written.
     """
+    cluster = Cluster(job.config, job.layout)  # before anything is written
+    try:
+        return _run_on(cluster, job)
+    finally:
+        cluster.close(logs=None)
+
+
+def _run_on(cluster: Cluster, job: Job) -> RunDirectory:
     if job.snapshot is None:
         directory = RunDirectory.create(job.config)
     else:
-        directory = RunDirectory.reopen(
-            job.config.run.root / job.config.run.name, job.snapshot[1].step, job.config
-        )
+        directory = RunDirectory.reopen(job.config.run.root / job.config.run.name, job.snapshot[1].step)
     board = directory.path / "tensorboard" if job.config.log.tensorboard else None
     with Monitor(job.config.run.steps, tensorboard=board) as monitor:
         directory.on_event = monitor.event
         for note in job.notes:
             monitor.say(note)
         monitor.say(f"run directory: {directory.path}")
-        fleet = Fleet(job.config, job.layout, directory)
+        fleet = Fleet(job.config, cluster, directory)
         try:
             asyncio.run(_until_terminated(Driver(job, directory, fleet, monitor)))
         except asyncio.CancelledError:

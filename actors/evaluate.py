@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from actors.collect import Harvest, encode, greedy_sampling, harvest, mean, task_of
+from actors.collect import Harvest, check_outage, encode, greedy_sampling, harvest, mean, task_of
 from actors.decide import reward_of
 from actors.fleet import Fleet
+from actors.judge_pool import JudgePool
 from actors.monitor import Monitor
-from actors.pool import JudgePool, RolloutPool
+from actors.pool import RolloutPool
 from actors.prepare import Job
 from actors.record import RunDirectory
 from conf.schema import RolloutConfig
@@ -43,7 +44,10 @@ class HeldOut:
         self._examples: dict[Split, list[Example]] = {}
 
     async def evaluate(self, split: Split, when: When, step: int) -> Evaluation:
-        """Evaluate, write one line to evaluations.jsonl and, for the test set, the replies to listen to."""
+        """Evaluate, write one line to evaluations.jsonl and, for the test set, the replies to listen to.
+
+        JudgeOutage: too few verdicts to speak of a figure.
+        """
         rows, folder = self._rows[split], self._run.path / "samples"
         if split not in self._examples:
             self._examples[split] = await encode(self._fleet.rollout, self._manifest[split], rows)
@@ -60,6 +64,7 @@ class HeldOut:
             ),
             progress=self._monitor.tick,
         )
+        check_outage([judgement for _, judgement in batch.replies], self._config.judge.max_missing)
         found = summed_up(rows, batch, step=step, split=split, when=when)
         self._run.append("evaluations.jsonl", found)
         for sample in samples(rows, batch, chosen, when, folder) if when != "during" else ():

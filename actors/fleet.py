@@ -8,10 +8,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.cluster import Cluster, Plan
-from actors.errors import LearnerFailed, reason_of
+from actors.cluster import Cluster
+from actors.errors import LearnerFailed, SyncFailed, reason_of
 from actors.handles import JudgeActor, LearnerActor, RolloutActor
-from actors.pool import CALL_S, START_S, JudgePool, Pool, RolloutPool
+from actors.judge_pool import JudgePool
+from actors.pool import CALL_S, START_S, Pool, RolloutPool
 from actors.provenance import source_hash
 from actors.record import RunDirectory
 from actors.weight_sync import Published
@@ -30,6 +31,7 @@ class LearnerGroup(Pool):
     def __init__(self, *, timeout: float, **more: Any) -> None:
         super().__init__("learner", **more)
         self._timeout = timeout * STEP_WAITS
+        self.version: int | None = None  # that the ranks hold, or are learning; None before the first step
 
     async def start(self) -> None:
         """Start the ranks and let them find each other."""
@@ -39,6 +41,7 @@ class LearnerGroup(Pool):
 
     async def step(self, batch: StepBatch) -> StepResult:
         """One optimiser step on all ranks."""
+        self.version = batch.step  # from here on no older one can be sent
         results: list[StepResult] = await self._all("step", ray.put(batch))
         versions = [result.version for result in results]
         assert len(set(versions)) == 1, f"ranks disagree on the policy version: {versions}"
@@ -80,14 +83,14 @@ class Fleet:
     """Starts a run's actors on its cluster.
 
     Example:
-        fleet = Fleet(config, layout, run)
+        fleet = Fleet(config, Cluster(config, layout), run)
         await fleet.start()
         ...
         fleet.close()
     """
 
-    def __init__(self, config: Config, layout: Plan, run: RunDirectory) -> None:
-        self._cluster = Cluster(config, layout)
+    def __init__(self, config: Config, cluster: Cluster, run: RunDirectory) -> None:
+        self._cluster = cluster
         self._logs = run.path / "infra"
         source = source_hash()
         common: dict[str, Any] = {"source": source, "restarts": config.cluster.restarts, "journal": run}
@@ -129,6 +132,10 @@ class Fleet:
         await self._send(version)
 
     async def _send(self, version: int) -> None:
+        if self.learner.version not in (None, version):
+            raise SyncFailed(
+                f"an engine needs version {version} again, the learner is past it: resume from the checkpoint"
+            )
         await self.learner.send(self.rollout.handles, version)
         await self.rollout.verify(version)
 

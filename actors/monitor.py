@@ -91,6 +91,11 @@ class Monitor:
         )
         self._spoke = time.monotonic()
 
+    def resume(self, step: int) -> None:
+        """The run goes on after ``step``: what was shown of later steps is void."""
+        if self._board is not None:
+            self._board.restart(step + 1)
+
     def event(self, event: Event) -> None:
         """Something happened that people should know."""
         self.say(f"{event.kind}: {event.detail}")
@@ -131,6 +136,14 @@ class Board:
 
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         self._writer.add_event(Record(step=step, wall_time=time.time(), summary=Summary(value=values)))
+
+    def restart(self, step: int) -> None:
+        """TensorBoard forgets what it was told from ``step`` on."""
+        from tensorboard.compat.proto.event_pb2 import Event as Record
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        begun = SessionLog(status=SessionLog.START)
+        self._writer.add_event(Record(step=step, wall_time=time.time(), session_log=begun))
 
     def close(self) -> None:
         """Write out what is buffered."""

@@ -3,20 +3,26 @@
 Invariant: nothing here writes. What it raises is the user's to fix: ConfigError, UserError or ManifestError.
 """
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from actors import checkpoint
 from actors.checkpoint import DriverState
-from actors.cluster import Plan, cores, memory_estimate, plan
+from actors.cluster import Plan, cores, plan
+from actors.collect import task_of
 from actors.errors import UserError
+from actors.footprint import memory_estimate, physical_memory
 from conf.load import load
 from conf.schema import Config
+from judge import verifiable
+from judge.types import Scale
+from learner.gate import mixer_from
+from speech import checkpoint as model_folder
+from speech.dataset import Lengths
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import Cursor, ManifestError, Row, read
+from speech.manifest import Cursor, ManifestError, Problem, Row, read
 
 JOB_RUNS = Path("~/wavgate-runs")  # where runs go from a Ray job, whose own folder is temporary
 
@@ -59,37 +65,71 @@ def prepare(arguments: Sequence[str]) -> Job:
     overrides, notes = overrides_of(arguments)
     config = load(overrides)
     layout = plan(config, cores())
-    check_model(config.model.path)
+    family = usable_model(config)
+    _check_judge(config)
+    _check_memory(config)
     snapshot = None
     if config.run.resume is not None:
         folder, state, problems = checkpoint.newest(config.run.resume)
-        _check_resume(config, state)
         snapshot = (folder, state)
         notes += [f"skipped a damaged checkpoint: {problem}" for problem in problems]
-    train, validation, test = _manifests(config)
+    train, validation, test = _manifests(config, family)
+    if snapshot is not None:
+        _check_resume(config, snapshot[1], len(train))
     return Job(
         config=config,
         layout=layout,
         train=tuple(train),
         validation=tuple(validation[: config.data.eval_prompts]),
         test=tuple(test),
-        family=load_family(config.model.family, config.model.path),
+        family=family,
         snapshot=snapshot,
         notes=tuple(notes),
     )
 
 
-def check_model(path: Path) -> None:
-    """UserError: not a local Hugging Face folder with safetensors weights."""
+def usable_model(config: Config) -> Family:
+    """The family of the checkpoint, whose headers, tokenizer and codec fit together.
+
+    UserError: no whole local Hugging Face folder with safetensors weights, or not of this family.
+    """
+    path = config.model.path
     if not path.is_dir():
         raise UserError(f"model.path: no folder at {path}")
-    if not (path / "config.json").is_file():
-        raise UserError(f"model.path: {path} has no config.json: not a Hugging Face folder")
-    if not any(path.glob("model*.safetensors")):
-        raise UserError(f"model.path: {path} has no model*.safetensors (other weight formats are not read)")
+    try:
+        model_folder.check(path, config.model.max_length)
+        family = load_family(config.model.family, path)
+        family.codec()
+    except ValueError as error:
+        raise UserError(f"model.path: {error}") from error
+    return family
 
 
-def _check_resume(config: Config, state: DriverState) -> None:
+def _check_judge(config: Config) -> None:
+    for name in ("language_model", "dictionary"):
+        path = getattr(config.judge, name)
+        if path is not None and not path.is_file():
+            raise UserError(f"judge.{name}: no file at {path}")
+
+
+def _check_memory(config: Config) -> None:
+    estimate, have = memory_estimate(config), physical_memory()
+    if config.cluster.kind == "local" and sum(estimate.values()) > have:
+        parts = " + ".join(f"{name} {size / 2**30:.1f}" for name, size in estimate.items())
+        raise UserError(
+            f"the run needs about {sum(estimate.values()) / 2**30:.1f} GiB ({parts}): "
+            f"this machine has {have / 2**30:.1f} GiB; fewer workers or ranks, or cluster=gpu1"
+        )
+
+
+def _check_resume(config: Config, state: DriverState, rows: int) -> None:
+    wanted = mixer_from(config.algo, Scale(config.judge.scale_lo, config.judge.scale_hi)).state_dict()
+    if set(state.gate) != set(wanted):
+        raise UserError(f"algo.mix: the run began with another, it cannot go on as {config.algo.mix}")
+    if state.prompts["count"] != rows:
+        raise UserError(
+            f"data.train: the run drew from {state.prompts['count']} rows, {config.data.train} has {rows}"
+        )
     if state.seed != config.run.seed:
         raise UserError(
             f"run.seed: the checkpoint was made with {state.seed}, this run asks for {config.run.seed}"
@@ -106,14 +146,17 @@ def _check_resume(config: Config, state: DriverState) -> None:
         )
 
 
-def _manifests(config: Config) -> list[list[Row]]:
+def _manifests(config: Config, family: Family) -> list[list[Row]]:
     """The three manifests; ManifestError lists the problems of all of them."""
     found, problems = [], []
     for path in (config.data.train, config.data.validation, config.data.test):
         try:
-            found.append(read(path, config.data.max_seconds, deep=True))
+            rows = read(path, config.data.max_seconds, deep=True)
         except ManifestError as error:
             problems += error.problems
+            continue
+        problems += unusable(rows, path, family, config)
+        found.append(rows)
     if problems:
         raise ManifestError(problems)
     if len(found[0]) < config.rollout.prompts_per_step:
@@ -122,6 +165,28 @@ def _manifests(config: Config) -> list[list[Row]]:
             f"{config.data.train} has {len(found[0])}"
         )
     return found
+
+
+def unusable(rows: Sequence[Row], path: Path, family: Family, config: Config) -> Iterator[Problem]:
+    """What this model and these judges cannot do with the rows of a sound manifest."""
+    lengths = Lengths(family, path.parent)
+    for line, row in enumerate(rows, start=1):
+        try:
+            prompt, target = lengths.of(row)
+        except ValueError as error:
+            yield Problem(path, line, "", str(error))
+            continue
+        budget = {
+            "messages": ("prompt + rollout.max_new_tokens", prompt + config.rollout.max_new_tokens),
+            "sft_target_audio": ("prompt + reference reply", prompt + target),
+        }
+        for field, (what, tokens) in budget.items():
+            if tokens > config.model.max_length:
+                rule = f"{what} must fit model.max_length={config.model.max_length}: got {tokens} tokens"
+                yield Problem(path, line, field, rule)
+        uncheckable = verifiable.checkable(task_of(row)) if config.judge.semantic > 0 else None
+        if uncheckable is not None:
+            yield Problem(path, line, "answer", f"{uncheckable}, and judge.semantic needs one")
 
 
 def draw_distinct(cursor: Cursor, count: int) -> list[int]:
@@ -147,7 +212,7 @@ def dry_run(job: Job) -> list[str]:
     ]
     lines += [f"  bundle {i}: {bundle}" for i, bundle in enumerate(job.layout.bundles)]
     estimate = memory_estimate(config)
-    total, have = sum(estimate.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total, have = sum(estimate.values()), physical_memory()
     lines.append(
         f"memory: about {total / 2**30:.1f} GiB of {have / 2**30:.1f} GiB here ("
         + ", ".join(f"{k} {v / 2**30:.1f}" for k, v in estimate.items())

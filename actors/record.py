@@ -1,6 +1,7 @@
 """The run directory: created once, appended to, cut back on resume; readable without this code (DESIGN §4).
 
-Invariant: after a resume from step k no file holds anything of a later step, so no step appears twice.
+Invariant: after a resume from step k no metric, evaluation, sample, rollout, audio file or checkpoint of a
+later step is left, so no step appears twice; events.jsonl tells all that happened and is never cut.
 """
 
 import json
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 from actors import checkpoint
 from actors.collect import task_of
 from actors.decide import Decision, Group, Key, reward_of
+from actors.errors import UserError
 from actors.provenance import versions
 from conf.load import dump
 from conf.schema import AlgoConfig, Config
@@ -49,20 +51,26 @@ class RunDirectory:
         path, number = wanted, 2
         while path.exists():
             path, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-        path.mkdir(parents=True)
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"run.root: {path} cannot be made: {error.strerror}") from error
         run = cls(path.absolute())
         run._describe(config)
         return run
 
     @classmethod
-    def reopen(cls, path: Path, step: int, config: Config) -> "RunDirectory":
-        """An existing directory, cut back to ``step``."""
+    def reopen(cls, path: Path, step: int) -> "RunDirectory":
+        """An existing directory, as it is; ``cut`` it once the run can go on from ``step``."""
         run = cls(path.absolute())
         checkpoint.clean(run.path)
-        run._cut(step)
-        run._describe(config)
         run.step = step
         return run
+
+    def cut(self, step: int, config: Config) -> None:
+        """Forget everything after ``step``; from here on these settings hold."""
+        self._cut(step)
+        self._describe(config)
 
     def _describe(self, config: Config) -> None:
         (self.path / "config.yaml").write_text(dump(config))
@@ -84,6 +92,9 @@ class RunDirectory:
         for entry in [*self.path.glob("rollouts/step_*"), *self.path.glob("audio/step_*")]:
             if int(entry.stem.removeprefix("step_")) > step:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        for snapshot in checkpoint.snapshots(self.path):
+            if snapshot.name > checkpoint.folder(self.path, step).name:
+                shutil.rmtree(snapshot)
         shutil.rmtree(self.path / "final", ignore_errors=True)
 
     def append(self, name: str, line: Mapping[str, Any] | BaseModel) -> None:
@@ -152,6 +163,7 @@ def rollout_records(
     weights = {
         (row.prompt_id, row.index): (preference_mask(row, algo) * row.advantage).tolist()
         for row in decision.batch.rollouts
+        if decision.batch.weight > 0
     }
     records = []
     for place, group in enumerate(groups):

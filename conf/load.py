@@ -24,6 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
+from yaml import YAMLError
 
 from conf.keys import DEFAULTS, FOLDER, GROUPS, KEYS, PATHS
 from conf.messages import ConfigError, schema_problems, shown, unknown, value_problems
@@ -99,6 +100,8 @@ def _is_known(override: Override, problems: list[str], *, resumes: bool) -> bool
             return True
         rule = "cannot change in a resumed run" if resumes else f"must be one of {', '.join(GROUPS[key])}"
         problem = f"{key}: {rule} (got {shown(option)})"
+    elif resumes and key in ("run.name", "run.root"):
+        problem = f"{key}: a resumed run goes on in its own folder (got {shown(override.value())})"
     elif key not in KEYS:
         problem = unknown(key, override.get_value_element_as_str())
     elif "${oc." in str(override.input_line):
@@ -153,7 +156,10 @@ def _saved(resume: Override, problems: list[str]) -> dict[str, Any]:
 
 
 def _plain(path: Path) -> dict[str, Any]:
-    raw = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    try:
+        raw = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError([f"{path}: must be a configuration that a run wrote: {shown(error)}"]) from None
     if not isinstance(raw, dict) or not isinstance(raw.get("run"), dict):
         raise ConfigError([f"{path}: must be a configuration that a run wrote, with a section 'run'"])
     return {str(key): value for key, value in raw.items()}

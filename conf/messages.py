@@ -14,7 +14,7 @@ from conf.keys import KEYS, LEAVES, nearest
 
 SECRET = re.compile(
     r"\b(sk|pk|rk)-[\w-]{8,}|\b(hf|ghp|gho|ghs|glpat|xox[abp])[_-][\w-]{8,}|\bAKIA\w{12,}"
-    r"|\beyJ[\w-]{10,}\.[\w.-]+|\b(?=\w*\d)(?=\w*[A-Za-z])\w{32,}"
+    r"|\beyJ[\w-]{10,}\.[\w.-]+|\b(?=\w*\d)(?=\w*[A-Za-z])[A-Za-z0-9]{32,}\b"
 )
 LONGEST = 80  # characters of a value in a message
 

@@ -2,26 +2,16 @@
 
 Hydra composes YAML; this schema checks it. Unknown keys, out-of-range values and contradictions are
 refused before anything starts, each with the rule and the value. No secret is a value here: settings
-hold the *name* of an environment variable. Under 80 leaves.
+hold the *name* of an environment variable. Under 80 leaves; those of the judges are in conf/judging.py.
 """
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-
-
-class Strict(BaseModel):
-    """Frozen, no unknown keys; the string under a field is its documentation."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
+from conf.fields import Fraction, NonNegative, Positive, Seconds, Strict
+from conf.judging import JudgeConfig
 
 
 class RunConfig(Strict):
@@ -110,37 +100,6 @@ class RolloutConfig(Strict):
         return self
 
 
-class JudgeConfig(Strict):
-    """Who scores replies and how the axes are put together."""
-
-    workers: Positive = 2
-    """Judge replicas."""
-    semantic: NonNegative = 0.6
-    """Weight of what was said, as heard."""
-    acoustic: NonNegative = 0.4
-    """Weight of how it sounded."""
-    scale_lo: float = 1.0
-    """Lowest score."""
-    scale_hi: float = 5.0
-    """Highest score."""
-    language_model: Path | None = None
-    """ARPA language model of the recogniser; none: the recogniser's own open model."""
-    dictionary: Path | None = None
-    """Pronunciations of the recogniser; none: its own."""
-    deadline_s: Seconds = 60.0
-    """A verdict must arrive within this, else it is missing."""
-    max_missing: Fraction = 0.5
-    """A step with a larger share of missing verdicts stops the run: nothing is learnt from an outage."""
-
-    @model_validator(mode="after")
-    def _has_axis(self) -> Self:
-        if self.semantic + self.acoustic <= 0:
-            raise ValueError(f"semantic must be positive when acoustic is 0: got {self.semantic}")
-        if not self.scale_lo < self.scale_hi:
-            raise ValueError(f"scale_lo must be below scale_hi: got [{self.scale_lo}, {self.scale_hi}]")
-        return self
-
-
 class GateConfig(Strict):
     """Rollout statistics -> lambda (METHOD §3)."""
 
@@ -176,7 +135,7 @@ class AlgoConfig(Strict):
     """How token terms are added up: mean over a reply then over replies, mean over all tokens, sum over a
     reply, sum / max_new_tokens."""
     clip_low: NonNegative = 0.2
-    """Ratio clip below 1."""
+    """Ratio clip below 1. The ratio is to the policy at the start of the step: see ``epochs``."""
     clip_high: NonNegative = 0.2
     """Ratio clip above 1."""
     kl_text: NonNegative = 0.01
@@ -184,7 +143,7 @@ class AlgoConfig(Strict):
     kl_audio: NonNegative = 0.01
     """k3 penalty to the frozen start policy on AUDIO positions; independent of ``channels``."""
     importance_cap: Annotated[float, Field(gt=0.0)] = 2.0
-    """Truncation of the engine-to-learner importance weight."""
+    """Truncation of the importance weight from what sampled (older at ``run.staleness=1``) to the policy."""
     epochs: Positive = 1
     """Passes over a batch, one optimiser step each; above 1 the ratio leaves 1 and the clip works."""
 
@@ -248,6 +207,8 @@ class ClusterConfig(Strict):
             raise ValueError(f"gpus_per_node must be at least 1 when kind=gpu: got {self.gpus_per_node}")
         if self.weight_transfer == "ipc" and not self.colocate:
             raise ValueError("weight_transfer=ipc needs colocate=true: CUDA IPC only works on the same GPU")
+        if self.weight_transfer == "nccl" and self.colocate:
+            raise ValueError("weight_transfer=nccl needs colocate=false: NCCL wants a GPU for each side")
         return self
 
 
@@ -288,6 +249,14 @@ class Config(Strict):
                 f"rollout.max_new_tokens must be below model.max_length={self.model.max_length} to leave room"
                 f" for the prompt: got {self.rollout.max_new_tokens}"
             )
+        if self.learner.tokens_per_microbatch < self.model.max_length:
+            rule = (
+                f"learner.tokens_per_microbatch must hold one row of model.max_length={self.model.max_length}"
+            )
+            raise ValueError(f"{rule}: got {self.learner.tokens_per_microbatch}")
+        transfer = self.cluster.weight_transfer
+        if self.rollout.engine == "hf" and transfer != "object_store":
+            raise ValueError(f"rollout.engine=hf needs weight_transfer=object_store: got {transfer}")
         if self.algo.mix == "gate" and not self.judge.scale_lo <= self.algo.gate.theta <= self.judge.scale_hi:
             raise ValueError(
                 "algo.gate.theta must lie on the judge's scale"

@@ -153,7 +153,7 @@ if [ -n "$INTO" ]; then
     BASE=$TARGET BIN=$(dirname "$TARGET") STAMP=""
 else
     TARGET=.venv/bin/python BIN=.venv/bin
-    STAMP=.venv/.wavgate-$EXTRA-$(cat pyproject.toml constraints.txt docker/cpu-overrides.txt docker/install.sh | cksum | tr -s ' \t' '-')
+    STAMP=.venv/.wavgate-$EXTRA-$({ pwd; cat pyproject.toml constraints.txt docker/cpu-overrides.txt docker/install.sh; } | cksum | tr -s ' \t' '-')
     if ! $PRINT && [ -e "$STAMP" ] && "$TARGET" -c "" 2>/dev/null; then exit 0; fi
     BASE=$(find_python)
     make_venv

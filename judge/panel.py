@@ -18,7 +18,7 @@ from time import perf_counter
 
 import numpy as np
 
-from conf.schema import JudgeConfig
+from conf.judging import JudgeConfig
 from judge import acoustic, verifiable
 from judge.asr import Recogniser, word_error_rate, words
 from judge.ear import Ear, Heard, Listener

@@ -5,7 +5,7 @@ There is no third case and no default: nothing in this package turns a failure i
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,14 @@ class CallFailed(Exception):
     def __init__(self, kind: Kind, reason: str, *, retryable: bool = False) -> None:
         super().__init__(f"{kind}: {reason}")
         self.kind, self.reason, self.retryable = kind, reason, retryable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Whole on the other side of a process border, where ``args`` alone would not do."""
+        return _call_failed, (self.kind, self.reason, self.retryable)
+
+
+def _call_failed(kind: Kind, reason: str, retryable: bool) -> CallFailed:
+    return CallFailed(kind, reason, retryable=retryable)
 
 
 Verdict = Scored | Missing

@@ -5,7 +5,6 @@ names, shapes and dtypes; every other file (config, tokenizer, wavgate.json, cod
 whatever loaded the start checkpoint loads the export.
 """
 
-import json
 import shutil
 from pathlib import Path
 
@@ -15,22 +14,7 @@ from safetensors.torch import save_file
 
 from learner.model import Policy, whole
 from learner.ranks import barrier
-
-INDEX = "model.safetensors.index.json"
-
-
-def weight_files(source: Path) -> list[Path]:
-    """The files that hold the model's weights (a codec may lie beside them).
-
-    ValueError: none in the folder.
-    """
-    if (source / INDEX).is_file():
-        return sorted(
-            {source / name for name in json.loads((source / INDEX).read_text())["weight_map"].values()}
-        )
-    if (source / "model.safetensors").is_file():
-        return [source / "model.safetensors"]
-    raise ValueError(f"{source}: a checkpoint needs model.safetensors or {INDEX}")
+from speech.checkpoint import weight_files
 
 
 def export(policy: Policy, source: Path, target: Path, *, rank: int) -> None:

@@ -21,7 +21,8 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from rollout.engine import WeightManifest
-from rollout.weights import views, weight_files
+from rollout.weights import views
+from speech.checkpoint import weight_files
 from speech.families import load_family
 
 BACKEND = "object_store"

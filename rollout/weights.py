@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
 from rollout.engine import WeightManifest
+from speech.checkpoint import read_json, shapes
 
 ALIGNMENT = 64  # bytes: a cache line, and what plasma and numpy views of any dtype need
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -152,31 +152,13 @@ def digest(
     return hasher.hexdigest()
 
 
-def weight_files(path: Path) -> list[Path]:
-    """The model's own safetensors files; a codec may lie beside them. ValueError: one is not there."""
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted({path / file for file in json.loads(index.read_text())["weight_map"].values()})
-    else:
-        files = [path / "model.safetensors"]
-    for file in (*files, path / "config.json"):
-        if not file.is_file():
-            raise ValueError(f"{path}: a checkpoint must hold {file.name}")
-    return files
-
-
 def checkpoint_layout(path: Path) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
     """(name -> shape, optional names) of a Hugging Face folder, from its safetensors headers and config.json.
 
     A tied ``lm_head.weight`` is not in the folder; it may be sent (a state dict holds it) or left out.
-    ValueError: see ``weight_files``.
+    ValueError: see ``speech.checkpoint``.
     """
-    layout: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(path):
-        with safe_open(str(file), framework="pt") as shard:
-            for name in shard.keys():  # noqa: SIM118 - not a mapping
-                layout[name] = tuple(shard.get_slice(name).get_shape())
-    return _with_tied_head(layout, json.loads((path / "config.json").read_text()))
+    return _with_tied_head(shapes(path), read_json(path / "config.json"))
 
 
 def _with_tied_head(

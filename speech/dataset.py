@@ -4,7 +4,9 @@ Only code that owns a codec encodes (rollout workers); everyone else is sent ids
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,32 @@ class Example:
     target: tuple[int, ...]
 
 
+class Lengths:
+    """How many ids rows have, from text and audio headers alone: no audio is decoded.
+
+    Example:
+        prompt, target = Lengths(family, manifest.parent).of(row)
+    """
+
+    def __init__(self, family: Family, root: Path) -> None:
+        self._family, self._root = family, root
+        self._rate = family.codec().frame_rate
+        self._known: dict[str, int] = {}
+
+    def of(self, row: Row) -> tuple[int, int]:
+        """(ids of the prompt, ids of the reference reply). ValueError: an unknown word."""
+        example = _encoded(self._family, row, self._codes)
+        return len(example.prompt), len(example.target)
+
+    def _codes(self, clips: tuple[str, ...]) -> tuple[int, ...]:
+        return (0,) * sum(map(self._count, clips))
+
+    def _count(self, clip: str) -> int:
+        if clip not in self._known:
+            self._known[clip] = ceil(audio.info(audio.inside(self._root, clip)).seconds * self._rate - 1e-6)
+        return self._known[clip]
+
+
 class Encoder:
     """Encodes rows of one manifest; remembers the codes of each clip by the hash of its file.
 
@@ -40,25 +68,9 @@ class Encoder:
     def encode(self, row: Row) -> Example:
         """Ids of a row. ValueError names the row: audio that breaks a rule, a word not in the family."""
         try:
-            audios = iter(row.audios)
-            turns = [
-                Turn(role=message.role, codes=self._clips(next(audios)))
-                if message.content == MARKER
-                else Turn(role=message.role, text=message.content)
-                for message in row.messages
-            ]
-            prompt = self._family.prompt(turns)
-            target = self._family.target(self._chunks(row.sft_target_text, row.sft_target_audio))
+            return _encoded(self._family, row, self._clips)
         except ValueError as error:
             raise ValueError(f"row {row.id}: {error}") from error
-        return Example(row_id=row.id, prompt=prompt, target=target)
-
-    def _chunks(self, text: str, clips: tuple[str, ...]) -> list[Chunk]:
-        """One chunk per word when there is a clip per word, else one for everything."""
-        words = text.split()
-        if len(words) != len(clips):
-            return [Chunk(text=text, codes=self._clips(clips))]
-        return [Chunk(text=word, codes=self._clips((clip,))) for word, clip in zip(words, clips, strict=True)]
 
     def _clips(self, clips: tuple[str, ...]) -> tuple[int, ...]:
         return tuple(code for clip in clips for code in self._clip(clip).tolist())
@@ -75,3 +87,25 @@ class Encoder:
                 self._codes[digest] = np.asarray(codec.encode(wave), np.int32)
             self._digests[clip] = digest
         return self._codes[self._digests[clip]]
+
+
+def _encoded(family: Family, row: Row, codes: Callable[[tuple[str, ...]], tuple[int, ...]]) -> Example:
+    audios = iter(row.audios)
+    turns = [
+        Turn(role=message.role, codes=codes(next(audios)))
+        if message.content == MARKER
+        else Turn(role=message.role, text=message.content)
+        for message in row.messages
+    ]
+    target = family.target(_chunks(row.sft_target_text, row.sft_target_audio, codes))
+    return Example(row_id=row.id, prompt=family.prompt(turns), target=target)
+
+
+def _chunks(
+    text: str, clips: tuple[str, ...], codes: Callable[[tuple[str, ...]], tuple[int, ...]]
+) -> list[Chunk]:
+    """One chunk per word when there is a clip per word, else one for everything."""
+    words = text.split()
+    if len(words) != len(clips):
+        return [Chunk(text=text, codes=codes(clips))]
+    return [Chunk(text=word, codes=codes((clip,))) for word, clip in zip(words, clips, strict=True)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from conf.schema import JudgeConfig
+from conf.judging import JudgeConfig
 from examples.tiny_world.speak import REPLY_MANNERS, read_clips
 from judge.ear import Listener
 from judge.panel import Panel, panel_from

@@ -61,8 +61,8 @@ DAMAGE = {
     "must have 1000 bytes, has 999": truncate,
     "content differs": flip,
     "manifest.json: missing": lambda snapshot: (snapshot / "manifest.json").unlink(),
-    "not JSON": lambda snapshot: (snapshot / "manifest.json").write_text("{"),
-    "format must be": lambda snapshot: (snapshot / "manifest.json").write_text(
+    "Invalid JSON": lambda snapshot: (snapshot / "manifest.json").write_text("{"),
+    "format Input should be": lambda snapshot: (snapshot / "manifest.json").write_text(
         json.dumps({"format": "other"})
     ),
     "driver.json: must have": lambda snapshot: (snapshot / "driver.json").write_text("{}"),

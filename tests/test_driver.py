@@ -225,23 +225,25 @@ def test_eval_finds_what_the_run_found_after_training(run: Path, world: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("sent", "interrupts"),
-    [(signal.SIGINT, signal.SIG_DFL), (signal.SIGTERM, signal.SIG_IGN)],  # a background shell ignores SIGINT
-    ids=["ctrl-c", "sigterm"],
+    ("sent", "interrupts", "staleness"),
+    # a background shell ignores SIGINT
+    [(signal.SIGINT, signal.SIG_DFL, 0), (signal.SIGTERM, signal.SIG_IGN, 1)],
+    ids=["ctrl-c", "sigterm-one-step-ahead"],
 )
 def test_an_interrupt_leaves_a_checkpoint_and_no_worker(
-    sent: signal.Signals, interrupts: signal.Handlers, world: Path, tmp_path: Path
+    sent: signal.Signals, interrupts: signal.Handlers, staleness: int, world: Path, tmp_path: Path
 ) -> None:
     data = [f"data.{split}={world / split}.jsonl" for split in ("train", "validation", "test")]
     process = subprocess.Popen(
         [sys.executable, "-m", "actors.driver", *SETTINGS, *data, f"run.root={tmp_path}", "run.name=cut",
-         "run.steps=500", "run.checkpoint_every=0", "learner.ranks=1"],
+         "run.steps=500", "run.checkpoint_every=0", "learner.ranks=1", f"run.staleness={staleness}"],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, interrupts),
     )  # fmt: skip
     first = tmp_path / "cut" / "metrics.jsonl"
     deadline = time.monotonic() + 300
-    while not first.exists() and time.monotonic() < deadline and process.poll() is None:
+    while not (first.exists() and first.read_text().count("\n") >= 1 + 2 * staleness):
+        assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.2)
     workers = psutil.Process(process.pid).children(recursive=True)
     try:
@@ -256,6 +258,9 @@ def test_an_interrupt_leaves_a_checkpoint_and_no_worker(
                 left.kill()
     (snapshot,) = snapshots(tmp_path / "cut")
     assert check(snapshot) == []
+    rows = metrics(tmp_path / "cut")
+    assert json.loads((snapshot / "driver.json").read_text())["step"] == len(rows)
+    assert [row["staleness"] for row in rows] == [min(step, staleness) for step in range(len(rows))]
 
 
 def test_samples_can_be_heard_before_and_after(run: Path) -> None:

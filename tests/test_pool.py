@@ -15,7 +15,8 @@ import ray
 from actors.cluster import Cluster, cores, plan
 from actors.collect import harvest
 from actors.errors import BudgetSpent, RunError
-from actors.pool import JudgePool, RolloutPool
+from actors.judge_pool import JudgePool
+from actors.pool import RolloutPool
 from actors.weight_sync import Published
 from conf.load import load
 from judge.types import Judged, Missing, Scored, Task

@@ -20,8 +20,8 @@ from rollout.weights import (
     digest,
     pack,
     unpack,
-    weight_files,
 )
+from speech.checkpoint import weight_files
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])

@@ -7,16 +7,16 @@ Every id is read from the checkpoint's tokenizer. Role words, ``<|im_start|>``, 
 the tokenizer are PAD: a reply has no business with them.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from speech.channels import ChannelMap
+from speech.checkpoint import read_json
 from speech.codec import Codec, MelCodec
 from speech.families.base import Chunk, Role, Spoken, Turn
 from speech.interleave import Interleave
@@ -60,13 +60,13 @@ class TinyFamily:
     @classmethod
     def load(cls, path: Path) -> "TinyFamily":
         """Read tokenizer, config and wavgate.json. ValueError names the file and the rule."""
-        ours = _read(path / "wavgate.json")
+        ours = read_json(path / "wavgate.json")
         if ours.get("family") != "tiny":
             raise ValueError(f"{path / 'wavgate.json'}: family must be tiny: got {ours.get('family')}")
         codec = ours.get("codec")
         if not isinstance(codec, str) or Path(codec).name != codec or not (path / codec).is_file():
             raise ValueError(f"{path / 'wavgate.json'}: codec must name a file of this folder: got {codec}")
-        rows = _read(path / "config.json").get("vocab_size")
+        rows = read_json(path / "config.json").get("vocab_size")
         words = _tokens(path / "tokenizer.json")
         if not isinstance(rows, int) or rows <= max(words.values()):
             rule = f"vocab_size must exceed the tokenizer's largest id {max(words.values())}"
@@ -138,21 +138,9 @@ def _code_ids(words: dict[str, int], path: Path) -> list[int]:
     return [found[code] for code in range(len(found))]
 
 
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ValueError(f"{file}: a checkpoint folder must hold this file")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: must be JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: must be a JSON object: got {type(content).__name__}")
-    return content
-
-
 def _tokens(file: Path) -> dict[str, int]:
     """Token -> id. Whole words only: a word is a token or it is unknown."""
-    kind = (_read(file).get("model") or {}).get("type")
+    kind = (read_json(file).get("model") or {}).get("type")
     if kind != "WordLevel":
         raise ValueError(f"{file}: a tiny tokenizer must be a WordLevel model: got {kind}")
     try:

@@ -1,0 +1,77 @@
+"""A Hugging Face folder, looked at without loading it: is it whole, and does it fit its own config.json?
+
+Invariant: only headers are read, so a checkpoint of any size is refused in moments, before anything starts.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+LAYER = re.compile(r"\blayers\.(\d+)\.")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint. ValueError names the file and the rule."""
+    if not file.is_file():
+        raise ValueError(f"{file}: a checkpoint folder must hold this file")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: must be JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: must be a JSON object: got {type(content).__name__}")
+    return content
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The model's own safetensors files; a codec may lie beside them. ValueError: one is not there."""
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(Path(str(file)).name == file for file in shards.values()):
+            raise ValueError(f"{index}: weight_map must give each tensor a file of this folder")
+        files = sorted({path / file for file in shards.values()})
+    else:
+        files = [path / "model.safetensors"]
+    for file in (*files, path / "config.json"):
+        if not file.is_file():
+            raise ValueError(
+                f"{path}: a checkpoint must hold {file.name} (other weight formats are not read)"
+            )
+    return files
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Tensor name -> shape, from the headers. ValueError names a file that is not there or cut short."""
+    found: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(path):
+        try:
+            with safe_open(str(file), framework="numpy") as shard:
+                for name in shard.keys():  # noqa: SIM118 - not a mapping
+                    found[name] = tuple(shard.get_slice(name).get_shape())
+        except SafetensorError as error:
+            raise ValueError(f"{file}: must be a whole safetensors file: {error}") from error
+    return found
+
+
+def check(path: Path, max_length: int) -> None:
+    """Weights and config.json belong together and reach ``max_length`` tokens. ValueError: they do not.
+
+    Looks at what every decoder declares: vocabulary, width, number of layers, positions.
+    """
+    config, found = read_json(path / "config.json"), shapes(path)
+    declared = tuple(config.get(name) for name in ("vocab_size", "hidden_size"))
+    tables = [(name, shape) for name, shape in found.items() if name.endswith("embed_tokens.weight")]
+    for name, shape in tables if None not in declared else []:
+        if shape != declared:
+            raise ValueError(f"{path}: {name} must have the shape {declared} of config.json: got {shape}")
+    layers = {int(match[1]) for name in found if (match := LAYER.search(name))}
+    wanted = config.get("num_hidden_layers")
+    if layers and wanted is not None and len(layers) < wanted:
+        raise ValueError(f"{path}: config.json says {wanted} layers: the weights have {len(layers)}")
+    reach = config.get("max_position_embeddings")
+    if reach is not None and max_length > reach:
+        raise ValueError(f"{path}: reaches {reach} tokens: model.max_length={max_length} is more")
