@@ -119,8 +119,12 @@ async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Eval
     from actors.collect import Harvest, greedy_sampling, task_of
     from actors.decide import Group
     from actors.evaluate import summed_up
+    from judge.api import api_panel, limits_of, probed
+    from judge.caller import LocalGate
+    from judge.limits import Limiter
     from judge.panel import panel_from
-    from rollout.types import Prompt
+    from judge.types import Judged
+    from rollout.types import Prompt, Reply, Speech
     from rollout.worker import build_worker
     from speech.dataset import Encoder
     from speech.families import load_family
@@ -129,13 +133,28 @@ async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Eval
         load_family(config.model.family, config.model.path), manifest.parent, config.data.max_seconds
     )
     prompts = [Prompt(id=row.id, ids=encoder.encode(row).prompt) for row in rows]
-    tasks, panel = {row.id: task_of(row) for row in rows}, panel_from(config.judge, Path.cwd())
+    tasks = {row.id: task_of(row) for row in rows}
+    panel, asked = panel_from(config.judge, Path.cwd()), None
+    if config.judge.api_axes:
+        try:
+            capabilities, gate = await probed(config.judge), LocalGate(Limiter(limits_of(config.judge.api)))
+            asked = api_panel(config.judge, Path.cwd(), capabilities, gate, log=None)
+        except ValueError as error:
+            raise UserError(f"judge.api: {error}") from error
+        print(capabilities.describe(), file=sys.stderr)
+    judged: dict[str, tuple[Reply, Judged]] = {}
+
+    async def score(reply: Reply, speech: Speech) -> None:
+        task = tasks[reply.prompt_id]
+        found = await asked.score(reply, speech, task) if asked else panel.score(reply, speech, task)
+        judged[reply.prompt_id] = (reply, found)
+
     worker = build_worker(config, Path.cwd())
     sampling = greedy_sampling(config.rollout)
     try:
-        judged = {}
-        async for reply, speech in worker.generate(prompts, sampling):
-            judged[reply.prompt_id] = (reply, panel.score(reply, speech, tasks[reply.prompt_id]))
+        async with asyncio.TaskGroup() as group:
+            async for reply, speech in worker.generate(prompts, sampling):
+                group.create_task(score(reply, speech))
     finally:
         worker.close()
     groups = tuple(Group(prompt=prompt, replies=(judged[prompt.id],)) for prompt in prompts)

@@ -1,4 +1,4 @@
-"""The command line: ``wavgate train | eval | say | report | export | doctor | data check``.
+"""The command line: ``wavgate train | eval | say | report | export | doctor | data check | judge probe``.
 
 Nothing heavy is imported until a command needs it.
 Exit codes: 0 done; 1 the run could not go on (one line says why); 2 the user's mistake (every problem on
@@ -67,6 +67,8 @@ def _other(given: list[str]) -> int:
             return commands.report(chosen.run)
         case "export":
             return commands.export(chosen.run, chosen.to)
+        case "judge":
+            return commands.judge_probe(chosen.overrides)
         case "data":
             return commands.data_check(chosen.manifest, chosen.max_seconds)
         case "say":
@@ -106,6 +108,11 @@ def parser() -> argparse.ArgumentParser:
     check = data.add_parser("check", help="all problems of a manifest as file:line:field")
     check.add_argument("manifest", type=Path)
     check.add_argument("--max-seconds", type=float, default=60.0)
+    judges = commands.add_parser("judge", help="look at the API judge").add_subparsers(
+        dest="what", required=True, metavar="probe"
+    )
+    probe = judges.add_parser("probe", help="ask the endpoint what it can do; starts nothing else")
+    probe.add_argument("overrides", nargs="*", metavar="key=value", help="settings as for train")
     return top
 
 

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from actors import checkpoint
+from actors.api_judge import probe_judge
 from actors.batches import Batch, Batches
 from actors.checkpoint import DriverState
 from actors.cluster import Cluster
@@ -27,6 +28,7 @@ from actors.fleet import Fleet
 from actors.monitor import Monitor
 from actors.prepare import Job
 from actors.record import RunDirectory, due, record_step
+from judge.probe import Capabilities
 from judge.types import Scale
 from learner.gate import mixer_from
 from learner.types import StepResult
@@ -180,16 +182,17 @@ class Driver:
 def run(job: Job) -> RunDirectory:
     """Run a prepared job to its end, in this process, on Ray.
 
-    KeyboardInterrupt after the checkpoint is written.
+    KeyboardInterrupt after the checkpoint is written. UserError: the API judge is not usable.
     """
+    capabilities = probe_judge(job.config.judge)
     cluster = Cluster(job.config, job.layout)  # before anything is written
     try:
-        return _run_on(cluster, job)
+        return _run_on(cluster, job, capabilities)
     finally:
         cluster.close(logs=None)
 
 
-def _run_on(cluster: Cluster, job: Job) -> RunDirectory:
+def _run_on(cluster: Cluster, job: Job, capabilities: Capabilities | None) -> RunDirectory:
     if job.snapshot is None:
         directory = RunDirectory.create(job.config)
     else:
@@ -200,7 +203,9 @@ def _run_on(cluster: Cluster, job: Job) -> RunDirectory:
         for note in job.notes:
             monitor.say(note)
         monitor.say(f"run directory: {directory.path}")
-        fleet = Fleet(job.config, cluster, directory)
+        if capabilities is not None:
+            directory.event("judge", capabilities.describe())
+        fleet = Fleet(job.config, cluster, directory, capabilities)
         try:
             asyncio.run(_until_terminated(Driver(job, directory, fleet, monitor)))
         except asyncio.CancelledError:

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from actors.api_judge import ApiJudgeActor, start_limiter
 from actors.cluster import Cluster
 from actors.errors import LearnerFailed, SyncFailed, reason_of
 from actors.handles import JudgeActor, LearnerActor, RolloutActor
@@ -17,6 +18,8 @@ from actors.provenance import source_hash
 from actors.record import RunDirectory
 from actors.weight_sync import Published
 from conf.schema import Config
+from judge.api import slots, verdict_deadline
+from judge.probe import Capabilities
 from learner.types import StepBatch, StepResult
 
 STEP_WAITS = 10  # a collective call may take this many times learner.timeout_s
@@ -89,27 +92,36 @@ class Fleet:
         fleet.close()
     """
 
-    def __init__(self, config: Config, cluster: Cluster, run: RunDirectory) -> None:
+    def __init__(
+        self, config: Config, cluster: Cluster, run: RunDirectory, capabilities: Capabilities | None = None
+    ) -> None:
+        """``capabilities``: of the API judge, where an axis is judged by one."""
         self._cluster = cluster
         self._logs = run.path / "infra"
         source = source_hash()
         common: dict[str, Any] = {"source": source, "restarts": config.cluster.restarts, "journal": run}
         shipped = ray.put(config)
 
-        def actor(kind: Any, role: str) -> Any:
+        def actor(kind: Any, role: str, *given: Any) -> Any:
             return lambda index, *more: (
-                ray.remote(kind).options(**self._cluster.options(role, index)).remote(shipped, *more)
+                ray.remote(kind).options(**self._cluster.options(role, index)).remote(shipped, *given, *more)
             )
 
         rollout, learner = actor(RolloutActor, "rollout"), actor(LearnerActor, "learner")
+        judge = actor(JudgeActor, "judge")
+        self._limiter: Any = None
+        if capabilities is not None:
+            self._limiter = start_limiter(config.judge)
+            judge = actor(ApiJudgeActor, "judge", capabilities, self._limiter)
         self._transport = config.cluster.weight_transfer
         self._judged = 0.0  # seconds that judges were busy, at the last step
         self.rollout = RolloutPool("rollout", config.rollout.workers, create=rollout, **common)
         self.judges = JudgePool(
             "judge",
             config.judge.workers,
-            create=actor(JudgeActor, "judge"),
-            deadline=config.judge.deadline_s,
+            create=judge,
+            deadline=verdict_deadline(config.judge),
+            slots=slots(config.judge),
             **common,
         )
         self.learner = LearnerGroup(
@@ -144,7 +156,7 @@ class Fleet:
         judged, self._judged = self.judges.busy_s, self.judges.busy_s - self._judged
         busy = {
             "rollout": times["time/generate"],
-            "judge": self._judged / len(self.judges.handles),
+            "judge": self._judged / self.judges.places,
             "learner": times.get("time/learn", 0.0),
         }
         self._judged = judged
@@ -154,4 +166,7 @@ class Fleet:
         """End all actors and leave Ray. Idempotent."""
         for pool in (self.rollout, self.judges, self.learner):
             pool.close()
+        if self._limiter is not None:
+            ray.kill(self._limiter)
+            self._limiter = None
         self._cluster.close(self._logs)

@@ -23,7 +23,7 @@ from speech.dataset import Example
 from speech.manifest import Row
 
 
-class _Actor:
+class Actor:
     """What every actor answers."""
 
     def hello(self) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class _Actor:
         return {"pid": os.getpid(), "node": socket.gethostname(), "source": source_hash()}
 
 
-class RolloutActor(_Actor):
+class RolloutActor(Actor):
     """One engine. Async: it can be asked for its health while it generates."""
 
     def __init__(self, config: Config) -> None:
@@ -85,7 +85,7 @@ class RolloutActor(_Actor):
         self._worker.close()
 
 
-class JudgeActor(_Actor):
+class JudgeActor(Actor):
     """One judge: scores one reply at a time."""
 
     def __init__(self, config: Config) -> None:
@@ -101,7 +101,7 @@ class JudgeActor(_Actor):
         return self._worker.score(reply, speech, task, audio)
 
 
-class LearnerActor(_Actor):
+class LearnerActor(Actor):
     """One learner rank. Every method is collective: the driver calls it on all ranks at once."""
 
     def __init__(self, config: Config, rank: int) -> None:

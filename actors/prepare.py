@@ -184,7 +184,8 @@ def unusable(rows: Sequence[Row], path: Path, family: Family, config: Config) ->
             if tokens > config.model.max_length:
                 rule = f"{what} must fit model.max_length={config.model.max_length}: got {tokens} tokens"
                 yield Problem(path, line, field, rule)
-        uncheckable = verifiable.checkable(task_of(row)) if config.judge.semantic > 0 else None
+        checks = config.judge.semantic > 0 and config.judge.semantic_by == "local"
+        uncheckable = verifiable.checkable(task_of(row)) if checks else None
         if uncheckable is not None:
             yield Problem(path, line, "answer", f"{uncheckable}, and judge.semantic needs one")
 
@@ -225,6 +226,12 @@ def dry_run(job: Job) -> list[str]:
         f"judge calls: {replies} replies in {config.run.steps} steps + {held_out} held out "
         f"= {replies + held_out}"
     )
+    if config.judge.api_axes:
+        calls = len(config.judge.api_axes) * config.judge.api.repeats
+        lines.append(
+            f"API judge: {config.judge.api.model} at {config.judge.api.base_url}, {calls} calls a reply for "
+            f"{' and '.join(config.judge.api_axes)}"
+        )
     lines.append(
         f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"
     )

@@ -1,11 +1,74 @@
 """The judges' settings."""
 
+import re
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from conf.fields import Fraction, NonNegative, Positive, Seconds, Strict
+
+By = Literal["local", "api"]
+Axis = Literal["semantic", "acoustic"]
+Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class ApiConfig(Strict):
+    """A judge behind an OpenAI-compatible chat endpoint, and what it may be asked."""
+
+    base_url: str | None = None
+    """Address up to and without /chat/completions; no user, query or fragment."""
+    model: str | None = None
+    """Name that the endpoint knows the judge by."""
+    key_env: str | None = None
+    """Name of the environment variable that holds the key; none: the endpoint wants no key."""
+    repeats: Positive = 1
+    """Readings per axis and reply; the score is their mean, its spread is reported."""
+    temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = 1.0
+    """Of JSON and tagged answers; token probabilities are read at 0."""
+    deadline_s: Seconds = 60.0
+    """One call, its retries and their waits included."""
+    outage_s: Seconds = 600.0
+    """Longest pause while the endpoint is down; then the verdicts that waited are missing."""
+    concurrency: Positive = 8
+    """Calls on their way at once, over all judge workers."""
+    requests_per_minute: Rate | None = None
+    """Calls started in a minute, over all judge workers; retries within a call are not counted."""
+    audio_seconds_per_minute: Rate | None = None
+    """Seconds of audio sent in a minute, over all judge workers."""
+    spend_cap: Rate | None = None
+    """After this much no call starts until the run is started again, in the currency of the prices."""
+    prompt_price: NonNegative | None = None
+    """Of a million prompt tokens."""
+    completion_price: NonNegative | None = None
+    """Of a million generated tokens."""
+    cache: Path | None = None
+    """SQLite file of verdicts that were paid for, on a disk of the machine; none: each call is paid for."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if self.base_url is not None and not _is_address(self.base_url):  # not shown: it may hold a key
+            raise ValueError("base_url must be http(s)://host[:port][/path] without user, query or fragment")
+        if self.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_env):
+            raise ValueError(
+                "key_env must be the NAME of an environment variable (A-Z, 0-9, _); what was given is not "
+                "shown, it may be a key"
+            )
+        for name in ("prompt_price", "completion_price"):
+            if self.spend_cap is not None and getattr(self, name) is None:
+                raise ValueError(f"{name} must be set when spend_cap is: got spend_cap={self.spend_cap:g}")
+        return self
+
+
+def _is_address(url: str) -> bool:
+    if not url.isprintable() or re.search(r"[\s@?#]", url):
+        return False
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket or a port that is none
+        return False
 
 
 class JudgeConfig(Strict):
@@ -17,6 +80,10 @@ class JudgeConfig(Strict):
     """Weight of what was said, as heard."""
     acoustic: NonNegative = 0.4
     """Weight of how it sounded."""
+    semantic_by: By = "local"
+    """``local``: is the row's answer in what a recogniser heard? ``api``: ``judge.api`` reads that."""
+    acoustic_by: By = "local"
+    """``local``: measurements of the waveform; ``api``: ``judge.api`` hears it."""
     scale_lo: float = 1.0
     """Lowest score."""
     scale_hi: float = 5.0
@@ -26,9 +93,10 @@ class JudgeConfig(Strict):
     dictionary: Path | None = None
     """Pronunciations of the recogniser; none: its own."""
     deadline_s: Seconds = 60.0
-    """A verdict must arrive within this, else it is missing."""
+    """A verdict must arrive within this, else it is missing; what ``judge.api`` may take comes on top."""
     max_missing: Fraction = 0.5
     """A step with a larger share of missing verdicts stops the run: nothing is learnt from an outage."""
+    api: ApiConfig = ApiConfig()
 
     @model_validator(mode="after")
     def _has_axis(self) -> Self:
@@ -36,4 +104,17 @@ class JudgeConfig(Strict):
             raise ValueError(f"semantic must be positive when acoustic is 0: got {self.semantic}")
         if not self.scale_lo < self.scale_hi:
             raise ValueError(f"scale_lo must be below scale_hi: got [{self.scale_lo}, {self.scale_hi}]")
+        for name in ("base_url", "model"):
+            if "api" in (self.semantic_by, self.acoustic_by) and not getattr(self.api, name):
+                raise ValueError(f"api.{name} must be set when an axis is judged by api: got nothing")
         return self
+
+    @property
+    def api_axes(self) -> tuple[Axis, ...]:
+        """The axes that the endpoint is asked about; one of weight 0 is not worth a call."""
+        axes: list[Axis] = []
+        if self.semantic_by == "api" and self.semantic > 0:
+            axes.append("semantic")
+        if self.acoustic_by == "api" and self.acoustic > 0:
+            axes.append("acoustic")
+        return tuple(axes)

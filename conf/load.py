@@ -14,6 +14,8 @@ process on any node.
 """
 
 from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,9 @@ __all__ = ["ROOT", "ConfigError", "dump", "load", "read", "sweep"]
 
 ROOT = FOLDER.parent
 """The project's folder: ``examples/...`` is found from anywhere."""
+
+WRITTEN = {"run.root", "judge.api.cache"}
+"""Paths of what a run writes: never below the project's folder by accident."""
 
 
 def load(overrides: list[str], config_name: str = "train") -> Config:
@@ -185,9 +190,10 @@ def _absolute(config: Config) -> Config:
     """Every path absolute; what is read may lie below the project's folder instead of here."""
     raw = config.model_dump()
     for key in PATHS:
-        section, _, leaf = key.rpartition(".")
-        if raw[section][leaf] is not None:
-            path = raw[section][leaf].expanduser()
-            embedded = key != "run.root" and not path.exists() and (ROOT / path).exists()
-            raw[section][leaf] = ROOT / path if embedded else path.absolute()
+        *sections, leaf = key.split(".")
+        section = reduce(getitem, sections, raw)
+        if section[leaf] is not None:
+            path = section[leaf].expanduser()
+            embedded = key not in WRITTEN and not path.exists() and (ROOT / path).exists()
+            section[leaf] = ROOT / path if embedded else path.absolute()
     return Config.model_validate(raw)

@@ -45,7 +45,7 @@ class Panel:
         self, config: JudgeConfig, recogniser: Listener, norms: acoustic.SpeechNorms = acoustic.NORMS
     ) -> None:
         self.scale = Scale(config.scale_lo, config.scale_hi)
-        self._weights = {"semantic": config.semantic, "acoustic": config.acoustic}
+        self.weights = {"semantic": config.semantic, "acoustic": config.acoustic}
         self._ear = Ear(recogniser)
         self._norms = norms
 
@@ -80,7 +80,7 @@ class Panel:
             prompt_id=reply.prompt_id,
             index=reply.index,
             axes=axes,
-            reward=combine(axes, self._weights),
+            reward=combine(axes, self.weights),
             transcript=transcript,
             figures=figures,
         )
@@ -100,7 +100,7 @@ class Panel:
         return {name: _marked(verdict, heard.cached) for name, verdict in axes.items()}, figures
 
     def _everywhere(self, verdict: Verdict) -> dict[str, Verdict]:
-        return dict.fromkeys(self._weights, verdict)
+        return dict.fromkeys(self.weights, verdict)
 
 
 def panel_from(config: JudgeConfig, root: Path) -> Panel:

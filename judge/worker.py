@@ -26,7 +26,12 @@ class JudgeWorker:
 
     def score(self, reply: Reply, speech: Speech, task: Task, audio_path: Path | None) -> Judged:
         """Keep the audio when there is a path and anything to hear, then judge. OSError: not writable."""
-        if audio_path is not None and len(speech.wave) and np.isfinite(speech.wave).all():
-            audio_path.parent.mkdir(parents=True, exist_ok=True)
-            write(audio_path, speech.wave, speech.sample_rate)
+        keep(speech, audio_path)
         return self._panel.score(reply, speech, task)
+
+
+def keep(speech: Speech, path: Path | None) -> None:
+    """Write the audio when there is a path and anything to hear. OSError: not writable."""
+    if path is not None and len(speech.wave) and np.isfinite(speech.wave).all():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, speech.wave, speech.sample_rate)

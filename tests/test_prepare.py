@@ -14,6 +14,7 @@ from actors.cli import main
 from actors.errors import UserError
 from conf.load import ConfigError, dump, load
 from conf.messages import shown
+from speech.manifest import ManifestError
 
 WORLD = Path(__file__).parent.parent / "examples" / "tiny_world"
 ONE_RANK = ["learner.ranks=1", "judge.workers=1"]
@@ -114,6 +115,18 @@ def test_a_row_that_the_model_cannot_use_is_named_by_line(
     error = capsys.readouterr().err
     assert told in error and "Traceback" not in error
     assert not runs.exists()
+
+
+def test_a_row_without_an_answer_is_usable_when_the_endpoint_judges_what_was_said(tmp_path: Path) -> None:
+    path = manifest(tmp_path, answer=None)
+    endpoint = ["judge.api.base_url=http://127.0.0.1:9/v1", "judge.api.model=judge"]
+    settings = [*ONE_RANK, "judge=openai", *endpoint, f"data.validation={path}", f"run.root={tmp_path}"]
+    job = prepare.prepare(settings)
+    assert job.validation[0].answer is None
+    line = "API judge: judge at http://127.0.0.1:9/v1, 2 calls a reply for semantic and acoustic"
+    assert line in prepare.dry_run(job)
+    with pytest.raises(ManifestError, match=r"judge\.semantic needs one"):
+        prepare.prepare([*settings, "judge.semantic_by=local"])
 
 
 def test_the_length_of_a_row_is_what_encoding_gives() -> None:

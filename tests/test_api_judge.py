@@ -1,0 +1,219 @@
+"""API judges on a real Ray against an endpoint on loopback: one limiter, verdicts, failures with their kind."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from actors.api_judge import LOG, ApiJudgeActor, RemoteGate, probe_judge, start_limiter
+from actors.cli import main
+from actors.cluster import Cluster, cores, plan
+from actors.errors import UserError
+from actors.judge_pool import JudgePool
+from conf.load import load
+from conf.schema import Config
+from judge.api import calls_at_once, probed, slots, verdict_deadline
+from judge.panel import LONGEST
+from judge.types import CallFailed, Judged, Missing, Scored
+from tests.judge_server import MODEL, JudgeServer, recordings
+from tests.judging import reply, speech, spoken, task
+from tests.test_pool import Events
+
+TEXT = "the answer is twelve"
+CLOSED = "http://127.0.0.1:9/v1"
+
+
+def settings(url: str, *more: str, root: Path = Path("runs")) -> Config:
+    api = [f"judge.api.base_url={url}", f"judge.api.model={MODEL}", f"run.root={root}", "run.name=run"]
+    return load(["judge=openai", "rollout.workers=1", "learner.ranks=1", *api, *more])
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    config = load(["rollout.workers=1", "learner.ranks=1"])
+    found = Cluster(config, plan(config, cores()))
+    yield found
+    found.close(logs=None)
+
+
+@asynccontextmanager
+async def judges(config: Config, events: Events) -> AsyncIterator[tuple[JudgePool, Any]]:
+    """The pool as ``Fleet`` makes it, and its limiter."""
+    (config.run.root / config.run.name).mkdir(parents=True, exist_ok=True)
+    capabilities, limiter = await probed(config.judge), start_limiter(config.judge)
+    actor: Any = ray.remote(ApiJudgeActor)
+    pool = JudgePool(
+        "judge",
+        config.judge.workers,
+        create=lambda index: actor.options(num_cpus=0).remote(config, capabilities, limiter),
+        deadline=verdict_deadline(config.judge),
+        slots=slots(config.judge),
+        source=(await limiter.hello.remote())["source"],
+        restarts=2,
+        journal=events,
+    )
+    await pool.start()
+    try:
+        yield pool, limiter
+    finally:
+        pool.close()
+        ray.kill(limiter)
+
+
+async def scores(pool: JudgePool, count: int, folder: Path | None = None) -> list[Judged]:
+    heard = [ray.put(speech(spoken(TEXT)))]
+    return list(
+        await asyncio.gather(
+            *(
+                pool.score(replace(reply(TEXT), index=i), heard, task(TEXT), folder and folder / f"{i}.ogg")
+                for i in range(count)
+            )
+        )
+    )
+
+
+def test_verdicts_of_two_judges_come_from_the_endpoint_under_one_limiter(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        # The acoustic axis sends audio, the semantic one does not: the server tells them apart by that.
+        async with JudgeServer(lambda body: 4.5 if recordings(body) else 2.0) as server:
+            config = settings(
+                server.base_url,
+                "judge.workers=2",
+                "judge.api.concurrency=4",
+                "judge.api.requests_per_minute=600",
+                root=tmp_path,
+            )
+            async with judges(config, Events()) as (pool, limiter):
+                await scores(pool, 2)  # recogniser and rate are warm
+                server.bodies.clear()
+                start = time.monotonic()
+                judged = await scores(pool, 10, tmp_path)
+                seconds = time.monotonic() - start
+                figures = await limiter.state.remote()
+        assert [verdict.index for verdict in judged] == list(range(10))
+        for verdict in judged:
+            assert verdict.transcript and verdict.figures["heard_right"] == 1
+            semantic, acoustic = verdict.axes["semantic"], verdict.axes["acoustic"]
+            assert isinstance(semantic, Scored) and isinstance(acoustic, Scored)
+            assert (semantic.value, acoustic.value) == pytest.approx((2.0, 4.5))
+            assert semantic.judge == f"openai({MODEL} semantic/1 logprobs)"
+            assert isinstance(verdict.reward, Scored)
+            assert verdict.reward.value == pytest.approx(0.6 * 2.0 + 0.4 * 4.5)
+        assert len(server.bodies) == 20 and figures.requests == 24 and figures.in_flight == 0
+        assert seconds >= (20 - 1 - 6) / 10, "two judges share 600 requests a minute, of which 6 may burst"
+        assert (tmp_path / "9.ogg").is_file()
+        lines = (tmp_path / "run" / LOG).read_text().splitlines()
+        assert len(lines) == 24 and all(json.loads(line)["kind"] is None for line in lines)
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))
+
+
+def test_a_failing_endpoint_is_missing_with_its_kind_and_a_dead_judge_is_replaced_once(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with JudgeServer(lambda body: 3.0) as server:
+            config = settings(
+                server.base_url,
+                "judge.workers=1",
+                "judge.acoustic_by=local",
+                "judge.api.concurrency=4",
+                "judge.api.deadline_s=5",
+                root=tmp_path,
+            )
+            events = Events()
+            async with judges(config, events) as (pool, _):
+                server.edit = lambda body, text: "five"
+                (malformed,) = await scores(pool, 1)
+                server.edit = lambda body, text: text
+                server.down = True
+                (down,) = await scores(pool, 1)
+                server.down = False
+                pid = (await pool.handles[0].hello.remote())["pid"]
+                calls = asyncio.create_task(scores(pool, 4))
+                await asyncio.sleep(0.05)
+                os.kill(pid, signal.SIGKILL)
+                after = await calls
+        for judged, kind in ((malformed, "malformed"), (down, "server")):
+            assert isinstance(judged.axes["semantic"], Missing) and isinstance(judged.reward, Missing)
+            assert judged.axes["semantic"].kind == judged.reward.kind == kind
+            assert isinstance(judged.axes["acoustic"], Scored), "the local axis has its own verdict"
+        assert all(isinstance(judged.reward, Scored) for judged in after)
+        assert [kind for kind, _ in events.found] == ["restart"]
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))
+
+
+def test_a_cancelled_acquire_leaves_no_lease_and_the_spend_cap_comes_through(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        prices = ["judge.api.prompt_price=1", "judge.api.completion_price=1", "judge.api.spend_cap=0.5"]
+        limiter = start_limiter(settings(CLOSED, "judge.api.concurrency=1", *prices).judge)
+        gate = RemoteGate(limiter)
+        lease = await gate.acquire(0.0)
+        waiting = asyncio.create_task(gate.acquire(0.0))
+        while (await limiter.state.remote()).waiting == 0:
+            await asyncio.sleep(0.02)
+        waiting.cancel()
+        while (await limiter.state.remote()).waiting:
+            await asyncio.sleep(0.02)
+        await gate.release(lease, ok=True, spent=0.4)
+        second = await gate.acquire(0.0)  # would wait for ever for a lease that nobody holds
+        assert not await gate.is_open()
+        await gate.release(second, ok=True, spent=0.2)
+        with pytest.raises(CallFailed) as refused:
+            await gate.acquire(0.0)
+        assert refused.value.kind == "spend_cap"
+        ray.kill(limiter)
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_the_deadline_covers_hearing_every_round_of_calls_the_rates_and_an_outage() -> None:
+    config = settings(CLOSED, "judge.workers=3", "judge.api.concurrency=8", "judge.api.repeats=2").judge
+    assert slots(config) == 3 and calls_at_once(config) == 3 * 3 * 2 * 2
+    assert verdict_deadline(config) == 3 * 60 + (5 + 1) * 60 + 600
+    slow = settings(CLOSED, "judge.api.requests_per_minute=6", "judge.api.audio_seconds_per_minute=60").judge
+    rates = max(16 / 6, 8 * LONGEST / 60) * 60
+    assert calls_at_once(slow) == 16 and verdict_deadline(slow) == 4 * 60 + 3 * 60 + 600 + rates
+    assert verdict_deadline(load([]).judge) == load([]).judge.deadline_s and slots(load([]).judge) == 1
+
+
+def test_an_endpoint_that_is_not_there_stops_a_run_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(CLOSED, "judge.api.deadline_s=1")
+    with pytest.raises(UserError, match=r"judge\.api: judge loopback-judge does not answer: network"):
+        probe_judge(config.judge)
+    where = [f"judge.api.base_url={CLOSED}", f"judge.api.model={MODEL}", "judge.api.deadline_s=1"]
+    small = ["learner.ranks=1", "judge.workers=1", f"run.root={tmp_path}"]
+    assert main(["train", *small, "judge=openai", *where]) == 2
+    assert main(["judge", "probe", "judge=openai", *where]) == 2
+    assert main(["judge", "probe"]) == 2
+    *refused, nobody = capsys.readouterr().err.splitlines()
+    assert len(refused) == 2 and all(line.startswith("judge.api: judge loopback") for line in refused)
+    assert nobody.startswith("judge probe: no axis is judged by api")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_probe_says_on_one_line_what_the_endpoint_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario() -> int:
+        async with JudgeServer(lacks="logprobs choice") as server:
+            where = [f"judge.api.base_url={server.base_url}", f"judge.api.model={MODEL}"]
+            return await asyncio.to_thread(main, ["judge", "probe", "judge=openai", *where])
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 60)) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("judge answers by JSON") and "no logprobs" in line
