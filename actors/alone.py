@@ -129,7 +129,8 @@ async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Eval
         load_family(config.model.family, config.model.path), manifest.parent, config.data.max_seconds
     )
     prompts = [Prompt(id=row.id, ids=encoder.encode(row).prompt) for row in rows]
-    tasks, panel = {row.id: task_of(row) for row in rows}, panel_from(config.judge, Path.cwd())
+    tasks = {row.id: task_of(row) for row in rows}
+    panel = panel_from(config.judge, Path.cwd(), config.model.path)
     worker = build_worker(config, Path.cwd())
     sampling = greedy_sampling(config.rollout)
     try:
