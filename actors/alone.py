@@ -134,11 +134,11 @@ async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Eval
     )
     prompts = [Prompt(id=row.id, ids=encoder.encode(row).prompt) for row in rows]
     tasks = {row.id: task_of(row) for row in rows}
-    panel, asked = panel_from(config.judge, Path.cwd()), None
+    panel, asked = panel_from(config.judge, Path.cwd(), config.model.path), None
     if config.judge.api_axes:
         try:
             capabilities, gate = await probed(config.judge), LocalGate(Limiter(limits_of(config.judge.api)))
-            asked = api_panel(config.judge, Path.cwd(), capabilities, gate, log=None)
+            asked = api_panel(config.judge, Path.cwd(), config.model.path, capabilities, gate, log=None)
         except ValueError as error:
             raise UserError(f"judge.api: {error}") from error
         print(capabilities.describe(), file=sys.stderr)

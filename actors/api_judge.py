@@ -97,7 +97,8 @@ class ApiJudgeActor(Actor):
 
     def __init__(self, config: Config, capabilities: Capabilities, limiter: Any) -> None:
         log = config.run.root / config.run.name / LOG
-        self._panel = api.api_panel(config.judge, Path.cwd(), capabilities, RemoteGate(limiter), log=log)
+        gate = RemoteGate(limiter)
+        self._panel = api.api_panel(config.judge, Path.cwd(), config.model.path, capabilities, gate, log=log)
 
     async def score(self, reply: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:
         """The verdicts on one reply; its audio is kept at ``audio`` when given."""

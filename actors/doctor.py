@@ -98,7 +98,13 @@ def numa() -> Finding:
 def cores() -> Finding:
     """Cores this process may use."""
     count = len(os.sched_getaffinity(0))
-    return Finding(name="cores", ok=count >= 2, detail=str(count), fix="set learner.ranks=1", needed=False)
+    return Finding(
+        name="cores",
+        ok=count >= 2,
+        detail=str(count),
+        fix="set learner.ranks=1 judge.workers=1",
+        needed=False,
+    )
 
 
 def threads() -> Finding:

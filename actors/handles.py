@@ -92,7 +92,7 @@ class JudgeActor(Actor):
         from judge.panel import panel_from
         from judge.worker import JudgeWorker
 
-        self._worker = JudgeWorker(panel_from(config.judge, Path.cwd()))
+        self._worker = JudgeWorker(panel_from(config.judge, Path.cwd(), config.model.path))
 
     def score(self, reply: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:
         """The verdicts on one reply; its audio is kept at ``audio`` when given."""

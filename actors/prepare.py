@@ -16,6 +16,7 @@ from actors.footprint import memory_estimate, physical_memory
 from conf.load import load
 from conf.schema import Config
 from judge import verifiable
+from judge.acoustic import norms_of
 from judge.types import Scale
 from learner.gate import mixer_from
 from speech import checkpoint as model_folder
@@ -106,6 +107,10 @@ def usable_model(config: Config) -> Family:
 
 
 def _check_judge(config: Config) -> None:
+    try:
+        norms_of(config.model.path)
+    except ValueError as error:
+        raise UserError(f"model.path: {error}") from error
     for name in ("language_model", "dictionary"):
         path = getattr(config.judge, name)
         if path is not None and not path.is_file():

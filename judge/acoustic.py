@@ -9,13 +9,15 @@ easily pleased, so none of them can earn anything. The reply's text is a yardsti
 nobody who could be talked round is asked for an opinion.
 """
 
-from dataclasses import dataclass
-from math import log
+from dataclasses import dataclass, fields
+from math import isfinite, log
+from pathlib import Path
 
 from judge import measure
 from judge.asr import word_error_rate, words
 from judge.types import Scale, Scored, Task
 from rollout.types import Speech
+from speech.checkpoint import read_json
 
 JUDGE = "acoustic/1"
 
@@ -24,7 +26,8 @@ JUDGE = "acoustic/1"
 class SpeechNorms:
     """How the voice speaks when nothing is asked of it, and how far a style departs from that.
 
-    Measured on decoded replies of the shipped voice (a test repeats it); another voice needs its own.
+    Measured on decoded replies of the shipped voice (a test repeats it). A checkpoint that speaks with
+    another one says so in the section ``voice`` of its wavgate.json, with these names.
     """
 
     seconds_per_word: float = 0.248  # duration of a reply = words * this
@@ -39,6 +42,23 @@ class SpeechNorms:
         if not said:
             raise ValueError(f"text must have words: got {text!r}")
         return self.seconds_per_word * len(said) + self.seconds_per_letter * sum(map(len, said))
+
+
+def norms_of(model: Path) -> SpeechNorms:
+    """The norms of a checkpoint's voice.
+
+    ValueError: an unknown name, or not a positive number (a level may be any finite one).
+    """
+    file = model / "wavgate.json"
+    told = read_json(file).get("voice", {}) if file.is_file() else {}
+    names = [field.name for field in fields(SpeechNorms)]
+    if not isinstance(told, dict):
+        raise ValueError(f"{file}: voice must be an object: got {told!r}")
+    for name, value in told.items():
+        fits = isinstance(value, int | float) and isfinite(value) and (value > 0 or name == "level_dbfs")
+        if name not in names or not fits:
+            raise ValueError(f"{file}: voice has numbers named {', '.join(names)}: got {name}={value!r}")
+    return SpeechNorms(**told)
 
 
 @dataclass(frozen=True, slots=True)

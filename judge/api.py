@@ -94,7 +94,7 @@ class ApiPanel:
     """A panel that leaves some axes to an API judge. Any number of replies may be scored at once.
 
     Example:
-        panel = api_panel(config.judge, folder, await probed(config.judge), LocalGate(limiter), log=None)
+        panel = api_panel(config.judge, folder, model, await probed(config.judge), gate, log=None)
         judged = await panel.score(reply, speech, task)
     """
 
@@ -125,9 +125,11 @@ class ApiPanel:
 
 
 def api_panel(
-    config: JudgeConfig, root: Path, capabilities: Capabilities, gate: Gate, *, log: Path | None
+    config: JudgeConfig, root: Path, model: Path, capabilities: Capabilities, gate: Gate, *, log: Path | None
 ) -> ApiPanel:
-    """The shipped panel with the API judge on its axes. ``root`` as in ``panel_from``; ``log``: of all calls.
+    """The shipped panel with the API judge on its axes.
+
+    ``root``, ``model`` as in ``panel_from``; ``log``: of all calls.
 
     ValueError: a file of the recogniser is not there, or the cache cannot be used.
     """
@@ -142,7 +144,7 @@ def api_panel(
         cache=None if api.cache is None else VerdictCache(api.cache, CACHE_BYTES),
         log=log,
     )
-    panel = panel_from(config, root)
+    panel = panel_from(config, root, model)
     judge = OpenAIJudge(
         caller, capabilities, scale=panel.scale, repeats=api.repeats, temperature=api.temperature
     )

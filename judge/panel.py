@@ -34,7 +34,7 @@ class Panel:
     """Scores replies by what a listener hears.
 
     Example:
-        panel = panel_from(config.judge, data_folder)
+        panel = panel_from(config.judge, data_folder, config.model.path)
         judged = panel.score(reply, speech, task)
         match judged.reward:
             case Scored(value=value): ...
@@ -103,10 +103,13 @@ class Panel:
         return dict.fromkeys(self.weights, verdict)
 
 
-def panel_from(config: JudgeConfig, root: Path) -> Panel:
-    """The shipped panel; relative paths of the config start at ``root``. ValueError: a file is not there."""
+def panel_from(config: JudgeConfig, root: Path, model: Path) -> Panel:
+    """The shipped panel for the voice of a checkpoint; relative paths of the config start at ``root``.
+
+    ValueError: a file is not there, or no norms.
+    """
     paths = [None if path is None else root / path for path in (config.language_model, config.dictionary)]
-    return Panel(config, Recogniser(*paths))
+    return Panel(config, Recogniser(*paths), acoustic.norms_of(model))
 
 
 def unjudgeable(reply: Reply, speech: Speech) -> str | None:

@@ -78,7 +78,7 @@ def reply(text: str, channels: str = "TTTBAAAABE", finish: Finish = "stop") -> R
 
 @cache
 def shipped_panel() -> Panel:
-    return panel_from(CONFIG, WORLD / "data")
+    return panel_from(CONFIG, WORLD / "data", WORLD / "base")
 
 
 class Parrot:

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from examples.tiny_world.speak import REPLY_MANNERS
 from examples.tiny_world.tasks import FAMILIES
 from judge import measure
-from judge.acoustic import NORMS, Ramp, listen, manner, score, style_followed
+from judge.acoustic import NORMS, Ramp, SpeechNorms, listen, manner, norms_of, score, style_followed
 from judge.asr import words
 from tests.judging import RATE, REPLIES, SCALE, recorded, speech, spoken, task
 
@@ -203,3 +204,18 @@ def test_a_text_without_words_has_no_duration() -> None:
 
 def test_every_style_of_the_voice_is_known_here() -> None:
     assert set(REPLY_MANNERS) == set(STYLES)
+
+
+def test_a_checkpoint_may_speak_with_another_voice(tmp_path: Path) -> None:
+    assert norms_of(tmp_path) == NORMS
+    (tmp_path / "wavgate.json").write_text('{"family": "x", "voice": {"level_dbfs": -30, "slow_ratio": 1.5}}')
+    assert norms_of(tmp_path) == SpeechNorms(level_dbfs=-30, slow_ratio=1.5)
+
+
+@pytest.mark.parametrize(
+    "voice", ['{"pace": 1}', '{"slow_ratio": 0}', '{"slow_ratio": "fast"}', "[]", '{"loud_db": NaN}']
+)
+def test_a_voice_that_is_no_voice_is_refused(voice: str, tmp_path: Path) -> None:
+    (tmp_path / "wavgate.json").write_text(f'{{"voice": {voice}}}')
+    with pytest.raises(ValueError, match="voice"):
+        norms_of(tmp_path)

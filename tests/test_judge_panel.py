@@ -17,6 +17,7 @@ from tests.judging import (
     RATE,
     REPLIES,
     SCALE,
+    WORLD,
     Broken,
     Parrot,
     codec,
@@ -178,7 +179,7 @@ def test_a_wave_heard_before_is_not_recognised_again() -> None:
 
 
 def test_the_same_reply_gets_the_same_score_from_two_panels() -> None:
-    one, two = (panel_from(CONFIG, Path(__file__).parents[1] / "examples/tiny_world/data") for _ in range(2))
+    one, two = (panel_from(CONFIG, WORLD / "data", WORLD / "base") for _ in range(2))
     for text in REPLIES:
         one.score(reply(text), speech(spoken(text, "slow")), task(text, "slow"))  # panel one has a past
     for text in REPLIES:
@@ -224,7 +225,7 @@ def test_a_very_short_wave_is_judged_by_the_real_recogniser() -> None:
 
 def test_a_missing_recogniser_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must exist"):
-        panel_from(CONFIG, tmp_path)
+        panel_from(CONFIG, tmp_path, tmp_path)
 
 
 def test_the_worker_keeps_the_audio_and_returns_the_same_verdict(tmp_path: Path) -> None:
