@@ -10,35 +10,55 @@ from pydantic import Field, model_validator
 from conf.fields import Fraction, NonNegative, Positive, Seconds, Strict
 
 By = Literal["local", "api"]
-Axis = Literal["semantic", "acoustic"]
+Axis = Literal["semantic", "acoustic", "holistic"]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
-class ApiConfig(Strict):
-    """A judge behind an OpenAI-compatible chat endpoint, and what it may be asked."""
+class EndpointConfig(Strict):
+    """An OpenAI-compatible endpoint."""
 
     base_url: str | None = None
     """Address up to and without /chat/completions; no user, query or fragment."""
     model: str | None = None
-    """Name that the endpoint knows the judge by."""
+    """Name that the endpoint knows the model by."""
     key_env: str | None = None
     """Name of the environment variable that holds the key; none: the endpoint wants no key."""
+    deadline_s: Seconds = 60.0
+    """One call, its retries and their waits included; waiting for the limits is not."""
+
+    @model_validator(mode="after")
+    def _addressed(self) -> Self:
+        if self.base_url is not None and not _is_address(self.base_url):  # not shown: it may hold a key
+            raise ValueError("base_url must be http(s)://host[:port][/path] without user, query or fragment")
+        if self.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_env):
+            raise ValueError(
+                "key_env must be the NAME of an environment variable (A-Z, 0-9, _); what was given is not "
+                "shown, it may be a key"
+            )
+        return self
+
+    def missing(self) -> str | None:
+        """The first field that must be set before anybody can be asked; None when all are."""
+        return next((name for name in ("base_url", "model") if not getattr(self, name)), None)
+
+
+class AskedConfig(EndpointConfig):
+    """A judge behind a chat endpoint, and what it may be asked."""
+
     repeats: Positive = 1
     """Readings per axis and reply; the score is their mean, its spread is reported."""
     temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = 1.0
     """Of JSON and tagged answers; token probabilities are read at 0."""
-    deadline_s: Seconds = 60.0
-    """One call, its retries and their waits included."""
     outage_s: Seconds = 600.0
     """Longest pause while the endpoint is down; then the verdicts that waited are missing."""
     concurrency: Positive = 8
     """Calls on their way at once, over all judge workers."""
     requests_per_minute: Rate | None = None
-    """Calls started in a minute, over all judge workers; retries within a call are not counted."""
+    """Requests started in a minute, over all judge workers, retries included."""
     audio_seconds_per_minute: Rate | None = None
     """Seconds of audio sent in a minute, over all judge workers."""
     spend_cap: Rate | None = None
-    """After this much no call starts until the run is started again, in the currency of the prices."""
+    """After this much no call starts, in the currency of the prices; a resumed run goes on counting."""
     prompt_price: NonNegative | None = None
     """Of a million prompt tokens."""
     completion_price: NonNegative | None = None
@@ -47,18 +67,33 @@ class ApiConfig(Strict):
     """SQLite file of verdicts that were paid for, on a disk of the machine; none: each call is paid for."""
 
     @model_validator(mode="after")
-    def _usable(self) -> Self:
-        if self.base_url is not None and not _is_address(self.base_url):  # not shown: it may hold a key
-            raise ValueError("base_url must be http(s)://host[:port][/path] without user, query or fragment")
-        if self.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_env):
-            raise ValueError(
-                "key_env must be the NAME of an environment variable (A-Z, 0-9, _); what was given is not "
-                "shown, it may be a key"
-            )
+    def _priced(self) -> Self:
         for name in ("prompt_price", "completion_price"):
             if self.spend_cap is not None and getattr(self, name) is None:
                 raise ValueError(f"{name} must be set when spend_cap is: got spend_cap={self.spend_cap:g}")
         return self
+
+
+class ApiConfig(AskedConfig):
+    """The judge whose verdicts are rewards."""
+
+    compare: Literal["none", "pairwise", "ranking"] = "none"
+    """``none``: each reply is scored by itself. ``pairwise``: the replies of a group two by two, in both
+    orders; ``ranking``: all in one call. The score then is the share of the others that a reply beats. One
+    that is alone (held-out evaluation) is always scored by itself."""
+    calibration: Path | None = None
+    """Map from this judge's scores to people's, of ``wavgate judge calibrate``; none: as they come."""
+    canary_every: Annotated[int, Field(ge=0)] = 20
+    """Steps between checks with replies that deserve nothing; before the first step always. 0: only then."""
+    canary_stop: bool = False
+    """A judge that pays for such a reply ends the run instead of being reported."""
+
+
+class SecondConfig(AskedConfig):
+    """A second opinion, held against the first in the report and never part of a reward."""
+
+    share: Fraction = 0.1
+    """Of the replies that it is asked about; which ones depends on seed, step and reply alone."""
 
 
 def _is_address(url: str) -> bool:
@@ -80,6 +115,8 @@ class JudgeConfig(Strict):
     """Weight of what was said, as heard."""
     acoustic: NonNegative = 0.4
     """Weight of how it sounded."""
+    holistic: NonNegative = 0.0
+    """Weight of the turn as a whole, heard with the user's own audio; only ``judge.api`` can judge it."""
     semantic_by: By = "local"
     """``local``: is the row's answer in what a recogniser heard? ``api``: ``judge.api`` reads that."""
     acoustic_by: By = "local"
@@ -97,16 +134,23 @@ class JudgeConfig(Strict):
     max_missing: Fraction = 0.5
     """A step with a larger share of missing verdicts stops the run: nothing is learnt from an outage."""
     api: ApiConfig = ApiConfig()
+    second: SecondConfig = SecondConfig()
 
     @model_validator(mode="after")
     def _has_axis(self) -> Self:
-        if self.semantic + self.acoustic <= 0:
-            raise ValueError(f"semantic must be positive when acoustic is 0: got {self.semantic}")
+        if self.semantic + self.acoustic + self.holistic <= 0:
+            raise ValueError(f"semantic must be positive when the other axes are 0: got {self.semantic}")
         if not self.scale_lo < self.scale_hi:
             raise ValueError(f"scale_lo must be below scale_hi: got [{self.scale_lo}, {self.scale_hi}]")
-        for name in ("base_url", "model"):
-            if "api" in (self.semantic_by, self.acoustic_by) and not getattr(self.api, name):
-                raise ValueError(f"api.{name} must be set when an axis is judged by api: got nothing")
+        absent = (
+            self.api.missing() if "api" in (self.semantic_by, self.acoustic_by) or self.holistic else None
+        )
+        if absent is not None:
+            raise ValueError(f"api.{absent} must be set when an axis is judged by api: got nothing")
+        if (self.second.base_url is None) != (self.second.model is None):
+            raise ValueError("second.base_url and second.model must be set together")
+        if self.second.base_url is not None and not self.api_axes:
+            raise ValueError("second needs an axis that is judged by api: set semantic_by or acoustic_by")
         return self
 
     @property
@@ -117,4 +161,6 @@ class JudgeConfig(Strict):
             axes.append("semantic")
         if self.acoustic_by == "api" and self.acoustic > 0:
             axes.append("acoustic")
+        if self.holistic > 0:
+            axes.append("holistic")
         return tuple(axes)

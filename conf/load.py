@@ -37,7 +37,7 @@ __all__ = ["ROOT", "ConfigError", "dump", "load", "read", "sweep"]
 ROOT = FOLDER.parent
 """The project's folder: ``examples/...`` is found from anywhere."""
 
-WRITTEN = {"run.root", "judge.api.cache"}
+WRITTEN = {"run.root", "judge.api.cache", "judge.second.cache"}
 """Paths of what a run writes: never below the project's folder by accident."""
 
 
