@@ -120,7 +120,6 @@ async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Eval
     from actors.decide import Group
     from actors.evaluate import summed_up
     from judge.api import api_panel, limits_of, probed
-    from judge.caller import LocalGate
     from judge.limits import Limiter
     from judge.panel import panel_from
     from judge.types import Judged
@@ -137,7 +136,7 @@ async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Eval
     panel, asked = panel_from(config.judge, Path.cwd(), config.model.path), None
     if config.judge.api_axes:
         try:
-            capabilities, gate = await probed(config.judge), LocalGate(Limiter(limits_of(config.judge.api)))
+            capabilities, gate = await probed(config.judge), Limiter(limits_of(config.judge.api))
             asked = api_panel(config.judge, Path.cwd(), config.model.path, capabilities, gate, log=None)
         except ValueError as error:
             raise UserError(f"judge.api: {error}") from error

@@ -18,7 +18,6 @@ from actors.handles import Actor
 from conf.judging import JudgeConfig
 from conf.schema import Config
 from judge import api
-from judge.caller import LocalGate
 from judge.limits import Figures, Limiter, Limits
 from judge.probe import Capabilities
 from judge.types import CallFailed, Judged, Task
@@ -34,27 +33,26 @@ class LimiterActor(Actor):
 
     def __init__(self, limits: Limits) -> None:
         self._limiter = Limiter(limits)
-        self._gate = LocalGate(self._limiter)
 
     async def acquire(self, audio_seconds: float) -> int:
         """A lease. CallFailed (spend_cap)."""
-        return await self._gate.acquire(audio_seconds)
+        return await self._limiter.acquire(audio_seconds)
 
     async def release(self, lease: int, ok: bool | None, spent: float) -> None:
         """Give a lease back."""
-        await self._gate.release(lease, ok=ok, spent=spent)
+        await self._limiter.release(lease, ok=ok, spent=spent)
 
     async def is_open(self) -> bool:
         """Whether the breaker holds everybody back."""
-        return await self._gate.is_open()
+        return await self._limiter.is_open()
 
     async def state(self) -> Figures:
         """The figures as of now."""
         return self._limiter.state()
 
 
-class RemoteGate:
-    """The limiter actor as a Gate."""
+class RemotePermits:
+    """The limiter actor as Permits."""
 
     def __init__(self, limiter: Any) -> None:
         self._limiter = limiter
@@ -81,7 +79,7 @@ class RemoteGate:
         await self._limiter.release.remote(lease, ok, spent)
 
     async def is_open(self) -> bool:
-        """See ``LocalGate.is_open``."""
+        """See ``Permits.is_open``."""
         return cast(bool, await self._limiter.is_open.remote())
 
     async def _give_back(self, reference: Awaitable[int]) -> None:
@@ -97,7 +95,7 @@ class ApiJudgeActor(Actor):
 
     def __init__(self, config: Config, capabilities: Capabilities, limiter: Any) -> None:
         log = config.run.root / config.run.name / LOG
-        gate = RemoteGate(limiter)
+        gate = RemotePermits(limiter)
         self._panel = api.api_panel(config.judge, Path.cwd(), config.model.path, capabilities, gate, log=log)
 
     async def score(self, reply: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:

@@ -14,9 +14,9 @@ from time import perf_counter
 
 from conf.judging import ApiConfig, JudgeConfig
 from judge.cache import VerdictCache
-from judge.caller import Caller, Gate, Price
+from judge.caller import Caller, Price
 from judge.chat import Endpoint, ask, new_client
-from judge.limits import MINUTE, Limits
+from judge.limits import MINUTE, Limits, Permits
 from judge.openai_judge import OpenAIJudge
 from judge.panel import LONGEST, Panel, combine, panel_from
 from judge.probe import Capabilities, probe
@@ -24,7 +24,9 @@ from judge.rubric import RUBRICS, Rubric
 from judge.types import Judged, Task, Verdict
 from rollout.types import Reply, Speech
 
-FAILURES = 5  # calls in a row without an answer that open the breaker
+FAILURES = (
+    4  # attempts in a row without an answer open the breaker: before the first call has used up its own
+)
 REST_S = 5.0  # before the first probe of an endpoint that is down
 CACHE_BYTES = 1 << 30
 
@@ -125,7 +127,13 @@ class ApiPanel:
 
 
 def api_panel(
-    config: JudgeConfig, root: Path, model: Path, capabilities: Capabilities, gate: Gate, *, log: Path | None
+    config: JudgeConfig,
+    root: Path,
+    model: Path,
+    capabilities: Capabilities,
+    permits: Permits,
+    *,
+    log: Path | None,
 ) -> ApiPanel:
     """The shipped panel with the API judge on its axes.
 
@@ -138,7 +146,7 @@ def api_panel(
     caller = Caller(
         partial(ask, new_client(), endpoint),
         endpoint.model,
-        gate,
+        permits,
         outage_s=api.outage_s,
         price=Price(**{name: price for name, price in prices.items() if price is not None}),
         cache=None if api.cache is None else VerdictCache(api.cache, CACHE_BYTES),

@@ -1,8 +1,9 @@
-"""One reading of a judge, from the cache or paid for: cache, permit, question, strict reading, cache, log.
+"""One reading of a judge, from the cache or paid for: cache, leases, question, strict reading, cache, log.
 
-Invariant: every lease is given back, whatever happens under it; only what was read is cached; nothing here
-retries but for an outage: while the breaker is open a call waits for its turn and asks again, so a run pauses
-and resumes. After ``outage_s`` of that it fails. The log has the audio's hash and no audio, and no header.
+Invariant: every attempt is on its way under a lease of its own, which is given back whatever happens under
+it; only what was read is cached; nothing here retries but for an outage: while the breaker is open a call
+waits for its turn and asks again, so a run pauses and resumes. After ``outage_s`` of that it fails. The log
+has the audio's hash and no audio, and no header.
 """
 
 import asyncio
@@ -15,12 +16,12 @@ from typing import Any, Protocol
 
 from judge.answers import Reading
 from judge.cache import VerdictCache, key, pcm_hash
-from judge.chat import Answer
-from judge.limits import Limiter, Permits
+from judge.chat import Answer, Attempt, Under, at_once
+from judge.completion import Completion
+from judge.limits import Permits
 from judge.types import CallFailed, Scored
 from rollout.types import Speech
 
-Ask = Callable[[dict[str, Any]], Awaitable[Answer]]  # ``judge.chat.ask`` with client and endpoint given
 LOOKS = 4  # times per ``outage_s`` that a waiting call looks whether the endpoint is still down
 
 
@@ -31,30 +32,17 @@ class Price:
     prompt: float = 0.0
     completion: float = 0.0
 
-    def of(self, answer: Answer) -> float:
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
         """What an answer cost."""
-        return (self.prompt * answer.prompt_tokens + self.completion * answer.completion_tokens) / 1e6
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
-class Gate(Permits, Protocol):
-    """Permits that also tell whether the breaker holds everybody back."""
+class Ask(Protocol):
+    """``judge.chat.ask`` with client and endpoint given."""
 
-    async def is_open(self) -> bool:
-        """False only while calls pass freely."""
+    def __call__(self, body: dict[str, Any], under: Under = at_once) -> Awaitable[Answer]:
+        """One question."""
         ...
-
-
-class LocalGate:
-    """A limiter of this process as a Gate."""
-
-    def __init__(self, limiter: Limiter) -> None:
-        self._limiter = limiter
-        self.acquire = limiter.acquire
-        self.release = limiter.release
-
-    async def is_open(self) -> bool:
-        """A breaker that waits for its probe is open to nobody else."""
-        return self._limiter.state().breaker != "closed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +65,7 @@ class Caller:
     ``cache`` None: every call is paid for (canaries, test-retest). ``log``: a line of JSON per call is added.
 
     Example:
-        caller = Caller(partial(ask, client, endpoint), endpoint.model, LocalGate(limiter), outage_s=600.0)
+        caller = Caller(partial(ask, client, endpoint), endpoint.model, limiter, outage_s=600.0)
         (score,) = await caller.call(question)
     """
 
@@ -85,7 +73,7 @@ class Caller:
         self,
         ask: Ask,
         model: str,
-        gate: Gate,
+        permits: Permits,
         *,
         outage_s: float,
         price: Price | None = None,
@@ -95,7 +83,7 @@ class Caller:
         if not 0 < outage_s < float("inf"):
             raise ValueError(f"outage_s must be positive and finite: got {outage_s}")
         self.model = model
-        self._ask, self._gate, self._outage_s = ask, gate, outage_s
+        self._ask, self._permits, self._outage_s = ask, permits, outage_s
         self._price, self._cache, self._log = price or Price(), cache, log
 
     async def call(self, question: Question) -> list[Scored]:
@@ -117,33 +105,25 @@ class Caller:
         return scores
 
     async def _through_outages(self, question: Question, hashes: list[str]) -> Sequence[Reading]:
-        outage = _Outage(self._gate, self._outage_s)
-        seconds = sum(clip.seconds for clip in question.clips)
+        outage = _Outage(self._permits, self._outage_s)
         while True:
-            lease = await outage.lease(seconds)
             try:
-                return await self._once(question, hashes, lease)
+                return await self._once(question, hashes, outage)
             except CallFailed as failure:
                 if not failure.retryable or not await outage.goes_on(failure):
                     raise
 
-    async def _once(self, question: Question, hashes: list[str], lease: int) -> Sequence[Reading]:
-        ok: bool | None = None  # of a call that was cancelled or refused nothing is learnt about the endpoint
-        spent = 0.0
+    async def _once(self, question: Question, hashes: list[str], outage: "_Outage") -> Sequence[Reading]:
+        turns = _Turns(self._permits, outage, sum(clip.seconds for clip in question.clips), self._price)
         answer: Answer | None = None
-        start = time.monotonic()
         try:
-            answer = await self._ask(question.settings | {"messages": question.messages})
-            ok, spent = True, self._price.of(answer)
+            answer = await self._ask(question.settings | {"messages": question.messages}, turns.take)
             readings = question.read(answer)
         except CallFailed as failure:
-            ok = False if failure.retryable else ok
-            self._write(question, hashes, answer, failure, time.monotonic() - start)
+            self._write(question, hashes, turns, answer, failure)
             raise
-        finally:
-            await self._gate.release(lease, ok=ok, spent=spent)
         assert len(readings) == question.readings
-        self._write(question, hashes, answer, None, time.monotonic() - start)
+        self._write(question, hashes, turns, answer, None)
         return readings
 
     def _names(self, question: Question, hashes: list[str]) -> list[str]:
@@ -164,9 +144,9 @@ class Caller:
         self,
         question: Question,
         hashes: list[str],
+        turns: "_Turns",
         answer: Answer | None,
         failure: CallFailed | None,
-        seconds: float,
     ) -> None:
         if self._log is None:
             return
@@ -175,7 +155,9 @@ class Caller:
             "judge": question.judge,
             "model": self.model,
             "repeat": question.repeat,
-            "seconds": round(seconds, 4),
+            "seconds": round(turns.seconds, 4),
+            "attempts": turns.count,
+            "spent": turns.spent,
             "kind": failure.kind if failure else None,
             "reason": failure.reason if failure else None,
             "text": answer.text if answer else None,
@@ -192,11 +174,40 @@ class Caller:
             file.write(json.dumps(line).encode() + b"\n")
 
 
+class _Turns:
+    """The leases of one call, one per attempt, and what the attempts took."""
+
+    def __init__(self, permits: Permits, outage: "_Outage", audio_seconds: float, price: Price) -> None:
+        self._permits, self._outage = permits, outage
+        self._audio_seconds, self._price = audio_seconds, price
+        self.count = 0
+        self.seconds = 0.0  # on their way
+        self.spent = 0.0
+
+    async def take(self, attempt: Attempt) -> Completion:
+        """Run an attempt under a lease. CallFailed: its own, or there is no lease to be had."""
+        lease = await self._outage.lease(self._audio_seconds)
+        ok: bool | None = None  # of a call that was cancelled or refused nothing is learnt about the endpoint
+        spent, start = 0.0, time.monotonic()
+        self.count += 1
+        try:
+            found = await attempt()
+            ok, spent = True, self._price.of(found.prompt_tokens, found.completion_tokens)
+        except CallFailed as failure:
+            ok, spent = (False if failure.retryable else None), self._price.of(*failure.tokens)
+            raise
+        finally:
+            self.seconds += time.monotonic() - start
+            self.spent += spent
+            await self._permits.release(lease, ok=ok, spent=spent)
+        return found
+
+
 class _Outage:
     """How long one call has seen the endpoint down."""
 
-    def __init__(self, gate: Gate, longest_s: float) -> None:
-        self._gate, self._longest_s = gate, longest_s
+    def __init__(self, permits: Permits, longest_s: float) -> None:
+        self._permits, self._longest_s = permits, longest_s
         self._since: float | None = None
         self._last = "calls of other workers failed"
 
@@ -207,7 +218,7 @@ class _Outage:
 
     async def lease(self, seconds: float) -> int:
         """Wait for a lease, however long for the limits, but not longer than an outage may last."""
-        asked = asyncio.ensure_future(self._gate.acquire(seconds))
+        asked = asyncio.ensure_future(self._permits.acquire(seconds))
         taken = False
         try:
             while not asked.done():
@@ -220,10 +231,10 @@ class _Outage:
             if (
                 not taken and not asked.cancel() and asked.exception() is None
             ):  # granted while we were leaving
-                await self._gate.release(asked.result(), ok=None, spent=0.0)
+                await self._permits.release(asked.result(), ok=None, spent=0.0)
 
     async def _still_down(self) -> bool:
-        if not await self._gate.is_open():
+        if not await self._permits.is_open():
             self._since = None
             return False
         now = time.monotonic()

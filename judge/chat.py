@@ -5,8 +5,9 @@
     └──────────────────────────────────────────────────────────────────┘
 
 Invariant: no failure ends as an Answer, none lasts longer than the deadline, and none shows the key. This is
-the only layer that retries. Every attempt has a connection of its own: on one that is kept alive, a server
-that says more than it was asked answers the next call with what belongs to the last.
+the only layer that retries. An attempt may have to wait for its turn (``under``): the clock of the deadline
+stands still then. Every attempt has a connection of its own: on one that is kept alive, a server that says
+more than it was asked answers the next call with what belongs to the last.
 """
 
 import asyncio
@@ -15,25 +16,23 @@ import logging
 import os
 import re
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_any,
-    stop_before_delay,
-)
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
 from judge.completion import Completion, failed, read_completion, status_failure
 from judge.types import CallFailed
+
+T = TypeVar("T")
+Attempt = Callable[[], Awaitable[Completion]]
+Under = Callable[[Attempt], Awaitable[Completion]]  # runs an attempt when its turn has come
 
 RETRIED = frozenset({"network", "rate_limited", "server"})
 FIRST_WAIT = 0.5  # seconds; the window of the first wait, doubled by every further one
@@ -51,7 +50,7 @@ class Endpoint:
     base_url: str  # up to and without /chat/completions
     model: str
     key_env: str | None
-    deadline_s: float  # over all attempts and the waits between them
+    deadline_s: float  # over all attempts and the waits between them, but not for a turn
     attempts: int = 4
     max_bytes: int = 1 << 20  # of an answer, unpacked
 
@@ -87,7 +86,7 @@ class Answer:
     logprobs: list[list[tuple[str, float]]]  # per generated token: (token, natural log); [] when none came
     prompt_tokens: int  # 0 when the endpoint does not say
     completion_tokens: int
-    seconds: float  # from the call to the answer, waits included
+    seconds: float  # of the deadline: attempts and the waits between them
     attempts: int
 
 
@@ -107,25 +106,27 @@ def new_client(connections: int = 100) -> httpx2.AsyncClient:
     )
 
 
-async def ask(client: httpx2.AsyncClient, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
+async def at_once(attempt: Attempt) -> Completion:
+    """The ``under`` of a call that waits for nobody."""
+    return await attempt()
+
+
+async def ask(
+    client: httpx2.AsyncClient, endpoint: Endpoint, body: dict[str, Any], under: Under = at_once
+) -> Answer:
     """Send ``body`` for the endpoint's model, again if need be, until there is an answer or no time for one.
 
-    ``client``: from ``new_client``; any number of calls may share it. CallFailed: why there is no answer.
-    ValueError: the key's variable is not set.
+    ``client``: from ``new_client``; any number of calls may share it. ``under``: runs each attempt, may make
+    it wait and sees its failure. CallFailed: why there is no answer. ValueError: the key's variable is unset.
     """
     key = _key(endpoint)
     headers = {"Content-Type": "application/json"}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
-    call = _Call(client, endpoint, headers, json.dumps(body | {"model": endpoint.model}).encode())
-    start = time.monotonic()
+    call = _Call(client, endpoint, under, headers, json.dumps(body | {"model": endpoint.model}).encode())
     failure: CallFailed
     try:
-        async with asyncio.timeout(endpoint.deadline_s):
-            found: Completion = await _retrying(call, endpoint)(call.attempt)
-    except TimeoutError:
-        before = f", before that {call.last}" if call.last else ""
-        failure = failed("deadline", f"no whole answer within {endpoint.deadline_s:g} s{before}")
+        found: Completion = await _retrying(call, endpoint)(call.attempt)
     except CallFailed as last:
         failure = last
     else:
@@ -134,37 +135,64 @@ async def ask(client: httpx2.AsyncClient, endpoint: Endpoint, body: dict[str, An
             logprobs=found.logprobs,
             prompt_tokens=found.prompt_tokens,
             completion_tokens=found.completion_tokens,
-            seconds=time.monotonic() - start,
+            seconds=endpoint.deadline_s - call.left_s,
             attempts=call.attempts,
         )
     # Raised here and not in the handlers: what is chained to a failure holds the request and so the key.
     asked = f", asked to wait {call.after_s:g} s" if call.after_s else ""
     attempts = f"attempt {call.attempts} of {endpoint.attempts}{asked}"
     said = _shown(_without(key, failure.reason))
-    raise CallFailed(failure.kind, f"{said} ({attempts})", retryable=failure.retryable)
+    raise CallFailed(failure.kind, f"{said} ({attempts})", retryable=failure.retryable, tokens=failure.tokens)
 
 
 class _Call:
     """The attempts of one question, and what the latest of them left behind."""
 
     def __init__(
-        self, client: httpx2.AsyncClient, endpoint: Endpoint, headers: dict[str, str], content: bytes
+        self,
+        client: httpx2.AsyncClient,
+        endpoint: Endpoint,
+        under: Under,
+        headers: dict[str, str],
+        content: bytes,
     ) -> None:
-        self._client, self._endpoint = client, endpoint
+        self._client, self._endpoint, self._under = client, endpoint, under
         self._headers, self._content = headers, content
         self._url = endpoint.base_url.rstrip("/") + "/chat/completions"
         self.attempts = 0
+        self.left_s = endpoint.deadline_s
         self.after_s = 0.0  # what the server asked to wait
-        self.last: CallFailed | None = None
+        self._last: CallFailed | None = None
 
     async def attempt(self) -> Completion:
         self.attempts += 1
         self.after_s = 0.0
         try:
-            return await self._post()
+            return await self._under(self._timed)
         except CallFailed as failure:
-            self.last = failure
+            self._last = failure
             raise
+
+    async def rest(self, seconds: float) -> None:
+        """Between two attempts."""
+        await self._counted(asyncio.sleep(seconds))
+
+    async def _timed(self) -> Completion:
+        try:
+            async with asyncio.timeout(self.left_s):
+                return await self._counted(self._post())
+        except TimeoutError:
+            before = f", before that {self._last}" if self._last else ""
+            raise failed(
+                "deadline", f"no whole answer within {self._endpoint.deadline_s:g} s{before}"
+            ) from None
+
+    async def _counted(self, doing: Awaitable[T]) -> T:
+        start = time.monotonic()
+        try:
+            return await doing
+        finally:
+            self.left_s -= time.monotonic() - start
 
     async def _post(self) -> Completion:
         most = self._endpoint.max_bytes
@@ -202,11 +230,14 @@ def _retrying(call: _Call, endpoint: Endpoint) -> AsyncRetrying:
     def wait(state: RetryCallState) -> float:
         return max(jitter(state), call.after_s)
 
+    def over(state: RetryCallState) -> bool:
+        return call.attempts >= endpoint.attempts or state.upcoming_sleep >= call.left_s
+
     return AsyncRetrying(
-        sleep=asyncio.sleep,
+        sleep=call.rest,
         retry=retry_if_exception(lambda error: isinstance(error, CallFailed) and error.kind in RETRIED),
         wait=wait,
-        stop=stop_any(stop_after_attempt(endpoint.attempts), stop_before_delay(endpoint.deadline_s)),
+        stop=over,
         reraise=True,
     )
 

@@ -31,9 +31,9 @@ OUT_OF_MONEY = frozenset(
 """Error codes of a used-up account, which come with 429, 403 or 400: waiting does not help."""
 
 
-def failed(kind: Kind, reason: str) -> CallFailed:
+def failed(kind: Kind, reason: str, tokens: tuple[int, int] = (0, 0)) -> CallFailed:
     """The failure of this kind, marked retryable when the kind is transient."""
-    return CallFailed(kind, reason, retryable=kind in TRANSIENT)
+    return CallFailed(kind, reason, retryable=kind in TRANSIENT, tokens=tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,26 +105,24 @@ def read_completion(body: bytes, model: str) -> Completion:
         first, *_ = broken.errors(include_url=False, include_input=False)
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise failed("malformed", f"not a chat completion: {where}: {first['msg']}") from None
+    usage = reply.usage or _Usage()
+    used = (usage.prompt_tokens, usage.completion_tokens)
     if reply.model is not None and not reply.model.startswith(model):
-        raise failed("wrong_model", f"asked for {model}, answered by {reply.model}")
+        raise failed("wrong_model", f"asked for {model}, answered by {reply.model}", used)
     choice = reply.choices[0] if reply.choices else None
     if choice is None or choice.message is None:
-        raise failed("empty", "no choice in the answer")
+        raise failed("empty", "no choice in the answer", used)
     if choice.message.refusal:
-        raise failed("refusal", choice.message.refusal)
+        raise failed("refusal", choice.message.refusal, used)
     if choice.finish_reason == "content_filter":
-        raise failed("refusal", "stopped by a content filter")
-    usage = reply.usage or _Usage()
+        raise failed("refusal", "stopped by a content filter", used)
     if choice.finish_reason == "length":
-        raise failed("malformed", f"cut off after {usage.completion_tokens} tokens")
+        raise failed("malformed", f"cut off after {usage.completion_tokens} tokens", used)
     text = choice.message.content
     if text is None or not text.strip():
-        raise failed("empty", f"no content, finish_reason {choice.finish_reason}")
+        raise failed("empty", f"no content, finish_reason {choice.finish_reason}", used)
     return Completion(
-        text=text,
-        logprobs=_alternatives(choice.logprobs),
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
+        text=text, logprobs=_alternatives(choice.logprobs), prompt_tokens=used[0], completion_tokens=used[1]
     )
 
 

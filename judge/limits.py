@@ -70,6 +70,10 @@ class Permits(Protocol):
         """Give it back; see ``Limiter.release``."""
         ...
 
+    async def is_open(self) -> bool:
+        """Whether the breaker holds calls back. False only while they pass freely."""
+        ...
+
 
 class Rate:
     """An allowance per minute by virtual scheduling (the generic cell rate algorithm of ITU-T I.371).
@@ -121,7 +125,7 @@ class Limiter:
 
     Example:
         lease = await limiter.acquire(audio_seconds=3.0)
-        answer = await ask(client, endpoint, body)
+        ...  # one request
         await limiter.release(lease, ok=True, spent=0.0004)
     """
 
@@ -173,6 +177,10 @@ class Limiter:
         self._spent += spent
         self._end(lease, ok)
         self._serve()
+
+    async def is_open(self) -> bool:
+        """A breaker that waits for its probe is open to nobody else."""
+        return self._breaker.state(self._clock()) != "closed"
 
     def state(self) -> Figures:
         """The figures as of now."""

@@ -75,17 +75,20 @@ class Missing:
 class CallFailed(Exception):
     """A judge call that gave no score."""
 
-    def __init__(self, kind: Kind, reason: str, *, retryable: bool = False) -> None:
+    def __init__(
+        self, kind: Kind, reason: str, *, retryable: bool = False, tokens: tuple[int, int] = (0, 0)
+    ) -> None:
+        """``tokens``: (prompt, completion) of an answer that was paid for and is of no use."""
         super().__init__(f"{kind}: {reason}")
-        self.kind, self.reason, self.retryable = kind, reason, retryable
+        self.kind, self.reason, self.retryable, self.tokens = kind, reason, retryable, tokens
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Whole on the other side of a process border, where ``args`` alone would not do."""
-        return _call_failed, (self.kind, self.reason, self.retryable)
+        return _call_failed, (self.kind, self.reason, self.retryable, self.tokens)
 
 
-def _call_failed(kind: Kind, reason: str, retryable: bool) -> CallFailed:
-    return CallFailed(kind, reason, retryable=retryable)
+def _call_failed(kind: Kind, reason: str, retryable: bool, tokens: tuple[int, int]) -> CallFailed:
+    return CallFailed(kind, reason, retryable=retryable, tokens=tokens)
 
 
 Verdict = Scored | Missing

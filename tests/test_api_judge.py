@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import ray
 
-from actors.api_judge import LOG, ApiJudgeActor, RemoteGate, probe_judge, start_limiter
+from actors.api_judge import LOG, ApiJudgeActor, RemotePermits, probe_judge, start_limiter
 from actors.cli import main
 from actors.cluster import Cluster, cores, plan
 from actors.errors import UserError
@@ -161,7 +161,7 @@ def test_a_cancelled_acquire_leaves_no_lease_and_the_spend_cap_comes_through(
     async def scenario() -> None:
         prices = ["judge.api.prompt_price=1", "judge.api.completion_price=1", "judge.api.spend_cap=0.5"]
         limiter = start_limiter(settings(CLOSED, "judge.api.concurrency=1", *prices).judge)
-        gate = RemoteGate(limiter)
+        gate = RemotePermits(limiter)
         lease = await gate.acquire(0.0)
         waiting = asyncio.create_task(gate.acquire(0.0))
         while (await limiter.state.remote()).waiting == 0:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from judge.answers import Mode
 from judge.cache import VerdictCache
-from judge.caller import Caller, LocalGate
+from judge.caller import Caller
 from judge.chat import Answer, Endpoint, ask, new_client
 from judge.compare import Candidate, Pair, pairwise, survivors, win_rates
 from judge.limits import Limiter
@@ -47,7 +47,7 @@ def caller(server: JudgeServer, cache: VerdictCache | None = None) -> Caller:
     return Caller(
         partial(ask, new_client(), endpoint),
         MODEL,
-        LocalGate(Limiter(limits(breaker_failures=99))),
+        Limiter(limits(breaker_failures=99)),
         outage_s=5,
         cache=cache,
     )

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from judge.answers import Mode
 from judge.cache import VerdictCache
-from judge.caller import Caller, LocalGate, Price
+from judge.caller import Caller, Price
 from judge.chat import Endpoint, ask, new_client
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
@@ -44,13 +45,15 @@ def judge_of(
     scale: Scale | None = None,
     limiter: Limiter | None = None,
     outage_s: float = 5.0,
+    key_env: str | None = None,
+    deadline_s: float = 2.0,
+    attempts: int = 1,
     **caller: Any,
 ) -> OpenAIJudge:
-    key_env = caller.pop("key_env", None)
-    asks = partial(ask, new_client(), endpoint(server, key_env=key_env))
-    gate = LocalGate(limiter or Limiter(limits()))
+    where = endpoint(server, key_env=key_env, deadline_s=deadline_s, attempts=attempts)
+    asks = partial(ask, new_client(), where)
     return OpenAIJudge(
-        Caller(asks, MODEL, gate, outage_s=outage_s, **caller),
+        Caller(asks, MODEL, limiter or Limiter(limits()), outage_s=outage_s, **caller),
         able(mode),
         scale=scale or Scale(),
         repeats=repeats,
@@ -301,6 +304,57 @@ def test_answers_are_paid_for_and_the_cap_ends_the_calls() -> None:
         assert limiter.state().spent == pytest.approx(0.003)
         assert [isinstance(verdict, Missing) for verdict in verdicts] == [True, False, False, True, True]
         assert [verdict.kind for verdict in verdicts[3:] if isinstance(verdict, Missing)] == ["spend_cap"] * 2
+
+    run(test())
+
+
+def test_every_attempt_has_a_lease_and_waiting_for_one_does_not_use_up_the_deadline() -> None:
+    async def test() -> None:
+        limiter = Limiter(limits(concurrency=1, requests_per_minute=120, breaker_failures=9))
+        async with JudgeServer() as server:
+            server.down = True
+            judge = judge_of(server, limiter=limiter, attempts=3, deadline_s=0.6)
+            start = time.monotonic()
+            lasts = [await score(judge, heard=str(i)) for i in range(2)]
+            seconds = time.monotonic() - start
+        assert all(isinstance(last, Missing) and last.kind == "server" for last in lasts)
+        assert limiter.state().requests == len(server.bodies) == 6, "each attempt was one request"
+        assert seconds > (6 - 1 - 1) / 2, "attempts beyond the first are held back by the rate, too"
+
+    run(test())
+
+
+def test_the_first_calls_of_an_outage_wait_for_its_end() -> None:
+    async def test() -> None:
+        async with JudgeServer() as server:
+            server.down = True
+            limiter = Limiter(limits(breaker_failures=4))
+            judge = judge_of(server, limiter=limiter, attempts=4)
+            calls = asyncio.gather(*(score(judge, heard=str(i)) for i in range(3)))
+            while limiter.state().opened < 2:
+                await asyncio.sleep(0.01)
+            server.down = False
+            verdicts = await calls
+        assert all(isinstance(verdict, Scored) for verdict in verdicts)
+        alone = Limiter(limits(breaker_failures=4, concurrency=1))
+        async with JudgeServer() as server:
+            server.down = True
+            call = asyncio.ensure_future(score(judge_of(server, limiter=alone, attempts=4)))
+            while not alone.state().opened:
+                await asyncio.sleep(0.01)
+            server.down = False
+            scored(await call)
+
+    run(test())
+
+
+def test_an_answer_of_no_use_is_paid_for() -> None:
+    async def test() -> None:
+        limiter = Limiter(limits(spend_cap=1.0))
+        async with JudgeServer(model="another-model") as server:
+            verdict = await score(judge_of(server, limiter=limiter, price=Price(prompt=8.0, completion=20.0)))
+        assert isinstance(verdict, Missing) and verdict.kind == "wrong_model"
+        assert limiter.state().spent == pytest.approx((8.0 * 150 + 20.0 * 10) / 1e6)
 
     run(test())
 
