@@ -1,28 +1,31 @@
-"""The API judge on Ray: one limiter for the whole run, and judges that have several replies in hand.
+"""API judges on Ray: one limiter per endpoint for a whole run, judges that have several replies in hand.
 
-Invariant: a call is on its way only under a lease of the run's one limiter. An acquire that is cancelled
-leaves no lease behind. The limiter is never restarted: what has been spent would be forgotten with it.
+Invariant: a request is on its way only under a lease of the endpoint's one limiter. An acquire that is
+cancelled leaves no lease behind. The limiter is never restarted, what has been spent would be forgotten with
+it: when it dies the run ends, and a resumed one goes on counting from the log of its calls.
 """
 
 import asyncio
-from collections.abc import Awaitable
+import json
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.errors import UserError
+from actors.errors import RunError, UserError
 from actors.handles import Actor
-from conf.judging import JudgeConfig
+from conf.judging import AskedConfig, JudgeConfig
 from conf.schema import Config
 from judge import api
+from judge.canary import CanaryResult
 from judge.limits import Figures, Limiter, Limits
-from judge.probe import Capabilities
 from judge.types import CallFailed, Judged, Task
 from judge.worker import keep
 from rollout.types import Reply, Speech
+from speech import audio
 
 LOG = "judge_calls.jsonl"  # in the run directory: every call, without audio and without headers
 SPARE = 100  # answers that the limiter gives while every call there can be waits for a lease
@@ -31,8 +34,8 @@ SPARE = 100  # answers that the limiter gives while every call there can be wait
 class LimiterActor(Actor):
     """``judge.limits.Limiter`` for every judge of a run."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limiter = Limiter(limits)
+    def __init__(self, limits: Limits, spent: float) -> None:
+        self._limiter = Limiter(limits, spent=spent)
 
     async def acquire(self, audio_seconds: float) -> int:
         """A lease. CallFailed (spend_cap)."""
@@ -43,7 +46,7 @@ class LimiterActor(Actor):
         await self._limiter.release(lease, ok=ok, spent=spent)
 
     async def is_open(self) -> bool:
-        """Whether the breaker holds everybody back."""
+        """Whether the breaker holds calls back."""
         return await self._limiter.is_open()
 
     async def state(self) -> Figures:
@@ -52,17 +55,17 @@ class LimiterActor(Actor):
 
 
 class RemotePermits:
-    """The limiter actor as Permits."""
+    """The limiter actor as Permits. RunError, in every method: it is dead."""
 
     def __init__(self, limiter: Any) -> None:
         self._limiter = limiter
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def acquire(self, audio_seconds: float) -> int:
-        """See ``Limiter.acquire``. RayError: the limiter is gone."""
+        """See ``Limiter.acquire``."""
         reference = self._limiter.acquire.remote(audio_seconds)
         try:
-            return cast(int, await reference)
+            return cast(int, await _answered(reference))
         except asyncio.CancelledError:
             ray.cancel(reference)
             leaving = asyncio.create_task(self._give_back(reference))
@@ -76,11 +79,11 @@ class RemotePermits:
 
     async def release(self, lease: int, *, ok: bool | None, spent: float) -> None:
         """See ``Limiter.release``."""
-        await self._limiter.release.remote(lease, ok, spent)
+        await _answered(self._limiter.release.remote(lease, ok, spent))
 
     async def is_open(self) -> bool:
         """See ``Permits.is_open``."""
-        return cast(bool, await self._limiter.is_open.remote())
+        return cast(bool, await _answered(self._limiter.is_open.remote()))
 
     async def _give_back(self, reference: Awaitable[int]) -> None:
         try:
@@ -90,33 +93,75 @@ class RemotePermits:
         await self.release(lease, ok=None, spent=0.0)
 
 
+async def _answered(reference: Awaitable[Any]) -> Any:
+    try:
+        return await reference
+    except ActorDiedError:
+        raise RunError("the limiter of an API judge died: go on with `wavgate train resume=RUN`") from None
+
+
 class ApiJudgeActor(Actor):
-    """One judge that leaves axes to the endpoint: scores several replies at a time."""
+    """One judge that leaves axes to the endpoint: has several replies or groups in hand."""
 
-    def __init__(self, config: Config, capabilities: Capabilities, limiter: Any) -> None:
-        log = config.run.root / config.run.name / LOG
-        gate = RemotePermits(limiter)
-        self._panel = api.api_panel(config.judge, Path.cwd(), config.model.path, capabilities, gate, log=log)
+    def __init__(self, config: Config, run: Path, found: api.Probed, limiters: Sequence[Any]) -> None:
+        permits = [RemotePermits(limiter) for limiter in limiters]
+        access = api.Access(judge=permits[0], second=permits[1] if len(permits) > 1 else None)
+        self._max_seconds = config.data.max_seconds
+        self._panel = api.api_panel(config.judge, Path.cwd(), config.model.path, found, access, log=run / LOG)
 
-    async def score(self, reply: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:
-        """The verdicts on one reply; its audio is kept at ``audio`` when given."""
-        await asyncio.to_thread(keep, speech, audio)
+    async def score(self, reply: Reply, speech: Speech, task: Task, path: Path | None) -> Judged:
+        """The verdicts on one reply; its audio is kept at ``path`` when given."""
+        await asyncio.to_thread(keep, speech, path)
         return await self._panel.score(reply, speech, task)
 
+    async def compare(
+        self, replies: Sequence[Reply], task: Task, paths: Sequence[Path | None], *speeches: Speech
+    ) -> list[Judged]:
+        """The verdicts on all replies to one prompt, held against each other."""
+        for speech, path in zip(speeches, paths, strict=True):
+            await asyncio.to_thread(keep, speech, path)
+        return await self._panel.compare(replies, speeches, task)
 
-def start_limiter(config: JudgeConfig) -> Any:
-    """The limiter of a run, on the driver's machine."""
+    async def canaries(self, task: Task, transcript: str, clips: Sequence[Path]) -> list[CanaryResult]:
+        """What the endpoint makes of replies that deserve nothing, made of one that says ``transcript``."""
+        rate = audio.info(clips[0]).sample_rate
+        wave = await asyncio.to_thread(audio.read_clips, clips, rate, self._max_seconds)
+        return await self._panel.canaries(task, transcript, Speech(wave=wave, sample_rate=rate))
+
+
+def start_limiters(config: JudgeConfig, group_size: int, log: Path) -> list[Any]:
+    """A limiter for the judge's endpoint, and one for the second's if there is one, on this machine.
+
+    ``log``: of the calls so far, whose cost counts.
+    """
+    asked: list[AskedConfig] = [config.api]
+    asked += [config.second] if config.second.base_url is not None else []
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": here}
-    room = api.calls_at_once(config) + SPARE  # else a release could wait behind those who wait for it
+    # As many at once as can ask: else a release could wait behind those who wait for it.
+    options["max_concurrency"] = api.calls_at_once(config, group_size) + SPARE
     kind: Any = ray.remote(LimiterActor)
-    return kind.options(max_concurrency=room, **options).remote(api.limits_of(config.api))
+    return [kind.options(**options).remote(api.limits_of(one), spent_on(log, one.model)) for one in asked]
 
 
-def probe_judge(config: JudgeConfig) -> Capabilities | None:
-    """What the endpoint can do, asked before anything starts; None: no axis is judged by api.
+def spent_on(log: Path, model: str | None) -> float:
+    """What the calls of a log to this model cost. A line that a kill cut short is not counted."""
+    spent = 0.0
+    if log.is_file():
+        with log.open("rb") as lines:
+            for line in lines:
+                try:
+                    call = json.loads(line)
+                except ValueError:
+                    continue
+                spent += call["spent"] if call["model"] == model else 0.0
+    return spent
 
-    UserError: it does not answer, or cannot do what the axes need.
+
+def probe_judge(config: JudgeConfig) -> api.Probed | None:
+    """What the endpoints can do, asked before anything starts; None: no axis is judged by api.
+
+    UserError: one does not answer, or cannot do what the axes need, or the calibration is not for it.
     """
     if not config.api_axes:
         return None

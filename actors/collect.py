@@ -8,6 +8,7 @@ whichever worker died; a reply whose speech was lost with its worker is sampled 
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, sqrt
@@ -21,8 +22,9 @@ from actors.pool import RolloutPool
 from conf.schema import RolloutConfig
 from judge.types import Judged, Missing, Scored, Task
 from rollout.types import Prompt, Reply, Sampling
+from speech.audio import inside
 from speech.dataset import Example
-from speech.manifest import Row
+from speech.manifest import MARKER, Row
 
 ROUNDS = 8  # how often lost speech is sampled again before the run gives up
 
@@ -41,11 +43,17 @@ class Harvest:
         return [pair for group in self.groups for pair in group.replies]
 
 
-def task_of(row: Row) -> Task:
-    """What a reply to this row is held against."""
+def task_of(row: Row, manifest: Path) -> Task:
+    """What a reply to this row of a manifest is held against."""
     match, answer = (row.answer.match, row.answer.value) if row.answer else (None, None)
+    spoken = row.audios[-1] if row.messages[-1].content == MARKER else ()
     return Task(
-        task_type=row.task_type, question=row.question_text, match=match, answer=answer, style=row.style
+        task_type=row.task_type,
+        question=row.question_text,
+        match=match,
+        answer=answer,
+        style=row.style,
+        user_audio=tuple(inside(manifest.parent, clip) for clip in spoken),
     )
 
 
@@ -77,19 +85,26 @@ async def harvest(
     audio: Callable[[Reply], Path | None] = lambda reply: None,
     progress: Callable[[int, int], None] = lambda replies, tokens: None,
 ) -> Harvest:
-    """Sample and judge.
+    """Sample and judge: each reply as it arrives or, where judges compare, each group when it is whole.
 
     ``audio``: where a reply keeps its sound; ``progress`` is told of each reply and its tokens.
     """
     start = last = time.perf_counter()
     found: dict[Key, tuple[Reply, Judged]] = {}
+    together = judges.together and sampling.group_size > 1  # one reply has nothing to be compared with
 
-    async def judge(reply: Reply, speech: list[Any]) -> None:
+    async def judge(group: Sequence[tuple[Reply, list[Any]]]) -> None:
+        replies = [reply for reply, _ in group]
+        task, paths = tasks[replies[0].prompt_id], [audio(reply) for reply in replies]
         try:
-            judged = await judges.score(reply, speech, tasks[reply.prompt_id], audio(reply))
+            if together:
+                judged = await judges.compare(replies, [speech for _, speech in group], task, paths)
+            else:
+                judged = [await judges.score(replies[0], group[0][1], task, paths[0])]
         except SpeechLost:
             return
-        found[reply.prompt_id, reply.index] = (reply, judged)
+        for reply, one in zip(replies, judged, strict=True):
+            found[reply.prompt_id, reply.index] = (reply, one)
 
     for _ in range(ROUNDS):
         todo = [
@@ -99,12 +114,17 @@ async def harvest(
         ]
         if not todo:
             break
+        gathered: dict[str, dict[int, tuple[Reply, list[Any]]]] = defaultdict(dict)
         async with asyncio.TaskGroup() as group:
             async for reply, speech in rollout.generate(todo, sampling, deadline):
                 last = time.perf_counter()
                 progress(1, len(reply.ids))
                 if (reply.prompt_id, reply.index) not in found:
-                    group.create_task(judge(reply, speech))
+                    waiting = gathered[reply.prompt_id]
+                    waiting[reply.index] = (reply, speech)
+                    if len(waiting) == (sampling.group_size if together else 1):
+                        del gathered[reply.prompt_id]
+                        group.create_task(judge([waiting[index] for index in sorted(waiting)]))
     else:
         raise RunError(f"speech of replies was lost {ROUNDS} times in a row")
     groups = tuple(

@@ -80,13 +80,13 @@ def judge_probe(overrides: Sequence[str]) -> int:
     from actors.api_judge import probe_judge
     from conf.load import load
 
-    capabilities = probe_judge(load(list(overrides)).judge)
-    if capabilities is None:
+    probed = probe_judge(load(list(overrides)).judge)
+    if probed is None:
         raise UserError(
             "judge probe: no axis is judged by api: "
             "add judge=openai judge.api.base_url=URL judge.api.model=NAME"
         )
-    print(capabilities.describe())
+    print("\n".join(probed.describe()))
     return OK
 
 

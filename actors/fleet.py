@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.api_judge import ApiJudgeActor, start_limiter
+from actors.api_judge import LOG, ApiJudgeActor, start_limiters
 from actors.cluster import Cluster
 from actors.errors import LearnerFailed, SyncFailed, reason_of
 from actors.handles import JudgeActor, LearnerActor, RolloutActor
@@ -18,8 +18,8 @@ from actors.provenance import source_hash
 from actors.record import RunDirectory
 from actors.weight_sync import Published
 from conf.schema import Config
-from judge.api import slots, verdict_deadline
-from judge.probe import Capabilities
+from judge.api import Probed, compares, slots, verdict_deadline
+from judge.limits import Figures
 from learner.types import StepBatch, StepResult
 
 STEP_WAITS = 10  # a collective call may take this many times learner.timeout_s
@@ -93,9 +93,9 @@ class Fleet:
     """
 
     def __init__(
-        self, config: Config, cluster: Cluster, run: RunDirectory, capabilities: Capabilities | None = None
+        self, config: Config, cluster: Cluster, run: RunDirectory, probed: Probed | None = None
     ) -> None:
-        """``capabilities``: of the API judge, where an axis is judged by one."""
+        """``probed``: the API judge's abilities, where an axis is judged by one."""
         self._cluster = cluster
         self._logs = run.path / "infra"
         source = source_hash()
@@ -109,10 +109,11 @@ class Fleet:
 
         rollout, learner = actor(RolloutActor, "rollout"), actor(LearnerActor, "learner")
         judge = actor(JudgeActor, "judge")
-        self._limiter: Any = None
-        if capabilities is not None:
-            self._limiter = start_limiter(config.judge)
-            judge = actor(ApiJudgeActor, "judge", capabilities, self._limiter)
+        self._limiters: list[Any] = []
+        group_size = config.rollout.group_size
+        if probed is not None:
+            self._limiters = start_limiters(config.judge, group_size, run.path / LOG)
+            judge = actor(ApiJudgeActor, "judge", run.path, probed, self._limiters)
         self._transport = config.cluster.weight_transfer
         self._judged = 0.0  # seconds that judges were busy, at the last step
         self.rollout = RolloutPool("rollout", config.rollout.workers, create=rollout, **common)
@@ -120,8 +121,9 @@ class Fleet:
             "judge",
             config.judge.workers,
             create=judge,
-            deadline=verdict_deadline(config.judge),
+            deadline=verdict_deadline(config.judge, group_size),
             slots=slots(config.judge),
+            together=compares(config.judge, group_size),
             **common,
         )
         self.learner = LearnerGroup(
@@ -151,6 +153,20 @@ class Fleet:
         await self.learner.send(self.rollout.handles, version)
         await self.rollout.verify(version)
 
+    async def asked(self) -> dict[str, float]:
+        """What the API judges were asked so far, as metrics; nothing where there are none."""
+        named: dict[str, float] = {}
+        for limiter, prefix in zip(self._limiters, ("judge/", "judge/second_"), strict=False):
+            found: Figures = await asyncio.wait_for(limiter.state.remote(), CALL_S)
+            named |= {
+                f"{prefix}requests": found.requests,
+                f"{prefix}spent": found.spent,
+                f"{prefix}breaker_open_s": found.seconds_open,
+                f"{prefix}in_flight": found.in_flight,
+                f"{prefix}waiting": found.waiting,
+            }
+        return named
+
     def idle(self, times: Mapping[str, float]) -> dict[str, float]:
         """Share of the last step in which each role had nothing to do."""
         judged, self._judged = self.judges.busy_s, self.judges.busy_s - self._judged
@@ -166,7 +182,7 @@ class Fleet:
         """End all actors and leave Ray. Idempotent."""
         for pool in (self.rollout, self.judges, self.learner):
             pool.close()
-        if self._limiter is not None:
-            ray.kill(self._limiter)
-            self._limiter = None
+        for limiter in self._limiters:
+            ray.kill(limiter)
+        self._limiters = []
         self._cluster.close(self._logs)

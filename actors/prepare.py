@@ -190,7 +190,7 @@ def unusable(rows: Sequence[Row], path: Path, family: Family, config: Config) ->
                 rule = f"{what} must fit model.max_length={config.model.max_length}: got {tokens} tokens"
                 yield Problem(path, line, field, rule)
         checks = config.judge.semantic > 0 and config.judge.semantic_by == "local"
-        uncheckable = verifiable.checkable(task_of(row)) if checks else None
+        uncheckable = verifiable.checkable(task_of(row, path)) if checks else None
         if uncheckable is not None:
             yield Problem(path, line, "answer", f"{uncheckable}, and judge.semantic needs one")
 

@@ -80,7 +80,7 @@ class RunDirectory:
         def later(line: Mapping[str, Any]) -> bool:
             return line.get("step", 0) > step or line.get("when") == "after"
 
-        for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
+        for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "canaries.jsonl"):
             file = self.path / name
             if file.exists():
                 lines = [
@@ -145,7 +145,7 @@ def record_step(
     for reason, count in Counter(decision.dropped.values()).items():
         run.event("drop", reason, count=count)
     if due(step, config.log.rollouts_every):
-        tasks = {row.id: task_of(row) for row in rows}
+        tasks = {row.id: task_of(row, config.data.train) for row in rows}
         for record in rollout_records(step, groups, tasks, decision, result, config.algo, run.kept(step)):
             run.append(f"rollouts/step_{step:06d}.jsonl", record)
 

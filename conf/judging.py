@@ -88,12 +88,22 @@ class ApiConfig(AskedConfig):
     canary_stop: bool = False
     """A judge that pays for such a reply ends the run instead of being reported."""
 
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.calibration is not None and self.compare != "none":
+            raise ValueError(
+                f"calibration maps scores, compare={self.compare} gives win rates: set one of them"
+            )
+        return self
+
 
 class SecondConfig(AskedConfig):
     """A second opinion, held against the first in the report and never part of a reward."""
 
     share: Fraction = 0.1
-    """Of the replies that it is asked about; which ones depends on seed, step and reply alone."""
+    """Of the replies that it is asked about; which ones is settled by prompt, place and policy version."""
+    outage_s: Seconds = 30.0
+    """Longest pause while this endpoint is down; a run should not wait long for an opinion."""
 
 
 def _is_address(url: str) -> bool:

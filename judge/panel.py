@@ -45,7 +45,7 @@ class Panel:
         self, config: JudgeConfig, recogniser: Listener, norms: acoustic.SpeechNorms = acoustic.NORMS
     ) -> None:
         self.scale = Scale(config.scale_lo, config.scale_hi)
-        self.weights = {"semantic": config.semantic, "acoustic": config.acoustic}
+        self.weights = {"semantic": config.semantic, "acoustic": config.acoustic, "holistic": config.holistic}
         self._ear = Ear(recogniser)
         self._norms = norms
 
@@ -93,14 +93,22 @@ class Panel:
             "semantic": verifiable.score(heard.transcript, task, self.scale),
             "acoustic": acoustic.score(sound, reply.text, heard.transcript, task, self.scale, self._norms),
         }
+        if self.weights["holistic"] > 0:
+            axes["holistic"] = Missing(
+                judge=JUDGE, reason="no local rule hears a turn as a whole", kind="nothing_to_check"
+            )
         figures = _figures_of_words(reply.text, heard.transcript, task)
         figures |= {"rate": sound.words_per_second, "level": sound.level_dbfs}
         if task.style is not None:
             figures["style_followed"] = float(acoustic.style_followed(sound, task.style, self._norms))
         return {name: _marked(verdict, heard.cached) for name, verdict in axes.items()}, figures
 
+    def reward(self, axes: Mapping[str, Verdict], local: Judged) -> Verdict:
+        """The reward."""
+        return combine(axes, self.weights)
+
     def _everywhere(self, verdict: Verdict) -> dict[str, Verdict]:
-        return dict.fromkeys(self.weights, verdict)
+        return {a: verdict for a, w in self.weights.items() if w > 0 or a != "holistic"}
 
 
 def panel_from(config: JudgeConfig, root: Path, model: Path) -> Panel:

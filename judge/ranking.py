@@ -16,7 +16,7 @@ from judge.chat import Answer
 from judge.compare import Candidate, comparison
 from judge.openai_judge import combined, on_scale, settled
 from judge.probe import Capabilities
-from judge.rubric import Rubric
+from judge.rubric import Rubric, clips
 from judge.types import CallFailed, Missing, Scale, Task, Verdict
 from rollout.types import Speech
 
@@ -51,20 +51,19 @@ async def groupwise(
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1: got {repeats}")
     mode: Mode = "schema" if capabilities.json_schema else "tagged"
-    heard = user_audio if rubric.hears_user else None
     kind = f"groupwise-{VERSION}:{rubric.id}"
     name = f"openai({caller.model} {kind} {mode})"
 
     def question(repeat: int) -> Question:
         order = presented(len(candidates), repeat)
         shown = {str(place): candidates[index] for place, index in enumerate(order, start=1)}
-        spoken = [candidate.speech for candidate in shown.values() if rubric.hears_reply]
+        spoken = [candidate.speech for candidate in shown.values()]
         return Question(
             judge=name,
             rubric=kind,
-            messages=comparison(rubric, task, shown, heard, answer_rule=ranking_rule(mode)),
+            messages=comparison(rubric, task, shown, user_audio, answer_rule=ranking_rule(mode)),
             settings=_settings(mode, temperature),
-            clips=(*((heard,) if heard else ()), *spoken),
+            clips=clips(rubric, user_audio, *spoken),
             repeat=repeat,
             read=partial(read_ranking, mode, order),
             readings=len(candidates),

@@ -175,6 +175,12 @@ def audio_parts(audio: Mapping[str, Speech]) -> list[Message]:
     return parts
 
 
+def clips(rubric: Rubric, user_audio: Speech | None, *replies: Speech) -> tuple[Speech, ...]:
+    """The recordings that a message under this rubric holds, in its order."""
+    user = () if user_audio is None or not rubric.hears_user else (user_audio,)
+    return (*user, *(replies if rubric.hears_reply else ()))
+
+
 def escaped(text: str) -> str:
     """Text that can be read but holds no tag and no control token.
 

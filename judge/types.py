@@ -5,6 +5,7 @@ There is no third case and no default: nothing in this package turns a failure i
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -103,6 +104,7 @@ class Task:
     match: str | None  # "final" | "exact" | None when there is no checkable answer
     answer: str | None
     style: str | None  # "slow" | "loud" | None
+    user_audio: tuple[Path, ...] = ()  # the user's last turn where it was spoken: clips, one after another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,8 @@ class Judged:
     ``axes``: verdict per axis ("semantic", "acoustic"). ``reward`` combines them on the same scale, or is
     Missing as soon as one weighted axis is. ``transcript``: what the recogniser heard (None: not recognised).
     ``figures``: plain measurements logged beside the scores and never part of them by themselves
-    (text_right, heard_right, wer, style_followed, rate, loudness, seconds, latency_s).
+    (text_right, heard_right, wer, style_followed, rate, loudness, seconds, latency_s). ``second``: what a
+    second judge says of an axis, for the report alone.
     """
 
     prompt_id: str
@@ -121,3 +124,4 @@ class Judged:
     reward: Verdict
     transcript: str | None
     figures: Mapping[str, float] = field(default_factory=dict)
+    second: Mapping[str, Verdict] = field(default_factory=dict)
