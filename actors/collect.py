@@ -8,8 +8,9 @@ whichever worker died; a reply whose speech was lost with its worker is sampled 
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import fsum, sqrt
 from pathlib import Path
@@ -36,11 +37,36 @@ class Harvest:
     groups: tuple[Group, ...]
     generate_s: float  # until the last reply arrived
     judge_s: float  # from then until the last verdict
+    overlap_s: float = 0.0  # of ``generate_s``, in which verdicts were in the making
 
     @property
     def replies(self) -> list[tuple[Reply, Judged]]:
         """All replies, group by group."""
         return [pair for group in self.groups for pair in group.replies]
+
+
+class _Busy:
+    """Seconds of the clock in which at least one thing was in hand."""
+
+    def __init__(self) -> None:
+        self._hands, self._since, self._seconds = 0, 0.0, 0.0
+
+    def seconds(self) -> float:
+        """As of now."""
+        return self._seconds + (time.perf_counter() - self._since if self._hands else 0.0)
+
+    @contextmanager
+    def hand(self) -> Iterator[None]:
+        """One thing is in hand."""
+        if not self._hands:
+            self._since = time.perf_counter()
+        self._hands += 1
+        try:
+            yield
+        finally:
+            self._seconds = self.seconds()
+            self._since = time.perf_counter()
+            self._hands -= 1
 
 
 def task_of(row: Row, manifest: Path) -> Task:
@@ -91,16 +117,18 @@ async def harvest(
     """
     start = last = time.perf_counter()
     found: dict[Key, tuple[Reply, Judged]] = {}
+    busy, overlap = _Busy(), 0.0
     together = judges.together and sampling.group_size > 1  # one reply has nothing to be compared with
 
     async def judge(group: Sequence[tuple[Reply, list[Any]]]) -> None:
         replies = [reply for reply, _ in group]
         task, paths = tasks[replies[0].prompt_id], [audio(reply) for reply in replies]
         try:
-            if together:
-                judged = await judges.compare(replies, [speech for _, speech in group], task, paths)
-            else:
-                judged = [await judges.score(replies[0], group[0][1], task, paths[0])]
+            with busy.hand():
+                if together:
+                    judged = await judges.compare(replies, [speech for _, speech in group], task, paths)
+                else:
+                    judged = [await judges.score(replies[0], group[0][1], task, paths[0])]
         except SpeechLost:
             return
         for reply, one in zip(replies, judged, strict=True):
@@ -117,7 +145,7 @@ async def harvest(
         gathered: dict[str, dict[int, tuple[Reply, list[Any]]]] = defaultdict(dict)
         async with asyncio.TaskGroup() as group:
             async for reply, speech in rollout.generate(todo, sampling, deadline):
-                last = time.perf_counter()
+                last, overlap = time.perf_counter(), busy.seconds()
                 progress(1, len(reply.ids))
                 if (reply.prompt_id, reply.index) not in found:
                     waiting = gathered[reply.prompt_id]
@@ -131,7 +159,9 @@ async def harvest(
         Group(prompt=prompt, replies=tuple(found[prompt.id, i] for i in range(sampling.group_size)))
         for prompt in prompts
     )
-    return Harvest(groups=groups, generate_s=last - start, judge_s=time.perf_counter() - last)
+    return Harvest(
+        groups=groups, generate_s=last - start, judge_s=time.perf_counter() - last, overlap_s=overlap
+    )
 
 
 def check_outage(judged: Sequence[Judged], most: float) -> None:
@@ -168,7 +198,10 @@ def figures(batch: Harvest, step: int) -> dict[str, float]:
         "staleness": mean([float(step - 1 - reply.policy_version) for reply in replies]),
         "time/generate": batch.generate_s,
         "time/judge": batch.judge_s,
+        "time/judge_overlapped": batch.overlap_s,
     }
+    kinds = Counter(one.reward.kind for one in judged if isinstance(one.reward, Missing))
+    named |= {f"judge/missing_{kind}": count / len(judged) for kind, count in kinds.items()}
     for axis in sorted({axis for judgement in judged for axis in judgement.axes}):
         verdicts = [judgement.axes[axis] for judgement in judged]
         named[f"reward/{axis}"] = mean([verdict.value for verdict in verdicts if isinstance(verdict, Scored)])

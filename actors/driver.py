@@ -196,7 +196,7 @@ def run(job: Job) -> RunDirectory:
     try:
         return _run_on(cluster, job, probed)
     finally:
-        cluster.close(logs=None)
+        cluster.close(logs=None)  # where nothing was written yet; else it is closed already
 
 
 def _run_on(cluster: Cluster, job: Job, probed: Probed | None) -> RunDirectory:
@@ -219,6 +219,7 @@ def _run_on(cluster: Cluster, job: Job, probed: Probed | None) -> RunDirectory:
             raise KeyboardInterrupt from None
         finally:
             fleet.close()
+            cluster.close(directory.path / "infra")
     return directory
 
 

@@ -96,15 +96,13 @@ class Fleet:
         self, config: Config, cluster: Cluster, run: RunDirectory, probed: Probed | None = None
     ) -> None:
         """``probed``: the API judge's abilities, where an axis is judged by one."""
-        self._cluster = cluster
-        self._logs = run.path / "infra"
         source = source_hash()
         common: dict[str, Any] = {"source": source, "restarts": config.cluster.restarts, "journal": run}
         shipped = ray.put(config)
 
         def actor(kind: Any, role: str, *given: Any) -> Any:
             return lambda index, *more: (
-                ray.remote(kind).options(**self._cluster.options(role, index)).remote(shipped, *given, *more)
+                ray.remote(kind).options(**cluster.options(role, index)).remote(shipped, *given, *more)
             )
 
         rollout, learner = actor(RolloutActor, "rollout"), actor(LearnerActor, "learner")
@@ -169,20 +167,18 @@ class Fleet:
 
     def idle(self, times: Mapping[str, float]) -> dict[str, float]:
         """Share of the last step in which each role had nothing to do."""
-        judged, self._judged = self.judges.busy_s, self.judges.busy_s - self._judged
+        before, self._judged = self._judged, self.judges.busy_s
         busy = {
             "rollout": times["time/generate"],
-            "judge": self._judged / self.judges.places,
+            "judge": (self._judged - before) / self.judges.places,
             "learner": times.get("time/learn", 0.0),
         }
-        self._judged = judged
         return {f"idle/{role}": 1 - min(1.0, seconds / times["time/step"]) for role, seconds in busy.items()}
 
     def close(self) -> None:
-        """End all actors and leave Ray. Idempotent."""
+        """End all actors. Idempotent."""
         for pool in (self.rollout, self.judges, self.learner):
             pool.close()
         for limiter in self._limiters:
             ray.kill(limiter)
         self._limiters = []
-        self._cluster.close(self._logs)

@@ -17,6 +17,7 @@ from conf.load import load
 from conf.schema import Config
 from judge import verifiable
 from judge.acoustic import norms_of
+from judge.api import calls_per_group
 from judge.types import Scale
 from learner.gate import mixer_from
 from speech import checkpoint as model_folder
@@ -90,7 +91,7 @@ def prepare(arguments: Sequence[str]) -> Job:
 
 
 def usable_model(config: Config) -> Family:
-    """The family of the checkpoint, whose headers, tokenizer and codec fit together.
+    """The family of the checkpoint, whose headers, tokenizer, codec and voice norms fit together.
 
     UserError: no whole local Hugging Face folder with safetensors weights, or not of this family.
     """
@@ -101,16 +102,13 @@ def usable_model(config: Config) -> Family:
         model_folder.check(path, config.model.max_length)
         family = load_family(config.model.family, path)
         family.codec()
+        norms_of(path)
     except ValueError as error:
         raise UserError(f"model.path: {error}") from error
     return family
 
 
 def _check_judge(config: Config) -> None:
-    try:
-        norms_of(config.model.path)
-    except ValueError as error:
-        raise UserError(f"model.path: {error}") from error
     for name in ("language_model", "dictionary"):
         path = getattr(config.judge, name)
         if path is not None and not path.is_file():
@@ -232,10 +230,10 @@ def dry_run(job: Job) -> list[str]:
         f"= {replies + held_out}"
     )
     if config.judge.api_axes:
-        calls = len(config.judge.api_axes) * config.judge.api.repeats
+        api, size = config.judge.api, config.rollout.group_size
         lines.append(
-            f"API judge: {config.judge.api.model} at {config.judge.api.base_url}, {calls} calls a reply for "
-            f"{' and '.join(config.judge.api_axes)}"
+            f"API judge: {api.model} at {api.base_url}, {calls_per_group(config.judge, size)} calls for a group of "
+            f"{size}, {calls_per_group(config.judge, 1)} for a reply held out: {' and '.join(config.judge.api_axes)}"
         )
     lines.append(
         f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"

@@ -89,12 +89,19 @@ def slots(config: JudgeConfig) -> int:
     return ceil(config.api.concurrency / config.workers) if config.api_axes else 1
 
 
+def calls_per_group(config: JudgeConfig, group_size: int) -> int:
+    """Calls, retries not counted, for the verdicts on all replies to one prompt."""
+    each = config.api.repeats * group_size
+    if compares(config, group_size):
+        each = group_size * (group_size - 1) if config.api.compare == "pairwise" else config.api.repeats
+    return len(config.api_axes) * each
+
+
 def calls_at_once(config: JudgeConfig, group_size: int) -> int:
     """The most calls of one run that may wait for the limits or be on their way."""
-    each = config.api.repeats
-    if compares(config, group_size) and config.api.compare == "pairwise":
-        each = max(each, group_size * (group_size - 1))
-    return config.workers * slots(config) * len(config.api_axes) * each
+    alone, together = calls_per_group(config, 1), calls_per_group(config, group_size)
+    in_hand = max(alone, together) if compares(config, group_size) else alone
+    return config.workers * slots(config) * in_hand
 
 
 def verdict_deadline(config: JudgeConfig, group_size: int) -> float:
