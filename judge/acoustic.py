@@ -15,6 +15,7 @@ from pathlib import Path
 
 from judge import measure
 from judge.asr import word_error_rate, words
+from judge.pitch import pitch
 from judge.types import Scale, Scored, Task
 from rollout.types import Speech
 from speech.checkpoint import read_json
@@ -87,18 +88,22 @@ class Decency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sound:
-    """Everything measured on one reply."""
+    """Everything measured on one reply. Pitch is for veto rules and figures: no score knows it."""
 
     seconds: float
     pace: float  # duration / expected duration of the text; 1 = normal, above = slower
     words_per_second: float
-    syllables_per_second: float
-    level_dbfs: float
-    silence: float
-    pause: float
-    clipping: float
-    loop: float
+    syllables_per_second: float  # nuclei per second of speech
+    level_dbfs: float  # of the speech, without its pauses
+    silence: float  # share of the time, 0..1
+    pause: float  # seconds, the longest
+    clipping: float  # share of samples, 0..1
+    loop: float  # self-correlation, 0..1
+    pitch_semitones: float  # 5th to 95th percentile of voiced frames; 0 without any
+    voiced: float  # share of the speech that has a pitch, 0..1; 0 in silence
 
+
+MEASURES = tuple(field.name for field in fields(Sound))  # what a veto rule can name
 
 STYLE_WEIGHT = 0.4  # w: how much of an intelligible reply's score its manner decides
 NORMS = SpeechNorms()
@@ -108,6 +113,7 @@ DECENCY = Decency()
 def listen(speech: Speech, text: str, norms: SpeechNorms = NORMS) -> Sound:
     """Measure a finite, non-empty wave that should say ``text``. ValueError: the text has no words."""
     wave, rate = speech.wave, speech.sample_rate
+    voice = pitch(wave, rate)
     return Sound(
         seconds=speech.seconds,
         pace=speech.seconds / norms.seconds(text),
@@ -118,6 +124,8 @@ def listen(speech: Speech, text: str, norms: SpeechNorms = NORMS) -> Sound:
         pause=measure.longest_pause(wave, rate),
         clipping=measure.clipping_share(wave),
         loop=measure.loop(wave, rate),
+        pitch_semitones=voice.semitones,
+        voiced=voice.voiced,
     )
 
 

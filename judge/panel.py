@@ -169,7 +169,4 @@ def _counts(reply: Reply, speech: Speech) -> dict[str, float]:
 def _figures_of_words(text: str, heard: str, task: Task) -> dict[str, float]:
     """Right as written, right as heard, and how far the two are apart; what does not apply is left out."""
     figures = {"wer": word_error_rate(text, heard)} if words(text) else {}
-    if verifiable.checkable(task) is None:
-        figures["text_right"] = float(verifiable.right(text, task))
-        figures["heard_right"] = float(verifiable.right(heard, task))
-    return figures
+    return figures | verifiable.figures(text, heard, task)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from speech import audio
+from speech.answers import Match, problem
 
 MARKER = "<|audio|>"
 
@@ -32,10 +33,27 @@ class Message(_Strict):
 
 
 class Answer(_Strict):
-    """What a right reply says. ``final``: it ends with ``value``; ``exact``: it is ``value``."""
+    """What a right reply says.
 
-    match: Literal["final", "exact"]
+    final     it ends with ``value``
+    exact     it is ``value``; right words earn their share
+    number    the last number said is ``value``: 12, -3.5, 1,200, 2/3, 75 %, three quarters
+    choice    it settles on one letter: B; with B: Paris, it may end with the words instead
+    contains  the words of ``value`` occur in it, one after another
+    regex     the pattern occurs in its words: lower case, no punctuation, numbers up to twenty in letters
+    math      the last expression said has the value of ``value``: 2x + 3, x = 1/2, (a + b)^2, sqrt(2)
+    """
+
+    match: Match
     value: str = Field(min_length=1)
+
+    @field_validator("value")
+    @classmethod
+    def _fits(cls, value: str, info: ValidationInfo) -> str:
+        broken = problem(info.data["match"], value) if "match" in info.data else None
+        if broken is not None:
+            raise ValueError(broken)
+        return value
 
 
 class Row(_Strict):
@@ -210,7 +228,7 @@ def _reason(error: Any) -> str:
         return "key is missing"
     if error["type"] in ("too_short", "string_too_short"):
         return "must not be empty"
-    rule, given = error["msg"], repr(error["input"])
+    rule, given = error["msg"].removeprefix("Value error, "), repr(error["input"])
     return f"{rule[:1].lower()}{rule[1:]}: got {given if len(given) <= 60 else given[:57] + '...'}"
 
 
