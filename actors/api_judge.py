@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.errors import RunError, UserError
+from actors.errors import RunError
 from actors.handles import Actor
 from conf.judging import AskedConfig, JudgeConfig
 from conf.schema import Config
@@ -156,16 +156,3 @@ def spent_on(log: Path, model: str | None) -> float:
                     continue
                 spent += call["spent"] if call["model"] == model else 0.0
     return spent
-
-
-def probe_judge(config: JudgeConfig) -> api.Probed | None:
-    """What the endpoints can do, asked before anything starts; None: no axis is judged by api.
-
-    UserError: one does not answer, or cannot do what the axes need, or the calibration is not for it.
-    """
-    if not config.api_axes:
-        return None
-    try:
-        return asyncio.run(api.probed(config))
-    except ValueError as error:
-        raise UserError(f"judge.api: {error}") from error

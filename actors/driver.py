@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 from actors import checkpoint
-from actors.api_judge import probe_judge
 from actors.batches import Batch, Batches
 from actors.canaries import Canaries
 from actors.checkpoint import DriverState
@@ -26,6 +25,7 @@ from actors.collect import check_outage, figures
 from actors.decide import Decision, decide
 from actors.evaluate import HeldOut
 from actors.fleet import Fleet
+from actors.judging import probe_judge
 from actors.monitor import Monitor
 from actors.prepare import Job
 from actors.record import RunDirectory, due, record_step

@@ -232,8 +232,9 @@ def dry_run(job: Job) -> list[str]:
     if config.judge.api_axes:
         api, size = config.judge.api, config.rollout.group_size
         lines.append(
-            f"API judge: {api.model} at {api.base_url}, {calls_per_group(config.judge, size)} calls for a group of "
-            f"{size}, {calls_per_group(config.judge, 1)} for a reply held out: {' and '.join(config.judge.api_axes)}"
+            f"API judge: {api.model} at {api.base_url} for {' and '.join(config.judge.api_axes)}: "
+            f"{calls_per_group(config.judge, size)} calls for a group of {size} replies, "
+            f"{calls_per_group(config.judge, 1)} for a reply held out"
         )
     lines.append(
         f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"

@@ -163,7 +163,7 @@ def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[list[Row], lis
     first: dict[str, int] = {}
     for line, text in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         found: list[tuple[str, str]] = []
-        content = _parse(text, found)
+        content = parse_object(text, found)
         row = _validate(content, found) if content is not None else None
         if row is not None:
             rows.append(row)
@@ -176,7 +176,7 @@ def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[list[Row], lis
     return rows, problems
 
 
-def _parse(text: bytes, found: list[tuple[str, str]]) -> dict[str, Any] | None:
+def parse_object(text: bytes, found: list[tuple[str, str]]) -> dict[str, Any] | None:
     """The object on a line, or None; what is wrong with it goes to ``found``."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -207,21 +207,22 @@ def _validate(content: dict[str, Any], found: list[tuple[str, str]]) -> Row | No
         for one in error.errors(include_url=False):
             if one["type"] == "too_short" and one["input"]:
                 continue  # pydantic counts only the items that are sound; their own problems are listed
-            found.append((_name(one["loc"]), _reason(one)))
+            found.append((field_name(one["loc"]), reason(one)))
         return None
 
 
-def _name(location: tuple[int | str, ...]) -> str:
+def field_name(location: tuple[int | str, ...]) -> str:
     """("audios", 0, 1) -> "audios[0][1]"."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(
         "."
     )
 
 
-def _reason(error: Any) -> str:
+def reason(error: Any, row: type[BaseModel] = Row) -> str:
+    """pydantic's error about a field of ``row`` in our words."""
     if error["type"] == "extra_forbidden":
         models: dict[object, type[BaseModel]] = {"messages": Message, "answer": Answer}
-        model = models[error["loc"][0]] if len(error["loc"]) > 1 else Row
+        model = models[error["loc"][0]] if len(error["loc"]) > 1 else row
         near = get_close_matches(str(error["loc"][-1]), model.model_fields, n=1, cutoff=0.5)
         return "unknown key" + (f", did you mean {near[0]}?" if near else "")
     if error["type"] == "missing":

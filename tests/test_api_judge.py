@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import ray
 
-from actors.api_judge import LOG, ApiJudgeActor, RemotePermits, probe_judge, spent_on, start_limiters
+from actors.api_judge import LOG, ApiJudgeActor, RemotePermits, spent_on, start_limiters
 from actors.cli import main
 from actors.cluster import Cluster, cores, plan
 from actors.errors import RunError, UserError
 from actors.judge_pool import JudgePool
+from actors.judging import probe_judge
 from conf.load import load
 from conf.schema import Config
 from judge.api import calls_at_once, compares, probed, slots, verdict_deadline
