@@ -216,7 +216,7 @@ class JudgeConfig(Strict):
     """Highest score."""
     asr: AsrConfig = AsrConfig()
     plugins: tuple[PluginConfig, ...] = ()
-    """Predictors of figures for the report and for vetoes: ``[{name:mos,path:mos.onnx,sample_rate:16000}]``."""
+    """Predictors of figures to log and to veto with: ``[{name:mos,path:mos.onnx,sample_rate:16000}]``."""
     vetoes: tuple[VetoConfig, ...] = ()
     """Bounds whose breach makes the reward the scale's floor: ``[{measure:loop,most:0.9}]``."""
     deadline_s: Seconds = 60.0
@@ -242,9 +242,8 @@ class JudgeConfig(Strict):
         if self.second.base_url is not None and not self.api_axes:
             raise ValueError("second needs an axis that is judged by api: set semantic_by or acoustic_by")
         if self.asr.by == "endpoint" and self.asr.deadline_s >= self.deadline_s:
-            raise ValueError(
-                f"asr.deadline_s must be below judge.deadline_s={self.deadline_s:g}: got {self.asr.deadline_s:g}"
-            )
+            rule = f"asr.deadline_s must be below judge.deadline_s={self.deadline_s:g}"
+            raise ValueError(f"{rule}: got {self.asr.deadline_s:g}")
         return self
 
     @model_validator(mode="after")

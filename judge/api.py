@@ -18,7 +18,7 @@ from judge.caller import Caller, Gate, Price
 from judge.chat import Endpoint, ask, new_client
 from judge.limits import MINUTE, Limits
 from judge.openai_judge import OpenAIJudge
-from judge.panel import LONGEST, Panel, combine, panel_from
+from judge.panel import LONGEST, Panel, panel_from
 from judge.probe import Capabilities, probe
 from judge.rubric import RUBRICS, Rubric
 from judge.types import Judged, Task, Verdict
@@ -119,7 +119,7 @@ class ApiPanel:
         return replace(
             local,
             axes=axes,
-            reward=combine(axes, self._panel.weights),
+            reward=self._panel.reward(axes, local),
             figures={**local.figures, "latency_s": perf_counter() - start},
         )
 

@@ -350,7 +350,10 @@ def test_a_plugin_below_the_projects_folder_is_found_from_any_folder(
             "judge.vetoes=[{measure:lop,most:0.9}]",
             "judge.vetoes: must name a measurement or a plugin; did you mean loop? (got lop)",
         ),
-        ("judge.vetoes=[{measure:loop}]", "judge.vetoes.0.most: must be set where least is not (got nothing)"),
+        (
+            "judge.vetoes=[{measure:loop}]",
+            "judge.vetoes.0.most: must be set where least is not (got nothing)",
+        ),
         (
             "judge.vetoes=[{measure:loop,least:0.5,most:0.1}]",
             "judge.vetoes.0.most: must not be below least=0.5 (got 0.1)",
@@ -360,7 +363,10 @@ def test_a_plugin_below_the_projects_folder_is_found_from_any_folder(
             "judge.vetoes.0.mots: unknown key; did you mean judge.vetoes.most? (got 0.1)",
         ),
         ("judge.vetoes=[{measure:loop,most:nan}]", "judge.vetoes.0.most: must be a finite number (got nan)"),
-        ("judge.vetoes=[{measure:loop,most:true}]", "judge.vetoes.0.most: must not be a truth value (got true)"),
+        (
+            "judge.vetoes=[{measure:loop,most:true}]",
+            "judge.vetoes.0.most: must not be a truth value (got true)",
+        ),
         (
             "judge.vetoes=[{measure:sk-canary0123456789,most:1}]",
             "judge.vetoes.0.measure: must be the NAME of an environment variable, never a secret (got a secret, "
@@ -385,7 +391,10 @@ def test_a_plugin_below_the_projects_folder_is_found_from_any_folder(
         ),
         ("judge.asr.by=endpoint", "judge.asr.base_url: must be set when by=endpoint (got nothing)"),
         ("judge.asr.language=English", "judge.asr.language: must match pattern '^[a-z]{2,3}$' (got English)"),
-        ("judge.language_model=a.arpa", "judge.language_model: unknown key; did you mean judge.asr.language_model? (got a.arpa)"),
+        (
+            "judge.language_model=a.arpa",
+            "judge.language_model: unknown key; did you mean judge.asr.language_model? (got a.arpa)",
+        ),
     ],
 )
 def test_a_mistake_about_recogniser_plugins_or_vetoes_is_one_line(override: str, expected: str) -> None:
@@ -403,7 +412,9 @@ def test_a_transcription_must_end_before_the_verdict_that_needs_it() -> None:
 def test_the_run_of_an_older_version_keeps_its_recogniser(tmp_path: Path) -> None:
     config = load(["run.name=old"])
     text = dump(config).replace("  asr:\n", "  old:\n")
-    lines = [line for line in text.splitlines() if line.strip().startswith(("language_model:", "dictionary:"))]
+    lines = [
+        line for line in text.splitlines() if line.strip().startswith(("language_model:", "dictionary:"))
+    ]
     kept = re.sub(r"  old:\n(    .*\n)+", "".join(f"{line[2:]}\n" for line in lines), text)
     assert "asr:" not in kept and len(lines) == 2
     (tmp_path / "config.yaml").write_text(kept)
