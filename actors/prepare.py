@@ -18,6 +18,7 @@ from conf.schema import Config
 from judge import verifiable
 from judge.acoustic import norms_of
 from judge.api import calls_per_group
+from judge.panel import files_of
 from judge.types import Scale
 from learner.gate import mixer_from
 from speech import checkpoint as model_folder
@@ -109,10 +110,10 @@ def usable_model(config: Config) -> Family:
 
 
 def _check_judge(config: Config) -> None:
-    for name in ("language_model", "dictionary"):
-        path = getattr(config.judge, name)
-        if path is not None and not path.is_file():
-            raise UserError(f"judge.{name}: no file at {path}")
+    for name, path in files_of(config.judge).items():
+        if not (path.is_dir() if name == "asr.path" else path.is_file()):
+            what = "folder" if name == "asr.path" else "file"
+            raise UserError(f"judge.{name}: no {what} at {path}")
 
 
 def _check_memory(config: Config) -> None:

@@ -1,6 +1,7 @@
 """The judges' settings."""
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -12,6 +13,26 @@ from conf.fields import Fraction, NonNegative, Positive, Seconds, Strict
 By = Literal["local", "api"]
 Axis = Literal["semantic", "acoustic", "holistic"]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Bound = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+MEASURES = (
+    "seconds",
+    "pace",
+    "words_per_second",
+    "syllables_per_second",
+    "level_dbfs",
+    "silence",
+    "pause",
+    "clipping",
+    "loop",
+)
+"""What ``judge.acoustic.Sound`` measures on every reply."""
+
+TAKEN = frozenset(
+    "text_tokens audio_tokens truncated well_formed wer text_right heard_right rate level style_followed "
+    "latency_s vetoed".split()
+)
+"""Figures that a verdict has already; no plugin may bear such a name."""
 
 
 class EndpointConfig(Strict):
@@ -106,6 +127,74 @@ class SecondConfig(AskedConfig):
     """Longest pause while this endpoint is down; a run should not wait long for an opinion."""
 
 
+class AsrConfig(EndpointConfig):
+    """The recogniser: who writes down what is heard."""
+
+    by: Literal["pocketsphinx", "whisper", "faster_whisper", "endpoint"] = "pocketsphinx"
+    """``whisper``: a Hugging Face folder; ``faster_whisper``: a CTranslate2 folder; ``endpoint``: an
+    OpenAI-compatible /audio/transcriptions, one reply at a time per judge worker."""
+    path: Path | None = None
+    """Folder of the weights of whisper and faster_whisper; nothing is ever downloaded."""
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = "en"
+    """Of the replies, as whisper and the endpoint are told; answers are checked in English words alone."""
+    language_model: Path | None = None
+    """ARPA language model of pocketsphinx; none: its own open model."""
+    dictionary: Path | None = None
+    """Pronunciations of pocketsphinx; none: its own."""
+    deadline_s: Seconds = 30.0
+    """One transcription by the endpoint, its retries and their waits included."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.by in ("whisper", "faster_whisper") and self.path is None:
+            raise ValueError(f"path must be a folder of weights when by={self.by}: got nothing")
+        absent = self.missing() if self.by == "endpoint" else None
+        if absent is not None:
+            raise ValueError(f"{absent} must be set when by=endpoint: got nothing")
+        return self
+
+
+class PluginConfig(Strict):
+    """A predictor of one figure: an ONNX file that takes a waveform. Its figure is logged, and vetoes may
+    use it; it is never part of a reward."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    """Of the figure."""
+    path: Path
+    """The .onnx file, whole: one with external data is refused."""
+    sample_rate: Annotated[int, Field(strict=True, ge=1, le=384_000)]
+    """What the predictor expects, in Hz; clips are resampled to it."""
+    output: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Index of the figure in the flattened output."""
+    reference: Path | None = None
+    """A recording: the figure is the cosine similarity of its output vector and the reply's."""
+
+    @model_validator(mode="after")
+    def _one_figure(self) -> Self:
+        if self.reference is not None and self.output:
+            raise ValueError(f"output must be 0 with a reference, which takes all of it: got {self.output}")
+        return self
+
+
+class VetoConfig(Strict):
+    """A bound that a reply may not break: one that does gets the scale's floor as its reward."""
+
+    measure: str
+    """A measurement of ``judge.acoustic.Sound`` or the name of a plugin."""
+    least: Bound | None = None
+    """Below this the veto holds."""
+    most: Bound | None = None
+    """Above this the veto holds."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.least is None and self.most is None:
+            raise ValueError("most must be set where least is not: got nothing")
+        if self.least is not None and self.most is not None and self.least > self.most:
+            raise ValueError(f"most must not be below least={self.least:g}: got {self.most:g}")
+        return self
+
+
 def _is_address(url: str) -> bool:
     if not url.isprintable() or re.search(r"[\s@?#]", url):
         return False
@@ -135,10 +224,11 @@ class JudgeConfig(Strict):
     """Lowest score."""
     scale_hi: float = 5.0
     """Highest score."""
-    language_model: Path | None = None
-    """ARPA language model of the recogniser; none: the recogniser's own open model."""
-    dictionary: Path | None = None
-    """Pronunciations of the recogniser; none: its own."""
+    asr: AsrConfig = AsrConfig()
+    plugins: tuple[PluginConfig, ...] = ()
+    """Predictors of figures to log and to veto with: ``[{name:mos,path:mos.onnx,sample_rate:16000}]``."""
+    vetoes: tuple[VetoConfig, ...] = ()
+    """Bounds whose breach makes the reward the scale's floor: ``[{measure:loop,most:0.9}]``."""
     deadline_s: Seconds = 60.0
     """A verdict must arrive within this, else it is missing; what ``judge.api`` may take comes on top."""
     max_missing: Fraction = 0.5
@@ -161,6 +251,23 @@ class JudgeConfig(Strict):
             raise ValueError("second.base_url and second.model must be set together")
         if self.second.base_url is not None and not self.api_axes:
             raise ValueError("second needs an axis that is judged by api: set semantic_by or acoustic_by")
+        if self.asr.by == "endpoint" and self.asr.deadline_s >= self.deadline_s:
+            rule = f"asr.deadline_s must be below judge.deadline_s={self.deadline_s:g}"
+            raise ValueError(f"{rule}: got {self.asr.deadline_s:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_known_measures(self) -> Self:
+        names = [plugin.name for plugin in self.plugins]
+        for index, name in enumerate(names):
+            if name in TAKEN or name in (*MEASURES, *names[:index]):
+                raise ValueError(f"plugins must have names of their own: got {name}")
+        known = [*MEASURES, *names]
+        for veto in self.vetoes:
+            if veto.measure not in known:
+                close = get_close_matches(veto.measure, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+                raise ValueError(f"vetoes must name a measurement or a plugin; {hint}: got {veto.measure}")
         return self
 
     @property

@@ -15,8 +15,9 @@ from judge.api_panel import ApiPanel, Compare, Second
 from judge.cache import VerdictCache
 from judge.calibration import Calibrations, load
 from judge.caller import Caller, Price
-from judge.chat import Endpoint, ask, new_client
+from judge.chat import ask
 from judge.compare import pairwise
+from judge.http import Endpoint, new_client
 from judge.limits import MINUTE, Limits, Permits
 from judge.openai_judge import OpenAIJudge, name_of
 from judge.panel import LONGEST, panel_from

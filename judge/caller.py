@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 from judge.answers import Reading
 from judge.cache import VerdictCache, key, pcm_hash
-from judge.chat import Answer, Attempt, Under, at_once
+from judge.chat import Answer
 from judge.completion import Completion
+from judge.http import Attempt, Under, at_once
 from judge.limits import Permits
 from judge.types import CallFailed, Scored
 from rollout.types import Speech
@@ -40,7 +41,7 @@ class Price:
 class Ask(Protocol):
     """``judge.chat.ask`` with client and endpoint given."""
 
-    def __call__(self, body: dict[str, Any], under: Under = at_once) -> Awaitable[Answer]:
+    def __call__(self, body: dict[str, Any], under: Under[Completion] = at_once) -> Awaitable[Answer]:
         """One question."""
         ...
 
@@ -184,7 +185,7 @@ class _Turns:
         self.seconds = 0.0  # on their way
         self.spent = 0.0
 
-    async def take(self, attempt: Attempt) -> Completion:
+    async def take(self, attempt: Attempt[Completion]) -> Completion:
         """Run an attempt under a lease. CallFailed: its own, or there is no lease to be had."""
         lease = await self._outage.lease(self._audio_seconds)
         ok: bool | None = None  # of a call that was cancelled or refused nothing is learnt about the endpoint

@@ -89,8 +89,8 @@ class _Reply(_Part):
     usage: _Usage | None = None
 
 
-def read_completion(body: bytes, model: str) -> Completion:
-    """The answer in the body of a success; ``model`` is the name asked for. CallFailed: there is none."""
+def document(body: bytes) -> Any:
+    """The JSON in the body of a success. CallFailed: it is none, or holds an error all the same."""
     try:
         found = strict_json(body)
     except ValueError as broken:
@@ -99,6 +99,12 @@ def read_completion(body: bytes, model: str) -> Completion:
         # Some gateways send status 200 and put the status of the model behind them into the body.
         code = _error_of(found).get("code")
         raise status_failure(code if isinstance(code, int) else 500, body)
+    return found
+
+
+def read_completion(body: bytes, model: str) -> Completion:
+    """The answer in the body of a success; ``model`` is the name asked for. CallFailed: there is none."""
+    found = document(body)
     try:
         reply = _Reply.model_validate(found)
     except ValidationError as broken:

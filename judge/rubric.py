@@ -192,9 +192,14 @@ def escaped(text: str) -> str:
 
 
 def wav(speech: Speech) -> str:
-    """Base64 of a 16-bit WAV at the wave's true rate. ValueError: the wave is empty or not finite."""
+    """Base64 of ``wav_bytes``."""
+    return base64.b64encode(wav_bytes(speech)).decode()
+
+
+def wav_bytes(speech: Speech) -> bytes:
+    """A 16-bit WAV at the wave's true rate. ValueError: the wave is empty or not finite."""
     if not len(speech.wave) or not np.isfinite(speech.wave).all():
         raise ValueError(f"audio for a judge must be finite and not empty: got {len(speech.wave)} samples")
     file = io.BytesIO()
     soundfile.write(file, speech.wave, speech.sample_rate, format="WAV", subtype="PCM_16")
-    return base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()

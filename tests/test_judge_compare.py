@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from judge.answers import Mode
 from judge.cache import VerdictCache
 from judge.caller import Caller
-from judge.chat import Answer, Endpoint, ask, new_client
+from judge.chat import Answer, ask
 from judge.compare import Candidate, Pair, pairwise, survivors, win_rates
+from judge.http import Endpoint, new_client
 from judge.limits import Limiter
 from judge.ranking import groupwise, parse_ranking, presented, read_ranking
 from judge.rubric import ACOUSTIC, HOLISTIC, SEMANTIC

@@ -12,7 +12,8 @@ import pytest
 from judge.answers import Mode
 from judge.cache import VerdictCache
 from judge.caller import Caller, Price
-from judge.chat import Endpoint, ask, new_client
+from judge.chat import ask
+from judge.http import Endpoint, new_client
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
 from judge.probe import probe

@@ -158,7 +158,7 @@ def test_settings_that_contradict_each_other_are_refused(overrides: list[str], t
     ("overrides", "told"),
     [
         (["model.max_length=4000"], "reaches 512 tokens"),
-        (["judge.dictionary=/nope"], "judge.dictionary: no file at /nope"),
+        (["judge.asr.dictionary=/nope"], "judge.asr.dictionary: no file at /nope"),
         (["judge.workers=4096"], "judge.workers=4096 needs 4096 cores"),
         (["cluster=gpu8", "cluster.tensor_parallel=12"], "needs as many GPUs in one machine"),
     ],
