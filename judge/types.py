@@ -110,6 +110,7 @@ class Judged:
     Missing as soon as one weighted axis is. ``transcript``: what the recogniser heard (None: not recognised).
     ``figures``: plain measurements logged beside the scores and never part of them by themselves
     (text_right, heard_right, wer, style_followed, rate, loudness, seconds, latency_s).
+    ``second``: what the second judge says, by axis, where it was asked; never part of the reward.
     """
 
     prompt_id: str
@@ -118,3 +119,4 @@ class Judged:
     reward: Verdict
     transcript: str | None
     figures: Mapping[str, float] = field(default_factory=dict)
+    second: Mapping[str, Verdict] = field(default_factory=dict)
