@@ -121,9 +121,9 @@ function agreement(rows) {
 
 function calls(rows) {
   const body = rows.map(row => el("tr", {}, el("th", {scope: "row", class: "said"}, row.judge, row.judge.includes(row.model) ? "" : el("small", {}, row.model)), cell(number(row.count)),
-    cell(timed(row.p50)), cell(timed(row.p95)), cell(points(row.attempts)), cell(rate(row.again)), cell(number(row.spent)),
+    cell(timed(row.p50)), cell(timed(row.p95)), cell(points(row.attempts)), cell(rate(row.again)), cell(row.spent === null ? "–" : row.spent.toFixed(row.spent < 1 ? 4 : 2)),
     cell(rate(row.failed.reduce((sum, [, count]) => sum + count, 0) / row.count)),
-    said(row.failed.map(([kind, count]) => `${kind} ${number(count)}`).join(", "))));
+    said(row.failed.map(([kind, count]) => `${kind}\u00a0${number(count)}`).join(", "))));
   return figures("calls to endpoints", [[":judge"], ["calls"], ["p50"], ["p95"], ["attempts", "mean"], ["tried again"], ["spent"], ["failed"], [":of which"]], body,
     "seconds of a whole call with its attempts, failed ones included; canaries and the second judge are calls too");
 }

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+from judge.types import Missing, Scored
 from report import calls, curves, judges, read, verdicts
 from report.read import JudgedReply
 from report.records import Canary, NoScore, RolloutRecord, Score, Verdict
@@ -330,6 +332,26 @@ def test_records_of_older_runs_are_readable(run_dir: Path) -> None:
     assert isinstance(found[0], NoScore) and found[0].kind == "unknown"
     assert isinstance(found[1], Score) and not found[1].cached
     assert (record.seconds, record.judge_latency_s, record.second) == (None, None, {})
+
+
+def test_verdict_is_recorded_with_its_kind_or_its_provenance() -> None:
+    from actors.record import _score
+
+    late = Missing(judge="j/1", reason="late", kind="deadline", retryable=True)
+    assert _score(late) == NoScore(missing="late", kind="deadline")
+    heard = Scored(value=2.0, judge="j/1", spread=0.5, why="heard", cached=True)
+    assert _score(heard) == Score(value=2.0, judge="j/1", spread=0.5, why="heard", cached=True)
+
+
+def test_resume_forgets_the_canaries_of_later_steps(tmp_path: Path) -> None:
+    from actors.record import RunDirectory
+
+    write_lines(tmp_path / "canaries.jsonl", [canary(step=step).model_dump_json() for step in (0, 20, 40)])
+    RunDirectory(tmp_path)._cut(20)
+    assert [line.step for line in read.lines(tmp_path / "canaries.jsonl", TypeAdapter(Canary)).rows] == [
+        0,
+        20,
+    ]
 
 
 def test_run_of_many_steps_is_read_at_evenly_spaced_ones(
