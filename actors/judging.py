@@ -19,7 +19,7 @@ from judge import calibration, ledger, ratings, replies, trust
 from judge.api import Probed, probed
 from judge.ledger import Header, Ledger
 from judge.limits import Figures
-from judge.offline import Judges, Stopped, WorkerDied, api_judges, local_judges, score_all
+from judge.offline import Judges, Stopped, WorkerDied, api_judges, check_vetoes, local_judges, score_all
 from judge.replies import Item, Replies
 from judge.types import Judged, Missing, Scale, Scored
 from speech.manifest import ManifestError
@@ -65,6 +65,7 @@ def _complete(config: Config, given: Replies, kept: Ledger) -> None:
     found = probe_judge(config.judge)
     mode = f"{found.judge.mode}{'/forced' * found.judge.forced}" if found else None
     kept.belongs_to(Header(manifest=given.sha256, judge=settings, mode=mode))
+    check_vetoes(config.judge, items)
     with _resumable(kept, len(given.items)):
         judges = _judges(config, given)
         asyncio.run(_pass(judges, items, found, lambda item, judged: kept.add(ledger.entry(item, judged))))
@@ -112,6 +113,7 @@ def calibrate(path: Path, to: Path, kind: calibration.Kind | None, overrides: Se
             calibration.load(to)  # nothing else is written over
         judged = [axis for axis, weight in weights.items() if weight > 0]
         given = ratings.read(path, scale, judged, config.data.max_seconds)
+        check_vetoes(judge, given.replies.items)
         probed_judge = probe_judge(judge)
         try:
             first, second = asyncio.run(_twice(config, given.replies, probed_judge))

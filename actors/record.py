@@ -186,7 +186,10 @@ def rollout_records(
                     transcript=judged.transcript,
                     finish=reply.finish,
                     audio=audio(reply),
+                    seconds=judged.figures.get("seconds"),
+                    judge_latency_s=judged.figures.get("latency_s"),
                     scores={axis: _score(verdict) for axis, verdict in judged.axes.items()},
+                    second={axis: _score(verdict) for axis, verdict in judged.second.items()},
                     reward=reward_of(judged),
                     missing=_reason(judged),
                     advantage=decision.advantages.get(key),
@@ -201,8 +204,14 @@ def rollout_records(
 
 def _score(verdict: Verdict) -> Score | NoScore:
     if isinstance(verdict, Missing):
-        return NoScore(missing=verdict.reason)
-    return Score(value=verdict.value, spread=verdict.spread, judge=verdict.judge, why=verdict.why)
+        return NoScore(missing=verdict.reason, kind=verdict.kind)
+    return Score(
+        value=verdict.value,
+        spread=verdict.spread,
+        judge=verdict.judge,
+        why=verdict.why,
+        cached=verdict.cached,
+    )
 
 
 def _reason(judged: Judged) -> str | None:

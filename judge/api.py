@@ -142,9 +142,11 @@ async def probed(config: JudgeConfig) -> Probed:
         second=None if config.second.base_url is None else await _probed(config, config.second),
     )
     if config.api.calibration is not None:
-        maps = load(config.api.calibration)
-        for rubric in rubrics(config).values():
-            maps.of(name_of(endpoint_of(config.api).model, rubric.id, found.judge))
+        maps, model = load(config.api.calibration), endpoint_of(config.api).model
+        mapped = [maps.on_axis(r.name, name_of(model, r.id, found.judge)) for r in rubrics(config).values()]
+        if not any(mapped):
+            axes = " and ".join(config.api_axes)
+            raise ValueError(f"{config.api.calibration}: has no map for {axes}, which the endpoint judges")
     return found
 
 

@@ -65,14 +65,16 @@ class ApiPanel:
         self._fresh, self._comparing, self._second = fresh, comparing, second
         self._ear = asyncio.Lock()
 
-    async def score(self, reply: Reply, speech: Speech, task: Task) -> Judged:
+    async def score(self, reply: Reply, speech: Speech, task: Task, heard: str | None = None) -> Judged:
         """Judge one reply: the local panel in a thread, then the endpoint with what was heard.
+
+        ``heard``: its transcript where one is known.
 
         ValueError: an unknown style; the user's audio, a cache or key that cannot be used.
         OSError: the log is not writable.
         """
         start = perf_counter()
-        local = await self._heard(reply, speech, task)
+        local = await self._heard(reply, speech, task, heard)
         if local.transcript is None:  # floor, cut off or not recognised: the same on every axis
             return local
         found, second = await asyncio.gather(
@@ -105,9 +107,9 @@ class ApiPanel:
         rubrics = list(self._asked.values())
         return await check(self._fresh, rubrics, task, transcript, speech, self._user(task))
 
-    async def _heard(self, reply: Reply, speech: Speech, task: Task) -> Judged:
+    async def _heard(self, reply: Reply, speech: Speech, task: Task, heard: str | None = None) -> Judged:
         async with self._ear:
-            return await asyncio.to_thread(self._panel.score, reply, speech, task)
+            return await asyncio.to_thread(self._panel.score, reply, speech, task, heard)
 
     def _user(self, task: Task) -> Speech | None:
         wanted = task.user_audio and any(rubric.hears_user for rubric in self._asked.values())
@@ -145,9 +147,11 @@ class ApiPanel:
     ) -> Judged:
         axes = {**local.axes, **found}
         figures = {**local.figures, "latency_s": seconds}
-        return replace(
-            local, axes=axes, reward=self._panel.reward(axes, local), figures=figures, second=second
-        )
+        return replace(local, axes=axes, reward=self.reward(axes, local), figures=figures, second=second)
+
+    def reward(self, axes: Mapping[str, Verdict], local: Judged) -> Verdict:
+        """See ``Panel.reward``."""
+        return self._panel.reward(axes, local)
 
 
 @lru_cache(maxsize=64)

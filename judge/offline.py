@@ -15,27 +15,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from conf.judging import JudgeConfig
 from judge import acoustic
 from judge.api import Access, Probed, api_panel, limits_of
 from judge.api_panel import ApiPanel
-from judge.ear import Ear
 from judge.limits import Figures, Limiter
-from judge.panel import Panel, combine, panel_from
+from judge.panel import Panel, panel_from
 from judge.replies import Item, reply_of, speech_of, task_of
 from judge.types import Judged, Missing
 
 Score = Callable[[Item], Awaitable[Judged]]
 
+PACED = {"pace", "words_per_second"}  # measures that need the reply's own words
 UNKNOWN = "unknown"  # stands for words that are not known, where the panel wants some
 NO_WORDS = Missing(
     judge=acoustic.JUDGE, kind="nothing_to_check", reason="the reply's own words (text) are not known"
@@ -66,6 +62,16 @@ class Judges:
     def at_once(self) -> int:
         """Replies in hand at a time."""
         return self.config.api.concurrency if self.config.api_axes else self.config.workers
+
+
+def check_vetoes(config: JudgeConfig, items: Iterable[Item]) -> None:
+    """ValueError: a veto rests on the words of a reply whose words are not known."""
+    rules = sorted({rule.measure for rule in config.vetoes} & PACED)
+    wordless = next((item.id for item in items if item.text is None), None)
+    if rules and wordless is not None:
+        raise ValueError(
+            f"judge.vetoes on {' and '.join(rules)} need the text of every reply: {wordless} has none"
+        )
 
 
 async def score_all(
@@ -162,42 +168,25 @@ async def api_judges(judges: Judges, found: Probed) -> AsyncIterator[tuple[Score
 def score_local(panel: Panel, judges: Judges, item: Item) -> Judged:
     """One reply by the local panel. ValueError: its sound has changed since it was looked at."""
     speech = speech_of(item, judges.folder, judges.max_seconds)
-    hearing = panel if item.transcript is None else told(panel, item.transcript)
-    judged = hearing.score(reply_of(item, _words(item)), speech, task_of(item, judges.folder))
-    return _honest(judged, judges, item, panel)
+    task = task_of(item, judges.folder)
+    return _honest(
+        panel.score(reply_of(item, _words(item)), speech, task, item.transcript), judges, item, panel
+    )
 
 
-async def score_api(asked: ApiPanel, judges: Judges, item: Item) -> Judged:
+async def score_api(panel: ApiPanel, judges: Judges, item: Item) -> Judged:
     """One reply, some axes by the endpoint. ValueError: as ``score_local``, or as ``ApiPanel.score``."""
     speech = await asyncio.to_thread(speech_of, item, judges.folder, judges.max_seconds)
-    hearing = asked
-    if item.transcript is not None:
-        hearing = copy(asked)
-        hearing._panel = told(asked._panel, item.transcript)
-    judged = await hearing.score(reply_of(item, _words(item)), speech, task_of(item, judges.folder))
-    return _honest(judged, judges, item, asked._panel)
-
-
-def told(panel: Panel, transcript: str) -> Panel:
-    """The same panel, which takes this transcript for what was heard."""
-    hearing = copy(panel)
-    hearing._ear = Ear(_Told(transcript))
-    return hearing
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    transcript: str
-
-    def transcribe(self, wave: NDArray[np.float32], sample_rate: int) -> str:
-        return self.transcript
+    task = task_of(item, judges.folder)
+    judged = await panel.score(reply_of(item, _words(item)), speech, task, item.transcript)
+    return _honest(judged, judges, item, panel)
 
 
 def _words(item: Item) -> str:
     return UNKNOWN if item.text is None else item.text
 
 
-def _honest(judged: Judged, judges: Judges, item: Item, panel: Panel) -> Judged:
+def _honest(judged: Judged, judges: Judges, item: Item, panel: Panel | ApiPanel) -> Judged:
     """Without what was only true of the words that stood in for unknown ones."""
     if item.text is not None or judged.transcript is None:
         return judged
@@ -205,4 +194,4 @@ def _honest(judged: Judged, judges: Judges, item: Item, panel: Panel) -> Judged:
     if "acoustic" in judges.config.api_axes:
         return replace(judged, figures=figures)
     axes = {**judged.axes, "acoustic": NO_WORDS}
-    return replace(judged, axes=axes, reward=combine(axes, panel.weights), figures=figures)
+    return replace(judged, axes=axes, reward=panel.reward(axes, judged), figures=figures)

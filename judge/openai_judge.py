@@ -70,7 +70,8 @@ class OpenAIJudge:
         if isinstance(verdict, Missing):
             return verdict
         score = on_scale(verdict, LOWEST, HIGHEST, self.scale)
-        return score if self._maps is None else self._maps.of(name).apply(score, self.scale)
+        found = None if self._maps is None else self._maps.on_axis(rubric.name, name)
+        return score if found is None else found.apply(score, self.scale)
 
     def _question(
         self,

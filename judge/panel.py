@@ -61,8 +61,11 @@ class Panel:
         self._ear = Ear(recogniser)
         self._norms, self._plugins, self._vetoes = norms, plugins, config.vetoes
 
-    def score(self, reply: Reply, speech: Speech, task: Task) -> Judged:
-        """Judge one reply, whatever policy and recogniser did. ValueError: an unknown style in the task."""
+    def score(self, reply: Reply, speech: Speech, task: Task, heard: str | None = None) -> Judged:
+        """Judge one reply, whatever policy and recogniser did. ``heard``: its transcript where one is known.
+
+        ValueError: an unknown style in the task.
+        """
         start = perf_counter()
         figures = _counts(reply, speech)
         transcript: str | None = None
@@ -77,12 +80,12 @@ class Panel:
             figures |= _figures_of_words(reply.text, "", task)
             figures |= {} if task.style is None else {"style_followed": float(False)}
         else:
-            heard = self._hear(speech)
-            if isinstance(heard, Missing):
-                axes = self._everywhere(heard)
+            found = self._hear(speech) if heard is None else Heard(transcript=heard, cached=False)
+            if isinstance(found, Missing):
+                axes = self._everywhere(found)
             else:
-                transcript = heard.transcript
-                axes, measured, veto = self._judge(reply, speech, task, heard)
+                transcript = found.transcript
+                axes, measured, veto = self._judge(reply, speech, task, found)
                 figures |= measured
         figures["latency_s"] = perf_counter() - start
         return Judged(

@@ -153,6 +153,7 @@ def task_of(item: Item, folder: Path) -> Task:
         match=match,
         answer=value,
         style=item.style,
+        user_audio=tuple(audio.inside(folder, clip) for clip in item.user_audio),
     )
 
 

@@ -114,8 +114,8 @@ class Judged:
     ``axes``: verdict per axis ("semantic", "acoustic"). ``reward`` combines them on the same scale, or is
     Missing as soon as one weighted axis is. ``transcript``: what the recogniser heard (None: not recognised).
     ``figures``: plain measurements logged beside the scores and never part of them by themselves
-    (text_right, heard_right, wer, style_followed, rate, loudness, seconds, latency_s). ``second``: what a
-    second judge says of an axis, for the report alone.
+    (text_right, heard_right, wer, style_followed, rate, loudness, seconds, latency_s).
+    ``second``: what the second judge says, by axis, where it was asked; never part of the reward.
     """
 
     prompt_id: str
