@@ -3,8 +3,8 @@
     d(lag)   sum over a window of (x[t] - x[t + lag])^2
     d'(lag)  d(lag) * lag / sum of d up to lag: 1 on average for noise, near 0 at a period
 
-A frame is voiced when it is speech and d' falls below ``PERIODIC``; its period is the first dip below that, made
-finer by a parabola. Defined for every finite wave; never NaN or infinite. About 2 ms per second of audio.
+A frame is voiced when it is speech and d' falls below ``PERIODIC``; its period is the first dip below that,
+made finer by a parabola. Defined for every finite wave; never NaN or infinite. About 2 ms a second of audio.
 
 A codec that keeps only the envelope of a voice, as that of the embedded world does, leaves next to no pitch.
 """
@@ -12,7 +12,6 @@ A codec that keeps only the envelope of a voice, as that of the embedded world d
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from judge.measure import FRAME, Curve, Wave, frame_levels, speaking
 
@@ -39,11 +38,8 @@ def pitch(wave: Wave, rate: int) -> Pitch:
     if not len(voiced):
         return Pitch(hertz=None, semitones=0.0, voiced=0.0)
     low, median, high = np.percentile(voiced, [5, 50, 95])
-    return Pitch(
-        hertz=float(median),
-        semitones=float(12 * np.log2(high / low)),
-        voiced=float(len(voiced) / heard.sum()),
-    )
+    share = len(voiced) / int(heard.sum())
+    return Pitch(hertz=float(median), semitones=float(12 * np.log2(high / low)), voiced=share)
 
 
 def f0(wave: Wave, rate: int) -> Curve:
@@ -82,5 +78,4 @@ def _f0(curves: Curve, shortest: int, rate: int) -> Curve:
     left, middle, right = curves[rows, at - 1], curves[rows, at], curves[rows, at + 1]
     bend = left - 2 * middle + right
     shift = np.clip((left - right) / np.maximum(2 * bend, 1e-12), -0.5, 0.5)
-    found: NDArray[np.bool_] = dip.any(axis=1)
-    return np.where(found, rate / (at + shift), 0.0)
+    return np.where(np.any(dip, axis=1), rate / (at + shift), 0.0)

@@ -13,7 +13,7 @@
 Right is scale.hi, anything else scale.lo; only ``exact`` has something between. No partial credit for an
 answer: "the answer is eleven" is as wrong as silence when the answer is twelve, and credit for the carrier
 sentence would pay for talking without knowing. Repeating a sentence is a task of many words, so there each
-word counts. ``contains`` and ``regex`` can be pleased by saying everything: where that is a danger, use another.
+word counts. ``contains`` and ``regex`` are pleased by saying everything: where that is a danger, use another.
 
 The rule never sees the policy's text when it scores; ``figures`` holds that text against the answer too, for
 a figure beside the score.

@@ -1,5 +1,6 @@
 """Pitch: right for tones whose pitch is known, nothing for what has none, a number for every finite wave."""
 
+from dataclasses import replace
 from time import process_time
 
 import numpy as np
@@ -8,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from judge.acoustic import MEASURES, listen
-from judge.pitch import PERIODIC, WINDOW, _difference, f0, pitch
-from tests.judging import RATE, REPLIES, recorded, speech
+from judge.acoustic import MEASURES, listen, score
+from judge.pitch import _difference, f0, pitch
+from tests.judging import RATE, REPLIES, SCALE, recorded, speech, task
 
 Wave = NDArray[np.float32]
 RATES = (8_000, 16_000, 22_050, 24_000, 48_000)
@@ -105,6 +106,15 @@ def test_a_recorded_voice_has_a_pitch_and_melody() -> None:
         assert sound.voiced > 0.3 and 2 < sound.pitch_semitones < 15
 
 
+def test_no_score_knows_the_pitch() -> None:
+    for text in REPLIES:
+        sound = listen(speech(recorded(text)), text)
+        flat = replace(sound, pitch_semitones=0.0, voiced=0.0)
+        for style in (None, "slow", "loud"):
+            asked = task(text, style)
+            assert score(sound, text, text, asked, SCALE) == score(flat, text, text, asked, SCALE)
+
+
 def test_every_measure_can_be_named() -> None:
     text = next(iter(REPLIES))
     sound = listen(speech(recorded(text)), text)
@@ -119,4 +129,3 @@ def test_pitch_costs_less_than_a_fiftieth_of_the_audio() -> None:
     cost = (process_time() - start) / 30
     print(f"pitch: {1000 * cost:.1f} ms per second of audio")
     assert cost < 0.02
-    assert PERIODIC < 1 and WINDOW < 0.1
