@@ -33,16 +33,14 @@ import numpy as np
 import psutil
 import ray
 
-from actors.api_judge import ApiJudgeActor, start_limiter
+from actors.api_judge import LOG, ApiJudgeActor, start_limiters
 from actors.cluster import Cluster, cores, plan
 from actors.judge_pool import JudgePool
 from conf.load import load
 from conf.schema import Config
-from judge.api import api_panel, limits_of, probed, slots, verdict_deadline
-from judge.caller import LocalGate
+from judge.api import Access, Probed, api_panel, limits_of, probed, slots, verdict_deadline
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
-from judge.probe import Capabilities
 from judge.rubric import ACOUSTIC
 from judge.types import Scored, Task
 from rollout.types import Speech
@@ -103,7 +101,7 @@ class Worker(ApiJudgeActor):
 
     async def verdicts(self, first: int, seconds: float, at_once: int) -> list[float]:
         """Seconds that each verdict took, as many as there are in this time."""
-        return await scored(self._panel._judge, first, seconds, at_once)
+        return await scored(self._panel.judge, first, seconds, at_once)
 
 
 async def scored(judge: OpenAIJudge, first: int, seconds: float, at_once: int) -> list[float]:
@@ -163,24 +161,25 @@ def show(name: str, took: list[float], seconds: float, shares: str) -> float:
 @asynccontextmanager
 async def judges(config: Config) -> AsyncIterator[tuple[JudgePool, Any]]:
     """Pool and limiter as a run has them."""
-    capabilities, limiter = await probed(config.judge), start_limiter(config.judge)
+    run, size = config.run.root / config.run.name, config.rollout.group_size
+    found, limiters = await probed(config.judge), start_limiters(config.judge, size, run / LOG)
     kind: Any = ray.remote(Worker)
     pool = JudgePool(
         "judge",
         config.judge.workers,
-        create=lambda index: kind.options(num_cpus=0).remote(config, capabilities, limiter),
-        deadline=verdict_deadline(config.judge),
+        create=lambda index: kind.options(num_cpus=0).remote(config, run, found, limiters),
+        deadline=verdict_deadline(config.judge, size),
         slots=slots(config.judge),
-        source=(await limiter.hello.remote())["source"],
+        source=(await limiters[0].hello.remote())["source"],
         restarts=0,
         journal=None,
     )
     await pool.start()
     try:
-        yield pool, limiter
+        yield pool, limiters[0]
     finally:
         pool.close()
-        ray.kill(limiter)
+        ray.kill(limiters[0])
 
 
 async def by_path(pool: JudgePool, config: Config, usage: Usage, seconds: float) -> float:
@@ -225,15 +224,15 @@ async def measure(config: Config, server: int, seconds: float) -> bool:
     return rate >= REQUIRED
 
 
-def profile(config: Config, capabilities: Capabilities, seconds: float, to: Path) -> None:
+def profile(config: Config, found: Probed, seconds: float, to: Path) -> None:
     """The same path in this process, profiled."""
-    gate = LocalGate(Limiter(limits_of(config.judge.api)))
+    access = Access(judge=Limiter(limits_of(config.judge.api)), second=None)
     panel = api_panel(
-        config.judge, Path.cwd(), config.model.path, capabilities, gate, log=to.with_suffix(".calls")
+        config.judge, Path.cwd(), config.model.path, found, access, log=to.with_suffix(".calls")
     )
     profiler = cProfile.Profile()
     start = time.perf_counter()
-    took = profiler.runcall(asyncio.run, scored(panel._judge, 1, seconds, 8))
+    took = profiler.runcall(asyncio.run, scored(panel.judge, 1, seconds, 8))
     show("alone", took, time.perf_counter() - start, "profiled")
     profiler.dump_stats(to)
 

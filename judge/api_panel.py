@@ -61,7 +61,8 @@ class ApiPanel:
         comparing: Compare | None,
         second: Second | None,
     ) -> None:
-        self._panel, self._judge, self._asked = panel, judge, asked
+        self.judge = judge
+        self._panel, self._asked = panel, asked
         self._fresh, self._comparing, self._second = fresh, comparing, second
         self._ear = asyncio.Lock()
 
@@ -78,7 +79,7 @@ class ApiPanel:
         if local.transcript is None:  # floor, cut off or not recognised: the same on every axis
             return local
         found, second = await asyncio.gather(
-            self._opinion(self._judge, local.transcript, speech, task),
+            self._opinion(self.judge, local.transcript, speech, task),
             self._second_opinion(reply, local.transcript, speech, task),
         )
         return self._with(local, found, second, perf_counter() - start)
@@ -138,9 +139,9 @@ class ApiPanel:
     ) -> list[Verdict]:
         assert self._comparing is not None, "the settings ask for no comparison"
         if len(candidates) < 2:
-            return [unopposed(floors, self._judge.scale) for _ in candidates]
+            return [unopposed(floors, self.judge.scale) for _ in candidates]
         found = await self._comparing(rubric, task, candidates, self._user(task))
-        return beside_floors(found, floors, self._judge.scale)
+        return beside_floors(found, floors, self.judge.scale)
 
     def _with(
         self, local: Judged, found: Mapping[str, Verdict], second: Mapping[str, Verdict], seconds: float

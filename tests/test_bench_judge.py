@@ -32,9 +32,9 @@ def test_the_instant_server_is_a_judge_and_every_verdict_of_it_is_paid_for(
                 f"judge.api.cache={tmp_path / 'verdicts.sqlite'}",
             ]
         )
-        capabilities = asyncio.run(probed(config.judge))
-        assert capabilities.mode == "logprobs" and capabilities.audio
-        profile(config, capabilities, 0.5, tmp_path / "profile")
+        found = asyncio.run(probed(config.judge))
+        assert found.judge.mode == "logprobs" and found.judge.audio
+        profile(config, found, 0.5, tmp_path / "profile")
     calls = (tmp_path / "profile.calls").read_text().splitlines()
     assert f"{len(calls)} in " in capsys.readouterr().out and len(calls) > 5
     assert (tmp_path / "profile").stat().st_size

@@ -27,7 +27,6 @@ from examples.judge_server.wording import score_chances
 from judge import api, canary
 from judge.answers import Mode
 from judge.api import api_panel, limits_of
-from judge.caller import LocalGate
 from judge.compare import Candidate, pairwise
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
@@ -59,9 +58,9 @@ class Client:
         config = self.config.model_copy(
             update={"api": self.config.api.model_copy(update={"repeats": repeats})}
         )
-        gate = LocalGate(Limiter(limits_of(config.api)))
-        panel = api_panel(config, WORLD / "data", WORLD / "base", able(mode), gate, log=None)
-        return panel._judge
+        access = api.Access(judge=Limiter(limits_of(config.api)), second=None)
+        found = api.Probed(judge=able(mode), second=None)
+        return api_panel(config, WORLD / "data", WORLD / "base", found, access, log=None).judge
 
     async def verdict(
         self, rubric: Rubric, task: Task, text: str, sound: Speech, mode: Mode = "logprobs"
@@ -98,9 +97,9 @@ def loud(gain: float) -> Speech:
 def test_the_probe_finds_everything_and_the_best_mode() -> None:
     async def scenario() -> None:
         async with served() as client:
-            found = await api.probed(client.config)
+            found = (await api.probed(client.config)).judge
             reads = client.config.model_copy(update={"acoustic_by": "local"})
-            assert (await api.probed(reads)).mode == "logprobs"
+            assert (await api.probed(reads)).judge.mode == "logprobs"
         assert found.audio and found.json_schema and found.logprobs and found.choice
         assert found.mode == "logprobs" and not found.lacks
 
@@ -228,10 +227,9 @@ def test_pairs_and_groups_are_put_in_order() -> None:
 def test_the_whole_panel_hears_and_asks_the_server() -> None:
     async def scenario() -> Any:
         async with served() as client:
-            gate = LocalGate(Limiter(limits_of(client.config.api)))
-            panel = api_panel(
-                client.config, WORLD / "data", WORLD / "base", await api.probed(client.config), gate, log=None
-            )
+            access = api.Access(judge=Limiter(limits_of(client.config.api)), second=None)
+            found = await api.probed(client.config)
+            panel = api_panel(client.config, WORLD / "data", WORLD / "base", found, access, log=None)
             return await panel.score(reply(RIGHT), good(), SUM)
 
     judged = run(scenario())
