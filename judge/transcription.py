@@ -34,8 +34,10 @@ class Transcriber:
         self._endpoint = endpoint
         self._fields = {"model": endpoint.model, "language": language}
         self._fields |= {"response_format": "json", "temperature": "0"}
-        # A loop of its own: the caller may be inside another, where none can be started.
+        # A thread and a loop of its own: the caller may be inside another loop, where none can be started.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transcriber")
+        self._loop = asyncio.Runner()
+        self._client = new_client()  # keeps no connection, so there is nothing to close
 
     def transcribe(self, wave: NDArray[np.float32], sample_rate: int) -> str:
         """The words heard; nothing recorded, an empty string. Blocks, at most for the endpoint's deadline.
@@ -45,12 +47,14 @@ class Transcriber:
         if not len(wave):
             return ""
         request = _form(self._fields, wav_bytes(Speech(wave=wave, sample_rate=sample_rate)))
-        return self._thread.submit(asyncio.run, self._sent(request)).result()
-
-    async def _sent(self, request: Post[str]) -> str:
-        async with new_client() as client:
-            posted = await post(client, self._endpoint, request)
+        sent = post(self._client, self._endpoint, request)
+        posted = self._thread.submit(self._loop.run, sent).result()
         return without_key(key_of(self._endpoint), posted.found)
+
+    def close(self) -> None:
+        """End the thread and its loop; a judge worker that lives as long as its process need not."""
+        self._thread.submit(self._loop.close).result()
+        self._thread.shutdown()
 
 
 def read_transcript(body: bytes) -> str:

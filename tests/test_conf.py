@@ -310,6 +310,17 @@ def test_the_api_judge_must_be_told_where_and_whom_to_ask() -> None:
     assert load([]).judge.api_axes == ()
 
 
+def test_the_panel_checks_here_what_was_said_asks_how_it_sounded_and_vetoes() -> None:
+    judge = load(["judge=panel", *ENDPOINT]).judge
+    assert (judge.semantic_by, judge.api_axes) == ("local", ("acoustic",))
+    assert {veto.measure for veto in judge.vetoes} == {"loop", "clipping"}
+    assert {line.split(": ")[1] for line in problems_of(["judge=panel"])} == {
+        "judge.api.base_url",
+        "judge.api.model",
+    }
+    assert load([]).judge.vetoes == load(["judge=openai", *ENDPOINT]).judge.vetoes == ()
+
+
 def test_the_cache_of_verdicts_is_an_absolute_path_of_its_own() -> None:
     cache = load(["judge=openai", *ENDPOINT, "judge.api.cache=README.md"]).judge.api.cache
     assert cache == Path.cwd() / "README.md"

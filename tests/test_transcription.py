@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from email import message_from_bytes, policy
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_the_wave_is_sent_at_its_true_rate_with_every_field_and_the_text_comes_b
         url,
         server,
     ):
-        heard = Transcriber(endpoint(url, "SCRIBE_KEY"), "en").transcribe(WAVE, 22_050)
+        heard = hearing(url, "SCRIBE_KEY")
     assert heard == "The answer is twelve."
     ((head, parts),) = server.got
     assert head[":path"] == "/v1/audio/transcriptions"
@@ -101,6 +101,12 @@ def test_the_wave_is_sent_at_its_true_rate_with_every_field_and_the_text_comes_b
     assert np.abs(sent - WAVE).max() < 1e-4
 
 
+def hearing(url: str, key_env: str | None = None) -> str:
+    """One transcription by a listener of its own."""
+    with closing(Transcriber(endpoint(url, key_env), "en")) as listener:
+        return listener.transcribe(WAVE, 22_050)
+
+
 def test_nothing_recorded_is_no_words_and_no_request() -> None:
     with scribe((500, {})) as (url, server):
         assert Transcriber(endpoint(url), "en").transcribe(np.zeros(0, np.float32), 16_000) == ""
@@ -113,13 +119,13 @@ def test_silence_may_be_heard_as_no_words() -> None:
 
 def test_a_retry_helps() -> None:
     with scribe((503, {"error": {"message": "loading"}}), (200, {"text": "yes"})) as (url, server):
-        assert Transcriber(endpoint(url), "en").transcribe(WAVE, 16_000) == "yes"
+        assert hearing(url) == "yes"
     assert len(server.got) == 2
 
 
 def test_it_works_where_an_event_loop_runs_already() -> None:
     async def inside(url: str) -> str:
-        return Transcriber(endpoint(url), "en").transcribe(WAVE, 16_000)
+        return hearing(url)
 
     with scribe((200, {"text": "yes"})) as (url, _):
         assert asyncio.run(inside(url)) == "yes"
@@ -133,10 +139,10 @@ def test_a_key_that_is_not_set_is_told_before_the_first_reply() -> None:
 def test_a_key_that_the_server_repeats_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRIBE_KEY", "sk-canary-5")
     with scribe((200, {"text": "you said sk-canary-5"})) as (url, _):
-        assert "canary" not in Transcriber(endpoint(url, "SCRIBE_KEY"), "en").transcribe(WAVE, 16_000)
+        assert "canary" not in hearing(url, "SCRIBE_KEY")
     told = {"error": {"message": "bad key sk-canary-5"}}
     with scribe((400, told)) as (url, _), pytest.raises(CallFailed) as failed:
-        Transcriber(endpoint(url, "SCRIBE_KEY"), "en").transcribe(WAVE, 16_000)
+        hearing(url, "SCRIBE_KEY")
     assert failed.value.kind == "rejected" and "canary" not in str(failed.value)
 
 
@@ -163,17 +169,23 @@ OF_TRANSPORT = set("deadline network rate_limited quota server rejected redirect
 
 
 def test_every_fault_of_a_server_ends_as_its_kind_in_time_and_never_as_a_transcript() -> None:
+    def heard(listener: Transcriber) -> tuple[str, float]:
+        start = time.monotonic()
+        try:
+            found = listener.transcribe(WAVE[:1600], 16_000)
+        except CallFailed as failure:
+            found = failure.kind
+        seconds = time.monotonic() - start
+        listener.close()
+        return found, seconds
+
     async def one(server: FaultServer, name: str, fault: Fault) -> tuple[str, str, str, float]:
         server.plans[name] = Plan(fault=fault, faults=9, rng=Random(name), text="4")
         deadline = SHORT if fault.kind == "deadline" else 30.0
-        listener = Transcriber(server.endpoint(name, deadline, attempts=1), "en")
-        start = time.monotonic()
         expected = fault.kind if fault.kind in OF_TRANSPORT else "malformed"  # no answer to a chat is a text
-        try:
-            found = await asyncio.to_thread(listener.transcribe, WAVE[:1600], 16_000)
-        except CallFailed as failure:
-            found = failure.kind
-        return name, str(expected), found, time.monotonic() - start - deadline
+        listener = Transcriber(server.endpoint(name, deadline, attempts=1), "en")
+        found, seconds = await asyncio.to_thread(heard, listener)
+        return name, str(expected), found, seconds - deadline
 
     async def all_of_them() -> list[tuple[str, str, str, float]]:
         async with running() as server:
