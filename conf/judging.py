@@ -25,8 +25,10 @@ MEASURES = (
     "pause",
     "clipping",
     "loop",
+    "pitch_semitones",
+    "voiced",
 )
-"""What ``judge.acoustic.Sound`` measures on every reply."""
+"""What a veto can name: ``judge.acoustic.Sound``, and of ``judge.pitch`` the range and the voiced share."""
 
 TAKEN = frozenset(
     "text_tokens audio_tokens truncated well_formed wer text_right heard_right rate level style_followed "

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from judge import measure
 from judge.asr import word_error_rate, words
-from judge.pitch import pitch
 from judge.types import Scale, Scored, Task
 from rollout.types import Speech
 from speech.checkpoint import read_json
@@ -88,7 +87,7 @@ class Decency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sound:
-    """Everything measured on one reply. Pitch is for veto rules and figures: no score knows it."""
+    """Everything measured on one reply."""
 
     seconds: float
     pace: float  # duration / expected duration of the text; 1 = normal, above = slower
@@ -99,11 +98,7 @@ class Sound:
     pause: float  # seconds, the longest
     clipping: float  # share of samples, 0..1
     loop: float  # self-correlation, 0..1
-    pitch_semitones: float  # 5th to 95th percentile of voiced frames; 0 without any
-    voiced: float  # share of the speech that has a pitch, 0..1; 0 in silence
 
-
-MEASURES = tuple(field.name for field in fields(Sound))  # what a veto rule can name
 
 STYLE_WEIGHT = 0.4  # w: how much of an intelligible reply's score its manner decides
 NORMS = SpeechNorms()
@@ -113,7 +108,6 @@ DECENCY = Decency()
 def listen(speech: Speech, text: str, norms: SpeechNorms = NORMS) -> Sound:
     """Measure a finite, non-empty wave that should say ``text``. ValueError: the text has no words."""
     wave, rate = speech.wave, speech.sample_rate
-    voice = pitch(wave, rate)
     return Sound(
         seconds=speech.seconds,
         pace=speech.seconds / norms.seconds(text),
@@ -124,8 +118,6 @@ def listen(speech: Speech, text: str, norms: SpeechNorms = NORMS) -> Sound:
         pause=measure.longest_pause(wave, rate),
         clipping=measure.clipping_share(wave),
         loop=measure.loop(wave, rate),
-        pitch_semitones=voice.semitones,
-        voiced=voice.voiced,
     )
 
 

@@ -24,6 +24,7 @@ from conf.judging import JudgeConfig
 from judge import acoustic, verifiable, vetoes
 from judge.asr import word_error_rate, words
 from judge.ear import Ear, Heard, Listener
+from judge.pitch import pitch
 from judge.plugins import Predictor, plugins_from
 from judge.recognisers import recogniser_from
 from judge.types import CallFailed, Judged, Missing, Scale, Scored, Task, Verdict
@@ -137,7 +138,11 @@ class Panel:
     def _vetoed(self, sound: acoustic.Sound, speech: Speech) -> tuple[dict[str, float], Verdict | None]:
         """What the plugins and the vetoed measurements came to, and what the vetoes make of it."""
         named = {rule.measure for rule in self._vetoes}
-        figures = {name: figure for name, figure in asdict(sound).items() if name in named}
+        measured = asdict(sound)
+        if named & {"pitch_semitones", "voiced"}:  # as long as all the rest together: only where it is wanted
+            voice = pitch(speech.wave, speech.sample_rate)
+            measured |= {"pitch_semitones": voice.semitones, "voiced": voice.voiced}
+        figures = {name: figure for name, figure in measured.items() if name in named}
         failures: dict[str, CallFailed] = {}
         for plugin in self._plugins:
             try:
