@@ -37,9 +37,9 @@ class LimiterActor(Actor):
     def __init__(self, limits: Limits, spent: float) -> None:
         self._limiter = Limiter(limits, spent=spent)
 
-    async def acquire(self, audio_seconds: float) -> int:
+    async def acquire(self, audio_seconds: float, about: str | None) -> int:
         """A lease. CallFailed (spend_cap)."""
-        return await self._limiter.acquire(audio_seconds)
+        return await self._limiter.acquire(audio_seconds, about)
 
     async def release(self, lease: int, ok: bool | None, spent: float) -> None:
         """Give a lease back."""
@@ -61,9 +61,9 @@ class RemotePermits:
         self._limiter = limiter
         self._leaving: set[asyncio.Task[None]] = set()
 
-    async def acquire(self, audio_seconds: float) -> int:
+    async def acquire(self, audio_seconds: float, about: str | None = None) -> int:
         """See ``Limiter.acquire``."""
-        reference = self._limiter.acquire.remote(audio_seconds)
+        reference = self._limiter.acquire.remote(audio_seconds, about)
         try:
             return cast(int, await _answered(reference))
         except asyncio.CancelledError:

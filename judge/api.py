@@ -26,7 +26,7 @@ from judge.ranking import groupwise
 from judge.rubric import RUBRICS, Rubric
 from judge.types import Scale
 
-FAILURES = 4  # attempts in a row without an answer open the breaker: no call has used up its own before
+FAILURES = 4  # attempts in a row, of two cases at least, that open the breaker: as many as a call has
 REST_S = 5.0  # before the first probe of an endpoint that is down
 CACHE_BYTES = 1 << 30
 

@@ -38,6 +38,11 @@ class Price:
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
+def about(*waves: Speech) -> str:
+    """A name for the replies in hand: equal for equal sound only."""
+    return " ".join(pcm_hash(one.wave, one.sample_rate) for one in waves)
+
+
 class Ask(Protocol):
     """``judge.chat.ask`` with client and endpoint given."""
 
@@ -48,8 +53,12 @@ class Ask(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One call. ``clips``: the recordings of ``messages``, in order; ``read`` gives ``readings`` numbers."""
+    """One call. ``clips``: the recordings of ``messages``, in order; ``read`` gives ``readings`` numbers.
 
+    ``about``: the reply or group that is judged, the same on every axis and repeat.
+    """
+
+    about: str
     judge: str  # provenance of what is read
     rubric: str  # name and version
     messages: list[dict[str, Any]]
@@ -115,7 +124,8 @@ class Caller:
                     raise
 
     async def _once(self, question: Question, hashes: list[str], outage: "_Outage") -> Sequence[Reading]:
-        turns = _Turns(self._permits, outage, sum(clip.seconds for clip in question.clips), self._price)
+        seconds = sum(clip.seconds for clip in question.clips)
+        turns = _Turns(self._permits, outage, question.about, seconds, self._price)
         answer: Answer | None = None
         try:
             answer = await self._ask(question.settings | {"messages": question.messages}, turns.take)
@@ -178,16 +188,18 @@ class Caller:
 class _Turns:
     """The leases of one call, one per attempt, and what the attempts took."""
 
-    def __init__(self, permits: Permits, outage: "_Outage", audio_seconds: float, price: Price) -> None:
+    def __init__(
+        self, permits: Permits, outage: "_Outage", about: str, audio_seconds: float, price: Price
+    ) -> None:
         self._permits, self._outage = permits, outage
-        self._audio_seconds, self._price = audio_seconds, price
+        self._about, self._audio_seconds, self._price = about, audio_seconds, price
         self.count = 0
         self.seconds = 0.0  # on their way
         self.spent = 0.0
 
     async def take(self, attempt: Attempt[Completion]) -> Completion:
         """Run an attempt under a lease. CallFailed: its own, or there is no lease to be had."""
-        lease = await self._outage.lease(self._audio_seconds)
+        lease = await self._outage.lease(self._audio_seconds, self._about)
         ok: bool | None = None  # of a call that was cancelled or refused nothing is learnt about the endpoint
         spent, start = 0.0, time.monotonic()
         self.count += 1
@@ -217,9 +229,9 @@ class _Outage:
         self._last = str(failure)
         return await self._still_down()
 
-    async def lease(self, seconds: float) -> int:
+    async def lease(self, seconds: float, about: str) -> int:
         """Wait for a lease, however long for the limits, but not longer than an outage may last."""
-        asked = asyncio.ensure_future(self._permits.acquire(seconds))
+        asked = asyncio.ensure_future(self._permits.acquire(seconds, about))
         taken = False
         try:
             while not asked.done():

@@ -11,7 +11,7 @@ from itertools import permutations
 from math import sqrt
 
 from judge.answers import CHOICE, rule, settings
-from judge.caller import Caller, Question
+from judge.caller import Caller, Question, about
 from judge.openai_judge import missing, on_scale, reading, settled
 from judge.probe import Capabilities
 from judge.rubric import DATA, Message, Rubric, audio_parts, clips, text_parts
@@ -56,11 +56,13 @@ async def pairwise(
     pairs: list[Pair] = list(permutations(range(len(candidates)), 2))
     kind = f"pairwise-{VERSION}:{rubric.id}"
     name = f"openai({caller.model} {kind} {capabilities.mode})"
+    group = about(*(candidate.speech for candidate in candidates))
 
     def question(first: int, second: int) -> Question:
         shown = {"A": candidates[first], "B": candidates[second]}
         spoken = [candidate.speech for candidate in shown.values()]
         return Question(
+            about=group,
             judge=name,
             rubric=kind,
             messages=comparison(rubric, task, shown, user_audio, answer_rule=rule(CHOICE, capabilities.mode)),

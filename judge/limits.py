@@ -62,8 +62,8 @@ class Figures:
 class Permits(Protocol):
     """What a judge needs of a limiter, wherever it lives."""
 
-    async def acquire(self, audio_seconds: float) -> int:
-        """Wait for a lease. CallFailed (spend_cap): there will never be one."""
+    async def acquire(self, audio_seconds: float, about: str | None = None) -> int:
+        """Wait for a lease; see ``Limiter.acquire``. CallFailed (spend_cap): there will never be one."""
         ...
 
     async def release(self, lease: int, *, ok: bool | None, spent: float) -> None:
@@ -109,6 +109,7 @@ def audio(per_minute: float | None) -> Rate:
 @dataclass(frozen=True, slots=True)
 class _Waiter:
     audio_seconds: float
+    about: str | None
     granted: asyncio.Future[bool]  # False: the spend cap was reached
 
 
@@ -116,6 +117,7 @@ class _Waiter:
 class _Lease:
     expires: float
     opened: int  # what the breaker wants back
+    about: str | None
 
 
 class Limiter:
@@ -143,14 +145,15 @@ class Limiter:
         self._given = self._reclaimed = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def acquire(self, audio_seconds: float) -> int:
+    async def acquire(self, audio_seconds: float, about: str | None = None) -> int:
         """Wait for every limit, first come, first served. Returns the lease. Cancelling it costs nothing.
 
+        ``about``: the case that the call is about: one that fails by itself is not taken for an outage.
         CallFailed (spend_cap): the cap is reached, now or while waiting. ValueError: no duration in seconds.
         """
         if not 0 <= audio_seconds < inf:
             raise ValueError(f"audio_seconds must be finite and not negative: got {audio_seconds}")
-        waiter = _Waiter(audio_seconds, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(audio_seconds, about, asyncio.get_running_loop().create_future())
         ticket = next(self._tickets)
         self._waiting[ticket] = waiter
         self._serve()
@@ -200,7 +203,7 @@ class Limiter:
     def _end(self, ticket: int, ok: bool | None) -> None:
         lease = self._leases.pop(ticket, None)
         if lease is not None:
-            self._breaker.end(lease.opened, ok, self._clock())
+            self._breaker.end(lease.opened, ok, self._clock(), lease.about)
 
     def _reclaim(self, now: float) -> None:
         """A worker that died says nothing about the endpoint, and what its call cost is not known here."""
@@ -236,7 +239,7 @@ class Limiter:
                 return
             ticket, waiter = self._waiting.popitem(last=False)
             if self._answer(waiter, granted=True):
-                self._leases[ticket] = _Lease(now + self._limits.lease_s, self._breaker.start())
+                self._leases[ticket] = _Lease(now + self._limits.lease_s, self._breaker.start(), waiter.about)
                 self._requests.charge(1, now)
                 self._audio.charge(waiter.audio_seconds, now)
                 self._given += 1

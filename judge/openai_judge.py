@@ -11,7 +11,7 @@ from statistics import fmean, pstdev
 
 from judge.answers import SCORE, Form, Reading, read, rule, settings
 from judge.calibration import Calibrations
-from judge.caller import Caller, Question
+from judge.caller import Caller, Question, about
 from judge.chat import Answer
 from judge.probe import Capabilities
 from judge.rubric import Rubric, clips, messages
@@ -84,6 +84,7 @@ class OpenAIJudge:
     ) -> Question:
         mode = self.capabilities.mode
         return Question(
+            about=about(speech),
             judge=self.name(rubric.id),
             rubric=rubric.id,
             messages=messages(

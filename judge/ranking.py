@@ -11,7 +11,7 @@ from functools import partial
 from pydantic import BaseModel, ConfigDict
 
 from judge.answers import REASON_TOKENS, Mode, Reading, check_english, json_reply, quoted, shaped, tag_content
-from judge.caller import Caller, Question
+from judge.caller import Caller, Question, about
 from judge.chat import Answer
 from judge.compare import Candidate, comparison
 from judge.openai_judge import combined, on_scale, settled
@@ -53,12 +53,14 @@ async def groupwise(
     mode: Mode = "schema" if capabilities.json_schema else "tagged"
     kind = f"groupwise-{VERSION}:{rubric.id}"
     name = f"openai({caller.model} {kind} {mode})"
+    group = about(*(candidate.speech for candidate in candidates))
 
     def question(repeat: int) -> Question:
         order = presented(len(candidates), repeat)
         shown = {str(place): candidates[index] for place, index in enumerate(order, start=1)}
         spoken = [candidate.speech for candidate in shown.values()]
         return Question(
+            about=group,
             judge=name,
             rubric=kind,
             messages=comparison(rubric, task, shown, user_audio, answer_rule=ranking_rule(mode)),

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 
@@ -75,12 +76,18 @@ async def judges(config: Config, events: Events) -> AsyncIterator[tuple[JudgePoo
             ray.kill(limiter)
 
 
-async def scores(pool: JudgePool, count: int, folder: Path | None = None) -> list[Judged]:
-    heard = [ray.put(speech(spoken(TEXT)))]
+async def scores(
+    pool: JudgePool, count: int, folder: Path | None = None, *, different: bool = False
+) -> list[Judged]:
+    def heard(index: int) -> list[Any]:
+        return [ray.put(speech(spoken(TEXT) * np.float32(1 - index * different / 100)))]
+
     return list(
         await asyncio.gather(
             *(
-                pool.score(replace(reply(TEXT), index=i), heard, task(TEXT), folder and folder / f"{i}.ogg")
+                pool.score(
+                    replace(reply(TEXT), index=i), heard(i), task(TEXT), folder and folder / f"{i}.ogg"
+                )
                 for i in range(count)
             )
         )
@@ -144,11 +151,11 @@ def test_a_failure_is_missing_with_its_kind_an_outage_a_pause_and_a_dead_judge_i
                 (malformed,) = await scores(pool, 1)
                 server.edit = lambda body, text: text
                 server.down = True
-                pausing = asyncio.create_task(scores(pool, 1))
+                pausing = asyncio.create_task(scores(pool, 3, different=True))
                 while not (await limiter.state.remote()).opened:
                     await asyncio.sleep(0.05)
                 server.down = False
-                (paused,) = await pausing
+                paused = await pausing
                 pid = (await pool.handles[0].hello.remote())["pid"]
                 calls = asyncio.create_task(scores(pool, 4))
                 await asyncio.sleep(0.05)
@@ -157,7 +164,7 @@ def test_a_failure_is_missing_with_its_kind_an_outage_a_pause_and_a_dead_judge_i
         assert isinstance(malformed.axes["semantic"], Missing) and isinstance(malformed.reward, Missing)
         assert malformed.axes["semantic"].kind == malformed.reward.kind == "malformed"
         assert isinstance(malformed.axes["acoustic"], Scored), "the local axis has its own verdict"
-        assert isinstance(paused.reward, Scored), "it waited for the end of the outage"
+        assert all(isinstance(one.reward, Scored) for one in paused), "they waited for the end of the outage"
         assert all(isinstance(judged.reward, Scored) for judged in after)
         assert [kind for kind, _ in events.found] == ["restart"]
 

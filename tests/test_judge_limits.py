@@ -534,3 +534,16 @@ def test_a_storm_of_callers_keeps_every_limit(seed: int) -> None:
         assert most_in_a_minute([(e.at, 1.0) for e in grants]) <= 1.01 * limits.requests_per_minute
     if limits.audio_seconds_per_minute is not None:
         assert most_in_a_minute([(e.at, e.amount) for e in grants]) <= 1.01 * 300 + 8
+
+
+def test_one_case_that_keeps_failing_opens_no_breaker_and_a_second_one_does() -> None:
+    breaker = Breaker(3, 1.0)
+    for _ in range(10):
+        breaker.end(breaker.start(), False, 0.0, "the same")
+    assert breaker.state(0.0) == "closed"
+    breaker.end(breaker.start(), False, 0.0, "another")
+    assert breaker.state(0.0) == "open" and breaker.opened == 1
+    breaker.end(breaker.start(), True, 2.0, "the same")
+    for _ in range(10):
+        breaker.end(breaker.start(), False, 3.0, "the same")
+    assert breaker.state(3.0) == "closed", "what failed before the recovery is forgotten"

@@ -67,8 +67,15 @@ def scored(verdict: Verdict) -> Scored:
     return verdict
 
 
-async def score(judge: OpenAIJudge, rubric: Rubric = HOLISTIC, heard: str = "four") -> Verdict:
-    return await judge.score(rubric, TASK, heard, SPEECH, None)
+async def score(
+    judge: OpenAIJudge, rubric: Rubric = HOLISTIC, heard: str = "four", speech: Speech = SPEECH
+) -> Verdict:
+    return await judge.score(rubric, TASK, heard, speech, None)
+
+
+def tone(number: int) -> Speech:
+    """A reply that no other number has."""
+    return Speech(wave=WAVE * np.float32(1 - number / 100), sample_rate=SPEECH.sample_rate)
 
 
 # --- verdicts ---
@@ -240,7 +247,7 @@ def test_a_run_pauses_while_the_endpoint_is_down_and_resumes() -> None:
         async with JudgeServer(lambda body: 4.0) as server:
             judge = judge_of(server, limiter=limiter)
             server.down = True
-            calls = [asyncio.create_task(score(judge, heard=str(i))) for i in range(6)]
+            calls = [asyncio.create_task(score(judge, heard=str(i), speech=tone(i))) for i in range(6)]
             await asyncio.sleep(0.4)
             asked = len(server.bodies)
             server.down = False
@@ -260,7 +267,7 @@ def test_an_outage_longer_than_a_run_waits_is_missing_by_the_breaker() -> None:
         async with JudgeServer() as server:
             server.down = True
             judge = judge_of(server, outage_s=0.3)
-            calls = asyncio.gather(*(score(judge, heard=str(i)) for i in range(5)))
+            calls = asyncio.gather(*(score(judge, heard=str(i), speech=tone(i)) for i in range(5)))
             verdicts = await asyncio.wait_for(calls, 5)
         kinds = [verdict.kind for verdict in verdicts if isinstance(verdict, Missing)]
         assert len(kinds) == 5 and kinds.count("breaker") >= 4
@@ -331,20 +338,25 @@ def test_the_first_calls_of_an_outage_wait_for_its_end() -> None:
             server.down = True
             limiter = Limiter(limits(breaker_failures=4))
             judge = judge_of(server, limiter=limiter, attempts=4)
-            calls = asyncio.gather(*(score(judge, heard=str(i)) for i in range(3)))
+            calls = asyncio.gather(*(score(judge, heard=str(i), speech=tone(i)) for i in range(3)))
             while limiter.state().opened < 2:
                 await asyncio.sleep(0.01)
             server.down = False
             verdicts = await calls
         assert all(isinstance(verdict, Scored) for verdict in verdicts)
-        alone = Limiter(limits(breaker_failures=4, concurrency=1))
+
+    run(test())
+
+
+def test_a_reply_that_fails_by_itself_is_missing_and_no_outage() -> None:
+    async def test() -> None:
+        limiter = Limiter(limits(breaker_failures=4, concurrency=4))
         async with JudgeServer() as server:
             server.down = True
-            call = asyncio.ensure_future(score(judge_of(server, limiter=alone, attempts=4)))
-            while not alone.state().opened:
-                await asyncio.sleep(0.01)
-            server.down = False
-            scored(await call)
+            judge = judge_of(server, limiter=limiter, attempts=4, repeats=2)
+            both = await asyncio.gather(*(score(judge, rubric) for rubric in (ACOUSTIC, HOLISTIC)))
+        assert all(isinstance(verdict, Missing) and verdict.kind == "server" for verdict in both)
+        assert limiter.state().opened == 0 and len(server.bodies) == 2 * 2 * 4
 
     run(test())
 

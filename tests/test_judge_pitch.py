@@ -1,6 +1,5 @@
 """Pitch: right for tones whose pitch is known, nothing for what has none, a number for every finite wave."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given
