@@ -33,6 +33,11 @@ PHASES = (
     ("time/learn", "learn", "c3"),
     ("time/sync", "sync", "c4"),
 )
+LAYERS = (  # the phases, with generation cut in two
+    ("time/generate_alone", "generate", "c1"),
+    ("time/judge_overlapped", "generate, judging meanwhile", "c6"),
+    *PHASES[1:],
+)
 PANELS = (
     Panel(
         "Lambda",
@@ -88,7 +93,7 @@ PANELS = (
     Panel(
         "Time per step",
         "seconds, stacked by phase; the line is the step's wall clock",
-        (*PHASES, ("time/rest", "orchestration", "c0"), ("time/step", "step", "cl")),
+        (*LAYERS, ("time/rest", "orchestration", "c0"), ("time/step", "step", "cl")),
         kind="stack",
         zero=True,
     ),
@@ -124,6 +129,8 @@ def columns(rows: Sequence[Mapping[str, float | None]]) -> tuple[list[float], di
     table = {name: [row.get(name) for row in rows] for name in names}
     if "time/step" in table:
         table["time/rest"] = [_rest(row) for row in rows]
+    if "time/generate" in table:
+        table["time/generate_alone"] = [_alone(row) for row in rows]
     return [step for step in steps if step is not None], table
 
 
@@ -133,6 +140,12 @@ def _rest(row: Mapping[str, float | None]) -> float | None:
     parts = [row.get(name) for name, _, _ in PHASES]
     known = [part for part in parts if part is not None]
     return whole - sum(known) if whole is not None and len(known) == len(parts) else None
+
+
+def _alone(row: Mapping[str, float | None]) -> float | None:
+    """Generation in which nothing was judged."""
+    generate, overlapped = row.get("time/generate"), row.get("time/judge_overlapped")
+    return None if generate is None else generate if overlapped is None else generate - overlapped
 
 
 def curves(

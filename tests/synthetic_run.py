@@ -78,6 +78,7 @@ def metrics(step: int, steps: int, rng: random.Random) -> dict[str, float | None
         "staleness": 0.0,
         "judge/latency_s": 0.2,
         **phases,
+        "time/judge_overlapped": 0.5 * phases["time/generate"],
         "time/sync": 0.3,
         "time/step": sum(phases.values()) + 0.45,
     }

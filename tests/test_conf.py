@@ -41,14 +41,17 @@ def paths_of(node: Any) -> Iterator[Path]:
             yield from paths_of(value)
 
 
-def combinations() -> list[list[str]]:
-    options = [[f"{group}={option}" for option in choices] for group, choices in GROUPS.items()]
-    return [list(chosen) for chosen in itertools.product(*options)]
+def pairs() -> Iterator[list[str]]:
+    """Each two options of different groups, the other groups at their defaults."""
+    options = [f"{group}={option}" for group, choices in GROUPS.items() for option in choices]
+    for one, other in itertools.combinations(options, 2):
+        if one.partition("=")[0] != other.partition("=")[0]:
+            yield [one, other]
 
 
-def test_every_combination_of_shipped_options_is_a_valid_configuration() -> None:
+def test_every_two_shipped_options_go_together() -> None:
     assert {"model", "data", "judge", "algo", "cluster", "log", "experiment"} == set(GROUPS)
-    for chosen in combinations():
+    for chosen in pairs():
         load(chosen + [extra for choice in chosen for extra in OWN_VALUES.get(choice, [])])
 
 

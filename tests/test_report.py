@@ -213,6 +213,15 @@ def test_orchestration_is_the_rest_of_the_step_and_unknown_when_a_phase_is() -> 
     assert columns["time/rest"] == [0.5, None]
 
 
+def test_generation_is_cut_where_judging_was_hidden_behind_it() -> None:
+    rows = [
+        {"step": 1, "time/generate": 3.0, "time/judge_overlapped": 1.0},
+        {"step": 2, "time/generate": 3.0},
+    ]
+    _, columns = curves.columns(rows)
+    assert columns["time/generate_alone"] == [2.0, 3.0], "an older run does not know its overlap"
+
+
 def test_every_metric_is_drawn_somewhere(run_dir: Path) -> None:
     shown = data_of(run_dir)
     charts = shown["curves"]["panels"] + shown["curves"]["more"] + shown["judges"]["panels"]
