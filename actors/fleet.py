@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ class Fleet:
             deadline=verdict_deadline(config.judge, group_size),
             slots=slots(config.judge),
             together=compares(config.judge, group_size),
+            alive_s=inf if probed is None else CALL_S,
             **common,
         )
         self.learner = LearnerGroup(

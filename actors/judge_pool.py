@@ -5,6 +5,7 @@ Invariant: a verdict that does not come is Missing, never a number; a judge that
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ class _Late(Exception):
 class JudgePool(Pool):
     """Judges with ``slots`` things in hand each: replies or, when they are judged ``together``, groups.
 
-    An answer has ``deadline`` seconds from the moment a judge takes it.
+    An answer has ``deadline`` seconds from the moment a judge takes it. Judges that can talk while they work
+    are asked for a sign of life every ``alive_s`` seconds.
     """
 
     def __init__(
@@ -39,11 +41,12 @@ class JudgePool(Pool):
         deadline: float,
         slots: int = 1,
         together: bool = False,
+        alive_s: float = inf,
         **more: Any,
     ) -> None:
         super().__init__(role, count, **more)
         self._deadline = deadline
-        self._slots = slots
+        self._slots, self._alive_s = slots, alive_s
         self.together = together
         self._renewing = [asyncio.Lock() for _ in range(count)]
         self._idle: asyncio.Queue[int] = asyncio.Queue()
@@ -110,9 +113,13 @@ class JudgePool(Pool):
             start = asyncio.get_running_loop().time()
             handle = self.handles[index]
             call = asyncio.ensure_future(_answer(ask(handle)))
-            done, _ = await asyncio.wait({call}, timeout=self._deadline)
+            hung = not await self._watched(handle, call)
             self.busy_s += asyncio.get_running_loop().time() - start
-            if not done:
+            if hung:
+                await self._renew(index, handle, f"no sign of life within {self._alive_s:g} s")
+                self._idle.put_nowait(index)
+                continue
+            if not call.done():
                 self._later(index, handle, call)
                 raise _Late("deadline")
             error = call.exception()
@@ -126,6 +133,19 @@ class JudgePool(Pool):
             if isinstance(error, ObjectLostError):
                 raise SpeechLost(f"speech of replies to {what}") from error
             return call.result()
+
+    async def _watched(self, handle: Any, call: "asyncio.Future[Any]") -> bool:
+        """Wait for the call, at most until its deadline. False: its judge hangs."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._deadline
+        while not call.done() and (left := until - loop.time()) > 0:
+            await asyncio.wait({call}, timeout=min(left, self._alive_s))
+            if left > self._alive_s and not call.done():
+                sign = asyncio.ensure_future(_answer(handle.hello.remote()))
+                await asyncio.wait({call, sign}, timeout=self._alive_s, return_when=asyncio.FIRST_COMPLETED)
+                if not call.done() and (not sign.done() or sign.exception() is not None):
+                    return False
+        return True
 
     def _later(self, index: int, handle: Any, call: "asyncio.Future[Any]") -> None:
         """A judge past its deadline gets the same time again to come back, then it is replaced."""
