@@ -122,24 +122,26 @@ def _shown(value: float | None) -> str:
 
 async def judge_of(config: Config) -> "Callable[[Reply, Speech, Task], Awaitable[Judged]]":
     """The judges of these settings in this process. UserError: an API judge that is not usable."""
+    from conf.judging import SecondConfig
     from judge.api import Access, api_panel, limits_of, probed
     from judge.limits import Limiter
     from judge.panel import panel_from
 
-    where = (config.judge, Path.cwd(), config.model.path)
-    if not config.judge.api_axes:
-        panel = panel_from(*where)
-
-        async def local(reply: Reply, speech: Speech, task: Task) -> Judged:
-            return panel.score(reply, speech, task)
-
-        return local
+    judge = config.judge.model_copy(update={"second": SecondConfig()})  # nobody would look at its opinion
+    where = (judge, Path.cwd(), config.model.path)
     try:
-        found = await probed(config.judge)
-        access = Access(judge=Limiter(limits_of(config.judge.api)), second=None)
+        if not judge.api_axes:
+            panel = panel_from(*where)
+
+            async def local(reply: Reply, speech: Speech, task: Task) -> Judged:
+                return panel.score(reply, speech, task)
+
+            return local
+        found = await probed(judge)
+        access = Access(judge=Limiter(limits_of(judge.api)), second=None)
         asked = api_panel(*where, found, access, log=None)
     except ValueError as error:
-        raise UserError(f"judge.api: {error}") from error
+        raise UserError(f"judge: {error}") from error
     print(found.judge.describe(), file=sys.stderr)
     return asked.score
 

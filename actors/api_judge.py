@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.errors import RunError
 from actors.handles import Actor
-from conf.judging import AskedConfig, JudgeConfig
+from conf.judging import JudgeConfig
 from conf.schema import Config
 from judge import api
 from judge.canary import CanaryResult
@@ -134,14 +134,14 @@ def start_limiters(config: JudgeConfig, group_size: int, log: Path) -> list[Any]
 
     ``log``: of the calls so far, whose cost counts.
     """
-    asked: list[AskedConfig] = [config.api]
-    asked += [config.second] if config.second.base_url is not None else []
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": here}
     # As many at once as can ask: else a release could wait behind those who wait for it.
     options["max_concurrency"] = api.calls_at_once(config, group_size) + SPARE
     kind: Any = ray.remote(LimiterActor)
-    return [kind.options(**options).remote(api.limits_of(one), spent_on(log, one.model)) for one in asked]
+    return [
+        kind.options(**options).remote(api.limits_of(one), spent_on(log, one.model)) for one in config.asked
+    ]
 
 
 def spent_on(log: Path, model: str | None) -> float:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from actors.api_judge import LOG, ApiJudgeActor, start_limiters
 from actors.cluster import Cluster
 from actors.errors import LearnerFailed, SyncFailed, reason_of
 from actors.handles import JudgeActor, LearnerActor, RolloutActor
-from actors.judge_pool import JudgePool
+from actors.judge_pool import judge_pool
 from actors.pool import CALL_S, START_S, Pool, RolloutPool
 from actors.provenance import source_hash
 from actors.record import RunDirectory
 from actors.weight_sync import Published
 from conf.schema import Config
-from judge.api import Probed, compares, slots, verdict_deadline
+from judge.api import Probed
 from judge.limits import Figures
 from learner.types import StepBatch, StepResult
 
@@ -109,23 +108,13 @@ class Fleet:
         rollout, learner = actor(RolloutActor, "rollout"), actor(LearnerActor, "learner")
         judge = actor(JudgeActor, "judge")
         self._limiters: list[Any] = []
-        group_size = config.rollout.group_size
         if probed is not None:
-            self._limiters = start_limiters(config.judge, group_size, run.path / LOG)
+            self._limiters = start_limiters(config.judge, config.rollout.group_size, run.path / LOG)
             judge = actor(ApiJudgeActor, "judge", run.path, probed, self._limiters)
         self._transport = config.cluster.weight_transfer
         self._judged = 0.0  # seconds that judges were busy, at the last step
         self.rollout = RolloutPool("rollout", config.rollout.workers, create=rollout, **common)
-        self.judges = JudgePool(
-            "judge",
-            config.judge.workers,
-            create=judge,
-            deadline=verdict_deadline(config.judge, group_size),
-            slots=slots(config.judge),
-            together=compares(config.judge, group_size),
-            alive_s=inf if probed is None else CALL_S,
-            **common,
-        )
+        self.judges = judge_pool(config, judge, **common)
         self.learner = LearnerGroup(
             count=config.learner.ranks,
             create=lambda rank: learner(rank, rank),

@@ -12,7 +12,9 @@ from typing import Any
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
 from actors.errors import RunError, reason_of
-from actors.pool import Pool
+from actors.pool import CALL_S, Pool
+from conf.schema import Config
+from judge.api import compares, slots, verdict_deadline
 from judge.canary import CanaryResult
 from judge.types import Judged, Missing, Task
 from rollout.types import Reply
@@ -38,6 +40,7 @@ class JudgePool(Pool):
         role: str,
         count: int,
         *,
+        axes: Sequence[str],
         deadline: float,
         slots: int = 1,
         together: bool = False,
@@ -45,7 +48,7 @@ class JudgePool(Pool):
         **more: Any,
     ) -> None:
         super().__init__(role, count, **more)
-        self._deadline = deadline
+        self._axes, self._deadline = axes, deadline
         self._slots, self._alive_s = slots, alive_s
         self.together = together
         self._renewing = [asyncio.Lock() for _ in range(count)]
@@ -71,7 +74,7 @@ class JudgePool(Pool):
                 lambda judge: judge.score.remote(reply, speech[0], task, audio), reply.prompt_id
             )
         except _Late as late:
-            return missing(reply, str(late))
+            return missing(reply, self._axes, str(late))
         return judged
 
     async def compare(
@@ -88,7 +91,7 @@ class JudgePool(Pool):
                 replies[0].prompt_id,
             )
         except _Late as late:
-            return [missing(reply, str(late)) for reply in replies]
+            return [missing(reply, self._axes, str(late)) for reply in replies]
         return judged
 
     async def canaries(self, task: Task, transcript: str, clips: Sequence[Path]) -> list[CanaryResult]:
@@ -170,11 +173,32 @@ class JudgePool(Pool):
                 await self.replace(index, reason)
 
 
-def missing(reply: Reply, reason: str) -> Judged:
+def judge_pool(config: Config, create: Callable[[int], Any], **common: Any) -> JudgePool:
+    """The judges of these settings: as many, as busy and as patient as they say."""
+    judge, size = config.judge, config.rollout.group_size
+    return JudgePool(
+        "judge",
+        judge.workers,
+        create=create,
+        axes=judge.axes,
+        deadline=verdict_deadline(judge, size),
+        slots=slots(judge),
+        together=compares(judge, size),
+        alive_s=CALL_S if judge.api_axes else inf,  # a local judge cannot talk while it works
+        **common,
+    )
+
+
+def missing(reply: Reply, axes: Sequence[str], reason: str) -> Judged:
     """No verdict on any axis, and why."""
     verdict = Missing(judge="pool", reason=reason, kind="deadline", retryable=True)
-    axes = {"semantic": verdict, "acoustic": verdict}
-    return Judged(prompt_id=reply.prompt_id, index=reply.index, axes=axes, reward=verdict, transcript=None)
+    return Judged(
+        prompt_id=reply.prompt_id,
+        index=reply.index,
+        axes=dict.fromkeys(axes, verdict),
+        reward=verdict,
+        transcript=None,
+    )
 
 
 async def _answer(reference: Awaitable[Any]) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from actors.errors import RunError, UserError
 from conf.judging import JudgeConfig, SecondConfig
@@ -40,7 +41,7 @@ def probe(overrides: Sequence[str]) -> int:
 
 def score(manifest: Path, to: Path, overrides: Sequence[str]) -> int:
     """Judge every reply of a manifest that has no lasting verdict yet, then write the table."""
-    config = load(list(overrides))
+    config = _alone(load(list(overrides)))
     if to.suffix != ".parquet" or not to.absolute().parent.is_dir():
         raise UserError(f"--to {to}: must be a .parquet file in a folder that exists")
     if find_spec("pyarrow") is None:
@@ -102,16 +103,15 @@ def _summary(to: Path, given: Replies, kept: Ledger) -> Iterator[str]:
 
 def calibrate(path: Path, to: Path, kind: calibration.Kind | None, overrides: Sequence[str]) -> int:
     """Hold the judge against people and itself, axis by axis, and write the maps that help."""
-    config = uncalibrated(load(list(overrides)))
+    config = _alone(load(list(overrides)), calibration=None)  # a map is never fitted on mapped scores
     judge = config.judge
     if not to.absolute().parent.is_dir():
         raise UserError(f"--to {to}: its folder must exist")
-    weights = {"semantic": judge.semantic, "acoustic": judge.acoustic, "holistic": judge.holistic}
     scale = Scale(judge.scale_lo, judge.scale_hi)
     with _users_mistakes():
         if to.exists():
             calibration.load(to)  # nothing else is written over
-        judged = [axis for axis, weight in weights.items() if weight > 0]
+        judged = [axis for axis, weight in judge.weights.items() if weight > 0]
         given = ratings.read(path, scale, judged, config.data.max_seconds)
         check_vetoes(judge, given.replies.items)
         probed_judge = probe_judge(judge)
@@ -145,10 +145,10 @@ def calibrate(path: Path, to: Path, kind: calibration.Kind | None, overrides: Se
     return OK
 
 
-def uncalibrated(config: Config) -> Config:
-    """The judge as it comes: a map is never fitted on mapped scores."""
-    api = config.judge.api.model_copy(update={"calibration": None})
-    return config.model_copy(update={"judge": config.judge.model_copy(update={"api": api})})
+def _alone(config: Config, **api: Any) -> Config:
+    """The settings of one judge outside a run: no second opinion, and what changes of ``judge.api``."""
+    more = {"second": SecondConfig(), "api": config.judge.api.model_copy(update=api)}
+    return config.model_copy(update={"judge": config.judge.model_copy(update=more)})
 
 
 async def _twice(
@@ -160,8 +160,7 @@ async def _twice(
     await _pass(_judges(config, given), given.items, found, lambda i, j: first.update({i.id: j}))
     if found is None:
         return first, second
-    api = config.judge.api.model_copy(update={"cache": None})
-    fresh = config.model_copy(update={"judge": config.judge.model_copy(update={"api": api})})
+    fresh = _alone(config, cache=None)
     heard = [
         item.model_copy(update={"transcript": first[item.id].transcript})
         for item in given.items
@@ -202,8 +201,8 @@ async def _pass(
             async with local_judges(judges) as judge:
                 await score_all(items, judge, judges.at_once, kept)
         else:
-            async with api_judges(judges, found) as (judge, figures):
-                await score_all(items, judge, judges.at_once, kept)
+            judge, figures = api_judges(judges, found)
+            await score_all(items, judge, judges.at_once, kept)
     if figures:
         tell()
 
@@ -226,7 +225,7 @@ async def _telling(tell: Callable[[], None]) -> AsyncIterator[None]:
 
 def _judges(config: Config, given: Replies) -> Judges:
     return Judges(
-        config=config.judge.model_copy(update={"second": SecondConfig()}),  # nobody would look at it
+        config=config.judge,
         root=Path.cwd(),
         model=config.model.path,
         folder=given.folder,

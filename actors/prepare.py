@@ -5,6 +5,7 @@ Invariant: nothing here writes. What it raises is the user's to fix: ConfigError
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from actors import checkpoint
@@ -110,6 +111,12 @@ def usable_model(config: Config) -> Family:
 
 
 def _check_judge(config: Config) -> None:
+    for setting, package, wanted in (
+        ("judge.asr.by", "faster_whisper", config.judge.asr.by == "faster_whisper"),
+        ("judge.plugins", "onnxruntime", bool(config.judge.plugins)),
+    ):
+        if wanted and find_spec(package) is None:
+            raise UserError(f"{setting}: needs a package: pip install {package.replace('_', '-')}")
     for name, path in files_of(config.judge).items():
         if not (path.is_dir() if name == "asr.path" else path.is_file()):
             what = "folder" if name == "asr.path" else "file"

@@ -35,10 +35,10 @@ import ray
 
 from actors.api_judge import LOG, ApiJudgeActor, start_limiters
 from actors.cluster import Cluster, cores, plan
-from actors.judge_pool import JudgePool
+from actors.judge_pool import JudgePool, judge_pool
 from conf.load import load
 from conf.schema import Config
-from judge.api import Access, Probed, api_panel, limits_of, probed, slots, verdict_deadline
+from judge.api import Access, Probed, api_panel, limits_of, probed, slots
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
 from judge.rubric import ACOUSTIC
@@ -164,12 +164,9 @@ async def judges(config: Config) -> AsyncIterator[tuple[JudgePool, Any]]:
     run, size = config.run.root / config.run.name, config.rollout.group_size
     found, limiters = await probed(config.judge), start_limiters(config.judge, size, run / LOG)
     kind: Any = ray.remote(Worker)
-    pool = JudgePool(
-        "judge",
-        config.judge.workers,
-        create=lambda index: kind.options(num_cpus=0).remote(config, run, found, limiters),
-        deadline=verdict_deadline(config.judge, size),
-        slots=slots(config.judge),
+    pool = judge_pool(
+        config,
+        lambda index: kind.options(num_cpus=0).remote(config, run, found, limiters),
         source=(await limiters[0].hello.remote())["source"],
         restarts=0,
         journal=None,
@@ -179,7 +176,8 @@ async def judges(config: Config) -> AsyncIterator[tuple[JudgePool, Any]]:
         yield pool, limiters[0]
     finally:
         pool.close()
-        ray.kill(limiters[0])
+        for limiter in limiters:
+            ray.kill(limiter)
 
 
 async def by_path(pool: JudgePool, config: Config, usage: Usage, seconds: float) -> float:

@@ -16,13 +16,11 @@ itself and metrics.jsonl has every step once.
 
 import argparse
 import json
-import select
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +29,8 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from conf.load import read
+from examples.judge_server.service import MODEL
+from examples.judge_server.started import started
 from judge.types import Scale
 from learner.gate import mixer_from
 from learner.statistics import group_statistics
@@ -38,10 +38,9 @@ from report.read import metric_rows, rollouts
 from report.records import RolloutRecord, Score
 
 ROOT = Path("runs/bench")
-MODEL = "tiny-world-judge"
 WITHIN = 0.06
 MASKS = 20  # draws of which replies would have failed
-START_S, END_S = 180.0, 300.0  # longest wait for a server or a first step, and for the last evaluation
+START_S, END_S = 180.0, 300.0  # longest wait for a first step, and for the last evaluation
 STEP_S = 30.0  # longest that a step takes on average, quiet or not
 DOWN_AFTER = 3  # steps
 SETTINGS = [
@@ -59,23 +58,6 @@ SETTINGS = [
     "data.test=examples/tiny_world/data/validation.jsonl",
     "data.eval_prompts=4",
 ]
-
-
-@contextmanager
-def judge_server(*options: str) -> Iterator[str]:
-    """The example server on a free port; its base URL. RuntimeError: it does not come up."""
-    command = [sys.executable, "-m", "examples.judge_server", "--port", "0", "--model", MODEL, *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            ready, _, _ = select.select([process.stdout], [], [], START_S)
-            line = process.stdout.readline().split() if ready else []
-            if len(line) < 2:
-                raise RuntimeError(f"no judge server within {START_S:g} s")
-            yield line[1]
-        finally:
-            process.terminate()
-            process.wait(20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +155,10 @@ def told(run: Run) -> str:
 
 def failures(options: argparse.Namespace) -> bool:
     """Print what was found. Whether the required bound was held."""
-    with judge_server() as url:
+    with started() as url:
         clean = train("clean", url, options.steps or 200, options.overrides)
     print(f"clean      {told(clean)}", flush=True)
-    with judge_server("--fail", str(options.share)) as url:
+    with started("--fail", str(options.share)) as url:
         failing = train("failing", url, options.steps or 200, options.overrides)
     print(f"failing    {told(failing)}")
     before, after = (fmean(run.metrics("lambda")) for run in (clean, failing))
@@ -223,7 +205,7 @@ def outage(options: argparse.Namespace) -> bool:
     down = (ROOT / f"down-{time.time_ns()}").absolute()
     switch = Switch(down, options.seconds)
     try:
-        with judge_server("--down-file", str(down)) as url:
+        with started("--down-file", str(down)) as url:
             run = train("outage", url, steps, options.overrides, switch.watch)
     finally:
         down.unlink(missing_ok=True)

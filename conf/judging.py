@@ -13,6 +13,7 @@ from conf.fields import Fraction, NonNegative, Positive, Seconds, Strict
 By = Literal["local", "api"]
 Axis = Literal["semantic", "acoustic", "holistic"]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+ENV_NAME = "[A-Z_][A-Z0-9_]*"
 Bound = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 MEASURES = (
@@ -53,7 +54,7 @@ class EndpointConfig(Strict):
     def _addressed(self) -> Self:
         if self.base_url is not None and not _is_address(self.base_url):  # not shown: it may hold a key
             raise ValueError("base_url must be http(s)://host[:port][/path] without user, query or fragment")
-        if self.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_env):
+        if self.key_env is not None and not re.fullmatch(ENV_NAME, self.key_env):
             raise ValueError(
                 "key_env must be the NAME of an environment variable (A-Z, 0-9, _); what was given is not "
                 "shown, it may be a key"
@@ -182,7 +183,7 @@ class VetoConfig(Strict):
     """A bound that a reply may not break: one that does gets the scale's floor as its reward."""
 
     measure: str
-    """A measurement of ``judge.acoustic.Sound`` or the name of a plugin."""
+    """One of ``MEASURES`` or the name of a plugin."""
     least: Bound | None = None
     """Below this the veto holds."""
     most: Bound | None = None
@@ -271,6 +272,21 @@ class JudgeConfig(Strict):
                 hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
                 raise ValueError(f"vetoes must name a measurement or a plugin; {hint}: got {veto.measure}")
         return self
+
+    @property
+    def weights(self) -> dict[Axis, float]:
+        """Of every axis there is."""
+        return {"semantic": self.semantic, "acoustic": self.acoustic, "holistic": self.holistic}
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes that a verdict has: those with a local rule always, the holistic one where it counts."""
+        return ("semantic", "acoustic", "holistic") if self.holistic > 0 else ("semantic", "acoustic")
+
+    @property
+    def asked(self) -> tuple[AskedConfig, ...]:
+        """The endpoints of judges: the one whose verdicts are rewards and, where there is one, the second."""
+        return (self.api,) if self.second.base_url is None else (self.api, self.second)
 
     @property
     def api_axes(self) -> tuple[Axis, ...]:

@@ -17,7 +17,7 @@ from judge.calibration import Calibrations, load
 from judge.caller import Caller, Price
 from judge.chat import ask
 from judge.compare import pairwise
-from judge.http import Endpoint, new_client
+from judge.http import endpoint_of, new_client
 from judge.limits import MINUTE, Limits, Permits
 from judge.openai_judge import OpenAIJudge, name_of
 from judge.panel import LONGEST, panel_from
@@ -50,16 +50,6 @@ class Access:
 
     judge: Permits
     second: Permits | None
-
-
-def endpoint_of(asked: AskedConfig) -> Endpoint:
-    """Where to ask. ValueError: not an address, or nothing to ask there."""
-    return Endpoint(
-        base_url=asked.base_url or "",
-        model=asked.model or "",
-        key_env=asked.key_env,
-        deadline_s=asked.deadline_s,
-    )
 
 
 def limits_of(asked: AskedConfig) -> Limits:
@@ -116,10 +106,8 @@ def verdict_deadline(config: JudgeConfig, group_size: int) -> float:
     if not config.api_axes:
         return config.deadline_s
     hearing = slots(config) * (group_size if compares(config, group_size) else 1)
-    asked: list[AskedConfig] = [config.api]
-    asked += [config.second] if config.second.base_url is not None else []
     calls = calls_at_once(config, group_size)
-    return hearing * config.deadline_s + max(_answers_s(config, one, calls) for one in asked)
+    return hearing * config.deadline_s + max(_answers_s(config, one, calls) for one in config.asked)
 
 
 def _answers_s(config: JudgeConfig, asked: AskedConfig, calls: int) -> float:
@@ -137,10 +125,8 @@ async def probed(config: JudgeConfig) -> Probed:
 
     ValueError: not what the axes need, one does not answer, or the calibration is not this judge's.
     """
-    found = Probed(
-        judge=await _probed(config, config.api),
-        second=None if config.second.base_url is None else await _probed(config, config.second),
-    )
+    able = [await _probed(config, asked) for asked in config.asked]
+    found = Probed(judge=able[0], second=able[1] if len(able) > 1 else None)
     if config.api.calibration is not None:
         maps, model = load(config.api.calibration), endpoint_of(config.api).model
         mapped = [maps.on_axis(r.name, name_of(model, r.id, found.judge)) for r in rubrics(config).values()]

@@ -37,7 +37,7 @@ class Recogniser:
         try:
             import pocketsphinx
         except ImportError as missing:
-            raise ImportError("the recogniser needs pocketsphinx: pip install pocketsphinx") from missing
+            raise ValueError("the recogniser needs pocketsphinx: pip install pocketsphinx") from missing
         for path in (language_model, dictionary):
             if path is not None and not path.is_file():
                 raise ValueError(f"recogniser file must exist, got {path}")

@@ -118,17 +118,11 @@ class Calibrations:
 
         ValueError: the axis has a map, and it is another judge's.
         """
-        return self.of(judge) if axis in self.maps else None
-
-    def of(self, judge: str) -> Map:
-        """The map of exactly this judge. ValueError: there is none."""
-        for found in self.maps.values():
-            if found.judge == judge:
-                return found
-        held = "; ".join(found.judge for found in self.maps.values())
-        raise ValueError(
-            f"{self.path}: has no map for {judge}, only for {held}: run `wavgate judge calibrate` again"
-        )
+        found = self.maps.get(axis)
+        if found is not None and found.judge != judge:
+            rule = f"has no map for {judge}, only for {found.judge}"
+            raise ValueError(f"{self.path}: {rule}: run `wavgate judge calibrate` again")
+        return found
 
 
 def load(path: Path) -> Calibrations:

@@ -26,6 +26,7 @@ import httpx2
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
+from conf.judging import ENV_NAME, EndpointConfig
 from judge.completion import failed, status_failure
 from judge.types import CallFailed
 
@@ -65,7 +66,7 @@ class Endpoint:
             raise ValueError(f"base_url must be http(s)://host[:port][/path]: got {self.base_url!r}")
         if not self.model:
             raise ValueError("model must be named")
-        if self.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_env):
+        if self.key_env is not None and not re.fullmatch(ENV_NAME, self.key_env):
             raise ValueError(
                 "key_env must be the name of an environment variable (A-Z, 0-9, _); "
                 "what was given is not shown, it may be a key"
@@ -76,6 +77,16 @@ class Endpoint:
             raise ValueError(f"attempts must be at least 1: got {self.attempts}")
         if self.max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1: got {self.max_bytes}")
+
+
+def endpoint_of(config: EndpointConfig) -> Endpoint:
+    """Where to ask, by the settings. ValueError: not an address, or nothing to ask there."""
+    return Endpoint(
+        base_url=config.base_url or "",
+        model=config.model or "",
+        key_env=config.key_env,
+        deadline_s=config.deadline_s,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,16 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from conf.judging import JudgeConfig
+from conf.judging import Axis, JudgeConfig
 from judge.acoustic import norms_of
 from judge.replies import Item
 from judge.types import Judged, Missing, Scored
 
-AXES = ("semantic", "acoustic", "holistic")
+AXES: tuple[Axis, ...] = get_args(Axis)
 MAX_LINE = 1 << 22
 HOW = {"workers", "deadline_s", "max_missing", "second"}  # settings that change no verdict
 HOW_OF_API = {

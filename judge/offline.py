@@ -37,7 +37,6 @@ NO_WORDS = Missing(
     judge=acoustic.JUDGE, kind="nothing_to_check", reason="the reply's own words (text) are not known"
 )
 LAST = {"spend_cap", "quota", "breaker"}  # after these there is no point in asking on
-OF_WORDS = ("wer", "text_right", "rate")  # figures that need the reply's own words
 
 
 class Stopped(Exception):
@@ -153,8 +152,7 @@ def _score_here(judges: Judges, item: Item) -> Judged:
     return score_local(_here, judges, item)
 
 
-@asynccontextmanager
-async def api_judges(judges: Judges, found: Probed) -> AsyncIterator[tuple[Score, Callable[[], Figures]]]:
+def api_judges(judges: Judges, found: Probed) -> tuple[Score, Callable[[], Figures]]:
     """The endpoint on its axes, in this process, under a limiter of its own; and what it has been asked.
 
     ValueError: a file of the recogniser is not there, or the cache cannot be used.
@@ -162,7 +160,7 @@ async def api_judges(judges: Judges, found: Probed) -> AsyncIterator[tuple[Score
     limiter = Limiter(limits_of(judges.config.api))
     access = Access(judge=limiter, second=None)
     panel = api_panel(judges.config, judges.root, judges.model, found, access, log=None)
-    yield partial(score_api, panel, judges), limiter.state
+    return partial(score_api, panel, judges), limiter.state
 
 
 def score_local(panel: Panel, judges: Judges, item: Item) -> Judged:
@@ -187,11 +185,8 @@ def _words(item: Item) -> str:
 
 
 def _honest(judged: Judged, judges: Judges, item: Item, panel: Panel | ApiPanel) -> Judged:
-    """Without what was only true of the words that stood in for unknown ones."""
-    if item.text is not None or judged.transcript is None:
+    """Without the verdict that was only true of the words that stood in for unknown ones."""
+    if item.text is not None or judged.transcript is None or "acoustic" in judges.config.api_axes:
         return judged
-    figures = {name: value for name, value in judged.figures.items() if name not in OF_WORDS}
-    if "acoustic" in judges.config.api_axes:
-        return replace(judged, figures=figures)
     axes = {**judged.axes, "acoustic": NO_WORDS}
-    return replace(judged, axes=axes, reward=panel.reward(axes, judged), figures=figures)
+    return replace(judged, axes=axes, reward=panel.reward(axes, judged))

@@ -49,7 +49,7 @@ class OpenAIJudge:
         self.temperature = temperature
         self._repeats, self._maps = repeats, maps
 
-    def name(self, rubric: str) -> str:
+    def _name(self, rubric: str) -> str:
         """Provenance of a verdict."""
         return name_of(self.caller.model, rubric, self.capabilities)
 
@@ -65,7 +65,7 @@ class OpenAIJudge:
             self._question(rubric, task, transcript, speech, user_audio, repeat)
             for repeat in range(self._repeats)
         ]
-        name = self.name(rubric.id)
+        name = self._name(rubric.id)
         verdict = combined(await settled(self.caller, questions), name)
         if isinstance(verdict, Missing):
             return verdict
@@ -85,7 +85,7 @@ class OpenAIJudge:
         mode = self.capabilities.mode
         return Question(
             about=about(speech),
-            judge=self.name(rubric.id),
+            judge=self._name(rubric.id),
             rubric=rubric.id,
             messages=messages(
                 rubric, task, transcript, speech, user_audio, answer_rule=rule(SCORE, mode), repeat=repeat

@@ -20,7 +20,7 @@ from time import perf_counter
 
 import numpy as np
 
-from conf.judging import JudgeConfig
+from conf.judging import Axis, JudgeConfig
 from judge import acoustic, verifiable, vetoes
 from judge.asr import word_error_rate, words
 from judge.ear import Ear, Heard, Listener
@@ -54,11 +54,7 @@ class Panel:
         plugins: Sequence[Predictor] = (),
     ) -> None:
         self.scale = Scale(config.scale_lo, config.scale_hi)
-        self.weights = {
-            "semantic": config.semantic,
-            "acoustic": config.acoustic,
-            "holistic": config.holistic,
-        }
+        self.weights, self._axes = config.weights, config.axes
         self._ear = Ear(recogniser)
         self._norms, self._plugins, self._vetoes = norms, plugins, config.vetoes
 
@@ -156,16 +152,13 @@ class Panel:
         return figures | ({"vetoed": float(True)} if isinstance(veto, Scored) else {}), veto
 
     def _everywhere(self, verdict: Verdict) -> dict[str, Verdict]:
-        """On the axes of every panel and on the others that count."""
-        names = [name for name, weight in self.weights.items() if weight > 0 or name != "holistic"]
-        return dict.fromkeys(names, verdict)
+        return dict.fromkeys(self._axes, verdict)
 
 
 def panel_from(config: JudgeConfig, root: Path, model: Path) -> Panel:
     """The shipped panel for the voice of a checkpoint; relative paths of the config start at ``root``.
 
-    ValueError: a file is not there, is not what it should be, or no norms. ImportError: a package for it is
-    not installed.
+    ValueError: a file is not there or not what it should be, a package is not installed, or no norms.
     """
     norms = acoustic.norms_of(model)
     return Panel(config, recogniser_from(config.asr, root), norms, plugins_from(config.plugins, root))
@@ -197,7 +190,7 @@ def unjudgeable(reply: Reply, speech: Speech) -> str | None:
     return None
 
 
-def combine(axes: Mapping[str, Verdict], weights: Mapping[str, float]) -> Verdict:
+def combine(axes: Mapping[str, Verdict], weights: Mapping[Axis, float]) -> Verdict:
     """Weighted mean of the axes with a positive weight, Missing as soon as one is; each has a verdict."""
     counted = [name for name, weight in weights.items() if weight > 0]
     assert counted, "the config demands a positive weight"

@@ -50,7 +50,7 @@ class Plugin:
     def __init__(self, config: PluginConfig, root: Path) -> None:
         """Relative paths start at ``root``; one second is tried.
 
-        ValueError: no file, or no model of this form. ImportError: onnxruntime is not installed.
+        ValueError: no file, no model of this form, or onnxruntime is not installed.
         """
         self.name = config.name
         self._output, self._rate = config.output, config.sample_rate
@@ -102,7 +102,7 @@ def _opened(path: Path) -> tuple[Any, str, list[int | str | None]]:
     try:
         import onnxruntime
     except ImportError as missing:
-        raise ImportError("judge.plugins needs onnxruntime: pip install onnxruntime") from missing
+        raise ValueError("judge.plugins needs onnxruntime: pip install onnxruntime") from missing
     if not path.is_file() or path.stat().st_size > LARGEST:
         raise ValueError(f"{path}: a plugin must be an .onnx file of at most 2 GiB")
     options = onnxruntime.SessionOptions()

@@ -8,14 +8,14 @@ from pathlib import Path
 from conf.judging import AsrConfig
 from judge.asr import Recogniser
 from judge.ear import Listener
-from judge.http import Endpoint
+from judge.http import endpoint_of
 from judge.transcription import Transcriber
 
 
 def recogniser_from(config: AsrConfig, root: Path) -> Listener:
     """The listener of ``judge.asr``; relative paths start at ``root``.
 
-    ValueError: a file, folder or field that it needs is not there. ImportError: its package is not installed.
+    ValueError: a file, folder, field or package that it needs is not there.
     """
     match config.by:
         case "pocketsphinx":
@@ -28,13 +28,3 @@ def recogniser_from(config: AsrConfig, root: Path) -> Listener:
 
     kind = whisper.Whisper if config.by == "whisper" else whisper.FasterWhisper
     return kind(root / config.path, config.language)
-
-
-def endpoint_of(config: AsrConfig) -> Endpoint:
-    """Where to ask for transcripts. ValueError: not an address, or nothing to ask there."""
-    return Endpoint(
-        base_url=config.base_url or "",
-        model=config.model or "",
-        key_env=config.key_env,
-        deadline_s=config.deadline_s,
-    )

@@ -13,15 +13,15 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import soundfile
 
+from conf.judging import Axis
 from judge.types import Task
 from rollout.types import Speech
 
-Axis = Literal["semantic", "acoustic", "holistic"]
 Message = dict[str, Any]
 
 DATA = (

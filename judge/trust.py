@@ -26,8 +26,6 @@ from judge.calibration import Kind, Map, fitted
 from judge.panel import FLOOR
 from judge.types import Judged, Missing, Scale, Scored, Verdict
 
-LEVELS = 4  # steps from the lowest to the highest of five levels
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
@@ -73,7 +71,7 @@ def trust(
         Item(prompt_id=first[name].prompt_id, judge=one.value, human=fmean(ratings[name]))
         for name, one in ours.items()
     ]
-    point = (scale.hi - scale.lo) / LEVELS
+    point = scale.point
     pairs = [] if second is None else _pairs(ours, second, axis)
     curve, no_map = (
         _map(items, judge, scale, kind) if maps else (None, "only an API judge's scores are mapped")

@@ -20,6 +20,11 @@ class Scale:
         if not self.lo < self.hi:
             raise ValueError(f"scale must have lo < hi: got [{self.lo}, {self.hi}]")
 
+    @property
+    def point(self) -> float:
+        """One of the four steps between five levels."""
+        return (self.hi - self.lo) / 4
+
     def at(self, fraction: float) -> float:
         """The point at ``fraction`` (0..1) of the way from lo to hi."""
         if not 0.0 <= fraction <= 1.0:
@@ -101,7 +106,7 @@ class Task:
 
     task_type: str
     question: str  # the user's words
-    match: str | None  # "final" | "exact" | None when there is no checkable answer
+    match: str | None  # a ``speech.answers.Match``; None: there is no checkable answer
     answer: str | None
     style: str | None  # "slow" | "loud" | None
     user_audio: tuple[Path, ...] = ()  # the user's last turn where it was spoken: clips, one after another
@@ -111,10 +116,12 @@ class Task:
 class Judged:
     """Everything the judges found about one reply.
 
-    ``axes``: verdict per axis ("semantic", "acoustic"). ``reward`` combines them on the same scale, or is
-    Missing as soon as one weighted axis is. ``transcript``: what the recogniser heard (None: not recognised).
+    ``axes``: verdict per axis ("semantic", "acoustic", "holistic"). ``reward`` combines them on the same
+    scale, or is Missing as soon as one weighted axis is. ``transcript``: what the recogniser heard (None: not
+    recognised).
     ``figures``: plain measurements logged beside the scores and never part of them by themselves
-    (text_right, heard_right, wer, style_followed, rate, loudness, seconds, latency_s).
+    (seconds, latency_s, wer, text_right, heard_right, style_followed, rate, level, vetoed, counts of tokens,
+    and whatever the vetoes rest on).
     ``second``: what the second judge says, by axis, where it was asked; never part of the reward.
     """
 

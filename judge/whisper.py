@@ -89,11 +89,11 @@ class FasterWhisper:
     """
 
     def __init__(self, path: Path, language: str) -> None:
-        """ImportError: faster-whisper is not installed. ValueError: no whole checkpoint in the folder."""
+        """ValueError: faster-whisper is not installed, or there is no whole checkpoint in the folder."""
         try:
             from faster_whisper import WhisperModel
         except ImportError as missing:
-            raise ImportError(
+            raise ValueError(
                 "judge.asr.by=faster_whisper needs faster-whisper: pip install faster-whisper"
             ) from missing
         for name in ("model.bin", "config.json", "tokenizer.json"):  # without the last it would download one

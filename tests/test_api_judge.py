@@ -20,11 +20,11 @@ from actors.api_judge import LOG, ApiJudgeActor, RemotePermits, spent_on, start_
 from actors.cli import main
 from actors.cluster import Cluster, cores, plan
 from actors.errors import RunError, UserError
-from actors.judge_pool import JudgePool
+from actors.judge_pool import JudgePool, judge_pool
 from actors.judging import probe_judge
 from conf.load import load
 from conf.schema import Config
-from judge.api import calls_at_once, compares, probed, slots, verdict_deadline
+from judge.api import calls_at_once, probed, slots, verdict_deadline
 from judge.panel import LONGEST
 from judge.types import CallFailed, Judged, Missing, Scored
 from tests.judge_server import MODEL, JudgeServer, recordings, said
@@ -56,13 +56,9 @@ async def judges(config: Config, events: Events) -> AsyncIterator[tuple[JudgePoo
     found, size = await probed(config.judge), config.rollout.group_size
     limiters = start_limiters(config.judge, size, run / LOG)
     actor: Any = ray.remote(ApiJudgeActor)
-    pool = JudgePool(
-        "judge",
-        config.judge.workers,
-        create=lambda index: actor.options(num_cpus=0).remote(config, run, found, limiters),
-        deadline=verdict_deadline(config.judge, size),
-        slots=slots(config.judge),
-        together=compares(config.judge, size),
+    pool = judge_pool(
+        config,
+        lambda index: actor.options(num_cpus=0).remote(config, run, found, limiters),
         source=(await limiters[0].hello.remote())["source"],
         restarts=2,
         journal=events,

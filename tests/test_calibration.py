@@ -127,13 +127,13 @@ def test_what_is_saved_is_loaded_and_found_by_the_exact_judge(tmp_path: Path) ->
     save(path, maps, SHA)
     assert [file.name for file in tmp_path.iterdir()] == ["calibration.json"]
     found = load(path)
-    assert found.maps == maps and found.of(NAME) == maps["semantic"]
+    assert found.maps == maps and found.on_axis("semantic", NAME) == maps["semantic"]
     assert found.on_axis("semantic", NAME) == maps["semantic"] and found.on_axis("holistic", NAME) is None
     wanted = "openai(model semantic/2 logprobs)"
     with pytest.raises(ValueError, match="has no map for"):
         found.on_axis("semantic", wanted)
     with pytest.raises(ValueError) as refused:
-        found.of(wanted)
+        found.on_axis("semantic", wanted)
     assert str(path) in str(refused.value) and f"no map for {wanted}, only for {NAME}" in str(refused.value)
 
 
@@ -167,7 +167,7 @@ def saved(path: Path) -> dict[str, Any]:
 def test_a_file_that_is_no_calibration_is_refused_by_name(edit: Any, tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     content = saved(path)
-    assert load(path).of(NAME)
+    assert load(path).on_axis("semantic", NAME)
     edit(content)
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"calibration\.json: not a calibration: "):

@@ -11,7 +11,8 @@ from actors import evaluate
 from actors.collect import Harvest, check_outage, figures, harvest
 from actors.decide import Group
 from actors.errors import JudgeOutage
-from actors.judge_pool import SpeechLost
+from actors.judge_pool import SpeechLost, missing
+from conf.load import load
 from judge.types import Judged, Missing, Scored, Task
 from rollout.types import Prompt, Reply, Sampling
 
@@ -169,3 +170,18 @@ def test_the_share_of_each_kind_of_missing_verdict_is_a_metric() -> None:
     assert not [
         name for name in named if name.startswith("judge/missing_") and name != "judge/missing_server"
     ]
+
+
+def test_a_late_verdict_is_missing_on_every_axis_that_counts() -> None:
+    prompt = Prompt(id="p", ids=())
+    axes = load(
+        ["judge=openai", "judge.api.base_url=http://127.0.0.1:9/v1", "judge.api.model=m", "judge.holistic=1"]
+    )
+    late = missing(reply_to(prompt, 0), axes.judge.axes, "deadline")
+    score = Scored(value=4.0, judge="j")
+    there = Judged(
+        prompt_id="p", index=1, axes=dict.fromkeys(axes.judge.axes, score), reward=score, transcript=""
+    )
+    group = Group(prompt=prompt, replies=((reply_to(prompt, 0), late), (reply_to(prompt, 1), there)))
+    named = figures(Harvest(groups=(group,), generate_s=1.0, judge_s=0.0), 1)
+    assert named["reward/holistic"] == named["reward/semantic"] == 4.0 and named["judge/missing"] == 0.5

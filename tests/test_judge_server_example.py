@@ -23,6 +23,7 @@ from examples.judge_server import web
 from examples.judge_server.__main__ import options_of
 from examples.judge_server.opinion import asked, world
 from examples.judge_server.service import MODEL, Judge, Troubles
+from examples.judge_server.started import started
 from examples.judge_server.wording import score_chances
 from judge import api, canary
 from judge.answers import Mode
@@ -420,18 +421,15 @@ def test_malformed_requests_get_json_errors_and_the_server_goes_on() -> None:
 
 
 def test_the_command_says_where_it_listens_and_ends_when_told_to() -> None:
-    command = [sys.executable, "-m", "examples.judge_server", "--port", "0", "--model", "mine"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line.startswith("judge: http://127.0.0.1:") and line.endswith("/v1 model mine\n")
-            models = httpx2.get(f"{line.split()[1]}/models", trust_env=False, timeout=20).json()
-            assert [model["id"] for model in models["data"]] == ["mine"]
-            process.terminate()
-            assert process.wait(20) == 0
-        finally:
-            process.kill()
+    with started("--model", "mine") as url:
+        assert url.startswith("http://127.0.0.1:")
+        models = httpx2.get(f"{url}/models", trust_env=False, timeout=60).json()
+        assert [model["id"] for model in models["data"]] == ["mine"]
+
+
+def test_a_server_that_does_not_come_up_is_told_at_once() -> None:
+    with pytest.raises(RuntimeError, match="no judge server: it said ''"), started("--fail", "2"):
+        pass
 
 
 @pytest.mark.parametrize(

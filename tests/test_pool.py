@@ -156,7 +156,7 @@ def judges(
     actor = ray.remote(FakeJudge).options(num_cpus=0)
     return JudgePool(
         "judge", 2, create=lambda index: actor.remote(slow, deadly, marker), source="same", restarts=2, journal=events,
-        deadline=deadline,
+        axes=("semantic",), deadline=deadline,
     )  # fmt: skip
 
 
@@ -256,7 +256,8 @@ def test_a_judge_that_hangs_is_replaced_long_before_its_deadline(cluster: Cluste
         actor = ray.remote(HangingJudge).options(num_cpus=0)
         pool = JudgePool(
             "judge", 1, create=lambda index: actor.remote("p1/1", "", marker), source="same", restarts=2,
-            journal=events, deadline=600.0, slots=3, alive_s=3.0,
+            journal=events, axes=("semantic",),
+            deadline=600.0, slots=3, alive_s=3.0,
         )  # fmt: skip
         await pool.start()
         heard = [ray.put(Speech(wave=np.zeros(4, np.float32), sample_rate=8))]

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import IO
 
 import psutil
+import pytest
 
 from examples.judge_server.service import MODEL
+from examples.judge_server.started import started
 from report.read import rollouts
 from report.records import Score
 
@@ -26,12 +28,12 @@ DEADLINE_S = 240.0
 
 
 @contextmanager
-def started(command: list[str], out: IO[bytes], **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends with the block."""
+def training(settings: list[str], out: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A run that has the key and ends with the block."""
     process = subprocess.Popen(
-        [sys.executable, "-m", *command],
+        [sys.executable, "-m", "actors.driver", *settings],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", NAME: SECRET},
         stdout=out,
         stderr=subprocess.STDOUT,
     )
@@ -80,18 +82,16 @@ def short_world(folder: Path) -> None:
         (folder / f"{split}.jsonl").write_text("\n".join(text) + "\n")
 
 
-def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(tmp_path: Path) -> None:
+def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     world, runs, said = tmp_path / "world", tmp_path / "runs", tmp_path / "said"
     short_world(world)
     runs.mkdir()
-    server = ["examples.judge_server", "--port", "0", "--key-env", NAME]
     with (
         said.open("wb") as out,
-        (tmp_path / "served").open("wb") as address,
-        started(server, address, **{NAME: SECRET}) as judge,
+        started("--key-env", NAME, **{NAME: SECRET, "OMP_NUM_THREADS": "1"}) as url,
     ):
-        until(judge, tmp_path / "served")
-        url = (tmp_path / "served").read_text().split()[1]
         settings = [
             "experiment=smoke",
             "judge=openai",
@@ -102,7 +102,7 @@ def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(
         settings += [f"data.{split}={world / split}.jsonl" for split in ("train", "validation", "test")]
         settings += [f"run.root={runs}", "run.name=keyed", "run.steps=2", "run.checkpoint_every=1"]
         settings += ["learner.ranks=1", "log=tensorboard", "log.audio_every=1"]
-        with started(["actors.driver", *settings], out, **{NAME: SECRET}) as process:
+        with training(settings, out) as process:
             until(process, runs / "keyed" / "metrics.jsonl")
             everybody = [
                 psutil.Process(process.pid),
@@ -135,3 +135,4 @@ def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(
     assert {Path("keyed/config.yaml"), Path("keyed/judge_calls.jsonl")} <= set(holding(runs, MODEL.encode()))
     assert Path("keyed/config.yaml") in holding(runs, NAME.encode()), "its name may be told, and is"
     assert holding(tmp_path, *SHAPES) == []
+    assert SECRET not in capfd.readouterr().err, "the server's, too"

@@ -198,7 +198,7 @@ def test_without_onnxruntime_the_message_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"pip install onnxruntime$"):
+    with pytest.raises(ValueError, match=r"pip install onnxruntime$"):
         Plugin(MOS_PLUGIN, tmp_path)
 
 

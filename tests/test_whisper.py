@@ -182,7 +182,7 @@ def test_without_faster_whisper_the_message_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
-    with pytest.raises(ImportError, match=r"pip install faster-whisper$"):
+    with pytest.raises(ValueError, match=r"pip install faster-whisper$"):
         FasterWhisper(tmp_path, "en")
 
 
