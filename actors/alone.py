@@ -122,7 +122,7 @@ def _shown(value: float | None) -> str:
 
 async def judge_of(config: Config) -> "Callable[[Reply, Speech, Task], Awaitable[Judged]]":
     """The judges of these settings in this process. UserError: an API judge that is not usable."""
-    from conf.judging import SecondConfig
+    from conf.endpoints import SecondConfig
     from judge.api import Access, api_panel, limits_of, probed
     from judge.limits import Limiter
     from judge.panel import panel_from

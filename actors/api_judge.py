@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.errors import RunError
-from actors.handles import Actor
+from actors.handles import Actor, own_id
+from actors.pool import CALL_S
 from conf.judging import JudgeConfig
 from conf.schema import Config
 from judge import api
@@ -37,17 +38,21 @@ class LimiterActor(Actor):
     def __init__(self, limits: Limits, spent: float) -> None:
         self._limiter = Limiter(limits, spent=spent)
 
-    async def acquire(self, audio_seconds: float, about: str | None) -> int:
+    async def acquire(self, audio_seconds: float, about: str | None, owner: str) -> int:
         """A lease. CallFailed (spend_cap)."""
-        return await self._limiter.acquire(audio_seconds, about)
+        return await self._limiter.acquire(audio_seconds, about, owner)
+
+    async def forget(self, owner: str) -> None:
+        """A judge is gone."""
+        await self._limiter.forget(owner)
 
     async def release(self, lease: int, ok: bool | None, spent: float) -> None:
         """Give a lease back."""
         await self._limiter.release(lease, ok=ok, spent=spent)
 
-    async def is_open(self) -> bool:
-        """Whether the breaker holds calls back."""
-        return await self._limiter.is_open()
+    async def down_s(self) -> float:
+        """For how long the breaker has held calls back."""
+        return await self._limiter.down_s()
 
     async def state(self) -> Figures:
         """The figures as of now."""
@@ -57,13 +62,13 @@ class LimiterActor(Actor):
 class RemotePermits:
     """The limiter actor as Permits. RunError, in every method: it is dead."""
 
-    def __init__(self, limiter: Any) -> None:
-        self._limiter = limiter
+    def __init__(self, limiter: Any, owner: str) -> None:
+        self._limiter, self._owner = limiter, owner
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def acquire(self, audio_seconds: float, about: str | None = None) -> int:
         """See ``Limiter.acquire``."""
-        reference = self._limiter.acquire.remote(audio_seconds, about)
+        reference = self._limiter.acquire.remote(audio_seconds, about, self._owner)
         try:
             return cast(int, await _answered(reference))
         except asyncio.CancelledError:
@@ -81,9 +86,9 @@ class RemotePermits:
         """See ``Limiter.release``."""
         await _answered(self._limiter.release.remote(lease, ok, spent))
 
-    async def is_open(self) -> bool:
-        """See ``Permits.is_open``."""
-        return cast(bool, await _answered(self._limiter.is_open.remote()))
+    async def down_s(self) -> float:
+        """See ``Permits.down_s``."""
+        return cast(float, await _answered(self._limiter.down_s.remote()))
 
     async def _give_back(self, reference: Awaitable[int]) -> None:
         try:
@@ -96,15 +101,23 @@ class RemotePermits:
 async def _answered(reference: Awaitable[Any]) -> Any:
     try:
         return await reference
-    except ActorDiedError:
+    except RayActorError:
         raise RunError("the limiter of an API judge died: go on with `wavgate train resume=RUN`") from None
+
+
+async def asked_of(reference: Awaitable[Any]) -> Any:
+    """What a limiter says to the driver. RunError: it is dead, or says nothing in time."""
+    try:
+        return await asyncio.wait_for(_answered(reference), CALL_S)
+    except TimeoutError:
+        raise RunError(f"the limiter of an API judge gave no answer within {CALL_S:g} s") from None
 
 
 class ApiJudgeActor(Actor):
     """One judge that leaves axes to the endpoint: has several replies or groups in hand."""
 
     def __init__(self, config: Config, run: Path, found: api.Probed, limiters: Sequence[Any]) -> None:
-        permits = [RemotePermits(limiter) for limiter in limiters]
+        permits = [RemotePermits(limiter, own_id()) for limiter in limiters]
         access = api.Access(judge=permits[0], second=permits[1] if len(permits) > 1 else None)
         self._max_seconds = config.data.max_seconds
         self._panel = api.api_panel(config.judge, Path.cwd(), config.model.path, found, access, log=run / LOG)
@@ -140,11 +153,12 @@ def start_limiters(config: JudgeConfig, group_size: int, log: Path) -> list[Any]
     options["max_concurrency"] = api.calls_at_once(config, group_size) + SPARE
     kind: Any = ray.remote(LimiterActor)
     return [
-        kind.options(**options).remote(api.limits_of(one), spent_on(log, one.model)) for one in config.asked
+        kind.options(**options).remote(api.limits_of(one), spent_on(log, one.base_url, one.model))
+        for one in config.asked
     ]
 
 
-def spent_on(log: Path, model: str | None) -> float:
+def spent_on(log: Path, endpoint: str | None, model: str | None) -> float:
     """What the calls of a log to this model cost. A line that a kill cut short is not counted."""
     spent = 0.0
     if log.is_file():
@@ -154,5 +168,8 @@ def spent_on(log: Path, model: str | None) -> float:
                     call = json.loads(line)
                 except ValueError:
                     continue
-                spent += call["spent"] if call["model"] == model else 0.0
+                ours = (
+                    isinstance(call, dict) and call.get("endpoint") == endpoint and call.get("model") == model
+                )
+                spent += call["spent"] if ours else 0.0
     return spent

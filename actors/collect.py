@@ -165,7 +165,10 @@ async def harvest(
 
 
 def check_outage(judged: Sequence[Judged], most: float) -> None:
-    """JudgeOutage: more than a share ``most`` of the rewards is missing."""
+    """JudgeOutage: more than a share ``most`` of the rewards is missing, or there will be no more."""
+    for judgement in judged:
+        if isinstance(judgement.reward, Missing) and judgement.reward.kind in ("spend_cap", "quota"):
+            raise JudgeOutage(f"the judge can be asked no more: {judgement.reward.reason}")
     reasons = [judgement.reward.reason for judgement in judged if isinstance(judgement.reward, Missing)]
     if len(reasons) > most * len(judged):
         common = max(set(reasons), key=reasons.count)

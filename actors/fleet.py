@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.api_judge import LOG, ApiJudgeActor, start_limiters
+from actors.api_judge import LOG, ApiJudgeActor, asked_of, start_limiters
 from actors.cluster import Cluster
 from actors.errors import LearnerFailed, SyncFailed, reason_of
 from actors.handles import JudgeActor, LearnerActor, RolloutActor
@@ -115,6 +115,7 @@ class Fleet:
         self._judged = 0.0  # seconds that judges were busy, at the last step
         self.rollout = RolloutPool("rollout", config.rollout.workers, create=rollout, **common)
         self.judges = judge_pool(config, judge, **common)
+        self.judges.on_lost = self._forget
         self.learner = LearnerGroup(
             count=config.learner.ranks,
             create=lambda rank: learner(rank, rank),
@@ -146,7 +147,7 @@ class Fleet:
         """What the API judges were asked so far, as metrics; nothing where there are none."""
         named: dict[str, float] = {}
         for limiter, prefix in zip(self._limiters, ("judge/", "judge/second_"), strict=False):
-            found: Figures = await asyncio.wait_for(limiter.state.remote(), CALL_S)
+            found: Figures = await asked_of(limiter.state.remote())
             named |= {
                 f"{prefix}requests": found.requests,
                 f"{prefix}spent": found.spent,
@@ -155,6 +156,11 @@ class Fleet:
                 f"{prefix}waiting": found.waiting,
             }
         return named
+
+    async def _forget(self, judge: str) -> None:
+        """What a judge that was ended still had or wanted of the limiters is free again."""
+        for limiter in self._limiters:
+            await asked_of(limiter.forget.remote(judge))
 
     def idle(self, times: Mapping[str, float]) -> dict[str, float]:
         """Share of the last step in which each role had nothing to do."""

@@ -129,6 +129,8 @@ class JudgePool(Pool):
             if isinstance(error, RayError) and not isinstance(error, ObjectLostError):
                 if isinstance(error, RayTaskError) and isinstance(error.cause, RunError):
                     raise error.cause  # no judge could do better
+                if isinstance(error, RayTaskError) and isinstance(error.cause, ValueError):
+                    raise RunError(f"judging {what}: {error.cause}")
                 await self._renew(index, handle, reason_of(error))
                 self._idle.put_nowait(index)
                 continue

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import RunError, UserError
-from conf.judging import JudgeConfig, SecondConfig
+from conf.endpoints import SecondConfig
+from conf.judging import JudgeConfig
 from conf.load import load
 from conf.schema import Config
 from judge import calibration, ledger, ratings, replies, trust
-from judge.api import Probed, probed
+from judge.api import Probed, limits_of, probed
 from judge.ledger import Header, Ledger
-from judge.limits import Figures
+from judge.limits import Limiter
 from judge.offline import Judges, Stopped, WorkerDied, api_judges, check_vetoes, local_judges, score_all
 from judge.replies import Item, Replies
 from judge.types import Judged, Missing, Scale, Scored
@@ -69,7 +70,10 @@ def _complete(config: Config, given: Replies, kept: Ledger) -> None:
     check_vetoes(config.judge, items)
     with _resumable(kept, len(given.items)):
         judges = _judges(config, given)
-        asyncio.run(_pass(judges, items, found, lambda item, judged: kept.add(ledger.entry(item, judged))))
+        limiter = Limiter(limits_of(config.judge.api))
+        asyncio.run(
+            _pass(judges, items, found, limiter, lambda item, judged: kept.add(ledger.entry(item, judged)))
+        )
 
 
 @contextmanager
@@ -157,7 +161,8 @@ async def _twice(
     """Two passes by id; the second of an API judge alone: on the same transcripts and past the cache."""
     first: dict[str, Judged] = {}
     second: dict[str, Judged] = {}
-    await _pass(_judges(config, given), given.items, found, lambda i, j: first.update({i.id: j}))
+    limiter = Limiter(limits_of(config.judge.api))  # one cap for both
+    await _pass(_judges(config, given), given.items, found, limiter, lambda i, j: first.update({i.id: j}))
     if found is None:
         return first, second
     fresh = _alone(config, cache=None)
@@ -166,7 +171,7 @@ async def _twice(
         for item in given.items
         if any(isinstance(first[item.id].axes.get(axis), Scored) for axis in config.judge.api_axes)
     ]
-    await _pass(_judges(fresh, given), heard, found, lambda i, j: second.update({i.id: j}))
+    await _pass(_judges(fresh, given), heard, found, limiter, lambda i, j: second.update({i.id: j}))
     return first, second
 
 
@@ -174,11 +179,11 @@ async def _pass(
     judges: Judges,
     items: Sequence[Item],
     found: Probed | None,
+    limiter: Limiter,
     keep: Callable[[Item, Judged], None],
 ) -> None:
     """Every item once, with a line of progress now and then."""
     start, done, missing = time.monotonic(), 0, 0
-    figures: Callable[[], Figures] | None = None
 
     def kept(item: Item, judged: Judged) -> None:
         nonlocal done, missing
@@ -189,8 +194,8 @@ async def _pass(
         pace = done / (time.monotonic() - start)
         open_s = (len(items) - done) / pace if pace else None
         left = f", about {open_s / 60:.0f} min left" if open_s else ""
-        asked = figures() if figures else None
-        calls = f", {asked.requests} calls, spent {asked.spent:g}" if asked else ""
+        asked = limiter.state()
+        calls = f", {asked.requests} calls, spent {asked.spent:g}" if found is not None else ""
         print(
             f"judge: {done} of {len(items)} replies, {missing} without a reward, {pace:.1f}/s{calls}{left}",
             file=sys.stderr,
@@ -201,9 +206,8 @@ async def _pass(
             async with local_judges(judges) as judge:
                 await score_all(items, judge, judges.at_once, kept)
         else:
-            judge, figures = api_judges(judges, found)
-            await score_all(items, judge, judges.at_once, kept)
-    if figures:
+            await score_all(items, api_judges(judges, found, limiter), judges.at_once, kept)
+    if found is not None:
         tell()
 
 

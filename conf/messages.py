@@ -49,7 +49,7 @@ def value_problems(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from value_problems(value, f"{key}.")
         elif isinstance(value, list):
             yield from value_problems({str(index): item for index, item in enumerate(value)}, f"{key}.")
-        elif isinstance(value, str) and SECRET.fullmatch(value):
+        elif isinstance(value, str) and (SECRET.search if name == "base_url" else SECRET.fullmatch)(value):
             yield f"{key}: must be the NAME of an environment variable, never a secret (got {shown(value)})"
         elif value == "???":
             yield f"{key}: must be set: {leaf.description if leaf else 'it has no default'}"

@@ -26,6 +26,7 @@ ENOUGH = 0.5  # probability that must lie on the labels
 TOP = 20  # alternatives asked for; the most that the usual endpoints give
 DIGIT_TOKENS = 8  # a digit, a blank, an end: a judge that says more is cut off, and refused
 REASON_TOKENS = 400
+LONGEST_REASON = 2000  # characters that are kept
 COMMON = set(
     "the is and of to it that but with not was were are this answer reply speech user clear no in".split()
 )
@@ -147,7 +148,7 @@ def read(form: Form, mode: Mode, text: str, logprobs: Logprobs) -> Reading:
         if label not in form.numbers:
             _refuse_label(form, label)
     check_english(reason)
-    return Reading(number=form.numbers[label], own_std=None, reason=reason.strip())
+    return Reading(number=form.numbers[label], own_std=None, reason=shortened(reason))
 
 
 def expectation(form: Form, text: str, logprobs: Logprobs) -> Reading:
@@ -215,6 +216,12 @@ def check_english(reason: str) -> None:
     foreign = len(words) >= 8 and not COMMON & set(words)
     if ascii_letters < 0.8 * len(letters) or foreign:
         raise CallFailed("language", f"the reason must be English: got {quoted(reason)}")
+
+
+def shortened(reason: str) -> str:
+    """A judge's reason, as much of it as people read: an answer may be a megabyte."""
+    said = " ".join(reason.split())
+    return said if len(said) <= LONGEST_REASON else f"{said[:LONGEST_REASON]}..."
 
 
 def quoted(text: str) -> str:

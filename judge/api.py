@@ -10,14 +10,16 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 
-from conf.judging import ApiConfig, AskedConfig, JudgeConfig
+from conf.endpoints import ApiConfig, AskedConfig
+from conf.judging import JudgeConfig
 from judge.api_panel import ApiPanel, Compare, Second
 from judge.cache import VerdictCache
 from judge.calibration import Calibrations, load
 from judge.caller import Caller, Price
 from judge.chat import ask
 from judge.compare import pairwise
-from judge.http import endpoint_of, new_client
+from judge.endpoint import endpoint_of
+from judge.http import new_client
 from judge.limits import MINUTE, Limits, Permits
 from judge.openai_judge import OpenAIJudge, name_of
 from judge.panel import LONGEST, panel_from
@@ -61,7 +63,7 @@ def limits_of(asked: AskedConfig) -> Limits:
         spend_cap=asked.spend_cap,
         breaker_failures=FAILURES,
         breaker_rest_s=REST_S,
-        lease_s=10 * asked.deadline_s,  # an attempt ends within the deadline
+        lease_s=2 * asked.deadline_s,  # an attempt ends within the deadline
     )
 
 
@@ -129,7 +131,10 @@ async def probed(config: JudgeConfig) -> Probed:
     found = Probed(judge=able[0], second=able[1] if len(able) > 1 else None)
     if config.api.calibration is not None:
         maps, model = load(config.api.calibration), endpoint_of(config.api).model
-        mapped = [maps.on_axis(r.name, name_of(model, r.id, found.judge)) for r in rubrics(config).values()]
+        scale, asked = Scale(config.scale_lo, config.scale_hi), rubrics(config).values()
+        mapped = [
+            maps.on_axis(rubric.name, name_of(model, rubric.id, found.judge), scale) for rubric in asked
+        ]
         if not any(mapped):
             axes = " and ".join(config.api_axes)
             raise ValueError(f"{config.api.calibration}: has no map for {axes}, which the endpoint judges")
@@ -139,7 +144,10 @@ async def probed(config: JudgeConfig) -> Probed:
 async def _probed(config: JudgeConfig, asked: AskedConfig) -> Capabilities:
     endpoint = endpoint_of(asked)
     async with new_client() as client:
-        return await probe(partial(ask, client, endpoint), endpoint.model, list(rubrics(config).values()))
+        found = await probe(partial(ask, client, endpoint), endpoint.model, list(rubrics(config).values()))
+    if asked.spend_cap is not None and not found.usage:
+        raise ValueError("spend_cap cannot be held: the endpoint does not say how many tokens a call takes")
+    return found
 
 
 def api_panel(
@@ -180,6 +188,7 @@ def _caller(asked: AskedConfig, permits: Permits, *, cached: bool, log: Path | N
         price=Price(**{name: price for name, price in prices.items() if price is not None}),
         cache=VerdictCache(asked.cache, CACHE_BYTES) if cached and asked.cache is not None else None,
         log=log,
+        endpoint=endpoint.base_url,
     )
 
 

@@ -17,11 +17,13 @@ from typing import TypeVar
 from judge.canary import CanaryResult, check
 from judge.compare import Candidate, beside_floors, unopposed
 from judge.openai_judge import OpenAIJudge
-from judge.panel import LONGEST, Panel
+from judge.panel import Panel
 from judge.rubric import Rubric
 from judge.types import Judged, Scored, Task, Verdict
 from rollout.types import Reply, Speech
 from speech import audio
+
+HOUR = 3600.0  # seconds; the manifest's own bound was checked when it was read
 
 T = TypeVar("T")
 Compare = Callable[[Rubric, Task, Sequence[Candidate], Speech | None], Awaitable[list[Verdict]]]
@@ -157,9 +159,9 @@ class ApiPanel:
 
 @lru_cache(maxsize=64)
 def user_speech(clips: tuple[Path, ...]) -> Speech:
-    """What the user said, at the first clip's rate. ValueError: a clip that cannot be read, or too long."""
+    """What the user said, at the first clip's rate. ValueError: a clip that cannot be read."""
     rate = audio.info(clips[0]).sample_rate
-    return Speech(wave=audio.read_clips(clips, rate, LONGEST), sample_rate=rate)
+    return Speech(wave=audio.read_clips(clips, rate, HOUR), sample_rate=rate)
 
 
 async def _named(asked: Mapping[str, Awaitable[T]]) -> dict[str, T]:

@@ -63,6 +63,10 @@ class Breaker:
             return "closed"
         return "open" if now < self._until else "half_open"
 
+    def down_s(self, now: float) -> float:
+        """How long this outage has lasted; 0 while calls pass."""
+        return (now - self._since) * (self._until is not None)
+
     def seconds_open(self, now: float) -> float:
         """Seconds so far in which it was not closed."""
         return self._before + (now - self._since) * (self._until is not None)

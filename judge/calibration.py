@@ -82,6 +82,13 @@ class Map(_Strict):
     mae_before: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     mae_after: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+    def must_fit(self, scale: Scale) -> None:
+        """ValueError: it was fitted on another scale."""
+        if (scale.lo, scale.hi) != self.scale:
+            raise ValueError(
+                f"calibration is for the scale {list(self.scale)}: got [{scale.lo:g}, {scale.hi:g}]"
+            )
+
     def apply(self, scored: Scored, scale: Scale) -> Scored:
         """The score as people would have given it, within the scale.
 
@@ -90,10 +97,7 @@ class Map(_Strict):
         """
         if scored.judge != self.judge:
             raise ValueError(f"calibration is for {self.judge}: got a score of {scored.judge}")
-        if (scale.lo, scale.hi) != self.scale:
-            raise ValueError(
-                f"calibration is for the scale {list(self.scale)}: got [{scale.lo:g}, {scale.hi:g}]"
-            )
+        self.must_fit(scale)
         low, value, high = (
             within(self.curve.at(scored.value + step * scored.spread), scale) for step in (-1, 0, 1)
         )
@@ -113,15 +117,17 @@ class Calibrations:
     path: Path
     maps: Mapping[str, Map]  # by axis
 
-    def on_axis(self, axis: str, judge: str) -> Map | None:
+    def on_axis(self, axis: str, judge: str, scale: Scale) -> Map | None:
         """The map of an axis; None: nobody rated it or no map helped, its scores stay as they come.
 
-        ValueError: the axis has a map, and it is another judge's.
+        ValueError: the axis has a map, and it is another judge's or for another scale.
         """
         found = self.maps.get(axis)
         if found is not None and found.judge != judge:
             rule = f"has no map for {judge}, only for {found.judge}"
             raise ValueError(f"{self.path}: {rule}: run `wavgate judge calibrate` again")
+        if found is not None:
+            found.must_fit(scale)
         return found
 
 

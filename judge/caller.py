@@ -23,7 +23,8 @@ from judge.limits import Permits
 from judge.types import CallFailed, Scored
 from rollout.types import Speech
 
-LOOKS = 4  # times per ``outage_s`` that a waiting call looks whether the endpoint is still down
+LOOKS = 4  # times per ``outage_s``, at least, that a waiting call looks whether the endpoint is still down
+LOOK_S = 5.0  # seconds, at most, between two looks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,7 @@ class Caller:
     """Asks one endpoint. Any number of calls may run at once.
 
     ``cache`` None: every call is paid for (canaries, test-retest). ``log``: a line of JSON per call is added.
+    ``endpoint``: its address, for the log.
 
     Example:
         caller = Caller(partial(ask, client, endpoint), endpoint.model, limiter, outage_s=600.0)
@@ -89,12 +91,14 @@ class Caller:
         price: Price | None = None,
         cache: VerdictCache | None = None,
         log: Path | None = None,
+        endpoint: str = "",
     ) -> None:
         if not 0 < outage_s < float("inf"):
             raise ValueError(f"outage_s must be positive and finite: got {outage_s}")
         self.model = model
         self._ask, self._permits, self._outage_s = ask, permits, outage_s
         self._price, self._cache, self._log = price or Price(), cache, log
+        self._endpoint = endpoint
 
     async def call(self, question: Question) -> list[Scored]:
         """What the judge read, on the scale of the question's form. CallFailed: why there is nothing.
@@ -164,6 +168,7 @@ class Caller:
         line = {
             "time": time.time(),
             "judge": question.judge,
+            "endpoint": self._endpoint,
             "model": self.model,
             "repeat": question.repeat,
             "seconds": round(turns.seconds, 4),
@@ -217,15 +222,14 @@ class _Turns:
 
 
 class _Outage:
-    """How long one call has seen the endpoint down."""
+    """Whether a call goes on while the endpoint is down: ``longest_s`` from when the first one saw it."""
 
     def __init__(self, permits: Permits, longest_s: float) -> None:
         self._permits, self._longest_s = permits, longest_s
-        self._since: float | None = None
         self._last = "calls of other workers failed"
 
     async def goes_on(self, failure: CallFailed) -> bool:
-        """Is there anything to wait for after this failure? CallFailed (breaker): it lasted too long."""
+        """Is there anything to wait for after this failure? CallFailed (breaker): it has lasted too long."""
         self._last = str(failure)
         return await self._still_down()
 
@@ -235,7 +239,7 @@ class _Outage:
         taken = False
         try:
             while not asked.done():
-                await asyncio.wait({asked}, timeout=self._longest_s / LOOKS)
+                await asyncio.wait({asked}, timeout=min(self._longest_s / LOOKS, LOOK_S))
                 if not asked.done():
                     await self._still_down()
             taken = True
@@ -247,15 +251,11 @@ class _Outage:
                 await self._permits.release(asked.result(), ok=None, spent=0.0)
 
     async def _still_down(self) -> bool:
-        if not await self._permits.is_open():
-            self._since = None
-            return False
-        now = time.monotonic()
-        self._since = now if self._since is None else self._since
-        if now - self._since >= self._longest_s:
-            reason = f"the endpoint stayed down for {self._longest_s:g} s; last: {self._last}"
+        down_s = await self._permits.down_s()
+        if down_s >= self._longest_s:
+            reason = f"the endpoint stayed down for {down_s:.0f} s; last: {self._last}"
             raise CallFailed("breaker", reason, retryable=True)
-        return True
+        return down_s > 0
 
 
 def _texts(content: str | list[dict[str, Any]]) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 import httpx2
 
 from judge.completion import Completion, read_completion
-from judge.http import Endpoint, Post, Under, at_once, key_of, post, without_key
+from judge.endpoint import Endpoint, key_of, without_key
+from judge.http import Post, Under, at_once, post
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +40,13 @@ async def ask(
         content=json.dumps(body | {"model": endpoint.model}).encode(),
         read=partial(read_completion, model=endpoint.model),
     )
-    posted = await post(client, endpoint, request, under)
+    posted, key = await post(client, endpoint, request, under), key_of(endpoint)
     return Answer(
-        text=without_key(key_of(endpoint), posted.found.text),
-        logprobs=posted.found.logprobs,
+        text=without_key(key, posted.found.text),
+        logprobs=[
+            [(without_key(key, token), logprob) for token, logprob in options]
+            for options in posted.found.logprobs
+        ],
         prompt_tokens=posted.found.prompt_tokens,
         completion_tokens=posted.found.completion_tokens,
         seconds=posted.seconds,

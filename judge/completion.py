@@ -31,6 +31,10 @@ OUT_OF_MONEY = frozenset(
 """Error codes of a used-up account, which come with 429, 403 or 400: waiting does not help."""
 
 
+DATED = r"([-@:][0-9]{3,}([.-][0-9]+)*)?"
+"""What an endpoint may add to the name that was asked for: a date or a build, never another model's name."""
+
+
 def failed(kind: Kind, reason: str, tokens: tuple[int, int] = (0, 0)) -> CallFailed:
     """The failure of this kind, marked retryable when the kind is transient."""
     return CallFailed(kind, reason, retryable=kind in TRANSIENT, tokens=tokens)
@@ -113,7 +117,7 @@ def read_completion(body: bytes, model: str) -> Completion:
         raise failed("malformed", f"not a chat completion: {where}: {first['msg']}") from None
     usage = reply.usage or _Usage()
     used = (usage.prompt_tokens, usage.completion_tokens)
-    if reply.model is not None and not reply.model.startswith(model):
+    if reply.model is not None and not re.fullmatch(re.escape(model) + DATED, reply.model):
         raise failed("wrong_model", f"asked for {model}, answered by {reply.model}", used)
     choice = reply.choices[0] if reply.choices else None
     if choice is None or choice.message is None:

@@ -164,6 +164,10 @@ class Ledger:
                         f"{self._path}:{number}: not a line that `wavgate judge score` wrote"
                     ) from error
                 whole += len(line)
+        if header is None and os.fstat(self._file).st_size:
+            raise ValueError(
+                f"{self._path}: not begun by `wavgate judge score`: remove it, or choose another --to"
+            )
         os.truncate(self._file, whole)
         return header, entries
 

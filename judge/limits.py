@@ -70,8 +70,8 @@ class Permits(Protocol):
         """Give it back; see ``Limiter.release``."""
         ...
 
-    async def is_open(self) -> bool:
-        """Whether the breaker holds calls back. False only while they pass freely."""
+    async def down_s(self) -> float:
+        """For how many seconds the breaker has held calls back; 0 while they pass freely."""
         ...
 
 
@@ -110,6 +110,7 @@ def audio(per_minute: float | None) -> Rate:
 class _Waiter:
     audio_seconds: float
     about: str | None
+    owner: str
     granted: asyncio.Future[bool]  # False: the spend cap was reached
 
 
@@ -118,6 +119,7 @@ class _Lease:
     expires: float
     opened: int  # what the breaker wants back
     about: str | None
+    owner: str
 
 
 class Limiter:
@@ -145,15 +147,16 @@ class Limiter:
         self._given = self._reclaimed = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def acquire(self, audio_seconds: float, about: str | None = None) -> int:
+    async def acquire(self, audio_seconds: float, about: str | None = None, owner: str = "") -> int:
         """Wait for every limit, first come, first served. Returns the lease. Cancelling it costs nothing.
 
         ``about``: the case that the call is about: one that fails by itself is not taken for an outage.
+        ``owner``: for ``forget``.
         CallFailed (spend_cap): the cap is reached, now or while waiting. ValueError: no duration in seconds.
         """
         if not 0 <= audio_seconds < inf:
             raise ValueError(f"audio_seconds must be finite and not negative: got {audio_seconds}")
-        waiter = _Waiter(audio_seconds, about, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(audio_seconds, about, owner, asyncio.get_running_loop().create_future())
         ticket = next(self._tickets)
         self._waiting[ticket] = waiter
         self._serve()
@@ -181,9 +184,20 @@ class Limiter:
         self._end(lease, ok)
         self._serve()
 
-    async def is_open(self) -> bool:
+    async def down_s(self) -> float:
         """A breaker that waits for its probe is open to nobody else."""
-        return self._breaker.state(self._clock()) != "closed"
+        return self._breaker.down_s(self._clock())
+
+    async def forget(self, owner: str) -> None:
+        """Whoever asked under this name is gone: nobody waits for it, and its leases teach nothing."""
+        for ticket, waiter in list(self._waiting.items()):
+            if waiter.owner == owner:
+                del self._waiting[ticket]
+                waiter.granted.cancel()
+        for ticket, lease in list(self._leases.items()):
+            if lease.owner == owner:
+                self._end(ticket, ok=None)
+        self._serve()
 
     def state(self) -> Figures:
         """The figures as of now."""
@@ -239,7 +253,9 @@ class Limiter:
                 return
             ticket, waiter = self._waiting.popitem(last=False)
             if self._answer(waiter, granted=True):
-                self._leases[ticket] = _Lease(now + self._limits.lease_s, self._breaker.start(), waiter.about)
+                self._leases[ticket] = _Lease(
+                    now + self._limits.lease_s, self._breaker.start(), waiter.about, waiter.owner
+                )
                 self._requests.charge(1, now)
                 self._audio.charge(waiter.audio_seconds, now)
                 self._given += 1

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from conf.judging import JudgeConfig
 from judge import acoustic
-from judge.api import Access, Probed, api_panel, limits_of
+from judge.api import Access, Probed, api_panel
 from judge.api_panel import ApiPanel
-from judge.limits import Figures, Limiter
+from judge.limits import Limiter
 from judge.panel import Panel, panel_from
 from judge.replies import Item, reply_of, speech_of, task_of
 from judge.types import Judged, Missing
@@ -152,15 +152,14 @@ def _score_here(judges: Judges, item: Item) -> Judged:
     return score_local(_here, judges, item)
 
 
-def api_judges(judges: Judges, found: Probed) -> tuple[Score, Callable[[], Figures]]:
-    """The endpoint on its axes, in this process, under a limiter of its own; and what it has been asked.
+def api_judges(judges: Judges, found: Probed, limiter: Limiter) -> Score:
+    """The endpoint on its axes, in this process.
 
     ValueError: a file of the recogniser is not there, or the cache cannot be used.
     """
-    limiter = Limiter(limits_of(judges.config.api))
     access = Access(judge=limiter, second=None)
     panel = api_panel(judges.config, judges.root, judges.model, found, access, log=None)
-    return partial(score_api, panel, judges), limiter.state
+    return partial(score_api, panel, judges)
 
 
 def score_local(panel: Panel, judges: Judges, item: Item) -> Judged:

@@ -70,7 +70,7 @@ class OpenAIJudge:
         if isinstance(verdict, Missing):
             return verdict
         score = on_scale(verdict, LOWEST, HIGHEST, self.scale)
-        found = None if self._maps is None else self._maps.on_axis(rubric.name, name)
+        found = None if self._maps is None else self._maps.on_axis(rubric.name, name, self.scale)
         return score if found is None else found.apply(score, self.scale)
 
     def _question(

@@ -39,6 +39,7 @@ class Capabilities:
     forced: bool
     latency_s: float  # of one answer in the chosen mode
     mode: Mode
+    usage: bool = True  # it says how many tokens a call took
     lacks: dict[str, str] = field(default_factory=dict)  # what did not work -> why
 
     def describe(self) -> str:
@@ -92,6 +93,7 @@ async def probe(ask: Ask, model: str, rubrics: Collection[Rubric]) -> Capabiliti
         raise ValueError(f"judge {model} gave no score in any mode. Name another model. Tried {tried}")
     return Capabilities(
         audio=bool(hearing),
+        usage=plain != 0,
         json_schema=json_schema,
         logprobs=logprobs or forced,
         choice=choice,

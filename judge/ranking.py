@@ -10,7 +10,17 @@ from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
-from judge.answers import REASON_TOKENS, Mode, Reading, check_english, json_reply, quoted, shaped, tag_content
+from judge.answers import (
+    REASON_TOKENS,
+    Mode,
+    Reading,
+    check_english,
+    json_reply,
+    quoted,
+    shaped,
+    shortened,
+    tag_content,
+)
 from judge.caller import Caller, Question, about
 from judge.chat import Answer
 from judge.compare import Candidate, comparison
@@ -104,7 +114,7 @@ def read_ranking(mode: Mode, order: Sequence[int], answer: Answer) -> list[Readi
     places, reason = parse_ranking(mode, answer.text, len(order))
     check_english(reason)
     shares = {order[place - 1]: 1 - rank / (len(order) - 1) for rank, place in enumerate(places)}
-    why = f"ranked {[order[place - 1] for place in places]}: {reason.strip()}"
+    why = f"ranked {[order[place - 1] for place in places]}: {shortened(reason)}"
     return [Reading(number=shares[index], own_std=None, reason=why) for index in range(len(order))]
 
 

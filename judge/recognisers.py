@@ -8,7 +8,7 @@ from pathlib import Path
 from conf.judging import AsrConfig
 from judge.asr import Recogniser
 from judge.ear import Listener
-from judge.http import endpoint_of
+from judge.endpoint import endpoint_of
 from judge.transcription import Transcriber
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.completion import document, failed
-from judge.http import Endpoint, Post, key_of, new_client, post, without_key
+from judge.endpoint import Endpoint, key_of, without_key
+from judge.http import Post, new_client, post
 from judge.rubric import wav_bytes
 from rollout.types import Speech
 
@@ -62,7 +63,9 @@ def read_transcript(body: bytes) -> str:
     found: Any = document(body)
     text = found.get("text") if isinstance(found, dict) else None
     if not isinstance(text, str):
-        raise failed("malformed", f"a transcription must be an object with a text: got {body[:80]!r}")
+        raise failed(
+            "malformed", f"a transcription must be an object with a text: got {body.decode(errors='replace')}"
+        )
     return text.strip()
 
 

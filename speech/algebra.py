@@ -10,7 +10,7 @@ a root or a broken exponent has no exact value, values are floats, and equal wit
 from collections.abc import Set
 from fractions import Fraction
 from functools import cache
-from math import isclose, isfinite, isqrt
+from math import gcd, isclose, isfinite, isqrt
 from random import Random
 
 BITS = 1024  # of a power
@@ -32,6 +32,19 @@ def same(one: Node, other: Node) -> bool:
             return False
         agreed += 1
     return agreed >= AGREE
+
+
+def settled(node: Node) -> bool:
+    """Whether nothing is left to calculate: a number, a fraction in lowest terms, a root that has no end."""
+    if not isinstance(node, tuple):
+        return True
+    sign, left, right = node
+    if sign == "*" and left == -1:
+        return settled(right)
+    if sign == "/" and isinstance(left, Fraction) and isinstance(right, Fraction):
+        whole = left.denominator == right.denominator == 1
+        return whole and right != 1 and gcd(left.numerator, right.numerator) == 1
+    return isinstance(_value_at(node, 0), float) and settled(left) and settled(right)
 
 
 def names_of(node: Node) -> Set[str]:

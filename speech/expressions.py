@@ -11,7 +11,7 @@ is expected must be the same in both.
 from collections.abc import Callable, Set
 from fractions import Fraction
 
-from speech.algebra import Node, names_of, same
+from speech.algebra import Node, names_of, same, settled
 from speech.cardinals import tokens
 from speech.numbers import quantity
 
@@ -69,7 +69,8 @@ def says(text: str, expected: Node) -> bool:
     """Is the last expression in a text equal to the one expected?
 
     Words between ("is", "equals", "so") separate expressions, so "x equals 3" ends with 3. "a" and "i" are
-    variables only where the expected expression has them.
+    variables only where the expected expression has them. A number that is expected must be worked out: who
+    says a sum back has not answered it.
 
     Example:
         says("so the answer is two x plus three", expression("3 + 2*x"))  # True
@@ -81,7 +82,8 @@ def says(text: str, expected: Node) -> bool:
         if not _SIGNS.issuperset(symbols):
             last = symbols
         at = end + 1
-    return any(same(reading, expected) for reading in _readings(last))
+    number = not wanted and settled(expected)
+    return any(same(reading, expected) and (settled(reading) or not number) for reading in _readings(last))
 
 
 def _run(said: list[str], at: int, wanted: Set[str]) -> tuple[list[Symbol], int]:

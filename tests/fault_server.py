@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 
 from judge import chat, http
+from judge.endpoint import Endpoint
 from judge.types import CallFailed, Kind
 from tests.faults import FAULTS, MODEL, SHORT, Fault, Request, bomb, completion, message
 
@@ -42,10 +43,10 @@ class FaultServer:
         self.trapped = 0
         self.port = 0
 
-    def endpoint(self, name: str, deadline_s: float, **fields: Any) -> http.Endpoint:
+    def endpoint(self, name: str, deadline_s: float, **fields: Any) -> Endpoint:
         base = f"http://127.0.0.1:{self.port}/{name}/v1"
         known = {"base_url": base, "model": MODEL, "key_env": None, "attempts": ATTEMPTS}
-        return http.Endpoint(**known | {"deadline_s": deadline_s} | fields)
+        return Endpoint(**known | {"deadline_s": deadline_s} | fields)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer on one connection until either side has had enough."""

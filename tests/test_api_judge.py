@@ -63,6 +63,7 @@ async def judges(config: Config, events: Events) -> AsyncIterator[tuple[JudgePoo
         restarts=2,
         journal=events,
     )
+    pool.on_lost = lambda judge: limiters[0].forget.remote(judge)
     await pool.start()
     try:
         yield pool, limiters[0]
@@ -157,11 +158,13 @@ def test_a_failure_is_missing_with_its_kind_an_outage_a_pause_and_a_dead_judge_i
                 await asyncio.sleep(0.05)
                 os.kill(pid, signal.SIGKILL)
                 after = await calls
+                left = await limiter.state.remote()
         assert isinstance(malformed.axes["semantic"], Missing) and isinstance(malformed.reward, Missing)
         assert malformed.axes["semantic"].kind == malformed.reward.kind == "malformed"
         assert isinstance(malformed.axes["acoustic"], Scored), "the local axis has its own verdict"
         assert all(isinstance(one.reward, Scored) for one in paused), "they waited for the end of the outage"
         assert all(isinstance(judged.reward, Scored) for judged in after)
+        assert left.in_flight == left.waiting == 0, "what the dead judge had or wanted is free"
         assert [kind for kind, _ in events.found] == ["restart"]
 
     asyncio.run(asyncio.wait_for(scenario(), 120))
@@ -174,7 +177,7 @@ def test_a_cancelled_acquire_leaves_no_lease_and_the_spend_cap_comes_through(
         prices = ["judge.api.prompt_price=1", "judge.api.completion_price=1", "judge.api.spend_cap=0.5"]
         config = settings(CLOSED, "judge.api.concurrency=1", *prices).judge
         (limiter,) = start_limiters(config, 4, tmp_path / LOG)
-        gate = RemotePermits(limiter)
+        gate = RemotePermits(limiter, "me")
         lease = await gate.acquire(0.0)
         waiting = asyncio.create_task(gate.acquire(0.0))
         while (await limiter.state.remote()).waiting == 0:
@@ -184,7 +187,7 @@ def test_a_cancelled_acquire_leaves_no_lease_and_the_spend_cap_comes_through(
             await asyncio.sleep(0.02)
         await gate.release(lease, ok=True, spent=0.4)
         second = await gate.acquire(0.0)  # would wait for ever for a lease that nobody holds
-        assert not await gate.is_open()
+        assert await gate.down_s() == 0
         await gate.release(second, ok=True, spent=0.2)
         with pytest.raises(CallFailed) as refused:
             await gate.acquire(0.0)
@@ -253,11 +256,16 @@ def test_a_dead_limiter_ends_the_run_with_what_to_do(cluster: Cluster, tmp_path:
 
 def test_what_a_resumed_run_has_spent_is_read_from_its_calls(tmp_path: Path) -> None:
     log = tmp_path / LOG
-    assert spent_on(log, "m") == 0
-    log.write_text(
-        '{"model": "m", "spent": 0.25}\n{"model": "n", "spent": 8}\n{"model": "m", "spent": 1}\n{"mo'
-    )
-    assert spent_on(log, "m") == 1.25
+    assert spent_on(log, "http://a/v1", "m") == 0
+    calls = [
+        ("http://a/v1", "m", 0.25),
+        ("http://a/v1", "n", 8),
+        ("http://b/v1", "m", 16),
+        ("http://a/v1", "m", 1),
+    ]
+    lines = [json.dumps({"endpoint": where, "model": name, "spent": spent}) for where, name, spent in calls]
+    log.write_text("\n".join([*lines, "12", '{"mo']))
+    assert spent_on(log, "http://a/v1", "m") == 1.25
 
 
 def test_the_deadline_covers_hearing_every_round_of_calls_the_rates_and_an_outage() -> None:

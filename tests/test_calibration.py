@@ -127,13 +127,16 @@ def test_what_is_saved_is_loaded_and_found_by_the_exact_judge(tmp_path: Path) ->
     save(path, maps, SHA)
     assert [file.name for file in tmp_path.iterdir()] == ["calibration.json"]
     found = load(path)
-    assert found.maps == maps and found.on_axis("semantic", NAME) == maps["semantic"]
-    assert found.on_axis("semantic", NAME) == maps["semantic"] and found.on_axis("holistic", NAME) is None
+    assert found.maps == maps and found.on_axis("semantic", NAME, Scale()) == maps["semantic"]
+    assert (
+        found.on_axis("semantic", NAME, Scale()) == maps["semantic"]
+        and found.on_axis("holistic", NAME, Scale()) is None
+    )
     wanted = "openai(model semantic/2 logprobs)"
     with pytest.raises(ValueError, match="has no map for"):
-        found.on_axis("semantic", wanted)
+        found.on_axis("semantic", wanted, Scale())
     with pytest.raises(ValueError) as refused:
-        found.on_axis("semantic", wanted)
+        found.on_axis("semantic", wanted, Scale())
     assert str(path) in str(refused.value) and f"no map for {wanted}, only for {NAME}" in str(refused.value)
 
 
@@ -167,7 +170,7 @@ def saved(path: Path) -> dict[str, Any]:
 def test_a_file_that_is_no_calibration_is_refused_by_name(edit: Any, tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     content = saved(path)
-    assert load(path).on_axis("semantic", NAME)
+    assert load(path).on_axis("semantic", NAME, Scale())
     edit(content)
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"calibration\.json: not a calibration: "):

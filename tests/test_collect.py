@@ -185,3 +185,16 @@ def test_a_late_verdict_is_missing_on_every_axis_that_counts() -> None:
     group = Group(prompt=prompt, replies=((reply_to(prompt, 0), late), (reply_to(prompt, 1), there)))
     named = figures(Harvest(groups=(group,), generate_s=1.0, judge_s=0.0), 1)
     assert named["reward/holistic"] == named["reward/semantic"] == 4.0 and named["judge/missing"] == 0.5
+
+
+def test_a_used_up_cap_or_account_stops_the_step_however_few_verdicts_it_cost() -> None:
+    for kind in ("spend_cap", "quota"):
+        last = Judged(
+            prompt_id="p",
+            index=0,
+            axes={},
+            reward=Missing(judge="j", reason="spent 5 of 5", kind=kind),  # type: ignore[arg-type]
+            transcript=None,
+        )
+        with pytest.raises(JudgeOutage, match="can be asked no more: spent 5 of 5"):
+            check_outage([*[judged(3.0)] * 99, last], most=1.0)

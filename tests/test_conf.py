@@ -433,3 +433,9 @@ def test_the_run_of_an_older_version_keeps_its_recogniser(tmp_path: Path) -> Non
     assert "asr:" not in kept and len(lines) == 2
     (tmp_path / "config.yaml").write_text(kept)
     assert read(tmp_path / "config.yaml") == config
+
+
+def test_a_key_in_an_address_is_refused_and_not_shown() -> None:
+    where = "judge.api.base_url=http://127.0.0.1:8000/v1/sk-abcdefgh12345678"
+    (problem,) = problems_of(["judge=openai", where, "judge.api.model=m"])
+    assert "never a secret" in problem and "abcdefgh" not in problem

@@ -31,7 +31,6 @@ RIGHT = [
     ("ex squared", "x^2"),
     ("the square root of two", "sqrt(2)"),
     ("square root of eight", "2*sqrt(2)"),
-    ("square root of nine", "3"),
     ("five plus the square root of two", "5 + 2^(1/2)"),
     ("one half x", "x/2"),
     ("1/2 x", "x/2"),
@@ -45,7 +44,6 @@ RIGHT = [
     ("negative x", "-x"),
     ("minus x squared", "-(x^2)"),
     ("a hundred and five x", "105 x"),
-    ("ten divided by four", "2.5"),
     ("i think it is twelve which is what you asked for", "12"),
 ]
 WRONG = [
@@ -210,3 +208,31 @@ def test_hostile_expressions_take_a_bounded_number_of_steps_per_character(text: 
     assert steps(says, text, wanted) < 100 * len(text)
     assert not says(text, wanted)
     assert says(f"{text} so x plus one", wanted), "it was read to its end"
+
+
+@pytest.mark.parametrize(
+    "said, value",
+    [
+        ("what is two plus three", "5"),
+        ("twelve times twelve", "144"),
+        ("the square root of sixteen", "4"),
+        ("twelve over four", "3"),
+        ("ten divided by four", "2.5"),
+        ("square root of nine", "3"),
+        ("two to the power of ten", "1024"),
+        ("minus two times three", "-6"),
+    ],
+)
+def test_saying_the_question_back_is_no_answer(said: str, value: str) -> None:
+    assert not says(said, expression(value))
+    assert says(f"{said} is {value}", expression(value))
+
+
+def test_what_cannot_be_worked_out_further_is_an_answer() -> None:
+    for said, value in (
+        ("three over four", "3/4"),
+        ("minus two thirds", "-2/3"),
+        ("five plus root of two", "5 + sqrt(2)"),
+    ):
+        assert says(said, expression(value)), said
+    assert says("two plus three", expression("3 + 2")), "the row's own value is not worked out either"

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conf.judging import ApiConfig, JudgeConfig, SecondConfig
+from conf.endpoints import ApiConfig, SecondConfig
+from conf.judging import JudgeConfig
 from judge.agreement import Item
 from judge.api import Access, api_panel, limits_of, probed
 from judge.api_panel import ApiPanel, Second

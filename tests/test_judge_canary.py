@@ -10,7 +10,8 @@ from judge import measure
 from judge.caller import Caller
 from judge.canary import FORGERY, PLEA, CanaryResult, canaries, check
 from judge.chat import ask
-from judge.http import Endpoint, new_client
+from judge.endpoint import Endpoint
+from judge.http import new_client
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
 from judge.rubric import ACOUSTIC, HOLISTIC, RUBRICS, SEMANTIC, Rubric

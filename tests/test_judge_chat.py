@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from judge.chat import Answer, ask
 from judge.completion import read_completion, strict_json
-from judge.http import Endpoint, new_client, retry_after
+from judge.endpoint import Endpoint
+from judge.http import new_client, retry_after
 from judge.types import CallFailed, Kind
 from tests.fault_server import FaultServer, Plan, running, storm
 from tests.faults import FAULTS, MODEL, Fault, Handler, completion, error, hang, message, says, two_answers

@@ -15,7 +15,8 @@ from judge.cache import VerdictCache
 from judge.caller import Caller
 from judge.chat import Answer, ask
 from judge.compare import Candidate, Pair, pairwise, survivors, win_rates
-from judge.http import Endpoint, new_client
+from judge.endpoint import Endpoint
+from judge.http import new_client
 from judge.limits import Limiter
 from judge.ranking import groupwise, parse_ranking, presented, read_ranking
 from judge.rubric import ACOUSTIC, HOLISTIC, SEMANTIC

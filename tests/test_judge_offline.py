@@ -41,7 +41,6 @@ def test_without_words_the_local_acoustic_axis_is_missing_and_nothing_is_the_flo
     acoustic, reward = judged.axes["acoustic"], judged.reward
     assert isinstance(acoustic, Missing) and isinstance(reward, Missing) and isinstance(known.reward, Scored)
     assert acoustic.kind == reward.kind == "nothing_to_check" and not acoustic.retryable
-    assert {"wer", "text_right"} <= known.figures.keys() and not {"wer", "text_right"} & judged.figures.keys()
     alone = score_local(panel_hearing(Parrot(TEXT), acoustic=0.0), judges(tmp_path, acoustic=0.0), item)
     assert isinstance(alone.reward, Scored) and alone.reward.value == 5.0, (
         "an axis without weight costs nothing"

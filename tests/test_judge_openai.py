@@ -1,6 +1,5 @@
 import asyncio
 import json
-import time
 from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,8 @@ from judge.answers import Mode
 from judge.cache import VerdictCache
 from judge.caller import Caller, Price
 from judge.chat import ask
-from judge.http import Endpoint, new_client
+from judge.endpoint import Endpoint
+from judge.http import new_client
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
 from judge.probe import probe
@@ -272,6 +272,31 @@ def test_an_outage_longer_than_a_run_waits_is_missing_by_the_breaker() -> None:
         kinds = [verdict.kind for verdict in verdicts if isinstance(verdict, Missing)]
         assert len(kinds) == 5 and kinds.count("breaker") >= 4
         assert all(isinstance(verdict, Missing) and verdict.retryable for verdict in verdicts)
+
+    run(test())
+
+
+class Looked(Limiter):
+    looks = 0
+
+    async def down_s(self) -> float:
+        self.looks += 1
+        return await super().down_s()
+
+
+def test_calls_that_come_late_in_an_outage_do_not_wait_for_all_of_it_again() -> None:
+    async def test() -> None:
+        limiter = Looked(limits(concurrency=2, breaker_failures=2, breaker_rest_s=60))
+        async with JudgeServer() as server:
+            server.down = True
+            judge = judge_of(server, limiter=limiter, outage_s=0.4)
+            for wave in range(6):
+                if wave == 1:
+                    limiter.looks = 0
+                calls = (score(judge, heard=str(i), speech=tone(2 * wave + i)) for i in range(2))
+                found = await asyncio.gather(*calls)
+                assert all(isinstance(verdict, Missing) for verdict in found)
+        assert limiter.looks <= 5 * 2 * 2, "each call looks twice: the outage is as old as the breaker says"
 
     run(test())
 

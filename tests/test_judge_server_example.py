@@ -4,8 +4,6 @@ import asyncio
 import base64
 import io
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from conf.judging import ApiConfig, JudgeConfig
+from conf.endpoints import ApiConfig
+from conf.judging import JudgeConfig
 from examples.judge_server import web
 from examples.judge_server.__main__ import options_of
 from examples.judge_server.opinion import asked, world

@@ -125,13 +125,14 @@ def test_calibrate_measures_both_passes_and_writes_a_map_that_helps(
         assert "test-retest               Pearson 1.00, mean difference 0.20, 8 replies" in shown
         assert "people among themselves   mean difference 0.20" in shown
         assert "affine, 0.500 * score +0.600: mean absolute error 0.80 -> 0.00" in shown
-        found = calibration.load(to).of(name)
-        assert isinstance(found.curve, calibration.Affine) and (found.items, found.prompts) == (8, 4)
+        found = calibration.load(to).maps["semantic"]
+        assert found.judge == name and (found.items, found.prompts) == (8, 4)
+        assert isinstance(found.curve, calibration.Affine)
         assert found.curve.slope == pytest.approx(0.5) and found.curve.intercept == pytest.approx(0.6)
         server.bodies.clear()
         calibrate(path, to, "isotonic", only)
         assert len(asked(server.bodies)) == 8, "the first pass is remembered, the second never"
-        assert calibration.load(to).of(name).curve.kind == "isotonic"
+        assert calibration.load(to).maps["semantic"].curve.kind == "isotonic"
 
     served(scenario, JudgeServer(unsteady))
 

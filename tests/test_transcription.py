@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 from conf.judging import AsrConfig
-from judge.http import Endpoint
+from judge.endpoint import Endpoint
 from judge.recognisers import recogniser_from
 from judge.transcription import Transcriber, read_transcript
 from judge.types import CallFailed, Kind, Missing

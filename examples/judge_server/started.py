@@ -15,7 +15,7 @@ START_S, END_S = 180.0, 20.0  # longest wait for the process
 
 @contextmanager
 def started(*options: str, **environment: str) -> Iterator[str]:
-    """The base URL of a server on a free port. ``environment``: variables it gets besides those of this process.
+    """The base URL of a server on a free port. ``environment``: variables that only the server gets.
 
     RuntimeError: it does not come up, or does not end well when told to.
 
@@ -28,11 +28,7 @@ def started(*options: str, **environment: str) -> Iterator[str]:
     with subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield _address(process)
-            process.terminate()
-            if code := process.wait(END_S):
-                raise RuntimeError(f"the judge server ended with {code}")
-        except subprocess.TimeoutExpired:
-            raise RuntimeError(f"the judge server did not end within {END_S:g} s") from None
+            _end(process)
         finally:
             process.kill()  # nothing where it has ended
 
@@ -47,3 +43,13 @@ def _address(process: subprocess.Popen[str]) -> str:
     if told is None:
         raise RuntimeError(f"no judge server: it said {line!r}")
     return told[1]
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        code = process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"the judge server did not end within {END_S:g} s") from None
+    if code:
+        raise RuntimeError(f"the judge server ended with {code}")
