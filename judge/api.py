@@ -5,7 +5,7 @@ the axes need, a calibration of another judge.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -15,7 +15,7 @@ from conf.judging import JudgeConfig
 from judge.api_panel import ApiPanel, Compare, Second
 from judge.cache import VerdictCache
 from judge.calibration import Calibrations, load
-from judge.caller import Caller, Price
+from judge.caller import Caller
 from judge.chat import ask
 from judge.compare import pairwise
 from judge.endpoint import endpoint_of
@@ -23,9 +23,10 @@ from judge.http import new_client
 from judge.limits import MINUTE, Limits, Permits
 from judge.openai_judge import OpenAIJudge, name_of
 from judge.panel import LONGEST, panel_from
-from judge.probe import Capabilities, probe
+from judge.probe import Capabilities, probe, smallest
 from judge.ranking import groupwise
 from judge.rubric import RUBRICS, Rubric
+from judge.turns import Price
 from judge.types import Scale
 
 FAILURES = 4  # attempts in a row, of two cases at least, that open the breaker: as many as a call has
@@ -178,10 +179,10 @@ def api_panel(
 
 
 def _caller(asked: AskedConfig, permits: Permits, *, cached: bool, log: Path | None) -> Caller:
-    endpoint = endpoint_of(asked)
+    endpoint, client = endpoint_of(asked), new_client()
     prices = {"prompt": asked.prompt_price, "completion": asked.completion_price}
     return Caller(
-        partial(ask, new_client(), endpoint),
+        partial(ask, client, endpoint),
         endpoint.model,
         permits,
         outage_s=asked.outage_s,
@@ -189,6 +190,7 @@ def _caller(asked: AskedConfig, permits: Permits, *, cached: bool, log: Path | N
         cache=VerdictCache(asked.cache, CACHE_BYTES) if cached and asked.cache is not None else None,
         log=log,
         endpoint=endpoint.base_url,
+        ping=partial(ask, client, replace(endpoint, attempts=1), smallest()),
     )
 
 

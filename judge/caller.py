@@ -2,11 +2,10 @@
 
 Invariant: every attempt is on its way under a lease of its own, which is given back whatever happens under
 it; only what was read is cached; nothing here retries but for an outage: while the breaker is open a call
-waits for its turn and asks again, so a run pauses and resumes. After ``outage_s`` of that it fails. The log
-has the audio's hash and no audio, and no header.
+waits for its turn and asks again, so a run pauses and resumes (judge/turns.py). The log has the audio's hash
+and no audio, and no header.
 """
 
-import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,25 +17,11 @@ from judge.answers import Reading
 from judge.cache import VerdictCache, key, pcm_hash
 from judge.chat import Answer
 from judge.completion import Completion
-from judge.http import Attempt, Under, at_once
+from judge.http import Under, at_once
 from judge.limits import Permits
+from judge.turns import Outage, Ping, Price, Turns
 from judge.types import CallFailed, Scored
 from rollout.types import Speech
-
-LOOKS = 4  # times per ``outage_s``, at least, that a waiting call looks whether the endpoint is still down
-LOOK_S = 5.0  # seconds, at most, between two looks
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """Per million tokens, in any one currency. An endpoint of one's own costs nothing."""
-
-    prompt: float = 0.0
-    completion: float = 0.0
-
-    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """What an answer cost."""
-        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
 
 
 def about(*waves: Speech) -> str:
@@ -74,7 +59,7 @@ class Caller:
     """Asks one endpoint. Any number of calls may run at once.
 
     ``cache`` None: every call is paid for (canaries, test-retest). ``log``: a line of JSON per call is added.
-    ``endpoint``: its address, for the log.
+    ``endpoint``: its address, for the log. ``ping``: a small question that it answers when it is up.
 
     Example:
         caller = Caller(partial(ask, client, endpoint), endpoint.model, limiter, outage_s=600.0)
@@ -92,13 +77,14 @@ class Caller:
         cache: VerdictCache | None = None,
         log: Path | None = None,
         endpoint: str = "",
+        ping: Ping | None = None,
     ) -> None:
         if not 0 < outage_s < float("inf"):
             raise ValueError(f"outage_s must be positive and finite: got {outage_s}")
         self.model = model
         self._ask, self._permits, self._outage_s = ask, permits, outage_s
         self._price, self._cache, self._log = price or Price(), cache, log
-        self._endpoint = endpoint
+        self._endpoint, self._ping = endpoint, ping
 
     async def call(self, question: Question) -> list[Scored]:
         """What the judge read, on the scale of the question's form. CallFailed: why there is nothing.
@@ -119,7 +105,7 @@ class Caller:
         return scores
 
     async def _through_outages(self, question: Question, hashes: list[str]) -> Sequence[Reading]:
-        outage = _Outage(self._permits, self._outage_s)
+        outage = Outage(self._permits, self._outage_s, self._ping, self._price)
         while True:
             try:
                 return await self._once(question, hashes, outage)
@@ -127,9 +113,9 @@ class Caller:
                 if not failure.retryable or not await outage.goes_on(failure):
                     raise
 
-    async def _once(self, question: Question, hashes: list[str], outage: "_Outage") -> Sequence[Reading]:
+    async def _once(self, question: Question, hashes: list[str], outage: Outage) -> Sequence[Reading]:
         seconds = sum(clip.seconds for clip in question.clips)
-        turns = _Turns(self._permits, outage, question.about, seconds, self._price)
+        turns = Turns(self._permits, outage, question.about, seconds, self._price)
         answer: Answer | None = None
         try:
             answer = await self._ask(question.settings | {"messages": question.messages}, turns.take)
@@ -159,7 +145,7 @@ class Caller:
         self,
         question: Question,
         hashes: list[str],
-        turns: "_Turns",
+        turns: Turns,
         answer: Answer | None,
         failure: CallFailed | None,
     ) -> None:
@@ -188,74 +174,6 @@ class Caller:
         }
         with self._log.open("ab", buffering=0) as file:  # one write: lines of many workers do not mix
             file.write(json.dumps(line).encode() + b"\n")
-
-
-class _Turns:
-    """The leases of one call, one per attempt, and what the attempts took."""
-
-    def __init__(
-        self, permits: Permits, outage: "_Outage", about: str, audio_seconds: float, price: Price
-    ) -> None:
-        self._permits, self._outage = permits, outage
-        self._about, self._audio_seconds, self._price = about, audio_seconds, price
-        self.count = 0
-        self.seconds = 0.0  # on their way
-        self.spent = 0.0
-
-    async def take(self, attempt: Attempt[Completion]) -> Completion:
-        """Run an attempt under a lease. CallFailed: its own, or there is no lease to be had."""
-        lease = await self._outage.lease(self._audio_seconds, self._about)
-        ok: bool | None = None  # of a call that was cancelled or refused nothing is learnt about the endpoint
-        spent, start = 0.0, time.monotonic()
-        self.count += 1
-        try:
-            found = await attempt()
-            ok, spent = True, self._price.of(found.prompt_tokens, found.completion_tokens)
-        except CallFailed as failure:
-            ok, spent = (False if failure.retryable else None), self._price.of(*failure.tokens)
-            raise
-        finally:
-            self.seconds += time.monotonic() - start
-            self.spent += spent
-            await self._permits.release(lease, ok=ok, spent=spent)
-        return found
-
-
-class _Outage:
-    """Whether a call goes on while the endpoint is down: ``longest_s`` from when the first one saw it."""
-
-    def __init__(self, permits: Permits, longest_s: float) -> None:
-        self._permits, self._longest_s = permits, longest_s
-        self._last = "calls of other workers failed"
-
-    async def goes_on(self, failure: CallFailed) -> bool:
-        """Is there anything to wait for after this failure? CallFailed (breaker): it has lasted too long."""
-        self._last = str(failure)
-        return await self._still_down()
-
-    async def lease(self, seconds: float, about: str) -> int:
-        """Wait for a lease, however long for the limits, but not longer than an outage may last."""
-        asked = asyncio.ensure_future(self._permits.acquire(seconds, about))
-        taken = False
-        try:
-            while not asked.done():
-                await asyncio.wait({asked}, timeout=min(self._longest_s / LOOKS, LOOK_S))
-                if not asked.done():
-                    await self._still_down()
-            taken = True
-            return asked.result()
-        finally:
-            if (
-                not taken and not asked.cancel() and asked.exception() is None
-            ):  # granted while we were leaving
-                await self._permits.release(asked.result(), ok=None, spent=0.0)
-
-    async def _still_down(self) -> bool:
-        down_s = await self._permits.down_s()
-        if down_s >= self._longest_s:
-            reason = f"the endpoint stayed down for {down_s:.0f} s; last: {self._last}"
-            raise CallFailed("breaker", reason, retryable=True)
-        return down_s > 0
 
 
 def _texts(content: str | list[dict[str, Any]]) -> list[str]:

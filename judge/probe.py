@@ -157,6 +157,12 @@ class _Probe:
         return settings(SCORE, mode, 0.0, forced=forced) | {"messages": chat}
 
 
+def smallest() -> dict[str, Any]:
+    """A question that any endpoint which is up answers, one way or another: a few words, no audio."""
+    chat = messages(SEMANTIC, TASK, HEARD, clip(), None, answer_rule=rule(SCORE, "tagged"))
+    return settings(SCORE, "tagged", 0.0) | {"messages": chat}
+
+
 def clip() -> Speech:
     """A second of a gliding hum at 16 kHz, always the same: small, and not silence."""
     time = np.arange(16_000) / 16_000

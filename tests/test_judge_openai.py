@@ -10,17 +10,18 @@ import pytest
 
 from judge.answers import Mode
 from judge.cache import VerdictCache
-from judge.caller import Caller, Price
+from judge.caller import Caller
 from judge.chat import ask
 from judge.endpoint import Endpoint
 from judge.http import new_client
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
-from judge.probe import probe
+from judge.probe import probe, smallest
 from judge.rubric import ACOUSTIC, HOLISTIC, SEMANTIC, Rubric
+from judge.turns import Price
 from judge.types import CallFailed, Missing, Scale, Scored, Task, Verdict
 from rollout.types import Speech
-from tests.judge_server import MODEL, JudgeServer, able, by_content, limits, recordings, said
+from tests.judge_server import MODEL, Body, JudgeServer, able, by_content, limits, recordings, said
 
 T = TypeVar("T")
 TASK = Task(task_type="t", question="What is two plus two?", match=None, answer=None, style=None)
@@ -381,6 +382,45 @@ def test_a_reply_that_fails_by_itself_is_missing_and_no_outage() -> None:
             both = await asyncio.gather(*(score(judge, rubric) for rubric in (ACOUSTIC, HOLISTIC)))
         assert all(isinstance(verdict, Missing) and verdict.kind == "server" for verdict in both)
         assert limiter.state().opened == 0 and len(server.bodies) == 2 * 2 * 4
+
+    run(test())
+
+
+def test_two_replies_that_fail_by_themselves_keep_nobody_waiting() -> None:
+    class Poisoned(JudgeServer):
+        def _answer(self, body: Body) -> tuple[int, Body]:
+            return (500, {"error": {}}) if "poison" in said(body) else super()._answer(body)
+
+    async def test() -> None:
+        limiter = Limiter(limits(breaker_failures=2, breaker_rest_s=0.02, concurrency=2))
+        async with Poisoned() as server:
+            asks = partial(ask, new_client(), endpoint(server))
+            judge = judge_of(server, limiter=limiter, outage_s=600.0, ping=partial(asks, smallest()))
+            cases = [score(judge, SEMANTIC, f"poison {i}", tone(i)) for i in range(2)]
+            bad = await asyncio.gather(*cases)
+            good = await score(judge, SEMANTIC, "four", tone(3))
+        assert [verdict.kind for verdict in bad if isinstance(verdict, Missing)] == ["server", "server"]
+        assert isinstance(good, Scored) and limiter.state().opened and await limiter.down_s() == 0
+
+    run(test())
+
+
+def test_while_an_endpoint_is_down_it_is_asked_something_small_and_no_reply_is_lost() -> None:
+    async def test() -> None:
+        limiter = Limiter(limits(breaker_failures=2, breaker_rest_s=0.02))
+        async with JudgeServer() as server:
+            server.down = True
+            ping = partial(ask, new_client(), endpoint(server), smallest())
+            judge = judge_of(server, limiter=limiter, outage_s=60.0, attempts=2, ping=ping)
+            calls = asyncio.gather(*(score(judge, ACOUSTIC, speech=tone(i)) for i in range(4)))
+            while limiter.state().opened < 6:
+                await asyncio.sleep(0.01)
+            server.down = False
+            asked = [bool(recordings(body)) for body in server.bodies]
+            verdicts = await calls
+        assert all(isinstance(verdict, Scored) for verdict in verdicts)
+        assert asked.count(True) <= 4 * 2, "two attempts each, and from then on nothing with a reply in it"
+        assert asked.count(False) >= 3
 
     run(test())
 
