@@ -111,6 +111,7 @@ class Fleet:
         if probed is not None:
             self._limiters = start_limiters(config.judge, config.rollout.group_size, run.path / LOG)
             judge = actor(ApiJudgeActor, "judge", run.path, probed, self._limiters)
+        self._run, self._down_s = run, 0.0
         self._transport = config.cluster.weight_transfer
         self._judged = 0.0  # seconds that judges were busy, at the last step
         self.rollout = RolloutPool("rollout", config.rollout.workers, create=rollout, **common)
@@ -155,6 +156,12 @@ class Fleet:
                 f"{prefix}in_flight": found.in_flight,
                 f"{prefix}waiting": found.waiting,
             }
+        down = named.get("judge/breaker_open_s", 0.0) - self._down_s
+        if down > 0:
+            self._down_s += down
+            self._run.event(
+                "judge", f"the endpoint was down for {down:.0f} s of this step, and the run waited"
+            )
         return named
 
     async def _forget(self, judge: str) -> None:
