@@ -133,7 +133,7 @@ async def judge_of(config: Config) -> "Callable[[Reply, Speech, Task], Awaitable
         if not judge.api_axes:
             panel = panel_from(*where)
 
-            async def local(reply: Reply, speech: Speech, task: Task) -> Judged:
+            async def local(reply: "Reply", speech: "Speech", task: "Task") -> "Judged":
                 return panel.score(reply, speech, task)
 
             return local
