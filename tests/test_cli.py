@@ -197,12 +197,15 @@ def ended(group: int) -> bool:
     return False
 
 
+MANY = 400  # replies: more than are judged before a signal arrives
+
+
 def test_judge_score_survives_interrupt_and_kill_with_whole_verdicts_and_no_process_left(
     tmp_path: Path,
 ) -> None:
     replies = []
-    for i in range(40):
-        tone = 0.2 * np.sin(2 * np.pi * (150 + i) * np.arange(16_000) / 16_000)
+    for i in range(MANY):
+        tone = 0.2 * np.sin(2 * np.pi * (150 + i / 2) * np.arange(16_000) / 16_000)
         soundfile.write(tmp_path / f"{i}.wav", tone, 16_000)
         replies.append(json.dumps({"id": f"r{i}", "question": "?", "audio": f"{i}.wav"}) + "\n")
     (tmp_path / "m.jsonl").write_text("".join(replies))
@@ -228,13 +231,13 @@ def test_judge_score_survives_interrupt_and_kill_with_whole_verdicts_and_no_proc
     code, error = stopped(2, lambda process: os.killpg(process, signal.SIGINT))
     verdicts = kept.read_bytes().count(b"\n") - 1
     assert code == 130 and "Traceback" not in error and error.endswith("interrupted\n")
-    assert f"judge score: {verdicts} of 40 verdicts are kept; the same command goes on" in error
+    assert f"judge score: {verdicts} of {MANY} verdicts are kept; the same command goes on" in error
     before = kept.read_bytes()
     code, error = stopped(verdicts + 1, lambda process: os.kill(process, signal.SIGKILL))
     assert code == -signal.SIGKILL and not table.exists()
     assert kept.read_bytes().startswith(before), "what was judged is not judged again"
     names = [json.loads(line)["id"] for line in kept.read_text().splitlines()[1:]]
-    assert verdicts < len(names) < 40 and len(set(names)) == len(names)
+    assert verdicts < len(names) < MANY and len(set(names)) == len(names)
 
 
 def test_say_turns_a_prompt_into_speech(tmp_path: Path) -> None:
