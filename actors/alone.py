@@ -2,14 +2,19 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from actors.errors import UserError
 from conf.schema import Config
 from report.records import Evaluation
 from speech.checkpoint import read_json
 from speech.manifest import Row
+
+if TYPE_CHECKING:  # nothing heavy is imported until a command needs it
+    from judge.types import Judged, Task
+    from rollout.types import Reply, Speech
 
 OK = 0
 SPEECH = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -115,14 +120,36 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+async def judge_of(config: Config) -> "Callable[[Reply, Speech, Task], Awaitable[Judged]]":
+    """The judges of these settings in this process. UserError: an API judge that is not usable."""
+    from conf.endpoints import SecondConfig
+    from judge.api import Access, api_panel, limits_of, probed
+    from judge.limits import Limiter
+    from judge.panel import panel_from
+
+    judge = config.judge.model_copy(update={"second": SecondConfig()})  # nobody would look at its opinion
+    where = (judge, Path.cwd(), config.model.path)
+    try:
+        if not judge.api_axes:
+            panel = panel_from(*where)
+
+            async def local(reply: "Reply", speech: "Speech", task: "Task") -> "Judged":
+                return panel.score(reply, speech, task)
+
+            return local
+        found = await probed(judge)
+        access = Access(judge=Limiter(limits_of(judge.api)), second=None)
+        asked = api_panel(*where, found, access, log=None)
+    except ValueError as error:
+        raise UserError(f"judge: {error}") from error
+    print(found.judge.describe(), file=sys.stderr)
+    return asked.score
+
+
 async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Evaluation:
     from actors.collect import Harvest, greedy_sampling, task_of
     from actors.decide import Group
     from actors.evaluate import summed_up
-    from judge.api import api_panel, limits_of, probed
-    from judge.caller import LocalGate
-    from judge.limits import Limiter
-    from judge.panel import panel_from
     from judge.types import Judged
     from rollout.types import Prompt, Reply, Speech
     from rollout.worker import build_worker
@@ -133,21 +160,12 @@ async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Eval
         load_family(config.model.family, config.model.path), manifest.parent, config.data.max_seconds
     )
     prompts = [Prompt(id=row.id, ids=encoder.encode(row).prompt) for row in rows]
-    tasks = {row.id: task_of(row) for row in rows}
-    panel, asked = panel_from(config.judge, Path.cwd(), config.model.path), None
-    if config.judge.api_axes:
-        try:
-            capabilities, gate = await probed(config.judge), LocalGate(Limiter(limits_of(config.judge.api)))
-            asked = api_panel(config.judge, Path.cwd(), config.model.path, capabilities, gate, log=None)
-        except ValueError as error:
-            raise UserError(f"judge.api: {error}") from error
-        print(capabilities.describe(), file=sys.stderr)
+    tasks = {row.id: task_of(row, manifest) for row in rows}
+    scores = await judge_of(config)
     judged: dict[str, tuple[Reply, Judged]] = {}
 
     async def score(reply: Reply, speech: Speech) -> None:
-        task = tasks[reply.prompt_id]
-        found = await asked.score(reply, speech, task) if asked else panel.score(reply, speech, task)
-        judged[reply.prompt_id] = (reply, found)
+        judged[reply.prompt_id] = (reply, await scores(reply, speech, tasks[reply.prompt_id]))
 
     worker = build_worker(config, Path.cwd())
     sampling = greedy_sampling(config.rollout)

@@ -1,29 +1,32 @@
-"""The API judge on Ray: one limiter for the whole run, and judges that have several replies in hand.
+"""API judges on Ray: one limiter per endpoint for a whole run, judges that have several replies in hand.
 
-Invariant: a call is on its way only under a lease of the run's one limiter. An acquire that is cancelled
-leaves no lease behind. The limiter is never restarted: what has been spent would be forgotten with it.
+Invariant: a request is on its way only under a lease of the endpoint's one limiter. An acquire that is
+cancelled leaves no lease behind. The limiter is never restarted, what has been spent would be forgotten with
+it: when it dies the run ends, and a resumed one goes on counting from the log of its calls.
 """
 
 import asyncio
-from collections.abc import Awaitable
+import json
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.errors import UserError
-from actors.handles import Actor
+from actors.errors import RunError
+from actors.handles import Actor, own_id
+from actors.pool import CALL_S
 from conf.judging import JudgeConfig
 from conf.schema import Config
 from judge import api
-from judge.caller import LocalGate
+from judge.canary import CanaryResult
 from judge.limits import Figures, Limiter, Limits
-from judge.probe import Capabilities
 from judge.types import CallFailed, Judged, Task
 from judge.worker import keep
 from rollout.types import Reply, Speech
+from speech import audio
 
 LOG = "judge_calls.jsonl"  # in the run directory: every call, without audio and without headers
 SPARE = 100  # answers that the limiter gives while every call there can be waits for a lease
@@ -32,39 +35,42 @@ SPARE = 100  # answers that the limiter gives while every call there can be wait
 class LimiterActor(Actor):
     """``judge.limits.Limiter`` for every judge of a run."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limiter = Limiter(limits)
-        self._gate = LocalGate(self._limiter)
+    def __init__(self, limits: Limits, spent: float) -> None:
+        self._limiter = Limiter(limits, spent=spent)
 
-    async def acquire(self, audio_seconds: float) -> int:
+    async def acquire(self, audio_seconds: float, about: str | None, owner: str) -> int:
         """A lease. CallFailed (spend_cap)."""
-        return await self._gate.acquire(audio_seconds)
+        return await self._limiter.acquire(audio_seconds, about, owner)
+
+    async def forget(self, owner: str) -> None:
+        """A judge is gone."""
+        await self._limiter.forget(owner)
 
     async def release(self, lease: int, ok: bool | None, spent: float) -> None:
         """Give a lease back."""
-        await self._gate.release(lease, ok=ok, spent=spent)
+        await self._limiter.release(lease, ok=ok, spent=spent)
 
-    async def is_open(self) -> bool:
-        """Whether the breaker holds everybody back."""
-        return await self._gate.is_open()
+    async def down_s(self) -> float:
+        """For how long the breaker has held calls back."""
+        return await self._limiter.down_s()
 
     async def state(self) -> Figures:
         """The figures as of now."""
         return self._limiter.state()
 
 
-class RemoteGate:
-    """The limiter actor as a Gate."""
+class RemotePermits:
+    """The limiter actor as Permits. RunError, in every method: it is dead."""
 
-    def __init__(self, limiter: Any) -> None:
-        self._limiter = limiter
+    def __init__(self, limiter: Any, owner: str) -> None:
+        self._limiter, self._owner = limiter, owner
         self._leaving: set[asyncio.Task[None]] = set()
 
-    async def acquire(self, audio_seconds: float) -> int:
-        """See ``Limiter.acquire``. RayError: the limiter is gone."""
-        reference = self._limiter.acquire.remote(audio_seconds)
+    async def acquire(self, audio_seconds: float, about: str | None = None) -> int:
+        """See ``Limiter.acquire``."""
+        reference = self._limiter.acquire.remote(audio_seconds, about, self._owner)
         try:
-            return cast(int, await reference)
+            return cast(int, await _answered(reference))
         except asyncio.CancelledError:
             ray.cancel(reference)
             leaving = asyncio.create_task(self._give_back(reference))
@@ -78,11 +84,11 @@ class RemoteGate:
 
     async def release(self, lease: int, *, ok: bool | None, spent: float) -> None:
         """See ``Limiter.release``."""
-        await self._limiter.release.remote(lease, ok, spent)
+        await _answered(self._limiter.release.remote(lease, ok, spent))
 
-    async def is_open(self) -> bool:
-        """See ``LocalGate.is_open``."""
-        return cast(bool, await self._limiter.is_open.remote())
+    async def down_s(self) -> float:
+        """See ``Permits.down_s``."""
+        return cast(float, await _answered(self._limiter.down_s.remote()))
 
     async def _give_back(self, reference: Awaitable[int]) -> None:
         try:
@@ -92,37 +98,78 @@ class RemoteGate:
         await self.release(lease, ok=None, spent=0.0)
 
 
+async def _answered(reference: Awaitable[Any]) -> Any:
+    try:
+        return await reference
+    except RayActorError:
+        raise RunError("the limiter of an API judge died: go on with `wavgate train resume=RUN`") from None
+
+
+async def asked_of(reference: Awaitable[Any]) -> Any:
+    """What a limiter says to the driver. RunError: it is dead, or says nothing in time."""
+    try:
+        return await asyncio.wait_for(_answered(reference), CALL_S)
+    except TimeoutError:
+        raise RunError(f"the limiter of an API judge gave no answer within {CALL_S:g} s") from None
+
+
 class ApiJudgeActor(Actor):
-    """One judge that leaves axes to the endpoint: scores several replies at a time."""
+    """One judge that leaves axes to the endpoint: has several replies or groups in hand."""
 
-    def __init__(self, config: Config, capabilities: Capabilities, limiter: Any) -> None:
-        log = config.run.root / config.run.name / LOG
-        gate = RemoteGate(limiter)
-        self._panel = api.api_panel(config.judge, Path.cwd(), config.model.path, capabilities, gate, log=log)
+    def __init__(self, config: Config, run: Path, found: api.Probed, limiters: Sequence[Any]) -> None:
+        permits = [RemotePermits(limiter, own_id()) for limiter in limiters]
+        access = api.Access(judge=permits[0], second=permits[1] if len(permits) > 1 else None)
+        self._max_seconds = config.data.max_seconds
+        self._panel = api.api_panel(config.judge, Path.cwd(), config.model.path, found, access, log=run / LOG)
 
-    async def score(self, reply: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:
-        """The verdicts on one reply; its audio is kept at ``audio`` when given."""
-        await asyncio.to_thread(keep, speech, audio)
+    async def score(self, reply: Reply, speech: Speech, task: Task, path: Path | None) -> Judged:
+        """The verdicts on one reply; its audio is kept at ``path`` when given."""
+        await asyncio.to_thread(keep, speech, path)
         return await self._panel.score(reply, speech, task)
 
+    async def compare(
+        self, replies: Sequence[Reply], task: Task, paths: Sequence[Path | None], *speeches: Speech
+    ) -> list[Judged]:
+        """The verdicts on all replies to one prompt, held against each other."""
+        for speech, path in zip(speeches, paths, strict=True):
+            await asyncio.to_thread(keep, speech, path)
+        return await self._panel.compare(replies, speeches, task)
 
-def start_limiter(config: JudgeConfig) -> Any:
-    """The limiter of a run, on the driver's machine."""
+    async def canaries(self, task: Task, transcript: str, clips: Sequence[Path]) -> list[CanaryResult]:
+        """What the endpoint makes of replies that deserve nothing, made of one that says ``transcript``."""
+        rate = audio.info(clips[0]).sample_rate
+        wave = await asyncio.to_thread(audio.read_clips, clips, rate, self._max_seconds)
+        return await self._panel.canaries(task, transcript, Speech(wave=wave, sample_rate=rate))
+
+
+def start_limiters(config: JudgeConfig, group_size: int, log: Path) -> list[Any]:
+    """A limiter for the judge's endpoint, and one for the second's if there is one, on this machine.
+
+    ``log``: of the calls so far, whose cost counts.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": here}
-    room = api.calls_at_once(config) + SPARE  # else a release could wait behind those who wait for it
+    # As many at once as can ask: else a release could wait behind those who wait for it.
+    options["max_concurrency"] = api.calls_at_once(config, group_size) + SPARE
     kind: Any = ray.remote(LimiterActor)
-    return kind.options(max_concurrency=room, **options).remote(api.limits_of(config.api))
+    return [
+        kind.options(**options).remote(api.limits_of(one), spent_on(log, one.base_url, one.model))
+        for one in config.asked
+    ]
 
 
-def probe_judge(config: JudgeConfig) -> Capabilities | None:
-    """What the endpoint can do, asked before anything starts; None: no axis is judged by api.
-
-    UserError: it does not answer, or cannot do what the axes need.
-    """
-    if not config.api_axes:
-        return None
-    try:
-        return asyncio.run(api.probed(config))
-    except ValueError as error:
-        raise UserError(f"judge.api: {error}") from error
+def spent_on(log: Path, endpoint: str | None, model: str | None) -> float:
+    """What the calls of a log to this model cost. A line that a kill cut short is not counted."""
+    spent = 0.0
+    if log.is_file():
+        with log.open("rb") as lines:
+            for line in lines:
+                try:
+                    call = json.loads(line)
+                except ValueError:
+                    continue
+                ours = (
+                    isinstance(call, dict) and call.get("endpoint") == endpoint and call.get("model") == model
+                )
+                spent += call["spent"] if ours else 0.0
+    return spent

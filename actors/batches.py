@@ -108,7 +108,7 @@ class Batches:
             self._fleet.rollout,
             self._fleet.judges,
             [Prompt(id=example.row_id, ids=example.prompt) for example in examples[: len(rows)]],
-            {row.id: task_of(row) for row in rows},
+            {row.id: task_of(row, config.data.train) for row in rows},
             self._sampling(step),
             deadline=config.rollout.deadline_s,
             audio=self._audio(step),

@@ -1,4 +1,5 @@
-"""The command line: ``wavgate train | eval | say | report | export | doctor | data check | judge probe``.
+"""The command line: ``wavgate train | eval | say | report | export | doctor | data check``
+and ``wavgate judge probe | score | calibrate``.
 
 Nothing heavy is imported until a command needs it.
 Exit codes: 0 done; 1 the run could not go on (one line says why); 2 the user's mistake (every problem on
@@ -14,6 +15,14 @@ OK, FAILED, USER, INTERRUPTED = 0, 1, 2, 130
 TRAIN_HELP = """key=value overrides (wavgate train algo=sft rollout.group_size=4), resume=RUN, and the flags
 --cfg job (print the resolved settings), --dry-run (placement, memory, judge calls),
 --multirun (comma lists: run.seed=0,1,2)"""
+
+SCORE_HELP = """Judge finished replies with the judge of these settings. Each verdict is added to
+OUT.verdicts.jsonl as it comes; the same command goes on where it was stopped, and asks again where the judge
+failed. At the end OUT.parquet has a row per reply. Fields of the manifest: judge/replies.py."""
+CALIBRATE_HELP = """Compare the judge with people: Pearson, Spearman within prompts, mean absolute error,
+bias, share within one point; and with itself: an API judge scores everything twice, the second time past the
+cache, so this costs two passes. Writes a map to people's ratings where that helps (use it with
+judge.api.calibration=FILE). Columns of the CSV: judge/ratings.py."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +62,7 @@ def _told(error: BaseException) -> int | None:
 
 
 def _other(given: list[str]) -> int:
-    chosen = parser().parse_args(given)
+    chosen = _parsed(given)
     if chosen.command == "doctor":
         from actors.doctor import examine
 
@@ -68,7 +77,7 @@ def _other(given: list[str]) -> int:
         case "export":
             return commands.export(chosen.run, chosen.to)
         case "judge":
-            return commands.judge_probe(chosen.overrides)
+            return _judge(chosen)
         case "data":
             return commands.data_check(chosen.manifest, chosen.max_seconds)
         case "say":
@@ -76,6 +85,30 @@ def _other(given: list[str]) -> int:
         case "eval":
             return alone.evaluate(chosen.manifest, chosen.model, chosen.json, chosen.limit)
     raise AssertionError(chosen.command)
+
+
+def _judge(chosen: argparse.Namespace) -> int:
+    from actors import judging
+
+    match chosen.what:
+        case "probe":
+            return judging.probe(chosen.overrides)
+        case "score":
+            return judging.score(chosen.manifest, chosen.to, chosen.overrides)
+        case "calibrate":
+            return judging.calibrate(chosen.ratings, chosen.to, chosen.map, chosen.overrides)
+    raise AssertionError(chosen.what)
+
+
+def _parsed(given: list[str]) -> argparse.Namespace:
+    """argparse leaves over a ``key=value`` behind a flag: it belongs to a command that takes overrides."""
+    top = parser()
+    chosen, rest = top.parse_known_args(given)
+    if rest and (chosen.command != "judge" or any(one.startswith("-") for one in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        chosen.overrides += rest
+    return chosen
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,12 +141,28 @@ def parser() -> argparse.ArgumentParser:
     check = data.add_parser("check", help="all problems of a manifest as file:line:field")
     check.add_argument("manifest", type=Path)
     check.add_argument("--max-seconds", type=float, default=60.0)
-    judges = commands.add_parser("judge", help="look at the API judge").add_subparsers(
-        dest="what", required=True, metavar="probe"
-    )
-    probe = judges.add_parser("probe", help="ask the endpoint what it can do; starts nothing else")
-    probe.add_argument("overrides", nargs="*", metavar="key=value", help="settings as for train")
+    _judge_parsers(commands.add_parser("judge", help="look at the judge: probe, score, calibrate"))
     return top
+
+
+def _judge_parsers(judge: argparse.ArgumentParser) -> None:
+    commands = judge.add_subparsers(dest="what", required=True, metavar="probe|score|calibrate")
+    probe = commands.add_parser("probe", help="ask the endpoint what it can do; starts nothing else")
+    score = commands.add_parser("score", help="judge finished replies", description=SCORE_HELP)
+    score.add_argument("manifest", type=Path, help="JSONL: id, question, audio of each reply")
+    score.add_argument("--to", type=Path, required=True, metavar="OUT.parquet", help="a row per reply")
+    calibrate = commands.add_parser(
+        "calibrate", help="hold the judge against people's ratings", description=CALIBRATE_HELP
+    )
+    calibrate.add_argument("ratings", type=Path, help="CSV: id, prompt_id, question, audio, human[, axis]")
+    calibrate.add_argument(
+        "--to", type=Path, default=Path("calibration.json"), help="the map (default: %(default)s)"
+    )
+    calibrate.add_argument(
+        "--map", choices=("affine", "isotonic"), help="default: affine below 30 replies, else isotonic"
+    )
+    for one in (probe, score, calibrate):
+        one.add_argument("overrides", nargs="*", metavar="key=value", help="settings as for train")
 
 
 if __name__ == "__main__":

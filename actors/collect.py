@@ -8,7 +8,9 @@ whichever worker died; a reply whose speech was lost with its worker is sampled 
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import fsum, sqrt
 from pathlib import Path
@@ -21,8 +23,9 @@ from actors.pool import RolloutPool
 from conf.schema import RolloutConfig
 from judge.types import Judged, Missing, Scored, Task
 from rollout.types import Prompt, Reply, Sampling
+from speech.audio import inside
 from speech.dataset import Example
-from speech.manifest import Row
+from speech.manifest import MARKER, Row
 
 ROUNDS = 8  # how often lost speech is sampled again before the run gives up
 
@@ -34,6 +37,7 @@ class Harvest:
     groups: tuple[Group, ...]
     generate_s: float  # until the last reply arrived
     judge_s: float  # from then until the last verdict
+    overlap_s: float = 0.0  # of ``generate_s``, in which verdicts were in the making
 
     @property
     def replies(self) -> list[tuple[Reply, Judged]]:
@@ -41,11 +45,41 @@ class Harvest:
         return [pair for group in self.groups for pair in group.replies]
 
 
-def task_of(row: Row) -> Task:
-    """What a reply to this row is held against."""
+class _Busy:
+    """Seconds of the clock in which at least one thing was in hand."""
+
+    def __init__(self) -> None:
+        self._hands, self._since, self._seconds = 0, 0.0, 0.0
+
+    def seconds(self) -> float:
+        """As of now."""
+        return self._seconds + (time.perf_counter() - self._since if self._hands else 0.0)
+
+    @contextmanager
+    def hand(self) -> Iterator[None]:
+        """One thing is in hand."""
+        if not self._hands:
+            self._since = time.perf_counter()
+        self._hands += 1
+        try:
+            yield
+        finally:
+            self._seconds = self.seconds()
+            self._since = time.perf_counter()
+            self._hands -= 1
+
+
+def task_of(row: Row, manifest: Path) -> Task:
+    """What a reply to this row of a manifest is held against."""
     match, answer = (row.answer.match, row.answer.value) if row.answer else (None, None)
+    spoken = row.audios[-1] if row.messages[-1].content == MARKER else ()
     return Task(
-        task_type=row.task_type, question=row.question_text, match=match, answer=answer, style=row.style
+        task_type=row.task_type,
+        question=row.question_text,
+        match=match,
+        answer=answer,
+        style=row.style,
+        user_audio=tuple(inside(manifest.parent, clip) for clip in spoken),
     )
 
 
@@ -77,19 +111,28 @@ async def harvest(
     audio: Callable[[Reply], Path | None] = lambda reply: None,
     progress: Callable[[int, int], None] = lambda replies, tokens: None,
 ) -> Harvest:
-    """Sample and judge.
+    """Sample and judge: each reply as it arrives or, where judges compare, each group when it is whole.
 
     ``audio``: where a reply keeps its sound; ``progress`` is told of each reply and its tokens.
     """
     start = last = time.perf_counter()
     found: dict[Key, tuple[Reply, Judged]] = {}
+    busy, overlap = _Busy(), 0.0
+    together = judges.together and sampling.group_size > 1  # one reply has nothing to be compared with
 
-    async def judge(reply: Reply, speech: list[Any]) -> None:
+    async def judge(group: Sequence[tuple[Reply, list[Any]]]) -> None:
+        replies = [reply for reply, _ in group]
+        task, paths = tasks[replies[0].prompt_id], [audio(reply) for reply in replies]
         try:
-            judged = await judges.score(reply, speech, tasks[reply.prompt_id], audio(reply))
+            with busy.hand():
+                if together:
+                    judged = await judges.compare(replies, [speech for _, speech in group], task, paths)
+                else:
+                    judged = [await judges.score(replies[0], group[0][1], task, paths[0])]
         except SpeechLost:
             return
-        found[reply.prompt_id, reply.index] = (reply, judged)
+        for reply, one in zip(replies, judged, strict=True):
+            found[reply.prompt_id, reply.index] = (reply, one)
 
     for _ in range(ROUNDS):
         todo = [
@@ -99,23 +142,33 @@ async def harvest(
         ]
         if not todo:
             break
+        gathered: dict[str, dict[int, tuple[Reply, list[Any]]]] = defaultdict(dict)
         async with asyncio.TaskGroup() as group:
             async for reply, speech in rollout.generate(todo, sampling, deadline):
-                last = time.perf_counter()
+                last, overlap = time.perf_counter(), busy.seconds()
                 progress(1, len(reply.ids))
                 if (reply.prompt_id, reply.index) not in found:
-                    group.create_task(judge(reply, speech))
+                    waiting = gathered[reply.prompt_id]
+                    waiting[reply.index] = (reply, speech)
+                    if len(waiting) == (sampling.group_size if together else 1):
+                        del gathered[reply.prompt_id]
+                        group.create_task(judge([waiting[index] for index in sorted(waiting)]))
     else:
         raise RunError(f"speech of replies was lost {ROUNDS} times in a row")
     groups = tuple(
         Group(prompt=prompt, replies=tuple(found[prompt.id, i] for i in range(sampling.group_size)))
         for prompt in prompts
     )
-    return Harvest(groups=groups, generate_s=last - start, judge_s=time.perf_counter() - last)
+    return Harvest(
+        groups=groups, generate_s=last - start, judge_s=time.perf_counter() - last, overlap_s=overlap
+    )
 
 
 def check_outage(judged: Sequence[Judged], most: float) -> None:
-    """JudgeOutage: more than a share ``most`` of the rewards is missing."""
+    """JudgeOutage: more than a share ``most`` of the rewards is missing, or there will be no more."""
+    for judgement in judged:
+        if isinstance(judgement.reward, Missing) and judgement.reward.kind in ("spend_cap", "quota"):
+            raise JudgeOutage(f"the judge can be asked no more: {judgement.reward.reason}")
     reasons = [judgement.reward.reason for judgement in judged if isinstance(judgement.reward, Missing)]
     if len(reasons) > most * len(judged):
         common = max(set(reasons), key=reasons.count)
@@ -148,7 +201,10 @@ def figures(batch: Harvest, step: int) -> dict[str, float]:
         "staleness": mean([float(step - 1 - reply.policy_version) for reply in replies]),
         "time/generate": batch.generate_s,
         "time/judge": batch.judge_s,
+        "time/judge_overlapped": batch.overlap_s,
     }
+    kinds = Counter(one.reward.kind for one in judged if isinstance(one.reward, Missing))
+    named |= {f"judge/missing_{kind}": count / len(judged) for kind, count in kinds.items()}
     for axis in sorted({axis for judgement in judged for axis in judgement.axes}):
         verdicts = [judgement.axes[axis] for judgement in judged]
         named[f"reward/{axis}"] = mean([verdict.value for verdict in verdicts if isinstance(verdict, Scored)])

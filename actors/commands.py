@@ -75,21 +75,6 @@ def _closing(run: Path) -> None:
     print(f"run directory: {run}\nreport:        {run / 'report.html'}")
 
 
-def judge_probe(overrides: Sequence[str]) -> int:
-    """What the API judge of these settings can do, on one line."""
-    from actors.api_judge import probe_judge
-    from conf.load import load
-
-    capabilities = probe_judge(load(list(overrides)).judge)
-    if capabilities is None:
-        raise UserError(
-            "judge probe: no axis is judged by api: "
-            "add judge=openai judge.api.base_url=URL judge.api.model=NAME"
-        )
-    print(capabilities.describe())
-    return OK
-
-
 def report(run: Path) -> int:
     """Draw the page again."""
     if not (run / "config.yaml").is_file():

@@ -17,18 +17,19 @@ import time
 from pathlib import Path
 
 from actors import checkpoint
-from actors.api_judge import probe_judge
 from actors.batches import Batch, Batches
+from actors.canaries import Canaries
 from actors.checkpoint import DriverState
 from actors.cluster import Cluster
 from actors.collect import check_outage, figures
 from actors.decide import Decision, decide
 from actors.evaluate import HeldOut
 from actors.fleet import Fleet
+from actors.judging import probe_judge
 from actors.monitor import Monitor
 from actors.prepare import Job
 from actors.record import RunDirectory, due, record_step
-from judge.probe import Capabilities
+from judge.api import Probed
 from judge.types import Scale
 from learner.gate import mixer_from
 from learner.types import StepResult
@@ -44,6 +45,7 @@ class Driver:
         self._gate = mixer_from(job.config.algo, Scale(job.config.judge.scale_lo, job.config.judge.scale_hi))
         self._batches = Batches(job, run, fleet, monitor)
         self._held_out = HeldOut(job, run, fleet, monitor)
+        self._canaries = Canaries(job, run, fleet, monitor)
         self._model = checkpoint.model_fingerprint(job.config.model.path)
         self._learning: asyncio.Task[StepResult] | None = None
         self._saving: asyncio.Task[None] | None = None
@@ -61,6 +63,8 @@ class Driver:
             await self._begin()
             for step in range(self._state.step + 1, self._config.run.steps + 1):
                 await self._step(step)
+                if self._canaries.due(step):
+                    await self._canaries.check(step)
                 last = step == self._config.run.steps
                 if last or due(step, self._config.run.checkpoint_every):
                     await self._checkpoint()
@@ -74,6 +78,7 @@ class Driver:
     async def _begin(self) -> None:
         """Look at the start policy, or take the checkpoint up and give its weights to the engines."""
         if self._job.snapshot is None:
+            await self._canaries.check(0)
             for split in ("test", "validation"):
                 await self._held_out.evaluate(split, "before", 0)
             return
@@ -85,6 +90,7 @@ class Driver:
         self._run.cut(state.step, self._config)  # nothing can keep it from going on now
         self._monitor.resume(state.step)
         self._run.event("resume", f"continued from {folder.name}")
+        await self._canaries.check(state.step)
 
     async def _step(self, step: int) -> None:
         """Sample, judge, decide, learn, sync, record."""
@@ -112,7 +118,8 @@ class Driver:
                 batch, decision, await self._learning, {**times, "time/step": time.perf_counter() - start}
             )
             raise
-        self._record(batch, decision, result, {**times, "time/step": time.perf_counter() - start})
+        asked = await self._fleet.asked()
+        self._record(batch, decision, result, {**times, **asked, "time/step": time.perf_counter() - start})
 
     async def _learn(self, decision: Decision) -> StepResult:
         result = await self._fleet.learner.step(decision.batch)
@@ -184,15 +191,15 @@ def run(job: Job) -> RunDirectory:
 
     KeyboardInterrupt after the checkpoint is written. UserError: the API judge is not usable.
     """
-    capabilities = probe_judge(job.config.judge)
+    probed = probe_judge(job.config.judge)
     cluster = Cluster(job.config, job.layout)  # before anything is written
     try:
-        return _run_on(cluster, job, capabilities)
+        return _run_on(cluster, job, probed)
     finally:
-        cluster.close(logs=None)
+        cluster.close(logs=None)  # where nothing was written yet; else it is closed already
 
 
-def _run_on(cluster: Cluster, job: Job, capabilities: Capabilities | None) -> RunDirectory:
+def _run_on(cluster: Cluster, job: Job, probed: Probed | None) -> RunDirectory:
     if job.snapshot is None:
         directory = RunDirectory.create(job.config)
     else:
@@ -203,15 +210,16 @@ def _run_on(cluster: Cluster, job: Job, capabilities: Capabilities | None) -> Ru
         for note in job.notes:
             monitor.say(note)
         monitor.say(f"run directory: {directory.path}")
-        if capabilities is not None:
-            directory.event("judge", capabilities.describe())
-        fleet = Fleet(job.config, cluster, directory, capabilities)
+        for line in probed.describe() if probed is not None else ():
+            directory.event("judge", line)
+        fleet = Fleet(job.config, cluster, directory, probed)
         try:
             asyncio.run(_until_terminated(Driver(job, directory, fleet, monitor)))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:
             fleet.close()
+            cluster.close(directory.path / "infra")
     return directory
 
 

@@ -21,6 +21,10 @@ class JudgeOutage(RunError):
     """A larger share of verdicts is missing than ``judge.max_missing`` allows."""
 
 
+class JudgePays(RunError):
+    """The judge pays for replies that deserve nothing."""
+
+
 class SyncFailed(RunError):
     """Learner and engine do not agree on the policy version."""
 

@@ -3,7 +3,7 @@
 Greedy has no seed: the same weights give the same figures at any time of the run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from actors.pool import RolloutPool
 from actors.prepare import Job
 from actors.record import RunDirectory
 from conf.schema import RolloutConfig
-from judge.types import Judged
+from judge.types import Judged, Task
 from report.records import Evaluation, Sample
 from rollout.types import Prompt, Reply
 from speech.dataset import Example
@@ -56,7 +56,7 @@ class HeldOut:
         batch = await greedy(
             self._fleet.rollout,
             self._fleet.judges,
-            rows,
+            {row.id: task_of(row, self._manifest[split]) for row in rows},
             self._examples[split],
             self._config.rollout,
             audio=lambda reply: (
@@ -94,7 +94,7 @@ def listened(rows: Sequence[Row]) -> list[str]:
 async def greedy(
     rollout: RolloutPool,
     judges: JudgePool,
-    rows: Sequence[Row],
+    tasks: Mapping[str, Task],
     examples: Sequence[Example],
     config: RolloutConfig,
     audio: Callable[[Reply], Path | None] = lambda reply: None,
@@ -102,7 +102,6 @@ async def greedy(
 ) -> Harvest:
     """One judged greedy reply per row."""
     prompts = [Prompt(id=example.row_id, ids=example.prompt) for example in examples]
-    tasks = {row.id: task_of(row) for row in rows}
     return await harvest(
         rollout,
         judges,

@@ -8,18 +8,18 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.api_judge import ApiJudgeActor, start_limiter
+from actors.api_judge import LOG, ApiJudgeActor, asked_of, start_limiters
 from actors.cluster import Cluster
 from actors.errors import LearnerFailed, SyncFailed, reason_of
 from actors.handles import JudgeActor, LearnerActor, RolloutActor
-from actors.judge_pool import JudgePool
+from actors.judge_pool import judge_pool
 from actors.pool import CALL_S, START_S, Pool, RolloutPool
 from actors.provenance import source_hash
 from actors.record import RunDirectory
 from actors.weight_sync import Published
 from conf.schema import Config
-from judge.api import slots, verdict_deadline
-from judge.probe import Capabilities
+from judge.api import Probed
+from judge.limits import Figures
 from learner.types import StepBatch, StepResult
 
 STEP_WAITS = 10  # a collective call may take this many times learner.timeout_s
@@ -93,37 +93,30 @@ class Fleet:
     """
 
     def __init__(
-        self, config: Config, cluster: Cluster, run: RunDirectory, capabilities: Capabilities | None = None
+        self, config: Config, cluster: Cluster, run: RunDirectory, probed: Probed | None = None
     ) -> None:
-        """``capabilities``: of the API judge, where an axis is judged by one."""
-        self._cluster = cluster
-        self._logs = run.path / "infra"
+        """``probed``: the API judge's abilities, where an axis is judged by one."""
         source = source_hash()
         common: dict[str, Any] = {"source": source, "restarts": config.cluster.restarts, "journal": run}
         shipped = ray.put(config)
 
         def actor(kind: Any, role: str, *given: Any) -> Any:
             return lambda index, *more: (
-                ray.remote(kind).options(**self._cluster.options(role, index)).remote(shipped, *given, *more)
+                ray.remote(kind).options(**cluster.options(role, index)).remote(shipped, *given, *more)
             )
 
         rollout, learner = actor(RolloutActor, "rollout"), actor(LearnerActor, "learner")
         judge = actor(JudgeActor, "judge")
-        self._limiter: Any = None
-        if capabilities is not None:
-            self._limiter = start_limiter(config.judge)
-            judge = actor(ApiJudgeActor, "judge", capabilities, self._limiter)
+        self._limiters: list[Any] = []
+        if probed is not None:
+            self._limiters = start_limiters(config.judge, config.rollout.group_size, run.path / LOG)
+            judge = actor(ApiJudgeActor, "judge", run.path, probed, self._limiters)
+        self._run, self._down_s = run, 0.0
         self._transport = config.cluster.weight_transfer
         self._judged = 0.0  # seconds that judges were busy, at the last step
         self.rollout = RolloutPool("rollout", config.rollout.workers, create=rollout, **common)
-        self.judges = JudgePool(
-            "judge",
-            config.judge.workers,
-            create=judge,
-            deadline=verdict_deadline(config.judge),
-            slots=slots(config.judge),
-            **common,
-        )
+        self.judges = judge_pool(config, judge, **common)
+        self.judges.on_lost = self._forget
         self.learner = LearnerGroup(
             count=config.learner.ranks,
             create=lambda rank: learner(rank, rank),
@@ -151,22 +144,45 @@ class Fleet:
         await self.learner.send(self.rollout.handles, version)
         await self.rollout.verify(version)
 
+    async def asked(self) -> dict[str, float]:
+        """What the API judges were asked so far, as metrics; nothing where there are none."""
+        named: dict[str, float] = {}
+        for limiter, prefix in zip(self._limiters, ("judge/", "judge/second_"), strict=False):
+            found: Figures = await asked_of(limiter.state.remote())
+            named |= {
+                f"{prefix}requests": found.requests,
+                f"{prefix}spent": found.spent,
+                f"{prefix}breaker_open_s": found.seconds_open,
+                f"{prefix}in_flight": found.in_flight,
+                f"{prefix}waiting": found.waiting,
+            }
+        down = named.get("judge/breaker_open_s", 0.0) - self._down_s
+        if down > 0:
+            self._down_s += down
+            self._run.event(
+                "judge", f"the endpoint was down for {down:.0f} s of this step, and the run waited"
+            )
+        return named
+
+    async def _forget(self, judge: str) -> None:
+        """What a judge that was ended still had or wanted of the limiters is free again."""
+        for limiter in self._limiters:
+            await asked_of(limiter.forget.remote(judge))
+
     def idle(self, times: Mapping[str, float]) -> dict[str, float]:
         """Share of the last step in which each role had nothing to do."""
-        judged, self._judged = self.judges.busy_s, self.judges.busy_s - self._judged
+        before, self._judged = self._judged, self.judges.busy_s
         busy = {
             "rollout": times["time/generate"],
-            "judge": self._judged / self.judges.places,
+            "judge": (self._judged - before) / self.judges.places,
             "learner": times.get("time/learn", 0.0),
         }
-        self._judged = judged
         return {f"idle/{role}": 1 - min(1.0, seconds / times["time/step"]) for role, seconds in busy.items()}
 
     def close(self) -> None:
-        """End all actors and leave Ray. Idempotent."""
+        """End all actors. Idempotent."""
         for pool in (self.rollout, self.judges, self.learner):
             pool.close()
-        if self._limiter is not None:
-            ray.kill(self._limiter)
-            self._limiter = None
-        self._cluster.close(self._logs)
+        for limiter in self._limiters:
+            ray.kill(limiter)
+        self._limiters = []

@@ -28,7 +28,13 @@ class Actor:
 
     def hello(self) -> dict[str, Any]:
         """Who this is and which source tree it runs."""
-        return {"pid": os.getpid(), "node": socket.gethostname(), "source": source_hash()}
+        where = {"pid": os.getpid(), "node": socket.gethostname(), "actor": own_id()}
+        return {**where, "source": source_hash()}
+
+
+def own_id() -> str:
+    """The name that Ray gave this actor; no two, and no replacement, have the same."""
+    return str(ray.get_runtime_context().get_actor_id())
 
 
 class RolloutActor(Actor):

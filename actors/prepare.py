@@ -5,6 +5,7 @@ Invariant: nothing here writes. What it raises is the user's to fix: ConfigError
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from actors import checkpoint
@@ -17,6 +18,8 @@ from conf.load import load
 from conf.schema import Config
 from judge import verifiable
 from judge.acoustic import norms_of
+from judge.api import calls_per_group
+from judge.panel import files_of
 from judge.types import Scale
 from learner.gate import mixer_from
 from speech import checkpoint as model_folder
@@ -90,7 +93,7 @@ def prepare(arguments: Sequence[str]) -> Job:
 
 
 def usable_model(config: Config) -> Family:
-    """The family of the checkpoint, whose headers, tokenizer and codec fit together.
+    """The family of the checkpoint, whose headers, tokenizer, codec and voice norms fit together.
 
     UserError: no whole local Hugging Face folder with safetensors weights, or not of this family.
     """
@@ -101,20 +104,23 @@ def usable_model(config: Config) -> Family:
         model_folder.check(path, config.model.max_length)
         family = load_family(config.model.family, path)
         family.codec()
+        norms_of(path)
     except ValueError as error:
         raise UserError(f"model.path: {error}") from error
     return family
 
 
 def _check_judge(config: Config) -> None:
-    try:
-        norms_of(config.model.path)
-    except ValueError as error:
-        raise UserError(f"model.path: {error}") from error
-    for name in ("language_model", "dictionary"):
-        path = getattr(config.judge, name)
-        if path is not None and not path.is_file():
-            raise UserError(f"judge.{name}: no file at {path}")
+    for setting, package, wanted in (
+        ("judge.asr.by", "faster_whisper", config.judge.asr.by == "faster_whisper"),
+        ("judge.plugins", "onnxruntime", bool(config.judge.plugins)),
+    ):
+        if wanted and find_spec(package) is None:
+            raise UserError(f"{setting}: needs a package: pip install {package.replace('_', '-')}")
+    for name, path in files_of(config.judge).items():
+        if not (path.is_dir() if name == "asr.path" else path.is_file()):
+            what = "folder" if name == "asr.path" else "file"
+            raise UserError(f"judge.{name}: no {what} at {path}")
 
 
 def _check_memory(config: Config) -> None:
@@ -190,7 +196,7 @@ def unusable(rows: Sequence[Row], path: Path, family: Family, config: Config) ->
                 rule = f"{what} must fit model.max_length={config.model.max_length}: got {tokens} tokens"
                 yield Problem(path, line, field, rule)
         checks = config.judge.semantic > 0 and config.judge.semantic_by == "local"
-        uncheckable = verifiable.checkable(task_of(row)) if checks else None
+        uncheckable = verifiable.checkable(task_of(row, path)) if checks else None
         if uncheckable is not None:
             yield Problem(path, line, "answer", f"{uncheckable}, and judge.semantic needs one")
 
@@ -232,10 +238,11 @@ def dry_run(job: Job) -> list[str]:
         f"= {replies + held_out}"
     )
     if config.judge.api_axes:
-        calls = len(config.judge.api_axes) * config.judge.api.repeats
+        api, size = config.judge.api, config.rollout.group_size
         lines.append(
-            f"API judge: {config.judge.api.model} at {config.judge.api.base_url}, {calls} calls a reply for "
-            f"{' and '.join(config.judge.api_axes)}"
+            f"API judge: {api.model} at {api.base_url} for {' and '.join(config.judge.api_axes)}: "
+            f"{calls_per_group(config.judge, size)} calls for a group of {size} replies, "
+            f"{calls_per_group(config.judge, 1)} for a reply held out"
         )
     lines.append(
         f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"

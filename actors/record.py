@@ -80,7 +80,7 @@ class RunDirectory:
         def later(line: Mapping[str, Any]) -> bool:
             return line.get("step", 0) > step or line.get("when") == "after"
 
-        for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
+        for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "canaries.jsonl"):
             file = self.path / name
             if file.exists():
                 lines = [
@@ -145,7 +145,7 @@ def record_step(
     for reason, count in Counter(decision.dropped.values()).items():
         run.event("drop", reason, count=count)
     if due(step, config.log.rollouts_every):
-        tasks = {row.id: task_of(row) for row in rows}
+        tasks = {row.id: task_of(row, config.data.train) for row in rows}
         for record in rollout_records(step, groups, tasks, decision, result, config.algo, run.kept(step)):
             run.append(f"rollouts/step_{step:06d}.jsonl", record)
 
@@ -186,7 +186,10 @@ def rollout_records(
                     transcript=judged.transcript,
                     finish=reply.finish,
                     audio=audio(reply),
+                    seconds=judged.figures.get("seconds"),
+                    judge_latency_s=judged.figures.get("latency_s"),
                     scores={axis: _score(verdict) for axis, verdict in judged.axes.items()},
+                    second={axis: _score(verdict) for axis, verdict in judged.second.items()},
                     reward=reward_of(judged),
                     missing=_reason(judged),
                     advantage=decision.advantages.get(key),
@@ -201,8 +204,14 @@ def rollout_records(
 
 def _score(verdict: Verdict) -> Score | NoScore:
     if isinstance(verdict, Missing):
-        return NoScore(missing=verdict.reason)
-    return Score(value=verdict.value, spread=verdict.spread, judge=verdict.judge, why=verdict.why)
+        return NoScore(missing=verdict.reason, kind=verdict.kind)
+    return Score(
+        value=verdict.value,
+        spread=verdict.spread,
+        judge=verdict.judge,
+        why=verdict.why,
+        cached=verdict.cached,
+    )
 
 
 def _reason(judged: Judged) -> str | None:

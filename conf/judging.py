@@ -1,74 +1,106 @@
 """The judges' settings."""
 
-import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
+from conf.endpoints import ApiConfig, AskedConfig, EndpointConfig, SecondConfig
 from conf.fields import Fraction, NonNegative, Positive, Seconds, Strict
 
 By = Literal["local", "api"]
-Axis = Literal["semantic", "acoustic"]
-Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Axis = Literal["semantic", "acoustic", "holistic"]
+Bound = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+MEASURES = (
+    "seconds",
+    "pace",
+    "words_per_second",
+    "syllables_per_second",
+    "level_dbfs",
+    "silence",
+    "pause",
+    "clipping",
+    "loop",
+    "pitch_semitones",
+    "voiced",
+)
+"""What a veto can name: ``judge.acoustic.Sound``, and of ``judge.pitch`` the range and the voiced share."""
+
+TAKEN = frozenset(
+    "text_tokens audio_tokens truncated well_formed wer text_right heard_right rate level style_followed "
+    "latency_s vetoed".split()
+)
+"""Figures that a verdict has already; no plugin may bear such a name."""
 
 
-class ApiConfig(Strict):
-    """A judge behind an OpenAI-compatible chat endpoint, and what it may be asked."""
+class AsrConfig(EndpointConfig):
+    """The recogniser: who writes down what is heard."""
 
-    base_url: str | None = None
-    """Address up to and without /chat/completions; no user, query or fragment."""
-    model: str | None = None
-    """Name that the endpoint knows the judge by."""
-    key_env: str | None = None
-    """Name of the environment variable that holds the key; none: the endpoint wants no key."""
-    repeats: Positive = 1
-    """Readings per axis and reply; the score is their mean, its spread is reported."""
-    temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = 1.0
-    """Of JSON and tagged answers; token probabilities are read at 0."""
-    deadline_s: Seconds = 60.0
-    """One call, its retries and their waits included."""
-    outage_s: Seconds = 600.0
-    """Longest pause while the endpoint is down; then the verdicts that waited are missing."""
-    concurrency: Positive = 8
-    """Calls on their way at once, over all judge workers."""
-    requests_per_minute: Rate | None = None
-    """Calls started in a minute, over all judge workers; retries within a call are not counted."""
-    audio_seconds_per_minute: Rate | None = None
-    """Seconds of audio sent in a minute, over all judge workers."""
-    spend_cap: Rate | None = None
-    """After this much no call starts until the run is started again, in the currency of the prices."""
-    prompt_price: NonNegative | None = None
-    """Of a million prompt tokens."""
-    completion_price: NonNegative | None = None
-    """Of a million generated tokens."""
-    cache: Path | None = None
-    """SQLite file of verdicts that were paid for, on a disk of the machine; none: each call is paid for."""
+    by: Literal["pocketsphinx", "whisper", "faster_whisper", "endpoint"] = "pocketsphinx"
+    """``whisper``: a Hugging Face folder; ``faster_whisper``: a CTranslate2 folder; ``endpoint``: an
+    OpenAI-compatible /audio/transcriptions, one reply at a time per judge worker."""
+    path: Path | None = None
+    """Folder of the weights of whisper and faster_whisper; nothing is ever downloaded."""
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = "en"
+    """Of the replies, as whisper and the endpoint are told; answers are checked in English words alone."""
+    language_model: Path | None = None
+    """ARPA language model of pocketsphinx; none: its own open model."""
+    dictionary: Path | None = None
+    """Pronunciations of pocketsphinx; none: its own."""
+    deadline_s: Seconds = 30.0
+    """One transcription by the endpoint, its retries and their waits included."""
 
     @model_validator(mode="after")
-    def _usable(self) -> Self:
-        if self.base_url is not None and not _is_address(self.base_url):  # not shown: it may hold a key
-            raise ValueError("base_url must be http(s)://host[:port][/path] without user, query or fragment")
-        if self.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_env):
-            raise ValueError(
-                "key_env must be the NAME of an environment variable (A-Z, 0-9, _); what was given is not "
-                "shown, it may be a key"
-            )
-        for name in ("prompt_price", "completion_price"):
-            if self.spend_cap is not None and getattr(self, name) is None:
-                raise ValueError(f"{name} must be set when spend_cap is: got spend_cap={self.spend_cap:g}")
+    def _complete(self) -> Self:
+        if self.by in ("whisper", "faster_whisper") and self.path is None:
+            raise ValueError(f"path must be a folder of weights when by={self.by}: got nothing")
+        absent = self.missing() if self.by == "endpoint" else None
+        if absent is not None:
+            raise ValueError(f"{absent} must be set when by=endpoint: got nothing")
         return self
 
 
-def _is_address(url: str) -> bool:
-    if not url.isprintable() or re.search(r"[\s@?#]", url):
-        return False
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a bracket or a port that is none
-        return False
+class PluginConfig(Strict):
+    """A predictor of one figure: an ONNX file that takes a waveform. Its figure is logged, and vetoes may
+    use it; it is never part of a reward."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    """Of the figure."""
+    path: Path
+    """The .onnx file, whole: one with external data is refused."""
+    sample_rate: Annotated[int, Field(strict=True, ge=1, le=384_000)]
+    """What the predictor expects, in Hz; clips are resampled to it."""
+    output: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Index of the figure in the flattened output."""
+    reference: Path | None = None
+    """A recording: the figure is the cosine similarity of its output vector and the reply's."""
+
+    @model_validator(mode="after")
+    def _one_figure(self) -> Self:
+        if self.reference is not None and self.output:
+            raise ValueError(f"output must be 0 with a reference, which takes all of it: got {self.output}")
+        return self
+
+
+class VetoConfig(Strict):
+    """A bound that a reply may not break: one that does gets the scale's floor as its reward."""
+
+    measure: str
+    """One of ``MEASURES`` or the name of a plugin."""
+    least: Bound | None = None
+    """Below this the veto holds."""
+    most: Bound | None = None
+    """Above this the veto holds."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.least is None and self.most is None:
+            raise ValueError("most must be set where least is not: got nothing")
+        if self.least is not None and self.most is not None and self.least > self.most:
+            raise ValueError(f"most must not be below least={self.least:g}: got {self.most:g}")
+        return self
 
 
 class JudgeConfig(Strict):
@@ -80,6 +112,8 @@ class JudgeConfig(Strict):
     """Weight of what was said, as heard."""
     acoustic: NonNegative = 0.4
     """Weight of how it sounded."""
+    holistic: NonNegative = 0.0
+    """Weight of the turn as a whole, heard with the user's own audio; only ``judge.api`` can judge it."""
     semantic_by: By = "local"
     """``local``: is the row's answer in what a recogniser heard? ``api``: ``judge.api`` reads that."""
     acoustic_by: By = "local"
@@ -88,26 +122,66 @@ class JudgeConfig(Strict):
     """Lowest score."""
     scale_hi: float = 5.0
     """Highest score."""
-    language_model: Path | None = None
-    """ARPA language model of the recogniser; none: the recogniser's own open model."""
-    dictionary: Path | None = None
-    """Pronunciations of the recogniser; none: its own."""
+    asr: AsrConfig = AsrConfig()
+    plugins: tuple[PluginConfig, ...] = ()
+    """Predictors of figures to log and to veto with: ``[{name:mos,path:mos.onnx,sample_rate:16000}]``."""
+    vetoes: tuple[VetoConfig, ...] = ()
+    """Bounds whose breach makes the reward the scale's floor: ``[{measure:loop,most:0.9}]``."""
     deadline_s: Seconds = 60.0
     """A verdict must arrive within this, else it is missing; what ``judge.api`` may take comes on top."""
     max_missing: Fraction = 0.5
     """A step with a larger share of missing verdicts stops the run: nothing is learnt from an outage."""
     api: ApiConfig = ApiConfig()
+    second: SecondConfig = SecondConfig()
 
     @model_validator(mode="after")
     def _has_axis(self) -> Self:
-        if self.semantic + self.acoustic <= 0:
-            raise ValueError(f"semantic must be positive when acoustic is 0: got {self.semantic}")
+        if self.semantic + self.acoustic + self.holistic <= 0:
+            raise ValueError(f"semantic must be positive when the other axes are 0: got {self.semantic}")
         if not self.scale_lo < self.scale_hi:
             raise ValueError(f"scale_lo must be below scale_hi: got [{self.scale_lo}, {self.scale_hi}]")
-        for name in ("base_url", "model"):
-            if "api" in (self.semantic_by, self.acoustic_by) and not getattr(self.api, name):
-                raise ValueError(f"api.{name} must be set when an axis is judged by api: got nothing")
+        absent = (
+            self.api.missing() if "api" in (self.semantic_by, self.acoustic_by) or self.holistic else None
+        )
+        if absent is not None:
+            raise ValueError(f"api.{absent} must be set when an axis is judged by api: got nothing")
+        if (self.second.base_url is None) != (self.second.model is None):
+            raise ValueError("second.base_url and second.model must be set together")
+        if self.second.base_url is not None and not self.api_axes:
+            raise ValueError("second needs an axis that is judged by api: set semantic_by or acoustic_by")
+        if self.asr.by == "endpoint" and self.asr.deadline_s >= self.deadline_s:
+            rule = f"asr.deadline_s must be below judge.deadline_s={self.deadline_s:g}"
+            raise ValueError(f"{rule}: got {self.asr.deadline_s:g}")
         return self
+
+    @model_validator(mode="after")
+    def _names_known_measures(self) -> Self:
+        names = [plugin.name for plugin in self.plugins]
+        for index, name in enumerate(names):
+            if name in TAKEN or name in (*MEASURES, *names[:index]):
+                raise ValueError(f"plugins must have names of their own: got {name}")
+        known = [*MEASURES, *names]
+        for veto in self.vetoes:
+            if veto.measure not in known:
+                close = get_close_matches(veto.measure, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+                raise ValueError(f"vetoes must name a measurement or a plugin; {hint}: got {veto.measure}")
+        return self
+
+    @property
+    def weights(self) -> dict[Axis, float]:
+        """Of every axis there is."""
+        return {"semantic": self.semantic, "acoustic": self.acoustic, "holistic": self.holistic}
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes that a verdict has: those with a local rule always, the holistic one where it counts."""
+        return ("semantic", "acoustic", "holistic") if self.holistic > 0 else ("semantic", "acoustic")
+
+    @property
+    def asked(self) -> tuple[AskedConfig, ...]:
+        """The endpoints of judges: the one whose verdicts are rewards and, where there is one, the second."""
+        return (self.api,) if self.second.base_url is None else (self.api, self.second)
 
     @property
     def api_axes(self) -> tuple[Axis, ...]:
@@ -117,4 +191,6 @@ class JudgeConfig(Strict):
             axes.append("semantic")
         if self.acoustic_by == "api" and self.acoustic > 0:
             axes.append("acoustic")
+        if self.holistic > 0:
+            axes.append("holistic")
         return tuple(axes)

@@ -1,5 +1,6 @@
 """The names a user may set, taken from the schema and the group folders; never listed by hand."""
 
+import re
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -21,8 +22,12 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
             yield from _fields(field.annotation, f"{prefix}{name}.")
 
 
-def _holds_path(field: FieldInfo) -> bool:
-    return field.annotation is Path or Path in get_args(field.annotation)
+def _items(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """The fields of what stands in lists, under the list's own key."""
+    for key, field in _fields(model):
+        for item in get_args(field.annotation):
+            if isinstance(item, type) and issubclass(item, BaseModel):
+                yield from _fields(item, f"{key}.")
 
 
 KEYS: dict[str, FieldInfo] = dict(_fields(Config))
@@ -36,8 +41,8 @@ LEAVES: dict[str, FieldInfo] = {
 DEFAULTS: dict[str, Any] = {key: leaf.get_default() for key, leaf in LEAVES.items() if not leaf.is_required()}
 """Dotted key -> what the schema says when no YAML file does."""
 
-PATHS: list[str] = [key for key, field in LEAVES.items() if _holds_path(field)]
-"""Those that name a file or a folder."""
+ITEMS: dict[str, FieldInfo] = dict(_items(Config))
+"""Every dotted key within the items of a list, without the item's index."""
 
 GROUPS: dict[str, list[str]] = {
     folder.name: sorted(option.stem for option in folder.glob("*.yaml"))
@@ -45,6 +50,11 @@ GROUPS: dict[str, list[str]] = {
     if folder.is_dir() and any(folder.glob("*.yaml"))
 }
 """Config group -> its options."""
+
+
+def unindexed(key: str) -> str:
+    """``judge.vetoes.measure`` for ``judge.vetoes.0.measure``."""
+    return re.sub(r"\.\d+(?=\.|$)", "", key)
 
 
 def nearest(key: str) -> str:
@@ -55,7 +65,10 @@ def nearest(key: str) -> str:
         last = SequenceMatcher(None, key.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
         return max(whole, 0.95 * last)
 
-    best = max([*LEAVES, *GROUPS], key=likeness)
+    bare = unindexed(key)
+    known = [*LEAVES, *GROUPS] if bare == key else list(ITEMS)
+    key = bare
+    best = max(known, key=likeness)
     if likeness(best) < CLOSE:
         return "; `wavgate train --cfg job` lists all keys"
     return f"; did you mean {best}?"

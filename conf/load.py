@@ -14,8 +14,6 @@ process on any node.
 """
 
 from collections.abc import Iterator
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
 
-from conf.keys import DEFAULTS, FOLDER, GROUPS, KEYS, PATHS
+from conf.keys import DEFAULTS, FOLDER, GROUPS, KEYS
 from conf.messages import ConfigError, schema_problems, shown, unknown, value_problems
 from conf.schema import Config
 
@@ -37,7 +35,7 @@ __all__ = ["ROOT", "ConfigError", "dump", "load", "read", "sweep"]
 ROOT = FOLDER.parent
 """The project's folder: ``examples/...`` is found from anywhere."""
 
-WRITTEN = {"run.root", "judge.api.cache"}
+WRITTEN = {"run.root", "judge.api.cache", "judge.second.cache"}
 """Paths of what a run writes: never below the project's folder by accident."""
 
 
@@ -167,7 +165,15 @@ def _plain(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: must be a configuration that a run wrote: {shown(error)}"]) from None
     if not isinstance(raw, dict) or not isinstance(raw.get("run"), dict):
         raise ConfigError([f"{path}: must be a configuration that a run wrote, with a section 'run'"])
+    _rename(raw.get("judge"))
     return {str(key): value for key, value in raw.items()}
+
+
+def _rename(judge: Any) -> None:
+    """Runs of older versions have the recogniser's files beside the judge's other settings."""
+    old = [name for name in ("language_model", "dictionary") if isinstance(judge, dict) and name in judge]
+    for name in old:
+        judge.setdefault("asr", {})[name] = judge.pop(name)
 
 
 def _checked(raw: dict[str, Any], problems: list[str]) -> Config:
@@ -188,12 +194,17 @@ def _checked(raw: dict[str, Any], problems: list[str]) -> Config:
 
 def _absolute(config: Config) -> Config:
     """Every path absolute; what is read may lie below the project's folder instead of here."""
-    raw = config.model_dump()
-    for key in PATHS:
-        *sections, leaf = key.split(".")
-        section = reduce(getitem, sections, raw)
-        if section[leaf] is not None:
-            path = section[leaf].expanduser()
-            embedded = key not in WRITTEN and not path.exists() and (ROOT / path).exists()
-            section[leaf] = ROOT / path if embedded else path.absolute()
-    return Config.model_validate(raw)
+    return Config.model_validate(_placed(config.model_dump(), ""))
+
+
+def _placed(node: Any, key: str) -> Any:
+    """``node``, which lies at ``key``, with the paths in it absolute; all items of a list have its key."""
+    if isinstance(node, dict):
+        return {name: _placed(value, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_placed(item, key) for item in node]
+    if not isinstance(node, Path):
+        return node
+    path = node.expanduser()
+    embedded = key not in WRITTEN and not path.exists() and (ROOT / path).exists()
+    return ROOT / path if embedded else path.absolute()

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from conf.keys import KEYS, LEAVES, nearest
+from conf.keys import ITEMS, KEYS, LEAVES, nearest, unindexed
 
 SECRET = re.compile(
     r"\b(sk|pk|rk)-[\w-]{8,}|\b(hf|ghp|gho|ghs|glpat|xox[abp])[_-][\w-]{8,}|\bAKIA\w{12,}"
@@ -44,10 +44,12 @@ def value_problems(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """What pydantic lets through or cannot name: secrets, ``???``, NaN and infinity, true for 1."""
     for name, value in raw.items():
         key = f"{prefix}{name}"
-        leaf = LEAVES.get(key)
+        leaf = LEAVES.get(key) or ITEMS.get(unindexed(key))
         if isinstance(value, Mapping):
             yield from value_problems(value, f"{key}.")
-        elif isinstance(value, str) and SECRET.fullmatch(value):
+        elif isinstance(value, list):
+            yield from value_problems({str(index): item for index, item in enumerate(value)}, f"{key}.")
+        elif isinstance(value, str) and (SECRET.search if name == "base_url" else SECRET.fullmatch)(value):
             yield f"{key}: must be the NAME of an environment variable, never a secret (got {shown(value)})"
         elif value == "???":
             yield f"{key}: must be set: {leaf.description if leaf else 'it has no default'}"
@@ -78,5 +80,7 @@ def _across_fields(section: str, text: str) -> str:
     first, _, rule = re.sub(r": got (.*)$", r" (got \1)", text).partition(" ")
     name, _, given = first.partition("=")
     key = f"{section}.{name}".removeprefix(".")
-    assert key in KEYS, f"the rule must start with a field's name: {section} {text}"
+    assert key in KEYS or unindexed(key) in ITEMS, (
+        f"the rule must start with a field's name: {section} {text}"
+    )
     return f"{key}: {given} {rule}" if given else f"{key}: {rule}"

@@ -2,8 +2,9 @@
 
 Hydra composes YAML; this schema checks it. Unknown keys, out-of-range values and contradictions are
 refused before anything starts, each with the rule and the value. No secret is a value here: settings
-hold the *name* of an environment variable. Under 80 leaves beside those of the API judge
-(``judge.api`` and the two ``judge.*_by``); the judges' are in conf/judging.py.
+hold the *name* of an environment variable. Under 80 leaves beside those of endpoints (``judge.api``,
+``judge.second``, the two ``judge.*_by``) and of the recogniser (``judge.asr``); the judges' are in
+conf/judging.py.
 """
 
 from pathlib import Path

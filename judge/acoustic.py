@@ -92,12 +92,12 @@ class Sound:
     seconds: float
     pace: float  # duration / expected duration of the text; 1 = normal, above = slower
     words_per_second: float
-    syllables_per_second: float
-    level_dbfs: float
-    silence: float
-    pause: float
-    clipping: float
-    loop: float
+    syllables_per_second: float  # nuclei per second of speech
+    level_dbfs: float  # of the speech, without its pauses
+    silence: float  # share of the time, 0..1
+    pause: float  # seconds, the longest
+    clipping: float  # share of samples, 0..1
+    loop: float  # self-correlation, 0..1
 
 
 STYLE_WEIGHT = 0.4  # w: how much of an intelligible reply's score its manner decides

@@ -8,7 +8,6 @@ Invariant: a reading is a number the judge gave, or ``CallFailed`` says why ther
 repaired, nothing is guessed, and of two scores none is taken.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from judge.completion import strict_json
 from judge.types import CallFailed, Kind
 
 Mode = Literal["logprobs", "schema", "tagged"]
@@ -26,6 +26,7 @@ ENOUGH = 0.5  # probability that must lie on the labels
 TOP = 20  # alternatives asked for; the most that the usual endpoints give
 DIGIT_TOKENS = 8  # a digit, a blank, an end: a judge that says more is cut off, and refused
 REASON_TOKENS = 400
+LONGEST_REASON = 2000  # characters that are kept
 COMMON = set(
     "the is and of to it that but with not was were are this answer reply speech user clear no in".split()
 )
@@ -147,22 +148,7 @@ def read(form: Form, mode: Mode, text: str, logprobs: Logprobs) -> Reading:
         if label not in form.numbers:
             _refuse_label(form, label)
     check_english(reason)
-    return Reading(number=form.numbers[label], own_std=None, reason=reason.strip())
-
-
-def expected_score(text: str, logprobs: Logprobs) -> Reading:
-    """Expectation of the score under the probabilities of its digit."""
-    return read(SCORE, "logprobs", text, logprobs)
-
-
-def schema_score(text: str) -> Reading:
-    """The score of a JSON reply."""
-    return read(SCORE, "schema", text, [])
-
-
-def tagged_score(text: str) -> Reading:
-    """The score of a reply that ends in its only <score>n</score>."""
-    return read(SCORE, "tagged", text, [])
+    return Reading(number=form.numbers[label], own_std=None, reason=shortened(reason))
 
 
 def expectation(form: Form, text: str, logprobs: Logprobs) -> Reading:
@@ -199,8 +185,8 @@ def expectation(form: Form, text: str, logprobs: Logprobs) -> Reading:
 def json_reply(shape: type[Reply], text: str) -> Reply:
     """One JSON object of the shape's fields in order, none twice. CallFailed: malformed, out_of_range."""
     try:
-        fields = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        fields = strict_json(text.encode())
+    except ValueError as error:
         raise CallFailed("malformed", f"the answer must be a JSON object: {error}: {quoted(text)}") from error
     if not isinstance(fields, dict) or list(fields) != list(shape.model_fields):
         raise CallFailed("malformed", f"the answer must have {list(shape.model_fields)}: got {quoted(text)}")
@@ -232,6 +218,12 @@ def check_english(reason: str) -> None:
         raise CallFailed("language", f"the reason must be English: got {quoted(reason)}")
 
 
+def shortened(reason: str) -> str:
+    """A judge's reason, as much of it as people read: an answer may be a megabyte."""
+    said = " ".join(reason.split())
+    return said if len(said) <= LONGEST_REASON else f"{said[:LONGEST_REASON]}..."
+
+
 def quoted(text: str) -> str:
     """The start of an answer, for a reason that people read."""
     return repr(text if len(text) <= 120 else f"{text[:120]}...")
@@ -246,14 +238,3 @@ def _refuse_label(form: Form, label: str) -> NoReturn:
 
 def _likeliest(alternatives: Sequence[tuple[str, float]]) -> str:
     return max(alternatives, key=lambda pair: pair[1] if isfinite(pair[1]) else -1e9, default=("", 0.0))[0]
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a field occurs twice")
-    return fields
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")

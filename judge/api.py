@@ -1,88 +1,71 @@
-"""The API judge of a run, put together from its settings: endpoint, limits, probe, panel.
+"""The API judges of a run, put together from their settings: endpoints, limits, probe, panel.
 
-Invariant: the axes that ``JudgeConfig.api_axes`` names are scored by the endpoint or are Missing; no local
-rule stands in for it. What the local panel says of a reply that cannot be judged holds on every axis.
+Invariant: what is refused is refused by ``probed``, before anything starts: an endpoint that cannot do what
+the axes need, a calibration of another judge.
 """
 
-import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
-from time import perf_counter
 
-from conf.judging import ApiConfig, JudgeConfig
+from conf.endpoints import ApiConfig, AskedConfig
+from conf.judging import JudgeConfig
+from judge.api_panel import ApiPanel, Compare, Second
 from judge.cache import VerdictCache
-from judge.caller import Caller, Gate, Price
-from judge.chat import Endpoint, ask, new_client
-from judge.limits import MINUTE, Limits
-from judge.openai_judge import OpenAIJudge
-from judge.panel import LONGEST, Panel, combine, panel_from
-from judge.probe import Capabilities, probe
+from judge.calibration import Calibrations, load
+from judge.caller import Caller
+from judge.chat import ask
+from judge.compare import pairwise
+from judge.endpoint import endpoint_of
+from judge.http import new_client
+from judge.limits import MINUTE, Limits, Permits
+from judge.openai_judge import OpenAIJudge, name_of
+from judge.panel import LONGEST, panel_from
+from judge.probe import Capabilities, probe, smallest
+from judge.ranking import groupwise
 from judge.rubric import RUBRICS, Rubric
-from judge.types import Judged, Task, Verdict
-from rollout.types import Reply, Speech
+from judge.turns import Price
+from judge.types import Scale
 
-FAILURES = 5  # calls in a row without an answer that open the breaker
+FAILURES = 4  # attempts in a row, of two cases at least, that open the breaker: as many as a call has
 REST_S = 5.0  # before the first probe of an endpoint that is down
 CACHE_BYTES = 1 << 30
 
 
-def endpoint_of(api: ApiConfig) -> Endpoint:
-    """Where to ask. ValueError: not an address, or nothing to ask there."""
-    return Endpoint(
-        base_url=api.base_url or "", model=api.model or "", key_env=api.key_env, deadline_s=api.deadline_s
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """What the endpoints can do. ``second``: None where there is no second judge."""
+
+    judge: Capabilities
+    second: Capabilities | None
+
+    def describe(self) -> list[str]:
+        """A line each."""
+        told = [self.judge.describe()]
+        return told if self.second is None else [*told, f"second opinion: {self.second.describe()}"]
 
 
-def limits_of(api: ApiConfig) -> Limits:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """The limiters of a run's endpoints, wherever they live."""
+
+    judge: Permits
+    second: Permits | None
+
+
+def limits_of(asked: AskedConfig) -> Limits:
     """What all judge workers together may ask."""
     return Limits(
-        concurrency=api.concurrency,
-        requests_per_minute=api.requests_per_minute,
-        audio_seconds_per_minute=api.audio_seconds_per_minute,
-        spend_cap=api.spend_cap,
+        concurrency=asked.concurrency,
+        requests_per_minute=asked.requests_per_minute,
+        audio_seconds_per_minute=asked.audio_seconds_per_minute,
+        spend_cap=asked.spend_cap,
         breaker_failures=FAILURES,
         breaker_rest_s=REST_S,
-        lease_s=10 * api.deadline_s,  # a call ends within its deadline
+        lease_s=2 * asked.deadline_s,  # an attempt ends within the deadline
     )
-
-
-def slots(config: JudgeConfig) -> int:
-    """Replies that one judge worker has in hand at once: enough, over all workers, to use the concurrency."""
-    return ceil(config.api.concurrency / config.workers) if config.api_axes else 1
-
-
-def calls_at_once(config: JudgeConfig) -> int:
-    """The most calls of one run that may wait for the limits or be on their way."""
-    return config.workers * slots(config) * len(config.api_axes) * config.api.repeats
-
-
-def verdict_deadline(config: JudgeConfig) -> float:
-    """Seconds that a judge has for a verdict, once it has the reply.
-
-    Locally ``deadline_s``. By API the sum of: ``deadline_s`` per reply that the worker has in hand (they
-    share one recogniser); a call's deadline for each round of calls that the concurrency allows, and one
-    more after an outage; what the rates make the last of all calls wait, at the longest clip; the longest
-    outage.
-    """
-    if not config.api_axes:
-        return config.deadline_s
-    api, calls = config.api, calls_at_once(config)
-    rounds = ceil(calls / api.concurrency) + 1
-    minutes = calls / api.requests_per_minute if api.requests_per_minute else 0.0
-    if api.audio_seconds_per_minute and "acoustic" in config.api_axes:
-        audio = LONGEST * calls / len(config.api_axes)
-        minutes = max(minutes, audio / api.audio_seconds_per_minute)
-    return slots(config) * config.deadline_s + rounds * api.deadline_s + minutes * MINUTE + api.outage_s
-
-
-async def probed(config: JudgeConfig) -> Capabilities:
-    """What the endpoint can do. ValueError: not what the axes need, or it does not answer."""
-    endpoint = endpoint_of(config.api)
-    async with new_client() as client:
-        return await probe(partial(ask, client, endpoint), endpoint.model, list(rubrics(config).values()))
 
 
 def rubrics(config: JudgeConfig) -> Mapping[str, Rubric]:
@@ -90,62 +73,140 @@ def rubrics(config: JudgeConfig) -> Mapping[str, Rubric]:
     return {axis: RUBRICS[axis] for axis in config.api_axes}
 
 
-class ApiPanel:
-    """A panel that leaves some axes to an API judge. Any number of replies may be scored at once.
+def compares(config: JudgeConfig, group_size: int) -> bool:
+    """Whether the replies to one prompt are judged together."""
+    return bool(config.api_axes) and config.api.compare != "none" and group_size > 1
 
-    Example:
-        panel = api_panel(config.judge, folder, model, await probed(config.judge), gate, log=None)
-        judged = await panel.score(reply, speech, task)
+
+def slots(config: JudgeConfig) -> int:
+    """What one judge worker has in hand at once, replies or groups: enough to use the concurrency."""
+    return ceil(config.api.concurrency / config.workers) if config.api_axes else 1
+
+
+def calls_per_group(config: JudgeConfig, group_size: int) -> int:
+    """Calls, retries not counted, for the verdicts on all replies to one prompt."""
+    each = config.api.repeats * group_size
+    if compares(config, group_size):
+        each = group_size * (group_size - 1) if config.api.compare == "pairwise" else config.api.repeats
+    return len(config.api_axes) * each
+
+
+def calls_at_once(config: JudgeConfig, group_size: int) -> int:
+    """The most calls of one run that may wait for the limits or be on their way."""
+    alone, together = calls_per_group(config, 1), calls_per_group(config, group_size)
+    in_hand = max(alone, together) if compares(config, group_size) else alone
+    return config.workers * slots(config) * in_hand
+
+
+def verdict_deadline(config: JudgeConfig, group_size: int) -> float:
+    """Seconds that a judge has for a verdict, or for those of a group, once it has the replies.
+
+    Locally ``deadline_s``. By API the sum of: ``deadline_s`` per reply that the worker has in hand (they
+    share one recogniser); a call's deadline for each round of calls that the concurrency allows, and one
+    more after an outage; what the rates make the last of all calls wait, at the longest clip; the longest
+    outage. Of two judges the slower counts.
     """
+    if not config.api_axes:
+        return config.deadline_s
+    hearing = slots(config) * (group_size if compares(config, group_size) else 1)
+    calls = calls_at_once(config, group_size)
+    return hearing * config.deadline_s + max(_answers_s(config, one, calls) for one in config.asked)
 
-    def __init__(self, panel: Panel, judge: OpenAIJudge, asked: Mapping[str, Rubric]) -> None:
-        self._panel, self._judge, self._asked = panel, judge, asked
-        self._ear = asyncio.Lock()  # the panel hears one reply at a time
 
-    async def score(self, reply: Reply, speech: Speech, task: Task) -> Judged:
-        """Judge one reply: the local panel in a thread, then the endpoint with what was heard.
+def _answers_s(config: JudgeConfig, asked: AskedConfig, calls: int) -> float:
+    rounds = ceil(calls / asked.concurrency) + 1
+    minutes = calls / asked.requests_per_minute if asked.requests_per_minute else 0.0
+    clips = sum(2 for rubric in rubrics(config).values() if rubric.hears_reply)
+    if asked.audio_seconds_per_minute and clips:
+        audio = LONGEST * clips * calls / len(config.api_axes)
+        minutes = max(minutes, audio / asked.audio_seconds_per_minute)
+    return rounds * asked.deadline_s + minutes * MINUTE + asked.outage_s
 
-        ValueError: an unknown style, a cache or key that cannot be used. OSError: the log is not writable.
-        """
-        start = perf_counter()
-        async with self._ear:
-            local = await asyncio.to_thread(self._panel.score, reply, speech, task)
-        if local.transcript is None:  # floor, cut off or not recognised: the same on every axis
-            return local
-        heard = local.transcript
-        asked = (self._judge.score(rubric, task, heard, speech, None) for rubric in self._asked.values())
-        found = await asyncio.gather(*asked)
-        axes: dict[str, Verdict] = {**local.axes, **dict(zip(self._asked, found, strict=True))}
-        return replace(
-            local,
-            axes=axes,
-            reward=combine(axes, self._panel.weights),
-            figures={**local.figures, "latency_s": perf_counter() - start},
-        )
+
+async def probed(config: JudgeConfig) -> Probed:
+    """What the endpoints can do.
+
+    ValueError: not what the axes need, one does not answer, or the calibration is not this judge's.
+    """
+    able = [await _probed(config, asked) for asked in config.asked]
+    found = Probed(judge=able[0], second=able[1] if len(able) > 1 else None)
+    if config.api.calibration is not None:
+        maps, model = load(config.api.calibration), endpoint_of(config.api).model
+        scale, asked = Scale(config.scale_lo, config.scale_hi), rubrics(config).values()
+        mapped = [
+            maps.on_axis(rubric.name, name_of(model, rubric.id, found.judge), scale) for rubric in asked
+        ]
+        if not any(mapped):
+            axes = " and ".join(config.api_axes)
+            raise ValueError(f"{config.api.calibration}: has no map for {axes}, which the endpoint judges")
+    return found
+
+
+async def _probed(config: JudgeConfig, asked: AskedConfig) -> Capabilities:
+    endpoint = endpoint_of(asked)
+    async with new_client() as client:
+        found = await probe(partial(ask, client, endpoint), endpoint.model, list(rubrics(config).values()))
+    if asked.spend_cap is not None and not found.usage:
+        raise ValueError("spend_cap cannot be held: the endpoint does not say how many tokens a call takes")
+    return found
 
 
 def api_panel(
-    config: JudgeConfig, root: Path, model: Path, capabilities: Capabilities, gate: Gate, *, log: Path | None
+    config: JudgeConfig, root: Path, model: Path, found: Probed, access: Access, *, log: Path | None
 ) -> ApiPanel:
-    """The shipped panel with the API judge on its axes.
+    """The shipped panel with API judges on its axes.
 
     ``root``, ``model`` as in ``panel_from``; ``log``: of all calls.
 
-    ValueError: a file of the recogniser is not there, or the cache cannot be used.
+    ValueError: a file of the recogniser is not there, or the cache or calibration cannot be used.
     """
-    api, endpoint = config.api, endpoint_of(config.api)
-    prices = {"prompt": api.prompt_price, "completion": api.completion_price}
-    caller = Caller(
-        partial(ask, new_client(), endpoint),
+    panel, api, second = panel_from(config, root, model), config.api, config.second
+    caller = partial(_caller, log=log)
+    maps = None if api.calibration is None else load(api.calibration)
+    judge = _judge(api, caller(api, access.judge, cached=True), found.judge, panel.scale, maps)
+    other = None
+    if found.second is not None and access.second is not None:
+        asks = caller(second, access.second, cached=True)
+        other = Second(judge=_judge(second, asks, found.second, panel.scale, None), share=second.share)
+    return ApiPanel(
+        panel,
+        judge,
+        rubrics(config),
+        fresh=_judge(api, caller(api, access.judge, cached=False), found.judge, panel.scale, maps),
+        comparing=_comparing(api, judge),
+        second=other,
+    )
+
+
+def _caller(asked: AskedConfig, permits: Permits, *, cached: bool, log: Path | None) -> Caller:
+    endpoint, client = endpoint_of(asked), new_client()
+    prices = {"prompt": asked.prompt_price, "completion": asked.completion_price}
+    return Caller(
+        partial(ask, client, endpoint),
         endpoint.model,
-        gate,
-        outage_s=api.outage_s,
+        permits,
+        outage_s=asked.outage_s,
         price=Price(**{name: price for name, price in prices.items() if price is not None}),
-        cache=None if api.cache is None else VerdictCache(api.cache, CACHE_BYTES),
+        cache=VerdictCache(asked.cache, CACHE_BYTES) if cached and asked.cache is not None else None,
         log=log,
+        endpoint=endpoint.base_url,
+        ping=partial(ask, client, replace(endpoint, attempts=1), smallest()),
     )
-    panel = panel_from(config, root, model)
-    judge = OpenAIJudge(
-        caller, capabilities, scale=panel.scale, repeats=api.repeats, temperature=api.temperature
+
+
+def _judge(
+    asked: AskedConfig, caller: Caller, able: Capabilities, scale: Scale, maps: Calibrations | None
+) -> OpenAIJudge:
+    return OpenAIJudge(
+        caller, able, scale=scale, repeats=asked.repeats, temperature=asked.temperature, maps=maps
     )
-    return ApiPanel(panel, judge, rubrics(config))
+
+
+def _comparing(api: ApiConfig, judge: OpenAIJudge) -> Compare | None:
+    asked = (judge.caller, judge.capabilities)
+    scale, temperature = judge.scale, judge.temperature
+    if api.compare == "pairwise":
+        return partial(pairwise, *asked, scale=scale, temperature=temperature)
+    if api.compare == "ranking":
+        return partial(groupwise, *asked, scale=scale, repeats=api.repeats, temperature=temperature)
+    return None

@@ -37,7 +37,7 @@ class Recogniser:
         try:
             import pocketsphinx
         except ImportError as missing:
-            raise ImportError("the recogniser needs pocketsphinx: pip install pocketsphinx") from missing
+            raise ValueError("the recogniser needs pocketsphinx: pip install pocketsphinx") from missing
         for path in (language_model, dictionary):
             if path is not None and not path.is_file():
                 raise ValueError(f"recogniser file must exist, got {path}")
@@ -77,7 +77,8 @@ def _prepared(wave: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np
 def words(text: str) -> list[str]:
     """Lower-case words without punctuation; numbers up to twenty spelled out."""
     found = re.findall(r"[a-z']+|\d+", text.lower())
-    return [NUMBER_WORDS[int(word)] if word.isdigit() and int(word) <= 20 else word for word in found]
+    small = {str(number): word for number, word in enumerate(NUMBER_WORDS)}
+    return [small.get(word.lstrip("0") or "0", word) if word.isdigit() else word for word in found]
 
 
 def word_error_rate(reference: str, heard: str) -> float:

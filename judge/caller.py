@@ -1,11 +1,11 @@
-"""One reading of a judge, from the cache or paid for: cache, permit, question, strict reading, cache, log.
+"""One reading of a judge, from the cache or paid for: cache, leases, question, strict reading, cache, log.
 
-Invariant: every lease is given back, whatever happens under it; only what was read is cached; nothing here
-retries but for an outage: while the breaker is open a call waits for its turn and asks again, so a run pauses
-and resumes. After ``outage_s`` of that it fails. The log has the audio's hash and no audio, and no header.
+Invariant: every attempt is on its way under a lease of its own, which is given back whatever happens under
+it; only what was read is cached; nothing here retries but for an outage: while the breaker is open a call
+waits for its turn and asks again, so a run pauses and resumes (judge/turns.py). The log has the audio's hash
+and no audio, and no header.
 """
 
-import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,51 +16,35 @@ from typing import Any, Protocol
 from judge.answers import Reading
 from judge.cache import VerdictCache, key, pcm_hash
 from judge.chat import Answer
-from judge.limits import Limiter, Permits
+from judge.completion import Completion
+from judge.http import Under, at_once
+from judge.limits import Permits
+from judge.turns import Outage, Ping, Price, Turns
 from judge.types import CallFailed, Scored
 from rollout.types import Speech
 
-Ask = Callable[[dict[str, Any]], Awaitable[Answer]]  # ``judge.chat.ask`` with client and endpoint given
-LOOKS = 4  # times per ``outage_s`` that a waiting call looks whether the endpoint is still down
+
+def about(*waves: Speech) -> str:
+    """A name for the replies in hand: equal for equal sound only."""
+    return " ".join(pcm_hash(one.wave, one.sample_rate) for one in waves)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """Per million tokens, in any one currency. An endpoint of one's own costs nothing."""
+class Ask(Protocol):
+    """``judge.chat.ask`` with client and endpoint given."""
 
-    prompt: float = 0.0
-    completion: float = 0.0
-
-    def of(self, answer: Answer) -> float:
-        """What an answer cost."""
-        return (self.prompt * answer.prompt_tokens + self.completion * answer.completion_tokens) / 1e6
-
-
-class Gate(Permits, Protocol):
-    """Permits that also tell whether the breaker holds everybody back."""
-
-    async def is_open(self) -> bool:
-        """False only while calls pass freely."""
+    def __call__(self, body: dict[str, Any], under: Under[Completion] = at_once) -> Awaitable[Answer]:
+        """One question."""
         ...
-
-
-class LocalGate:
-    """A limiter of this process as a Gate."""
-
-    def __init__(self, limiter: Limiter) -> None:
-        self._limiter = limiter
-        self.acquire = limiter.acquire
-        self.release = limiter.release
-
-    async def is_open(self) -> bool:
-        """A breaker that waits for its probe is open to nobody else."""
-        return self._limiter.state().breaker != "closed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One call. ``clips``: the recordings of ``messages``, in order; ``read`` gives ``readings`` numbers."""
+    """One call. ``clips``: the recordings of ``messages``, in order; ``read`` gives ``readings`` numbers.
 
+    ``about``: the reply or group that is judged, the same on every axis and repeat.
+    """
+
+    about: str
     judge: str  # provenance of what is read
     rubric: str  # name and version
     messages: list[dict[str, Any]]
@@ -75,9 +59,10 @@ class Caller:
     """Asks one endpoint. Any number of calls may run at once.
 
     ``cache`` None: every call is paid for (canaries, test-retest). ``log``: a line of JSON per call is added.
+    ``endpoint``: its address, for the log. ``ping``: a small question that it answers when it is up.
 
     Example:
-        caller = Caller(partial(ask, client, endpoint), endpoint.model, LocalGate(limiter), outage_s=600.0)
+        caller = Caller(partial(ask, client, endpoint), endpoint.model, limiter, outage_s=600.0)
         (score,) = await caller.call(question)
     """
 
@@ -85,18 +70,21 @@ class Caller:
         self,
         ask: Ask,
         model: str,
-        gate: Gate,
+        permits: Permits,
         *,
         outage_s: float,
         price: Price | None = None,
         cache: VerdictCache | None = None,
         log: Path | None = None,
+        endpoint: str = "",
+        ping: Ping | None = None,
     ) -> None:
         if not 0 < outage_s < float("inf"):
             raise ValueError(f"outage_s must be positive and finite: got {outage_s}")
         self.model = model
-        self._ask, self._gate, self._outage_s = ask, gate, outage_s
+        self._ask, self._permits, self._outage_s = ask, permits, outage_s
         self._price, self._cache, self._log = price or Price(), cache, log
+        self._endpoint, self._ping = endpoint, ping
 
     async def call(self, question: Question) -> list[Scored]:
         """What the judge read, on the scale of the question's form. CallFailed: why there is nothing.
@@ -117,33 +105,26 @@ class Caller:
         return scores
 
     async def _through_outages(self, question: Question, hashes: list[str]) -> Sequence[Reading]:
-        outage = _Outage(self._gate, self._outage_s)
-        seconds = sum(clip.seconds for clip in question.clips)
+        outage = Outage(self._permits, self._outage_s, self._ping, self._price)
         while True:
-            lease = await outage.lease(seconds)
             try:
-                return await self._once(question, hashes, lease)
+                return await self._once(question, hashes, outage)
             except CallFailed as failure:
                 if not failure.retryable or not await outage.goes_on(failure):
                     raise
 
-    async def _once(self, question: Question, hashes: list[str], lease: int) -> Sequence[Reading]:
-        ok: bool | None = None  # of a call that was cancelled or refused nothing is learnt about the endpoint
-        spent = 0.0
+    async def _once(self, question: Question, hashes: list[str], outage: Outage) -> Sequence[Reading]:
+        seconds = sum(clip.seconds for clip in question.clips)
+        turns = Turns(self._permits, outage, question.about, seconds, self._price)
         answer: Answer | None = None
-        start = time.monotonic()
         try:
-            answer = await self._ask(question.settings | {"messages": question.messages})
-            ok, spent = True, self._price.of(answer)
+            answer = await self._ask(question.settings | {"messages": question.messages}, turns.take)
             readings = question.read(answer)
         except CallFailed as failure:
-            ok = False if failure.retryable else ok
-            self._write(question, hashes, answer, failure, time.monotonic() - start)
+            self._write(question, hashes, turns, answer, failure)
             raise
-        finally:
-            await self._gate.release(lease, ok=ok, spent=spent)
         assert len(readings) == question.readings
-        self._write(question, hashes, answer, None, time.monotonic() - start)
+        self._write(question, hashes, turns, answer, None)
         return readings
 
     def _names(self, question: Question, hashes: list[str]) -> list[str]:
@@ -164,18 +145,21 @@ class Caller:
         self,
         question: Question,
         hashes: list[str],
+        turns: Turns,
         answer: Answer | None,
         failure: CallFailed | None,
-        seconds: float,
     ) -> None:
         if self._log is None:
             return
         line = {
             "time": time.time(),
             "judge": question.judge,
+            "endpoint": self._endpoint,
             "model": self.model,
             "repeat": question.repeat,
-            "seconds": round(seconds, 4),
+            "seconds": round(turns.seconds, 4),
+            "attempts": turns.count,
+            "spent": turns.spent,
             "kind": failure.kind if failure else None,
             "reason": failure.reason if failure else None,
             "text": answer.text if answer else None,
@@ -190,48 +174,6 @@ class Caller:
         }
         with self._log.open("ab", buffering=0) as file:  # one write: lines of many workers do not mix
             file.write(json.dumps(line).encode() + b"\n")
-
-
-class _Outage:
-    """How long one call has seen the endpoint down."""
-
-    def __init__(self, gate: Gate, longest_s: float) -> None:
-        self._gate, self._longest_s = gate, longest_s
-        self._since: float | None = None
-        self._last = "calls of other workers failed"
-
-    async def goes_on(self, failure: CallFailed) -> bool:
-        """Is there anything to wait for after this failure? CallFailed (breaker): it lasted too long."""
-        self._last = str(failure)
-        return await self._still_down()
-
-    async def lease(self, seconds: float) -> int:
-        """Wait for a lease, however long for the limits, but not longer than an outage may last."""
-        asked = asyncio.ensure_future(self._gate.acquire(seconds))
-        taken = False
-        try:
-            while not asked.done():
-                await asyncio.wait({asked}, timeout=self._longest_s / LOOKS)
-                if not asked.done():
-                    await self._still_down()
-            taken = True
-            return asked.result()
-        finally:
-            if (
-                not taken and not asked.cancel() and asked.exception() is None
-            ):  # granted while we were leaving
-                await self._gate.release(asked.result(), ok=None, spent=0.0)
-
-    async def _still_down(self) -> bool:
-        if not await self._gate.is_open():
-            self._since = None
-            return False
-        now = time.monotonic()
-        self._since = now if self._since is None else self._since
-        if now - self._since >= self._longest_s:
-            reason = f"the endpoint stayed down for {self._longest_s:g} s; last: {self._last}"
-            raise CallFailed("breaker", reason, retryable=True)
-        return True
 
 
 def _texts(content: str | list[dict[str, Any]]) -> list[str]:

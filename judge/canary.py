@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.rubric import Axis, Rubric
+from conf.judging import Axis
+from judge.rubric import Rubric
 from judge.types import Missing, Scale, Scored, Task, Verdict
 from rollout.types import Speech
 
@@ -27,7 +28,6 @@ FOREIGN = (
 )
 STEADY, LOUD = 0.25, 0.99  # peaks of one recording at two volumes, 12 dB apart
 SNIPPET = 0.3  # seconds of a stuck sound
-LEVELS = 4  # steps between the five levels
 EXCUSED = 1.0  # levels above the floor that are not yet pay
 LOUDER = 0.5  # levels that volume may seem to be worth
 
@@ -136,7 +136,7 @@ async def check(
     """
     task = replace(task, style=None)
     trials = [(rubric, bird) for bird in canaries(transcript, speech) for rubric in rubrics]
-    level = (judge.scale.hi - judge.scale.lo) / LEVELS
+    level = judge.scale.point
 
     async def trial(rubric: Rubric, bird: Canary) -> CanaryResult:
         most: float | None = judge.scale.lo + EXCUSED * level

@@ -1,82 +1,18 @@
 """One question to an OpenAI-compatible chat endpoint: a whole answer, or CallFailed with its kind.
 
-    ask ── deadline_s over everything ─────────────────────────────────┐
-    │  attempt ── fails: network, 408, 429, 5xx ── wait ── attempt ... │── Answer | CallFailed
-    └──────────────────────────────────────────────────────────────────┘
-
-Invariant: no failure ends as an Answer, none lasts longer than the deadline, and none shows the key. This is
-the only layer that retries. Every attempt has a connection of its own: on one that is kept alive, a server
-that says more than it was asked answers the next call with what belongs to the last.
+Invariant: nothing half-said is an Answer. Retries and the deadline are those of ``judge.http``.
 """
 
-import asyncio
 import json
-import logging
-import os
-import re
-import time
-from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any
 
 import httpx2
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_any,
-    stop_before_delay,
-)
-from tenacity.wait import wait_random_exponential
 
-from judge.completion import Completion, failed, read_completion, status_failure
-from judge.types import CallFailed
-
-RETRIED = frozenset({"network", "rate_limited", "server"})
-FIRST_WAIT = 0.5  # seconds; the window of the first wait, doubled by every further one
-LONGEST_WAIT = 8.0
-SHOWN = 200  # characters of a reason
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """Where and how to ask. ``key_env`` names the environment variable of the key: the key itself is nowhere.
-
-    Raises ValueError: a field breaks its rule.
-    """
-
-    base_url: str  # up to and without /chat/completions
-    model: str
-    key_env: str | None
-    deadline_s: float  # over all attempts and the waits between them
-    attempts: int = 4
-    max_bytes: int = 1 << 20  # of an answer, unpacked
-
-    def __post_init__(self) -> None:
-        try:
-            url = httpx2.URL(self.base_url)
-        except httpx2.InvalidURL as broken:
-            raise ValueError(f"base_url must be a URL: {broken}") from None
-        if url.userinfo or url.query or url.fragment:  # not shown: it may hold a key
-            raise ValueError("base_url must have no user, query or fragment")
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError(f"base_url must be http(s)://host[:port][/path]: got {self.base_url!r}")
-        if not self.model:
-            raise ValueError("model must be named")
-        if self.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_env):
-            raise ValueError(
-                "key_env must be the name of an environment variable (A-Z, 0-9, _); "
-                "what was given is not shown, it may be a key"
-            )
-        if not 0 < self.deadline_s < float("inf"):
-            raise ValueError(f"deadline_s must be positive and finite: got {self.deadline_s}")
-        if self.attempts < 1:
-            raise ValueError(f"attempts must be at least 1: got {self.attempts}")
-        if self.max_bytes < 1:
-            raise ValueError(f"max_bytes must be at least 1: got {self.max_bytes}")
+from judge.completion import Completion, read_completion
+from judge.endpoint import Endpoint, key_of, without_key
+from judge.http import Post, Under, at_once, post
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,171 +23,32 @@ class Answer:
     logprobs: list[list[tuple[str, float]]]  # per generated token: (token, natural log); [] when none came
     prompt_tokens: int  # 0 when the endpoint does not say
     completion_tokens: int
-    seconds: float  # from the call to the answer, waits included
+    seconds: float  # of the deadline: attempts and the waits between them
     attempts: int
 
 
-def new_client(connections: int = 100) -> httpx2.AsyncClient:
-    """The client that ``ask`` needs; ``connections`` open at once, more wait within their deadline.
-
-    Takes no proxy and no password from the environment, uses no connection twice and has no clock of its own.
-    """
-    # Its DEBUG lines show the headers of answers, where a server may repeat the key.
-    logging.getLogger("httpcore2").setLevel(logging.INFO)
-    return httpx2.AsyncClient(
-        trust_env=False,
-        follow_redirects=False,
-        timeout=None,
-        limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=0),
-        headers={"Connection": "close", "Accept": "application/json"},
-    )
-
-
-async def ask(client: httpx2.AsyncClient, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
+async def ask(
+    client: httpx2.AsyncClient, endpoint: Endpoint, body: dict[str, Any], under: Under[Completion] = at_once
+) -> Answer:
     """Send ``body`` for the endpoint's model, again if need be, until there is an answer or no time for one.
 
-    ``client``: from ``new_client``; any number of calls may share it. CallFailed: why there is no answer.
-    ValueError: the key's variable is not set.
+    ``client``, ``under`` and errors as in ``judge.http.post``.
     """
-    key = _key(endpoint)
-    headers = {"Content-Type": "application/json"}
-    if key is not None:
-        headers["Authorization"] = f"Bearer {key}"
-    call = _Call(client, endpoint, headers, json.dumps(body | {"model": endpoint.model}).encode())
-    start = time.monotonic()
-    failure: CallFailed
-    try:
-        async with asyncio.timeout(endpoint.deadline_s):
-            found: Completion = await _retrying(call, endpoint)(call.attempt)
-    except TimeoutError:
-        before = f", before that {call.last}" if call.last else ""
-        failure = failed("deadline", f"no whole answer within {endpoint.deadline_s:g} s{before}")
-    except CallFailed as last:
-        failure = last
-    else:
-        return Answer(
-            text=_without(key, found.text),
-            logprobs=found.logprobs,
-            prompt_tokens=found.prompt_tokens,
-            completion_tokens=found.completion_tokens,
-            seconds=time.monotonic() - start,
-            attempts=call.attempts,
-        )
-    # Raised here and not in the handlers: what is chained to a failure holds the request and so the key.
-    asked = f", asked to wait {call.after_s:g} s" if call.after_s else ""
-    attempts = f"attempt {call.attempts} of {endpoint.attempts}{asked}"
-    said = _shown(_without(key, failure.reason))
-    raise CallFailed(failure.kind, f"{said} ({attempts})", retryable=failure.retryable)
-
-
-class _Call:
-    """The attempts of one question, and what the latest of them left behind."""
-
-    def __init__(
-        self, client: httpx2.AsyncClient, endpoint: Endpoint, headers: dict[str, str], content: bytes
-    ) -> None:
-        self._client, self._endpoint = client, endpoint
-        self._headers, self._content = headers, content
-        self._url = endpoint.base_url.rstrip("/") + "/chat/completions"
-        self.attempts = 0
-        self.after_s = 0.0  # what the server asked to wait
-        self.last: CallFailed | None = None
-
-    async def attempt(self) -> Completion:
-        self.attempts += 1
-        self.after_s = 0.0
-        try:
-            return await self._post()
-        except CallFailed as failure:
-            self.last = failure
-            raise
-
-    async def _post(self) -> Completion:
-        most = self._endpoint.max_bytes
-        try:
-            async with self._client.stream(
-                "POST", self._url, content=self._content, headers=self._headers, follow_redirects=False
-            ) as response:
-                if 300 <= response.status_code < 400:
-                    where = response.headers.get("location", "nowhere")
-                    raise failed("redirect", f"HTTP {response.status_code} to {where}")
-                body = await _read(response, most)
-        except httpx2.DecodingError as broken:
-            raise failed("not_json", f"compressed wrongly: {broken}") from None
-        except httpx2.TransportError as broken:
-            raise failed("network", f"{type(broken).__name__}: {broken}") from None
-        if not response.is_success:
-            self.after_s = retry_after(response.headers.get("retry-after"), time.time())
-            raise status_failure(response.status_code, body)
-        if len(body) > most:
-            raise failed("too_large", f"more than {most} bytes")
-        kind = response.headers.get("content-type", "no content-type").partition(";")[0].strip().lower()
-        if not re.fullmatch(r"application/([\w.-]+\+)?json", kind):
-            said = body.decode(errors="replace")
-            raise failed("not_json", f"HTTP {response.status_code} with {kind}: {said}")
-        return read_completion(body, self._endpoint.model)
-
-
-def _retrying(call: _Call, endpoint: Endpoint) -> AsyncRetrying:
-    """Full jitter, never sooner than the server asked, and no wait that would end after the deadline.
-
-    Four attempts wait for less than half of the deadline, however short it is.
-    """
-    jitter = wait_random_exponential(multiplier=min(FIRST_WAIT, endpoint.deadline_s / 16), max=LONGEST_WAIT)
-
-    def wait(state: RetryCallState) -> float:
-        return max(jitter(state), call.after_s)
-
-    return AsyncRetrying(
-        sleep=asyncio.sleep,
-        retry=retry_if_exception(lambda error: isinstance(error, CallFailed) and error.kind in RETRIED),
-        wait=wait,
-        stop=stop_any(stop_after_attempt(endpoint.attempts), stop_before_delay(endpoint.deadline_s)),
-        reraise=True,
+    request = Post(
+        path="/chat/completions",
+        content_type="application/json",
+        content=json.dumps(body | {"model": endpoint.model}).encode(),
+        read=partial(read_completion, model=endpoint.model),
     )
-
-
-async def _read(response: httpx2.Response, most: int) -> bytes:
-    """The unpacked body; of one longer than ``most`` bytes a part that is longer, too."""
-    body = bytearray()
-    async with aclosing(response.aiter_bytes()) as parts:  # unpacks at most 1 MiB at once
-        async for part in parts:
-            body += part
-            if len(body) > most:
-                break
-    return bytes(body)
-
-
-def retry_after(header: str | None, now: float) -> float:
-    """Seconds that a Retry-After header asks for; 0 for none, garbage or the past. ``now``: Unix time."""
-    wanted = (header or "").strip()
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", wanted):
-        return float(wanted)
-    try:
-        date = parsedate_to_datetime(wanted)
-    except (ValueError, OverflowError):
-        date = None
-    if date is None:
-        return 0.0
-    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
-
-
-def _key(endpoint: Endpoint) -> str | None:
-    if endpoint.key_env is None:
-        return None
-    key = os.environ.get(endpoint.key_env)
-    if not key:
-        raise ValueError(f"environment variable {endpoint.key_env} must hold the key of {endpoint.base_url}")
-    if not re.fullmatch("[!-~]+", key):
-        raise ValueError(f"the key in {endpoint.key_env} must be printable ASCII without spaces or line ends")
-    return key
-
-
-def _without(key: str | None, text: str) -> str:
-    return text if key is None else text.replace(key, "[key]")
-
-
-def _shown(text: str) -> str:
-    """At most SHOWN printable characters of it on one line."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 20 * SHOWN]).split())
-    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
+    posted, key = await post(client, endpoint, request, under), key_of(endpoint)
+    return Answer(
+        text=without_key(key, posted.found.text),
+        logprobs=[
+            [(without_key(key, token), logprob) for token, logprob in options]
+            for options in posted.found.logprobs
+        ],
+        prompt_tokens=posted.found.prompt_tokens,
+        completion_tokens=posted.found.completion_tokens,
+        seconds=posted.seconds,
+        attempts=posted.attempts,
+    )

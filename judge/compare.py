@@ -5,20 +5,21 @@ a rate only when all its pairs with the other survivors have. What is missing al
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
 from math import sqrt
 
 from judge.answers import CHOICE, rule, settings
-from judge.caller import Caller, Question
+from judge.caller import Caller, Question, about
 from judge.openai_judge import missing, on_scale, reading, settled
 from judge.probe import Capabilities
-from judge.rubric import DATA, Message, Rubric, audio_parts, text_parts
-from judge.types import CallFailed, Scale, Scored, Task, Verdict
+from judge.rubric import DATA, Message, Rubric, audio_parts, clips, text_parts
+from judge.types import CallFailed, Missing, Scale, Scored, Task, Verdict
 from rollout.types import Speech
 
 VERSION = 1
+FLOORS = "comparison/1"  # the rule for replies that cannot be judged
 Pair = tuple[int, int]  # (shown as A, shown as B)
 
 
@@ -53,19 +54,20 @@ async def pairwise(
     if len(candidates) < 2:
         raise ValueError(f"a comparison needs at least two replies: got {len(candidates)}")
     pairs: list[Pair] = list(permutations(range(len(candidates)), 2))
-    heard = user_audio if rubric.hears_user else None
     kind = f"pairwise-{VERSION}:{rubric.id}"
     name = f"openai({caller.model} {kind} {capabilities.mode})"
+    group = about(*(candidate.speech for candidate in candidates))
 
     def question(first: int, second: int) -> Question:
         shown = {"A": candidates[first], "B": candidates[second]}
-        spoken = [candidate.speech for candidate in shown.values() if rubric.hears_reply]
+        spoken = [candidate.speech for candidate in shown.values()]
         return Question(
+            about=group,
             judge=name,
             rubric=kind,
-            messages=comparison(rubric, task, shown, heard, answer_rule=rule(CHOICE, capabilities.mode)),
+            messages=comparison(rubric, task, shown, user_audio, answer_rule=rule(CHOICE, capabilities.mode)),
             settings=settings(CHOICE, capabilities.mode, temperature, forced=capabilities.forced),
-            clips=(*((heard,) if heard else ()), *spoken),
+            clips=clips(rubric, user_audio, *spoken),
             repeat=0,
             read=partial(reading, CHOICE, capabilities),
         )
@@ -90,6 +92,34 @@ async def pairwise(
     return [verdict(index) for index in range(len(candidates))]
 
 
+def unopposed(floors: int, scale: Scale) -> Verdict:
+    """The verdict on the only reply of a group that can be judged, beside ``floors`` that earn the floor."""
+    if floors:
+        return Scored(value=scale.hi, judge=FLOORS, why=f"beats {floors} that cannot be judged")
+    reason = "no other reply of the group can be judged"
+    return Missing(judge=FLOORS, reason=reason, kind="nothing_to_check")
+
+
+def beside_floors(verdicts: Sequence[Verdict], floors: int, scale: Scale) -> list[Verdict]:
+    """A comparison's verdicts in a group with ``floors`` more replies, which lose to each of these by rule.
+
+    So a reply that the policy made unjudgeable counts among those that are beaten, as any bad one would.
+    """
+    others = sum(isinstance(verdict, Scored) for verdict in verdicts) - 1
+    if not floors or others < 1:
+        return list(verdicts)
+    weight = others / (others + floors)
+
+    def moved(verdict: Verdict) -> Verdict:
+        if isinstance(verdict, Missing):
+            return verdict
+        value = scale.hi - weight * (scale.hi - verdict.value)
+        why = f"{verdict.why}, and {floors} that cannot be judged"
+        return replace(verdict, value=value, spread=weight * verdict.spread, why=why)
+
+    return [moved(verdict) for verdict in verdicts]
+
+
 def comparison(
     rubric: Rubric,
     task: Task,
@@ -110,7 +140,7 @@ def comparison(
         texts["manner asked for"] = task.style
     if rubric.reads:
         texts |= {f"transcript {name}": candidate.transcript for name, candidate in shown.items()}
-    audio = {"What the user said": user_audio} if user_audio is not None else {}
+    audio = {"What the user said": user_audio} if rubric.hears_user and user_audio is not None else {}
     if rubric.hears_reply:
         audio |= {f"Reply {name}": candidate.speech for name, candidate in shown.items()}
     user = {"role": "user", "content": [*text_parts(texts), *audio_parts(audio)]}

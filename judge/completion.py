@@ -31,9 +31,13 @@ OUT_OF_MONEY = frozenset(
 """Error codes of a used-up account, which come with 429, 403 or 400: waiting does not help."""
 
 
-def failed(kind: Kind, reason: str) -> CallFailed:
+DATED = r"([-@:][0-9]{3,}([.-][0-9]+)*)?"
+"""What an endpoint may add to the name that was asked for: a date or a build, never another model's name."""
+
+
+def failed(kind: Kind, reason: str, tokens: tuple[int, int] = (0, 0)) -> CallFailed:
     """The failure of this kind, marked retryable when the kind is transient."""
-    return CallFailed(kind, reason, retryable=kind in TRANSIENT)
+    return CallFailed(kind, reason, retryable=kind in TRANSIENT, tokens=tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +93,8 @@ class _Reply(_Part):
     usage: _Usage | None = None
 
 
-def read_completion(body: bytes, model: str) -> Completion:
-    """The answer in the body of a success; ``model`` is the name asked for. CallFailed: there is none."""
+def document(body: bytes) -> Any:
+    """The JSON in the body of a success. CallFailed: it is none, or holds an error all the same."""
     try:
         found = strict_json(body)
     except ValueError as broken:
@@ -99,32 +103,36 @@ def read_completion(body: bytes, model: str) -> Completion:
         # Some gateways send status 200 and put the status of the model behind them into the body.
         code = _error_of(found).get("code")
         raise status_failure(code if isinstance(code, int) else 500, body)
+    return found
+
+
+def read_completion(body: bytes, model: str) -> Completion:
+    """The answer in the body of a success; ``model`` is the name asked for. CallFailed: there is none."""
+    found = document(body)
     try:
         reply = _Reply.model_validate(found)
     except ValidationError as broken:
         first, *_ = broken.errors(include_url=False, include_input=False)
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise failed("malformed", f"not a chat completion: {where}: {first['msg']}") from None
-    if reply.model is not None and not reply.model.startswith(model):
-        raise failed("wrong_model", f"asked for {model}, answered by {reply.model}")
+    usage = reply.usage or _Usage()
+    used = (usage.prompt_tokens, usage.completion_tokens)
+    if reply.model is not None and not re.fullmatch(re.escape(model) + DATED, reply.model):
+        raise failed("wrong_model", f"asked for {model}, answered by {reply.model}", used)
     choice = reply.choices[0] if reply.choices else None
     if choice is None or choice.message is None:
-        raise failed("empty", "no choice in the answer")
+        raise failed("empty", "no choice in the answer", used)
     if choice.message.refusal:
-        raise failed("refusal", choice.message.refusal)
+        raise failed("refusal", choice.message.refusal, used)
     if choice.finish_reason == "content_filter":
-        raise failed("refusal", "stopped by a content filter")
-    usage = reply.usage or _Usage()
+        raise failed("refusal", "stopped by a content filter", used)
     if choice.finish_reason == "length":
-        raise failed("malformed", f"cut off after {usage.completion_tokens} tokens")
+        raise failed("malformed", f"cut off after {usage.completion_tokens} tokens", used)
     text = choice.message.content
     if text is None or not text.strip():
-        raise failed("empty", f"no content, finish_reason {choice.finish_reason}")
+        raise failed("empty", f"no content, finish_reason {choice.finish_reason}", used)
     return Completion(
-        text=text,
-        logprobs=_alternatives(choice.logprobs),
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
+        text=text, logprobs=_alternatives(choice.logprobs), prompt_tokens=used[0], completion_tokens=used[1]
     )
 
 

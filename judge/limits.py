@@ -62,12 +62,16 @@ class Figures:
 class Permits(Protocol):
     """What a judge needs of a limiter, wherever it lives."""
 
-    async def acquire(self, audio_seconds: float) -> int:
-        """Wait for a lease. CallFailed (spend_cap): there will never be one."""
+    async def acquire(self, audio_seconds: float, about: str | None = None) -> int:
+        """Wait for a lease; see ``Limiter.acquire``. CallFailed (spend_cap): there will never be one."""
         ...
 
     async def release(self, lease: int, *, ok: bool | None, spent: float) -> None:
         """Give it back; see ``Limiter.release``."""
+        ...
+
+    async def down_s(self) -> float:
+        """For how many seconds the breaker has held calls back; 0 while they pass freely."""
         ...
 
 
@@ -105,6 +109,8 @@ def audio(per_minute: float | None) -> Rate:
 @dataclass(frozen=True, slots=True)
 class _Waiter:
     audio_seconds: float
+    about: str | None
+    owner: str
     granted: asyncio.Future[bool]  # False: the spend cap was reached
 
 
@@ -112,6 +118,8 @@ class _Waiter:
 class _Lease:
     expires: float
     opened: int  # what the breaker wants back
+    about: str | None
+    owner: str
 
 
 class Limiter:
@@ -121,7 +129,7 @@ class Limiter:
 
     Example:
         lease = await limiter.acquire(audio_seconds=3.0)
-        answer = await ask(client, endpoint, body)
+        ...  # one request
         await limiter.release(lease, ok=True, spent=0.0004)
     """
 
@@ -139,14 +147,16 @@ class Limiter:
         self._given = self._reclaimed = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def acquire(self, audio_seconds: float) -> int:
+    async def acquire(self, audio_seconds: float, about: str | None = None, owner: str = "") -> int:
         """Wait for every limit, first come, first served. Returns the lease. Cancelling it costs nothing.
 
+        ``about``: the case that the call is about: one that fails by itself is not taken for an outage.
+        ``owner``: for ``forget``.
         CallFailed (spend_cap): the cap is reached, now or while waiting. ValueError: no duration in seconds.
         """
         if not 0 <= audio_seconds < inf:
             raise ValueError(f"audio_seconds must be finite and not negative: got {audio_seconds}")
-        waiter = _Waiter(audio_seconds, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(audio_seconds, about, owner, asyncio.get_running_loop().create_future())
         ticket = next(self._tickets)
         self._waiting[ticket] = waiter
         self._serve()
@@ -174,6 +184,21 @@ class Limiter:
         self._end(lease, ok)
         self._serve()
 
+    async def down_s(self) -> float:
+        """A breaker that waits for its probe is open to nobody else."""
+        return self._breaker.down_s(self._clock())
+
+    async def forget(self, owner: str) -> None:
+        """Whoever asked under this name is gone: nobody waits for it, and its leases teach nothing."""
+        for ticket, waiter in list(self._waiting.items()):
+            if waiter.owner == owner:
+                del self._waiting[ticket]
+                waiter.granted.cancel()
+        for ticket, lease in list(self._leases.items()):
+            if lease.owner == owner:
+                self._end(ticket, ok=None)
+        self._serve()
+
     def state(self) -> Figures:
         """The figures as of now."""
         now = self._clock()
@@ -192,7 +217,7 @@ class Limiter:
     def _end(self, ticket: int, ok: bool | None) -> None:
         lease = self._leases.pop(ticket, None)
         if lease is not None:
-            self._breaker.end(lease.opened, ok, self._clock())
+            self._breaker.end(lease.opened, ok, self._clock(), lease.about)
 
     def _reclaim(self, now: float) -> None:
         """A worker that died says nothing about the endpoint, and what its call cost is not known here."""
@@ -228,7 +253,9 @@ class Limiter:
                 return
             ticket, waiter = self._waiting.popitem(last=False)
             if self._answer(waiter, granted=True):
-                self._leases[ticket] = _Lease(now + self._limits.lease_s, self._breaker.start())
+                self._leases[ticket] = _Lease(
+                    now + self._limits.lease_s, self._breaker.start(), waiter.about, waiter.owner
+                )
                 self._requests.charge(1, now)
                 self._audio.charge(waiter.audio_seconds, now)
                 self._given += 1

@@ -5,14 +5,16 @@ arrive would be noisier than its neighbours, and which ones arrive is not chance
 """
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from statistics import fmean, pstdev
 
 from judge.answers import SCORE, Form, Reading, read, rule, settings
-from judge.caller import Caller, Question
+from judge.calibration import Calibrations
+from judge.caller import Caller, Question, about
 from judge.chat import Answer
 from judge.probe import Capabilities
-from judge.rubric import Rubric, messages
+from judge.rubric import Rubric, clips, messages
 from judge.types import CallFailed, Missing, Scale, Scored, Task, Verdict
 from rollout.types import Speech
 
@@ -22,13 +24,22 @@ LOWEST, HIGHEST = min(SCORE.numbers.values()), max(SCORE.numbers.values())
 class OpenAIJudge:
     """Scores what is heard. ``temperature`` is for schema and tagged answers; token probabilities need none.
 
+    ``maps``: from this judge's scores to people's.
+
     Example:
         judge = OpenAIJudge(caller, await probe(...), scale=Scale(), repeats=2, temperature=0.7)
         verdict = await judge.score(ACOUSTIC, task, transcript, speech, None)
     """
 
     def __init__(
-        self, caller: Caller, capabilities: Capabilities, *, scale: Scale, repeats: int, temperature: float
+        self,
+        caller: Caller,
+        capabilities: Capabilities,
+        *,
+        scale: Scale,
+        repeats: int,
+        temperature: float,
+        maps: Calibrations | None = None,
     ) -> None:
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1: got {repeats}")
@@ -36,11 +47,11 @@ class OpenAIJudge:
             raise ValueError(f"temperature must lie in [0, 2]: got {temperature}")
         self.caller, self.capabilities, self.scale = caller, capabilities, scale
         self.temperature = temperature
-        self._repeats = repeats
+        self._repeats, self._maps = repeats, maps
 
-    def name(self, rubric: str) -> str:
-        """Provenance of a verdict: model, rubric and version, way of answering."""
-        return f"openai({self.caller.model} {rubric} {self.capabilities.mode})"
+    def _name(self, rubric: str) -> str:
+        """Provenance of a verdict."""
+        return name_of(self.caller.model, rubric, self.capabilities)
 
     async def score(
         self, rubric: Rubric, task: Task, transcript: str, speech: Speech, user_audio: Speech | None
@@ -54,9 +65,13 @@ class OpenAIJudge:
             self._question(rubric, task, transcript, speech, user_audio, repeat)
             for repeat in range(self._repeats)
         ]
-        name = self.name(rubric.id)
+        name = self._name(rubric.id)
         verdict = combined(await settled(self.caller, questions), name)
-        return verdict if isinstance(verdict, Missing) else on_scale(verdict, LOWEST, HIGHEST, self.scale)
+        if isinstance(verdict, Missing):
+            return verdict
+        score = on_scale(verdict, LOWEST, HIGHEST, self.scale)
+        found = None if self._maps is None else self._maps.on_axis(rubric.name, name, self.scale)
+        return score if found is None else found.apply(score, self.scale)
 
     def _question(
         self,
@@ -68,18 +83,23 @@ class OpenAIJudge:
         repeat: int,
     ) -> Question:
         mode = self.capabilities.mode
-        heard = user_audio if rubric.hears_user else None
         return Question(
-            judge=self.name(rubric.id),
+            about=about(speech),
+            judge=self._name(rubric.id),
             rubric=rubric.id,
             messages=messages(
-                rubric, task, transcript, speech, heard, answer_rule=rule(SCORE, mode), repeat=repeat
+                rubric, task, transcript, speech, user_audio, answer_rule=rule(SCORE, mode), repeat=repeat
             ),
             settings=settings(SCORE, mode, self.temperature, forced=self.capabilities.forced),
-            clips=(*((heard,) if heard else ()), *((speech,) if rubric.hears_reply else ())),
+            clips=clips(rubric, user_audio, speech),
             repeat=repeat,
             read=partial(reading, SCORE, self.capabilities),
         )
+
+
+def name_of(model: str, rubric: str, capabilities: Capabilities) -> str:
+    """Provenance of a score: model, rubric and version, way of answering."""
+    return f"openai({model} {rubric} {capabilities.mode})"
 
 
 def reading(form: Form, capabilities: Capabilities, answer: Answer) -> list[Reading]:
@@ -125,10 +145,5 @@ def on_scale(score: Scored, lowest: float, highest: float, scale: Scale) -> Scor
     fraction = min(
         1.0, max(0.0, (score.value - lowest) / (highest - lowest))
     )  # of rounding, a mean is inside
-    return Scored(
-        value=scale.at(fraction),
-        judge=score.judge,
-        spread=score.spread * (scale.hi - scale.lo) / (highest - lowest),
-        why=score.why,
-        cached=score.cached,
-    )
+    spread = score.spread * (scale.hi - scale.lo) / (highest - lowest)
+    return replace(score, value=scale.at(fraction), spread=spread)

@@ -7,22 +7,27 @@ to a reply that cannot be judged:
     the judge  (the recogniser failed)              Missing, retryable
     neither    (nothing to check, reply cut off)    Missing
 
-so being unjudgeable never pays and a broken judge never teaches.
+so being unjudgeable never pays and a broken judge never teaches. Above the axes stand the vetoes
+(judge/vetoes.py): a bound that is broken makes the reward the floor. Predictors of quality (judge/plugins.py)
+may veto; none of them adds to a reward.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from math import hypot
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
-from conf.judging import JudgeConfig
-from judge import acoustic, verifiable
-from judge.asr import Recogniser, word_error_rate, words
+from conf.judging import Axis, JudgeConfig
+from judge import acoustic, verifiable, vetoes
+from judge.asr import word_error_rate, words
 from judge.ear import Ear, Heard, Listener
-from judge.types import Judged, Missing, Scale, Scored, Task, Verdict
+from judge.pitch import pitch
+from judge.plugins import Predictor, plugins_from
+from judge.recognisers import recogniser_from
+from judge.types import CallFailed, Judged, Missing, Scale, Scored, Task, Verdict
 from rollout.types import Reply, Speech
 
 JUDGE = "panel/1"
@@ -42,18 +47,26 @@ class Panel:
     """
 
     def __init__(
-        self, config: JudgeConfig, recogniser: Listener, norms: acoustic.SpeechNorms = acoustic.NORMS
+        self,
+        config: JudgeConfig,
+        recogniser: Listener,
+        norms: acoustic.SpeechNorms = acoustic.NORMS,
+        plugins: Sequence[Predictor] = (),
     ) -> None:
         self.scale = Scale(config.scale_lo, config.scale_hi)
-        self.weights = {"semantic": config.semantic, "acoustic": config.acoustic}
+        self.weights, self._axes = config.weights, config.axes
         self._ear = Ear(recogniser)
-        self._norms = norms
+        self._norms, self._plugins, self._vetoes = norms, plugins, config.vetoes
 
-    def score(self, reply: Reply, speech: Speech, task: Task) -> Judged:
-        """Judge one reply, whatever policy and recogniser did. ValueError: an unknown style in the task."""
+    def score(self, reply: Reply, speech: Speech, task: Task, heard: str | None = None) -> Judged:
+        """Judge one reply, whatever policy and recogniser did. ``heard``: its transcript where one is known.
+
+        ValueError: an unknown style in the task.
+        """
         start = perf_counter()
         figures = _counts(reply, speech)
         transcript: str | None = None
+        veto: Verdict | None = None
         axes: dict[str, Verdict]
         fault = unjudgeable(reply, speech)
         if reply.finish == "abort":
@@ -64,52 +77,104 @@ class Panel:
             figures |= _figures_of_words(reply.text, "", task)
             figures |= {} if task.style is None else {"style_followed": float(False)}
         else:
-            try:
-                heard = self._ear.hear(speech)
-            except Exception as failure:  # whatever it throws is the judge's failure, not the reply's
-                reason = f"recogniser failed: {type(failure).__name__}: {failure}"
-                axes = self._everywhere(
-                    Missing(judge=JUDGE, reason=reason, kind="recogniser", retryable=True)
-                )
+            found = self._hear(speech) if heard is None else Heard(transcript=heard, cached=False)
+            if isinstance(found, Missing):
+                axes = self._everywhere(found)
             else:
-                transcript = heard.transcript
-                axes, measured = self._judge(reply, speech, task, heard)
+                transcript = found.transcript
+                axes, measured, veto = self._judge(reply, speech, task, found)
                 figures |= measured
         figures["latency_s"] = perf_counter() - start
         return Judged(
             prompt_id=reply.prompt_id,
             index=reply.index,
             axes=axes,
-            reward=combine(axes, self.weights),
+            reward=veto or combine(axes, self.weights),
             transcript=transcript,
             figures=figures,
         )
 
+    def reward(self, axes: Mapping[str, Verdict], local: Judged) -> Verdict:
+        """The reward of a reply that this panel judged as ``local``, once others have judged its axes.
+
+        A veto of the panel holds whatever they say.
+        """
+        return vetoes.decided(local) or combine(axes, self.weights)
+
+    def _hear(self, speech: Speech) -> Heard | Missing:
+        try:
+            return self._ear.hear(speech)
+        except CallFailed as failure:
+            reason = f"recogniser: {failure.reason}"
+            return Missing(judge=JUDGE, reason=reason, kind=failure.kind, retryable=failure.retryable)
+        except Exception as failure:  # whatever it throws is the judge's failure, not the reply's
+            reason = f"recogniser failed: {type(failure).__name__}: {failure}"
+            return Missing(judge=JUDGE, reason=reason, kind="recogniser", retryable=True)
+
     def _judge(
         self, reply: Reply, speech: Speech, task: Task, heard: Heard
-    ) -> tuple[dict[str, Verdict], dict[str, float]]:
+    ) -> tuple[dict[str, Verdict], dict[str, float], Verdict | None]:
         sound = acoustic.listen(speech, reply.text, self._norms)
         axes: dict[str, Verdict] = {
             "semantic": verifiable.score(heard.transcript, task, self.scale),
             "acoustic": acoustic.score(sound, reply.text, heard.transcript, task, self.scale, self._norms),
         }
+        if self.weights["holistic"] > 0:
+            axes["holistic"] = Missing(
+                judge=JUDGE, reason="no local rule hears a turn as a whole", kind="nothing_to_check"
+            )
         figures = _figures_of_words(reply.text, heard.transcript, task)
         figures |= {"rate": sound.words_per_second, "level": sound.level_dbfs}
         if task.style is not None:
             figures["style_followed"] = float(acoustic.style_followed(sound, task.style, self._norms))
-        return {name: _marked(verdict, heard.cached) for name, verdict in axes.items()}, figures
+        limited, veto = self._vetoed(sound, speech)
+        axes = {name: _marked(verdict, heard.cached) for name, verdict in axes.items()}
+        return axes, figures | limited, veto
+
+    def _vetoed(self, sound: acoustic.Sound, speech: Speech) -> tuple[dict[str, float], Verdict | None]:
+        """What the plugins and the vetoed measurements came to, and what the vetoes make of it."""
+        named = {rule.measure for rule in self._vetoes}
+        measured = asdict(sound)
+        if named & {"pitch_semitones", "voiced"}:  # as long as all the rest together: only where it is wanted
+            voice = pitch(speech.wave, speech.sample_rate)
+            measured |= {"pitch_semitones": voice.semitones, "voiced": voice.voiced}
+        figures = {name: figure for name, figure in measured.items() if name in named}
+        failures: dict[str, CallFailed] = {}
+        for plugin in self._plugins:
+            try:
+                figures[plugin.name] = plugin.measure(speech)
+            except CallFailed as failure:
+                failures[plugin.name] = failure
+            except Exception as failure:  # whatever it throws: there is no figure
+                reason = f"{type(failure).__name__}: {failure}"
+                failures[plugin.name] = CallFailed("malformed", reason, retryable=True)
+        veto = vetoes.verdict(figures, failures, self._vetoes, self.scale)
+        return figures | ({"vetoed": float(True)} if isinstance(veto, Scored) else {}), veto
 
     def _everywhere(self, verdict: Verdict) -> dict[str, Verdict]:
-        return dict.fromkeys(self.weights, verdict)
+        return dict.fromkeys(self._axes, verdict)
 
 
 def panel_from(config: JudgeConfig, root: Path, model: Path) -> Panel:
     """The shipped panel for the voice of a checkpoint; relative paths of the config start at ``root``.
 
-    ValueError: a file is not there, or no norms.
+    ValueError: a file is not there or not what it should be, a package is not installed, or no norms.
     """
-    paths = [None if path is None else root / path for path in (config.language_model, config.dictionary)]
-    return Panel(config, Recogniser(*paths), acoustic.norms_of(model))
+    norms = acoustic.norms_of(model)
+    return Panel(config, recogniser_from(config.asr, root), norms, plugins_from(config.plugins, root))
+
+
+def files_of(config: JudgeConfig) -> dict[str, Path]:
+    """What the panel reads when it is made: the setting's name below ``judge`` -> its file or folder."""
+    asr = config.asr
+    named: dict[str, Path | None] = {}
+    if asr.by == "pocketsphinx":
+        named = {"asr.language_model": asr.language_model, "asr.dictionary": asr.dictionary}
+    elif asr.by != "endpoint":
+        named = {"asr.path": asr.path}
+    for index, plugin in enumerate(config.plugins):
+        named |= {f"plugins.{index}.path": plugin.path, f"plugins.{index}.reference": plugin.reference}
+    return {name: path for name, path in named.items() if path is not None}
 
 
 def unjudgeable(reply: Reply, speech: Speech) -> str | None:
@@ -125,10 +190,12 @@ def unjudgeable(reply: Reply, speech: Speech) -> str | None:
     return None
 
 
-def combine(axes: Mapping[str, Verdict], weights: Mapping[str, float]) -> Verdict:
-    """Weighted mean of the axes with a positive weight; Missing as soon as one of them is."""
-    weighted = [(weights[name], name, axes[name]) for name in axes if weights[name] > 0]
-    assert weighted, "the config demands a positive weight"
+def combine(axes: Mapping[str, Verdict], weights: Mapping[Axis, float]) -> Verdict:
+    """Weighted mean of the axes with a positive weight, Missing as soon as one is; each has a verdict."""
+    counted = [name for name, weight in weights.items() if weight > 0]
+    assert counted, "the config demands a positive weight"
+    assert axes.keys() >= set(counted), f"weighted axes without a verdict: {set(counted) - axes.keys()}"
+    weighted = [(weights[name], name, axes[name]) for name in counted]
     scored: list[tuple[float, Scored]] = []
     for weight, name, verdict in weighted:
         if isinstance(verdict, Missing):
@@ -161,7 +228,4 @@ def _counts(reply: Reply, speech: Speech) -> dict[str, float]:
 def _figures_of_words(text: str, heard: str, task: Task) -> dict[str, float]:
     """Right as written, right as heard, and how far the two are apart; what does not apply is left out."""
     figures = {"wer": word_error_rate(text, heard)} if words(text) else {}
-    if verifiable.checkable(task) is None:
-        figures["text_right"] = float(verifiable.right(text, task))
-        figures["heard_right"] = float(verifiable.right(heard, task))
-    return figures
+    return figures | verifiable.figures(text, heard, task)

@@ -39,6 +39,7 @@ class Capabilities:
     forced: bool
     latency_s: float  # of one answer in the chosen mode
     mode: Mode
+    usage: bool = True  # it says how many tokens a call took
     lacks: dict[str, str] = field(default_factory=dict)  # what did not work -> why
 
     def describe(self) -> str:
@@ -92,6 +93,7 @@ async def probe(ask: Ask, model: str, rubrics: Collection[Rubric]) -> Capabiliti
         raise ValueError(f"judge {model} gave no score in any mode. Name another model. Tried {tried}")
     return Capabilities(
         audio=bool(hearing),
+        usage=plain != 0,
         json_schema=json_schema,
         logprobs=logprobs or forced,
         choice=choice,
@@ -153,6 +155,12 @@ class _Probe:
         if not audio:
             chat[1]["content"] = [part for part in chat[1]["content"] if part["type"] == "text"]
         return settings(SCORE, mode, 0.0, forced=forced) | {"messages": chat}
+
+
+def smallest() -> dict[str, Any]:
+    """A question that any endpoint which is up answers, one way or another: a few words, no audio."""
+    chat = messages(SEMANTIC, TASK, HEARD, clip(), None, answer_rule=rule(SCORE, "tagged"))
+    return settings(SCORE, "tagged", 0.0) | {"messages": chat}
 
 
 def clip() -> Speech:

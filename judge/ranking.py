@@ -10,13 +10,23 @@ from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
-from judge.answers import REASON_TOKENS, Mode, Reading, check_english, json_reply, quoted, shaped, tag_content
-from judge.caller import Caller, Question
+from judge.answers import (
+    REASON_TOKENS,
+    Mode,
+    Reading,
+    check_english,
+    json_reply,
+    quoted,
+    shaped,
+    shortened,
+    tag_content,
+)
+from judge.caller import Caller, Question, about
 from judge.chat import Answer
 from judge.compare import Candidate, comparison
 from judge.openai_judge import combined, on_scale, settled
 from judge.probe import Capabilities
-from judge.rubric import Rubric
+from judge.rubric import Rubric, clips
 from judge.types import CallFailed, Missing, Scale, Task, Verdict
 from rollout.types import Speech
 
@@ -51,20 +61,21 @@ async def groupwise(
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1: got {repeats}")
     mode: Mode = "schema" if capabilities.json_schema else "tagged"
-    heard = user_audio if rubric.hears_user else None
     kind = f"groupwise-{VERSION}:{rubric.id}"
     name = f"openai({caller.model} {kind} {mode})"
+    group = about(*(candidate.speech for candidate in candidates))
 
     def question(repeat: int) -> Question:
         order = presented(len(candidates), repeat)
         shown = {str(place): candidates[index] for place, index in enumerate(order, start=1)}
-        spoken = [candidate.speech for candidate in shown.values() if rubric.hears_reply]
+        spoken = [candidate.speech for candidate in shown.values()]
         return Question(
+            about=group,
             judge=name,
             rubric=kind,
-            messages=comparison(rubric, task, shown, heard, answer_rule=ranking_rule(mode)),
+            messages=comparison(rubric, task, shown, user_audio, answer_rule=ranking_rule(mode)),
             settings=_settings(mode, temperature),
-            clips=(*((heard,) if heard else ()), *spoken),
+            clips=clips(rubric, user_audio, *spoken),
             repeat=repeat,
             read=partial(read_ranking, mode, order),
             readings=len(candidates),
@@ -103,7 +114,7 @@ def read_ranking(mode: Mode, order: Sequence[int], answer: Answer) -> list[Readi
     places, reason = parse_ranking(mode, answer.text, len(order))
     check_english(reason)
     shares = {order[place - 1]: 1 - rank / (len(order) - 1) for rank, place in enumerate(places)}
-    why = f"ranked {[order[place - 1] for place in places]}: {reason.strip()}"
+    why = f"ranked {[order[place - 1] for place in places]}: {shortened(reason)}"
     return [Reading(number=shares[index], own_std=None, reason=why) for index in range(len(order))]
 
 

@@ -13,15 +13,15 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import soundfile
 
+from conf.judging import Axis
 from judge.types import Task
 from rollout.types import Speech
 
-Axis = Literal["semantic", "acoustic", "holistic"]
 Message = dict[str, Any]
 
 DATA = (
@@ -175,6 +175,12 @@ def audio_parts(audio: Mapping[str, Speech]) -> list[Message]:
     return parts
 
 
+def clips(rubric: Rubric, user_audio: Speech | None, *replies: Speech) -> tuple[Speech, ...]:
+    """The recordings that a message under this rubric holds, in its order."""
+    user = () if user_audio is None or not rubric.hears_user else (user_audio,)
+    return (*user, *(replies if rubric.hears_reply else ()))
+
+
 def escaped(text: str) -> str:
     """Text that can be read but holds no tag and no control token.
 
@@ -186,9 +192,14 @@ def escaped(text: str) -> str:
 
 
 def wav(speech: Speech) -> str:
-    """Base64 of a 16-bit WAV at the wave's true rate. ValueError: the wave is empty or not finite."""
+    """Base64 of ``wav_bytes``."""
+    return base64.b64encode(wav_bytes(speech)).decode()
+
+
+def wav_bytes(speech: Speech) -> bytes:
+    """A 16-bit WAV at the wave's true rate. ValueError: the wave is empty or not finite."""
     if not len(speech.wave) or not np.isfinite(speech.wave).all():
         raise ValueError(f"audio for a judge must be finite and not empty: got {len(speech.wave)} samples")
     file = io.BytesIO()
     soundfile.write(file, speech.wave, speech.sample_rate, format="WAV", subtype="PCM_16")
-    return base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()

@@ -5,6 +5,7 @@ There is no third case and no default: nothing in this package turns a failure i
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -18,6 +19,11 @@ class Scale:
     def __post_init__(self) -> None:
         if not self.lo < self.hi:
             raise ValueError(f"scale must have lo < hi: got [{self.lo}, {self.hi}]")
+
+    @property
+    def point(self) -> float:
+        """One of the four steps between five levels."""
+        return (self.hi - self.lo) / 4
 
     def at(self, fraction: float) -> float:
         """The point at ``fraction`` (0..1) of the way from lo to hi."""
@@ -75,17 +81,20 @@ class Missing:
 class CallFailed(Exception):
     """A judge call that gave no score."""
 
-    def __init__(self, kind: Kind, reason: str, *, retryable: bool = False) -> None:
+    def __init__(
+        self, kind: Kind, reason: str, *, retryable: bool = False, tokens: tuple[int, int] = (0, 0)
+    ) -> None:
+        """``tokens``: (prompt, completion) of an answer that was paid for and is of no use."""
         super().__init__(f"{kind}: {reason}")
-        self.kind, self.reason, self.retryable = kind, reason, retryable
+        self.kind, self.reason, self.retryable, self.tokens = kind, reason, retryable, tokens
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Whole on the other side of a process border, where ``args`` alone would not do."""
-        return _call_failed, (self.kind, self.reason, self.retryable)
+        return _call_failed, (self.kind, self.reason, self.retryable, self.tokens)
 
 
-def _call_failed(kind: Kind, reason: str, retryable: bool) -> CallFailed:
-    return CallFailed(kind, reason, retryable=retryable)
+def _call_failed(kind: Kind, reason: str, retryable: bool, tokens: tuple[int, int]) -> CallFailed:
+    return CallFailed(kind, reason, retryable=retryable, tokens=tokens)
 
 
 Verdict = Scored | Missing
@@ -97,19 +106,23 @@ class Task:
 
     task_type: str
     question: str  # the user's words
-    match: str | None  # "final" | "exact" | None when there is no checkable answer
+    match: str | None  # a ``speech.answers.Match``; None: there is no checkable answer
     answer: str | None
     style: str | None  # "slow" | "loud" | None
+    user_audio: tuple[Path, ...] = ()  # the user's last turn where it was spoken: clips, one after another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
     """Everything the judges found about one reply.
 
-    ``axes``: verdict per axis ("semantic", "acoustic"). ``reward`` combines them on the same scale, or is
-    Missing as soon as one weighted axis is. ``transcript``: what the recogniser heard (None: not recognised).
+    ``axes``: verdict per axis ("semantic", "acoustic", "holistic"). ``reward`` combines them on the same
+    scale, or is Missing as soon as one weighted axis is. ``transcript``: what the recogniser heard (None: not
+    recognised).
     ``figures``: plain measurements logged beside the scores and never part of them by themselves
-    (text_right, heard_right, wer, style_followed, rate, loudness, seconds, latency_s).
+    (seconds, latency_s, wer, text_right, heard_right, style_followed, rate, level, vetoed, counts of tokens,
+    and whatever the vetoes rest on).
+    ``second``: what the second judge says, by axis, where it was asked; never part of the reward.
     """
 
     prompt_id: str
@@ -118,3 +131,4 @@ class Judged:
     reward: Verdict
     transcript: str | None
     figures: Mapping[str, float] = field(default_factory=dict)
+    second: Mapping[str, Verdict] = field(default_factory=dict)

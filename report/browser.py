@@ -98,11 +98,12 @@ def _silent(run_dir: Path, record: RolloutRecord, playing: Mapping[str, str]) ->
 
 def _reply(record: RolloutRecord) -> Data:
     said, heard = differences(record.text, record.transcript)
+    verdicts = {**record.scores, **{f"{axis}, second": found for axis, found in record.second.items()}}
     scores = [
         [axis, score.value, score.spread, score.judge, score.why]
         if isinstance(score, Score)
         else [axis, None, None, "", score.missing]
-        for axis, score in record.scores.items()
+        for axis, score in verdicts.items()
     ]
     learner = record.learner_logps or [None] * len(record.ids)
     gaps = [

@@ -86,7 +86,8 @@ function chart(spec, group) {
       svg("line", {class: "rule", x1: LEFT, x2: width - RIGHT, y1: y(t), y2: y(t)}),
       svg("text", {x: LEFT - 6, y: y(t) + 3.5, "text-anchor": "end"}, (spec.format ?? number)(t)));
     const whole = spec.kind !== "bars";  // steps are whole numbers
-    for (const t of ticks(from, to, tick(from, to, Math.min(6, width / 60))).filter(t => !whole || Number.isInteger(t))) plot.append(
+    if (spec.marks) spec.marks.forEach((mark, i) => plot.append(svg("text", {x: x(spec.xs[i]), y: HEIGHT - 4, "text-anchor": "middle"}, mark)));
+    else for (const t of ticks(from, to, tick(from, to, Math.min(6, width / 60))).filter(t => !whole || Number.isInteger(t))) plot.append(
       svg("text", {x: Math.min(x(t), width - 16), y: HEIGHT - 4, "text-anchor": "middle"}, number(t)));
     const bar = Math.max(1, Math.abs(x(step) - x(0)) * (n > 1 ? 0.84 : 0.1));
     if (spec.kind === "stack") stack(spec, plot, x, y, bar);
@@ -160,8 +161,9 @@ function bars(spec, plot, x, y, width) {
   });
 }
 
+const percent = v => v === null || v === undefined ? "–" : Number((v * 100).toPrecision(v < 0.1 ? 2 : 3)) + "%";
+
 function histogram(h, spans) {
-  const percent = v => v === null ? "–" : Math.round(v * 100) + "%";
   const sides = [0, 1].filter(i => h.counts[i]);
   const centres = h.edges.slice(1).map((edge, i) => (edge + h.edges[i]) / 2);
   const hint = sides.map(i => `${spans[i]}: mean ${number(h.means[i])}, ${h.counts[i]} replies` +

@@ -3,7 +3,7 @@
 Invariant: a value that a step lacks is null all the way to the page, where it is a gap; never 0.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from report.choose import spaced
@@ -32,6 +32,11 @@ PHASES = (
     ("time/judge", "judge", "c2"),
     ("time/learn", "learn", "c3"),
     ("time/sync", "sync", "c4"),
+)
+LAYERS = (  # the phases, with generation cut in two
+    ("time/generate_alone", "generate", "c1"),
+    ("time/judge_overlapped", "generate, judging meanwhile", "c6"),
+    *PHASES[1:],
 )
 PANELS = (
     Panel(
@@ -88,7 +93,7 @@ PANELS = (
     Panel(
         "Time per step",
         "seconds, stacked by phase; the line is the step's wall clock",
-        (*PHASES, ("time/rest", "orchestration", "c0"), ("time/step", "step", "cl")),
+        (*LAYERS, ("time/rest", "orchestration", "c0"), ("time/step", "step", "cl")),
         kind="stack",
         zero=True,
     ),
@@ -100,14 +105,9 @@ PANELS = (
         zero=True,
     ),
     Panel(
-        "Judge and groups",
-        "missing and cached verdicts, groups kept and dropped",
-        (
-            ("judge/missing", "missing", "c5"),
-            ("judge/cached", "cached", "c0"),
-            ("groups/kept", "groups kept", "c3"),
-            ("groups/dropped", "groups dropped", "c2"),
-        ),
+        "Groups",
+        "kept, and dropped for too few verdicts",
+        (("groups/kept", "kept", "c3"), ("groups/dropped", "dropped", "c2")),
         zero=True,
     ),
     Panel(
@@ -129,6 +129,8 @@ def columns(rows: Sequence[Mapping[str, float | None]]) -> tuple[list[float], di
     table = {name: [row.get(name) for row in rows] for name in names}
     if "time/step" in table:
         table["time/rest"] = [_rest(row) for row in rows]
+    if "time/generate" in table:
+        table["time/generate_alone"] = [_alone(row) for row in rows]
     return [step for step in steps if step is not None], table
 
 
@@ -140,8 +142,21 @@ def _rest(row: Mapping[str, float | None]) -> float | None:
     return whole - sum(known) if whole is not None and len(known) == len(parts) else None
 
 
-def curves(rows: Sequence[Mapping[str, float | None]], evaluations: Iterable[Evaluation]) -> Data:
-    """Everything the page's charts need: panels with their series, and the metrics that no panel shows."""
+def _alone(row: Mapping[str, float | None]) -> float | None:
+    """Generation in which nothing was judged."""
+    generate, overlapped = row.get("time/generate"), row.get("time/judge_overlapped")
+    return None if generate is None else generate if overlapped is None else generate - overlapped
+
+
+def curves(
+    rows: Sequence[Mapping[str, float | None]],
+    evaluations: Iterable[Evaluation],
+    elsewhere: Container[str] = (),
+) -> Data:
+    """Everything the page's charts need: panels with their series, and the metrics that no panel shows.
+
+    ``elsewhere``: metrics that another section of the page draws.
+    """
     shown = spaced(rows, MOST_POINTS)
     steps, table = columns(shown)
     held_steps, held = _held_out(evaluations)
@@ -156,19 +171,29 @@ def curves(rows: Sequence[Mapping[str, float | None]], evaluations: Iterable[Eva
             (name, name.removeprefix("reward/"), f"c{1 + n % 5}") for n, name in enumerate(axes)
         )
         source = held if panel.title == "Held-out validation" else table
-        panels.append(_chart(panel, series, held_steps if source is held else steps, source))
+        panels.append(chart(panel, series, held_steps if source is held else steps, source))
         used |= {name for name, _, _ in series}
-    others = [Panel(name, "", ((name, name, "c1"),)) for name in table if name not in used]
-    more = [_chart(panel, panel.series, steps, table) for panel in others]
+    others = [
+        Panel(name, "", ((name, name, "c1"),)) for name in table if name not in used and name not in elsewhere
+    ]
+    more = [chart(panel, panel.series, steps, table) for panel in others]
     thinned = (
         f"{len(shown)} of {len(rows)} steps are drawn, evenly spaced" if len(shown) < len(rows) else None
     )
     return {"panels": panels, "more": more, "note": thinned}
 
 
-def _chart(
+def span(steps: Sequence[int]) -> str | None:
+    """Steps as people say them; None when there are none."""
+    if not steps:
+        return None
+    return f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
+
+
+def chart(
     panel: Panel, series: Sequence[tuple[str, str, str]], xs: list[float], table: Mapping[str, Column]
 ) -> Data:
+    """One panel as the page draws it; a metric without any value is named as absent."""
     present = {name for name, column in table.items() if any(value is not None for value in column)}
     known = [(name, label, look) for name, label, look in series if name in present]
     absent = [name for name, _, _ in series if name not in present]
@@ -180,13 +205,13 @@ def _chart(
         "xs": xs,
         "absent": absent,
         "series": [
-            {"name": name, "label": label, "look": look, "ys": [_short(y) for y in table[name]]}
+            {"name": name, "label": label, "look": look, "ys": [short(y) for y in table[name]]}
             for name, label, look in known
         ],
     }
 
 
-def _short(value: float | None) -> float | None:
+def short(value: float | None) -> float | None:
     """Six significant digits: what a chart can show, at half the bytes."""
     return None if value is None else float(f"{value:.6g}")
 
@@ -205,24 +230,29 @@ def histograms(
 ) -> list[Data]:
     """Shares of the valid scores per bin, early against late steps, for the reward and for every axis."""
     axes = sorted({axis for record in (*early, *late) for axis in record.scores})
-    found: list[Data] = []
-    for axis in ("reward", *axes):
-        sides = [[_value(record, axis) for record in side] for side in (early, late)]
-        values = [[value for value in side if value is not None] for side in sides]
-        if not any(values):
-            continue
-        edges = _edges([value for side in values for value in side], scale)
-        found.append(
-            {
-                "axis": axis,
-                "edges": edges,
-                "shares": [_shares(side, edges) for side in values],
-                "counts": [len(side) for side in values],
-                "missing": [len(side) - len(value) for side, value in zip(sides, values, strict=True)],
-                "means": [sum(value) / len(value) if value else None for value in values],
-            }
-        )
-    return found
+    drawn = (
+        histogram(axis, [[_value(record, axis) for record in side] for side in (early, late)], scale)
+        for axis in ("reward", *axes)
+    )
+    return [found for found in drawn if found is not None]
+
+
+def histogram(
+    name: str, sides: Sequence[Sequence[float | None]], scale: tuple[float, float] | None
+) -> Data | None:
+    """Early and late values as shares per bin; a None is counted as missing. No value at all: None."""
+    values = [[value for value in side if value is not None] for side in sides]
+    if not any(values):
+        return None
+    edges = _edges([value for side in values for value in side], scale)
+    return {
+        "axis": name,
+        "edges": edges,
+        "shares": [_shares(side, edges) for side in values],
+        "counts": [len(side) for side in values],
+        "missing": [len(side) - len(value) for side, value in zip(sides, values, strict=True)],
+        "means": [sum(value) / len(value) if value else None for value in values],
+    }
 
 
 def _value(record: RolloutRecord, axis: str) -> float | None:

@@ -15,12 +15,12 @@ from string import Template
 
 from pydantic import TypeAdapter
 
-from report import browser, curves, read, table
+from report import browser, curves, judges, read, table
 from report.curves import Data
 from report.records import Evaluation, Event, Sample
 
 HERE = Path(__file__).parent
-SCRIPTS = ("charts.js", "replies.js", "page.js")  # one script in the page; the last one runs it
+SCRIPTS = ("charts.js", "replies.js", "judges.js", "page.js")  # one script in the page; the last one runs it
 MOST_FILES = 8  # rollout files on each side of the early/late histograms
 
 
@@ -47,11 +47,13 @@ def collect(run_dir: Path) -> Data:
     events = read.lines(run_dir / "events.jsonl", TypeAdapter(Event))
     listening, sample_clips = browser.listen(run_dir, samples.rows)
     rollouts, rollout_clips = _rollouts(run_dir, config)
-    drawn = curves.curves(metrics.rows, evaluations.rows)
+    judged = judges.judges(run_dir, metrics.rows, config.scale if config else None)
+    drawn = curves.curves(metrics.rows, evaluations.rows, judges.drawn(metrics.rows))
     return {
         "head": _head(run_dir, config, metrics.rows[-1] if metrics.rows else None),
         "table": _table(evaluations),
         "curves": {**drawn, "notes": _notes(metrics.note, evaluations.note, drawn["note"])},
+        "judges": judged,
         **rollouts,
         "samples": {**listening, "notes": _notes(samples.note, listening["note"])},
         "events": {**browser.happened(events.rows), "notes": _notes(events.note)},
@@ -119,8 +121,7 @@ def _rollouts(run_dir: Path, config: read.RunConfigFile | None) -> tuple[Data, d
     found = {step: read.rollouts(files[step]) for step in sorted({*early, *late, *offered})}
     torn = [lines.note for lines in found.values() if lines.note]
     start, end = ([record for step in side for record in found[step].rows] for side in (early, late))
-    judge = config.judge if config else read.JudgePart()
-    scale = None if judge.scale_lo is None or judge.scale_hi is None else (judge.scale_lo, judge.scale_hi)
+    scale = config.scale if config else None
     browsing, clips = browser.browser(run_dir, {step: found[step].rows for step in offered})
     some = (
         f"{len(offered)} of {len(steps)} recorded steps can be picked" if len(offered) < len(steps) else None
@@ -129,18 +130,11 @@ def _rollouts(run_dir: Path, config: read.RunConfigFile | None) -> tuple[Data, d
     return {
         "histograms": {
             "axes": curves.histograms(start, end, scale),
-            "spans": [_span(early), _span(late)],
+            "spans": [curves.span(early), curves.span(late)],
             "notes": _notes(missing),
         },
         "rollouts": {**browsing, "notes": _notes(missing, some, browsing["note"], *torn)},
     }, clips
-
-
-def _span(steps: list[int]) -> str | None:
-    """Steps as people say them; None when there are none."""
-    return (
-        None if not steps else f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
-    )
 
 
 def render(data: Mapping[str, object]) -> str:

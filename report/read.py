@@ -14,7 +14,7 @@ from typing import Annotated, Generic, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
-from report.records import Number, RolloutRecord
+from report.records import Number, RolloutRecord, Verdict
 
 T = TypeVar("T")
 MEDIA = {".ogg": "audio/ogg", ".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg"}
@@ -96,6 +96,28 @@ def rollouts(path: Path) -> Lines[RolloutRecord]:
     return Lines(tuple(unique[key] for key in sorted(unique)), found.note)
 
 
+class JudgedReply(BaseModel):
+    """What the judges said, of a rollout record: without its tokens, so that many steps can be read."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    step: int
+    prompt_id: str
+    group: int
+    index: int
+    scores: dict[str, Verdict]
+    second: dict[str, Verdict] = {}
+    seconds: Number = None
+    judge_latency_s: Number = None
+
+
+def verdicts(path: Path) -> Lines[JudgedReply]:
+    """What the judges said about one step's replies, by group and index."""
+    found = lines(path, TypeAdapter(JudgedReply))
+    unique = {(reply.group, reply.index): reply for reply in found.rows}
+    return Lines(tuple(unique[key] for key in sorted(unique)), found.note)
+
+
 def clip(run_dir: Path, relative: str) -> Clip | str:
     """An audio file of the run, or why there is none. A link out of the run directory is not followed."""
     path = (run_dir / relative).resolve()
@@ -166,6 +188,12 @@ class RunConfigFile(_Loose):
     rollout: RolloutPart = RolloutPart()
     judge: JudgePart = JudgePart()
     algo: AlgoPart = AlgoPart()
+
+    @property
+    def scale(self) -> tuple[float, float] | None:
+        """Of the scores, when the file tells both ends."""
+        lo, hi = self.judge.scale_lo, self.judge.scale_hi
+        return None if lo is None or hi is None else (lo, hi)
 
 
 def config(run_dir: Path) -> RunConfigFile | None:

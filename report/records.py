@@ -45,12 +45,17 @@ class Score(Line):
     spread: Finite = 0.0
     judge: str
     why: str = ""
+    cached: bool = False  # nobody was asked again
 
 
 class NoScore(Line):
-    """No number on this axis, and why."""
+    """No number on this axis, and why. ``kind``: of judge.types.Kind; older runs have none."""
 
     missing: str = Field(min_length=1)
+    kind: str = "unknown"
+
+
+Verdict = Score | NoScore
 
 
 class RolloutRecord(Line):
@@ -70,7 +75,10 @@ class RolloutRecord(Line):
     transcript: str | None  # what the recogniser heard; null: not recognised
     finish: Literal["stop", "length", "abort"]
     audio: Inside | None  # "audio/step_000010/<prompt>_<index>.ogg"; null: not kept
-    scores: dict[str, Score | NoScore]  # by axis
+    seconds: Number = None  # of audio
+    judge_latency_s: Number = None  # from the reply's arrival at a judge to its verdict
+    scores: dict[str, Verdict]  # by axis
+    second: dict[str, Verdict] = {}  # by axis, of the second judge; empty: it was not asked
     reward: Finite | None
     missing: str | None  # why there is no reward
     advantage: Finite | None  # null: no reward, or the group was dropped
@@ -96,6 +104,19 @@ class RolloutRecord(Line):
                 f"either a reward or a reason in missing: got reward={self.reward}, missing={self.missing!r}"
             )
         return self
+
+
+class Canary(Line):
+    """What a judge made of a reply that deserves nothing."""
+
+    step: int
+    axis: str
+    name: str
+    judge: str
+    value: Number  # null: no score
+    most: Number  # the highest score that is not pay; null: unknown
+    fate: Literal["passed", "paid", "unknown"]
+    detail: str = ""
 
 
 class Evaluation(Line):

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from speech import audio
+from speech.answers import Match, problem
 
 MARKER = "<|audio|>"
 
@@ -32,10 +33,27 @@ class Message(_Strict):
 
 
 class Answer(_Strict):
-    """What a right reply says. ``final``: it ends with ``value``; ``exact``: it is ``value``."""
+    """What a right reply says.
 
-    match: Literal["final", "exact"]
+    final     it ends with ``value``
+    exact     it is ``value``; right words earn their share
+    number    the last number said is ``value``: 12, -3.5, 1,200, 2/3, 75 %, three quarters
+    choice    it settles on one letter: B; with B: Paris, it may end with the words instead
+    contains  the words of ``value`` occur in it, one after another
+    regex     the pattern occurs in its words: lower case, no punctuation, numbers up to twenty in letters
+    math      the last expression said has the value of ``value``: 2x + 3, x = 1/2, (a + b)^2, sqrt(2)
+    """
+
+    match: Match
     value: str = Field(min_length=1)
+
+    @field_validator("value")
+    @classmethod
+    def _fits(cls, value: str, info: ValidationInfo) -> str:
+        broken = problem(info.data["match"], value) if "match" in info.data else None
+        if broken is not None:
+            raise ValueError(broken)
+        return value
 
 
 class Row(_Strict):
@@ -145,7 +163,7 @@ def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[list[Row], lis
     first: dict[str, int] = {}
     for line, text in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         found: list[tuple[str, str]] = []
-        content = _parse(text, found)
+        content = parse_object(text, found)
         row = _validate(content, found) if content is not None else None
         if row is not None:
             rows.append(row)
@@ -158,7 +176,7 @@ def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[list[Row], lis
     return rows, problems
 
 
-def _parse(text: bytes, found: list[tuple[str, str]]) -> dict[str, Any] | None:
+def parse_object(text: bytes, found: list[tuple[str, str]]) -> dict[str, Any] | None:
     """The object on a line, or None; what is wrong with it goes to ``found``."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -189,28 +207,29 @@ def _validate(content: dict[str, Any], found: list[tuple[str, str]]) -> Row | No
         for one in error.errors(include_url=False):
             if one["type"] == "too_short" and one["input"]:
                 continue  # pydantic counts only the items that are sound; their own problems are listed
-            found.append((_name(one["loc"]), _reason(one)))
+            found.append((field_name(one["loc"]), reason(one)))
         return None
 
 
-def _name(location: tuple[int | str, ...]) -> str:
+def field_name(location: tuple[int | str, ...]) -> str:
     """("audios", 0, 1) -> "audios[0][1]"."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(
         "."
     )
 
 
-def _reason(error: Any) -> str:
+def reason(error: Any, row: type[BaseModel] = Row) -> str:
+    """pydantic's error about a field of ``row`` in our words."""
     if error["type"] == "extra_forbidden":
         models: dict[object, type[BaseModel]] = {"messages": Message, "answer": Answer}
-        model = models[error["loc"][0]] if len(error["loc"]) > 1 else Row
+        model = models[error["loc"][0]] if len(error["loc"]) > 1 else row
         near = get_close_matches(str(error["loc"][-1]), model.model_fields, n=1, cutoff=0.5)
         return "unknown key" + (f", did you mean {near[0]}?" if near else "")
     if error["type"] == "missing":
         return "key is missing"
     if error["type"] in ("too_short", "string_too_short"):
         return "must not be empty"
-    rule, given = error["msg"], repr(error["input"])
+    rule, given = error["msg"].removeprefix("Value error, "), repr(error["input"])
     return f"{rule[:1].lower()}{rule[1:]}: got {given if len(given) <= 60 else given[:57] + '...'}"
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx2
 
-from judge import chat
+from judge import chat, http
+from judge.endpoint import Endpoint
 from judge.types import CallFailed, Kind
 from tests.faults import FAULTS, MODEL, SHORT, Fault, Request, bomb, completion, message
 
@@ -42,10 +43,10 @@ class FaultServer:
         self.trapped = 0
         self.port = 0
 
-    def endpoint(self, name: str, deadline_s: float, **fields: Any) -> chat.Endpoint:
+    def endpoint(self, name: str, deadline_s: float, **fields: Any) -> Endpoint:
         base = f"http://127.0.0.1:{self.port}/{name}/v1"
         known = {"base_url": base, "model": MODEL, "key_env": None, "attempts": ATTEMPTS}
-        return chat.Endpoint(**known | {"deadline_s": deadline_s} | fields)
+        return Endpoint(**known | {"deadline_s": deadline_s} | fields)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer on one connection until either side has had enough."""
@@ -142,7 +143,7 @@ async def _call(client: httpx2.AsyncClient, server: FaultServer, name: str, path
 
 async def storm(kinds: Iterable[str], schedules: int, seed: int, concurrency: int = 100) -> list[Outcome]:
     """So many seeded schedules of every named fault, shuffled, through one client. One outcome per call."""
-    async with running() as server, chat.new_client(concurrency) as client:
+    async with running() as server, http.new_client(concurrency) as client:
         calls = []
         for name in kinds:
             for index in range(schedules):

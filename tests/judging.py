@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from conf.judging import JudgeConfig
+from conf.judging import AsrConfig, JudgeConfig
 from examples.tiny_world.speak import REPLY_MANNERS, read_clips
 from judge.ear import Listener
 from judge.panel import Panel, panel_from
@@ -17,7 +17,7 @@ from speech.codec import MelCodec
 WORLD = Path(__file__).parents[1] / "examples" / "tiny_world"
 RATE = 16_000
 SCALE = Scale(1.0, 5.0)
-CONFIG = JudgeConfig(language_model=Path("asr.arpa"), dictionary=Path("asr.dict"))
+CONFIG = JudgeConfig(asr=AsrConfig(language_model=Path("asr.arpa"), dictionary=Path("asr.dict")))
 
 REPLIES = {  # reply -> its task
     "the answer is twelve": ("final", "twelve"),

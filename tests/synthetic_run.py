@@ -78,6 +78,7 @@ def metrics(step: int, steps: int, rng: random.Random) -> dict[str, float | None
         "staleness": 0.0,
         "judge/latency_s": 0.2,
         **phases,
+        "time/judge_overlapped": 0.5 * phases["time/generate"],
         "time/sync": 0.3,
         "time/step": sum(phases.values()) + 0.45,
     }
@@ -119,8 +120,10 @@ def reply(
         transcript=None if missing else heard,
         finish="length" if rng.random() < 0.05 else "stop",
         audio=f"audio/step_{step:06d}/add-{group:04d}_{index}.ogg" if audio else None,
+        seconds=channels.count("A") / 40,
+        judge_latency_s=0.05 + 0.002 * len(channels) + rng.expovariate(20),
         scores={
-            "semantic": NoScore(missing="recogniser did not answer within 60 s")
+            "semantic": NoScore(missing="recogniser did not answer within 60 s", kind="recogniser")
             if missing
             else Score(
                 value=semantic, spread=0.0, judge="verifiable/1", why=f"heard '{heard}', expected 'twelve'"

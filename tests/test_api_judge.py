@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -11,21 +12,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 
-from actors.api_judge import LOG, ApiJudgeActor, RemoteGate, probe_judge, start_limiter
+from actors.api_judge import LOG, ApiJudgeActor, RemotePermits, spent_on, start_limiters
 from actors.cli import main
 from actors.cluster import Cluster, cores, plan
-from actors.errors import UserError
-from actors.judge_pool import JudgePool
+from actors.errors import RunError, UserError
+from actors.judge_pool import JudgePool, judge_pool
+from actors.judging import probe_judge
 from conf.load import load
 from conf.schema import Config
 from judge.api import calls_at_once, probed, slots, verdict_deadline
 from judge.panel import LONGEST
 from judge.types import CallFailed, Judged, Missing, Scored
-from tests.judge_server import MODEL, JudgeServer, recordings
-from tests.judging import reply, speech, spoken, task
+from tests.judge_server import MODEL, JudgeServer, recordings, said
+from tests.judging import WORLD, reply, speech, spoken, task, value
 from tests.test_pool import Events
 
 TEXT = "the answer is twelve"
@@ -48,33 +51,40 @@ def cluster() -> Iterator[Cluster]:
 @asynccontextmanager
 async def judges(config: Config, events: Events) -> AsyncIterator[tuple[JudgePool, Any]]:
     """The pool as ``Fleet`` makes it, and its limiter."""
-    (config.run.root / config.run.name).mkdir(parents=True, exist_ok=True)
-    capabilities, limiter = await probed(config.judge), start_limiter(config.judge)
+    run = config.run.root / config.run.name
+    run.mkdir(parents=True, exist_ok=True)
+    found, size = await probed(config.judge), config.rollout.group_size
+    limiters = start_limiters(config.judge, size, run / LOG)
     actor: Any = ray.remote(ApiJudgeActor)
-    pool = JudgePool(
-        "judge",
-        config.judge.workers,
-        create=lambda index: actor.options(num_cpus=0).remote(config, capabilities, limiter),
-        deadline=verdict_deadline(config.judge),
-        slots=slots(config.judge),
-        source=(await limiter.hello.remote())["source"],
+    pool = judge_pool(
+        config,
+        lambda index: actor.options(num_cpus=0).remote(config, run, found, limiters),
+        source=(await limiters[0].hello.remote())["source"],
         restarts=2,
         journal=events,
     )
+    pool.on_lost = lambda judge: limiters[0].forget.remote(judge)
     await pool.start()
     try:
-        yield pool, limiter
+        yield pool, limiters[0]
     finally:
         pool.close()
-        ray.kill(limiter)
+        for limiter in limiters:
+            ray.kill(limiter)
 
 
-async def scores(pool: JudgePool, count: int, folder: Path | None = None) -> list[Judged]:
-    heard = [ray.put(speech(spoken(TEXT)))]
+async def scores(
+    pool: JudgePool, count: int, folder: Path | None = None, *, different: bool = False
+) -> list[Judged]:
+    def heard(index: int) -> list[Any]:
+        return [ray.put(speech(spoken(TEXT) * np.float32(1 - index * different / 100)))]
+
     return list(
         await asyncio.gather(
             *(
-                pool.score(replace(reply(TEXT), index=i), heard, task(TEXT), folder and folder / f"{i}.ogg")
+                pool.score(
+                    replace(reply(TEXT), index=i), heard(i), task(TEXT), folder and folder / f"{i}.ogg"
+                )
                 for i in range(count)
             )
         )
@@ -119,7 +129,7 @@ def test_verdicts_of_two_judges_come_from_the_endpoint_under_one_limiter(
     asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
-def test_a_failing_endpoint_is_missing_with_its_kind_and_a_dead_judge_is_replaced_once(
+def test_a_failure_is_missing_with_its_kind_an_outage_a_pause_and_a_dead_judge_is_replaced_once(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
@@ -133,23 +143,28 @@ def test_a_failing_endpoint_is_missing_with_its_kind_and_a_dead_judge_is_replace
                 root=tmp_path,
             )
             events = Events()
-            async with judges(config, events) as (pool, _):
+            async with judges(config, events) as (pool, limiter):
                 server.edit = lambda body, text: "five"
                 (malformed,) = await scores(pool, 1)
                 server.edit = lambda body, text: text
                 server.down = True
-                (down,) = await scores(pool, 1)
+                pausing = asyncio.create_task(scores(pool, 3, different=True))
+                while not (await limiter.state.remote()).opened:
+                    await asyncio.sleep(0.05)
                 server.down = False
+                paused = await pausing
                 pid = (await pool.handles[0].hello.remote())["pid"]
                 calls = asyncio.create_task(scores(pool, 4))
                 await asyncio.sleep(0.05)
                 os.kill(pid, signal.SIGKILL)
                 after = await calls
-        for judged, kind in ((malformed, "malformed"), (down, "server")):
-            assert isinstance(judged.axes["semantic"], Missing) and isinstance(judged.reward, Missing)
-            assert judged.axes["semantic"].kind == judged.reward.kind == kind
-            assert isinstance(judged.axes["acoustic"], Scored), "the local axis has its own verdict"
+                left = await limiter.state.remote()
+        assert isinstance(malformed.axes["semantic"], Missing) and isinstance(malformed.reward, Missing)
+        assert malformed.axes["semantic"].kind == malformed.reward.kind == "malformed"
+        assert isinstance(malformed.axes["acoustic"], Scored), "the local axis has its own verdict"
+        assert all(isinstance(one.reward, Scored) for one in paused), "they waited for the end of the outage"
         assert all(isinstance(judged.reward, Scored) for judged in after)
+        assert left.in_flight == left.waiting == 0, "what the dead judge had or wanted is free"
         assert [kind for kind, _ in events.found] == ["restart"]
 
     asyncio.run(asyncio.wait_for(scenario(), 120))
@@ -160,8 +175,9 @@ def test_a_cancelled_acquire_leaves_no_lease_and_the_spend_cap_comes_through(
 ) -> None:
     async def scenario() -> None:
         prices = ["judge.api.prompt_price=1", "judge.api.completion_price=1", "judge.api.spend_cap=0.5"]
-        limiter = start_limiter(settings(CLOSED, "judge.api.concurrency=1", *prices).judge)
-        gate = RemoteGate(limiter)
+        config = settings(CLOSED, "judge.api.concurrency=1", *prices).judge
+        (limiter,) = start_limiters(config, 4, tmp_path / LOG)
+        gate = RemotePermits(limiter, "me")
         lease = await gate.acquire(0.0)
         waiting = asyncio.create_task(gate.acquire(0.0))
         while (await limiter.state.remote()).waiting == 0:
@@ -171,7 +187,7 @@ def test_a_cancelled_acquire_leaves_no_lease_and_the_spend_cap_comes_through(
             await asyncio.sleep(0.02)
         await gate.release(lease, ok=True, spent=0.4)
         second = await gate.acquire(0.0)  # would wait for ever for a lease that nobody holds
-        assert not await gate.is_open()
+        assert await gate.down_s() == 0
         await gate.release(second, ok=True, spent=0.2)
         with pytest.raises(CallFailed) as refused:
             await gate.acquire(0.0)
@@ -181,14 +197,88 @@ def test_a_cancelled_acquire_leaves_no_lease_and_the_spend_cap_comes_through(
     asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
+def test_a_group_is_compared_as_a_whole_and_canaries_go_past_the_cache(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with JudgeServer(first_is_better) as server:
+            config = settings(
+                server.base_url,
+                "judge.workers=1",
+                "judge.acoustic_by=local",
+                "judge.api.compare=pairwise",
+                f"judge.api.cache={tmp_path / 'verdicts.sqlite'}",
+                root=tmp_path,
+            )
+            async with judges(config, Events()) as (pool, _):
+                assert pool.together
+                texts = [TEXT, "after monday comes tuesday", "my dog is happy now"]
+                replies = [replace(reply(text), index=i) for i, text in enumerate(texts)]
+                heard = [[ray.put(speech(spoken(text)))] for text in texts]
+                judged = await pool.compare(replies, heard, task(TEXT), [tmp_path / "a.ogg", None, None])
+                compared = len(server.bodies)
+                clips = [WORLD / "data" / "bank" / "rms" / f"{word}.flac" for word in TEXT.split()]
+                canaries = [await pool.canaries(task(TEXT), TEXT, clips) for _ in range(2)]
+        assert [one.index for one in judged] == [0, 1, 2] and (tmp_path / "a.ogg").is_file()
+        values = [value(one.axes["semantic"]) for one in judged]
+        assert values == pytest.approx([5.0, 3.0, 1.0]), "by the alphabet, as the endpoint has it"
+        assert compared >= 6 + 4, "three pairs in both orders, after the probe"
+        assert len(canaries[0]) == len(canaries[1]) == 5
+        assert len(server.bodies) == compared + 10, "no canary is answered from the cache"
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))
+
+
+def first_is_better(body: dict[str, Any]) -> float:
+    """Of two transcripts the one that comes first in the alphabet by its last word; a single one: level 2."""
+    found = re.findall(r"<transcript [AB] \w+>\n(.*)\n", said(body))
+    if len(found) < 2:
+        return 2.0
+    order = ["twelve", "tuesday", "now"]
+    ranks = [order.index(text.split()[-1]) for text in found]
+    return float(ranks[0] < ranks[1])
+
+
+def test_a_dead_limiter_ends_the_run_with_what_to_do(cluster: Cluster, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with JudgeServer() as server:
+            config = settings(server.base_url, "judge.workers=1", root=tmp_path)
+            events = Events()
+            async with judges(config, events) as (pool, limiter):
+                await scores(pool, 1)
+                ray.kill(limiter)
+                with pytest.raises(RunError, match="limiter of an API judge died: go on with"):
+                    await scores(pool, 1)
+        assert events.found == [], "no judge is replaced for it"
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))
+
+
+def test_what_a_resumed_run_has_spent_is_read_from_its_calls(tmp_path: Path) -> None:
+    log = tmp_path / LOG
+    assert spent_on(log, "http://a/v1", "m") == 0
+    calls = [
+        ("http://a/v1", "m", 0.25),
+        ("http://a/v1", "n", 8),
+        ("http://b/v1", "m", 16),
+        ("http://a/v1", "m", 1),
+    ]
+    lines = [json.dumps({"endpoint": where, "model": name, "spent": spent}) for where, name, spent in calls]
+    log.write_text("\n".join([*lines, "12", '{"mo']))
+    assert spent_on(log, "http://a/v1", "m") == 1.25
+
+
 def test_the_deadline_covers_hearing_every_round_of_calls_the_rates_and_an_outage() -> None:
     config = settings(CLOSED, "judge.workers=3", "judge.api.concurrency=8", "judge.api.repeats=2").judge
-    assert slots(config) == 3 and calls_at_once(config) == 3 * 3 * 2 * 2
-    assert verdict_deadline(config) == 3 * 60 + (5 + 1) * 60 + 600
+    assert slots(config) == 3 and calls_at_once(config, 4) == 3 * 3 * 2 * 2
+    assert verdict_deadline(config, 4) == 3 * 60 + (5 + 1) * 60 + 600
     slow = settings(CLOSED, "judge.api.requests_per_minute=6", "judge.api.audio_seconds_per_minute=60").judge
-    rates = max(16 / 6, 8 * LONGEST / 60) * 60
-    assert calls_at_once(slow) == 16 and verdict_deadline(slow) == 4 * 60 + 3 * 60 + 600 + rates
-    assert verdict_deadline(load([]).judge) == load([]).judge.deadline_s and slots(load([]).judge) == 1
+    rates = max(16 / 6, 8 * 2 * LONGEST / 60) * 60
+    assert calls_at_once(slow, 4) == 16 and verdict_deadline(slow, 4) == 4 * 60 + 3 * 60 + 600 + rates
+    assert verdict_deadline(load([]).judge, 4) == load([]).judge.deadline_s and slots(load([]).judge) == 1
+    pairs = settings(CLOSED, "judge.workers=2", "judge.api.compare=pairwise").judge
+    assert calls_at_once(pairs, 5) == 2 * 4 * 2 * 20 and calls_at_once(pairs, 1) == 16
+    assert verdict_deadline(pairs, 5) == 4 * 5 * 60 + (40 + 1) * 60 + 600
 
 
 def test_an_endpoint_that_is_not_there_stops_a_run_before_anything_starts(

@@ -1,10 +1,15 @@
 """The command line: bad input gives one line per problem and exit 2, and nothing is written."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -134,11 +139,105 @@ def test_doctor_says_ok_or_what_to_do(capsys: pytest.CaptureFixture[str]) -> Non
         ["report", "/nowhere"],
         ["export", "/nowhere"],
         ["say", "hello", "x.wav", "--model", "/nowhere"],
+        ["judge", "score", "/nowhere.jsonl", "--to", "/tmp/out.csv"],
+        ["judge", "score", "/nowhere.jsonl", "--to", "/nowhere/out.parquet"],
+        ["judge", "calibrate", "/nowhere.csv"],
+        ["judge", "calibrate", "/nowhere.csv", "judge.semantic=-1"],
     ],
 )
 def test_other_commands_refuse_bad_input(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "command", "overrides"),
+    [
+        (["score", "m.jsonl", "--to", "o.parquet", "judge=openai", "a=b"], "score", ["judge=openai", "a=b"]),
+        (["score", "--to", "o.parquet", "m.jsonl", "a=b"], "score", ["a=b"]),
+        (["score", "m.jsonl", "a=b", "--to", "o.parquet", "c=d"], "score", ["a=b", "c=d"]),
+        (["calibrate", "r.csv", "--map", "affine", "a=b"], "calibrate", ["a=b"]),
+        (["probe", "a=b", "c=d"], "probe", ["a=b", "c=d"]),
+    ],
+)
+def test_settings_may_stand_before_and_behind_the_flags_of_judge(
+    given: list[str], command: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from actors import judging
+
+    found: list[object] = []
+    monkeypatch.setattr(judging, command, lambda *arguments: found.append(arguments[-1]) or 0)
+    assert main(["judge", *given]) == 0
+    assert found == [overrides]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["judge"],
+        ["judge", "score", "m"],
+        ["judge", "score", "m", "--to", "o", "--tp=3"],
+        ["report", "r", "s"],
+    ],
+)
+def test_what_no_command_takes_is_a_usage_error(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(given)
+    assert left.value.code == 2 and "usage: wavgate" in capsys.readouterr().err
+
+
+def ended(group: int) -> bool:
+    """Whether the last process of a group is gone within ten seconds."""
+    for _ in range(200):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+MANY = 400  # replies: more than are judged before a signal arrives
+
+
+def test_judge_score_survives_interrupt_and_kill_with_whole_verdicts_and_no_process_left(
+    tmp_path: Path,
+) -> None:
+    replies = []
+    for i in range(MANY):
+        tone = 0.2 * np.sin(2 * np.pi * (150 + i / 2) * np.arange(16_000) / 16_000)
+        soundfile.write(tmp_path / f"{i}.wav", tone, 16_000)
+        replies.append(json.dumps({"id": f"r{i}", "question": "?", "audio": f"{i}.wav"}) + "\n")
+    (tmp_path / "m.jsonl").write_text("".join(replies))
+    kept, table = tmp_path / "o.verdicts.jsonl", tmp_path / "o.parquet"
+    command = [sys.executable, "-m", "actors.cli", "judge", "score", str(tmp_path / "m.jsonl")]
+
+    def stopped(after: int, stop: Callable[[int], None]) -> tuple[int, str]:
+        with subprocess.Popen(
+            [*command, "--to", str(table), "judge.workers=1"],
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        ) as running:  # fmt: skip
+            until = time.monotonic() + 60
+            while not (kept.exists() and kept.read_bytes().count(b"\n") > after):
+                assert time.monotonic() < until and running.poll() is None
+                time.sleep(0.01)
+            stop(running.pid)
+            _, error = running.communicate(timeout=60)
+        assert ended(running.pid), "a judge process outlived its parent"
+        return running.returncode, error
+
+    # As a terminal does it: to the whole group.
+    code, error = stopped(2, lambda process: os.killpg(process, signal.SIGINT))
+    verdicts = kept.read_bytes().count(b"\n") - 1
+    assert code == 130 and "Traceback" not in error and error.endswith("interrupted\n")
+    assert f"judge score: {verdicts} of {MANY} verdicts are kept; the same command goes on" in error
+    before = kept.read_bytes()
+    code, error = stopped(verdicts + 1, lambda process: os.kill(process, signal.SIGKILL))
+    assert code == -signal.SIGKILL and not table.exists()
+    assert kept.read_bytes().startswith(before), "what was judged is not judged again"
+    names = [json.loads(line)["id"] for line in kept.read_text().splitlines()[1:]]
+    assert verdicts < len(names) < MANY and len(set(names)) == len(names)
 
 
 def test_say_turns_a_prompt_into_speech(tmp_path: Path) -> None:

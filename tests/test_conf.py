@@ -4,14 +4,15 @@ import itertools
 import re
 import subprocess
 import sys
-from operator import attrgetter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conf.keys import FOLDER, GROUPS, KEYS, LEAVES, PATHS
+from conf.keys import FOLDER, GROUPS, ITEMS, KEYS, LEAVES
 from conf.load import ROOT, ConfigError, dump, load, read, sweep
 
 MANIFESTS = ["data.train=a.jsonl", "data.validation=b.jsonl", "data.test=c.jsonl"]
@@ -20,6 +21,7 @@ OWN_VALUES = {
     "data=manifest": MANIFESTS,
     "cluster=multi": ["run.root=/shared/runs"],
     "judge=openai": ENDPOINT,
+    "judge=panel": ENDPOINT,
 }
 
 
@@ -30,14 +32,26 @@ def problems_of(overrides: list[str]) -> list[str]:
     return caught.value.problems
 
 
-def combinations() -> list[list[str]]:
-    options = [[f"{group}={option}" for option in choices] for group, choices in GROUPS.items()]
-    return [list(chosen) for chosen in itertools.product(*options)]
+def paths_of(node: Any) -> Iterator[Path]:
+    """Every path in a dumped configuration."""
+    if isinstance(node, Path):
+        yield node
+    elif isinstance(node, dict | tuple | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from paths_of(value)
 
 
-def test_every_combination_of_shipped_options_is_a_valid_configuration() -> None:
+def pairs() -> Iterator[list[str]]:
+    """Each two options of different groups, the other groups at their defaults."""
+    options = [f"{group}={option}" for group, choices in GROUPS.items() for option in choices]
+    for one, other in itertools.combinations(options, 2):
+        if one.partition("=")[0] != other.partition("=")[0]:
+            yield [one, other]
+
+
+def test_every_two_shipped_options_go_together() -> None:
     assert {"model", "data", "judge", "algo", "cluster", "log", "experiment"} == set(GROUPS)
-    for chosen in combinations():
+    for chosen in pairs():
         load(chosen + [extra for choice in chosen for extra in OWN_VALUES.get(choice, [])])
 
 
@@ -62,9 +76,9 @@ def test_every_yaml_file_says_in_its_first_lines_what_it_is_for() -> None:
 
 
 def test_there_are_fewer_than_eighty_settings_and_each_is_documented() -> None:
-    of_api_judge = re.compile(r"judge\.(api\.|\w+_by$)")
+    of_api_judge = re.compile(r"judge\.(api\.|second\.|asr\.|\w+_by$)")
     assert len([key for key in LEAVES if not of_api_judge.match(key)]) < 80
-    for key, field in LEAVES.items():
+    for key, field in (LEAVES | ITEMS).items():
         assert field.description and len(field.description) > 10, key
 
 
@@ -191,7 +205,7 @@ def test_what_is_dumped_reads_back_as_the_same_configuration(tmp_path: Path) -> 
     for overrides in (
         [],
         ["algo=sft", "learner.lr=1e-6", "run.name=a"],
-        ["cluster=gpu8", "judge.language_model=null"],
+        ["cluster=gpu8", "judge.asr.language_model=null"],
     ):
         config = load(overrides)
         (tmp_path / "config.yaml").write_text(dump(config))
@@ -215,9 +229,8 @@ def test_the_embedded_data_is_found_from_any_folder(tmp_path: Path, monkeypatch:
     config = load([])
     assert config.data.train == ROOT / "examples/tiny_world/data/train.jsonl"
     assert config.run.root == tmp_path / "runs"
-    for key in PATHS:
-        path = attrgetter(key)(config)
-        assert path is None or path.is_absolute(), key
+    paths = list(paths_of(config.model_dump()))
+    assert len(paths) >= 6 and all(path.is_absolute() for path in paths)
 
 
 def test_a_file_of_the_users_own_wins_over_the_embedded_one(
@@ -300,6 +313,129 @@ def test_the_api_judge_must_be_told_where_and_whom_to_ask() -> None:
     assert load([]).judge.api_axes == ()
 
 
+def test_the_panel_checks_here_what_was_said_asks_how_it_sounded_and_vetoes() -> None:
+    judge = load(["judge=panel", *ENDPOINT]).judge
+    assert (judge.semantic_by, judge.api_axes) == ("local", ("acoustic",))
+    assert {veto.measure for veto in judge.vetoes} == {"loop", "clipping"}
+    assert {line.split(": ")[1] for line in problems_of(["judge=panel"])} == {
+        "judge.api.base_url",
+        "judge.api.model",
+    }
+    assert load([]).judge.vetoes == load(["judge=openai", *ENDPOINT]).judge.vetoes == ()
+
+
 def test_the_cache_of_verdicts_is_an_absolute_path_of_its_own() -> None:
     cache = load(["judge=openai", *ENDPOINT, "judge.api.cache=README.md"]).judge.api.cache
     assert cache == Path.cwd() / "README.md"
+
+
+PLUGIN = "judge.plugins=[{name:mos,path:mos.onnx,sample_rate:16000,reference:voice.wav}]"
+
+
+def test_lists_of_plugins_and_vetoes_are_set_on_the_command_line_and_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    vetoes = "judge.vetoes=[{measure:loop,most:0.9},{measure:mos,least:2,most:4.5}]"
+    config = load([PLUGIN, vetoes])
+    (plugin,) = config.judge.plugins
+    assert (plugin.path, plugin.reference) == (tmp_path / "mos.onnx", tmp_path / "voice.wav")
+    assert [(veto.measure, veto.least, veto.most) for veto in config.judge.vetoes] == [
+        ("loop", None, 0.9),
+        ("mos", 2.0, 4.5),
+    ]
+    (tmp_path / "config.yaml").write_text(dump(config))
+    assert read(tmp_path / "config.yaml") == config
+    assert load(["judge.vetoes=[]"]).judge.vetoes == ()
+
+
+def test_a_plugin_below_the_projects_folder_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (plugin,) = load(["judge.plugins=[{name:mos,path:README.md,sample_rate:16000}]"]).judge.plugins
+    assert plugin.path == ROOT / "README.md"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "judge.vetoes=[{measure:lop,most:0.9}]",
+            "judge.vetoes: must name a measurement or a plugin; did you mean loop? (got lop)",
+        ),
+        (
+            "judge.vetoes=[{measure:loop}]",
+            "judge.vetoes.0.most: must be set where least is not (got nothing)",
+        ),
+        (
+            "judge.vetoes=[{measure:loop,least:0.5,most:0.1}]",
+            "judge.vetoes.0.most: must not be below least=0.5 (got 0.1)",
+        ),
+        (
+            "judge.vetoes=[{measure:loop,mots:0.1}]",
+            "judge.vetoes.0.mots: unknown key; did you mean judge.vetoes.most? (got 0.1)",
+        ),
+        ("judge.vetoes=[{measure:loop,most:nan}]", "judge.vetoes.0.most: must be a finite number (got nan)"),
+        (
+            "judge.vetoes=[{measure:loop,most:true}]",
+            "judge.vetoes.0.most: must not be a truth value (got true)",
+        ),
+        (
+            "judge.vetoes=[{measure:sk-canary0123456789,most:1}]",
+            "judge.vetoes.0.measure: must be the NAME of an environment variable, never a secret (got a secret, "
+            "not shown)",
+        ),
+        (
+            "judge.plugins=[{name:loop,path:a.onnx,sample_rate:16000}]",
+            "judge.plugins: must have names of their own (got loop)",
+        ),
+        (
+            "judge.plugins=[{name:wer,path:a.onnx,sample_rate:16000}]",
+            "judge.plugins: must have names of their own (got wer)",
+        ),
+        ("judge.plugins=[{name:mos,path:a.onnx}]", "judge.plugins.0.sample_rate: must be set"),
+        (
+            "judge.plugins=[{name:mos,path:a.onnx,sample_rate:8000,output:1,reference:b.wav}]",
+            "judge.plugins.0.output: must be 0 with a reference, which takes all of it (got 1)",
+        ),
+        (
+            "judge.asr.by=whisper",
+            "judge.asr.path: must be a folder of weights when by=whisper (got nothing)",
+        ),
+        ("judge.asr.by=endpoint", "judge.asr.base_url: must be set when by=endpoint (got nothing)"),
+        ("judge.asr.language=English", "judge.asr.language: must match pattern '^[a-z]{2,3}$' (got English)"),
+        (
+            "judge.language_model=a.arpa",
+            "judge.language_model: unknown key; did you mean judge.asr.language_model? (got a.arpa)",
+        ),
+    ],
+)
+def test_a_mistake_about_recogniser_plugins_or_vetoes_is_one_line(override: str, expected: str) -> None:
+    assert expected in [line.removeprefix("conf: ") for line in problems_of([override])]
+
+
+def test_a_transcription_must_end_before_the_verdict_that_needs_it() -> None:
+    asked = ["judge.asr.by=endpoint", "judge.asr.base_url=http://127.0.0.1:1/v1", "judge.asr.model=w"]
+    assert load(asked).judge.asr.deadline_s == 30
+    assert problems_of([*asked, "judge.deadline_s=30"]) == [
+        "conf: judge.asr.deadline_s: must be below judge.deadline_s=30 (got 30)"
+    ]
+
+
+def test_the_run_of_an_older_version_keeps_its_recogniser(tmp_path: Path) -> None:
+    config = load(["run.name=old"])
+    text = dump(config).replace("  asr:\n", "  old:\n")
+    lines = [
+        line for line in text.splitlines() if line.strip().startswith(("language_model:", "dictionary:"))
+    ]
+    kept = re.sub(r"  old:\n(    .*\n)+", "".join(f"{line[2:]}\n" for line in lines), text)
+    assert "asr:" not in kept and len(lines) == 2
+    (tmp_path / "config.yaml").write_text(kept)
+    assert read(tmp_path / "config.yaml") == config
+
+
+def test_a_key_in_an_address_is_refused_and_not_shown() -> None:
+    where = "judge.api.base_url=http://127.0.0.1:8000/v1/sk-abcdefgh12345678"
+    (problem,) = problems_of(["judge=openai", where, "judge.api.model=m"])
+    assert "never a secret" in problem and "abcdefgh" not in problem

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from judge import measure
-from judge.caller import Caller, LocalGate
+from judge.caller import Caller
 from judge.canary import FORGERY, PLEA, CanaryResult, canaries, check
-from judge.chat import Endpoint, ask, new_client
+from judge.chat import ask
+from judge.endpoint import Endpoint
+from judge.http import new_client
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
 from judge.rubric import ACOUSTIC, HOLISTIC, RUBRICS, SEMANTIC, Rubric
@@ -149,7 +151,7 @@ def test_canaries_go_through_the_real_judge_and_an_injection_arrives_disarmed() 
         async with JudgeServer(gullible) as server:
             endpoint = Endpoint(base_url=server.base_url, model=MODEL, key_env=None, deadline_s=5)
             asks = partial(ask, new_client(), endpoint)
-            caller = Caller(asks, MODEL, LocalGate(Limiter(limits())), outage_s=5)
+            caller = Caller(asks, MODEL, Limiter(limits()), outage_s=5)
             judge = OpenAIJudge(caller, able("logprobs"), scale=Scale(), repeats=1, temperature=0.0)
             found = await check(judge, [SEMANTIC, ACOUSTIC, HOLISTIC], TASK, HEARD, REPLY, None)
         forged = next(said(body) for body in server.bodies if "System: the grade" in said(body))

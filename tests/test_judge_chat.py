@@ -17,8 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.chat import Answer, Endpoint, ask, new_client, retry_after
+from judge.chat import Answer, ask
 from judge.completion import read_completion, strict_json
+from judge.endpoint import Endpoint
+from judge.http import new_client, retry_after
 from judge.types import CallFailed, Kind
 from tests.fault_server import FaultServer, Plan, running, storm
 from tests.faults import FAULTS, MODEL, Fault, Handler, completion, error, hang, message, says, two_answers

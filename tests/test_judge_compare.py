@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from judge.answers import Mode
 from judge.cache import VerdictCache
-from judge.caller import Caller, LocalGate
-from judge.chat import Answer, Endpoint, ask, new_client
+from judge.caller import Caller
+from judge.chat import Answer, ask
 from judge.compare import Candidate, Pair, pairwise, survivors, win_rates
+from judge.endpoint import Endpoint
+from judge.http import new_client
 from judge.limits import Limiter
 from judge.ranking import groupwise, parse_ranking, presented, read_ranking
 from judge.rubric import ACOUSTIC, HOLISTIC, SEMANTIC
@@ -47,7 +49,7 @@ def caller(server: JudgeServer, cache: VerdictCache | None = None) -> Caller:
     return Caller(
         partial(ask, new_client(), endpoint),
         MODEL,
-        LocalGate(Limiter(limits(breaker_failures=99))),
+        Limiter(limits(breaker_failures=99)),
         outage_s=5,
         cache=cache,
     )

@@ -534,3 +534,46 @@ def test_a_storm_of_callers_keeps_every_limit(seed: int) -> None:
         assert most_in_a_minute([(e.at, 1.0) for e in grants]) <= 1.01 * limits.requests_per_minute
     if limits.audio_seconds_per_minute is not None:
         assert most_in_a_minute([(e.at, e.amount) for e in grants]) <= 1.01 * 300 + 8
+
+
+def test_one_case_that_keeps_failing_opens_no_breaker_and_a_second_one_does() -> None:
+    breaker = Breaker(3, 1.0)
+    for _ in range(10):
+        breaker.end(breaker.start(), False, 0.0, "the same")
+    assert breaker.state(0.0) == "closed"
+    breaker.end(breaker.start(), False, 0.0, "another")
+    assert breaker.state(0.0) == "open" and breaker.opened == 1
+    breaker.end(breaker.start(), True, 2.0, "the same")
+    for _ in range(10):
+        breaker.end(breaker.start(), False, 3.0, "the same")
+    assert breaker.state(3.0) == "closed", "what failed before the recovery is forgotten"
+
+
+def test_what_a_dead_worker_had_or_wanted_is_free_again() -> None:
+    async def scenario() -> None:
+        limiter = Limiter(replace(ALL, concurrency=2, breaker_failures=1, lease_s=600.0))
+        held = [await limiter.acquire(0.0, owner="dead") for _ in range(2)]
+        orphans = [asyncio.create_task(limiter.acquire(0.0, owner="dead")) for _ in range(20)]
+        live = asyncio.create_task(limiter.acquire(0.0, owner="alive"))
+        await asyncio.sleep(0)
+        await limiter.forget("dead")
+        lease = await asyncio.wait_for(live, 1)
+        assert lease not in held and limiter.state().in_flight == 1 and limiter.state().waiting == 0
+        assert all(
+            isinstance(one, asyncio.CancelledError)
+            for one in await asyncio.gather(*orphans, return_exceptions=True)
+        )
+        await limiter.release(held[0], ok=False, spent=0.5)
+        assert limiter.state().breaker == "closed" and limiter.state().spent == 0.5, "late news is only money"
+
+    asyncio.run(scenario())
+
+
+def test_an_outage_lasts_from_the_opening_to_the_first_success() -> None:
+    breaker = Breaker(1, 1.0)
+    assert breaker.down_s(7.0) == 0
+    breaker.end(breaker.start(), False, 10.0)
+    breaker.end(breaker.start(), False, 12.0)
+    assert breaker.down_s(15.0) == 5.0
+    breaker.end(breaker.start(), True, 16.0)
+    assert breaker.down_s(17.0) == 0

@@ -10,15 +10,18 @@ import pytest
 
 from judge.answers import Mode
 from judge.cache import VerdictCache
-from judge.caller import Caller, LocalGate, Price
-from judge.chat import Endpoint, ask, new_client
+from judge.caller import Caller
+from judge.chat import ask
+from judge.endpoint import Endpoint
+from judge.http import new_client
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
-from judge.probe import probe
+from judge.probe import probe, smallest
 from judge.rubric import ACOUSTIC, HOLISTIC, SEMANTIC, Rubric
+from judge.turns import Price
 from judge.types import CallFailed, Missing, Scale, Scored, Task, Verdict
 from rollout.types import Speech
-from tests.judge_server import MODEL, JudgeServer, able, by_content, limits, recordings, said
+from tests.judge_server import MODEL, Body, JudgeServer, able, by_content, limits, recordings, said
 
 T = TypeVar("T")
 TASK = Task(task_type="t", question="What is two plus two?", match=None, answer=None, style=None)
@@ -44,13 +47,15 @@ def judge_of(
     scale: Scale | None = None,
     limiter: Limiter | None = None,
     outage_s: float = 5.0,
+    key_env: str | None = None,
+    deadline_s: float = 2.0,
+    attempts: int = 1,
     **caller: Any,
 ) -> OpenAIJudge:
-    key_env = caller.pop("key_env", None)
-    asks = partial(ask, new_client(), endpoint(server, key_env=key_env))
-    gate = LocalGate(limiter or Limiter(limits()))
+    where = endpoint(server, key_env=key_env, deadline_s=deadline_s, attempts=attempts)
+    asks = partial(ask, new_client(), where)
     return OpenAIJudge(
-        Caller(asks, MODEL, gate, outage_s=outage_s, **caller),
+        Caller(asks, MODEL, limiter or Limiter(limits()), outage_s=outage_s, **caller),
         able(mode),
         scale=scale or Scale(),
         repeats=repeats,
@@ -63,8 +68,15 @@ def scored(verdict: Verdict) -> Scored:
     return verdict
 
 
-async def score(judge: OpenAIJudge, rubric: Rubric = HOLISTIC, heard: str = "four") -> Verdict:
-    return await judge.score(rubric, TASK, heard, SPEECH, None)
+async def score(
+    judge: OpenAIJudge, rubric: Rubric = HOLISTIC, heard: str = "four", speech: Speech = SPEECH
+) -> Verdict:
+    return await judge.score(rubric, TASK, heard, speech, None)
+
+
+def tone(number: int) -> Speech:
+    """A reply that no other number has."""
+    return Speech(wave=WAVE * np.float32(1 - number / 100), sample_rate=SPEECH.sample_rate)
 
 
 # --- verdicts ---
@@ -236,7 +248,7 @@ def test_a_run_pauses_while_the_endpoint_is_down_and_resumes() -> None:
         async with JudgeServer(lambda body: 4.0) as server:
             judge = judge_of(server, limiter=limiter)
             server.down = True
-            calls = [asyncio.create_task(score(judge, heard=str(i))) for i in range(6)]
+            calls = [asyncio.create_task(score(judge, heard=str(i), speech=tone(i))) for i in range(6)]
             await asyncio.sleep(0.4)
             asked = len(server.bodies)
             server.down = False
@@ -256,11 +268,36 @@ def test_an_outage_longer_than_a_run_waits_is_missing_by_the_breaker() -> None:
         async with JudgeServer() as server:
             server.down = True
             judge = judge_of(server, outage_s=0.3)
-            calls = asyncio.gather(*(score(judge, heard=str(i)) for i in range(5)))
+            calls = asyncio.gather(*(score(judge, heard=str(i), speech=tone(i)) for i in range(5)))
             verdicts = await asyncio.wait_for(calls, 5)
         kinds = [verdict.kind for verdict in verdicts if isinstance(verdict, Missing)]
         assert len(kinds) == 5 and kinds.count("breaker") >= 4
         assert all(isinstance(verdict, Missing) and verdict.retryable for verdict in verdicts)
+
+    run(test())
+
+
+class Looked(Limiter):
+    looks = 0
+
+    async def down_s(self) -> float:
+        self.looks += 1
+        return await super().down_s()
+
+
+def test_calls_that_come_late_in_an_outage_do_not_wait_for_all_of_it_again() -> None:
+    async def test() -> None:
+        limiter = Looked(limits(concurrency=2, breaker_failures=2, breaker_rest_s=60))
+        async with JudgeServer() as server:
+            server.down = True
+            judge = judge_of(server, limiter=limiter, outage_s=0.4)
+            for wave in range(6):
+                if wave == 1:
+                    limiter.looks = 0
+                calls = (score(judge, heard=str(i), speech=tone(2 * wave + i)) for i in range(2))
+                found = await asyncio.gather(*calls)
+                assert all(isinstance(verdict, Missing) for verdict in found)
+        assert limiter.looks <= 5 * 2 * 2, "each call looks twice: the outage is as old as the breaker says"
 
     run(test())
 
@@ -301,6 +338,100 @@ def test_answers_are_paid_for_and_the_cap_ends_the_calls() -> None:
         assert limiter.state().spent == pytest.approx(0.003)
         assert [isinstance(verdict, Missing) for verdict in verdicts] == [True, False, False, True, True]
         assert [verdict.kind for verdict in verdicts[3:] if isinstance(verdict, Missing)] == ["spend_cap"] * 2
+
+    run(test())
+
+
+def test_every_attempt_has_a_lease_and_waiting_for_one_does_not_use_up_the_deadline() -> None:
+    async def test() -> None:
+        limiter = Limiter(limits(concurrency=1, requests_per_minute=60, breaker_failures=9))
+        async with JudgeServer() as server:
+            server.down = True
+            judge = judge_of(server, limiter=limiter, attempts=4, deadline_s=2.0)
+            last = await score(judge)
+        assert isinstance(last, Missing) and last.kind == "server", (
+            "three waits of a second are no part of 2 s"
+        )
+        assert limiter.state().requests == len(server.bodies) == 4, "each attempt was one request"
+
+    run(test())
+
+
+def test_the_first_calls_of_an_outage_wait_for_its_end() -> None:
+    async def test() -> None:
+        async with JudgeServer() as server:
+            server.down = True
+            limiter = Limiter(limits(breaker_failures=4))
+            judge = judge_of(server, limiter=limiter, attempts=4)
+            calls = asyncio.gather(*(score(judge, heard=str(i), speech=tone(i)) for i in range(3)))
+            while limiter.state().opened < 2:
+                await asyncio.sleep(0.01)
+            server.down = False
+            verdicts = await calls
+        assert all(isinstance(verdict, Scored) for verdict in verdicts)
+
+    run(test())
+
+
+def test_a_reply_that_fails_by_itself_is_missing_and_no_outage() -> None:
+    async def test() -> None:
+        limiter = Limiter(limits(breaker_failures=4, concurrency=4))
+        async with JudgeServer() as server:
+            server.down = True
+            judge = judge_of(server, limiter=limiter, attempts=4, repeats=2)
+            both = await asyncio.gather(*(score(judge, rubric) for rubric in (ACOUSTIC, HOLISTIC)))
+        assert all(isinstance(verdict, Missing) and verdict.kind == "server" for verdict in both)
+        assert limiter.state().opened == 0 and len(server.bodies) == 2 * 2 * 4
+
+    run(test())
+
+
+def test_two_replies_that_fail_by_themselves_keep_nobody_waiting() -> None:
+    class Poisoned(JudgeServer):
+        def _answer(self, body: Body) -> tuple[int, Body]:
+            return (500, {"error": {}}) if "poison" in said(body) else super()._answer(body)
+
+    async def test() -> None:
+        limiter = Limiter(limits(breaker_failures=2, breaker_rest_s=0.02, concurrency=2))
+        async with Poisoned() as server:
+            asks = partial(ask, new_client(), endpoint(server))
+            judge = judge_of(server, limiter=limiter, outage_s=600.0, ping=partial(asks, smallest()))
+            cases = [score(judge, SEMANTIC, f"poison {i}", tone(i)) for i in range(2)]
+            bad = await asyncio.gather(*cases)
+            good = await score(judge, SEMANTIC, "four", tone(3))
+        assert [verdict.kind for verdict in bad if isinstance(verdict, Missing)] == ["server", "server"]
+        assert isinstance(good, Scored) and limiter.state().opened and await limiter.down_s() == 0
+
+    run(test())
+
+
+def test_while_an_endpoint_is_down_it_is_asked_something_small_and_no_reply_is_lost() -> None:
+    async def test() -> None:
+        limiter = Limiter(limits(breaker_failures=2, breaker_rest_s=0.02))
+        async with JudgeServer() as server:
+            server.down = True
+            ping = partial(ask, new_client(), endpoint(server), smallest())
+            judge = judge_of(server, limiter=limiter, outage_s=60.0, attempts=2, ping=ping)
+            calls = asyncio.gather(*(score(judge, ACOUSTIC, speech=tone(i)) for i in range(4)))
+            while limiter.state().opened < 6:
+                await asyncio.sleep(0.01)
+            server.down = False
+            asked = [bool(recordings(body)) for body in server.bodies]
+            verdicts = await calls
+        assert all(isinstance(verdict, Scored) for verdict in verdicts)
+        assert asked.count(True) <= 4 * 2, "two attempts each, and from then on nothing with a reply in it"
+        assert asked.count(False) >= 3
+
+    run(test())
+
+
+def test_an_answer_of_no_use_is_paid_for() -> None:
+    async def test() -> None:
+        limiter = Limiter(limits(spend_cap=1.0))
+        async with JudgeServer(model="another-model") as server:
+            verdict = await score(judge_of(server, limiter=limiter, price=Price(prompt=8.0, completion=20.0)))
+        assert isinstance(verdict, Missing) and verdict.kind == "wrong_model"
+        assert limiter.state().spent == pytest.approx((8.0 * 150 + 20.0 * 10) / 1e6)
 
     run(test())
 

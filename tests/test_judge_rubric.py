@@ -18,13 +18,10 @@ from judge.answers import (
     Mode,
     check_english,
     expectation,
-    expected_score,
     json_schema,
     read,
     rule,
-    schema_score,
     settings,
-    tagged_score,
 )
 from judge.rubric import (
     ACOUSTIC,
@@ -165,10 +162,10 @@ GOOD = '{"reason": "Right and clear.", "score": 4}'
 
 
 def test_a_strict_answer_is_read_in_every_mode() -> None:
-    assert schema_score(GOOD).number == 4 and schema_score(GOOD).own_std is None
-    assert tagged_score("Right and clear. <score>4</score>\n").number == 4
-    assert tagged_score("<score> 2 </score>").number == 2
-    reading = expected_score(" 4", [[("4", log(0.6)), (" 5", log(0.4))]])
+    assert read(SCORE, "schema", GOOD, []).number == 4 and read(SCORE, "schema", GOOD, []).own_std is None
+    assert read(SCORE, "tagged", "Right and clear. <score>4</score>\n", []).number == 4
+    assert read(SCORE, "tagged", "<score> 2 </score>", []).number == 2
+    reading = read(SCORE, "logprobs", " 4", [[("4", log(0.6)), (" 5", log(0.4))]])
     assert reading.number == pytest.approx(4.4) and reading.own_std == pytest.approx(0.24**0.5)
 
 
@@ -272,7 +269,7 @@ def test_probabilities_that_do_not_belong_to_one_digit_are_no_score(
 
 
 def test_blank_tokens_before_the_digit_are_passed_over() -> None:
-    assert expected_score("\n3", [[("\n", 0.0)], [("3", log(0.9)), ("\n", log(0.1))]]).number == 3
+    assert read(SCORE, "logprobs", "\n3", [[("\n", 0.0)], [("3", log(0.9)), ("\n", log(0.1))]]).number == 3
 
 
 @given(st.lists(st.floats(0.001, 1), min_size=5, max_size=5), st.floats(0.5, 1), st.integers(0, 4))
@@ -287,7 +284,7 @@ def test_the_expected_score_is_the_mean_of_the_renormalised_distribution(
     text = str(int(shares.argmax()) + 1)
     if mass < 0.5 + 1e-9:
         return
-    reading = expected_score(text, [[*options[:split], *halves, *options[split + 1 :], *noise]])
+    reading = read(SCORE, "logprobs", text, [[*options[:split], *halves, *options[split + 1 :], *noise]])
     levels = np.arange(1, 6)
     mean = float(shares @ levels)
     assert reading.number == pytest.approx(mean)

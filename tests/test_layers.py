@@ -13,6 +13,8 @@ LAYERS = ("conf", "speech", "rollout", "judge", "learner", "actors")  # each imp
 ALLOWED = {name: set(LAYERS[: index + 1]) for index, name in enumerate(LAYERS)}
 ALLOWED["report"] = {"conf", "speech", "report"}
 ALLOWED["actors"] |= {"report"}
+# The page and `wavgate judge calibrate` must mean the same by their figures; a module of formulas alone.
+LENT = {"report": {"judge.agreement"}}
 NOT_PRODUCT = {"bench", "examples", "tests"}
 SOURCES = sorted(path for name in ALLOWED for path in (ROOT / name).rglob("*.py"))
 
@@ -38,8 +40,15 @@ def tops(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=named)
 def test_a_folder_imports_only_from_those_to_its_left(path: Path) -> None:
     folder = path.relative_to(ROOT).parts[0]
-    ours = tops(path) & (set(ALLOWED) | NOT_PRODUCT)
+    own = {name for name in imports(path) if name not in LENT.get(folder, ())}
+    ours = {name.partition(".")[0] for name in own} & (set(ALLOWED) | NOT_PRODUCT)
     assert ours <= ALLOWED[folder], f"{named(path)} imports {sorted(ours - ALLOWED[folder])}"
+
+
+def test_what_is_lent_across_the_layers_imports_nothing_of_ours() -> None:
+    for name in {name for names in LENT.values() for name in names}:
+        path = ROOT / f"{name.replace('.', '/')}.py"
+        assert not tops(path) & (set(ALLOWED) | NOT_PRODUCT), named(path)
 
 
 def test_only_actors_import_ray() -> None:

@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speech import audio, manifest
+from speech.answers import Match
 from speech.manifest import Cursor, ManifestError
 
 SECONDS = 1.0
@@ -28,6 +29,10 @@ GOOD: dict[str, Any] = {
     "sft_target_text": "the answer is two",
     "sft_target_audio": ["a.wav"],
 }
+
+
+def answer(match: str, value: str) -> dict[str, Any]:
+    return GOOD | {"answer": {"match": match, "value": value}}
 
 
 @pytest.fixture
@@ -69,6 +74,28 @@ def test_a_sound_manifest_is_read_in_order(folder: Path) -> None:
     assert [row.model_dump(mode="json") for row in rows] == [spoken, written_turn]
 
 
+FITTING = {
+    "final": ["twelve", "?!"],
+    "exact": ["my dog is happy"],
+    "number": ["12", "-3.5", "1,200", "three quarters", "twenty-one", "2/3", "75 %"],
+    "choice": ["B", "b", "B: Paris", "C) Rome", "D. Oslo"],
+    "contains": ["the eiffel tower"],
+    "regex": ["paris|london", r"\bfour(teen)?\b", "a{2,5}", r"[0-9]{4}", r"\{"],
+    "math": ["2x + 3", "x = 1/2", "(a+b)^2", "two x plus three", "sqrt(2)"],
+}
+
+
+@pytest.mark.parametrize("match", FITTING)
+def test_a_value_that_fits_its_match_is_read_as_it_stands(folder: Path, match: str) -> None:
+    rows = [answer(match, value) | {"id": f"row-{i}"} for i, value in enumerate(FITTING[match])]
+    read = manifest.read(written(folder, *rows), SECONDS)
+    assert [row.answer.value for row in read if row.answer] == FITTING[match]
+
+
+def test_every_match_has_an_example_here() -> None:
+    assert set(FITTING) == set(get_args(Match))
+
+
 MISTAKES: list[tuple[dict[str, Any] | str, str, str]] = [
     ("{oops", "", "must be one JSON object: Expecting property name"),
     ("", "", "the line is empty"),
@@ -100,6 +127,21 @@ MISTAKES: list[tuple[dict[str, Any] | str, str, str]] = [
     (GOOD | {"messages": [{"role": "user", "content": "hi <|audio|>"}]}, "messages[0].content", "alone"),
     (GOOD | {"messages": [{"role": "user", "content": " "}], "audios": []}, "messages[0].content", "blank"),
     (GOOD | {"messages": [{"role": "usr", "content": "x"}], "audios": []}, "messages[0].role", "got 'usr'"),
+    (GOOD | {"answer": {"match": "fuzzy", "value": "x"}}, "answer.match", "got 'fuzzy'"),
+    (GOOD | {"answer": {"match": "final", "value": ""}}, "answer.value", "must not be empty"),
+    (answer("number", "twelve-ish"), "answer.value", "must be one number, as 12"),
+    (answer("number", "1 or 2"), "answer.value", "got '1 or 2'"),
+    (answer("choice", "BC"), "answer.value", "must be the letter of an option"),
+    (answer("math", "2x +"), "answer.value", "must be an expression"),
+    (answer("math", "1/2x"), "answer.value", "in two ways"),
+    (answer("regex", "(paris"), "answer.value", "must be a pattern: missing ), unterminated subpattern"),
+    (answer("regex", "a" * 501), "answer.value", "at most 500 characters"),
+    (answer("regex", "(?R)"), "answer.value", "must be a pattern: unknown extension"),
+    (answer("regex", "((a{1000}){1000}){1000}"), "answer.value", "{ in counts such as"),
+    (answer("regex", "((a{100}){100}){100}"), "answer.value", "counts that multiply to at most 1000"),
+    (answer("regex", "(" * 60 + "a" + ")+" * 60), "answer.value", "8 groups in each other"),
+    (answer("regex", "(?:paris){e<=2}"), "answer.value", "{ in counts such as"),
+    (answer("regex", "paris|"), "answer.value", "finds nothing in an empty reply"),
     (GOOD | {"sft_target_text": ""}, "sft_target_text", "must not be empty"),
     (GOOD | {"sft_target_text": "  "}, "sft_target_text", "must not be blank"),
     (GOOD | {"sft_target_audio": []}, "sft_target_audio", "must not be empty"),

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,21 @@ class FakeJudge:
         )
 
 
+class HangingJudge(FakeJudge):
+    """One that can talk while it works, until it hangs on the reply it is told to."""
+
+    async def hello(self) -> dict[str, Any]:  # type: ignore[override]
+        return super().hello()
+
+    async def score(self, given: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:  # type: ignore[override]
+        if given.index == 0:
+            await asyncio.sleep(1.5)  # takes its time, and is asked twice how it does
+        if f"{given.prompt_id}/{given.index}" == self._slow and self._marker.exists():
+            self._marker.unlink()
+            time.sleep(1000)
+        return super().score(replace(given, prompt_id="x"), speech, task, audio)
+
+
 def reply(prompt: Prompt, index: int, version: int) -> Reply:
     return Reply(
         prompt_id=prompt.id, index=index, ids=(prompt.ids[0], index), logps=(0.0, 0.0), channels="TE",
@@ -140,7 +156,7 @@ def judges(
     actor = ray.remote(FakeJudge).options(num_cpus=0)
     return JudgePool(
         "judge", 2, create=lambda index: actor.remote(slow, deadly, marker), source="same", restarts=2, journal=events,
-        deadline=deadline,
+        axes=("semantic",), deadline=deadline,
     )  # fmt: skip
 
 
@@ -233,3 +249,25 @@ def test_a_dead_judge_is_replaced_and_its_reply_judged_again(cluster: Cluster, m
     found = asyncio.run(one_batch(pool, judges(events, marker, deadly="p3/1")))
     assert all(judged.reward == Scored(value=1.0 + r.index, judge="fake") for r, judged in found)
     assert [kind for kind, _ in events.found] == ["restart"]
+
+
+def test_a_judge_that_hangs_is_replaced_long_before_its_deadline(cluster: Cluster, marker: Path) -> None:
+    async def scenario() -> list[Judged]:
+        actor = ray.remote(HangingJudge).options(num_cpus=0)
+        pool = JudgePool(
+            "judge", 1, create=lambda index: actor.remote("p1/1", "", marker), source="same", restarts=2,
+            journal=events, axes=("semantic",),
+            deadline=600.0, slots=3, alive_s=3.0,
+        )  # fmt: skip
+        await pool.start()
+        heard = [ray.put(Speech(wave=np.zeros(4, np.float32), sample_rate=8))]
+        asked = (pool.score(reply(PROMPTS[1], i, 0), heard, TASKS["p1"], None) for i in range(3))
+        try:
+            return list(await asyncio.wait_for(asyncio.gather(*asked), 100))
+        finally:
+            pool.close()
+
+    events = Events()
+    found = asyncio.run(scenario())
+    assert [judged.reward for judged in found] == [Scored(value=1.0 + i, judge="fake") for i in range(3)]
+    assert events.found == [("restart", "judge worker 0 replaced: no sign of life within 3 s")]

@@ -123,7 +123,7 @@ def test_a_row_without_an_answer_is_usable_when_the_endpoint_judges_what_was_sai
     settings = [*ONE_RANK, "judge=openai", *endpoint, f"data.validation={path}", f"run.root={tmp_path}"]
     job = prepare.prepare(settings)
     assert job.validation[0].answer is None
-    line = "API judge: judge at http://127.0.0.1:9/v1, 2 calls a reply for semantic and acoustic"
+    line = "API judge: judge at http://127.0.0.1:9/v1 for semantic and acoustic: 8 calls for a group of 4 replies, 2 for a reply held out"
     assert line in prepare.dry_run(job)
     with pytest.raises(ManifestError, match=r"judge\.semantic needs one"):
         prepare.prepare([*settings, "judge.semantic_by=local"])
@@ -158,7 +158,7 @@ def test_settings_that_contradict_each_other_are_refused(overrides: list[str], t
     ("overrides", "told"),
     [
         (["model.max_length=4000"], "reaches 512 tokens"),
-        (["judge.dictionary=/nope"], "judge.dictionary: no file at /nope"),
+        (["judge.asr.dictionary=/nope"], "judge.asr.dictionary: no file at /nope"),
         (["judge.workers=4096"], "judge.workers=4096 needs 4096 cores"),
         (["cluster=gpu8", "cluster.tensor_parallel=12"], "needs as many GPUs in one machine"),
     ],

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 import report
 from report import browser, choose, curves, page, read, table
 from report.records import Evaluation, Event, RolloutRecord
+from tests.synthetic_judges import add_api_judges
 from tests.synthetic_run import XSS, evaluation, make_run, write_lines
 
 if TYPE_CHECKING:
@@ -35,8 +37,8 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with 20 steps of 4 groups of 4 and hostile text, and its page."""
-    run = make_run(tmp_path_factory.mktemp("runs"))
+    """A finished run with 20 steps of 4 groups of 4, an API judge and hostile text, and its page."""
+    run = add_api_judges(make_run(tmp_path_factory.mktemp("runs")))
     assert report.build(run) == run / "report.html"
     return run
 
@@ -211,10 +213,22 @@ def test_orchestration_is_the_rest_of_the_step_and_unknown_when_a_phase_is() -> 
     assert columns["time/rest"] == [0.5, None]
 
 
+def test_generation_is_cut_where_judging_was_hidden_behind_it() -> None:
+    rows = [
+        {"step": 1, "time/generate": 3.0, "time/judge_overlapped": 1.0},
+        {"step": 2, "time/generate": 3.0},
+    ]
+    _, columns = curves.columns(rows)
+    assert columns["time/generate_alone"] == [2.0, 3.0], "an older run does not know its overlap"
+
+
 def test_every_metric_is_drawn_somewhere(run_dir: Path) -> None:
-    shown = data_of(run_dir)["curves"]
-    names = {series["name"] for chart in shown["panels"] + shown["more"] for series in chart["series"]}
+    shown = data_of(run_dir)
+    charts = shown["curves"]["panels"] + shown["curves"]["more"] + shown["judges"]["panels"]
+    names = {series["name"] for chart in charts for series in chart["series"]}
     rows = read.metric_rows(run_dir / "metrics.jsonl").rows
+    names |= {name for row in rows for name in row if name.startswith("judge/missing_")}  # rare kinds: others
+    names |= {"judge/latency_s"}  # the records tell p50 and p95
     assert {name for row in rows for name in row} - {"step", "policy_version"} <= names
 
 
@@ -291,8 +305,8 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
         launched.close()
 
 
-@pytest.fixture
-def opened(chromium: "Browser", run_dir: Path) -> Iterator["Page"]:
+@contextmanager
+def visit(chromium: "Browser", run: Path) -> Iterator["Page"]:
     """The page, ready; afterwards: no console message, no error, no request but for the file itself."""
     tab = chromium.new_page(viewport={"width": 1300, "height": 900})
     said: list[str] = []
@@ -301,12 +315,19 @@ def opened(chromium: "Browser", run_dir: Path) -> Iterator["Page"]:
     tab.on("pageerror", lambda error: said.append(str(error)))
     tab.on("dialog", lambda dialog: said.append(dialog.message))
     tab.on("request", lambda request: asked.append(request.url))
-    tab.goto((run_dir / "report.html").as_uri())
+    tab.goto((run / "report.html").as_uri())
     tab.wait_for_selector("html[data-ready-ms]", state="attached")
     yield tab
     assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [(run_dir / "report.html").as_uri()]
+    assert [url for url in asked if not url.startswith("data:")] == [(run / "report.html").as_uri()]
     tab.close()
+
+
+@pytest.fixture
+def opened(chromium: "Browser", run_dir: Path) -> Iterator["Page"]:
+    """The page of the whole run."""
+    with visit(chromium, run_dir) as tab:
+        yield tab
 
 
 def test_text_from_the_run_stays_text(opened: "Page") -> None:
@@ -316,6 +337,38 @@ def test_text_from_the_run_stays_text(opened: "Page") -> None:
     assert opened.locator("script").count() == 2
     assert opened.locator("img, iframe, object, embed, svg[onload]").count() == 0
     assert XSS[0] in opened.inner_text("#samples") and XSS[2] in opened.inner_text("#events")
+
+
+def test_judges_are_shown_with_hostile_names_as_text(opened: "Page") -> None:
+    shown = opened.inner_text("#judges")
+    assert all(text in shown for text in (*XSS[:4], "PAID", "acoustic / louder copy"))
+    assert opened.title() == "demo · WavGate"
+    assert opened.locator("#judges tr.paid").count() >= 1
+    history = opened.locator("#judges svg.history").first
+    assert "step 20 PAID 4.70" in str(history.get_attribute("aria-label"))
+    titles = opened.locator("#judges figure h3").all_inner_texts()
+    assert titles[:3] == ["Latency per verdict", "Missing by kind", "From the cache"]
+    assert "Missing by length of audio" in titles and "Spread, acoustic" in titles
+
+
+@pytest.mark.parametrize(
+    ("whole", "sentences"),
+    [
+        (
+            True,
+            ["verifiable/1", "No canaries were put", "No second judge was asked", "no endpoint was asked"],
+        ),
+        (False, ["no verdicts"]),
+    ],
+)
+def test_run_without_an_api_judge_says_what_is_not_there(
+    chromium: "Browser", tmp_path: Path, whole: bool, sentences: list[str]
+) -> None:
+    run = make_run(tmp_path, steps=2, prompts=1, size=2) if whole else tmp_path
+    report.build(run)
+    with visit(chromium, run) as tab:
+        shown = tab.inner_text("#judges")
+        assert [sentence for sentence in sentences if sentence not in shown] == []
 
 
 @pytest.mark.parametrize("place", [".reply audio", ".pair audio"])

@@ -1,0 +1,263 @@
+"""``wavgate judge probe | score | calibrate``: an endpoint, finished replies, people's ratings. Without Ray.
+
+Invariant: everything that is wrong with settings and files is said before the first call is paid for.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from actors.errors import RunError, UserError
+from conf.endpoints import SecondConfig
+from conf.judging import JudgeConfig
+from conf.load import load
+from conf.schema import Config
+from judge import calibration, ledger, ratings, replies, trust
+from judge.api import Probed, limits_of, probed
+from judge.ledger import Header, Ledger
+from judge.limits import Limiter
+from judge.offline import Judges, Stopped, WorkerDied, api_judges, check_vetoes, local_judges, score_all
+from judge.replies import Item, Replies
+from judge.types import Judged, Missing, Scale, Scored
+from speech.manifest import ManifestError
+
+OK = 0
+EVERY_S = 10.0  # between lines of progress
+NO_API = "no axis is judged by api: add judge=openai judge.api.base_url=URL judge.api.model=NAME"
+
+
+def probe(overrides: Sequence[str]) -> int:
+    """What the API judge of these settings can do, on one line."""
+    found = probe_judge(load(list(overrides)).judge)
+    if found is None:
+        raise UserError(f"judge probe: {NO_API}")
+    print("\n".join(found.describe()))
+    return OK
+
+
+def score(manifest: Path, to: Path, overrides: Sequence[str]) -> int:
+    """Judge every reply of a manifest that has no lasting verdict yet, then write the table."""
+    config = _alone(load(list(overrides)))
+    if to.suffix != ".parquet" or not to.absolute().parent.is_dir():
+        raise UserError(f"--to {to}: must be a .parquet file in a folder that exists")
+    if find_spec("pyarrow") is None:
+        raise UserError("judge score writes parquet, which needs pyarrow: pip install pyarrow")
+    with _users_mistakes():
+        given = replies.read(manifest, config.data.max_seconds)
+        with Ledger(to.with_suffix(".verdicts.jsonl")) as kept:
+            _complete(config, given, kept)
+            ledger.write_table(to, ledger.rows(given.items, kept.entries))
+            print("\n".join(_summary(to, given, kept)))
+    return OK
+
+
+def _complete(config: Config, given: Replies, kept: Ledger) -> None:
+    """Ask about what is open. UserError: the ledger is about something else. RunError: stopped half-way."""
+    settings = ledger.settings_hash(config.judge, config.model.path)
+    if kept.header is not None:
+        kept.belongs_to(Header(manifest=given.sha256, judge=settings, mode=kept.header.mode))
+    items = kept.open_items(given.items)
+    if not items:
+        return
+    found = probe_judge(config.judge)
+    mode = f"{found.judge.mode}{'/forced' * found.judge.forced}" if found else None
+    kept.belongs_to(Header(manifest=given.sha256, judge=settings, mode=mode))
+    check_vetoes(config.judge, items)
+    with _resumable(kept, len(given.items)):
+        judges = _judges(config, given)
+        limiter = Limiter(limits_of(config.judge.api))
+        asyncio.run(
+            _pass(judges, items, found, limiter, lambda item, judged: kept.add(ledger.entry(item, judged)))
+        )
+
+
+@contextmanager
+def _resumable(kept: Ledger, count: int) -> Iterator[None]:
+    """However it ends, the user learns what is kept and how to go on."""
+
+    def left() -> str:
+        return f"{len(kept.entries)} of {count} verdicts are kept; the same command goes on"
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"judge score: {left()}", file=sys.stderr)
+        raise
+    except (Stopped, WorkerDied, OSError) as error:
+        raise RunError(f"{error}: {left()}") from error
+
+
+def _summary(to: Path, given: Replies, kept: Ledger) -> Iterator[str]:
+    entries = [kept.entries[item.id] for item in given.items]
+    rewards = [entry.reward.value for entry in entries if isinstance(entry.reward, Scored)]
+    mean = f", mean reward {sum(rewards) / len(rewards):.2f}" if rewards else ""
+    yield f"{to}: {len(entries)} replies, {len(rewards)} with a reward{mean}"
+    kinds = ledger.missing_kinds(entries)
+    if kinds:
+        yield "without: " + ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    again = len(kept.open_items(given.items))
+    if again:
+        yield f"{again} of them because the judge failed: the same command asks about them again"
+
+
+def calibrate(path: Path, to: Path, kind: calibration.Kind | None, overrides: Sequence[str]) -> int:
+    """Hold the judge against people and itself, axis by axis, and write the maps that help."""
+    config = _alone(load(list(overrides)), calibration=None)  # a map is never fitted on mapped scores
+    judge = config.judge
+    if not to.absolute().parent.is_dir():
+        raise UserError(f"--to {to}: its folder must exist")
+    scale = Scale(judge.scale_lo, judge.scale_hi)
+    with _users_mistakes():
+        if to.exists():
+            calibration.load(to)  # nothing else is written over
+        judged = [axis for axis, weight in judge.weights.items() if weight > 0]
+        given = ratings.read(path, scale, judged, config.data.max_seconds)
+        check_vetoes(judge, given.replies.items)
+        probed_judge = probe_judge(judge)
+        try:
+            first, second = asyncio.run(_twice(config, given.replies, probed_judge))
+        except Stopped as error:
+            raise RunError(f"{error}; with judge.api.cache the next try pays for nothing twice") from error
+        except WorkerDied as error:
+            raise RunError(str(error)) from error
+        found = [
+            trust.trust(
+                axis,
+                given.of[axis],
+                first,
+                second if axis in judge.api_axes else None,
+                scale=scale,
+                repeats=judge.api.repeats if axis in judge.api_axes else 1,
+                kind=kind,
+                maps=axis in judge.api_axes,
+            )
+            for axis in given.of
+        ]
+        print("\n\n".join("\n".join(trust.lines(one)) for one in found))
+        for axis, count in given.left_out.items():
+            print(f"\n{axis}: {count} ratings left out: these settings give the axis no weight")
+        maps = {one.axis: one.curve for one in found if one.curve is not None}
+        if maps:
+            calibration.save(to, maps, given.replies.sha256)
+    told = f"{to} (use it with judge.api.calibration={to})" if maps else "nothing, no map helps"
+    print(f"\nwritten: {told}" + (f"; {to} stays as it was" if not maps and to.exists() else ""))
+    return OK
+
+
+def _alone(config: Config, **api: Any) -> Config:
+    """The settings of one judge outside a run: no second opinion, and what changes of ``judge.api``."""
+    more = {"second": SecondConfig(), "api": config.judge.api.model_copy(update=api)}
+    return config.model_copy(update={"judge": config.judge.model_copy(update=more)})
+
+
+async def _twice(
+    config: Config, given: Replies, found: Probed | None
+) -> tuple[dict[str, Judged], dict[str, Judged]]:
+    """Two passes by id; the second of an API judge alone: on the same transcripts and past the cache."""
+    first: dict[str, Judged] = {}
+    second: dict[str, Judged] = {}
+    limiter = Limiter(limits_of(config.judge.api))  # one cap for both
+    await _pass(_judges(config, given), given.items, found, limiter, lambda i, j: first.update({i.id: j}))
+    if found is None:
+        return first, second
+    fresh = _alone(config, cache=None)
+    heard = [
+        item.model_copy(update={"transcript": first[item.id].transcript})
+        for item in given.items
+        if any(isinstance(first[item.id].axes.get(axis), Scored) for axis in config.judge.api_axes)
+    ]
+    await _pass(_judges(fresh, given), heard, found, limiter, lambda i, j: second.update({i.id: j}))
+    return first, second
+
+
+async def _pass(
+    judges: Judges,
+    items: Sequence[Item],
+    found: Probed | None,
+    limiter: Limiter,
+    keep: Callable[[Item, Judged], None],
+) -> None:
+    """Every item once, with a line of progress now and then."""
+    start, done, missing = time.monotonic(), 0, 0
+
+    def kept(item: Item, judged: Judged) -> None:
+        nonlocal done, missing
+        keep(item, judged)
+        done, missing = done + 1, missing + isinstance(judged.reward, Missing)
+
+    def tell() -> None:
+        pace = done / (time.monotonic() - start)
+        open_s = (len(items) - done) / pace if pace else None
+        left = f", about {open_s / 60:.0f} min left" if open_s else ""
+        asked = limiter.state()
+        calls = f", {asked.requests} calls, spent {asked.spent:g}" if found is not None else ""
+        print(
+            f"judge: {done} of {len(items)} replies, {missing} without a reward, {pace:.1f}/s{calls}{left}",
+            file=sys.stderr,
+        )
+
+    async with _telling(tell):
+        if found is None:
+            async with local_judges(judges) as judge:
+                await score_all(items, judge, judges.at_once, kept)
+        else:
+            await score_all(items, api_judges(judges, found, limiter), judges.at_once, kept)
+    if found is not None:
+        tell()
+
+
+@asynccontextmanager
+async def _telling(tell: Callable[[], None]) -> AsyncIterator[None]:
+    async def again() -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            tell()
+
+    task = asyncio.create_task(again())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _judges(config: Config, given: Replies) -> Judges:
+    return Judges(
+        config=config.judge,
+        root=Path.cwd(),
+        model=config.model.path,
+        folder=given.folder,
+        max_seconds=given.max_seconds,
+    )
+
+
+def probe_judge(config: JudgeConfig) -> Probed | None:
+    """What the endpoints can do, asked before anything starts; None: no axis is judged by api.
+
+    UserError: one does not answer, or cannot do what the axes need, or the calibration is not for it.
+    """
+    if not config.api_axes:
+        return None
+    try:
+        return asyncio.run(probed(config))
+    except ValueError as error:
+        raise UserError(f"judge.api: {error}") from error
+
+
+@contextmanager
+def _users_mistakes() -> Iterator[None]:
+    """What judge/ refuses is the user's to mend; a full disk stops the command."""
+    try:
+        yield
+    except ManifestError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise RunError(str(error)) from error

@@ -1,0 +1,115 @@
+"""The settings of OpenAI-compatible endpoints: where they are, what they may be asked, what is made of it."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from conf.fields import Fraction, NonNegative, Positive, Seconds, Strict
+
+Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+ENV_NAME = "[A-Z_][A-Z0-9_]*"
+
+
+class EndpointConfig(Strict):
+    """An OpenAI-compatible endpoint."""
+
+    base_url: str | None = None
+    """Address up to and without /chat/completions; no user, query or fragment."""
+    model: str | None = None
+    """Name that the endpoint knows the model by."""
+    key_env: str | None = None
+    """Name of the environment variable that holds the key; none: the endpoint wants no key."""
+    deadline_s: Seconds = 60.0
+    """One call, its retries and their waits included; waiting for the limits is not."""
+
+    @model_validator(mode="after")
+    def _addressed(self) -> Self:
+        if self.base_url is not None and not _is_address(self.base_url):  # not shown: it may hold a key
+            raise ValueError("base_url must be http(s)://host[:port][/path] without user, query or fragment")
+        if self.key_env is not None and not re.fullmatch(ENV_NAME, self.key_env):
+            raise ValueError(
+                "key_env must be the NAME of an environment variable (A-Z, 0-9, _); what was given is not "
+                "shown, it may be a key"
+            )
+        return self
+
+    def missing(self) -> str | None:
+        """The first field that must be set before anybody can be asked; None when all are."""
+        return next((name for name in ("base_url", "model") if not getattr(self, name)), None)
+
+
+class AskedConfig(EndpointConfig):
+    """A judge behind a chat endpoint, and what it may be asked."""
+
+    repeats: Positive = 1
+    """Readings per axis and reply; the score is their mean, its spread is reported."""
+    temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = 1.0
+    """Of JSON and tagged answers; token probabilities are read at 0."""
+    outage_s: Seconds = 600.0
+    """Longest pause while the endpoint is down; then the verdicts that waited are missing."""
+    concurrency: Positive = 8
+    """Calls on their way at once, over all judge workers."""
+    requests_per_minute: Rate | None = None
+    """Requests started in a minute, over all judge workers, retries included."""
+    audio_seconds_per_minute: Rate | None = None
+    """Seconds of audio sent in a minute, over all judge workers."""
+    spend_cap: Rate | None = None
+    """After this much no call starts, in the currency of the prices; a resumed run goes on counting."""
+    prompt_price: NonNegative | None = None
+    """Of a million prompt tokens."""
+    completion_price: NonNegative | None = None
+    """Of a million generated tokens."""
+    cache: Path | None = None
+    """SQLite file of verdicts that were paid for, on a disk of the machine; none: each call is paid for."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        for name in ("prompt_price", "completion_price"):
+            if self.spend_cap is not None and getattr(self, name) is None:
+                raise ValueError(f"{name} must be set when spend_cap is: got spend_cap={self.spend_cap:g}")
+        return self
+
+
+class ApiConfig(AskedConfig):
+    """The judge whose verdicts are rewards."""
+
+    compare: Literal["none", "pairwise", "ranking"] = "none"
+    """``none``: each reply is scored by itself. ``pairwise``: the replies of a group two by two, in both
+    orders; ``ranking``: all in one call. The score then is the share of the others that a reply beats. One
+    that is alone (held-out evaluation) is always scored by itself."""
+    calibration: Path | None = None
+    """Map from this judge's scores to people's, of ``wavgate judge calibrate``; none: as they come."""
+    canary_every: Annotated[int, Field(ge=0)] = 20
+    """Steps between checks with replies that deserve nothing; before the first step always. 0: only then."""
+    canary_stop: bool = False
+    """A judge that pays for such a reply ends the run instead of being reported."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.calibration is not None and self.compare != "none":
+            raise ValueError(
+                f"calibration maps scores, compare={self.compare} gives win rates: set one of them"
+            )
+        return self
+
+
+class SecondConfig(AskedConfig):
+    """A second opinion, held against the first in the report and never part of a reward."""
+
+    share: Fraction = 0.1
+    """Of the replies that it is asked about; which ones is settled by prompt, place and policy version."""
+    outage_s: Seconds = 30.0
+    """Longest pause while this endpoint is down; a run should not wait long for an opinion."""
+
+
+def _is_address(url: str) -> bool:
+    if not url.isprintable() or re.search(r"[\s@?#]", url):
+        return False
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket or a port that is none
+        return False

@@ -1,0 +1,104 @@
+"""What the judge thinks of a reply, as a number from 1 to 5.
+
+    content  the world's rules know the right reply: is the answer in the transcript, and is little else?
+    sound    1 + 4 * (0.6 + 0.4 manner) * what clipping, silence, pauses, loops and an absurd pace leave
+
+Invariant: content never sees the sound and sound never sees a word. A question that the world's rules do not
+know has no opinion (None) and no score. Without the words pace is judged by syllables per second, which tells
+slow from normal speech less well than ``judge.acoustic`` can.
+"""
+
+from functools import cache
+from math import inf
+
+import numpy as np
+
+from examples.judge_server.case import Case, Reply
+from examples.tiny_world.tasks import FAMILIES, Item
+from judge import measure, verifiable
+from judge.acoustic import DECENCY, NORMS, STYLE_WEIGHT, Ramp
+from judge.asr import words
+from judge.types import Scale, Scored, Task
+from rollout.types import Speech
+
+SCALE = Scale(1.0, 5.0)
+PADDING = 2.0  # times the words of the right reply: who says more hides the answer or talks to the judge
+MANNERS = {"say it slowly": "slow", "say it loudly": "loud", "speak slowly": "slow", "speak loudly": "loud"}
+OFF = Ramp(1 / 3, 2 / 3)  # steps of loudness away from what was asked for
+SLOW = Ramp(3.6, 5.0)  # syllables per second; the shipped voice: 4.0 speaking slowly, 4.7 normally
+STUCK = Ramp(0.6, 0.9)  # self-correlation of the samples; 0.24 is the most that right replies reach
+DRAWL, RUSH = Ramp(1 / 2.2, 1 / 1.6), Ramp(7.0, 10.0)  # seconds per syllable; syllables per second
+
+
+@cache
+def world() -> dict[str, Item]:
+    """Every question that the tiny world can ask, without a manner of speaking."""
+    return {item.question: item for family in FAMILIES.values() for item in family()}
+
+
+def asked(question: str) -> Item | None:
+    """The item behind a question of the world, however it wants the reply to be said."""
+    plain = " ".join(words(question))
+    for phrase in MANNERS:
+        plain = plain.removeprefix(phrase).removesuffix(phrase).strip()
+    return world().get(plain)
+
+
+def content(question: str, transcript: str) -> float | None:
+    """1..5; None: the question is not of this world."""
+    item = asked(question)
+    if item is None:
+        return None
+    if len(words(transcript)) > PADDING * len(words(item.reply)):
+        return SCALE.lo
+    task = Task(task_type=item.task, question=question, match=item.match, answer=item.value, style=None)
+    verdict = verifiable.score(transcript, task, SCALE)
+    return verdict.value if isinstance(verdict, Scored) else None
+
+
+def sound(speech: Speech, manner: str | None) -> float:
+    """1..5, by measurements alone."""
+    wave, rate = speech.wave, speech.sample_rate
+    pace = measure.syllable_rate(wave, rate)
+    fraction = 1 - STYLE_WEIGHT + STYLE_WEIGHT * _manner(measure.level(wave, rate), pace, manner)
+    fraction *= DECENCY.clipping.factor(measure.clipping_share(wave))
+    fraction *= DECENCY.silence.factor(measure.silence_share(wave, rate))
+    fraction *= DECENCY.pause.factor(measure.longest_pause(wave, rate))
+    fraction *= DECENCY.loop.factor(measure.loop(wave, rate))
+    fraction *= STUCK.factor(stuck(wave, rate))
+    fraction *= RUSH.factor(pace) * DRAWL.factor(1 / pace if pace else inf)
+    return SCALE.at(fraction)
+
+
+def stuck(wave: measure.Wave, rate: int) -> float:
+    """How much the samples repeat after 0.1 to 1 s, up to 1: loops too short for ``measure.loop``."""
+    size = len(wave)
+    lags = np.arange(rate // 10, min(rate, size // 2))
+    if not len(lags):
+        return 0.0
+    spectrum = np.fft.rfft(wave, 2 * size)
+    matching = np.fft.irfft(np.square(np.abs(spectrum)), 2 * size)[lags]
+    total = np.concatenate([[0.0], np.cumsum(np.square(wave, dtype=np.float64))])
+    energy = np.sqrt((total[-1] - total[lags]) * total[size - lags])
+    return float((matching / np.maximum(energy, 1e-9)).max())
+
+
+def _manner(level: float, pace: float, manner: str | None) -> float:
+    """0..1: as loud as was asked for, which is the usual voice where nothing was, and as slow."""
+    louder = (level - NORMS.level_dbfs) / NORMS.loud_db
+    loud = OFF.factor(max(0.0, 1 - louder) if manner == "loud" else abs(louder))
+    return min(loud, SLOW.factor(pace)) if manner == "slow" else loud
+
+
+def opinion(case: Case, reply: Reply) -> float | None:
+    """The lower of what content and sound deserve, where both are shown: neither makes up for the other.
+
+    The floor for who says nothing; None: no opinion.
+    """
+    found: list[float | None] = []
+    if reply.transcript is not None:
+        found.append(content(case.question or "", reply.transcript))
+    if reply.speech is not None:
+        found.append(sound(reply.speech, case.manner))
+    known = [value for value in found if value is not None]
+    return min(known, default=SCALE.lo) if len(known) == len(found) else None

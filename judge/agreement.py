@@ -1,0 +1,215 @@
+"""How far a judge and people agree about the same replies, and a judge with itself.
+
+    Pearson               over all items, on the scale
+    Spearman in a prompt  rank correlation of a prompt's items, mean over prompts: what a group needs
+    MAE, bias             mean |judge - human|, mean (judge - human)
+    within one            share of items with |judge - human| of at most one point
+
+Invariant: a figure that the data do not define (fewer than two items, one side all alike) is None, never 0.
+Intervals: items of a prompt are not independent, so whole prompts are drawn again, with replacement.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+Floats = NDArray[np.float64]
+
+DRAWS = 2000  # of the bootstrap
+COVERED = (2.5, 97.5)  # percentiles: 95 %
+ALIKE = 1e-12  # squared deviations below this share of the squared size are rounding
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One reply: the judge's score and the mean of its human ratings, on one scale."""
+
+    prompt_id: str
+    judge: float
+    human: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure and its 95 % interval; None where it is not defined."""
+
+    value: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """The five figures.
+
+    ``ranked``: prompts that have a rank correlation; ``unranked``: two items or more, but one side all alike.
+    """
+
+    items: int
+    prompts: int
+    pearson: Estimate
+    spearman: Estimate
+    ranked: int
+    unranked: int
+    mae: float | None
+    bias: float | None
+    within_one: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raters:
+    """People among themselves, over the items with two raters or more.
+
+    ``icc``: share of a single rating's variance that is the item's (one-way random effects, ICC(1)).
+    ``difference``: mean absolute difference of two ratings of one item.
+    """
+
+    items: int
+    icc: float | None
+    difference: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retest:
+    """Two independent passes of one judge over the same items."""
+
+    items: int
+    pearson: float | None
+    mae: float | None
+
+
+def agreement(items: Sequence[Item], point: float = 1.0, *, draws: int = DRAWS, seed: int = 0) -> Agreement:
+    """The figures and their intervals; ``point``: one step of the scale (1 on 1..5).
+
+    Example:
+        agreement([Item(prompt_id="a", judge=4.0, human=5.0), Item(prompt_id="a", judge=2.0, human=1.0)])
+    """
+    groups = [np.array([(item.judge, item.human) for item in group]) for group in _by_prompt(items).values()]
+    pairs = np.concatenate(groups) if groups else np.empty((0, 2))
+    ranks = [spearman(group[:, 0], group[:, 1]) for group in groups if len(group) > 1]
+    found = [rank for rank in ranks if rank is not None]
+    off = pairs[:, 0] - pairs[:, 1]
+    return Agreement(
+        items=len(pairs),
+        prompts=len(groups),
+        pearson=Estimate(pearson(pairs[:, 0], pairs[:, 1]), _pearson_interval(groups, draws, seed)),
+        spearman=Estimate(_mean(found), _mean_interval(found, draws, seed)),
+        ranked=len(found),
+        unranked=len(ranks) - len(found),
+        mae=_mean(np.abs(off)),
+        bias=_mean(off),
+        within_one=_mean(np.abs(off) <= point + ROUNDING),
+    )
+
+
+def pearson(first: Sequence[float] | Floats, second: Sequence[float] | Floats) -> float | None:
+    """Linear correlation; None for fewer than two pairs or a side that is all alike."""
+    x, y = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    assert x.shape == y.shape
+    if len(x) < 2 or np.ptp(x) <= ROUNDING or np.ptp(y) <= ROUNDING:
+        return None
+    x, y = x - x.mean(), y - y.mean()
+    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
+
+
+def spearman(first: Sequence[float] | Floats, second: Sequence[float] | Floats) -> float | None:
+    """Correlation of the ranks, equal values sharing the mean of theirs; None as for ``pearson``."""
+    return pearson(rankdata(np.asarray(first).round(9)), rankdata(np.asarray(second).round(9)))
+
+
+def retest(first: Sequence[float], second: Sequence[float]) -> Retest:
+    """Scores of the same items, in the same order, by two passes."""
+    off = np.abs(np.subtract(first, second))
+    return Retest(items=len(off), pearson=pearson(first, second), mae=_mean(off))
+
+
+def repeat_variance(passes: Sequence[tuple[float, float, float, float]], repeats: int) -> float | None:
+    """Sample variance (n - 1) of one reading of one item, mean over the items.
+
+    ``passes``: per item mean and population deviation of the ``repeats`` readings of a first and a second
+    pass, which makes 2 * ``repeats`` readings. A score is the mean of ``repeats`` of them: its variance is
+    this over ``repeats``. None: no item. ValueError: fewer than one repeat.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1: got {repeats}")
+    squares = [
+        repeats * (within**2 + again**2 + (mean - second) ** 2 / 2) for mean, within, second, again in passes
+    ]
+    return fmean(squares) / (2 * repeats - 1) if squares else None
+
+
+def raters(ratings: Sequence[Sequence[float]]) -> Raters:
+    """Human ratings item by item; items with a single one say nothing about agreement."""
+    several = [np.asarray(one, np.float64) for one in ratings if len(one) > 1]
+    differences = [abs(a - b) for one in several for a, b in combinations(one.tolist(), 2)]
+    return Raters(items=len(several), icc=_icc(several), difference=_mean(differences))
+
+
+def _icc(several: Sequence[Floats]) -> float | None:
+    """From the mean squares between and within items, with the mean group size that unequal groups need."""
+    if len(several) < 2:
+        return None
+    sizes = np.array([len(one) for one in several])
+    everything = np.concatenate(several)
+    means = np.array([one.mean() for one in several])
+    between = float(sizes @ (means - everything.mean()) ** 2) / (len(several) - 1)
+    within = sum(float(((one - one.mean()) ** 2).sum()) for one in several) / (sizes.sum() - len(several))
+    size = float(sizes.sum() - (sizes**2).sum() / sizes.sum()) / (len(several) - 1)
+    total = between + (size - 1) * within
+    return (between - within) / total if total > ROUNDING else None
+
+
+def _by_prompt(items: Sequence[Item]) -> Mapping[str, list[Item]]:
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.prompt_id, []).append(item)
+    return groups
+
+
+def _mean(values: Any) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _drawn(count: int, draws: int, seed: int) -> NDArray[np.int64]:
+    """How often each of ``count`` prompts is in each draw; shape [draws, count]."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+
+
+def _interval(values: Floats) -> tuple[float, float] | None:
+    """Of the draws in which the figure is defined; None when that is not even half of them."""
+    defined = values[np.isfinite(values)]
+    if 2 * len(defined) < len(values):
+        return None
+    low, high = np.percentile(defined, COVERED)
+    return float(low), float(high)
+
+
+def _mean_interval(values: Sequence[float], draws: int, seed: int) -> tuple[float, float] | None:
+    """Of the mean of one value per prompt."""
+    if len(values) < 2:
+        return None
+    return _interval(_drawn(len(values), draws, seed) @ np.asarray(values) / len(values))
+
+
+def _pearson_interval(groups: Sequence[Floats], draws: int, seed: int) -> tuple[float, float] | None:
+    """From sums per prompt: a draw only adds them up. Sums about the common mean, so that none is large."""
+    if len(groups) < 2:
+        return None
+    centre = np.concatenate(groups).mean(axis=0)
+    sums = np.array(
+        [
+            [len(g), *g.sum(0), *(g * g).sum(0), (g[:, 0] * g[:, 1]).sum()]
+            for g in (g - centre for g in groups)
+        ]
+    )
+    n, x, y, xx, yy, xy = (_drawn(len(groups), draws, seed) @ sums).T
+    along, across = xx - x * x / n, yy - y * y / n
+    defined = (along > ALIKE * (1 + xx)) & (across > ALIKE * (1 + yy))
+    product = np.sqrt(np.where(defined, along * across, np.nan))
+    return _interval(np.clip((xy - x * y / n) / product, -1, 1))

@@ -1,0 +1,168 @@
+"""A panel that leaves some axes to judges behind an endpoint: reply by reply, or a group at once.
+
+Invariant: the axes that the endpoint is asked about are scored by it or are Missing; no local rule stands in
+for it. What the local panel says of a reply that cannot be judged holds on every axis, and such a reply loses
+every comparison by that rule. A second opinion is noted and changes nothing.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import TypeVar
+
+from judge.canary import CanaryResult, check
+from judge.compare import Candidate, beside_floors, unopposed
+from judge.openai_judge import OpenAIJudge
+from judge.panel import Panel
+from judge.rubric import Rubric
+from judge.types import Judged, Scored, Task, Verdict
+from rollout.types import Reply, Speech
+from speech import audio
+
+HOUR = 3600.0  # seconds; the manifest's own bound was checked when it was read
+
+T = TypeVar("T")
+Compare = Callable[[Rubric, Task, Sequence[Candidate], Speech | None], Awaitable[list[Verdict]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Second:
+    """Another judge, and the share of the replies that it is asked about."""
+
+    judge: OpenAIJudge
+    share: float
+
+    def hears(self, reply: Reply) -> bool:
+        """Whether it is asked about this one: by chance, but always the same."""
+        name = f"{reply.prompt_id} {reply.index} {reply.policy_version}"
+        return int.from_bytes(sha256(name.encode()).digest()[:6]) < self.share * 2**48
+
+
+class ApiPanel:
+    """Scores replies. Any number may be scored at once; the recogniser hears them one by one.
+
+    ``asked``: axis -> what the endpoint is asked about it; ``fresh``: the judge without its cache;
+    ``comparing``: how a group of two and more is held against each other.
+
+    Example:
+        panel = api_panel(config.judge, folder, model, await probed(config.judge), permits, log=None)
+        judged = await panel.score(reply, speech, task)
+    """
+
+    def __init__(
+        self,
+        panel: Panel,
+        judge: OpenAIJudge,
+        asked: Mapping[str, Rubric],
+        *,
+        fresh: OpenAIJudge,
+        comparing: Compare | None,
+        second: Second | None,
+    ) -> None:
+        self.judge = judge
+        self._panel, self._asked = panel, asked
+        self._fresh, self._comparing, self._second = fresh, comparing, second
+        self._ear = asyncio.Lock()
+
+    async def score(self, reply: Reply, speech: Speech, task: Task, heard: str | None = None) -> Judged:
+        """Judge one reply: the local panel in a thread, then the endpoint with what was heard.
+
+        ``heard``: its transcript where one is known.
+
+        ValueError: an unknown style; the user's audio, a cache or key that cannot be used.
+        OSError: the log is not writable.
+        """
+        start = perf_counter()
+        local = await self._heard(reply, speech, task, heard)
+        if local.transcript is None:  # floor, cut off or not recognised: the same on every axis
+            return local
+        found, second = await asyncio.gather(
+            self._opinion(self.judge, local.transcript, speech, task),
+            self._second_opinion(reply, local.transcript, speech, task),
+        )
+        return self._with(local, found, second, perf_counter() - start)
+
+    async def compare(self, replies: Sequence[Reply], speeches: Sequence[Speech], task: Task) -> list[Judged]:
+        """Judge all replies to one prompt against each other, in order. Errors as in ``score``."""
+        start = perf_counter()
+        local = [await self._heard(*pair, task) for pair in zip(replies, speeches, strict=True)]
+        heard = [i for i, one in enumerate(local) if one.transcript is not None]
+        floors = sum(one.transcript is None and isinstance(one.reward, Scored) for one in local)
+        candidates = [Candidate(transcript=str(local[i].transcript), speech=speeches[i]) for i in heard]
+        seconds = asyncio.gather(
+            *(self._second_opinion(replies[i], str(local[i].transcript), speeches[i], task) for i in heard)
+        )
+        by_axis = await _named(
+            {axis: self._compared(rubric, candidates, floors, task) for axis, rubric in self._asked.items()}
+        )
+        judged = list(local)
+        for place, (i, second) in enumerate(zip(heard, await seconds, strict=True)):
+            found = {axis: verdicts[place] for axis, verdicts in by_axis.items()}
+            judged[i] = self._with(local[i], found, second, perf_counter() - start)
+        return judged
+
+    async def canaries(self, task: Task, transcript: str, speech: Speech) -> list[CanaryResult]:
+        """Put replies that deserve nothing, made of this one, to the judge, past its cache."""
+        rubrics = list(self._asked.values())
+        return await check(self._fresh, rubrics, task, transcript, speech, self._user(task))
+
+    async def _heard(self, reply: Reply, speech: Speech, task: Task, heard: str | None = None) -> Judged:
+        async with self._ear:
+            return await asyncio.to_thread(self._panel.score, reply, speech, task, heard)
+
+    def _user(self, task: Task) -> Speech | None:
+        wanted = task.user_audio and any(rubric.hears_user for rubric in self._asked.values())
+        return user_speech(task.user_audio) if wanted else None
+
+    async def _opinion(
+        self, judge: OpenAIJudge, transcript: str, speech: Speech, task: Task
+    ) -> dict[str, Verdict]:
+        user = self._user(task)
+        return await _named(
+            {
+                axis: judge.score(rubric, task, transcript, speech, user)
+                for axis, rubric in self._asked.items()
+            }
+        )
+
+    async def _second_opinion(
+        self, reply: Reply, transcript: str, speech: Speech, task: Task
+    ) -> dict[str, Verdict]:
+        if self._second is None or not self._second.hears(reply):
+            return {}
+        return await self._opinion(self._second.judge, transcript, speech, task)
+
+    async def _compared(
+        self, rubric: Rubric, candidates: Sequence[Candidate], floors: int, task: Task
+    ) -> list[Verdict]:
+        assert self._comparing is not None, "the settings ask for no comparison"
+        if len(candidates) < 2:
+            return [unopposed(floors, self.judge.scale) for _ in candidates]
+        found = await self._comparing(rubric, task, candidates, self._user(task))
+        return beside_floors(found, floors, self.judge.scale)
+
+    def _with(
+        self, local: Judged, found: Mapping[str, Verdict], second: Mapping[str, Verdict], seconds: float
+    ) -> Judged:
+        axes = {**local.axes, **found}
+        figures = {**local.figures, "latency_s": seconds}
+        return replace(local, axes=axes, reward=self.reward(axes, local), figures=figures, second=second)
+
+    def reward(self, axes: Mapping[str, Verdict], local: Judged) -> Verdict:
+        """See ``Panel.reward``."""
+        return self._panel.reward(axes, local)
+
+
+@lru_cache(maxsize=64)
+def user_speech(clips: tuple[Path, ...]) -> Speech:
+    """What the user said, at the first clip's rate. ValueError: a clip that cannot be read."""
+    rate = audio.info(clips[0]).sample_rate
+    return Speech(wave=audio.read_clips(clips, rate, HOUR), sample_rate=rate)
+
+
+async def _named(asked: Mapping[str, Awaitable[T]]) -> dict[str, T]:
+    return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))

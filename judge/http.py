@@ -1,0 +1,239 @@
+"""One POST to an OpenAI-compatible endpoint: what its JSON says, or CallFailed with its kind.
+
+    post ── deadline_s over everything ────────────────────────────────┐
+    │  attempt ── fails: network, 408, 429, 5xx ── wait ── attempt ... │── Posted | CallFailed
+    └──────────────────────────────────────────────────────────────────┘
+
+Invariant: no failure ends as an answer, none lasts longer than the deadline, and none shows the key. This is
+the only layer that retries. An attempt may have to wait for its turn (``under``): the clock of the deadline
+stands still then. Every attempt has a connection of its own: on one that is kept alive, a server that says
+more than it was asked answers the next call with what belongs to the last.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Generic, TypeVar
+
+import httpx2
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+from tenacity.wait import wait_random_exponential
+
+from judge.completion import failed, status_failure
+from judge.endpoint import Endpoint, key_of, without_key
+from judge.types import CallFailed
+
+T = TypeVar("T")
+S = TypeVar("S")
+Attempt = Callable[[], Awaitable[T]]
+Under = Callable[[Attempt[T]], Awaitable[T]]  # runs an attempt when its turn has come
+
+RETRIED = frozenset({"network", "rate_limited", "server"})
+FIRST_WAIT = 0.5  # seconds; the window of the first wait, doubled by every further one
+LONGEST_WAIT = 8.0
+SHOWN = 200  # characters of a reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Post(Generic[T]):
+    """What is sent, and how the body of a success is read (CallFailed: it is no answer)."""
+
+    path: str  # below the endpoint's address
+    content_type: str
+    content: bytes
+    read: Callable[[bytes], T]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posted(Generic[T]):
+    """What was read, and what it took."""
+
+    found: T
+    seconds: float  # of the deadline: attempts and the waits between them
+    attempts: int
+
+
+def new_client(connections: int = 100) -> httpx2.AsyncClient:
+    """The client that ``post`` needs; ``connections`` open at once, more wait within their deadline.
+
+    Takes no proxy and no password from the environment, uses no connection twice and has no clock of its own.
+    """
+    # Its DEBUG lines show the headers of answers, where a server may repeat the key.
+    logging.getLogger("httpcore2").setLevel(logging.INFO)
+    return httpx2.AsyncClient(
+        trust_env=False,
+        follow_redirects=False,
+        timeout=None,
+        limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=0),
+        headers={"Connection": "close", "Accept": "application/json"},
+    )
+
+
+async def at_once(attempt: Attempt[T]) -> T:
+    """The ``under`` of a call that waits for nobody."""
+    return await attempt()
+
+
+async def post(
+    client: httpx2.AsyncClient, endpoint: Endpoint, request: Post[T], under: Under[T] = at_once
+) -> Posted[T]:
+    """Send, again if need be, until there is an answer or no time for one.
+
+    ``client``: from ``new_client``; any number of calls may share it. ``under``: runs each attempt, may make
+    it wait and sees its failure. CallFailed: why there is no answer. ValueError: the key's variable is unset.
+    """
+    key = key_of(endpoint)
+    headers = {"Content-Type": request.content_type}
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
+    call = _Call(client, endpoint, headers, request, under)
+    failure: CallFailed
+    try:
+        found: T = await _retrying(call, endpoint)(call.attempt)
+    except CallFailed as last:
+        failure = last
+    else:
+        return Posted(found=found, seconds=endpoint.deadline_s - call.left_s, attempts=call.attempts)
+    # Raised here and not in the handlers: what is chained to a failure holds the request and so the key.
+    asked = f", asked to wait {call.after_s:g} s" if call.after_s else ""
+    attempts = f"attempt {call.attempts} of {endpoint.attempts}{asked}"
+    said = _shown(without_key(key, failure.reason))
+    raise CallFailed(failure.kind, f"{said} ({attempts})", retryable=failure.retryable, tokens=failure.tokens)
+
+
+class _Call(Generic[T]):
+    """The attempts of one request, and what the latest of them left behind."""
+
+    def __init__(
+        self,
+        client: httpx2.AsyncClient,
+        endpoint: Endpoint,
+        headers: dict[str, str],
+        request: Post[T],
+        under: Under[T],
+    ) -> None:
+        self._client, self._endpoint, self._under = client, endpoint, under
+        self._headers, self._request = headers, request
+        self._url = endpoint.base_url.rstrip("/") + request.path
+        self.attempts = 0
+        self.left_s = endpoint.deadline_s
+        self.after_s = 0.0  # what the server asked to wait
+        self._last: CallFailed | None = None
+
+    async def attempt(self) -> T:
+        self.attempts += 1
+        self.after_s = 0.0
+        try:
+            return await self._under(self._timed)
+        except CallFailed as failure:
+            self._last = failure
+            raise
+
+    async def rest(self, seconds: float) -> None:
+        """Between two attempts."""
+        await self._counted(asyncio.sleep(seconds))
+
+    async def _timed(self) -> T:
+        try:
+            async with asyncio.timeout(self.left_s):
+                return await self._counted(self._post())
+        except TimeoutError:
+            before = f", before that {self._last}" if self._last else ""
+            raise failed(
+                "deadline", f"no whole answer within {self._endpoint.deadline_s:g} s{before}"
+            ) from None
+
+    async def _counted(self, doing: Awaitable[S]) -> S:
+        start = time.monotonic()
+        try:
+            return await doing
+        finally:
+            self.left_s -= time.monotonic() - start
+
+    async def _post(self) -> T:
+        most = self._endpoint.max_bytes
+        try:
+            async with self._client.stream(
+                "POST",
+                self._url,
+                content=self._request.content,
+                headers=self._headers,
+                follow_redirects=False,
+            ) as response:
+                if 300 <= response.status_code < 400:
+                    where = response.headers.get("location", "nowhere")
+                    raise failed("redirect", f"HTTP {response.status_code} to {where}")
+                body = await _read(response, most)
+        except httpx2.DecodingError as broken:
+            raise failed("not_json", f"compressed wrongly: {broken}") from None
+        except httpx2.TransportError as broken:
+            raise failed("network", f"{type(broken).__name__}: {broken}") from None
+        if not response.is_success:
+            self.after_s = retry_after(response.headers.get("retry-after"), time.time())
+            raise status_failure(response.status_code, body)
+        if len(body) > most:
+            raise failed("too_large", f"more than {most} bytes")
+        kind = response.headers.get("content-type", "no content-type").partition(";")[0].strip().lower()
+        if not re.fullmatch(r"application/([\w.-]+\+)?json", kind):
+            said = body.decode(errors="replace")
+            raise failed("not_json", f"HTTP {response.status_code} with {kind}: {said}")
+        return self._request.read(body)
+
+
+def _retrying(call: _Call[T], endpoint: Endpoint) -> AsyncRetrying:
+    """Full jitter, never sooner than the server asked, and no wait that would end after the deadline.
+
+    Four attempts wait for less than half of the deadline, however short it is.
+    """
+    jitter = wait_random_exponential(multiplier=min(FIRST_WAIT, endpoint.deadline_s / 16), max=LONGEST_WAIT)
+
+    def wait(state: RetryCallState) -> float:
+        return max(jitter(state), call.after_s)
+
+    def over(state: RetryCallState) -> bool:
+        return call.attempts >= endpoint.attempts or state.upcoming_sleep >= call.left_s
+
+    return AsyncRetrying(
+        sleep=call.rest,
+        retry=retry_if_exception(lambda error: isinstance(error, CallFailed) and error.kind in RETRIED),
+        wait=wait,
+        stop=over,
+        reraise=True,
+    )
+
+
+async def _read(response: httpx2.Response, most: int) -> bytes:
+    """The unpacked body; of one longer than ``most`` bytes a part that is longer, too."""
+    body = bytearray()
+    async with aclosing(response.aiter_bytes()) as parts:  # unpacks at most 1 MiB at once
+        async for part in parts:
+            body += part
+            if len(body) > most:
+                break
+    return bytes(body)
+
+
+def retry_after(header: str | None, now: float) -> float:
+    """Seconds that a Retry-After header asks for; 0 for none, garbage or the past. ``now``: Unix time."""
+    wanted = (header or "").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", wanted):
+        return float(wanted)
+    try:
+        date = parsedate_to_datetime(wanted)
+    except (ValueError, OverflowError):
+        date = None
+    if date is None:
+        return 0.0
+    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
+
+
+def _shown(text: str) -> str:
+    """At most SHOWN printable characters of it on one line."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 20 * SHOWN]).split())
+    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"

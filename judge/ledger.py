@@ -1,0 +1,251 @@
+"""Verdicts on finished replies, a line of JSON each, written as they come; and the table made of them.
+
+Invariant: what is in the file was judged by the judge and from the manifest that its first line names, and
+stays. An item that is in it with a lasting verdict is never asked about again; the last line of an item
+counts. A last line that was torn by a kill is cut off. One process at a time has the file.
+"""
+
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from conf.judging import Axis, JudgeConfig
+from judge.acoustic import norms_of
+from judge.replies import Item
+from judge.types import Judged, Missing, Scored
+
+AXES: tuple[Axis, ...] = get_args(Axis)
+MAX_LINE = 1 << 22
+HOW = {"workers", "deadline_s", "max_missing", "second"}  # settings that change no verdict
+HOW_OF_API = {
+    *("base_url", "key_env", "deadline_s", "outage_s", "concurrency", "requests_per_minute"),
+    *("audio_seconds_per_minute", "spend_cap", "prompt_price", "completion_price", "cache"),
+    *("canary_every", "canary_stop", "compare"),
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Header(_Strict):
+    """The first line. ``manifest``, ``judge``: hashes; ``mode``: how the endpoint answers, if any."""
+
+    format: Literal[1] = 1
+    manifest: str
+    judge: str
+    mode: str | None
+
+
+class Entry(_Strict):
+    """What was found about one item; a line."""
+
+    id: str
+    reward: Scored | Missing
+    axes: dict[str, Scored | Missing]
+    transcript: str | None
+    seconds: float | None = Field(allow_inf_nan=False)
+    latency_s: float | None = Field(allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _finite(self) -> Self:
+        for verdict in (self.reward, *self.axes.values()):
+            if isinstance(verdict, Scored) and not (isfinite(verdict.value) and isfinite(verdict.spread)):
+                raise ValueError(f"scores must be finite: got {verdict.value} +- {verdict.spread}")
+        return self
+
+    @property
+    def lasts(self) -> bool:
+        """False: a judge failed in a way that another call may mend."""
+        verdicts = (self.reward, *self.axes.values())
+        return not any(isinstance(verdict, Missing) and verdict.retryable for verdict in verdicts)
+
+
+def entry(item: Item, judged: Judged) -> Entry:
+    """The line of a verdict."""
+    return Entry(
+        id=item.id,
+        reward=judged.reward,
+        axes=dict(judged.axes),
+        transcript=judged.transcript,
+        seconds=judged.figures.get("seconds"),
+        latency_s=judged.figures.get("latency_s"),
+    )
+
+
+class Ledger:
+    """The file, open and locked.
+
+    ValueError: somebody else has it, it cannot be written, or a line of it is not ours.
+
+    Example:
+        with Ledger(path) as ledger:
+            ledger.belongs_to(header)
+            ledger.add(entry(item, judged))
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.header, self.entries = self._read()
+        except BlockingIOError as error:
+            os.close(self._file)
+            raise ValueError(f"{path}: another process is writing it") from error
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.header is None:  # nothing was judged: nothing is left behind
+            self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+    def belongs_to(self, header: Header) -> None:
+        """Start the file, or go on with it. ValueError: it is about something else."""
+        if self.header is None:
+            self._write(header)
+            self.header = header
+        for name, what in (("manifest", "other replies"), ("judge", "other judge settings")):
+            if getattr(self.header, name) != getattr(header, name):
+                raise ValueError(
+                    f"{self._path}: holds verdicts on {what}: remove it, or write to another file with --to"
+                )
+        if self.header.mode != header.mode:
+            rule = f"holds verdicts of a judge that answered by {self.header.mode}, this one by {header.mode}"
+            raise ValueError(f"{self._path}: {rule}: remove it, or write to another file with --to")
+
+    def add(self, found: Entry) -> None:
+        """Append one line. OSError: the disk is full."""
+        self._write(found)
+        self.entries[found.id] = found
+
+    def open_items(self, items: Sequence[Item]) -> list[Item]:
+        """Those without a lasting verdict."""
+        return [item for item in items if item.id not in self.entries or not self.entries[item.id].lasts]
+
+    def _write(self, line: BaseModel) -> None:
+        data = line.model_dump_json().encode() + b"\n"
+        while data:
+            data = data[os.write(self._file, data) :]
+
+    def _read(self) -> tuple[Header | None, dict[str, Entry]]:
+        header: Header | None = None
+        entries: dict[str, Entry] = {}
+        whole = 0
+        with open(self._file, "rb", closefd=False) as file:
+            for number in range(1, os.fstat(self._file).st_size + 1):
+                line = file.readline(MAX_LINE)
+                if not line.endswith(b"\n") and len(line) < MAX_LINE:
+                    break
+                try:
+                    if header is None:
+                        header = Header.model_validate_json(line)
+                    else:
+                        found = Entry.model_validate_json(line)
+                        entries[found.id] = found
+                except ValidationError as error:
+                    raise ValueError(
+                        f"{self._path}:{number}: not a line that `wavgate judge score` wrote"
+                    ) from error
+                whole += len(line)
+        if header is None and os.fstat(self._file).st_size:
+            raise ValueError(
+                f"{self._path}: not begun by `wavgate judge score`: remove it, or choose another --to"
+            )
+        os.truncate(self._file, whole)
+        return header, entries
+
+
+def settings_hash(config: JudgeConfig, model: Path) -> str:
+    """One hash over every setting that a verdict depends on; of files that it names, their content.
+
+    ``model``: whose voice's norms the acoustic rule uses. ValueError: they cannot be read.
+    """
+    kept = config.model_dump(exclude=dict.fromkeys(HOW, True) | {"api": HOW_OF_API})
+    text = json.dumps([_content(kept), repr(norms_of(model))], sort_keys=True, default=str)
+    return sha256(text.encode()).hexdigest()
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _content(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_content(one) for one in value]
+    return sha256(value.read_bytes()).hexdigest() if isinstance(value, Path) and value.is_file() else value
+
+
+def rows(items: Sequence[Item], entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """One row per item, in order: its reward or why there is none, then axis by axis."""
+    found: list[dict[str, Any]] = []
+    for item in items:
+        one = entries[item.id]
+        row: dict[str, Any] = {"id": item.id, "prompt_id": item.prompt, **_reward(one.reward)}
+        for axis in AXES:
+            row |= _axis(axis, one.axes.get(axis))
+        row |= {"transcript": one.transcript, "seconds": one.seconds, "latency_s": one.latency_s}
+        found.append(row)
+    return found
+
+
+def _reward(verdict: Scored | Missing) -> dict[str, Any]:
+    if isinstance(verdict, Missing):
+        return {"reward": None, "missing": verdict.reason, "missing_kind": verdict.kind}
+    return {"reward": verdict.value, "missing": None, "missing_kind": None}
+
+
+def _axis(axis: str, verdict: Scored | Missing | None) -> dict[str, Any]:
+    """All columns None: the axis was not judged."""
+    row: dict[str, Any] = dict.fromkeys(
+        f"{axis}_{name}" for name in ("value", "spread", "judge", "why", "missing")
+    )
+    if isinstance(verdict, Missing):
+        row |= {f"{axis}_judge": verdict.judge, f"{axis}_missing": f"{verdict.kind}: {verdict.reason}"}
+    elif verdict is not None:
+        row |= {f"{axis}_{name}": getattr(verdict, name) for name in ("value", "spread", "judge", "why")}
+    return row
+
+
+def columns() -> dict[str, type]:
+    """Name -> type of the table's columns, in order."""
+    axes = {f"{axis}_{n}": t for axis in AXES for n, t in _OF_AXIS.items()}
+    first = {"id": str, "prompt_id": str, "reward": float, "missing": str, "missing_kind": str}
+    return {**first, **axes, "transcript": str, "seconds": float, "latency_s": float}
+
+
+_OF_AXIS: dict[str, type] = {"value": float, "spread": float, "judge": str, "why": str, "missing": str}
+
+
+def write_table(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
+    """Parquet, whole or not at all. OSError: not writable; ImportError: no pyarrow."""
+    import pyarrow
+    import pyarrow.parquet
+
+    kinds = {str: pyarrow.string(), float: pyarrow.float64()}
+    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns().items()])
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(table), schema=schema), unfinished)
+        unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def missing_kinds(entries: Iterable[Entry]) -> Counter[str]:
+    """Kind -> how many items have no reward for it."""
+    return Counter(one.reward.kind for one in entries if isinstance(one.reward, Missing))

@@ -1,0 +1,131 @@
+"""Predictors by local path: one figure per reply from an ONNX file that takes a waveform.
+
+Invariant: a figure is finite or the predictor failed; nothing stands in for it. Quality and likeness
+predictors are easily pleased by what no listener likes, so a figure is logged and may veto (judge/vetoes.py)
+but never adds to a reward.
+
+The model has one input, float32 of shape [n], [1, n] or [1, 1, n]. Where n is fixed, a longer clip is cut to
+its beginning and a shorter one repeated until it fits. Of several outputs the first is taken. Runs on the CPU
+in one thread. The file must be whole: what it names outside itself is not read.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conf.judging import PluginConfig
+from judge.types import CallFailed
+from rollout.types import Speech
+from speech.audio import read, resample
+
+Vector = NDArray[np.float64]
+
+LARGEST = (1 << 31) - 1  # bytes; protobuf has no longer message
+LONGEST = 120.0  # seconds of a reference
+
+
+class Predictor(Protocol):
+    """What the panel needs of a plugin."""
+
+    @property
+    def name(self) -> str:
+        """Of its figure."""
+        ...
+
+    def measure(self, speech: Speech) -> float:
+        """A finite figure. May raise anything: then nobody knows it."""
+        ...
+
+
+class Plugin:
+    """One ONNX predictor.
+
+    Example:
+        plugin = Plugin(PluginConfig(name="mos", path="mos.onnx", sample_rate=16_000), Path.cwd())
+        plugin.measure(speech)  # 3.1
+    """
+
+    def __init__(self, config: PluginConfig, root: Path) -> None:
+        """Relative paths start at ``root``; one second is tried.
+
+        ValueError: no file, no model of this form, or onnxruntime is not installed.
+        """
+        self.name = config.name
+        self._output, self._rate = config.output, config.sample_rate
+        path = root / config.path
+        self._session, self._input, self._shape = _opened(path)
+        self._reference: Vector | None = None
+        clip = np.random.default_rng(0).normal(0, 0.01, self._rate).astype(np.float32)
+        if config.reference is not None:
+            clip = read(root / config.reference, self._rate, LONGEST)
+        try:
+            found = self._run(clip)
+            if config.reference is None:
+                found[self._output]
+            else:
+                self._reference = _unit(found)
+        except Exception as broken:  # whatever it throws, a run must not start with it
+            raise ValueError(f"{path}: gives no figure at output {self._output}: {broken}") from broken
+
+    def measure(self, speech: Speech) -> float:
+        """The figure of a finite, non-empty clip. CallFailed: it is not finite, or has no likeness."""
+        wave = speech.wave
+        if speech.sample_rate != self._rate:
+            wave = resample(wave, speech.sample_rate, self._rate)
+        found = self._run(wave)
+        if self._reference is None:
+            if not np.isfinite(found[self._output]):
+                raise CallFailed("malformed", f"its output is {found[self._output]}")
+            return float(found[self._output])
+        if found.shape != self._reference.shape:
+            raise CallFailed("malformed", f"{len(found)} numbers, {len(self._reference)} for the reference")
+        return float(_unit(found) @ self._reference)
+
+    def _run(self, wave: NDArray[np.float32]) -> Vector:
+        samples = self._shape[-1]
+        if isinstance(samples, int):
+            wave = np.resize(wave, samples)  # repeats or cuts
+        fed = wave.astype(np.float32).reshape([1] * (len(self._shape) - 1) + [-1])
+        first, *_ = self._session.run(None, {self._input: fed})
+        return np.asarray(first, np.float64).reshape(-1)
+
+
+def plugins_from(configs: tuple[PluginConfig, ...], root: Path) -> list[Predictor]:
+    """The predictors of ``judge.plugins``; errors as ``Plugin``."""
+    return [Plugin(config, root) for config in configs]
+
+
+def _opened(path: Path) -> tuple[Any, str, list[int | str | None]]:
+    """A session, and its input's name and shape."""
+    try:
+        import onnxruntime
+    except ImportError as missing:
+        raise ValueError("judge.plugins needs onnxruntime: pip install onnxruntime") from missing
+    if not path.is_file() or path.stat().st_size > LARGEST:
+        raise ValueError(f"{path}: a plugin must be an .onnx file of at most 2 GiB")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong is raised
+    try:
+        # From bytes: a model that was read from a path may name other files to be read.
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as broken:  # its errors have no class in common
+        raise ValueError(f"{path}: must be an ONNX model without external data: {broken}") from broken
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise ValueError(f"{path}: a plugin must have one input: got {len(inputs)}")
+    shape = list(inputs[0].shape)
+    leading = all(size == 1 or not isinstance(size, int) for size in shape[:-1])
+    if inputs[0].type != "tensor(float)" or not 1 <= len(shape) <= 3 or not leading:
+        rule = "a plugin's input must be float32 of shape [n], [1, n] or [1, 1, n]"
+        raise ValueError(f"{path}: {rule}: got {inputs[0].type} of {shape}")
+    return session, inputs[0].name, shape
+
+
+def _unit(vector: Vector) -> Vector:
+    length = float(np.linalg.norm(vector))
+    if not 0 < length < float("inf"):
+        raise CallFailed("malformed", f"a vector of length {length} has no direction")
+    return vector / length

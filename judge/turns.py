@@ -1,0 +1,130 @@
+"""Whose turn it is: the leases of one call's attempts, and what it does while the endpoint is down.
+
+Invariant: every lease is given back, whatever happens under it. While the breaker is open nothing of a reply
+is sent by those who know: whether the endpoint is back is found out with a small question about no reply, so
+that a reply which fails by itself keeps nobody waiting. Nobody waits longer than an outage may last.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from judge.chat import Answer
+from judge.completion import Completion
+from judge.http import Attempt
+from judge.limits import Permits
+from judge.types import CallFailed
+
+LOOKS = 4  # times per ``outage_s``, at least, that a waiting call looks whether the endpoint is still down
+LOOK_S = 5.0  # seconds, at most, between two looks
+ROUNDS = 2  # of attempts, for a call that failed while the endpoint was down
+
+Ping = Callable[[], Awaitable[Answer]]  # asks something small, once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """Per million tokens, in any one currency. An endpoint of one's own costs nothing."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What an answer cost."""
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+
+
+class Outage:
+    """Whether a call goes on while the endpoint is down: ``longest_s`` from when the first one saw it."""
+
+    def __init__(self, permits: Permits, longest_s: float, ping: Ping | None, price: Price) -> None:
+        self._permits, self._longest_s = permits, longest_s
+        self._ping, self._price = ping, price
+        self._rounds = 0
+        self._last = "calls of other workers failed"
+        self.suspected = False  # there is a reason to think that the endpoint is down
+
+    async def goes_on(self, failure: CallFailed) -> bool:
+        """Is there anything to wait for after this failure? CallFailed (breaker): it has lasted too long."""
+        self._last = str(failure)
+        self._rounds += 1
+        if self._ping is not None and self._rounds >= ROUNDS:
+            return False  # the endpoint was up in between: it is the reply
+        return await self._still_down()
+
+    async def lease(self, seconds: float, about: str) -> int:
+        """A lease, once the endpoint answers at all. CallFailed (breaker): it has not for too long."""
+        while True:
+            lease = await self._granted(seconds, about)
+            if self._ping is None or not self.suspected or await self._permits.down_s() == 0:
+                return lease
+            await self._find_out(self._ping, lease)
+
+    async def _find_out(self, ping: Ping, lease: int) -> None:
+        """Use the lease to tell the breaker whether the endpoint is back."""
+        ok, tokens = False, (0, 0)
+        try:
+            answer = await ping()
+            ok, tokens = True, (answer.prompt_tokens, answer.completion_tokens)
+        except CallFailed as failure:
+            ok, tokens, self._last = not failure.retryable, failure.tokens, str(failure)
+        finally:
+            await self._permits.release(lease, ok=ok, spent=self._price.of(*tokens))
+
+    async def _granted(self, seconds: float, about: str) -> int:
+        """Wait for a lease, however long for the limits, but not longer than an outage may last."""
+        asked = asyncio.ensure_future(self._permits.acquire(seconds, about))
+        taken = False
+        try:
+            while not asked.done():
+                await asyncio.wait({asked}, timeout=min(self._longest_s / LOOKS, LOOK_S))
+                if not asked.done():
+                    await self._still_down()
+            taken = True
+            return asked.result()
+        finally:
+            if (
+                not taken and not asked.cancel() and asked.exception() is None
+            ):  # granted while we were leaving
+                await self._permits.release(asked.result(), ok=None, spent=0.0)
+
+    async def _still_down(self) -> bool:
+        down_s = await self._permits.down_s()
+        if down_s >= self._longest_s:
+            reason = f"the endpoint stayed down for {down_s:.0f} s; last: {self._last}"
+            raise CallFailed("breaker", reason, retryable=True)
+        self.suspected |= down_s > 0
+        return down_s > 0
+
+
+class Turns:
+    """The leases of one call, one per attempt, and what the attempts took."""
+
+    def __init__(
+        self, permits: Permits, outage: Outage, about: str, audio_seconds: float, price: Price
+    ) -> None:
+        self._permits, self._outage = permits, outage
+        self._about, self._audio_seconds, self._price = about, audio_seconds, price
+        self.count = 0
+        self.seconds = 0.0  # on their way
+        self.spent = 0.0
+
+    async def take(self, attempt: Attempt[Completion]) -> Completion:
+        """Run an attempt under a lease. CallFailed: its own, or there is no lease to be had."""
+        lease = await self._outage.lease(self._audio_seconds, self._about)
+        ok: bool | None = None  # of a call that was cancelled or refused nothing is learnt about the endpoint
+        spent, start = 0.0, time.monotonic()
+        self.count += 1
+        try:
+            found = await attempt()
+            ok, spent = True, self._price.of(found.prompt_tokens, found.completion_tokens)
+        except CallFailed as failure:
+            ok, spent = (False if failure.retryable else None), self._price.of(*failure.tokens)
+            self._outage.suspected |= failure.retryable
+            raise
+        finally:
+            self.seconds += time.monotonic() - start
+            self.spent += spent
+            await self._permits.release(lease, ok=ok, spent=spent)
+        return found

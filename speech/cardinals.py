@@ -1,0 +1,162 @@
+"""Whole and decimal numbers in words or digits: "a hundred and five", "nineteen oh five", "2.5 million".
+
+Invariant: what is read ends where the number does, and a row of small numbers stays a row: only "hundred", a
+scale ("thousand" to "trillion"), "point" and years join words.
+
+    cardinal  (year | groups | digits) [point digits] [scale]
+    groups    below a thousand, each before a smaller scale: "two million three hundred and five thousand"
+
+Two two-digit numbers in words that stand alone are a year when the first is 11 to 20 and the second not the
+next one. "a" is one before "hundred" and the scales only.
+"""
+
+import re
+from fractions import Fraction
+
+LONGEST = 40  # digits; a longer row of digits is no number
+
+_SMALL = {
+    name: value
+    for value, name in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+        "sixteen seventeen eighteen nineteen".split()
+    )
+}
+TENS = {
+    name: 10 * tens
+    for tens, name in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
+} | {"fourty": 40}
+SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_MULTIPLES = ("hundred", *SCALES)
+_OH = ("oh", "o")
+_NOT_ZERO_POINT = ("a", "the", "this", "that", "which", "what", "some")  # "at this point five people"
+
+_TOKEN = re.compile(
+    r"[0-9]+(?:st|nd|rd|th)\b"  # ordinals stay whole
+    r"|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
+    r"|[a-z]+(?:'[a-z]+)*|\S"
+)
+_SIGNS = str.maketrans(
+    {"−": "-", "–": "-", "’": "'", "½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4"}
+    | dict.fromkeys("$€£", " ")
+)
+
+Found = tuple[Fraction, int]  # a value, and the index of the token after it
+
+
+def tokens(text: str) -> list[str]:
+    """Lower-case words, digits without thousands separators, and every other sign by itself."""
+    plain = re.sub(r"(?<=[a-z]{2})-(?=[a-z]{2})", " ", text.lower().translate(_SIGNS))
+    return [token if len(token) == 1 else token.replace(",", "") for token in _TOKEN.findall(plain)]
+
+
+def cardinal(said: list[str], at: int, row: bool) -> Found | None:
+    """The number that begins at a token. ``row``: another ends right before it, so no year begins here."""
+    read = _year(said, at) if not row else None
+    read = read or _grouped(said, at) or _pointed(said, at)
+    if read is None:
+        return None
+    value, after = read
+    if word_at(said, after) == "point" and value.denominator == 1:
+        value, after = _decimals(said, after + 1, value) or (value, after)
+    if value.denominator > 1 and word_at(said, after) in SCALES:
+        return value * SCALES[said[after]], after + 1
+    return value, after
+
+
+def literal(said: list[str], at: int) -> Fraction | None:
+    """The number that a token of digits is."""
+    word = word_at(said, at)
+    readable = word[:1] in "0123456789." and word[-1:].isdecimal() and len(word) <= LONGEST
+    return Fraction(word) if word and readable else None
+
+
+def word_at(said: list[str], at: int) -> str:
+    """A token; nothing where there is none."""
+    return said[at] if 0 <= at < len(said) else ""
+
+
+def _pointed(said: list[str], at: int) -> Found | None:
+    """ "point five", when it does not follow "this" or "the"."""
+    if word_at(said, at) != "point" or word_at(said, at - 1) in _NOT_ZERO_POINT:
+        return None
+    return _decimals(said, at + 1, Fraction(0))
+
+
+def _decimals(said: list[str], at: int, whole: Fraction) -> Found | None:
+    """The digits after "point": "one four", "oh five", "fourteen"."""
+    digits = ""
+    while at < len(said) and len(digits) < LONGEST:
+        if said[at] in _OH:
+            digits, at = digits + "0", at + 1
+            continue
+        read = _below_hundred(said, at)
+        if read is None:
+            break
+        digits += said[at] if said[at][0].isdigit() else str(read[0])
+        at = read[1]
+    return (whole + Fraction(int(digits), 10 ** len(digits)), at) if digits else None
+
+
+def _grouped(said: list[str], at: int) -> Found | None:
+    """Groups of hundreds before falling scales: "two million [and] three hundred and five thousand"."""
+    total, last, after = Fraction(0), None, at
+    while last is None or last > 1:
+        start = after + (last is not None and word_at(said, after) == "and")
+        read = _hundreds(said, start)
+        if read is None:
+            break
+        scale = SCALES.get(word_at(said, read[1]), 1)
+        if last is not None and (scale >= last or read[0] * scale >= last or read[0] == 0):
+            break
+        total, last = total + read[0] * scale, scale
+        after = read[1] + (scale > 1)
+    return None if last is None else (total, after)
+
+
+def _hundreds(said: list[str], at: int) -> Found | None:
+    """ "five", "a hundred and five", "nineteen hundred", digits; "a" only before hundred and the scales."""
+    if word_at(said, at) in ("a", "an") and word_at(said, at + 1) in _MULTIPLES:
+        read: Found | None = (Fraction(1), at + 1)
+    elif word_at(said, at) in _MULTIPLES:
+        read = (Fraction(1), at)
+    else:
+        digits, small = literal(said, at), _below_hundred(said, at)
+        read = (digits, at + 1) if digits is not None else small and (Fraction(small[0]), small[1])
+    if read is None or word_at(said, read[1]) != "hundred" or read[0] == 0:
+        return read
+    value, after = read[0] * 100, read[1] + 1
+    rest = _below_hundred(said, after + (word_at(said, after) == "and"))
+    if rest is None or rest[0] == 0 or word_at(said, rest[1]) == "hundred" or value % 100:
+        return value, after
+    return value + rest[0], rest[1]
+
+
+def _below_hundred(said: list[str], at: int) -> tuple[int, int] | None:
+    """ "zero" to "ninety nine", or digits for it."""
+    word = word_at(said, at)
+    if word in TENS:
+        unit = _SMALL.get(word_at(said, at + 1), 0)
+        return (TENS[word] + unit, at + 2) if 0 < unit < 10 else (TENS[word], at + 1)
+    if word in _SMALL:
+        return _SMALL[word], at + 1
+    return (int(word), at + 1) if word.isdecimal() and word.isascii() and len(word) <= 2 else None
+
+
+def _year(said: list[str], at: int) -> Found | None:
+    """Two two-digit numbers in words and nothing more: 11 to 20, then 10 to 99 or "oh" and a digit."""
+    if word_at(said, at)[:1].isdigit():
+        return None
+    first = _below_hundred(said, at)
+    if first is None or not 11 <= first[0] <= 20:
+        return None
+    oh = word_at(said, first[1]) in _OH
+    second = _below_hundred(said, first[1] + oh)
+    if second is None or word_at(said, first[1])[:1].isdigit():
+        return None
+    if (second[0] not in range(1, 10)) if oh else (second[0] < 10 or second[0] == first[0] + 1):
+        return None
+    after = word_at(said, second[1])
+    if after in SCALES or after in ("hundred", "point") or _below_hundred(said, second[1]) is not None:
+        return None
+    return Fraction(100 * first[0] + second[0]), second[1]

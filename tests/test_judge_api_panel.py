@@ -1,0 +1,218 @@
+"""The API panel against a real endpoint on loopback: axes, the user's audio, comparisons, a second opinion."""
+
+import asyncio
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conf.endpoints import ApiConfig, SecondConfig
+from conf.judging import JudgeConfig
+from judge.agreement import Item
+from judge.api import Access, api_panel, limits_of, probed
+from judge.api_panel import ApiPanel, Second
+from judge.calibration import fitted, save
+from judge.compare import beside_floors, unopposed, win_rates
+from judge.limits import Limiter
+from judge.types import Judged, Missing, Scale, Scored, Verdict
+from tests.judge_server import MODEL, JudgeServer, recordings, said
+from tests.judging import CONFIG, SCALE, WORLD, recorded, reply, speech, spoken, task, value
+
+TEXT = "the answer is twelve"
+OTHER = "after monday comes tuesday"
+QUESTION = (WORLD / "data" / "bank" / "slt" / "cold.flac", WORLD / "data" / "bank" / "slt" / "day.flac")
+
+
+def config_of(server: JudgeServer, *, second: JudgeServer | None = None, **changes: Any) -> JudgeConfig:
+    api = {"base_url": server.base_url, "model": MODEL, **changes.pop("api", {})}
+    more: dict[str, Any] = {"semantic_by": "api", "acoustic_by": "api", "api": ApiConfig(**api), **changes}
+    if second is not None:
+        more["second"] = SecondConfig(base_url=second.base_url, model=second.model, share=0.5)
+    return CONFIG.model_copy(update=more)
+
+
+async def panel_of(config: JudgeConfig, log: Path | None = None) -> ApiPanel:
+    access = Access(judge=Limiter(limits_of(config.api)), second=Limiter(limits_of(config.second)))
+    return api_panel(config, WORLD / "data", WORLD / "base", await probed(config), access, log=log)
+
+
+def last_word(body: dict[str, Any]) -> float:
+    """Level 5 for the right answer, 2 for another; of two transcripts the right one wins."""
+    found = re.findall(r"<transcript(?: [AB])? \w+>\n(.*)\n", said(body))
+    right = [text.endswith("twelve") for text in found]
+    if len(right) == 2:
+        return 0.5 + (right[0] - right[1]) / 2
+    return 5.0 if right == [True] else 2.0
+
+
+def test_the_holistic_axis_hears_the_users_own_audio_at_its_own_rate() -> None:
+    async def scenario() -> tuple[Judged, list[dict[str, Any]]]:
+        async with JudgeServer(last_word) as server:
+            panel = await panel_of(config_of(server, semantic=0.0, acoustic=0.0, holistic=1.0))
+            server.bodies.clear()
+            asked = replace(task(TEXT), user_audio=QUESTION)
+            judged = await panel.score(reply(TEXT), speech(spoken(TEXT)), asked)
+            return judged, server.bodies
+
+    judged, bodies = asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert value(judged.reward) == value(judged.axes["holistic"]) == 5.0
+    (body,) = bodies
+    (user, rate), (answer, _) = recordings(body)
+    clips = [recordings_of(path) for path in QUESTION]
+    assert rate == clips[0][1] and len(user) == sum(len(wave) for wave, _ in clips)
+    assert len(answer) == len(spoken(TEXT))
+
+
+def recordings_of(path: Path) -> tuple[np.ndarray, int]:
+    import soundfile
+
+    wave, rate = soundfile.read(path, dtype="float32")
+    return wave, rate
+
+
+def test_a_group_is_compared_and_what_cannot_be_judged_loses_by_rule() -> None:
+    async def scenario(compare: str) -> list[Judged]:
+        async with JudgeServer(last_word if compare == "pairwise" else ranked) as server:
+            panel = await panel_of(config_of(server, acoustic_by="local", api={"compare": compare}))
+            group = [(TEXT, "stop"), (OTHER, "stop"), (TEXT, "abort"), ("", "stop")]
+            replies = [
+                replace(reply(text, finish=finish), index=i)  # type: ignore[arg-type]
+                for i, (text, finish) in enumerate(group)
+            ]
+            sounds = [speech(spoken(text or TEXT)) for text, _ in group]
+            return await panel.compare(replies, sounds, task(TEXT))
+
+    for compare in ("pairwise", "ranking"):
+        right, wrong, aborted, silent = asyncio.run(asyncio.wait_for(scenario(compare), 30))
+        # Of the two that can be judged one wins; both beat the reply without words, which earns the floor.
+        assert value(right.axes["semantic"]) == pytest.approx(SCALE.hi)
+        assert value(wrong.axes["semantic"]) == pytest.approx(SCALE.at(1 / 2))
+        assert isinstance(aborted.reward, Missing) and aborted.reward.kind == "aborted"
+        assert value(silent.reward) == SCALE.lo
+        assert value(right.axes["acoustic"]) > 4, "the local axis is scored by itself"
+
+
+def ranked(body: dict[str, Any]) -> Any:
+    found = re.findall(r"<transcript (\d+) \w+>\n(.*)\n", said(body))
+    if not found:
+        return 3.0
+    return [int(n) for n, text in sorted(found, key=lambda pair: not pair[1].endswith("twelve"))]
+
+
+def test_the_only_judgeable_reply_of_a_group_beats_the_floor_and_is_missing_without_one() -> None:
+    async def scenario() -> tuple[list[Judged], list[Judged]]:
+        async with JudgeServer(last_word) as server:
+            panel = await panel_of(config_of(server, acoustic=0.0, api={"compare": "pairwise"}))
+            sounds = [speech(spoken(TEXT))] * 2
+            floored = await panel.compare([reply(TEXT), reply("")], sounds, task(TEXT))
+            aborted = await panel.compare([reply(TEXT), reply(TEXT, finish="abort")], sounds, task(TEXT))
+            return floored, aborted
+
+    floored, aborted = asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert [value(one.reward) for one in floored] == [SCALE.hi, SCALE.lo]
+    assert isinstance(aborted[0].reward, Missing) and aborted[0].reward.kind == "nothing_to_check"
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=10, max_size=10),
+    st.integers(2, 5),
+    st.integers(0, 4),
+)
+def test_floors_count_as_replies_that_lose_every_pair(wins: list[float], count: int, floors: int) -> None:
+    pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
+    beats = dict(zip(pairs, wins, strict=False))
+    chances = {**beats, **{(b, a): 1 - won for (a, b), won in beats.items()}}
+    everyone = count + floors
+    whole = {
+        (a, b): chances.get((a, b), 1.0 if b >= count > a else 0.0 if a >= count > b else 0.5)
+        for a in range(everyone)
+        for b in range(everyone)
+        if a != b
+    }
+    scale = Scale(2.0, 4.0)
+    alone: list[Verdict] = [
+        Scored(value=scale.at(rate.share), judge="j", spread=rate.spread)
+        for _, rate in sorted(win_rates(chances, count).items())
+    ]
+    beside = beside_floors(alone, floors, scale)
+    expected = win_rates(whole, everyone)
+    for index, verdict in enumerate(beside):
+        assert value(verdict) == pytest.approx(scale.at(expected[index].share))
+    assert isinstance(unopposed(floors, scale), Scored) == (floors > 0)
+
+
+def test_a_second_judge_is_asked_about_a_share_and_changes_no_reward(tmp_path: Path) -> None:
+    async def scenario() -> list[Judged]:
+        async with JudgeServer(last_word) as server, JudgeServer(lambda body: 1.0, model="other") as other:
+            panel = await panel_of(config_of(server, second=other), tmp_path / "calls.jsonl")
+            replies = [replace(reply(TEXT), index=i) for i in range(40)]
+            sound = speech(spoken(TEXT))
+            return list(await asyncio.gather(*(panel.score(one, sound, task(TEXT)) for one in replies)))
+
+    judged = asyncio.run(asyncio.wait_for(scenario(), 60))
+    assert all(value(one.reward) == pytest.approx(value(judged[0].reward)) for one in judged)
+    asked = [one for one in judged if one.second]
+    assert 8 <= len(asked) <= 32, "about half, by the hash of the reply"
+    for one in asked:
+        assert {axis: value(verdict) for axis, verdict in one.second.items()} == {
+            "semantic": 1,
+            "acoustic": 1,
+        }
+    again = Second(judge=None, share=0.5)  # type: ignore[arg-type]
+    assert {one.index for one in asked} == {
+        i for i in range(40) if again.hears(replace(reply(TEXT), index=i))
+    }
+
+
+def test_a_second_judge_that_fails_is_missing_in_the_opinion_alone() -> None:
+    async def scenario() -> Judged:
+        async with JudgeServer(last_word) as server, JudgeServer(model="other") as other:
+            config = config_of(server, second=other)
+            panel = await panel_of(
+                config.model_copy(update={"second": config.second.model_copy(update={"share": 1.0})})
+            )
+            other.edit = lambda body, text: "five"
+            return await panel.score(reply(TEXT), speech(spoken(TEXT)), task(TEXT))
+
+    judged = asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert isinstance(judged.reward, Scored)
+    assert all(isinstance(verdict, Missing) for verdict in judged.second.values()) and judged.second
+
+
+def test_scores_go_through_the_calibration_of_exactly_this_judge(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+
+    def write(judge: str) -> None:
+        items = [Item(prompt_id=str(i // 2), judge=1.0 + i, human=2.0 + i / 2) for i in range(5)]
+        save(path, {"semantic": fitted(items, judge, Scale())}, "0" * 64)
+
+    async def scenario() -> Judged:
+        async with JudgeServer(last_word) as server:
+            config = config_of(server, acoustic_by="local", api={"calibration": path})
+            return await (await panel_of(config)).score(reply(TEXT), speech(spoken(TEXT)), task(TEXT))
+
+    write(f"openai({MODEL} semantic/1 logprobs)")
+    semantic = asyncio.run(asyncio.wait_for(scenario(), 30)).axes["semantic"]
+    assert isinstance(semantic, Scored) and semantic.judge.endswith("+calibrated")
+    assert semantic.value == pytest.approx(2.0 + 4.0 / 2), "5 of the judge is 4 of people"
+    write(f"openai({MODEL} semantic/0 logprobs)")
+    with pytest.raises(ValueError, match=r"no map for openai\(loopback-judge semantic/1 logprobs\)"):
+        asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_the_recogniser_hears_each_reply_once_however_many_axes_are_asked() -> None:
+    async def scenario() -> list[dict[str, Any]]:
+        async with JudgeServer(last_word) as server:
+            panel = await panel_of(config_of(server, holistic=0.5))
+            server.bodies.clear()
+            judged = await panel.score(reply(TEXT), speech(recorded(TEXT)), task(TEXT))
+            assert set(judged.axes) == {"semantic", "acoustic", "holistic"}
+            return server.bodies
+
+    bodies = asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert sorted(len(recordings(body)) for body in bodies) == [0, 1, 1]
