@@ -6,13 +6,13 @@ every comparison by that rule. A second opinion is noted and changes nothing.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from judge.canary import CanaryResult, check
 from judge.compare import Candidate, beside_floors, unopposed
@@ -26,7 +26,27 @@ from speech import audio
 HOUR = 3600.0  # seconds; the manifest's own bound was checked when it was read
 
 T = TypeVar("T")
-Compare = Callable[[Rubric, Task, Sequence[Candidate], Speech | None], Awaitable[list[Verdict]]]
+
+
+class Compare(Protocol):
+    """``pairwise`` or ``groupwise`` with all but the case given."""
+
+    def __call__(
+        self,
+        rubric: Rubric,
+        task: Task,
+        candidates: Sequence[Candidate],
+        user_audio: Speech | None,
+        *,
+        case: str,
+    ) -> Awaitable[list[Verdict]]:
+        """A verdict per candidate."""
+        ...
+
+
+def case_of(reply: Reply) -> str:
+    """A reply's name in the log of calls, as the rollout records have its parts."""
+    return f"{reply.prompt_id}/{reply.index} v{reply.policy_version}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +101,7 @@ class ApiPanel:
         if local.transcript is None:  # floor, cut off or not recognised: the same on every axis
             return local
         found, second = await asyncio.gather(
-            self._opinion(self.judge, local.transcript, speech, task),
+            self._opinion(self.judge, local.transcript, speech, task, case_of(reply)),
             self._second_opinion(reply, local.transcript, speech, task),
         )
         return self._with(local, found, second, perf_counter() - start)
@@ -97,7 +117,10 @@ class ApiPanel:
             *(self._second_opinion(replies[i], str(local[i].transcript), speeches[i], task) for i in heard)
         )
         by_axis = await _named(
-            {axis: self._compared(rubric, candidates, floors, task) for axis, rubric in self._asked.items()}
+            {
+                axis: self._compared(rubric, candidates, floors, task, replies[0].prompt_id)
+                for axis, rubric in self._asked.items()
+            }
         )
         judged = list(local)
         for place, (i, second) in enumerate(zip(heard, await seconds, strict=True)):
@@ -119,12 +142,12 @@ class ApiPanel:
         return user_speech(task.user_audio) if wanted else None
 
     async def _opinion(
-        self, judge: OpenAIJudge, transcript: str, speech: Speech, task: Task
+        self, judge: OpenAIJudge, transcript: str, speech: Speech, task: Task, case: str
     ) -> dict[str, Verdict]:
         user = self._user(task)
         return await _named(
             {
-                axis: judge.score(rubric, task, transcript, speech, user)
+                axis: judge.score(rubric, task, transcript, speech, user, case=case)
                 for axis, rubric in self._asked.items()
             }
         )
@@ -134,15 +157,15 @@ class ApiPanel:
     ) -> dict[str, Verdict]:
         if self._second is None or not self._second.hears(reply):
             return {}
-        return await self._opinion(self._second.judge, transcript, speech, task)
+        return await self._opinion(self._second.judge, transcript, speech, task, case_of(reply))
 
     async def _compared(
-        self, rubric: Rubric, candidates: Sequence[Candidate], floors: int, task: Task
+        self, rubric: Rubric, candidates: Sequence[Candidate], floors: int, task: Task, case: str
     ) -> list[Verdict]:
         assert self._comparing is not None, "the settings ask for no comparison"
         if len(candidates) < 2:
             return [unopposed(floors, self.judge.scale) for _ in candidates]
-        found = await self._comparing(rubric, task, candidates, self._user(task))
+        found = await self._comparing(rubric, task, candidates, self._user(task), case=case)
         return beside_floors(found, floors, self.judge.scale)
 
     def _with(

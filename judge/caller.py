@@ -41,10 +41,11 @@ class Ask(Protocol):
 class Question:
     """One call. ``clips``: the recordings of ``messages``, in order; ``read`` gives ``readings`` numbers.
 
-    ``about``: the reply or group that is judged, the same on every axis and repeat.
+    ``about``: the sound that is judged, the same on every axis and repeat; ``case``: its name, for the log.
     """
 
     about: str
+    case: str
     judge: str  # provenance of what is read
     rubric: str  # name and version
     messages: list[dict[str, Any]]
@@ -153,6 +154,7 @@ class Caller:
             return
         line = {
             "time": time.time(),
+            "case": question.case,
             "judge": question.judge,
             "endpoint": self._endpoint,
             "model": self.model,

@@ -49,6 +49,7 @@ async def pairwise(
     *,
     scale: Scale,
     temperature: float,
+    case: str = "",
 ) -> list[Verdict]:
     """A verdict per candidate, in order: n (n - 1) calls. ValueError: fewer than two candidates."""
     if len(candidates) < 2:
@@ -63,6 +64,7 @@ async def pairwise(
         spoken = [candidate.speech for candidate in shown.values()]
         return Question(
             about=group,
+            case=case,
             judge=name,
             rubric=kind,
             messages=comparison(rubric, task, shown, user_audio, answer_rule=rule(CHOICE, capabilities.mode)),

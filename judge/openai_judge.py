@@ -54,15 +54,23 @@ class OpenAIJudge:
         return name_of(self.caller.model, rubric, self.capabilities)
 
     async def score(
-        self, rubric: Rubric, task: Task, transcript: str, speech: Speech, user_audio: Speech | None
+        self,
+        rubric: Rubric,
+        task: Task,
+        transcript: str,
+        speech: Speech,
+        user_audio: Speech | None,
+        *,
+        case: str = "",
     ) -> Verdict:
         """Judge one axis of one reply that can be judged (``panel.unjudgeable`` has said so).
 
-        ``transcript``: what a recogniser heard in ``speech``. ``spread``: population deviation over the
-        repeats, on the scale; one repeat knows none. ValueError: audio is asked for and cannot be heard.
+        ``case``: the reply's name in the log. ``transcript``: what a recogniser heard in ``speech``.
+        ``spread``: population deviation over the repeats, on the scale; one repeat knows none. ValueError:
+        audio is asked for and cannot be heard.
         """
         questions = [
-            self._question(rubric, task, transcript, speech, user_audio, repeat)
+            self._question(rubric, task, transcript, speech, user_audio, repeat, case)
             for repeat in range(self._repeats)
         ]
         name = self._name(rubric.id)
@@ -81,10 +89,12 @@ class OpenAIJudge:
         speech: Speech,
         user_audio: Speech | None,
         repeat: int,
+        case: str,
     ) -> Question:
         mode = self.capabilities.mode
         return Question(
             about=about(speech),
+            case=case,
             judge=self._name(rubric.id),
             rubric=rubric.id,
             messages=messages(

@@ -54,6 +54,7 @@ async def groupwise(
     scale: Scale,
     repeats: int,
     temperature: float,
+    case: str = "",
 ) -> list[Verdict]:
     """A verdict per candidate, in order: ``repeats`` calls, all needed. ValueError: fewer than two."""
     if len(candidates) < 2:
@@ -71,6 +72,7 @@ async def groupwise(
         spoken = [candidate.speech for candidate in shown.values()]
         return Question(
             about=group,
+            case=case,
             judge=name,
             rubric=kind,
             messages=comparison(rubric, task, shown, user_audio, answer_rule=ranking_rule(mode)),

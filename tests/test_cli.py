@@ -217,6 +217,8 @@ def test_judge_score_survives_interrupt_and_kill_with_whole_verdicts_and_no_proc
             [*command, "--to", str(table), "judge.workers=1"],
             cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE, text=True, start_new_session=True,
+            # a background shell has its children ignore SIGINT
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as running:  # fmt: skip
             until = time.monotonic() + 60
             while not (kept.exists() and kept.read_bytes().count(b"\n") > after):
