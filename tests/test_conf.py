@@ -41,17 +41,24 @@ def paths_of(node: Any) -> Iterator[Path]:
             yield from paths_of(value)
 
 
-def pairs() -> Iterator[list[str]]:
-    """Each two options of different groups, the other groups at their defaults."""
-    options = [f"{group}={option}" for group, choices in GROUPS.items() for option in choices]
-    for one, other in itertools.combinations(options, 2):
-        if one.partition("=")[0] != other.partition("=")[0]:
-            yield [one, other]
+def rows() -> Iterator[list[str]]:
+    """Option lists, one of each group, in which every two options of different groups meet."""
+    groups = [[f"{group}={option}" for option in choices] for group, choices in GROUPS.items()]
+    left = {
+        pair for one, other in itertools.combinations(groups, 2) for pair in itertools.product(one, other)
+    }
+    while left:
+        row = list(min(left))
+        for group in groups:
+            if not set(group) & set(row):
+                row.append(max(group, key=lambda o: sum({(o, r), (r, o)} & left != set() for r in row)))
+        left -= set(itertools.permutations(row, 2))
+        yield row
 
 
 def test_every_two_shipped_options_go_together() -> None:
     assert {"model", "data", "judge", "algo", "cluster", "log", "experiment"} == set(GROUPS)
-    for chosen in pairs():
+    for chosen in rows():
         load(chosen + [extra for choice in chosen for extra in OWN_VALUES.get(choice, [])])
 
 

@@ -16,10 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from examples.judge_server.service import MODEL
+from examples.judge_server.started import started
 from report.read import metric_rows
 
 ROOT = Path(__file__).parent.parent
 RAY = Path(sys.executable).parent / "ray"
+NAME, SECRET = "WAVGATE_TEST_JUDGE_KEY", "sk-canary-0d5e77ab3c914f28"  # in the environment of every node
 SHIPPED = ("conf", "speech", "rollout", "judge", "learner", "actors", "report", "examples")
 
 
@@ -46,6 +49,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         "OMP_NUM_THREADS": "1",
         "RAY_AUTH_MODE": "token",
         "RAY_agent_register_timeout_ms": "120000",
+        NAME: SECRET,
     }
     command = [
         str(RAY), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
@@ -104,10 +108,19 @@ def test_a_submitted_job_trains_on_the_cluster(head: dict[str, str], tmp_path: P
     command = [
         str(RAY), "job", "submit", "--working-dir", str(source), "--", sys.executable, "-m", "actors.driver",
         "experiment=smoke", "cluster.address=auto", "run.steps=1", "run.name=submitted", "learner.ranks=1",
+        "judge=openai", "judge.acoustic_by=local", f"judge.api.model={MODEL}", f"judge.api.key_env={NAME}",
     ]  # fmt: skip
-    done = subprocess.run(command, env=head, capture_output=True, text=True, timeout=500, check=False)
+    with started("--key-env", NAME, **{NAME: SECRET}) as url:
+        command.append(f"judge.api.base_url={url}")
+        done = subprocess.run(command, env=head, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    listed = subprocess.run(
+        [str(RAY), "job", "list"], env=head, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert NAME in listed.stdout and SECRET not in listed.stdout + done.stdout, "Ray's record of the job"
     run = Path(head["HOME"]) / "wavgate-runs" / "submitted"
     assert "a Ray job's own folder is temporary" in done.stdout
     assert [row["step"] for row in metric_rows(run / "metrics.jsonl").rows] == [1]
+    calls = (run / "judge_calls.jsonl").read_text()
+    assert '"kind": null' in calls and SECRET not in calls
     assert (run / "report.html").is_file() and (run / "final" / "model.safetensors").is_file()
