@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import fsum, sqrt
 from pathlib import Path
@@ -26,6 +26,8 @@ from rollout.types import Prompt, Reply, Sampling
 from speech.audio import inside
 from speech.dataset import Example
 from speech.manifest import MARKER, Row
+
+Sampled = tuple[Reply, list[Any]]  # a reply and, in a list, the reference to its speech
 
 ROUNDS = 8  # how often lost speech is sampled again before the run gives up
 
@@ -115,53 +117,71 @@ async def harvest(
 
     ``audio``: where a reply keeps its sound; ``progress`` is told of each reply and its tokens.
     """
+    size = sampling.group_size
+    together = judges.together and size > 1  # one reply has nothing to be compared with
     start = last = time.perf_counter()
     found: dict[Key, tuple[Reply, Judged]] = {}
     busy, overlap = _Busy(), 0.0
-    together = judges.together and sampling.group_size > 1  # one reply has nothing to be compared with
 
-    async def judge(group: Sequence[tuple[Reply, list[Any]]]) -> None:
-        replies = [reply for reply, _ in group]
-        task, paths = tasks[replies[0].prompt_id], [audio(reply) for reply in replies]
-        try:
-            with busy.hand():
-                if together:
-                    judged = await judges.compare(replies, [speech for _, speech in group], task, paths)
-                else:
-                    judged = [await judges.score(replies[0], group[0][1], task, paths[0])]
-        except SpeechLost:
-            return
-        for reply, one in zip(replies, judged, strict=True):
-            found[reply.prompt_id, reply.index] = (reply, one)
+    async def judge(group: Sequence[Sampled]) -> None:
+        with busy.hand(), suppress(SpeechLost):  # then they are sampled again
+            verdicts = await _verdicts(judges, group, tasks[group[0][0].prompt_id], audio, together)
+            for (reply, _), one in zip(group, verdicts, strict=True):
+                found[reply.prompt_id, reply.index] = (reply, one)
 
     for _ in range(ROUNDS):
-        todo = [
-            prompt
-            for prompt in prompts
-            if any((prompt.id, i) not in found for i in range(sampling.group_size))
-        ]
+        todo = [prompt for prompt in prompts if any((prompt.id, i) not in found for i in range(size))]
         if not todo:
             break
-        gathered: dict[str, dict[int, tuple[Reply, list[Any]]]] = defaultdict(dict)
-        async with asyncio.TaskGroup() as group:
+        gathered = _Gathered(size if together else 1)
+        async with asyncio.TaskGroup() as running:
             async for reply, speech in rollout.generate(todo, sampling, deadline):
                 last, overlap = time.perf_counter(), busy.seconds()
                 progress(1, len(reply.ids))
-                if (reply.prompt_id, reply.index) not in found:
-                    waiting = gathered[reply.prompt_id]
-                    waiting[reply.index] = (reply, speech)
-                    if len(waiting) == (sampling.group_size if together else 1):
-                        del gathered[reply.prompt_id]
-                        group.create_task(judge([waiting[index] for index in sorted(waiting)]))
+                known = (reply.prompt_id, reply.index) in found
+                group = [] if known else gathered.add(reply, speech)
+                if group:
+                    running.create_task(judge(group))
     else:
         raise RunError(f"speech of replies was lost {ROUNDS} times in a row")
     groups = tuple(
-        Group(prompt=prompt, replies=tuple(found[prompt.id, i] for i in range(sampling.group_size)))
-        for prompt in prompts
+        Group(prompt=prompt, replies=tuple(found[prompt.id, i] for i in range(size))) for prompt in prompts
     )
     return Harvest(
         groups=groups, generate_s=last - start, judge_s=time.perf_counter() - last, overlap_s=overlap
     )
+
+
+async def _verdicts(
+    judges: JudgePool,
+    group: Sequence[Sampled],
+    task: Task,
+    audio: Callable[[Reply], Path | None],
+    together: bool,
+) -> list[Judged]:
+    """Of what is judged at once. SpeechLost: its maker died."""
+    replies, speeches = [reply for reply, _ in group], [speech for _, speech in group]
+    paths = [audio(reply) for reply in replies]
+    if together:
+        return await judges.compare(replies, speeches, task, paths)
+    return [await judges.score(replies[0], speeches[0], task, paths[0])]
+
+
+class _Gathered:
+    """Replies by prompt until ``size`` of one are there: what is judged at once."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._waiting: dict[str, dict[int, Sampled]] = defaultdict(dict)
+
+    def add(self, reply: Reply, speech: list[Any]) -> list[Sampled]:
+        """The prompt's replies in order, once the last has come; nothing before."""
+        waiting = self._waiting[reply.prompt_id]
+        waiting[reply.index] = (reply, speech)
+        if len(waiting) < self._size:
+            return []
+        del self._waiting[reply.prompt_id]
+        return [waiting[index] for index in sorted(waiting)]
 
 
 def check_outage(judged: Sequence[Judged], most: float) -> None:

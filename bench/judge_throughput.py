@@ -21,8 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from math import log
@@ -33,9 +32,9 @@ import numpy as np
 import psutil
 import ray
 
-from actors.api_judge import LOG, ApiJudgeActor, start_limiters
+from actors.api_judge import ApiJudgeActor
 from actors.cluster import Cluster, cores, plan
-from actors.judge_pool import JudgePool, judge_pool
+from actors.judge_pool import JudgePool
 from conf.load import load
 from conf.schema import Config
 from judge.api import Access, Probed, api_panel, limits_of, probed, slots
@@ -44,6 +43,7 @@ from judge.openai_judge import OpenAIJudge
 from judge.rubric import ACOUSTIC
 from judge.types import Scored, Task
 from rollout.types import Speech
+from tests.api_judges import api_judges
 from tests.judging import reply, spoken
 
 REQUIRED = 100.0  # verdicts per second
@@ -158,28 +158,6 @@ def show(name: str, took: list[float], seconds: float, shares: str) -> float:
     return rate
 
 
-@asynccontextmanager
-async def judges(config: Config) -> AsyncIterator[tuple[JudgePool, Any]]:
-    """Pool and limiter as a run has them."""
-    run, size = config.run.root / config.run.name, config.rollout.group_size
-    found, limiters = await probed(config.judge), start_limiters(config.judge, size, run / LOG)
-    kind: Any = ray.remote(Worker)
-    pool = judge_pool(
-        config,
-        lambda index: kind.options(num_cpus=0).remote(config, run, found, limiters),
-        source=(await limiters[0].hello.remote())["source"],
-        restarts=0,
-        journal=None,
-    )
-    await pool.start()
-    try:
-        yield pool, limiters[0]
-    finally:
-        pool.close()
-        for limiter in limiters:
-            ray.kill(limiter)
-
-
 async def by_path(pool: JudgePool, config: Config, usage: Usage, seconds: float) -> float:
     """The API judge alone."""
     at_once = slots(config.judge)
@@ -208,7 +186,7 @@ async def by_whole(pool: JudgePool, usage: Usage, seconds: float) -> float:
 
 async def measure(config: Config, server: int, seconds: float) -> bool:
     """Both, on one fleet. Whether the required rate was had."""
-    async with judges(config) as (pool, limiter):
+    async with api_judges(config, Worker, journal=None, restarts=0) as (pool, limiter):
         workers = [(await handle.hello.remote())["pid"] for handle in pool.handles]
         pids = {
             "workers": workers,

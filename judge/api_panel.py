@@ -6,16 +6,16 @@ every comparison by that rule. A second opinion is noted and changes nothing.
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from judge.canary import CanaryResult, check
-from judge.compare import Candidate, beside_floors, unopposed
+from judge.compare import Candidate, Contest, beside_floors, unopposed
 from judge.openai_judge import OpenAIJudge
 from judge.panel import Panel
 from judge.rubric import Rubric
@@ -26,22 +26,7 @@ from speech import audio
 HOUR = 3600.0  # seconds; the manifest's own bound was checked when it was read
 
 T = TypeVar("T")
-
-
-class Compare(Protocol):
-    """``pairwise`` or ``groupwise`` with all but the case given."""
-
-    def __call__(
-        self,
-        rubric: Rubric,
-        task: Task,
-        candidates: Sequence[Candidate],
-        user_audio: Speech | None,
-        *,
-        case: str,
-    ) -> Awaitable[list[Verdict]]:
-        """A verdict per candidate."""
-        ...
+Compare = Callable[[Contest], Awaitable[list[Verdict]]]
 
 
 def case_of(reply: Reply) -> str:
@@ -165,7 +150,10 @@ class ApiPanel:
         assert self._comparing is not None, "the settings ask for no comparison"
         if len(candidates) < 2:
             return [unopposed(floors, self.judge.scale) for _ in candidates]
-        found = await self._comparing(rubric, task, candidates, self._user(task), case=case)
+        contest = Contest(
+            rubric=rubric, task=task, candidates=candidates, user_audio=self._user(task), case=case
+        )
+        found = await self._comparing(contest)
         return beside_floors(found, floors, self.judge.scale)
 
     def _with(

@@ -4,14 +4,16 @@ Invariant: a pair counts only when both orders came, so that a leaning to the fi
 a rate only when all its pairs with the other survivors have. What is missing alone decides who leaves.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import permutations
 from math import sqrt
+from typing import Any
 
-from judge.answers import CHOICE, rule, settings
+from judge.answers import CHOICE, Reading, rule, settings
 from judge.caller import Caller, Question, about
+from judge.chat import Answer
 from judge.openai_judge import missing, on_scale, reading, settled
 from judge.probe import Capabilities
 from judge.rubric import DATA, Message, Rubric, audio_parts, clips, text_parts
@@ -39,59 +41,100 @@ class Rate:
     spread: float
 
 
-async def pairwise(
-    caller: Caller,
-    capabilities: Capabilities,
-    rubric: Rubric,
-    task: Task,
-    candidates: Sequence[Candidate],
-    user_audio: Speech | None,
-    *,
-    scale: Scale,
-    temperature: float,
-    case: str = "",
-) -> list[Verdict]:
-    """A verdict per candidate, in order: n (n - 1) calls. ValueError: fewer than two candidates."""
-    if len(candidates) < 2:
-        raise ValueError(f"a comparison needs at least two replies: got {len(candidates)}")
-    pairs: list[Pair] = list(permutations(range(len(candidates)), 2))
-    kind = f"pairwise-{VERSION}:{rubric.id}"
-    name = f"openai({caller.model} {kind} {capabilities.mode})"
-    group = about(*(candidate.speech for candidate in candidates))
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """Replies to one prompt that are held against each other under a rubric. ``case``: its name in the log.
 
-    def question(first: int, second: int) -> Question:
-        shown = {"A": candidates[first], "B": candidates[second]}
-        spoken = [candidate.speech for candidate in shown.values()]
+    ValueError: fewer than two replies.
+    """
+
+    rubric: Rubric
+    task: Task
+    candidates: Sequence[Candidate]
+    user_audio: Speech | None = None
+    case: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.candidates) < 2:
+            raise ValueError(f"a comparison needs at least two replies: got {len(self.candidates)}")
+
+    @cached_property
+    def about(self) -> str:
+        """See ``judge.caller.about``."""
+        return about(*(candidate.speech for candidate in self.candidates))
+
+    def question(
+        self,
+        shown: Mapping[str, Candidate],
+        *,
+        kind: str,
+        judge: str,
+        answer_rule: str,
+        settings: dict[str, Any],
+        read: Callable[[Answer], Sequence[Reading]],
+        repeat: int = 0,
+        readings: int = 1,
+    ) -> Question:
+        """One call about named replies. ``kind``: of comparison, rubric and versions."""
         return Question(
-            about=group,
-            case=case,
-            judge=name,
+            about=self.about,
+            case=self.case,
+            judge=judge,
             rubric=kind,
-            messages=comparison(rubric, task, shown, user_audio, answer_rule=rule(CHOICE, capabilities.mode)),
-            settings=settings(CHOICE, capabilities.mode, temperature, forced=capabilities.forced),
-            clips=clips(rubric, user_audio, *spoken),
-            repeat=0,
-            read=partial(reading, CHOICE, capabilities),
+            messages=comparison(self, shown, answer_rule),
+            settings=settings,
+            clips=clips(self.rubric, self.user_audio, *(candidate.speech for candidate in shown.values())),
+            repeat=repeat,
+            read=read,
+            readings=readings,
         )
 
-    outcomes = dict(zip(pairs, await settled(caller, [question(*pair) for pair in pairs]), strict=True))
-    scores = {pair: found[0] for pair, found in outcomes.items() if not isinstance(found, CallFailed)}
-    rates = win_rates({pair: score.value for pair, score in scores.items()}, len(candidates))
 
-    def verdict(index: int) -> Verdict:
-        own = [pair for pair in pairs if index in pair]
+async def pairwise(
+    caller: Caller, capabilities: Capabilities, contest: Contest, *, scale: Scale, temperature: float
+) -> list[Verdict]:
+    """A verdict per candidate, in order: n (n - 1) calls."""
+    candidates, mode = contest.candidates, capabilities.mode
+    pairs: list[Pair] = list(permutations(range(len(candidates)), 2))
+    kind = f"pairwise-{VERSION}:{contest.rubric.id}"
+    name = f"openai({caller.model} {kind} {mode})"
+    questions = [
+        contest.question(
+            {"A": candidates[first], "B": candidates[second]},
+            kind=kind,
+            judge=name,
+            answer_rule=rule(CHOICE, mode),
+            settings=settings(CHOICE, mode, temperature, forced=capabilities.forced),
+            read=partial(reading, CHOICE, capabilities),
+        )
+        for first, second in pairs
+    ]
+    outcomes = dict(zip(pairs, await settled(caller, questions), strict=True))
+    return [
+        verdict if isinstance(verdict, Missing) else on_scale(verdict, 0.0, 1.0, scale)
+        for verdict in standings(outcomes, len(candidates), name)
+    ]
+
+
+def standings(
+    outcomes: Mapping[Pair, list[Scored] | CallFailed], count: int, judge: str
+) -> list[Scored | Missing]:
+    """Win rates of ``count`` replies, in order; Missing: why a reply has none."""
+    scores = {pair: found[0] for pair, found in outcomes.items() if not isinstance(found, CallFailed)}
+    rates = win_rates({pair: score.value for pair, score in scores.items()}, count)
+
+    def standing(index: int) -> Scored | Missing:
+        own = [pair for pair in outcomes if index in pair]
         if index not in rates:
             # Whoever left missed a pair, and so did the other of the last two.
-            return missing(
-                next(found for pair in own if isinstance(found := outcomes[pair], CallFailed)), name
-            )
+            failures = (found for pair in own if isinstance(found := outcomes[pair], CallFailed))
+            return missing(next(failures), judge)
         rate = rates[index]
         why = f"beats {rate.share:.2f} of the others"
         cached = all(scores[pair].cached for pair in own if pair in scores)
-        won = Scored(value=rate.share, judge=name, spread=rate.spread, why=why, cached=cached)
-        return on_scale(won, 0.0, 1.0, scale)
+        return Scored(value=rate.share, judge=judge, spread=rate.spread, why=why, cached=cached)
 
-    return [verdict(index) for index in range(len(candidates))]
+    return [standing(index) for index in range(count)]
 
 
 def unopposed(floors: int, scale: Scale) -> Verdict:
@@ -122,15 +165,9 @@ def beside_floors(verdicts: Sequence[Verdict], floors: int, scale: Scale) -> lis
     return [moved(verdict) for verdict in verdicts]
 
 
-def comparison(
-    rubric: Rubric,
-    task: Task,
-    shown: Mapping[str, Candidate],
-    user_audio: Speech | None,
-    *,
-    answer_rule: str,
-) -> list[Message]:
+def comparison(contest: Contest, shown: Mapping[str, Candidate], answer_rule: str) -> list[Message]:
     """The chat that holds named replies to one prompt against each other, by a rubric's brief and levels."""
+    rubric, task, user_audio = contest.rubric, contest.task, contest.user_audio
     listed = "\n".join(f"{level}. {words}" for level, words in enumerate(rubric.levels, start=1))
     system = (
         f"{rubric.system}\n\n{DATA}\n\nHere you compare replies to one and the same request. These levels "

@@ -69,42 +69,30 @@ class OpenAIJudge:
         ``spread``: population deviation over the repeats, on the scale; one repeat knows none. ValueError:
         audio is asked for and cannot be heard.
         """
-        questions = [
-            self._question(rubric, task, transcript, speech, user_audio, repeat, case)
-            for repeat in range(self._repeats)
-        ]
-        name = self._name(rubric.id)
+        name, mode = self._name(rubric.id), self.capabilities.mode
+
+        def question(repeat: int) -> Question:
+            return Question(
+                about=about(speech),
+                case=case,
+                judge=name,
+                rubric=rubric.id,
+                messages=messages(
+                    rubric, task, transcript, speech, user_audio, answer_rule=rule(SCORE, mode), repeat=repeat
+                ),
+                settings=settings(SCORE, mode, self.temperature, forced=self.capabilities.forced),
+                clips=clips(rubric, user_audio, speech),
+                repeat=repeat,
+                read=partial(reading, SCORE, self.capabilities),
+            )
+
+        questions = [question(repeat) for repeat in range(self._repeats)]
         verdict = combined(await settled(self.caller, questions), name)
         if isinstance(verdict, Missing):
             return verdict
         score = on_scale(verdict, LOWEST, HIGHEST, self.scale)
         found = None if self._maps is None else self._maps.on_axis(rubric.name, name, self.scale)
         return score if found is None else found.apply(score, self.scale)
-
-    def _question(
-        self,
-        rubric: Rubric,
-        task: Task,
-        transcript: str,
-        speech: Speech,
-        user_audio: Speech | None,
-        repeat: int,
-        case: str,
-    ) -> Question:
-        mode = self.capabilities.mode
-        return Question(
-            about=about(speech),
-            case=case,
-            judge=self._name(rubric.id),
-            rubric=rubric.id,
-            messages=messages(
-                rubric, task, transcript, speech, user_audio, answer_rule=rule(SCORE, mode), repeat=repeat
-            ),
-            settings=settings(SCORE, mode, self.temperature, forced=self.capabilities.forced),
-            clips=clips(rubric, user_audio, speech),
-            repeat=repeat,
-            read=partial(reading, SCORE, self.capabilities),
-        )
 
 
 def name_of(model: str, rubric: str, capabilities: Capabilities) -> str:

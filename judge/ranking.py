@@ -7,6 +7,7 @@ ones backwards), so that a leaning to a place shows as spread.
 import re
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,14 +22,12 @@ from judge.answers import (
     shortened,
     tag_content,
 )
-from judge.caller import Caller, Question, about
+from judge.caller import Caller, Question
 from judge.chat import Answer
-from judge.compare import Candidate, comparison
+from judge.compare import Contest
 from judge.openai_judge import combined, on_scale, settled
 from judge.probe import Capabilities
-from judge.rubric import Rubric, clips
-from judge.types import CallFailed, Missing, Scale, Task, Verdict
-from rollout.types import Speech
+from judge.types import CallFailed, Missing, Scale, Verdict
 
 VERSION = 1
 MEANS = "the numbers of all replies, the best one first"
@@ -46,40 +45,29 @@ class RankingReply(BaseModel):
 async def groupwise(
     caller: Caller,
     capabilities: Capabilities,
-    rubric: Rubric,
-    task: Task,
-    candidates: Sequence[Candidate],
-    user_audio: Speech | None,
+    contest: Contest,
     *,
     scale: Scale,
     repeats: int,
     temperature: float,
-    case: str = "",
 ) -> list[Verdict]:
-    """A verdict per candidate, in order: ``repeats`` calls, all needed. ValueError: fewer than two."""
-    if len(candidates) < 2:
-        raise ValueError(f"a ranking needs at least two replies: got {len(candidates)}")
+    """A verdict per candidate, in order: ``repeats`` calls, all needed. ValueError: no repeats."""
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1: got {repeats}")
-    mode: Mode = "schema" if capabilities.json_schema else "tagged"
-    kind = f"groupwise-{VERSION}:{rubric.id}"
+    candidates, mode = contest.candidates, _mode(capabilities)
+    kind = f"groupwise-{VERSION}:{contest.rubric.id}"
     name = f"openai({caller.model} {kind} {mode})"
-    group = about(*(candidate.speech for candidate in candidates))
 
     def question(repeat: int) -> Question:
         order = presented(len(candidates), repeat)
-        shown = {str(place): candidates[index] for place, index in enumerate(order, start=1)}
-        spoken = [candidate.speech for candidate in shown.values()]
-        return Question(
-            about=group,
-            case=case,
+        return contest.question(
+            {str(place): candidates[index] for place, index in enumerate(order, start=1)},
+            kind=kind,
             judge=name,
-            rubric=kind,
-            messages=comparison(rubric, task, shown, user_audio, answer_rule=ranking_rule(mode)),
+            answer_rule=ranking_rule(mode),
             settings=_settings(mode, temperature),
-            clips=clips(rubric, user_audio, *spoken),
-            repeat=repeat,
             read=partial(read_ranking, mode, order),
+            repeat=repeat,
             readings=len(candidates),
         )
 
@@ -90,6 +78,11 @@ async def groupwise(
         verdict = combined(own, name)
         verdicts.append(verdict if isinstance(verdict, Missing) else on_scale(verdict, 0.0, 1.0, scale))
     return verdicts
+
+
+def _mode(capabilities: Capabilities) -> Mode:
+    """A ranking has no single digit whose probabilities could be read."""
+    return "schema" if capabilities.json_schema else "tagged"
 
 
 def presented(count: int, repeat: int) -> tuple[int, ...]:
@@ -137,8 +130,8 @@ def parse_ranking(mode: Mode, text: str, count: int) -> tuple[list[int], str]:
     return places, reason
 
 
-def _settings(mode: Mode, temperature: float) -> dict[str, object]:
-    body: dict[str, object] = {"max_tokens": REASON_TOKENS, "temperature": temperature}
+def _settings(mode: Mode, temperature: float) -> dict[str, Any]:
+    body: dict[str, Any] = {"max_tokens": REASON_TOKENS, "temperature": temperature}
     if mode == "tagged":
         return body
     schema = {

@@ -30,30 +30,27 @@ KIND = "judge/missing_"
 
 Rows = Sequence[Mapping[str, float | None]]
 
+
+def _one(title: str, hint: str, metric: str, label: str, look: str) -> Panel:
+    return Panel(title, hint, ((metric, label, look),), zero=True)
+
+
 PANELS = (
-    Panel(
-        "From the cache",
-        "share of a step's replies that cost no call",
-        (("judge/cached", "cached", "c3"),),
-        zero=True,
-    ),
-    Panel(
+    _one("From the cache", "share of a step's replies that cost no call", "judge/cached", "cached", "c3"),
+    _one(
         "Requests",
         "sent to the endpoint since the start, retries included",
-        (("judge/requests", "requests", "c1"),),
-        zero=True,
+        "judge/requests",
+        "requests",
+        "c1",
     ),
-    Panel(
-        "Spend",
-        "since the start, in the currency of the prices",
-        (("judge/spent", "spent", "c2"),),
-        zero=True,
-    ),
-    Panel(
+    _one("Spend", "since the start, in the currency of the prices", "judge/spent", "spent", "c2"),
+    _one(
         "Circuit breaker",
         "seconds since the start for which it held all calls back",
-        (("judge/breaker_open_s", "open", "c5"),),
-        zero=True,
+        "judge/breaker_open_s",
+        "open",
+        "c5",
     ),
     Panel(
         "Calls under way",

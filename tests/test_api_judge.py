@@ -6,8 +6,8 @@ import os
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from actors.api_judge import LOG, ApiJudgeActor, RemotePermits, spent_on, start_
 from actors.cli import main
 from actors.cluster import Cluster, cores, plan
 from actors.errors import RunError, UserError
-from actors.judge_pool import JudgePool, judge_pool
+from actors.judge_pool import JudgePool
 from actors.judging import probe_judge
 from conf.load import load
 from conf.schema import Config
-from judge.api import calls_at_once, probed, slots, verdict_deadline
+from judge.api import calls_at_once, slots, verdict_deadline
 from judge.panel import LONGEST
 from judge.types import CallFailed, Judged, Missing, Scored
+from tests.api_judges import api_judges
 from tests.judge_server import MODEL, JudgeServer, recordings, said
 from tests.judging import WORLD, reply, speech, spoken, task, value
 from tests.test_pool import Events
@@ -48,29 +49,8 @@ def cluster() -> Iterator[Cluster]:
     found.close(logs=None)
 
 
-@asynccontextmanager
-async def judges(config: Config, events: Events) -> AsyncIterator[tuple[JudgePool, Any]]:
-    """The pool as ``Fleet`` makes it, and its limiter."""
-    run = config.run.root / config.run.name
-    run.mkdir(parents=True, exist_ok=True)
-    found, size = await probed(config.judge), config.rollout.group_size
-    limiters = start_limiters(config.judge, size, run / LOG)
-    actor: Any = ray.remote(ApiJudgeActor)
-    pool = judge_pool(
-        config,
-        lambda index: actor.options(num_cpus=0).remote(config, run, found, limiters),
-        source=(await limiters[0].hello.remote())["source"],
-        restarts=2,
-        journal=events,
-    )
-    pool.on_lost = lambda judge: limiters[0].forget.remote(judge)
-    await pool.start()
-    try:
-        yield pool, limiters[0]
-    finally:
-        pool.close()
-        for limiter in limiters:
-            ray.kill(limiter)
+def judges(config: Config, events: Events) -> AbstractAsyncContextManager[tuple[JudgePool, Any]]:
+    return api_judges(config, ApiJudgeActor, events, restarts=2)
 
 
 async def scores(

@@ -157,6 +157,12 @@ def test_a_call_that_waits_for_a_connection_keeps_its_deadline_and_gives_the_con
     assert time.monotonic() - start < 20 * 0.3  # what they would take one after the other
 
 
+async def asked_at(port: int, deadline_s: float) -> Answer:
+    where = Endpoint(base_url=f"http://127.0.0.1:{port}", model=MODEL, key_env=None, deadline_s=deadline_s)
+    async with new_client() as client:
+        return await ask(client, where, BODY)
+
+
 def test_the_deadline_covers_the_connecting() -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
@@ -167,15 +173,8 @@ def test_the_deadline_covers_the_connecting() -> None:
             each.setblocking(False)
             each.connect_ex(address)
 
-        async def work() -> Answer:
-            async with new_client() as client:
-                url = f"http://127.0.0.1:{address[1]}"
-                return await ask(
-                    client, Endpoint(base_url=url, model=MODEL, key_env=None, deadline_s=0.3), BODY
-                )
-
         with pytest.raises(CallFailed) as failure:
-            asyncio.run(work())
+            asyncio.run(asked_at(address[1], 0.3))
         for each in waiting:
             each.close()
     assert failure.value.kind == "deadline"
@@ -185,15 +184,8 @@ def test_nobody_there_is_a_network_failure() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening
 
-        async def work() -> Answer:
-            async with new_client() as client:
-                url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-                return await ask(
-                    client, Endpoint(base_url=url, model=MODEL, key_env=None, deadline_s=1.0), BODY
-                )
-
         with pytest.raises(CallFailed) as failure:
-            asyncio.run(work())
+            asyncio.run(asked_at(taken.getsockname()[1], 1.0))
     assert (failure.value.kind, failure.value.retryable) == ("network", True)
 
 

@@ -14,12 +14,12 @@ from judge.answers import Mode
 from judge.cache import VerdictCache
 from judge.caller import Caller
 from judge.chat import Answer, ask
-from judge.compare import Candidate, Pair, pairwise, survivors, win_rates
+from judge.compare import Candidate, Contest, Pair, pairwise, survivors, win_rates
 from judge.endpoint import Endpoint
 from judge.http import new_client
 from judge.limits import Limiter
 from judge.ranking import groupwise, parse_ranking, presented, read_ranking
-from judge.rubric import ACOUSTIC, HOLISTIC, SEMANTIC
+from judge.rubric import ACOUSTIC, HOLISTIC, SEMANTIC, Rubric
 from judge.types import CallFailed, Missing, Scale, Scored, Task, Verdict
 from rollout.types import Speech
 from tests.judge_server import MODEL, Body, JudgeServer, able, limits, recordings
@@ -53,6 +53,24 @@ def caller(server: JudgeServer, cache: VerdictCache | None = None) -> Caller:
         outage_s=5,
         cache=cache,
     )
+
+
+async def paired(
+    server: JudgeServer,
+    mode: Mode,
+    rubric: Rubric,
+    candidates: list[Candidate],
+    cache: VerdictCache | None = None,
+) -> list[Verdict]:
+    contest = Contest(rubric=rubric, task=TASK, candidates=candidates)
+    return await pairwise(caller(server, cache), able(mode), contest, scale=SCALE, temperature=0.0)
+
+
+async def ranked(
+    server: JudgeServer, mode: Mode, rubric: Rubric, candidates: list[Candidate], *, repeats: int
+) -> list[Verdict]:
+    contest = Contest(rubric=rubric, task=TASK, candidates=candidates)
+    return await groupwise(caller(server), able(mode), contest, scale=SCALE, repeats=repeats, temperature=0.0)
 
 
 def louder_wins(body: Body) -> float:
@@ -120,16 +138,7 @@ def test_a_judge_that_always_prefers_the_first_gives_ties_and_shows_it_as_spread
 def test_the_better_reply_wins_in_either_order_and_equals_tie(mode: Mode) -> None:
     async def test() -> list[Verdict]:
         async with JudgeServer(louder_wins) as server:
-            found = await pairwise(
-                caller(server),
-                able(mode),
-                ACOUSTIC,
-                TASK,
-                group(0.2, 0.8, 0.2),
-                None,
-                scale=SCALE,
-                temperature=0.0,
-            )
+            found = await paired(server, mode, ACOUSTIC, group(0.2, 0.8, 0.2))
         assert len(server.bodies) == 6
         return found
 
@@ -141,19 +150,11 @@ def test_a_failed_pair_leaves_the_rates_of_the_others_as_they_were(tmp_path: Pat
         cache = VerdictCache(tmp_path / "cache", 1 << 20)
         async with JudgeServer(louder_wins) as server:
             server.edit = lambda body, text: "Z" if max(peaks_of(body)) > 0.85 else text
-            compare = partial(
-                pairwise,
-                caller(server, cache),
-                able("logprobs"),
-                ACOUSTIC,
-                TASK,
-                scale=SCALE,
-                temperature=0.0,
-            )
-            found = await compare(group(0.2, 0.9, 0.5, 0.8), None)
+            found = await paired(server, "logprobs", ACOUSTIC, group(0.2, 0.9, 0.5, 0.8), cache)
             assert isinstance(found[1], Missing) and found[1].kind == "malformed"
             survived = [found[0], *found[2:]]
-            assert values(survived) == values(await compare(group(0.2, 0.5, 0.8), None)) == [1.0, 3.0, 5.0]
+            alone = await paired(server, "logprobs", ACOUSTIC, group(0.2, 0.5, 0.8), cache)
+            assert values(survived) == values(alone) == [1.0, 3.0, 5.0]
             assert len(server.bodies) == 12  # nothing was asked twice
 
     asyncio.run(test())
@@ -163,16 +164,7 @@ def test_a_group_without_a_whole_pair_is_missing() -> None:
     async def test() -> list[Verdict]:
         async with JudgeServer(louder_wins) as server:
             server.down = True
-            return await pairwise(
-                caller(server),
-                able("schema"),
-                HOLISTIC,
-                TASK,
-                group(0.2, 0.9, 0.5),
-                None,
-                scale=SCALE,
-                temperature=0.0,
-            )
+            return await paired(server, "schema", HOLISTIC, group(0.2, 0.9, 0.5))
 
     found = asyncio.run(test())
     assert [verdict.kind for verdict in found if isinstance(verdict, Missing)] == ["server"] * 3
@@ -182,16 +174,7 @@ def test_a_comparison_shows_an_axis_what_it_judges_and_nothing_else() -> None:
     async def bodies(rubric_name: str) -> list[Body]:
         rubric = {"semantic": SEMANTIC, "acoustic": ACOUSTIC}[rubric_name]
         async with JudgeServer(lambda body: 0.5) as server:
-            await pairwise(
-                caller(server),
-                able("schema"),
-                rubric,
-                TASK,
-                group(0.3, 0.4),
-                None,
-                scale=SCALE,
-                temperature=0.0,
-            )
+            await paired(server, "schema", rubric, group(0.3, 0.4))
         return server.bodies
 
     for body in asyncio.run(bodies("semantic")):
@@ -212,17 +195,7 @@ def test_a_ranking_is_by_quality_whatever_the_order_shown(mode: Mode, repeats: i
 
     async def test() -> list[Verdict]:
         async with JudgeServer(opinion) as server:
-            found = await groupwise(
-                caller(server),
-                able(mode),
-                HOLISTIC,
-                TASK,
-                group(0.4, 0.9, 0.1, 0.2, 0.6),
-                None,
-                scale=SCALE,
-                repeats=repeats,
-                temperature=0.0,
-            )
+            found = await ranked(server, mode, HOLISTIC, group(0.4, 0.9, 0.1, 0.2, 0.6), repeats=repeats)
         assert len(server.bodies) == repeats
         return found
 
@@ -234,17 +207,7 @@ def test_a_ranking_is_by_quality_whatever_the_order_shown(mode: Mode, repeats: i
 def test_a_judge_that_ranks_by_place_shows_spread_and_not_merit() -> None:
     async def test() -> list[Verdict]:
         async with JudgeServer(lambda body: [1, 2, 3]) as server:
-            return await groupwise(
-                caller(server),
-                able("schema"),
-                ACOUSTIC,
-                TASK,
-                group(0.4, 0.9, 0.1),
-                None,
-                scale=SCALE,
-                repeats=2,
-                temperature=0.0,
-            )
+            return await ranked(server, "schema", ACOUSTIC, group(0.4, 0.9, 0.1), repeats=2)
 
     found = asyncio.run(test())
     assert values(found) == [3.0, 3.0, 3.0]
@@ -254,17 +217,7 @@ def test_a_judge_that_ranks_by_place_shows_spread_and_not_merit() -> None:
 def test_a_ranking_that_failed_is_missing_for_the_whole_group() -> None:
     async def test() -> list[Verdict]:
         async with JudgeServer(lambda body: [1, 1, 3]) as server:
-            return await groupwise(
-                caller(server),
-                able("schema"),
-                ACOUSTIC,
-                TASK,
-                group(0.4, 0.9, 0.1),
-                None,
-                scale=SCALE,
-                repeats=2,
-                temperature=0.0,
-            )
+            return await ranked(server, "schema", ACOUSTIC, group(0.4, 0.9, 0.1), repeats=2)
 
     kinds = [verdict.kind for verdict in asyncio.run(test()) if isinstance(verdict, Missing)]
     assert kinds == ["malformed"] * 3
@@ -312,24 +265,5 @@ def test_a_ranking_names_every_reply_once_or_is_none(mode: Mode, text: str, kind
 
 @pytest.mark.parametrize("replies", [0, 1])
 def test_nothing_is_compared_with_nobody(replies: int) -> None:
-    async def test() -> None:
-        async with JudgeServer() as server:
-            one = group(0.4)[:replies]
-            with pytest.raises(ValueError, match="at least two"):
-                await pairwise(
-                    caller(server), able("schema"), SEMANTIC, TASK, one, None, scale=SCALE, temperature=0.0
-                )
-            with pytest.raises(ValueError, match="at least two"):
-                await groupwise(
-                    caller(server),
-                    able("schema"),
-                    SEMANTIC,
-                    TASK,
-                    one,
-                    None,
-                    scale=SCALE,
-                    repeats=1,
-                    temperature=0.0,
-                )
-
-    asyncio.run(test())
+    with pytest.raises(ValueError, match="at least two"):
+        Contest(rubric=SEMANTIC, task=TASK, candidates=group(0.4)[:replies])

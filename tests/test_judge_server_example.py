@@ -27,7 +27,7 @@ from examples.judge_server.wording import score_chances
 from judge import api, canary
 from judge.answers import Mode
 from judge.api import api_panel, limits_of
-from judge.compare import Candidate, pairwise
+from judge.compare import Candidate, Contest, pairwise
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
 from judge.ranking import groupwise
@@ -202,20 +202,10 @@ def test_pairs_and_groups_are_put_in_order() -> None:
         async with served() as client:
             caller, found = client.judge().caller, []
             for mode in MODES:
-                pairs = await pairwise(
-                    caller, able(mode), SEMANTIC, SUM, candidates, None, scale=Scale(), temperature=0.0
-                )
-                groups = await groupwise(
-                    caller,
-                    able(mode),
-                    HOLISTIC,
-                    SUM,
-                    candidates,
-                    None,
-                    scale=Scale(),
-                    repeats=2,
-                    temperature=0.0,
-                )
+                said = Contest(rubric=SEMANTIC, task=SUM, candidates=candidates)
+                whole = Contest(rubric=HOLISTIC, task=SUM, candidates=candidates)
+                pairs = await pairwise(caller, able(mode), said, scale=Scale(), temperature=0.0)
+                groups = await groupwise(caller, able(mode), whole, scale=Scale(), repeats=2, temperature=0.0)
                 found += [[value(verdict) for verdict in verdicts] for verdicts in (pairs, groups)]
             return found
 
