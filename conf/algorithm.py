@@ -130,8 +130,11 @@ class AlgoConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _released_defaults(cls, given: Any) -> Any:
-        """What ``faithful`` stands for, where nothing else was said."""
-        return {**RELEASED, **given} if isinstance(given, Mapping) and given.get("faithful") else given
+        """What ``faithful`` stands for, where nothing but the schema's own default was said."""
+        if not isinstance(given, Mapping) or not given.get("faithful"):
+            return given
+        said = {name: value for name, value in given.items() if not _is_default(name, value)}
+        return {**given, **RELEASED, **said}
 
     @model_validator(mode="after")
     def _one_objective(self) -> Self:
@@ -210,6 +213,13 @@ class AlgoConfig(Strict):
     def prefers_at(self, step: int) -> bool:
         """Whether lambda can be above 0 at this step, counted from 1."""
         return self.prefers and not (self.mix == "two_stage" and step <= self.sft_steps)
+
+
+def _is_default(name: str, value: object) -> bool:
+    if name not in AlgoConfig.model_fields:
+        return False
+    default = AlgoConfig.model_fields[name].get_default()
+    return bool(value == (default.model_dump() if isinstance(default, Strict) else default))
 
 
 def _shown(value: object) -> object:

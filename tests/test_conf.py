@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conf.algorithm import AlgoConfig
 from conf.keys import FOLDER, GROUPS, ITEMS, KEYS, LEAVES
 from conf.load import ROOT, ConfigError, dump, load, read, sweep
+from conf.schema import RolloutConfig
 
 MANIFESTS = ["data.train=a.jsonl", "data.validation=b.jsonl", "data.test=c.jsonl"]
 ENDPOINT = ["judge.api.base_url=http://127.0.0.1:8000/v1", "judge.api.model=judge"]
@@ -70,6 +72,11 @@ def test_the_default_is_the_gated_method_on_the_embedded_model_on_this_machine()
     assert (config.algo.name, config.algo.mix, config.algo.loss) == ("gated", "gate", "grpo")
     assert (config.cluster.kind, config.cluster.address, config.learner.ranks) == ("local", "local", 2)
     assert re.fullmatch(r"gated-seed0-\d{8}-\d{6}", config.run.name)
+
+
+def test_what_no_file_says_is_what_the_schema_says() -> None:
+    assert load([]).algo == AlgoConfig()  # also where a section's default differs from its class's
+    assert load([]).rollout == RolloutConfig()
 
 
 def test_algo_options_differ_where_the_method_says() -> None:
