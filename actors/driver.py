@@ -23,6 +23,8 @@ from actors.checkpoint import DriverState
 from actors.cluster import Cluster
 from actors.collect import check_outage, figures
 from actors.decide import Decision, decide, rewarded
+from actors.diagnose import Diagnoses
+from actors.diversity import diversity
 from actors.evaluate import HeldOut
 from actors.fleet import Fleet
 from actors.judging import probe_judge
@@ -46,6 +48,7 @@ class Driver:
         self._batches = Batches(job, run, fleet, monitor)
         self._held_out = HeldOut(job, run, fleet, monitor)
         self._canaries = Canaries(job, run, fleet, monitor)
+        self._diagnoses = Diagnoses(job, run, fleet, monitor)
         self._model = checkpoint.model_fingerprint(job.config.model.path)
         self._learning: asyncio.Task[StepResult] | None = None
         self._saving: asyncio.Task[None] | None = None
@@ -103,11 +106,11 @@ class Driver:
         learn = time.perf_counter()
         self._monitor.phase("learn")
         decision = await self._decide(batch)
+        times = {"time/diagnose": await self._diagnoses.take(decision.batch)}
         self._learning = asyncio.create_task(self._learn(decision))
-        times: dict[str, float] = {}
         try:
             result = await asyncio.shield(self._learning)  # an interrupt lets it end: gate and weights agree
-            times["time/learn"] = time.perf_counter() - learn
+            times["time/learn"] = time.perf_counter() - learn - times["time/diagnose"]
             await self._batches.sampled()
             sync = time.perf_counter()
             self._monitor.phase("sync")
@@ -146,8 +149,10 @@ class Driver:
         metrics: dict[str, float] = {"step": batch.step, "policy_version": result.version}
         metrics |= {
             **figures(batch.harvest, batch.step),
+            **diversity(batch.harvest.groups),
             **decision.metrics,
             **result.metrics,
+            **self._diagnoses.record(batch.step),
             **times,
             **idle,
         }

@@ -20,6 +20,7 @@ from actors.weight_sync import Published
 from conf.schema import Config
 from judge.api import Probed
 from judge.limits import Figures
+from learner.diagnosis import Diagnosis
 from learner.types import Rollout, StepBatch, StepResult
 
 STEP_WAITS = 10  # a collective call may take this many times learner.timeout_s
@@ -49,6 +50,11 @@ class LearnerGroup(Pool):
         versions = [result.version for result in results]
         assert len(set(versions)) == 1, f"ranks disagree on the policy version: {versions}"
         return results[0]
+
+    async def diagnose(self, batch: StepBatch) -> Diagnosis:
+        """A look at the policy before it learns from this batch."""
+        found: list[Diagnosis] = await self._all("diagnose", ray.put(batch))
+        return found[0]
 
     async def penalties(self, rollouts: Sequence[Rollout]) -> dict[tuple[str, int], float]:
         """What each reply's reward loses to the KL penalty."""
@@ -180,7 +186,7 @@ class Fleet:
         busy = {
             "rollout": times["time/generate"],
             "judge": (self._judged - before) / self.judges.places,
-            "learner": times.get("time/learn", 0.0),
+            "learner": times.get("time/learn", 0.0) + times.get("time/diagnose", 0.0),
         }
         return {f"idle/{role}": 1 - min(1.0, seconds / times["time/step"]) for role, seconds in busy.items()}
 

@@ -16,6 +16,7 @@ from actors.provenance import source_hash
 from actors.weight_sync import Published
 from conf.schema import Config
 from judge.types import Judged, Task
+from learner.diagnosis import Diagnosis
 from learner.types import Rollout, StepBatch, StepResult
 from rollout.engine import WeightManifest
 from rollout.types import Prompt, Reply, Sampling, Speech
@@ -141,6 +142,11 @@ class LearnerActor(Actor):
         """One optimiser step."""
         result: StepResult = self._learner.step(batch)
         return result
+
+    def diagnose(self, batch: StepBatch) -> Diagnosis:
+        """A look at the policy before it learns from this batch."""
+        found: Diagnosis = self._learner.diagnose(batch)
+        return found
 
     def penalties(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
         """What each reply's reward loses to the KL penalty, by "prompt_id/index"."""

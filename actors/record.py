@@ -83,7 +83,13 @@ class RunDirectory:
         def later(line: Mapping[str, Any]) -> bool:
             return line.get("step", 0) > step or line.get("when") == "after"
 
-        for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "canaries.jsonl"):
+        for name in (
+            "metrics.jsonl",
+            "evaluations.jsonl",
+            "samples.jsonl",
+            "canaries.jsonl",
+            "diagnostics.jsonl",
+        ):
             file = self.path / name
             if file.exists():
                 lines = [

@@ -126,6 +126,7 @@ class RandomLearner(Learner):
             "rollout": {"max_new_tokens": bench.tokens - 1},
             "algo": NO_KL,
             "learner": {"ranks": 1, **learner},
+            "log": {"diagnose_every": 0},  # no start policy beside the one that is measured
         }
         super().__init__(Config.model_validate(values), 0, 1)
 

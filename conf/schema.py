@@ -178,6 +178,10 @@ class LogConfig(Strict):
     """Steps between rollout records."""
     audio_every: Positive = 5
     """Steps between rollout records that keep their audio."""
+    diagnose_every: Annotated[int, Field(ge=0)] = 20
+    """Steps between diagnoses (gradients by layer and channel, shift from the start policy); also at step 1.
+    Each takes about two steps' learning time and no more memory than a step, but for the frozen start
+    policy, which is loaded for this where no KL needs it. 0: never, and nothing is loaded."""
 
 
 class Config(Strict):

@@ -24,8 +24,10 @@ from torch import Tensor
 from conf.algorithm import AlgoConfig
 from conf.schema import Config
 from learner import export as exporting
-from learner import geometry, metrics, ranks, state
+from learner import metrics, ranks, state
 from learner.batch import Microbatch, Plan, pack, scored_positions, share
+from learner.diagnosis import Diagnosis
+from learner.geometry import Survey, directions, shift_rows
 from learner.grammar import grammar_from
 from learner.loss import divergence, loss_terms
 from learner.metrics import Scored
@@ -37,7 +39,6 @@ from learner.types import Rollout, StepBatch, StepResult
 from rollout.engine import WeightManifest
 from rollout.weights import DTYPES
 from rollout.weights import pack as pack_weights
-from speech.channels import Channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,7 +60,7 @@ class Learner:
     """
 
     def __init__(self, config: Config, rank: int, world: int) -> None:
-        """Loads and shards the policy (and the reference, if the objective can ask for it). Collective.
+        """Loads and shards the policy, and the start policy if something can ask for it. Collective.
 
         ValueError: the checkpoint cannot be used, or ``tokens_per_microbatch`` cannot hold a row.
         """
@@ -76,7 +77,8 @@ class Learner:
             grammar=grammar_from(config),
         )
         self.policy = self._load(checkpointing=config.learner.activation_checkpointing)
-        self._reference = frozen(self._load(checkpointing=False)) if needs_reference(config.algo) else None
+        asked = needs_reference(config.algo) or config.log.diagnose_every > 0
+        self._reference = frozen(self._load(checkpointing=False)) if asked else None
         learning = config.learner
         self._optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=learning.lr, betas=(0.9, 0.95), weight_decay=learning.weight_decay,
@@ -106,10 +108,7 @@ class Learner:
                 metrics={"tokens": 0.0, "grad_norm": 0.0},
                 learner_logps=self._unscored(batch.replies),
             )
-        micros = self._packed(rows, plan)
-        mine = _Share(
-            micros=micros, references=reference_logps(self._reference, rows, plan, self._rank, micros)
-        )
+        mine = self._shared(rows, plan)
         first, found = self._epoch(mine, None, batch.weight)
         old = [scored.logps_N for scored in first]
         passes = [found]
@@ -150,28 +149,22 @@ class Learner:
         reshard(self.policy)
         return penalties(rows, plan[self._rank], micros, estimates)
 
-    def channel_gradients(self, batch: StepBatch) -> dict[str, float]:
-        """``grad/text_audio_ratio`` and ``grad/text_audio_cosine`` of the preference loss on this batch.
-        Collective, updates nothing.
+    def diagnose(self, batch: StepBatch) -> Diagnosis:
+        """Gradients by part of the model and channel, and the shift from the start policy, before ``step``.
 
-        Costs two backward passes; empty when a channel has no preference gradient.
+        Collective; changes nothing. Costs a backward pass each for TEXT, AUDIO and SFT, and two forward
+        passes over rollouts and anchors. No shift where no start policy is held (``log.diagnose_every=0``).
         """
-        gradients = []
-        for channel in (Channel.TEXT, Channel.AUDIO):
-            rows = geometry.preference_rows(batch, self._config.algo, self._sampled, channel)
-            plan = self._plan(rows)
-            if not plan[0]:
-                return {}
-            micros = self._packed(rows, plan)
-            unread = [torch.zeros(len(micro.keep_N), device=self._device) for micro in micros]
-            self._backward(
-                _Share(micros=micros, references=unread),
-                None,
-                1.0,
-                geometry.everything_preferred(self._config.algo),
-            )
-            gradients.append(geometry.local_gradient(self.policy))
-        return geometry.compare_gradients(*gradients)
+        survey = Survey(self.policy)
+        for direction in directions(batch, self._config.algo, self._sampled):
+            plan = self._plan(direction.rows)
+            if plan[0]:
+                self._backward(self._shared(direction.rows, plan), None, direction.weight, direction.algo)
+                survey.take(direction.name)
+        if self._reference is not None:
+            for name, rows in shift_rows(batch, self._sampled).items():
+                survey.compare(name, self._packed(rows, self._plan(rows)), self._reference)
+        return survey.diagnosis(self._version)
 
     def weights(self, version: int | None = None) -> tuple[WeightManifest, NDArray[np.uint8]] | None:
         """All weights in the engine's type, tied ones under each name; on rank 0, None elsewhere.
@@ -294,6 +287,11 @@ class Learner:
 
     def _packed(self, rows: Sequence[Row], plan: Plan) -> list[Microbatch]:
         return [pack([rows[i] for i in micro]).to(self._device) for micro in plan[self._rank]]
+
+    def _shared(self, rows: Sequence[Row], plan: Plan) -> _Share:
+        micros = self._packed(rows, plan)
+        references = reference_logps(self._reference, rows, plan, self._rank, micros)
+        return _Share(micros=micros, references=references)
 
     def _unscored(self, rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
         return {r.key: [nan] * len(r.ids) for r in rollouts} if self._rank == 0 else {}

@@ -120,6 +120,42 @@ class Canary(Line):
     detail: str = ""
 
 
+class PartGradient(Line):
+    """The gradients of one part of the model: norms, and the angles between them. null: not defined.
+
+    ``text``, ``audio``: of the preference loss over that channel alone, without lambda; ``sft``: of the
+    reference replies' loss.
+    """
+
+    name: str  # embedding, layer 0, ..., norm, head; "embedding, head": one matrix; model: all of them
+    parameters: int
+    text: Number
+    audio: Number
+    sft: Number
+    text_audio_ratio: Number
+    text_audio_cosine: Number
+    sft_text_cosine: Number
+
+
+class ChannelShift(Line):
+    """Log-probs of the policy minus those of the start policy, in nats per token."""
+
+    mean: Number
+    mean_abs: Number
+    tokens: int
+
+
+class Diagnosis(Line):
+    """A look at the policy before the update of its step. A shift without positions is not there."""
+
+    step: int
+    policy_version: int
+    tied: bool  # embedding and head are one matrix
+    layers: list[PartGradient]  # from input to output
+    model: PartGradient
+    shift: dict[str, ChannelShift]  # rollout_text, rollout_audio, anchor_text, anchor_audio
+
+
 class Evaluation(Line):
     """Greedy replies to held-out prompts, summed up. Shares lie in [0, 1]; null: no row of that kind."""
 

@@ -6,6 +6,7 @@ Run as a program it is one rank of a two-rank session: `python -m tests.learner_
 
 import json
 import sys
+from dataclasses import asdict
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,7 @@ def _session(folder: Path, rank: int, world: int) -> None:
 
     learner = Learner(config(checkpoint), rank, world)
     perturb(learner.policy.parameters())
+    found["diagnosis"] = asdict(learner.diagnose(batch(checkpoint)))
     result = learner.step(batch(checkpoint))
     keep("gradient", moments(learner))
     found["metrics"] = result.metrics
@@ -247,6 +249,7 @@ def _session(folder: Path, rank: int, world: int) -> None:
     lonely = Learner(config(checkpoint, algo={"mix": "fixed", "fixed_lambda": 0.0}), rank, world)
     one = batch(checkpoint, groups=1)
     alone = StepBatch(step=0, weight=0.0, rollouts=(), anchors=one.anchors)
+    found["lonely_diagnosis"] = asdict(lonely.diagnose(alone))
     found["lonely"] = lonely.step(alone).metrics
     keep("lonely", moments(lonely))
     found["nothing"] = lonely.step(StepBatch(step=1, weight=0.0, rollouts=(), anchors=())).metrics

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from learner.ranks import connect, disconnect
 from learner.step import Learner
-from learner.types import NONE, Advantage, Rollout, StepBatch
+from learner.types import NONE, Advantage, StepBatch
 from rollout.weights import unpack
 from tests.learner_world import (
     EVERYTHING,
@@ -129,6 +129,30 @@ def test_two_ranks_give_the_gradient_and_metrics_of_one(
         assert [x for x in reports[0]["logps"][key] if x is not None] == pytest.approx(
             [x for x in values if x == x], abs=1e-5
         )
+
+
+def test_two_ranks_diagnose_what_one_does(
+    micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    _, reports = two_ranks
+    learner = Learner(config(micro_checkpoint), 0, 1)
+    anchors = batch(micro_checkpoint, groups=1).anchors
+    alone = learner.diagnose(StepBatch(step=0, weight=0.0, rollouts=(), anchors=anchors))
+    perturb(learner.policy.parameters())
+    whole = learner.diagnose(batch(micro_checkpoint))
+    for name, expected in (("diagnosis", whole), ("lonely_diagnosis", alone)):
+        assert reports[0][name] == reports[1][name]
+        (words, numbers), (same, wanted) = map(leaves, (reports[0][name], asdict(expected)))
+        assert words == same and numbers == pytest.approx(wanted, rel=1e-5, abs=1e-7)
+
+
+def leaves(value: Any) -> tuple[list[Any], list[float]]:
+    """What nested JSON holds: keys and words, and numbers (for a comparison with a tolerance)."""
+    if isinstance(value, dict | list | tuple):
+        inside = list(value.items()) if isinstance(value, dict) else value
+        parts = [leaves(one) for one in inside]
+        return [w for words, _ in parts for w in words], [n for _, numbers in parts for n in numbers]
+    return ([], [value]) if isinstance(value, float) else ([value], [])
 
 
 def test_a_rank_without_work_takes_part(
@@ -287,41 +311,6 @@ def test_zero_advantage_rows_are_skipped_exactly(micro_checkpoint: Path) -> None
     assert relative_error({n: m * 10 for n, m in moments(learner).items()}, expected) <= 1e-5
     assert all(x != x for x in result.learner_logps["p1/0"])
     assert any(x == x for x in result.learner_logps["p0/0"])
-
-
-def test_channel_gradients_are_those_of_the_parts_and_change_nothing(micro_checkpoint: Path) -> None:
-    step = replace(batch(micro_checkpoint, weight=1.0), anchors=())
-    both = {
-        "preference": {"text": 1, "audio": 1},
-        **NO_KL,
-        "mix": "fixed",
-        "fixed_lambda": 1.0,
-        "aggregation": "sum",
-    }
-    settings = config(micro_checkpoint, algo=both)
-    learner = Learner(settings, 0, 1)
-    before = {name: t.clone() for name, t in learner.policy.full_tensors()}
-    found = learner.channel_gradients(step)
-    assert all(torch.equal(before[name], t) for name, t in learner.policy.full_tensors())
-
-    def part(letter: str) -> torch.Tensor:
-        gradient, _ = naive_gradient(
-            micro_checkpoint, settings, replace(step, rollouts=tuple(only(r, letter) for r in step.rollouts))
-        )
-        return torch.cat([gradient[name].flatten() for name in sorted(gradient)])
-
-    def only(rollout: Rollout, letter: str) -> Rollout:
-        return replace(
-            rollout,
-            sampled=tuple(c == letter and s for c, s in zip(rollout.channels, rollout.sampled, strict=True)),
-        )
-
-    text, audio = part("T"), part("A")
-    assert found["grad/text_audio_ratio"] == pytest.approx(float(text.norm() / audio.norm()), rel=1e-4)
-    assert found["grad/text_audio_cosine"] == pytest.approx(
-        float(torch.cosine_similarity(text, audio, dim=0)), abs=1e-5
-    )
-    assert learner.step(replace(step, rollouts=())).metrics["grad_norm"] == 0.0  # no gradient was left behind
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_weights(micro_checkpoint: Path) -> None:
