@@ -15,12 +15,18 @@ from string import Template
 
 from pydantic import TypeAdapter
 
-from report import browser, curves, judges, read, table
+from report import browser, curves, diagnostics, judges, read, table
 from report.curves import Data
 from report.records import Evaluation, Event, Sample
 
 HERE = Path(__file__).parent
-SCRIPTS = ("charts.js", "replies.js", "judges.js", "page.js")  # one script in the page; the last one runs it
+SCRIPTS = (
+    "charts.js",
+    "replies.js",
+    "judges.js",
+    "diagnostics.js",
+    "page.js",
+)  # one script in the page; the last one runs it
 MOST_FILES = 8  # rollout files on each side of the early/late histograms
 
 
@@ -48,11 +54,13 @@ def collect(run_dir: Path) -> Data:
     listening, sample_clips = browser.listen(run_dir, samples.rows)
     rollouts, rollout_clips = _rollouts(run_dir, config)
     judged = judges.judges(run_dir, metrics.rows, config.scale if config else None)
-    drawn = curves.curves(metrics.rows, evaluations.rows, judges.drawn(metrics.rows))
+    elsewhere = judges.drawn(metrics.rows) | diagnostics.drawn(metrics.rows)
+    drawn = curves.curves(metrics.rows, evaluations.rows, elsewhere)
     return {
         "head": _head(run_dir, config, metrics.rows[-1] if metrics.rows else None),
         "table": _table(evaluations),
         "curves": {**drawn, "notes": _notes(metrics.note, evaluations.note, drawn["note"])},
+        "diagnostics": diagnostics.diagnostics(run_dir, metrics.rows),
         "judges": judged,
         **rollouts,
         "samples": {**listening, "notes": _notes(samples.note, listening["note"])},
