@@ -20,7 +20,8 @@ const MAPS = {  // value -> [signed depth of its colour in -1..1]; classes and n
 function heat(spec) {  // layer x step; from input at the bottom to head at the top
   const {depth, up, down} = MAPS[spec.scale], count = spec.rows.length, high = Math.max(5, Math.min(18, 300 / count));
   const height = TOP + count * high + BOTTOM, value = el("b", {}), where = el("span", {class: "where"});
-  const legend = el("p", {class: "legend"}, ...[up, down].map(([look, name]) => el("span", {class: look}, el("i", {}), name)), el("span", {}, value));
+  const legend = el("p", {class: "legend"}, ...[up, down].map(([look, name]) => el("span", {class: look}, el("i", {}), name)),
+    spec.values.flat().includes(null) ? el("span", {class: "cu"}, el("i", {}), "not defined") : "", el("span", {}, value));
   const lines = spec.rows.map((name, i) => `${name}: ${spec.values[i].map(number).join(", ")}`);
   const plot = svg("svg", {class: "map", height, role: "img", "aria-label": `${spec.title}, steps ${spec.steps.join(", ")}. ${lines.join("; ")}`});
   const read = (i, k) => { where.textContent = `${spec.rows[i]}, step ${spec.steps[k]}`; value.textContent = number(spec.values[i][k]); };

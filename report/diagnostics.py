@@ -83,13 +83,11 @@ def diagnostics(run_dir: Path, rows: Rows) -> Data:
     found = read.lines(run_dir / "diagnostics.jsonl", TypeAdapter(Diagnosis))
     by_step = {look.step: look for look in found.rows}  # run again after a resume: the last one counts
     looks = [by_step[step] for step in sorted(by_step)]
-    kept = spaced(looks, MOST_LOOKS) if looks else []
-    few = (
-        f"{len(kept)} of {len(looks)} diagnoses are mapped, evenly spaced" if len(kept) < len(looks) else None
-    )
+    kept = spaced(looks, MOST_LOOKS)
+    some = f"{len(kept)} of {len(looks)} diagnoses are mapped, evenly spaced"
     torn = found.note if (run_dir / "diagnostics.jsonl").is_file() else None
     return {
-        "notes": [note for note in (torn, few) if note],
+        "notes": [note for note in (torn, some if len(kept) < len(looks) else None) if note],
         "learning": learning(spaced(rows, MOST_POINTS)),
         "gradients": [*_sparse(rows, WHOLE), *layers.lines(looks)],
         "maps": layers.maps(kept),
@@ -117,12 +115,23 @@ def learning(rows: Rows) -> list[Data]:
 
 
 def _groups(steps: list[float], table: Mapping[str, Column]) -> Data:
-    """Kept and dropped, stacked; a run that does not tell why has one kind."""
+    """Kept and dropped, stacked. A kind that a step does not name did not occur in it; a run that names none
+    has one kind.
+    """
+    kept = table.get("groups/kept", [None] * len(steps))
     kinds = [name for name in sorted(table) if name.startswith(DROPPED)] or ["groups/dropped"]
-    labels = {name: name.removeprefix(DROPPED).removeprefix("groups/").replace("_", " ") for name in kinds}
-    panel = Panel("Groups", "kept, and dropped by reason", (), kind="stack", zero=True)
-    series = [(name, labels[name], look) for name, look in zip(kinds, ("c2", "c0", "c5", "c4"), strict=False)]
-    return chart(panel, [("groups/kept", "kept", "c3"), *series], steps, table)
+    filled = {
+        name: [None if whole is None else n or 0.0 for whole, n in zip(kept, table[name], strict=True)]
+        for name in kinds
+        if name in table
+    }
+    labels = [name.removeprefix(DROPPED).removeprefix("groups/").replace("_", " ") for name in filled]
+    series = [
+        ("groups/kept", "kept", "c3"),
+        *zip(filled, labels, ("c2", "c0", "c4", "c5"), strict=False),
+    ]
+    panel = Panel("Groups", "kept, and dropped by reason", (), "stack", True)
+    return chart(panel, series, steps, {"groups/kept": kept, **filled})
 
 
 def _sparse(rows: Rows, panels: Sequence[Panel]) -> list[Data]:
@@ -130,6 +139,6 @@ def _sparse(rows: Rows, panels: Sequence[Panel]) -> list[Data]:
     found = []
     for panel in panels:
         names = {name for name, *_ in panel.series}
-        steps, table = columns(spaced([row for row in rows if names & set(row)] or [{}], MOST_POINTS))
+        steps, table = columns(spaced([row for row in rows if names & set(row)], MOST_POINTS))
         found.append(chart(panel, panel.series, steps, table))
     return [one for one in found if one["series"]]
