@@ -180,8 +180,8 @@ class LogConfig(Strict):
     """Steps between rollout records that keep their audio."""
     diagnose_every: Annotated[int, Field(ge=0)] = 20
     """Steps between diagnoses (gradients by layer and channel, shift from the start policy); also at step 1.
-    Each takes about two steps' learning time and no more memory than a step, but for the frozen start
-    policy, which is loaded for this where no KL needs it. 0: never, and nothing is loaded."""
+    Each takes about two steps' learning time, one gradient in the host's memory, and the frozen start policy,
+    which is loaded for this where the objective does not need it. 0: never, and nothing is loaded."""
 
 
 class Config(Strict):
