@@ -61,6 +61,8 @@ class DataConfig(Strict):
     """Held-out prompts for evaluation during the run."""
     test: Path
     """Held-out prompts for the before/after table."""
+    pairs: Path | None = None
+    """Preferred and other replies, as ``wavgate pairs`` or WavAlign writes them; read by a DPO objective."""
     eval_prompts: Positive = 64
     """How many validation prompts an evaluation during the run takes, from the top of the file."""
     max_seconds: Seconds = 60.0

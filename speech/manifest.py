@@ -17,6 +17,7 @@ from speech.problems import Clips, Found, ManifestError, Problem, Strict, examin
 __all__ = ["MARKER", "Answer", "Cursor", "ManifestError", "Message", "Problem", "Row", "check", "read"]
 
 MARKER = "<|audio|>"
+ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
 class Message(Strict):
@@ -53,7 +54,7 @@ class Answer(Strict):
 class Row(Strict):
     """A prompt with its reference reply. Audio paths are relative to the manifest's folder."""
 
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    id: str = Field(pattern=ID)
     """Unique; also part of file names."""
     messages: tuple[Message, ...] = Field(min_length=1)
     """The dialogue so far; the last turn is the user's."""

@@ -5,6 +5,7 @@ hostile until it was read: lines have a bound, clips stay in the file's folder a
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from speech import audio
 
 MAX_LINE = 1 << 24  # bytes; a row has thousands
+UNPRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a line, or talk to a terminal
 Found = list[tuple[str, str]]  # what is wrong with a line: field, message
 
 
@@ -37,7 +39,8 @@ class Problem:
 
     def __str__(self) -> str:
         where = [str(self.file), str(self.line) if self.line else "", self.field]
-        return ":".join(part for part in where if part) + f": {self.message}"
+        said = ":".join(part for part in where if part) + f": {self.message}"
+        return UNPRINTED.sub(lambda match: ascii(match[0])[1:-1], said)
 
 
 class ManifestError(ValueError):
@@ -105,6 +108,8 @@ def parse_object(text: bytes, found: Found) -> dict[str, Any] | None:
 
     try:
         content = json.loads(text.decode("utf-8"), object_pairs_hook=pairs)
+        if b"\\u" in text:  # half a surrogate pair is no character and could not be written again
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         what = f"{error.msg} at column {error.colno}" if text.strip() else "the line is empty"
     except RecursionError:
