@@ -161,6 +161,15 @@ def below(rows: Sequence[PairRow], margin: float) -> int:
     return sum(row.margin is not None and row.margin < margin for row in rows)
 
 
+def described(rows: Sequence[PairRow], form: Form) -> Iterator[str]:
+    """What there is to say about sound rows, as lines."""
+    margins = [row.margin for row in rows if row.margin is not None]
+    sampled = sum(row.prompt_ids is not None for row in rows)
+    yield f"read as {FORMS[form]}; {sampled} with their tokens, {len(rows) - sampled} as words and sound"
+    if margins:
+        yield f"score of chosen above rejected: {min(margins):g} to {max(margins):g}, known of {len(margins)}"
+
+
 def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[list[PairRow], list[Problem]]:
     form = form_of(path)
     if form == "prompts" and path.is_file():
