@@ -106,15 +106,12 @@ class Encoder:
     def pair(self, row: PairRow) -> PairExample:
         """Ids of a pair: those that it has, else those of its words and sound.
 
-        ValueError names the row: as ``encode``, or its ids have another meaning here, or the replies are one.
+        ValueError names the row: as ``encode``, or its ids have another meaning here.
         """
         try:
-            pair = _pair(self._family, self._layout, row, self._clips)
-            if pair.chosen.ids == pair.rejected.ids:
-                raise ValueError("chosen and rejected are the same tokens")
+            return _pair(self._family, self._layout, row, self._clips)
         except ValueError as error:
             raise ValueError(f"row {row.id}: {error}") from error
-        return pair
 
     def _clips(self, clips: tuple[str, ...]) -> tuple[int, ...]:
         return tuple(code for clip in clips for code in self._clip(clip).tolist())

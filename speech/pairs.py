@@ -207,12 +207,14 @@ def _rules(row: PairRow) -> Iterator[tuple[str, str]]:
         yield "prompt_ids", "must come with the ids of both replies, or none of the three"
     if any(tokens) and row.provenance is None:
         yield "provenance", "must be there where there are ids: it says what they mean"
-    if (row.chosen.ids, row.chosen.text, row.chosen.audio) == (
-        row.rejected.ids, row.rejected.text, row.rejected.audio
-    ):  # fmt: skip
+    if _said(row.chosen) == _said(row.rejected):
         yield "rejected", "must not be the same reply as chosen"
     if _less(row.chosen.reward, row.rejected.reward):
         yield "chosen.reward", f"must not be below that of rejected: got {row.chosen.reward}"
+
+
+def _said(side: Side) -> tuple[object, ...]:
+    return (side.text, side.audio) if side.ids is None else side.ids
 
 
 def _theirs(line: int, content: dict[str, Any], found: Found) -> PairRow | None:
