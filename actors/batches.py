@@ -1,23 +1,27 @@
 """The batches of a run: which rows a step gets, and when its replies may be sampled.
 
 Invariants: the rows of step n depend on the seed and n alone, whatever the number of workers or the
-staleness; ``cursors`` always are those that would draw the first batch not yet taken, so a checkpoint
-loses nothing that was sampled ahead.
+staleness (``equal_groups=refill``: and on the verdicts); ``cursors`` always are those that would draw the
+first batch not yet taken, so a checkpoint loses nothing that was sampled ahead. A step that learns nothing
+from fresh replies samples none.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from actors.buffer import Admission
-from actors.collect import Harvest, encode, harvest, task_of
+from actors.collect import Harvest, encode, harvest, joined, task_of
+from actors.decide import differs
 from actors.fleet import Fleet
 from actors.monitor import Monitor
 from actors.prepare import Job, draw_distinct
 from actors.record import RunDirectory, due
-from learner.types import Anchor
+from judge.noise import noisy
+from learner.types import Anchor, Pair
 from rollout.types import Prompt, Reply, Sampling
 from speech.dataset import Example
 from speech.manifest import Cursor, Row
@@ -33,6 +37,7 @@ class Batch:
     rows: tuple[Row, ...]
     anchors: tuple[Anchor, ...]
     harvest: Harvest
+    pairs: tuple[Pair, ...] = ()  # of data.pairs
 
 
 class Batches:
@@ -102,20 +107,55 @@ class Batches:
 
     async def _collect(self, step: int, rows: list[Row], own: list[Row], more: list[Row]) -> Batch:
         config = self._config
+        drawn = len(rows)
         examples = await encode(self._fleet.rollout, config.data.train, rows + more)
+        found = Harvest.nothing()
+        if config.algo.loss != "dpo" and config.algo.prefers_at(step):
+            found = await self._sample(step, rows, examples[:drawn])
+            rows, found = await self._refilled(step, rows, found)
+        anchors = tuple(self._anchor(example) for example in examples[: len(own)] + examples[drawn:])
+        return Batch(step=step, rows=tuple(rows), anchors=anchors, harvest=found)
+
+    async def _sample(self, step: int, rows: Sequence[Row], examples: Sequence[Example]) -> Harvest:
+        """Judged groups of these rows."""
+        config = self._config
         self._monitor.phase("generate", total=len(rows) * config.rollout.group_size)
         found = await harvest(
             self._fleet.rollout,
             self._fleet.judges,
-            [Prompt(id=example.row_id, ids=example.prompt) for example in examples[: len(rows)]],
+            [Prompt(id=example.row_id, ids=example.prompt) for example in examples],
             {row.id: task_of(row, config.data.train) for row in rows},
             self._sampling(step),
             deadline=config.rollout.deadline_s,
             audio=self._audio(step),
             progress=self._monitor.tick,
         )
-        anchors = tuple(self._anchor(example) for example in examples[: len(own)] + examples[len(rows) :])
-        return Batch(step=step, rows=tuple(rows), anchors=anchors, harvest=found)
+        if not config.judge.noise:
+            return found
+        seed = self._sampling(step).seed
+        return found.judged_by(lambda judged: noisy(judged, config.judge, seed))
+
+    async def _refilled(self, step: int, rows: list[Row], found: Harvest) -> tuple[list[Row], Harvest]:
+        """With further prompts until as many groups differ as a step has prompts, or its rounds are over."""
+        algo, wanted = self._config.algo, self._config.rollout.prompts_per_step
+        for _ in range(algo.refill_rounds if algo.equal_groups == "refill" else 0):
+            different = sum(map(differs, found.groups))
+            if different >= wanted or len(rows) == len(self._job.train):
+                break
+            lacking = ceil((wanted - different) * len(rows) / max(different, 1))
+            more = self._draw_beside(rows, min(lacking, wanted, len(self._job.train) - len(rows)))
+            examples = await encode(self._fleet.rollout, self._config.data.train, more)
+            found = joined(found, await self._sample(step, more, examples))
+            rows = rows + more
+        return rows, found
+
+    def _draw_beside(self, rows: Sequence[Row], count: int) -> list[Row]:
+        """The next ``count`` rows that are not among ``rows``."""
+        seen = {row.id: row for row in rows}
+        while len(seen) < len(rows) + count:
+            drawn = self._prompts.next(len(rows) + count - len(seen))
+            seen |= {self._job.train[i].id: self._job.train[i] for i in drawn}
+        return list(seen.values())[len(rows) :]
 
     def _audio(self, step: int) -> Callable[[Reply], Path | None]:
         kept = due(step, self._config.log.rollouts_every) and due(step, self._config.log.audio_every)

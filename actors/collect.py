@@ -11,7 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum, sqrt
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,33 @@ class Harvest:
     judge_s: float  # from then until the last verdict
     overlap_s: float = 0.0  # of ``generate_s``, in which verdicts were in the making
 
+    @classmethod
+    def nothing(cls) -> "Harvest":
+        """Of a step that samples nothing."""
+        return cls(groups=(), generate_s=0.0, judge_s=0.0)
+
     @property
     def replies(self) -> list[tuple[Reply, Judged]]:
         """All replies, group by group."""
         return [pair for group in self.groups for pair in group.replies]
+
+    def judged_by(self, change: Callable[[Judged], Judged]) -> "Harvest":
+        """The same replies with changed verdicts."""
+        groups = [
+            replace(group, replies=tuple((reply, change(judged)) for reply, judged in group.replies))
+            for group in self.groups
+        ]
+        return replace(self, groups=tuple(groups))
+
+
+def joined(first: Harvest, second: Harvest) -> Harvest:
+    """Two harvests, one after the other."""
+    return Harvest(
+        groups=first.groups + second.groups,
+        generate_s=first.generate_s + second.generate_s,
+        judge_s=first.judge_s + second.judge_s,
+        overlap_s=first.overlap_s + second.overlap_s,
+    )
 
 
 class _Busy:
@@ -210,7 +233,9 @@ def check_outage(judged: Sequence[Judged], most: float) -> None:
 
 
 def figures(batch: Harvest, step: int) -> dict[str, float]:
-    """The reward/*, judge/*, rollout/* metrics of a step, and its staleness."""
+    """The reward/*, judge/*, rollout/* metrics of a step, and its staleness; none of one without replies."""
+    if not batch.groups:
+        return {}
     replies = [reply for reply, _ in batch.replies]
     judged = [judgement for _, judgement in batch.replies]
     rewards = [reward for reward in map(reward_of, judged) if reward is not None]

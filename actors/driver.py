@@ -22,7 +22,7 @@ from actors.canaries import Canaries
 from actors.checkpoint import DriverState
 from actors.cluster import Cluster
 from actors.collect import check_outage, figures
-from actors.decide import Decision, decide
+from actors.decide import Decision, decide, rewarded
 from actors.evaluate import HeldOut
 from actors.fleet import Fleet
 from actors.judging import probe_judge
@@ -102,7 +102,7 @@ class Driver:
         self._batches.start(step)  # S=1: the next batch, while this one is learnt
         learn = time.perf_counter()
         self._monitor.phase("learn")
-        decision = decide(step, batch.harvest.groups, batch.anchors, self._gate)
+        decision = await self._decide(batch)
         self._learning = asyncio.create_task(self._learn(decision))
         times: dict[str, float] = {}
         try:
@@ -120,6 +120,21 @@ class Driver:
             raise
         asked = await self._fleet.asked()
         self._record(batch, decision, result, {**times, **asked, "time/step": time.perf_counter() - start})
+
+    async def _decide(self, batch: Batch) -> Decision:
+        groups, algo = batch.harvest.groups, self._config.algo
+        penalties = None
+        if algo.kl_in == "reward" and algo.kl.any and groups:
+            penalties = await self._fleet.learner.penalties(rewarded(groups))
+        return decide(
+            batch.step,
+            groups,
+            batch.anchors,
+            self._gate,
+            self._config,
+            pairs=batch.pairs,
+            penalties=penalties,
+        )
 
     async def _learn(self, decision: Decision) -> StepResult:
         result = await self._fleet.learner.step(decision.batch)

@@ -1,7 +1,7 @@
 """Everyone who works for the driver: engines, judges, learner ranks; started together, ended together."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from actors.weight_sync import Published
 from conf.schema import Config
 from judge.api import Probed
 from judge.limits import Figures
-from learner.types import StepBatch, StepResult
+from learner.types import Rollout, StepBatch, StepResult
 
 STEP_WAITS = 10  # a collective call may take this many times learner.timeout_s
 
@@ -49,6 +49,11 @@ class LearnerGroup(Pool):
         versions = [result.version for result in results]
         assert len(set(versions)) == 1, f"ranks disagree on the policy version: {versions}"
         return results[0]
+
+    async def penalties(self, rollouts: Sequence[Rollout]) -> dict[tuple[str, int], float]:
+        """What each reply's reward loses to the KL penalty."""
+        found: list[dict[str, float]] = await self._all("penalties", ray.put(rollouts))
+        return {(rollout.prompt_id, rollout.index): found[0][rollout.key] for rollout in rollouts}
 
     async def publish(self, version: int) -> Published:
         """The weights of this version, in the object store."""

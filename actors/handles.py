@@ -16,7 +16,7 @@ from actors.provenance import source_hash
 from actors.weight_sync import Published
 from conf.schema import Config
 from judge.types import Judged, Task
-from learner.types import StepBatch, StepResult
+from learner.types import Rollout, StepBatch, StepResult
 from rollout.engine import WeightManifest
 from rollout.types import Prompt, Reply, Sampling, Speech
 from speech.dataset import Example, PairExample
@@ -146,6 +146,11 @@ class LearnerActor(Actor):
         """One optimiser step."""
         result: StepResult = self._learner.step(batch)
         return result
+
+    def penalties(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
+        """What each reply's reward loses to the KL penalty, by "prompt_id/index"."""
+        found: dict[str, float] = self._learner.penalties(rollouts)
+        return found
 
     def publish(self, version: int) -> Published | None:
         """The weights as one buffer in the object store, from rank 0; None from the others."""

@@ -18,7 +18,7 @@ from actors.cluster import cores, plan
 from actors.errors import RunError, UserError
 from actors.judging import probe_judge, users_mistakes
 from actors.pair_files import PairFiles
-from actors.pairs import WHY, Outcome, margin_of
+from actors.pairs import WHY, Outcome
 from actors.prepare import check_judge, check_memory, in_ray_job, overrides_of, unusable, usable_model
 from actors.provenance import versions
 from actors.sampling import Sampler, Work
@@ -134,7 +134,7 @@ def _header(work: Work) -> Header:
     made = work.provenance.model_dump(exclude={"commit", "source"})
     more = [config.rollout.engine, config.model.dtype, config.model.max_length, config.judge.api.compare]
     judged = settings_hash(config.judge, config.model.path)
-    told = json.dumps([made, more, judged, margin_of(config)], sort_keys=True)
+    told = json.dumps([made, more, judged, config.algo.margin], sort_keys=True)
     return Header(prompts=digest.hexdigest(), settings=sha256(told.encode()).hexdigest(), mode=None)
 
 
@@ -188,7 +188,7 @@ def summary(work: Work, found: Sequence[Outcome], rows: Sequence[PairRow]) -> di
         "samples": work.provenance.samples,
         "pairs": len(rows),
         "weights": work.provenance.weights,
-        "least_margin": margin_of(work.config),
+        "least_margin": work.config.algo.margin,
         "margin_min": min(margins, default=None),
         "margin_mean": sum(margins) / len(margins) if margins else None,
         "margin_max": max(margins, default=None),

@@ -12,11 +12,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from actors.decide import Group, reward_of
+from actors.decide import Group
 from conf.schema import Config
 from judge.types import Judged, Missing, Scored
 from learner.statistics import ROUNDING, why_dropped
+from learner.types import Pair, Rollout
 from rollout.types import Prompt, Reply
+from speech.dataset import PairExample, Response
 from speech.journal import Named
 from speech.manifest import Row
 from speech.pairs import AxisScore, PairRow, Provenance, Side
@@ -28,11 +30,6 @@ WHY: dict[Why, str] = {
     "same": "with the same tokens in best and worst",
 }
 UNASKED = {"spend_cap", "quota", "breaker"}  # missing verdicts that nobody was asked for
-
-
-def margin_of(config: Config) -> float:
-    """The least reward gap of a pair."""
-    return 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +69,14 @@ def best_and_worst(rewards: Sequence[float | None], margin: float) -> tuple[int,
 def outcome_of(
     row: Row,
     group: Group,
-    margin: float,
+    config: Config,
     provenance: Provenance,
     clips: Callable[[Row], tuple[tuple[str, ...], ...]],
     sound: Callable[[Reply], tuple[str, ...]],
 ) -> Outcome:
     """What became of a prompt. ``clips``, ``sound`` keep the audio of a pair and say where it is."""
     judged = [one for _, one in group.replies]
-    found = best_and_worst([reward_of(one) for one in judged], margin)
+    found = best_and_worst(group.rewards, config.algo.margin)
     missing = Counter[str](one.reward.kind for one in judged if isinstance(one.reward, Missing))
     if not isinstance(found, Dropped):
         best, worst = (group.replies[index] for index in found)
@@ -91,6 +88,24 @@ def outcome_of(
     return Outcome(
         id=row.id, pair=None, dropped=found.why, reason=found.reason, missing=dict(missing), again=again
     )
+
+
+def pair_of(example: PairExample) -> Pair:
+    """An encoded row of a manifest as the learner takes it; this run did not sample it."""
+
+    def reply(index: int, side: Response) -> Rollout:
+        return Rollout(
+            prompt_id=example.row_id,
+            index=index,
+            prompt_ids=example.prompt,
+            ids=side.ids,
+            logps=None,
+            channels=side.channels,
+            sampled=side.sampled,
+        )
+
+    chosen, rejected = (reply(index, side) for index, side in enumerate((example.chosen, example.rejected)))
+    return Pair(chosen=chosen, rejected=rejected, weight=example.weight)
 
 
 def _may_come(judged: Judged) -> bool:

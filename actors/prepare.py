@@ -15,7 +15,6 @@ from actors.collect import task_of
 from actors.errors import UserError
 from actors.footprint import memory_estimate, physical_memory
 from actors.pair_rows import usable_pairs
-from actors.pairs import margin_of
 from conf.load import load
 from conf.schema import Config
 from judge import verifiable
@@ -85,7 +84,7 @@ def prepare(arguments: Sequence[str]) -> Job:
     if snapshot is not None:
         _check_resume(config, snapshot[1], len(train))
     pairs = usable_pairs(config, family)
-    close = below(pairs, margin_of(config))
+    close = below(pairs, config.algo.margin)
     notes += [f"data.pairs: {close} of {len(pairs)} are less than algo.margin apart, and used"] * bool(close)
     return Job(
         config=config,

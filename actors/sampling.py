@@ -19,10 +19,11 @@ from actors.collect import Harvest, check_outage, encode, figures, harvest, task
 from actors.fleet import Fleet
 from actors.monitor import Monitor
 from actors.pair_files import PairFiles
-from actors.pairs import Outcome, margin_of, outcome_of
+from actors.pairs import Outcome, outcome_of
 from actors.record import RunDirectory
 from conf.schema import Config
 from judge.api import Probed
+from judge.noise import noisy
 from rollout.types import Prompt, Sampling
 from speech.manifest import Row
 from speech.pairs import Provenance
@@ -80,7 +81,7 @@ class Sampler:
         async def collect(rows: Sequence[Row]) -> Harvest:
             examples = await encode(fleet.rollout, manifest, rows)
             monitor.phase("sample", total=len(rows) * self._config.rollout.group_size)
-            return await harvest(
+            found = await harvest(
                 fleet.rollout,
                 fleet.judges,
                 [Prompt(id=example.row_id, ids=example.prompt) for example in examples],
@@ -90,6 +91,10 @@ class Sampler:
                 audio=self._files.sampling,
                 progress=monitor.tick,
             )
+            if not self._config.judge.noise:
+                return found
+            seed = sampling_of(self._config).seed
+            return found.judged_by(lambda judged: noisy(judged, self._config.judge, seed))
 
         await self.go_through(todo, collect, monitor.step)
 
@@ -104,7 +109,7 @@ class Sampler:
                 found = outcome_of(
                     row,
                     group,
-                    margin_of(self._config),
+                    self._config,
                     self._work.provenance,
                     clips=lambda row: self._files.clips(row, self._work.manifest.parent),
                     sound=self._files.keep,

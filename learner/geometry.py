@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from conf.schema import AlgoConfig
-from learner.objectives import Row, Sampled, rows_of
+from conf.algorithm import AlgoConfig, ChannelWeights
+from learner.objectives import rows_of
 from learner.ranks import totals
+from learner.rows import Row, Sampled
 from learner.types import StepBatch
 from speech.channels import Channel
 
@@ -23,7 +24,11 @@ from speech.channels import Channel
 def everything_preferred(algo: AlgoConfig) -> AlgoConfig:
     """The same objective with TEXT and AUDIO in the preference loss and nothing beside it."""
     return algo.model_copy(
-        update={"channels": "all", "boundary": False, "stop": False, "kl_text": 0.0, "kl_audio": 0.0}
+        update={
+            "preference": ChannelWeights(text=1.0, audio=1.0),
+            "kl": ChannelWeights(),
+            "entropy": ChannelWeights(),
+        }
     )
 
 

@@ -74,7 +74,7 @@ def _head(run_dir: Path, config: read.RunConfigFile | None, last: Mapping[str, f
     steps = f"{0 if done is None else int(done)} of {'?' if planned is None else planned}"
     facts = [
         ("algorithm", known.algo.name),
-        ("preference on", known.algo.channels),
+        ("preference on", known.algo.preferred),
         ("steps", steps),
         ("seed", known.run.seed),
         ("model", known.model.family),

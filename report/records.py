@@ -81,8 +81,9 @@ class RolloutRecord(Line):
     second: dict[str, Verdict] = {}  # by axis, of the second judge; empty: it was not asked
     reward: Finite | None
     missing: str | None  # why there is no reward
-    advantage: Finite | None  # null: no reward, or the group was dropped
-    weights: list[Number] | None  # preference weight per token: advantage * mask; null: no preference row
+    advantage: Finite | None  # null: no reward, the group was dropped, or ``advantages`` has several
+    advantages: dict[str, Finite] | None = None  # of text, audio and form, where they are not the same
+    weights: list[Number] | None  # preference weight per token: advantage * channel weight; null: none
     behaviour_logps: list[Number]  # natural log, of the engine that sampled
     learner_logps: list[Number] | None  # before the update; null where the learner did not need them
     dropped: str | None  # why this reply taught nothing; null: it did
