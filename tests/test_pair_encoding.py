@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from actors.errors import UserError
+from actors.pairs import pair_of
 from actors.prepare import prepare
+from learner.types import NONE
 from rollout.worker import RolloutWorker
 from speech import audio
 from speech.dataset import Encoder, Lengths, Response
@@ -80,6 +82,15 @@ def test_tokens_are_used_as_they_stand_and_no_sound_is_read(family: Family, tmp_
     assert pair.chosen.sampled == (True,) * 5 + (False,)
     assert (pair.rejected.ids, pair.rejected.channels) == (row.rejected.ids, "TBA")
     assert Lengths(family, tmp_path).of_pair(row) == (3, 6, 3)
+
+
+def test_the_learner_is_told_that_this_run_did_not_sample_a_pair(family: Family, tmp_path: Path) -> None:
+    example = Encoder(family, tmp_path, 60.0).pair(sampled(family))
+    pair = pair_of(example)
+    assert (pair.weight, pair.chosen.key, pair.rejected.key) == (0.5, "r1/0", "r1/1")
+    for rollout, side in ((pair.chosen, example.chosen), (pair.rejected, example.rejected)):
+        assert rollout.prompt_ids == example.prompt and rollout.logps is None and rollout.advantage == NONE
+        assert (rollout.ids, rollout.channels, rollout.sampled) == (side.ids, side.channels, side.sampled)
 
 
 def test_words_and_sound_are_encoded_word_by_word_where_there_is_a_clip_each(

@@ -288,7 +288,7 @@ def test_a_journal_is_gone_on_with_by_the_same_command_only(
         "changes nothing that is written"
     )
     for other in (
-        "run.seed=1", "rollout.temperature=0.7", "judge.semantic=0.7", "rollout.grammar=true", "rollout.engine=vllm",
+        "run.seed=1", "rollout.temperature=0.7", "judge.semantic=0.7", "rollout.grammar=true", "algo.margin=0.4",
     ):  # fmt: skip
         assert command(prompts, out, other) == 2
         assert "was begun with other settings: remove it, or choose another --to" in capsys.readouterr().err
