@@ -95,18 +95,19 @@ class _Busy:
             self._hands -= 1
 
 
+def asked_in(row: Row) -> Task:
+    """What a reply to this row is held against, without the user's audio."""
+    match, answer = (row.answer.match, row.answer.value) if row.answer else (None, None)
+    return Task(
+        task_type=row.task_type, question=row.question_text, match=match, answer=answer, style=row.style
+    )
+
+
 def task_of(row: Row, manifest: Path) -> Task:
     """What a reply to this row of a manifest is held against."""
-    match, answer = (row.answer.match, row.answer.value) if row.answer else (None, None)
     spoken = row.audios[-1] if row.messages[-1].content == MARKER else ()
-    return Task(
-        task_type=row.task_type,
-        question=row.question_text,
-        match=match,
-        answer=answer,
-        style=row.style,
-        user_audio=tuple(inside(manifest.parent, clip) for clip in spoken),
-    )
+    clips = tuple(inside(manifest.parent, clip) for clip in spoken)
+    return replace(asked_in(row), user_audio=clips)
 
 
 def greedy_sampling(config: RolloutConfig) -> Sampling:

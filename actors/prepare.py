@@ -11,7 +11,7 @@ from pathlib import Path
 from actors import checkpoint
 from actors.checkpoint import DriverState
 from actors.cluster import Plan, cores, plan
-from actors.collect import task_of
+from actors.collect import asked_in
 from actors.errors import UserError
 from actors.footprint import memory_estimate, physical_memory
 from actors.pair_rows import usable_pairs
@@ -206,7 +206,7 @@ def unusable(rows: Sequence[Row], path: Path, family: Family, config: Config) ->
                 rule = f"{what} must fit model.max_length={config.model.max_length}: got {tokens} tokens"
                 yield Problem(path, line, field, rule)
         checks = config.judge.semantic > 0 and config.judge.semantic_by == "local"
-        uncheckable = verifiable.checkable(task_of(row, path)) if checks else None
+        uncheckable = verifiable.checkable(asked_in(row)) if checks else None
         if uncheckable is not None:
             yield Problem(path, line, "answer", f"{uncheckable}, and judge.semantic needs one")
 
