@@ -1,5 +1,5 @@
-"""The command line: ``wavgate train | eval | say | report | export | doctor | data check``
-and ``wavgate judge probe | score | calibrate``.
+"""The command line: ``wavgate train | pairs | eval | say | report | export | doctor |
+data check`` and ``wavgate judge probe | score | calibrate``.
 
 Nothing heavy is imported until a command needs it.
 Exit codes: 0 done; 1 the run could not go on (one line says why); 2 the user's mistake (every problem on
@@ -19,6 +19,10 @@ TRAIN_HELP = """key=value overrides (wavgate train algo=sft rollout.group_size=4
 SCORE_HELP = """Judge finished replies with the judge of these settings. Each verdict is added to
 OUT.verdicts.jsonl as it comes; the same command goes on where it was stopped, and asks again where the judge
 failed. At the end OUT.parquet has a row per reply. Fields of the manifest: judge/replies.py."""
+PAIRS_HELP = """Sample n replies per prompt with the model of these settings, judge them, and write the best
+and the worst of each prompt as a manifest of pairs. What became of a prompt is added to OUT.journal.jsonl as
+soon as it is known; the same command goes on where it was stopped, and asks again where the judge failed.
+Utility: half semantic, half acoustic, unless judge.semantic, judge.acoustic or judge.holistic is given."""
 CALIBRATE_HELP = """Compare the judge with people: Pearson, Spearman within prompts, mean absolute error,
 bias, share within one point; and with itself: an API judge scores everything twice, the second time past the
 cache, so this costs two passes. Writes a map to people's ratings where that helps (use it with
@@ -78,6 +82,10 @@ def _other(given: list[str]) -> int:
             return commands.export(chosen.run, chosen.to)
         case "judge":
             return _judge(chosen)
+        case "pairs":
+            from actors import pairing
+
+            return pairing.pairs(chosen.to, chosen.samples, chosen.manifest, chosen.overrides)
         case "data":
             return commands.data_check(chosen.manifest, chosen.max_seconds)
         case "say":
@@ -104,7 +112,7 @@ def _parsed(given: list[str]) -> argparse.Namespace:
     """argparse leaves over a ``key=value`` behind a flag: it belongs to a command that takes overrides."""
     top = parser()
     chosen, rest = top.parse_known_args(given)
-    if rest and (chosen.command != "judge" or any(one.startswith("-") for one in rest)):
+    if rest and (chosen.command not in ("judge", "pairs") or any(one.startswith("-") for one in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         chosen.overrides += rest
@@ -116,6 +124,11 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="wavgate", description="RL post-training for spoken dialogue models")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="train; " + TRAIN_HELP.splitlines()[0], description=TRAIN_HELP)
+    pairs = commands.add_parser("pairs", help="write a manifest of pairs for DPO", description=PAIRS_HELP)
+    pairs.add_argument("--to", type=Path, required=True, metavar="OUT.jsonl")
+    pairs.add_argument("--samples", type=int, help="replies per prompt (default: 8)")
+    pairs.add_argument("--manifest", type=Path, help="prompts (default: data.train)")
+    pairs.add_argument("overrides", nargs="*", metavar="key=value", help="settings as for train")
     judge = commands.add_parser("eval", help="judge a checkpoint's greedy replies to a manifest")
     judge.add_argument("manifest", type=Path, nargs="?", help="default: the embedded test set")
     judge.add_argument(

@@ -24,8 +24,9 @@ from conf.schema import RolloutConfig
 from judge.types import Judged, Missing, Scored, Task
 from rollout.types import Prompt, Reply, Sampling
 from speech.audio import inside
-from speech.dataset import Example
+from speech.dataset import Example, PairExample
 from speech.manifest import MARKER, Row
+from speech.pairs import PairRow
 
 Sampled = tuple[Reply, list[Any]]  # a reply and, in a list, the reference to its speech
 
@@ -118,12 +119,22 @@ def greedy_sampling(config: RolloutConfig) -> Sampling:
 
 async def encode(rollout: RolloutPool, manifest: Path, rows: Sequence[Row]) -> list[Example]:
     """Rows to ids, in order. UserError: a row that the model cannot express."""
+    examples: list[Example] = await _asked(rollout, "encode", manifest, rows)
+    return examples
+
+
+async def encode_pairs(rollout: RolloutPool, manifest: Path, rows: Sequence[PairRow]) -> list[PairExample]:
+    """Pairs to ids, in order. UserError: a row that the model cannot express, or ids of another family."""
+    pairs: list[PairExample] = await _asked(rollout, "encode_pairs", manifest, rows)
+    return pairs
+
+
+async def _asked(rollout: RolloutPool, how: str, manifest: Path, rows: Sequence[Any]) -> Any:
     try:
-        examples: list[Example] = await rollout.ask("encode", manifest, list(rows))
+        return await rollout.ask(how, manifest, list(rows))
     except ValueError as error:
         cause = getattr(error, "cause", None) or error
         raise UserError(f"{manifest}: {str(cause).splitlines()[-1]}") from error
-    return examples
 
 
 async def harvest(

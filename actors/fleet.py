@@ -135,9 +135,13 @@ class Fleet:
             **common,
         )
 
-    async def start(self) -> None:
-        """Bring everybody up together. RunError: somebody does not come up."""
-        await asyncio.gather(self.rollout.start(), self.judges.start(), self.learner.start())
+    async def start(self, learns: bool = True) -> None:
+        """Bring everybody up together. RunError: somebody does not come up.
+
+        ``learns``: False where replies are sampled and judged only.
+        """
+        learner = (self.learner.start(),) if learns else ()
+        await asyncio.gather(self.rollout.start(), self.judges.start(), *learner)
 
     async def sync(self, version: int) -> None:
         """Every engine gets the learner's weights of this version, checked on both sides."""

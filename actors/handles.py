@@ -20,8 +20,9 @@ from learner.diagnosis import Diagnosis
 from learner.types import Rollout, StepBatch, StepResult
 from rollout.engine import WeightManifest
 from rollout.types import Prompt, Reply, Sampling, Speech
-from speech.dataset import Example
+from speech.dataset import Example, PairExample
 from speech.manifest import Row
+from speech.pairs import PairRow
 
 
 class Actor:
@@ -55,6 +56,10 @@ class RolloutActor(Actor):
         ValueError: a row the family cannot express.
         """
         return self._worker.encode(manifest, rows)
+
+    async def encode_pairs(self, manifest: Path, rows: Sequence[PairRow]) -> list[PairExample]:
+        """Pairs of a manifest to ids. ValueError: a row the family cannot express, or ids of another one."""
+        return self._worker.encode_pairs(manifest, rows)
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling

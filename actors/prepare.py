@@ -14,6 +14,7 @@ from actors.cluster import Plan, cores, plan
 from actors.collect import asked_in
 from actors.errors import UserError
 from actors.footprint import memory_estimate, physical_memory
+from actors.pair_rows import usable_pairs
 from conf.load import load
 from conf.schema import Config
 from judge import verifiable
@@ -27,6 +28,7 @@ from speech.dataset import Lengths
 from speech.families import load_family
 from speech.families.base import Family
 from speech.manifest import Cursor, ManifestError, Problem, Row, read
+from speech.pairs import PairRow, below
 
 JOB_RUNS = Path("~/wavgate-runs")  # where runs go from a Ray job, whose own folder is temporary
 
@@ -40,6 +42,7 @@ class Job:
     train: tuple[Row, ...]
     validation: tuple[Row, ...]
     test: tuple[Row, ...]
+    pairs: tuple[PairRow, ...]
     family: Family
     snapshot: tuple[Path, DriverState] | None
     notes: tuple[str, ...]  # worth telling, none of them an error
@@ -70,8 +73,8 @@ def prepare(arguments: Sequence[str]) -> Job:
     config = load(overrides)
     layout = plan(config, cores())
     family = usable_model(config)
-    _check_judge(config)
-    _check_memory(config)
+    check_judge(config)
+    check_memory(config)
     snapshot = None
     if config.run.resume is not None:
         folder, state, problems = checkpoint.newest(config.run.resume)
@@ -80,12 +83,16 @@ def prepare(arguments: Sequence[str]) -> Job:
     train, validation, test = _manifests(config, family)
     if snapshot is not None:
         _check_resume(config, snapshot[1], len(train))
+    pairs = usable_pairs(config, family)
+    close = below(pairs, config.algo.margin)
+    notes += [f"data.pairs: {close} of {len(pairs)} are less than algo.margin apart, and used"] * bool(close)
     return Job(
         config=config,
         layout=layout,
         train=tuple(train),
         validation=tuple(validation[: config.data.eval_prompts]),
         test=tuple(test),
+        pairs=tuple(pairs),
         family=family,
         snapshot=snapshot,
         notes=tuple(notes),
@@ -110,7 +117,8 @@ def usable_model(config: Config) -> Family:
     return family
 
 
-def _check_judge(config: Config) -> None:
+def check_judge(config: Config) -> None:
+    """UserError: a package or a file that the judges need is not there."""
     for setting, package, wanted in (
         ("judge.asr.by", "faster_whisper", config.judge.asr.by == "faster_whisper"),
         ("judge.plugins", "onnxruntime", bool(config.judge.plugins)),
@@ -123,8 +131,10 @@ def _check_judge(config: Config) -> None:
             raise UserError(f"judge.{name}: no {what} at {path}")
 
 
-def _check_memory(config: Config) -> None:
+def check_memory(config: Config, learns: bool = True) -> None:
+    """UserError: a run on this machine needs more memory than it has. ``learns``: with a learner."""
     estimate, have = memory_estimate(config), physical_memory()
+    estimate = {role: size for role, size in estimate.items() if learns or role != "learner"}
     if config.cluster.kind == "local" and sum(estimate.values()) > have:
         parts = " + ".join(f"{name} {size / 2**30:.1f}" for name, size in estimate.items())
         raise UserError(
