@@ -88,7 +88,7 @@ class Driver:
         folder, state = self._job.snapshot
         await self._fleet.learner.load(folder / "learner")
         self._gate.load_state_dict(state.gate)
-        self._batches.load(state.step, state.prompts, state.anchors)
+        self._batches.load(state.step, state.cursors)
         await self._fleet.sync(state.step)
         self._run.cut(state.step, self._config)  # nothing can keep it from going on now
         self._monitor.resume(state.step)
@@ -162,13 +162,11 @@ class Driver:
         self._monitor.step(batch.step, metrics)
 
     def _state_after(self, step: int) -> DriverState:
-        prompts, anchors = self._batches.cursors()
         return DriverState(
             step=step,
             seed=self._config.run.seed,
             gate=self._gate.state_dict(),
-            prompts=prompts,
-            anchors=anchors,
+            cursors=self._batches.cursors(),
             model=self._model,
         )
 

@@ -81,9 +81,9 @@ def prepare(arguments: Sequence[str]) -> Job:
         snapshot = (folder, state)
         notes += [f"skipped a damaged checkpoint: {problem}" for problem in problems]
     train, validation, test = _manifests(config, family)
-    if snapshot is not None:
-        _check_resume(config, snapshot[1], len(train))
     pairs = usable_pairs(config, family)
+    if snapshot is not None:
+        _check_resume(config, snapshot[1], len(train), len(pairs))
     close = below(pairs, config.algo.margin)
     notes += [f"data.pairs: {close} of {len(pairs)} are less than algo.margin apart, and used"] * bool(close)
     return Job(
@@ -143,14 +143,17 @@ def check_memory(config: Config, learns: bool = True) -> None:
         )
 
 
-def _check_resume(config: Config, state: DriverState, rows: int) -> None:
+def _check_resume(config: Config, state: DriverState, rows: int, pairs: int) -> None:
     wanted = mixer_from(config.algo, Scale(config.judge.scale_lo, config.judge.scale_hi)).state_dict()
     if set(state.gate) != set(wanted):
         raise UserError(f"algo.mix: the run began with another, it cannot go on as {config.algo.mix}")
-    if state.prompts["count"] != rows:
-        raise UserError(
-            f"data.train: the run drew from {state.prompts['count']} rows, {config.data.train} has {rows}"
-        )
+    for name, setting, path, have in (
+        ("prompts", "data.train", config.data.train, rows),
+        ("pairs", "data.pairs", config.data.pairs, pairs),
+    ):
+        drew = state.cursors.get(name, {"count": 0})["count"]
+        if drew != have:
+            raise UserError(f"{setting}: the run drew from {drew} rows, {path} has {have}")
     if state.seed != config.run.seed:
         raise UserError(
             f"run.seed: the checkpoint was made with {state.seed}, this run asks for {config.run.seed}"
@@ -240,11 +243,12 @@ def dry_run(job: Job) -> list[str]:
         + ", ".join(f"{k} {v / 2**30:.1f}" for k, v in estimate.items())
         + ")"
     )
-    replies = config.run.steps * config.rollout.prompts_per_step * config.rollout.group_size
+    steps = sum(config.algo.samples_at(step) for step in range(1, config.run.steps + 1))
+    replies = steps * config.rollout.prompts_per_step * config.rollout.group_size
     during = (config.run.steps - 1) // config.run.eval_every if config.run.eval_every else 0
     held_out = 2 * (len(job.test) + len(job.validation)) + during * len(job.validation)
     lines.append(
-        f"judge calls: {replies} replies in {config.run.steps} steps + {held_out} held out "
+        f"judge calls: {replies} replies in {steps} sampled steps + {held_out} held out "
         f"= {replies + held_out}"
     )
     if config.judge.api_axes:

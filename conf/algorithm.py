@@ -210,6 +210,10 @@ class AlgoConfig(Strict):
         """Whether any step learns from fresh replies."""
         return self.prefers and self.loss != "dpo"
 
+    def samples_at(self, step: int) -> bool:
+        """Whether this step, counted from 1, learns from fresh replies."""
+        return self.samples and self.prefers_at(step)
+
     def prefers_at(self, step: int) -> bool:
         """Whether lambda can be above 0 at this step, counted from 1."""
         return self.prefers and not (self.mix == "two_stage" and step <= self.sft_steps)

@@ -164,11 +164,10 @@ def test_lambda_and_advantages_can_be_recomputed_from_the_records(run: Path) -> 
             )
             for name in names
         ]
-        decision = decide(step, groups, (), gate)
+        decision = decide(step, groups, (), gate, config)
         assert decision.batch.weight == row["lambda"]
-        assert {(r.prompt_id, r.index): r.advantage for r in found if r.advantage is not None} == dict(
-            decision.advantages
-        )
+        told = {key: advantage.whole for key, advantage in decision.advantages.items()}
+        assert {(r.prompt_id, r.index): r.advantage for r in found if r.advantage is not None} == told
 
 
 def judged(record: RolloutRecord) -> tuple[Reply, Judged]:
