@@ -14,6 +14,7 @@ from conf.schema import Config
 from judge import vetoes
 from judge.types import Judged, Missing, Scored
 from learner.advantage import Rewards, group_advantages
+from learner.extremes import Dropped, best_and_worst
 from learner.gate import GateReading, Mixer
 from learner.statistics import GroupStatistics, group_statistics, why_dropped
 from learner.types import NONE, Advantage, Anchor, Pair, Rollout, StepBatch
@@ -140,11 +141,8 @@ def _lesson(group: Group, config: Config, penalties: Mapping[Key, float]) -> _Le
         return nothing(EQUAL, "all rewards are equal")
     if config.algo.loss != "online_dpo":
         return _compared(group, config, penalties, missing)
-    best, worst = _extremes(group.rewards)
-    gap = (group.rewards[best] or 0.0) - (group.rewards[worst] or 0.0)
-    if gap < config.algo.margin or gap == 0:
-        return nothing(CLOSE, f"best and worst must differ by {config.algo.margin:g} points: got {gap:.3g}")
-    return _paired(group, best, worst, missing)
+    found = best_and_worst(group.rewards, config.algo.margin)
+    return nothing(CLOSE, found.reason) if isinstance(found, Dropped) else _paired(group, *found, missing)
 
 
 def _compared(
@@ -172,12 +170,6 @@ def _paired(group: Group, best: int, worst: int, missing: dict[Key, str]) -> _Le
     others = dict.fromkeys(group.keys, "neither best nor worst of its group") | missing
     del others[group.keys[best]], others[group.keys[worst]]
     return _Lesson(pair=Pair(chosen=chosen, rejected=rejected), dropped=others)
-
-
-def _extremes(rewards: Rewards) -> tuple[int, int]:
-    """Places of the highest and of the lowest reward; of equals, the first."""
-    valid = [(reward, i) for i, reward in enumerate(rewards) if reward is not None]
-    return min(valid, key=lambda one: (-one[0], one[1]))[1], min(valid)[1]
 
 
 def _axes(group: Group, weights: Mapping[str, float]) -> dict[str, Rewards]:

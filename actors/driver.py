@@ -11,7 +11,6 @@ The driver holds ids, numbers and references, never audio or weights.
 """
 
 import asyncio
-import signal
 import sys
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from actors.diagnose import Diagnoses
 from actors.diversity import diversity
 from actors.evaluate import HeldOut
 from actors.fleet import Fleet
+from actors.interrupt import until_terminated
 from actors.judging import probe_judge
 from actors.monitor import Monitor
 from actors.prepare import Job
@@ -232,21 +232,13 @@ def _run_on(cluster: Cluster, job: Job, probed: Probed | None) -> RunDirectory:
             directory.event("judge", line)
         fleet = Fleet(job.config, cluster, directory, probed)
         try:
-            asyncio.run(_until_terminated(Driver(job, directory, fleet, monitor)))
+            asyncio.run(until_terminated(Driver(job, directory, fleet, monitor).train()))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:
             fleet.close()
             cluster.close(directory.path / "infra")
     return directory
-
-
-async def _until_terminated(driver: Driver) -> None:
-    """SIGTERM, which schedulers send, does what Ctrl-C does, also where a shell has SIGINT ignored."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # in place of Ray's own
-    await driver.train()
 
 
 if __name__ == "__main__":

@@ -6,16 +6,14 @@ the same verdicts give the same pair.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
 
 from pydantic import Field
 
 from actors.decide import Group
 from conf.schema import Config
 from judge.types import Judged, Missing, Scored
-from learner.statistics import ROUNDING, why_dropped
+from learner.extremes import Dropped, Why, best_and_worst
 from learner.types import Pair, Rollout
 from rollout.types import Prompt, Reply
 from speech.dataset import PairExample, Response
@@ -23,21 +21,12 @@ from speech.journal import Named
 from speech.manifest import Row
 from speech.pairs import AxisScore, PairRow, Provenance, Side
 
-Why = Literal["verdicts", "margin", "same"]
 WHY: dict[Why, str] = {
     "verdicts": "with too few verdicts",
     "margin": "with best and worst too close",
     "same": "with the same tokens in best and worst",
 }
 UNASKED = {"spend_cap", "quota", "breaker"}  # missing verdicts that nobody was asked for
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dropped:
-    """Why a group gives no pair; ``reason`` is for people."""
-
-    why: Why
-    reason: str
 
 
 class Outcome(Named):
@@ -50,20 +39,6 @@ class Outcome(Named):
     """Kind -> how many of its verdicts are missing."""
     again: bool = False
     """The judge failed and there is no pair for that: another try may give one."""
-
-
-def best_and_worst(rewards: Sequence[float | None], margin: float) -> tuple[int, int] | Dropped:
-    """Indices of the best and the worst reply; of equal ones the first."""
-    reason = why_dropped(rewards, len(rewards))
-    if reason is not None:
-        return Dropped(why="verdicts", reason=reason)
-    valid = [(reward, index) for index, reward in enumerate(rewards) if reward is not None]
-    worst, best = min(valid), max(valid, key=lambda one: (one[0], -one[1]))
-    gap = best[0] - worst[0]
-    if best[1] == worst[1] or gap < margin - ROUNDING * max(1.0, abs(best[0])):
-        told = f"best {best[0]:g} and worst {worst[0]:g} must be at least {margin:g} apart"
-        return Dropped(why="margin", reason=told)
-    return best[1], worst[1]
 
 
 def outcome_of(

@@ -6,7 +6,6 @@ As many prompts are in hand as in a step of a run: ``rollout.deadline_s`` is for
 """
 
 import asyncio
-import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from actors.batches import SEEDS_PER_RUN
 from actors.cluster import Cluster, Plan
 from actors.collect import Harvest, check_outage, encode, figures, harvest, task_of
 from actors.fleet import Fleet
+from actors.interrupt import until_terminated
 from actors.monitor import Monitor
 from actors.pair_files import PairFiles
 from actors.pairs import Outcome, outcome_of
@@ -66,7 +66,7 @@ class Sampler:
                     run.event("judge", line)
                 fleet = Fleet(self._config, cluster, run, probed)
                 try:
-                    asyncio.run(_until_terminated(self._on_fleet(todo, fleet, monitor)))
+                    asyncio.run(until_terminated(self._on_fleet(todo, fleet, monitor)))
                 except asyncio.CancelledError:
                     raise KeyboardInterrupt from None
                 finally:
@@ -134,11 +134,3 @@ def sampling_of(config: Config) -> Sampling:
         seed=config.run.seed * SEEDS_PER_RUN,
         grammar=rollout.grammar,
     )
-
-
-async def _until_terminated(work: Awaitable[None]) -> None:
-    """SIGTERM does what Ctrl-C does, also where a shell has SIGINT ignored."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # in place of Ray's own
-    await work

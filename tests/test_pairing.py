@@ -19,10 +19,11 @@ from actors.decide import Group
 from actors.errors import UserError
 from actors.pair_files import PairFiles
 from actors.pairing import pairs, prepared, settings
-from actors.pairs import Dropped, Outcome, best_and_worst
+from actors.pairs import Outcome
 from actors.sampling import Sampler, sampling_of
 from conf.load import ConfigError
 from judge.types import Judged, Missing, Scored, Verdict
+from learner.extremes import Dropped, best_and_worst
 from learner.statistics import minimum_valid
 from rollout.types import Prompt, Reply
 from rollout.worker import build_worker
