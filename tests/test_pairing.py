@@ -355,7 +355,7 @@ def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(
     out = tmp_path / "out.jsonl"
     asked = ["rollout.max_new_tokens=60", "rollout.prompts_per_step=6"]
     assert command(prompts, out, *asked) == 0
-    work = prepared(3, prompts, [*SMALL, *asked])
+    work = prepared(3, prompts, None, [*SMALL, *asked])
     rows = read_pairs(out, 60.0, deep=True)
     assert rows and work.provenance == rows[0].provenance
 
