@@ -21,13 +21,14 @@ from report.paired import Bootstrap, Estimate, Floats, Signs
 from report.trials import Replies, Trial
 
 BASE = "base"  # what every run began with
+MAIN = "main"  # the arm that is not named
 
 Side = Mapping[int, Replies]  # seed -> replies to the same prompts, in the same order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A finished run in its place. ``arm``: "" is the main one."""
+    """A finished run in its place."""
 
     arm: str
     method: str

@@ -27,7 +27,7 @@ function heading(head) {
   const parts = [el("h1", {}, head.name), ...head.notes.map(note => el("p", {class: "note"}, note)), el("dl", {class: "facts"}, ...facts)];
   if (head.versions.length) parts.push(fold("versions", el("table", {class: "plain"}, ...head.versions.map(([name, value]) =>
     el("tr", {}, el("th", {scope: "row"}, name), el("td", {}, value))))));
-  if (head.config) parts.push(fold("config.yaml", el("pre", {}, head.config)));
+  if (head.config) parts.push(fold(head.file ?? "config.yaml", el("pre", {}, head.config)));
   return el("header", {class: "top"}, ...parts);
 }
 

@@ -172,7 +172,7 @@ MEASURES: tuple[Measure, ...] = (
 )
 
 DISTANCE = "distance"
-DISTANCE_LABEL = "audio tokens' distance from the base"
+DISTANCE_LABEL = "audio tokens, from base"
 DISTANCE_MEANING = (
     "Jensen-Shannon divergence, in bits, between the histograms of the audio tokens of all test replies, "
     "this policy's against the base's: 0 when every token has the same share, 1 when none is in common. It "

@@ -18,6 +18,7 @@ the values do not define is None, never 0.
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from math import comb
 
 import numpy as np
@@ -138,13 +139,15 @@ def divergence(p_NV: Floats, q_NV: Floats) -> Floats:
 def draws(shape: tuple[int, ...], bootstrap: Bootstrap) -> tuple[Floats, Floats]:
     """How often each prompt [B, P] and each seed [B, S] is in each draw, for values of shape [S, P]."""
     seeds, prompts = shape
+    return _drawn(0, prompts, bootstrap), _drawn(1, seeds, bootstrap)
 
-    def drawn(which: int, count: int) -> Floats:
-        chance = np.random.default_rng([bootstrap.seed, which, count])
-        found = chance.multinomial(count, np.full(count, 1 / count), size=bootstrap.draws)
-        return np.asarray(found, np.float64)
 
-    return drawn(0, prompts), drawn(1, seeds)
+@lru_cache(maxsize=16)  # drawing takes longer than all the sums
+def _drawn(which: int, count: int, bootstrap: Bootstrap) -> Floats:
+    chance = np.random.default_rng([bootstrap.seed, which, count])
+    found = chance.multinomial(count, np.full(count, 1 / count), size=bootstrap.draws).astype(np.float64)
+    found.setflags(write=False)
+    return found
 
 
 def _ratio(values_SP: Floats, w_BP: Floats, v_BS: Floats) -> Floats:

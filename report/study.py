@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from report.comparison import Entry, Row, rows, sides
+from report.comparison import BASE, MAIN, Entry, Row, rows, sides
 from report.paired import Bootstrap
 from report.trials import MADE_WITH, Trial, read_trial
 
@@ -26,13 +26,13 @@ MOST_NAMES = 6  # in one note
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One run of a study, whatever became of it. ``arm``: "" is the main one."""
+    """One run of a study, whatever became of it."""
 
     name: str
     method: str
     seed: int
     run: Path
-    arm: str = ""
+    arm: str = MAIN
     state: State = "finished"
     detail: str | None = None  # why it failed
     wall_s: float | None = None  # on the clock, all attempts from its beginning on; None: nobody looked
@@ -89,7 +89,7 @@ def find(study: Study) -> Findings:
         here = [entry for entry in entries if entry.arm == arm]
         _same_prompts(here)
         found += rows(arm, sides(entries, arm, study.baseline), study.baseline, study.bootstrap)
-        notes += [f"{arm}: {note}" if arm else note for note in _doubts(here, study.baseline)]
+        notes += [note if arm == MAIN else f"{arm}: {note}" for note in _doubts(here, study.baseline)]
     return Findings(study=study, trials=trials, rows=found, notes=notes)
 
 
@@ -100,7 +100,7 @@ def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
 
     to.mkdir(parents=True, exist_ok=True)
     parts = {
-        f"{stem}.html": render(study_data.data(found, to), study_data.SCRIPTS, study_data.STYLES).encode(),
+        f"{stem}.html": render(study_data.data(found), study_data.SCRIPTS, study_data.STYLES).encode(),
         f"{stem}.csv": study_tables.measures(found).encode(),
         "cells.csv": study_tables.cells(found).encode(),
         f"{stem}.png": picture.draw(found),
@@ -121,12 +121,16 @@ def _same_prompts(entries: Sequence[Entry]) -> None:
 
 
 def _unfinished(cells: Sequence[Cell]) -> list[str]:
-    counts = Counter(cell.state for cell in cells)
-    return [
-        f"{counts[state]} of {len(cells)} cells {verb}: {_named([c.name for c in cells if c.state == state])}"
-        for state, verb in (("failed", "failed"), ("stopped", "were stopped"), ("waiting", "have not begun"))
-        if counts[state]
-    ]
+    notes = []
+    told: tuple[tuple[State, str], ...] = (
+        ("failed", "failed"),
+        ("stopped", "were stopped"),
+        ("waiting", "have not begun"),
+    )
+    for state, verb in told:
+        names = [cell.name for cell in cells if cell.state == state]
+        notes += [f"{len(names)} of {len(cells)} cells {verb}: {_named(names)}"] if names else []
+    return notes
 
 
 def _mixed(trials: Mapping[str, Trial]) -> list[str]:
@@ -145,7 +149,7 @@ def _mixed(trials: Mapping[str, Trial]) -> list[str]:
 def _doubts(entries: Sequence[Entry], baseline: str) -> list[str]:
     """What a reader of the figures of one arm must know."""
     notes = []
-    if all(entry.method != baseline for entry in entries):
+    if baseline != BASE and all(entry.method != baseline for entry in entries):
         notes.append(f"no finished run of {baseline}: there is nothing to hold the others against")
     first = entries[0].trial.before
     changed = [
