@@ -1,4 +1,4 @@
-"""The command line: ``wavgate train | eval | say | report | export | doctor | data check``
+"""The command line: ``wavgate train | study | compare | eval | say | report | export | doctor | data check``
 and ``wavgate judge probe | score | calibrate``.
 
 Nothing heavy is imported until a command needs it.
@@ -19,6 +19,12 @@ TRAIN_HELP = """key=value overrides (wavgate train algo=sft rollout.group_size=4
 SCORE_HELP = """Judge finished replies with the judge of these settings. Each verdict is added to
 OUT.verdicts.jsonl as it comes; the same command goes on where it was stopped, and asks again where the judge
 failed. At the end OUT.parquet has a row per reply. Fields of the manifest: judge/replies.py."""
+STUDY_HELP = """Run every method of a study with every seed, each a run of its own, and draw one page with
+intervals and differences (DIR/study.html, .csv, .png). The same command goes on where it was stopped. Fields
+of the file: conf/study.py; examples/study.yaml is one."""
+COMPARE_HELP = """The page of a study for finished runs, and DIR/listen.html: the same prompts from two sides,
+blind, with keyboard votes. The first run's settings are what the others are held against. With --votes: what
+several raters said, put together."""
 CALIBRATE_HELP = """Compare the judge with people: Pearson, Spearman within prompts, mean absolute error,
 bias, share within one point; and with itself: an API judge scores everything twice, the second time past the
 cache, so this costs two passes. Writes a map to people's ratings where that helps (use it with
@@ -78,6 +84,14 @@ def _other(given: list[str]) -> int:
             return commands.export(chosen.run, chosen.to)
         case "judge":
             return _judge(chosen)
+        case "study":
+            from actors import study
+
+            return study.study(chosen.file, chosen.to, chosen.overrides, page_only=chosen.page)
+        case "compare":
+            from actors import compare
+
+            return compare.compare(chosen.runs, chosen)
         case "data":
             return commands.data_check(chosen.manifest, chosen.max_seconds)
         case "say":
@@ -104,7 +118,7 @@ def _parsed(given: list[str]) -> argparse.Namespace:
     """argparse leaves over a ``key=value`` behind a flag: it belongs to a command that takes overrides."""
     top = parser()
     chosen, rest = top.parse_known_args(given)
-    if rest and (chosen.command != "judge" or any(one.startswith("-") for one in rest)):
+    if rest and (chosen.command not in ("judge", "study") or any(one.startswith("-") for one in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         chosen.overrides += rest
@@ -141,8 +155,28 @@ def parser() -> argparse.ArgumentParser:
     check = data.add_parser("check", help="all problems of a manifest as file:line:field")
     check.add_argument("manifest", type=Path)
     check.add_argument("--max-seconds", type=float, default=60.0)
+    _study_parsers(commands)
     _judge_parsers(commands.add_parser("judge", help="look at the judge: probe, score, calibrate"))
     return top
+
+
+def _study_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    study = commands.add_parser("study", help="methods x seeds from one YAML file", description=STUDY_HELP)
+    study.add_argument("file", type=Path, metavar="STUDY.yaml")
+    study.add_argument("--to", type=Path, metavar="DIR", help="default: runs/STUDY")
+    study.add_argument("--page", action="store_true", help="only draw what is there; start nothing")
+    study.add_argument("overrides", nargs="*", metavar="key=value", help="more settings of every run")
+    compare = commands.add_parser("compare", help="the same page for any runs", description=COMPARE_HELP)
+    compare.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="finished runs")
+    compare.add_argument("--to", type=Path, default=Path("compare"), metavar="DIR", help="default: compare")
+    compare.add_argument(
+        "--listen", nargs=2, metavar=("SIDE", "SIDE"), help="base or a RUN; default: the first two sides"
+    )
+    compare.add_argument(
+        "--pairs", type=int, default=24, help="most pairs to listen to (default: %(default)s)"
+    )
+    compare.add_argument("--seed", type=int, default=0, help="of the order of pairs and sides")
+    compare.add_argument("--votes", type=Path, nargs="+", metavar="FILE", help="votes that the page saved")
 
 
 def _judge_parsers(judge: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@
     DIR/study.csv     a row per arm, method and measure
     DIR/cells.csv     a row per run
     DIR/study.png     Pareto plot and curves
+    DIR/versions.json packages, commit and source of the runs; only where all agree
 
 Everything but the time on the clock and the fate of a cell comes from the run directories: the same runs give
 the same figures. A cell that is not finished has no figures and is listed as what it is.
@@ -105,6 +106,12 @@ def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
         "cells.csv": study_tables.cells(found).encode(),
         f"{stem}.png": picture.draw(found),
     }
+    agreed = {tuple(trial.versions.items()) for trial in found.trials.values()}
+    told = [trial.run / "versions.json" for trial in found.trials.values()]
+    if len(agreed) == 1 and told[0].is_file():
+        parts["versions.json"] = told[0].read_bytes()
+    else:
+        (to / "versions.json").unlink(missing_ok=True)  # of an earlier drawing
     for name, content in parts.items():
         unfinished = to / f"{name}.part"
         unfinished.write_bytes(content)

@@ -61,6 +61,29 @@ def weights(trial: Trial) -> tuple[float | None, float | None]:
     return (fmean(told), told[-1]) if told else (None, None)
 
 
+def summary(found: Findings) -> list[str]:
+    """IQ and EQ of every method as aligned lines for a terminal."""
+    by_name = {(row.arm, row.method, row.measure): row for row in found.rows}
+    table = [("arm", "method", "seeds", "IQ, as heard, %", "EQ", "lambda")]
+    for arm, method in found.pairs():
+        iq, eq = by_name[arm, method, "iq"], by_name[arm, method, "eq"]
+        means = [mean for trial in found.of(arm, method) if (mean := weights(trial)[0]) is not None]
+        weight = f"{fmean(means):.3f}" if means else "-"
+        table.append((arm, method, str(iq.seeds), _shown(iq.mean, 1), _shown(eq.mean, 2), weight))
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    ]
+
+
+def _shown(estimate: Estimate, digits: int) -> str:
+    if estimate.value is None:
+        return "-"
+    between = f" [{estimate.lo:.{digits}f}, {estimate.hi:.{digits}f}]" if estimate.lo is not None else ""
+    return f"{estimate.value:.{digits}f}{between}"
+
+
 def _cell(cell: Cell, trial: Trial | None, own: Sequence[float | None]) -> list[object]:
     head: list[object] = [cell.name, cell.arm, cell.method, cell.seed, cell.state, cell.detail]
     if trial is None:
