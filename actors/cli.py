@@ -91,7 +91,9 @@ def _other(given: list[str]) -> int:
         case "compare":
             from actors import compare
 
-            return compare.compare(chosen.runs, chosen)
+            if chosen.votes:
+                return compare.add_up(chosen.votes, chosen.runs)
+            return compare.compare(chosen.runs, chosen.to, chosen.listen, chosen.pairs, chosen.seed)
         case "data":
             return commands.data_check(chosen.manifest, chosen.max_seconds)
         case "say":

@@ -46,6 +46,8 @@ def study(file: Path, to: Path | None, overrides: Sequence[str], *, page_only: b
     settings = read_study(file, overrides)
     folder = (to or Path("runs") / file.stem).absolute()
     runner = Runner(settings, plan(settings, file, folder), folder)
+    if (folder / "config.yaml").exists():
+        raise UserError(f"--to: must not be a run directory: got {folder}")
     runner.check(file)
     if not page_only:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,11 +61,10 @@ def draw(settings: StudyConfig, runner: "Runner") -> int:
     """Work the figures out and write them; 1 when a cell is not finished."""
     try:
         found = page.find(runner.study())
+        written = page.write(found, runner.folder)
     except ValueError as error:
         raise UserError(str(error)) from error
-    written = page.write(found, runner.folder)
-    print("\n".join(summary(found)))
-    print("\n".join(f"note: {note}" for note in found.notes))
+    print("\n".join([*summary(found), *(f"note: {note}" for note in found.notes)]))
     print(f"page: {written[0]}")
     return OK if len(found.trials) == len(runner.cells) else FAILED
 

@@ -48,6 +48,7 @@ class Study:
     baseline: str
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     settings: str = ""
+    file: str = "study.yaml"  # what ``settings`` is
     arms: Mapping[str, str] = field(default_factory=dict)
     methods: Mapping[str, str] = field(default_factory=dict)  # name -> what it is made of
     notes: Sequence[str] = ()
@@ -95,10 +96,12 @@ def find(study: Study) -> Findings:
 
 
 def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
-    """The page, the tables and the picture, each whole or not at all."""
+    """Page, tables and picture, each whole or not at all. ValueError: ``to`` is a run directory."""
     from report import picture, study_data, study_tables
     from report.page import render
 
+    if (to / "config.yaml").exists():
+        raise ValueError(f"--to: must not be a run directory, its files would be mixed with these: got {to}")
     to.mkdir(parents=True, exist_ok=True)
     parts = {
         f"{stem}.html": render(study_data.data(found), study_data.SCRIPTS, study_data.STYLES).encode(),

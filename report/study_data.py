@@ -59,7 +59,7 @@ def _head(found: Findings) -> Data:
     return {
         "name": study.name,
         "facts": [fact for fact in facts if fact[1]],
-        "file": "study.yaml",
+        "file": study.file,
         "config": study.settings,
         "versions": sorted(agreed.items()),
         "notes": list(found.notes),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import TypeAdapter
@@ -53,7 +54,7 @@ class Trial:
 def read_trial(run: Path) -> Trial:
     """ValueError: not the folder of a finished run with held-out replies, or a malformed file in it."""
     settings = settings_of(run)
-    before, after = (_replies(run, when) for when in ("before", "after"))
+    before, after = held_out_replies(run, "before"), held_out_replies(run, "after")
     if [reply.row_id for reply in before] != [reply.row_id for reply in after]:
         raise ValueError(f"{run}: heldout/test_before.jsonl and test_after.jsonl must have the same row_ids")
     metrics = metric_rows(run / "metrics.jsonl").rows
@@ -89,9 +90,10 @@ def settings_of(run: Path) -> dict[str, str]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: must be YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("run"), dict):
-        raise ValueError(f"{path}: must be a configuration that a run wrote, with a section 'run'")
-    return flat(content)
+    found = flat(content) if isinstance(content, dict) else {}
+    if not found.get("run.seed", "").isdecimal():
+        raise ValueError(f"{path}: must be a configuration that a run wrote, with run.seed")
+    return found
 
 
 def flat(content: Mapping[str, object], prefix: str = "") -> dict[str, str]:
@@ -111,7 +113,8 @@ def plain(value: str) -> str:
     return loaded if isinstance(loaded, str) else value
 
 
-def _replies(run: Path, when: str) -> Replies:
+def held_out_replies(run: Path, when: Literal["before", "after"]) -> Replies:
+    """The replies to all test prompts. ValueError: not there, or not whole."""
     path = run / "heldout" / f"test_{when}.jsonl"
     if not path.is_file():
         why = "the run has not come to its end, or is of a version that did not keep held-out replies"

@@ -94,6 +94,7 @@ def make_trial(
         "before": [reply(i, "before", *BASE, base, 0) for i in range(prompts)],
         "after": [reply(i, "after", skill, eq, rng, STEPS) for i in range(prompts)],
     }
+    sides["after"][0] = sides["after"][0].model_copy(update={"codes": sides["before"][0].codes})
     for when, replies in sides.items():
         write_lines(run / f"heldout/test_{when}.jsonl", [one.model_dump_json() for one in replies])
     write_lines(run / "evaluations.jsonl", [summed(when, replies) for when, replies in sides.items()])
