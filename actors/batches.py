@@ -1,27 +1,33 @@
 """The batches of a run: which rows a step gets, and when its replies may be sampled.
 
 Invariants: the rows of step n depend on the seed and n alone, whatever the number of workers or the
-staleness; ``cursors`` always are those that would draw the first batch not yet taken, so a checkpoint
-loses nothing that was sampled ahead.
+staleness (``equal_groups=refill``: and on the verdicts); ``cursors`` always are those that would draw the
+first batch not yet taken, so a checkpoint loses nothing that was sampled ahead. A step that learns nothing
+from fresh replies samples none.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
-from typing import Any
 
 from actors.buffer import Admission
-from actors.collect import Harvest, encode, harvest, task_of
+from actors.collect import Harvest, encode, encode_pairs, harvest, joined, task_of
+from actors.decide import differs
 from actors.fleet import Fleet
 from actors.monitor import Monitor
+from actors.pairs import pair_of
 from actors.prepare import Job, draw_distinct
 from actors.record import RunDirectory, due
-from learner.types import Anchor
+from judge.noise import noisy
+from learner.types import Anchor, Pair
 from rollout.types import Prompt, Reply, Sampling
 from speech.dataset import Example
 from speech.manifest import Cursor, Row
+from speech.pairs import PairRow
 
+Cursors = Mapping[str, Mapping[str, int]]  # state of each, by what it draws
 SEEDS_PER_RUN = 1_000_000  # a step's sampling seed is run.seed * this + step: no two steps draw alike
 
 
@@ -33,6 +39,7 @@ class Batch:
     rows: tuple[Row, ...]
     anchors: tuple[Anchor, ...]
     harvest: Harvest
+    pairs: tuple[Pair, ...] = ()  # of data.pairs
 
 
 class Batches:
@@ -47,21 +54,22 @@ class Batches:
     def __init__(self, job: Job, run: RunDirectory, fleet: Fleet, monitor: Monitor) -> None:
         self._job, self._run, self._fleet, self._monitor = job, run, fleet, monitor
         self._config = job.config
-        self._prompts = Cursor(len(job.train), job.config.run.seed)
-        self._anchors = Cursor(len(job.train), job.config.run.seed + 1)
+        seed = job.config.run.seed
+        self._prompts, self._anchors = Cursor(len(job.train), seed), Cursor(len(job.train), seed + 1)
+        self._pairs = Cursor(len(job.pairs), seed + 2) if job.pairs else None
         self._admission = Admission(job.config.run.staleness, job.config.rollout.prompts_per_step)
         self._drawn = 0  # steps
         self._ahead: asyncio.Task[Batch] | None = None
         self._before = self._states()
 
-    def cursors(self) -> tuple[dict[str, int], dict[str, int]]:
-        """States of both cursors that would draw the first batch not yet taken."""
+    def cursors(self) -> Cursors:
+        """States of the cursors that would draw the first batch not yet taken."""
         return self._states() if self._ahead is None else self._before
 
-    def load(self, step: int, prompts: Any, anchors: Any) -> None:
+    def load(self, step: int, cursors: Cursors) -> None:
         """Go on after ``step``."""
-        self._prompts.load_state_dict(prompts)
-        self._anchors.load_state_dict(anchors)
+        for name, cursor in self._named().items():
+            cursor.load_state_dict(cursors[name])
         self._admission.resume_at(step)
         self._drawn = step
 
@@ -78,9 +86,10 @@ class Batches:
                 self._job.train[i]
                 for i in self._anchors.next(self._config.learner.anchors_per_step - len(own))
             ]
+            pairs = self._draw_pairs()
             self._drawn += 1
             self._admission.start()
-            self._ahead = asyncio.create_task(self._collect(self._drawn, rows, own, more))
+            self._ahead = asyncio.create_task(self._collect(self._drawn, rows, own, more, pairs))
 
     async def take(self) -> Batch:
         """The batch that was started, when it is complete."""
@@ -100,22 +109,72 @@ class Batches:
         if self._ahead is not None:
             self._ahead.cancel()
 
-    async def _collect(self, step: int, rows: list[Row], own: list[Row], more: list[Row]) -> Batch:
+    def _draw_pairs(self) -> list[PairRow]:
+        if self._pairs is None or self._config.algo.loss != "dpo":
+            return []
+        return [self._job.pairs[i] for i in self._pairs.next(self._config.rollout.prompts_per_step)]
+
+    async def _collect(
+        self, step: int, rows: list[Row], own: list[Row], more: list[Row], pairs: list[PairRow]
+    ) -> Batch:
         config = self._config
+        drawn = len(rows)
         examples = await encode(self._fleet.rollout, config.data.train, rows + more)
+        found = Harvest.nothing()
+        if config.algo.samples_at(step):
+            found = await self._sample(step, rows, examples[:drawn])
+            rows, found = await self._refilled(step, rows, found)
+        anchors = tuple(self._anchor(example) for example in examples[: len(own)] + examples[drawn:])
+        return Batch(
+            step=step, rows=tuple(rows), anchors=anchors, harvest=found, pairs=await self._encoded(pairs)
+        )
+
+    async def _encoded(self, pairs: list[PairRow]) -> tuple[Pair, ...]:
+        manifest = self._config.data.pairs
+        if not pairs or manifest is None:
+            return ()
+        return tuple(map(pair_of, await encode_pairs(self._fleet.rollout, manifest, pairs)))
+
+    async def _sample(self, step: int, rows: Sequence[Row], examples: Sequence[Example]) -> Harvest:
+        """Judged groups of these rows."""
+        config = self._config
         self._monitor.phase("generate", total=len(rows) * config.rollout.group_size)
         found = await harvest(
             self._fleet.rollout,
             self._fleet.judges,
-            [Prompt(id=example.row_id, ids=example.prompt) for example in examples[: len(rows)]],
+            [Prompt(id=example.row_id, ids=example.prompt) for example in examples],
             {row.id: task_of(row, config.data.train) for row in rows},
             self._sampling(step),
             deadline=config.rollout.deadline_s,
             audio=self._audio(step),
             progress=self._monitor.tick,
         )
-        anchors = tuple(self._anchor(example) for example in examples[: len(own)] + examples[len(rows) :])
-        return Batch(step=step, rows=tuple(rows), anchors=anchors, harvest=found)
+        if not config.judge.noise:
+            return found
+        seed = self._sampling(step).seed
+        return found.judged_by(lambda judged: noisy(judged, config.judge, seed))
+
+    async def _refilled(self, step: int, rows: list[Row], found: Harvest) -> tuple[list[Row], Harvest]:
+        """With further prompts until as many groups differ as a step has prompts, or its rounds are over."""
+        algo, wanted = self._config.algo, self._config.rollout.prompts_per_step
+        for _ in range(algo.refill_rounds if algo.equal_groups == "refill" else 0):
+            different = sum(map(differs, found.groups))
+            if different >= wanted or len(rows) == len(self._job.train):
+                break
+            lacking = ceil((wanted - different) * len(rows) / max(different, 1))
+            more = self._draw_beside(rows, min(lacking, wanted, len(self._job.train) - len(rows)))
+            examples = await encode(self._fleet.rollout, self._config.data.train, more)
+            found = joined(found, await self._sample(step, more, examples))
+            rows = rows + more
+        return rows, found
+
+    def _draw_beside(self, rows: Sequence[Row], count: int) -> list[Row]:
+        """The next ``count`` rows that are not among ``rows``."""
+        seen = {row.id: row for row in rows}
+        while len(seen) < len(rows) + count:
+            drawn = self._prompts.next(len(rows) + count - len(seen))
+            seen |= {self._job.train[i].id: self._job.train[i] for i in drawn}
+        return list(seen.values())[len(rows) :]
 
     def _audio(self, step: int) -> Callable[[Reply], Path | None]:
         kept = due(step, self._config.log.rollouts_every) and due(step, self._config.log.audio_every)
@@ -137,5 +196,9 @@ class Batches:
             prompt_id=example.row_id, prompt_ids=example.prompt, ids=example.target, channels=letters
         )
 
-    def _states(self) -> tuple[dict[str, int], dict[str, int]]:
-        return self._prompts.state_dict(), self._anchors.state_dict()
+    def _states(self) -> Cursors:
+        return {name: cursor.state_dict() for name, cursor in self._named().items()}
+
+    def _named(self) -> dict[str, Cursor]:
+        found = {"prompts": self._prompts, "anchors": self._anchors, "pairs": self._pairs}
+        return {name: cursor for name, cursor in found.items() if cursor is not None}

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from actors.errors import UserError
 
 MANIFEST = "manifest.json"
-FORMAT: Literal["wavgate-checkpoint-1"] = "wavgate-checkpoint-1"
+FORMAT: Literal["wavgate-checkpoint-2"] = "wavgate-checkpoint-2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +31,14 @@ class DriverState:
     step: int
     seed: int
     gate: Mapping[str, Any]
-    prompts: Mapping[str, Any]  # cursor over training rows
-    anchors: Mapping[str, Any]  # cursor over the further reference replies
+    cursors: Mapping[str, Mapping[str, int]]  # over training rows, further reference replies, pairs
     model: str = ""  # fingerprint of the start checkpoint, which the KL terms refer to
 
 
 class Manifest(BaseModel):
     """manifest.json: size and sha256 of every file of a snapshot, by its path in it."""
 
-    format: Literal["wavgate-checkpoint-1"]
+    format: Literal["wavgate-checkpoint-2"]
     step: int
     files: dict[str, tuple[int, str]]
 

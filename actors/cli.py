@@ -1,5 +1,5 @@
-"""The command line: ``wavgate train | study | compare | eval | say | report | export | doctor | data check``
-and ``wavgate judge probe | score | calibrate``.
+"""The command line: ``wavgate train | study | compare | pairs | eval | say | report | export | doctor |
+data check`` and ``wavgate judge probe | score | calibrate``.
 
 Nothing heavy is imported until a command needs it.
 Exit codes: 0 done; 1 the run could not go on (one line says why); 2 the user's mistake (every problem on
@@ -25,6 +25,10 @@ of the file: conf/study.py; examples/study.yaml is one."""
 COMPARE_HELP = """The page of a study for finished runs, and DIR/listen.html: the same prompts from two sides,
 blind, with keyboard votes. The first run's settings are what the others are held against. With --votes: what
 several raters said, put together."""
+PAIRS_HELP = """Sample n replies per prompt with the model of these settings, judge them, and write the best
+and the worst of each prompt as a manifest of pairs. What became of a prompt is added to OUT.journal.jsonl as
+soon as it is known; the same command goes on where it was stopped, and asks again where the judge failed.
+Utility: half semantic, half acoustic, unless judge.semantic, judge.acoustic or judge.holistic is given."""
 CALIBRATE_HELP = """Compare the judge with people: Pearson, Spearman within prompts, mean absolute error,
 bias, share within one point; and with itself: an API judge scores everything twice, the second time past the
 cache, so this costs two passes. Writes a map to people's ratings where that helps (use it with
@@ -94,6 +98,10 @@ def _other(given: list[str]) -> int:
             if chosen.votes:
                 return compare.add_up(chosen.votes, chosen.runs)
             return compare.compare(chosen.runs, chosen.to, chosen.listen, chosen.pairs, chosen.seed)
+        case "pairs":
+            from actors import pairing
+
+            return pairing.pairs(chosen.to, chosen.samples, chosen.manifest, chosen.overrides)
         case "data":
             return commands.data_check(chosen.manifest, chosen.max_seconds)
         case "say":
@@ -120,7 +128,8 @@ def _parsed(given: list[str]) -> argparse.Namespace:
     """argparse leaves over a ``key=value`` behind a flag: it belongs to a command that takes overrides."""
     top = parser()
     chosen, rest = top.parse_known_args(given)
-    if rest and (chosen.command not in ("judge", "study") or any(one.startswith("-") for one in rest)):
+    takes = ("judge", "pairs", "study")
+    if rest and (chosen.command not in takes or any(one.startswith("-") for one in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         chosen.overrides += rest
@@ -132,6 +141,11 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="wavgate", description="RL post-training for spoken dialogue models")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="train; " + TRAIN_HELP.splitlines()[0], description=TRAIN_HELP)
+    pairs = commands.add_parser("pairs", help="write a manifest of pairs for DPO", description=PAIRS_HELP)
+    pairs.add_argument("--to", type=Path, required=True, metavar="OUT.jsonl")
+    pairs.add_argument("--samples", type=int, help="replies per prompt (default: 8)")
+    pairs.add_argument("--manifest", type=Path, help="prompts (default: data.train)")
+    pairs.add_argument("overrides", nargs="*", metavar="key=value", help="settings as for train")
     judge = commands.add_parser("eval", help="judge a checkpoint's greedy replies to a manifest")
     judge.add_argument("manifest", type=Path, nargs="?", help="default: the embedded test set")
     judge.add_argument(

@@ -69,9 +69,12 @@ class Plan:
         return start[name] + index
 
 
-def plan(config: Config, cores: int) -> Plan:
-    """Count the actors against the machine. UserError, with the arithmetic, when they do not fit."""
-    ranks, workers = config.learner.ranks, config.rollout.workers
+def plan(config: Config, cores: int, learns: bool = True) -> Plan:
+    """Count the actors against the machine. UserError, with the arithmetic, when they do not fit.
+
+    ``learns``: False where replies are sampled and judged only.
+    """
+    ranks, workers = config.learner.ranks if learns else 0, config.rollout.workers
     if config.cluster.kind == "local":
         counted = (
             ("learner.ranks", ranks),
@@ -93,11 +96,11 @@ def plan(config: Config, cores: int) -> Plan:
             bundles=(),
             colocated=False,
         )
-    return _gpu_plan(config)
+    return _gpu_plan(config, ranks)
 
 
-def _gpu_plan(config: Config) -> Plan:
-    ranks, workers, parallel = config.learner.ranks, config.rollout.workers, config.cluster.tensor_parallel
+def _gpu_plan(config: Config, ranks: int) -> Plan:
+    workers, parallel = config.rollout.workers, config.cluster.tensor_parallel
     together = config.cluster.colocate
     if together and parallel > 1:
         raise UserError(

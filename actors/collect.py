@@ -11,7 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum, sqrt
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from conf.schema import RolloutConfig
 from judge.types import Judged, Missing, Scored, Task
 from rollout.types import Prompt, Reply, Sampling
 from speech.audio import inside
-from speech.dataset import Example
+from speech.dataset import Example, PairExample
 from speech.manifest import MARKER, Row
+from speech.pairs import PairRow
 
 Sampled = tuple[Reply, list[Any]]  # a reply and, in a list, the reference to its speech
 
@@ -41,10 +42,33 @@ class Harvest:
     judge_s: float  # from then until the last verdict
     overlap_s: float = 0.0  # of ``generate_s``, in which verdicts were in the making
 
+    @classmethod
+    def nothing(cls) -> "Harvest":
+        """Of a step that samples nothing."""
+        return cls(groups=(), generate_s=0.0, judge_s=0.0)
+
     @property
     def replies(self) -> list[tuple[Reply, Judged]]:
         """All replies, group by group."""
         return [pair for group in self.groups for pair in group.replies]
+
+    def judged_by(self, change: Callable[[Judged], Judged]) -> "Harvest":
+        """The same replies with changed verdicts."""
+        groups = [
+            replace(group, replies=tuple((reply, change(judged)) for reply, judged in group.replies))
+            for group in self.groups
+        ]
+        return replace(self, groups=tuple(groups))
+
+
+def joined(first: Harvest, second: Harvest) -> Harvest:
+    """Two harvests, one after the other."""
+    return Harvest(
+        groups=first.groups + second.groups,
+        generate_s=first.generate_s + second.generate_s,
+        judge_s=first.judge_s + second.judge_s,
+        overlap_s=first.overlap_s + second.overlap_s,
+    )
 
 
 class _Busy:
@@ -71,18 +95,19 @@ class _Busy:
             self._hands -= 1
 
 
+def asked_in(row: Row) -> Task:
+    """What a reply to this row is held against, without the user's audio."""
+    match, answer = (row.answer.match, row.answer.value) if row.answer else (None, None)
+    return Task(
+        task_type=row.task_type, question=row.question_text, match=match, answer=answer, style=row.style
+    )
+
+
 def task_of(row: Row, manifest: Path) -> Task:
     """What a reply to this row of a manifest is held against."""
-    match, answer = (row.answer.match, row.answer.value) if row.answer else (None, None)
     spoken = row.audios[-1] if row.messages[-1].content == MARKER else ()
-    return Task(
-        task_type=row.task_type,
-        question=row.question_text,
-        match=match,
-        answer=answer,
-        style=row.style,
-        user_audio=tuple(inside(manifest.parent, clip) for clip in spoken),
-    )
+    clips = tuple(inside(manifest.parent, clip) for clip in spoken)
+    return replace(asked_in(row), user_audio=clips)
 
 
 def greedy_sampling(config: RolloutConfig) -> Sampling:
@@ -94,12 +119,22 @@ def greedy_sampling(config: RolloutConfig) -> Sampling:
 
 async def encode(rollout: RolloutPool, manifest: Path, rows: Sequence[Row]) -> list[Example]:
     """Rows to ids, in order. UserError: a row that the model cannot express."""
+    examples: list[Example] = await _asked(rollout, "encode", manifest, rows)
+    return examples
+
+
+async def encode_pairs(rollout: RolloutPool, manifest: Path, rows: Sequence[PairRow]) -> list[PairExample]:
+    """Pairs to ids, in order. UserError: a row that the model cannot express, or ids of another family."""
+    pairs: list[PairExample] = await _asked(rollout, "encode_pairs", manifest, rows)
+    return pairs
+
+
+async def _asked(rollout: RolloutPool, how: str, manifest: Path, rows: Sequence[Any]) -> Any:
     try:
-        examples: list[Example] = await rollout.ask("encode", manifest, list(rows))
+        return await rollout.ask(how, manifest, list(rows))
     except ValueError as error:
         cause = getattr(error, "cause", None) or error
         raise UserError(f"{manifest}: {str(cause).splitlines()[-1]}") from error
-    return examples
 
 
 async def harvest(
@@ -199,7 +234,9 @@ def check_outage(judged: Sequence[Judged], most: float) -> None:
 
 
 def figures(batch: Harvest, step: int) -> dict[str, float]:
-    """The reward/*, judge/*, rollout/* metrics of a step, and its staleness."""
+    """The reward/*, judge/*, rollout/* metrics of a step, and its staleness; none of one without replies."""
+    if not batch.groups:
+        return {}
     replies = [reply for reply, _ in batch.replies]
     judged = [judgement for _, judgement in batch.replies]
     rewards = [reward for reward in map(reward_of, judged) if reward is not None]

@@ -1,5 +1,6 @@
 """What each command of ``wavgate`` does, once its arguments are parsed."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,17 +85,18 @@ def report(run: Path) -> int:
 
 
 def data_check(manifest: Path, max_seconds: float) -> int:
-    """All problems of a manifest, or what is in it."""
+    """All problems of a manifest, of prompts or of pairs, or what is in it."""
+    from speech import pairs
     from speech.manifest import read
 
-    rows = read(manifest, max_seconds, deep=True)
-    types: dict[str, int] = {}
-    for row in rows:
-        types[row.task_type] = types.get(row.task_type, 0) + 1
-    print(
-        f"{manifest}: {len(rows)} rows, no problem; "
-        + ", ".join(f"{name} {count}" for name, count in sorted(types.items()))
-    )
+    form = pairs.form_of(manifest)
+    paired = pairs.read(manifest, max_seconds, deep=True) if form != "prompts" else []
+    rows = read(manifest, max_seconds, deep=True) if form == "prompts" else paired
+    types = Counter(row.task_type or "of no type" for row in rows)
+    told = ", ".join(f"{name} {count}" for name, count in sorted(types.items()))
+    print(f"{manifest}: {len(rows)} rows, no problem; {told}")
+    if form != "prompts":
+        print("\n".join(pairs.described(paired, form)))
     return OK
 
 

@@ -1,21 +1,28 @@
-"""Judged groups in, the step's decision out: lambda, advantages, and the batch that every rank gets.
+"""Judged groups in, the step's decision out: lambda, advantages or pairs, and the batch that every rank gets.
 
 Pure: no Ray, no clock, no files. Invariant 3: a missing verdict takes its reply out of its group and
 nothing else; a group with fewer than max(2, ceil(G/2)) valid rewards is dropped whole and does not
 touch the gate. So everything here equals what the survivors alone would give.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import sqrt
 
+from conf.schema import Config
+from judge import vetoes
 from judge.types import Judged, Missing, Scored
-from learner.advantage import advantages
+from learner.advantage import Rewards, group_advantages
+from learner.extremes import Dropped, best_and_worst
 from learner.gate import GateReading, Mixer
 from learner.statistics import GroupStatistics, group_statistics, why_dropped
-from learner.types import Anchor, Rollout, StepBatch
+from learner.types import NONE, Advantage, Anchor, Pair, Rollout, StepBatch
 from rollout.types import Prompt, Reply
 
 Key = tuple[str, int]  # prompt id, index in the group
+
+FEW, EQUAL, CLOSE = "few_verdicts", "equal_rewards", "small_margin"  # why a whole group teaches nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +32,21 @@ class Group:
     prompt: Prompt
     replies: tuple[tuple[Reply, Judged], ...]
 
+    @property
+    def rewards(self) -> list[float | None]:
+        """By index; None where it is missing."""
+        return [reward_of(judged) for _, judged in self.replies]
+
+    @property
+    def keys(self) -> list[Key]:
+        """By index."""
+        return [(reply.prompt_id, reply.index) for reply, _ in self.replies]
+
+    def statistics(self, repeats: int = 1) -> GroupStatistics | None:
+        """None: too few rewards. ``repeats``: readings behind each score, of which its spread tells."""
+        errors = [error_of(judged, repeats) for _, judged in self.replies]
+        return group_statistics(self.rewards, len(self.replies), errors)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
@@ -32,9 +54,20 @@ class Decision:
 
     batch: StepBatch
     reading: GateReading
-    advantages: Mapping[Key, float]
+    advantages: Mapping[Key, Advantage]
     dropped: Mapping[Key, str]
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lesson:
+    """What one group teaches. ``kind``: why the whole group teaches nothing."""
+
+    rollouts: tuple[Rollout, ...] = ()
+    pair: Pair | None = None
+    advantages: Mapping[Key, Advantage] = field(default_factory=dict)
+    dropped: Mapping[Key, str] = field(default_factory=dict)
+    kind: str | None = None
 
 
 def reward_of(judged: Judged) -> float | None:
@@ -42,43 +75,131 @@ def reward_of(judged: Judged) -> float | None:
     return judged.reward.value if isinstance(judged.reward, Scored) else None
 
 
-def spread_of(judged: Judged) -> float | None:
-    """The judge's standard deviation on the reward, or None when there is no reward."""
-    return judged.reward.spread if isinstance(judged.reward, Scored) else None
+def error_of(judged: Judged, repeats: int) -> float | None:
+    """The judge's standard error of the reward, a mean over ``repeats`` readings; None when there is none."""
+    return judged.reward.spread / sqrt(max(1, repeats - 1)) if isinstance(judged.reward, Scored) else None
 
 
-def decide(step: int, groups: Sequence[Group], anchors: Sequence[Anchor], gate: Mixer) -> Decision:
-    """Fold one step's groups into lambda and a batch. Updates ``gate``; call once per step, in order."""
-    statistics: list[GroupStatistics] = []
-    found: dict[Key, float] = {}
-    dropped: dict[Key, str] = {}
-    rows: list[Rollout] = []
-    for group in groups:
-        rewards = [reward_of(judged) for _, judged in group.replies]
-        summary = group_statistics(rewards, len(rewards), [spread_of(judged) for _, judged in group.replies])
-        statistics += [summary] if summary is not None else []
-        for (reply, judged), advantage in zip(group.replies, advantages(rewards), strict=True):
-            key = (reply.prompt_id, reply.index)
-            if isinstance(judged.reward, Missing):
-                dropped[key] = f"no reward: {judged.reward.reason}"
-            elif summary is None:
-                dropped[key] = f"group dropped: {why_dropped(rewards, len(rewards))}"
-            else:
-                assert advantage is not None
-                found[key] = advantage
-                rows.append(_row(group.prompt, reply, advantage))
+def differs(group: Group) -> bool:
+    """Whether the group's rewards can teach a preference."""
+    statistics = group.statistics()
+    return statistics is not None and statistics.variance > 0
+
+
+def decide(
+    step: int,
+    groups: Sequence[Group],
+    anchors: Sequence[Anchor],
+    gate: Mixer,
+    config: Config,
+    *,
+    pairs: Sequence[Pair] = (),
+    penalties: Mapping[Key, float] | None = None,
+) -> Decision:
+    """Fold one step's groups into lambda and a batch. Updates ``gate``; call once per step, in order.
+
+    ``pairs``: of a manifest. ``penalties``: what is taken off each reply's reward before advantages; the gate
+    reads the judge's own.
+    """
+    lessons = [_lesson(group, config, penalties or {}) for group in groups]
+    statistics = [found for group in groups if (found := group.statistics(config.judge.repeats)) is not None]
     reading = gate.update(statistics)
-    counts = {"groups/kept": len(statistics), "groups/dropped": len(groups) - len(statistics)}
+    if not config.algo.prefers_at(step):
+        reading = replace(reading, weight=0.0)
+    kinds = Counter(lesson.kind for lesson in lessons if lesson.kind is not None)
+    counts = {"groups/kept": len(groups) - kinds.total(), "groups/dropped": kinds.total()}
+    counts |= {f"groups/dropped_{kind}": count for kind, count in kinds.items()}
     return Decision(
-        batch=StepBatch(step=step, weight=reading.weight, rollouts=tuple(rows), anchors=tuple(anchors)),
+        batch=StepBatch(
+            step=step,
+            weight=reading.weight,
+            rollouts=tuple(row for lesson in lessons for row in lesson.rollouts),
+            anchors=tuple(anchors),
+            pairs=(*pairs, *(lesson.pair for lesson in lessons if lesson.pair is not None)),
+        ),
         reading=reading,
-        advantages=found,
-        dropped=dropped,
-        metrics={**reading.metrics(), **counts},
+        advantages={key: one for lesson in lessons for key, one in lesson.advantages.items()},
+        dropped={key: why for lesson in lessons for key, why in lesson.dropped.items()},
+        metrics={**reading.metrics(), **(counts if groups else {})},
     )
 
 
-def _row(prompt: Prompt, reply: Reply, advantage: float) -> Rollout:
+def _lesson(group: Group, config: Config, penalties: Mapping[Key, float]) -> _Lesson:
+    missing = {
+        key: f"no reward: {judged.reward.reason}"
+        for key, (_, judged) in zip(group.keys, group.replies, strict=True)
+        if isinstance(judged.reward, Missing)
+    }
+
+    def nothing(kind: str, why: str) -> _Lesson:
+        return _Lesson(dropped=dict.fromkeys(group.keys, f"group dropped: {why}") | missing, kind=kind)
+
+    few = why_dropped(group.rewards, len(group.replies))
+    if few is not None:
+        return nothing(FEW, few)
+    if config.algo.equal_groups != "keep" and not differs(group):
+        return nothing(EQUAL, "all rewards are equal")
+    if config.algo.loss != "online_dpo":
+        return _compared(group, config, penalties, missing)
+    found = best_and_worst(group.rewards, config.algo.margin)
+    return nothing(CLOSE, found.reason) if isinstance(found, Dropped) else _paired(group, *found, missing)
+
+
+def _compared(
+    group: Group, config: Config, penalties: Mapping[Key, float], missing: Mapping[Key, str]
+) -> _Lesson:
+    """Every reply against the others."""
+    rewards = [
+        None if reward is None else reward - penalties.get(key, 0.0)
+        for key, reward in zip(group.keys, group.rewards, strict=True)
+    ]
+    weights: dict[str, float] = {name: w for name, w in config.judge.weights.items() if w > 0}
+    found = group_advantages(rewards, _axes(group, weights), weights, config.algo)
+    told = {key: one for key, one in zip(group.keys, found, strict=True) if one is not None}
+    rows = [
+        row_of(group.prompt, reply, told[key])
+        for key, (reply, _) in zip(group.keys, group.replies, strict=True)
+        if key in told
+    ]
+    return _Lesson(rollouts=tuple(rows), advantages=told, dropped=missing)
+
+
+def _paired(group: Group, best: int, worst: int, missing: dict[Key, str]) -> _Lesson:
+    """The best reply against the worst."""
+    chosen, rejected = (row_of(group.prompt, group.replies[i][0]) for i in (best, worst))
+    others = dict.fromkeys(group.keys, "neither best nor worst of its group") | missing
+    del others[group.keys[best]], others[group.keys[worst]]
+    return _Lesson(pair=Pair(chosen=chosen, rejected=rejected), dropped=others)
+
+
+def _axes(group: Group, weights: Mapping[str, float]) -> dict[str, Rewards]:
+    """Each reply's score on every weighted axis, where it has a reward; a veto is the floor of every axis.
+
+    ``form``: 1 for a well-formed reply, else 0.
+    """
+
+    def score(judged: Judged, axis: str) -> float | None:
+        verdict = vetoes.decided(judged) or judged.axes[axis]
+        return verdict.value if isinstance(verdict, Scored) else None
+
+    found: dict[str, Rewards] = {
+        axis: [score(judged, axis) for _, judged in group.replies] for axis in weights
+    }
+    return found | {"form": [float(reply.well_formed) for reply, _ in group.replies]}
+
+
+def rewarded(groups: Sequence[Group]) -> tuple[Rollout, ...]:
+    """Every reply that has a reward."""
+    return tuple(
+        row_of(group.prompt, reply)
+        for group in groups
+        for reply, judged in group.replies
+        if reward_of(judged) is not None
+    )
+
+
+def row_of(prompt: Prompt, reply: Reply, advantage: Advantage = NONE) -> Rollout:
+    """A reply as the learner takes it."""
     return Rollout(
         prompt_id=reply.prompt_id,
         index=reply.index,

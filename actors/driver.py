@@ -11,7 +11,6 @@ The driver holds ids, numbers and references, never audio or weights.
 """
 
 import asyncio
-import signal
 import sys
 import time
 from pathlib import Path
@@ -22,9 +21,12 @@ from actors.canaries import Canaries
 from actors.checkpoint import DriverState
 from actors.cluster import Cluster
 from actors.collect import check_outage, figures
-from actors.decide import Decision, decide
+from actors.decide import Decision, decide, rewarded
+from actors.diagnose import Diagnoses
+from actors.diversity import diversity
 from actors.evaluate import HeldOut
 from actors.fleet import Fleet
+from actors.interrupt import until_terminated
 from actors.judging import probe_judge
 from actors.monitor import Monitor
 from actors.prepare import Job
@@ -46,6 +48,7 @@ class Driver:
         self._batches = Batches(job, run, fleet, monitor)
         self._held_out = HeldOut(job, run, fleet, monitor)
         self._canaries = Canaries(job, run, fleet, monitor)
+        self._diagnoses = Diagnoses(job, run, fleet, monitor)
         self._model = checkpoint.model_fingerprint(job.config.model.path)
         self._learning: asyncio.Task[StepResult] | None = None
         self._saving: asyncio.Task[None] | None = None
@@ -85,7 +88,7 @@ class Driver:
         folder, state = self._job.snapshot
         await self._fleet.learner.load(folder / "learner")
         self._gate.load_state_dict(state.gate)
-        self._batches.load(state.step, state.prompts, state.anchors)
+        self._batches.load(state.step, state.cursors)
         await self._fleet.sync(state.step)
         self._run.cut(state.step, self._config)  # nothing can keep it from going on now
         self._monitor.resume(state.step)
@@ -102,12 +105,12 @@ class Driver:
         self._batches.start(step)  # S=1: the next batch, while this one is learnt
         learn = time.perf_counter()
         self._monitor.phase("learn")
-        decision = decide(step, batch.harvest.groups, batch.anchors, self._gate)
+        decision = await self._decide(batch)
+        times = {"time/diagnose": await self._diagnoses.take(decision.batch)}
         self._learning = asyncio.create_task(self._learn(decision))
-        times: dict[str, float] = {}
         try:
             result = await asyncio.shield(self._learning)  # an interrupt lets it end: gate and weights agree
-            times["time/learn"] = time.perf_counter() - learn
+            times["time/learn"] = time.perf_counter() - learn - times["time/diagnose"]
             await self._batches.sampled()
             sync = time.perf_counter()
             self._monitor.phase("sync")
@@ -121,6 +124,21 @@ class Driver:
         asked = await self._fleet.asked()
         self._record(batch, decision, result, {**times, **asked, "time/step": time.perf_counter() - start})
 
+    async def _decide(self, batch: Batch) -> Decision:
+        groups, algo = batch.harvest.groups, self._config.algo
+        penalties = None
+        if algo.kl_in == "reward" and algo.kl.any and groups:
+            penalties = await self._fleet.learner.penalties(rewarded(groups))
+        return decide(
+            batch.step,
+            groups,
+            batch.anchors,
+            self._gate,
+            self._config,
+            pairs=batch.pairs,
+            penalties=penalties,
+        )
+
     async def _learn(self, decision: Decision) -> StepResult:
         result = await self._fleet.learner.step(decision.batch)
         self._state = self._state_after(decision.batch.step)
@@ -131,8 +149,10 @@ class Driver:
         metrics: dict[str, float] = {"step": batch.step, "policy_version": result.version}
         metrics |= {
             **figures(batch.harvest, batch.step),
+            **diversity(batch.harvest.groups),
             **decision.metrics,
             **result.metrics,
+            **self._diagnoses.record(batch.step),
             **times,
             **idle,
         }
@@ -142,13 +162,11 @@ class Driver:
         self._monitor.step(batch.step, metrics)
 
     def _state_after(self, step: int) -> DriverState:
-        prompts, anchors = self._batches.cursors()
         return DriverState(
             step=step,
             seed=self._config.run.seed,
             gate=self._gate.state_dict(),
-            prompts=prompts,
-            anchors=anchors,
+            cursors=self._batches.cursors(),
             model=self._model,
         )
 
@@ -214,21 +232,13 @@ def _run_on(cluster: Cluster, job: Job, probed: Probed | None) -> RunDirectory:
             directory.event("judge", line)
         fleet = Fleet(job.config, cluster, directory, probed)
         try:
-            asyncio.run(_until_terminated(Driver(job, directory, fleet, monitor)))
+            asyncio.run(until_terminated(Driver(job, directory, fleet, monitor).train()))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:
             fleet.close()
             cluster.close(directory.path / "infra")
     return directory
-
-
-async def _until_terminated(driver: Driver) -> None:
-    """SIGTERM, which schedulers send, does what Ctrl-C does, also where a shell has SIGINT ignored."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # in place of Ray's own
-    await driver.train()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Everyone who works for the driver: engines, judges, learner ranks; started together, ended together."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from actors.weight_sync import Published
 from conf.schema import Config
 from judge.api import Probed
 from judge.limits import Figures
-from learner.types import StepBatch, StepResult
+from learner.diagnosis import Diagnosis
+from learner.types import Rollout, StepBatch, StepResult
 
 STEP_WAITS = 10  # a collective call may take this many times learner.timeout_s
 
@@ -49,6 +50,16 @@ class LearnerGroup(Pool):
         versions = [result.version for result in results]
         assert len(set(versions)) == 1, f"ranks disagree on the policy version: {versions}"
         return results[0]
+
+    async def diagnose(self, batch: StepBatch) -> Diagnosis:
+        """A look at the policy before it learns from this batch."""
+        found: list[Diagnosis] = await self._all("diagnose", ray.put(batch))
+        return found[0]
+
+    async def penalties(self, rollouts: Sequence[Rollout]) -> dict[tuple[str, int], float]:
+        """What each reply's reward loses to the KL penalty."""
+        found: list[dict[str, float]] = await self._all("penalties", ray.put(rollouts))
+        return {(rollout.prompt_id, rollout.index): found[0][rollout.key] for rollout in rollouts}
 
     async def publish(self, version: int) -> Published:
         """The weights of this version, in the object store."""
@@ -124,9 +135,13 @@ class Fleet:
             **common,
         )
 
-    async def start(self) -> None:
-        """Bring everybody up together. RunError: somebody does not come up."""
-        await asyncio.gather(self.rollout.start(), self.judges.start(), self.learner.start())
+    async def start(self, learns: bool = True) -> None:
+        """Bring everybody up together. RunError: somebody does not come up.
+
+        ``learns``: False where replies are sampled and judged only.
+        """
+        learner = (self.learner.start(),) if learns else ()
+        await asyncio.gather(self.rollout.start(), self.judges.start(), *learner)
 
     async def sync(self, version: int) -> None:
         """Every engine gets the learner's weights of this version, checked on both sides."""
@@ -175,7 +190,7 @@ class Fleet:
         busy = {
             "rollout": times["time/generate"],
             "judge": (self._judged - before) / self.judges.places,
-            "learner": times.get("time/learn", 0.0),
+            "learner": times.get("time/learn", 0.0) + times.get("time/diagnose", 0.0),
         }
         return {f"idle/{role}": 1 - min(1.0, seconds / times["time/step"]) for role, seconds in busy.items()}
 

@@ -3,6 +3,7 @@
 import os
 
 from conf.schema import Config
+from learner.objectives import needs_reference
 
 
 def physical_memory() -> int:
@@ -15,7 +16,7 @@ def memory_estimate(config: Config) -> dict[str, int]:
     weights = sum(path.stat().st_size for path in config.model.path.glob("*.safetensors"))
     process = 500 << 20  # an interpreter with torch
     engine = (700 << 20) + weights + (config.rollout.kv_cache_mb << 20)
-    reference = weights if config.algo.kl_text or config.algo.kl_audio else 0
+    reference = weights if needs_reference(config.algo) or config.log.diagnose_every else 0
     work = config.learner.tokens_per_microbatch * 4096 * 4 * 8  # activations, by the order of magnitude
     return {
         "driver": process // 2,

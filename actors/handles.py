@@ -16,11 +16,13 @@ from actors.provenance import source_hash
 from actors.weight_sync import Published
 from conf.schema import Config
 from judge.types import Judged, Task
-from learner.types import StepBatch, StepResult
+from learner.diagnosis import Diagnosis
+from learner.types import Rollout, StepBatch, StepResult
 from rollout.engine import WeightManifest
 from rollout.types import Prompt, Reply, Sampling, Speech
-from speech.dataset import Example
+from speech.dataset import Example, PairExample
 from speech.manifest import Row
+from speech.pairs import PairRow
 
 
 class Actor:
@@ -54,6 +56,10 @@ class RolloutActor(Actor):
         ValueError: a row the family cannot express.
         """
         return self._worker.encode(manifest, rows)
+
+    async def encode_pairs(self, manifest: Path, rows: Sequence[PairRow]) -> list[PairExample]:
+        """Pairs of a manifest to ids. ValueError: a row the family cannot express, or ids of another one."""
+        return self._worker.encode_pairs(manifest, rows)
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling
@@ -141,6 +147,16 @@ class LearnerActor(Actor):
         """One optimiser step."""
         result: StepResult = self._learner.step(batch)
         return result
+
+    def diagnose(self, batch: StepBatch) -> Diagnosis:
+        """A look at the policy before it learns from this batch."""
+        found: Diagnosis = self._learner.diagnose(batch)
+        return found
+
+    def penalties(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
+        """What each reply's reward loses to the KL penalty, by "prompt_id/index"."""
+        found: dict[str, float] = self._learner.penalties(rollouts)
+        return found
 
     def publish(self, version: int) -> Published | None:
         """The weights as one buffer in the object store, from rank 0; None from the others."""

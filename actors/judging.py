@@ -47,7 +47,7 @@ def score(manifest: Path, to: Path, overrides: Sequence[str]) -> int:
         raise UserError(f"--to {to}: must be a .parquet file in a folder that exists")
     if find_spec("pyarrow") is None:
         raise UserError("judge score writes parquet, which needs pyarrow: pip install pyarrow")
-    with _users_mistakes():
+    with users_mistakes():
         given = replies.read(manifest, config.data.max_seconds)
         with Ledger(to.with_suffix(".verdicts.jsonl")) as kept:
             _complete(config, given, kept)
@@ -112,7 +112,7 @@ def calibrate(path: Path, to: Path, kind: calibration.Kind | None, overrides: Se
     if not to.absolute().parent.is_dir():
         raise UserError(f"--to {to}: its folder must exist")
     scale = Scale(judge.scale_lo, judge.scale_hi)
-    with _users_mistakes():
+    with users_mistakes():
         if to.exists():
             calibration.load(to)  # nothing else is written over
         judged = [axis for axis, weight in judge.weights.items() if weight > 0]
@@ -251,7 +251,7 @@ def probe_judge(config: JudgeConfig) -> Probed | None:
 
 
 @contextmanager
-def _users_mistakes() -> Iterator[None]:
+def users_mistakes() -> Iterator[None]:
     """What judge/ refuses is the user's to mend; a full disk stops the command."""
     try:
         yield

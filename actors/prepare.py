@@ -11,9 +11,10 @@ from pathlib import Path
 from actors import checkpoint
 from actors.checkpoint import DriverState
 from actors.cluster import Plan, cores, plan
-from actors.collect import task_of
+from actors.collect import asked_in
 from actors.errors import UserError
 from actors.footprint import memory_estimate, physical_memory
+from actors.pair_rows import usable_pairs
 from conf.load import load
 from conf.schema import Config
 from judge import verifiable
@@ -27,6 +28,7 @@ from speech.dataset import Lengths
 from speech.families import load_family
 from speech.families.base import Family
 from speech.manifest import Cursor, ManifestError, Problem, Row, read
+from speech.pairs import PairRow, below
 
 JOB_RUNS = Path("~/wavgate-runs")  # where runs go from a Ray job, whose own folder is temporary
 
@@ -40,6 +42,7 @@ class Job:
     train: tuple[Row, ...]
     validation: tuple[Row, ...]
     test: tuple[Row, ...]
+    pairs: tuple[PairRow, ...]
     family: Family
     snapshot: tuple[Path, DriverState] | None
     notes: tuple[str, ...]  # worth telling, none of them an error
@@ -70,22 +73,26 @@ def prepare(arguments: Sequence[str]) -> Job:
     config = load(overrides)
     layout = plan(config, cores())
     family = usable_model(config)
-    _check_judge(config)
-    _check_memory(config)
+    check_judge(config)
+    check_memory(config)
     snapshot = None
     if config.run.resume is not None:
         folder, state, problems = checkpoint.newest(config.run.resume)
         snapshot = (folder, state)
         notes += [f"skipped a damaged checkpoint: {problem}" for problem in problems]
     train, validation, test = _manifests(config, family)
+    pairs = usable_pairs(config, family)
     if snapshot is not None:
-        _check_resume(config, snapshot[1], len(train))
+        _check_resume(config, snapshot[1], len(train), len(pairs))
+    close = below(pairs, config.algo.margin)
+    notes += [f"data.pairs: {close} of {len(pairs)} are less than algo.margin apart, and used"] * bool(close)
     return Job(
         config=config,
         layout=layout,
         train=tuple(train),
         validation=tuple(validation[: config.data.eval_prompts]),
         test=tuple(test),
+        pairs=tuple(pairs),
         family=family,
         snapshot=snapshot,
         notes=tuple(notes),
@@ -110,7 +117,8 @@ def usable_model(config: Config) -> Family:
     return family
 
 
-def _check_judge(config: Config) -> None:
+def check_judge(config: Config) -> None:
+    """UserError: a package or a file that the judges need is not there."""
     for setting, package, wanted in (
         ("judge.asr.by", "faster_whisper", config.judge.asr.by == "faster_whisper"),
         ("judge.plugins", "onnxruntime", bool(config.judge.plugins)),
@@ -123,8 +131,10 @@ def _check_judge(config: Config) -> None:
             raise UserError(f"judge.{name}: no {what} at {path}")
 
 
-def _check_memory(config: Config) -> None:
+def check_memory(config: Config, learns: bool = True) -> None:
+    """UserError: a run on this machine needs more memory than it has. ``learns``: with a learner."""
     estimate, have = memory_estimate(config), physical_memory()
+    estimate = {role: size for role, size in estimate.items() if learns or role != "learner"}
     if config.cluster.kind == "local" and sum(estimate.values()) > have:
         parts = " + ".join(f"{name} {size / 2**30:.1f}" for name, size in estimate.items())
         raise UserError(
@@ -133,14 +143,17 @@ def _check_memory(config: Config) -> None:
         )
 
 
-def _check_resume(config: Config, state: DriverState, rows: int) -> None:
+def _check_resume(config: Config, state: DriverState, rows: int, pairs: int) -> None:
     wanted = mixer_from(config.algo, Scale(config.judge.scale_lo, config.judge.scale_hi)).state_dict()
     if set(state.gate) != set(wanted):
         raise UserError(f"algo.mix: the run began with another, it cannot go on as {config.algo.mix}")
-    if state.prompts["count"] != rows:
-        raise UserError(
-            f"data.train: the run drew from {state.prompts['count']} rows, {config.data.train} has {rows}"
-        )
+    for name, setting, path, have in (
+        ("prompts", "data.train", config.data.train, rows),
+        ("pairs", "data.pairs", config.data.pairs, pairs),
+    ):
+        drew = state.cursors.get(name, {"count": 0})["count"]
+        if drew != have:
+            raise UserError(f"{setting}: the run drew from {drew} rows, {path} has {have}")
     if state.seed != config.run.seed:
         raise UserError(
             f"run.seed: the checkpoint was made with {state.seed}, this run asks for {config.run.seed}"
@@ -196,7 +209,7 @@ def unusable(rows: Sequence[Row], path: Path, family: Family, config: Config) ->
                 rule = f"{what} must fit model.max_length={config.model.max_length}: got {tokens} tokens"
                 yield Problem(path, line, field, rule)
         checks = config.judge.semantic > 0 and config.judge.semantic_by == "local"
-        uncheckable = verifiable.checkable(task_of(row, path)) if checks else None
+        uncheckable = verifiable.checkable(asked_in(row)) if checks else None
         if uncheckable is not None:
             yield Problem(path, line, "answer", f"{uncheckable}, and judge.semantic needs one")
 
@@ -230,11 +243,12 @@ def dry_run(job: Job) -> list[str]:
         + ", ".join(f"{k} {v / 2**30:.1f}" for k, v in estimate.items())
         + ")"
     )
-    replies = config.run.steps * config.rollout.prompts_per_step * config.rollout.group_size
+    steps = sum(config.algo.samples_at(step) for step in range(1, config.run.steps + 1))
+    replies = steps * config.rollout.prompts_per_step * config.rollout.group_size
     during = (config.run.steps - 1) // config.run.eval_every if config.run.eval_every else 0
     held_out = 2 * (len(job.test) + len(job.validation)) + during * len(job.validation)
     lines.append(
-        f"judge calls: {replies} replies in {config.run.steps} steps + {held_out} held out "
+        f"judge calls: {replies} replies in {steps} sampled steps + {held_out} held out "
         f"= {replies + held_out}"
     )
     if config.judge.api_axes:

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from actors.collect import task_of
 from actors.decide import Decision, Group, Key, reward_of
 from actors.errors import UserError
 from actors.provenance import versions
+from conf.algorithm import AlgoConfig
 from conf.load import dump
-from conf.schema import AlgoConfig, Config
+from conf.schema import Config
 from judge.types import Judged, Missing, Task, Verdict
-from learner.objectives import preference_mask
-from learner.types import StepResult
+from learner.objectives import joined
+from learner.rows import channels_of
+from learner.types import StepBatch, StepResult
 from report.records import Event, NoScore, RolloutRecord, Score
 from rollout.types import Reply
 from speech.manifest import Row
@@ -81,7 +84,13 @@ class RunDirectory:
         def later(line: Mapping[str, Any]) -> bool:
             return line.get("step", 0) > step or line.get("when") == "after"
 
-        for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "canaries.jsonl"):
+        for name in (
+            "metrics.jsonl",
+            "evaluations.jsonl",
+            "samples.jsonl",
+            "canaries.jsonl",
+            "diagnostics.jsonl",
+        ):
             file = self.path / name
             if file.exists():
                 lines = [
@@ -171,16 +180,12 @@ def rollout_records(
     audio: Callable[[Reply], str | None],
 ) -> list[RolloutRecord]:
     """One record per reply, in group order. From these lambda and every advantage can be recomputed."""
-    weights = {
-        (row.prompt_id, row.index): (preference_mask(row, algo) * row.advantage).tolist()
-        for row in decision.batch.rollouts
-        if decision.batch.weight > 0
-    }
+    weights = _preference(decision.batch, algo)
     records = []
     for place, group in enumerate(groups):
         for reply, judged in group.replies:
             key: Key = (reply.prompt_id, reply.index)
-            task = tasks[reply.prompt_id]
+            task, told = tasks[reply.prompt_id], decision.advantages.get(key)
             records.append(
                 RolloutRecord(
                     step=step,
@@ -203,7 +208,8 @@ def rollout_records(
                     second={axis: score_of(verdict) for axis, verdict in judged.second.items()},
                     reward=reward_of(judged),
                     missing=_reason(judged),
-                    advantage=decision.advantages.get(key),
+                    advantage=None if told is None else told.whole,
+                    advantages=None if told is None or told.whole is not None else asdict(told),
                     weights=weights.get(key),
                     behaviour_logps=list(reply.logps),
                     learner_logps=_logps(result, reply),
@@ -211,6 +217,20 @@ def rollout_records(
                 )
             )
     return records
+
+
+def _preference(batch: StepBatch, algo: AlgoConfig) -> dict[Key, list[float | None]]:
+    """Advantage times channel weight per token of each reply; of a pair, 1 or -1 times it."""
+    if batch.weight == 0:
+        return {}
+    found = {
+        (row.prompt_id, row.index): joined(row, algo.preference) * row.advantage.of(channels_of(row.channels))
+        for row in batch.rollouts
+    }
+    for pair in batch.pairs:
+        for row, sign in ((pair.chosen, 1.0), (pair.rejected, -1.0)):
+            found[row.prompt_id, row.index] = joined(row, algo.preference) * sign
+    return {key: weights.tolist() for key, weights in found.items()}
 
 
 def score_of(verdict: Verdict) -> Score | NoScore:

@@ -35,19 +35,21 @@ import torch.multiprocessing as multiprocessing
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from conf.schema import AlgoConfig, Config
+from conf.algorithm import AlgoConfig, ChannelWeights
+from conf.schema import Config
 from learner import ranks
 from learner.batch import Microbatch, length_of, pack
 from learner.logprob import chosen_logprobs
 from learner.loss import loss_terms
 from learner.model import PACKED, Policy, reshard, sharded
-from learner.objectives import Row, Sampled, rows_of
+from learner.objectives import rows_of
+from learner.rows import Row, Sampled
 from learner.step import Learner
-from learner.types import Anchor, Rollout, StepBatch
+from learner.types import Advantage, Anchor, Rollout, StepBatch
 
 T = TypeVar("T")
 VOCABULARY, WARM_UP, GIB, LAMBDA = 168_072, 2, 2**30, 0.5
-NO_KL: dict[str, Any] = {"kl_text": 0.0, "kl_audio": 0.0}  # and therefore no reference model
+NO_KL: dict[str, Any] = {"kl": ChannelWeights()}  # and therefore no reference model
 
 # Dense bf16 TFLOP/s from the makers' data sheets; the first name that is part of the device's counts.
 PEAKS = {"H100 PCIe": 756, "NVL": 835, "H100": 989, "H200": 989, "H800": 989, "B200": 2250, "A100": 312}
@@ -124,6 +126,7 @@ class RandomLearner(Learner):
             "rollout": {"max_new_tokens": bench.tokens - 1},
             "algo": NO_KL,
             "learner": {"ranks": 1, **learner},
+            "log": {"diagnose_every": 0},  # no start policy beside the one that is measured
         }
         super().__init__(Config.model_validate(values), 0, 1)
 
@@ -158,7 +161,7 @@ def speech_batch(bench: Bench, *, anchors: bool) -> StepBatch:
             supervised.append(Anchor(**row))
         else:
             row |= {"index": 0, "logps": (-log(bench.vocabulary),) * len(ids), "sampled": (True,) * len(ids)}
-            rollouts.append(Rollout(**row, advantage=float(rng.normal())))
+            rollouts.append(Rollout(**row, advantage=Advantage.shared(float(rng.normal()))))
     return StepBatch(step=1, weight=LAMBDA, rollouts=tuple(rollouts), anchors=tuple(supervised))
 
 
@@ -260,14 +263,15 @@ def untrimmed(used: Sequence[Row], micro: Microbatch) -> Microbatch:
 
 
 def tail_trimming(bench: Bench, shape: Shape) -> Figures:
-    """Text-only preference rows. ``stop: false``, ``kl_audio: 0``: either would score every row's end."""
-    algo = AlgoConfig(stop=False, **NO_KL)
+    """Text-only preference rows, without STOP and without a KL: either would score every row's end."""
+    algo = AlgoConfig(preference=ChannelWeights(text=1.0), **NO_KL)
     used = rows(bench, speech_batch(bench, anchors=False), algo)
     policy = sharded(Policy(language_model(bench, shape), chunk=512), ranks.mesh(1), dtype="bfloat16")
 
     def run(micro: Microbatch) -> dict[str, float]:
-        logps, _ = policy(micro)
-        terms = loss_terms(logps, logps.detach(), torch.zeros_like(logps), micro, weight=LAMBDA, algo=algo)
+        logps, entropies = policy(micro)
+        before, reference = logps.detach(), torch.zeros_like(logps)
+        terms = loss_terms(logps, entropies, before, reference, micro, weight=LAMBDA, algo=algo)
         torch.autograd.backward(terms.total)
         norm: Any = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         policy.zero_grad()

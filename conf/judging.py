@@ -122,6 +122,11 @@ class JudgeConfig(Strict):
     """Lowest score."""
     scale_hi: float = 5.0
     """Highest score."""
+    noise: NonNegative = 0.0
+    """Standard deviation of Gaussian noise put on each reading of a local axis, in points: to study what a
+    noisy judge does to a method. What leaves the scale is cut off."""
+    readings: Positive = 1
+    """How often a local axis is read; the score is the mean. More than 1 tells nothing without ``noise``."""
     asr: AsrConfig = AsrConfig()
     plugins: tuple[PluginConfig, ...] = ()
     """Predictors of figures to log and to veto with: ``[{name:mos,path:mos.onnx,sample_rate:16000}]``."""
@@ -182,6 +187,21 @@ class JudgeConfig(Strict):
     def asked(self) -> tuple[AskedConfig, ...]:
         """The endpoints of judges: the one whose verdicts are rewards and, where there is one, the second."""
         return (self.api,) if self.second.base_url is None else (self.api, self.second)
+
+    @property
+    def repeats(self) -> int:
+        """Independent readings behind a score. Of a win rate 1: its spread is that of the rate already."""
+        if self.api_axes:
+            return 1 if self.api.compare == "pairwise" else self.api.repeats
+        return self.readings
+
+    @property
+    def asked_once(self) -> str | None:
+        """The setting by which a noisy judge is read a single time; None: no judge that is noisy is."""
+        if self.noise > 0 and self.readings < 2:
+            return "readings"
+        single = bool(self.api_axes) and self.api.repeats < 2 and self.api.compare != "pairwise"
+        return "api.repeats" if single else None
 
     @property
     def api_axes(self) -> tuple[Axis, ...]:

@@ -22,6 +22,22 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
             yield from _fields(field.annotation, f"{prefix}{name}.")
 
 
+def _defaults(
+    model: type[BaseModel], whole: BaseModel | None = None, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Of every leaf that has one. ``whole``: the default of the section itself, which may differ from its
+    class's.
+    """
+    for name, field in model.model_fields.items():
+        default = field.get_default() if whole is None else getattr(whole, name)
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            inner = default if isinstance(default, BaseModel) else None
+            yield from _defaults(section, inner, f"{prefix}{name}.")
+        elif whole is not None or not field.is_required():
+            yield f"{prefix}{name}", default
+
+
 def _items(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
     """The fields of what stands in lists, under the list's own key."""
     for key, field in _fields(model):
@@ -38,8 +54,8 @@ LEAVES: dict[str, FieldInfo] = {
 }
 """Every dotted key that holds a value."""
 
-DEFAULTS: dict[str, Any] = {key: leaf.get_default() for key, leaf in LEAVES.items() if not leaf.is_required()}
-"""Dotted key -> what the schema says when no YAML file does."""
+DEFAULTS: dict[str, Any] = dict(_defaults(Config))
+"""Dotted key of a leaf -> what the schema says when no YAML file does."""
 
 ITEMS: dict[str, FieldInfo] = dict(_items(Config))
 """Every dotted key within the items of a list, without the item's index."""

@@ -3,8 +3,8 @@
 Hydra composes YAML; this schema checks it. Unknown keys, out-of-range values and contradictions are
 refused before anything starts, each with the rule and the value. No secret is a value here: settings
 hold the *name* of an environment variable. Under 80 leaves beside those of endpoints (``judge.api``,
-``judge.second``, the two ``judge.*_by``) and of the recogniser (``judge.asr``); the judges' are in
-conf/judging.py.
+``judge.second``, the two ``judge.*_by``), of the recogniser (``judge.asr``) and of the objective
+(``algo``); the judges' are in conf/judging.py, the objective's in conf/algorithm.py.
 """
 
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from conf.fields import Fraction, NonNegative, Positive, Seconds, Strict
+from conf.algorithm import AlgoConfig
+from conf.fields import NonNegative, Positive, Seconds, Strict
 from conf.judging import JudgeConfig
 
 
@@ -61,6 +62,8 @@ class DataConfig(Strict):
     """Held-out prompts for evaluation during the run."""
     test: Path
     """Held-out prompts for the before/after table."""
+    pairs: Path | None = None
+    """Pairs of a better and a worse reply, for ``algo.loss=dpo``: of `wavgate pairs`, or WavAlign's JSONL."""
     eval_prompts: Positive = 64
     """How many validation prompts an evaluation during the run takes, from the top of the file."""
     max_seconds: Seconds = 60.0
@@ -100,54 +103,6 @@ class RolloutConfig(Strict):
                 f"top_p must be 1, the learner cannot score a truncated distribution: got {self.top_p}"
             )
         return self
-
-
-class GateConfig(Strict):
-    """Rollout statistics -> lambda (METHOD §3)."""
-
-    lambda_max: Fraction = 0.8
-    """Most that preference ever gets; 1 - lambda_max of anchoring always stays."""
-    alpha: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    """Weight of history in the moving average; 0 switches smoothing off."""
-    theta: float = 3.0
-    """The best reward of a group that counts as acceptable, on the judge's scale."""
-    k: Annotated[float, Field(gt=0.0)] = 5.0
-    """Steepness of the direction gate."""
-    denoise: bool = False
-    """Subtract the judge's own repeat variance before the information gate."""
-
-
-class AlgoConfig(Strict):
-    """The objective: L = (1 - lambda) * SFT + lambda * PO (METHOD §2)."""
-
-    name: str = "gated"
-    """For people; the fields below decide."""
-    mix: Literal["gate", "fixed"] = "gate"
-    """Where lambda comes from."""
-    fixed_lambda: Fraction = 0.5
-    """Lambda when ``mix=fixed``; 0 is plain SFT."""
-    gate: GateConfig = GateConfig()
-    channels: Literal["text", "all"] = "text"
-    """Which tokens carry the preference loss: what is said, or also how it sounds."""
-    boundary: bool = False
-    """Boundary tokens join the preference loss."""
-    stop: bool = True
-    """The stop token joins the preference loss."""
-    aggregation: Literal["sequence_mean", "token_mean", "sum", "constant"] = "sequence_mean"
-    """How token terms are added up: mean over a reply then over replies, mean over all tokens, sum over a
-    reply, sum / max_new_tokens."""
-    clip_low: NonNegative = 0.2
-    """Ratio clip below 1. The ratio is to the policy at the start of the step: see ``epochs``."""
-    clip_high: NonNegative = 0.2
-    """Ratio clip above 1."""
-    kl_text: NonNegative = 0.01
-    """k3 penalty to the frozen start policy on TEXT, BOUNDARY and STOP positions."""
-    kl_audio: NonNegative = 0.01
-    """k3 penalty to the frozen start policy on AUDIO positions; independent of ``channels``."""
-    importance_cap: Annotated[float, Field(gt=0.0)] = 2.0
-    """Truncation of the importance weight from what sampled (older at ``run.staleness=1``) to the policy."""
-    epochs: Positive = 1
-    """Passes over a batch, one optimiser step each; above 1 the ratio leaves 1 and the clip works."""
 
 
 class LearnerConfig(Strict):
@@ -223,6 +178,10 @@ class LogConfig(Strict):
     """Steps between rollout records."""
     audio_every: Positive = 5
     """Steps between rollout records that keep their audio."""
+    diagnose_every: Annotated[int, Field(ge=0)] = 20
+    """Steps between diagnoses (gradients by layer and channel, shift from the start policy); also at step 1.
+    Each takes about two steps' learning time, one gradient in the host's memory, and the frozen start policy,
+    which is loaded for this where the objective does not need it. 0: never, and nothing is loaded."""
 
 
 class Config(Strict):
@@ -240,28 +199,65 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        prefers = self.algo.mix == "gate" or self.algo.fixed_lambda > 0
-        if prefers and self.rollout.group_size < 2:
-            raise ValueError(
-                f"rollout.group_size must be at least 2 for the group advantage of algo={self.algo.name}:"
-                f" got {self.rollout.group_size}"
-            )
         if self.rollout.max_new_tokens >= self.model.max_length:
             raise ValueError(
                 f"rollout.max_new_tokens must be below model.max_length={self.model.max_length} to leave room"
                 f" for the prompt: got {self.rollout.max_new_tokens}"
             )
-        if self.learner.tokens_per_microbatch < self.model.max_length:
-            rule = (
-                f"learner.tokens_per_microbatch must hold one row of model.max_length={self.model.max_length}"
-            )
-            raise ValueError(f"{rule}: got {self.learner.tokens_per_microbatch}")
         transfer = self.cluster.weight_transfer
         if self.rollout.engine == "hf" and transfer != "object_store":
             raise ValueError(f"rollout.engine=hf needs weight_transfer=object_store: got {transfer}")
-        if self.algo.mix == "gate" and not self.judge.scale_lo <= self.algo.gate.theta <= self.judge.scale_hi:
+        return self
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> Self:
+        algo, judge = self.algo, self.judge
+        if algo.samples and self.rollout.group_size < 2:
             raise ValueError(
-                "algo.gate.theta must lie on the judge's scale"
-                f" [{self.judge.scale_lo}, {self.judge.scale_hi}]: got {self.algo.gate.theta}"
+                f"rollout.group_size must be at least 2 for the group advantage of algo={algo.name}:"
+                f" got {self.rollout.group_size}"
+            )
+        rows = 2 if algo.loss != "grpo" and algo.prefers else 1
+        if self.learner.tokens_per_microbatch < rows * self.model.max_length:
+            what = "one row" if rows == 1 else "both replies of a pair, each"
+            rule = (
+                f"learner.tokens_per_microbatch must hold {what} of model.max_length={self.model.max_length}"
+            )
+            raise ValueError(f"{rule}: got {self.learner.tokens_per_microbatch}")
+        if algo.loss == "dpo" and self.data.pairs is None:
+            raise ValueError(
+                "data.pairs must name a manifest of pairs when algo.loss=dpo: got nothing (make one with"
+                " wavgate pairs)"
+            )
+        if algo.mix == "gate" and not judge.scale_lo <= algo.gate.theta <= judge.scale_hi:
+            raise ValueError(
+                f"algo.gate.theta must lie on the judge's scale [{judge.scale_lo}, {judge.scale_hi}]:"
+                f" got {algo.gate.theta}"
+            )
+        if algo.gate.denoise and judge.asked_once is not None:
+            raise ValueError(
+                f"judge.{judge.asked_once} must be at least 2 when algo.gate.denoise=true, for one reading"
+                " does not show a judge's noise: got 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _judge_serves_the_objective(self) -> Self:
+        algo, judge = self.algo, self.judge
+        if algo.routed and not (judge.semantic > 0 and judge.acoustic > 0 and judge.holistic == 0):
+            raise ValueError(
+                "algo.routed needs two axes, judge.semantic and judge.acoustic above 0 and judge.holistic 0:"
+                f" got {judge.semantic:g}, {judge.acoustic:g} and {judge.holistic:g}"
+            )
+        cap = judge.api.spend_cap if judge.api_axes else None
+        if algo.equal_groups == "refill" and cap is not None:
+            raise ValueError(
+                "algo.equal_groups=refill asks the judge without bound, judge.api.spend_cap must be off:"
+                f" got {cap:g}"
+            )
+        if algo.faithful and (judge.scale_lo, judge.scale_hi) != (1.0, 5.0):
+            raise ValueError(
+                "judge.scale_lo and judge.scale_hi must be 1 and 5 when algo.faithful=true:"
+                f" got {judge.scale_lo:g} and {judge.scale_hi:g}"
             )
         return self

@@ -1,11 +1,9 @@
 """Verdicts on finished replies, a line of JSON each, written as they come; and the table made of them.
 
-Invariant: what is in the file was judged by the judge and from the manifest that its first line names, and
-stays. An item that is in it with a lasting verdict is never asked about again; the last line of an item
-counts. A last line that was torn by a kill is cut off. One process at a time has the file.
+Invariant: what is in the file (speech/journal.py) was judged by the judge and from the manifest that its
+first line names, and stays. An item that is in it with a lasting verdict is never asked about again.
 """
 
-import fcntl
 import json
 import os
 from collections import Counter
@@ -15,15 +13,15 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from conf.judging import Axis, JudgeConfig
 from judge.acoustic import norms_of
 from judge.replies import Item
 from judge.types import Judged, Missing, Scored
+from speech.journal import Journal, Line, Named
 
 AXES: tuple[Axis, ...] = get_args(Axis)
-MAX_LINE = 1 << 22
 HOW = {"workers", "deadline_s", "max_missing", "second"}  # settings that change no verdict
 HOW_OF_API = {
     *("base_url", "key_env", "deadline_s", "outage_s", "concurrency", "requests_per_minute"),
@@ -32,11 +30,7 @@ HOW_OF_API = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Header(_Strict):
+class Header(Line):
     """The first line. ``manifest``, ``judge``: hashes; ``mode``: how the endpoint answers, if any."""
 
     format: Literal[1] = 1
@@ -45,10 +39,9 @@ class Header(_Strict):
     mode: str | None
 
 
-class Entry(_Strict):
+class Entry(Named):
     """What was found about one item; a line."""
 
-    id: str
     reward: Scored | Missing
     axes: dict[str, Scored | Missing]
     transcript: str | None
@@ -81,7 +74,7 @@ def entry(item: Item, judged: Judged) -> Entry:
     )
 
 
-class Ledger:
+class Ledger(Journal[Header, Entry]):
     """The file, open and locked.
 
     ValueError: somebody else has it, it cannot be written, or a line of it is not ours.
@@ -93,83 +86,23 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.header, self.entries = self._read()
-        except BlockingIOError as error:
-            os.close(self._file)
-            raise ValueError(f"{path}: another process is writing it") from error
-        except BaseException:
-            os.close(self._file)
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.header is None:  # nothing was judged: nothing is left behind
-            self._path.unlink(missing_ok=True)
-        os.close(self._file)
+        super().__init__(path, Header, Entry, by="wavgate judge score")
 
     def belongs_to(self, header: Header) -> None:
         """Start the file, or go on with it. ValueError: it is about something else."""
-        if self.header is None:
-            self._write(header)
-            self.header = header
+        held = self.begin(header)
         for name, what in (("manifest", "other replies"), ("judge", "other judge settings")):
-            if getattr(self.header, name) != getattr(header, name):
+            if getattr(held, name) != getattr(header, name):
                 raise ValueError(
-                    f"{self._path}: holds verdicts on {what}: remove it, or write to another file with --to"
+                    f"{self.path}: holds verdicts on {what}: remove it, or write to another file with --to"
                 )
-        if self.header.mode != header.mode:
-            rule = f"holds verdicts of a judge that answered by {self.header.mode}, this one by {header.mode}"
-            raise ValueError(f"{self._path}: {rule}: remove it, or write to another file with --to")
-
-    def add(self, found: Entry) -> None:
-        """Append one line. OSError: the disk is full."""
-        self._write(found)
-        self.entries[found.id] = found
+        if held.mode != header.mode:
+            rule = f"holds verdicts of a judge that answered by {held.mode}, this one by {header.mode}"
+            raise ValueError(f"{self.path}: {rule}: remove it, or write to another file with --to")
 
     def open_items(self, items: Sequence[Item]) -> list[Item]:
         """Those without a lasting verdict."""
         return [item for item in items if item.id not in self.entries or not self.entries[item.id].lasts]
-
-    def _write(self, line: BaseModel) -> None:
-        data = line.model_dump_json().encode() + b"\n"
-        while data:
-            data = data[os.write(self._file, data) :]
-
-    def _read(self) -> tuple[Header | None, dict[str, Entry]]:
-        header: Header | None = None
-        entries: dict[str, Entry] = {}
-        whole = 0
-        with open(self._file, "rb", closefd=False) as file:
-            for number in range(1, os.fstat(self._file).st_size + 1):
-                line = file.readline(MAX_LINE)
-                if not line.endswith(b"\n") and len(line) < MAX_LINE:
-                    break
-                try:
-                    if header is None:
-                        header = Header.model_validate_json(line)
-                    else:
-                        found = Entry.model_validate_json(line)
-                        entries[found.id] = found
-                except ValidationError as error:
-                    raise ValueError(
-                        f"{self._path}:{number}: not a line that `wavgate judge score` wrote"
-                    ) from error
-                whole += len(line)
-        if header is None and os.fstat(self._file).st_size:
-            raise ValueError(
-                f"{self._path}: not begun by `wavgate judge score`: remove it, or choose another --to"
-            )
-        os.truncate(self._file, whole)
-        return header, entries
 
 
 def settings_hash(config: JudgeConfig, model: Path) -> str:

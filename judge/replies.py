@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from judge.types import Task
 from rollout.types import Reply, Speech
 from speech import audio
-from speech.manifest import Answer, ManifestError, Problem, field_name, parse_object, reason
+from speech.manifest import Answer, ManifestError, Problem
+from speech.problems import field_name, parse_object, reason
 
 MAX_BYTES = 1 << 28  # of a manifest
 MAX_LINE = 1 << 20

@@ -4,8 +4,8 @@
 
 A row is cut after its last position with a weight (the model is causal: later tokens need no forward), and
 a row without any such position is left out. Ranks that run out of rows get empty micro-batches, because
-FSDP ranks must call forward and backward equally often. Pure and deterministic: every rank computes the
-whole plan from the same rows, so everyone knows who holds what.
+FSDP ranks must call forward and backward equally often. The two rows of a pair are never parted. Pure and
+deterministic: every rank computes the whole plan from the same rows, so everyone knows who holds what.
 
 Shape letters: T tokens of a micro-batch, N scored positions, V vocabulary.
 """
@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner.objectives import KL, Component, Row
+from learner.rows import REFERENCED, Component, Row
+from speech.channels import Channel
 
 Plan = tuple[tuple[tuple[int, ...], ...], ...]  # [rank][micro-batch] -> indices of rows
 
@@ -36,19 +37,28 @@ class Microbatch:
     targets_N: Tensor  # int64, the token that follows
     sft_N: Tensor  # float32 weights, one tensor per component
     po_N: Tensor
-    kl_text_N: Tensor
-    kl_audio_N: Tensor
+    dpo_N: Tensor  # signed: negative in a rejected reply
+    kl_N: Tensor
+    entropy_N: Tensor
     behaviour_N: Tensor  # float32 log-probs of the engine; 0 in anchors
     advantages_N: Tensor  # float32
+    row_N: Tensor  # int64, which of the segments
+    pair_N: Tensor  # int64, which of the pairs; 0 where dpo_N is 0
+    pairs_P: Tensor  # float32 weight of each pair; a single 0 where there is none
     temperature_N: Tensor  # float32
     phases_N: Tensor  # int64, grammar phase; 0: every token allowed
     channels_N: Tensor  # int64
     rollout_N: Tensor  # bool: belongs to a rollout (not to an anchor)
 
     @property
-    def kl_N(self) -> Tensor:
+    def referenced_N(self) -> Tensor:
         """Positions that need a reference log-prob."""
-        return (self.kl_text_N != 0) | (self.kl_audio_N != 0)
+        return (self.kl_N != 0) | (self.dpo_N != 0)
+
+    @property
+    def audio_N(self) -> Tensor:
+        """Positions of the AUDIO channel."""
+        return self.channels_N == Channel.AUDIO
 
     def to(self, device: torch.device) -> "Microbatch":
         """The same on another device."""
@@ -69,25 +79,46 @@ def share(rows: Sequence[Row], *, ranks: int, budget: int) -> Plan:
     """Spread the needed rows over ranks and micro-batches of at most ``budget`` tokens.
 
     Longest first to the rank with the least so far; within a rank first fit in the same order.
-    ValueError: a row longer than the budget.
+    ValueError: a row, or the two rows of a pair, longer than the budget.
     """
     lengths = [length_of(row) for row in rows]
-    order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (-lengths[i], i))
-    if order and lengths[order[0]] > budget:
+    units = _units(rows, lengths)
+    sizes = [sum(lengths[i] for i in unit) for unit in units]
+    order = sorted(range(len(units)), key=lambda u: (-sizes[u], units[u]))
+    if order and sizes[order[0]] > budget:
         worst = order[0]
         raise ValueError(
-            f"learner.tokens_per_microbatch must hold every row: {rows[worst].name} has {lengths[worst]}, "
-            f"budget {budget}"
+            f"learner.tokens_per_microbatch must hold every row: {rows[units[worst][0]].name} has "
+            f"{sizes[worst]}, budget {budget}"
         )
     held: list[list[int]] = [[] for _ in range(ranks)]
     load = [0] * ranks
-    for i in order:
+    for u in order:
         lightest = load.index(min(load))
-        held[lightest].append(i)
-        load[lightest] += lengths[i]
-    bins = [_first_fit(mine, lengths, budget) for mine in held]
+        held[lightest].append(u)
+        load[lightest] += sizes[u]
+    bins = [_first_fit(mine, sizes, budget) for mine in held]
     most = max(len(b) for b in bins)
-    return tuple(tuple(tuple(micro) for micro in b) + ((),) * (most - len(b)) for b in bins)
+    return tuple(
+        tuple(tuple(i for u in micro for i in units[u]) for micro in b) + ((),) * (most - len(b))
+        for b in bins
+    )
+
+
+def _units(rows: Sequence[Row], lengths: Sequence[int]) -> list[tuple[int, ...]]:
+    """Indices of needed rows that must share a micro-batch."""
+    units: list[tuple[int, ...]] = []
+    place: dict[int, int] = {}  # pair -> its unit
+    for i, row in enumerate(rows):
+        if not lengths[i]:
+            continue
+        if row.pair in place:
+            units[place[row.pair]] += (i,)
+            continue
+        if row.pair is not None:
+            place[row.pair] = len(units)
+        units.append((i,))
+    return units
 
 
 def pack(rows: Sequence[Row]) -> Microbatch:
@@ -99,6 +130,8 @@ def pack(rows: Sequence[Row]) -> Microbatch:
     lengths = [length_of(row) for row in rows] or [1]
     scored = [np.flatnonzero(row.needed_R) for row in rows]
     begins = np.cumsum([0, *lengths])
+    shares = {row.pair: row.pair_weight for row in rows if row.pair is not None}
+    pairs: dict[int | None, int] = {pair: place for place, pair in enumerate(shares)}
 
     def per_position(values: list[np.ndarray], dtype: torch.dtype) -> Tensor:
         joined = np.concatenate(values) if values else np.zeros(0)
@@ -126,12 +159,18 @@ def pack(rows: Sequence[Row]) -> Microbatch:
         ),
         sft_N=weight(Component.SFT),
         po_N=weight(Component.PO),
-        kl_text_N=weight(Component.KL_TEXT),
-        kl_audio_N=weight(Component.KL_AUDIO),
+        dpo_N=weight(Component.DPO),
+        kl_N=weight(Component.KL),
+        entropy_N=weight(Component.ENTROPY),
         behaviour_N=per_position(
             [row.behaviour_R[j] for row, j in zip(rows, scored, strict=True)], torch.float32
         ),
-        advantages_N=constant([row.advantage for row in rows], torch.float32),
+        advantages_N=per_position(
+            [row.advantages_R[j] for row, j in zip(rows, scored, strict=True)], torch.float32
+        ),
+        row_N=constant([float(i) for i in range(len(rows))], torch.int64),
+        pair_N=constant([float(pairs.get(row.pair, 0)) for row in rows], torch.int64),
+        pairs_P=torch.tensor(list(shares.values()) or [0.0], dtype=torch.float32),
         temperature_N=constant([row.temperature for row in rows], torch.float32),
         phases_N=per_position([row.phases_R[j] for row, j in zip(rows, scored, strict=True)], torch.int64),
         channels_N=per_position(
@@ -142,10 +181,10 @@ def pack(rows: Sequence[Row]) -> Microbatch:
 
 
 def pack_reference(rows: Sequence[Row]) -> Microbatch:
-    """What the frozen reference must score: the KL positions of these rows, in the order of
-    ``Microbatch.kl_N``.
+    """What the frozen reference must score: some positions of these rows, in the order of
+    ``Microbatch.referenced_N``.
     """
-    return pack([row.only(KL) for row in rows])
+    return pack([row.only(REFERENCED) for row in rows])
 
 
 def scored_positions(rows: Sequence[Row], plan: Plan, rank: int) -> list[tuple[int, int]]:
@@ -155,15 +194,15 @@ def scored_positions(rows: Sequence[Row], plan: Plan, rank: int) -> list[tuple[i
     return [(i, int(j)) for micro in plan[rank] for i in micro for j in np.flatnonzero(rows[i].needed_R)]
 
 
-def _first_fit(mine: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+def _first_fit(mine: Sequence[int], sizes: Sequence[int], budget: int) -> list[list[int]]:
     bins: list[list[int]] = []
     loads: list[int] = []
     for i in mine:
-        fitting = next((b for b, load in enumerate(loads) if load + lengths[i] <= budget), None)
+        fitting = next((b for b, load in enumerate(loads) if load + sizes[i] <= budget), None)
         if fitting is None:
             bins.append([i])
-            loads.append(lengths[i])
+            loads.append(sizes[i])
         else:
             bins[fitting].append(i)
-            loads[fitting] += lengths[i]
+            loads[fitting] += sizes[i]
     return bins

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import exp, fsum
 from typing import Protocol
 
-from conf.schema import AlgoConfig, GateConfig
+from conf.algorithm import AlgoConfig, GateConfig
 from judge.types import Scale
 from learner.statistics import GroupStatistics
 
@@ -138,7 +138,7 @@ class FixedMix:
 
 
 def mixer_from(config: AlgoConfig, scale: Scale) -> Mixer:
-    """The mixer that ``algo.mix`` names."""
+    """The mixer that ``algo.mix`` names. Stages are not its business: ``AlgoConfig.prefers_at``."""
     gate = Gate(config.gate, scale)
     return gate if config.mix == "gate" else FixedMix(config.fixed_lambda, gate)
 

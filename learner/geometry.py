@@ -1,65 +1,187 @@
 """Gradient geometry: does the preference push words and voice in the same direction, and how hard each?
 
 The paper's reason for a text-only objective: on shared weights the text part of the gradient is far larger
-than the audio part, and the two are about orthogonal (ratio >> 1, cosine ~ 0). Two extra backward passes,
-so only at an interval; nothing is updated.
+than the audio part, and the two are about orthogonal (ratio >> 1, cosine ~ 0). One backward pass for each
+direction, so only at an interval; nothing is updated.
+
+Invariants: every figure is made of sums over this rank's shards, added over the ranks once, in float64: it
+does not depend on how many ranks there are. Beside what a step holds, a diagnosis holds one gradient, in
+the host's memory; the device holds no more than in a step.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from conf.schema import AlgoConfig
-from learner.objectives import Row, Sampled, rows_of
+from conf.algorithm import AlgoConfig, ChannelWeights
+from learner.batch import Microbatch
+from learner.diagnosis import Diagnosis, Part, Shift
+from learner.metrics import CHANNELS
+from learner.model import Policy, reshard
+from learner.objectives import joined, rows_of
 from learner.ranks import totals
+from learner.rows import Row, Sampled, anchor_row, rollout_row, weights_of
 from learner.types import StepBatch
 from speech.channels import Channel
+
+PIECE = 1 << 22  # numbers that are in float64 at a time
+SPOKEN = ChannelWeights(text=1.0, audio=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Direction:
+    """A loss to take the gradient of: these rows under this objective at this lambda."""
+
+    name: str  # text, audio, sft
+    rows: list[Row]
+    algo: AlgoConfig
+    weight: float
+
+
+def directions(batch: StepBatch, algo: AlgoConfig, sampled: Sampled) -> list[Direction]:
+    """The preference over TEXT alone and over AUDIO alone, and the anchors; lambda is in none of them."""
+    both = everything_preferred(algo)
+    preferred = rows_of(replace(batch, weight=1.0, anchors=()), both, sampled)
+    anchors = rows_of(replace(batch, weight=0.0, rollouts=(), pairs=()), algo, sampled)
+    return [
+        *(
+            Direction(name=name, rows=_part_of(preferred, channel), algo=both, weight=1.0)
+            for name, channel in CHANNELS.items()
+        ),
+        Direction(name="sft", rows=anchors, algo=algo, weight=0.0),
+    ]
 
 
 def everything_preferred(algo: AlgoConfig) -> AlgoConfig:
     """The same objective with TEXT and AUDIO in the preference loss and nothing beside it."""
-    return algo.model_copy(
-        update={"channels": "all", "boundary": False, "stop": False, "kl_text": 0.0, "kl_audio": 0.0}
-    )
+    return algo.model_copy(update={"preference": SPOKEN, "kl": ChannelWeights(), "entropy": ChannelWeights()})
 
 
-def preference_rows(batch: StepBatch, algo: AlgoConfig, sampled: Sampled, channel: Channel) -> list[Row]:
-    """Rows with one channel's part of the preference loss over both channels."""
-    rows = rows_of(replace(batch, weight=1.0, anchors=()), everything_preferred(algo), sampled)
-    return [replace(row, weights_CR=np.where(row.channels_R == channel, row.weights_CR, 0.0)) for row in rows]
+def _part_of(rows: Sequence[Row], channel: Channel) -> list[Row]:
+    """The rows with one channel's part of their loss; its denominators stay those of the whole.
 
-
-def local_gradient(module: nn.Module) -> list[Tensor]:
-    """This rank's shards of the gradient, taken away from the parameters."""
-    shards = []
-    for parameter in module.parameters():
-        grad = parameter.grad
-        assert grad is not None, "a backward pass comes first"
-        shards.append((grad.to_local() if isinstance(grad, DTensor) else grad).clone())
-        parameter.grad = None
-    return shards
-
-
-def compare_gradients(text: Sequence[Tensor], audio: Sequence[Tensor]) -> dict[str, float]:
-    """Ratio of norms and cosine over all weights, identical on every rank; empty when a gradient is zero.
-
-    Collective.
+    A pair of which one reply has nothing of this channel has no such part.
     """
-    sums = totals(
-        {
-            name: torch.stack(
-                [(a.double() * b.double()).sum() for a, b in zip(first, second, strict=True)]
-            ).sum()
-            for name, first, second in (("tt", text, text), ("aa", audio, audio), ("ta", text, audio))
-        }
-    )
-    if not sums["tt"] or not sums["aa"]:
-        return {}
+    cut = [replace(row, weights_CR=np.where(row.channels_R == channel, row.weights_CR, 0.0)) for row in rows]
+    broken = {row.pair for row in cut if row.pair is not None and not row.needed_R.any()}
+    return [row for row in cut if row.pair is None or row.pair not in broken]
+
+
+def shift_rows(batch: StepBatch, sampled: Sampled) -> dict[str, list[Row]]:
+    """Rows that ask for the log-probs of all TEXT and AUDIO that this run sampled, and of the anchors'."""
     return {
-        "grad/text_audio_ratio": (sums["tt"] / sums["aa"]) ** 0.5,
-        "grad/text_audio_cosine": sums["ta"] / (sums["tt"] * sums["aa"]) ** 0.5,
+        "rollout": [rollout_row(r, weights_of(po=joined(r, SPOKEN)), sampled) for r in batch.replies],
+        "anchor": [anchor_row(a, weights_of(sft=joined(a, SPOKEN))) for a in batch.anchors],
     }
+
+
+def parts_of(policy: Policy) -> dict[str, list[nn.Parameter]]:
+    """The parameters by part of the model, from input to output; a matrix at both ends is one part."""
+    lm = policy.lm
+    inputs, head = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
+    names = {id(head): "head", id(inputs): "embedding, head" if inputs is head else "embedding"}
+    for index, layer in enumerate(lm.base_model.layers):
+        names |= {id(parameter): f"layer {index}" for parameter in layer.parameters()}
+    norm = getattr(lm.base_model, "norm", nn.Module())
+    names |= {id(parameter): "norm" for parameter in norm.parameters()}
+    parts: dict[str, list[nn.Parameter]] = {}
+    for parameter in lm.parameters():
+        parts.setdefault(names.get(id(parameter), "other"), []).append(parameter)
+    return parts
+
+
+class Survey:
+    """Gathers the sums of one diagnosis.
+
+    Example:
+        survey = Survey(policy)
+        for direction in directions(batch, algo, sampled):
+            ...backward...
+            survey.take(direction.name)  # and the gradient is gone
+        survey.compare("rollout", micros, start_policy)
+        diagnosis = survey.diagnosis(version)
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy, self._parts = policy, parts_of(policy)
+        self._sizes = {name: sum(p.numel() for p in held) for name, held in self._parts.items()}
+        self._tied = policy.lm.get_input_embeddings().weight is policy.lm.get_output_embeddings().weight
+        self._text: dict[int, Tensor] = {}  # this rank's shards of the first gradient, on the host
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+
+    def take(self, name: str) -> None:
+        """Add up the gradient that a backward pass left, and take it away. TEXT comes first."""
+        for part, parameters in self._parts.items():
+            shards = {id(parameter): _shard(parameter) for parameter in parameters}
+            self._sums[part, name, name] = _total([_dot(mine, mine) for mine in shards.values()])
+            if name == "text":
+                self._text |= {key: mine.cpu() for key, mine in shards.items()}
+            elif self._text:
+                products = [_dot(mine, self._text[key]) for key, mine in shards.items()]
+                self._sums[part, "text", name] = _total(products)
+            for parameter in parameters:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def compare(self, name: str, micros: Sequence[Microbatch], start: Policy) -> None:
+        """Add up how far the log-probs of these positions are from the start policy's. Collective."""
+        for micro in micros:
+            gap = (self._policy(micro)[0] - start(micro)[0]).double()
+            for channel, number in CHANNELS.items():
+                here = micro.channels_N == number
+                found = {"mean": gap[here].sum(), "abs": gap[here].abs().sum(), "tokens": here.sum()}
+                for what, value in found.items():
+                    key = ("shift", f"{name}_{channel}", what)
+                    self._sums[key] = self._sums.get(key, torch.zeros_like(value)) + value
+        reshard(self._policy)
+
+    def diagnosis(self, version: int) -> Diagnosis:
+        """What it all comes to. Collective: the sums of all ranks meet here."""
+        added = totals({"/".join(key): value for key, value in self._sums.items()}) if self._sums else {}
+        sums = dict(zip(self._sums, added.values(), strict=True))
+        layers = [Part.of(name, self._sizes[name], _products(sums, [name])) for name in self._parts]
+        return Diagnosis(
+            policy_version=version,
+            tied=self._tied,
+            layers=tuple(layers),
+            model=Part.of("model", sum(self._sizes.values()), _products(sums, list(self._parts))),
+            shift=_shifts(sums),
+        )
+
+
+def _products(sums: Mapping[tuple[str, ...], float], parts: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Inner products over these parts as one vector."""
+    pairs = [(one, one) for one in ("text", "audio", "sft")] + [("text", "audio"), ("text", "sft")]
+    return {(a, b): sum(sums[part, a, b] for part in parts) for a, b in pairs if (parts[0], a, b) in sums}
+
+
+def _shifts(sums: Mapping[tuple[str, ...], float]) -> dict[str, Shift]:
+    found = {}
+    for name in ("_".join(pair) for pair in product(("rollout", "anchor"), CHANNELS)):
+        tokens = sums.get(("shift", name, "tokens"), 0.0)
+        if tokens:
+            mean, size = (sums["shift", name, what] / tokens for what in ("mean", "abs"))
+            found[name] = Shift(mean=mean, mean_abs=size, tokens=int(tokens))
+    return found
+
+
+def _shard(parameter: nn.Parameter) -> Tensor:
+    """This rank's piece of the gradient; zeros where the loss did not touch the parameter."""
+    found = parameter if parameter.grad is None else parameter.grad
+    local = found.to_local() if isinstance(found, DTensor) else found
+    return torch.zeros_like(local) if parameter.grad is None else local
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    """Inner product in float64, on the first one's device, a piece at a time."""
+    pieces = zip(first.flatten().split(PIECE), second.to(first.device).flatten().split(PIECE), strict=True)
+    return _total([(a.double() * b.double()).sum() for a, b in pieces])
+
+
+def _total(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).sum()

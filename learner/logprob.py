@@ -6,7 +6,7 @@
 Invariant: equal to log_softmax over the whole logits matrix, values and gradients, for any chunk. The
 forward pass keeps one logsumexp per position; the backward pass computes the logits again, chunk by chunk.
 Cost: one more head GEMM (4 instead of 3) for a peak of chunk x V instead of N x V. Accumulates in float32
-(float64 for float64 inputs). Entropies carry no gradient: they are only logged.
+(float64 for float64 inputs). Where the loss uses the entropies, their gradient costs one more chunk x V.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ def chosen_logprobs(
     allowed_PV: Tensor | None = None,
     phases_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(log-probs, entropies) in nats, both [N], differentiable with respect to hidden and weight.
+    """(log-probs, entropies) in nats, both [N] and differentiable with respect to hidden and weight.
 
     ``allowed_PV``: bool, tokens that each grammar phase allows; ``phases_N`` indexes its rows.
     A target that its phase forbids gets a log-prob of about -1e30: callers check for it.
@@ -86,23 +86,32 @@ class _Chosen(torch.autograd.Function):
             entropies[rows] = lse - probabilities.mul_(logits).sum(dim=-1)
             lses[rows] = lse
         ctx.chunk = chunk
-        ctx.save_for_backward(hidden_NH, weight_VH, targets_N, temperature_N, allowed_PV, phases_N, lses)
-        ctx.mark_non_differentiable(entropies)
+        ctx.set_materialize_grads(False)  # None: the loss does not use it
+        saved = (hidden_NH, weight_VH, targets_N, temperature_N, allowed_PV, phases_N, lses, entropies)
+        ctx.save_for_backward(*saved)
         return logps, entropies
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_N: Tensor, _entropies: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_NH, weight_VH, targets_N, temperature_N, allowed_PV, phases_N, lses = ctx.saved_tensors
+    def backward(ctx: Any, grad_N: Tensor | None, bonus_N: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden_NH, weight_VH, targets_N, temperature_N, allowed_PV, phases_N, lses, entropies = (
+            ctx.saved_tensors
+        )
+        grad_N = torch.zeros_like(lses) if grad_N is None else grad_N
         grad_hidden = torch.empty_like(hidden_NH)
         grad_weight = torch.zeros_like(weight_VH, dtype=_accumulator(weight_VH.dtype))
         for begin in range(0, len(hidden_NH), ctx.chunk):
             rows = slice(begin, begin + ctx.chunk)
             logits = _logits(hidden_NH, weight_VH, temperature_N, allowed_PV, phases_N, rows)
-            # d logp / d logits = onehot(target) - softmax, over the temperature
-            grad = grad_N[rows] if temperature_N is None else grad_N[rows] / temperature_N[rows]
-            slope = logits.sub_(lses[rows, None]).exp_().mul_(-grad[:, None])
-            slope.scatter_add_(-1, targets_N[rows, None], grad[:, None].to(slope.dtype))
+            logps = logits.sub_(lses[rows, None])
+            # d logp / d logits = onehot(target) - softmax; d entropy / d logits = -softmax * (logp + entropy)
+            pull = grad_N[rows, None]
+            if bonus_N is not None:
+                pull = pull + bonus_N[rows, None] * (logps + entropies[rows, None])
+            slope = logps.exp_().mul_(-pull)
+            slope.scatter_add_(-1, targets_N[rows, None], grad_N[rows, None].to(slope.dtype))
+            if temperature_N is not None:
+                slope.div_(temperature_N[rows, None])
             narrow = slope.to(hidden_NH.dtype)
             grad_hidden[rows] = narrow @ weight_VH
             if grad_weight.dtype == narrow.dtype:

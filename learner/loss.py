@@ -1,10 +1,12 @@
-"""From log-probs to the loss: four sums of weighted positions, nothing else.
+"""From log-probs to the loss: sums of weighted positions, nothing else.
 
-    SFT   -logp
-    PO    -w * min(rho * A, clip(rho, 1 - clip_low, 1 + clip_high) * A)
-              rho = exp(logp - old)      old: the learner's log-prob before the first update on this batch
-              w   = min(exp(old - behaviour), importance_cap), a constant (engine vs learner)
-    KL    exp(ref - logp) - (ref - logp) - 1          k3, to the frozen start policy
+    SFT      -logp
+    PO       -w * min(rho * A, clip(rho, 1 - clip_low, 1 + clip_high) * A)      A < 0: at least clip_dual * A
+                 rho = exp(logp - old)      old: the learner's log-prob before the first update on this batch
+                 w   = min(exp(old - behaviour), importance_cap), a constant (engine vs learner)
+    DPO      softplus(-z),  z = beta * sum of signed (logp - ref) over both replies of a pair
+    KL       k1, k2 or k3 of ref - logp, to the frozen start policy
+    ENTROPY  of the position's distribution, a bonus
 
 Invariant: the weights of ``objectives.py`` already hold every division, so sums over micro-batches and
 ranks add up to the loss of the whole step. The trainer knows no algorithm beyond these sums.
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conf.schema import AlgoConfig
+from conf.algorithm import AlgoConfig
 from learner.batch import Microbatch
 from learner.objectives import scales
 
@@ -29,44 +31,91 @@ class Terms:
     total: Tensor
     sft: Tensor
     po: Tensor
-    kl_text: Tensor
-    kl_audio: Tensor
+    dpo: Tensor
+    kl: Tensor
+    entropy: Tensor
+    penalty_N: Tensor  # the KL estimate of each position, before its coefficient
     clipped: Tensor  # preference positions whose ratio was clipped
     preferred: Tensor  # preference positions
+    gaps_P: Tensor  # z of each pair: above 0 where the policy agrees with it
 
 
 def loss_terms(
-    logps_N: Tensor, old_N: Tensor, reference_N: Tensor, micro: Microbatch, *, weight: float, algo: AlgoConfig
+    logps_N: Tensor,
+    entropies_N: Tensor,
+    old_N: Tensor,
+    reference_N: Tensor,
+    micro: Microbatch,
+    *,
+    weight: float,
+    algo: AlgoConfig,
 ) -> Terms:
     """The loss of one micro-batch at lambda = ``weight``.
 
-    ``reference_N`` is read where ``micro.kl_N``; anything finite elsewhere.
+    ``reference_N`` is read where ``micro.referenced_N``; anything finite elsewhere.
     """
-    factor = scales(weight, algo)
+    gain_N, clipped_N = _gains(logps_N, old_N, micro, algo)
+    # where: a weight of 0 gives exactly 0, also if exp overflows at a position without preference
+    drift_N = torch.where(micro.referenced_N, logps_N - reference_N, 0.0)
+    gaps_P = algo.dpo_beta * torch.zeros_like(micro.pairs_P).index_add(0, micro.pair_N, micro.dpo_N * drift_N)
+    penalty_N = divergence(torch.where(micro.kl_N != 0, -drift_N, 0.0), algo.kl_estimator)
+    parts = (
+        -(micro.sft_N * logps_N).sum(),
+        -(micro.po_N * torch.where(micro.po_N != 0, gain_N, 0.0)).sum(),
+        (micro.pairs_P * torch.nn.functional.softplus(-gaps_P)).sum(),
+        (micro.kl_N * penalty_N).sum(),
+        (micro.entropy_N * entropies_N).sum(),
+    )
+    total = sum((scale * part for scale, part in zip(scales(weight), parts, strict=True)), torch.zeros(()))
+    sft, po, dpo, kl, entropy = (part.detach() for part in parts)
+    return Terms(
+        total=total,
+        sft=sft,
+        po=po,
+        dpo=dpo,
+        kl=kl,
+        entropy=entropy,
+        penalty_N=penalty_N.detach(),
+        clipped=(clipped_N & (micro.po_N != 0)).sum(),
+        preferred=(micro.po_N != 0).sum(),
+        gaps_P=gaps_P.detach(),
+    )
+
+
+def divergence(gap_N: Tensor, estimator: str) -> Tensor:
+    """Estimate of KL(policy || reference) at sampled tokens from d = ref - logp; each has mean KL or, k2,
+    nearly so.
+    """
+    match estimator:
+        case "k1":
+            return -gap_N
+        case "k2":
+            return gap_N.square() / 2
+        case "k3":
+            return torch.expm1(gap_N) - gap_N
+    raise ValueError(f"unknown estimator: {estimator!r}")
+
+
+def _gains(logps_N: Tensor, old_N: Tensor, micro: Microbatch, algo: AlgoConfig) -> tuple[Tensor, Tensor]:
+    """What each position adds to the objective, and whether its ratio was clipped."""
     advantages = micro.advantages_N
     ratio = torch.exp(logps_N - old_N)
     bounded = ratio.clamp(1 - algo.clip_low, 1 + algo.clip_high)
-    trust = torch.exp(old_N - micro.behaviour_N).clamp(max=algo.importance_cap)
-    gap = torch.where(micro.kl_N, reference_N - logps_N, 0.0)
-    divergence = torch.expm1(gap) - gap
+    gain = torch.minimum(ratio * advantages, bounded * advantages)
+    if algo.clip_dual is not None:
+        gain = torch.where(advantages < 0, torch.maximum(gain, algo.clip_dual * advantages), gain)
+    clipped = torch.where(advantages > 0, ratio > 1 + algo.clip_high, ratio < 1 - algo.clip_low)
+    return _trust(old_N, micro, algo) * gain, clipped
 
-    sft = -(micro.sft_N * logps_N).sum()
-    # where: a weight of 0 gives exactly 0, also if exp overflows at a position without preference
 
-    gain = trust * torch.minimum(ratio * advantages, bounded * advantages)
-    po = -(micro.po_N * torch.where(micro.po_N != 0, gain, 0.0)).sum()
-    kl_text = (micro.kl_text_N * divergence).sum()
-    kl_audio = (micro.kl_audio_N * divergence).sum()
-
-    clipped = torch.where(advantages > 0, ratio > 1 + algo.clip_high, ratio < 1 - algo.clip_low) & (
-        micro.po_N != 0
-    )
-    return Terms(
-        total=factor[0] * sft + factor[1] * po + factor[2] * kl_text + factor[3] * kl_audio,
-        sft=sft.detach(),
-        po=po.detach(),
-        kl_text=kl_text.detach(),
-        kl_audio=kl_audio.detach(),
-        clipped=clipped.sum().detach(),
-        preferred=(micro.po_N != 0).sum(),
-    )
+def _trust(old_N: Tensor, micro: Microbatch, algo: AlgoConfig) -> Tensor:
+    """Truncated importance weight of each position, from what sampled to the policy before the update."""
+    surprise = old_N - micro.behaviour_N
+    match algo.importance:
+        case "off":
+            return torch.ones_like(old_N)
+        case "sequence":
+            ours = torch.where(micro.po_N != 0, surprise, 0.0)
+            per_row = torch.zeros(len(micro.lengths), dtype=ours.dtype, device=ours.device)
+            surprise = per_row.index_add(0, micro.row_N, ours)[micro.row_N]
+    return torch.exp(surprise).clamp(max=algo.importance_cap)

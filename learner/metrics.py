@@ -16,7 +16,7 @@ from learner.ranks import totals
 from speech.channels import Channel
 
 CHANNELS = {"text": Channel.TEXT, "audio": Channel.AUDIO}
-COMPONENTS = ("sft", "po", "kl_text", "kl_audio")
+COMPONENTS = ("sft", "po", "dpo", "kl", "entropy")  # in the order of ``Component``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,37 +32,48 @@ class Scored:
 def reduce(scored: Sequence[Scored], factor: Sequence[float]) -> dict[str, float]:
     """Metrics of one pass over the whole step, identical on every rank. Collective.
 
-    ``factor``: ``objectives.scales``.
+    ``factor``: ``objectives.scales``. ``loss/kl_*`` is the weighted mean of the estimate itself.
     """
     sums = totals(
         {name: torch.stack([one[name] for one in map(_sums, scored)]).sum() for name in _sums(scored[0])}
     )
-    losses = {f"loss/{name}": sums[name] for name, scale in zip(COMPONENTS, factor, strict=True) if scale}
-    metrics = {
-        "loss/total": sum(sums[name] * scale for name, scale in zip(COMPONENTS, factor, strict=True)),
-        **losses,
+    found = {"loss/total": sum(sums[name] * scale for name, scale in zip(COMPONENTS, factor, strict=True))}
+    shown = {"sft": "anchored", "po": "preferred", "dpo": "pairs"}
+    found |= {f"loss/{name}": sums[name] for name, count in shown.items() if sums[count]}
+    ratios = {
+        **{f"loss/kl_{name}": (f"penalty/{name}", f"held/{name}") for name in CHANNELS},
+        **{f"entropy/{name}": (f"entropy/{name}", f"count/{name}") for name in CHANNELS},
+        **{f"mismatch/{name}": (f"mismatch/{name}", f"count/{name}") for name in CHANNELS},
+        "clip_fraction": ("clipped", "preferred"),
+        "dpo/agreed": ("agreed", "pairs"),
+        "dpo/gap": ("gap", "pairs"),
     }
-    for name in CHANNELS:
-        if sums[f"count/{name}"]:
-            metrics[f"entropy/{name}"] = sums[f"entropy/{name}"] / sums[f"count/{name}"]
-            metrics[f"mismatch/{name}"] = sums[f"mismatch/{name}"] / sums[f"count/{name}"]
-    if sums["preferred"]:
-        metrics["clip_fraction"] = sums["clipped"] / sums["preferred"]
-    metrics["tokens"] = sums["tokens"]
-    return metrics
+    found |= {name: sums[over] / sums[under] for name, (over, under) in ratios.items() if sums[under]}
+    return {**found, "tokens": sums["tokens"]}
 
 
 def _sums(scored: Scored) -> dict[str, Tensor]:
     micro, terms = scored.micro, scored.terms
-    sums = {name: getattr(terms, name).double() for name in (*COMPONENTS, "clipped", "preferred")}
+    real = micro.pairs_P != 0
     # an idle rank's micro-batch holds one token that stands for nothing
-    sums["tokens"] = torch.tensor(
-        float(len(micro.ids_T)) if len(micro.keep_N) else 0.0, device=micro.ids_T.device
-    ).double()
-    gap = (scored.logps_N - micro.behaviour_N).abs().double()
+    tokens = torch.tensor(float(len(micro.ids_T)) if len(micro.keep_N) else 0.0, device=micro.ids_T.device)
+    sums = {
+        **{name: getattr(terms, name) for name in (*COMPONENTS, "clipped", "preferred")},
+        "tokens": tokens,
+        "anchored": (micro.sft_N != 0).sum(),
+        "pairs": real.sum(),
+        "agreed": (terms.gaps_P[real] > 0).sum(),
+        "gap": terms.gaps_P[real].sum(),
+    }
+    off = (scored.logps_N - micro.behaviour_N).abs()
     for name, channel in CHANNELS.items():
         here = micro.rollout_N & (micro.channels_N == channel)
-        sums[f"count/{name}"] = here.sum().double()
-        sums[f"entropy/{name}"] = scored.entropies_N[here].double().sum()
-        sums[f"mismatch/{name}"] = gap[here].sum()
-    return sums
+        held = micro.kl_N * (micro.audio_N if name == "audio" else ~micro.audio_N)
+        sums |= {
+            f"count/{name}": here.sum(),
+            f"entropy/{name}": scored.entropies_N[here].double().sum(),
+            f"mismatch/{name}": off[here].double().sum(),
+            f"held/{name}": held.double().sum(),
+            f"penalty/{name}": (held * terms.penalty_N).double().sum(),
+        }
+    return {name: value.double() for name, value in sums.items()}

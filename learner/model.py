@@ -112,9 +112,7 @@ class Policy(nn.Module):
         return cls(lm, chunk=chunk, allowed_PV=allowed_PV)
 
     def forward(self, micro: Microbatch) -> tuple[Tensor, Tensor]:
-        """(log-probs with gradient, entropies without), both float32 [N], at each position's temperature and
-        phase.
-        """
+        """(log-probs, entropies), float32 [N] with gradient, at each position's temperature and phase."""
         hidden = self.lm.base_model(
             input_ids=micro.ids_T[None],
             position_ids=micro.positions_T[None],

@@ -1,228 +1,149 @@
-"""The objective: which positions carry which loss, with which weight.
+"""The objective: what each position weighs in each component. METHOD §2 and §4; docs/method.md.
 
-    L = (1 - lambda) * SFT  +  lambda * (PO + kl_text * KL_TEXT + kl_audio * KL_AUDIO)          METHOD §2
+    L = (1 - lambda) * SFT  +  lambda * (PO or DPO  +  KL  -  ENTROPY)
 
-Each of the four components is a sum over its positions; a position's weight already holds the division by
-the component's *global* count. Every rank computes all of this from the same ``StepBatch``, so no count is
-ever communicated and no gradient depends on how the batch is cut.
+A method is a table, component x channel -> weight (``AlgoConfig``):
+
+                      TEXT     AUDIO    BOUNDARY  STOP     over
+    SFT               sft.*                                reference replies
+    PO, DPO           preference.*                         rollouts; pairs of them
+    KL, ENTROPY       kl.*, entropy.*                      rollouts, whatever is preferred
+
+Each component is a sum over its positions; a position's weight already holds the division by the component's
+*global* count. Every rank computes all of this from the same ``StepBatch``, so no count is ever communicated
+and no gradient depends on how the batch is cut.
 
 Invariants: an empty mask gives no weight anywhere and never falls back to another mask; PAD and forced
-positions join nothing; the KL masks do not look at the preference mask. A weight that cannot change the
-gradient (lambda 0, zero advantage, zero coefficient) is stored as 0, which is what lets ``batch.py`` leave
-tails and whole rows out.
+positions join nothing. A weight that cannot change the gradient (lambda 0, zero advantage, zero coefficient)
+is stored as 0, which is what lets ``batch.py`` leave tails and whole rows out.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from math import fsum
 
 import numpy as np
-from numpy.typing import NDArray
 
-from conf.schema import AlgoConfig
-from learner.grammar import Grammar
-from learner.types import Anchor, Rollout, StepBatch
+from conf.algorithm import AlgoConfig, ChannelWeights
+from learner.rows import (
+    Component,
+    Mask,
+    Row,
+    Sampled,
+    Weights,
+    anchor_row,
+    channels_of,
+    rollout_row,
+    weights_of,
+)
+from learner.types import Anchor, Pair, Rollout, StepBatch
 from speech.channels import Channel
-from speech.interleave import FREE
-
-Mask = NDArray[np.bool_]
-LETTERS = {channel.letter: channel for channel in Channel}
 
 
-class Component(IntEnum):
-    """The four losses; row of ``Row.weights_CR``."""
-
-    SFT = 0
-    PO = 1
-    KL_TEXT = 2
-    KL_AUDIO = 3
-
-
-KL = (Component.KL_TEXT, Component.KL_AUDIO)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Row:
-    """One sequence to score.
-
-    Arrays have one entry per response position R; position j is ``ids[start + j]``.
-    """
-
-    key: str | None  # "prompt_id/index" of a rollout; None: an anchor
-    name: str  # for error messages
-    ids: tuple[int, ...]  # prompt and response
-    start: int  # length of the prompt, at least 1
-    channels_R: NDArray[np.int8]
-    weights_CR: NDArray[np.float64]  # Component x position
-    behaviour_R: NDArray[np.float32]  # zeros for an anchor
-    phases_R: NDArray[np.int64]
-    temperature: float
-    advantage: float
-
-    @property
-    def needed_R(self) -> Mask:
-        """Positions whose log-prob the loss asks for."""
-        needed: Mask = (self.weights_CR != 0).any(axis=0)
-        return needed
-
-    def only(self, components: Sequence[Component]) -> "Row":
-        """The same row as if only these components existed."""
-        kept = np.zeros_like(self.weights_CR)
-        kept[list(components)] = self.weights_CR[list(components)]
-        return replace(self, weights_CR=kept)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampled:
-    """How the replies were drawn, as far as their weights and log-probs depend on it."""
-
-    max_new_tokens: int
-    temperature: float
-    grammar: Grammar | None = None  # the mask they were sampled under
-
-
-def scales(weight: float, algo: AlgoConfig) -> tuple[float, float, float, float]:
+def scales(weight: float) -> tuple[float, ...]:
     """Factor of each component in the total, in the order of ``Component``. ``weight`` is lambda."""
     if not 0.0 <= weight <= 1.0:
         raise ValueError(f"lambda must lie in [0, 1]: got {weight}")
-    return (1.0 - weight, weight, weight * algo.kl_text, weight * algo.kl_audio)
+    return (1.0 - weight, weight, weight, weight, -weight)
 
 
 def needs_reference(algo: AlgoConfig) -> bool:
     """Whether any step of this run can ask for the frozen start policy."""
-    prefers = algo.gate.lambda_max > 0 if algo.mix == "gate" else algo.fixed_lambda > 0
-    return prefers and (algo.kl_text > 0 or algo.kl_audio > 0)
+    return algo.prefers and (algo.kl.any or algo.loss != "grpo")
 
 
-def channels_of(letters: str) -> NDArray[np.int8]:
-    """The channels that a string of T A B E P spells."""
-    return np.array([LETTERS[letter] for letter in letters], dtype=np.int8)
+def joined(rollout: Rollout | Anchor, weights: ChannelWeights) -> Weights:
+    """Weight of each position of a reply: that of its channel; 0 where it is PAD or was not sampled."""
+    table = np.array([weights.text, weights.audio, weights.boundary, weights.stop, 0.0])
+    found: Weights = table[channels_of(rollout.channels)]
+    return found * np.array(rollout.sampled) if isinstance(rollout, Rollout) else found
 
 
-def trainable(rollout: Rollout) -> Mask:
-    """Positions that may join an objective: sampled, and not PAD."""
-    mask: Mask = np.array(rollout.sampled, dtype=np.bool_) & (channels_of(rollout.channels) != Channel.PAD)
-    return mask
+def aggregate(
+    weights: Sequence[Weights], aggregation: str, *, replies: int, max_new_tokens: int = 1
+) -> list[Weights]:
+    """Each position's share of the component, one array per reply. ``replies``: what a mean over them divides
+    by.
 
-
-def preference_mask(rollout: Rollout, algo: AlgoConfig) -> Mask:
-    """Positions that carry the preference loss."""
-    joined = [Channel.TEXT]
-    if algo.channels == "all":
-        joined.append(Channel.AUDIO)
-    if algo.boundary:
-        joined.append(Channel.BOUNDARY)
-    if algo.stop:
-        joined.append(Channel.STOP)
-    mask: Mask = trainable(rollout) & np.isin(channels_of(rollout.channels), joined)
-    return mask
-
-
-def kl_masks(rollout: Rollout) -> tuple[Mask, Mask]:
-    """Positions of the text KL (TEXT, BOUNDARY, STOP) and of the audio KL (AUDIO), whatever is preferred."""
-    audio = channels_of(rollout.channels) == Channel.AUDIO
-    return trainable(rollout) & ~audio, trainable(rollout) & audio
-
-
-def aggregate(masks: Sequence[Mask], aggregation: str, max_new_tokens: int = 1) -> list[NDArray[np.float64]]:
-    """Weight of each preference position, one array per rollout.
-
-    sequence_mean: mean over a reply's positions, then over all replies (one without positions counts as 0);
-    token_mean: mean over all positions; sum: sum over a reply, mean over replies; constant: that /
-    max_new_tokens.
+    sequence_mean: weighted mean of a reply's positions, then mean over replies; token_mean: weighted mean of
+    all positions; sum: sum over a reply, mean over replies; constant: that / max_new_tokens.
     """
-    tokens = sum(int(mask.sum()) for mask in masks)
+    everything = fsum(float(u.sum()) for u in weights)
 
-    def divisor(mask: Mask) -> float:
+    def divisor(u: Weights) -> float:
         match aggregation:
             case "sequence_mean":
-                return float(mask.sum()) * len(masks)
+                return float(u.sum()) * replies
             case "token_mean":
-                return tokens
+                return everything
             case "sum":
-                return len(masks)
+                return replies
             case "constant":
-                return len(masks) * max_new_tokens
+                return replies * max_new_tokens
         raise ValueError(f"unknown aggregation: {aggregation!r}")
 
-    return [mask / divisor(mask) if mask.any() else np.zeros(len(mask)) for mask in masks]
+    return [u / divisor(u) if u.any() else np.zeros(len(u)) for u in weights]
 
 
 def rows_of(batch: StepBatch, algo: AlgoConfig, sampled: Sampled) -> list[Row]:
-    """Every row of the step with its weights; rollouts first.
+    """Every row of the step with its weights; rollouts first, then pairs, then anchors.
 
     ValueError: a malformed row, or a token that the grammar forbids.
     """
-    factor = scales(batch.weight, algo)
-    preference = aggregate(
-        [preference_mask(r, algo) for r in batch.rollouts], algo.aggregation, sampled.max_new_tokens
+    present = np.array(scales(batch.weight)) != 0  # nobody needs to compute what the total does not contain
+    rows = _rollout_rows(batch.rollouts, algo, sampled) if present[Component.PO] else _bare(batch, sampled)
+    rows += _pair_rows(batch.pairs, algo, sampled) if present[Component.DPO] else []
+    return rows + (_anchor_rows(batch.anchors, algo) if present[Component.SFT] else [])
+
+
+def penalty_rows(rollouts: Sequence[Rollout], algo: AlgoConfig, sampled: Sampled) -> list[Row]:
+    """Rows whose KL weights are the bare coefficients: their sum is what ``kl_in=reward`` takes off."""
+    return [rollout_row(r, weights_of(kl=joined(r, algo.kl)), sampled) for r in rollouts]
+
+
+def _bare(batch: StepBatch, sampled: Sampled) -> list[Row]:
+    """Rollouts of a step that prefers nothing: checked, and without any weight."""
+    return [rollout_row(r, weights_of(po=np.zeros(len(r.ids))), sampled) for r in batch.rollouts]
+
+
+def _rollout_rows(rollouts: Sequence[Rollout], algo: AlgoConfig, sampled: Sampled) -> list[Row]:
+    preferred = [joined(r, algo.preference) for r in rollouts]
+    shares = aggregate(
+        preferred, algo.aggregation, replies=len(rollouts), max_new_tokens=sampled.max_new_tokens
     )
-    text = aggregate([kl_masks(r)[0] for r in batch.rollouts], "token_mean")
-    audio = aggregate([kl_masks(r)[1] for r in batch.rollouts], "token_mean")
+    penalties = _by_class(rollouts, algo.kl if algo.kl_in == "loss" else ChannelWeights())
+    bonuses = _by_class(rollouts, algo.entropy)
     rows = []
-    for rollout, po, kl_text, kl_audio in zip(batch.rollouts, preference, text, audio, strict=True):
-        weights = np.stack([np.zeros_like(po), po * (rollout.advantage != 0.0), kl_text, kl_audio])
-        rows.append(_rollout_row(rollout, _active(weights, factor), sampled))
-    sft = aggregate([channels_of(a.channels) != Channel.PAD for a in batch.anchors], "token_mean")
-    for anchor, weight in zip(batch.anchors, sft, strict=True):
-        weights = np.zeros((len(Component), len(weight)))
-        weights[Component.SFT] = weight
-        rows.append(_anchor_row(anchor, _active(weights, factor)))
+    for rollout, po, kl, entropy in zip(rollouts, shares, penalties, bonuses, strict=True):
+        learns = rollout.advantage.of(channels_of(rollout.channels)) != 0
+        if algo.importance == "sequence":  # its weight is a product over all that the reply prefers
+            learns = np.full(len(po), bool((learns & (po != 0)).any()))
+        rows.append(rollout_row(rollout, weights_of(po=po * learns, kl=kl, entropy=entropy), sampled))
     return rows
 
 
-def scoring_rows(rollouts: Sequence[Rollout], sampled: Sampled) -> list[Row]:
-    """Rows that ask for the log-prob of every token, whatever any objective needs."""
-    everything = np.zeros(len(Component))
-    everything[Component.PO] = 1.0
-    return [_rollout_row(r, np.tile(everything[:, None], len(r.ids)), sampled) for r in rollouts]
+def _pair_rows(pairs: Sequence[Pair], algo: AlgoConfig, sampled: Sampled) -> list[Row]:
+    total = fsum(pair.weight for pair in pairs)
+    rows = []
+    for number, pair in enumerate(pairs):
+        chosen, rejected = (joined(reply, algo.preference) for reply in (pair.chosen, pair.rejected))
+        whole = bool(chosen.any() and rejected.any())  # a comparison with nothing teaches nothing
+        for reply, signed in ((pair.chosen, chosen), (pair.rejected, -rejected)):
+            weights = weights_of(dpo=signed * whole)
+            rows.append(rollout_row(reply, weights, sampled, pair=number, pair_weight=pair.weight / total))
+    return rows
 
 
-def _active(weights_CR: NDArray[np.float64], factor: Sequence[float]) -> NDArray[np.float64]:
-    """Weights of components that the total does not contain are 0: nobody needs to compute them."""
-    present = np.array(factor, dtype=np.float64) != 0
-    return np.where(present[:, None], weights_CR, 0.0)
+def _anchor_rows(anchors: Sequence[Anchor], algo: AlgoConfig) -> list[Row]:
+    weights = [joined(anchor, algo.sft) for anchor in anchors]
+    shares = aggregate(weights, algo.sft_aggregation, replies=sum(bool(u.any()) for u in weights))
+    return [anchor_row(anchor, weights_of(sft=u)) for anchor, u in zip(anchors, shares, strict=True)]
 
 
-def _rollout_row(rollout: Rollout, weights_CR: NDArray[np.float64], sampled: Sampled) -> Row:
-    name = f"rollout {rollout.prompt_id}/{rollout.index}"
-    lengths = {len(rollout.ids), len(rollout.logps), len(rollout.channels), len(rollout.sampled)}
-    if len(lengths) != 1 or not rollout.prompt_ids:
-        raise ValueError(
-            f"{name}: ids, logps, channels and sampled must be equally long and follow a prompt: "
-            f"got {lengths}"
-        )
-    free = np.full(len(rollout.ids), FREE, dtype=np.int64)
-    return Row(
-        key=f"{rollout.prompt_id}/{rollout.index}",
-        name=name,
-        ids=rollout.prompt_ids + rollout.ids,
-        start=len(rollout.prompt_ids),
-        channels_R=channels_of(rollout.channels),
-        weights_CR=weights_CR,
-        behaviour_R=np.array(rollout.logps, dtype=np.float32),
-        phases_R=free if sampled.grammar is None else sampled.grammar.phases_of(rollout.ids, name),
-        temperature=sampled.temperature,
-        advantage=rollout.advantage,
-    )
-
-
-def _anchor_row(anchor: Anchor, weights_CR: NDArray[np.float64]) -> Row:
-    """Anchors are plain cross-entropy: temperature 1, no grammar mask."""
-    if len(anchor.ids) != len(anchor.channels) or not anchor.prompt_ids:
-        raise ValueError(
-            f"anchor {anchor.prompt_id}: ids and channels must be equally long and follow a prompt: "
-            f"got {len(anchor.ids)} and {len(anchor.channels)}"
-        )
-    return Row(
-        key=None,
-        name=f"anchor {anchor.prompt_id}",
-        ids=anchor.prompt_ids + anchor.ids,
-        start=len(anchor.prompt_ids),
-        channels_R=channels_of(anchor.channels),
-        weights_CR=weights_CR,
-        behaviour_R=np.zeros(len(anchor.ids), dtype=np.float32),
-        phases_R=np.full(len(anchor.ids), FREE, dtype=np.int64),
-        temperature=1.0,
-        advantage=0.0,
-    )
+def _by_class(rollouts: Sequence[Rollout], coefficients: ChannelWeights) -> list[Weights]:
+    """Coefficient / number of joined positions, AUDIO counted apart from everything else: an audio token more
+    does not loosen the hold on the words."""
+    weights = [joined(r, coefficients) for r in rollouts]
+    audio: list[Mask] = [channels_of(r.channels) == Channel.AUDIO for r in rollouts]
+    heard = sum(int((u[a] != 0).sum()) for u, a in zip(weights, audio, strict=True))
+    said = sum(int((u[~a] != 0).sum()) for u, a in zip(weights, audio, strict=True))
+    return [u / np.where(a, max(heard, 1), max(said, 1)) for u, a in zip(weights, audio, strict=True)]

@@ -45,9 +45,9 @@ def compare(
     """
     gaps: dict[str, list[float]] = {}
     for rollout in rollouts:
-        found = learner_logps[f"{rollout.prompt_id}/{rollout.index}"]
+        found = learner_logps[rollout.key]
         for letter, sampled, engine, learner in zip(
-            rollout.channels, rollout.sampled, rollout.logps, found, strict=True
+            rollout.channels, rollout.sampled, rollout.logps or (), found, strict=True
         ):
             if sampled and not isnan(learner):
                 gap = abs(learner - engine)

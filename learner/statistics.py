@@ -20,7 +20,9 @@ class GroupStatistics:
     mean: float
     variance: float  # population variance; exactly 0 when the rewards are equal up to rounding
     best: float
-    noise_variance: float = 0.0  # sigma_J^2: the judge's own repeat variance, mean over the valid rewards
+    noise_variance: float = (
+        0.0  # sigma_J^2: variance of a reward by the judge's repeats, mean over the valid ones
+    )
 
     @property
     def std(self) -> float:
@@ -48,26 +50,26 @@ def mean_and_variance(values: Sequence[float]) -> tuple[float, float]:
 
 
 def group_statistics(
-    rewards: Sequence[float | None], group_size: int, spreads: Sequence[float | None] | None = None
+    rewards: Sequence[float | None], group_size: int, errors: Sequence[float | None] | None = None
 ) -> GroupStatistics | None:
     """Statistics over the valid rewards of a group; None when it is dropped (``why_dropped`` says why).
 
-    ``spreads``: the judge's standard deviation per reward, aligned with ``rewards``; read where a reward is
+    ``errors``: the judge's standard error per reward, aligned with ``rewards``; read where a reward is
     valid.
-    ValueError: more rewards than replies, or spreads of another length.
+    ValueError: more rewards than replies, or errors of another length.
     """
     if len(rewards) > group_size:
         raise ValueError(f"a group has at most group_size={group_size} rewards: got {len(rewards)}")
-    if spreads is not None and len(spreads) != len(rewards):
-        raise ValueError(f"spreads must be aligned with rewards: got {len(spreads)} for {len(rewards)}")
+    if errors is not None and len(errors) != len(rewards):
+        raise ValueError(f"errors must be aligned with rewards: got {len(errors)} for {len(rewards)}")
     if why_dropped(rewards, group_size) is not None:
         return None
     valid = [reward for reward in rewards if reward is not None]
     mean, variance = mean_and_variance(valid)
     noise = [
-        spread**2
-        for reward, spread in zip(rewards, spreads or (), strict=False)
-        if reward is not None and spread is not None
+        error**2
+        for reward, error in zip(rewards, errors or (), strict=False)
+        if reward is not None and error is not None
     ]
     return GroupStatistics(
         count=len(valid),

@@ -14,31 +14,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conf.schema import AlgoConfig, Config
+from conf.algorithm import AlgoConfig
+from conf.schema import Config
 from learner import export as exporting
-from learner import geometry, metrics, ranks, state
-from learner.batch import Microbatch, Plan, pack, pack_reference, scored_positions, share
+from learner import metrics, ranks, state
+from learner.batch import Microbatch, Plan, pack, scored_positions, share
+from learner.diagnosis import Diagnosis
+from learner.geometry import Survey, directions, shift_rows
 from learner.grammar import grammar_from
-from learner.loss import loss_terms
+from learner.loss import divergence, loss_terms
 from learner.metrics import Scored
 from learner.model import Policy, frozen, reshard, sharded, synchronise_gradients
-from learner.objectives import KL, Row, Sampled, needs_reference, rows_of, scales, scoring_rows
+from learner.objectives import needs_reference, penalty_rows, rows_of, scales
+from learner.reference import penalties, reference_logps
+from learner.rows import Row, Sampled, scoring_rows
 from learner.types import Rollout, StepBatch, StepResult
 from rollout.engine import WeightManifest
 from rollout.weights import DTYPES
 from rollout.weights import pack as pack_weights
-from speech.channels import Channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Share:
-    """This rank's part of a step. ``references[m]`` is read where ``micros[m].kl_N``."""
+    """This rank's part of a step. ``references[m]`` is read where ``micros[m].referenced_N``."""
 
     micros: list[Microbatch]
     references: list[Tensor]
@@ -55,7 +60,7 @@ class Learner:
     """
 
     def __init__(self, config: Config, rank: int, world: int) -> None:
-        """Loads and shards the policy (and the reference, if a KL term can ask for it). Collective.
+        """Loads and shards the policy, and the start policy if something can ask for it. Collective.
 
         ValueError: the checkpoint cannot be used, or ``tokens_per_microbatch`` cannot hold a row.
         """
@@ -72,7 +77,8 @@ class Learner:
             grammar=grammar_from(config),
         )
         self.policy = self._load(checkpointing=config.learner.activation_checkpointing)
-        self._reference = frozen(self._load(checkpointing=False)) if needs_reference(config.algo) else None
+        asked = needs_reference(config.algo) or config.log.diagnose_every > 0
+        self._reference = frozen(self._load(checkpointing=False)) if asked else None
         learning = config.learner
         self._optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=learning.lr, betas=(0.9, 0.95), weight_decay=learning.weight_decay,
@@ -100,22 +106,17 @@ class Learner:
             return StepResult(
                 version=self._version,
                 metrics={"tokens": 0.0, "grad_norm": 0.0},
-                learner_logps=self._unscored(batch.rollouts),
+                learner_logps=self._unscored(batch.replies),
             )
-        micros = self._packed(rows, plan)
-        mine = _Share(micros=micros, references=self._reference_logps(rows, plan, micros))
+        mine = self._shared(rows, plan)
         first, found = self._epoch(mine, None, batch.weight)
+        old = [scored.logps_N for scored in first]
+        passes = [found]
         for _ in range(1, self._config.algo.epochs):
-            _, later = self._epoch(mine, [scored.logps_N for scored in first], batch.weight)
-            found |= {
-                name: found[name] + later[name] for name in ("grad_norm", "clip_fraction") if name in found
-            }
-        found |= {
-            name: found[name] / self._config.algo.epochs
-            for name in ("grad_norm", "clip_fraction")
-            if name in found
-        }
-        logps = self._collect(rows, plan, [scored.logps_N for scored in first], batch.rollouts)
+            passes.append(self._epoch(mine, old, batch.weight)[1])
+        averaged = {"grad_norm", "clip_fraction"} & found.keys()
+        found |= {name: fmean(one[name] for one in passes) for name in averaged}
+        logps = self._collect(rows, plan, old, batch.replies)
         return StepResult(version=self._version, metrics=found, learner_logps=logps)
 
     @torch.no_grad()
@@ -132,28 +133,38 @@ class Learner:
         reshard(self.policy)
         return self._collect(rows, plan, logps, rollouts)
 
-    def channel_gradients(self, batch: StepBatch) -> dict[str, float]:
-        """``grad/text_audio_ratio`` and ``grad/text_audio_cosine`` of the preference loss on this batch.
-        Collective, updates nothing.
-
-        Costs two backward passes; empty when a channel has no preference gradient.
+    @torch.no_grad()
+    def penalties(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
+        """What ``kl_in=reward`` takes off each reply's reward, by rollout key: the sum of coefficient times
+        KL estimate under the present policy. Collective, the same on every rank.
         """
-        gradients = []
-        for channel in (Channel.TEXT, Channel.AUDIO):
-            rows = geometry.preference_rows(batch, self._config.algo, self._sampled, channel)
-            plan = self._plan(rows)
-            if not plan[0]:
-                return {}
-            micros = self._packed(rows, plan)
-            unread = [torch.zeros(len(micro.keep_N), device=self._device) for micro in micros]
-            self._backward(
-                _Share(micros=micros, references=unread),
-                None,
-                1.0,
-                geometry.everything_preferred(self._config.algo),
-            )
-            gradients.append(geometry.local_gradient(self.policy))
-        return geometry.compare_gradients(*gradients)
+        rows = penalty_rows(rollouts, self._config.algo, self._sampled)
+        plan = self._plan(rows)
+        micros = self._packed(rows, plan)
+        references = reference_logps(self._reference, rows, plan, self._rank, micros)
+        estimates = [
+            divergence(reference - self.policy(micro)[0], self._config.algo.kl_estimator)
+            for micro, reference in zip(micros, references, strict=True)
+        ]
+        reshard(self.policy)
+        return penalties(rows, plan[self._rank], micros, estimates)
+
+    def diagnose(self, batch: StepBatch) -> Diagnosis:
+        """Gradients by part of the model and channel, and the shift from the start policy, before ``step``.
+
+        Collective; changes nothing. Costs a backward pass each for TEXT, AUDIO and SFT, and two forward
+        passes over rollouts and anchors. No shift where no start policy is held (``log.diagnose_every=0``).
+        """
+        survey = Survey(self.policy)
+        for direction in directions(batch, self._config.algo, self._sampled):
+            plan = self._plan(direction.rows)
+            if plan[0]:
+                self._backward(self._shared(direction.rows, plan), None, direction.weight, direction.algo)
+                survey.take(direction.name)
+        if self._reference is not None:
+            for name, rows in shift_rows(batch, self._sampled).items():
+                survey.compare(name, self._packed(rows, self._plan(rows)), self._reference)
+        return survey.diagnosis(self._version)
 
     def weights(self, version: int | None = None) -> tuple[WeightManifest, NDArray[np.uint8]] | None:
         """All weights in the engine's type, tied ones under each name; on rank 0, None elsewhere.
@@ -202,7 +213,7 @@ class Learner:
         ``old``: log-probs of the first epoch.
         """
         done = self._backward(mine, old, weight, self._config.algo)
-        found = metrics.reduce(done, scales(weight, self._config.algo))
+        found = metrics.reduce(done, scales(weight))
         return done, {**found, **self._update()}
 
     def _backward(
@@ -215,11 +226,13 @@ class Learner:
             synchronise_gradients(self.policy, last or self._device.type == "cuda")
             logps, entropies = self.policy(micro)
             before = logps.detach() if old is None else old[m]
-            terms = loss_terms(logps, before, reference, micro, weight=weight, algo=algo)
+            terms = loss_terms(logps, entropies, before, reference, micro, weight=weight, algo=algo)
             torch.autograd.backward(
                 terms.total * self._world
             )  # FSDP averages over ranks; our weights are already global
-            done.append(Scored(micro=micro, logps_N=logps.detach(), entropies_N=entropies, terms=terms))
+            done.append(
+                Scored(micro=micro, logps_N=logps.detach(), entropies_N=entropies.detach(), terms=terms)
+            )
         return done
 
     def _update(self) -> dict[str, float]:
@@ -237,23 +250,6 @@ class Learner:
         self._optimizer.zero_grad()
         self._updates += 1
         return {"grad_norm": size, "lr": rate}
-
-    @torch.no_grad()
-    def _reference_logps(self, rows: Sequence[Row], plan: Plan, micros: Sequence[Microbatch]) -> list[Tensor]:
-        """Reference log-probs aligned with the micro-batches.
-
-        A pass runs when any rank needs it: all ranks take part.
-        """
-        kl_rows = [row.only(KL).needed_R.any() for row in rows]
-        found = []
-        for m, (mine, micro) in enumerate(zip(plan[self._rank], micros, strict=True)):
-            logps = torch.zeros(len(micro.keep_N), device=self._device)
-            if any(kl_rows[i] for theirs in plan for i in theirs[m]):
-                assert self._reference is not None, "a KL weight without a reference"
-                asked = self._reference(pack_reference([rows[i] for i in mine]).to(self._device))[0]
-                logps[micro.kl_N] = asked
-            found.append(logps)
-        return found
 
     def _collect(
         self, rows: Sequence[Row], plan: Plan, logps: Sequence[Tensor], rollouts: Sequence[Rollout]
@@ -292,5 +288,10 @@ class Learner:
     def _packed(self, rows: Sequence[Row], plan: Plan) -> list[Microbatch]:
         return [pack([rows[i] for i in micro]).to(self._device) for micro in plan[self._rank]]
 
+    def _shared(self, rows: Sequence[Row], plan: Plan) -> _Share:
+        micros = self._packed(rows, plan)
+        references = reference_logps(self._reference, rows, plan, self._rank, micros)
+        return _Share(micros=micros, references=references)
+
     def _unscored(self, rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
-        return {f"{r.prompt_id}/{r.index}": [nan] * len(r.ids) for r in rollouts} if self._rank == 0 else {}
+        return {r.key: [nan] * len(r.ids) for r in rollouts} if self._rank == 0 else {}

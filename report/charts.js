@@ -59,7 +59,7 @@ function chart(spec, group) {
 
   function show(value) {  // nearest x, or the last one
     at = value === null ? spec.xs.length - 1 : nearest(spec.xs, value);
-    const resting = value === null && spec.kind === "bars";  // a histogram has no last value
+    const resting = value === null && (spec.kind === "bars" || spec.names);  // neither bins nor layers have a last value
     values.forEach((b, i) => { b.textContent = resting ? "" : (spec.format ?? number)(spec.series[i].ys[at]); });
     where.textContent = resting ? "" : name(at);
     plot.setAttribute("aria-valuenow", at);
@@ -76,7 +76,7 @@ function chart(spec, group) {
   function draw() {
     const width = Math.max(220, plot.clientWidth || 340), [lo, hi, unit] = reach(spec), n = spec.xs.length;
     const step = n > 1 ? (spec.xs[n - 1] - spec.xs[0]) / (n - 1) : 1;
-    const pad = spec.kind === "line" ? (n > 1 ? 0 : 0.5) : step / 2;
+    const pad = spec.kind === "line" && !spec.marks ? (n > 1 ? 0 : 0.5) : step / 2;
     const from = spec.xs[0] - pad, to = spec.xs[n - 1] + pad;
     x = v => LEFT + (v - from) / (to - from) * (width - LEFT - RIGHT);
     const y = v => TOP + (hi - v) / (hi - lo) * (HEIGHT - TOP - BOTTOM);
@@ -93,6 +93,7 @@ function chart(spec, group) {
     if (spec.kind === "stack") stack(spec, plot, x, y, bar);
     else if (spec.kind === "bars") bars(spec, plot, x, y, bar);
     else for (const s of spec.series) line(s, spec.xs, plot, x, y);
+    if (spec.rule >= lo && spec.rule <= hi) plot.append(svg("line", {class: "limit", x1: LEFT, x2: width - RIGHT, y1: y(spec.rule), y2: y(spec.rule)}));
     cross = svg("line", {class: "cross off", y1: TOP, y2: HEIGHT - BOTTOM});
     plot.append(cross);
     show(null);

@@ -33,6 +33,7 @@ PHASES = (
     ("time/learn", "learn", "c3"),
     ("time/sync", "sync", "c4"),
 )
+DIAGNOSE = ("time/diagnose", "diagnose", "c5")
 LAYERS = (  # the phases, with generation cut in two
     ("time/generate_alone", "generate", "c1"),
     ("time/judge_overlapped", "generate, judging meanwhile", "c6"),
@@ -41,13 +42,8 @@ LAYERS = (  # the phases, with generation cut in two
 PANELS = (
     Panel(
         "Lambda",
-        "share of preference in the loss; its gates",
-        (
-            ("lambda", "lambda", "c1"),
-            ("lambda_raw", "before smoothing", "c1 thin"),
-            ("gate/direction", "direction gate", "c3"),
-            ("gate/information", "information gate", "c4"),
-        ),
+        "share of preference in the loss",
+        (("lambda", "lambda", "c1"), ("lambda_raw", "before smoothing", "c1 thin")),
         zero=True,
     ),
     Panel(
@@ -93,7 +89,7 @@ PANELS = (
     Panel(
         "Time per step",
         "seconds, stacked by phase; the line is the step's wall clock",
-        (*LAYERS, ("time/rest", "orchestration", "c0"), ("time/step", "step", "cl")),
+        (*LAYERS, DIAGNOSE, ("time/rest", "orchestration", "c0"), ("time/step", "step", "cl")),
         kind="stack",
         zero=True,
     ),
@@ -104,21 +100,7 @@ PANELS = (
         (("rollout/text_tokens", "text", "c1"), ("rollout/audio_tokens", "audio", "c2")),
         zero=True,
     ),
-    Panel(
-        "Groups",
-        "kept, and dropped for too few verdicts",
-        (("groups/kept", "kept", "c3"), ("groups/dropped", "dropped", "c2")),
-        zero=True,
-    ),
-    Panel(
-        "Gradient",
-        "norm before clipping; text against audio part",
-        (
-            ("grad_norm", "norm", "c0"),
-            ("grad/text_audio_ratio", "text/audio ratio", "c1"),
-            ("grad/text_audio_cosine", "text·audio cosine", "c4"),
-        ),
-    ),
+    Panel("Gradient", "norm before clipping", (("grad_norm", "norm", "c0"),)),
 )
 
 
@@ -139,7 +121,8 @@ def _rest(row: Mapping[str, float | None]) -> float | None:
     whole = row.get("time/step")
     parts = [row.get(name) for name, _, _ in PHASES]
     known = [part for part in parts if part is not None]
-    return whole - sum(known) if whole is not None and len(known) == len(parts) else None
+    looked = row.get(DIAGNOSE[0]) or 0.0  # an older run does not know it, and had none
+    return whole - sum(known) - looked if whole is not None and len(known) == len(parts) else None
 
 
 def _alone(row: Mapping[str, float | None]) -> float | None:

@@ -20,12 +20,13 @@ function happenings(events) {
     el("thead", {}, el("tr", {}, ...["time (UTC)", "step", "kind", "count", "detail"].map(t => el("th", {scope: "col"}, t)))), el("tbody", {}, ...rows)))];
 }
 
-const { head, table, curves, judges, histograms, rollouts, samples, events } = DATA;
+const { head, table, curves, diagnostics, judges, histograms, rollouts, samples, events } = DATA;
 document.title = head.name + " · WavGate";
 const more = curves.more.length ? [fold(`${curves.more.length} more metrics`, el("div", {class: "grid"}, ...curves.more.map(c => chart(c, "step"))))] : [];
 const sections = [
   section("compare", "Before and after", table.notes, ...comparison(table)),
   section("curves", "Curves", curves.notes, el("div", {class: "grid"}, ...curves.panels.map(c => chart(c, "step"))), ...more),
+  section("diagnostics", "Diagnostics", diagnostics.notes, ...diagnosing(diagnostics)),
   section("judges", "Judges", judges.notes, ...judging(judges)),
   section("histograms", "Scores, early and late", histograms.notes, histograms.axes.length
     ? el("div", {class: "grid"}, ...histograms.axes.map(h => histogram(h, histograms.spans))) : el("p", {class: "none"}, "no scores")),

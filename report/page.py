@@ -15,12 +15,19 @@ from string import Template
 
 from pydantic import TypeAdapter
 
-from report import browser, curves, judges, read, table
+from report import browser, curves, diagnostics, judges, read, table
 from report.curves import Data
 from report.records import Evaluation, Event, Sample
 
 HERE = Path(__file__).parent
-SCRIPTS = ("elements.js", "charts.js", "replies.js", "judges.js", "page.js")  # one script; the last runs it
+SCRIPTS = (
+    "elements.js",
+    "charts.js",
+    "replies.js",
+    "judges.js",
+    "diagnostics.js",
+    "page.js",
+)  # one script in the page; the last one runs it
 STYLES = ("page.css",)
 MOST_FILES = 8  # rollout files on each side of the early/late histograms
 
@@ -49,11 +56,13 @@ def collect(run_dir: Path) -> Data:
     listening, sample_clips = browser.listen(run_dir, samples.rows)
     rollouts, rollout_clips = _rollouts(run_dir, config)
     judged = judges.judges(run_dir, metrics.rows, config.scale if config else None)
-    drawn = curves.curves(metrics.rows, evaluations.rows, judges.drawn(metrics.rows))
+    elsewhere = judges.drawn(metrics.rows) | diagnostics.drawn(metrics.rows)
+    drawn = curves.curves(metrics.rows, evaluations.rows, elsewhere)
     return {
         "head": _head(run_dir, config, metrics.rows[-1] if metrics.rows else None),
         "table": _table(evaluations),
         "curves": {**drawn, "notes": _notes(metrics.note, evaluations.note, drawn["note"])},
+        "diagnostics": diagnostics.diagnostics(run_dir, metrics.rows),
         "judges": judged,
         **rollouts,
         "samples": {**listening, "notes": _notes(samples.note, listening["note"])},
@@ -75,7 +84,7 @@ def _head(run_dir: Path, config: read.RunConfigFile | None, last: Mapping[str, f
     steps = f"{0 if done is None else int(done)} of {'?' if planned is None else planned}"
     facts = [
         ("algorithm", known.algo.name),
-        ("preference on", known.algo.channels),
+        ("preference on", known.algo.preferred),
         ("steps", steps),
         ("seed", known.run.seed),
         ("model", known.model.family),

@@ -176,7 +176,12 @@ class AlgoPart(_Loose):
     """config.yaml: algo."""
 
     name: Shown | None = None
-    channels: Shown | None = None
+    preference: dict[str, float] = {}
+
+    @property
+    def preferred(self) -> str | None:
+        """The channels that carry the preference loss."""
+        return ", ".join(name for name, weight in self.preference.items() if weight) or None
 
 
 class RunConfigFile(_Loose):

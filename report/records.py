@@ -81,8 +81,9 @@ class RolloutRecord(Line):
     second: dict[str, Verdict] = {}  # by axis, of the second judge; empty: it was not asked
     reward: Finite | None
     missing: str | None  # why there is no reward
-    advantage: Finite | None  # null: no reward, or the group was dropped
-    weights: list[Number] | None  # preference weight per token: advantage * mask; null: no preference row
+    advantage: Finite | None  # null: no reward, the group was dropped, or ``advantages`` has several
+    advantages: dict[str, Finite] | None = None  # of text, audio and form, where they are not the same
+    weights: list[Number] | None  # preference weight per token: advantage * channel weight; null: none
     behaviour_logps: list[Number]  # natural log, of the engine that sampled
     learner_logps: list[Number] | None  # before the update; null where the learner did not need them
     dropped: str | None  # why this reply taught nothing; null: it did
@@ -146,6 +147,42 @@ class Canary(Line):
     most: Number  # the highest score that is not pay; null: unknown
     fate: Literal["passed", "paid", "unknown"]
     detail: str = ""
+
+
+class PartGradient(Line):
+    """The gradients of one part of the model: norms, and the angles between them. null: not defined.
+
+    ``text``, ``audio``: of the preference loss over that channel alone, without lambda; ``sft``: of the
+    reference replies' loss.
+    """
+
+    name: str  # embedding, layer 0, ..., norm, head; "embedding, head": one matrix; model: all of them
+    parameters: int
+    text: Number
+    audio: Number
+    sft: Number
+    text_audio_ratio: Number
+    text_audio_cosine: Number
+    sft_text_cosine: Number
+
+
+class ChannelShift(Line):
+    """Log-probs of the policy minus those of the start policy, in nats per token."""
+
+    mean: Number
+    mean_abs: Number
+    tokens: int
+
+
+class Diagnosis(Line):
+    """A look at the policy before the update of its step. A shift without positions is not there."""
+
+    step: int
+    policy_version: int
+    tied: bool  # embedding and head are one matrix
+    layers: list[PartGradient]  # from input to output
+    model: PartGradient
+    shift: dict[str, ChannelShift]  # rollout_text, rollout_audio, anchor_text, anchor_audio
 
 
 class Evaluation(Line):

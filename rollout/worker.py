@@ -16,10 +16,11 @@ import numpy as np
 from conf.schema import Config
 from rollout.engine import Engine, RawReply, WeightManifest
 from rollout.types import Prompt, Reply, Sampling, Speech
-from speech.dataset import Encoder, Example
+from speech.dataset import Encoder, Example, PairExample
 from speech.families import load_family
 from speech.families.base import Family
 from speech.manifest import Row
+from speech.pairs import PairRow
 
 
 class RolloutWorker:
@@ -46,10 +47,11 @@ class RolloutWorker:
 
     def encode(self, manifest: Path, rows: Sequence[Row]) -> list[Example]:
         """Ids of a manifest's rows. Reads audio. ValueError: a row the family cannot express."""
-        folder = manifest.parent
-        if folder not in self._encoders:
-            self._encoders[folder] = Encoder(self._family, folder, self._max_seconds)
-        return [self._encoders[folder].encode(row) for row in rows]
+        return [self._encoder(manifest).encode(row) for row in rows]
+
+    def encode_pairs(self, manifest: Path, rows: Sequence[PairRow]) -> list[PairExample]:
+        """Ids of a manifest's pairs. ValueError: a row the family cannot express, or ids of another one."""
+        return [self._encoder(manifest).pair(row) for row in rows]
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling
@@ -86,6 +88,12 @@ class RolloutWorker:
     def close(self) -> None:
         """Free the engine. Idempotent."""
         self._engine.close()
+
+    def _encoder(self, manifest: Path) -> Encoder:
+        folder = manifest.parent
+        if folder not in self._encoders:
+            self._encoders[folder] = Encoder(self._family, folder, self._max_seconds)
+        return self._encoders[folder]
 
     def _finish(self, raw: RawReply, grammar: bool) -> tuple[Reply, Speech]:
         spoken = self._family.split(raw.ids)

@@ -1,10 +1,10 @@
-"""Manifest rows as token ids: the prompt that an engine continues and the reference reply that anchors.
+"""Manifest rows as token ids: the prompt that an engine continues, the reference reply that anchors, pairs.
 
 Only code that owns a codec encodes (rollout workers); everyone else is sent ids.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 
 from speech import audio
 from speech.families.base import Chunk, Family, Turn
-from speech.manifest import MARKER, Row
+from speech.layout import layout_of
+from speech.manifest import MARKER, Message, Row
+from speech.pairs import PairRow, Side
+
+Codes = Callable[[tuple[str, ...]], tuple[int, ...]]  # of clips, one after another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,26 @@ class Example:
     row_id: str
     prompt: tuple[int, ...]
     target: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """A reply as it is trained on: one entry per id in all three."""
+
+    ids: tuple[int, ...]
+    channels: str  # T A B E P
+    sampled: tuple[bool, ...]  # False: forced, joins no objective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairExample:
+    """One encoded pair. Where its row has ids, these are they."""
+
+    row_id: str
+    prompt: tuple[int, ...]
+    chosen: Response
+    rejected: Response
+    weight: float
 
 
 class Lengths:
@@ -36,12 +60,18 @@ class Lengths:
     def __init__(self, family: Family, root: Path) -> None:
         self._family, self._root = family, root
         self._rate = family.codec().frame_rate
+        self._layout = layout_of(family)
         self._known: dict[str, int] = {}
 
     def of(self, row: Row) -> tuple[int, int]:
         """(ids of the prompt, ids of the reference reply). ValueError: an unknown word."""
         example = _encoded(self._family, row, self._codes)
         return len(example.prompt), len(example.target)
+
+    def of_pair(self, row: PairRow) -> tuple[int, int, int]:
+        """(ids of the prompt, of the preferred reply, of the other one). ValueError: as ``Encoder.pair``."""
+        pair = _pair(self._family, self._layout, row, self._codes)
+        return len(pair.prompt), len(pair.chosen.ids), len(pair.rejected.ids)
 
     def _codes(self, clips: tuple[str, ...]) -> tuple[int, ...]:
         return (0,) * sum(map(self._count, clips))
@@ -62,6 +92,7 @@ class Encoder:
 
     def __init__(self, family: Family, root: Path, max_seconds: float) -> None:
         self._family, self._root, self._max_seconds = family, root, max_seconds
+        self._layout = layout_of(family)
         self._digests: dict[str, str] = {}  # clip -> sha256; files do not change during a run
         self._codes: dict[str, NDArray[np.int32]] = {}  # sha256 -> codes
 
@@ -69,6 +100,16 @@ class Encoder:
         """Ids of a row. ValueError names the row: audio that breaks a rule, a word not in the family."""
         try:
             return _encoded(self._family, row, self._clips)
+        except ValueError as error:
+            raise ValueError(f"row {row.id}: {error}") from error
+
+    def pair(self, row: PairRow) -> PairExample:
+        """Ids of a pair: those that it has, else those of its words and sound.
+
+        ValueError names the row: as ``encode``, or its ids have another meaning here.
+        """
+        try:
+            return _pair(self._family, self._layout, row, self._clips)
         except ValueError as error:
             raise ValueError(f"row {row.id}: {error}") from error
 
@@ -89,21 +130,57 @@ class Encoder:
         return self._codes[self._digests[clip]]
 
 
-def _encoded(family: Family, row: Row, codes: Callable[[tuple[str, ...]], tuple[int, ...]]) -> Example:
-    audios = iter(row.audios)
-    turns = [
-        Turn(role=message.role, codes=codes(next(audios)))
-        if message.content == MARKER
-        else Turn(role=message.role, text=message.content)
-        for message in row.messages
-    ]
+def _encoded(family: Family, row: Row, codes: Codes) -> Example:
     target = family.target(_chunks(row.sft_target_text, row.sft_target_audio, codes))
-    return Example(row_id=row.id, prompt=family.prompt(turns), target=target)
+    return Example(row_id=row.id, prompt=_prompt(family, row.messages, row.audios, codes), target=target)
 
 
-def _chunks(
-    text: str, clips: tuple[str, ...], codes: Callable[[tuple[str, ...]], tuple[int, ...]]
-) -> list[Chunk]:
+def _prompt(
+    family: Family, messages: Sequence[Message], audios: Sequence[tuple[str, ...]], codes: Codes
+) -> tuple[int, ...]:
+    clips = iter(audios)
+    return family.prompt(
+        [
+            Turn(role=message.role, codes=codes(next(clips)))
+            if message.content == MARKER
+            else Turn(role=message.role, text=message.content)
+            for message in messages
+        ]
+    )
+
+
+def _pair(family: Family, layout: str, row: PairRow, codes: Codes) -> PairExample:
+    if row.provenance is not None and row.prompt_ids is not None and row.provenance.layout != layout:
+        raise ValueError(
+            f"its ids were made for {row.provenance.family} of layout {row.provenance.layout}, the model is "
+            f"{family.name} of layout {layout}; without prompt_ids and ids words and sound are encoded anew"
+        )
+    prompt = row.prompt_ids
+    if prompt is None:
+        prompt = _prompt(family, row.messages, row.audios, codes)
+    else:
+        _letters(family, prompt)
+    chosen, rejected = (_response(family, side, codes) for side in (row.chosen, row.rejected))
+    return PairExample(row_id=row.id, prompt=prompt, chosen=chosen, rejected=rejected, weight=row.weight)
+
+
+def _response(family: Family, side: Side, codes: Codes) -> Response:
+    if side.ids is None:
+        ids = family.target(_chunks(side.text, side.audio, codes))
+        return Response(ids=ids, channels=family.channels.letters(ids), sampled=(True,) * len(ids))
+    letters = _letters(family, side.ids)
+    if side.channels != letters:
+        raise ValueError("channels must be those of the ids in the model's family")
+    return Response(ids=side.ids, channels=letters, sampled=tuple(one == "1" for one in side.sampled or ""))
+
+
+def _letters(family: Family, ids: Sequence[int]) -> str:
+    if max(ids) >= family.channels.vocab:
+        raise ValueError(f"id must lie in [0, {family.channels.vocab}): got {max(ids)}")
+    return family.channels.letters(ids)
+
+
+def _chunks(text: str, clips: tuple[str, ...], codes: Codes) -> list[Chunk]:
     """One chunk per word when there is a clip per word, else one for everything."""
     words = text.split()
     if len(words) != len(clips):

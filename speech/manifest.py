@@ -4,35 +4,30 @@ Invariant: a row that ``read`` returns is complete and its audio exists, is in b
 manifest's folder. Nothing stops at the first mistake: all of them are listed as file:line:field: message.
 """
 
-import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from speech import audio
 from speech.answers import Match, problem
+from speech.problems import Clips, Found, ManifestError, Problem, Strict, examine, validated
+
+__all__ = ["MARKER", "Answer", "Cursor", "ManifestError", "Message", "Problem", "Row", "check", "read"]
 
 MARKER = "<|audio|>"
+ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Message(_Strict):
+class Message(Strict):
     """One turn: words, or ``<|audio|>`` alone for a spoken one."""
 
     role: Literal["system", "user", "assistant"]
     content: str = Field(min_length=1)
 
 
-class Answer(_Strict):
+class Answer(Strict):
     """What a right reply says.
 
     final     it ends with ``value``
@@ -56,10 +51,10 @@ class Answer(_Strict):
         return value
 
 
-class Row(_Strict):
+class Row(Strict):
     """A prompt with its reference reply. Audio paths are relative to the manifest's folder."""
 
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    id: str = Field(pattern=ID)
     """Unique; also part of file names."""
     messages: tuple[Message, ...] = Field(min_length=1)
     """The dialogue so far; the last turn is the user's."""
@@ -77,28 +72,6 @@ class Row(_Strict):
     """Words of the reference reply."""
     sft_target_audio: tuple[str, ...] = Field(min_length=1)
     """Clips of the reference reply; as many as words: word-aligned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One mistake. ``line`` counts from 1; 0 means the file as a whole."""
-
-    file: Path
-    line: int
-    field: str
-    message: str
-
-    def __str__(self) -> str:
-        where = [str(self.file), str(self.line) if self.line else "", self.field]
-        return ":".join(part for part in where if part) + f": {self.message}"
-
-
-class ManifestError(ValueError):
-    """Everything that is wrong with a manifest, one problem a line."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
-        self.problems = problems
 
 
 def check(path: Path, max_seconds: float, deep: bool = True) -> list[Problem]:
@@ -155,142 +128,43 @@ class Cursor:
 
 
 def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[list[Row], list[Problem]]:
-    if not path.is_file():
-        return [], [Problem(path, 0, "", "manifest does not exist")]
-    clips = _Clips(path.parent, max_seconds, deep)
-    rows: list[Row] = []
-    problems: list[Problem] = []
-    first: dict[str, int] = {}
-    for line, text in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
-        found: list[tuple[str, str]] = []
-        content = parse_object(text, found)
-        row = _validate(content, found) if content is not None else None
+    clips = Clips(path.parent, max_seconds, deep)
+
+    def row_of(line: int, content: dict[str, Any], found: Found) -> Row | None:
+        row = validated(Row, content, found)
         if row is not None:
-            rows.append(row)
-            found += _dialogue(row)
-            if first.setdefault(row.id, line) != line:
-                found.append(("id", f"must be unique: {row.id} is also on line {first[row.id]}"))
-        if content is not None:
-            found += clips.problems(content)
-        problems += [Problem(path, line, field, message) for field, message in found]
-    return rows, problems
+            found += dialogue(row.messages, len(row.audios))
+            if not row.sft_target_text.strip():
+                found.append(("sft_target_text", "must not be blank"))
+        found += clips.problems(
+            [*audio_fields(content), ("sft_target_audio", content.get("sft_target_audio"))]
+        )
+        return row
+
+    return examine(path, row_of)
 
 
-def parse_object(text: bytes, found: list[tuple[str, str]]) -> dict[str, Any] | None:
-    """The object on a line, or None; what is wrong with it goes to ``found``."""
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        twice = [key for key, n in Counter(key for key, _ in items).items() if n > 1]
-        found.extend((key, "key must not appear twice") for key in twice)
-        return dict(items)
-
-    try:
-        content = json.loads(text.decode("utf-8"), object_pairs_hook=pairs)
-    except json.JSONDecodeError as error:
-        what = f"{error.msg} at column {error.colno}" if text.strip() else "the line is empty"
-    except RecursionError:
-        what = "nested too deeply"
-    except ValueError as error:  # not UTF-8, or a number with thousands of digits
-        what = str(error)
-    else:
-        if isinstance(content, dict):
-            return content
-        what = f"got {type(content).__name__}"
-    found.append(("", f"must be one JSON object: {what}"))
-    return None
-
-
-def _validate(content: dict[str, Any], found: list[tuple[str, str]]) -> Row | None:
-    try:
-        return Row.model_validate(content)
-    except ValidationError as error:
-        for one in error.errors(include_url=False):
-            if one["type"] == "too_short" and one["input"]:
-                continue  # pydantic counts only the items that are sound; their own problems are listed
-            found.append((field_name(one["loc"]), reason(one)))
-        return None
-
-
-def field_name(location: tuple[int | str, ...]) -> str:
-    """("audios", 0, 1) -> "audios[0][1]"."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(
-        "."
-    )
-
-
-def reason(error: Any, row: type[BaseModel] = Row) -> str:
-    """pydantic's error about a field of ``row`` in our words."""
-    if error["type"] == "extra_forbidden":
-        models: dict[object, type[BaseModel]] = {"messages": Message, "answer": Answer}
-        model = models[error["loc"][0]] if len(error["loc"]) > 1 else row
-        near = get_close_matches(str(error["loc"][-1]), model.model_fields, n=1, cutoff=0.5)
-        return "unknown key" + (f", did you mean {near[0]}?" if near else "")
-    if error["type"] == "missing":
-        return "key is missing"
-    if error["type"] in ("too_short", "string_too_short"):
-        return "must not be empty"
-    rule, given = error["msg"].removeprefix("Value error, "), repr(error["input"])
-    return f"{rule[:1].lower()}{rule[1:]}: got {given if len(given) <= 60 else given[:57] + '...'}"
-
-
-def _dialogue(row: Row) -> Iterator[tuple[str, str]]:
-    """Rules over turns and markers."""
-    roles = [message.role for message in row.messages]
+def dialogue(messages: Sequence[Message], audios: int, mixed: bool = False) -> Iterator[tuple[str, str]]:
+    """Rules over turns and markers. ``mixed``: a turn may hold words and markers."""
+    roles = [message.role for message in messages]
     if "user" not in roles:
         yield "messages", "must hold a user turn: got " + ", ".join(roles)
     elif roles[-1] != "user":
         yield "messages", f"must end with the user's turn: got {roles[-1]}"
-    markers = sum(message.content.count(MARKER) for message in row.messages)
-    if markers != len(row.audios):
-        yield "audios", f"must have one entry per {MARKER}: got {len(row.audios)} for {markers}"
-    for i, message in enumerate(row.messages):
-        if MARKER in message.content and message.content != MARKER:
+    markers = sum(message.content.count(MARKER) for message in messages)
+    if markers != audios:
+        yield "audios", f"must have one entry per {MARKER}: got {audios} for {markers}"
+    for i, message in enumerate(messages):
+        if MARKER in message.content and message.content != MARKER and not mixed:
             yield (
                 f"messages[{i}].content",
                 f"must be words or one {MARKER} alone: got {message.content[:60]!r}",
             )
         if not message.content.strip():
             yield f"messages[{i}].content", "must not be blank"
-    if not row.sft_target_text.strip():
-        yield "sft_target_text", "must not be blank"
 
 
-class _Clips:
-    """Looks at every distinct clip once."""
-
-    def __init__(self, root: Path, max_seconds: float, deep: bool) -> None:
-        self._root, self._max_seconds, self._deep = root, max_seconds, deep
-        self._known: dict[str, float | str] = {}  # seconds, or what is wrong
-
-    def problems(self, content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Of a row as parsed: its clips are looked at even when another field is wrong."""
-        audios = content.get("audios")
-        lists = (
-            [(f"audios[{i}]", clips) for i, clips in enumerate(audios)] if isinstance(audios, list) else []
-        )
-        for field, clips in [*lists, ("sft_target_audio", content.get("sft_target_audio"))]:
-            if not isinstance(clips, list) or not all(isinstance(clip, str) for clip in clips):
-                continue  # the schema has said so
-            looked = [self._look(clip) for clip in clips]
-            yield from ((f"{field}[{i}]", found) for i, found in enumerate(looked) if isinstance(found, str))
-            seconds = sum(found for found in looked if not isinstance(found, str))
-            if not clips and field != "sft_target_audio":
-                yield field, "must name at least one clip"
-            elif seconds > self._max_seconds and len(clips) > 1:
-                yield field, f"audio must last at most {self._max_seconds:g} s: got {seconds:.1f} s"
-
-    def _look(self, clip: str) -> float | str:
-        if clip not in self._known:
-            try:
-                self._known[clip] = self._seconds(clip)
-            except ValueError as error:
-                self._known[clip] = str(error)
-        return self._known[clip]
-
-    def _seconds(self, clip: str) -> float:
-        path = audio.inside(self._root, clip)
-        header = audio.info(path)
-        audio.check_length(path, header, self._max_seconds)
-        if self._deep:
-            audio.read(path, header.sample_rate, self._max_seconds)
-        return header.seconds
+def audio_fields(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """``audios`` of a row as parsed, entry by entry."""
+    audios = content.get("audios")
+    return [(f"audios[{i}]", clips) for i, clips in enumerate(audios)] if isinstance(audios, list) else []

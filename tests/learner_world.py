@@ -6,6 +6,7 @@ Run as a program it is one rank of a two-rank session: `python -m tests.learner_
 
 import json
 import sys
+from dataclasses import asdict
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,14 @@ from conf.schema import Config
 from learner.model import whole
 from learner.ranks import connect, disconnect
 from learner.step import Learner
-from learner.types import Anchor, Rollout, StepBatch
+from learner.types import Advantage, Anchor, Rollout, StepBatch
 from speech.families import load_family
 
 Tensors = dict[str, Tensor]
+
+NO_KL: dict[str, Any] = {"kl": {}}
+EVERYTHING: dict[str, Any] = {"preference": {"text": 1, "audio": 1, "boundary": 1, "stop": 1}}
+WORDS: dict[str, Any] = {"preference": {"text": 1}}
 
 
 def config(
@@ -86,7 +91,7 @@ def batch(
                     logps=tuple(float(x) for x in rng.normal(-4.8, 0.5, len(ids))),
                     channels=family.channels.letters(ids),
                     sampled=tuple(j != 1 for j in range(len(ids))),
-                    advantage=float(rng.normal()),
+                    advantage=Advantage.shared(float(rng.normal())),
                 )
             )
         target = reply()
@@ -153,12 +158,7 @@ def naive_gradient(
     with torch.no_grad():
         frozen = reference(input_ids=ids, attention_mask=mask).logits
     algo = config.algo
-    joined = (
-        {"T"}
-        | ({"A"} if algo.channels == "all" else set())
-        | ({"B"} if algo.boundary else set())
-        | ({"E"} if algo.stop else set())
-    )
+    joined = {c for c, weight in zip("TABE", algo.preference.model_dump().values(), strict=True) if weight}
     po, kls = torch.zeros((), dtype=torch.float64), {"text": [], "audio": []}
     token_count = sum(
         c in joined and s for r in batch.rollouts for c, s in zip(r.channels, r.sampled, strict=True)
@@ -174,7 +174,7 @@ def naive_gradient(
                 trust = min(float(torch.exp(now.detach() - r.logps[j])), algo.importance_cap)
                 ratio = torch.exp(now - now.detach())
                 bounded = ratio.clamp(1 - algo.clip_low, 1 + algo.clip_high)
-                terms.append(trust * torch.minimum(ratio * r.advantage, bounded * r.advantage))
+                terms.append(trust * torch.minimum(ratio * r.advantage.text, bounded * r.advantage.text))
         divide = {
             "sequence_mean": len(terms) * len(batch.rollouts),
             "token_mean": token_count,
@@ -194,7 +194,7 @@ def naive_gradient(
         for name, values in {"sft": sft, **kls}.items()
     }
     total = (1 - batch.weight) * means["sft"] + batch.weight * (
-        po + algo.kl_text * means["text"] + algo.kl_audio * means["audio"]
+        po + algo.kl.text * means["text"] + algo.kl.audio * means["audio"]
     )
     total.backward()
     losses = {
@@ -226,6 +226,7 @@ def _session(folder: Path, rank: int, world: int) -> None:
 
     learner = Learner(config(checkpoint), rank, world)
     perturb(learner.policy.parameters())
+    found["diagnosis"] = asdict(learner.diagnose(batch(checkpoint)))
     result = learner.step(batch(checkpoint))
     keep("gradient", moments(learner))
     found["metrics"] = result.metrics
@@ -248,6 +249,7 @@ def _session(folder: Path, rank: int, world: int) -> None:
     lonely = Learner(config(checkpoint, algo={"mix": "fixed", "fixed_lambda": 0.0}), rank, world)
     one = batch(checkpoint, groups=1)
     alone = StepBatch(step=0, weight=0.0, rollouts=(), anchors=one.anchors)
+    found["lonely_diagnosis"] = asdict(lonely.diagnose(alone))
     found["lonely"] = lonely.step(alone).metrics
     keep("lonely", moments(lonely))
     found["nothing"] = lonely.step(StepBatch(step=1, weight=0.0, rollouts=(), anchors=())).metrics

@@ -176,7 +176,7 @@ def make_run(
     config = {
         "run": {"name": "demo", "steps": steps, "seed": 0, "staleness": 0},
         "model": {"family": "tiny", "path": "examples/tiny_world/base"},
-        "algo": {"name": "gated", "channels": "text"},
+        "algo": {"name": "gated", "preference": {"text": 1, "audio": 0, "boundary": 0, "stop": 1}},
         "judge": {"scale_lo": 1.0, "scale_hi": 5.0},
         "rollout": {"engine": "vllm", "prompts_per_step": prompts, "group_size": size},
     }

@@ -15,7 +15,7 @@ import torch
 
 from bench import gpu
 from bench.gpu import NO_KL, Bench, Figure, Shape, checksum, reply, rows, speech_batch
-from conf.schema import AlgoConfig
+from conf.algorithm import AlgoConfig
 from learner import ranks
 from learner.batch import pack
 

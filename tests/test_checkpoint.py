@@ -16,7 +16,10 @@ from actors.errors import UserError
 
 def state(step: int) -> DriverState:
     return DriverState(
-        step=step, seed=0, gate={"lambda": 0.25}, prompts={"drawn": 4 * step}, anchors={"drawn": 0}
+        step=step,
+        seed=0,
+        gate={"lambda": 0.25},
+        cursors={"prompts": {"drawn": 4 * step}, "anchors": {"drawn": 0}},
     )
 
 

@@ -66,7 +66,7 @@ def test_a_damaged_checkpoint_is_named_and_the_run_is_untouched(
     from conf.load import dump
 
     (run / "config.yaml").write_text(dump(load([f"run.root={tmp_path}", "run.name=run", "learner.ranks=1"])))
-    state = DriverState(step=1, seed=0, gate={}, prompts={}, anchors={})
+    state = DriverState(step=1, seed=0, gate={}, cursors={})
     saved = checkpoint.save(run, state, lambda folder: (folder / "x").write_text("abc") and None, keep=2)  # type: ignore[func-returns-value]
     (saved / "learner" / "x").write_text("ab")
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
@@ -83,7 +83,7 @@ def test_dry_run_shows_placement_memory_and_calls_and_writes_nothing(
     assert (
         "placement: this machine" in shown
         and "memory: about" in shown
-        and "judge calls: 12 replies in 3 steps" in shown
+        and "judge calls: 12 replies in 3 sampled steps" in shown
     )
     assert list(tmp_path.iterdir()) == []
 

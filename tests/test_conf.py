@@ -12,14 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conf.algorithm import AlgoConfig
 from conf.keys import FOLDER, GROUPS, ITEMS, KEYS, LEAVES
 from conf.load import ROOT, ConfigError, dump, load, read, sweep
+from conf.schema import RolloutConfig
 
 MANIFESTS = ["data.train=a.jsonl", "data.validation=b.jsonl", "data.test=c.jsonl"]
 ENDPOINT = ["judge.api.base_url=http://127.0.0.1:8000/v1", "judge.api.model=judge"]
 OWN_VALUES = {
     "data=manifest": MANIFESTS,
     "cluster=multi": ["run.root=/shared/runs"],
+    "algo=dpo_text": ["data.pairs=pairs.jsonl"],
+    "algo=dpo_all": ["data.pairs=pairs.jsonl"],
+    "algo=gated_denoised": ["judge.api.repeats=2"],
     "judge=openai": ENDPOINT,
     "judge=panel": ENDPOINT,
 }
@@ -64,16 +69,21 @@ def test_every_two_shipped_options_go_together() -> None:
 
 def test_the_default_is_the_gated_method_on_the_embedded_model_on_this_machine() -> None:
     config = load([])
-    assert (config.algo.name, config.algo.mix, config.algo.channels) == ("gated", "gate", "text")
+    assert (config.algo.name, config.algo.mix, config.algo.loss) == ("gated", "gate", "grpo")
     assert (config.cluster.kind, config.cluster.address, config.learner.ranks) == ("local", "local", 2)
     assert re.fullmatch(r"gated-seed0-\d{8}-\d{6}", config.run.name)
+
+
+def test_what_no_file_says_is_what_the_schema_says() -> None:
+    assert load([]).algo == AlgoConfig()  # also where a section's default differs from its class's
+    assert load([]).rollout == RolloutConfig()
 
 
 def test_algo_options_differ_where_the_method_says() -> None:
     sft, text, everything = (load([f"algo={name}"]).algo for name in ("sft", "grpo_text", "grpo_all"))
     assert (sft.mix, sft.fixed_lambda) == ("fixed", 0.0)
-    assert (text.mix, text.fixed_lambda, text.channels, text.boundary) == ("fixed", 0.5, "text", False)
-    assert (everything.mix, everything.channels, everything.boundary) == ("fixed", "all", True)
+    assert (text.mix, text.fixed_lambda, text.preference.audio) == ("fixed", 0.5, 0.0)
+    assert (everything.mix, everything.preference.audio, everything.preference.boundary) == ("fixed", 1, 1)
 
 
 def test_every_yaml_file_says_in_its_first_lines_what_it_is_for() -> None:
@@ -83,7 +93,7 @@ def test_every_yaml_file_says_in_its_first_lines_what_it_is_for() -> None:
 
 
 def test_there_are_fewer_than_eighty_settings_and_each_is_documented() -> None:
-    of_api_judge = re.compile(r"judge\.(api\.|second\.|asr\.|\w+_by$)")
+    of_api_judge = re.compile(r"(judge\.(api\.|second\.|asr\.|\w+_by$)|algo\.)")
     assert len([key for key in LEAVES if not of_api_judge.match(key)]) < 80
     for key, field in (LEAVES | ITEMS).items():
         assert field.description and len(field.description) > 10, key
@@ -105,7 +115,11 @@ def test_there_are_fewer_than_eighty_settings_and_each_is_documented() -> None:
         ("algo.gate={alfa:0.5}", "algo.gate.alfa: unknown key; did you mean algo.gate.alpha? (got 0.5)"),
         ("hydra.run.dir=x", "hydra.run.dir: unknown key; `wavgate train --cfg job` lists all keys (got x)"),
         ("algoo=sft", "algoo: unknown key; did you mean algo? (got sft)"),
-        ("algo=stf", "algo: must be one of gated, grpo_all, grpo_text, sft (got stf)"),
+        (
+            "algo=stf",
+            "algo: must be one of dpo_all, dpo_text, gated, gated_all, gated_denoised, gated_no_ema, grpo_all,"
+            " grpo_text, online_dpo, routed, sft, two_stage (got stf)",
+        ),
         ("rollout.group_size", "override: must read key=value in Hydra's grammar (got rollout.group_size)"),
         ("~algo.gate.alpha", "algo.gate.alpha: must be set to a value, not deleted (got ~algo.gate.alpha)"),
         ("run.seed=0,1", "run.seed: a list of choices needs --multirun (got run.seed=0,1)"),

@@ -1,10 +1,13 @@
 """The decision of a step: what a missing verdict changes (its own reply), and what it does not (everything else)."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.decide import Group, decide
-from conf.schema import AlgoConfig
+from actors.decide import Decision, Group, decide
+from conf.algorithm import AlgoConfig
+from conf.schema import Config
 from judge.types import Judged, Missing, Scale, Scored, Verdict
 from learner.gate import mixer_from
 from rollout.types import Prompt, Reply
@@ -36,9 +39,21 @@ def group(name: str, rewards: list[float | None]) -> Group:
     return Group(prompt=Prompt(id=name, ids=(1, 2)), replies=replies)
 
 
-def decided(groups: list[Group], algo: AlgoConfig | None = None):  # type: ignore[no-untyped-def]
-    algo = algo or AlgoConfig()
-    return decide(1, groups, (), mixer_from(algo, SCALE))
+def settings(**algo: Any) -> Config:
+    return Config.model_validate(
+        {
+            "run": {"name": "test"},
+            "model": {"path": "x", "max_length": 512},
+            "data": {"train": "x", "validation": "x", "test": "x"},
+            "judge": {"semantic": 1.0, "acoustic": 0.0},
+            "algo": algo,
+        }
+    )
+
+
+def decided(groups: list[Group], **algo: Any) -> Decision:
+    config = settings(**algo)
+    return decide(1, groups, (), mixer_from(config.algo, SCALE), config)
 
 
 @given(REWARDS)
@@ -70,10 +85,9 @@ def test_every_reply_is_taught_or_dropped_with_a_reason(rewards: list[list[float
 
 def test_a_group_with_too_few_rewards_does_not_touch_the_gate() -> None:
     gate = mixer_from(AlgoConfig(), SCALE)
-    first = decide(1, [group("a", [1.0, 5.0])], (), gate).batch.weight
-    assert decide(2, [group("b", [5.0, None, None, 1.0, None])], (), gate).batch.weight == first
+    first = decide(1, [group("a", [1.0, 5.0])], (), gate, settings()).batch.weight
+    assert decide(2, [group("b", [5.0, None, None, 1.0, None])], (), gate, settings()).batch.weight == first
 
 
 def test_fixed_mix_ignores_the_rewards() -> None:
-    algo = AlgoConfig(name="grpo_text", mix="fixed", fixed_lambda=0.3)
-    assert decided([group("a", [1.0, 5.0])], algo).batch.weight == 0.3
+    assert decided([group("a", [1.0, 5.0])], mix="fixed", fixed_lambda=0.3).batch.weight == 0.3

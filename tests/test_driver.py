@@ -25,11 +25,12 @@ from actors.checkpoint import check, folder, snapshots
 from actors.cli import main
 from actors.cluster import cores
 from actors.decide import Group, decide
+from actors.diagnose import FILE
 from conf.load import read
 from judge.types import Judged, Missing, Scale, Scored, Verdict
 from learner.gate import mixer_from
 from report.read import lines, metric_rows, rollouts
-from report.records import Evaluation, HeldOutReply, RolloutRecord, Sample, Score
+from report.records import Diagnosis, Evaluation, HeldOutReply, RolloutRecord, Sample, Score
 from rollout.types import Prompt, Reply
 from speech.manifest import read as read_rows
 
@@ -39,6 +40,7 @@ STEPS = 4
 SETTINGS = [
     "experiment=smoke", "run.checkpoint_every=2", "run.keep_checkpoints=9", "rollout.prompts_per_step=3",
     "rollout.group_size=3", "learner.anchors_per_step=4", "data.eval_prompts=3", "log.audio_every=2",
+    "log.diagnose_every=2",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
@@ -163,11 +165,10 @@ def test_lambda_and_advantages_can_be_recomputed_from_the_records(run: Path) -> 
             )
             for name in names
         ]
-        decision = decide(step, groups, (), gate)
+        decision = decide(step, groups, (), gate, config)
         assert decision.batch.weight == row["lambda"]
-        assert {(r.prompt_id, r.index): r.advantage for r in found if r.advantage is not None} == dict(
-            decision.advantages
-        )
+        told = {key: advantage.whole for key, advantage in decision.advantages.items()}
+        assert {(r.prompt_id, r.index): r.advantage for r in found if r.advantage is not None} == told
 
 
 def judged(record: RolloutRecord) -> tuple[Reply, Judged]:
@@ -327,6 +328,22 @@ def tensors(path: Path) -> dict[str, bytes]:
         for file in sorted(path.glob("*.safetensors"))
         for name, value in load_file(file).items()
     }
+
+
+def test_diagnoses_are_taken_at_their_steps_and_again_after_a_resume(run: Path, resumed: Path) -> None:
+    straight, again = (lines(path / FILE, TypeAdapter(Diagnosis)).rows for path in (run, resumed))
+    assert [found.step for found in straight] == [1, 2, 4] and straight == again
+    assert {(s.mean, s.mean_abs) for s in straight[0].shift.values()} == {
+        (0.0, 0.0)
+    }  # nothing was learnt yet
+    assert straight[-1].shift["anchor_text"].mean_abs
+    for found, row in zip(straight, (metrics(run)[step - 1] for step in (1, 2, 4)), strict=True):
+        assert (row.get("grad/text_audio_ratio"), row["shift/anchor_text"]) == (
+            found.model.text_audio_ratio,
+            found.shift["anchor_text"].mean,
+        )
+    assert [bool(row["time/diagnose"]) for row in metrics(run)] == [True, True, False, True]
+    assert all("diversity/text" in row for row in metrics(run))
 
 
 def test_a_resumed_run_holds_no_step_twice(resumed: Path) -> None:

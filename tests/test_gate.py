@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conf.schema import AlgoConfig, GateConfig
+from conf.algorithm import AlgoConfig, GateConfig
 from judge.types import Scale
 from learner.advantage import advantages
 from learner.gate import FixedMix, Gate, mixer_from

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,19 @@ from transformers import AutoModelForCausalLM
 
 from learner.ranks import connect, disconnect
 from learner.step import Learner
-from learner.types import Rollout, StepBatch
+from learner.types import NONE, Advantage, StepBatch
 from rollout.weights import unpack
-from tests.learner_world import batch, config, moments, naive_gradient, perturb, relative_error
+from tests.learner_world import (
+    EVERYTHING,
+    NO_KL,
+    WORDS,
+    batch,
+    config,
+    moments,
+    naive_gradient,
+    perturb,
+    relative_error,
+)
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -58,9 +68,18 @@ def two_ranks(
 
 VARIANTS: list[dict[str, Any]] = [
     {},
-    {"channels": "all", "boundary": True, "aggregation": "token_mean", "kl_text": 0.0},
-    {"stop": False, "aggregation": "sum", "kl_audio": 0.0, "importance_cap": 0.5},
-    {"aggregation": "constant", "kl_text": 0.3, "kl_audio": 0.7, "clip_low": 0.1},
+    {**EVERYTHING, "aggregation": "token_mean", "kl": {"audio": 0.01}},
+    {
+        **WORDS,
+        "aggregation": "sum",
+        "kl": {"text": 0.01, "boundary": 0.01, "stop": 0.01},
+        "importance_cap": 0.5,
+    },
+    {
+        "aggregation": "constant",
+        "kl": {"text": 0.3, "boundary": 0.3, "stop": 0.3, "audio": 0.7},
+        "clip_low": 0.1,
+    },
 ]
 
 
@@ -110,6 +129,30 @@ def test_two_ranks_give_the_gradient_and_metrics_of_one(
         assert [x for x in reports[0]["logps"][key] if x is not None] == pytest.approx(
             [x for x in values if x == x], abs=1e-5
         )
+
+
+def test_two_ranks_diagnose_what_one_does(
+    micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    _, reports = two_ranks
+    learner = Learner(config(micro_checkpoint), 0, 1)
+    anchors = batch(micro_checkpoint, groups=1).anchors
+    alone = learner.diagnose(StepBatch(step=0, weight=0.0, rollouts=(), anchors=anchors))
+    perturb(learner.policy.parameters())
+    whole = learner.diagnose(batch(micro_checkpoint))
+    for name, expected in (("diagnosis", whole), ("lonely_diagnosis", alone)):
+        assert reports[0][name] == reports[1][name]
+        (words, numbers), (same, wanted) = map(leaves, (reports[0][name], asdict(expected)))
+        assert words == same and numbers == pytest.approx(wanted, rel=1e-5, abs=1e-7)
+
+
+def leaves(value: Any) -> tuple[list[Any], list[float]]:
+    """What nested JSON holds: keys and words, and numbers (for a comparison with a tolerance)."""
+    if isinstance(value, dict | list | tuple):
+        inside = list(value.items()) if isinstance(value, dict) else value
+        parts = [leaves(one) for one in inside]
+        return [w for words, _ in parts for w in words], [n for _, numbers in parts for n in numbers]
+    return ([], [value]) if isinstance(value, float) else ([value], [])
 
 
 def test_a_rank_without_work_takes_part(
@@ -208,7 +251,7 @@ def test_text_objective_gives_audio_no_preference_gradient(micro_checkpoint: Pat
     """A reply whose only preferred token comes first: whatever audio follows, the gradient is the same to
     the bit.
     """
-    algo = {"mix": "fixed", "fixed_lambda": 1.0, "kl_text": 0.0, "kl_audio": 0.0, "stop": False}
+    algo = {"mix": "fixed", "fixed_lambda": 1.0, **NO_KL, **WORDS}
     found = []
     for turned in (False, True):
         step = batch(micro_checkpoint, groups=2, weight=1.0)
@@ -230,7 +273,7 @@ def test_text_objective_gives_audio_no_preference_gradient(micro_checkpoint: Pat
 
 def test_empty_preference_mask_is_exactly_the_anchors_alone(micro_checkpoint: Path) -> None:
     """No text in any reply: the objective does not fall back to the audio."""
-    algo = {"kl_text": 0.0, "kl_audio": 0.0, "stop": False}
+    algo = {**NO_KL, **WORDS}
     step = batch(micro_checkpoint)
     mute = tuple(
         replace(r, channels="".join("A" if c == "T" else c for c in r.channels)) for r in step.rollouts
@@ -238,7 +281,7 @@ def test_empty_preference_mask_is_exactly_the_anchors_alone(micro_checkpoint: Pa
     found = []
     for rollouts in (mute, ()):
         learner = Learner(config(micro_checkpoint, algo=algo), 0, 1)
-        assert learner.step(replace(step, rollouts=rollouts)).metrics["loss/po"] == 0.0
+        assert "loss/po" not in learner.step(replace(step, rollouts=rollouts)).metrics
         found.append(moments(learner))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
@@ -258,9 +301,9 @@ def test_shut_gate_costs_no_preference_and_no_reference(micro_checkpoint: Path) 
 
 
 def test_zero_advantage_rows_are_skipped_exactly(micro_checkpoint: Path) -> None:
-    algo = {"kl_text": 0.0, "kl_audio": 0.0}
+    algo = NO_KL
     step = batch(micro_checkpoint)
-    flat = tuple(replace(r, advantage=0.0) if r.prompt_id == "p1" else r for r in step.rollouts)
+    flat = tuple(replace(r, advantage=NONE) if r.prompt_id == "p1" else r for r in step.rollouts)
     settings = config(micro_checkpoint, algo=algo)
     learner = Learner(settings, 0, 1)
     result = learner.step(replace(step, rollouts=flat))
@@ -268,43 +311,6 @@ def test_zero_advantage_rows_are_skipped_exactly(micro_checkpoint: Path) -> None
     assert relative_error({n: m * 10 for n, m in moments(learner).items()}, expected) <= 1e-5
     assert all(x != x for x in result.learner_logps["p1/0"])
     assert any(x == x for x in result.learner_logps["p0/0"])
-
-
-def test_channel_gradients_are_those_of_the_parts_and_change_nothing(micro_checkpoint: Path) -> None:
-    step = replace(batch(micro_checkpoint, weight=1.0), anchors=())
-    both = {
-        "channels": "all",
-        "stop": False,
-        "kl_text": 0.0,
-        "kl_audio": 0.0,
-        "mix": "fixed",
-        "fixed_lambda": 1.0,
-        "aggregation": "sum",
-    }
-    settings = config(micro_checkpoint, algo=both)
-    learner = Learner(settings, 0, 1)
-    before = {name: t.clone() for name, t in learner.policy.full_tensors()}
-    found = learner.channel_gradients(step)
-    assert all(torch.equal(before[name], t) for name, t in learner.policy.full_tensors())
-
-    def part(letter: str) -> torch.Tensor:
-        gradient, _ = naive_gradient(
-            micro_checkpoint, settings, replace(step, rollouts=tuple(only(r, letter) for r in step.rollouts))
-        )
-        return torch.cat([gradient[name].flatten() for name in sorted(gradient)])
-
-    def only(rollout: Rollout, letter: str) -> Rollout:
-        return replace(
-            rollout,
-            sampled=tuple(c == letter and s for c, s in zip(rollout.channels, rollout.sampled, strict=True)),
-        )
-
-    text, audio = part("T"), part("A")
-    assert found["grad/text_audio_ratio"] == pytest.approx(float(text.norm() / audio.norm()), rel=1e-4)
-    assert found["grad/text_audio_cosine"] == pytest.approx(
-        float(torch.cosine_similarity(text, audio, dim=0)), abs=1e-5
-    )
-    assert learner.step(replace(step, rollouts=())).metrics["grad_norm"] == 0.0  # no gradient was left behind
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_weights(micro_checkpoint: Path) -> None:
@@ -344,7 +350,7 @@ def test_grammar_masks_the_learner_like_the_sampler(micro_checkpoint: Path) -> N
 def test_a_gradient_that_is_not_finite_stops_the_step(micro_checkpoint: Path) -> None:
     learner = Learner(config(micro_checkpoint), 0, 1)
     step = batch(micro_checkpoint)
-    broken = replace(step.rollouts[0], advantage=float("nan"))
+    broken = replace(step.rollouts[0], advantage=Advantage.shared(float("nan")))
     before = {name: t.clone() for name, t in learner.policy.full_tensors()}
     with pytest.raises(FloatingPointError, match="must be finite"):
         learner.step(replace(step, rollouts=(broken, *step.rollouts[1:])))

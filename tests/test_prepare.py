@@ -183,8 +183,8 @@ def saved(tmp_path: Path) -> Path:
     config = load([f"run.root={tmp_path}", "run.name=run", *ONE_RANK])
     (run / "config.yaml").write_text(dump(config))
     state = DriverState(
-        step=1, seed=0, gate={"lambda": 0.1}, prompts={"count": 2660, "seed": 0, "drawn": 16},
-        anchors={"count": 2660, "seed": 1, "drawn": 48}, model=checkpoint.model_fingerprint(config.model.path),
+        step=1, seed=0, gate={"lambda": 0.1}, cursors={name: {"count": 2660, "seed": i, "drawn": 16} for i, name in enumerate(("prompts", "anchors"))},
+        model=checkpoint.model_fingerprint(config.model.path),
     )  # fmt: skip
     checkpoint.save(run, state, lambda folder: (folder / "x").write_text("abc") and None, keep=2)  # type: ignore[func-returns-value]
     return run
@@ -217,12 +217,12 @@ def test_a_saved_run_that_fits_can_go_on(saved: Path) -> None:
     assert job.snapshot is not None and job.snapshot[1].step == 1
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"format": "wavgate-checkpoint-1", "step": 1}'])
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"format": "wavgate-checkpoint-2", "step": 1}'])
 def test_a_malformed_checkpoint_manifest_is_a_problem_and_not_a_crash(content: str, saved: Path) -> None:
     (snapshot,) = checkpoint.snapshots(saved)
     (snapshot / "manifest.json").write_text(content)
     (problem,) = checkpoint.check(snapshot)
-    assert "not the manifest of a wavgate-checkpoint-1" in problem
+    assert "not the manifest of a wavgate-checkpoint-2" in problem
 
 
 def test_settings_of_a_run_that_are_no_yaml_are_refused(

@@ -15,6 +15,7 @@ import report
 from report import browser, choose, curves, page, read, table
 from report.records import Evaluation, Event, RolloutRecord
 from tests.pages import launched, visit
+from tests.synthetic_diagnostics import add_diagnostics
 from tests.synthetic_judges import add_api_judges
 from tests.synthetic_run import XSS, evaluation, make_run, write_lines
 
@@ -27,7 +28,7 @@ MINUS, DASH = "\u2212", "\u2013"  # how the page writes them
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with 20 steps of 4 groups of 4, an API judge and hostile text, and its page."""
-    run = add_api_judges(make_run(tmp_path_factory.mktemp("runs")))
+    run = add_diagnostics(add_api_judges(make_run(tmp_path_factory.mktemp("runs"))))
     assert report.build(run) == run / "report.html"
     return run
 
@@ -214,10 +215,12 @@ def test_generation_is_cut_where_judging_was_hidden_behind_it() -> None:
 def test_every_metric_is_drawn_somewhere(run_dir: Path) -> None:
     shown = data_of(run_dir)
     charts = shown["curves"]["panels"] + shown["curves"]["more"] + shown["judges"]["panels"]
+    charts += [chart for part in ("learning", "gradients", "shifts") for chart in shown["diagnostics"][part]]
     names = {series["name"] for chart in charts for series in chart["series"]}
     rows = read.metric_rows(run_dir / "metrics.jsonl").rows
     names |= {name for row in rows for name in row if name.startswith("judge/missing_")}  # rare kinds: others
     names |= {"judge/latency_s"}  # the records tell p50 and p95
+    names |= {"groups/dropped"}  # told by reason
     assert {name for row in rows for name in row} - {"step", "policy_version"} <= names
 
 
@@ -316,6 +319,28 @@ def test_judges_are_shown_with_hostile_names_as_text(opened: "Page") -> None:
     assert "Missing by length of audio" in titles and "Spread, acoustic" in titles
 
 
+def test_diagnostics_are_drawn_and_a_cell_of_a_map_can_be_read(opened: "Page") -> None:
+    titles = opened.locator("#diagnostics figure h3").all_inner_texts()
+    assert titles[:2] == ["Lambda's two gates", "Groups"]
+    assert titles[-2:] == ["Shift on the rollouts", "Shift on the reference answers"]
+    drawn = opened.locator("#diagnostics svg.map").first
+    assert "steps 1, 5, 10, 15, 20. embedding: " in str(drawn.get_attribute("aria-label"))
+    assert drawn.locator("rect").count() == 31 * 5 and drawn.locator("rect.unknown").count() == 31
+    cell = drawn.locator("rect").nth(2 * 5 + 4)
+    cell.hover()
+    figure = opened.locator("#diagnostics figure", has=opened.locator("svg.map")).first
+    assert figure.locator(".where").inner_text() == "layer 1, step 20"
+    told = str(cell.locator("title").text_content())
+    assert told == f"layer 1, step 20: {figure.locator('.legend b').inner_text()}"
+
+
+def test_a_chart_over_layers_answers_to_keys_with_their_names(opened: "Page") -> None:
+    charts = opened.locator("#diagnostics figure", has_text="Gradient norm, by layer").locator("svg.plot")
+    charts.focus()
+    opened.keyboard.press("Home")
+    assert str(charts.get_attribute("aria-valuetext")).startswith("embedding: text 0.")
+
+
 @pytest.mark.parametrize(
     ("whole", "sentences"),
     [
@@ -334,6 +359,13 @@ def test_run_without_an_api_judge_says_what_is_not_there(
     with visit(chromium, run / "report.html") as tab:
         shown = tab.inner_text("#judges")
         assert [sentence for sentence in sentences if sentence not in shown] == []
+
+
+def test_run_without_diagnoses_says_so(chromium: "Browser", tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=2, prompts=1, size=2)
+    report.build(run)
+    with visit(chromium, run / "report.html") as tab:
+        assert "No diagnosis was taken" in tab.inner_text("#diagnostics")
 
 
 @pytest.mark.parametrize("place", [".reply audio", ".pair audio"])

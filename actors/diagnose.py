@@ -1,0 +1,54 @@
+"""Diagnoses: the learner looks at itself at step 1 and every ``log.diagnose_every`` steps, before the update.
+
+Invariant: every look leaves one line in diagnostics.jsonl and its figures in the step's metrics; a step that
+was interrupted leaves neither. Nothing of this is learnt from.
+"""
+
+import time
+from dataclasses import asdict
+
+from actors.fleet import Fleet
+from actors.monitor import Monitor
+from actors.prepare import Job
+from actors.record import RunDirectory, due
+from learner.diagnosis import Diagnosis
+from learner.types import StepBatch
+from report import records
+
+FILE = "diagnostics.jsonl"
+
+
+class Diagnoses:
+    """The diagnoses of a run.
+
+    Example:
+        times["time/diagnose"] = await diagnoses.take(decision.batch)
+        ...the step...
+        metrics |= diagnoses.record(step)
+    """
+
+    def __init__(self, job: Job, run: RunDirectory, fleet: Fleet, monitor: Monitor) -> None:
+        self._every = job.config.log.diagnose_every
+        self._run, self._fleet, self._monitor = run, fleet, monitor
+        self._taken: dict[int, Diagnosis] = {}  # of a step that is not recorded yet
+
+    def due(self, step: int) -> bool:
+        """Whether there is a diagnosis at this step. The first one shows the start policy itself."""
+        return self._every > 0 and (step == 1 or due(step, self._every))
+
+    async def take(self, batch: StepBatch) -> float:
+        """Look at the policy that is about to learn from this batch, if it is time; the seconds it took."""
+        if not self.due(batch.step):
+            return 0.0
+        self._monitor.phase("diagnose")
+        start = time.perf_counter()
+        self._taken = {batch.step: await self._fleet.learner.diagnose(batch)}
+        return time.perf_counter() - start
+
+    def record(self, step: int) -> dict[str, float]:
+        """Write down what was found at this step; its metrics."""
+        found = self._taken.pop(step, None)
+        if found is None:
+            return {}
+        self._run.append(FILE, records.Diagnosis.model_validate({"step": step, **asdict(found)}))
+        return found.metrics()

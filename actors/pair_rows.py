@@ -1,0 +1,47 @@
+"""The pairs of ``data.pairs``: what a model of these settings can train on, known before anything starts."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from actors.errors import UserError
+from conf.schema import Config
+from speech.dataset import Lengths
+from speech.families.base import Family
+from speech.pairs import PairRow, read
+from speech.problems import ManifestError, Problem
+
+
+def usable_pairs(config: Config, family: Family) -> list[PairRow]:
+    """All pairs, none where no file is named.
+
+    ManifestError lists all problems. UserError: there are fewer than a step draws.
+    """
+    path = config.data.pairs
+    if path is None:
+        return []
+    rows = read(path, config.data.max_seconds)
+    if any(row.prompt_ids is None for row in rows):  # then sound will be encoded: see that it can be read
+        rows = read(path, config.data.max_seconds, deep=True)
+    problems = list(_unusable(rows, path, family, config))
+    if problems:
+        raise ManifestError(problems)
+    if len(rows) < config.rollout.prompts_per_step:
+        raise UserError(
+            f"rollout.prompts_per_step={config.rollout.prompts_per_step} needs as many pairs: "
+            f"{path} has {len(rows)}"
+        )
+    return rows
+
+
+def _unusable(rows: Sequence[PairRow], path: Path, family: Family, config: Config) -> Iterator[Problem]:
+    lengths = Lengths(family, path.parent)
+    for line, row in enumerate(rows, start=1):
+        try:
+            prompt, *replies = lengths.of_pair(row)
+        except ValueError as error:
+            yield Problem(path, line, "", str(error))
+            continue
+        for side, tokens in zip(("chosen", "rejected"), replies, strict=True):
+            if prompt + tokens > config.model.max_length:
+                rule = f"prompt + reply must fit model.max_length={config.model.max_length}"
+                yield Problem(path, line, side, f"{rule}: got {prompt + tokens} tokens")

@@ -1,0 +1,39 @@
+"""Noise put on local verdicts, to study what a noisy judge does to a method (``judge.noise``).
+
+Invariant: the same reply of the same step gets the same noise in every run of a seed; what is not a score
+(missing) or is no opinion (the floor, a veto) stays as it is.
+"""
+
+from dataclasses import replace
+from statistics import fmean, pstdev
+
+import numpy as np
+
+from conf.judging import JudgeConfig
+from judge import vetoes
+from judge.panel import FLOOR, combine
+from judge.types import Judged, Scale, Scored, Verdict
+
+
+def noisy(judged: Judged, config: JudgeConfig, seed: int) -> Judged:
+    """What judges that err by ``config.noise`` points would have said, in ``config.readings`` readings each.
+
+    Score and spread are mean and population deviation of the readings, each cut off at the scale's ends.
+    """
+    place = [int(byte) for byte in f"{judged.prompt_id}/{judged.index}".encode()]
+    rng = np.random.default_rng([seed, *place])
+    scale = Scale(config.scale_lo, config.scale_hi)
+    axes = {
+        axis: verdict if axis in config.api_axes else _read(verdict, config, scale, rng)
+        for axis, verdict in judged.axes.items()
+    }
+    return replace(judged, axes=axes, reward=vetoes.decided(judged) or combine(axes, config.weights))
+
+
+def _read(verdict: Verdict, config: JudgeConfig, scale: Scale, rng: np.random.Generator) -> Verdict:
+    readings = rng.normal(0.0, config.noise, config.readings)  # drawn whatever the verdict is
+    if not isinstance(verdict, Scored) or verdict.judge == FLOOR:
+        return verdict
+    values = [min(max(verdict.value + off, scale.lo), scale.hi) for off in readings.tolist()]
+    judge = f"{verdict.judge}+noise({config.noise:g})"
+    return replace(verdict, value=fmean(values), spread=pstdev(values), judge=judge)

@@ -1,0 +1,50 @@
+"""The frozen start policy: its log-probs at the positions that ask for them, and what a reply pays for
+leaving it.
+
+Invariant: a pass runs on every rank when any rank needs it, for FSDP ranks must call forward equally often.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from learner.batch import Microbatch, Plan, pack_reference
+from learner.model import Policy
+from learner.ranks import totals
+from learner.rows import REFERENCED, Row
+
+
+@torch.no_grad()
+def reference_logps(
+    reference: Policy | None, rows: Sequence[Row], plan: Plan, rank: int, micros: Sequence[Microbatch]
+) -> list[Tensor]:
+    """[N] per micro-batch of this rank, 0 where ``referenced_N`` is not set. Collective."""
+    asking = [row.only(REFERENCED).needed_R.any() for row in rows]
+    found = []
+    for m, (mine, micro) in enumerate(zip(plan[rank], micros, strict=True)):
+        logps = torch.zeros(len(micro.keep_N), device=micro.ids_T.device)
+        if any(asking[i] for theirs in plan for i in theirs[m]):
+            assert reference is not None, "a weight that needs a reference without one"
+            asked = reference(pack_reference([rows[i] for i in mine]).to(logps.device))[0]
+            logps[micro.referenced_N] = asked
+        found.append(logps)
+    return found
+
+
+def penalties(
+    rows: Sequence[Row],
+    held: Sequence[Sequence[int]],
+    micros: Sequence[Microbatch],
+    estimates: Sequence[Tensor],
+) -> dict[str, float]:
+    """By the key of each row: its sum of KL coefficient times estimate. ``held``: rows of each of this rank's
+    micro-batches. Collective, the same on every rank.
+    """
+    sums = torch.zeros(len(rows), dtype=torch.float64)
+    for mine, micro, estimate_N in zip(held, micros, estimates, strict=True):
+        priced_N = micro.kl_N * estimate_N
+        needed = [i for i in mine if rows[i].needed_R.any()]
+        for place, i in enumerate(needed):
+            sums[i] = priced_N[micro.row_N == place].sum()
+    return totals({str(row.key): paid for row, paid in zip(rows, sums, strict=True)}) if rows else {}

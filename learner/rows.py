@@ -1,0 +1,158 @@
+"""One sequence to score: its ids, and what each response position weighs in each component of the loss.
+
+Invariant: a row is whole before it exists: ids, channels and flags have one entry per response position,
+and no sampled token is one that the grammar forbids.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learner.grammar import Grammar
+from learner.types import Anchor, Rollout
+from speech.channels import Channel
+from speech.interleave import FREE
+
+Mask = NDArray[np.bool_]
+Weights = NDArray[np.float64]
+LETTERS = {channel.letter: channel for channel in Channel}
+
+
+class Component(IntEnum):
+    """The parts of the loss; row of ``Row.weights_CR``."""
+
+    SFT = 0
+    PO = 1
+    DPO = 2  # signed: a rejected reply's positions weigh negatively
+    KL = 3
+    ENTROPY = 4
+
+
+REFERENCED = (Component.DPO, Component.KL)  # what asks for the start policy's log-probs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Row:
+    """One sequence to score.
+
+    Arrays have one entry per response position R; position j is ``ids[start + j]``.
+    """
+
+    key: str | None  # "prompt_id/index" of a reply that this run sampled, else None
+    name: str  # for error messages
+    ids: tuple[int, ...]  # prompt and response
+    start: int  # length of the prompt, at least 1
+    channels_R: NDArray[np.int8]
+    weights_CR: Weights  # Component x position
+    behaviour_R: NDArray[np.float32]  # zeros where there is no key
+    phases_R: NDArray[np.int64]
+    advantages_R: Weights
+    temperature: float
+    pair: int | None = None  # of a DPO row: both rows of a pair have the same number
+    pair_weight: float = 0.0  # of the pair in the step's mean
+
+    @property
+    def needed_R(self) -> Mask:
+        """Positions whose log-prob the loss asks for."""
+        needed: Mask = (self.weights_CR != 0).any(axis=0)
+        return needed
+
+    def only(self, components: Sequence[Component]) -> "Row":
+        """The same row as if only these components existed."""
+        kept = np.zeros_like(self.weights_CR)
+        kept[list(components)] = self.weights_CR[list(components)]
+        return replace(self, weights_CR=kept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """How the replies were drawn, as far as their weights and log-probs depend on it."""
+
+    max_new_tokens: int
+    temperature: float
+    grammar: Grammar | None = None  # the mask they were sampled under
+
+
+def channels_of(letters: str) -> NDArray[np.int8]:
+    """The channels that a string of T A B E P spells."""
+    return np.array([LETTERS[letter] for letter in letters], dtype=np.int8)
+
+
+def weights_of(**named: Weights) -> Weights:
+    """Component x position, 0 for every component that is not named (``po=...``)."""
+    table = np.zeros((len(Component), len(next(iter(named.values())))))
+    for name, weights in named.items():
+        table[Component[name.upper()]] = weights
+    return table
+
+
+def rollout_row(
+    rollout: Rollout,
+    weights_CR: Weights,
+    sampled: Sampled,
+    *,
+    pair: int | None = None,
+    pair_weight: float = 0.0,
+) -> Row:
+    """A reply. One that this run did not sample is scored as the model is: temperature 1, no grammar mask.
+
+    ValueError: unequal lengths, no prompt, or a token that the grammar forbids.
+    """
+    name = f"rollout {rollout.key}"
+    lengths = {len(rollout.ids), len(rollout.channels), len(rollout.sampled)}
+    lengths |= set() if rollout.logps is None else {len(rollout.logps)}
+    if len(lengths) != 1 or not rollout.prompt_ids:
+        raise ValueError(
+            f"{name}: ids, logps, channels and sampled must be equally long and follow a prompt: "
+            f"got {lengths}"
+        )
+    own = rollout.logps is not None
+    channels = channels_of(rollout.channels)
+    grammar = sampled.grammar if own else None
+    return Row(
+        key=rollout.key if own else None,
+        name=name,
+        ids=rollout.prompt_ids + rollout.ids,
+        start=len(rollout.prompt_ids),
+        channels_R=channels,
+        weights_CR=weights_CR,
+        behaviour_R=np.array(rollout.logps or np.zeros(len(rollout.ids)), dtype=np.float32),
+        phases_R=_free(len(rollout.ids)) if grammar is None else grammar.phases_of(rollout.ids, name),
+        advantages_R=rollout.advantage.of(channels),
+        temperature=sampled.temperature if own else 1.0,
+        pair=pair,
+        pair_weight=pair_weight,
+    )
+
+
+def anchor_row(anchor: Anchor, weights_CR: Weights) -> Row:
+    """Anchors are plain cross-entropy: temperature 1, no grammar mask. ValueError: unequal lengths."""
+    if len(anchor.ids) != len(anchor.channels) or not anchor.prompt_ids:
+        raise ValueError(
+            f"anchor {anchor.prompt_id}: ids and channels must be equally long and follow a prompt: "
+            f"got {len(anchor.ids)} and {len(anchor.channels)}"
+        )
+    return Row(
+        key=None,
+        name=f"anchor {anchor.prompt_id}",
+        ids=anchor.prompt_ids + anchor.ids,
+        start=len(anchor.prompt_ids),
+        channels_R=channels_of(anchor.channels),
+        weights_CR=weights_CR,
+        behaviour_R=np.zeros(len(anchor.ids), dtype=np.float32),
+        phases_R=_free(len(anchor.ids)),
+        advantages_R=np.zeros(len(anchor.ids)),
+        temperature=1.0,
+    )
+
+
+def scoring_rows(rollouts: Sequence[Rollout], sampled: Sampled) -> list[Row]:
+    """Rows that ask for the log-prob of every token, whatever any objective needs."""
+    return [rollout_row(r, weights_of(po=np.ones(len(r.ids))), sampled) for r in rollouts]
+
+
+def _free(length: int) -> NDArray[np.int64]:
+    return np.full(length, FREE, dtype=np.int64)

@@ -1,0 +1,84 @@
+"""WavAlign's own pairs, as its pair builder writes them and its loader takes them: one JSON object per line.
+
+    messages, audios                     the dialogue; a turn may hold words and <|audio|>, mixed
+    sft_target_text, sft_target_audio    the preferred reply
+    rejected_text, rejected_audio        the other one
+    chosen_score, rejected_score, score_gap, question_text, task_type, id    where known
+
+A mixed turn becomes turns of the same role, one after another, words and sound in the order they stand in.
+Assistant turns behind the user's last are what was answered then, no part of the prompt: they are left out.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from speech.manifest import ID, MARKER, Message
+from speech.problems import Strict
+
+Words = Annotated[str, Field(min_length=1)]
+Score = Annotated[float, Field(allow_inf_nan=False)] | None
+
+
+class WavAlignRow(Strict):
+    """A line. Audio paths are relative to the file's folder."""
+
+    messages: tuple[Message, ...] = Field(min_length=1)
+    audios: tuple[str, ...] = ()
+    """One clip per ``<|audio|>``."""
+    sft_target_text: Words
+    sft_target_audio: Words
+    rejected_text: Words
+    rejected_audio: Words
+    chosen_score: Score = None
+    rejected_score: Score = None
+    score_gap: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
+    question_text: str | None = None
+    task_type: str | None = None
+    id: Annotated[
+        Annotated[str, Field(pattern=ID)] | None,
+        BeforeValidator(lambda given: str(given) if type(given) is int else given),
+    ] = None
+    """None: made of the line's number."""
+
+    # Where a pair came from; kept for people, never read.
+    chosen_key: Any = None
+    rejected_key: Any = None
+    best_output_key: Any = None
+    best_output_score: Any = None
+    worst_output_key: Any = None
+    worst_output_score: Any = None
+    output_score_gap: Any = None
+    orig_sft_target_text: Any = None
+    orig_sft_target_audio: Any = None
+    question_text_raw: Any = None
+    history_text: Any = None
+    source_dataset: Any = None
+
+
+def prompt_of(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The dialogue up to the last turn that is not the assistant's."""
+    end = len(messages)
+    while end and messages[end - 1].role == "assistant":
+        end -= 1
+    return tuple(messages[:end])
+
+
+def split(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Turns of words or of one ``<|audio|>`` alone."""
+    return tuple(
+        Message(role=message.role, content=part.strip())
+        for message in messages
+        for part in re.split(f"({re.escape(MARKER)})", message.content)
+        if part.strip()
+    )
+
+
+def audio_fields(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Every clip of a row as parsed, with the name of its field."""
+    audios = content.get("audios")
+    prompt = [(f"audios[{i}]", clip) for i, clip in enumerate(audios)] if isinstance(audios, list) else []
+    fields = [*prompt, *((name, content.get(name)) for name in ("sft_target_audio", "rejected_audio"))]
+    return [(name, clip) for name, clip in fields if isinstance(clip, str) and clip]

@@ -1,0 +1,112 @@
+"""When the learner looks at itself, and what of it is on disk."""
+
+import asyncio
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from actors.diagnose import FILE, Diagnoses
+from actors.record import RunDirectory
+from conf.load import load
+from learner.diagnosis import Diagnosis, Part, Shift
+from learner.types import StepBatch
+from report import records
+from report.read import lines
+
+PRODUCTS = {("text", "text"): 4.0, ("audio", "audio"): 1.0, ("text", "audio"): -1.0}
+
+
+def found(step: int) -> Diagnosis:
+    return Diagnosis(
+        policy_version=step - 1,
+        tied=True,
+        layers=(Part.of("layer 0", 8, PRODUCTS), Part.of("norm", 2, {("sft", "sft"): 9.0})),
+        model=Part.of("model", 10, PRODUCTS),
+        shift={"anchor_text": Shift(mean=0.25, mean_abs=0.5, tokens=3)},
+    )
+
+
+class Learner:
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    async def diagnose(self, batch: StepBatch) -> Diagnosis:
+        self.asked.append(batch.step)
+        return found(batch.step)
+
+
+def run_steps(path: Path, every: int, steps: int) -> tuple[list[int], list[dict[str, float]]]:
+    """The steps that were diagnosed and the metrics of each step."""
+    learner, run = Learner(), RunDirectory(path)
+    job: Any = SimpleNamespace(config=load([f"log.diagnose_every={every}"]))
+    fleet: Any = SimpleNamespace(learner=learner)
+    monitor: Any = SimpleNamespace(phase=lambda *_: None)
+    diagnoses = Diagnoses(job, run, fleet, monitor)
+
+    async def all_steps() -> list[dict[str, float]]:
+        metrics = []
+        for step in range(1, steps + 1):
+            seconds = await diagnoses.take(StepBatch(step=step, weight=0.0, rollouts=(), anchors=()))
+            assert (seconds > 0) == diagnoses.due(step)
+            metrics.append(diagnoses.record(step))
+        return metrics
+
+    metrics = asyncio.run(all_steps())
+    return learner.asked, metrics
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(3, [1, 3, 6]), (1, [1, 2, 3, 4, 5, 6, 7]), (20, [1]), (0, [])]
+)
+def test_the_first_step_and_every_nth_are_looked_at_and_each_look_is_one_line(
+    tmp_path: Path, every: int, expected: list[int]
+) -> None:
+    asked, metrics = run_steps(tmp_path, every, 7)
+    assert asked == expected == [step for step, row in enumerate(metrics, start=1) if row]
+    written = lines(tmp_path / FILE, TypeAdapter(records.Diagnosis)).rows
+    assert [(line.step, line.policy_version) for line in written] == [(step, step - 1) for step in expected]
+
+
+def test_a_line_says_what_was_found_and_null_what_was_not(tmp_path: Path) -> None:
+    _, (metrics,) = run_steps(tmp_path, 1, 1)
+    line = json.loads((tmp_path / FILE).read_text())
+    layer, norm = line["layers"]
+    assert (layer["text"], layer["audio"], layer["text_audio_ratio"], layer["text_audio_cosine"]) == (
+        2,
+        1,
+        2,
+        -0.5,
+    )
+    assert (layer["sft"], layer["sft_text_cosine"]) == (None, None)
+    assert (norm["sft"], norm["text"], norm["text_audio_ratio"], norm["sft_text_cosine"]) == (
+        3,
+        None,
+        None,
+        None,
+    )
+    assert line["shift"] == {"anchor_text": {"mean": 0.25, "mean_abs": 0.5, "tokens": 3}} and line["tied"]
+    assert metrics == {
+        "grad/text_audio_ratio": 2.0,
+        "grad/text_audio_cosine": -0.5,
+        "shift/anchor_text": 0.25,
+        "shift/anchor_text_abs": 0.5,
+    }
+
+
+def test_resuming_forgets_the_diagnoses_of_later_steps(tmp_path: Path) -> None:
+    run_steps(tmp_path, 2, 6)
+    RunDirectory(tmp_path).cut(3, load([]))
+    assert [line.step for line in lines(tmp_path / FILE, TypeAdapter(records.Diagnosis)).rows] == [1, 2]
+
+
+def test_a_step_that_was_cut_short_leaves_no_diagnosis(tmp_path: Path) -> None:
+    job: Any = SimpleNamespace(config=load([]))
+    fleet: Any = SimpleNamespace(learner=Learner())
+    monitor: Any = SimpleNamespace(phase=lambda *_: None)
+    diagnoses = Diagnoses(job, RunDirectory(tmp_path), fleet, monitor)
+    asyncio.run(diagnoses.take(StepBatch(step=1, weight=0.0, rollouts=(), anchors=())))
+    assert diagnoses.record(2) == {} and not (tmp_path / FILE).exists()

@@ -1,0 +1,66 @@
+"""Noise for studies: on scores alone, the same for the same reply, and with a spread that tells its size."""
+
+from statistics import fmean, pstdev
+
+import pytest
+
+from conf.judging import JudgeConfig, VetoConfig
+from judge import vetoes
+from judge.noise import noisy
+from judge.panel import FLOOR
+from judge.types import Judged, Missing, Scale, Scored, Verdict
+
+CONFIG = JudgeConfig(noise=0.5, readings=2)
+
+
+def judged(prompt: str, semantic: Verdict, reward: Verdict | None = None) -> Judged:
+    acoustic = Scored(value=3.0, judge="acoustic/1")
+    return Judged(
+        prompt_id=prompt,
+        index=0,
+        axes={"semantic": semantic, "acoustic": acoustic},
+        reward=reward or semantic,
+        transcript="",
+    )
+
+
+def scored(verdict: Verdict) -> Scored:
+    assert isinstance(verdict, Scored)
+    return verdict
+
+
+def test_noise_has_the_size_that_was_asked_for_and_its_spread_tells_it() -> None:
+    found = [noisy(judged(f"p{i}", Scored(value=3.0, judge="x")), CONFIG, 0) for i in range(2000)]
+    values = [scored(one.axes["semantic"]).value for one in found]
+    assert pstdev(values) == pytest.approx(0.5 / 2**0.5, rel=0.05)  # a mean of two readings
+    noise = fmean(scored(one.axes["semantic"]).spread ** 2 for one in found)
+    assert noise == pytest.approx(0.5**2 / 2, rel=0.1)  # what the gate subtracts is the score's variance
+    for one in found[:20]:
+        axes = [scored(one.axes[name]).value for name in ("semantic", "acoustic")]
+        assert scored(one.reward).value == pytest.approx(0.6 * axes[0] + 0.4 * axes[1])
+    assert values[0] != scored(found[0].axes["acoustic"]).value
+
+
+def test_noise_is_that_of_the_reply_and_the_seed() -> None:
+    one = judged("p", Scored(value=3.0, judge="x"))
+    assert noisy(one, CONFIG, 7) == noisy(one, CONFIG, 7)
+    assert noisy(one, CONFIG, 7) != noisy(one, CONFIG, 8)
+
+
+def test_scores_stay_on_the_scale_and_what_is_no_opinion_stays() -> None:
+    loud = JudgeConfig(noise=50.0, readings=3)
+    assert {
+        scored(
+            noisy(judged(f"p{i}", Scored(value=1.0, judge="x")), JudgeConfig(noise=50.0), 0).axes["semantic"]
+        ).value
+        for i in range(20)
+    } == {1.0, 5.0}
+    gone = Missing(judge="x", reason="broken", kind="server")
+    assert noisy(judged("p", gone), loud, 0).axes["semantic"] == gone
+    assert isinstance(noisy(judged("p", gone), loud, 0).reward, Missing)
+    floor = Scored(value=1.0, judge=FLOOR, why="no audio")
+    assert noisy(judged("p", floor), loud, 0).axes["semantic"] == floor
+    rules = [VetoConfig(measure="loop", most=0.5)]
+    veto = vetoes.verdict({"loop": 0.9}, {}, rules, Scale())
+    assert veto is not None
+    assert noisy(judged("p", Scored(value=4.0, judge="x"), veto), loud, 0).reward == veto

@@ -1,0 +1,212 @@
+"""A pair is trained on as it was sampled where it has its tokens, and only by a model they were made for."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.errors import UserError
+from actors.pairs import pair_of
+from actors.prepare import prepare
+from learner.types import NONE
+from rollout.worker import RolloutWorker
+from speech import audio
+from speech.dataset import Encoder, Lengths, Response
+from speech.families import load_family
+from speech.families.base import Chunk, Family, Turn
+from speech.layout import layout_of
+from speech.manifest import MARKER, ManifestError, Message
+from speech.pairs import PairRow, Provenance, Side
+
+WORLD = Path(__file__).parent.parent / "examples" / "tiny_world"
+
+
+@pytest.fixture(scope="module")
+def family(micro_checkpoint: Path) -> Family:
+    return load_family("tiny", micro_checkpoint)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, family: Family) -> Path:
+    """Three tones of half a second."""
+    rate = family.codec().sample_rate
+    for pitch in (1, 2, 3):
+        wave = 0.3 * np.sin(np.arange(rate // 2) * pitch / 20)
+        audio.write(tmp_path / f"{pitch}.wav", wave.astype(np.float32), rate)
+    return tmp_path
+
+
+def heard(family: Family, **changes: Any) -> PairRow:
+    """Words and sound alone."""
+    row = PairRow(
+        id="r1",
+        messages=(Message(role="user", content="say it"), Message(role="user", content=MARKER)),
+        audios=(("1.wav", "2.wav"),),
+        chosen=Side(text="nine ten", audio=("2.wav", "3.wav")),
+        rejected=Side(text="nine ten", audio=("3.wav",)),
+        weight=0.5,
+    )
+    return row.model_copy(update=changes)
+
+
+def sampled(family: Family, **changes: Any) -> PairRow:
+    """With its tokens: a reply cut short, one id of the other forced."""
+    whole = family.target([Chunk(text="nine", codes=(1, 2))])
+    cut = whole[:-3]
+    made = Provenance(
+        model="m", family="tiny", layout=layout_of(family), weights={}, samples=2, temperature=1.0,
+        max_new_tokens=9, grammar=True, seed=0, commit=None, source="s",
+    )  # fmt: skip
+    letters = family.channels.letters
+    row = heard(family).model_copy(
+        update={
+            "chosen": Side(
+                text="nine", ids=whole, channels=letters(whole), sampled="1" * (len(whole) - 1) + "0"
+            ),
+            "rejected": Side(text="nine", ids=cut, channels=letters(cut), sampled="1" * len(cut)),
+            "prompt_ids": (2, 7, 4),
+            "provenance": made,
+        }
+    )
+    return row.model_copy(update=changes)
+
+
+def test_tokens_are_used_as_they_stand_and_no_sound_is_read(family: Family, tmp_path: Path) -> None:
+    row = sampled(family)
+    (pair,) = RolloutWorker(None, family).encode_pairs(tmp_path / "none.jsonl", [row])  # type: ignore[arg-type]
+    assert (pair.row_id, pair.prompt, pair.weight) == ("r1", (2, 7, 4), 0.5)
+    assert (pair.chosen.ids, pair.chosen.channels) == (row.chosen.ids, "TBAABE")
+    assert pair.chosen.sampled == (True,) * 5 + (False,)
+    assert (pair.rejected.ids, pair.rejected.channels) == (row.rejected.ids, "TBA")
+    assert Lengths(family, tmp_path).of_pair(row) == (3, 6, 3)
+
+
+def test_the_learner_is_told_that_this_run_did_not_sample_a_pair(family: Family, tmp_path: Path) -> None:
+    example = Encoder(family, tmp_path, 60.0).pair(sampled(family))
+    pair = pair_of(example)
+    assert (pair.weight, pair.chosen.key, pair.rejected.key) == (0.5, "r1/0", "r1/1")
+    for rollout, side in ((pair.chosen, example.chosen), (pair.rejected, example.rejected)):
+        assert rollout.prompt_ids == example.prompt and rollout.logps is None and rollout.advantage == NONE
+        assert (rollout.ids, rollout.channels, rollout.sampled) == (side.ids, side.channels, side.sampled)
+
+
+def test_words_and_sound_are_encoded_word_by_word_where_there_is_a_clip_each(
+    family: Family, folder: Path
+) -> None:
+    pair = Encoder(family, folder, 60.0).pair(heard(family))
+    one, two, three = (
+        family.codec().encode(audio.read(folder / f"{i}.wav", family.codec().sample_rate, 60.0))
+        for i in (1, 2, 3)
+    )
+    chunks = [Chunk(text="nine", codes=tuple(two)), Chunk(text="ten", codes=tuple(three))]
+    assert pair.chosen == response(family, chunks)
+    assert pair.rejected == response(family, [Chunk(text="nine ten", codes=tuple(three))])
+    spoken = Turn(role="user", codes=tuple(one + two))
+    assert pair.prompt == family.prompt([Turn(role="user", text="say it"), spoken])
+    assert len(pair.prompt) == Lengths(family, folder).of_pair(heard(family))[0]
+    assert Lengths(family, folder).of_pair(heard(family))[1:] == (
+        len(pair.chosen.ids),
+        len(pair.rejected.ids),
+    )
+
+
+def response(family: Family, chunks: list[Chunk]) -> Response:
+    ids = family.target(chunks)
+    return Response(ids=ids, channels=family.channels.letters(ids), sampled=(True,) * len(ids))
+
+
+def test_words_and_sound_do_not_ask_for_whom_they_were_made(family: Family, folder: Path) -> None:
+    made = sampled(family).provenance
+    assert made is not None
+    elsewhere = made.model_copy(update={"layout": "0" * 16})
+    encoder = Encoder(family, folder, 60.0)
+    assert encoder.pair(heard(family, provenance=elsewhere)) == encoder.pair(heard(family))
+    with pytest.raises(
+        ValueError, match=rf"row r1: its ids were made for tiny of layout {'0' * 16}, the model is"
+    ):
+        encoder.pair(sampled(family, provenance=elsewhere))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"prompt_ids": (2, 10**6)}, "id must lie in"),
+        ({"chosen": Side(text="", ids=(10**6,), channels="T", sampled="1")}, "id must lie in"),
+        (
+            {"rejected": Side(text="", ids=(3,), channels="T", sampled="1")},
+            "channels must be those of the ids",
+        ),
+    ],
+)
+def test_tokens_that_the_model_does_not_have_are_refused_by_row(
+    changes: dict[str, Any], told: str, family: Family, folder: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"row r1: {told}"):
+        Encoder(family, folder, 60.0).pair(sampled(family, **changes))
+
+
+def test_a_layout_is_tokenizer_and_codec_and_not_weights(micro_checkpoint: Path, tmp_path: Path) -> None:
+    def changed(name: str, old: bytes, new: bytes) -> str:
+        copy = tmp_path / name
+        shutil.copytree(micro_checkpoint, copy)
+        content = (copy / name).read_bytes()
+        assert old in content
+        (copy / name).write_bytes(content.replace(old, new, 1))
+        return layout_of(load_family("tiny", copy))
+
+    ours = layout_of(load_family("tiny", micro_checkpoint))
+    assert changed("config.json", b'"hidden_size": 64', b'"hidden_size": 65') == ours
+    assert changed("tokenizer.json", b'"twenty"', b'"thirty"') != ours
+    assert changed("codec.safetensors", b"12", b"13") != ours
+
+
+# --- before a run ---------------------------------------------------------------------------------------------
+
+SETTINGS = ["learner.ranks=1", "judge.workers=1", "rollout.prompts_per_step=1"]
+
+
+def pairs_file(folder: Path, *rows: dict[str, Any]) -> Path:
+    shutil.copy(WORLD / "data" / "bank" / "rms" / "twelve.flac", folder / "a.flac")
+    shutil.copy(WORLD / "data" / "bank" / "rms" / "eleven.flac", folder / "b.flac")
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+THEIRS: dict[str, Any] = {
+    "messages": [{"role": "user", "content": MARKER}],
+    "audios": ["a.flac"],
+    "sft_target_text": "twelve",
+    "sft_target_audio": "a.flac",
+    "rejected_text": "eleven",
+    "rejected_audio": "b.flac",
+    "score_gap": 0.25,
+}
+
+
+def test_a_run_knows_its_pairs_before_it_starts(tmp_path: Path) -> None:
+    path = pairs_file(tmp_path, THEIRS, THEIRS | {"score_gap": 2})
+    job = prepare([*SETTINGS, f"data.pairs={path}"])
+    assert [row.id for row in job.pairs] == ["line-1", "line-2"]
+    assert job.notes == ("data.pairs: 1 of 2 are less than algo.margin apart, and used",)
+    assert prepare(SETTINGS).pairs == ()
+    with pytest.raises(UserError, match=r"rollout\.prompts_per_step=3 needs as many pairs: .* has 2"):
+        prepare([*SETTINGS, "rollout.prompts_per_step=3", f"data.pairs={path}"])
+
+
+def test_pairs_that_the_model_cannot_use_are_named_by_line(tmp_path: Path) -> None:
+    long = {"messages": [{"role": "user", "content": MARKER * 60}], "audios": ["a.flac"] * 60}
+    other = json.loads(sampled(load_family("tiny", WORLD / "base")).model_dump_json(exclude={"audios"}))
+    path = pairs_file(tmp_path, THEIRS, THEIRS | {"sft_target_text": "xylophone"}, THEIRS | long)
+    with pytest.raises(ManifestError) as caught:
+        prepare([*SETTINGS, f"data.pairs={path}"])
+    told = str(caught.value)
+    assert "pairs.jsonl:2: word is not in the model's vocabulary: xylophone" in told
+    assert "pairs.jsonl:3:chosen: prompt + reply must fit model.max_length=512: got" in told
+    other["messages"] = [{"role": "user", "content": "say it"}]
+    other["provenance"]["layout"] = "f" * 16
+    with pytest.raises(ManifestError, match=r"pairs\.jsonl:1: its ids were made for tiny of layout ffff"):
+        prepare([*SETTINGS, f"data.pairs={pairs_file(tmp_path, other)}"])
