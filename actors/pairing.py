@@ -47,12 +47,18 @@ class Header(Line):
     mode: str | None
 
 
-def pairs(to: Path, samples: int | None, manifest: Path | None, overrides: Sequence[str]) -> int:
+def pairs(
+    to: Path,
+    samples: int | None,
+    manifest: Path | None,
+    overrides: Sequence[str],
+    limit: int | None = None,
+) -> int:
     """Sample, judge and write what is not there yet. UserError: nothing is written. RunError: go on later."""
     if in_ray_job() and not to.is_absolute():
         raise UserError(f"--to {to}: must be absolute in a Ray job, whose own folder is temporary")
     files = PairFiles(to)
-    work = prepared(samples, manifest, overrides)
+    work = prepared(samples, manifest, overrides, limit)
     with users_mistakes():
         journal = Journal(files.journal, Header, Outcome, by="wavgate pairs")
     with journal as kept:
@@ -60,8 +66,12 @@ def pairs(to: Path, samples: int | None, manifest: Path | None, overrides: Seque
         return _finished(work, files, kept)
 
 
-def prepared(samples: int | None, manifest: Path | None, overrides: Sequence[str]) -> Work:
+def prepared(
+    samples: int | None, manifest: Path | None, overrides: Sequence[str], limit: int | None = None
+) -> Work:
     """Check all of it. ConfigError, UserError, ManifestError: the user's to fix."""
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit: must be at least 1 prompt: got {limit}")
     config = settings(samples, overrides)
     layout = plan(config, cores(), learns=False)
     family = usable_model(config)
@@ -73,7 +83,7 @@ def prepared(samples: int | None, manifest: Path | None, overrides: Sequence[str
     if problems:
         raise ManifestError(problems)
     made = _provenance(config, family)
-    return Work(config=config, layout=layout, manifest=path, rows=tuple(rows), provenance=made)
+    return Work(config=config, layout=layout, manifest=path, rows=tuple(rows[:limit]), provenance=made)
 
 
 def settings(samples: int | None, overrides: Sequence[str]) -> Config:

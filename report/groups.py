@@ -13,6 +13,7 @@ from report.trials import OWN, Settings, finished, plain, settings_of
 
 PLACE = ("cluster.", "log.", "judge.workers", "rollout.workers", "learner.ranks", "run.checkpoint_every",
          "run.keep_checkpoints", "run.eval_every")  # fmt: skip
+TRAINING = ("judge.noise", "judge.readings")  # of the judge, but not in held-out evaluation
 MOST_TOLD = 3  # settings in a name
 
 
@@ -64,7 +65,11 @@ def _same_question(settings: Mapping[Path, Settings]) -> None:
     """ValueError: another test manifest or judge than the first run's."""
     (first, known), *others = settings.items()
     for run, told in others:
-        judged = {key for key in {*told, *known} if key.startswith("judge.") and not key.startswith(PLACE)}
+        judged = {
+            key
+            for key in {*told, *known}
+            if key.startswith("judge.") and not key.startswith((*PLACE, *TRAINING))
+        }
         differ = sorted(key for key in judged if told.get(key) != known.get(key))
         if told.get("data.test") != known.get("data.test") and not _same_file(told, known):
             differ = ["data.test", *differ]

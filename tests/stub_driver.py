@@ -24,7 +24,7 @@ def named(variable: str, name: str) -> bool:
 
 
 def save(run: Path) -> None:
-    state = DriverState(step=4, seed=0, gate={}, prompts={}, anchors={})
+    state = DriverState(step=4, seed=0, gate={}, cursors={})
     checkpoint.save(run, state, lambda folder: (folder / "x").write_text("x") and None, keep=2)  # type: ignore[func-returns-value]
 
 

@@ -71,7 +71,7 @@ def test_methods_of_one_name_are_told_apart_by_what_differs(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        ({"judge": {"noise": 0.5}}, r"judge\.noise must be the same in all runs: 0\.5, but 0\.0 in "),
+        ({"judge": {"scale_hi": 4.0}}, r"judge\.scale_hi must be the same in all runs: 4\.0, but 5\.0 in "),
         (
             {"data": {"test": "/data/other.jsonl"}},
             r'data\.test must be the same in all runs: "/data/other\.jsonl", but ',
@@ -88,6 +88,19 @@ def test_runs_that_cannot_be_compared_are_refused_with_the_rule(
     )
     with pytest.raises(ValueError, match=rule):
         study_of([first, other])
+
+
+def test_noise_in_training_is_a_method_of_its_own_for_nothing_held_out_has_it(tmp_path: Path) -> None:
+    both = [
+        make_trial(
+            tmp_path, "gated", 0, name=f"noise{noise}", prompts=2, settings={"judge": {"noise": noise}}
+        )
+        for noise in (0.0, 0.5)
+    ]
+    assert [cell.method for cell in study_of(both).cells] == [
+        "gated judge.noise=0.0",
+        "gated judge.noise=0.5",
+    ]
 
 
 def test_the_same_prompts_in_another_place_and_other_workers_are_no_difference(tmp_path: Path) -> None:
