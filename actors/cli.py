@@ -101,8 +101,7 @@ def _other(given: list[str]) -> int:
         case "pairs":
             from actors import pairing
 
-            limit = chosen.limit
-            return pairing.pairs(chosen.to, chosen.samples, chosen.manifest, chosen.overrides, limit)
+            return pairing.pairs(chosen.to, chosen.samples, chosen.manifest, chosen.limit, chosen.overrides)
         case "data":
             return commands.data_check(chosen.manifest, chosen.max_seconds)
         case "say":
@@ -146,7 +145,9 @@ def parser() -> argparse.ArgumentParser:
     pairs.add_argument("--to", type=Path, required=True, metavar="OUT.jsonl")
     pairs.add_argument("--samples", type=int, help="replies per prompt (default: 8)")
     pairs.add_argument("--manifest", type=Path, help="prompts (default: data.train)")
-    pairs.add_argument("--limit", type=int, help="only the first prompts")
+    pairs.add_argument(
+        "--limit", type=int, help="only so many prompts, those that a run of the seed draws first"
+    )
     pairs.add_argument("overrides", nargs="*", metavar="key=value", help="settings as for train")
     judge = commands.add_parser("eval", help="judge a checkpoint's greedy replies to a manifest")
     judge.add_argument("manifest", type=Path, nargs="?", help="default: the embedded test set")

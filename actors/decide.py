@@ -8,7 +8,7 @@ touch the gate. So everything here equals what the survivors alone would give.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import sqrt
+from math import fsum, sqrt
 
 from conf.schema import Config
 from judge import vetoes
@@ -56,6 +56,7 @@ class Decision:
     reading: GateReading
     advantages: Mapping[Key, Advantage]
     dropped: Mapping[Key, str]
+    penalties: Mapping[Key, float] = field(default_factory=dict)  # taken off the rewards before advantages
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -120,8 +121,13 @@ def decide(
         reading=reading,
         advantages={key: one for lesson in lessons for key, one in lesson.advantages.items()},
         dropped={key: why for lesson in lessons for key, why in lesson.dropped.items()},
-        metrics={**reading.metrics(), **(counts if groups else {})},
+        penalties=penalties or {},
+        metrics={**reading.metrics(), **(counts if groups else {}), **_paid(penalties)},
     )
+
+
+def _paid(penalties: Mapping[Key, float] | None) -> dict[str, float]:
+    return {"reward/kl_penalty": fsum(penalties.values()) / len(penalties)} if penalties else {}
 
 
 def _lesson(group: Group, config: Config, penalties: Mapping[Key, float]) -> _Lesson:

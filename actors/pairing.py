@@ -30,7 +30,7 @@ from speech.audio import inside
 from speech.families.base import Family
 from speech.journal import Journal, Line
 from speech.layout import layout_of
-from speech.manifest import ManifestError, read
+from speech.manifest import Cursor, ManifestError, read
 from speech.pairs import PairRow, Provenance
 
 OK = 0
@@ -48,17 +48,13 @@ class Header(Line):
 
 
 def pairs(
-    to: Path,
-    samples: int | None,
-    manifest: Path | None,
-    overrides: Sequence[str],
-    limit: int | None = None,
+    to: Path, samples: int | None, manifest: Path | None, limit: int | None, overrides: Sequence[str]
 ) -> int:
     """Sample, judge and write what is not there yet. UserError: nothing is written. RunError: go on later."""
     if in_ray_job() and not to.is_absolute():
         raise UserError(f"--to {to}: must be absolute in a Ray job, whose own folder is temporary")
     files = PairFiles(to)
-    work = prepared(samples, manifest, overrides, limit)
+    work = prepared(samples, manifest, limit, overrides)
     with users_mistakes():
         journal = Journal(files.journal, Header, Outcome, by="wavgate pairs")
     with journal as kept:
@@ -66,12 +62,11 @@ def pairs(
         return _finished(work, files, kept)
 
 
-def prepared(
-    samples: int | None, manifest: Path | None, overrides: Sequence[str], limit: int | None = None
-) -> Work:
-    """Check all of it. ConfigError, UserError, ManifestError: the user's to fix."""
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit: must be at least 1 prompt: got {limit}")
+def prepared(samples: int | None, manifest: Path | None, limit: int | None, overrides: Sequence[str]) -> Work:
+    """Check all of it. ``limit``: so many prompts, those that a run of this seed draws first.
+
+    ConfigError, UserError, ManifestError: the user's to fix.
+    """
     config = settings(samples, overrides)
     layout = plan(config, cores(), learns=False)
     family = usable_model(config)
@@ -82,8 +77,11 @@ def prepared(
     problems = list(unusable(rows, path, family, config))
     if problems:
         raise ManifestError(problems)
-    made = _provenance(config, family)
-    return Work(config=config, layout=layout, manifest=path, rows=tuple(rows[:limit]), provenance=made)
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit: must be at least 1: got {limit}")
+    drawn = Cursor(len(rows), config.run.seed).next(min(limit or len(rows), len(rows)))
+    made, chosen = _provenance(config, family), tuple(rows[i] for i in sorted(drawn))
+    return Work(config=config, layout=layout, manifest=path, rows=chosen, provenance=made)
 
 
 def settings(samples: int | None, overrides: Sequence[str]) -> Config:

@@ -208,6 +208,8 @@ def rollout_records(
                     second={axis: score_of(verdict) for axis, verdict in judged.second.items()},
                     reward=reward_of(judged),
                     missing=_reason(judged),
+                    penalty=decision.penalties.get(key),
+                    well_formed=reply.well_formed,
                     advantage=None if told is None else told.whole,
                     advantages=None if told is None or told.whole is not None else asdict(told),
                     weights=weights.get(key),

@@ -53,6 +53,7 @@ RELEASED: dict[str, Any] = {
     "aggregation": "sequence_mean",
     "sft_aggregation": "sequence_mean",
     "normalise": "std",
+    "normalise_by": "reward",
     "importance": "off",
     "kl": {"text": 0.0, "audio": 0.0, "boundary": 0.0, "stop": 0.0},
     "entropy": {"text": 0.0, "audio": 0.0, "boundary": 0.0, "stop": 0.0},
@@ -189,15 +190,19 @@ class AlgoConfig(Strict):
             )
             for name, value in RELEASED.items()
         )
-        joined = self.preference
-        return (
-            *same,
-            (self.loss != "online_dpo", "loss must be grpo or dpo when faithful=true: got online_dpo"),
+        members = tuple(
             (
                 joined.boundary == joined.audio and joined.stop == joined.text,
-                "preference must weigh boundary as audio and stop as text when faithful=true:"
+                f"{name} must weigh boundary as audio and stop as text when faithful=true:"
                 f" got {_shown(joined)}",
-            ),
+            )
+            for name, joined in (("preference", self.preference), ("sft", self.sft))
+        )
+        return (
+            *same,
+            *members,
+            (self.loss != "online_dpo", "loss must be grpo or dpo when faithful=true: got online_dpo"),
+            (not self.gate.denoise, "gate.denoise must be false when faithful=true: got true"),
         )
 
     @property

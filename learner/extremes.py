@@ -23,14 +23,14 @@ class Dropped:
 
 
 def best_and_worst(rewards: Sequence[float | None], margin: float) -> tuple[int, int] | Dropped:
-    """Indices of the best and the worst reply; of equal ones the first."""
+    """Indices of the best and the worst reply; of equal ones the first. Equal up to rounding: no pair."""
     reason = why_dropped(rewards, len(rewards))
     if reason is not None:
         return Dropped(why="verdicts", reason=reason)
     valid = [(reward, index) for index, reward in enumerate(rewards) if reward is not None]
     worst, best = min(valid), max(valid, key=lambda one: (one[0], -one[1]))
-    gap = best[0] - worst[0]
-    if best[1] == worst[1] or gap < margin - ROUNDING * max(1.0, abs(best[0])):
+    gap, noise = best[0] - worst[0], ROUNDING * max(1.0, abs(best[0]))
+    if gap <= noise or gap < margin - noise:
         told = f"best {best[0]:g} and worst {worst[0]:g} must be at least {margin:g} apart"
         return Dropped(why="margin", reason=told)
     return best[1], worst[1]

@@ -81,6 +81,8 @@ class RolloutRecord(Line):
     second: dict[str, Verdict] = {}  # by axis, of the second judge; empty: it was not asked
     reward: Finite | None
     missing: str | None  # why there is no reward
+    penalty: Finite | None = None  # taken off the reward before advantages; null: nothing is
+    well_formed: bool | None = None  # to the family's grammar; older runs do not tell
     advantage: Finite | None  # null: no reward, the group was dropped, or ``advantages`` has several
     advantages: dict[str, Finite] | None = None  # of text, audio and form, where they are not the same
     weights: list[Number] | None  # preference weight per token: advantage * channel weight; null: none

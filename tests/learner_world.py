@@ -1,4 +1,4 @@
-"""What the learner tests share: configs, batches, and METHOD §2 written naively (padded, float64, loops).
+"""What the learner tests share: configs, batches, and a padded float64 model for the naive reference.
 
 Run as a program it is one rank of a two-rank session: `python -m tests.learner_world <folder> <rank> <world>
 <port>`.
@@ -6,7 +6,7 @@ Run as a program it is one rank of a two-rank session: `python -m tests.learner_
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from conf.schema import Config
 from learner.model import whole
 from learner.ranks import connect, disconnect
 from learner.step import Learner
-from learner.types import Advantage, Anchor, Rollout, StepBatch
+from learner.types import NONE, Advantage, Anchor, Rollout, StepBatch
 from speech.families import load_family
+from tests import naive_objective as naive
+from tests.learner_variants import HOT, PENALISED, VARIANTS
 
 Tensors = dict[str, Tensor]
 
@@ -45,7 +47,7 @@ def config(
         {
             "run": {"name": "test"},
             "model": {"path": str(checkpoint), "max_length": 96},
-            "data": {"train": "x", "validation": "x", "test": "x"},
+            "data": {"train": "x", "validation": "x", "test": "x", "pairs": "x"},
             "rollout": {"max_new_tokens": 64, **(rollout or {})},
             "algo": algo or {},
             "learner": {
@@ -122,12 +124,18 @@ def relative_error(found: Tensors, expected: Tensors) -> float:
     return (off / size) ** 0.5
 
 
-def naive_gradient(
-    checkpoint: Path, config: Config, batch: StepBatch, *, perturbed: bool = False
-) -> tuple[Tensors, dict[str, float]]:
-    """METHOD §2 in the plainest possible way: one padded float64 batch, whole log_softmax, loops over
-    positions.
-    """
+@dataclass(kw_only=True, eq=False)
+class Naive:
+    """A float64 model over one padded batch, and every row as the naive reference takes it."""
+
+    model: nn.Module
+    rollouts: list[naive.Scored]
+    pairs: list[tuple[naive.Scored, naive.Scored, float]]
+    anchors: list[naive.Scored]
+
+
+def naive_rows(checkpoint: Path, config: Config, batch: StepBatch, *, perturbed: bool = False) -> Naive:
+    """One padded float64 batch, whole log_softmax, position by position."""
     from transformers import AutoModelForCausalLM
 
     def load() -> Any:
@@ -138,76 +146,73 @@ def naive_gradient(
     model, reference = load(), load()
     if perturbed:
         perturb(model.parameters())
-    rows = [*batch.rollouts, *batch.anchors]
+    replies = [*batch.rollouts, *(r for pair in batch.pairs for r in (pair.chosen, pair.rejected))]
+    rows = [*replies, *batch.anchors]
     longest = max(len(r.prompt_ids) + len(r.ids) for r in rows)
-    ids, mask = (
-        torch.zeros(len(rows), longest, dtype=torch.long),
-        torch.zeros(len(rows), longest, dtype=torch.long),
-    )
+    ids, mask = torch.zeros(2, len(rows), longest, dtype=torch.long)
     for i, row in enumerate(rows):
         whole_row = row.prompt_ids + row.ids
         ids[i, : len(whole_row)] = torch.tensor(whole_row)
         mask[i, : len(whole_row)] = 1
-    heat = config.rollout.temperature
-
-    def logp(logits: Tensor, i: int, j: int, temperature: float) -> Tensor:
-        at = len(rows[i].prompt_ids) + j
-        return torch.log_softmax(logits[i, at - 1] / temperature, -1)[rows[i].ids[j]]
-
     logits = model(input_ids=ids, attention_mask=mask).logits
     with torch.no_grad():
         frozen = reference(input_ids=ids, attention_mask=mask).logits
-    algo = config.algo
-    joined = {c for c, weight in zip("TABE", algo.preference.model_dump().values(), strict=True) if weight}
-    po, kls = torch.zeros((), dtype=torch.float64), {"text": [], "audio": []}
-    token_count = sum(
-        c in joined and s for r in batch.rollouts for c, s in zip(r.channels, r.sampled, strict=True)
+
+    def scored(i: int) -> naive.Scored:
+        row = rows[i]
+        own = isinstance(row, Rollout) and row.logps is not None
+        place = (row.prompt_ids + row.ids, len(row.prompt_ids), config.rollout.temperature if own else 1.0)
+        now, start = naive.log_probs(logits[i], *place), naive.log_probs(frozen[i], *place)
+        told = row.advantage if isinstance(row, Rollout) else NONE
+        return naive.Scored(
+            channels=row.channels,
+            sampled=row.sampled if isinstance(row, Rollout) else (True,) * len(row.ids),
+            now=now,
+            old=[float(x.detach()) for x in now],
+            behaviour=row.logps if isinstance(row, Rollout) and row.logps else (),
+            start=[float(x) for x in start],
+            entropy=naive.entropies(logits[i], *place) if config.algo.entropy.any else (),
+            advantage={"T": told.text, "A": told.audio, "B": told.form, "E": told.form},
+        )
+
+    every = [scored(i) for i in range(len(rows))]
+    first, last = len(batch.rollouts), len(replies)
+    pairs = zip(every[first:last:2], every[first + 1 : last : 2], batch.pairs, strict=True)
+    return Naive(
+        model=model,
+        rollouts=every[:first],
+        pairs=[(chosen, rejected, pair.weight) for chosen, rejected, pair in pairs],
+        anchors=every[last:],
     )
-    for i, r in enumerate(batch.rollouts):
-        terms = []
-        for j, channel in enumerate(r.channels):
-            if not r.sampled[j] or channel == "P":
-                continue
-            now, start = logp(logits, i, j, heat), logp(frozen, i, j, heat)
-            kls["audio" if channel == "A" else "text"].append(torch.exp(start - now) - (start - now) - 1)
-            if channel in joined:
-                trust = min(float(torch.exp(now.detach() - r.logps[j])), algo.importance_cap)
-                ratio = torch.exp(now - now.detach())
-                bounded = ratio.clamp(1 - algo.clip_low, 1 + algo.clip_high)
-                terms.append(trust * torch.minimum(ratio * r.advantage.text, bounded * r.advantage.text))
-        divide = {
-            "sequence_mean": len(terms) * len(batch.rollouts),
-            "token_mean": token_count,
-            "sum": len(batch.rollouts),
-            "constant": len(batch.rollouts) * config.rollout.max_new_tokens,
-        }[algo.aggregation]
-        for term in terms:
-            po = po - term / divide
-    sft = [
-        -logp(logits, len(batch.rollouts) + i, j, 1.0)
-        for i, a in enumerate(batch.anchors)
-        for j, channel in enumerate(a.channels)
-        if channel != "P"
-    ]
-    means = {
-        name: torch.stack(values).mean() if values else torch.zeros(())
-        for name, values in {"sft": sft, **kls}.items()
-    }
-    total = (1 - batch.weight) * means["sft"] + batch.weight * (
-        po + algo.kl.text * means["text"] + algo.kl.audio * means["audio"]
+
+
+def naive_gradient(
+    checkpoint: Path, config: Config, batch: StepBatch, *, perturbed: bool = False
+) -> tuple[Tensors, dict[str, float]]:
+    """METHOD §2 in the plainest possible way; the losses under the names of the metrics."""
+    rows, algo = naive_rows(checkpoint, config, batch, perturbed=perturbed), config.algo
+    found = naive.losses(
+        batch.weight, rows.rollouts, rows.anchors, rows.pairs, algo, config.rollout.max_new_tokens
     )
-    total.backward()
-    losses = {
-        "loss/total": total,
-        "loss/sft": means["sft"],
-        "loss/po": po,
-        "loss/kl_text": means["text"],
-        "loss/kl_audio": means["audio"],
-    }
+    found["total"].backward()
+    losses = {f"loss/{name}": float(found[name].detach()) for name in ("total", "sft", "po", "dpo")}
+    for name, letters in {"text": "TBE", "audio": "A"}.items():  # the estimate itself, by coefficient
+        held = [
+            (
+                naive.weight_at(row, t, algo.kl),
+                naive.divergence(row.now[t].detach(), row.start[t], algo.kl_estimator),
+            )
+            for row in rows.rollouts
+            for t, letter in enumerate(row.channels)
+            if letter in letters
+        ]
+        size = sum(weight for weight, _ in held)
+        losses |= {f"loss/kl_{name}": sum(w * float(k) for w, k in held) / size} if size else {}
     gradient = {
-        name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in model.named_parameters()
+        name: p.grad if p.grad is not None else torch.zeros_like(p)
+        for name, p in rows.model.named_parameters()
     }
-    return gradient, {name: float(value.detach()) for name, value in losses.items()}
+    return gradient, losses
 
 
 def _session(folder: Path, rank: int, world: int) -> None:
@@ -244,6 +249,15 @@ def _session(folder: Path, rank: int, world: int) -> None:
     again.load(folder / "two_ranks")
     again.step(batch(checkpoint, seed=1))
     keep("weights_resumed", {name: t.clone() for name, t in again.policy.full_tensors()})
+
+    for name, (algo, change) in VARIANTS.items():
+        one = Learner(config(checkpoint, algo=algo, rollout=HOT), rank, world)
+        perturb(one.policy.parameters())
+        one.step(change(batch(checkpoint)))
+        keep(f"variant_{name}", moments(one))
+    paying = Learner(config(checkpoint, algo=PENALISED, rollout=HOT), rank, world)
+    perturb(paying.policy.parameters())
+    found["penalties"] = paying.penalties(batch(checkpoint).rollouts)
 
     # one anchor only: the second rank has nothing, and must take part all the same
     lonely = Learner(config(checkpoint, algo={"mix": "fixed", "fixed_lambda": 0.0}), rank, world)

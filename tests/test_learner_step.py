@@ -19,14 +19,16 @@ from learner.ranks import connect, disconnect
 from learner.step import Learner
 from learner.types import NONE, Advantage, StepBatch
 from rollout.weights import unpack
+from tests import naive_objective
+from tests.learner_variants import HOT, PENALISED, VARIANTS
 from tests.learner_world import (
-    EVERYTHING,
     NO_KL,
     WORDS,
     batch,
     config,
     moments,
     naive_gradient,
+    naive_rows,
     perturb,
     relative_error,
 )
@@ -66,34 +68,38 @@ def two_ranks(
     return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
-VARIANTS: list[dict[str, Any]] = [
-    {},
-    {**EVERYTHING, "aggregation": "token_mean", "kl": {"audio": 0.01}},
-    {
-        **WORDS,
-        "aggregation": "sum",
-        "kl": {"text": 0.01, "boundary": 0.01, "stop": 0.01},
-        "importance_cap": 0.5,
-    },
-    {
-        "aggregation": "constant",
-        "kl": {"text": 0.3, "boundary": 0.3, "stop": 0.3, "audio": 0.7},
-        "clip_low": 0.1,
-    },
-]
-
-
-@pytest.mark.parametrize("algo", VARIANTS, ids=lambda algo: algo.get("aggregation", "default"))
-def test_gradient_is_the_padded_unsharded_one(micro_checkpoint: Path, algo: dict[str, Any]) -> None:
-    settings = config(micro_checkpoint, algo=algo, rollout={"temperature": 0.7})
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gradient_is_the_padded_unsharded_one_on_one_rank_and_on_two(
+    micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]], name: str
+) -> None:
+    algo, change = VARIANTS[name]
+    settings, step = config(micro_checkpoint, algo=algo, rollout=HOT), change(batch(micro_checkpoint))
     learner = Learner(settings, 0, 1)
     perturb(learner.policy.parameters())
-    found = learner.step(batch(micro_checkpoint)).metrics
-    expected, losses = naive_gradient(micro_checkpoint, settings, batch(micro_checkpoint), perturbed=True)
-    assert relative_error({n: m * 10 for n, m in moments(learner).items()}, expected) <= 1e-5
-    for name in (name for name in losses if name in found):
-        assert found[name] == pytest.approx(losses[name], rel=1e-4, abs=1e-6)
-    assert {"loss/total", "loss/sft", "loss/po"} <= set(found)
+    found = learner.step(step).metrics
+    expected, losses = naive_gradient(micro_checkpoint, settings, step, perturbed=True)
+    for one in (moments(learner), load_file(two_ranks[0] / f"variant_{name}.safetensors")):
+        assert relative_error({n: m * 10 for n, m in one.items()}, expected) <= 1e-5
+    shown = {name for name in losses if name in found}
+    assert shown >= {"loss/total"} | {name for name, value in losses.items() if value and "kl" not in name}
+    for loss in shown:
+        assert found[loss] == pytest.approx(losses[loss], rel=1e-4, abs=1e-6)
+
+
+def test_a_penalty_in_the_reward_is_the_padded_one_on_one_rank_and_on_two(
+    micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    settings, step = config(micro_checkpoint, algo=PENALISED, rollout=HOT), batch(micro_checkpoint)
+    learner = Learner(settings, 0, 1)
+    perturb(learner.policy.parameters())
+    rows = naive_rows(micro_checkpoint, settings, step, perturbed=True).rollouts
+    expected = {
+        r.key: naive_objective.kl_penalty(row, settings.algo)
+        for r, row in zip(step.rollouts, rows, strict=True)
+    }
+    assert learner.penalties(step.rollouts) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    for report in two_ranks[1]:
+        assert report["penalties"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize(

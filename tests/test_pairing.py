@@ -300,17 +300,6 @@ def test_a_journal_is_gone_on_with_by_the_same_command_only(
     assert out.read_bytes() == before
 
 
-def test_a_limit_takes_the_first_prompts(
-    prompts: Path, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out.jsonl"
-    assert command(prompts, out, "--limit", "2") == 0
-    names = [json.loads(line)["id"] for line in prompts.read_text().splitlines()]
-    assert world.asked == names[:2]
-    assert command(prompts, out) == 2
-    assert "was begun with other prompts" in capsys.readouterr().err
-
-
 def test_what_is_not_ours_is_not_written_over(prompts: Path, world: World, tmp_path: Path) -> None:
     mine = prompts.with_name("mine.jsonl")
     mine.write_text("mine")
@@ -331,13 +320,7 @@ def test_what_is_not_ours_is_not_written_over(prompts: Path, world: World, tmp_p
 
 
 def test_a_mistake_leaves_nothing_behind(prompts: Path, world: World, tmp_path: Path) -> None:
-    for more in (
-        ["judge.semantic=-1"],
-        ["model.path=/nowhere"],
-        ["--samples", "1"],
-        ["--limit", "0"],
-        ["resume=x"],
-    ):
+    for more in (["judge.semantic=-1"], ["model.path=/nowhere"], ["--samples", "1"], ["resume=x"]):
         assert command(prompts, tmp_path / "out.jsonl", *more) == 2
     assert command(tmp_path / "none.jsonl", tmp_path / "out.jsonl") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["prompts"]
@@ -372,7 +355,7 @@ def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(
     out = tmp_path / "out.jsonl"
     asked = ["rollout.max_new_tokens=60", "rollout.prompts_per_step=6"]
     assert command(prompts, out, *asked) == 0
-    work = prepared(3, prompts, [*SMALL, *asked])
+    work = prepared(3, prompts, None, [*SMALL, *asked])
     rows = read_pairs(out, 60.0, deep=True)
     assert rows and work.provenance == rows[0].provenance
 

@@ -18,6 +18,7 @@ from actors import study
 from actors.attempt import Ended, attempt
 from actors.cli import main
 from conf.cells import plan
+from conf.keys import GROUPS
 from conf.study import BASE, MAIN, StudyError, read_study
 from report import comparison
 from tests import stub_driver
@@ -280,6 +281,20 @@ def test_arms_come_after_the_methods_settings_and_may_have_seeds_of_their_own(tm
         ("few-gated-seed5", 2),
     ]
     assert all(cell.config.run.name == cell.name and cell.config.run.seed == cell.seed for cell in cells)
+
+
+def test_the_shipped_study_has_every_method_three_seeds_and_the_noisy_judges(tmp_path: Path) -> None:
+    file = ROOT / "examples" / "study.yaml"
+    settings = read_study(file)
+    cells = plan(settings, file, tmp_path)
+    assert set(settings.methods) == {BASE, *GROUPS["algo"]}
+    assert {cell.seed for cell in cells} == {0, 1, 2} and len(cells) == 3 * (12 + 2 * 2)
+    assert all(cell.config.algo.name == cell.method for cell in cells)
+    noisy = {(cell.arm, cell.config.judge.noise, cell.config.judge.readings) for cell in cells}
+    assert noisy == {(MAIN, 0.0, 1), ("noise0.5", 0.5, 2), ("noise1.0", 1.0, 2)}
+    assert {cell.method for cell in cells if cell.needs} == {"dpo_all", "dpo_text"}
+    stages = next(cell.config for cell in cells if cell.method == "two_stage")
+    assert stages.algo.sft_steps < stages.run.steps
 
 
 def test_settings_and_report_call_the_base_and_the_main_arm_alike() -> None:
