@@ -158,7 +158,7 @@ class Batches:
         """With further prompts until as many groups differ as a step has prompts, or its rounds are over."""
         algo, wanted = self._config.algo, self._config.rollout.prompts_per_step
         for _ in range(algo.refill_rounds if algo.equal_groups == "refill" else 0):
-            different = sum(map(differs, found.groups))
+            different = sum(differs(group, self._config) for group in found.groups)
             if different >= wanted or len(rows) == len(self._job.train):
                 break
             lacking = ceil((wanted - different) * len(rows) / max(different, 1))

@@ -81,10 +81,9 @@ def error_of(judged: Judged, repeats: int) -> float | None:
     return judged.reward.spread / sqrt(max(1, repeats - 1)) if isinstance(judged.reward, Scored) else None
 
 
-def differs(group: Group) -> bool:
-    """Whether the group's rewards can teach a preference."""
-    statistics = group.statistics()
-    return statistics is not None and statistics.variance > 0
+def differs(group: Group, config: Config) -> bool:
+    """Whether the judges told any reply of the group from another."""
+    return any(one != NONE for one in _advantages(group, config).values())
 
 
 def decide(
@@ -143,7 +142,7 @@ def _lesson(group: Group, config: Config, penalties: Mapping[Key, float]) -> _Le
     few = why_dropped(group.rewards, len(group.replies))
     if few is not None:
         return nothing(FEW, few)
-    if config.algo.equal_groups != "keep" and not differs(group):
+    if config.algo.equal_groups != "keep" and not differs(group, config):
         return nothing(EQUAL, "all rewards are equal")
     if config.algo.loss != "online_dpo":
         return _compared(group, config, penalties, missing)
@@ -155,19 +154,28 @@ def _compared(
     group: Group, config: Config, penalties: Mapping[Key, float], missing: Mapping[Key, str]
 ) -> _Lesson:
     """Every reply against the others."""
-    rewards = [
-        None if reward is None else reward - penalties.get(key, 0.0)
-        for key, reward in zip(group.keys, group.rewards, strict=True)
-    ]
-    weights: dict[str, float] = {name: w for name, w in config.judge.weights.items() if w > 0}
-    found = group_advantages(rewards, _axes(group, weights), weights, config.algo)
-    told = {key: one for key, one in zip(group.keys, found, strict=True) if one is not None}
+    told = _advantages(group, config, penalties)
     rows = [
         row_of(group.prompt, reply, told[key])
         for key, (reply, _) in zip(group.keys, group.replies, strict=True)
         if key in told
     ]
     return _Lesson(rollouts=tuple(rows), advantages=told, dropped=missing)
+
+
+def _advantages(
+    group: Group, config: Config, penalties: Mapping[Key, float] | None = None
+) -> dict[Key, Advantage]:
+    """Of each reply of a kept group that has a reward; a dropped group has none."""
+    if why_dropped(group.rewards, len(group.replies)) is not None:
+        return {}
+    rewards = [
+        None if reward is None else reward - (penalties or {}).get(key, 0.0)
+        for key, reward in zip(group.keys, group.rewards, strict=True)
+    ]
+    weights: dict[str, float] = {name: w for name, w in config.judge.weights.items() if w > 0}
+    found = group_advantages(rewards, _axes(group, weights), weights, config.algo)
+    return {key: one for key, one in zip(group.keys, found, strict=True) if one is not None}
 
 
 def _paired(group: Group, best: int, worst: int, missing: dict[Key, str]) -> _Lesson:

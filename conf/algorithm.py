@@ -70,7 +70,8 @@ class AlgoConfig(Strict):
     name: str = "gated"
     """For people; the fields below decide."""
     faithful: bool = False
-    """Loss and lambda as the released code of the paper computes them; refuses what it does not know."""
+    """Loss and lambda as the paper's released code computes them: settings that have their default take the
+    released value, others that contradict it are refused."""
     loss: Literal["grpo", "dpo", "online_dpo"] = "grpo"
     """The preference: group-relative on fresh replies, DPO on the pairs of ``data.pairs``, or DPO on best
     against worst of each fresh group."""
@@ -123,8 +124,8 @@ class AlgoConfig(Strict):
     epochs: Positive = 1
     """Passes over a batch, one optimiser step each; above 1 the ratio leaves 1 and the clip works."""
     equal_groups: Literal["keep", "drop", "refill"] = "keep"
-    """Groups whose rewards are all equal: they stay and count, leave the loss, or leave it and further
-    prompts are sampled in their place."""
+    """Groups in which no reply was told from another: they stay and count, leave the loss, or leave it and
+    further prompts are sampled in their place."""
     refill_rounds: Positive = 3
     """Most further rounds of sampling in a step of ``equal_groups=refill``."""
 

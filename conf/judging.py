@@ -154,6 +154,10 @@ class JudgeConfig(Strict):
             raise ValueError("second.base_url and second.model must be set together")
         if self.second.base_url is not None and not self.api_axes:
             raise ValueError("second needs an axis that is judged by api: set semantic_by or acoustic_by")
+        if self.noise > 0 and self.api_axes:
+            raise ValueError(
+                f"noise is for axes that are judged here alone: got {self.noise:g} beside an API judge"
+            )
         if self.asr.by == "endpoint" and self.asr.deadline_s >= self.deadline_s:
             rule = f"asr.deadline_s must be below judge.deadline_s={self.deadline_s:g}"
             raise ValueError(f"{rule}: got {self.asr.deadline_s:g}")

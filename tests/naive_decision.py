@@ -4,7 +4,7 @@ See ``naive_objective``: nothing is imported from the product, settings are read
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, sqrt
 from typing import Any
 
@@ -75,6 +75,12 @@ def advantages(
         paid = [told.reward for told in group]
         mixed = of([reward - told.penalty for reward, told in zip(paid, group, strict=True)])  # type: ignore[operator]
     return [dict.fromkeys("TABE", value) for value in mixed]
+
+
+def differs(group: Sequence[Told], algo: Any, weights: dict[str, float], lo: float) -> bool:
+    """Whether the judge's scores, before any penalty, give some reply an advantage."""
+    unpaid = [replace(told, penalty=0.0) for told in group]
+    return any(value for each in advantages(unpaid, algo, weights, lo) for value in each.values())
 
 
 def raw_lambda(group: Sequence[Told], gate: Any, lo: float, hi: float, readings: int = 1) -> float:

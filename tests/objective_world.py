@@ -232,7 +232,9 @@ def verdicts(step: Step, previous: float | None = None) -> Verdicts:
         if algo.loss == "online_dpo":
             ends = naive_decision.extremes(alive, algo.margin)
             found.pairs += [(keys[ends[0]], keys[ends[1]])] if ends else []
-        elif algo.equal_groups == "keep" or not naive_decision.equal([one.reward or 0.0 for one in alive]):
+        elif algo.equal_groups == "keep" or naive_decision.differs(
+            alive, algo, judge.weights, judge.scale_lo
+        ):
             each = naive_decision.advantages(alive, algo, judge.weights, judge.scale_lo)
             found.advantages |= dict(zip(keys, each, strict=True))
     found.groups = len(kept)

@@ -306,7 +306,7 @@ def test_what_is_not_ours_is_not_written_over(prompts: Path, world: World, tmp_p
     with pytest.raises(
         UserError, match=r"mine\.jsonl exists, and no mine\.journal\.jsonl that it belongs to"
     ):
-        pairs(mine, 3, prompts, SMALL)
+        pairs(mine, 3, prompts, None, SMALL)
     (tmp_path / "x.files").mkdir()
     with pytest.raises(UserError, match=r"x\.files exists"):
         pairs(tmp_path / "x.jsonl", 3, prompts, SMALL)
