@@ -107,7 +107,7 @@ def evaluate(manifest: Path | None, model: Path | None, to: Path | None, limit: 
         "\n".join(
             f"{name:<16} {_shown(value)}"
             for name, value in found.model_dump().items()
-            if name not in ("step", "split", "when", "by_task")
+            if name not in ("step", "split", "when", "by_task", "took_s")
         )
     )
     print("\n".join(f"  {name:<14} {_shown(value)}" for name, value in found.by_task.items()))

@@ -1,4 +1,4 @@
-"""The command line: ``wavgate train | pairs | eval | say | report | export | doctor |
+"""The command line: ``wavgate train | study | compare | pairs | eval | say | report | export | doctor |
 data check`` and ``wavgate judge probe | score | calibrate``.
 
 Nothing heavy is imported until a command needs it.
@@ -19,6 +19,12 @@ TRAIN_HELP = """key=value overrides (wavgate train algo=sft rollout.group_size=4
 SCORE_HELP = """Judge finished replies with the judge of these settings. Each verdict is added to
 OUT.verdicts.jsonl as it comes; the same command goes on where it was stopped, and asks again where the judge
 failed. At the end OUT.parquet has a row per reply. Fields of the manifest: judge/replies.py."""
+STUDY_HELP = """Run every method of a study with every seed, each a run of its own, and draw one page with
+intervals and differences (DIR/study.html, .csv, .png). The same command goes on where it was stopped. Fields
+of the file: conf/study.py; examples/study.yaml is one."""
+COMPARE_HELP = """The page of a study for finished runs, and DIR/listen.html: the same prompts from two sides,
+blind, with keyboard votes. The first run's settings are what the others are held against. With --votes: what
+several raters said, put together."""
 PAIRS_HELP = """Sample n replies per prompt with the model of these settings, judge them, and write the best
 and the worst of each prompt as a manifest of pairs. What became of a prompt is added to OUT.journal.jsonl as
 soon as it is known; the same command goes on where it was stopped, and asks again where the judge failed.
@@ -82,6 +88,16 @@ def _other(given: list[str]) -> int:
             return commands.export(chosen.run, chosen.to)
         case "judge":
             return _judge(chosen)
+        case "study":
+            from actors import study
+
+            return study.study(chosen.file, chosen.to, chosen.overrides, page_only=chosen.page)
+        case "compare":
+            from actors import compare
+
+            if chosen.votes:
+                return compare.add_up(chosen.votes, chosen.runs)
+            return compare.compare(chosen.runs, chosen.to, chosen.listen, chosen.pairs, chosen.seed)
         case "pairs":
             from actors import pairing
 
@@ -112,7 +128,8 @@ def _parsed(given: list[str]) -> argparse.Namespace:
     """argparse leaves over a ``key=value`` behind a flag: it belongs to a command that takes overrides."""
     top = parser()
     chosen, rest = top.parse_known_args(given)
-    if rest and (chosen.command not in ("judge", "pairs") or any(one.startswith("-") for one in rest)):
+    takes = ("judge", "pairs", "study")
+    if rest and (chosen.command not in takes or any(one.startswith("-") for one in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         chosen.overrides += rest
@@ -157,8 +174,28 @@ def parser() -> argparse.ArgumentParser:
     check = data.add_parser("check", help="all problems of a manifest as file:line:field")
     check.add_argument("manifest", type=Path)
     check.add_argument("--max-seconds", type=float, default=60.0)
+    _study_parsers(commands)
     _judge_parsers(commands.add_parser("judge", help="look at the judge: probe, score, calibrate"))
     return top
+
+
+def _study_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    study = commands.add_parser("study", help="methods x seeds from one YAML file", description=STUDY_HELP)
+    study.add_argument("file", type=Path, metavar="STUDY.yaml")
+    study.add_argument("--to", type=Path, metavar="DIR", help="default: runs/STUDY")
+    study.add_argument("--page", action="store_true", help="only draw what is there; start nothing")
+    study.add_argument("overrides", nargs="*", metavar="key=value", help="more settings of every run")
+    compare = commands.add_parser("compare", help="the same page for any runs", description=COMPARE_HELP)
+    compare.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="finished runs")
+    compare.add_argument("--to", type=Path, default=Path("compare"), metavar="DIR", help="default: compare")
+    compare.add_argument(
+        "--listen", nargs=2, metavar=("SIDE", "SIDE"), help="base or a RUN; default: the first two sides"
+    )
+    compare.add_argument(
+        "--pairs", type=int, default=24, help="most pairs to listen to (default: %(default)s)"
+    )
+    compare.add_argument("--seed", type=int, default=0, help="of the order of pairs and sides")
+    compare.add_argument("--votes", type=Path, nargs="+", metavar="FILE", help="votes that the page saved")
 
 
 def _judge_parsers(judge: argparse.ArgumentParser) -> None:

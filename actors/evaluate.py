@@ -14,10 +14,10 @@ from actors.judge_pool import JudgePool
 from actors.monitor import Monitor
 from actors.pool import RolloutPool
 from actors.prepare import Job
-from actors.record import RunDirectory
+from actors.record import RunDirectory, score_of
 from conf.schema import RolloutConfig
-from judge.types import Judged, Task
-from report.records import Evaluation, Sample
+from judge.types import Judged, Missing, Task
+from report.records import Evaluation, HeldOutReply, Sample
 from rollout.types import Prompt, Reply
 from speech.dataset import Example
 from speech.manifest import Row
@@ -44,7 +44,8 @@ class HeldOut:
         self._examples: dict[Split, list[Example]] = {}
 
     async def evaluate(self, split: Split, when: When, step: int) -> Evaluation:
-        """Evaluate, write one line to evaluations.jsonl and, for the test set, the replies to listen to.
+        """Evaluate; write heldout/ with a line per prompt, one line of evaluations.jsonl and, for the test
+        set, the replies to listen to.
 
         JudgeOutage: too few verdicts to speak of a figure.
         """
@@ -66,6 +67,8 @@ class HeldOut:
         )
         check_outage([judgement for _, judgement in batch.replies], self._config.judge.max_missing)
         found = summed_up(rows, batch, step=step, split=split, when=when)
+        kept = [held_out(found, row, *pair) for row, pair in zip(rows, batch.replies, strict=True)]
+        self._run.write(f"heldout/{split}_{f'step_{step:06d}' if when == 'during' else when}.jsonl", kept)
         self._run.append("evaluations.jsonl", found)
         for sample in samples(rows, batch, chosen, when, folder) if when != "during" else ():
             self._run.append("samples.jsonl", sample)
@@ -135,6 +138,29 @@ def summed_up(rows: Sequence[Row], batch: Harvest, *, step: int, split: Split, w
         truncated=mean([float(reply.finish == "length") for reply, _ in batch.replies]),
         well_formed=mean([float(reply.well_formed) for reply, _ in batch.replies]),
         by_task={kind: _figure(group, "heard_right") for kind, group in of_type.items()},
+        took_s=batch.generate_s + batch.judge_s or None,  # a harvest that nobody timed has 0
+    )
+
+
+def held_out(of: Evaluation, row: Row, reply: Reply, judged: Judged) -> HeldOutReply:
+    """One prompt's line of an evaluation."""
+    return HeldOutReply(
+        split=of.split,
+        when=of.when,
+        step=of.step,
+        row_id=row.id,
+        task_type=row.task_type,
+        style=row.style,
+        text=reply.text,
+        transcript=judged.transcript,
+        finish=reply.finish,
+        well_formed=reply.well_formed,
+        seconds=judged.figures.get("seconds"),
+        codes=[id for id, channel in zip(reply.ids, reply.channels, strict=True) if channel == "A"],
+        scores={axis: score_of(verdict) for axis, verdict in judged.axes.items()},
+        reward=reward_of(judged),
+        missing=judged.reward.reason if isinstance(judged.reward, Missing) else None,
+        figures=dict(judged.figures),
     )
 
 

@@ -1,7 +1,8 @@
 """The run directory: created once, appended to, cut back on resume; readable without this code (DESIGN §4).
 
-Invariant: after a resume from step k no metric, evaluation, sample, rollout, audio file or checkpoint of a
-later step is left, so no step appears twice; events.jsonl tells all that happened and is never cut.
+Invariant: after a resume from step k no metric, evaluation, held-out reply, sample, rollout, audio file or
+checkpoint of a later step is left, so no step appears twice; events.jsonl tells all that happened and is
+never cut.
 """
 
 import json
@@ -101,6 +102,10 @@ class RunDirectory:
         for entry in [*self.path.glob("rollouts/step_*"), *self.path.glob("audio/step_*")]:
             if int(entry.stem.removeprefix("step_")) > step:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        for file in self.path.glob("heldout/*.jsonl"):
+            _, _, when = file.stem.partition("_")
+            if when == "after" or (when.startswith("step_") and int(when.removeprefix("step_")) > step):
+                file.unlink()
         for snapshot in checkpoint.snapshots(self.path):
             if snapshot.name > checkpoint.folder(self.path, step).name:
                 shutil.rmtree(snapshot)
@@ -113,6 +118,12 @@ class RunDirectory:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a") as out:
             out.write(text + "\n")
+
+    def write(self, name: str, lines: Sequence[BaseModel]) -> None:
+        """A whole jsonl file, or none of it."""
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _replace(file, "".join(line.model_dump_json() + "\n" for line in lines))
 
     def event(self, kind: str, detail: str, **more: Any) -> None:
         """One event, with its reason, now."""
@@ -193,8 +204,8 @@ def rollout_records(
                     audio=audio(reply),
                     seconds=judged.figures.get("seconds"),
                     judge_latency_s=judged.figures.get("latency_s"),
-                    scores={axis: _score(verdict) for axis, verdict in judged.axes.items()},
-                    second={axis: _score(verdict) for axis, verdict in judged.second.items()},
+                    scores={axis: score_of(verdict) for axis, verdict in judged.axes.items()},
+                    second={axis: score_of(verdict) for axis, verdict in judged.second.items()},
                     reward=reward_of(judged),
                     missing=_reason(judged),
                     penalty=decision.penalties.get(key),
@@ -224,7 +235,8 @@ def _preference(batch: StepBatch, algo: AlgoConfig) -> dict[Key, list[float | No
     return {key: weights.tolist() for key, weights in found.items()}
 
 
-def _score(verdict: Verdict) -> Score | NoScore:
+def score_of(verdict: Verdict) -> Score | NoScore:
+    """A verdict as the records have it."""
     if isinstance(verdict, Missing):
         return NoScore(missing=verdict.reason, kind=verdict.kind)
     return Score(

@@ -29,8 +29,8 @@ MEASURES = (
 """What a veto can name: ``judge.acoustic.Sound``, and of ``judge.pitch`` the range and the voiced share."""
 
 TAKEN = frozenset(
-    "text_tokens audio_tokens truncated well_formed wer text_right heard_right rate level style_followed "
-    "latency_s vetoed".split()
+    "text_tokens audio_tokens truncated well_formed unjudgeable wer text_right heard_right rate level "
+    "style_followed latency_s vetoed".split()
 )
 """Figures that a verdict has already; no plugin may bear such a name."""
 

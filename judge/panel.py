@@ -33,6 +33,7 @@ from rollout.types import Reply, Speech
 JUDGE = "panel/1"
 FLOOR = "floor/1"
 LONGEST = 120.0  # seconds of audio that a recogniser is asked to hear
+FAULTS = ("pace", "silence", "pause", "clipping", "loop")  # measurements that tell what is wrong with a wave
 
 
 class Panel:
@@ -69,6 +70,7 @@ class Panel:
         veto: Verdict | None = None
         axes: dict[str, Verdict]
         fault = unjudgeable(reply, speech)
+        figures |= {} if reply.finish == "abort" else {"unjudgeable": float(fault is not None)}
         if reply.finish == "abort":
             reason = "the reply was cut off by the system"
             axes = self._everywhere(Missing(judge=JUDGE, reason=reason, kind="aborted"))
@@ -125,6 +127,7 @@ class Panel:
             )
         figures = _figures_of_words(reply.text, heard.transcript, task)
         figures |= {"rate": sound.words_per_second, "level": sound.level_dbfs}
+        figures |= {name: getattr(sound, name) for name in FAULTS}
         if task.style is not None:
             figures["style_followed"] = float(acoustic.style_followed(sound, task.style, self._norms))
         limited, veto = self._vetoed(sound, speech)

@@ -120,8 +120,10 @@ class Judged:
     scale, or is Missing as soon as one weighted axis is. ``transcript``: what the recogniser heard (None: not
     recognised).
     ``figures``: plain measurements logged beside the scores and never part of them by themselves
-    (seconds, latency_s, wer, text_right, heard_right, style_followed, rate, level, vetoed, counts of tokens,
-    and whatever the vetoes rest on).
+    (seconds, latency_s, truncated, well_formed, counts of tokens; unjudgeable, unless the system cut it off;
+    wer, text_right, heard_right, style_followed where they apply; of one that was heard also rate, level,
+    pace, silence, pause, clipping, loop, vetoed, and whatever the vetoes rest on). A figure that nobody
+    could take is not there.
     ``second``: what the second judge says, by axis, where it was asked; never part of the reward.
     """
 

@@ -1,37 +1,4 @@
-// The page, top to bottom. Everything from the run is set as text: nothing here parses markup.
-
-const DATA = JSON.parse(document.getElementById("data").textContent);
-const SPACE = document.querySelector("svg").namespaceURI;
-
-function el(tag, attributes, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
-function svg(tag, attributes, ...children) {
-  const node = document.createElementNS(SPACE, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
-function section(id, title, notes, ...children) {
-  const warnings = notes.map(note => el("p", {class: "note"}, note));
-  return el("section", {id, "aria-label": title}, el("h2", {}, title), ...warnings, ...children);
-}
-
-function heading(head) {
-  const facts = head.facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)));
-  const parts = [el("h1", {}, head.name), ...head.notes.map(note => el("p", {class: "note"}, note)), el("dl", {class: "facts"}, ...facts)];
-  if (head.versions.length) parts.push(fold("versions", el("table", {class: "plain"}, ...head.versions.map(([name, value]) =>
-    el("tr", {}, el("th", {scope: "row"}, name), el("td", {}, value))))));
-  if (head.config) parts.push(fold("config.yaml", el("pre", {}, head.config)));
-  return el("header", {class: "top"}, ...parts);
-}
-
-const fold = (title, ...children) => el("details", {}, el("summary", {}, title), ...children);
+// The page of a run, top to bottom.
 
 function comparison(table) {
   if (!table.rows.length) return [el("p", {class: "none"}, "no held-out test figures")];

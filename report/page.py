@@ -8,7 +8,7 @@ is at most 10 MB; a run directory that is partial or still growing gives a page 
 import json
 import os
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from string import Template
@@ -21,12 +21,14 @@ from report.records import Evaluation, Event, Sample
 
 HERE = Path(__file__).parent
 SCRIPTS = (
+    "elements.js",
     "charts.js",
     "replies.js",
     "judges.js",
     "diagnostics.js",
     "page.js",
 )  # one script in the page; the last one runs it
+STYLES = ("page.css",)
 MOST_FILES = 8  # rollout files on each side of the early/late histograms
 
 
@@ -145,10 +147,12 @@ def _rollouts(run_dir: Path, config: read.RunConfigFile | None) -> tuple[Data, d
     }, clips
 
 
-def render(data: Mapping[str, object]) -> str:
+def render(
+    data: Mapping[str, object], scripts: Sequence[str] = SCRIPTS, styles: Sequence[str] = STYLES
+) -> str:
     """The page. Script and style are admitted by hash; no character of the data is markup."""
-    style = _asset("page.css")
-    script = "{" + "".join(_asset(name) for name in SCRIPTS) + "}"
+    style = "".join(_asset(name) for name in styles)
+    script = "{" + "".join(_asset(name) for name in scripts) + "}"
     policy = "; ".join(
         (
             "default-src 'none'",

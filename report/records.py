@@ -109,6 +109,35 @@ class RolloutRecord(Line):
         return self
 
 
+class HeldOutReply(Line):
+    """The judged greedy reply to one held-out prompt; a file per evaluation, in the manifest's order."""
+
+    split: Literal["test", "validation"]
+    when: Literal["before", "during", "after"]
+    step: int
+    row_id: str
+    task_type: str
+    style: str | None
+    text: str  # the TEXT channel
+    transcript: str | None  # what the recogniser heard; null: not recognised
+    finish: Literal["stop", "length", "abort"]
+    well_formed: bool
+    seconds: Number  # of audio
+    codes: list[int]  # ids of the AUDIO tokens in order
+    scores: dict[str, Verdict]  # by axis
+    reward: Finite | None
+    missing: str | None  # why there is no reward
+    figures: dict[str, Finite]  # judge.types.Judged; a figure that nobody could take is not there
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.reward is None) != (self.missing is not None):
+            raise ValueError(
+                f"either a reward or a reason in missing: got reward={self.reward}, missing={self.missing!r}"
+            )
+        return self
+
+
 class Canary(Line):
     """What a judge made of a reply that deserves nothing."""
 
@@ -174,6 +203,7 @@ class Evaluation(Line):
     truncated: Number
     well_formed: Number
     by_task: dict[str, Number] = {}  # heard_right of each task type
+    took_s: Number = None  # of the clock; older runs do not tell
 
 
 class Sample(Line):

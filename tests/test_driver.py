@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import psutil
@@ -29,7 +30,7 @@ from conf.load import read
 from judge.types import Judged, Missing, Scale, Scored, Verdict
 from learner.gate import mixer_from
 from report.read import lines, metric_rows, rollouts
-from report.records import Diagnosis, Evaluation, RolloutRecord, Sample, Score
+from report.records import Diagnosis, Evaluation, HeldOutReply, RolloutRecord, Sample, Score
 from rollout.types import Prompt, Reply
 from speech.manifest import read as read_rows
 
@@ -204,6 +205,11 @@ def test_the_run_directory_is_complete(run: Path) -> None:
     assert [(e.split, e.when, e.count) for e in evaluations] == [
         ("test", "before", 6), ("validation", "before", 3), ("test", "after", 6), ("validation", "after", 3)
     ]  # fmt: skip
+    for found in evaluations:
+        held_out = lines(run / f"heldout/{found.split}_{found.when}.jsonl", TypeAdapter(HeldOutReply)).rows
+        right = [one.figures["heard_right"] for one in held_out if "heard_right" in one.figures]
+        assert len(held_out) == found.count and (fmean(right) if right else None) == found.heard_right
+        assert {one.step for one in held_out} == {found.step} and all(one.codes for one in held_out)
     kept = [record.audio for record in records(run, 2) if record.audio]
     assert kept and all((run / name).stat().st_size for name in kept)
     assert not any(record.audio for record in records(run, 1))

@@ -8,7 +8,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.panel import LONGEST, combine, panel_from
+from judge.acoustic import listen
+from judge.panel import FAULTS, LONGEST, combine, panel_from
 from judge.types import Missing, Scored, Task, Verdict
 from judge.worker import JudgeWorker
 from rollout.types import Speech
@@ -40,6 +41,16 @@ def test_a_right_reply_in_the_shipped_voice_scores_high(text: str) -> None:
     judged = judge(text, spoken(text))
     assert value(judged.reward) >= 4.5
     assert judged.figures["text_right"] == judged.figures["heard_right"] == 1
+
+
+def test_what_is_wrong_with_a_wave_is_logged_as_it_was_measured() -> None:
+    for text in REPLIES:
+        judged = judge(text, spoken(text))
+        sound = listen(speech(spoken(text)), text)
+        assert {name: judged.figures[name] for name in FAULTS} == {
+            name: getattr(sound, name) for name in FAULTS
+        }
+        assert judged.figures["unjudgeable"] == 0
 
 
 def test_canaries_score_clearly_below_a_right_reply() -> None:
@@ -109,6 +120,7 @@ def test_an_unjudgeable_reply_gets_the_floor_and_no_recogniser_hears_it(
         assert verdict.value == SCALE.lo and why in verdict.why and "floor/1" in verdict.judge
     assert set(judged.axes) == {"semantic", "acoustic"}
     assert listener.calls == 0 and judged.transcript is None
+    assert judged.figures["unjudgeable"] == 1 and not set(FAULTS) & set(judged.figures)
     assert judged.figures.get("heard_right", 0) == 0 and judged.figures.get("style_followed", 0) == 0
     assert all(isfinite(figure) for figure in judged.figures.values())
 

@@ -2,9 +2,7 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 import report
 from report import browser, choose, curves, page, read, table
 from report.records import Evaluation, Event, RolloutRecord
+from tests.pages import launched, visit
 from tests.synthetic_diagnostics import add_diagnostics
 from tests.synthetic_judges import add_api_judges
 from tests.synthetic_run import XSS, evaluation, make_run, write_lines
@@ -24,16 +23,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 MINUS, DASH = "\u2212", "\u2013"  # how the page writes them
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-]
 
 
 @pytest.fixture(scope="module")
@@ -297,39 +286,15 @@ def test_difference_with_one_side_is_empty() -> None:
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
-    """A headless Chromium with a fresh profile."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as engine:
-        launched = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield launched
-        launched.close()
-
-
-@contextmanager
-def visit(chromium: "Browser", run: Path) -> Iterator["Page"]:
-    """The page, ready; afterwards: no console message, no error, no request but for the file itself."""
-    tab = chromium.new_page(viewport={"width": 1300, "height": 900})
-    said: list[str] = []
-    asked: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("dialog", lambda dialog: said.append(dialog.message))
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto((run / "report.html").as_uri())
-    tab.wait_for_selector("html[data-ready-ms]", state="attached")
-    yield tab
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [(run / "report.html").as_uri()]
-    tab.close()
+def chromium() -> Iterator["Browser"]:
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture
 def opened(chromium: "Browser", run_dir: Path) -> Iterator["Page"]:
     """The page of the whole run."""
-    with visit(chromium, run_dir) as tab:
+    with visit(chromium, run_dir / "report.html") as tab:
         yield tab
 
 
@@ -391,7 +356,7 @@ def test_run_without_an_api_judge_says_what_is_not_there(
 ) -> None:
     run = make_run(tmp_path, steps=2, prompts=1, size=2) if whole else tmp_path
     report.build(run)
-    with visit(chromium, run) as tab:
+    with visit(chromium, run / "report.html") as tab:
         shown = tab.inner_text("#judges")
         assert [sentence for sentence in sentences if sentence not in shown] == []
 
@@ -399,7 +364,7 @@ def test_run_without_an_api_judge_says_what_is_not_there(
 def test_run_without_diagnoses_says_so(chromium: "Browser", tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=2, prompts=1, size=2)
     report.build(run)
-    with visit(chromium, run) as tab:
+    with visit(chromium, run / "report.html") as tab:
         assert "No diagnosis was taken" in tab.inner_text("#diagnostics")
 
 

@@ -335,12 +335,12 @@ def test_records_of_older_runs_are_readable(run_dir: Path) -> None:
 
 
 def test_verdict_is_recorded_with_its_kind_or_its_provenance() -> None:
-    from actors.record import _score
+    from actors.record import score_of
 
     late = Missing(judge="j/1", reason="late", kind="deadline", retryable=True)
-    assert _score(late) == NoScore(missing="late", kind="deadline")
+    assert score_of(late) == NoScore(missing="late", kind="deadline")
     heard = Scored(value=2.0, judge="j/1", spread=0.5, why="heard", cached=True)
-    assert _score(heard) == Score(value=2.0, judge="j/1", spread=0.5, why="heard", cached=True)
+    assert score_of(heard) == Score(value=2.0, judge="j/1", spread=0.5, why="heard", cached=True)
 
 
 def test_resume_forgets_the_canaries_of_later_steps(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""cells.jsonl of a study: every attempt at a cell, or at a file that cells need, and how it ended.
+
+Only what the run directories cannot tell: time on the clock, and why something is not finished.
+"""
+
+import time
+from collections.abc import Sequence
+from math import fsum
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from actors.attempt import Ended
+from report.read import lines
+
+
+class Entry(BaseModel):
+    """One attempt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    ended: float  # seconds since 1970, UTC
+    seconds: float  # on the clock
+    code: int
+    error: str | None
+    interrupted: bool
+    fresh: bool  # from the beginning; else from a checkpoint
+    arguments: tuple[str, ...]
+
+
+class Journal:
+    """Appends to the file and reads it again: what is told is what is on disk.
+
+    Example:
+        journal.note("gated-seed0", ended, fresh=True, arguments=["algo=gated"])
+        journal.wall_s("gated-seed0")
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def note(self, name: str, ended: Ended, *, fresh: bool, arguments: Sequence[str]) -> None:
+        """One attempt, now."""
+        entry = Entry(
+            name=name,
+            ended=time.time(),
+            seconds=ended.seconds,
+            code=ended.code,
+            error=ended.error,
+            interrupted=ended.interrupted,
+            fresh=fresh,
+            arguments=tuple(arguments),
+        )
+        torn = self._file.exists() and not self._file.read_bytes().endswith(b"\n")
+        with self._file.open("a") as out:
+            out.write(("\n" if torn else "") + entry.model_dump_json() + "\n")
+
+    def of(self, name: str) -> list[Entry]:
+        """All attempts at one thing. ValueError: a malformed line, as file:line."""
+        return [entry for entry in lines(self._file, TypeAdapter(Entry)).rows if entry.name == name]
+
+    def last(self, name: str) -> Entry | None:
+        """The latest attempt."""
+        return next(reversed(self.of(name)), None)
+
+    def wall_s(self, name: str) -> float | None:
+        """Seconds of the attempts since the last fresh one, with it; None: nobody looked."""
+        tries = self.of(name)
+        begun = max((place for place, entry in enumerate(tries) if entry.fresh), default=None)
+        return None if begun is None else fsum(entry.seconds for entry in tries[begun:])

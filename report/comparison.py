@@ -1,0 +1,193 @@
+"""Methods held against a baseline: every measure with its interval, its difference, its wins and losses.
+
+    Field (one arm: the same judge and prompts for all)
+      side "base"    seed -> replies before training
+      side "gated"   seed -> replies after it
+      ...
+    rows(field, "gated", bootstrap) -> one Row per side and measure
+
+Pairs are the same prompt and the same seed on both sides. Sides that have no seed in common are paired in the
+order of their seeds.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from report import paired
+from report.measures import DISTANCE, DISTANCE_LABEL, MEASURES, Measure, Unit
+from report.paired import Bootstrap, Estimate, Floats, Signs
+from report.trials import Replies, Trial
+
+BASE = "base"  # what every run began with
+MAIN = "main"  # the arm that is not named
+
+Side = Mapping[int, Replies]  # seed -> replies to the same prompts, in the same order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A finished run in its place."""
+
+    arm: str
+    method: str
+    trial: Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measure of one method. ``difference`` and ``signs``: against the baseline; None where undefined."""
+
+    arm: str
+    method: str
+    measure: str
+    label: str
+    unit: Unit
+    better: int
+    mean: Estimate
+    by_seed: Mapping[int, float | None]
+    difference: Estimate | None
+    signs: Signs | None
+    prompts: int  # that have the figure
+    seeds: int
+
+
+def sides(entries: Sequence[Entry], arm: str, baseline: str) -> Mapping[str, Side]:
+    """The sides of an arm, the base first: it is what the baseline's runs began with, or else any run's."""
+    found: dict[str, dict[int, Replies]] = {}
+    before: dict[int, Replies] = {}
+    for entry in sorted(
+        (entry for entry in entries if entry.arm == arm), key=lambda entry: entry.method == baseline
+    ):
+        found.setdefault(entry.method, {})[entry.trial.seed] = entry.trial.after
+        before[entry.trial.seed] = entry.trial.before
+    order = dict.fromkeys(entry.method for entry in entries if entry.arm == arm)
+    own = set(found.get(baseline, before))
+    base = {seed: replies for seed, replies in sorted(before.items()) if seed in own}
+    return {BASE: base} | {method: dict(sorted(found[method].items())) for method in order}
+
+
+def rows(arm: str, field: Mapping[str, Side], baseline: str, bootstrap: Bootstrap) -> Iterator[Row]:
+    """Side by side, measure by measure; last the distance of the audio tokens from the base's."""
+    distances = _Distances(field, bootstrap)
+    for method, side in field.items():
+        for measure in MEASURES:
+            yield _row(arm, method, measure, side, field.get(baseline), method == baseline, bootstrap)
+        yield distances.row(arm, method, baseline)
+
+
+def pairs(side: Sequence[int], other: Sequence[int]) -> list[tuple[int, int]]:
+    """Seeds to be held against each other."""
+    common = sorted(set(side) & set(other))
+    return [(seed, seed) for seed in common] or list(zip(sorted(side), sorted(other), strict=False))
+
+
+def values(side: Side, seeds: Sequence[int], measure: Measure) -> Floats:
+    """[S, P]; NaN where a reply has no such figure."""
+    table = [[measure.of(reply) for reply in side[seed]] for seed in seeds]
+    return np.array([[np.nan if value is None else value for value in row] for row in table], np.float64)
+
+
+def _row(
+    arm: str,
+    method: str,
+    measure: Measure,
+    side: Side,
+    baseline: Side | None,
+    itself: bool,
+    bootstrap: Bootstrap,
+) -> Row:
+    ours_SP = values(side, list(side), measure)
+    difference = signs = None
+    if baseline is not None and not itself:
+        left, right = zip(*pairs(list(side), list(baseline)), strict=True)
+        one_SP, other_SP = values(side, left, measure), values(baseline, right, measure)
+        difference = paired.difference(one_SP, other_SP, bootstrap)
+        signs = paired.signs(one_SP, other_SP, measure.better) if measure.better else None
+    return Row(
+        arm=arm,
+        method=method,
+        measure=measure.name,
+        label=measure.label,
+        unit=measure.unit,
+        better=measure.better,
+        mean=paired.mean(ours_SP, bootstrap),
+        by_seed={seed: _mean(row) for seed, row in zip(side, ours_SP, strict=True)},
+        difference=difference if difference and difference.value is not None else None,
+        signs=signs,
+        prompts=int((~np.isnan(ours_SP)).any(axis=0).sum()),
+        seeds=len(side),
+    )
+
+
+def _mean(row: Floats) -> float | None:
+    known = row[~np.isnan(row)]
+    return float(known.mean()) if known.size else None
+
+
+class _Distances:
+    """Divergences of the sides of one arm from its base; those of the baseline are needed for every other."""
+
+    def __init__(self, field: Mapping[str, Side], bootstrap: Bootstrap) -> None:
+        self._field, self._bootstrap = field, bootstrap
+        kinds = sorted(
+            {
+                code
+                for side in field.values()
+                for replies in side.values()
+                for r in replies
+                for code in r.codes
+            }
+        )
+        self._place = {code: place for place, code in enumerate(kinds)}
+        self._known: dict[str, tuple[list[int], Floats, Floats]] = {}
+        base = field[BASE]
+        self._base = {seed: self._counts(replies) for seed, replies in base.items()}
+
+    def _counts(self, replies: Replies) -> Floats:
+        """How often each kind of token is in each reply; shape [P, V]."""
+        found_PV = np.zeros((len(replies), len(self._place)))
+        for row, reply in zip(found_PV, replies, strict=True):
+            np.add.at(row, [self._place[code] for code in reply.codes], 1.0)
+        return found_PV
+
+    def _of(self, method: str) -> tuple[list[int], Floats, Floats]:
+        """Seeds, divergence of each, and of each in every draw."""
+        if method not in self._known:
+            side = self._field[method]
+            matched = pairs(list(side), list(self._base))
+            ours_SPV = np.stack([self._counts(side[seed]) for seed, _ in matched])
+            base_SPV = np.stack([self._base[seed] for _, seed in matched])
+            self._known[method] = (
+                [seed for seed, _ in matched],
+                paired.distances(ours_SPV, base_SPV),
+                paired.drawn_distances(ours_SPV, base_SPV, self._bootstrap),
+            )
+        return self._known[method]
+
+    def row(self, arm: str, method: str, baseline: str) -> Row:
+        """The measure that is no mean over prompts: it has no wins and losses."""
+        seeds, found_S, drawn_BS = self._of(method)
+        prompts = len(next(iter(self._field[method].values())))
+        difference = None
+        if method != baseline and baseline in self._field:
+            others, theirs_S, theirs_BS = self._of(baseline)
+            left, right = zip(*pairs(seeds, others), strict=True)
+            ours, theirs = [seeds.index(seed) for seed in left], [others.index(seed) for seed in right]
+            gap_S, gap_BS = found_S[ours] - theirs_S[theirs], drawn_BS[:, ours] - theirs_BS[:, theirs]
+            difference = paired.of_distances(gap_S, gap_BS, prompts, self._bootstrap)
+        return Row(
+            arm=arm,
+            method=method,
+            measure=DISTANCE,
+            label=DISTANCE_LABEL,
+            unit="bits",
+            better=0,
+            mean=paired.of_distances(found_S, drawn_BS, prompts, self._bootstrap),
+            by_seed={seed: _mean(one) for seed, one in zip(seeds, found_S[:, None], strict=True)},
+            difference=difference if difference and difference.value is not None else None,
+            signs=None,
+            prompts=prompts,
+            seeds=len(seeds),
+        )

@@ -1,0 +1,189 @@
+"""Finished runs -> one page, two tables and a picture: which method is how good, and how sure that is.
+
+    DIR/study.html    self-contained; methods, Pareto plot, curves, arms, cells
+    DIR/study.csv     a row per arm, method and measure
+    DIR/cells.csv     a row per run
+    DIR/study.png     Pareto plot and curves
+    DIR/versions.json packages, commit and source of the runs; only where all agree
+
+Everything but the time on the clock and the fate of a cell comes from the run directories: the same runs give
+the same figures. A cell that is not finished has no figures and is listed as what it is.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from report.comparison import BASE, MAIN, Entry, Row, rows, sides
+from report.paired import Bootstrap
+from report.trials import MADE_WITH, Trial, read_trial
+
+State = Literal["finished", "failed", "stopped", "waiting"]
+MOST_NAMES = 6  # in one note
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One run of a study, whatever became of it."""
+
+    name: str
+    method: str
+    seed: int
+    run: Path
+    arm: str = MAIN
+    state: State = "finished"
+    detail: str | None = None  # why it failed
+    wall_s: float | None = None  # on the clock, all attempts from its beginning on; None: nobody looked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """What is compared. ``settings``: shown as it is; ``arms``: name -> what it changes."""
+
+    name: str
+    cells: Sequence[Cell]
+    baseline: str
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    settings: str = ""
+    file: str = "study.yaml"  # what ``settings`` is
+    arms: Mapping[str, str] = field(default_factory=dict)
+    methods: Mapping[str, str] = field(default_factory=dict)  # name -> what it is made of
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """The figures of a study."""
+
+    study: Study
+    trials: Mapping[str, Trial]  # by name of the cell; finished ones alone
+    rows: Sequence[Row]
+    notes: Sequence[str]
+
+    def of(self, arm: str, method: str) -> list[Trial]:
+        """The finished runs of a method, by seed."""
+        found = [cell for cell in self.study.cells if (cell.arm, cell.method) == (arm, method)]
+        ordered = sorted(found, key=lambda cell: cell.seed)
+        return [self.trials[cell.name] for cell in ordered if cell.name in self.trials]
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """(arm, method) in order, the base of each arm first."""
+        return list(dict.fromkeys((row.arm, row.method) for row in self.rows))
+
+
+def find(study: Study) -> Findings:
+    """Read every finished run and work the figures out.
+
+    ValueError: a run that cannot be read, or runs of one arm with different test prompts.
+    """
+    trials = {cell.name: read_trial(cell.run) for cell in study.cells if cell.state == "finished"}
+    entries = [
+        Entry(arm=cell.arm, method=cell.method, trial=trials[cell.name])
+        for cell in study.cells
+        if cell.name in trials
+    ]
+    found: list[Row] = []
+    notes = [*study.notes, *_unfinished(study.cells), *_mixed(trials)]
+    for arm in dict.fromkeys(entry.arm for entry in entries):
+        here = [entry for entry in entries if entry.arm == arm]
+        _same_prompts(here)
+        found += rows(arm, sides(entries, arm, study.baseline), study.baseline, study.bootstrap)
+        notes += [note if arm == MAIN else f"{arm}: {note}" for note in _doubts(here, study.baseline)]
+    return Findings(study=study, trials=trials, rows=found, notes=notes)
+
+
+def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
+    """Page, tables and picture, each whole or not at all. ValueError: ``to`` is a run directory."""
+    from report import picture, study_data, study_tables
+    from report.page import render
+
+    if (to / "config.yaml").exists():
+        raise ValueError(f"--to: must not be a run directory, its files would be mixed with these: got {to}")
+    to.mkdir(parents=True, exist_ok=True)
+    parts = {
+        f"{stem}.html": render(study_data.data(found), study_data.SCRIPTS, study_data.STYLES).encode(),
+        f"{stem}.csv": study_tables.measures(found).encode(),
+        "cells.csv": study_tables.cells(found).encode(),
+        f"{stem}.png": picture.draw(found),
+    }
+    agreed = {tuple(trial.versions.items()) for trial in found.trials.values()}
+    told = [trial.run / "versions.json" for trial in found.trials.values()]
+    if len(agreed) == 1 and told[0].is_file():
+        parts["versions.json"] = told[0].read_bytes()
+    else:
+        (to / "versions.json").unlink(missing_ok=True)  # of an earlier drawing
+    for name, content in parts.items():
+        unfinished = to / f"{name}.part"
+        unfinished.write_bytes(content)
+        os.replace(unfinished, to / name)
+    return [to / name for name in parts]
+
+
+def _same_prompts(entries: Sequence[Entry]) -> None:
+    first = entries[0].trial
+    for entry in entries[1:]:
+        if entry.trial.prompts != first.prompts:
+            rule = "runs that are compared must have the same test prompts in the same order"
+            raise ValueError(f"{rule}: {entry.trial.run} differs from {first.run}")
+
+
+def _unfinished(cells: Sequence[Cell]) -> list[str]:
+    notes = []
+    told: tuple[tuple[State, str], ...] = (
+        ("failed", "failed"),
+        ("stopped", "were stopped"),
+        ("waiting", "have not begun"),
+    )
+    for state, verb in told:
+        names = [cell.name for cell in cells if cell.state == state]
+        notes += [f"{len(names)} of {len(cells)} cells {verb}: {_named(names)}"] if names else []
+    return notes
+
+
+def _mixed(trials: Mapping[str, Trial]) -> list[str]:
+    """Runs of different code or packages are not quite comparable."""
+    notes = []
+    names = sorted({name for trial in trials.values() for name in trial.versions})
+    for name in names:
+        counts = Counter(trial.versions.get(name, "not told") for trial in trials.values())
+        if len(counts) > 1:
+            told = ", ".join(f"{value[:12]} ({count} runs)" for value, count in counts.most_common())
+            what = "made with different code" if name in MADE_WITH else "made with different packages"
+            notes.append(f"the runs were {what}: {name} is {told}")
+    return notes
+
+
+def _doubts(entries: Sequence[Entry], baseline: str) -> list[str]:
+    """What a reader of the figures of one arm must know."""
+    notes = []
+    if baseline != BASE and all(entry.method != baseline for entry in entries):
+        notes.append(f"no finished run of {baseline}: there is nothing to hold the others against")
+    first = entries[0].trial.before
+    changed = [
+        entry.trial.run.name
+        for entry in entries
+        if [(r.text, r.codes) for r in entry.trial.before] != [(r.text, r.codes) for r in first]
+    ]
+    if changed:
+        notes.append(
+            f"the replies before training are not the same in all runs: {_named(changed)} differ from "
+            f"{entries[0].trial.run.name}"
+        )
+    seeds = {method: sorted(e.trial.seed for e in entries if e.method == method) for method in
+             dict.fromkeys(entry.method for entry in entries)}  # fmt: skip
+    everyone = sorted({seed for own in seeds.values() for seed in own})
+    fewer = [f"{method} ({', '.join(map(str, own))})" for method, own in seeds.items() if own != everyone]
+    if fewer:
+        notes.append(f"not every method has the seeds {', '.join(map(str, everyone))}: {_named(fewer)}")
+    silent = sum(reply.reward is None for entry in entries for reply in entry.trial.after)
+    if silent:
+        notes.append(f"{silent} replies after training have no reward: the judge gave none")
+    return notes
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more

@@ -1,0 +1,131 @@
+"""What one finished run says about its method: held-out replies, curves, tokens, time. From its folder alone.
+
+Invariant: a figure that the files do not tell is None. Nothing here writes.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import TypeAdapter
+
+from report.curves import Column
+from report.read import lines, metric_rows, versions
+from report.records import Evaluation, HeldOutReply
+
+Settings = Mapping[str, str]  # dotted key -> value as JSON
+Replies = tuple[HeldOutReply, ...]
+
+MADE_WITH = ("commit", "source")  # of versions.json: the code
+OWN = ("run.name", "run.root", "run.seed", "run.resume")  # settings that tell runs of one method apart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One run. ``before``: the base's replies to the test prompts; ``after``: those of what was learnt."""
+
+    run: Path
+    settings: Settings
+    versions: Mapping[str, str]  # of packages and code; empty: not told
+    before: Replies
+    after: Replies
+    steps: tuple[float, ...]
+    curves: Mapping[str, Column]  # "lambda" and "reward/mean", one value per step
+    sampled: float | None  # tokens of all replies in training
+    trained: float | None  # tokens that went through the learner, prompts included
+    train_s: float | None
+    evaluation_s: float | None
+
+    @property
+    def seed(self) -> int:
+        """The run's own."""
+        return int(self.settings["run.seed"])
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The ids of the test rows, in the manifest's order."""
+        return tuple(reply.row_id for reply in self.after)
+
+
+def read_trial(run: Path) -> Trial:
+    """ValueError: not the folder of a finished run with held-out replies, or a malformed file in it."""
+    settings = settings_of(run)
+    before, after = held_out_replies(run, "before"), held_out_replies(run, "after")
+    if [reply.row_id for reply in before] != [reply.row_id for reply in after]:
+        raise ValueError(f"{run}: heldout/test_before.jsonl and test_after.jsonl must have the same row_ids")
+    metrics = metric_rows(run / "metrics.jsonl").rows
+    evaluations = lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
+    known = [row for row in metrics if row["step"] is not None]
+    speeds = [(row.get("rollout/tokens_per_s"), row.get("time/generate")) for row in known]
+    return Trial(
+        run=run,
+        settings=settings,
+        versions=dict(versions(run) or []),
+        before=before,
+        after=after,
+        steps=tuple(step for row in known if (step := row["step"]) is not None),
+        curves={name: [row.get(name) for row in known] for name in ("lambda", "reward/mean")},
+        sampled=_sum([None if a is None or b is None else a * b for a, b in speeds]),
+        trained=_sum([row.get("tokens") for row in known]),
+        train_s=_sum([row.get("time/step") for row in known]),
+        evaluation_s=_sum([one.took_s for one in evaluations]),
+    )
+
+
+def finished(run: Path) -> bool:
+    """Whether a run has come to its end: its last replies and its report are there, each written whole."""
+    return (run / "heldout" / "test_after.jsonl").is_file() and (run / "report.html").is_file()
+
+
+def settings_of(run: Path) -> dict[str, str]:
+    """config.yaml as dotted keys. ValueError: not there, or not a mapping."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{run}: not a run directory (no config.yaml)")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: must be YAML: {' '.join(str(error).split())}") from None
+    found = flat(content) if isinstance(content, dict) else {}
+    if not found.get("run.seed", "").isdecimal():
+        raise ValueError(f"{path}: must be a configuration that a run wrote, with run.seed")
+    return found
+
+
+def flat(content: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Dotted key -> value as JSON."""
+    found: dict[str, str] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = json.dumps(value, default=str)
+    return found
+
+
+def plain(value: str) -> str:
+    """A setting's value as people write it: without the quotes of JSON."""
+    loaded = json.loads(value)
+    return loaded if isinstance(loaded, str) else value
+
+
+def held_out_replies(run: Path, when: Literal["before", "after"]) -> Replies:
+    """The replies to all test prompts. ValueError: not there, or not whole."""
+    path = run / "heldout" / f"test_{when}.jsonl"
+    if not path.is_file():
+        why = "the run has not come to its end, or is of a version that did not keep held-out replies"
+        raise ValueError(f"{run}: has no heldout/{path.name}: {why}")
+    found = lines(path, TypeAdapter(HeldOutReply))
+    if found.note:
+        raise ValueError(f"{run}: {found.note}")
+    return found.rows
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """Of what is told; None where nothing is."""
+    told = [value for value in values if value is not None]
+    return fsum(told) if told else None

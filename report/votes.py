@@ -1,0 +1,139 @@
+"""What people said who listened blind: several raters' files put together, and a sign test.
+
+A pair goes to the side that more than half of those who voted on it prefer, else it is a tie; who skipped it
+has not voted. The test is two-sided and leaves ties out, as the paper's.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from report.paired import sign_test
+
+QUESTIONS = ("helpfulness", "naturalness", "overall")
+FORMAT: Literal["wavgate-votes-1"] = "wavgate-votes-1"
+Question = Literal["helpfulness", "naturalness", "overall"]
+Choice = Literal["left", "right", "tie", "skip"]
+
+
+class Vote(BaseModel):
+    """One answer about one pair."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    item: str  # row_id/seed
+    question: Question
+    vote: Choice
+
+
+class Votes(BaseModel):
+    """A rater's file, as the listening page saves it. ``left`` and ``right``: the sides, not the buttons."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["wavgate-votes-1"]
+    rater: str
+    left: str
+    right: str
+    votes: tuple[Vote, ...]
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        asked = Counter((vote.item, vote.question) for vote in self.votes)
+        twice = next((key for key, count in asked.items() if count > 1), None)
+        if twice is not None:
+            raise ValueError(f"a pair must have one vote per question: {twice[0]}, {twice[1]} has more")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Pairs by who won them. ``share``: wins of wins and losses; None: nobody preferred anything."""
+
+    question: Question
+    wins: int
+    losses: int
+    ties: int
+    unvoted: int  # every rater skipped it
+    share: float | None
+    p: float
+
+
+def read_votes(file: Path) -> Votes:
+    """ValueError: not a file that the listening page saved, as file: field: rule."""
+    try:
+        return Votes.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{file}: must be a readable file: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{file}: {f'{where}: ' if where else ''}{first['msg']}") from None
+
+
+def together(files: Sequence[tuple[Path, Votes]]) -> list[Tally]:
+    """One tally per question. ValueError: other sides than the first file's, or a rater twice."""
+    (first, known), *others = files
+    for file, votes in others:
+        if (votes.left, votes.right) != (known.left, known.right):
+            rule = f"must be about {known.left} and {known.right} as in {first}"
+            raise ValueError(f"{file}: {rule}: got {votes.left} and {votes.right}")
+    raters: dict[str, Path] = {}
+    for file, votes in files:
+        if raters.setdefault(votes.rater, file) != file:
+            rule = f"every file must be another rater's: {votes.rater!r} is in {raters[votes.rater]} too"
+            raise ValueError(f"{file}: {rule}")
+    return [
+        _tally(question, [votes for _, votes in files])
+        for question in ("helpfulness", "naturalness", "overall")
+    ]
+
+
+def _tally(question: Question, files: Sequence[Votes]) -> Tally:
+    by_item: dict[str, list[Choice]] = {}
+    for votes in files:
+        for vote in votes.votes:
+            if vote.question == question:
+                by_item.setdefault(vote.item, []).append(vote.vote)
+    counts = Counter(majority(choices) for choices in by_item.values())
+    wins, losses = counts["left"], counts["right"]
+    return Tally(
+        question=question,
+        wins=wins,
+        losses=losses,
+        ties=counts["tie"],
+        unvoted=counts["skip"],
+        share=wins / (wins + losses) if wins + losses else None,
+        p=sign_test(wins, losses),
+    )
+
+
+def majority(choices: Sequence[Choice]) -> Choice:
+    """What more than half of those who voted say, else a tie; "skip" when nobody voted."""
+    voted = [choice for choice in choices if choice != "skip"]
+    if not voted:
+        return "skip"
+    choice, count = Counter(voted).most_common(1)[0]
+    return choice if 2 * count > len(voted) else "tie"
+
+
+def lines(files: Sequence[tuple[Path, Votes]]) -> list[str]:
+    """For a terminal."""
+    known = files[0][1]
+    raters = ", ".join(votes.rater for _, votes in files)
+    table: list[tuple[str, ...]] = [
+        ("", f"{known.left} wins", f"{known.right} wins", "ties", "no vote", "share", "p")
+    ]
+    for tally in together(files):
+        share = "-" if tally.share is None else f"{tally.share:.1%}"
+        counts = (tally.wins, tally.losses, tally.ties, tally.unvoted)
+        table.append((tally.question, *map(str, counts), share, f"{tally.p:.4f}"))
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    shown = [
+        "  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in table
+    ]
+    return [f"{len(files)} raters: {raters}; a pair goes to who has more than half of its votes", *shown]

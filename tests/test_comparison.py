@@ -1,0 +1,244 @@
+"""The figures of a study against loops over the same files, and what is said about runs that do not fit."""
+
+import csv
+import io
+from collections import Counter
+from dataclasses import replace
+from math import log2
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from PIL import Image
+
+from judge.acoustic import DECENCY
+from report import measures, picture, study_tables
+from report.comparison import BASE, MAIN, Row, pairs
+from report.measures import MEASURES
+from report.paired import Bootstrap, sign_test
+from report.study import Cell, Findings, Study, find, write
+from report.study_data import data, front, mean_of
+from report.trials import read_trial
+from tests.synthetic_study import make_trial
+
+FEW = Bootstrap(draws=200)
+
+
+def cells(
+    root: Path, methods: str = "sft gated grpo_all", seeds: str = "012", arm: str = MAIN, **more: str
+) -> list[Cell]:
+    found = []
+    for method in methods.split():
+        for seed in map(int, seeds):
+            name = f"{method}-seed{seed}" if arm == MAIN else f"{arm}-{method}-seed{seed}"
+            run = make_trial(root, method, seed, name=name, **more)  # type: ignore[arg-type]
+            found.append(Cell(name=name, arm=arm, method=method, seed=seed, run=run, wall_s=100.0))
+    return found
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    root = tmp_path_factory.mktemp("runs")
+    both = [*cells(root), *cells(root, "gated", arm="noise")]
+    return Study(name="made up", cells=both, baseline="gated", bootstrap=FEW, arms={"noise": "judge.noise=1"})
+
+
+@pytest.fixture(scope="module")
+def found(given: Study) -> Findings:
+    return find(given)
+
+
+def row(found: Findings, method: str, measure: str, arm: str = MAIN) -> Row:
+    return next(r for r in found.rows if (r.arm, r.method, r.measure) == (arm, method, measure))
+
+
+@pytest.mark.parametrize("name", ["iq", "eq", "style", "wer", "reward", "fault_loop", "seconds"])
+def test_means_differences_and_wins_equal_loops_over_the_replies(found: Findings, name: str) -> None:
+    measure = next(one for one in MEASURES if one.name == name)
+    ours, theirs = ([trial.after for trial in found.of(MAIN, method)] for method in ("sft", "gated"))
+    known = [value for replies in ours for reply in replies if (value := measure.of(reply)) is not None]
+    here = row(found, "sft", name)
+    assert here.mean.value == pytest.approx(fmean(known))
+    assert (
+        here.mean.lo is not None
+        and here.mean.hi is not None
+        and here.mean.lo < here.mean.value < here.mean.hi
+    )
+    gaps: dict[str, list[float]] = {}
+    for mine, other in zip(ours, theirs, strict=True):
+        for one, two in zip(mine, other, strict=True):
+            a, b = measure.of(one), measure.of(two)
+            if a is not None and b is not None:
+                gaps.setdefault(one.row_id, []).append(a - b)
+    assert here.difference is not None
+    assert here.difference.value == pytest.approx(fmean(gap for own in gaps.values() for gap in own))
+    if not measure.better:
+        assert here.signs is None
+        return
+    per_prompt = [fmean(own) * measure.better for own in gaps.values()]
+    wins, losses = sum(gap > 1e-9 for gap in per_prompt), sum(gap < -1e-9 for gap in per_prompt)
+    assert here.signs is not None and (here.signs.wins, here.signs.losses) == (wins, losses)
+    assert here.signs.ties == len(gaps) - wins - losses and here.signs.p == sign_test(wins, losses)
+
+
+def test_the_base_is_what_the_runs_began_with_and_the_baseline_is_not_held_against_itself(
+    found: Findings,
+) -> None:
+    trials = found.of(MAIN, "gated")
+    right = [reply.figures["heard_right"] for trial in trials for reply in trial.before]
+    assert row(found, BASE, "iq").mean.value == pytest.approx(100 * fmean(right))
+    assert row(found, BASE, "distance").mean.value == 0
+    assert row(found, "gated", "iq").difference is None and row(found, "gated", "iq").signs is None
+    assert [method for arm, method in found.pairs() if arm == MAIN] == [BASE, "sft", "gated", "grpo_all"]
+    assert [method for arm, method in found.pairs() if arm == "noise"] == [BASE, "gated"]
+
+
+def test_the_distance_is_the_divergence_of_the_histograms(found: Findings) -> None:
+    def shares(replies: tuple[measures.HeldOutReply, ...]) -> dict[int, float]:
+        counts = Counter(code for reply in replies for code in reply.codes)
+        return {code: count / counts.total() for code, count in counts.items()}
+
+    by_seed = []
+    for trial in found.of(MAIN, "grpo_all"):
+        p, q = shares(trial.after), shares(trial.before)
+        middle = {code: (p.get(code, 0) + q.get(code, 0)) / 2 for code in {*p, *q}}
+        by_seed.append(sum(x / 2 * log2(x / middle[code]) for side in (p, q) for code, x in side.items()))
+    here = row(found, "grpo_all", "distance")
+    assert here.mean.value == pytest.approx(fmean(by_seed)) and list(here.by_seed.values()) == pytest.approx(
+        by_seed
+    )
+
+
+def test_the_same_runs_give_the_same_figures_page_and_picture(
+    given: Study, found: Findings, tmp_path: Path
+) -> None:
+    assert find(given).rows == found.rows
+    first, again = (write(found, tmp_path / name) for name in ("a", "b"))
+    assert [path.name for path in first] == [
+        "study.html",
+        "study.csv",
+        "cells.csv",
+        "study.png",
+        "versions.json",
+    ]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
+    assert first[0].stat().st_size < 2_000_000
+    with Image.open(first[3]) as drawn:
+        assert drawn.format == "PNG" and drawn.size == (picture.WIDTH, picture.HEIGHT)
+
+
+def test_the_tables_hold_every_measure_and_every_cell(found: Findings) -> None:
+    rows = list(csv.DictReader(io.StringIO(study_tables.measures(found))))
+    assert len(rows) == (4 + 2) * (len(MEASURES) + 1) and tuple(rows[0]) == study_tables.MEASURES
+    sft = next(r for r in rows if (r["arm"], r["method"], r["measure"]) == ("main", "sft", "iq"))
+    assert float(sft["lo"]) < float(sft["mean"]) < float(sft["hi"]) and (sft["prompts"], sft["seeds"]) == (
+        "40",
+        "3",
+    )
+    runs = list(csv.DictReader(io.StringIO(study_tables.cells(found))))
+    assert len(runs) == 12 and tuple(runs[0]) == study_tables.CELLS
+    assert (runs[0]["sampled_tokens"], runs[0]["trained_tokens"], runs[0]["train_s"]) == (
+        "36000",
+        "60000",
+        "72",
+    )
+    assert (runs[0]["evaluation_s"], runs[0]["wall_s"], runs[0]["commit"]) == ("40", "100", "a" * 40)
+
+
+def test_the_bounds_of_faults_are_those_at_which_the_judge_takes_away() -> None:
+    assert DECENCY.silence.start == measures.LONGEST_SILENCE and DECENCY.pause.start == measures.LONGEST_PAUSE
+    assert DECENCY.loop.start == measures.MOST_LOOP and DECENCY.clipping.start == measures.MOST_CLIPPING
+    assert (DECENCY.drawl.start, 1 / DECENCY.rush.start) == (measures.SLOWEST, measures.FASTEST)
+
+
+def test_a_reply_that_nobody_listened_to_is_in_no_share(found: Findings) -> None:
+    reply = found.of(MAIN, "sft")[0].after[0]
+    silent = reply.model_copy(
+        update={"figures": {"unjudgeable": 1.0, "truncated": 0.0}, "scores": {}, "reward": None}
+    )
+    known = {measure.name for measure in MEASURES if measure.of(silent) is not None}
+    assert known == {"unjudgeable", "truncated", "seconds"}
+
+
+def test_seeds_are_paired_with_themselves_or_in_order() -> None:
+    assert pairs([0, 1, 2], [1, 2, 3]) == [(1, 1), (2, 2)]
+    assert pairs([0, 1], [5]) == [(0, 5)]
+
+
+def test_a_method_is_on_the_front_when_none_beats_it_in_both(found: Findings) -> None:
+    def at(method: str, iq: float | None, eq: float | None) -> list[Row]:
+        known = {"iq": iq, "eq": eq}
+        return [
+            replace(one, method=method, mean=replace(one.mean, value=known[one.measure]))
+            for one in (row(found, "sft", "iq"), row(found, "sft", "eq"))
+        ]
+
+    rows = [*at("a", 70, 3), *at("b", 60, 4), *at("c", 60, 3.5), *at("d", 70, 3), *at("e", None, 5)]
+    assert front(rows) == ["a", "b", "d"]
+
+
+def test_the_mean_of_curves_is_over_the_seeds_that_tell_the_step() -> None:
+    assert mean_of([[1.0, None, None], [3.0, 2.0, None]]) == [2.0, 2.0, None]
+
+
+# --- what does not fit
+
+
+def test_cells_that_are_not_finished_are_listed_without_figures(tmp_path: Path) -> None:
+    whole = cells(tmp_path, "gated", "0")
+    lost = Cell(name="sft-seed0", method="sft", seed=0, run=tmp_path / "none", state="failed", detail="=1+1")
+    found = find(Study(name="x", cells=[*whole, lost], baseline="gated", bootstrap=FEW))
+    assert found.notes == ["1 of 2 cells failed: sft-seed0"]
+    assert {method for _, method in found.pairs()} == {BASE, "gated"}
+    assert "sft-seed0,main,sft,0,failed,'=1+1,,,," in study_tables.cells(found), (
+        "no formula for a spreadsheet"
+    )
+
+
+def test_a_study_without_any_finished_run_has_a_page(tmp_path: Path) -> None:
+    waiting = Cell(name="a", method="gated", seed=0, run=tmp_path, state="waiting")
+    found = find(Study(name="x", cells=[waiting], baseline="gated"))
+    assert all(path.stat().st_size for path in write(found, tmp_path / "out"))
+
+
+def test_runs_of_different_code_are_said_and_have_no_common_versions(tmp_path: Path) -> None:
+    both = [*cells(tmp_path, "gated", "0"), *cells(tmp_path, "sft", "0", commit="c" * 40)]
+    found = find(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
+    assert (
+        "the runs were made with different code: commit is aaaaaaaaaaaa (1 runs), cccccccccccc (1 runs)"
+        in found.notes
+    )
+    (tmp_path / "versions.json").touch()
+    write(found, tmp_path)
+    assert not (tmp_path / "versions.json").exists()
+    assert ["commit", "a" * 40] not in data(found)["head"]["versions"]  # type: ignore[index]
+
+
+def test_missing_seeds_baselines_and_other_beginnings_are_said(tmp_path: Path) -> None:
+    some = [*cells(tmp_path, "sft", "01"), *cells(tmp_path, "grpo_all", "0")]
+    file = some[0].run / "heldout" / "test_before.jsonl"
+    file.write_text(file.read_text().replace('"text":"seven"', '"text":"eight"', 1))
+    notes = find(Study(name="x", cells=some, baseline="gated", bootstrap=FEW)).notes
+    assert any(note.startswith("no finished run of gated") for note in notes)
+    assert "not every method has the seeds 0, 1: grpo_all (0)" in notes
+    assert any(note.startswith("the replies before training are not the same in all runs") for note in notes)
+
+
+def test_runs_with_other_prompts_are_refused(tmp_path: Path) -> None:
+    both = [*cells(tmp_path, "gated", "0"), *cells(tmp_path, "sft", "0", prompts=8)]  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"same test prompts in the same order: .*sft-seed0 differs from"):
+        find(Study(name="x", cells=both, baseline="gated"))
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("config.yaml", "not a run directory"),
+        ("heldout/test_after.jsonl", "has no heldout/test_after.jsonl: the run has not come to its end"),
+    ],
+)
+def test_a_folder_that_is_no_finished_run_is_named(tmp_path: Path, name: str, rule: str) -> None:
+    run = make_trial(tmp_path, "gated", 0, prompts=3)
+    (run / name).unlink()
+    with pytest.raises(ValueError, match=rule):
+        read_trial(run)

@@ -1,0 +1,116 @@
+"""Held-out replies: a line per prompt that adds up to the evaluation; nothing stands in for what is missing."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from actors.collect import Harvest
+from actors.decide import Group
+from actors.evaluate import held_out, summed_up
+from actors.record import RunDirectory
+from conf.load import load
+from judge.types import Judged, Missing, Scored, Verdict
+from report.read import lines
+from report.records import HeldOutReply, NoScore, Score
+from rollout.types import Prompt, Reply
+from speech.manifest import Row
+
+REPLIES = TypeAdapter(HeldOutReply)
+NONE = Missing(judge="panel/1", reason="recogniser: HTTP 503", kind="recogniser", retryable=True)
+
+
+def row(name: str) -> Row:
+    return Row.model_validate(
+        {
+            "id": name,
+            "messages": [{"role": "user", "content": "what is two plus two"}],
+            "question_text": "what is two plus two",
+            "task_type": "arithmetic",
+            "answer": {"match": "final", "value": "four"},
+            "style": "slow",
+            "sft_target_text": "four",
+            "sft_target_audio": ["a.flac"],
+        }
+    )
+
+
+def reply(name: str, channels: str = "TBAAABE") -> Reply:
+    n = len(channels)
+    return Reply(
+        prompt_id=name, index=0, ids=tuple(range(100, 100 + n)), logps=(-0.5,) * n, channels=channels,
+        sampled=(True,) * n, versions=(0,), finish="stop", text="four", well_formed=True,
+    )  # fmt: skip
+
+
+def judged(name: str, verdict: Verdict, figures: dict[str, float], transcript: str | None) -> Judged:
+    return Judged(
+        prompt_id=name,
+        index=0,
+        axes={"acoustic": verdict},
+        reward=verdict,
+        transcript=transcript,
+        figures=figures,
+    )
+
+
+HEARD = judged(
+    "a",
+    Scored(value=4.5, judge="acoustic/1", why="clear"),
+    {"seconds": 1.5, "wer": 0.25, "heard_right": 1.0},
+    "for",
+)
+UNHEARD = judged("b", NONE, {"seconds": 2.0}, None)
+
+
+def written() -> tuple[list[HeldOutReply], float | None]:
+    rows, pairs = [row("a"), row("b")], [(reply("a"), HEARD), (reply("b", "TE"), UNHEARD)]
+    groups = tuple(
+        Group(prompt=Prompt(id=one.id, ids=()), replies=(pair,))
+        for one, pair in zip(rows, pairs, strict=True)
+    )
+    batch = Harvest(groups=groups, generate_s=3.0, judge_s=0.5)
+    found = summed_up(rows, batch, step=0, split="test", when="before")
+    return [held_out(found, one, *pair) for one, pair in zip(rows, pairs, strict=True)], found.took_s
+
+
+def test_a_line_has_the_reply_its_codes_its_scores_and_its_figures() -> None:
+    (first, _), took = written()
+    assert took == 3.5
+    assert (first.row_id, first.task_type, first.style, first.when) == ("a", "arithmetic", "slow", "before")
+    assert first.codes == [102, 103, 104], "the ids of the AUDIO positions alone"
+    assert first.scores == {"acoustic": Score(value=4.5, judge="acoustic/1", why="clear")}
+    assert (first.reward, first.missing, first.transcript, first.seconds) == (4.5, None, "for", 1.5)
+    assert first.figures == {"seconds": 1.5, "wer": 0.25, "heard_right": 1.0}
+
+
+def test_what_nobody_knows_is_left_out_and_has_a_reason() -> None:
+    second = written()[0][1]
+    assert second.scores == {"acoustic": NoScore(missing="recogniser: HTTP 503", kind="recogniser")}
+    assert (second.reward, second.missing, second.transcript) == (None, "recogniser: HTTP 503", None)
+    assert second.figures == {"seconds": 2.0} and second.codes == []
+    with pytest.raises(ValidationError, match="either a reward or a reason"):
+        HeldOutReply.model_validate(second.model_dump() | {"missing": None})
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    replies, _ = written()
+    RunDirectory(tmp_path).write("heldout/test_before.jsonl", replies)
+    assert lines(tmp_path / "heldout/test_before.jsonl", REPLIES).rows == tuple(replies)
+    assert [path.name for path in (tmp_path / "heldout").iterdir()] == ["test_before.jsonl"]
+
+
+def test_a_resumed_run_keeps_what_was_held_out_up_to_its_step(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    names = (
+        "test_before",
+        "validation_before",
+        "validation_step_000020",
+        "validation_step_000040",
+        "test_after",
+    )
+    for name in names:
+        run.write(f"heldout/{name}.jsonl", [])
+    run.cut(20, load([f"run.root={tmp_path}", "run.name=run"]))
+    left = sorted(path.stem for path in (tmp_path / "heldout").iterdir())
+    assert left == ["test_before", "validation_before", "validation_step_000020"]

@@ -1,0 +1,222 @@
+"""Intervals, sign tests and divergences against loops, closed forms and exact fractions."""
+
+from fractions import Fraction
+from itertools import product
+from math import comb, log2, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from report.paired import (
+    Bootstrap,
+    Estimate,
+    difference,
+    distances,
+    divergence,
+    drawn_distances,
+    draws,
+    mean,
+    of_distances,
+    sign_test,
+    signs,
+)
+
+Floats = NDArray[np.float64]
+FEW = Bootstrap(draws=60, seed=3)
+MANY = Bootstrap(draws=20_000, seed=1)
+VALUE = st.one_of(st.none(), st.sampled_from([0.0, 1.0]), st.floats(-5, 5))
+
+
+def table(rows: list[list[float | None]]) -> Floats:
+    return np.array([[np.nan if value is None else value for value in row] for row in rows], np.float64)
+
+
+tables = st.integers(1, 4).flatmap(
+    lambda prompts: st.lists(st.lists(VALUE, min_size=prompts, max_size=prompts), min_size=1, max_size=4)
+)
+
+
+def naive_mean(values: Floats, bootstrap: Bootstrap) -> Estimate:
+    """Draw by draw, prompt by prompt, seed by seed."""
+    columns = [p for p in range(values.shape[1]) if not all(np.isnan(values[:, p]))]
+    seeds = range(values.shape[0])
+    there = [values[s, p] for s in seeds for p in columns if not np.isnan(values[s, p])]
+    if not there:
+        return Estimate(None)
+    point = sum(there) / len(there)
+    prompts_B, seeds_B = draws((len(seeds), len(columns)), bootstrap)
+    found = []
+    for prompt_times, seed_times in zip(prompts_B, seeds_B, strict=True):
+        drawn = []
+        for s in seeds:
+            for place, p in enumerate(columns):
+                if not np.isnan(values[s, p]):
+                    drawn += [values[s, p]] * int(seed_times[s] * prompt_times[place])
+        if drawn:
+            found.append(sum(drawn) / len(drawn))
+    if len(columns) < 2 or 2 * len(found) <= bootstrap.draws:
+        return Estimate(point)
+    return Estimate(point, *(float(x) for x in np.quantile(found, [0.025, 0.975])))
+
+
+def same(ours: Estimate, theirs: Estimate) -> bool:
+    return all(
+        (a is None) == (b is None) and (a is None or a == pytest.approx(b, abs=1e-9))
+        for a, b in ((ours.value, theirs.value), (ours.lo, theirs.lo), (ours.hi, theirs.hi))
+    )
+
+
+@settings(max_examples=60)
+@given(tables)
+def test_a_mean_and_its_interval_equal_a_loop_over_the_same_draws(rows: list[list[float | None]]) -> None:
+    assert same(mean(table(rows), FEW), naive_mean(table(rows), FEW))
+
+
+@settings(max_examples=60)
+@given(tables)
+def test_a_difference_is_that_of_the_pairs_that_both_have(
+    rows: list[list[float | None]],
+) -> None:
+    ours = table(rows)
+    theirs = np.roll(ours, 1, axis=1) * 0.5
+    pairs = ours - theirs
+    assert same(difference(ours, theirs, FEW), naive_mean(pairs, FEW))
+
+
+def test_a_draw_takes_as_many_prompts_and_seeds_as_there_are_and_is_the_same_every_time() -> None:
+    first, again = draws((3, 50), FEW), draws((3, 50), FEW)
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert (first[0].sum(axis=1) == 50).all() and (first[1].sum(axis=1) == 3).all()
+    assert (draws((2, 50), FEW)[0] == first[0]).all(), "all methods of a study see the same prompts"
+    assert not (draws((3, 50), Bootstrap(draws=60, seed=4))[0] == first[0]).all()
+
+
+def test_with_one_seed_the_interval_is_that_of_the_mean_of_a_coin() -> None:
+    values = np.repeat([[1.0, 0.0]], [60, 140], axis=1)
+    found = mean(values, MANY)
+    deviation = sqrt(0.3 * 0.7 / 200)  # of the mean of 200 draws from it: exactly
+    assert found.value == pytest.approx(0.3)
+    assert found.lo == pytest.approx(0.3 - 1.96 * deviation, abs=0.006)
+    assert found.hi == pytest.approx(0.3 + 1.96 * deviation, abs=0.006)
+
+
+def test_what_a_seed_does_to_a_whole_run_stays_in_the_interval() -> None:
+    seeds, prompts = 8, 400
+    chance = np.random.default_rng(0)
+    effect, noise = chance.normal(0, 1, (seeds, 1)), chance.normal(0, 1, (1, prompts))
+    values = effect + noise
+    found = mean(values, MANY)
+    assert found.value is not None and found.lo is not None and found.hi is not None
+    expected = sqrt(effect.var() / seeds + noise.var() / prompts)  # the two multinomials are independent
+    assert (found.hi - found.lo) / (2 * 1.96) == pytest.approx(expected, rel=0.06)
+    alike = mean(values.mean(axis=0, keepdims=True), MANY)  # as if there were no seeds
+    assert alike.lo is not None and alike.hi is not None
+    assert (alike.hi - alike.lo) / (2 * 1.96) == pytest.approx(sqrt(noise.var() / prompts), rel=0.06)
+
+
+def test_a_paired_difference_knows_that_hard_prompts_are_hard_for_both() -> None:
+    hard = np.random.default_rng(0).normal(0, 10, (1, 200))
+    found = difference(hard + 1.0, hard, MANY)
+    assert (found.value, found.lo, found.hi) == pytest.approx((1.0, 1.0, 1.0))
+    assert found.decided == 1
+
+
+def test_what_is_not_defined_is_none() -> None:
+    nothing = np.full((2, 5), np.nan)
+    assert mean(nothing, FEW) == Estimate(None)
+    assert mean(np.array([[3.0]]), FEW) == Estimate(3.0), "one prompt has no interval"
+    assert signs(nothing, nothing, 1) is None
+    assert Estimate(1.0).decided == 0 and Estimate(1.0, -0.1, 2.0).decided == 0
+    assert Estimate(-1.0, -2.0, -0.5).decided == -1
+
+
+@pytest.mark.parametrize(("wins", "losses"), list(product(range(0, 26, 3), repeat=2)))
+def test_the_sign_test_is_the_exact_binomial(wins: int, losses: int) -> None:
+    n = wins + losses
+    tail = Fraction(sum(comb(n, k) for k in range(min(wins, losses) + 1)), 2**n)
+    assert sign_test(wins, losses) == float(min(Fraction(1), 2 * tail))
+    if n:
+        assert sign_test(wins, losses) == pytest.approx(binomtest(wins, n).pvalue, abs=1e-12)
+
+
+def test_known_values_of_the_sign_test() -> None:
+    assert sign_test(0, 0) == 1.0
+    assert sign_test(5, 0) == 2 / 32
+    assert sign_test(55, 25) == pytest.approx(0.00105, abs=1e-5)  # the paper's 68.8 % of 80
+    assert sign_test(2000, 1) < 1e-300
+
+
+@given(tables)
+def test_signs_equal_a_loop_over_prompts_and_change_sides_with_the_direction(
+    rows: list[list[float | None]],
+) -> None:
+    ours = table(rows)
+    theirs = np.flip(ours, axis=1)
+    counts = {1: 0, -1: 0, 0: 0}
+    for p in range(ours.shape[1]):
+        gaps = [a - b for a, b in zip(ours[:, p], theirs[:, p], strict=True) if not np.isnan(a - b)]
+        if gaps:
+            gap = sum(gaps) / len(gaps)
+            counts[0 if abs(gap) <= 1e-9 else 1 if gap > 0 else -1] += 1
+    found, turned = signs(ours, theirs, 1), signs(ours, theirs, -1)
+    if not sum(counts.values()):
+        assert found is None and turned is None
+        return
+    assert found is not None and turned is not None
+    assert (found.wins, found.losses, found.ties) == (counts[1], counts[-1], counts[0])
+    assert (turned.wins, turned.losses, turned.p) == (found.losses, found.wins, found.p)
+
+
+# --- audio tokens
+
+
+def naive_divergence(p: list[float], q: list[float]) -> float:
+    p, q = [x / sum(p) for x in p], [x / sum(q) for x in q]
+    middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    return sum(x / 2 * log2(x / m) for side in (p, q) for x, m in zip(side, middle, strict=True) if x > 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=8))
+def test_a_divergence_equals_its_definition_lies_in_0_to_1_and_is_symmetric(
+    counts: list[tuple[int, int]],
+) -> None:
+    p, q = np.array(counts, np.float64).T
+    found = divergence(p[None], q[None])[0]
+    if not p.sum() or not q.sum():
+        assert np.isnan(found)
+        return
+    assert found == pytest.approx(naive_divergence(p.tolist(), q.tolist()), abs=1e-12)
+    assert 0 <= found <= 1 and found == pytest.approx(divergence(q[None], p[None])[0], abs=1e-12)
+
+
+def test_the_same_shares_are_0_bits_apart_and_strangers_1_bit() -> None:
+    same_shares = divergence(np.array([[1.0, 3.0, 0.0]]), np.array([[2.0, 6.0, 0.0]]))
+    strangers = divergence(np.array([[1.0, 3.0, 0.0]]), np.array([[0.0, 0.0, 5.0]]))
+    assert same_shares[0] == pytest.approx(0, abs=1e-12) and strangers[0] == pytest.approx(1)
+    half = divergence(np.array([[1.0, 0.0]]), np.array([[1.0, 1.0]]))  # H(3/4, 1/4) - 1/2
+    assert half[0] == pytest.approx(-0.75 * log2(0.75) - 0.25 * log2(0.25) - 0.5)
+
+
+def test_distances_of_draws_equal_a_loop_over_prompts() -> None:
+    chance = np.random.default_rng(0)
+    ours, base = (chance.poisson(2, (2, 6, 5)).astype(float) for _ in range(2))
+    found = drawn_distances(ours, base, FEW)
+    times, seeds = draws((2, 6), FEW)
+    for b in range(FEW.draws):
+        for s in range(2):
+            p, q = (sum(times[b, i] * side[s, i] for i in range(6)) for side in (ours, base))
+            assert found[b, s] == pytest.approx(naive_divergence(p.tolist(), q.tolist()))
+    point = of_distances(distances(ours, base), found, 6, FEW)
+    loop = [np.average(found[b], weights=seeds[b]) for b in range(FEW.draws)]
+    assert point.value == pytest.approx(distances(ours, base).mean())
+    assert (point.lo, point.hi) == pytest.approx(tuple(np.quantile(loop, [0.025, 0.975])))
+
+
+def test_a_policy_without_audio_has_no_distance() -> None:
+    silent, base = np.zeros((1, 3, 2)), np.ones((1, 3, 2))
+    found = of_distances(distances(silent, base), drawn_distances(silent, base, FEW), 3, FEW)
+    assert found == Estimate(None)
