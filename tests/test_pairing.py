@@ -309,13 +309,13 @@ def test_what_is_not_ours_is_not_written_over(prompts: Path, world: World, tmp_p
         pairs(mine, 3, prompts, None, SMALL)
     (tmp_path / "x.files").mkdir()
     with pytest.raises(UserError, match=r"x\.files exists"):
-        pairs(tmp_path / "x.jsonl", 3, prompts, SMALL)
+        pairs(tmp_path / "x.jsonl", 3, prompts, None, SMALL)
     for to in ("out.json", "none/out.jsonl"):
         with pytest.raises(UserError, match=r"must be a \.jsonl file in a folder that exists"):
-            pairs(tmp_path / to, 3, prompts, SMALL)
+            pairs(tmp_path / to, 3, prompts, None, SMALL)
     (tmp_path / "y.journal.jsonl").write_text("mine\n")
     with pytest.raises(UserError, match="not a line that `wavgate pairs` wrote"):
-        pairs(tmp_path / "y.jsonl", 3, prompts, SMALL)
+        pairs(tmp_path / "y.jsonl", 3, prompts, None, SMALL)
     assert (mine.read_text(), world.asked) == ("mine", [])
 
 
