@@ -77,8 +77,8 @@ class RunDirectory:
         self._describe(config)
 
     def _describe(self, config: Config) -> None:
-        (self.path / "config.yaml").write_text(dump(config))
-        (self.path / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
+        _replace(self.path / "config.yaml", dump(config))
+        _replace(self.path / "versions.json", json.dumps(versions(), indent=1) + "\n")
 
     def _cut(self, step: int) -> None:
         def later(line: Mapping[str, Any]) -> bool:
