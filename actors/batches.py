@@ -14,10 +14,10 @@ from pathlib import Path
 
 from actors.buffer import Admission
 from actors.collect import Harvest, encode, encode_pairs, harvest, joined, task_of
+from actors.data_pairs import pair_of
 from actors.decide import differs
 from actors.fleet import Fleet
 from actors.monitor import Monitor
-from actors.pairs import pair_of
 from actors.prepare import Job, draw_distinct
 from actors.record import RunDirectory, due
 from judge.noise import noisy

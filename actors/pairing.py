@@ -18,10 +18,10 @@ from actors.cluster import cores, plan
 from actors.errors import RunError, UserError
 from actors.judging import probe_judge, users_mistakes
 from actors.pair_files import PairFiles
-from actors.pairs import WHY, Outcome
+from actors.pair_outcome import WHY, Outcome
+from actors.pair_sampling import Sampler, Work
 from actors.prepare import check_judge, check_memory, in_ray_job, overrides_of, unusable, usable_model
 from actors.provenance import versions
-from actors.sampling import Sampler, Work
 from conf.endpoints import SecondConfig
 from conf.load import load
 from conf.schema import Config

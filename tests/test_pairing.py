@@ -18,9 +18,9 @@ from actors.collect import Harvest
 from actors.decide import Group
 from actors.errors import UserError
 from actors.pair_files import PairFiles
+from actors.pair_outcome import Outcome
+from actors.pair_sampling import Sampler, sampling_of
 from actors.pairing import pairs, prepared, settings
-from actors.pairs import Outcome
-from actors.sampling import Sampler, sampling_of
 from conf.load import ConfigError
 from judge.types import Judged, Missing, Scored, Verdict
 from learner.extremes import Dropped, best_and_worst

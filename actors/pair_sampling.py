@@ -1,4 +1,4 @@
-"""Judged replies of a model to prompts, on the actors of a run without its learner.
+"""The replies that ``wavgate pairs`` chooses from: sampled and judged on a run's actors, without its learner.
 
     prompts -> rollout workers -> replies, streamed -> judge workers -> verdicts -> outcome, prompt by prompt
 
@@ -19,7 +19,7 @@ from actors.fleet import Fleet
 from actors.interrupt import until_terminated
 from actors.monitor import Monitor
 from actors.pair_files import PairFiles
-from actors.pairs import Outcome, outcome_of
+from actors.pair_outcome import Outcome, outcome_of
 from actors.record import RunDirectory
 from conf.schema import Config
 from judge.api import Probed
