@@ -14,7 +14,7 @@ from actors.attempt import Ended
 from report.read import lines
 
 
-class Entry(BaseModel):
+class Attempt(BaseModel):
     """One attempt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,12 +29,12 @@ class Entry(BaseModel):
     arguments: tuple[str, ...]
 
 
-class Journal:
+class AttemptLog:
     """Appends to the file and reads it again: what is told is what is on disk.
 
     Example:
-        journal.note("gated-seed0", ended, fresh=True, arguments=["algo=gated"])
-        journal.wall_s("gated-seed0")
+        log.note("gated-seed0", ended, fresh=True, arguments=["algo=gated"])
+        log.wall_s("gated-seed0")
     """
 
     def __init__(self, file: Path) -> None:
@@ -42,7 +42,7 @@ class Journal:
 
     def note(self, name: str, ended: Ended, *, fresh: bool, arguments: Sequence[str]) -> None:
         """One attempt, now."""
-        entry = Entry(
+        attempt = Attempt(
             name=name,
             ended=time.time(),
             seconds=ended.seconds,
@@ -54,18 +54,18 @@ class Journal:
         )
         torn = self._file.exists() and not self._file.read_bytes().endswith(b"\n")
         with self._file.open("a") as out:
-            out.write(("\n" if torn else "") + entry.model_dump_json() + "\n")
+            out.write(("\n" if torn else "") + attempt.model_dump_json() + "\n")
 
-    def of(self, name: str) -> list[Entry]:
+    def of(self, name: str) -> list[Attempt]:
         """All attempts at one thing. ValueError: a malformed line, as file:line."""
-        return [entry for entry in lines(self._file, TypeAdapter(Entry)).rows if entry.name == name]
+        return [one for one in lines(self._file, TypeAdapter(Attempt)).rows if one.name == name]
 
-    def last(self, name: str) -> Entry | None:
+    def last(self, name: str) -> Attempt | None:
         """The latest attempt."""
         return next(reversed(self.of(name)), None)
 
     def wall_s(self, name: str) -> float | None:
         """Seconds of the attempts since the last fresh one, with it; None: nobody looked."""
         tries = self.of(name)
-        begun = max((place for place, entry in enumerate(tries) if entry.fresh), default=None)
-        return None if begun is None else fsum(entry.seconds for entry in tries[begun:])
+        begun = max((place for place, one in enumerate(tries) if one.fresh), default=None)
+        return None if begun is None else fsum(one.seconds for one in tries[begun:])
