@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from actors.attempt import Ended
+from actors.errors import UserError
 from report.read import lines
 
 
@@ -52,13 +53,18 @@ class AttemptLog:
             fresh=fresh,
             arguments=tuple(arguments),
         )
-        torn = self._file.exists() and not self._file.read_bytes().endswith(b"\n")
-        with self._file.open("a") as out:
-            out.write(("\n" if torn else "") + attempt.model_dump_json() + "\n")
+        known = self._file.read_bytes() if self._file.exists() else b""
+        with self._file.open("ab") as out:
+            out.truncate(known.rfind(b"\n") + 1)  # a line that a kill tore says nothing
+            out.write(attempt.model_dump_json().encode() + b"\n")
 
     def of(self, name: str) -> list[Attempt]:
-        """All attempts at one thing. ValueError: a malformed line, as file:line."""
-        return [one for one in lines(self._file, TypeAdapter(Attempt)).rows if one.name == name]
+        """All attempts at one thing. UserError: a malformed line, as file:line."""
+        try:
+            found = lines(self._file, TypeAdapter(Attempt)).rows
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return [one for one in found if one.name == name]
 
     def last(self, name: str) -> Attempt | None:
         """The latest attempt."""

@@ -16,7 +16,9 @@ import pytest
 
 from actors import study
 from actors.attempt import Ended, attempt
+from actors.attempt_log import AttemptLog
 from actors.cli import main
+from actors.errors import UserError
 from conf.cells import plan
 from conf.keys import GROUPS
 from conf.study import BASE, MAIN, StudyError, read_study
@@ -224,6 +226,19 @@ def test_the_last_line_of_this_attempt_is_the_error_and_all_output_is_kept(tmp_p
     assert attempt([sys.executable, "-c", killed], tmp_path / "cell").error == "killed by SIGKILL"
     assert attempt([sys.executable, "-c", "print('done')"], tmp_path / "cell").error is None
     assert (tmp_path / "cell.log").read_text() == "begun\ndone\n"
+
+
+def test_a_torn_line_of_the_attempts_is_cut_off_and_another_bad_one_is_named(tmp_path: Path) -> None:
+    log, file = AttemptLog(tmp_path / "cells.jsonl"), tmp_path / "cells.jsonl"
+    well = Ended(code=0, seconds=1.0, error=None)
+    log.note("a", well, fresh=True, arguments=())
+    with file.open("a") as torn:
+        torn.write('{"name": "b", "en')
+    log.note("b", well, fresh=True, arguments=())
+    assert log.wall_s("a") == log.wall_s("b") == 1.0 and len(file.read_text().splitlines()) == 2
+    file.write_text("{}\n" + file.read_text())
+    with pytest.raises(UserError, match=r"cells.jsonl:1: name: "):
+        log.last("a")
 
 
 BAD = {
