@@ -89,13 +89,17 @@ def settings(samples: int | None, overrides: Sequence[str]) -> Config:
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
     if "rollout.group_size" in given and samples is not None:
         raise UserError("--samples and rollout.group_size are the same: give one of them")
+    if samples is not None and samples < 2:
+        raise UserError(f"--samples: a pair needs at least 2 replies: got {samples}")
     if given & {"resume", "run.resume"}:
         raise UserError("resume: the same `wavgate pairs` command goes on by itself")
     ours = [] if "rollout.group_size" in given else [f"rollout.group_size={samples or SAMPLES}"]
     ours += [] if given & {f"judge.{axis}" for axis in ("semantic", "acoustic", "holistic")} else UTILITY
     config = load([*ours, *overrides_of(overrides)[0]])
     if config.rollout.group_size < 2:
-        raise UserError(f"--samples: a pair needs at least 2 replies: got {config.rollout.group_size}")
+        raise UserError(
+            f"rollout.group_size: a pair needs at least 2 replies: got {config.rollout.group_size}"
+        )
     alone = config.judge.model_copy(update={"second": SecondConfig()})  # nobody would look at its opinion
     return config.model_copy(update={"judge": alone})
 

@@ -338,8 +338,11 @@ def test_samples_and_utility_are_the_papers_unless_something_is_said() -> None:
     assert (own.judge.semantic, own.judge.acoustic, own.rollout.group_size) == (0.7, 0.4, 3)
     with pytest.raises(UserError, match=r"--samples and rollout\.group_size are the same"):
         settings(4, ["rollout.group_size=3"])
-    with pytest.raises((UserError, ConfigError), match=r"group_size|--samples"):
+    with pytest.raises(UserError, match=r"--samples: a pair needs at least 2 replies: got 1"):
         settings(1, [])
+    for one in ("algo=gated", "algo=sft"):  # the first is refused as a run would be, the second for a pair
+        with pytest.raises((UserError, ConfigError), match=r"rollout\.group_size: .* at least 2"):
+            settings(None, [one, "rollout.group_size=1"])
 
 
 def test_no_step_of_a_run_samples_with_this_seed() -> None:
