@@ -6,7 +6,6 @@ nothing and are left out.
 """
 
 import json
-import os
 import random
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from report.records import Sample
 from report.study import Cell, Study
 from report.trials import held_out_replies
 from report.votes import FORMAT, QUESTIONS
+from speech.files import replacing
 
 SCRIPTS = ("elements.js", "listen.js")
 STYLES = ("page.css", "listen.css")
@@ -185,7 +185,7 @@ def _uri(found: Clip) -> str:
 def write(left: Side, right: Side, to: Path, most: int, seed: int) -> Path:
     """``to``/listen.html, whole or not at all. ValueError: no pair to listen to."""
     to.mkdir(parents=True, exist_ok=True)
-    target, unfinished = to / "listen.html", to / "listen.html.part"
-    unfinished.write_text(render(data(left, right, most, seed), SCRIPTS, STYLES), encoding="utf-8")
-    os.replace(unfinished, target)
+    target = to / "listen.html"
+    with replacing(target) as unfinished:
+        unfinished.write_text(render(data(left, right, most, seed), SCRIPTS, STYLES), encoding="utf-8")
     return target

@@ -10,7 +10,6 @@ Everything but the time on the clock and the fate of a cell comes from the run d
 the same figures. A cell that is not finished has no figures and is listed as what it is.
 """
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Literal
 from report.comparison import BASE, MAIN, Entry, Row, rows, sides
 from report.paired import Bootstrap
 from report.trials import MADE_WITH, Trial, read_trial
+from speech.files import replacing
 
 State = Literal["finished", "failed", "stopped", "waiting"]
 MOST_NAMES = 6  # in one note
@@ -116,9 +116,8 @@ def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
     else:
         (to / "versions.json").unlink(missing_ok=True)  # of an earlier drawing
     for name, content in parts.items():
-        unfinished = to / f"{name}.part"
-        unfinished.write_bytes(content)
-        os.replace(unfinished, to / name)
+        with replacing(to / name) as unfinished:
+            unfinished.write_bytes(content)
     return [to / name for name in parts]
 
 
