@@ -19,12 +19,13 @@ from actors.decide import Group
 from actors.errors import UserError
 from actors.pair_files import PairFiles
 from actors.pair_outcome import Outcome
-from actors.pair_sampling import Sampler, sampling_of
+from actors.pair_sampling import Sampler
 from actors.pairing import pairs, prepared, settings
 from conf.load import ConfigError
 from judge.types import Judged, Missing, Scored, Verdict
 from learner.extremes import Dropped, best_and_worst
 from learner.statistics import minimum_valid
+from rollout.sampling import NO_STEP, sampling_at
 from rollout.types import Prompt, Reply
 from rollout.worker import build_worker
 from speech import audio
@@ -346,7 +347,9 @@ def test_samples_and_utility_are_the_papers_unless_something_is_said() -> None:
 
 
 def test_no_step_of_a_run_samples_with_this_seed() -> None:
-    assert sampling_of(settings(None, ["run.seed=3"])).seed == 3_000_000
+    config = settings(None, ["run.seed=3"])
+    seeds = [sampling_at(config, step).seed for step in (NO_STEP, 1, config.run.steps)]
+    assert seeds[0] == 3_000_000 and seeds[0] not in seeds[1:]
 
 
 # --- for real -------------------------------------------------------------------------------------------------
@@ -368,7 +371,7 @@ def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(
         given = [Prompt(id=example.row_id, ids=example.prompt) for example in examples]
         found = {
             (reply.prompt_id, reply.index): reply
-            async for reply, _ in worker.generate(given, sampling_of(work.config))
+            async for reply, _ in worker.generate(given, sampling_at(work.config, NO_STEP))
         }
         for row, pair in zip(rows, worker.encode_pairs(out, rows), strict=True):
             assert (pair.prompt, pair.chosen.ids) == (row.prompt_ids, row.chosen.ids)
