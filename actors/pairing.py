@@ -5,10 +5,8 @@ command that was stopped ends with the pairs of one that was not, as far as its 
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +14,7 @@ from typing import Any, Literal
 from actors.checkpoint import model_fingerprint
 from actors.cluster import cores, plan
 from actors.errors import RunError, UserError
-from actors.judging import probe_judge, users_mistakes
+from actors.judging import probe_judge, resumable, users_mistakes
 from actors.pair_files import PairFiles
 from actors.pair_outcome import WHY, Outcome
 from actors.pair_sampling import Sampler, Work
@@ -130,9 +128,8 @@ def _complete(work: Work, files: PairFiles, kept: Journal[Header, Outcome]) -> N
     if not todo:
         return
     found = probe_judge(work.config.judge)
-    mode = f"{found.judge.mode}{'/forced' * found.judge.forced}" if found else None
-    _belongs(kept, header.model_copy(update={"mode": mode}))
-    with _resumable(kept, len(work.rows)):
+    _belongs(kept, header.model_copy(update={"mode": found.mode if found is not None else None}))
+    with resumable("pairs", kept.entries, len(work.rows), "prompts"):
         files.start()
         Sampler(work, files, kept.add).run(todo, found)
 
@@ -159,22 +156,6 @@ def _belongs(kept: Journal[Header, Outcome], header: Header) -> None:
     if held.mode != header.mode:
         rule = f"holds verdicts of a judge that answered by {held.mode}, this one by {header.mode}"
         raise UserError(f"{kept.path}: {rule}: remove it, or choose another --to")
-
-
-@contextmanager
-def _resumable(kept: Journal[Header, Outcome], count: int) -> Iterator[None]:
-    """However it ends, the user learns what is kept and how to go on."""
-
-    def left() -> str:
-        return f"{len(kept.entries)} of {count} prompts are kept; the same command goes on"
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"pairs: {left()}", file=sys.stderr)
-        raise
-    except (RunError, OSError) as error:
-        raise RunError(f"{error}: {left()}") from error
 
 
 def _finished(work: Work, files: PairFiles, kept: Journal[Header, Outcome]) -> int:
