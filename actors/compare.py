@@ -29,7 +29,7 @@ def compare(runs: Sequence[Path], to: Path, sides: Sequence[str] | None, most: i
         written = study.write(found, to, "compare")
     except ValueError as error:
         raise UserError(str(error)) from error
-    print("\n".join([*summary(found), *(f"note: {note}" for note in found.notes)]))
+    print("\n".join(summary(found)))
     print(f"page:   {written[0]}")
     try:
         page = listen.write(*chosen, to, most, seed)

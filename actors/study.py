@@ -65,7 +65,7 @@ def draw(settings: StudyConfig, runner: "Runner") -> int:
         written = page.write(found, runner.folder)
     except ValueError as error:
         raise UserError(str(error)) from error
-    print("\n".join([*summary(found), *(f"note: {note}" for note in found.notes)]))
+    print("\n".join(summary(found)))
     print(f"page: {written[0]}")
     return OK if len(found.trials) == len(runner.cells) else FAILED
 

@@ -7,7 +7,7 @@ setting that differs; settings of the place (cluster, logs, workers) do not coun
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from report.comparison import BASE
+from conf.study import BASE
 from report.study import Cell, Study
 from report.trials import OWN, Settings, finished, plain, settings_of
 

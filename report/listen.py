@@ -8,15 +8,16 @@ nothing and are left out.
 import json
 import random
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from report.choose import spaced
-from report.comparison import BASE, pairs
+from conf.study import BASE
+from report.choose import spaced, within
+from report.comparison import pairs
 from report.curves import Data
 from report.page import render
 from report.read import Clip, clip, lines
@@ -139,7 +140,7 @@ def _clip(run: Path, sample: Sample) -> Clip | None:
 def data(left: Side, right: Side, most: int, seed: int) -> Data:
     """What the page needs. ValueError: no pair to listen to."""
     found, notes = matched(left, right)
-    chosen = _affordable(spaced(found, most)) if found else []
+    chosen = within([spaced(found, most)], lambda pair: pair.cost, CLIP_BYTES)
     if not chosen:
         told = "; ".join(notes) or "samples.jsonl of the runs have no prompt with audio in common"
         raise ValueError(f"nothing to listen to: {told}")
@@ -165,17 +166,6 @@ def data(left: Side, right: Side, most: int, seed: int) -> Data:
         "notes": notes,
         "audio": sounds,
     }
-
-
-def _affordable(found: Sequence[Pair]) -> list[Pair]:
-    def within() -> Iterator[Pair]:
-        left = CLIP_BYTES
-        for pair in found:
-            if pair.cost <= left:
-                left -= pair.cost
-                yield pair
-
-    return list(within())
 
 
 def _uri(found: Clip) -> str:

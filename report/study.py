@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from report.comparison import BASE, MAIN, Entry, Row, rows, sides
+from conf.study import BASE, MAIN
+from report.comparison import Entry, Row, rows, sides
 from report.paired import Bootstrap
 from report.trials import MADE_WITH, Trial, read_trial
 from speech.files import replacing

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from actors.cli import main
+from conf.study import BASE
 from report import listen
-from report.comparison import BASE
 from report.groups import study_of
 from report.paired import sign_test
 from report.votes import QUESTIONS, Votes, majority, read_votes, together

@@ -11,9 +11,10 @@ from statistics import fmean
 import pytest
 from PIL import Image
 
+from conf.study import BASE, MAIN
 from judge.acoustic import DECENCY
 from report import measures, picture, study_tables
-from report.comparison import BASE, MAIN, Row, pairs
+from report.comparison import Row, pairs
 from report.measures import MEASURES
 from report.paired import Bootstrap, sign_test
 from report.study import Cell, Findings, Study, find, write

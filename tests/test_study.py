@@ -22,7 +22,6 @@ from actors.errors import UserError
 from conf.cells import plan
 from conf.keys import GROUPS
 from conf.study import BASE, MAIN, StudyError, read_study
-from report import comparison
 from tests import stub_driver
 
 ROOT = Path(__file__).parent.parent
@@ -310,7 +309,3 @@ def test_the_shipped_study_has_every_method_three_seeds_and_the_noisy_judges(tmp
     assert {cell.method for cell in cells if cell.needs} == {"dpo_all", "dpo_text"}
     stages = next(cell.config for cell in cells if cell.method == "two_stage")
     assert stages.algo.sft_steps < stages.run.steps
-
-
-def test_settings_and_report_call_the_base_and_the_main_arm_alike() -> None:
-    assert (BASE, MAIN) == (comparison.BASE, comparison.MAIN)
