@@ -23,7 +23,7 @@ lint: install  ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint  ## ruff, mypy and the tests; make test ARGS="-k gate"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 bench: install  ## print the measured figures
 	$(BIN)/python -m bench $(ARGS)

@@ -108,7 +108,7 @@ class Batches:
             self._ahead.cancel()
 
     def _draw_pairs(self) -> list[PairRow]:
-        if self._pairs is None or self._config.algo.loss != "dpo":
+        if self._pairs is None:
             return []
         return [self._job.pairs[i] for i in self._pairs.next(self._config.rollout.prompts_per_step)]
 

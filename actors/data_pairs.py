@@ -18,7 +18,7 @@ def usable_pairs(config: Config, family: Family) -> list[PairRow]:
     ManifestError lists all problems. UserError: there are fewer than a step draws.
     """
     path = config.data.pairs
-    if path is None:
+    if path is None or config.algo.loss != "dpo":
         return []
     rows = read(path, config.data.max_seconds)
     if any(row.prompt_ids is None for row in rows):  # then sound will be encoded: see that it can be read

@@ -83,8 +83,7 @@ class Driver:
         """Look at the start policy, or take the checkpoint up and give its weights to the engines."""
         if self._job.snapshot is None:
             await self._canaries.check(0)
-            for split in ("test", "validation"):
-                await self._held_out.evaluate(split, "before", 0)
+            await self._look_before()
             return
         folder, state = self._job.snapshot
         await self._fleet.learner.load(folder / "learner")
@@ -95,6 +94,14 @@ class Driver:
         self._monitor.resume(state.step)
         self._run.event("resume", f"continued from {folder.name}")
         await self._canaries.check(state.step)
+        if state.step == 0:
+            await self._look_before()
+
+    async def _look_before(self) -> None:
+        """Evaluate the start policy where that was not done before an interruption."""
+        for split in ("test", "validation"):
+            if not self._held_out.done(split, "before", 0):
+                await self._held_out.evaluate(split, "before", 0)
 
     async def _step(self, step: int) -> None:
         """Sample, judge, decide, learn, sync, record."""

@@ -45,6 +45,10 @@ class HeldOut:
         }
         self._examples: dict[Split, list[Example]] = {}
 
+    def done(self, split: Split, when: When, step: int) -> bool:
+        """Whether this evaluation is in the run directory already."""
+        return (self._run.path / _file(split, when, step)).exists()
+
     async def evaluate(self, split: Split, when: When, step: int) -> Evaluation:
         """Evaluate; write heldout/ with a line per prompt, one line of evaluations.jsonl and, for the test
         set, the replies to listen to.
@@ -70,12 +74,16 @@ class HeldOut:
         check_outage([judgement for _, judgement in batch.replies], self._config.judge.max_missing)
         found = summed_up(rows, batch, step=step, split=split, when=when)
         kept = [held_out(found, row, *pair) for row, pair in zip(rows, batch.replies, strict=True)]
-        self._run.write(f"heldout/{split}_{f'step_{step:06d}' if when == 'during' else when}.jsonl", kept)
+        self._run.write(_file(split, when, step), kept)
         self._run.append("evaluations.jsonl", found)
         for sample in samples(rows, batch, chosen, when, folder) if when != "during" else ():
             self._run.append("samples.jsonl", sample)
         self._monitor.say(_line(found, batch))
         return found
+
+
+def _file(split: Split, when: When, step: int) -> str:
+    return f"heldout/{split}_{f'step_{step:06d}' if when == 'during' else when}.jsonl"
 
 
 def _line(found: Evaluation, batch: Harvest) -> str:

@@ -1,7 +1,7 @@
 """The objective's settings: a table component x channel -> weight, and how each component is computed.
 
 One file of conf/algo per row of METHOD §4 sets them; docs/method.md has every formula. What contradicts
-itself is refused here with the rule, so that no setting is ever silently without effect on the loss.
+itself is refused here with the rule.
 """
 
 from collections.abc import Mapping
@@ -57,6 +57,7 @@ RELEASED: dict[str, Any] = {
     "importance": "off",
     "kl": {"text": 0.0, "audio": 0.0, "boundary": 0.0, "stop": 0.0},
     "entropy": {"text": 0.0, "audio": 0.0, "boundary": 0.0, "stop": 0.0},
+    "clip_dual": None,
     "epochs": 1,
     "equal_groups": "keep",
     "routed": False,
@@ -177,6 +178,15 @@ class AlgoConfig(Strict):
                 " normalise_by=reward): got reward",
             ),
             (
+                not penalised or self.kl.any,
+                "kl must be above 0 on some channel with kl_in=reward: got 0 everywhere",
+            ),
+            (
+                not self.routed or (self.preference.text > 0 and self.preference.audio > 0),
+                "preference must weigh text and audio with routed=true, where each has its own advantage:"
+                f" got {_shown(self.preference)}",
+            ),
+            (
                 not self.routed or (grpo and self.normalise_by == "reward"),
                 "routed needs loss=grpo and normalise_by=reward: it normalises each axis apart by itself",
             ),
@@ -238,4 +248,4 @@ def _shown(value: object) -> str:
     weights = value.model_dump() if isinstance(value, ChannelWeights) else value
     if isinstance(weights, dict) and not any(weights.values()):
         return "0 on every channel"
-    return str(weights).lower() if isinstance(weights, bool) else str(weights)
+    return "null" if weights is None else str(weights).lower() if isinstance(weights, bool) else str(weights)

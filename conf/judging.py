@@ -123,8 +123,8 @@ class JudgeConfig(Strict):
     scale_hi: float = 5.0
     """Highest score."""
     noise: NonNegative = 0.0
-    """Standard deviation of Gaussian noise put on each reading of a local axis, in points: to study what a
-    noisy judge does to a method. What leaves the scale is cut off."""
+    """Standard deviation, in points of the reward, of Gaussian noise put on the local axes in training: to
+    study what a noisy judge does to a method. What leaves the scale is cut off, and so some of it."""
     readings: Positive = 1
     """How often a local axis is read; the score is the mean. More than 1 tells nothing without ``noise``."""
     asr: AsrConfig = AsrConfig()

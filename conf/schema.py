@@ -229,6 +229,11 @@ class Config(Strict):
                 "data.pairs must name a manifest of pairs (`wavgate pairs` makes one) when algo.loss=dpo:"
                 " got nothing"
             )
+        if algo.mix == "two_stage" and algo.sft_steps >= self.run.steps:
+            raise ValueError(
+                f"algo.sft_steps must be below run.steps={self.run.steps}, or the second stage never begins:"
+                f" got {algo.sft_steps}"
+            )
         if algo.mix == "gate" and not judge.scale_lo <= algo.gate.theta <= judge.scale_hi:
             raise ValueError(
                 f"algo.gate.theta must lie on the judge's scale [{judge.scale_lo}, {judge.scale_hi}]:"

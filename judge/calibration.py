@@ -23,7 +23,7 @@ from scipy.optimize import isotonic_regression
 
 from judge.agreement import Item
 from judge.types import Scale, Scored
-from speech.files import replacing
+from speech.files import write_whole
 
 MAX_BYTES = 1 << 20
 FEW = 30  # items below which two numbers are all that can be learnt
@@ -154,8 +154,7 @@ def _reasons(error: ValidationError) -> str:
 def save(path: Path, maps: Mapping[str, Map], ratings_sha256: str) -> None:
     """Write the maps whole or not at all. OSError: not writable."""
     content = _File(format=1, maps=dict(maps), ratings_sha256=ratings_sha256)
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(content.model_dump(mode="json"), indent=1) + "\n")
+    write_whole(path, json.dumps(content.model_dump(mode="json"), indent=1) + "\n")
 
 
 def fitted(items: Sequence[Item], judge: str, scale: Scale, kind: Kind | None = None) -> Map:

@@ -5,6 +5,7 @@ Invariant: the same reply of the same step gets the same noise in every run of a
 """
 
 from dataclasses import replace
+from math import fsum, hypot, sqrt
 from statistics import fmean, pstdev
 
 import numpy as np
@@ -16,22 +17,25 @@ from judge.types import Judged, Scale, Scored, Verdict
 
 
 def noisy(judged: Judged, config: JudgeConfig, seed: int) -> Judged:
-    """What judges that err by ``config.noise`` points would have said, in ``config.readings`` readings each.
+    """What judges would have said whose reward errs by ``config.noise`` points, before it is cut off.
 
-    Score and spread are mean and population deviation of the readings, each cut off at the scale's ends.
+    Every axis errs alike, and each of ``config.readings`` readings so much that the mean of them, weighed
+    together, errs by that. Score and spread are mean and population deviation of the readings, each cut off
+    at the scale's ends.
     """
     place = [int(byte) for byte in f"{judged.prompt_id}/{judged.index}".encode()]
     rng = np.random.default_rng([seed, *place])
     scale = Scale(config.scale_lo, config.scale_hi)
-    axes = {
-        axis: verdict if axis in config.api_axes else _read(verdict, config, scale, rng)
-        for axis, verdict in judged.axes.items()
-    }
+    weights = [weight for weight in config.weights.values() if weight > 0]
+    each = config.noise * sqrt(config.readings) * fsum(weights) / hypot(*weights)
+    axes = {axis: _read(verdict, each, config, scale, rng) for axis, verdict in judged.axes.items()}
     return replace(judged, axes=axes, reward=vetoes.decided(judged) or combine(axes, config.weights))
 
 
-def _read(verdict: Verdict, config: JudgeConfig, scale: Scale, rng: np.random.Generator) -> Verdict:
-    readings = rng.normal(0.0, config.noise, config.readings)  # drawn whatever the verdict is
+def _read(
+    verdict: Verdict, noise: float, config: JudgeConfig, scale: Scale, rng: np.random.Generator
+) -> Verdict:
+    readings = rng.normal(0.0, noise, config.readings)  # drawn whatever the verdict is
     if not isinstance(verdict, Scored) or verdict.judge == FLOOR:
         return verdict
     values = [min(max(verdict.value + off, scale.lo), scale.hi) for off in readings.tolist()]

@@ -9,7 +9,7 @@ does not depend on how many ranks there are. Beside what a step holds, a diagnos
 the host's memory; the device holds no more than in a step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -26,7 +26,7 @@ from learner.model import Policy, reshard
 from learner.objectives import joined, rows_of
 from learner.ranks import totals
 from learner.rows import Row, Sampled, anchor_row, rollout_row, weights_of
-from learner.types import StepBatch
+from learner.types import Rollout, StepBatch
 from speech.channels import Channel
 
 PIECE = 1 << 22  # numbers that are in float64 at a time
@@ -73,10 +73,18 @@ def _part_of(rows: Sequence[Row], channel: Channel) -> list[Row]:
 
 
 def shift_rows(batch: StepBatch, sampled: Sampled) -> dict[str, list[Row]]:
-    """Rows that ask for the log-probs of all TEXT and AUDIO that this run sampled, and of the anchors'."""
+    """Rows that ask for the log-probs of all TEXT and AUDIO: of what this run sampled, of the anchors, and of
+    both sides of a manifest's pairs.
+    """
+
+    def rows(replies: Iterable[Rollout]) -> list[Row]:
+        return [rollout_row(r, weights_of(po=joined(r, SPOKEN)), sampled) for r in replies]
+
     return {
-        "rollout": [rollout_row(r, weights_of(po=joined(r, SPOKEN)), sampled) for r in batch.replies],
+        "rollout": rows(batch.replies),
         "anchor": [anchor_row(a, weights_of(sft=joined(a, SPOKEN))) for a in batch.anchors],
+        "chosen": rows(pair.chosen for pair in batch.pairs if pair.chosen.logps is None),
+        "rejected": rows(pair.rejected for pair in batch.pairs if pair.rejected.logps is None),
     }
 
 

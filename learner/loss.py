@@ -55,16 +55,16 @@ def loss_terms(
     ``reference_N`` is read where ``micro.referenced_N``; anything finite elsewhere.
     """
     gain_N, clipped_N = _gains(logps_N, old_N, micro, algo)
-    # where: a weight of 0 gives exactly 0, also if exp overflows at a position without preference
+    bonus_N = entropies_N if algo.entropy.any else entropies_N.detach()  # an unused gradient is not free
     drift_N = torch.where(micro.referenced_N, logps_N - reference_N, 0.0)
     gaps_P = algo.dpo_beta * torch.zeros_like(micro.pairs_P).index_add(0, micro.pair_N, micro.dpo_N * drift_N)
     penalty_N = divergence(torch.where(micro.kl_N != 0, -drift_N, 0.0), algo.kl_estimator)
     parts = (
         -(micro.sft_N * logps_N).sum(),
-        -(micro.po_N * torch.where(micro.po_N != 0, gain_N, 0.0)).sum(),
+        -(micro.po_N * gain_N).sum(),
         (micro.pairs_P * torch.nn.functional.softplus(-gaps_P)).sum(),
         (micro.kl_N * penalty_N).sum(),
-        (micro.entropy_N * entropies_N).sum(),
+        (micro.entropy_N * bonus_N).sum(),
     )
     total = sum((scale * part for scale, part in zip(scales(weight), parts, strict=True)), torch.zeros(()))
     sft, po, dpo, kl, entropy = (part.detach() for part in parts)
@@ -99,7 +99,8 @@ def divergence(gap_N: Tensor, estimator: str) -> Tensor:
 def _gains(logps_N: Tensor, old_N: Tensor, micro: Microbatch, algo: AlgoConfig) -> tuple[Tensor, Tensor]:
     """What each position adds to the objective, and whether its ratio was clipped."""
     advantages = micro.advantages_N
-    ratio = torch.exp(logps_N - old_N)
+    # where: no preference, no ratio; exp must not overflow there, 0 * inf is no gradient
+    ratio = torch.exp(torch.where(micro.po_N != 0, logps_N - old_N, 0.0))
     bounded = ratio.clamp(1 - algo.clip_low, 1 + algo.clip_high)
     gain = torch.minimum(ratio * advantages, bounded * advantages)
     if algo.clip_dual is not None:

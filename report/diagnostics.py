@@ -68,7 +68,12 @@ SHIFTS = tuple(
         ),
         zero=True,
     )
-    for name, title in (("rollout", "Shift on the rollouts"), ("anchor", "Shift on the reference answers"))
+    for name, title in (
+        ("rollout", "Shift on the rollouts"),
+        ("anchor", "Shift on the reference answers"),
+        ("chosen", "Shift on the chosen replies of the pairs"),
+        ("rejected", "Shift on the rejected replies of the pairs"),
+    )
 )
 
 

@@ -25,7 +25,7 @@ from report.records import Sample
 from report.study import Cell, Study
 from report.trials import held_out_replies
 from report.votes import FORMAT, QUESTIONS
-from speech.files import replacing
+from speech.files import write_whole
 
 SCRIPTS = ("elements.js", "listen.js")
 STYLES = ("page.css", "listen.css")
@@ -176,6 +176,5 @@ def write(left: Side, right: Side, to: Path, most: int, seed: int) -> Path:
     """``to``/listen.html, whole or not at all. ValueError: no pair to listen to."""
     to.mkdir(parents=True, exist_ok=True)
     target = to / "listen.html"
-    with replacing(target) as unfinished:
-        unfinished.write_text(render(data(left, right, most, seed), SCRIPTS, STYLES), encoding="utf-8")
+    write_whole(target, render(data(left, right, most, seed), SCRIPTS, STYLES))
     return target

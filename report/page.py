@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from report import browser, curves, diagnostics, judges, read, table
 from report.curves import Data
 from report.records import Evaluation, Event, Sample
-from speech.files import replacing
+from speech.files import write_whole
 
 HERE = Path(__file__).parent
 SCRIPTS = (
@@ -40,8 +40,7 @@ def build(run_dir: Path) -> Path:
     if not run_dir.is_dir():
         raise ValueError(f"run directory must exist: got {run_dir}")
     target = run_dir / "report.html"
-    with replacing(target) as unfinished:
-        unfinished.write_text(render(collect(run_dir)), encoding="utf-8")
+    write_whole(target, render(collect(run_dir)))
     return target
 
 

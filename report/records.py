@@ -184,7 +184,7 @@ class Diagnosis(Line):
     tied: bool  # embedding and head are one matrix
     layers: list[PartGradient]  # from input to output
     model: PartGradient
-    shift: dict[str, ChannelShift]  # rollout_text, rollout_audio, anchor_text, anchor_audio
+    shift: dict[str, ChannelShift]  # {rollout,anchor,chosen,rejected}_{text,audio}
 
 
 class Evaluation(Line):

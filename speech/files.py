@@ -13,8 +13,8 @@ def replacing(path: Path) -> Iterator[Path]:
     OSError: nothing can be written there.
 
     Example:
-        with replacing(run / "report.html") as unfinished:
-            unfinished.write_text(page)
+        with replacing(run / "study.png") as unfinished:
+            picture.save(unfinished)
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -22,3 +22,9 @@ def replacing(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The text as the file. OSError: as ``replacing``."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

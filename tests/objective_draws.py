@@ -90,6 +90,11 @@ def algos(draw: st.DrawFn, kind: str, **fixed: Any) -> AlgoConfig:
     chosen |= fixed
     if not any(chosen["preference"].values()):
         chosen["preference"] = {"text": 1.0, "stop": 1.0}
+    if kind == "routed":  # text and audio both have an advantage of their own
+        weights_of = chosen["preference"]
+        chosen["preference"] = weights_of | {c: weights_of.get(c) or 1.0 for c in ("text", "audio")}
+    if kind == "penalised" and not any(chosen["kl"].values()):
+        chosen["kl"] = {"text": 0.01}
     return AlgoConfig.model_validate(chosen)
 
 

@@ -25,6 +25,7 @@ OWN_VALUES = {
     "algo=dpo_text": ["data.pairs=pairs.jsonl"],
     "algo=dpo_all": ["data.pairs=pairs.jsonl"],
     "algo=gated_denoised": ["judge.api.repeats=2"],
+    "algo=two_stage": ["algo.sft_steps=2"],
     "judge=openai": ENDPOINT,
     "judge=panel": ENDPOINT,
 }

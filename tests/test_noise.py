@@ -10,7 +10,7 @@ from judge.noise import noisy
 from judge.panel import FLOOR
 from judge.types import Judged, Missing, Scale, Scored, Verdict
 
-CONFIG = JudgeConfig(noise=0.5, readings=2)
+CONFIG = JudgeConfig(noise=0.25, readings=2)
 
 
 def judged(prompt: str, semantic: Verdict, reward: Verdict | None = None) -> Judged:
@@ -31,10 +31,11 @@ def scored(verdict: Verdict) -> Scored:
 
 def test_noise_has_the_size_that_was_asked_for_and_its_spread_tells_it() -> None:
     found = [noisy(judged(f"p{i}", Scored(value=3.0, judge="x")), CONFIG, 0) for i in range(2000)]
+    rewards = [scored(one.reward) for one in found]
+    assert pstdev([reward.value for reward in rewards]) == pytest.approx(0.25, rel=0.05)
+    noise = fmean(reward.spread**2 for reward in rewards)
+    assert noise == pytest.approx(0.25**2, rel=0.1)  # what the gate subtracts is the reward's own variance
     values = [scored(one.axes["semantic"]).value for one in found]
-    assert pstdev(values) == pytest.approx(0.5 / 2**0.5, rel=0.05)  # a mean of two readings
-    noise = fmean(scored(one.axes["semantic"]).spread ** 2 for one in found)
-    assert noise == pytest.approx(0.5**2 / 2, rel=0.1)  # what the gate subtracts is the score's variance
     for one in found[:20]:
         axes = [scored(one.axes[name]).value for name in ("semantic", "acoustic")]
         assert scored(one.reward).value == pytest.approx(0.6 * axes[0] + 0.4 * axes[1])
