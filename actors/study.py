@@ -37,7 +37,7 @@ from report.study_tables import summary
 from report.trials import finished, flat, plain
 
 OK, FAILED = 0, 1
-PLACE = ("run.root", "run.name", "run.resume")  # settings that say where a run is, not what it does
+WHERE = ("run.root", "run.name", "run.resume")  # settings that say where a run is, not what it does
 DRIVER = (sys.executable, "-m", "actors.driver")  # runs a cell; overrides follow
 COMMAND = (sys.executable, "-m", "actors.cli")  # makes a file that cells need; its verb follows
 
@@ -210,7 +210,7 @@ def _alone(folder: Path) -> Iterator[int]:
 def _changes(run: Path, config: Config) -> str:
     """Which settings a run was begun with that are not ``config``'s; "" when they agree."""
     then, now = (flat(one.model_dump(mode="json")) for one in (read(run / "config.yaml"), config))
-    differ = [key for key in {**then, **now} if key not in PLACE and then.get(key) != now.get(key)]
+    differ = [key for key in {**then, **now} if key not in WHERE and then.get(key) != now.get(key)]
     told = [f"{key} was {plain(then[key])}, is {plain(now[key])}" for key in differ]
     return "; ".join(told)
 

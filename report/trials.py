@@ -21,7 +21,6 @@ Settings = Mapping[str, str]  # dotted key -> value as JSON
 Replies = tuple[HeldOutReply, ...]
 
 MADE_WITH = ("commit", "source")  # of versions.json: the code
-OWN = ("run.name", "run.root", "run.seed", "run.resume")  # settings that tell runs of one method apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
