@@ -6,7 +6,7 @@ from pathlib import Path
 
 from actors.errors import UserError
 from report import listen, study, votes
-from report.groups import study_of
+from report.study_of_runs import study_of
 from report.study_tables import summary
 
 OK = 0

@@ -98,7 +98,7 @@ def find(study: Study) -> Findings:
 
 def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
     """Page, tables and picture, each whole or not at all. ValueError: ``to`` is a run directory."""
-    from report import picture, study_data, study_tables
+    from report import study_data, study_picture, study_tables
     from report.page import render
 
     if (to / "config.yaml").exists():
@@ -108,7 +108,7 @@ def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
         f"{stem}.html": render(study_data.data(found), study_data.SCRIPTS, study_data.STYLES).encode(),
         f"{stem}.csv": study_tables.measures(found).encode(),
         "cells.csv": study_tables.cells(found).encode(),
-        f"{stem}.png": picture.draw(found),
+        f"{stem}.png": study_picture.draw(found),
     }
     agreed = {tuple(trial.versions.items()) for trial in found.trials.values()}
     told = [trial.run / "versions.json" for trial in found.trials.values()]
