@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from math import fsum
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
 from actors.attempt import Ended
 from actors.errors import UserError
 from report.read import lines
+from report.records import Line
 
 
-class Attempt(BaseModel):
+class Attempt(Line):
     """One attempt."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     ended: float  # seconds since 1970, UTC

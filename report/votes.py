@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from report.paired import sign_test
+from report.records import Line
 from report.table import aligned
 
 Format = Literal["wavgate-votes-1"]
@@ -22,20 +23,16 @@ QUESTIONS: tuple[Question, ...] = get_args(Question)
 Choice = Literal["left", "right", "tie", "skip"]
 
 
-class Vote(BaseModel):
+class Vote(Line):
     """One answer about one pair."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     item: str  # row_id/seed
     question: Question
     vote: Choice
 
 
-class Votes(BaseModel):
+class Votes(Line):
     """A rater's file, as the listening page saves it. ``left`` and ``right``: the sides, not the buttons."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Format
     rater: str
