@@ -75,7 +75,7 @@ def say(prompt: str, out: Path, model: Path | None) -> int:
 
 
 async def _say(config: Config, ids: tuple[int, ...], out: Path) -> tuple[str, float]:
-    from actors.collect import greedy_sampling
+    from rollout.sampling import greedy_sampling
     from rollout.types import Prompt
     from rollout.worker import build_worker
     from speech import audio
@@ -147,10 +147,11 @@ async def judge_of(config: Config) -> "Callable[[Reply, Speech, Task], Awaitable
 
 
 async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Evaluation:
-    from actors.collect import Harvest, greedy_sampling, task_of
+    from actors.collect import Harvest, task_of
     from actors.decide import Group
     from actors.evaluate import summed_up
     from judge.types import Judged
+    from rollout.sampling import greedy_sampling
     from rollout.types import Prompt, Reply, Speech
     from rollout.worker import build_worker
     from speech.dataset import Encoder

@@ -7,13 +7,10 @@ writes a checkpoint. A second Ctrl-C, or too long a goodbye, kills it.
 import os
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from conf.load import ROOT
 
@@ -58,23 +55,6 @@ def attempt(
     code = 0 if process is None else process.returncode
     error = why or (None if code == 0 else _last_line(err, before) or _fate(code))
     return Ended(code=code, seconds=time.monotonic() - start, error=error, interrupted=why == "interrupted")
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM is Ctrl-C: schedulers send it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    earlier = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -13,22 +13,20 @@ from math import ceil
 from pathlib import Path
 
 from actors.buffer import Admission
-from actors.collect import Harvest, encode, encode_pairs, harvest, joined, task_of
+from actors.collect import Harvest, encode, encode_pairs, harvest_step, joined
+from actors.data_pairs import pair_of
 from actors.decide import differs
 from actors.fleet import Fleet
 from actors.monitor import Monitor
-from actors.pairs import pair_of
 from actors.prepare import Job, draw_distinct
 from actors.record import RunDirectory, due
-from judge.noise import noisy
 from learner.types import Anchor, Pair
-from rollout.types import Prompt, Reply, Sampling
+from rollout.types import Reply
 from speech.dataset import Example
 from speech.manifest import Cursor, Row
 from speech.pairs import PairRow
 
 Cursors = Mapping[str, Mapping[str, int]]  # state of each, by what it draws
-SEEDS_PER_RUN = 1_000_000  # a step's sampling seed is run.seed * this + step: no two steps draw alike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,20 +137,17 @@ class Batches:
         """Judged groups of these rows."""
         config = self._config
         self._monitor.phase("generate", total=len(rows) * config.rollout.group_size)
-        found = await harvest(
+        return await harvest_step(
             self._fleet.rollout,
             self._fleet.judges,
-            [Prompt(id=example.row_id, ids=example.prompt) for example in examples],
-            {row.id: task_of(row, config.data.train) for row in rows},
-            self._sampling(step),
-            deadline=config.rollout.deadline_s,
+            config,
+            config.data.train,
+            rows,
+            examples,
+            step,
             audio=self._audio(step),
             progress=self._monitor.tick,
         )
-        if not config.judge.noise:
-            return found
-        seed = self._sampling(step).seed
-        return found.judged_by(lambda judged: noisy(judged, config.judge, seed))
 
     async def _refilled(self, step: int, rows: list[Row], found: Harvest) -> tuple[list[Row], Harvest]:
         """With further prompts until as many groups differ as a step has prompts, or its rounds are over."""
@@ -179,16 +174,6 @@ class Batches:
     def _audio(self, step: int) -> Callable[[Reply], Path | None]:
         kept = due(step, self._config.log.rollouts_every) and due(step, self._config.log.audio_every)
         return (lambda reply: self._run.audio(step, reply)) if kept else (lambda reply: None)
-
-    def _sampling(self, step: int) -> Sampling:
-        rollout = self._config.rollout
-        return Sampling(
-            group_size=rollout.group_size,
-            temperature=rollout.temperature,
-            max_new_tokens=rollout.max_new_tokens,
-            seed=self._config.run.seed * SEEDS_PER_RUN + step,
-            grammar=rollout.grammar,
-        )
 
     def _anchor(self, example: Example) -> Anchor:
         letters = self._job.family.channels.letters(example.target)

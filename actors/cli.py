@@ -10,8 +10,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 OK, FAILED, USER, INTERRUPTED = 0, 1, 2, 130
+MODEL_HELP = "a checkpoint or a run directory (default: the embedded base)"
 TRAIN_HELP = """key=value overrides (wavgate train algo=sft rollout.group_size=4), resume=RUN, and the flags
 --cfg job (print the resolved settings), --dry-run (placement, memory, judge calls),
 --multirun (comma lists: run.seed=0,1,2)"""
@@ -128,8 +131,7 @@ def _parsed(given: list[str]) -> argparse.Namespace:
     """argparse leaves over a ``key=value`` behind a flag: it belongs to a command that takes overrides."""
     top = parser()
     chosen, rest = top.parse_known_args(given)
-    takes = ("judge", "pairs", "study")
-    if rest and (chosen.command not in takes or any(one.startswith("-") for one in rest)):
+    if rest and (not hasattr(chosen, "overrides") or any(one.startswith("-") for one in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         chosen.overrides += rest
@@ -140,62 +142,72 @@ def parser() -> argparse.ArgumentParser:
     """All commands; ``train`` takes Hydra-style overrides and is parsed by ``conf.load``."""
     top = argparse.ArgumentParser(prog="wavgate", description="RL post-training for spoken dialogue models")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("train", help="train; " + TRAIN_HELP.splitlines()[0], description=TRAIN_HELP)
-    pairs = commands.add_parser("pairs", help="write a manifest of pairs for DPO", description=PAIRS_HELP)
-    pairs.add_argument("--to", type=Path, required=True, metavar="OUT.jsonl")
-    pairs.add_argument("--samples", type=int, help="replies per prompt (default: 8)")
-    pairs.add_argument("--manifest", type=Path, help="prompts (default: data.train)")
-    pairs.add_argument(
-        "--limit", type=int, help="only so many prompts, those that a run of the seed draws first"
-    )
-    pairs.add_argument("overrides", nargs="*", metavar="key=value", help="settings as for train")
-    judge = commands.add_parser("eval", help="judge a checkpoint's greedy replies to a manifest")
-    judge.add_argument("manifest", type=Path, nargs="?", help="default: the embedded test set")
-    judge.add_argument(
-        "--model", type=Path, help="checkpoint folder or run directory (default: the embedded base)"
-    )
-    judge.add_argument("--json", type=Path, help="also write the figures here")
-    judge.add_argument("--limit", type=int, help="only the first rows")
-    say = commands.add_parser("say", help="one prompt in, a spoken reply out")
-    say.add_argument("prompt", help="words, or a wav/flac/ogg file")
-    say.add_argument("out", type=Path, help="the reply's audio: .wav, .flac or .ogg")
-    say.add_argument(
-        "--model", type=Path, help="checkpoint folder or run directory (default: the embedded base)"
-    )
-    report = commands.add_parser("report", help="draw RUN/report.html")
+    commands.add_parser("train", help="a run: key=value ..., resume=RUN, --dry-run", description=TRAIN_HELP)
+    _study_parsers(commands)
+    _pairs_parser(commands)
+    _checkpoint_parsers(commands)
+    _judge_parsers(commands.add_parser("judge", help="look at the judge: probe, score, calibrate"))
+    report = commands.add_parser("report", help="draw RUN/report.html again")
     report.add_argument("run", type=Path)
-    export = commands.add_parser("export", help="write the newest checkpoint of RUN as a Hugging Face folder")
-    export.add_argument("run", type=Path)
-    export.add_argument("to", type=Path, nargs="?", help="default: RUN/export-stepN")
-    commands.add_parser("doctor", help="is this machine ready?")
-    data = commands.add_parser("data", help="look at data").add_subparsers(
+    data = commands.add_parser("data", help="look at data: check").add_subparsers(
         dest="what", required=True, metavar="check"
     )
     check = data.add_parser("check", help="all problems of a manifest as file:line:field")
-    check.add_argument("manifest", type=Path)
-    check.add_argument("--max-seconds", type=float, default=60.0)
-    _study_parsers(commands)
-    _judge_parsers(commands.add_parser("judge", help="look at the judge: probe, score, calibrate"))
+    check.add_argument("manifest", type=Path, help="of prompts or of pairs")
+    check.add_argument(
+        "--max-seconds", type=float, default=60.0, help="longest audio of a row (default: %(default)g)"
+    )
+    commands.add_parser("doctor", help="is this machine ready?")
     return top
 
 
-def _study_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _checkpoint_parsers(commands: Commands) -> None:
+    evaluate = commands.add_parser("eval", help="judge a checkpoint's greedy replies to a manifest")
+    evaluate.add_argument("manifest", type=Path, nargs="?", help="default: the embedded test set")
+    evaluate.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    say = commands.add_parser("say", help="one prompt in, a spoken reply out")
+    say.add_argument("prompt", help="words, or a wav/flac/ogg file")
+    say.add_argument("out", type=Path, help="the reply's audio: .wav, .flac or .ogg")
+    say.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
+    export = commands.add_parser("export", help="write the newest checkpoint of RUN as a Hugging Face folder")
+    export.add_argument("run", type=Path)
+    export.add_argument("to", type=Path, nargs="?", help="default: RUN/export-stepN")
+
+
+def _pairs_parser(commands: Commands) -> None:
+    pairs = commands.add_parser("pairs", help="write a manifest of pairs for DPO", description=PAIRS_HELP)
+    pairs.add_argument("--to", type=Path, required=True, metavar="OUT.jsonl", help="the manifest")
+    pairs.add_argument("--samples", type=int, metavar="N", help="replies per prompt (default: 8)")
+    pairs.add_argument("--manifest", type=Path, metavar="FILE", help="prompts (default: data.train)")
+    pairs.add_argument(
+        "--limit", type=int, metavar="N", help="only N prompts: those that a run of this seed draws first"
+    )
+    pairs.add_argument("overrides", nargs="*", metavar="key=value", help="settings as for train")
+
+
+def _study_parsers(commands: Commands) -> None:
     study = commands.add_parser("study", help="methods x seeds from one YAML file", description=STUDY_HELP)
     study.add_argument("file", type=Path, metavar="STUDY.yaml")
     study.add_argument("--to", type=Path, metavar="DIR", help="default: runs/STUDY")
-    study.add_argument("--page", action="store_true", help="only draw what is there; start nothing")
+    study.add_argument("--page", action="store_true", help="start nothing: only draw what is there")
     study.add_argument("overrides", nargs="*", metavar="key=value", help="more settings of every run")
-    compare = commands.add_parser("compare", help="the same page for any runs", description=COMPARE_HELP)
+    compare = commands.add_parser(
+        "compare", help="a study's page for any runs, and blind listening", description=COMPARE_HELP
+    )
     compare.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="finished runs")
     compare.add_argument("--to", type=Path, default=Path("compare"), metavar="DIR", help="default: compare")
     compare.add_argument(
         "--listen", nargs=2, metavar=("SIDE", "SIDE"), help="base or a RUN; default: the first two sides"
     )
     compare.add_argument(
-        "--pairs", type=int, default=24, help="most pairs to listen to (default: %(default)s)"
+        "--pairs", type=int, default=24, metavar="N", help="most pairs to listen to (default: %(default)s)"
     )
-    compare.add_argument("--seed", type=int, default=0, help="of the order of pairs and sides")
-    compare.add_argument("--votes", type=Path, nargs="+", metavar="FILE", help="votes that the page saved")
+    compare.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of pairs and sides")
+    compare.add_argument(
+        "--votes", type=Path, nargs="+", metavar="FILE", help="instead of runs: votes that the page saved"
+    )
 
 
 def _judge_parsers(judge: argparse.ArgumentParser) -> None:

@@ -8,20 +8,21 @@ whichever worker died; a reply whose speech was lost with its worker is sampled 
 
 import asyncio
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from math import fsum, sqrt
 from pathlib import Path
 from typing import Any
 
-from actors.decide import Group, Key, reward_of
+from actors.decide import Group, Key
 from actors.errors import JudgeOutage, RunError, UserError
 from actors.judge_pool import JudgePool, SpeechLost
 from actors.pool import RolloutPool
-from conf.schema import RolloutConfig
-from judge.types import Judged, Missing, Scored, Task
+from conf.schema import Config
+from judge.noise import noisy
+from judge.types import Judged, Missing, Task
+from rollout.sampling import sampling_at
 from rollout.types import Prompt, Reply, Sampling
 from speech.audio import inside
 from speech.dataset import Example, PairExample
@@ -110,13 +111,6 @@ def task_of(row: Row, manifest: Path) -> Task:
     return replace(asked_in(row), user_audio=clips)
 
 
-def greedy_sampling(config: RolloutConfig) -> Sampling:
-    """One reply per prompt, the likeliest token each time; the rest as in training."""
-    return Sampling(
-        group_size=1, temperature=0.0, max_new_tokens=config.max_new_tokens, seed=0, grammar=config.grammar
-    )
-
-
 async def encode(rollout: RolloutPool, manifest: Path, rows: Sequence[Row]) -> list[Example]:
     """Rows to ids, in order. UserError: a row that the model cannot express."""
     examples: list[Example] = await _asked(rollout, "encode", manifest, rows)
@@ -187,6 +181,35 @@ async def harvest(
     )
 
 
+async def harvest_step(
+    rollout: RolloutPool,
+    judges: JudgePool,
+    config: Config,
+    manifest: Path,
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    step: int,
+    *,
+    audio: Callable[[Reply], Path | None],
+    progress: Callable[[int, int], None],
+) -> Harvest:
+    """Judged groups of these rows of a manifest, drawn as at ``step``, with ``judge.noise``."""
+    sampling = sampling_at(config, step)
+    found = await harvest(
+        rollout,
+        judges,
+        [Prompt(id=example.row_id, ids=example.prompt) for example in examples],
+        {row.id: task_of(row, manifest) for row in rows},
+        sampling,
+        deadline=config.rollout.deadline_s,
+        audio=audio,
+        progress=progress,
+    )
+    if not config.judge.noise:
+        return found
+    return found.judged_by(lambda judged: noisy(judged, config.judge, sampling.seed))
+
+
 async def _verdicts(
     judges: JudgePool,
     group: Sequence[Sampled],
@@ -231,53 +254,3 @@ def check_outage(judged: Sequence[Judged], most: float) -> None:
             f"{len(reasons)} of {len(judged)} verdicts are missing, judge.max_missing={most:g} allows less; "
             f"most often: {common}"
         )
-
-
-def figures(batch: Harvest, step: int) -> dict[str, float]:
-    """The reward/*, judge/*, rollout/* metrics of a step, and its staleness; none of one without replies."""
-    if not batch.groups:
-        return {}
-    replies = [reply for reply, _ in batch.replies]
-    judged = [judgement for _, judgement in batch.replies]
-    rewards = [reward for reward in map(reward_of, judged) if reward is not None]
-    tokens = sum(len(reply.ids) for reply in replies)
-    latencies = [judgement.figures["latency_s"] for judgement in judged if "latency_s" in judgement.figures]
-    named: dict[str, float | None] = {
-        "reward/mean": mean(rewards),
-        "reward/max": max(rewards, default=None),
-        "reward/std": deviation(rewards),
-        "judge/missing": 1 - len(rewards) / len(judged),
-        "judge/cached": mean([float(_cached(judgement)) for judgement in judged]),
-        "judge/latency_s": mean(latencies),
-        "rollout/tokens_per_s": tokens / batch.generate_s if batch.generate_s else None,
-        "rollout/text_tokens": mean([float(reply.channels.count("T")) for reply in replies]),
-        "rollout/audio_tokens": mean([float(reply.channels.count("A")) for reply in replies]),
-        "rollout/truncated": mean([float(reply.finish == "length") for reply in replies]),
-        "rollout/well_formed": mean([float(reply.well_formed) for reply in replies]),
-        "rollout/heard_right": mean([j.figures["heard_right"] for j in judged if "heard_right" in j.figures]),
-        "staleness": mean([float(step - 1 - reply.policy_version) for reply in replies]),
-        "time/generate": batch.generate_s,
-        "time/judge": batch.judge_s,
-        "time/judge_overlapped": batch.overlap_s,
-    }
-    kinds = Counter(one.reward.kind for one in judged if isinstance(one.reward, Missing))
-    named |= {f"judge/missing_{kind}": count / len(judged) for kind, count in kinds.items()}
-    for axis in sorted({axis for judgement in judged for axis in judgement.axes}):
-        verdicts = [judgement.axes[axis] for judgement in judged]
-        named[f"reward/{axis}"] = mean([verdict.value for verdict in verdicts if isinstance(verdict, Scored)])
-    return {name: value for name, value in named.items() if value is not None}
-
-
-def mean(values: Sequence[float]) -> float | None:
-    """The mean; of nothing, None."""
-    return fsum(values) / len(values) if values else None
-
-
-def deviation(values: Sequence[float]) -> float | None:
-    """Population standard deviation; of nothing, None."""
-    middle = mean(values)
-    return None if middle is None else sqrt(fsum((value - middle) ** 2 for value in values) / len(values))
-
-
-def _cached(judged: Judged) -> bool:
-    return isinstance(judged.reward, Scored) and judged.reward.cached

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from actors.errors import UserError
 from report import listen, study, votes
-from report.groups import study_of
+from report.study_of_runs import study_of
 from report.study_tables import summary
 
 OK = 0
@@ -29,7 +29,7 @@ def compare(runs: Sequence[Path], to: Path, sides: Sequence[str] | None, most: i
         written = study.write(found, to, "compare")
     except ValueError as error:
         raise UserError(str(error)) from error
-    print("\n".join([*summary(found), *(f"note: {note}" for note in found.notes)]))
+    print("\n".join(summary(found)))
     print(f"page:   {written[0]}")
     try:
         page = listen.write(*chosen, to, most, seed)

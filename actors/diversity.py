@@ -7,8 +7,8 @@ group counts for a figure when at least two of its replies have it, and a figure
 from collections.abc import Callable, Hashable, Sequence
 from math import sqrt
 
-from actors.collect import mean
 from actors.decide import Group, reward_of
+from actors.figures import mean
 from judge.types import Judged, Scored
 from learner.statistics import mean_and_variance
 from rollout.types import Reply

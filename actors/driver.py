@@ -20,11 +20,12 @@ from actors.batches import Batch, Batches
 from actors.canaries import Canaries
 from actors.checkpoint import DriverState
 from actors.cluster import Cluster
-from actors.collect import check_outage, figures
+from actors.collect import check_outage
 from actors.decide import Decision, decide, rewarded
 from actors.diagnose import Diagnoses
 from actors.diversity import diversity
 from actors.evaluate import HeldOut
+from actors.figures import figures
 from actors.fleet import Fleet
 from actors.interrupt import until_terminated
 from actors.judging import probe_judge

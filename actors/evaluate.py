@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from actors.collect import Harvest, check_outage, encode, greedy_sampling, harvest, mean, task_of
+from actors.collect import Harvest, check_outage, encode, harvest, task_of
 from actors.decide import reward_of
+from actors.figures import mean
 from actors.fleet import Fleet
 from actors.judge_pool import JudgePool
 from actors.monitor import Monitor
@@ -18,6 +19,7 @@ from actors.record import RunDirectory, score_of
 from conf.schema import RolloutConfig
 from judge.types import Judged, Missing, Task
 from report.records import Evaluation, HeldOutReply, Sample
+from rollout.sampling import greedy_sampling
 from rollout.types import Prompt, Reply
 from speech.dataset import Example
 from speech.manifest import Row

@@ -1,8 +1,11 @@
-"""SIGTERM, which schedulers send, does what Ctrl-C does."""
+"""SIGTERM, which schedulers send, does what Ctrl-C does: around an event loop, and around plain code."""
 
 import asyncio
 import signal
-from collections.abc import Awaitable
+import threading
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 
 async def until_terminated(work: Awaitable[None]) -> None:
@@ -11,3 +14,20 @@ async def until_terminated(work: Awaitable[None]) -> None:
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # in place of Ray's own
     await work
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt inside; nothing is changed in a thread, which gets no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)

@@ -6,7 +6,7 @@ Invariant: everything that is wrong with settings and files is said before the f
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Sized
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,31 +65,15 @@ def _complete(config: Config, given: Replies, kept: Ledger) -> None:
     if not items:
         return
     found = probe_judge(config.judge)
-    mode = f"{found.judge.mode}{'/forced' * found.judge.forced}" if found else None
+    mode = found.mode if found is not None else None
     kept.belongs_to(Header(manifest=given.sha256, judge=settings, mode=mode))
     check_vetoes(config.judge, items)
-    with _resumable(kept, len(given.items)):
+    with resumable("judge score", kept.entries, len(given.items), "verdicts"):
         judges = _judges(config, given)
         limiter = Limiter(limits_of(config.judge.api))
         asyncio.run(
             _pass(judges, items, found, limiter, lambda item, judged: kept.add(ledger.entry(item, judged)))
         )
-
-
-@contextmanager
-def _resumable(kept: Ledger, count: int) -> Iterator[None]:
-    """However it ends, the user learns what is kept and how to go on."""
-
-    def left() -> str:
-        return f"{len(kept.entries)} of {count} verdicts are kept; the same command goes on"
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"judge score: {left()}", file=sys.stderr)
-        raise
-    except (Stopped, WorkerDied, OSError) as error:
-        raise RunError(f"{error}: {left()}") from error
 
 
 def _summary(to: Path, given: Replies, kept: Ledger) -> Iterator[str]:
@@ -261,3 +245,19 @@ def users_mistakes() -> Iterator[None]:
         raise UserError(str(error)) from error
     except OSError as error:
         raise RunError(str(error)) from error
+
+
+@contextmanager
+def resumable(command: str, kept: Sized, count: int, what: str) -> Iterator[None]:
+    """However it ends, the user learns how many ``what`` are kept and how to go on."""
+
+    def left() -> str:
+        return f"{len(kept)} of {count} {what} are kept; the same command goes on"
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"{command}: {left()}", file=sys.stderr)
+        raise
+    except (Stopped, WorkerDied, RunError, OSError) as error:
+        raise RunError(f"{error}: {left()}") from error

@@ -20,6 +20,7 @@ from typing import Any
 from actors.errors import UserError
 from rollout.types import Reply
 from speech.audio import inside
+from speech.files import replacing
 from speech.manifest import Row
 from speech.pairs import PairRow
 
@@ -77,17 +78,12 @@ class PairFiles:
     def write(self, rows: Iterable[PairRow]) -> None:
         """OUT.jsonl, whole or not at all, and away with replies that are in none of its rows."""
         named: set[str] = set()
-        unfinished = self.to.with_name(f".{self.to.name}.{os.getpid()}")
-        try:
-            with unfinished.open("w", encoding="utf-8") as file:
-                for row in rows:
-                    file.write(row.model_dump_json() + "\n")
-                    named.update(row.chosen.audio + row.rejected.audio)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(self.to)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with replacing(self.to) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(row.model_dump_json() + "\n")
+                named.update(row.chosen.audio + row.rejected.audio)
+            file.flush()
+            os.fsync(file.fileno())
         for reply in (self.folder / "replies").iterdir():
             if self._relative(reply) not in named:
                 reply.unlink()

@@ -5,10 +5,8 @@ command that was stopped ends with the pairs of one that was not, as far as its 
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +14,12 @@ from typing import Any, Literal
 from actors.checkpoint import model_fingerprint
 from actors.cluster import cores, plan
 from actors.errors import RunError, UserError
-from actors.judging import probe_judge, users_mistakes
+from actors.judging import probe_judge, resumable, users_mistakes
 from actors.pair_files import PairFiles
-from actors.pairs import WHY, Outcome
+from actors.pair_outcome import WHY, Outcome
+from actors.pair_sampling import Sampler, Work
 from actors.prepare import check_judge, check_memory, in_ray_job, overrides_of, unusable, usable_model
 from actors.provenance import versions
-from actors.sampling import Sampler, Work
 from conf.endpoints import SecondConfig
 from conf.load import load
 from conf.schema import Config
@@ -89,13 +87,17 @@ def settings(samples: int | None, overrides: Sequence[str]) -> Config:
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
     if "rollout.group_size" in given and samples is not None:
         raise UserError("--samples and rollout.group_size are the same: give one of them")
+    if samples is not None and samples < 2:
+        raise UserError(f"--samples: a pair needs at least 2 replies: got {samples}")
     if given & {"resume", "run.resume"}:
         raise UserError("resume: the same `wavgate pairs` command goes on by itself")
     ours = [] if "rollout.group_size" in given else [f"rollout.group_size={samples or SAMPLES}"]
     ours += [] if given & {f"judge.{axis}" for axis in ("semantic", "acoustic", "holistic")} else UTILITY
     config = load([*ours, *overrides_of(overrides)[0]])
     if config.rollout.group_size < 2:
-        raise UserError(f"--samples: a pair needs at least 2 replies: got {config.rollout.group_size}")
+        raise UserError(
+            f"rollout.group_size: a pair needs at least 2 replies: got {config.rollout.group_size}"
+        )
     alone = config.judge.model_copy(update={"second": SecondConfig()})  # nobody would look at its opinion
     return config.model_copy(update={"judge": alone})
 
@@ -126,9 +128,8 @@ def _complete(work: Work, files: PairFiles, kept: Journal[Header, Outcome]) -> N
     if not todo:
         return
     found = probe_judge(work.config.judge)
-    mode = f"{found.judge.mode}{'/forced' * found.judge.forced}" if found else None
-    _belongs(kept, header.model_copy(update={"mode": mode}))
-    with _resumable(kept, len(work.rows)):
+    _belongs(kept, header.model_copy(update={"mode": found.mode if found is not None else None}))
+    with resumable("pairs", kept.entries, len(work.rows), "prompts"):
         files.start()
         Sampler(work, files, kept.add).run(todo, found)
 
@@ -155,22 +156,6 @@ def _belongs(kept: Journal[Header, Outcome], header: Header) -> None:
     if held.mode != header.mode:
         rule = f"holds verdicts of a judge that answered by {held.mode}, this one by {header.mode}"
         raise UserError(f"{kept.path}: {rule}: remove it, or choose another --to")
-
-
-@contextmanager
-def _resumable(kept: Journal[Header, Outcome], count: int) -> Iterator[None]:
-    """However it ends, the user learns what is kept and how to go on."""
-
-    def left() -> str:
-        return f"{len(kept.entries)} of {count} prompts are kept; the same command goes on"
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"pairs: {left()}", file=sys.stderr)
-        raise
-    except (RunError, OSError) as error:
-        raise RunError(f"{error}: {left()}") from error
 
 
 def _finished(work: Work, files: PairFiles, kept: Journal[Header, Outcome]) -> int:

@@ -12,9 +12,9 @@ from actors import checkpoint
 from actors.checkpoint import DriverState
 from actors.cluster import Plan, cores, plan
 from actors.collect import asked_in
+from actors.data_pairs import usable_pairs
 from actors.errors import UserError
 from actors.footprint import memory_estimate, physical_memory
-from actors.pair_rows import usable_pairs
 from conf.load import load
 from conf.schema import Config
 from judge import verifiable

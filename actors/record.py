@@ -31,6 +31,7 @@ from learner.rows import channels_of
 from learner.types import StepBatch, StepResult
 from report.records import Event, NoScore, RolloutRecord, Score
 from rollout.types import Reply
+from speech.files import write_whole
 from speech.manifest import Row
 
 
@@ -77,8 +78,8 @@ class RunDirectory:
         self._describe(config)
 
     def _describe(self, config: Config) -> None:
-        _replace(self.path / "config.yaml", dump(config))
-        _replace(self.path / "versions.json", json.dumps(versions(), indent=1) + "\n")
+        write_whole(self.path / "config.yaml", dump(config))
+        write_whole(self.path / "versions.json", json.dumps(versions(), indent=1) + "\n")
 
     def _cut(self, step: int) -> None:
         def later(line: Mapping[str, Any]) -> bool:
@@ -98,7 +99,7 @@ class RunDirectory:
                     for line in file.read_text().split("\n")
                     if _whole(line) and not later(json.loads(line))
                 ]
-                _replace(file, "".join(line + "\n" for line in lines))
+                write_whole(file, "".join(line + "\n" for line in lines))
         for entry in [*self.path.glob("rollouts/step_*"), *self.path.glob("audio/step_*")]:
             if int(entry.stem.removeprefix("step_")) > step:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -123,7 +124,7 @@ class RunDirectory:
         """A whole jsonl file, or none of it."""
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        _replace(file, "".join(line.model_dump_json() + "\n" for line in lines))
+        write_whole(file, "".join(line.model_dump_json() + "\n" for line in lines))
 
     def event(self, kind: str, detail: str, **more: Any) -> None:
         """One event, with its reason, now."""
@@ -264,9 +265,3 @@ def _whole(line: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _replace(file: Path, text: str) -> None:
-    new = file.with_suffix(".new")
-    new.write_text(text)
-    new.rename(file)

@@ -21,10 +21,11 @@ from statistics import fmean
 
 import yaml
 
-from actors.attempt import Ended, attempt, terminable
+from actors.attempt import Ended, attempt
+from actors.attempt_log import AttemptLog
 from actors.checkpoint import snapshots
 from actors.errors import UserError
-from actors.journal import Journal
+from actors.interrupt import terminable
 from conf.cells import Planned, Prepared, plan, quoted
 from conf.load import read
 from conf.schema import Config
@@ -36,7 +37,7 @@ from report.study_tables import summary
 from report.trials import finished, flat, plain
 
 OK, FAILED = 0, 1
-PLACE = ("run.root", "run.name", "run.resume")  # settings that say where a run is, not what it does
+WHERE = ("run.root", "run.name", "run.resume")  # settings that say where a run is, not what it does
 DRIVER = (sys.executable, "-m", "actors.driver")  # runs a cell; overrides follow
 COMMAND = (sys.executable, "-m", "actors.cli")  # makes a file that cells need; its verb follows
 
@@ -64,7 +65,7 @@ def draw(settings: StudyConfig, runner: "Runner") -> int:
         written = page.write(found, runner.folder)
     except ValueError as error:
         raise UserError(str(error)) from error
-    print("\n".join([*summary(found), *(f"note: {note}" for note in found.notes)]))
+    print("\n".join(summary(found)))
     print(f"page: {written[0]}")
     return OK if len(found.trials) == len(runner.cells) else FAILED
 
@@ -74,7 +75,7 @@ class Runner:
 
     def __init__(self, settings: StudyConfig, cells: Sequence[Planned], folder: Path) -> None:
         self.cells, self.folder, self._settings = cells, folder, settings
-        self._journal = Journal(folder / "cells.jsonl")
+        self._log = AttemptLog(folder / "cells.jsonl")
         self._broken: dict[str, str] = {}  # what could not be prepared, and why
 
     def path(self, cell: Planned) -> Path:
@@ -90,7 +91,7 @@ class Runner:
             if changes:
                 problems.append(f"{cell.name}: {changes}: choose another --to, or remove {run}")
         for one in {prepared.name: prepared for cell in self.cells for prepared in cell.needs}.values():
-            if self._made(one) and (last := self._journal.last(one.name)) and last.arguments != one.arguments:
+            if self._made(one) and (last := self._log.last(one.name)) and last.arguments != one.arguments:
                 then = " ".join(last.arguments)
                 problems.append(
                     f"prepare.{one.name}: was `{then}`: choose another --to, or remove {one.file}"
@@ -135,14 +136,14 @@ class Runner:
             run=self.path(cell),
             state=state,
             detail=detail,
-            wall_s=self._journal.wall_s(cell.name),
+            wall_s=self._log.wall_s(cell.name),
         )
 
     def fate(self, cell: Planned) -> tuple[State, str | None]:
         """What became of a cell and, where it is not finished, why."""
         if finished(self.path(cell)):
             return "finished", None
-        last = self._journal.last(cell.name)
+        last = self._log.last(cell.name)
         if last is None:
             return ("stopped" if self.path(cell).exists() else "waiting"), None
         return ("stopped" if last.interrupted else "failed"), last.error
@@ -154,7 +155,7 @@ class Runner:
         ]
         if broken:
             ended = Ended(code=1, seconds=0.0, error=broken[0])
-            self._journal.note(cell.name, ended, fresh=False, arguments=())
+            self._log.note(cell.name, ended, fresh=False, arguments=())
             return ended
         fresh = not snapshots(run)
         if fresh and run.exists():
@@ -164,11 +165,11 @@ class Runner:
         ended = attempt([*DRIVER, *arguments], self.folder / "logs" / cell.name, limit, [lock])
         if ended.error is None and not finished(run):
             ended = Ended(code=1, seconds=ended.seconds, error="ended well, but without held-out replies")
-        self._journal.note(cell.name, ended, fresh=fresh, arguments=arguments)
+        self._log.note(cell.name, ended, fresh=fresh, arguments=arguments)
         return ended
 
     def _made(self, prepared: Prepared) -> bool:
-        last = self._journal.last(prepared.name)
+        last = self._log.last(prepared.name)
         return last is not None and last.error is None and prepared.file.is_file()
 
     def _prepare(self, cell: Planned, lock: int) -> None:
@@ -181,7 +182,7 @@ class Runner:
             ended = attempt([*COMMAND, *one.arguments], self.folder / "logs" / one.name, None, [lock])
             if ended.error is None and not one.file.is_file():
                 ended = Ended(code=1, seconds=ended.seconds, error=f"ended well, but without {one.file}")
-            self._journal.note(one.name, ended, fresh=True, arguments=one.arguments)
+            self._log.note(one.name, ended, fresh=True, arguments=one.arguments)
             print(_told(ended), flush=True)
             if ended.interrupted:
                 raise KeyboardInterrupt
@@ -190,7 +191,7 @@ class Runner:
 
     def _left(self, cells: int) -> str:
         """How long that many more cells take, as the finished ones did."""
-        times = [self._journal.wall_s(cell.name) for cell in self.cells if finished(self.path(cell))]
+        times = [self._log.wall_s(cell.name) for cell in self.cells if finished(self.path(cell))]
         known = [seconds for seconds in times if seconds is not None]
         return f", left about {_clock(fmean(known) * cells)}" if known and cells else ""
 
@@ -209,7 +210,7 @@ def _alone(folder: Path) -> Iterator[int]:
 def _changes(run: Path, config: Config) -> str:
     """Which settings a run was begun with that are not ``config``'s; "" when they agree."""
     then, now = (flat(one.model_dump(mode="json")) for one in (read(run / "config.yaml"), config))
-    differ = [key for key in {**then, **now} if key not in PLACE and then.get(key) != now.get(key)]
+    differ = [key for key in {**then, **now} if key not in WHERE and then.get(key) != now.get(key)]
     told = [f"{key} was {plain(then[key])}, is {plain(now[key])}" for key in differ]
     return "; ".join(told)
 

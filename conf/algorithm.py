@@ -156,7 +156,8 @@ class AlgoConfig(Strict):
             ),
             (
                 grpo or not (self.kl.any or self.entropy.any),
-                f"kl and entropy must be 0 with loss={self.loss}, which holds the reference itself",
+                f"{'kl' if self.kl.any else 'entropy'} must be 0 on every channel with loss={self.loss},"
+                " which holds the reference itself",
             ),
             (
                 self.loss != "dpo" or self.mix != "gate",
@@ -197,7 +198,8 @@ class AlgoConfig(Strict):
         same = tuple(
             (
                 getattr(self, name) == (_even(0.0) if known[name].annotation is ChannelWeights else value),
-                f"{name} must be as released when faithful=true: got {_shown(getattr(self, name))}",
+                f"{name} must be {_shown(value)}, as released, when faithful=true:"
+                f" got {_shown(getattr(self, name))}",
             )
             for name, value in RELEASED.items()
         )
@@ -242,5 +244,8 @@ def _is_default(name: str, value: object) -> bool:
     return bool(value == (default.model_dump() if isinstance(default, Strict) else default))
 
 
-def _shown(value: object) -> object:
-    return value.model_dump() if isinstance(value, ChannelWeights) else value
+def _shown(value: object) -> str:
+    weights = value.model_dump() if isinstance(value, ChannelWeights) else value
+    if isinstance(weights, dict) and not any(weights.values()):
+        return "0 on every channel"
+    return "null" if weights is None else str(weights).lower() if isinstance(weights, bool) else str(weights)

@@ -9,7 +9,7 @@ from conf.messages import ConfigError, shown
 from conf.schema import Config
 from conf.study import MAIN, UNTRAINED, StudyConfig, StudyError
 
-OWN = ("run.root", "run.name", "run.seed", "run.resume", "resume")  # the study decides these
+DECIDED = ("run.root", "run.name", "run.seed", "run.resume", "resume")  # by the study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ def _check_own(study: StudyConfig, changes: Sequence[str]) -> None:
     problems = []
     for change in changes:
         key, at, name = change.partition("=@")
-        if change.partition("=")[0].lstrip("+") in OWN:
+        if change.partition("=")[0].lstrip("+") in DECIDED:
             problems.append(f"{change.partition('=')[0]}: is decided by the study (got {shown(change)})")
         elif at and name not in study.prepare:
             known = ", ".join(study.prepare) or "nothing"

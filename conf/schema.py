@@ -226,8 +226,8 @@ class Config(Strict):
             raise ValueError(f"{rule}: got {self.learner.tokens_per_microbatch}")
         if algo.loss == "dpo" and self.data.pairs is None:
             raise ValueError(
-                "data.pairs must name a manifest of pairs when algo.loss=dpo: got nothing (make one with"
-                " wavgate pairs)"
+                "data.pairs must name a manifest of pairs (`wavgate pairs` makes one) when algo.loss=dpo:"
+                " got nothing"
             )
         if algo.mix == "two_stage" and algo.sft_steps >= self.run.steps:
             raise ValueError(
@@ -262,7 +262,7 @@ class Config(Strict):
             )
         if algo.faithful and (judge.scale_lo, judge.scale_hi) != (1.0, 5.0):
             raise ValueError(
-                "judge.scale_lo and judge.scale_hi must be 1 and 5 when algo.faithful=true:"
+                "judge.scale_lo must be 1 and judge.scale_hi 5 when algo.faithful=true:"
                 f" got {judge.scale_lo:g} and {judge.scale_hi:g}"
             )
         return self

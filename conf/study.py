@@ -29,7 +29,8 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from conf.fields import Fraction, Positive, Strict
 from conf.messages import ConfigError, shown
 
-BASE, MAIN = "base", "main"
+BASE = "base"  # what every run begins with
+MAIN = "main"  # the arm of the methods themselves
 UNTRAINED: Literal["untrained"] = "untrained"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

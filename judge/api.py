@@ -41,6 +41,11 @@ class Probed:
     judge: Capabilities
     second: Capabilities | None
 
+    @property
+    def mode(self) -> str:
+        """How the judge answers; verdicts of two modes are not put into one file."""
+        return f"{self.judge.mode}{'/forced' * self.judge.forced}"
+
     def describe(self) -> list[str]:
         """A line each."""
         told = [self.judge.describe()]

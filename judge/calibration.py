@@ -10,7 +10,6 @@ swaps, the order of two scores. Only a map that helps on prompts it was not fitt
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,6 +23,7 @@ from scipy.optimize import isotonic_regression
 
 from judge.agreement import Item
 from judge.types import Scale, Scored
+from speech.files import write_whole
 
 MAX_BYTES = 1 << 20
 FEW = 30  # items below which two numbers are all that can be learnt
@@ -154,12 +154,7 @@ def _reasons(error: ValidationError) -> str:
 def save(path: Path, maps: Mapping[str, Map], ratings_sha256: str) -> None:
     """Write the maps whole or not at all. OSError: not writable."""
     content = _File(format=1, maps=dict(maps), ratings_sha256=ratings_sha256)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(json.dumps(content.model_dump(mode="json"), indent=1) + "\n")
-        unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, json.dumps(content.model_dump(mode="json"), indent=1) + "\n")
 
 
 def fitted(items: Sequence[Item], judge: str, scale: Scale, kind: Kind | None = None) -> Map:

@@ -5,7 +5,6 @@ first line names, and stays. An item that is in it with a lasting verdict is nev
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
@@ -19,6 +18,7 @@ from conf.judging import Axis, JudgeConfig
 from judge.acoustic import norms_of
 from judge.replies import Item
 from judge.types import Judged, Missing, Scored
+from speech.files import replacing
 from speech.journal import Journal, Line, Named
 
 AXES: tuple[Axis, ...] = get_args(Axis)
@@ -171,12 +171,8 @@ def write_table(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
 
     kinds = {str: pyarrow.string(), float: pyarrow.float64()}
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns().items()])
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as unfinished:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(table), schema=schema), unfinished)
-        unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def missing_kinds(entries: Iterable[Entry]) -> Counter[str]:

@@ -17,8 +17,9 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from conf.fields import Strict
 from judge.types import Task
 from rollout.types import Reply, Speech
 from speech import audio
@@ -34,10 +35,8 @@ Clip = Annotated[str, Field(min_length=1, max_length=1024, pattern=PRINTED)]
 Words = Annotated[str, Field(max_length=20_000)]
 
 
-class Item(BaseModel):
+class Item(Strict):
     """A finished reply. Audio paths are relative to the manifest's folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     id: Name
     """Unique."""

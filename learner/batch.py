@@ -10,7 +10,7 @@ deterministic: every rank computes the whole plan from the same rows, so everyon
 Shape letters: T tokens of a micro-batch, N scored positions, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -137,10 +137,11 @@ def pack(rows: Sequence[Row]) -> Microbatch:
         joined = np.concatenate(values) if values else np.zeros(0)
         return torch.from_numpy(np.ascontiguousarray(joined)).to(dtype)
 
+    def each(of: Callable[[Row], np.ndarray], dtype: torch.dtype) -> Tensor:
+        return per_position([of(row)[j] for row, j in zip(rows, scored, strict=True)], dtype)
+
     def weight(component: Component) -> Tensor:
-        return per_position(
-            [row.weights_CR[component, j] for row, j in zip(rows, scored, strict=True)], torch.float32
-        )
+        return each(lambda row: row.weights_CR[component], torch.float32)
 
     def constant(values: list[float], dtype: torch.dtype) -> Tensor:
         return per_position([np.full(len(j), value) for value, j in zip(values, scored, strict=True)], dtype)
@@ -154,28 +155,20 @@ def pack(rows: Sequence[Row]) -> Microbatch:
             [begin + row.start + j - 1 for begin, row, j in zip(begins, rows, scored, strict=False)],
             torch.int64,
         ),
-        targets_N=per_position(
-            [np.array(row.ids)[row.start + j] for row, j in zip(rows, scored, strict=True)], torch.int64
-        ),
+        targets_N=each(lambda row: np.array(row.ids[row.start :]), torch.int64),
         sft_N=weight(Component.SFT),
         po_N=weight(Component.PO),
         dpo_N=weight(Component.DPO),
         kl_N=weight(Component.KL),
         entropy_N=weight(Component.ENTROPY),
-        behaviour_N=per_position(
-            [row.behaviour_R[j] for row, j in zip(rows, scored, strict=True)], torch.float32
-        ),
-        advantages_N=per_position(
-            [row.advantages_R[j] for row, j in zip(rows, scored, strict=True)], torch.float32
-        ),
+        behaviour_N=each(lambda row: row.behaviour_R, torch.float32),
+        advantages_N=each(lambda row: row.advantages_R, torch.float32),
         row_N=constant([float(i) for i in range(len(rows))], torch.int64),
         pair_N=constant([float(pairs.get(row.pair, 0)) for row in rows], torch.int64),
         pairs_P=torch.tensor(list(shares.values()) or [0.0], dtype=torch.float32),
         temperature_N=constant([row.temperature for row in rows], torch.float32),
-        phases_N=per_position([row.phases_R[j] for row, j in zip(rows, scored, strict=True)], torch.int64),
-        channels_N=per_position(
-            [row.channels_R[j] for row, j in zip(rows, scored, strict=True)], torch.int64
-        ),
+        phases_N=each(lambda row: row.phases_R, torch.int64),
+        channels_N=each(lambda row: row.channels_R, torch.int64),
         rollout_N=constant([row.key is not None for row in rows], torch.bool),
     )
 

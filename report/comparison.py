@@ -15,13 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from conf.study import BASE
 from report import paired
 from report.measures import DISTANCE, DISTANCE_LABEL, MEASURES, Measure, Unit
 from report.paired import Bootstrap, Estimate, Floats, Signs
 from report.trials import Replies, Trial
-
-BASE = "base"  # what every run began with
-MAIN = "main"  # the arm that is not named
 
 Side = Mapping[int, Replies]  # seed -> replies to the same prompts, in the same order
 

@@ -27,21 +27,10 @@ function overview(facts) {
   const shown = [["verdicts", facts.verdicts || null, number], ["missing", facts.missing, percent], ["from the cache", facts.cached, percent],
     ["latency, p50", facts.p50, seconds], ["latency, p95", facts.p95, seconds], ["requests", facts.requests, number],
     ["spent", facts.spent, number], ["breaker open", facts.breaker_open_s, seconds]];
-  return el("dl", {class: "facts"}, ...shown.filter(([, value]) => value !== null)
-    .map(([name, value, format]) => el("div", {}, el("dt", {}, name), el("dd", {}, format(value)))));
+  return listed(shown.filter(([, value]) => value !== null).map(([name, value, format]) => [name, format(value)]));
 }
 
-const titled = (title, shown, none) => el("section", {class: "part", "aria-label": title}, el("h3", {}, title),
-  shown ?? el("p", {class: "none"}, none));
-
-// heads: [text, further words]; a column whose head starts with ":" holds words, the others hold numbers
-function figures(label, heads, body, hint) {
-  const top = heads.map(([text, more]) => el("th", {scope: "col", class: text[0] === ":" ? "said" : "num"},
-    text.replace(":", ""), more ? el("small", {}, more) : ""));
-  const drawn = el("table", {class: "figures"}, el("thead", {}, el("tr", {}, ...top)), el("tbody", {}, ...body));
-  return el("div", {}, hint ? el("p", {class: "hint"}, hint) : "",
-    el("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": label}, drawn));
-}
+const figures = (label, heads, body, hint) => el("div", {}, hint ? el("p", {class: "hint"}, hint) : "", tabled(label, heads, body));
 
 // Fixed digits, so that a column can be read downwards.
 const fixed = digits => value => value === null || value === undefined ? "–" : value.toFixed(digits);

@@ -137,9 +137,9 @@ function results() {
     return el("tr", {}, el("th", {scope: "row"}, question), ...[wins, losses, of("tie"), of("skip"), wins + losses ? (100 * wins / (wins + losses)).toFixed(1) + " %" : "–", p < 0.0001 ? "< 0.0001" : p.toFixed(4)]
       .map(value => el("td", {class: "num"}, String(value))));
   });
-  const heads = ["", `${names.left} wins`, `${names.right} wins`, "no difference", "skipped", `${names.left} of the decided`, "sign test p"];
+  const heads = [":", `${names.left} wins`, `${names.right} wins`, "no difference", "skipped", `${names.left} of the decided`, "sign test p"];
   return [el("h2", {}, "The sides"), el("p", {}, "You compared ", el("b", {}, names.left), " with ", el("b", {}, names.right), "; which of them was A changed from pair to pair."),
-    el("table", {class: "figures"}, el("thead", {}, el("tr", {}, ...heads.map((h, i) => el("th", {scope: "col", class: i ? "num" : ""}, h)))), el("tbody", {}, ...rows)),
+    tabled("votes by question", heads.map(head => [head]), rows),
     el("p", {class: "hint"}, "The test is two-sided and leaves ties and skipped pairs out. wavgate compare --votes FILE... puts several raters' files together."), keeping()];
 }
 

@@ -6,18 +6,18 @@ nothing and are left out.
 """
 
 import json
-import os
 import random
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from report.choose import spaced
-from report.comparison import BASE, pairs
+from conf.study import BASE
+from report.choose import spaced, within
+from report.comparison import pairs
 from report.curves import Data
 from report.page import render
 from report.read import Clip, clip, lines
@@ -25,6 +25,7 @@ from report.records import Sample
 from report.study import Cell, Study
 from report.trials import held_out_replies
 from report.votes import FORMAT, QUESTIONS
+from speech.files import write_whole
 
 SCRIPTS = ("elements.js", "listen.js")
 STYLES = ("page.css", "listen.css")
@@ -139,7 +140,7 @@ def _clip(run: Path, sample: Sample) -> Clip | None:
 def data(left: Side, right: Side, most: int, seed: int) -> Data:
     """What the page needs. ValueError: no pair to listen to."""
     found, notes = matched(left, right)
-    chosen = _affordable(spaced(found, most)) if found else []
+    chosen = within([spaced(found, most)], lambda pair: pair.cost, CLIP_BYTES)
     if not chosen:
         told = "; ".join(notes) or "samples.jsonl of the runs have no prompt with audio in common"
         raise ValueError(f"nothing to listen to: {told}")
@@ -167,17 +168,6 @@ def data(left: Side, right: Side, most: int, seed: int) -> Data:
     }
 
 
-def _affordable(found: Sequence[Pair]) -> list[Pair]:
-    def within() -> Iterator[Pair]:
-        left = CLIP_BYTES
-        for pair in found:
-            if pair.cost <= left:
-                left -= pair.cost
-                yield pair
-
-    return list(within())
-
-
 def _uri(found: Clip) -> str:
     return f"data:{found.media};base64,{b64encode(found.content).decode('ascii')}"
 
@@ -185,7 +175,6 @@ def _uri(found: Clip) -> str:
 def write(left: Side, right: Side, to: Path, most: int, seed: int) -> Path:
     """``to``/listen.html, whole or not at all. ValueError: no pair to listen to."""
     to.mkdir(parents=True, exist_ok=True)
-    target, unfinished = to / "listen.html", to / "listen.html.part"
-    unfinished.write_text(render(data(left, right, most, seed), SCRIPTS, STYLES), encoding="utf-8")
-    os.replace(unfinished, target)
+    target = to / "listen.html"
+    write_whole(target, render(data(left, right, most, seed), SCRIPTS, STYLES))
     return target

@@ -6,7 +6,6 @@ is at most 10 MB; a run directory that is partial or still growing gives a page 
 """
 
 import json
-import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -18,6 +17,7 @@ from pydantic import TypeAdapter
 from report import browser, curves, diagnostics, judges, read, table
 from report.curves import Data
 from report.records import Evaluation, Event, Sample
+from speech.files import write_whole
 
 HERE = Path(__file__).parent
 SCRIPTS = (
@@ -40,9 +40,7 @@ def build(run_dir: Path) -> Path:
     if not run_dir.is_dir():
         raise ValueError(f"run directory must exist: got {run_dir}")
     target = run_dir / "report.html"
-    unfinished = target.with_suffix(".html.part")
-    unfinished.write_text(render(collect(run_dir)), encoding="utf-8")
-    os.replace(unfinished, target)
+    write_whole(target, render(collect(run_dir)))
     return target
 
 

@@ -6,7 +6,7 @@ ValueError that names file and line. Nothing here writes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
@@ -226,14 +226,13 @@ def versions(run_dir: Path) -> list[tuple[str, str]] | None:
         raise ValueError(f"{path}: must be JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must be a JSON object: got {type(content).__name__}")
-    return _flat(content)
+    return [(name, "none" if value is None else str(value)) for name, value in leaves(content)]
 
 
-def _flat(content: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
+def leaves(content: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted name, value) of everything in nested mappings."""
     for key, value in content.items():
         if isinstance(value, Mapping):
-            pairs += _flat(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
-            pairs.append((f"{prefix}{key}", "none" if value is None else str(value)))
-    return pairs
+            yield f"{prefix}{key}", value

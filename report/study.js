@@ -28,14 +28,13 @@ function figureCell(measure, row) {
 
 function overview(arm, names, extra) {
   const measures = names.map(name => arm.measures.find(m => m.name === name)).filter(Boolean);
-  const heads = measures.map(m => el("th", {scope: "col", class: "num", title: m.meaning}, m.label, el("small", {}, m.unit)));
+  const heads = [[":method"], ...measures.map(m => [m.label, m.unit, m.meaning]), ...extra.map(([head, , unit]) => [head, unit])];
   const rows = arm.methods.map(method => el("tr", {}, methodCell(method.name),
     ...measures.map(m => figureCell(m, m.rows.find(row => row.method === method.name))), ...extra.map(([, of]) => el("td", NUM, ...of(method)))));
-  return scrolled("figures of all methods", el("table", {class: "figures study"}, el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "method"), ...heads,
-    ...extra.map(([head, , unit]) => el("th", {scope: "col", class: "num"}, head, el("small", {}, unit))))), el("tbody", {}, ...rows)));
+  return wide("figures of all methods", heads, rows);
 }
 
-const scrolled = (label, table) => el("div", {class: "sideways", tabindex: 0, role: "region", "aria-label": label}, table);
+const wide = (label, heads, body) => tabled(label, heads, body, "sideways", "figures study");
 
 const EXTRA = [
   ["lambda", method => [number(method.lambda), el("small", {}, method.lambda_seeds.length > 1 ? `${number(Math.min(...method.lambda_seeds))} to ${number(Math.max(...method.lambda_seeds))}` : "")], "mean over steps; seeds from, to"],
@@ -49,15 +48,14 @@ function forest(arm) {
     const measure = arm.measures.find(m => m.name === choice.value), known = list => list.filter(v => v !== null && v !== undefined);
     const means = span(known(measure.rows.flatMap(row => [...row.mean, ...row.seeds.map(s => s[1])])), 0.04);
     const gaps = span([0, ...known(measure.rows.flatMap(row => row.diff ?? []))], 0.04);
-    const heads = ["method", `${measure.label}${unitOf(measure)}`, "mean", `difference to ${DATA.baseline}`, "", "won, lost, tied", "sign test p", "prompts", "seeds"];
+    const heads = [":method", `:${measure.label}${unitOf(measure)}`, "mean", `:difference to ${DATA.baseline}`, "", "won, lost, tied", "sign test p", "prompts", "seeds"];
     const rows = measure.rows.map(row => el("tr", {}, methodCell(row.method), el("td", {}, interval(row.mean, means, row.seeds, row.method, false)),
       el("td", NUM, fixed(measure, row.mean[0]), el("small", {}, within(measure, row.mean))),
       el("td", {}, row.diff ? interval(row.diff, gaps, [], row.method, true) : ""),
       el("td", {class: "num " + goodness(row)}, row.diff ? gap(measure, row.diff[0]) : "", el("small", {}, row.diff ? within(measure, row.diff, gap) : "")),
       el("td", NUM, row.signs ? row.signs.join(", ") : ""), el("td", NUM, row.signs ? pvalue(row.p) : ""), el("td", NUM, row.prompts), el("td", NUM, row.seeds.length)));
     const better = ["less is better", "neither is better", "more is better"][measure.better + 1];
-    box.replaceChildren(el("p", {class: "hint"}, `${measure.meaning}; ${better}`),
-      scrolled(measure.label, el("table", {class: "figures study"}, el("thead", {}, el("tr", {}, ...heads.map((h, i) => el("th", {scope: "col", class: [2, 4, 5, 6, 7, 8].includes(i) ? "num" : ""}, h)))), el("tbody", {}, ...rows))));
+    box.replaceChildren(el("p", {class: "hint"}, `${measure.meaning}; ${better}`), wide(measure.label, heads.map(head => [head]), rows));
   }
   choice.addEventListener("change", draw);
   draw();
@@ -70,8 +68,8 @@ function everyArm() {  // the arms side by side: what a change does to the same 
     const cells = ["iq", "eq", "reward"].map(name => { const m = arm.measures.find(one => one.name === name); return figureCell(m, m.rows.find(row => row.method === method.name)); });
     return el("tr", {class: i ? "" : "first"}, el("th", {scope: "row"}, i ? "" : arm.name, i || !arm.changes ? "" : el("small", {}, arm.changes)), methodCell(method.name), ...EXTRA.slice(0, 2).map(([, of]) => el("td", NUM, ...of(method))), ...cells);
   }));
-  const heads = ["arm", "method", "lambda, mean over steps", "lambda, last", "IQ, as heard, %", "EQ", "reward"];
-  const table = scrolled("arms", el("table", {class: "figures study"}, el("thead", {}, el("tr", {}, ...heads.map((h, i) => el("th", {scope: "col", class: i > 1 ? "num" : ""}, h)))), el("tbody", {}, ...rows)));
+  const heads = [":arm", ":method", "lambda, mean over steps", "lambda, last", "IQ, as heard, %", "EQ", "reward"];
+  const table = wide("arms", heads.map(head => [head]), rows);
   const xs = DATA.arms[0].curves[0].xs, alike = DATA.arms.filter(arm => String(arm.curves[0].xs) === String(xs));
   const lines = alike.flatMap((arm, k) => arm.curves[0].lines.filter(one => wanted.has(one.method)).map(one => ({...one, method: `${arm.name} · ${one.method}`})));
   lines.forEach((one, i) => { one.look = DATA.methods[1 + i % Math.max(1, DATA.methods.length - 1)]; });
@@ -79,11 +77,11 @@ function everyArm() {  // the arms side by side: what a change does to the same 
 }
 
 function cellTable() {
-  const minutes = s => s === null || s === undefined ? "–" : number(s / 60), heads = ["cell", "arm", "method", "seed", "state", "steps", "on the clock, min", "training, min", "evaluation, min", "tokens sampled", "tokens trained on", "commit"];
+  const minutes = s => s === null || s === undefined ? "–" : number(s / 60), heads = [":cell", ":arm", ":method", "seed", ":state", "steps", "on the clock, min", "training, min", "evaluation, min", "tokens sampled", "tokens trained on", ":commit"];
   const rows = DATA.cells.map(c => el("tr", {class: c.state === "finished" ? "" : "absent"}, el("th", {scope: "row"}, c.name), el("td", {}, c.arm), el("td", {}, c.method), el("td", NUM, c.seed),
     el("td", {}, c.state, c.detail ? el("small", {}, c.detail) : ""), el("td", NUM, c.steps ?? "–"), el("td", NUM, minutes(c.wall_s)), el("td", NUM, minutes(c.train_s)), el("td", NUM, minutes(c.evaluation_s)),
     el("td", NUM, number(c.sampled)), el("td", NUM, number(c.trained)), el("td", {}, c.commit ?? "")));
-  return scrolled("cells", el("table", {class: "figures study"}, el("thead", {}, el("tr", {}, ...heads.map((h, i) => el("th", {scope: "col", class: i === 3 || (i > 4 && i < 11) ? "num" : ""}, h)))), el("tbody", {}, ...rows)));
+  return wide("cells", heads.map(head => [head]), rows);
 }
 
 function meanings() {

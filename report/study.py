@@ -10,16 +10,17 @@ Everything but the time on the clock and the fate of a cell comes from the run d
 the same figures. A cell that is not finished has no figures and is listed as what it is.
 """
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from report.comparison import BASE, MAIN, Entry, Row, rows, sides
+from conf.study import BASE, MAIN
+from report.comparison import Entry, Row, rows, sides
 from report.paired import Bootstrap
 from report.trials import MADE_WITH, Trial, read_trial
+from speech.files import replacing
 
 State = Literal["finished", "failed", "stopped", "waiting"]
 MOST_NAMES = 6  # in one note
@@ -97,7 +98,7 @@ def find(study: Study) -> Findings:
 
 def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
     """Page, tables and picture, each whole or not at all. ValueError: ``to`` is a run directory."""
-    from report import picture, study_data, study_tables
+    from report import study_data, study_picture, study_tables
     from report.page import render
 
     if (to / "config.yaml").exists():
@@ -107,7 +108,7 @@ def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
         f"{stem}.html": render(study_data.data(found), study_data.SCRIPTS, study_data.STYLES).encode(),
         f"{stem}.csv": study_tables.measures(found).encode(),
         "cells.csv": study_tables.cells(found).encode(),
-        f"{stem}.png": picture.draw(found),
+        f"{stem}.png": study_picture.draw(found),
     }
     agreed = {tuple(trial.versions.items()) for trial in found.trials.values()}
     told = [trial.run / "versions.json" for trial in found.trials.values()]
@@ -116,9 +117,8 @@ def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
     else:
         (to / "versions.json").unlink(missing_ok=True)  # of an earlier drawing
     for name, content in parts.items():
-        unfinished = to / f"{name}.part"
-        unfinished.write_bytes(content)
-        os.replace(unfinished, to / name)
+        with replacing(to / name) as unfinished:
+            unfinished.write_bytes(content)
     return [to / name for name in parts]
 
 

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from report.paired import Estimate
 from report.study import Cell, Findings
+from report.table import aligned
 from report.trials import Trial
 
 MEASURES = (
@@ -62,7 +63,7 @@ def weights(trial: Trial) -> tuple[float | None, float | None]:
 
 
 def summary(found: Findings) -> list[str]:
-    """IQ and EQ of every method as aligned lines for a terminal."""
+    """IQ and EQ of every method and what a reader must know, as lines for a terminal."""
     by_name = {(row.arm, row.method, row.measure): row for row in found.rows}
     table = [("arm", "method", "seeds", "IQ, as heard, %", "EQ", "lambda")]
     for arm, method in found.pairs():
@@ -70,11 +71,7 @@ def summary(found: Findings) -> list[str]:
         means = [mean for trial in found.of(arm, method) if (mean := weights(trial)[0]) is not None]
         weight = f"{fmean(means):.3f}" if means else "-"
         table.append((arm, method, str(iq.seeds), _shown(iq.mean, 1), _shown(eq.mean, 2), weight))
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    return [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in table
-    ]
+    return [*aligned(table), *(f"note: {note}" for note in found.notes)]
 
 
 def _shown(estimate: Estimate, digits: int) -> str:

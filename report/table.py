@@ -76,6 +76,12 @@ def _row(label: str, before: float | None, after: float | None, unit: Unit, dire
     return Row(label=label, before=before, after=after, unit=unit, better=sign * direction)
 
 
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of words as lines whose columns begin below each other."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+
+
 def lines(evaluations: Sequence[Evaluation], split: str = "test") -> list[str]:
     """The table as aligned text lines for a terminal; one sentence when there is nothing to compare."""
     before, after = pair(evaluations, split)

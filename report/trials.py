@@ -14,14 +14,13 @@ import yaml
 from pydantic import TypeAdapter
 
 from report.curves import Column
-from report.read import lines, metric_rows, versions
+from report.read import leaves, lines, metric_rows, versions
 from report.records import Evaluation, HeldOutReply
 
 Settings = Mapping[str, str]  # dotted key -> value as JSON
 Replies = tuple[HeldOutReply, ...]
 
 MADE_WITH = ("commit", "source")  # of versions.json: the code
-OWN = ("run.name", "run.root", "run.seed", "run.resume")  # settings that tell runs of one method apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,15 +95,9 @@ def settings_of(run: Path) -> dict[str, str]:
     return found
 
 
-def flat(content: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+def flat(content: Mapping[str, object]) -> dict[str, str]:
     """Dotted key -> value as JSON."""
-    found: dict[str, str] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = json.dumps(value, default=str)
-    return found
+    return {key: json.dumps(value, default=str) for key, value in leaves(content)}
 
 
 def plain(value: str) -> str:

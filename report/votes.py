@@ -8,34 +8,33 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from report.paired import sign_test
+from report.records import Line
+from report.table import aligned
 
-QUESTIONS = ("helpfulness", "naturalness", "overall")
-FORMAT: Literal["wavgate-votes-1"] = "wavgate-votes-1"
+Format = Literal["wavgate-votes-1"]
 Question = Literal["helpfulness", "naturalness", "overall"]
+FORMAT: Format = "wavgate-votes-1"
+QUESTIONS: tuple[Question, ...] = get_args(Question)
 Choice = Literal["left", "right", "tie", "skip"]
 
 
-class Vote(BaseModel):
+class Vote(Line):
     """One answer about one pair."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     item: str  # row_id/seed
     question: Question
     vote: Choice
 
 
-class Votes(BaseModel):
+class Votes(Line):
     """A rater's file, as the listening page saves it. ``left`` and ``right``: the sides, not the buttons."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal["wavgate-votes-1"]
+    format: Format
     rater: str
     left: str
     right: str
@@ -87,10 +86,7 @@ def together(files: Sequence[tuple[Path, Votes]]) -> list[Tally]:
         if raters.setdefault(votes.rater, file) != file:
             rule = f"every file must be another rater's: {votes.rater!r} is in {raters[votes.rater]} too"
             raise ValueError(f"{file}: {rule}")
-    return [
-        _tally(question, [votes for _, votes in files])
-        for question in ("helpfulness", "naturalness", "overall")
-    ]
+    return [_tally(question, [votes for _, votes in files]) for question in QUESTIONS]
 
 
 def _tally(question: Question, files: Sequence[Votes]) -> Tally:
@@ -132,8 +128,5 @@ def lines(files: Sequence[tuple[Path, Votes]]) -> list[str]:
         share = "-" if tally.share is None else f"{tally.share:.1%}"
         counts = (tally.wins, tally.losses, tally.ties, tally.unvoted)
         table.append((tally.question, *map(str, counts), share, f"{tally.p:.4f}"))
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    shown = [
-        "  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in table
-    ]
-    return [f"{len(files)} raters: {raters}; a pair goes to who has more than half of its votes", *shown]
+    told = f"{len(files)} raters: {raters}; a pair goes to who has more than half of its votes"
+    return [told, *aligned(table)]

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
+from conf.fields import Strict
 from speech.answers import Match, problem
-from speech.problems import Clips, Found, ManifestError, Problem, Strict, examine, validated
+from speech.problems import Clips, Found, ManifestError, Problem, examine, validated
 
 __all__ = ["MARKER", "Answer", "Cursor", "ManifestError", "Message", "Problem", "Row", "check", "read"]
 

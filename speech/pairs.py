@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from conf.fields import Strict
 from speech import wavalign
 from speech.manifest import ID, Answer, Message, audio_fields, dialogue
 from speech.problems import (
@@ -22,7 +23,6 @@ from speech.problems import (
     Found,
     ManifestError,
     Problem,
-    Strict,
     examine,
     lines,
     parse_object,

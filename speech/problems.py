@@ -13,19 +13,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from speech import audio
 
 MAX_LINE = 1 << 24  # bytes; a row has thousands
 UNPRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a line, or talk to a terminal
 Found = list[tuple[str, str]]  # what is wrong with a line: field, message
-
-
-class Strict(BaseModel):
-    """Frozen, no unknown keys; the string under a field is its documentation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True, slots=True)

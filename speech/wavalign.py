@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from conf.fields import Strict
 from speech.manifest import ID, MARKER, Message
-from speech.problems import Strict
 
 Words = Annotated[str, Field(min_length=1)]
 Score = Annotated[float, Field(allow_inf_nan=False)] | None

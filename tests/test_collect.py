@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from actors import evaluate
-from actors.collect import Harvest, check_outage, figures, harvest
+from actors.collect import Harvest, check_outage, harvest
 from actors.decide import Group
 from actors.errors import JudgeOutage
+from actors.figures import figures
 from actors.judge_pool import SpeechLost, missing
 from conf.load import load
 from judge.types import Judged, Missing, Scored, Task

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from actors.cli import main
+from conf.study import BASE
 from report import listen
-from report.comparison import BASE
-from report.groups import study_of
 from report.paired import sign_test
+from report.study_of_runs import study_of
 from report.votes import QUESTIONS, Votes, majority, read_votes, together
 from tests.pages import launched, visit
 from tests.synthetic_run import XSS
@@ -35,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
 
 
-# --- groups
+# --- runs as a study
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_method_and_the_first_is_the_baseline(

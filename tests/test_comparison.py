@@ -11,9 +11,10 @@ from statistics import fmean
 import pytest
 from PIL import Image
 
+from conf.study import BASE, MAIN
 from judge.acoustic import DECENCY
-from report import measures, picture, study_tables
-from report.comparison import BASE, MAIN, Row, pairs
+from report import measures, study_picture, study_tables
+from report.comparison import Row, pairs
 from report.measures import MEASURES
 from report.paired import Bootstrap, sign_test
 from report.study import Cell, Findings, Study, find, write
@@ -124,7 +125,7 @@ def test_the_same_runs_give_the_same_figures_page_and_picture(
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
     assert first[0].stat().st_size < 2_000_000
     with Image.open(first[3]) as drawn:
-        assert drawn.format == "PNG" and drawn.size == (picture.WIDTH, picture.HEIGHT)
+        assert drawn.format == "PNG" and drawn.size == (study_picture.WIDTH, study_picture.HEIGHT)
 
 
 def test_the_tables_hold_every_measure_and_every_cell(found: Findings) -> None:

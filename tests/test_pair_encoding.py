@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.data_pairs import pair_of
 from actors.errors import UserError
-from actors.pairs import pair_of
 from actors.prepare import prepare
 from learner.types import NONE
 from rollout.worker import RolloutWorker

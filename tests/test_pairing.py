@@ -18,13 +18,14 @@ from actors.collect import Harvest
 from actors.decide import Group
 from actors.errors import UserError
 from actors.pair_files import PairFiles
+from actors.pair_outcome import Outcome
+from actors.pair_sampling import Sampler
 from actors.pairing import pairs, prepared, settings
-from actors.pairs import Outcome
-from actors.sampling import Sampler, sampling_of
 from conf.load import ConfigError
 from judge.types import Judged, Missing, Scored, Verdict
 from learner.extremes import Dropped, best_and_worst
 from learner.statistics import minimum_valid
+from rollout.sampling import NO_STEP, sampling_at
 from rollout.types import Prompt, Reply
 from rollout.worker import build_worker
 from speech import audio
@@ -338,12 +339,17 @@ def test_samples_and_utility_are_the_papers_unless_something_is_said() -> None:
     assert (own.judge.semantic, own.judge.acoustic, own.rollout.group_size) == (0.7, 0.4, 3)
     with pytest.raises(UserError, match=r"--samples and rollout\.group_size are the same"):
         settings(4, ["rollout.group_size=3"])
-    with pytest.raises((UserError, ConfigError), match=r"group_size|--samples"):
+    with pytest.raises(UserError, match=r"--samples: a pair needs at least 2 replies: got 1"):
         settings(1, [])
+    for one in ("algo=gated", "algo=sft"):  # the first is refused as a run would be, the second for a pair
+        with pytest.raises((UserError, ConfigError), match=r"rollout\.group_size: .* at least 2"):
+            settings(None, [one, "rollout.group_size=1"])
 
 
 def test_no_step_of_a_run_samples_with_this_seed() -> None:
-    assert sampling_of(settings(None, ["run.seed=3"])).seed == 3_000_000
+    config = settings(None, ["run.seed=3"])
+    seeds = [sampling_at(config, step).seed for step in (NO_STEP, 1, config.run.steps)]
+    assert seeds[0] == 3_000_000 and seeds[0] not in seeds[1:]
 
 
 # --- for real -------------------------------------------------------------------------------------------------
@@ -365,7 +371,7 @@ def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(
         given = [Prompt(id=example.row_id, ids=example.prompt) for example in examples]
         found = {
             (reply.prompt_id, reply.index): reply
-            async for reply, _ in worker.generate(given, sampling_of(work.config))
+            async for reply, _ in worker.generate(given, sampling_at(work.config, NO_STEP))
         }
         for row, pair in zip(rows, worker.encode_pairs(out, rows), strict=True):
             assert (pair.prompt, pair.chosen.ids) == (row.prompt_ids, row.chosen.ids)

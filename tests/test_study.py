@@ -16,11 +16,12 @@ import pytest
 
 from actors import study
 from actors.attempt import Ended, attempt
+from actors.attempt_log import AttemptLog
 from actors.cli import main
+from actors.errors import UserError
 from conf.cells import plan
 from conf.keys import GROUPS
 from conf.study import BASE, MAIN, StudyError, read_study
-from report import comparison
 from tests import stub_driver
 
 ROOT = Path(__file__).parent.parent
@@ -226,6 +227,19 @@ def test_the_last_line_of_this_attempt_is_the_error_and_all_output_is_kept(tmp_p
     assert (tmp_path / "cell.log").read_text() == "begun\ndone\n"
 
 
+def test_a_torn_line_of_the_attempts_is_cut_off_and_another_bad_one_is_named(tmp_path: Path) -> None:
+    log, file = AttemptLog(tmp_path / "cells.jsonl"), tmp_path / "cells.jsonl"
+    well = Ended(code=0, seconds=1.0, error=None)
+    log.note("a", well, fresh=True, arguments=())
+    with file.open("a") as torn:
+        torn.write('{"name": "b", "en')
+    log.note("b", well, fresh=True, arguments=())
+    assert log.wall_s("a") == log.wall_s("b") == 1.0 and len(file.read_text().splitlines()) == 2
+    file.write_text("{}\n" + file.read_text())
+    with pytest.raises(UserError, match=r"cells.jsonl:1: name: "):
+        log.last("a")
+
+
 BAD = {
     "not a mapping": ("[]", "must be a mapping with name, seeds and methods (got [])"),
     "no seeds": ("name: a\nmethods: {gated: []}", "seeds: must be set"),
@@ -295,7 +309,3 @@ def test_the_shipped_study_has_every_method_three_seeds_and_the_noisy_judges(tmp
     assert {cell.method for cell in cells if cell.needs} == {"dpo_all", "dpo_text"}
     stages = next(cell.config for cell in cells if cell.method == "two_stage")
     assert stages.algo.sft_steps < stages.run.steps
-
-
-def test_settings_and_report_call_the_base_and_the_main_arm_alike() -> None:
-    assert (BASE, MAIN) == (comparison.BASE, comparison.MAIN)

@@ -1,18 +1,19 @@
-"""The pairs of ``data.pairs``: what a model of these settings can train on, known before anything starts."""
+"""The pairs of ``data.pairs``: which of them a run can train on, and a pair as its learner takes it."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from actors.errors import UserError
 from conf.schema import Config
-from speech.dataset import Lengths
+from learner.types import Pair, Rollout
+from speech.dataset import Lengths, PairExample, Response
 from speech.families.base import Family
 from speech.pairs import PairRow, read
 from speech.problems import ManifestError, Problem
 
 
 def usable_pairs(config: Config, family: Family) -> list[PairRow]:
-    """All pairs, none where no file is named.
+    """All pairs, checked before anything starts; none where no file is named.
 
     ManifestError lists all problems. UserError: there are fewer than a step draws.
     """
@@ -31,6 +32,24 @@ def usable_pairs(config: Config, family: Family) -> list[PairRow]:
             f"{path} has {len(rows)}"
         )
     return rows
+
+
+def pair_of(example: PairExample) -> Pair:
+    """An encoded row of a manifest as the learner takes it; this run did not sample it."""
+
+    def reply(index: int, side: Response) -> Rollout:
+        return Rollout(
+            prompt_id=example.row_id,
+            index=index,
+            prompt_ids=example.prompt,
+            ids=side.ids,
+            logps=None,
+            channels=side.channels,
+            sampled=side.sampled,
+        )
+
+    chosen, rejected = (reply(index, side) for index, side in enumerate((example.chosen, example.rejected)))
+    return Pair(chosen=chosen, rejected=rejected, weight=example.weight)
 
 
 def _unusable(rows: Sequence[PairRow], path: Path, family: Family, config: Config) -> Iterator[Problem]:

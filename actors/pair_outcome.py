@@ -14,9 +14,7 @@ from actors.decide import Group
 from conf.schema import Config
 from judge.types import Judged, Missing, Scored
 from learner.extremes import Dropped, Why, best_and_worst
-from learner.types import Pair, Rollout
 from rollout.types import Prompt, Reply
-from speech.dataset import PairExample, Response
 from speech.journal import Named
 from speech.manifest import Row
 from speech.pairs import AxisScore, PairRow, Provenance, Side
@@ -63,24 +61,6 @@ def outcome_of(
     return Outcome(
         id=row.id, pair=None, dropped=found.why, reason=found.reason, missing=dict(missing), again=again
     )
-
-
-def pair_of(example: PairExample) -> Pair:
-    """An encoded row of a manifest as the learner takes it; this run did not sample it."""
-
-    def reply(index: int, side: Response) -> Rollout:
-        return Rollout(
-            prompt_id=example.row_id,
-            index=index,
-            prompt_ids=example.prompt,
-            ids=side.ids,
-            logps=None,
-            channels=side.channels,
-            sampled=side.sampled,
-        )
-
-    chosen, rejected = (reply(index, side) for index, side in enumerate((example.chosen, example.rejected)))
-    return Pair(chosen=chosen, rejected=rejected, weight=example.weight)
 
 
 def _may_come(judged: Judged) -> bool:

@@ -1,4 +1,4 @@
-"""Judged replies of a model to prompts, on the actors of a run without its learner.
+"""The replies that ``wavgate pairs`` chooses from: sampled and judged on a run's actors, without its learner.
 
     prompts -> rollout workers -> replies, streamed -> judge workers -> verdicts -> outcome, prompt by prompt
 
@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from actors.batches import SEEDS_PER_RUN
 from actors.cluster import Cluster, Plan
-from actors.collect import Harvest, check_outage, encode, figures, harvest, task_of
+from actors.collect import Harvest, check_outage, encode, harvest_step
+from actors.figures import figures
 from actors.fleet import Fleet
 from actors.interrupt import until_terminated
 from actors.monitor import Monitor
 from actors.pair_files import PairFiles
-from actors.pairs import Outcome, outcome_of
+from actors.pair_outcome import Outcome, outcome_of
 from actors.record import RunDirectory
 from conf.schema import Config
 from judge.api import Probed
-from judge.noise import noisy
-from rollout.types import Prompt, Sampling
+from rollout.sampling import NO_STEP
 from speech.manifest import Row
 from speech.pairs import Provenance
 
@@ -81,20 +80,17 @@ class Sampler:
         async def collect(rows: Sequence[Row]) -> Harvest:
             examples = await encode(fleet.rollout, manifest, rows)
             monitor.phase("sample", total=len(rows) * self._config.rollout.group_size)
-            found = await harvest(
+            return await harvest_step(
                 fleet.rollout,
                 fleet.judges,
-                [Prompt(id=example.row_id, ids=example.prompt) for example in examples],
-                {row.id: task_of(row, manifest) for row in rows},
-                sampling_of(self._config),
-                deadline=self._config.rollout.deadline_s,
+                self._config,
+                manifest,
+                rows,
+                examples,
+                NO_STEP,
                 audio=self._files.sampling,
                 progress=monitor.tick,
             )
-            if not self._config.judge.noise:
-                return found
-            seed = sampling_of(self._config).seed
-            return found.judged_by(lambda judged: noisy(judged, self._config.judge, seed))
 
         await self.go_through(todo, collect, monitor.step)
 
@@ -122,15 +118,3 @@ class Sampler:
     @property
     def _size(self) -> int:
         return self._config.rollout.prompts_per_step
-
-
-def sampling_of(config: Config) -> Sampling:
-    """As in a run; no step of a run has this seed."""
-    rollout = config.rollout
-    return Sampling(
-        group_size=rollout.group_size,
-        temperature=rollout.temperature,
-        max_new_tokens=rollout.max_new_tokens,
-        seed=config.run.seed * SEEDS_PER_RUN,
-        grammar=rollout.grammar,
-    )

@@ -7,10 +7,11 @@ setting that differs; settings of the place (cluster, logs, workers) do not coun
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from report.comparison import BASE
+from conf.study import BASE
 from report.study import Cell, Study
-from report.trials import OWN, Settings, finished, plain, settings_of
+from report.trials import Settings, finished, plain, settings_of
 
+APART = ("run.name", "run.root", "run.seed", "run.resume")  # settings that tell runs of one method apart
 PLACE = ("cluster.", "log.", "judge.workers", "rollout.workers", "learner.ranks", "run.checkpoint_every",
          "run.keep_checkpoints", "run.eval_every")  # fmt: skip
 TRAINING = ("judge.noise", "judge.readings")  # of the judge, but not in held-out evaluation
@@ -56,7 +57,7 @@ def _what(settings: Settings) -> tuple[tuple[str, str], ...]:
     """The settings that decide what is learnt."""
     return tuple(
         sorted(
-            (key, value) for key, value in settings.items() if key not in OWN and not key.startswith(PLACE)
+            (key, value) for key, value in settings.items() if key not in APART and not key.startswith(PLACE)
         )
     )
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from conf.study import BASE
 from report import study_data
 from report.canvas import INK, SOFT, Axes, Box, Canvas, Dash, Point
-from report.comparison import BASE, Row
+from report.comparison import Row
 from report.curves import Column
 from report.paired import Estimate
 from report.study import Findings

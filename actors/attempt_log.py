@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from math import fsum
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
 from actors.attempt import Ended
+from actors.errors import UserError
 from report.read import lines
+from report.records import Line
 
 
-class Entry(BaseModel):
+class Attempt(Line):
     """One attempt."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     ended: float  # seconds since 1970, UTC
@@ -29,12 +29,12 @@ class Entry(BaseModel):
     arguments: tuple[str, ...]
 
 
-class Journal:
+class AttemptLog:
     """Appends to the file and reads it again: what is told is what is on disk.
 
     Example:
-        journal.note("gated-seed0", ended, fresh=True, arguments=["algo=gated"])
-        journal.wall_s("gated-seed0")
+        log.note("gated-seed0", ended, fresh=True, arguments=["algo=gated"])
+        log.wall_s("gated-seed0")
     """
 
     def __init__(self, file: Path) -> None:
@@ -42,7 +42,7 @@ class Journal:
 
     def note(self, name: str, ended: Ended, *, fresh: bool, arguments: Sequence[str]) -> None:
         """One attempt, now."""
-        entry = Entry(
+        attempt = Attempt(
             name=name,
             ended=time.time(),
             seconds=ended.seconds,
@@ -52,20 +52,25 @@ class Journal:
             fresh=fresh,
             arguments=tuple(arguments),
         )
-        torn = self._file.exists() and not self._file.read_bytes().endswith(b"\n")
-        with self._file.open("a") as out:
-            out.write(("\n" if torn else "") + entry.model_dump_json() + "\n")
+        known = self._file.read_bytes() if self._file.exists() else b""
+        with self._file.open("ab") as out:
+            out.truncate(known.rfind(b"\n") + 1)  # a line that a kill tore says nothing
+            out.write(attempt.model_dump_json().encode() + b"\n")
 
-    def of(self, name: str) -> list[Entry]:
-        """All attempts at one thing. ValueError: a malformed line, as file:line."""
-        return [entry for entry in lines(self._file, TypeAdapter(Entry)).rows if entry.name == name]
+    def of(self, name: str) -> list[Attempt]:
+        """All attempts at one thing. UserError: a malformed line, as file:line."""
+        try:
+            found = lines(self._file, TypeAdapter(Attempt)).rows
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return [one for one in found if one.name == name]
 
-    def last(self, name: str) -> Entry | None:
+    def last(self, name: str) -> Attempt | None:
         """The latest attempt."""
         return next(reversed(self.of(name)), None)
 
     def wall_s(self, name: str) -> float | None:
         """Seconds of the attempts since the last fresh one, with it; None: nobody looked."""
         tries = self.of(name)
-        begun = max((place for place, entry in enumerate(tries) if entry.fresh), default=None)
-        return None if begun is None else fsum(entry.seconds for entry in tries[begun:])
+        begun = max((place for place, one in enumerate(tries) if one.fresh), default=None)
+        return None if begun is None else fsum(one.seconds for one in tries[begun:])

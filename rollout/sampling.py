@@ -1,0 +1,26 @@
+"""How replies are drawn: those that a step learns from or pairs are made of, and greedy ones."""
+
+from conf.schema import Config, RolloutConfig
+from rollout.types import Sampling
+
+SEEDS_PER_RUN = 1_000_000  # a step's sampling seed is run.seed * this + step: no two steps draw alike
+NO_STEP = 0  # steps count from 1: what is sampled outside a run draws like none of its steps
+
+
+def sampling_at(config: Config, step: int) -> Sampling:
+    """Of this step of a run, or of ``NO_STEP``."""
+    rollout = config.rollout
+    return Sampling(
+        group_size=rollout.group_size,
+        temperature=rollout.temperature,
+        max_new_tokens=rollout.max_new_tokens,
+        seed=config.run.seed * SEEDS_PER_RUN + step,
+        grammar=rollout.grammar,
+    )
+
+
+def greedy_sampling(config: RolloutConfig) -> Sampling:
+    """One reply per prompt, the likeliest token each time; the rest as in training."""
+    return Sampling(
+        group_size=1, temperature=0.0, max_new_tokens=config.max_new_tokens, seed=0, grammar=config.grammar
+    )
