@@ -12,7 +12,7 @@ the same figures. A cell that is not finished has no figures and is listed as wh
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -75,11 +75,11 @@ class Findings:
 
 
 def find(study: Study) -> Findings:
-    """Read every finished run and work the figures out.
+    """Read every finished run and work the figures out; one that cannot be read has failed, and says why.
 
-    ValueError: a run that cannot be read, or runs of one arm with different test prompts.
+    ValueError: runs of one arm with different test prompts.
     """
-    trials = {cell.name: read_trial(cell.run) for cell in study.cells if cell.state == "finished"}
+    study, trials = _read(study)
     entries = [
         Entry(arm=cell.arm, method=cell.method, trial=trials[cell.name])
         for cell in study.cells
@@ -93,6 +93,20 @@ def find(study: Study) -> Findings:
         found += rows(arm, sides(entries, arm, study.baseline), study.baseline, study.bootstrap)
         notes += [note if arm == MAIN else f"{arm}: {note}" for note in _doubts(here, study.baseline)]
     return Findings(study=study, trials=trials, rows=found, notes=notes)
+
+
+def _read(study: Study) -> tuple[Study, dict[str, Trial]]:
+    """The finished runs by cell, and the study with the fate of those that cannot be read."""
+    cells: list[Cell] = []
+    trials: dict[str, Trial] = {}
+    for cell in study.cells:
+        if cell.state == "finished":
+            try:
+                trials[cell.name] = read_trial(cell.run)
+            except (OSError, ValueError) as error:
+                cell = replace(cell, state="failed", detail=f"cannot be read: {error}")
+        cells.append(cell)
+    return replace(study, cells=cells), trials
 
 
 def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:

@@ -77,8 +77,9 @@ def read_trial(run: Path) -> Trial:
 
 
 def finished(run: Path) -> bool:
-    """Whether a run has come to its end: its last replies and its report are there, each written whole."""
-    return (run / "heldout" / "test_after.jsonl").is_file() and (run / "report.html").is_file()
+    """Whether a run has come to its end: replies before and after, the model and the report are there."""
+    files = ("heldout/test_before.jsonl", "heldout/test_after.jsonl", "report.html")
+    return all((run / name).is_file() for name in files) and (run / "final").is_dir()
 
 
 def settings_of(run: Path) -> dict[str, str]:

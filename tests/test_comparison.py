@@ -18,7 +18,7 @@ from report.measures import MEASURES
 from report.paired import Bootstrap, sign_test
 from report.study import Cell, Findings, Study, find, write
 from report.study_data import data, front, mean_of
-from report.trials import read_trial
+from report.trials import finished, read_trial
 from tests.synthetic_study import make_trial
 
 FEW = Bootstrap(draws=200)
@@ -193,6 +193,26 @@ def test_cells_that_are_not_finished_are_listed_without_figures(tmp_path: Path) 
     assert "sft-seed0,main,sft,0,failed,'=1+1,,,," in study_tables.cells(found), (
         "no formula for a spreadsheet"
     )
+
+
+@pytest.mark.parametrize("bad", [b"{}\n{}\n", b"\xff\n\xff\n", b""])
+def test_a_cell_that_cannot_be_read_has_failed_and_the_page_is_drawn(tmp_path: Path, bad: bytes) -> None:
+    both = cells(tmp_path, "gated sft", "0")
+    (both[1].run / "heldout" / "test_after.jsonl").write_bytes(bad)
+    found = find(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
+    assert list(found.trials) == ["gated-seed0"] and found.study.cells[1].state == "failed"
+    assert str(found.study.cells[1].detail).startswith("cannot be read: ")
+    assert "1 of 2 cells failed: sft-seed0" in found.notes and "sft-seed0" in study_tables.cells(found)
+
+
+@pytest.mark.parametrize(
+    "name", ["heldout/test_before.jsonl", "heldout/test_after.jsonl", "report.html", "final"]
+)
+def test_a_run_that_lacks_one_of_its_ends_is_not_finished(tmp_path: Path, name: str) -> None:
+    run = make_trial(tmp_path, "gated", 0, prompts=3)
+    assert finished(run)
+    (run / name).rename(tmp_path / "away")
+    assert not finished(run)
 
 
 def test_a_study_without_any_finished_run_has_a_page(tmp_path: Path) -> None:
