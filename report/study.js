@@ -89,7 +89,7 @@ function cellTable() {
 function meanings() {
   const first = DATA.arms[0]?.measures ?? [];
   return [el("dl", {class: "meanings"}, ...first.flatMap(m => [el("dt", {}, m.label), el("dd", {}, m.meaning)])),
-    el("p", {class: "plain"}, "Intervals: prompts and seeds are drawn again with replacement, the same draws for every method; a difference uses the same prompt and seed on both sides. Of three seeds the spread between seeds is measured badly, and such an interval is a little too narrow. Green or red: the interval of the difference leaves 0 out. The sign test takes, per prompt, the mean over seeds, and leaves ties out. Neither is corrected for the number of comparisons on this page.")];
+    el("p", {class: "plain"}, "Intervals: prompts and seeds are drawn again with replacement, the same draws for every method; a difference uses the same prompt and seed on both sides. Intervals of few seeds are widened, by Student's t with the degrees of freedom that seeds and prompts leave. Green or red: the interval of the difference leaves 0 out and the difference has the same sign in every seed. The sign test takes, per prompt, the mean over seeds, and leaves ties out. Neither is corrected for the number of comparisons on this page.")];
 }
 
 const main = DATA.arms[0];

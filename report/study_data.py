@@ -114,7 +114,7 @@ def _measure(rows: Sequence[Row]) -> Data:
                 "method": row.method,
                 "mean": _three(row.mean),
                 "diff": _three(row.difference) if row.difference else None,
-                "verdict": row.difference.decided * row.better if row.difference else 0,
+                "verdict": row.decided * row.better,
                 "signs": [row.signs.wins, row.signs.losses, row.signs.ties] if row.signs else None,
                 "p": short(row.signs.p) if row.signs else None,
                 "seeds": [[seed, short(value)] for seed, value in row.by_seed.items()],
