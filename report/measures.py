@@ -176,5 +176,6 @@ DISTANCE_LABEL = "audio tokens, from base"
 DISTANCE_MEANING = (
     "Jensen-Shannon divergence, in bits, between the histograms of the audio tokens of all test replies, "
     "this policy's against the base's: 0 when every token has the same share, 1 when none is in common, less "
-    "what histograms of so few tokens are apart by chance (a value below 0: no drift to be seen). It sees which tokens are used and how often, not their order; other words also move it: drift, not a fault"
+    "what histograms of so few tokens are apart by chance (below 0: no drift to be seen). It sees which "
+    "tokens are used and how often, not their order; other words also move it: drift, not a fault"
 )
