@@ -19,6 +19,7 @@ class Prepared:
     name: str
     file: Path
     arguments: tuple[str, ...]  # of wavgate
+    minutes: float | None  # longest time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,10 @@ def plan(study: StudyConfig, file: Path, to: Path) -> list[Planned]:
             problems += [f"{where}: {problem.removeprefix('conf: ')}" for problem in error.problems]
     names = [cell.name for cell in cells]
     problems += [f"methods: two cells would be called {name}" for name in names if names.count(name) > 1]
+    made = {one.name for cell in cells for one in cell.needs}
+    problems += [
+        f"prepare: a cell is called {name} too: choose another name" for name in names if name in made
+    ]
     if problems:
         raise StudyError(file, problems)
     return cells
@@ -59,7 +64,10 @@ def _grid(study: StudyConfig) -> Iterator[tuple[int, str, str]]:
     seeds = dict.fromkeys([*study.seeds, *(s for arm in study.arms.values() for s in arm.seeds or ())])
     for seed in seeds:
         if seed in study.seeds:
-            yield from ((seed, MAIN, name) for name, own in study.methods.items() if own != UNTRAINED)
+            trained = [name for name, own in study.methods.items() if own != UNTRAINED]
+            yield from (
+                (seed, MAIN, name) for name in trained if seed in study.seeds_of.get(name, study.seeds)
+            )
         for arm, settings in study.arms.items():
             if seed in (settings.seeds or study.seeds):
                 yield from ((seed, arm, method) for method in settings.methods)
@@ -114,7 +122,7 @@ def _prepared(study: StudyConfig, to: Path, name: str, seed: int) -> Prepared:
     file = to / "prepared" / f"{made}.jsonl"
     chosen = f"run.seed={study.seeds[0] if each == 'study' else seed}"
     arguments = (command.verb, "--to", str(file), *study.common, *command.arguments, chosen)
-    return Prepared(name=made, file=file, arguments=arguments)
+    return Prepared(name=made, file=file, arguments=arguments, minutes=command.minutes)
 
 
 def quoted(path: Path) -> str:

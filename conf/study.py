@@ -14,6 +14,7 @@
     arms:                                          # some methods again, under other settings
       noise: {overrides: [judge.noise=0.5], methods: [gated]}
     bootstrap: {draws: 4000, seed: 0}
+    notes: ["gated without noise is the floor"]    # said on the page
 
 conf/cells.py makes the runs of it.
 """
@@ -55,6 +56,8 @@ class PrepareConfig(Strict):
     """One file for all cells (made with the first seed), or one for each seed."""
     arguments: Overrides = ()
     """More settings and flags of the command."""
+    minutes: Positive | None = None
+    """When it takes longer it is stopped and has failed; the next start goes on with it."""
 
 
 class ArmConfig(Strict):
@@ -96,7 +99,11 @@ class StudyConfig(Strict):
     """Name -> command; ``setting=@NAME`` stands for the file that it makes."""
     arms: dict[Name, ArmConfig] = Field(default_factory=dict)
     """Name -> methods under other settings."""
+    seeds_of: dict[Name, Annotated[tuple[Seed, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """Method -> fewer seeds than the others have, in the main arm."""
     bootstrap: BootstrapConfig = BootstrapConfig()
+    notes: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
+    """Reading aids of this study, shown on its page as they are."""
     minutes: Positive | None = None
     """A cell that takes longer is stopped (it keeps its checkpoint) and counts as failed."""
 
@@ -114,6 +121,10 @@ class StudyConfig(Strict):
                 raise ValueError(f"{field}: must differ from each other (got {shown(list(seeds))})")
         if self.baseline not in trained:
             raise ValueError(f"baseline: must be one of {', '.join(trained)} (got {self.baseline})")
+        for name, seeds in self.seeds_of.items():
+            if name not in trained or not set(seeds) <= set(self.seeds):
+                rule = f"must be some of seeds {shown(list(self.seeds))}, of a method that is trained"
+                raise ValueError(f"seeds_of.{name}: {rule} (got {shown(list(seeds))})")
         for name, arm in self.arms.items():
             if name == MAIN:
                 raise ValueError(f"arms.{MAIN}: is what the study itself is called: choose another name")

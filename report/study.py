@@ -40,6 +40,19 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedFile:
+    """What cells needed before they could begin. ``methods``, ``seeds``: of the cells that use it."""
+
+    name: str
+    state: State
+    detail: str | None
+    wall_s: float | None
+    sampled: float | None  # tokens; None: not told
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
     """What is compared. ``settings``: shown as it is; ``arms``: name -> what it changes."""
 
@@ -52,6 +65,7 @@ class Study:
     arms: Mapping[str, str] = field(default_factory=dict)
     methods: Mapping[str, str] = field(default_factory=dict)  # name -> what it is made of
     notes: Sequence[str] = ()
+    prepared: Sequence[PreparedFile] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +100,7 @@ def find(study: Study) -> Findings:
         if cell.name in trials
     ]
     found: list[Row] = []
-    notes = [*study.notes, *_unfinished(study.cells), *_mixed(trials)]
+    notes = [*study.notes, *_unfinished(study.cells), *_shared(study.prepared), *_mixed(trials)]
     for arm in dict.fromkeys(entry.arm for entry in entries):
         here = [entry for entry in entries if entry.arm == arm]
         _same_prompts(here)
@@ -138,7 +152,7 @@ def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
 def _same_prompts(entries: Sequence[Entry]) -> None:
     first = entries[0].trial
     for entry in entries[1:]:
-        if entry.trial.prompts != first.prompts:
+        if entry.trial.asked != first.asked:
             rule = "runs that are compared must have the same test prompts in the same order"
             raise ValueError(f"{rule}: {entry.trial.run} differs from {first.run}")
 
@@ -154,6 +168,16 @@ def _unfinished(cells: Sequence[Cell]) -> list[str]:
         names = [cell.name for cell in cells if cell.state == state]
         notes += [f"{len(names)} of {len(cells)} cells {verb}: {_named(names)}"] if names else []
     return notes
+
+
+def _shared(files: Sequence[PreparedFile]) -> list[str]:
+    """Seeds that share what they learn from differ by less."""
+    return [
+        f"{_named(one.methods)}: all seeds train on the one file {one.name}: that its pairs were "
+        "sampled once is not in their spread"
+        for one in files
+        if len(one.seeds) > 1
+    ]
 
 
 def _mixed(trials: Mapping[str, Trial]) -> list[str]:

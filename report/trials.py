@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 
 from report.curves import Column
 from report.read import lines, metric_rows, versions
-from report.records import Evaluation, HeldOutReply
+from report.records import Diagnosis, Evaluation, HeldOutReply
+from report.why import why
 
 Settings = Mapping[str, str]  # dotted key -> value as JSON
 Replies = tuple[HeldOutReply, ...]
@@ -39,6 +40,7 @@ class Trial:
     trained: float | None  # tokens that went through the learner, prompts included
     train_s: float | None
     evaluation_s: float | None
+    why: Mapping[str, float]  # report/why.py
 
     @property
     def seed(self) -> int:
@@ -49,6 +51,11 @@ class Trial:
     def prompts(self) -> tuple[str, ...]:
         """The ids of the test rows, in the manifest's order."""
         return tuple(reply.row_id for reply in self.after)
+
+    @property
+    def asked(self) -> tuple[tuple[str, str, str | None], ...]:
+        """What is known of the test rows: no run keeps a hash of its manifest."""
+        return tuple((reply.row_id, reply.task_type, reply.style) for reply in self.after)
 
 
 def read_trial(run: Path) -> Trial:
@@ -73,6 +80,7 @@ def read_trial(run: Path) -> Trial:
         trained=_sum([row.get("tokens") for row in known]),
         train_s=_sum([row.get("time/step") for row in known]),
         evaluation_s=_sum([one.took_s for one in evaluations]),
+        why=why(lines(run / "diagnostics.jsonl", TypeAdapter(Diagnosis)).rows, known),
     )
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import random
 from collections import Counter
 from dataclasses import replace
 from math import log2
@@ -19,6 +21,8 @@ from report.paired import Bootstrap, Estimate, sign_test
 from report.study import Cell, Findings, Study, find, write
 from report.study_data import data, front, mean_of
 from report.trials import finished, read_trial
+from tests.synthetic_diagnostics import diagnosis
+from tests.synthetic_run import write_lines
 from tests.synthetic_study import make_trial
 
 FEW = Bootstrap(draws=200)
@@ -150,7 +154,7 @@ def test_the_tables_hold_every_measure_and_every_cell(found: Findings) -> None:
         "3",
     )
     runs = list(csv.DictReader(io.StringIO(study_tables.cells(found))))
-    assert len(runs) == 12 and tuple(runs[0]) == study_tables.CELLS
+    assert len(runs) == 12 and tuple(runs[0]) == study_tables.CELLS, "no run has more to tell"
     assert (runs[0]["sampled_tokens"], runs[0]["trained_tokens"], runs[0]["train_s"]) == (
         "36000",
         "60000",
@@ -171,7 +175,20 @@ def test_a_reply_that_nobody_listened_to_is_in_no_share(found: Findings) -> None
         update={"figures": {"unjudgeable": 1.0, "truncated": 0.0}, "scores": {}, "reward": None}
     )
     known = {measure.name for measure in MEASURES if measure.of(silent) is not None}
-    assert known == {"unjudgeable", "truncated", "seconds"}
+    assert known == {"fault", "unjudgeable", "truncated", "seconds"}
+
+
+def test_any_fault_counts_what_cannot_be_judged_and_not_what_the_judge_failed_on(found: Findings) -> None:
+    fault = next(one for one in MEASURES if one.name == "fault")
+    sound = {"pace": 1.0, "silence": 0.1, "pause": 0.1, "loop": 0.1, "clipping": 0.0}
+    reply = found.of(MAIN, "sft")[0].after[0]
+    figures: list[tuple[dict[str, float], float | None]] = [
+        (sound, 0.0), (sound | {"loop": 0.9}, 100.0), (sound | {"pace": 3.0}, 100.0), (sound | {"pause": 1.5}, 100.0),
+        ({"unjudgeable": 1.0}, 100.0), ({"unjudgeable": 0.0}, None),
+    ]  # fmt: skip
+    assert [fault.of(reply.model_copy(update={"figures": own})) for own, _ in figures] == [
+        expected for _, expected in figures
+    ]
 
 
 def test_seeds_are_paired_with_themselves_or_in_order() -> None:
@@ -227,6 +244,36 @@ def test_a_run_that_lacks_one_of_its_ends_is_not_finished(tmp_path: Path, name: 
     assert finished(run)
     (run / name).rename(tmp_path / "away")
     assert not finished(run)
+
+
+def test_why_is_the_last_diagnosis_and_means_over_steps_in_page_and_table(tmp_path: Path) -> None:
+    both = cells(tmp_path, "gated sft", "01")
+    rng = random.Random(0)
+    looks = [diagnosis(step, step / 10, layers=2, rng=rng) for step in (1, 5)]
+    for seed in (0, 1):
+        write_lines(both[seed].run / "diagnostics.jsonl", [look.model_dump_json() for look in looks])
+    metrics = both[0].run / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for n, line in enumerate(lines):
+        line |= {"groups/dropped": 2.0, "clip_fraction": 0.1} | (
+            {"groups/dropped_equal_rewards": 1.0} if n else {}
+        )
+    write_lines(metrics, [json.dumps(line) for line in lines])
+    found = find(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
+    why = found.trials["gated-seed0"].why
+    assert why["text_audio_ratio"] == looks[1].model.text_audio_ratio
+    assert why["shift_anchor_text"] == looks[1].shift["anchor_text"].mean
+    assert (why["groups_dropped"], why["groups_dropped_equal_rewards"]) == (24.0, 11.0)
+    assert (
+        why["clip_fraction"] == pytest.approx(0.1) and "clip_fraction" not in found.trials["gated-seed1"].why
+    )
+    rows = {one["cell"]: one for one in csv.DictReader(io.StringIO(study_tables.cells(found)))}
+    assert rows["gated-seed0"]["why_groups_dropped"] == "24" and rows["sft-seed0"]["why_groups_dropped"] == ""
+    shown = data(found)["arms"][0]["why"]  # type: ignore[index]
+    named = [figure["name"] for figure in shown["figures"]]
+    table = {row["method"]: dict(zip(named, row["values"], strict=True)) for row in shown["rows"]}
+    assert table["gated"]["clip_fraction"] == pytest.approx(0.1), "of the seed that tells it"
+    assert table["sft"]["text_audio_ratio"] is None and table["sft"]["lambda"] is not None
 
 
 def test_a_study_without_any_finished_run_has_a_page(tmp_path: Path) -> None:
