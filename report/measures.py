@@ -118,7 +118,7 @@ MEASURES: tuple[Measure, ...] = (
         unit="%",
         better=-1,
         of=_any_fault,
-        meaning="replies with any of the four faults below, or unjudgeable: of all that the judge did not fail on",
+        meaning="replies with any of the four faults, or unjudgeable: of all that the judge did not fail on",
     ),
     Measure(
         name="fault_duration",
@@ -126,7 +126,8 @@ MEASURES: tuple[Measure, ...] = (
         unit="%",
         better=-1,
         of=_fault("duration"),
-        meaning=f"{OF_HEARD}, those shorter than {FASTEST:g} or longer than {SLOWEST:g} times what their words need",
+        meaning=f"{OF_HEARD}, those shorter than {FASTEST:g} or longer than {SLOWEST:g} times what "
+        "their words need",
     ),
     Measure(
         name="fault_silence",
@@ -134,8 +135,8 @@ MEASURES: tuple[Measure, ...] = (
         unit="%",
         better=-1,
         of=_fault("silence"),
-        meaning=f"{OF_HEARD}, those silent more than {LONGEST_SILENCE:.0%} of the time or {LONGEST_PAUSE:g} s "
-        "on end",
+        meaning=f"{OF_HEARD}, those silent more than {LONGEST_SILENCE:.0%} of the time or "
+        f"{LONGEST_PAUSE:g} s on end",
     ),
     Measure(
         name="fault_loop",
