@@ -311,6 +311,15 @@ def test_runs_with_other_prompts_are_refused(tmp_path: Path) -> None:
         find(Study(name="x", cells=both, baseline="gated"))
 
 
+def test_rows_of_the_same_ids_that_ask_something_else_are_refused(tmp_path: Path) -> None:
+    both = cells(tmp_path, "gated sft", "0")
+    for when in ("before", "after"):
+        file = both[1].run / "heldout" / f"test_{when}.jsonl"
+        file.write_text(file.read_text().replace('"style":"slow"', '"style":"fast"'))
+    with pytest.raises(ValueError, match="same test prompts in the same order"):
+        find(Study(name="x", cells=both, baseline="gated"))
+
+
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
