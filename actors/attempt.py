@@ -8,13 +8,16 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
+from actors.interrupt import undisturbed
 from conf.load import ROOT
 
 GOODBYE_S = 300.0  # longest wait for the checkpoint of a process that was told to stop
+BEAT_S = 10.0
 LONGEST = 400  # characters of an error
 
 
@@ -29,11 +32,16 @@ class Ended:
 
 
 def attempt(
-    command: Sequence[str], logs: Path, limit_s: float | None = None, hold: Sequence[int] = ()
+    command: Sequence[str],
+    logs: Path,
+    limit_s: float | None = None,
+    hold: Sequence[int] = (),
+    beat: Callable[[], None] = lambda: None,
 ) -> Ended:
     """Run ``command`` to its end, or stop it after ``limit_s`` or at Ctrl-C.
 
     Output is added to ``logs``.log, errors to ``logs``.err. ``hold``: open files that it inherits.
+    ``beat`` is called now and then as long as it runs.
     """
     logs.parent.mkdir(parents=True, exist_ok=True)
     out, err = logs.with_name(f"{logs.name}.log"), logs.with_name(f"{logs.name}.err")
@@ -41,11 +49,12 @@ def attempt(
     with out.open("ab") as output, err.open("ab") as errors:
         before = errors.tell()
         try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=_environment(),
-                start_new_session=True, pass_fds=tuple(hold),
-            )  # fmt: skip
-            process.wait(limit_s)
+            with undisturbed():  # else an interrupt between fork and assignment leaves a process to nobody
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=_environment(),
+                    start_new_session=True, pass_fds=tuple(hold),
+                )  # fmt: skip
+            _wait(process, start, limit_s, beat)
         except subprocess.TimeoutExpired:
             why = f"took longer than {limit_s:g} s and was stopped"
         except KeyboardInterrupt:
@@ -55,6 +64,22 @@ def attempt(
     code = 0 if process is None else process.returncode
     error = why or (None if code == 0 else _last_line(err, before) or _fate(code))
     return Ended(code=code, seconds=time.monotonic() - start, error=error, interrupted=why == "interrupted")
+
+
+def _wait(
+    process: "subprocess.Popen[bytes]", start: float, limit_s: float | None, beat: Callable[[], None]
+) -> None:
+    """Until its end. TimeoutExpired: after ``limit_s`` since ``start``."""
+    while True:
+        beat()
+        left = inf if limit_s is None else max(0.0, start + limit_s - time.monotonic())
+        try:
+            process.wait(min(left, BEAT_S))
+        except subprocess.TimeoutExpired:
+            if left <= BEAT_S:
+                raise
+        else:
+            return
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

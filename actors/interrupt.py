@@ -17,6 +17,27 @@ async def until_terminated(work: Awaitable[None]) -> None:
 
 
 @contextmanager
+def undisturbed() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the end, and are then raised as ever: nothing inside is torn in two."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    earlier = {
+        number: signal.signal(number, lambda *told: came.append(told))
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0][0])
+
+
+@contextmanager
 def terminable() -> Iterator[None]:
     """SIGTERM raises KeyboardInterrupt inside; nothing is changed in a thread, which gets no signals."""
     if threading.current_thread() is not threading.main_thread():

@@ -106,5 +106,15 @@ class PairFiles:
         return path.relative_to(self.to.parent).as_posix()
 
 
+def sampled_tokens(to: Path) -> float | None:
+    """Tokens of all replies that OUT's pairs were chosen from; None where its summary does not tell."""
+    try:
+        told = json.loads((to.with_suffix(".files") / "summary.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    count = told.get("sampled_tokens") if isinstance(told, dict) else None
+    return float(count) if isinstance(count, int) else None
+
+
 def _name(reply: Reply) -> str:
     return f"{reply.prompt_id}_{reply.index}.ogg"

@@ -35,6 +35,8 @@ class Outcome(Named):
     reason: str | None = None
     missing: dict[str, int] = Field(default_factory=dict)
     """Kind -> how many of its verdicts are missing."""
+    tokens: int | None = None
+    """Of all its replies; older journals do not tell."""
     again: bool = False
     """The judge failed and there is no pair for that: another try may give one."""
 
@@ -51,15 +53,22 @@ def outcome_of(
     judged = [one for _, one in group.replies]
     found = best_and_worst(group.rewards, config.algo.margin)
     missing = Counter[str](one.reward.kind for one in judged if isinstance(one.reward, Missing))
+    tokens = sum(len(reply.ids) for reply, _ in group.replies)
     if not isinstance(found, Dropped):
         best, worst = (group.replies[index] for index in found)
         if best[0].ids != worst[0].ids:
             pair = _pair(row, group.prompt, best, worst, provenance, clips(row), sound)
-            return Outcome(id=row.id, pair=pair, missing=dict(missing))
+            return Outcome(id=row.id, pair=pair, missing=dict(missing), tokens=tokens)
         found = Dropped(why="same", reason=f"replies {found[0]} and {found[1]} have the same tokens")
     again = found.why == "verdicts" and any(map(_may_come, judged))
     return Outcome(
-        id=row.id, pair=None, dropped=found.why, reason=found.reason, missing=dict(missing), again=again
+        id=row.id,
+        pair=None,
+        dropped=found.why,
+        reason=found.reason,
+        missing=dict(missing),
+        tokens=tokens,
+        again=again,
     )
 
 

@@ -180,6 +180,9 @@ def summary(work: Work, found: Sequence[Outcome], rows: Sequence[PairRow]) -> di
         "prompts": len(found),
         "samples": work.provenance.samples,
         "pairs": len(rows),
+        "sampled_tokens": None
+        if None in (counts := [one.tokens for one in found])
+        else sum(filter(None, counts)),
         "weights": work.provenance.weights,
         "least_margin": work.config.algo.margin,
         "margin_min": min(margins, default=None),

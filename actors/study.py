@@ -3,6 +3,7 @@
     DIR/runs/CELL/          the run of a cell: METHOD-seedN, in an arm ARM-METHOD-seedN
     DIR/logs/CELL.log .err  what it printed
     DIR/prepared/           files that cells need
+    DIR/study.json          the code it was begun with: it goes on with no other
     DIR/cells.jsonl         what was started, how long it took, how it ended
     DIR/abandoned/          runs that ended before their first checkpoint and were begun again
     DIR/study.html ...      report/study.py; the study file, too
@@ -25,14 +26,16 @@ from actors.attempt import Ended, attempt
 from actors.attempt_log import AttemptLog
 from actors.checkpoint import snapshots
 from actors.errors import UserError
+from actors.freeze import freeze
 from actors.interrupt import terminable
+from actors.pair_files import PairFiles, sampled_tokens
 from conf.cells import Planned, Prepared, plan, quoted
 from conf.load import read
 from conf.schema import Config
 from conf.study import UNTRAINED, StudyConfig, StudyError, read_study
 from report import study as page
 from report.paired import Bootstrap
-from report.study import Cell, State
+from report.study import Cell, PreparedFile, State
 from report.study_tables import summary
 from report.trials import finished, flat, plain
 
@@ -53,6 +56,7 @@ def study(file: Path, to: Path | None, overrides: Sequence[str], *, page_only: b
     if not page_only:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder) as lock, terminable():
+            freeze(folder)
             (folder / "study.yaml").write_text(_effective(file, settings, overrides))
             runner.run(lock)
     return draw(settings, runner)
@@ -90,7 +94,7 @@ class Runner:
             changes = _changes(run, cell.config) if finished(run) or snapshots(run) else ""
             if changes:
                 problems.append(f"{cell.name}: {changes}: choose another --to, or remove {run}")
-        for one in {prepared.name: prepared for cell in self.cells for prepared in cell.needs}.values():
+        for one in self._files():
             if self._made(one) and (last := self._log.last(one.name)) and last.arguments != one.arguments:
                 then = " ".join(last.arguments)
                 problems.append(
@@ -101,6 +105,7 @@ class Runner:
 
     def run(self, lock: int) -> None:
         """All that is not finished, one after another. KeyboardInterrupt: after the running one has ended."""
+        self._log.recover()
         todo = [cell for cell in self.cells if not finished(self.path(cell))]
         done, width = len(self.cells) - len(todo), len(str(len(self.cells)))
         if done:
@@ -119,6 +124,8 @@ class Runner:
         return page.Study(
             name=told.name,
             cells=[self._shown(cell) for cell in self.cells],
+            prepared=[self._shown_file(one) for one in self._files()],
+            notes=told.notes,
             baseline=told.baseline,
             bootstrap=Bootstrap(**told.bootstrap.model_dump()),
             settings=_yaml(told),
@@ -137,6 +144,24 @@ class Runner:
             state=state,
             detail=detail,
             wall_s=self._log.wall_s(cell.name),
+        )
+
+    def _files(self) -> list[Prepared]:
+        """What cells need, each once."""
+        return list({one.name: one for cell in self.cells for one in cell.needs}.values())
+
+    def _shown_file(self, one: Prepared) -> PreparedFile:
+        last, made = self._log.last(one.name), self._made(one)
+        state: State = "waiting" if last is None else "stopped" if last.interrupted else "failed"
+        users = [cell for cell in self.cells if one in cell.needs]
+        return PreparedFile(
+            name=one.name,
+            state="finished" if made else state,
+            detail=None if made or last is None else last.error,
+            wall_s=self._log.wall_s(one.name),
+            sampled=sampled_tokens(one.file),
+            methods=tuple(dict.fromkeys(cell.method for cell in users)),
+            seeds=tuple(dict.fromkeys(cell.seed for cell in users)),
         )
 
     def fate(self, cell: Planned) -> tuple[State, str | None]:
@@ -162,7 +187,10 @@ class Runner:
             _abandon(run, self.folder / "abandoned")
         arguments = cell.overrides if fresh else (f"resume={quoted(run)}",)
         limit = 60.0 * self._settings.minutes if self._settings.minutes else None
-        ended = attempt([*DRIVER, *arguments], self.folder / "logs" / cell.name, limit, [lock])
+        self._log.begin(cell.name, fresh=fresh, arguments=arguments)
+        ended = attempt(
+            [*DRIVER, *arguments], self.folder / "logs" / cell.name, limit, [lock], self._log.beat
+        )
         if ended.error is None and not finished(run):
             ended = Ended(code=1, seconds=ended.seconds, error="ended well, but without held-out replies")
         self._log.note(cell.name, ended, fresh=fresh, arguments=arguments)
@@ -179,10 +207,13 @@ class Runner:
                 continue
             one.file.parent.mkdir(parents=True, exist_ok=True)
             print(f"{one.name:<24}", end=" ", flush=True)
-            ended = attempt([*COMMAND, *one.arguments], self.folder / "logs" / one.name, None, [lock])
+            logs, limit = self.folder / "logs" / one.name, 60.0 * one.minutes if one.minutes else None
+            fresh = not PairFiles(one.file).journal.exists()  # else it goes on
+            self._log.begin(one.name, fresh=fresh, arguments=one.arguments)
+            ended = attempt([*COMMAND, *one.arguments], logs, limit, [lock], self._log.beat)
             if ended.error is None and not one.file.is_file():
                 ended = Ended(code=1, seconds=ended.seconds, error=f"ended well, but without {one.file}")
-            self._log.note(one.name, ended, fresh=True, arguments=one.arguments)
+            self._log.note(one.name, ended, fresh=fresh, arguments=one.arguments)
             print(_told(ended), flush=True)
             if ended.interrupted:
                 raise KeyboardInterrupt

@@ -19,6 +19,7 @@ class Prepared:
     name: str
     file: Path
     arguments: tuple[str, ...]  # of wavgate
+    minutes: float | None  # longest time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,10 @@ def plan(study: StudyConfig, file: Path, to: Path) -> list[Planned]:
             problems += [f"{where}: {problem.removeprefix('conf: ')}" for problem in error.problems]
     names = [cell.name for cell in cells]
     problems += [f"methods: two cells would be called {name}" for name in names if names.count(name) > 1]
+    made = {one.name for cell in cells for one in cell.needs}
+    problems += [
+        f"prepare: a cell is called {name} too: choose another name" for name in names if name in made
+    ]
     if problems:
         raise StudyError(file, problems)
     return cells
@@ -114,7 +119,7 @@ def _prepared(study: StudyConfig, to: Path, name: str, seed: int) -> Prepared:
     file = to / "prepared" / f"{made}.jsonl"
     chosen = f"run.seed={study.seeds[0] if each == 'study' else seed}"
     arguments = (command.verb, "--to", str(file), *study.common, *command.arguments, chosen)
-    return Prepared(name=made, file=file, arguments=arguments)
+    return Prepared(name=made, file=file, arguments=arguments, minutes=command.minutes)
 
 
 def quoted(path: Path) -> str:

@@ -14,6 +14,7 @@
     arms:                                          # some methods again, under other settings
       noise: {overrides: [judge.noise=0.5], methods: [gated]}
     bootstrap: {draws: 4000, seed: 0}
+    notes: ["gated without noise is the floor"]    # said on the page
 
 conf/cells.py makes the runs of it.
 """
@@ -56,6 +57,8 @@ class PrepareConfig(Strict):
     """One file for all cells (made with the first seed), or one for each seed."""
     arguments: Overrides = ()
     """More settings and flags of the command."""
+    minutes: Positive | None = None
+    """When it takes longer it is stopped and has failed; the next start goes on with it."""
 
 
 class ArmConfig(Strict):
@@ -98,6 +101,8 @@ class StudyConfig(Strict):
     arms: dict[Name, ArmConfig] = Field(default_factory=dict)
     """Name -> methods under other settings."""
     bootstrap: BootstrapConfig = BootstrapConfig()
+    notes: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
+    """Reading aids of this study, shown on its page as they are."""
     minutes: Positive | None = None
     """A cell that takes longer is stopped (it keeps its checkpoint) and counts as failed."""
 

@@ -45,10 +45,18 @@ class Row:
     better: int
     mean: Estimate
     by_seed: Mapping[int, float | None]
+    gaps: Sequence[float | None]  # difference in each pair of seeds
     difference: Estimate | None
     signs: Signs | None
     prompts: int  # that have the figure
     seeds: int
+
+    @property
+    def decided(self) -> int:
+        """The sign of the difference where its interval leaves 0 out and every seed has that sign, else 0."""
+        sign = self.difference.decided if self.difference else 0
+        alike = all(gap is not None and gap * sign > 0 for gap in self.gaps)
+        return sign if alike else 0
 
 
 def sides(entries: Sequence[Entry], arm: str, baseline: str) -> Mapping[str, Side]:
@@ -98,11 +106,13 @@ def _row(
 ) -> Row:
     ours_SP = values(side, list(side), measure)
     difference = signs = None
+    gaps: list[float | None] = []
     if baseline is not None and not itself:
         left, right = zip(*pairs(list(side), list(baseline)), strict=True)
         one_SP, other_SP = values(side, left, measure), values(baseline, right, measure)
         difference = paired.difference(one_SP, other_SP, bootstrap)
         signs = paired.signs(one_SP, other_SP, measure.better) if measure.better else None
+        gaps = [_mean(row) for row in one_SP - other_SP]
     return Row(
         arm=arm,
         method=method,
@@ -112,6 +122,7 @@ def _row(
         better=measure.better,
         mean=paired.mean(ours_SP, bootstrap),
         by_seed={seed: _mean(row) for seed, row in zip(side, ours_SP, strict=True)},
+        gaps=gaps,
         difference=difference if difference and difference.value is not None else None,
         signs=signs,
         prompts=int((~np.isnan(ours_SP)).any(axis=0).sum()),
@@ -169,12 +180,14 @@ class _Distances:
         seeds, found_S, drawn_BS = self._of(method)
         prompts = len(next(iter(self._field[method].values())))
         difference = None
+        gaps_S = np.empty(0)
         if method != baseline and baseline in self._field:
             others, theirs_S, theirs_BS = self._of(baseline)
             left, right = zip(*pairs(seeds, others), strict=True)
             ours, theirs = [seeds.index(seed) for seed in left], [others.index(seed) for seed in right]
             gap_S, gap_BS = found_S[ours] - theirs_S[theirs], drawn_BS[:, ours] - theirs_BS[:, theirs]
             difference = paired.of_distances(gap_S, gap_BS, prompts, self._bootstrap)
+            gaps_S = paired.unbiased(gap_S, gap_BS)
         return Row(
             arm=arm,
             method=method,
@@ -183,7 +196,11 @@ class _Distances:
             unit="bits",
             better=0,
             mean=paired.of_distances(found_S, drawn_BS, prompts, self._bootstrap),
-            by_seed={seed: _mean(one) for seed, one in zip(seeds, found_S[:, None], strict=True)},
+            by_seed={
+                seed: _mean(one)
+                for seed, one in zip(seeds, paired.unbiased(found_S, drawn_BS)[:, None], strict=True)
+            },
+            gaps=[_mean(one) for one in gaps_S[:, None]],
             difference=difference if difference and difference.value is not None else None,
             signs=None,
             prompts=prompts,

@@ -114,8 +114,11 @@ function sided(names) {  // votes as left, right, tie or skip
 }
 
 function download(name) {
+  rater = rater.replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029]/g, "");
   if (!rater.trim()) { name.focus(); name.setAttribute("aria-invalid", "true"); return; }
-  const names = opened(), file = {format: DATA.format, rater: rater.trim(), left: names.left, right: names.right, votes: sided(names)};
+  const names = done() ? opened() : null;  // a file saved midway does not tell the sides
+  const told = names ? sided(names) : votes.map((v, n) => ({item: DATA.items[Math.floor(n / DATA.questions.length)].item, question: DATA.questions[n % DATA.questions.length], vote: v}));
+  const file = {format: DATA.format, page: DATA.id, rater: rater.trim(), left: names?.left ?? null, right: names?.right ?? null, votes: told};
   const link = el("a", {href: URL.createObjectURL(new Blob([JSON.stringify(file, null, 1) + "\n"], {type: "application/json"})),
     download: `votes-${rater.trim().replace(/[^A-Za-z0-9_-]+/g, "-")}.json`});
   link.click();
@@ -129,10 +132,18 @@ function signTest(wins, losses) {  // two-sided, exact, ties left out
   return Math.min(1, 2 * sum);
 }
 
+function majority(choices) {  // as report/votes.py: more than half of those who voted, else a tie
+  const voted = choices.filter(v => v !== "skip");
+  if (!voted.length) return "skip";
+  return ["left", "right"].find(side => 2 * voted.filter(v => v === side).length > voted.length) ?? "tie";
+}
+
 function results() {
   const names = opened(), all = sided(names);
   const rows = DATA.questions.map(question => {
-    const of = choice => all.filter(v => v.question === question && v.vote === choice).length;
+    const byPrompt = {};
+    for (const v of all.filter(v => v.question === question)) (byPrompt[v.item.replace(/\/[^/]*$/, "")] ??= []).push(v.vote);
+    const verdicts = Object.values(byPrompt).map(majority), of = choice => verdicts.filter(v => v === choice).length;
     const [wins, losses] = [of("left"), of("right")], p = signTest(wins, losses);
     return el("tr", {}, el("th", {scope: "row"}, question), ...[wins, losses, of("tie"), of("skip"), wins + losses ? (100 * wins / (wins + losses)).toFixed(1) + " %" : "–", p < 0.0001 ? "< 0.0001" : p.toFixed(4)]
       .map(value => el("td", {class: "num"}, String(value))));
@@ -140,7 +151,7 @@ function results() {
   const heads = [":", `${names.left} wins`, `${names.right} wins`, "no difference", "skipped", `${names.left} of the decided`, "sign test p"];
   return [el("h2", {}, "The sides"), el("p", {}, "You compared ", el("b", {}, names.left), " with ", el("b", {}, names.right), "; which of them was A changed from pair to pair."),
     tabled("votes by question", heads.map(head => [head]), rows),
-    el("p", {class: "hint"}, "The test is two-sided and leaves ties and skipped pairs out. wavgate compare --votes FILE... puts several raters' files together."), keeping()];
+    el("p", {class: "hint"}, "A prompt counts once, whatever number of its seeds you heard. The test is two-sided and leaves ties and skipped prompts out. wavgate compare --votes FILE... puts several raters' files together."), keeping()];
 }
 
 document.addEventListener("keydown", event => {

@@ -26,6 +26,7 @@ from report.study import Cell, Study
 from report.trials import held_out_replies
 from report.votes import FORMAT, QUESTIONS
 from speech.files import write_whole
+from speech.problems import UNPRINTED
 
 SCRIPTS = ("elements.js", "listen.js")
 STYLES = ("page.css", "listen.css")
@@ -148,8 +149,9 @@ def data(left: Side, right: Side, most: int, seed: int) -> Data:
         notes.append(f"{len(chosen)} of {len(found)} pairs are here")
     chance = random.Random(seed)
     chance.shuffle(chosen)
-    swapped = [chance.random() < 0.5 for _ in chosen]
-    key = {"left": left.name, "right": right.name, "swapped": swapped}
+    swapped = _dealt(len(chosen), chance)
+    names = [UNPRINTED.sub("?", side.name)[:300] for side in (left, right)]
+    key = {"left": names[0], "right": names[1], "swapped": swapped}
     sounds: dict[str, str] = {}
     for place, (pair, swap) in enumerate(zip(chosen, swapped, strict=True)):
         first, second = (pair.right, pair.left) if swap else (pair.left, pair.right)
@@ -166,6 +168,14 @@ def data(left: Side, right: Side, most: int, seed: int) -> Data:
         "notes": notes,
         "audio": sounds,
     }
+
+
+def _dealt(count: int, chance: random.Random) -> list[bool]:
+    """Half and half in a drawn order; of an odd number, the one that is left over falls to either."""
+    half = (count + chance.randrange(2)) // 2
+    found = [place < half for place in range(count)]
+    chance.shuffle(found)
+    return found
 
 
 def _uri(found: Clip) -> str:

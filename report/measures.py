@@ -41,19 +41,35 @@ def _percent(name: str) -> Callable[[HeldOutReply], float | None]:
     return of
 
 
-def _fault(beyond: Callable[[Mapping[str, float]], bool]) -> Callable[[HeldOutReply], float | None]:
+def _fault(name: str) -> Callable[[HeldOutReply], float | None]:
     """100 or 0 for a reply that was listened to."""
 
     def of(reply: HeldOutReply) -> float | None:
-        return 100.0 * beyond(reply.figures) if "pace" in reply.figures else None
+        return 100.0 * FAULTS[name](reply.figures) if "pace" in reply.figures else None
 
     return of
+
+
+def _any_fault(reply: HeldOutReply) -> float | None:
+    """100 or 0; None for a reply that could be judged and that nobody listened to."""
+    if reply.figures.get("unjudgeable"):
+        return 100.0
+    return 100.0 * any(fault(reply.figures) for fault in FAULTS.values()) if "pace" in reply.figures else None
 
 
 def _acoustic(reply: HeldOutReply) -> float | None:
     score = reply.scores.get("acoustic")
     return score.value if isinstance(score, Score) else None
 
+
+OF_HEARD = "of the replies that could be heard"
+
+FAULTS: dict[str, Callable[[Mapping[str, float]], bool]] = {
+    "duration": lambda figures: not FASTEST <= figures["pace"] <= SLOWEST,
+    "silence": lambda figures: figures["silence"] > LONGEST_SILENCE or figures["pause"] > LONGEST_PAUSE,
+    "loop": lambda figures: figures["loop"] > MOST_LOOP,
+    "clipping": lambda figures: figures["clipping"] > MOST_CLIPPING,
+}
 
 MEASURES: tuple[Measure, ...] = (
     Measure(
@@ -97,37 +113,46 @@ MEASURES: tuple[Measure, ...] = (
         meaning="word errors of what was heard against the reply's own text, mean over replies",
     ),
     Measure(
+        name="fault",
+        label="any fault",
+        unit="%",
+        better=-1,
+        of=_any_fault,
+        meaning="replies with any of the four faults, or unjudgeable: of all that the judge did not fail on",
+    ),
+    Measure(
         name="fault_duration",
         label="duration faults",
         unit="%",
         better=-1,
-        of=_fault(lambda figures: not FASTEST <= figures["pace"] <= SLOWEST),
-        meaning=f"replies shorter than {FASTEST:g} or longer than {SLOWEST:g} times what their words need",
+        of=_fault("duration"),
+        meaning=f"{OF_HEARD}, those shorter than {FASTEST:g} or longer than {SLOWEST:g} times what "
+        "their words need",
     ),
     Measure(
         name="fault_silence",
         label="silence faults",
         unit="%",
         better=-1,
-        of=_fault(lambda figures: figures["silence"] > LONGEST_SILENCE or figures["pause"] > LONGEST_PAUSE),
-        meaning=f"replies that are silent more than {LONGEST_SILENCE:.0%} of the time or {LONGEST_PAUSE:g} s "
-        "on end",
+        of=_fault("silence"),
+        meaning=f"{OF_HEARD}, those silent more than {LONGEST_SILENCE:.0%} of the time or "
+        f"{LONGEST_PAUSE:g} s on end",
     ),
     Measure(
         name="fault_loop",
         label="loop faults",
         unit="%",
         better=-1,
-        of=_fault(lambda figures: figures["loop"] > MOST_LOOP),
-        meaning=f"replies whose sound repeats itself: self-correlation above {MOST_LOOP:g}",
+        of=_fault("loop"),
+        meaning=f"{OF_HEARD}, those whose sound repeats itself: self-correlation above {MOST_LOOP:g}",
     ),
     Measure(
         name="fault_clipping",
         label="clipping faults",
         unit="%",
         better=-1,
-        of=_fault(lambda figures: figures["clipping"] > MOST_CLIPPING),
-        meaning=f"replies with more than {MOST_CLIPPING:.1%} of their samples at full scale",
+        of=_fault("clipping"),
+        meaning=f"{OF_HEARD}, those with more than {MOST_CLIPPING:.1%} of their samples at full scale",
     ),
     Measure(
         name="unjudgeable",
@@ -175,6 +200,7 @@ DISTANCE = "distance"
 DISTANCE_LABEL = "audio tokens, from base"
 DISTANCE_MEANING = (
     "Jensen-Shannon divergence, in bits, between the histograms of the audio tokens of all test replies, "
-    "this policy's against the base's: 0 when every token has the same share, 1 when none is in common. It "
-    "sees which tokens are used and how often, not their order; other words also move it: drift, not a fault"
+    "this policy's against the base's: 0 when every token has the same share, 1 when none is in common, less "
+    "what histograms of so few tokens are apart by chance (below 0: no drift to be seen). It sees which "
+    "tokens are used and how often, not their order; other words also move it: drift, not a fault"
 )

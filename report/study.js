@@ -1,7 +1,7 @@
 // The page of a study, top to bottom.
 
 const KEY_MEASURES = ["iq", "iq_text", "eq", "style", "wer", "distance", "reward"];
-const FAULT_MEASURES = ["fault_duration", "fault_silence", "fault_loop", "fault_clipping", "unjudgeable", "truncated", "well_formed", "seconds"];
+const FAULT_MEASURES = ["fault", "fault_duration", "fault_silence", "fault_loop", "fault_clipping", "unjudgeable", "truncated", "well_formed", "seconds"];
 const NUM = {class: "num"};
 
 const unitOf = measure => measure.unit === "points" ? "" : ` ${measure.unit}`;
@@ -40,7 +40,16 @@ const EXTRA = [
   ["lambda", method => [number(method.lambda), el("small", {}, method.lambda_seeds.length > 1 ? `${number(Math.min(...method.lambda_seeds))} to ${number(Math.max(...method.lambda_seeds))}` : "")], "mean over steps; seeds from, to"],
   ["lambda, last", method => [number(method.lambda_last)], "mean over seeds"],
   ["training", method => [number(method.minutes)], "minutes"],
+  ["tokens sampled", method => [number(method.sampled)], "mean over seeds"],
+  ["tokens trained on", method => [number(method.trained)], "mean over seeds"],
 ];
+
+function whyTable(arm) {
+  const heads = arm.why.figures.map(f => el("th", {scope: "col", class: "num", title: f.meaning}, f.name.replaceAll("_", " ")));
+  const rows = arm.why.rows.filter(row => row.values.some(v => v !== null)).map(row => el("tr", {}, methodCell(row.method), ...row.values.map(v => el("td", NUM, v === null ? "" : number(v)))));
+  return [scrolled("diagnostics of all methods", el("table", {class: "figures study"}, el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "method"), ...heads)), el("tbody", {}, ...rows))),
+    el("dl", {class: "meanings"}, ...arm.why.figures.flatMap(f => [el("dt", {}, f.name.replaceAll("_", " ")), el("dd", {}, f.meaning)]))];
+}
 
 function forest(arm) {
   const box = el("div", {}), choice = el("select", {name: "measure", "aria-label": "measure"}, ...arm.measures.map(m => el("option", {value: m.name}, m.label)));
@@ -87,7 +96,7 @@ function cellTable() {
 function meanings() {
   const first = DATA.arms[0]?.measures ?? [];
   return [el("dl", {class: "meanings"}, ...first.flatMap(m => [el("dt", {}, m.label), el("dd", {}, m.meaning)])),
-    el("p", {class: "plain"}, "Intervals: prompts and seeds are drawn again with replacement, the same draws for every method; a difference uses the same prompt and seed on both sides. Of three seeds the spread between seeds is measured badly, and such an interval is a little too narrow. Green or red: the interval of the difference leaves 0 out. The sign test takes, per prompt, the mean over seeds, and leaves ties out. Neither is corrected for the number of comparisons on this page.")];
+    el("p", {class: "plain"}, "Intervals: prompts and seeds are drawn again with replacement, the same draws for every method; a difference uses the same prompt and seed on both sides. Intervals of few seeds are widened, by Student's t with the degrees of freedom that seeds and prompts leave. Green or red: the interval of the difference leaves 0 out and the difference has the same sign in every seed. The sign test takes, per prompt, the mean over seeds, and leaves ties out. Neither is corrected for the number of comparisons on this page.")];
 }
 
 const main = DATA.arms[0];
@@ -96,6 +105,7 @@ const parts = main ? [
   section("methods", "Methods", [], overview(main, KEY_MEASURES, EXTRA), el("p", {class: "hint"}, `mean over seeds and prompts, its interval, and the difference to ${DATA.baseline} with its interval`)),
   section("pareto", "IQ against EQ", [], pareto(main)),
   section("faults", "Faults of the sound and the form", [], overview(main, FAULT_MEASURES, [])),
+  ...(main.why.figures.length ? [section("why", "Why", [], el("p", {class: "hint"}, "means over seeds; empty: the run's files do not tell"), ...whyTable(main))] : []),
   section("measures", "One measure at a time", [], ...forest(main)),
   section("curves", "Curves", [], el("div", {class: "grid two"}, ...main.curves.map(overlay))),
   ...(DATA.arms.length > 1 ? [section("arms", "Arms", [], ...everyArm())] : []),

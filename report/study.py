@@ -12,7 +12,7 @@ the same figures. A cell that is not finished has no figures and is listed as wh
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,19 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedFile:
+    """What cells needed before they could begin. ``methods``, ``seeds``: of the cells that use it."""
+
+    name: str
+    state: State
+    detail: str | None
+    wall_s: float | None
+    sampled: float | None  # tokens; None: not told
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
     """What is compared. ``settings``: shown as it is; ``arms``: name -> what it changes."""
 
@@ -53,6 +66,7 @@ class Study:
     arms: Mapping[str, str] = field(default_factory=dict)
     methods: Mapping[str, str] = field(default_factory=dict)  # name -> what it is made of
     notes: Sequence[str] = ()
+    prepared: Sequence[PreparedFile] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,24 +90,38 @@ class Findings:
 
 
 def find(study: Study) -> Findings:
-    """Read every finished run and work the figures out.
+    """Read every finished run and work the figures out; one that cannot be read has failed, and says why.
 
-    ValueError: a run that cannot be read, or runs of one arm with different test prompts.
+    ValueError: runs of one arm with different test prompts.
     """
-    trials = {cell.name: read_trial(cell.run) for cell in study.cells if cell.state == "finished"}
+    study, trials = _read(study)
     entries = [
         Entry(arm=cell.arm, method=cell.method, trial=trials[cell.name])
         for cell in study.cells
         if cell.name in trials
     ]
     found: list[Row] = []
-    notes = [*study.notes, *_unfinished(study.cells), *_mixed(trials)]
+    notes = [*study.notes, *_unfinished(study.cells), *_shared(study.prepared), *_mixed(trials)]
     for arm in dict.fromkeys(entry.arm for entry in entries):
         here = [entry for entry in entries if entry.arm == arm]
         _same_prompts(here)
         found += rows(arm, sides(entries, arm, study.baseline), study.baseline, study.bootstrap)
         notes += [note if arm == MAIN else f"{arm}: {note}" for note in _doubts(here, study.baseline)]
     return Findings(study=study, trials=trials, rows=found, notes=notes)
+
+
+def _read(study: Study) -> tuple[Study, dict[str, Trial]]:
+    """The finished runs by cell, and the study with the fate of those that cannot be read."""
+    cells: list[Cell] = []
+    trials: dict[str, Trial] = {}
+    for cell in study.cells:
+        if cell.state == "finished":
+            try:
+                trials[cell.name] = read_trial(cell.run)
+            except (OSError, ValueError) as error:
+                cell = replace(cell, state="failed", detail=f"cannot be read: {error}")
+        cells.append(cell)
+    return replace(study, cells=cells), trials
 
 
 def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
@@ -125,7 +153,7 @@ def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
 def _same_prompts(entries: Sequence[Entry]) -> None:
     first = entries[0].trial
     for entry in entries[1:]:
-        if entry.trial.prompts != first.prompts:
+        if entry.trial.asked != first.asked:
             rule = "runs that are compared must have the same test prompts in the same order"
             raise ValueError(f"{rule}: {entry.trial.run} differs from {first.run}")
 
@@ -141,6 +169,16 @@ def _unfinished(cells: Sequence[Cell]) -> list[str]:
         names = [cell.name for cell in cells if cell.state == state]
         notes += [f"{len(names)} of {len(cells)} cells {verb}: {_named(names)}"] if names else []
     return notes
+
+
+def _shared(files: Sequence[PreparedFile]) -> list[str]:
+    """Seeds that share what they learn from differ by less."""
+    return [
+        f"{_named(one.methods)}: all seeds train on the one file {one.name}: that its pairs were "
+        "sampled once is not in their spread"
+        for one in files
+        if len(one.seeds) > 1
+    ]
 
 
 def _mixed(trials: Mapping[str, Trial]) -> list[str]:

@@ -10,9 +10,10 @@ from report.comparison import Row
 from report.curves import Column, Data, short
 from report.measures import DISTANCE, DISTANCE_MEANING, MEASURES
 from report.paired import Estimate
-from report.study import Cell, Findings
+from report.study import Cell, Findings, PreparedFile
 from report.study_tables import weights
 from report.trials import Trial
+from report.why import meaning, names, over_seeds
 
 SCRIPTS = ("elements.js", "charts.js", "study_plots.js", "study.js")
 STYLES = ("page.css", "study.css")
@@ -34,14 +35,20 @@ def data(found: Findings) -> Data:
         "methods": methods,
         "made_of": dict(found.study.methods),
         "arms": [_arm(found, arm) for arm in arms],
-        "cells": [_cell(found, cell) for cell in found.study.cells],
+        "cells": [
+            *(_prepared(one) for one in found.study.prepared),
+            *(_cell(found, cell) for cell in found.study.cells),
+        ],
     }
 
 
 def _head(found: Findings) -> Data:
     study, trials = found.study, list(found.trials.values())
     seeds = sorted({cell.seed for cell in study.cells})
-    walls = [cell.wall_s for cell in study.cells if cell.wall_s is not None]
+    spent = [*(cell.wall_s for cell in study.cells), *(one.wall_s for one in study.prepared)]
+    walls = [seconds for seconds in spent if seconds is not None]
+    counts = [*(trial.sampled for trial in trials), *(one.sampled for one in study.prepared)]
+    sampled = [count for count in counts if count is not None]
     bootstrap = study.bootstrap
     commits = sorted({trial.versions.get("commit", "") for trial in trials} - {"", "none"})
     facts = [
@@ -51,6 +58,7 @@ def _head(found: Findings) -> Data:
         ("held against", study.baseline),
         ("intervals", f"{bootstrap.level:.0%}, {bootstrap.draws} draws of prompts and seeds"),
         ("on the clock", f"{fsum(walls) / 3600:.1f} h" if walls else ""),
+        ("tokens sampled", f"{fsum(sampled) / 1e6:.2f} million" if sampled else ""),
         ("commit", ", ".join(commit[:12] for commit in commits)),
     ]
     agreed = dict(trials[0].versions) if trials else {}
@@ -78,6 +86,7 @@ def _arm(found: Findings, arm: str) -> Data:
             _measure([row for row in rows if row.measure == name])
             for name in dict.fromkeys(row.measure for row in rows)
         ],
+        "why": _why(trials),
         "front": front(rows),
         "curves": [
             {"title": title, "hint": hint, "name": name, **_drawn(curves(trials, name))}
@@ -98,6 +107,25 @@ def _method(name: str, trials: Sequence[Trial]) -> Data:
         "lambda_seeds": [short(mean) for mean in means],
         "lambda_last": short(fmean(lasts)) if lasts else None,
         "minutes": short(fmean(seconds) / 60) if seconds else None,
+        "sampled": _mean([trial.sampled for trial in trials]),
+        "trained": _mean([trial.trained for trial in trials]),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return short(fmean(known)) if known else None
+
+
+def _why(trials: Mapping[str, Sequence[Trial]]) -> Data:
+    """Means over the seeds; a figure that no run has is not there."""
+    known = names([trial.why for runs in trials.values() for trial in runs])
+    return {
+        "figures": [{"name": name, "meaning": meaning(name)} for name in known],
+        "rows": [
+            {"method": method, "values": [short(over_seeds([t.why for t in runs], name)) for name in known]}
+            for method, runs in trials.items()
+        ],
     }
 
 
@@ -114,7 +142,7 @@ def _measure(rows: Sequence[Row]) -> Data:
                 "method": row.method,
                 "mean": _three(row.mean),
                 "diff": _three(row.difference) if row.difference else None,
-                "verdict": row.difference.decided * row.better if row.difference else 0,
+                "verdict": row.decided * row.better,
                 "signs": [row.signs.wins, row.signs.losses, row.signs.ties] if row.signs else None,
                 "p": short(row.signs.p) if row.signs else None,
                 "seeds": [[seed, short(value)] for seed, value in row.by_seed.items()],
@@ -188,6 +216,19 @@ def mean_of(columns: Sequence[Column]) -> Column:
     """Step by step over the columns that tell it; null where none does."""
     told = [[value for value in row if value is not None] for row in zip(*columns, strict=True)]
     return [short(fmean(values)) if values else None for values in told]
+
+
+def _prepared(one: PreparedFile) -> Data:
+    return {
+        "name": one.name,
+        "arm": "",
+        "method": f"for {', '.join(one.methods)}",
+        "seed": ", ".join(map(str, one.seeds)),
+        "state": one.state,
+        "detail": one.detail,
+        "wall_s": short(one.wall_s),
+        "sampled": short(one.sampled),
+    }
 
 
 def _cell(found: Findings, cell: Cell) -> Data:

@@ -26,7 +26,8 @@ def study_of(runs: Sequence[Path]) -> Study:
     settings = {run: settings_of(run) for run in dict.fromkeys(run.absolute() for run in runs)}
     for run in settings:
         if not finished(run):
-            raise ValueError(f"{run}: must have come to its end (heldout/test_after.jsonl and report.html)")
+            ends = "heldout/test_before.jsonl, heldout/test_after.jsonl, final and report.html"
+            raise ValueError(f"{run}: must have come to its end ({ends})")
     _same_question(settings)
     groups: dict[tuple[tuple[str, str], ...], list[Path]] = {}
     for run, told in settings.items():

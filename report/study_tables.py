@@ -6,9 +6,10 @@ from io import StringIO
 from statistics import fmean
 
 from report.paired import Estimate
-from report.study import Cell, Findings
+from report.study import Cell, Findings, PreparedFile
 from report.table import aligned
 from report.trials import Trial
+from report.why import names
 
 MEASURES = (
     "arm", "method", "measure", "unit", "mean", "lo", "hi", "diff", "diff_lo", "diff_hi",
@@ -44,16 +45,22 @@ def measures(found: Findings) -> str:
 
 
 def cells(found: Findings) -> str:
-    """cells.csv; the measures are means over the run's test prompts."""
+    """cells.csv; the measures are means over the run's test prompts. Prepared files come first.
+
+    After CELLS a column for every figure of report/why.py that a run has.
+    """
+    known = [name for name in names([t.why for t in found.trials.values()]) if name != "lambda"]
     by_seed = {(row.arm, row.method, row.measure): row.by_seed for row in found.rows}
-    lines = []
+    lines = [_prepared(one) for one in found.study.prepared]
     for cell in found.study.cells:
         trial = found.trials.get(cell.name)
         own = [
             by_seed.get((cell.arm, cell.method, name), {}).get(cell.seed) for name in ("iq", "eq", "reward")
         ]
-        lines.append(_cell(cell, trial, own))
-    return _csv(CELLS, lines)
+        more = [trial.why.get(name) for name in known] if trial else []
+        lines.append([*_cell(cell, trial, own), *more])
+    heads = [*CELLS, *(f"why_{name}" for name in known)]
+    return _csv(heads, [[*line, *[None] * (len(heads) - len(line))] for line in lines])
 
 
 def weights(trial: Trial) -> tuple[float | None, float | None]:
@@ -88,6 +95,17 @@ def _cell(cell: Cell, trial: Trial | None, own: Sequence[float | None]) -> list[
     times = (cell.wall_s, trial.train_s, trial.evaluation_s)
     made = (trial.versions.get("commit"), trial.versions.get("source"))
     return [*head, len(trial.steps), *times, trial.sampled, trial.trained, *weights(trial), *own, *made]
+
+
+def _prepared(one: PreparedFile) -> list[object]:
+    told: dict[str, object] = {
+        "cell": one.name,
+        "method": f"for {' '.join(one.methods)}",
+        "state": one.state,
+        "detail": one.detail,
+    }
+    told |= {"wall_s": one.wall_s, "sampled_tokens": one.sampled}
+    return [told.get(head) for head in CELLS]
 
 
 def _numbers(estimate: Estimate | None) -> tuple[float | None, float | None, float | None]:

@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 
 from report.curves import Column
 from report.read import leaves, lines, metric_rows, versions
-from report.records import Evaluation, HeldOutReply
+from report.records import Diagnosis, Evaluation, HeldOutReply
+from report.why import why
 
 Settings = Mapping[str, str]  # dotted key -> value as JSON
 Replies = tuple[HeldOutReply, ...]
@@ -38,6 +39,7 @@ class Trial:
     trained: float | None  # tokens that went through the learner, prompts included
     train_s: float | None
     evaluation_s: float | None
+    why: Mapping[str, float]  # report/why.py
 
     @property
     def seed(self) -> int:
@@ -48,6 +50,11 @@ class Trial:
     def prompts(self) -> tuple[str, ...]:
         """The ids of the test rows, in the manifest's order."""
         return tuple(reply.row_id for reply in self.after)
+
+    @property
+    def asked(self) -> tuple[tuple[str, str, str | None], ...]:
+        """What is known of the test rows: no run keeps a hash of its manifest."""
+        return tuple((reply.row_id, reply.task_type, reply.style) for reply in self.after)
 
 
 def read_trial(run: Path) -> Trial:
@@ -72,12 +79,14 @@ def read_trial(run: Path) -> Trial:
         trained=_sum([row.get("tokens") for row in known]),
         train_s=_sum([row.get("time/step") for row in known]),
         evaluation_s=_sum([one.took_s for one in evaluations]),
+        why=why(lines(run / "diagnostics.jsonl", TypeAdapter(Diagnosis)).rows, known),
     )
 
 
 def finished(run: Path) -> bool:
-    """Whether a run has come to its end: its last replies and its report are there, each written whole."""
-    return (run / "heldout" / "test_after.jsonl").is_file() and (run / "report.html").is_file()
+    """Whether a run has come to its end: replies before and after, the model and the report are there."""
+    files = ("heldout/test_before.jsonl", "heldout/test_after.jsonl", "report.html")
+    return all((run / name).is_file() for name in files) and (run / "final").is_dir()
 
 
 def settings_of(run: Path) -> dict[str, str]:

@@ -1,32 +1,43 @@
 """What people said who listened blind: several raters' files put together, and a sign test.
 
-A pair goes to the side that more than half of those who voted on it prefer, else it is a tie; who skipped it
-has not voted. The test is two-sided and leaves ties out, as the paper's.
+A prompt goes to the side that more than half of all votes on it prefer, over raters and seeds, else it is a
+tie; who skipped it has not voted. Seeds of a prompt are not independent, so a prompt counts once. The test is
+two-sided and leaves ties out, as the paper's.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from report.paired import sign_test
 from report.records import Line
 from report.table import aligned
+from speech.problems import UNPRINTED
 
-Format = Literal["wavgate-votes-1"]
+Format = Literal["wavgate-votes-2"]
 Question = Literal["helpfulness", "naturalness", "overall"]
-FORMAT: Format = "wavgate-votes-1"
+FORMAT: Format = "wavgate-votes-2"
 QUESTIONS: tuple[Question, ...] = get_args(Question)
 Choice = Literal["left", "right", "tie", "skip"]
+
+
+def _printed(text: str) -> str:
+    if UNPRINTED.search(text):
+        raise ValueError("must have no control characters")
+    return text
+
+
+Printed = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_printed)]
 
 
 class Vote(Line):
     """One answer about one pair."""
 
-    item: str  # row_id/seed
+    item: Printed  # row_id/seed
     question: Question
     vote: Choice
 
@@ -35,10 +46,18 @@ class Votes(Line):
     """A rater's file, as the listening page saves it. ``left`` and ``right``: the sides, not the buttons."""
 
     format: Format
-    rater: str
-    left: str
-    right: str
+    page: str = Field(pattern=r"^[0-9a-f]{16}$")  # whose votes these are: other pages have other pairs
+    rater: Printed
+    left: Printed
+    right: Printed
     votes: tuple[Vote, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("left", "") is None:
+            raise ValueError("was saved midway, without the sides: answer the rest, then save again")
+        return content
 
     @model_validator(mode="after")
     def _once(self) -> Self:
@@ -51,7 +70,7 @@ class Votes(Line):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """Pairs by who won them. ``share``: wins of wins and losses; None: nobody preferred anything."""
+    """Prompts by who won them. ``share``: wins of wins and losses; None: nobody preferred anything."""
 
     question: Question
     wins: int
@@ -71,13 +90,16 @@ def read_votes(file: Path) -> Votes:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{file}: {f'{where}: ' if where else ''}{first['msg']}") from None
+        said = f"{f'{where}: ' if where else ''}{first['msg']}"
+        raise ValueError(f"{file}: {UNPRINTED.sub(lambda match: ascii(match[0])[1:-1], said)}") from None
 
 
 def together(files: Sequence[tuple[Path, Votes]]) -> list[Tally]:
-    """One tally per question. ValueError: other sides than the first file's, or a rater twice."""
+    """One tally per question. ValueError: another page than the first file's, or a rater twice."""
     (first, known), *others = files
     for file, votes in others:
+        if votes.page != known.page:
+            raise ValueError(f"{file}: must be of page {known.page} as {first}: got {votes.page}")
         if (votes.left, votes.right) != (known.left, known.right):
             rule = f"must be about {known.left} and {known.right} as in {first}"
             raise ValueError(f"{file}: {rule}: got {votes.left} and {votes.right}")
@@ -90,12 +112,13 @@ def together(files: Sequence[tuple[Path, Votes]]) -> list[Tally]:
 
 
 def _tally(question: Question, files: Sequence[Votes]) -> Tally:
-    by_item: dict[str, list[Choice]] = {}
+    by_prompt: dict[str, list[Choice]] = {}
     for votes in files:
         for vote in votes.votes:
             if vote.question == question:
-                by_item.setdefault(vote.item, []).append(vote.vote)
-    counts = Counter(majority(choices) for choices in by_item.values())
+                prompt = vote.item.rpartition("/")[0] or vote.item
+                by_prompt.setdefault(prompt, []).append(vote.vote)
+    counts = Counter(majority(choices) for choices in by_prompt.values())
     wins, losses = counts["left"], counts["right"]
     return Tally(
         question=question,
@@ -128,5 +151,5 @@ def lines(files: Sequence[tuple[Path, Votes]]) -> list[str]:
         share = "-" if tally.share is None else f"{tally.share:.1%}"
         counts = (tally.wins, tally.losses, tally.ties, tally.unvoted)
         table.append((tally.question, *map(str, counts), share, f"{tally.p:.4f}"))
-    told = f"{len(files)} raters: {raters}; a pair goes to who has more than half of its votes"
+    told = f"{len(files)} raters: {raters}; a prompt goes to who has more than half of its votes"
     return [told, *aligned(table)]

@@ -100,6 +100,7 @@ def make_trial(
     write_lines(run / "evaluations.jsonl", [summed(when, replies) for when, replies in sides.items()])
     if audio:
         samples(run, seed)
+    (run / "final").mkdir()
     (run / "report.html").write_text("<!doctype html>")
     return run
 

@@ -229,10 +229,19 @@ def test_a_page_holds_no_more_pairs_than_asked_for(runs: list[Path], monkeypatch
 # --- votes
 
 
-def voted(rater: str, votes: dict[str, str], left: str = "base", right: str = "gated") -> Votes:
+def voted(
+    rater: str, votes: dict[str, str], left: str = "base", right: str = "gated", page: str = "0" * 16
+) -> Votes:
     lines = [{"item": item, "question": "overall", "vote": vote} for item, vote in votes.items()]
     return Votes.model_validate(
-        {"format": "wavgate-votes-1", "rater": rater, "left": left, "right": right, "votes": lines}
+        {
+            "format": "wavgate-votes-2",
+            "page": page,
+            "rater": rater,
+            "left": left,
+            "right": right,
+            "votes": lines,
+        }
     )
 
 
@@ -274,17 +283,45 @@ def test_votes_about_other_sides_or_of_one_rater_twice_are_refused() -> None:
         together([first, (Path("b.json"), voted("a", {}))])
 
 
+def test_a_prompt_counts_once_whatever_number_of_its_seeds_was_heard() -> None:
+    votes = voted("a", {"p/0": "left", "p/1": "left", "p/2": "right", "q/x/0": "left", "q/x/1": "tie"})
+    overall = together([(Path("a"), votes)])[-1]
+    assert (overall.wins, overall.losses, overall.ties) == (1, 0, 1)
+
+
+def test_votes_of_another_page_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"b\.json: must be of page 0000000000000000 as a\.json: got 1111"):
+        together([(Path("a.json"), voted("a", {})), (Path("b.json"), voted("b", {}, page="1" * 16))])
+
+
+@pytest.mark.parametrize("rater", ["a\n raters: all", "\x1b[2J", "\u2028", ""])
+def test_a_rater_without_a_name_to_print_is_refused(rater: str) -> None:
+    with pytest.raises(ValueError, match="rater"):
+        voted(rater, {})
+
+
+def test_sides_are_dealt_half_and_half(runs: list[Path]) -> None:
+    for seed in range(8):
+        swapped = opened(listening(runs, ["base", str(runs[0])], seed=seed))["swapped"]
+        assert sum(swapped) == 3 and len(swapped) == 6
+        assert sum(opened(listening(runs, ["base", str(runs[0])], most=3, seed=seed))["swapped"]) in (1, 2)
+
+
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
+        (
+            '{"format": "wavgate-votes-2", "page": "0123456789abcdef", "rater": "a", "left": null, "right": null, "votes": []}',
+            "was saved midway, without the sides",
+        ),
         ("not json", "v.json: Invalid JSON"),
         ('{"format": "x"}', "v.json: format: "),
         (
-            '{"format": "wavgate-votes-1", "rater": "a", "left": "x", "right": "y", "votes": [{"item": "1", "question": "overall", "vote": "both"}]}',
+            '{"format": "wavgate-votes-2", "page": "0123456789abcdef", "rater": "a", "left": "x", "right": "y", "votes": [{"item": "1", "question": "overall", "vote": "both"}]}',
             "v.json: votes.0.vote: ",
         ),
         (
-            '{"format": "wavgate-votes-1", "rater": "a", "left": "x", "right": "y", "votes": [{"item": "1", "question": "overall", "vote": "tie"}, {"item": "1", "question": "overall", "vote": "left"}]}',
+            '{"format": "wavgate-votes-2", "page": "0123456789abcdef", "rater": "a", "left": "x", "right": "y", "votes": [{"item": "1", "question": "overall", "vote": "tie"}, {"item": "1", "question": "overall", "vote": "left"}]}',
             "a pair must have one vote per question: 1, overall has more",
         ),
     ],
@@ -377,12 +414,16 @@ def test_the_sides_are_told_after_the_last_vote_and_the_file_adds_up(
     with visit(chromium, page) as tab:
         tab.fill("input", "ab")
         press(tab, "xx")  # into the name
+        with tab.expect_download() as early:
+            tab.click("button[data-save]")
+        midway = early.value.path().read_text()
+        assert "base" not in midway and "gated" not in midway and '"left": null' in midway
         tab.locator("h1").click()
         for swap in swapped:  # always for the base, except that the last question is a tie
             press(tab, "12" + ("b" if swap else "a") * 2 + "t")
         assert "You compared base with gated" in tab.inner_text("main")
         row = tab.locator("tbody tr").first.all_inner_texts()[0].split("\t")
-        assert row == ["helpfulness", "3", "0", "0", "0", "100.0 %", "0.2500"]
+        assert row == ["helpfulness", "2", "0", "0", "0", "100.0 %", "0.5000"], "three pairs of two prompts"
         press(tab, "u")
         assert tab.locator("tbody tr").count() == 3, "no way back once the sides are known"
         with tab.expect_download() as download:
@@ -395,5 +436,5 @@ def test_the_sides_are_told_after_the_last_vote_and_the_file_adds_up(
     capsys.readouterr()
     assert main(["compare", "--votes", str(tmp_path / "abxx.json")]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"helpfulness +3 +0 +0 +0 +100\.0% +0\.2500", shown)
-    assert re.search(r"overall +0 +0 +3 +0 +- +1\.0000", shown)
+    assert re.search(r"helpfulness +2 +0 +0 +0 +100\.0% +0\.5000", shown)
+    assert re.search(r"overall +0 +0 +2 +0 +- +1\.0000", shown)

@@ -1,6 +1,8 @@
 """An interrupt while a checkpoint is being written lets it end: it is not lost, and not written twice."""
 
 import asyncio
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ import pytest
 
 from actors import checkpoint
 from actors.driver import Driver
+from actors.interrupt import terminable, undisturbed
 from actors.prepare import prepare
 from actors.record import RunDirectory
 
@@ -68,3 +71,14 @@ def test_an_interrupt_before_a_resumed_run_has_learnt_anything_writes_nothing(tm
     asyncio.run(found._checkpoint())
     asyncio.run(found._interrupted())  # its state is that of the snapshot
     assert learner.calls == 1 and len(checkpoint.snapshots(run.path)) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_what_must_not_be_torn_has_ended(number: signal.Signals) -> None:
+    whole = False
+    with pytest.raises(KeyboardInterrupt), terminable():
+        with undisturbed():
+            os.kill(os.getpid(), number)
+            whole = True
+        raise AssertionError("the signal was lost")
+    assert whole

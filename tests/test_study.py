@@ -9,16 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from actors import study
+from actors import freeze, study
 from actors.attempt import Ended, attempt
 from actors.attempt_log import AttemptLog
 from actors.cli import main
 from actors.errors import UserError
+from actors.provenance import source_hash
 from conf.cells import plan
 from conf.keys import GROUPS
 from conf.study import BASE, MAIN, StudyError, read_study
@@ -42,9 +43,15 @@ def study_file(folder: Path, methods: str = METHODS, more: str = "", seeds: str 
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Cells are the stub's, in this process; the log of what it was asked to run."""
 
-    def here(command: Sequence[str], logs: Path, limit_s: float | None, hold: Sequence[int]) -> Ended:
+    def here(
+        command: Sequence[str],
+        logs: Path,
+        limit_s: float | None,
+        hold: Sequence[int],
+        beat: Callable[[], None],
+    ) -> Ended:
         if command[:2] != list(STUB):
-            return attempt(command, logs, limit_s, hold)
+            return attempt(command, logs, limit_s, hold, beat)
         start, errors = time.monotonic(), io.StringIO()
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
             code = stub_driver.main(list(command[2:]))
@@ -195,6 +202,78 @@ def test_what_cells_need_is_made_once_before_them(
         study.study(file, to, [])
 
 
+def test_a_prepared_file_is_a_row_of_the_cells_with_its_time_and_tokens(
+    tmp_path: Path, stub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = "import os, json; os.makedirs(to[:-6] + '.files'); json.dump({'sampled_tokens': 4321}, open(to[:-6] + '.files/summary.json', 'w'))"  # fmt: skip
+    file, to = study_file(tmp_path, *PAIRS, seeds="[3, 4]"), tmp_path / "out"
+    monkeypatch.setattr(study, "COMMAND", (sys.executable, "-c", f"{MAKES}; {summary}"))
+    assert study.study(file, to, []) == 0
+    row = cells_csv(to)["pairs"]
+    assert (row["state"], row["method"], row["sampled_tokens"]) == ("finished", "for dpo", "4321")
+    assert float(row["wall_s"]) > 0
+    assert "dpo: all seeds train on the one file pairs" in (to / "study.html").read_text()
+
+
+def test_a_prepared_file_has_a_time_limit_of_its_own(tmp_path: Path) -> None:
+    methods, prepare = PAIRS
+    file = study_file(tmp_path, methods, prepare.replace("each", "minutes: 7, each"))
+    cells = plan(read_study(file), file, tmp_path / "out")
+    assert {one.minutes for cell in cells for one in cell.needs} == {7}
+
+
+def test_a_study_goes_on_with_the_code_it_was_begun_with_and_with_no_other(
+    tmp_path: Path, stub: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, to = study_file(tmp_path), tmp_path / "out"
+    monkeypatch.setenv("STUB_FAIL", "sft-seed0")
+    assert main(["study", str(file), "--to", str(to)]) == 1
+    begun = json.loads((to / "study.json").read_text())
+    assert begun["source"] == source_hash()
+    monkeypatch.setattr(freeze, "versions", lambda: {"source": "f" * 12, "commit": "c" * 40})
+    capsys.readouterr()
+    assert main(["study", str(file), "--to", str(to)]) == 2
+    error = capsys.readouterr().err
+    assert f"was begun with source {begun['source']}, this is {'f' * 12}" in error
+    assert f"git checkout {begun['commit']}" in error and len(asked(stub)) == 2
+    assert main(["study", str(file), "--to", str(to), "--page"]) == 1, "drawing runs nothing"
+    (to / "study.json").write_text("{}")
+    assert main(["study", str(file), "--to", str(to)]) == 2
+    assert "study.json: must be what a study wrote at its first start" in capsys.readouterr().err
+
+
+def test_an_attempt_that_ran_when_the_study_was_killed_is_counted_up_to_its_last_beat(tmp_path: Path) -> None:
+    file = tmp_path / "cells.jsonl"
+    log = AttemptLog(file)
+    log.begin("a", fresh=True, arguments=["x=1"])
+    log.beat()
+    running = tmp_path / "running.json"
+    started = json.loads(running.read_text())["started"]
+    os.utime(running, (started + 50, started + 50))
+    again = AttemptLog(file)
+    again.recover()
+    last = again.last("a")
+    assert last is not None and (last.error, last.arguments) == ("the study was killed", ("x=1",))
+    assert again.wall_s("a") == pytest.approx(50, abs=0.01) and not running.exists()
+    again.begin("a", fresh=False, arguments=())
+    again.note("a", Ended(code=0, seconds=7.0, error=None), fresh=False, arguments=())
+    again.recover()
+    assert again.wall_s("a") == pytest.approx(57, abs=0.01) and len(again.of("a")) == 2
+    running.write_text("{")
+    with pytest.raises(UserError, match=r"running\.json: must be what a study wrote"):
+        again.recover()
+
+
+def test_it_is_said_now_and_then_that_a_process_still_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.attempt.BEAT_S", 0.05)
+    beats: list[float] = []
+    slow = [sys.executable, "-c", "import time; time.sleep(0.5)"]
+    assert attempt(slow, tmp_path / "cell", beat=lambda: beats.append(0.0)).error is None
+    assert len(beats) > 2
+
+
 def test_cells_whose_file_cannot_be_made_fail_with_its_reason_and_the_others_go_on(
     tmp_path: Path, stub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +332,10 @@ BAD = {
         "name: a\nseeds: [0]\nmethods: {gated: []}\narms: {x: {overrides: [run.steps=1], methods: [sft]}}",
         "arms.x.methods: must be of gated (got sft)",
     ),
+    "a file called as a cell": (
+        "name: a\nseeds: [0]\nmethods: {gated: [], x: [data.train=@x]}\nprepare: {x: {each: seed}}",
+        "prepare: a cell is called x-seed0 too: choose another name",
+    ),
     "key": ("name: a\nseeds: [0]\nmethods: {gated: [algo.gate.alfa=1]}", "methods.gated: algo.gate.alfa: unknown key; did you mean"),
     "value": ("name: a\nseeds: [0]\nmethods: {gated: [run.steps=0]}", "methods.gated: run.steps: must be greater than or equal to 1"),
     "own": ("name: a\nseeds: [0]\nmethods: {gated: [run.seed=3]}", "methods.gated: run.seed: is decided by the study"),
@@ -302,10 +385,12 @@ def test_the_shipped_study_has_every_method_three_seeds_and_the_noisy_judges(tmp
     settings = read_study(file)
     cells = plan(settings, file, tmp_path)
     assert set(settings.methods) == {BASE, *GROUPS["algo"]}
-    assert {cell.seed for cell in cells} == {0, 1, 2} and len(cells) == 3 * (12 + 2 * 2)
+    assert {cell.seed for cell in cells} == {0, 1, 2} and len(cells) == 3 * (11 + 2 * 2) + 1 + 2 == 48
     assert all(cell.config.algo.name == cell.method for cell in cells)
     noisy = {(cell.arm, cell.config.judge.noise, cell.config.judge.readings) for cell in cells}
-    assert noisy == {(MAIN, 0.0, 1), ("noise0.5", 0.5, 2), ("noise1.0", 1.0, 2)}
+    assert noisy == {(MAIN, 0.0, 1), ("noise0.5", 0.5, 2), ("noise1.0", 1.0, 2), ("anchored", 0.0, 1)}
+    weights = {(cell.arm, cell.config.algo.fixed_lambda) for cell in cells if cell.needs}
+    assert weights == {(MAIN, 1.0), ("anchored", 0.5)}
     assert {cell.method for cell in cells if cell.needs} == {"dpo_all", "dpo_text"}
     stages = next(cell.config for cell in cells if cell.method == "two_stage")
     assert stages.algo.sft_steps < stages.run.steps
