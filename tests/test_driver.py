@@ -175,15 +175,21 @@ def judged(record: RolloutRecord) -> tuple[Reply, Judged]:
     reply = Reply(
         prompt_id=record.prompt_id, index=record.index, ids=tuple(record.ids), logps=(0.0,) * len(record.ids),
         channels=record.channels, sampled=(True,) * len(record.ids), versions=(record.policy_version,),
-        finish=record.finish, text=record.text, well_formed=True,
+        finish=record.finish, text=record.text, well_formed=record.well_formed is True,
     )  # fmt: skip
     reward: Verdict = (
         Missing(judge="x", reason=record.missing or "", kind="server")
         if record.reward is None
         else Scored(value=record.reward, judge="x")
     )
+    axes: dict[str, Verdict] = {
+        axis: Scored(value=score.value, judge=score.judge)
+        if isinstance(score, Score)
+        else Missing(judge="x", reason=score.missing, kind="server")
+        for axis, score in record.scores.items()
+    }
     return reply, Judged(
-        prompt_id=record.prompt_id, index=record.index, axes={}, reward=reward, transcript=record.transcript
+        prompt_id=record.prompt_id, index=record.index, axes=axes, reward=reward, transcript=record.transcript
     )
 
 
