@@ -51,3 +51,12 @@ def visit(browser: "Browser", file: Path) -> Iterator["Page"]:
     assert said == []
     assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {file.as_uri()}
     tab.close()
+
+
+def until(tab: "Page", expression: str) -> None:
+    """Wait for an expression to hold. Playwright's own wait would evaluate a string in the page, which its CSP forbids."""
+    for _ in range(200):
+        if tab.evaluate(expression):
+            return
+        tab.wait_for_timeout(50)
+    raise AssertionError(f"never held: {expression}")

@@ -16,7 +16,7 @@ from report import listen
 from report.paired import sign_test
 from report.study_of_runs import study_of
 from report.votes import QUESTIONS, Votes, majority, read_votes, together
-from tests.pages import launched, visit
+from tests.pages import launched, until, visit
 from tests.synthetic_run import XSS
 from tests.synthetic_study import make_trial
 
@@ -389,7 +389,7 @@ def test_listening_is_by_key_can_be_undone_and_goes_on_after_a_reload(
         assert count.inner_text() == "pair 1 of 3, question 1 of 3: helpfulness"
         press(tab, "a1a")
         assert count.inner_text().endswith("helpfulness"), "no vote before both were heard"
-        tab.wait_for_function("document.querySelector('audio[data-side=a]').currentTime > 0")
+        until(tab, "document.querySelector('audio[data-side=a]').currentTime > 0")
         press(tab, "2at")
         assert count.inner_text() == "pair 1 of 3, question 3 of 3: overall"
         press(tab, "u")
