@@ -45,9 +45,9 @@ const EXTRA = [
 ];
 
 function whyTable(arm) {
-  const heads = arm.why.figures.map(f => el("th", {scope: "col", class: "num", title: f.meaning}, f.name.replaceAll("_", " ")));
+  const heads = [[":method"], ...arm.why.figures.map(f => [f.name.replaceAll("_", " "), "", f.meaning])];
   const rows = arm.why.rows.filter(row => row.values.some(v => v !== null)).map(row => el("tr", {}, methodCell(row.method), ...row.values.map(v => el("td", NUM, v === null ? "" : number(v)))));
-  return [scrolled("diagnostics of all methods", el("table", {class: "figures study"}, el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "method"), ...heads)), el("tbody", {}, ...rows))),
+  return [wide("diagnostics of all methods", heads, rows),
     el("dl", {class: "meanings"}, ...arm.why.figures.flatMap(f => [el("dt", {}, f.name.replaceAll("_", " ")), el("dd", {}, f.meaning)]))];
 }
 

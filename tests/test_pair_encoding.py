@@ -189,12 +189,12 @@ THEIRS: dict[str, Any] = {
 
 def test_a_run_knows_its_pairs_before_it_starts(tmp_path: Path) -> None:
     path = pairs_file(tmp_path, THEIRS, THEIRS | {"score_gap": 2})
-    job = prepare([*SETTINGS, f"data.pairs={path}"])
+    job = prepare([*SETTINGS, "algo=dpo_text", f"data.pairs={path}"])
     assert [row.id for row in job.pairs] == ["line-1", "line-2"]
     assert job.notes == ("data.pairs: 1 of 2 are less than algo.margin apart, and used",)
     assert prepare(SETTINGS).pairs == ()
     with pytest.raises(UserError, match=r"rollout\.prompts_per_step=3 needs as many pairs: .* has 2"):
-        prepare([*SETTINGS, "rollout.prompts_per_step=3", f"data.pairs={path}"])
+        prepare([*SETTINGS, "algo=dpo_text", "rollout.prompts_per_step=3", f"data.pairs={path}"])
 
 
 def test_pairs_that_the_model_cannot_use_are_named_by_line(tmp_path: Path) -> None:
@@ -202,11 +202,11 @@ def test_pairs_that_the_model_cannot_use_are_named_by_line(tmp_path: Path) -> No
     other = json.loads(sampled(load_family("tiny", WORLD / "base")).model_dump_json(exclude={"audios"}))
     path = pairs_file(tmp_path, THEIRS, THEIRS | {"sft_target_text": "xylophone"}, THEIRS | long)
     with pytest.raises(ManifestError) as caught:
-        prepare([*SETTINGS, f"data.pairs={path}"])
+        prepare([*SETTINGS, "algo=dpo_text", f"data.pairs={path}"])
     told = str(caught.value)
     assert "pairs.jsonl:2: word is not in the model's vocabulary: xylophone" in told
     assert "pairs.jsonl:3:chosen: prompt + reply must fit model.max_length=512: got" in told
     other["messages"] = [{"role": "user", "content": "say it"}]
     other["provenance"]["layout"] = "f" * 16
     with pytest.raises(ManifestError, match=r"pairs\.jsonl:1: its ids were made for tiny of layout ffff"):
-        prepare([*SETTINGS, f"data.pairs={pairs_file(tmp_path, other)}"])
+        prepare([*SETTINGS, "algo=dpo_text", f"data.pairs={pairs_file(tmp_path, other)}"])

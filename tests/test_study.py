@@ -385,7 +385,7 @@ def test_the_shipped_study_has_every_method_three_seeds_and_the_noisy_judges(tmp
     settings = read_study(file)
     cells = plan(settings, file, tmp_path)
     assert set(settings.methods) == {BASE, *GROUPS["algo"]}
-    assert {cell.seed for cell in cells} == {0, 1, 2} and len(cells) == 3 * (11 + 2 * 2) + 1 + 2 == 48
+    assert {cell.seed for cell in cells} == {0, 1, 2} and len(cells) == 3 * (12 + 2 * 2 + 2) == 54
     assert all(cell.config.algo.name == cell.method for cell in cells)
     noisy = {(cell.arm, cell.config.judge.noise, cell.config.judge.readings) for cell in cells}
     assert noisy == {(MAIN, 0.0, 1), ("noise0.5", 0.5, 2), ("noise1.0", 1.0, 2), ("anchored", 0.0, 1)}
