@@ -13,7 +13,7 @@ from speech.problems import ManifestError, Problem
 
 
 def usable_pairs(config: Config, family: Family) -> list[PairRow]:
-    """All pairs, checked before anything starts; none where no file is named.
+    """All pairs, checked before anything starts; none where the objective reads none.
 
     ManifestError lists all problems. UserError: there are fewer than a step draws.
     """

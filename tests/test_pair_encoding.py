@@ -165,7 +165,8 @@ def test_a_layout_is_tokenizer_and_codec_and_not_weights(micro_checkpoint: Path,
 
 # --- before a run ---------------------------------------------------------------------------------------------
 
-SETTINGS = ["learner.ranks=1", "judge.workers=1", "rollout.prompts_per_step=1"]
+PLAIN = ["learner.ranks=1", "judge.workers=1", "rollout.prompts_per_step=1"]
+SETTINGS = [*PLAIN, "algo=dpo_text"]
 
 
 def pairs_file(folder: Path, *rows: dict[str, Any]) -> Path:
@@ -192,7 +193,7 @@ def test_a_run_knows_its_pairs_before_it_starts(tmp_path: Path) -> None:
     job = prepare([*SETTINGS, "algo=dpo_text", f"data.pairs={path}"])
     assert [row.id for row in job.pairs] == ["line-1", "line-2"]
     assert job.notes == ("data.pairs: 1 of 2 are less than algo.margin apart, and used",)
-    assert prepare(SETTINGS).pairs == ()
+    assert prepare(PLAIN).pairs == prepare([*PLAIN, f"data.pairs={path}"]).pairs == (), "DPO alone reads them"
     with pytest.raises(UserError, match=r"rollout\.prompts_per_step=3 needs as many pairs: .* has 2"):
         prepare([*SETTINGS, "algo=dpo_text", "rollout.prompts_per_step=3", f"data.pairs={path}"])
 
