@@ -84,6 +84,8 @@ def prepare(arguments: Sequence[str]) -> Job:
     pairs = usable_pairs(config, family)
     if snapshot is not None:
         _check_resume(config, snapshot[1], len(train), len(pairs))
+    if config.data.pairs is not None and config.algo.loss != "dpo":
+        notes.append(f"data.pairs: not read, algo.loss is {config.algo.loss}")
     close = below(pairs, config.algo.margin)
     notes += [f"data.pairs: {close} of {len(pairs)} are less than algo.margin apart, and used"] * bool(close)
     return Job(
