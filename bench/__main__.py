@@ -13,6 +13,7 @@ import sys
 
 PROGRAMS = {  # -> minutes on two quiet cores
     "codec_wer": 2,
+    "coverage": 1,
     "parity": 1,
     "train": 30,
     "gpu": 1,

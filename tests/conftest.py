@@ -28,16 +28,17 @@ CLUSTERS = {
 ENGINES = {"test_learner_step", "test_rollout_vllm", "test_rollout_worker", "test_secrets"}
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On two workers (make test): what starts Ray, engines or learner ranks of its own stays on one of them and
-    comes first; of the rest a file's tests stay together, for the sake of what they share.
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """On two workers (make test): what starts Ray, engines or learner ranks of its own stays on one of them; of
+    the rest a file's tests stay together, for the sake of what they share.
     """
-    heavy = CLUSTERS | ENGINES
-    items.sort(key=lambda item: item.path.stem not in heavy)  # stable
-    for item in items:
-        group = "heavy" if item.path.stem in heavy else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    group = "heavy" if item.path.stem in CLUSTERS | ENGINES else item.path.stem
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest group first."""
+    items.sort(key=lambda item: item.path.stem not in CLUSTERS | ENGINES)  # stable
 
 
 @pytest.fixture(scope="session")
