@@ -21,6 +21,7 @@ from tests.faults import FAULTS, MODEL, SHORT, Fault, Request, bomb, completion,
 
 ATTEMPTS = 4
 LONG = 30.0  # seconds: the deadline of calls that must not meet it, even on a busy machine
+GRACE = 6.0  # seconds past a deadline: more than a busy machine takes, less than any fault that ends (10 s)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -133,7 +134,7 @@ async def _call(client: httpx2.AsyncClient, server: FaultServer, name: str, path
             wrong = f"expected {expected}, got {answer}"
     seconds = time.monotonic() - start
     over = seconds - endpoint.deadline_s
-    if over > 1:
+    if over > GRACE:
         wrong = f"{over:.2f} s past its deadline"
     unheard = kind == "deadline" and not plan.heads  # on a busy machine a short deadline passes before that
     if not wrong and not unheard and len(plan.heads) != requests:
