@@ -1,8 +1,8 @@
 """The run directory: created once, appended to, cut back on resume; readable without this code (DESIGN §4).
 
 Invariant: after a resume from step k no metric, evaluation, held-out reply, sample, rollout, audio file or
-checkpoint of a later step is left, so no step appears twice; events.jsonl tells all that happened and is
-never cut.
+checkpoint of a later step is left, so no step appears twice; events.jsonl tells all that happened and
+loses no whole line.
 """
 
 import json
@@ -69,6 +69,7 @@ class RunDirectory:
         """An existing directory, as it is; ``cut`` it once the run can go on from ``step``."""
         run = cls(path.absolute())
         checkpoint.clean(run.path)
+        _keep(run.path / "events.jsonl", lambda line: True)  # before anything is added to a torn line
         run.step = step
         return run
 
@@ -92,14 +93,7 @@ class RunDirectory:
             "canaries.jsonl",
             "diagnostics.jsonl",
         ):
-            file = self.path / name
-            if file.exists():
-                lines = [
-                    line
-                    for line in file.read_text().split("\n")
-                    if _whole(line) and not later(json.loads(line))
-                ]
-                write_whole(file, "".join(line + "\n" for line in lines))
+            _keep(self.path / name, lambda line: not later(line))
         for entry in [*self.path.glob("rollouts/step_*"), *self.path.glob("audio/step_*")]:
             if int(entry.stem.removeprefix("step_")) > step:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -256,6 +250,13 @@ def _reason(judged: Judged) -> str | None:
 def _logps(result: StepResult, reply: Reply) -> list[float | None] | None:
     found = result.learner_logps.get(f"{reply.prompt_id}/{reply.index}")
     return None if found is None else list(found)
+
+
+def _keep(file: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Leave only the wanted lines in a jsonl file, and none that a kill cut short."""
+    if file.exists():
+        lines = [line for line in file.read_text().split("\n") if _whole(line) and wanted(json.loads(line))]
+        write_whole(file, "".join(line + "\n" for line in lines))
 
 
 def _whole(line: str) -> bool:

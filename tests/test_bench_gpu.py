@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from bench import gpu
-from bench.gpu import NO_KL, Bench, Figure, Shape, checksum, reply, rows, speech_batch
+from bench.gpu_figure import Bench, Figure, Figures
+from bench.gpu_speech import NO_KL, Shape, reply, rows, speech_batch
+from bench.gpu_transfer import checksum, weight_transfer
 from conf.algorithm import AlgoConfig
 from learner import ranks
 from learner.batch import pack
@@ -89,15 +91,13 @@ def test_bf16_is_near_float32_but_not_equal(bench: Bench) -> None:
 
 def test_weights_reach_a_second_process_whole() -> None:
     """Through shared memory: what differs on a GPU is what torch puts into the pipe."""
-    (figure,) = gpu.weight_transfer(
-        Bench(device=torch.device("cpu"), tokens=600, steps=1, vocabulary=512), MICRO
-    )
+    (figure,) = weight_transfer(Bench(device=torch.device("cpu"), tokens=600, steps=1, vocabulary=512), MICRO)
     assert figure.found["checksum equal"] is True
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA IPC needs a CUDA device")
 def test_weights_reach_a_second_process_by_cuda_ipc(bench: Bench) -> None:
-    (figure,) = gpu.weight_transfer(bench, MICRO)
+    (figure,) = weight_transfer(bench, MICRO)
     assert figure.setting.endswith("CUDA IPC") and figure.found["checksum equal"] is True
 
 
@@ -111,7 +111,7 @@ def test_the_checksum_notices_a_change_and_a_shift() -> None:
 
 @pytest.mark.parametrize(("error", "setting"), [(torch.OutOfMemoryError, "OOM"), (RuntimeError, "FAILED")])
 def test_what_does_not_fit_or_fails_is_a_line_of_the_table(error: type[Exception], setting: str) -> None:
-    def figures() -> gpu.Figures:
+    def figures() -> Figures:
         yield Figure("a", "b")
         raise error("Tried to allocate 31 GiB.")
 

@@ -12,7 +12,7 @@ from actors.record import RunDirectory
 from conf.load import load
 from judge.types import Judged, Missing, Scored, Verdict
 from report.read import lines
-from report.records import HeldOutReply, NoScore, Score
+from report.records import Event, HeldOutReply, NoScore, Score
 from rollout.types import Prompt, Reply
 from speech.manifest import Row
 
@@ -114,3 +114,12 @@ def test_a_resumed_run_keeps_what_was_held_out_up_to_its_step(tmp_path: Path) ->
     run.cut(20, load([f"run.root={tmp_path}", "run.name=run"]))
     left = sorted(path.stem for path in (tmp_path / "heldout").iterdir())
     assert left == ["test_before", "validation_before", "validation_step_000020"]
+
+
+def test_an_event_that_a_kill_tore_is_left_out_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    RunDirectory(tmp_path).event("restart", "before the kill")
+    with (tmp_path / "events.jsonl").open("a") as out:
+        out.write('{"time": 1.0, "kind": "dr')
+    RunDirectory.reopen(tmp_path, 3).event("resume", "after it")
+    found = lines(tmp_path / "events.jsonl", TypeAdapter(Event))
+    assert [event.kind for event in found.rows] == ["restart", "resume"] and found.note is None

@@ -93,8 +93,5 @@ def test_no_code_from_a_checkpoint_is_trusted() -> None:
 
 
 def test_no_file_is_longer_than_three_hundred_lines() -> None:
-    """But for the GPU bench, which is one file so that it is easy to take along."""
-    lengths = {
-        named(path): len(path.read_text().splitlines()) for path in SOURCES if named(path) != "bench/gpu.py"
-    }
+    lengths = {named(path): len(path.read_text().splitlines()) for path in SOURCES}
     assert {name: length for name, length in lengths.items() if length > 300} == {}
