@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from speech import audio
 from speech.channels import Channel
-from speech.codec import MelCodec
+from speech.codecs.mel import MelCodec
 from speech.dataset import Encoder
 from speech.families import load_family
 from speech.families.base import Chunk, Family, Turn

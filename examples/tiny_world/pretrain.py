@@ -25,7 +25,8 @@ from examples.tiny_world.build import BASE, DATA
 from examples.tiny_world.speak import REPLY_MANNERS, USER_VOICES, read_clips
 from examples.tiny_world.tasks import draw_style
 from examples.tiny_world.words import REPLY_WORDS, VOCABULARY
-from speech.codec import Codec, MelCodec
+from speech.codec import Codec
+from speech.codecs.mel import MelCodec
 from speech.families.base import Chunk, Turn
 from speech.families.tiny import TinyFamily
 

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.codec import Codec, MelCodec
+from speech.codec import Codec
+from speech.codecs import load_codec
 from speech.families.base import Chunk, Role, Spoken, Turn
 from speech.interleave import Interleave
 
@@ -104,10 +104,7 @@ class TinyFamily:
     def codec(self) -> Codec:
         """The codec, loaded on first use. ValueError: unreadable, or of another size than the tokenizer's."""
         if self._codec is None:
-            try:
-                codec = MelCodec.load(self._codec_path)
-            except SafetensorError as error:
-                raise ValueError(f"{self._codec_path}: not a readable safetensors file: {error}") from error
+            codec = load_codec(self._codec_path)
             if codec.size != len(self._code_ids):
                 raise ValueError(
                     f"{self._codec_path}: the codec must have as many codes as the tokenizer: "
