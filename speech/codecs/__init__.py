@@ -1,7 +1,9 @@
 """Codecs by local path. A folder says by what it holds which kind it is; nothing is downloaded.
 
-a file, or codec.safetensors in a folder    mel.py         the project's own
-config.json of mimi, encodec or dac         residual.py    transformers' own, first book
+a file, or codec.safetensors in a folder    mel.py           the project's own
+wavgate-codec.json                          composed.py      an encoder and an ONNX decoder
+config.json of GLM-4-Voice's tokenizer      whisper_vq.py    with decoder.onnx beside it
+config.json of mimi, encodec or dac         residual.py      transformers' own, first book
 """
 
 from pathlib import Path
@@ -22,12 +24,17 @@ def load_codec(path: Path) -> Codec:
         from speech.codecs.mel import MelCodec
 
         return MelCodec.load(file)
+    from speech.codecs import composed, residual
+
+    if (path / composed.DECLARED).is_file():
+        return composed.from_declaration(path)
     config = path / "config.json"
     if not config.is_file():
-        raise ValueError(f"{path}: a codec must be a folder with {OWN} or config.json")
-    from speech.codecs.residual import KINDS, ResidualCodec
-
-    kind = read_json(config).get("model_type")
-    if kind in KINDS:
-        return ResidualCodec(path)
-    raise ValueError(f"{config}: a codec's model_type must be one of {', '.join(KINDS)}: got {kind}")
+        raise ValueError(f"{path}: a codec must be a folder with {OWN}, {composed.DECLARED} or config.json")
+    told = read_json(config)
+    if told.get("quantize_vocab_size") is not None:
+        return composed.from_tokenizer(path)
+    if told.get("model_type") in residual.KINDS:
+        return residual.ResidualCodec(path)
+    rule = f"a codec's model_type must be one of {', '.join(residual.KINDS)}, or whisper with a codebook"
+    raise ValueError(f"{config}: {rule}: got {told.get('model_type')}")
