@@ -11,8 +11,8 @@ def layout_of(family: Family) -> str:
     """Of family, channels, stop ids, tokenizer and codec, 16 digits; the weights are no part of it."""
     codec = family.codec()
     told = json.dumps([family.name, family.stop_ids, codec.size, codec.sample_rate, codec.frame_rate])
-    digest = hashlib.sha256(told.encode() + family.channels.table_V.tobytes())
-    tokenizer = family.path / "tokenizer.json"
+    digest = hashlib.sha256(told.encode() + family.channels.table_SV.tobytes())
+    tokenizer = family.vocabulary.file
     if tokenizer.is_file():
         with tokenizer.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())

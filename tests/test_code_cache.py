@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conf.schema import ModelConfig
 from speech import audio
 from speech.codec import Wave
 from speech.codecs.cache import CodeCache, cache_root
@@ -69,9 +70,9 @@ def run(
     """One run's encoding of the row: (clips encoded, the example)."""
 
     def once(codec: Path = micro_checkpoint / "codec.safetensors") -> tuple[int, object]:
-        family: Family = load_family("tiny", micro_checkpoint)
+        family: Family = load_family(ModelConfig(family="tiny", path=micro_checkpoint))
         counting = Counting.load(codec)
-        monkeypatch.setattr(family, "codec", lambda: counting)
+        monkeypatch.setitem(vars(family), "_codec", counting)  # where it is kept once it is made
         example = Encoder(family, data, 60.0).encode(ROW)
         return counting.encoded, example
 
@@ -129,7 +130,7 @@ def test_a_clip_that_is_too_long_is_refused_also_when_its_codes_are_kept(
 ) -> None:
     run()
     with pytest.raises(ValueError, match=r"row row: .*at most 0\.1 s"):
-        Encoder(load_family("tiny", micro_checkpoint), data, 0.1).encode(ROW)
+        Encoder(load_family(ModelConfig(family="tiny", path=micro_checkpoint)), data, 0.1).encode(ROW)
 
 
 def test_a_folder_that_cannot_be_written_is_told_once_and_ends_nothing(run, root: Path) -> None:  # type: ignore[no-untyped-def]
