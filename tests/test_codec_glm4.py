@@ -204,7 +204,15 @@ BAD: list[tuple[Callable[[Path], object], str]] = [
         "rate mismatch: sampling_rate must be 16000: got 24000",
     ),
     (edit("preprocessor_config.json", feature_size=80), "feature_size must be 12: got 80"),
-    (without("layers.1.fc1.weight"), r"layers\.1\.fc1\.weight must be there .*: got none"),
+    (
+        without("layers.1.fc1.weight"),
+        r"layers\.1\.fc1\.weight must be there: config.json says quantize_position",
+    ),
+    (without("layers.0.fc1.weight"), r"layers\.0\.fc1\.weight must be there .*: got none"),
+    (
+        edit("config.json", quantize_position=10**9, pooling_position=10**9),
+        r"layers\.999999999\.fc1\.weight must be",
+    ),
     (lambda f: (f / "model.safetensors").unlink(), r"must hold model\.safetensors"),
     (
         lambda f: (f / "preprocessor_config.json").unlink(),

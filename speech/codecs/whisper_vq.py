@@ -53,6 +53,7 @@ class WhisperVQ:
         from transformers import WhisperFeatureExtractor
 
         self._path, self._config = path, _checked(path / "config.json")
+        self._names = _tensors(path, self._config)  # first: what the sizes promise is there
         bins = self._config["num_mel_bins"]
         # What this file leaves out is the extractor's default; the encoder's defaults are other values.
         _fixed(path / "preprocessor_config.json", EXTRACTOR | {"feature_size": bins}, EXTRACTOR)
@@ -60,7 +61,6 @@ class WhisperVQ:
         self._stride = EXTRACTOR["hop_length"] * 2 * self._config["pooling_kernel_size"]
         self.frame_rate = RATE / self._stride
         self.size = int(self._config["quantize_vocab_size"])
-        self._names = _tensors(path, self._config)
 
     @property
     def files(self) -> list[Path]:
@@ -147,10 +147,13 @@ def _tensors(path: Path, config: dict[str, Any]) -> dict[str, str]:
 
     from speech.codecs.whisper_vq_model import Encoder
 
-    with torch.device("meta"):
-        wanted = {name: tuple(tensor.shape) for name, tensor in Encoder(config).state_dict().items()}
     found = shapes(path)
     prefix = PREFIX if f"{PREFIX}codebook.weight" in found else ""
+    last = f"{prefix}layers.{config['quantize_position'] - 1}.fc1.weight"
+    if last not in found:
+        raise ValueError(f"{path}: {last} must be there: config.json says quantize_position")
+    with torch.device("meta"):
+        wanted = {name: tuple(tensor.shape) for name, tensor in Encoder(config).state_dict().items()}
     for name, shape in wanted.items():
         if found.get(prefix + name) != shape:
             have = found.get(prefix + name, "none")
