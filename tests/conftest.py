@@ -28,6 +28,7 @@ CLUSTERS = {
     "test_interrupt",
     "test_job_submit",
     "test_pairing",
+    "test_run_step_audio2",
 }
 ENGINES = {
     "test_features_learner",
