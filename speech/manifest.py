@@ -132,17 +132,26 @@ def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[list[Row], lis
     clips = Clips(path.parent, max_seconds, deep)
 
     def row_of(line: int, content: dict[str, Any], found: Found) -> Row | None:
-        row = validated(Row, content, found)
-        if row is not None:
-            found += dialogue(row.messages, len(row.audios))
-            if not row.sft_target_text.strip():
-                found.append(("sft_target_text", "must not be blank"))
-        found += clips.problems(
-            [*audio_fields(content), ("sft_target_audio", content.get("sft_target_audio"))]
-        )
+        row = sound(content, found)
+        found += clips.problems(clip_fields(content))
         return row
 
     return examine(path, row_of)
+
+
+def sound(content: Mapping[str, Any], found: Found) -> Row | None:
+    """The row of an object, or None; what is wrong goes to ``found``. Its clips are not looked at."""
+    row = validated(Row, content, found)
+    if row is not None:
+        found += dialogue(row.messages, len(row.audios))
+        if not row.sft_target_text.strip():
+            found.append(("sft_target_text", "must not be blank"))
+    return row
+
+
+def clip_fields(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """All clips of a row as parsed, entry by entry."""
+    return [*audio_fields(content), ("sft_target_audio", content.get("sft_target_audio"))]
 
 
 def dialogue(messages: Sequence[Message], audios: int, mixed: bool = False) -> Iterator[tuple[str, str]]:

@@ -22,6 +22,11 @@ UNPRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a lin
 Found = list[tuple[str, str]]  # what is wrong with a line: field, message
 
 
+def printable(text: str) -> str:
+    """Text of a hostile file as one line that says nothing to a terminal."""
+    return UNPRINTED.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One mistake. ``line`` counts from 1; 0 means the file as a whole."""
@@ -34,7 +39,7 @@ class Problem:
     def __str__(self) -> str:
         where = [str(self.file), str(self.line) if self.line else "", self.field]
         said = ":".join(part for part in where if part) + f": {self.message}"
-        return UNPRINTED.sub(lambda match: ascii(match[0])[1:-1], said)
+        return printable(said)
 
 
 class ManifestError(ValueError):
