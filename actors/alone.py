@@ -15,6 +15,7 @@ from speech.manifest import Row
 if TYPE_CHECKING:  # nothing heavy is imported until a command needs it
     from judge.types import Judged, Task
     from rollout.types import Reply, Speech
+    from speech.features import Encoded
 
 OK = 0
 SPEECH = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -49,6 +50,7 @@ def model_of(model: Path | None) -> Config:
 def say(prompt: str, out: Path, model: Path | None) -> int:
     """One greedy reply, from one engine in this process; its words go to stdout, its sound to ``out``."""
     from speech import audio
+    from speech.dataset import Encoder
     from speech.families import load_family
     from speech.families.base import Turn
 
@@ -57,24 +59,23 @@ def say(prompt: str, out: Path, model: Path | None) -> int:
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: no folder {out.absolute().parent}")
     config = model_of(model)
-    family = load_family(config.model.family, config.model.path)
+    family = load_family(config.model)
     try:
         if prompt.endswith(SPEECH):
-            codec = family.codec()
-            wave = audio.read(Path(prompt), codec.sample_rate, config.data.max_seconds)
-            turn = Turn(role="user", codes=tuple(codec.encode(wave)))
+            file = Path(prompt)
+            turn = Encoder(family, file.parent, config.data.max_seconds).turn("user", (file.name,))
         else:
             turn = Turn(role="user", text=prompt)
-        ids = family.prompt([turn])
+        encoded = family.prompt([turn])
     except ValueError as error:
         raise UserError(str(error)) from error
-    text, seconds = asyncio.run(_say(config, ids, out))
+    text, seconds = asyncio.run(_say(config, encoded, out))
     print(text)
     print(f"{out}: {seconds:.1f} s" if seconds else "no audio in the reply: nothing written", file=sys.stderr)
     return OK
 
 
-async def _say(config: Config, ids: tuple[int, ...], out: Path) -> tuple[str, float]:
+async def _say(config: Config, prompt: "Encoded", out: Path) -> tuple[str, float]:
     from rollout.sampling import greedy_sampling
     from rollout.types import Prompt
     from rollout.worker import build_worker
@@ -83,7 +84,9 @@ async def _say(config: Config, ids: tuple[int, ...], out: Path) -> tuple[str, fl
     worker = build_worker(config, Path.cwd())
     sampling = greedy_sampling(config.rollout)
     try:
-        async for reply, speech in worker.generate([Prompt(id="say", ids=ids)], sampling):
+        async for reply, speech in worker.generate(
+            [Prompt(id="say", ids=prompt.ids, features=prompt.features)], sampling
+        ):
             if len(speech.wave):
                 audio.write(out, speech.wave, speech.sample_rate)
             return reply.text, speech.seconds
@@ -152,15 +155,13 @@ async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Eval
     from actors.evaluate import summed_up
     from judge.types import Judged
     from rollout.sampling import greedy_sampling
-    from rollout.types import Prompt, Reply, Speech
+    from rollout.types import Reply, Speech, prompt_of
     from rollout.worker import build_worker
     from speech.dataset import Encoder
     from speech.families import load_family
 
-    encoder = Encoder(
-        load_family(config.model.family, config.model.path), manifest.parent, config.data.max_seconds
-    )
-    prompts = [Prompt(id=row.id, ids=encoder.encode(row).prompt) for row in rows]
+    encoder = Encoder(load_family(config.model), manifest.parent, config.data.max_seconds)
+    prompts = [prompt_of(encoder.encode(row)) for row in rows]
     tasks = {row.id: task_of(row, manifest) for row in rows}
     scores = await judge_of(config)
     judged: dict[str, tuple[Reply, Judged]] = {}

@@ -178,7 +178,11 @@ class Batches:
     def _anchor(self, example: Example) -> Anchor:
         letters = self._job.family.channels.letters(example.target)
         return Anchor(
-            prompt_id=example.row_id, prompt_ids=example.prompt, ids=example.target, channels=letters
+            prompt_id=example.row_id,
+            prompt_ids=example.prompt.ids,
+            ids=example.target,
+            channels=letters,
+            features=example.prompt.features,
         )
 
     def _states(self) -> Cursors:

@@ -23,7 +23,7 @@ from conf.schema import Config
 from judge.noise import noisy
 from judge.types import Judged, Missing, Task
 from rollout.sampling import sampling_at
-from rollout.types import Prompt, Reply, Sampling
+from rollout.types import Prompt, Reply, Sampling, prompt_of
 from speech.audio import inside
 from speech.dataset import Example, PairExample
 from speech.manifest import MARKER, Row
@@ -198,7 +198,7 @@ async def harvest_step(
     found = await harvest(
         rollout,
         judges,
-        [Prompt(id=example.row_id, ids=example.prompt) for example in examples],
+        [prompt_of(example) for example in examples],
         {row.id: task_of(row, manifest) for row in rows},
         sampling,
         deadline=config.rollout.deadline_s,

@@ -41,7 +41,8 @@ def pair_of(example: PairExample) -> Pair:
         return Rollout(
             prompt_id=example.row_id,
             index=index,
-            prompt_ids=example.prompt,
+            prompt_ids=example.prompt.ids,
+            features=example.prompt.features,
             ids=side.ids,
             logps=None,
             channels=side.channels,

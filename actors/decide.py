@@ -223,4 +223,5 @@ def row_of(prompt: Prompt, reply: Reply, advantage: Advantage = NONE) -> Rollout
         channels=reply.channels,
         sampled=reply.sampled,
         advantage=advantage,
+        features=prompt.features,
     )

@@ -20,7 +20,7 @@ from conf.schema import RolloutConfig
 from judge.types import Judged, Missing, Task
 from report.records import Evaluation, HeldOutReply, Sample
 from rollout.sampling import greedy_sampling
-from rollout.types import Prompt, Reply
+from rollout.types import Reply, prompt_of
 from speech.dataset import Example
 from speech.manifest import Row
 
@@ -114,7 +114,7 @@ async def greedy(
     progress: Callable[[int, int], None] = lambda replies, tokens: None,
 ) -> Harvest:
     """One judged greedy reply per row."""
-    prompts = [Prompt(id=example.row_id, ids=example.prompt) for example in examples]
+    prompts = [prompt_of(example) for example in examples]
     return await harvest(
         rollout,
         judges,

@@ -46,7 +46,7 @@ class RolloutActor(Actor):
         from rollout.worker import RolloutWorker, engine_from
         from speech.families import load_family
 
-        family = load_family(config.model.family, config.model.path)
+        family = load_family(config.model)
         self._engine: Any = engine_from(config, family)
         self._worker = RolloutWorker(self._engine, family, config.data.max_seconds)
 

@@ -111,7 +111,7 @@ def usable_model(config: Config) -> Family:
         raise UserError(f"model.path: no folder at {path}")
     try:
         model_folder.check(path, config.model.max_length)
-        family = load_family(config.model.family, path)
+        family = load_family(config.model)
         family.codec()
         norms_of(path)
     except ValueError as error:

@@ -19,7 +19,7 @@ from examples.tiny_world.build import BASE, DATA
 from examples.tiny_world.pretrain import read_rows
 from examples.tiny_world.speak import REPLY_MANNERS, read_clips
 from judge.asr import Recogniser
-from speech.codec import MelCodec
+from speech.codecs.mel import MelCodec
 from speech.mel import Floats
 
 BOUNDS = {"raw": 0.02, "codec": 0.04}  # highest word error rate in-domain

@@ -115,7 +115,7 @@ def untrimmed(used: Sequence[Row], micro: Microbatch) -> Microbatch:
     return replace(
         micro,
         lengths=lengths,
-        ids_T=torch.tensor([token for row in used for token in row.ids[:-1]]),
+        ids_TS=torch.tensor([[token] for row in used for token in row.ids[:-1]]),
         positions_T=torch.cat([torch.arange(length) for length in lengths]),
         keep_N=torch.from_numpy(np.concatenate(keep)),
     )
@@ -139,13 +139,13 @@ def tail_trimming(bench: Bench, shape: Shape) -> Figures:
     trimmed = pack(used)
     for name, micro in {"whole rows": untrimmed(used, trimmed), "trimmed": trimmed}.items():
         seconds, peak, equal = timed(bench, partial(run, micro.to(bench.device)))
-        found = {"tokens": len(micro.ids_T), "scored": len(micro.keep_N), **equal}
+        found = {"tokens": len(micro.ids_TS), "scored": len(micro.keep_N), **equal}
         yield Figure("text preference, bf16", f"{shape.name}, {name}", seconds, peak, found)
 
 
 def drawn(policy: Policy, micro: Microbatch, temperature: float) -> Microbatch:
     """The same micro-batch with targets drawn from an unsharded policy at this temperature."""
-    ids, positions = micro.ids_T[None], micro.positions_T[None]
+    ids, positions = micro.ids_TS[None, :, 0], micro.positions_T[None]
     states = policy.lm.base_model(ids, position_ids=positions, use_cache=False, segment_lengths=micro.lengths)
     head = policy.lm.get_output_embeddings().weight
     kept = states.last_hidden_state[0][micro.keep_N].split(512)

@@ -16,7 +16,7 @@ from conf.schema import Config
 from learner import parity, ranks
 from learner.step import Learner
 from learner.types import Anchor, Rollout, StepBatch
-from rollout.types import Prompt, Sampling
+from rollout.types import Sampling, prompt_of
 from rollout.worker import RolloutWorker, build_worker
 from speech.channels import ChannelMap
 from speech.dataset import Example
@@ -29,7 +29,7 @@ GROUP = 4
 
 async def sample(worker: RolloutWorker, examples: list[Example], config: Config, seed: int) -> list[Rollout]:
     """Sampled replies as rows without a preference."""
-    prompts = {e.row_id: Prompt(id=e.row_id, ids=e.prompt) for e in examples}
+    prompts = {e.row_id: prompt_of(e) for e in examples}
     sampling = Sampling(
         group_size=GROUP,
         temperature=config.rollout.temperature,
@@ -63,7 +63,7 @@ def show(when: str, result: parity.Parity) -> None:
 def learn_something(learner: Learner, examples: list[Example], channels: ChannelMap) -> None:
     """A few supervised steps, so that the weights move."""
     anchors = tuple(
-        Anchor(prompt_id=e.row_id, prompt_ids=e.prompt, ids=e.target, channels=channels.letters(e.target))
+        Anchor(prompt_id=e.row_id, prompt_ids=e.prompt.ids, ids=e.target, channels=channels.letters(e.target))
         for e in examples
     )
     for step in range(1, 4):
@@ -78,7 +78,7 @@ async def measure() -> bool:
     worker = build_worker(config, Path.cwd())
     examples = worker.encode(manifest, rows)
     learner = Learner(config, rank=0, world=1)
-    channels = load_family(config.model.family, config.model.path).channels
+    channels = load_family(config.model).channels
     held = []
     for when, seed in (("start policy", 0), ("after a weight update", 1)):
         rollouts = await sample(worker, examples, config, seed)

@@ -51,6 +51,16 @@ class ModelConfig(Strict):
     """Compute type of engine and learner; master weights and optimiser stay float32."""
     max_length: Positive = 512
     """Longest prompt + reply in tokens."""
+    codec: Path | None = None
+    """Local folder of the speech codec; none: the one that the checkpoint's own folder holds or names."""
+    ear: Path | None = None
+    """Local folder of the audio encoder, for a family whose checkpoint does not hold it."""
+    system: str | None = None
+    """System turn of rows that have none. Not set: the family's published one; "": none at all."""
+    ratios: tuple[Positive, ...] | None = None
+    """Text and audio counts of a reply's chunks, by turns (VITA-Audio); not set: the family's own."""
+    mtp: Literal["frozen", "trained"] = "frozen"
+    """Multi-token prediction layers, in a family that has them: learnt from the reference replies or not."""
 
 
 class DataConfig(Strict):

@@ -7,7 +7,10 @@ a row without any such position is left out. Ranks that run out of rows get empt
 FSDP ranks must call forward and backward equally often. The two rows of a pair are never parted. Pure and
 deterministic: every rank computes the whole plan from the same rows, so everyone knows who holds what.
 
-Shape letters: T tokens of a micro-batch, N scored positions, V vocabulary.
+A row's ids are flat, S per step (``speech.families.base``); the model reads whole steps, and an id is scored
+by the step before its own.
+
+Shape letters: T steps of a micro-batch, S streams, N scored positions, V vocabulary, K steps with features.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +23,7 @@ from torch import Tensor
 from learner.rows import REFERENCED, Component, Row
 from speech.channels import Channel
 
+NOTHING = np.zeros((0, 0), np.float32)
 Plan = tuple[tuple[tuple[int, ...], ...], ...]  # [rank][micro-batch] -> indices of rows
 
 
@@ -30,10 +34,13 @@ class Microbatch:
     Segments lie one after the other; N counts positions whose *next* token is scored.
     """
 
-    lengths: tuple[int, ...]  # of the segments; sums to T
-    ids_T: Tensor  # int64
+    lengths: tuple[int, ...]  # of the segments, in steps; sums to T
+    ids_TS: Tensor  # int64
     positions_T: Tensor  # int64, from 0 in each segment
+    features_KH: Tensor  # float32, continuous audio of the prompts; [0, 0] without
+    at_K: Tensor  # int64, the steps that have it
     keep_N: Tensor  # int64 index into T
+    stream_N: Tensor  # int64, whose head scores it
     targets_N: Tensor  # int64, the token that follows
     sft_N: Tensor  # float32 weights, one tensor per component
     po_N: Tensor
@@ -51,6 +58,11 @@ class Microbatch:
     rollout_N: Tensor  # bool: belongs to a rollout (not to an anchor)
 
     @property
+    def streams(self) -> int:
+        """S."""
+        return int(self.ids_TS.shape[1])
+
+    @property
     def referenced_N(self) -> Tensor:
         """Positions that need a reference log-prob."""
         return (self.kl_N != 0) | (self.dpo_N != 0)
@@ -66,22 +78,22 @@ class Microbatch:
         return replace(self, **moved)
 
 
-def length_of(row: Row) -> int:
-    """Tokens that a forward pass over this row needs: up to the one before the last scored position.
+def length_of(row: Row, streams: int = 1) -> int:
+    """Ids that a forward pass over this row needs: whole steps, up to the one before the last scored one.
 
     0: not needed.
     """
     scored = np.flatnonzero(row.needed_R)
-    return 0 if len(scored) == 0 else row.start + int(scored[-1])
+    return 0 if len(scored) == 0 else (row.start + int(scored[-1])) // streams * streams
 
 
-def share(rows: Sequence[Row], *, ranks: int, budget: int) -> Plan:
+def share(rows: Sequence[Row], *, ranks: int, budget: int, streams: int = 1) -> Plan:
     """Spread the needed rows over ranks and micro-batches of at most ``budget`` tokens.
 
     Longest first to the rank with the least so far; within a rank first fit in the same order.
     ValueError: a row, or the two rows of a pair, longer than the budget.
     """
-    lengths = [length_of(row) for row in rows]
+    lengths = [length_of(row, streams) for row in rows]
     units = _units(rows, lengths)
     sizes = [sum(lengths[i] for i in unit) for unit in units]
     order = sorted(range(len(units)), key=lambda u: (-sizes[u], units[u]))
@@ -121,13 +133,13 @@ def _units(rows: Sequence[Row], lengths: Sequence[int]) -> list[tuple[int, ...]]
     return units
 
 
-def pack(rows: Sequence[Row]) -> Microbatch:
+def pack(rows: Sequence[Row], streams: int = 1) -> Microbatch:
     """One micro-batch of these rows, trimmed, in this order. Rows without a scored position vanish.
 
-    Without any row: a single token and no scored position, so that a rank without work still takes part.
+    Without any row: a single step and no scored position, so that a rank without work still takes part.
     """
     rows = [row for row in rows if length_of(row)]
-    lengths = [length_of(row) for row in rows] or [1]
+    lengths = [length_of(row, streams) // streams for row in rows] or [1]
     scored = [np.flatnonzero(row.needed_R) for row in rows]
     begins = np.cumsum([0, *lengths])
     shares = {row.pair: row.pair_weight for row in rows if row.pair is not None}
@@ -146,15 +158,26 @@ def pack(rows: Sequence[Row]) -> Microbatch:
     def constant(values: list[float], dtype: torch.dtype) -> Tensor:
         return per_position([np.full(len(j), value) for value, j in zip(values, scored, strict=True)], dtype)
 
-    ids = [np.array(row.ids[:length]) for row, length in zip(rows, lengths, strict=False)] or [np.zeros(1)]
+    ids = [np.array(row.ids[: length * streams]) for row, length in zip(rows, lengths, strict=False)]
+    heard = [
+        (begin, row.features)
+        for begin, row in zip(begins, rows, strict=False)
+        if row.features is not None and len(row.features.at)
+    ]
     return Microbatch(
         lengths=tuple(lengths),
-        ids_T=per_position(ids, torch.int64),
+        ids_TS=per_position(ids or [np.zeros(streams)], torch.int64).view(-1, streams),
         positions_T=per_position([np.arange(length) for length in lengths], torch.int64),
+        features_KH=torch.from_numpy(np.concatenate([f.vectors for _, f in heard] or [NOTHING])),
+        at_K=per_position([begin + np.array(f.at) for begin, f in heard], torch.int64),
         keep_N=per_position(
-            [begin + row.start + j - 1 for begin, row, j in zip(begins, rows, scored, strict=False)],
+            [
+                begin + (row.start + j) // streams - 1
+                for begin, row, j in zip(begins, rows, scored, strict=False)
+            ],
             torch.int64,
         ),
+        stream_N=each(lambda row: np.arange(row.start, len(row.ids)) % streams, torch.int64),
         targets_N=each(lambda row: np.array(row.ids[row.start :]), torch.int64),
         sft_N=weight(Component.SFT),
         po_N=weight(Component.PO),
@@ -173,11 +196,11 @@ def pack(rows: Sequence[Row]) -> Microbatch:
     )
 
 
-def pack_reference(rows: Sequence[Row]) -> Microbatch:
+def pack_reference(rows: Sequence[Row], streams: int = 1) -> Microbatch:
     """What the frozen reference must score: some positions of these rows, in the order of
     ``Microbatch.referenced_N``.
     """
-    return pack([row.only(REFERENCED) for row in rows])
+    return pack([row.only(REFERENCED) for row in rows], streams)
 
 
 def scored_positions(rows: Sequence[Row], plan: Plan, rank: int) -> list[tuple[int, int]]:

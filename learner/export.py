@@ -1,28 +1,43 @@
-"""The policy as a Hugging Face folder: what the start checkpoint was, with new numbers in it.
+"""The policy under its checkpoint's names: for engines, and as a folder like the start checkpoint's.
 
 Invariant: every weight file of the start checkpoint is written again under its name, with the same tensor
-names, shapes and dtypes; every other file (config, tokenizer, wavgate.json, codec) is copied as it is. So
-whatever loaded the start checkpoint loads the export.
+names, shapes and dtypes; tensors that the learner does not hold (encoders, frozen heads) and every other file
+(config, tokenizer, wavgate.json, codec) are copied bit for bit. So whatever loaded the start checkpoint loads
+the export.
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from learner.model import Policy, whole
 from learner.ranks import barrier
+from rollout.language_model import checkpoint_layout, together
 from speech.checkpoint import weight_files
+from speech.families.base import Family
 
 
-def export(policy: Policy, source: Path, target: Path, *, rank: int) -> None:
-    """Write the policy to ``target`` in the layout of ``source``. Collective; rank 0 writes, one weight file
-    in memory at a time.
+def engine_tensors(policy: Policy, family: Family) -> Iterator[tuple[str, Tensor]]:
+    """(checkpoint name, whole float32 tensor on CPU) of all that engines run, a tied head as well.
 
-    ValueError: ``target`` is not empty, or ``source`` holds a tensor that the policy does not have.
+    Collective: exhaust it on every rank.
     """
+    state = policy.lm.state_dict()
+    for name in checkpoint_layout(family)[0]:
+        yield name, together(family.names, name, lambda part: whole(state[part]))
+
+
+def export(policy: Policy, family: Family, target: Path, *, rank: int) -> None:
+    """Write the policy to ``target`` in the layout of the family's folder. Collective; rank 0 writes, one
+    weight file in memory at a time.
+
+    ValueError: ``target`` is not empty, or the folder holds a tensor that the policy does not have.
+    """
+    source = family.path
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"export needs an empty folder: {target} is not")
     barrier()  # everyone has looked before rank 0 writes
@@ -34,14 +49,16 @@ def export(policy: Policy, source: Path, target: Path, *, rank: int) -> None:
             source, target, dirs_exist_ok=True, ignore=lambda folder, names: _weights_in(folder, names, files)
         )
     for file in files:
-        tensors: dict[str, torch.Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118 - not a mapping
-                if name not in state:
-                    raise ValueError(f"{file}: the policy has no tensor {name}")
-                value = whole(state[name])
+                parts = family.names.parts(name)
+                if lacking := [part for part in parts if part not in state]:
+                    raise ValueError(f"{file}: the policy has no tensor {lacking[0]} for {name}")
+                value = together(family.names, name, lambda part: whole(state[part])) if parts else None
                 if rank == 0:
-                    tensors[name] = value.to(stored.get_tensor(name).dtype).contiguous()
+                    before = stored.get_tensor(name)
+                    tensors[name] = before if value is None else value.to(before.dtype).contiguous()
             metadata = stored.metadata() or {"format": "pt"}
         if rank == 0:
             save_file(tensors, target / file.name, metadata=metadata)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conf.schema import Config
-from speech.families import load_family
+from speech.families.base import Family
 
 Phases = Callable[[Sequence[int]], Sequence[int]]  # ids of a reply -> grammar phase per position
 
@@ -42,9 +42,8 @@ class Grammar:
         return phases
 
 
-def grammar_from(config: Config) -> Grammar | None:
+def grammar_from(config: Config, family: Family) -> Grammar | None:
     """The model family's reply grammar if ``rollout.grammar`` masked the sampling, else None."""
     if not config.rollout.grammar:
         return None
-    interleave = load_family(config.model.family, config.model.path).interleave
-    return Grammar(interleave.allowed(), interleave.phases)
+    return Grammar(family.interleave.allowed(), family.interleave.phases)

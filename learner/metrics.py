@@ -56,7 +56,9 @@ def _sums(scored: Scored) -> dict[str, Tensor]:
     micro, terms = scored.micro, scored.terms
     real = micro.pairs_P != 0
     # an idle rank's micro-batch holds one token that stands for nothing
-    tokens = torch.tensor(float(len(micro.ids_T)) if len(micro.keep_N) else 0.0, device=micro.ids_T.device)
+    tokens = torch.tensor(
+        float(micro.ids_TS.numel()) if len(micro.keep_N) else 0.0, device=micro.ids_TS.device
+    )
     sums = {
         **{name: getattr(terms, name) for name in (*COMPONENTS, "clipped", "preferred")},
         "tokens": tokens,

@@ -1,6 +1,6 @@
 """The policy: a causal language model that scores chosen positions of packed segments, sharded with FSDP2.
 
-    ids_T ──► backbone (per-segment causal attention) ──► hidden[keep_N] ─► head ─► logp_N, entropy_N
+    ids_TS, features ──► backbone (causal in each segment) ──► hidden[keep_N] ─► head ─► logp_N, entropy_N
 
 Invariants: a token attends to its own segment only; master weights, gradients and optimiser are float32
 whatever the compute type; weights come from safetensors, each one of them (a checkpoint that leaves a
@@ -8,8 +8,7 @@ tensor to chance is refused); no dropout, because the behaviour log-probs have n
 too: one code path.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,10 +17,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from learner.batch import Microbatch
 from learner.logprob import chosen_logprobs
+from rollout.language_model import Parallel, load_language_model
+from speech.families.base import Family
 
 PACKED = "packed_causal"  # our name in transformers' attention registry
 
@@ -66,7 +67,7 @@ class Policy(nn.Module):
     """Scores the kept positions of a micro-batch.
 
     Example:
-        policy = sharded(Policy.load(path, chunk=512), mesh, dtype="float32")
+        policy = sharded(Policy.load(family, chunk=512), mesh, dtype="float32")
         logps_N, entropies_N = policy(pack(rows))  # every rank, equally often
     """
 
@@ -78,31 +79,19 @@ class Policy(nn.Module):
         ``allowed_PV``: what each grammar phase allows, when replies were masked.
         """
         super().__init__()
-        head = lm.get_output_embeddings()
-        if getattr(head, "bias", None) is not None:
+        self._heads = lm.heads() if isinstance(lm, Parallel) else [lm.get_output_embeddings()]  # of lm
+        if any(getattr(head, "bias", None) is not None for head in self._heads):
             raise ValueError("the language model's head must have no bias")
         self.lm = lm
-        self._head = [head]  # in a list: registered once, under lm
         self._chunk = chunk
         self.register_buffer("allowed_PV", allowed_PV, persistent=False)
 
     @classmethod
     def load(
-        cls, path: Path, *, chunk: int, allowed_PV: Tensor | None = None, checkpointing: bool = False
+        cls, family: Family, *, chunk: int, allowed_PV: Tensor | None = None, checkpointing: bool = False
     ) -> "Policy":
-        """Float32 weights from a local folder. ValueError: a tensor of the model is not in the folder."""
-        lm, info = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=torch.float32,
-            attn_implementation=PACKED,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        lacking = sorted(set(info["missing_keys"]) | {str(name) for name in info["mismatched_keys"]})
-        if lacking:
-            raise ValueError(f"{path}: lacks {len(lacking)} of the model's tensors: {', '.join(lacking[:3])}")
+        """Float32 weights from the family's folder. ValueError: folder and model do not fit."""
+        lm = load_language_model(family, attention=PACKED)
         if checkpointing:
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         lm.train()
@@ -113,29 +102,51 @@ class Policy(nn.Module):
 
     def forward(self, micro: Microbatch) -> tuple[Tensor, Tensor]:
         """(log-probs, entropies), float32 [N] with gradient, at each position's temperature and phase."""
-        hidden = self.lm.base_model(
-            input_ids=micro.ids_T[None],
-            position_ids=micro.positions_T[None],
-            use_cache=False,
-            segment_lengths=micro.lengths,
-        ).last_hidden_state[0]
-        return chosen_logprobs(
-            hidden[micro.keep_N],
-            self._head[0].weight,
-            micro.targets_N,
-            chunk=self._chunk,
-            temperature_N=micro.temperature_N,
-            allowed_PV=self.allowed_PV,
-            phases_N=None if self.allowed_PV is None else micro.phases_N,
-        )
+        states = self._states(micro)
+        if len(states) == 1:
+            return self._scores(0, states[0], micro, slice(None))
+        logps_N, entropies_N = (torch.zeros(len(micro.keep_N), device=micro.keep_N.device) for _ in range(2))
+        for stream, hidden_TH in enumerate(states):  # each takes part, scored or not: see ``batch``
+            (here,) = (micro.stream_N == stream).nonzero(as_tuple=True)
+            logps, entropies = self._scores(stream, hidden_TH, micro, here)
+            logps_N, entropies_N = (
+                logps_N.index_add(0, here, logps),
+                entropies_N.index_add(0, here, entropies),
+            )
+        return logps_N, entropies_N
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, whole float32 tensor on CPU), tied ones under each of their names.
+        """(name in the module, whole float32 tensor on CPU), tied ones under each of their names.
 
         Collective: exhaust it on every rank.
         """
         for name, tensor in self.lm.state_dict().items():
             yield name, whole(tensor)
+
+    def _states(self, micro: Microbatch) -> Sequence[Tensor]:
+        """Last hidden states [T, H], one per stream."""
+        place = {"position_ids": micro.positions_T[None], "segment_lengths": micro.lengths}
+        if isinstance(self.lm, Parallel):
+            return self.lm.states(micro.ids_TS, micro.features_KH, micro.at_K, **place)
+        embedded_TH = self.lm.get_input_embeddings()(micro.ids_TS[:, 0])
+        if len(micro.at_K):
+            features_KH = micro.features_KH.to(embedded_TH.dtype)
+            embedded_TH = embedded_TH.index_copy(0, micro.at_K, features_KH)
+        output = self.lm.base_model(inputs_embeds=embedded_TH[None], use_cache=False, **place)
+        return [output.last_hidden_state[0]]
+
+    def _scores(
+        self, stream: int, hidden_TH: Tensor, micro: Microbatch, here: Tensor | slice
+    ) -> tuple[Tensor, Tensor]:
+        return chosen_logprobs(
+            hidden_TH[micro.keep_N[here]],
+            self._heads[stream].weight,
+            micro.targets_N[here],
+            chunk=self._chunk,
+            temperature_N=micro.temperature_N[here],
+            allowed_PV=self.allowed_PV,
+            phases_N=None if self.allowed_PV is None else micro.phases_N[here],
+        )
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -155,7 +166,7 @@ def sharded(policy: Policy, mesh: DeviceMesh, *, dtype: str) -> Policy:
         else MixedPrecisionPolicy()
     )
     free = mesh.device_type != "cpu"
-    for layer in policy.lm.base_model.layers:
+    for layer in policy.lm.blocks() if isinstance(policy.lm, Parallel) else policy.lm.base_model.layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
     fully_shard(policy, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
     return policy.to(mesh.device_type) if free else policy

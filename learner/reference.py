@@ -23,10 +23,10 @@ def reference_logps(
     asking = [row.only(REFERENCED).needed_R.any() for row in rows]
     found = []
     for m, (mine, micro) in enumerate(zip(plan[rank], micros, strict=True)):
-        logps = torch.zeros(len(micro.keep_N), device=micro.ids_T.device)
+        logps = torch.zeros(len(micro.keep_N), device=micro.ids_TS.device)
         if any(asking[i] for theirs in plan for i in theirs[m]):
             assert reference is not None, "a weight that needs a reference without one"
-            asked = reference(pack_reference([rows[i] for i in mine]).to(logps.device))[0]
+            asked = reference(pack_reference([rows[i] for i in mine], micro.streams).to(logps.device))[0]
             logps[micro.referenced_N] = asked
         found.append(logps)
     return found

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from learner.grammar import Grammar
 from learner.types import Anchor, Rollout
 from speech.channels import Channel
+from speech.features import Features
 from speech.interleave import FREE
 
 Mask = NDArray[np.bool_]
@@ -53,6 +54,7 @@ class Row:
     temperature: float
     pair: int | None = None  # of a DPO row: both rows of a pair have the same number
     pair_weight: float = 0.0  # of the pair in the step's mean
+    features: Features | None = None  # continuous audio of the prompt
 
     @property
     def needed_R(self) -> Mask:
@@ -125,6 +127,7 @@ def rollout_row(
         temperature=sampled.temperature if own else 1.0,
         pair=pair,
         pair_weight=pair_weight,
+        features=rollout.features,
     )
 
 
@@ -146,6 +149,7 @@ def anchor_row(anchor: Anchor, weights_CR: Weights) -> Row:
         phases_R=_free(len(anchor.ids)),
         advantages_R=np.zeros(len(anchor.ids)),
         temperature=1.0,
+        features=anchor.features,
     )
 
 

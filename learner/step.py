@@ -39,6 +39,7 @@ from learner.types import Rollout, StepBatch, StepResult
 from rollout.engine import WeightManifest
 from rollout.weights import DTYPES
 from rollout.weights import pack as pack_weights
+from speech.families import load_family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,10 +72,11 @@ class Learner:
             )
         self._config, self._rank, self._world = config, rank, world
         self._mesh = ranks.mesh(world)
+        self._family = load_family(config.model)
         self._sampled = Sampled(
             max_new_tokens=config.rollout.max_new_tokens,
             temperature=config.rollout.temperature,
-            grammar=grammar_from(config),
+            grammar=grammar_from(config, self._family),
         )
         self.policy = self._load(checkpointing=config.learner.activation_checkpointing)
         asked = needs_reference(config.algo) or config.log.diagnose_every > 0
@@ -82,7 +84,7 @@ class Learner:
         learning = config.learner
         self._optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=learning.lr, betas=(0.9, 0.95), weight_decay=learning.weight_decay,
-            fused=self._device.type == "cuda",  # the default there holds a second copy of the weights
+            fused=ranks.device().type == "cuda",  # the default there holds a second copy of the weights
         )  # fmt: skip
         state.prepare(self.policy, self._optimizer)
         self._version = 0
@@ -173,14 +175,14 @@ class Learner:
         """
         dtype = DTYPES[self._config.model.dtype]
         kept = []
-        for name, tensor in self.policy.full_tensors():
+        for name, tensor in exporting.engine_tensors(self.policy, self._family):
             if self._rank == 0:
                 kept.append((name, tensor.to(dtype)))
         return pack_weights(kept, self._version if version is None else version) if self._rank == 0 else None
 
     def export(self, directory: Path) -> None:
         """Hugging Face folder like the start checkpoint's. Collective."""
-        exporting.export(self.policy, self._config.model.path, Path(directory), rank=self._rank)
+        exporting.export(self.policy, self._family, Path(directory), rank=self._rank)
 
     def save(self, directory: Path) -> None:
         """Everything that the next step depends on, as safetensors, into an empty folder. Collective."""
@@ -223,7 +225,7 @@ class Learner:
         done = []
         for m, (micro, reference) in enumerate(zip(mine.micros, mine.references, strict=True)):
             last = m == len(mine.micros) - 1
-            synchronise_gradients(self.policy, last or self._device.type == "cuda")
+            synchronise_gradients(self.policy, last or ranks.device().type == "cuda")
             logps, entropies = self.policy(micro)
             before = logps.detach() if old is None else old[m]
             terms = loss_terms(logps, entropies, before, reference, micro, weight=weight, algo=algo)
@@ -268,14 +270,10 @@ class Learner:
 
     # -- small things
 
-    @property
-    def _device(self) -> torch.device:
-        return ranks.device()
-
     def _load(self, *, checkpointing: bool) -> Policy:
         grammar = self._sampled.grammar
         policy = Policy.load(
-            self._config.model.path,
+            self._family,
             chunk=self._config.learner.logprob_chunk,
             allowed_PV=None if grammar is None else grammar.tensor(),
             checkpointing=checkpointing,
@@ -283,10 +281,12 @@ class Learner:
         return sharded(policy, self._mesh, dtype=self._config.model.dtype)
 
     def _plan(self, rows: Sequence[Row]) -> Plan:
-        return share(rows, ranks=self._world, budget=self._config.learner.tokens_per_microbatch)
+        budget, streams = self._config.learner.tokens_per_microbatch, self._family.streams
+        return share(rows, ranks=self._world, budget=budget, streams=streams)
 
     def _packed(self, rows: Sequence[Row], plan: Plan) -> list[Microbatch]:
-        return [pack([rows[i] for i in micro]).to(self._device) for micro in plan[self._rank]]
+        held, streams = plan[self._rank], self._family.streams
+        return [pack([rows[i] for i in micro], streams).to(ranks.device()) for micro in held]
 
     def _shared(self, rows: Sequence[Row], plan: Plan) -> _Share:
         micros = self._packed(rows, plan)

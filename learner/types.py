@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech.channels import Channel
+from speech.features import Features
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Rollout:
     channels: str  # T A B E P, one per id
     sampled: tuple[bool, ...]
     advantage: Advantage = NONE
+    features: Features | None = None  # of the prompt
 
     @property
     def key(self) -> str:
@@ -77,6 +79,7 @@ class Anchor:
     prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
     channels: str
+    features: Features | None = None  # of the prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from rollout.engine import RawReply, WeightManifest
+from rollout.language_model import apart, checkpoint_layout, load_language_model
 from rollout.request import EngineDead, WeightsBroken, check_fits, seed_of
 from rollout.types import Prompt, Sampling
-from rollout.weights import check_finite, check_layout, checkpoint_layout, unpack
+from rollout.weights import check_finite, check_layout, unpack
 from speech.families.base import Family
 
 
@@ -39,10 +39,8 @@ class HfEngine:
         self._max_length = max_length
         self._version = version
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._layout, self._optional = checkpoint_layout(family.path)
-        self._model = AutoModelForCausalLM.from_pretrained(
-            family.path, dtype=torch.float32, use_safetensors=True, local_files_only=True
-        ).to(self._device)
+        self._layout, self._optional = checkpoint_layout(family)
+        self._model = load_language_model(family).to(self._device)
         self._model.requires_grad_(False).eval()
         self._forbidden = ~torch.from_numpy(family.interleave.allowed().copy()).to(self._device)
         self._weights = threading.Lock()  # held for each forward pass and for a load
@@ -106,8 +104,11 @@ class HfEngine:
         check_finite(manifest, payload)
         with self._weights, torch.no_grad():
             self._broken = f"the load of version {manifest.version} did not finish"
-            for name, parameter in self._model.named_parameters():
-                parameter.copy_(tensors[name])
+            state = dict(self._model.named_parameters())  # a tied head is its embedding
+            for name, tensor in tensors.items():
+                for part, values in apart(self._family.names, name, tensor, state):
+                    if part in state:
+                        state[part].copy_(values)
             self._version, self._broken = manifest.version, None
         return self._version
 

@@ -14,6 +14,8 @@ prepare_environment()
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast, get_args
 
 from vllm.logprobs import FlatLogprobs
@@ -21,12 +23,14 @@ from vllm.outputs import CompletionOutput
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from rollout.engine import RawReply, WeightManifest
+from rollout.language_model import checkpoint_layout
 from rollout.request import EngineDead, WeightsBroken, check_fits, seed_of
 from rollout.types import Finish, Prompt, Sampling
-from rollout.vllm_settings import VllmSettings, engine_args, sampling_params
+from rollout.vllm_settings import VllmSettings, engine_args, sampling_params, vllm_prompt, write_folder
 from rollout.vllm_steps import Mailbox, StepThread
 from rollout.vllm_worker import BACKEND
-from rollout.weights import check, check_finite, check_layout, checkpoint_layout
+from rollout.weights import check, check_finite, check_layout
+from speech.families.base import Family
 
 __all__ = ["ENV", "EngineDead", "VllmEngine", "VllmSettings", "WeightsBroken", "prepare_environment"]
 
@@ -37,16 +41,22 @@ class VllmEngine:
     """``rollout.engine.Engine`` on vLLM. Safe to use from any event loop.
 
     Example:
-        engine = VllmEngine(VllmSettings(path=folder, family="tiny", stop_ids=family.stop_ids))
+        engine = VllmEngine(VllmSettings(model=config.model), family)
         async for raw in engine.generate(prompts, sampling): ...
         assert await engine.update_weights(*pack(model.named_parameters(), version=1)) == 1
         engine.close()
     """
 
-    def __init__(self, settings: VllmSettings) -> None:
-        self._settings = settings
-        self._layout, self._optional = checkpoint_layout(settings.path)
-        self._engine = LLMEngine.from_engine_args(engine_args(settings), enable_multiprocessing=False)
+    def __init__(self, settings: VllmSettings, family: Family) -> None:
+        """``family``: of ``settings.model``. ValueError: one with parallel streams, vLLM samples one."""
+        if family.streams != 1:
+            raise ValueError(f"rollout.engine must be torch for {family.name}: vLLM samples one stream")
+        self._settings, self._family = settings, family
+        self._layout, self._optional = checkpoint_layout(family)
+        with TemporaryDirectory(prefix="wavgate-engine-") as folder:
+            write_folder(Path(folder), settings.model, family)
+            args = engine_args(settings, family, Path(folder))
+            self._engine = LLMEngine.from_engine_args(args, enable_multiprocessing=False)
         self._engine.set_weight_version(str(settings.version))
         self._version = settings.version
         if settings.transfer == BACKEND:
@@ -66,7 +76,7 @@ class VllmEngine:
         ValueError: a prompt that does not fit, a grammar that was not loaded. EngineDead, WeightsBroken.
         Leaving the iterator early frees what still runs.
         """
-        check_fits(prompts, sampling, self._settings.max_length)
+        check_fits(prompts, sampling, self._settings.model.max_length)
         if sampling.grammar and not self._settings.grammar:
             raise ValueError("sampling.grammar needs an engine that was started with grammar=true")
         call, group = next(self._calls), range(sampling.group_size)
@@ -129,8 +139,9 @@ class VllmEngine:
         if self._broken is not None:
             raise WeightsBroken(self._broken)
         for request, (prompt, index) in wanted.items():
-            params = sampling_params(self._settings, sampling, seed_of(sampling.seed, prompt.id, index))
-            self._engine.add_request(request, {"prompt_token_ids": list(prompt.ids)}, params)
+            seed = seed_of(sampling.seed, prompt.id, index)
+            params = sampling_params(self._family.stop_ids, sampling, seed)
+            self._engine.add_request(request, vllm_prompt(prompt), params)
             self._steps.mailboxes[request] = mailbox
 
     def _load(self, manifest: WeightManifest, payload: Any) -> int:

@@ -9,18 +9,23 @@ from rollout.environment import prepare_environment
 
 GPU = prepare_environment()
 
+import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from vllm import SamplingParams
 from vllm.config import WeightTransferConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.sampling_params import RequestOutputKind
 
-from rollout.types import Sampling
-from rollout.vllm_worker import EXTENSION, GRAMMAR, LOAD_FORMAT, PROCESSOR
+from conf.schema import ModelConfig
+from rollout.types import Prompt, Sampling
+from rollout.vllm_worker import EXTENSION, GRAMMAR, LOAD_FORMAT, MODEL, PROCESSOR
+from speech.families.base import Family
 
 Transfer = Literal["object_store", "ipc", "nccl"]
 
@@ -29,21 +34,17 @@ Transfer = Literal["object_store", "ipc", "nccl"]
 class VllmSettings:
     """What the engine needs. ``kv_cache_mb`` is for CPU, ``gpu_memory`` and ``tensor_parallel`` for GPU."""
 
-    path: Path
-    family: str
-    stop_ids: tuple[int, ...]
-    dtype: str = "float32"
-    max_length: int = 512
+    model: ModelConfig
     max_num_seqs: int = 128
     kv_cache_mb: int = 64
     grammar: bool = False
     tensor_parallel: int = 1
     gpu_memory: float = 0.85
     transfer: Transfer = "object_store"
-    version: int = 0  # policy version of the weights in ``path``
+    version: int = 0  # policy version of the weights in ``model.path``
 
 
-def sampling_params(config: VllmSettings, sampling: Sampling, seed: int) -> SamplingParams:
+def sampling_params(stop_ids: Sequence[int], sampling: Sampling, seed: int) -> SamplingParams:
     """No penalty, no filter, no default of the model's folder."""
     return SamplingParams(
         temperature=sampling.temperature,
@@ -52,7 +53,7 @@ def sampling_params(config: VllmSettings, sampling: Sampling, seed: int) -> Samp
         min_p=0.0,
         seed=seed if sampling.temperature > 0 else None,
         max_tokens=sampling.max_new_tokens,
-        stop_token_ids=list(config.stop_ids),
+        stop_token_ids=list(stop_ids),
         ignore_eos=True,  # the family's stop ids are the only ones
         logprobs=0,  # the sampled id's alone
         flat_logprobs=True,
@@ -62,13 +63,27 @@ def sampling_params(config: VllmSettings, sampling: Sampling, seed: int) -> Samp
     )
 
 
-def engine_args(config: VllmSettings) -> EngineArgs:
-    """One place for what differs between CPU and GPU."""
+def vllm_prompt(prompt: Prompt) -> Any:
+    """Ids; with continuous audio, vectors at its steps and ids, embedded by the engine, at all others."""
+    if prompt.features is None:
+        return {"prompt_token_ids": list(prompt.ids)}
+    vectors_TH = torch.zeros(len(prompt.ids), prompt.features.vectors.shape[1])
+    vectors_TH[list(prompt.features.at)] = torch.from_numpy(prompt.features.vectors)
+    heard = set(prompt.features.at)
+    return {
+        "prompt_embeds": vectors_TH,
+        "prompt_token_ids": list(prompt.ids),
+        "prompt_is_token_ids": [step not in heard for step in range(len(prompt.ids))],
+    }
+
+
+def engine_args(config: VllmSettings, family: Family, folder: Path) -> EngineArgs:
+    """One place for what differs between CPU and GPU. ``folder``: as ``write_folder`` leaves it."""
     args: dict[str, Any] = {
-        "model": str(config.path),
+        "model": str(folder),
         "load_format": LOAD_FORMAT,
-        "dtype": config.dtype,
-        "max_model_len": config.max_length,
+        "dtype": config.model.dtype,
+        "max_model_len": config.model.max_length,
         "max_num_seqs": config.max_num_seqs,
         "skip_tokenizer_init": True,  # token-in-token-out
         "generation_config": "vllm",  # the folder's generation_config.json must not change the sampling
@@ -79,10 +94,10 @@ def engine_args(config: VllmSettings) -> EngineArgs:
         "use_tqdm_on_load": False,
         "weight_transfer_config": WeightTransferConfig(backend=config.transfer),
         "worker_extension_cls": EXTENSION,
+        "enable_prompt_embeds": bool(family.hears),
     }
     if config.grammar:
         args["logits_processors"] = [PROCESSOR]
-        args["additional_config"] = {"wavgate_family": config.family, "wavgate_path": str(config.path)}
     if GPU:
         args |= {"gpu_memory_utilization": config.gpu_memory, "tensor_parallel_size": config.tensor_parallel}
         if config.grammar:
@@ -95,3 +110,12 @@ def engine_args(config: VllmSettings) -> EngineArgs:
             "kv_cache_memory_bytes": config.kv_cache_mb << 20,
         }
     return EngineArgs(**args)
+
+
+def write_folder(folder: Path, model: ModelConfig, family: Family) -> None:
+    """What vLLM may read of a checkpoint: the engine's config, and where the weights lie.
+
+    So no code, generation settings or tokenizer of the checkpoint's own folder can have a say.
+    """
+    (folder / "config.json").write_text(json.dumps(dict(family.engine_config or family.backbone)))
+    (folder / MODEL).write_text(model.model_dump_json())

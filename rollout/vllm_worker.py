@@ -6,6 +6,7 @@ engine is built, and the import registers the transfer engine with vLLM's own fa
 also works where the CPU backend has packed its weights.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,25 +21,43 @@ from vllm.model_executor.model_loader import DefaultModelLoader, register_model_
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
+from conf.schema import ModelConfig
 from rollout.engine import WeightManifest
 from rollout.weights import views
-from speech.checkpoint import weight_files
+from speech.checkpoint import read_json, weight_files
 from speech.families import load_family
+from speech.families.base import Family
+
+Weights = Generator[tuple[str, torch.Tensor], None, None]
 
 BACKEND = "object_store"
 GRAMMAR = "grammar"  # key of SamplingParams.extra_args
 EXTENSION = "rollout.vllm_worker.WorkerExtension"
 LOAD_FORMAT = "wavgate"
+MODEL = "wavgate_model.json"  # beside the engine's config.json: which checkpoint, as ModelConfig
 PROCESSOR = "rollout.vllm_worker:GrammarProcessor"
 
 
 @register_model_loader(LOAD_FORMAT)
 class CheckpointLoader(DefaultModelLoader):
-    """Reads the model's own safetensors only: a codec may lie beside them, and no pickle is ever opened."""
+    """Reads the language model's own safetensors only: encoders, further heads and a codec may lie beside
+    them, which vLLM's classes refuse, and no pickle is ever opened."""
 
     def _prepare_weights(self, model_name_or_path: str, *_: Any) -> tuple[str, list[str], bool, str]:
-        files = [str(file) for file in weight_files(Path(model_name_or_path))]
-        return model_name_or_path, files, True, "model.safetensors.index.json"
+        path = family_of(model_name_or_path).path
+        return str(path), [str(file) for file in weight_files(path)], True, "model.safetensors.index.json"
+
+    def get_all_weights(self, model_config: Any, model: torch.nn.Module) -> Weights:
+        """(checkpoint name, tensor) of what engines run."""
+        names = family_of(model_config.model).names
+        for name, tensor in super().get_all_weights(model_config, model):
+            if names.sampled(name):
+                yield name, tensor
+
+
+def family_of(engine_folder: str) -> Family:
+    """The family of the checkpoint that an engine's folder stands for."""
+    return load_family(ModelConfig.model_validate(read_json(Path(engine_folder) / MODEL)))
 
 
 @dataclass
@@ -123,7 +142,7 @@ class GrammarProcessor(LogitsProcessor):
     """Masks what the reply grammar forbids, for requests with ``extra_args={"grammar": True}``.
 
     Interface of vLLM's V1 model runner; where a GPU would use the newer one, ``vllm_settings`` pins it.
-    The family is rebuilt from ``additional_config``, so it also works in a worker process.
+    The family is rebuilt from the engine's folder, so it also works in a worker process.
     """
 
     @classmethod
@@ -134,9 +153,7 @@ class GrammarProcessor(LogitsProcessor):
             raise ValueError(f"extra_args[{GRAMMAR!r}] must be true or false: got {wanted!r}")
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        layout = vllm_config.additional_config
-        assert isinstance(layout, dict)
-        self._interleave = load_family(layout["wavgate_family"], Path(layout["wavgate_path"])).interleave
+        self._interleave = family_of(vllm_config.model_config.model).interleave
         allowed = torch.from_numpy(self._interleave.allowed().copy())
         vocab = vllm_config.model_config.get_vocab_size()
         if allowed.shape[1] != vocab:

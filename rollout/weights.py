@@ -11,8 +11,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rollout.engine import WeightManifest
-from speech.checkpoint import read_json, shapes
 
 ALIGNMENT = 64  # bytes: a cache line, and what plasma and numpy views of any dtype need
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -150,25 +147,6 @@ def digest(
     hasher = hashlib.sha256(layout.encode())
     hasher.update(np.ascontiguousarray(buffer).data)
     return hasher.hexdigest()
-
-
-def checkpoint_layout(path: Path) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
-    """(name -> shape, optional names) of a Hugging Face folder, from its safetensors headers and config.json.
-
-    A tied ``lm_head.weight`` is not in the folder; it may be sent (a state dict holds it) or left out.
-    ValueError: see ``speech.checkpoint``.
-    """
-    return _with_tied_head(shapes(path), read_json(path / "config.json"))
-
-
-def _with_tied_head(
-    layout: dict[str, tuple[int, ...]], config: dict[str, Any]
-) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
-    if not config.get("tie_word_embeddings"):
-        return layout, frozenset()
-    tables = [shape for name, shape in layout.items() if name.endswith("embed_tokens.weight")]
-    assert len(tables) == 1, "a tied head belongs to exactly one embedding"
-    return {**layout, "lm_head.weight": tables[0]}, frozenset({"lm_head.weight"})
 
 
 def _spans(

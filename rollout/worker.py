@@ -129,7 +129,7 @@ def build_worker(config: Config, root: Path, version: int = 0) -> RolloutWorker:
 
     ``version``: policy version of the weights in that folder. ValueError: unfit checkpoint folder.
     """
-    family = load_family(config.model.family, root / config.model.path)
+    family = load_family(config.model.model_copy(update={"path": root / config.model.path}))
     return RolloutWorker(engine_from(config, family, version), family, config.data.max_seconds)
 
 
@@ -143,11 +143,7 @@ def engine_from(config: Config, family: Family, version: int = 0) -> Engine:
 
     return VllmEngine(
         VllmSettings(
-            path=family.path,
-            family=family.name,
-            stop_ids=family.stop_ids,
-            dtype=config.model.dtype,
-            max_length=config.model.max_length,
+            model=config.model.model_copy(update={"path": family.path}),
             max_num_seqs=config.rollout.max_num_seqs,
             kv_cache_mb=config.rollout.kv_cache_mb,
             grammar=config.rollout.grammar,
@@ -155,5 +151,6 @@ def engine_from(config: Config, family: Family, version: int = 0) -> Engine:
             gpu_memory=config.cluster.gpu_memory,
             transfer=config.cluster.weight_transfer,
             version=version,
-        )
+        ),
+        family,
     )

@@ -30,14 +30,14 @@ class Channel(IntEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelMap:
-    """Token id -> Channel for every row of the embedding.
+    """Token id -> Channel for every row of the embedding, once per stream: ids[i] belongs to stream i % S.
 
     Example:
         channels = ChannelMap.build(vocab=99, text=range(9, 20), audio=range(20, 90), boundary=[4], stop=[3])
         channels.letters([12, 4, 40, 4, 3])  # 'TBABE'
     """
 
-    table_V: NDArray[np.int8]
+    table_SV: NDArray[np.int8]
 
     @classmethod
     def build(
@@ -66,17 +66,30 @@ class ChannelMap:
                     raise ValueError(f"id {token} cannot be both {taken[token].name} and {channel.name}")
                 taken[token] = channel
                 table[token] = channel
+        return cls.of_streams([cls(table[None])])
+
+    @classmethod
+    def of_streams(cls, streams: "Sequence[ChannelMap]") -> "ChannelMap":
+        """One map of parallel streams, from the map of each; all have the same vocabulary."""
+        table = np.concatenate([stream.table_SV for stream in streams])
         table.flags.writeable = False
         return cls(table)
 
     @property
     def vocab(self) -> int:
         """Rows of the embedding, padding rows included."""
-        return len(self.table_V)
+        return int(self.table_SV.shape[1])
+
+    @property
+    def streams(self) -> int:
+        """Ids per step."""
+        return len(self.table_SV)
 
     def of(self, ids: Sequence[int]) -> NDArray[np.int8]:
         """Channel of each id, shape [len(ids)]. IndexError: an id beyond the embedding."""
-        return self.table_V[np.asarray(ids, dtype=np.int64)]
+        tokens = np.asarray(ids, dtype=np.int64)
+        found: NDArray[np.int8] = self.table_SV[np.arange(len(tokens)) % self.streams, tokens]
+        return found
 
     def letters(self, ids: Sequence[int]) -> str:
         """The channels as a string, one of T A B E P per id."""

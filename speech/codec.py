@@ -1,29 +1,16 @@
-"""Speech as one stream of codes, and back.
+"""What the system asks of a codec: speech as one stream of codes, and back.
 
-``Codec`` is what the rest of the system asks of a codec. ``MelCodec`` is the project's own: eight log-mel
-frames (80 ms) -> 2-D DCT -> nearest entry of one codebook; decoding looks up each code's magnitudes, computed
-once, and rebuilds the phases (Griffin-Lim). Level is part of a code: loud speech stays loud.
-Invariant: for clips that start and end with 20 ms of silence and last a multiple of 80 ms,
-``encode(a + b) == encode(a) + encode(b)``; ``len(decode(codes)) == 1280 * len(codes)``.
+The codecs are in speech/codecs; ``speech.codecs.load_codec`` finds the one of a folder.
+Invariant: ``encode`` gives ``ceil(seconds * frame_rate)`` codes; ``decode`` gives a wave at ``sample_rate``.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
-from safetensors.numpy import save_file
-from scipy.fft import dctn, idctn
 
-from speech.mel import FLOOR, HOP, MELS, SAMPLE_RATE, Floats, griffin_lim, log_mel, magnitudes
-
-BLOCK = 8  # frames in a code
-CEPSTRA = 24  # mel-cepstral coefficients kept
-BENDS = 6  # coefficients kept along time
-FORMAT = "wavgate-mel-codec-2"
+Wave = npt.NDArray[np.float32]
 
 
 class Codec(Protocol):
@@ -33,115 +20,37 @@ class Codec(Protocol):
     frame_rate: float  # codes per second
     size: int  # number of codes
 
-    def encode(self, wave: Floats) -> list[int]:
+    def encode(self, wave: Wave) -> list[int]:
         """The codes of a wave; a started code counts."""
         ...
 
-    def decode(self, codes: Sequence[int]) -> Floats:
+    def decode(self, codes: Sequence[int]) -> Wave:
         """The wave of some codes; no codes, an empty wave."""
         ...
 
 
-class MelCodec:
-    """One codebook over blocks of eight log-mel frames.
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A codec that came from files. Two with one fingerprint give the same codes and the same sound."""
 
-    Example:
-        codec = MelCodec.fit(waves, size=1024, seed=0)
-        codec.save(path); codec = MelCodec.load(path)
-        wave = codec.decode(codec.encode(wave))
-    """
-
-    def __init__(self, book: npt.NDArray[np.float32], iterations: int = 12) -> None:
-        if book.ndim != 2 or book.shape[1] != BENDS * CEPSTRA:
-            raise ValueError(f"codebook must have {BENDS * CEPSTRA} columns, got shape {book.shape}")
-        self.sample_rate = SAMPLE_RATE
-        self.frame_rate = SAMPLE_RATE / (HOP * BLOCK)
-        self.size = len(book)
-        self._book = np.ascontiguousarray(book, np.float32)
-        self._iterations = iterations
-        self._blocks = magnitudes(_frames(self._book)).reshape(self.size, BLOCK, -1)
-
-    def encode(self, wave: Floats) -> list[int]:
-        """Nearest codebook entry of every 80 ms block."""
-        if wave.ndim != 1:
-            raise ValueError(f"wave must be mono (one dimension), got shape {wave.shape}")
-        if not np.isfinite(wave).all():
-            raise ValueError("wave must be finite, got NaN or infinity")
-        return [] if not len(wave) else nearest(features(wave), self._book).tolist()
-
-    def decode(self, codes: Sequence[int]) -> Floats:
-        """Rebuild ``1280 * len(codes)`` samples."""
-        chosen = np.asarray(codes, np.int64)
-        if not len(chosen):
-            return np.zeros(0, np.float32)
-        wrong = chosen[(chosen < 0) | (chosen >= self.size)]
-        if len(wrong):
-            raise ValueError(f"code must be in [0, {self.size}), got {wrong[0]}")
-        linear = self._blocks[chosen].reshape(len(chosen) * BLOCK, -1)
-        return np.clip(griffin_lim(linear, self._iterations), -1, 1)
-
-    def save(self, path: Path) -> None:
-        """Write codebook and settings as safetensors."""
-        settings = json.dumps({"iterations": self._iterations})
-        save_file({"codebook": self._book}, path, metadata={FORMAT: settings})  # one key: same bytes
-
-    @classmethod
-    def load(cls, path: Path) -> "MelCodec":
-        """Read what ``save`` wrote; anything else is refused."""
-        with safe_open(path, framework="numpy") as stored:
-            found = stored.metadata() or {}
-            if FORMAT not in found:
-                raise ValueError(f"{path}: codec format must be {FORMAT}, got {', '.join(found) or 'none'}")
-            return cls(stored.get_tensor("codebook"), int(json.loads(found[FORMAT])["iterations"]))
-
-    @classmethod
-    def fit(cls, waves: Sequence[Floats], size: int, seed: int, rounds: int = 30) -> "MelCodec":
-        """K-means (k-means++ start, Lloyd rounds) over the blocks of the waves."""
-        blocks = np.concatenate([features(wave) for wave in waves])
-        if len(blocks) < size:
-            raise ValueError(f"fitting needs at least {size} blocks of speech, got {len(blocks)}")
-        return cls(k_means(blocks, size, np.random.default_rng(seed), rounds))
+    @property
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits."""
+        ...
 
 
-def features(wave: Floats) -> npt.NDArray[np.float32]:
-    """One row per 80 ms block: the low corner of its 2-D DCT."""
-    mel = log_mel(wave)
-    missing = -len(mel) % BLOCK
-    mel = np.pad(mel, ((0, missing), (0, 0)), constant_values=np.log(FLOOR))
-    corner = dctn(mel.reshape(-1, BLOCK, MELS), axes=(1, 2), norm="ortho")[:, :BENDS, :CEPSTRA]
-    return np.asarray(corner.reshape(len(corner), -1), np.float32)
+def check_wave(wave: Wave) -> None:
+    """ValueError: not mono, or not finite."""
+    if wave.ndim != 1:
+        raise ValueError(f"wave must be mono (one dimension), got shape {wave.shape}")
+    if not np.isfinite(wave).all():
+        raise ValueError("wave must be finite, got NaN or infinity")
 
 
-def _frames(book: npt.NDArray[np.float32]) -> Floats:
-    full = np.zeros((len(book), BLOCK, MELS), np.float32)
-    full[:, :BENDS, :CEPSTRA] = book.reshape(-1, BENDS, CEPSTRA)
-    return np.asarray(idctn(full, axes=(1, 2), norm="ortho").reshape(-1, MELS), np.float32)
-
-
-def nearest(rows: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Index of the closest entry for every row, in float64 so that batch size cannot tip a tie."""
-    wide = book.astype(np.float64)
-    score = (wide * wide).sum(axis=1) - 2 * (rows.astype(np.float64) @ wide.T)
-    return np.asarray(score.argmin(axis=1), np.int64)
-
-
-def k_means(
-    rows: npt.NDArray[np.float32], size: int, random: np.random.Generator, rounds: int
-) -> npt.NDArray[np.float32]:
-    """Plain Lloyd from a k-means++ start; an entry that loses all rows stays where it was."""
-    wide = rows.astype(np.float64)
-    book = np.empty((size, wide.shape[1]))
-    book[0] = wide[random.integers(len(wide))]
-    distance = ((wide - book[0]) ** 2).sum(axis=1)
-    for k in range(1, size):
-        total = distance.sum()
-        pick = random.choice(len(wide), p=distance / total) if total > 0 else random.integers(len(wide))
-        book[k] = wide[pick]
-        distance = np.minimum(distance, ((wide - book[k]) ** 2).sum(axis=1))
-    for _ in range(rounds):
-        owner = nearest(wide, book)  # type: ignore[arg-type]
-        count = np.bincount(owner, minlength=size)
-        sums = np.zeros_like(book)
-        np.add.at(sums, owner, wide)
-        book[count > 0] = sums[count > 0] / count[count > 0, None]
-    return book.astype(np.float32)
+def check_codes(codes: Sequence[int], size: int) -> npt.NDArray[np.int64]:
+    """The codes as an array. ValueError: one is not in [0, size)."""
+    chosen = np.asarray(codes, np.int64)
+    wrong = chosen[(chosen < 0) | (chosen >= size)]
+    if len(wrong):
+        raise ValueError(f"code must be in [0, {size}), got {wrong[0]}")
+    return chosen

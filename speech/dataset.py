@@ -4,21 +4,33 @@ Only code that owns a codec encodes (rollout workers); everyone else is sent ids
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speech import audio
-from speech.families.base import Chunk, Family, Turn
+from speech.families.base import Chunk, Family, Role, Turn
+from speech.features import Encoded, Vectors
 from speech.layout import layout_of
 from speech.manifest import MARKER, Message, Row
 from speech.pairs import PairRow, Side
 
-Codes = Callable[[tuple[str, ...]], tuple[int, ...]]  # of clips, one after another
+
+class Sound(Protocol):
+    """What clips are to the model, played one after another."""
+
+    def codes(self, clips: tuple[str, ...]) -> tuple[int, ...]:
+        """As the codec's codes."""
+        ...
+
+    def vectors(self, clips: tuple[str, ...]) -> Vectors:
+        """As the ear's vectors."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +38,7 @@ class Example:
     """One encoded row. ``target`` ends with the stop id."""
 
     row_id: str
-    prompt: tuple[int, ...]
+    prompt: Encoded
     target: tuple[int, ...]
 
 
@@ -44,7 +56,7 @@ class PairExample:
     """One encoded pair. Where its row has ids, these are they."""
 
     row_id: str
-    prompt: tuple[int, ...]
+    prompt: Encoded
     chosen: Response
     rejected: Response
     weight: float
@@ -61,24 +73,29 @@ class Lengths:
         self._family, self._root = family, root
         self._rate = family.codec().frame_rate
         self._layout = layout_of(family)
-        self._known: dict[str, int] = {}
+        self._known: dict[str, float] = {}
 
     def of(self, row: Row) -> tuple[int, int]:
         """(ids of the prompt, ids of the reference reply). ValueError: an unknown word."""
-        example = _encoded(self._family, row, self._codes)
-        return len(example.prompt), len(example.target)
+        example = _encoded(self._family, row, self)
+        return len(example.prompt.ids), len(example.target)
 
     def of_pair(self, row: PairRow) -> tuple[int, int, int]:
         """(ids of the prompt, of the preferred reply, of the other one). ValueError: as ``Encoder.pair``."""
-        pair = _pair(self._family, self._layout, row, self._codes)
-        return len(pair.prompt), len(pair.chosen.ids), len(pair.rejected.ids)
+        pair = _pair(self._family, self._layout, row, self)
+        return len(pair.prompt.ids), len(pair.chosen.ids), len(pair.rejected.ids)
 
-    def _codes(self, clips: tuple[str, ...]) -> tuple[int, ...]:
-        return (0,) * sum(map(self._count, clips))
+    def codes(self, clips: tuple[str, ...]) -> tuple[int, ...]:
+        """As many as there will be."""
+        return (0,) * sum(ceil(self._seconds(clip) * self._rate - 1e-6) for clip in clips)
 
-    def _count(self, clip: str) -> int:
+    def vectors(self, clips: tuple[str, ...]) -> Vectors:
+        """As many as there will be, without width."""
+        return np.zeros((self._family.ear().length(sum(map(self._seconds, clips))), 0), np.float32)
+
+    def _seconds(self, clip: str) -> float:
         if clip not in self._known:
-            self._known[clip] = ceil(audio.info(audio.inside(self._root, clip)).seconds * self._rate - 1e-6)
+            self._known[clip] = audio.info(audio.inside(self._root, clip)).seconds
         return self._known[clip]
 
 
@@ -99,7 +116,7 @@ class Encoder:
     def encode(self, row: Row) -> Example:
         """Ids of a row. ValueError names the row: audio that breaks a rule, a word not in the family."""
         try:
-            return _encoded(self._family, row, self._clips)
+            return _encoded(self._family, row, self)
         except ValueError as error:
             raise ValueError(f"row {row.id}: {error}") from error
 
@@ -109,12 +126,25 @@ class Encoder:
         ValueError names the row: as ``encode``, or its ids have another meaning here.
         """
         try:
-            return _pair(self._family, self._layout, row, self._clips)
+            return _pair(self._family, self._layout, row, self)
         except ValueError as error:
             raise ValueError(f"row {row.id}: {error}") from error
 
-    def _clips(self, clips: tuple[str, ...]) -> tuple[int, ...]:
+    def codes(self, clips: tuple[str, ...]) -> tuple[int, ...]:
+        """Each clip's codes. ValueError: audio that breaks a rule."""
         return tuple(code for clip in clips for code in self._clip(clip).tolist())
+
+    def vectors(self, clips: tuple[str, ...]) -> Vectors:
+        """What the ear makes of the clips as one wave. ValueError: audio that breaks a rule."""
+        ear = self._family.ear()
+        waves = [
+            audio.read(audio.inside(self._root, clip), ear.sample_rate, self._max_seconds) for clip in clips
+        ]
+        return ear.hear(np.concatenate(waves))
+
+    def turn(self, role: Role, clips: tuple[str, ...]) -> Turn:
+        """A spoken turn as the family hears it. ValueError: audio that breaks a rule."""
+        return _spoken(self._family, role, clips, self)
 
     def _clip(self, clip: str) -> NDArray[np.int32]:
         if clip not in self._digests:
@@ -130,18 +160,18 @@ class Encoder:
         return self._codes[self._digests[clip]]
 
 
-def _encoded(family: Family, row: Row, codes: Codes) -> Example:
-    target = family.target(_chunks(row.sft_target_text, row.sft_target_audio, codes))
-    return Example(row_id=row.id, prompt=_prompt(family, row.messages, row.audios, codes), target=target)
+def _encoded(family: Family, row: Row, sound: Sound) -> Example:
+    target = family.target(_chunks(row.sft_target_text, row.sft_target_audio, sound))
+    return Example(row_id=row.id, prompt=_prompt(family, row.messages, row.audios, sound), target=target)
 
 
 def _prompt(
-    family: Family, messages: Sequence[Message], audios: Sequence[tuple[str, ...]], codes: Codes
-) -> tuple[int, ...]:
+    family: Family, messages: Sequence[Message], audios: Sequence[tuple[str, ...]], sound: Sound
+) -> Encoded:
     clips = iter(audios)
     return family.prompt(
         [
-            Turn(role=message.role, codes=codes(next(clips)))
+            _spoken(family, message.role, next(clips), sound)
             if message.content == MARKER
             else Turn(role=message.role, text=message.content)
             for message in messages
@@ -149,24 +179,33 @@ def _prompt(
     )
 
 
-def _pair(family: Family, layout: str, row: PairRow, codes: Codes) -> PairExample:
+def _spoken(family: Family, role: Role, clips: tuple[str, ...], sound: Sound) -> Turn:
+    hearing = family.hearing(role)
+    return Turn(
+        role=role,
+        codes=None if hearing == "vectors" else sound.codes(clips),
+        vectors=None if hearing == "codes" else sound.vectors(clips),
+    )
+
+
+def _pair(family: Family, layout: str, row: PairRow, sound: Sound) -> PairExample:
     if row.provenance is not None and row.prompt_ids is not None and row.provenance.layout != layout:
         raise ValueError(
             f"its ids were made for {row.provenance.family} of layout {row.provenance.layout}, the model is "
             f"{family.name} of layout {layout}; without prompt_ids and ids words and sound are encoded anew"
         )
-    prompt = row.prompt_ids
-    if prompt is None:
-        prompt = _prompt(family, row.messages, row.audios, codes)
+    if row.prompt_ids is None or family.hears:  # vectors are not written down
+        prompt = _prompt(family, row.messages, row.audios, sound)
     else:
-        _letters(family, prompt)
-    chosen, rejected = (_response(family, side, codes) for side in (row.chosen, row.rejected))
+        _letters(family, row.prompt_ids)
+        prompt = Encoded(row.prompt_ids)
+    chosen, rejected = (_response(family, side, sound) for side in (row.chosen, row.rejected))
     return PairExample(row_id=row.id, prompt=prompt, chosen=chosen, rejected=rejected, weight=row.weight)
 
 
-def _response(family: Family, side: Side, codes: Codes) -> Response:
+def _response(family: Family, side: Side, sound: Sound) -> Response:
     if side.ids is None:
-        ids = family.target(_chunks(side.text, side.audio, codes))
+        ids = family.target(_chunks(side.text, side.audio, sound))
         return Response(ids=ids, channels=family.channels.letters(ids), sampled=(True,) * len(ids))
     letters = _letters(family, side.ids)
     if side.channels != letters:
@@ -180,9 +219,9 @@ def _letters(family: Family, ids: Sequence[int]) -> str:
     return family.channels.letters(ids)
 
 
-def _chunks(text: str, clips: tuple[str, ...], codes: Codes) -> list[Chunk]:
+def _chunks(text: str, clips: tuple[str, ...], sound: Sound) -> list[Chunk]:
     """One chunk per word when there is a clip per word, else one for everything."""
     words = text.split()
     if len(words) != len(clips):
-        return [Chunk(text=text, codes=codes(clips))]
-    return [Chunk(text=word, codes=codes((clip,))) for word, clip in zip(words, clips, strict=True)]
+        return [Chunk(text=text, codes=sound.codes(clips))]
+    return [Chunk(text=word, codes=sound.codes((clip,))) for word, clip in zip(words, clips, strict=True)]

@@ -201,8 +201,9 @@ class Interleave:
     @cached_property
     def _symbols(self) -> list[int]:
         table = np.full(self.channels.vocab, Symbol.OTHER, np.int64)
-        table[self.channels.table_V == Channel.TEXT] = Symbol.TEXT
-        table[self.channels.table_V == Channel.AUDIO] = Symbol.AUDIO
+        (table_V,) = self.channels.table_SV
+        table[table_V == Channel.TEXT] = Symbol.TEXT
+        table[table_V == Channel.AUDIO] = Symbol.AUDIO
         if self.begin is not None and self.end is not None:
             table[self.begin], table[self.end] = Symbol.BEGIN, Symbol.END
         table[list(self.stop)] = Symbol.STOP

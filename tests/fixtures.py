@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from speech.codec import MelCodec
+from speech.codecs.mel import MelCodec
 
 SPECIALS = ("<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>", "<|begin_of_audio|>", "<|end_of_audio|>")
 ROLES = ("system", "user", "assistant")

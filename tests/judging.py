@@ -12,7 +12,7 @@ from judge.ear import Listener
 from judge.panel import Panel, panel_from
 from judge.types import Judged, Scale, Scored, Task, Verdict
 from rollout.types import Finish, Reply, Speech
-from speech.codec import MelCodec
+from speech.codecs.mel import MelCodec
 
 WORLD = Path(__file__).parents[1] / "examples" / "tiny_world"
 RATE = 16_000

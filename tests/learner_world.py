@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from conf.schema import Config
+from conf.schema import Config, ModelConfig
 from learner.model import whole
 from learner.ranks import connect, disconnect
 from learner.step import Learner
@@ -67,9 +67,9 @@ def batch(
     """Random replies in the tiny family's grammar, of unequal lengths; one forced token each; no zero
     advantages.
     """
-    family = load_family("tiny", checkpoint)
+    family = load_family(ModelConfig(family="tiny", path=checkpoint))
     rng = np.random.default_rng(seed)
-    table = family.channels.table_V
+    table = family.channels.table_SV[0]
     words, codes = np.flatnonzero(table == 0), np.flatnonzero(table == 1)
 
     def reply() -> tuple[int, ...]:

@@ -79,13 +79,13 @@ def scores(logits: Logits, rows: Sequence[Row], micro: Microbatch) -> tuple[Tens
     """(log-probs, entropies) of a micro-batch's positions, as a model would give them."""
     rows = [row for row in rows if length_of(row)]
     begins = np.cumsum([0, *micro.lengths])
-    assert sum(micro.lengths) == len(micro.ids_T)
+    assert sum(micro.lengths) == len(micro.ids_TS)
     logps, entropies = [], []
     places = zip(micro.keep_N.tolist(), micro.targets_N.tolist(), micro.temperature_N.tolist(), strict=True)
     for keep, target, temperature in places:
         segment = int(np.searchsorted(begins, keep, side="right")) - 1
         place = keep - int(begins[segment])
-        assert rows[segment].ids[place + 1] == target and rows[segment].ids[place] == micro.ids_T[keep]
+        assert rows[segment].ids[place + 1] == target and rows[segment].ids[place] == micro.ids_TS[keep, 0]
         every = torch.log_softmax(logits[rows[segment].name][place] / temperature, -1)
         logps.append(every[target])
         entropies.append(-(every.exp() * every).sum())

@@ -11,7 +11,7 @@ CHANNELS = ChannelMap.build(vocab=64, text=range(9, 20), audio=range(20, 40), bo
 
 
 def test_every_row_of_the_embedding_has_exactly_one_channel() -> None:
-    counts = {channel: int((CHANNELS.table_V == channel).sum()) for channel in Channel}
+    counts = {channel: int((CHANNELS.table_SV[0] == channel).sum()) for channel in Channel}
     assert counts == {
         Channel.TEXT: 11,
         Channel.AUDIO: 20,
@@ -28,7 +28,7 @@ def test_rows_beyond_the_tokenizer_are_pad_not_audio() -> None:
 
 @given(st.lists(st.integers(0, 63), max_size=20))
 def test_letters_spell_the_channel_of_each_id(ids: list[int]) -> None:
-    assert CHANNELS.letters(ids) == "".join(Channel(CHANNELS.table_V[i]).letter for i in ids)
+    assert CHANNELS.letters(ids) == "".join(Channel(CHANNELS.table_SV[0][i]).letter for i in ids)
 
 
 def test_letters_of_a_reply() -> None:
@@ -48,4 +48,4 @@ def test_an_id_in_two_channels_is_refused() -> None:
 
 def test_the_table_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="read-only"):
-        CHANNELS.table_V[0] = np.int8(0)
+        CHANNELS.table_SV[0, 0] = np.int8(0)

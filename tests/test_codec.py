@@ -1,11 +1,13 @@
 """The mel codec: exact over concatenation, deterministic, level kept, intelligible."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from speech.codec import BENDS, CEPSTRA, MelCodec
+from speech.codecs import load_codec
+from speech.codecs.mel import BENDS, CEPSTRA, MelCodec
 from speech.mel import Floats
 
 BASE = Path(__file__).parents[1] / "examples" / "tiny_world" / "base"
@@ -129,3 +131,16 @@ def test_held_out_replies_are_understood_raw_and_through_the_codec(shipped: MelC
     coded = [shipped.decode(shipped.encode(wave)) for wave in raw]
     assert error_rate(in_domain(), texts, raw)[0] <= 0.04
     assert error_rate(in_domain(), texts, coded)[0] <= 0.08
+
+
+def test_a_folder_or_its_file_loads_as_the_codec_whose_fingerprint_is_the_file_hash() -> None:
+    file = BASE / "codec.safetensors"
+    for path in (BASE, file):
+        codec = load_codec(path)
+        assert isinstance(codec, MelCodec)
+        assert codec.fingerprint == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_folder_without_a_codec_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{tmp_path}: a codec must be"):
+        load_codec(tmp_path)

@@ -31,7 +31,7 @@ from judge.types import Judged, Missing, Scale, Scored, Verdict
 from learner.gate import mixer_from
 from report.read import lines, metric_rows, rollouts
 from report.records import Diagnosis, Evaluation, HeldOutReply, RolloutRecord, Sample, Score
-from rollout.types import Prompt, Reply
+from rollout.types import Prompt, Reply, prompt_of
 from speech.manifest import read as read_rows
 
 ROOT = Path(__file__).parent.parent
@@ -306,7 +306,7 @@ async def greedy(run: Path, world: Path) -> dict[str, str]:
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": run / "final"})})
     worker = build_worker(config, Path.cwd())
     rows = read_rows(world / "test.jsonl", 60.0)
-    prompts = [Prompt(id=e.row_id, ids=e.prompt) for e in worker.encode(world / "test.jsonl", rows)]
+    prompts = [prompt_of(e) for e in worker.encode(world / "test.jsonl", rows)]
     sampling = Sampling(group_size=1, temperature=0.0, max_new_tokens=config.rollout.max_new_tokens, seed=0)
     found = {reply.prompt_id: reply.text async for reply, _ in worker.generate(prompts, sampling)}
     worker.close()

@@ -133,7 +133,7 @@ def test_tail_after_the_last_scored_position_is_cut() -> None:
     row = one(AlgoConfig(kl=NOTHING, preference=ChannelWeights(text=1)), rollout("TTBAAAABE"))[0]
     assert length_of(row) == 3  # two of the prompt and the first word predict the second word
     micro = pack([row])
-    assert micro.ids_T.tolist() == [1, 2, 10]
+    assert micro.ids_TS.tolist() == [[1], [2], [10]]
     assert micro.keep_N.tolist() == [1, 2] and micro.targets_N.tolist() == [10, 11]
 
 
@@ -153,12 +153,12 @@ def test_plan_scores_every_weighted_position_once(
         targets = [int(t) for micro in packed for t in micro.targets_N]
         assert targets == [rows[i].ids[rows[i].start + j] for i, j in scored_positions(rows, plan, rank)]
         for micro, held in zip(packed, micros, strict=True):
-            assert sum(micro.lengths) == len(micro.ids_T) == len(micro.positions_T)
+            assert sum(micro.lengths) == len(micro.ids_TS) == len(micro.positions_T)
             positions = [(i, j) for i in held for j in np.flatnonzero(rows[i].needed_R)]
             # the token before each target in its own segment, at the position that says so
             for keep, (i, j) in zip(micro.keep_N.tolist(), positions, strict=True):
                 assert micro.positions_T[keep] == rows[i].start + j - 1
-                assert micro.ids_T[keep] == rows[i].ids[rows[i].start + j - 1]
+                assert micro.ids_TS[keep, 0] == rows[i].ids[rows[i].start + j - 1]
             reference = pack_reference([rows[i] for i in held])
             assert reference.targets_N.tolist() == micro.targets_N[micro.referenced_N].tolist()
 

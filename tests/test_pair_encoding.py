@@ -11,6 +11,7 @@ import pytest
 from actors.data_pairs import pair_of
 from actors.errors import UserError
 from actors.prepare import prepare
+from conf.schema import ModelConfig
 from learner.types import NONE
 from rollout.worker import RolloutWorker
 from speech import audio
@@ -26,7 +27,7 @@ WORLD = Path(__file__).parent.parent / "examples" / "tiny_world"
 
 @pytest.fixture(scope="module")
 def family(micro_checkpoint: Path) -> Family:
-    return load_family("tiny", micro_checkpoint)
+    return load_family(ModelConfig(family="tiny", path=micro_checkpoint))
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def sampled(family: Family, **changes: Any) -> PairRow:
 def test_tokens_are_used_as_they_stand_and_no_sound_is_read(family: Family, tmp_path: Path) -> None:
     row = sampled(family)
     (pair,) = RolloutWorker(None, family).encode_pairs(tmp_path / "none.jsonl", [row])  # type: ignore[arg-type]
-    assert (pair.row_id, pair.prompt, pair.weight) == ("r1", (2, 7, 4), 0.5)
+    assert (pair.row_id, pair.prompt.ids, pair.weight) == ("r1", (2, 7, 4), 0.5)
     assert (pair.chosen.ids, pair.chosen.channels) == (row.chosen.ids, "TBAABE")
     assert pair.chosen.sampled == (True,) * 5 + (False,)
     assert (pair.rejected.ids, pair.rejected.channels) == (row.rejected.ids, "TBA")
@@ -89,7 +90,9 @@ def test_the_learner_is_told_that_this_run_did_not_sample_a_pair(family: Family,
     pair = pair_of(example)
     assert (pair.weight, pair.chosen.key, pair.rejected.key) == (0.5, "r1/0", "r1/1")
     for rollout, side in ((pair.chosen, example.chosen), (pair.rejected, example.rejected)):
-        assert rollout.prompt_ids == example.prompt and rollout.logps is None and rollout.advantage == NONE
+        assert (
+            rollout.prompt_ids == example.prompt.ids and rollout.logps is None and rollout.advantage == NONE
+        )
         assert (rollout.ids, rollout.channels, rollout.sampled) == (side.ids, side.channels, side.sampled)
 
 
@@ -106,7 +109,7 @@ def test_words_and_sound_are_encoded_word_by_word_where_there_is_a_clip_each(
     assert pair.rejected == response(family, [Chunk(text="nine ten", codes=tuple(three))])
     spoken = Turn(role="user", codes=tuple(one + two))
     assert pair.prompt == family.prompt([Turn(role="user", text="say it"), spoken])
-    assert len(pair.prompt) == Lengths(family, folder).of_pair(heard(family))[0]
+    assert len(pair.prompt.ids) == Lengths(family, folder).of_pair(heard(family))[0]
     assert Lengths(family, folder).of_pair(heard(family))[1:] == (
         len(pair.chosen.ids),
         len(pair.rejected.ids),
@@ -155,9 +158,9 @@ def test_a_layout_is_tokenizer_and_codec_and_not_weights(micro_checkpoint: Path,
         content = (copy / name).read_bytes()
         assert old in content
         (copy / name).write_bytes(content.replace(old, new, 1))
-        return layout_of(load_family("tiny", copy))
+        return layout_of(load_family(ModelConfig(family="tiny", path=copy)))
 
-    ours = layout_of(load_family("tiny", micro_checkpoint))
+    ours = layout_of(load_family(ModelConfig(family="tiny", path=micro_checkpoint)))
     assert changed("config.json", b'"hidden_size": 64', b'"hidden_size": 65') == ours
     assert changed("tokenizer.json", b'"twenty"', b'"thirty"') != ours
     assert changed("codec.safetensors", b"12", b"13") != ours
@@ -200,7 +203,11 @@ def test_a_run_knows_its_pairs_before_it_starts(tmp_path: Path) -> None:
 
 def test_pairs_that_the_model_cannot_use_are_named_by_line(tmp_path: Path) -> None:
     long = {"messages": [{"role": "user", "content": MARKER * 60}], "audios": ["a.flac"] * 60}
-    other = json.loads(sampled(load_family("tiny", WORLD / "base")).model_dump_json(exclude={"audios"}))
+    other = json.loads(
+        sampled(load_family(ModelConfig(family="tiny", path=WORLD / "base"))).model_dump_json(
+            exclude={"audios"}
+        )
+    )
     path = pairs_file(tmp_path, THEIRS, THEIRS | {"sft_target_text": "xylophone"}, THEIRS | long)
     with pytest.raises(ManifestError) as caught:
         prepare([*SETTINGS, "algo=dpo_text", f"data.pairs={path}"])

@@ -26,7 +26,7 @@ from judge.types import Judged, Missing, Scored, Verdict
 from learner.extremes import Dropped, best_and_worst
 from learner.statistics import minimum_valid
 from rollout.sampling import NO_STEP, sampling_at
-from rollout.types import Prompt, Reply
+from rollout.types import Prompt, Reply, prompt_of
 from rollout.worker import build_worker
 from speech import audio
 from speech.journal import Journal
@@ -368,7 +368,7 @@ def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(
     async def replies() -> dict[tuple[str, int], Reply]:
         worker = build_worker(work.config, Path.cwd())
         examples = worker.encode(prompts, work.rows)
-        given = [Prompt(id=example.row_id, ids=example.prompt) for example in examples]
+        given = [prompt_of(example) for example in examples]
         found = {
             (reply.prompt_id, reply.index): reply
             async for reply, _ in worker.generate(given, sampling_at(work.config, NO_STEP))

@@ -130,15 +130,16 @@ def test_a_row_without_an_answer_is_usable_when_the_endpoint_judges_what_was_sai
 
 
 def test_the_length_of_a_row_is_what_encoding_gives() -> None:
+    from conf.schema import ModelConfig
     from speech.dataset import Encoder, Lengths
     from speech.families import load_family
     from speech.manifest import read
 
-    family = load_family("tiny", WORLD / "base")
+    family = load_family(ModelConfig(family="tiny", path=WORLD / "base"))
     rows = read(WORLD / "data" / "test.jsonl", 60.0)[::20]
     encoder, lengths = Encoder(family, WORLD / "data", 60.0), Lengths(family, WORLD / "data")
     examples = [encoder.encode(row) for row in rows]
-    assert [lengths.of(row) for row in rows] == [(len(e.prompt), len(e.target)) for e in examples]
+    assert [lengths.of(row) for row in rows] == [(len(e.prompt.ids), len(e.target)) for e in examples]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from conf.schema import ModelConfig
 from rollout.hf_engine import HfEngine
 from rollout.request import EngineDead, WeightsBroken, seed_of
 from rollout.types import Sampling
@@ -40,7 +41,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def family(folder: Path) -> Family:
-    return load_family("tiny", folder)
+    return load_family(ModelConfig(family="tiny", path=folder))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from conf.schema import ModelConfig
 from rollout.engine import RawReply
 from rollout.hf_engine import HfEngine
 from rollout.request import EngineDead, WeightsBroken
@@ -43,16 +44,14 @@ def models(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def family(base: Path) -> Family:
-    return load_family("tiny", base)
+    return load_family(ModelConfig(family="tiny", path=base))
 
 
 @pytest.fixture(scope="module")
 def engine(base: Path, family: Family) -> Iterator[Any]:
     from rollout.vllm_engine import VllmEngine, VllmSettings
 
-    engine = VllmEngine(
-        VllmSettings(path=base, family="tiny", stop_ids=family.stop_ids, grammar=True, kv_cache_mb=32)
-    )
+    engine = VllmEngine(VllmSettings(model=ModelConfig(path=base), grammar=True, kv_cache_mb=32), family)
     yield engine
     engine.close()
 

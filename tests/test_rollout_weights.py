@@ -16,7 +16,6 @@ from rollout.weights import (
     ALIGNMENT,
     check_finite,
     check_layout,
-    checkpoint_layout,
     digest,
     pack,
     unpack,
@@ -164,13 +163,6 @@ def test_weights_that_are_not_finite_are_refused_by_name(value: float, dtype: to
 
 def test_large_finite_weights_pass() -> None:
     check_finite(*pack([("large", torch.full((4,), 3e38))], 1))
-
-
-def test_the_layout_of_a_checkpoint_is_its_own_weights_and_not_the_codec(micro_checkpoint: Path) -> None:
-    layout, optional = checkpoint_layout(micro_checkpoint)
-    assert layout["lm_head.weight"] == layout["model.embed_tokens.weight"]
-    assert optional == {"lm_head.weight"}  # tied: not in the file
-    assert not any("codebook" in name for name in layout)
 
 
 def test_an_indexed_checkpoint_is_read_from_the_files_that_its_index_names(tmp_path: Path) -> None:

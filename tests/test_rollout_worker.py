@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conf.schema import Config
+from conf.schema import Config, ModelConfig
 from rollout.engine import RawReply, WeightManifest
 from rollout.hf_engine import HfEngine
 from rollout.types import Prompt, Reply, Sampling, Speech
@@ -67,7 +67,7 @@ class Scripted:
 
 @pytest.fixture(scope="module")
 def family(micro_checkpoint: Path) -> Family:
-    return load_family("tiny", micro_checkpoint)
+    return load_family(ModelConfig(family="tiny", path=micro_checkpoint))
 
 
 def run(worker: RolloutWorker, sampling: Sampling = SAMPLING) -> list[tuple[Reply, Speech]]:
@@ -145,7 +145,7 @@ def test_rows_are_encoded_by_the_family_and_the_manifests_folder(family: Family,
     [example] = RolloutWorker(Scripted([]), family).encode(tmp_path / "train.jsonl", [row])
     assert example.row_id == "r1" and family.interleave.well_formed(example.target)
     codes = set(family.split(example.target).codes)
-    assert codes == set(family.split(example.prompt[2:]).codes)
+    assert codes == set(family.split(example.prompt.ids[2:]).codes)
 
 
 def test_the_config_chooses_the_engine_and_hf_needs_no_vllm(micro_checkpoint: Path) -> None:

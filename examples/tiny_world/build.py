@@ -17,7 +17,7 @@ from examples.tiny_world.speak import REPLY_MANNERS, USER_MANNERS, USER_VOICES, 
 from examples.tiny_world.splits import split
 from examples.tiny_world.tasks import Prompt
 from examples.tiny_world.words import REPLY_WORDS, VOCABULARY
-from speech.codec import MelCodec
+from speech.codecs.mel import MelCodec
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"

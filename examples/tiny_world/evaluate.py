@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from transformers import Qwen2ForCausalLM
 
+from conf.schema import ModelConfig
 from examples.tiny_world.build import DATA
 from examples.tiny_world.pretrain import Encoder, read_rows
 from judge.asr import Recogniser, word_error_rate, words
-from speech.families.tiny import TinyFamily
+from speech.families import load_family
 from speech.mel import Floats
 
 MAX_REPLY = 128
@@ -73,7 +74,7 @@ def measure(folder: Path, rows: list[dict[str, Any]], temperature: float) -> dic
     """Shares of replies that are right, per task, and how well styles are followed."""
     torch.manual_seed(0)
     model = Qwen2ForCausalLM.from_pretrained(folder).eval()
-    family = TinyFamily.load(folder)
+    family = load_family(ModelConfig(path=folder))
     codec, recogniser = family.codec(), Recogniser(DATA / "asr.arpa", DATA / "asr.dict")
     encoder = Encoder(family, codec)
     spoken = replies(model, [encoder.prompt(row) for row in rows], temperature, family.stop_ids[0])

@@ -21,13 +21,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from conf.schema import ModelConfig
 from examples.tiny_world.build import BASE, DATA
 from examples.tiny_world.speak import REPLY_MANNERS, USER_VOICES, read_clips
 from examples.tiny_world.tasks import draw_style
 from examples.tiny_world.words import REPLY_WORDS, VOCABULARY
-from speech.codec import Codec, MelCodec
-from speech.families.base import Chunk, Turn
-from speech.families.tiny import TinyFamily
+from speech.codec import Codec
+from speech.codecs.mel import MelCodec
+from speech.families import load_family
+from speech.families.base import Chunk, Family, Turn
 
 SPECIALS = "<|pad|> <|unk|> <|im_start|> <|im_end|> <|begin_of_audio|> <|end_of_audio|>".split()
 ROLES = "system user assistant".split()
@@ -80,23 +82,23 @@ def read_rows(name: str) -> list[dict[str, Any]]:
 class Encoder:
     """Rows to ids; every clip is encoded once, which the codec's concatenation rule allows."""
 
-    def __init__(self, family: TinyFamily, codec: Codec) -> None:
+    def __init__(self, family: Family, codec: Codec) -> None:
         self.family, self.codec = family, codec
         self._known: dict[str, tuple[int, ...]] = {}
 
     def question(self, text: str, voice: str | None) -> tuple[int, ...]:
         """A question spoken by a user's voice, or written."""
         if voice is None:
-            return self.family.prompt([Turn(role="user", text=text)])
+            return self.family.prompt([Turn(role="user", text=text)]).ids
         codes = tuple(code for word in text.split() for code in self.clip(f"bank/{voice}/{word}.flac"))
-        return self.family.prompt([Turn(role="user", codes=codes)])
+        return self.family.prompt([Turn(role="user", codes=codes)]).ids
 
     def prompt(self, row: dict[str, Any]) -> tuple[int, ...]:
         """The prompt of a manifest row, as it is."""
         if not row["audios"]:
             return self.question(row["question_text"], None)
         codes = tuple(code for clip in row["audios"][0] for code in self.clip(clip))
-        return self.family.prompt([Turn(role="user", codes=codes)])
+        return self.family.prompt([Turn(role="user", codes=codes)]).ids
 
     def clip(self, clip: str) -> tuple[int, ...]:
         if clip not in self._known:
@@ -222,7 +224,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     codec.save(options.out / "codec.safetensors")
     config = write_layout(options.out, codec.size)
-    encoder = Encoder(TinyFamily.load(options.out), codec)
+    encoder = Encoder(load_family(ModelConfig(path=options.out)), codec)
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(config)
     learning = {"steps": options.steps, "peak": LEARNING_RATE, "save_every": options.save_every}

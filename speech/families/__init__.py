@@ -1,16 +1,20 @@
-"""The families by name. A checkpoint folder says in ``wavgate.json`` which family it belongs to."""
+"""The families, one file each, found by name."""
 
-from collections.abc import Callable
-from pathlib import Path
+from importlib import import_module
+from pkgutil import iter_modules
 
+from conf.schema import ModelConfig
 from speech.families.base import Family
-from speech.families.tiny import TinyFamily
-
-FAMILIES: dict[str, Callable[[Path], Family]] = {"tiny": TinyFamily.load}
 
 
-def load_family(name: str, path: Path) -> Family:
-    """The family ``name``, built from a checkpoint folder. ValueError: unknown name or unfit folder."""
-    if name not in FAMILIES:
-        raise ValueError(f"model family must be one of {', '.join(sorted(FAMILIES))}: got {name}")
-    return FAMILIES[name](Path(path))
+def family_names() -> list[str]:
+    """Every family that there is a file for."""
+    return sorted(module.name for module in iter_modules(__path__) if module.name != "base")
+
+
+def load_family(model: ModelConfig) -> Family:
+    """The family of a checkpoint folder. ValueError: unknown name or unfit folder."""
+    if model.family not in family_names():
+        raise ValueError(f"model family must be one of {', '.join(family_names())}: got {model.family}")
+    family: Family = import_module(f"{__name__}.{model.family}").load(model)
+    return family

@@ -1,32 +1,46 @@
-"""The family protocol: everything the system must know about a model that is not in its weights.
+"""A model family: everything the system must know about a model that is not in its weights.
 
-One file per family implements it; the rest of the code never sees a model's name. A family is built
-from a local checkpoint folder and reads its ids from the tokenizer there, never from constants.
+A family is data and a prompt template; the rest of the code never sees a model's name. Each is one file of
+this folder with ``load(model) -> Family``. Ids come from the checkpoint's tokenizer, never from constants.
+
+A prompt or reply is one flat list of ids, step by step: a family with S parallel streams has S ids per step,
+and the id of (step, stream) is at step * S + stream. Length limits count ids.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from speech.channels import ChannelMap
 from speech.codec import Codec
+from speech.codecs import load_codec
+from speech.features import Encoded, Vectors
 from speech.interleave import Interleave
+from speech.vocabulary import Vocabulary
 
 Role = Literal["system", "user", "assistant"]
+Hearing = Literal["codes", "vectors", "both"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Turn:
-    """One turn of a dialogue: written (``text``) or spoken (``codes``), never both."""
+    """One turn of a dialogue: written (``text``), or spoken, as the family hears it."""
 
     role: Role
     text: str | None = None
     codes: tuple[int, ...] | None = None
+    vectors: Vectors | None = None
 
     def __post_init__(self) -> None:
-        if (self.text is None) == (self.codes is None):
-            raise ValueError(f"a turn is written (text) or spoken (codes): got {self.text!r}, {self.codes!r}")
+        spoken = self.codes is not None or self.vectors is not None
+        if (self.text is not None) == spoken:
+            raise ValueError(f"a turn is written (text) or spoken (codes, vectors): got {self}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,27 +60,173 @@ class Spoken:
     well_formed: bool
 
 
-class Family(Protocol):
-    """What a model family provides. Owned by whoever encodes prompts or reads replies."""
+class Ear(Protocol):
+    """A frozen encoder from waves to vectors in the model's embedding space. Weights load on first use."""
+
+    sample_rate: int
+
+    def length(self, seconds: float) -> int:
+        """Vectors that so many seconds of audio become."""
+        ...
+
+    def hear(self, wave: NDArray[np.float32]) -> Vectors:
+        """Mono float32 in [-1, 1] -> [K, H]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Names:
+    """Which of a checkpoint's tensors are the language model's, and what its torch module calls them.
+
+    ``rules``: (pattern of a checkpoint name, names in the module), the first that matches holds. Several
+    names: the checkpoint has them stacked along the first dimension. No rule, or no name: a frozen part that
+    the learner never sees. ``unsampled``: pattern of tensors that the learner trains and engines do not run.
+
+    Example:
+        Names((((r"encoder\\..*", ()), (r".*", (r"\\g<0>",)))).parts("lm_head.weight")  # ('lm_head.weight',)
+    """
+
+    rules: tuple[tuple[str, tuple[str, ...]], ...] = ((r".*", (r"\g<0>",)),)
+    unsampled: str | None = None
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """Names of the module's tensors that the checkpoint's tensor ``name`` is made of."""
+        for pattern, templates in self.rules:
+            if match := re.fullmatch(pattern, name):
+                return tuple(match.expand(template) for template in templates)
+        return ()
+
+    def sampled(self, name: str) -> bool:
+        """Whether engines have the checkpoint's tensor ``name``."""
+        return bool(self.parts(name)) and not (self.unsampled and re.fullmatch(self.unsampled, name))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Family:
+    """What a model family provides. Owned by whoever encodes prompts or reads replies.
+
+    Example:
+        family = load_family(config.model)
+        prompt = family.prompt([Turn(role="user", text="what is one plus two")])
+        spoken = family.split(sampled)  # words, codes, well_formed
+    """
 
     name: str
     path: Path
+    """The checkpoint folder."""
+    vocabulary: Vocabulary
     channels: ChannelMap
     interleave: Interleave
-    stop_ids: tuple[int, ...]
+    code_ids: tuple[int, ...]
+    """Token id of each code."""
+    template: Callable[[Sequence[Turn]], Encoded]
+    """The dialogue so far, up to where the assistant speaks."""
+    backbone: Mapping[str, Any]
+    """transformers config of the language model."""
+    engine_config: Mapping[str, Any] | None = None
+    """The config.json that vLLM is given; None: the backbone."""
+    names: Names = Names()
+    module: Callable[[], Any] | None = None
+    """The language model's class, where transformers has none for the backbone's model_type."""
+    hears: Mapping[Role, Hearing] = field(default_factory=dict)
+    """How spoken turns are given to the model; a role that is not there: as codes."""
+    codec_path: Path | None
+    """Where the codec lies; None: nowhere that is known."""
+    code_rate: float | None = None
+    """Codes per second that the model was trained with; None: whatever the codec has."""
+    make_ear: Callable[[], Ear] | None = None
 
-    def prompt(self, turns: Sequence[Turn]) -> tuple[int, ...]:
-        """Ids of the dialogue so far, up to where the assistant speaks. ValueError: an unknown word."""
-        ...
+    @property
+    def streams(self) -> int:
+        """Ids per step."""
+        return self.channels.streams
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """What ends a reply."""
+        return self.interleave.stop
+
+    def hearing(self, role: Role) -> Hearing:
+        """How a spoken turn of this role is given to the model."""
+        return self.hears.get(role, "codes")
+
+    def prompt(self, turns: Sequence[Turn]) -> Encoded:
+        """The dialogue so far, ending where the assistant starts to speak. ValueError: an unknown word."""
+        if not turns:
+            raise ValueError("a prompt needs at least one turn: got none")
+        return self.template(turns)
 
     def target(self, chunks: Sequence[Chunk]) -> tuple[int, ...]:
-        """Ids of a reference reply in the family's grammar, stop id included."""
-        ...
+        """Ids of a reference reply in the family's grammar, stop id included.
+
+        A pattern cuts words and codes anew, so then the words are encoded as one text.
+        """
+        if self.interleave.pattern:
+            whole = tuple(code for chunk in chunks for code in chunk.codes)
+            chunks = [Chunk(text=" ".join(chunk.text for chunk in chunks), codes=whole)]
+        texts = [self.vocabulary.encode(" " * (i > 0) + chunk.text) for i, chunk in enumerate(chunks)]
+        return tuple(self.interleave.merge(texts, [self.spell(chunk.codes) for chunk in chunks]))
 
     def split(self, ids: Sequence[int]) -> Spoken:
-        """Take a sampled reply apart into its words and its codes."""
-        ...
+        """Words and codes of a reply, whatever state it is in."""
+        texts, codes = self.interleave.split(ids)
+        return Spoken(
+            text=self.vocabulary.decode(texts),
+            codes=tuple(self._code_of[token] for token in codes),
+            well_formed=self.interleave.well_formed(ids),
+        )
+
+    def spell(self, codes: Sequence[int]) -> list[int]:
+        """Token ids of codes. ValueError: a code that the family does not have."""
+        return spelled(self.code_ids, codes)
 
     def codec(self) -> Codec:
-        """The codec, loaded on first use (rollout workers only; the learner never calls this)."""
-        ...
+        """The codec, made on first use (rollout workers only; the learner never calls this).
+
+        ValueError: none, unreadable, or of another size or rate than the model's codes.
+        """
+        return self._codec
+
+    def ear(self) -> Ear:
+        """The encoder of continuous audio, made on first use, as the codec is."""
+        return self._ear
+
+    @cached_property
+    def _codec(self) -> Codec:
+        if self.codec_path is None:
+            raise ValueError(f"model.codec must name a codec's local folder for {self.name}: got nothing")
+        codec = load_codec(self.codec_path)
+        if codec.size != len(self.code_ids):
+            raise ValueError(
+                f"{self.codec_path}: the codec must have as many codes as the tokenizer: "
+                f"got {codec.size}, tokenizer {len(self.code_ids)}"
+            )
+        if self.code_rate not in (None, codec.frame_rate):
+            rule = f"the codec must have {self.code_rate:g} codes per second, as {self.name} models do"
+            raise ValueError(f"{self.codec_path}: {rule}: got {codec.frame_rate:g}")
+        return codec
+
+    @cached_property
+    def _ear(self) -> Ear:
+        assert self.make_ear is not None, f"{self.name} hears codes only"
+        return self.make_ear()
+
+    @cached_property
+    def _code_of(self) -> dict[int, int]:
+        return {token: code for code, token in enumerate(self.code_ids)}
+
+
+def spelled(code_ids: Sequence[int], codes: Sequence[int]) -> list[int]:
+    """Token ids of codes. ValueError: a code out of range."""
+    for code in codes:
+        if not 0 <= code < len(code_ids):
+            raise ValueError(f"code must lie in [0, {len(code_ids)}): got {code}")
+    return [code_ids[code] for code in codes]
+
+
+def rows_of(config_file: Path, rows: object, vocabulary: Vocabulary) -> int:
+    """Rows of the embedding as config.json says. ValueError: fewer than the tokenizer needs."""
+    if not isinstance(rows, int) or rows <= vocabulary.largest:
+        rule = f"vocab_size must exceed the tokenizer's largest id {vocabulary.largest}"
+        raise ValueError(f"{config_file}: {rule}: got {rows}")
+    return rows

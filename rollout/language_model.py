@@ -1,0 +1,134 @@
+"""A checkpoint's language model as a torch module, and its tensors under the checkpoint's names.
+
+    folder ── Names ──► state dict ──► module          learner, torch engines
+    module ── Names ──► (checkpoint name, tensor)      weights to engines, exports
+
+Invariants: every tensor of the module comes from the folder (one that is left to chance is refused), the
+folder's own code is never run, and what ``Names`` leaves out is not read at all.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+from speech.checkpoint import shapes, weight_files
+from speech.families.base import Family, Names
+
+TIED_HEAD = "lm_head.weight"
+
+
+@runtime_checkable
+class Parallel(Protocol):
+    """What a module with several streams has instead of one embedding and one head."""
+
+    def states(self, ids_TS: Tensor, features_KH: Tensor, at_K: Tensor, **place: Any) -> Sequence[Tensor]:
+        """Last hidden states [T, H] of each stream, of one packed row. ``place``: as transformers' models."""
+        ...
+
+    def heads(self) -> Sequence[Any]:
+        """The linear head of each stream."""
+        ...
+
+    def blocks(self) -> Sequence[Any]:
+        """Every layer, in the order in which they run: what is sharded together."""
+        ...
+
+
+def load_language_model(family: Family, *, attention: str = "sdpa") -> Any:
+    """The family's language model in float32, on the CPU. ``attention``: transformers' name for it.
+
+    ValueError: a tensor is lacking, left over or of another shape.
+    """
+    cls, config = _class_of(family)
+    state = _state(family.path, family.names, lambda: _empty(cls, config))
+    module, info = cls.from_pretrained(
+        None,
+        config=config,
+        state_dict=state,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        output_loading_info=True,
+    )
+    lacking = sorted(set(info["missing_keys"]) | {str(name) for name in info["mismatched_keys"]})
+    if lacking:
+        raise ValueError(
+            f"{family.path}: lacks {len(lacking)} of the model's tensors: {', '.join(lacking[:3])}"
+        )
+    if unknown := sorted(info["unexpected_keys"]):
+        raise ValueError(
+            f"{family.path}: has {len(unknown)} tensors that a {family.name} model has not: "
+            f"{', '.join(unknown[:3])}"
+        )
+    return module
+
+
+def checkpoint_layout(family: Family) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
+    """(checkpoint name -> shape of what engines run, optional names), from the folder's headers.
+
+    A tied head is not in the folder; it may be sent or left out. ValueError: see ``speech.checkpoint``.
+    """
+    layout = {name: shape for name, shape in shapes(family.path).items() if family.names.sampled(name)}
+    if not family.backbone.get("tie_word_embeddings") or TIED_HEAD in layout:
+        return layout, frozenset()
+    tables = [shape for name, shape in layout.items() if name.endswith("embed_tokens.weight")]
+    assert len(tables) == 1, "a tied head belongs to exactly one embedding"
+    return {**layout, TIED_HEAD: tables[0]}, frozenset({TIED_HEAD})
+
+
+def together(names: Names, name: str, part: Callable[[str], Tensor]) -> Tensor:
+    """The checkpoint's tensor ``name`` from the module's. ``part``: a tensor of the module, whole."""
+    parts = [part(one) for one in names.parts(name)] or [part(name)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def apart(
+    names: Names, name: str, tensor: Tensor, state: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """(name in the module, tensor) of all that the checkpoint's tensor ``name`` holds.
+
+    ``state``: the module's tensors, for the heights of a stack. ValueError: they do not add up.
+    """
+    parts = names.parts(name) or (name,)
+    if len(parts) == 1:
+        yield parts[0], tensor
+        return
+    heights = [len(state[part]) for part in parts]
+    if sum(heights) != len(tensor):
+        raise ValueError(
+            f"{name} must have {sum(heights)} rows, those of {' + '.join(parts)}: got {len(tensor)}"
+        )
+    yield from zip(parts, tensor.split(heights), strict=True)
+
+
+def _class_of(family: Family) -> tuple[Any, Any]:
+    if family.module is not None:
+        cls = family.module()
+        return cls, cls.config_class(**family.backbone)
+    config = AutoConfig.for_model(**family.backbone)
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config
+
+
+def _empty(cls: Any, config: Any) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        state: dict[str, Tensor] = cls(config).state_dict()
+    return state
+
+
+def _state(path: Path, names: Names, empty: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What the folder holds for the module, under the module's names."""
+    module: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
+    for file in weight_files(path):
+        with safe_open(str(file), framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - not a mapping
+                if not (parts := names.parts(name)):
+                    continue
+                if len(parts) > 1 and not module:
+                    module = empty()
+                found.update(apart(names, name, stored.get_tensor(name), module))
+    return found

@@ -1,0 +1,138 @@
+"""The project's own codec: log-mel blocks, one codebook, Griffin-Lim.
+
+Eight log-mel frames (80 ms) -> 2-D DCT -> nearest entry of one codebook; decoding looks up each code's
+magnitudes, computed once, and rebuilds the phases. Level is part of a code: loud speech stays loud.
+Invariant: for clips that start and end with 20 ms of silence and last a multiple of 80 ms,
+``encode(a + b) == encode(a) + encode(b)``; ``len(decode(codes)) == 1280 * len(codes)``.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from scipy.fft import dctn, idctn
+
+from speech.codec import check_codes, check_wave
+from speech.mel import FLOOR, HOP, MELS, SAMPLE_RATE, Floats, griffin_lim, log_mel, magnitudes
+
+BLOCK = 8  # frames in a code
+CEPSTRA = 24  # mel-cepstral coefficients kept
+BENDS = 6  # coefficients kept along time
+FORMAT = "wavgate-mel-codec-2"
+
+
+class MelCodec:
+    """One codebook over blocks of eight log-mel frames.
+
+    Example:
+        codec = MelCodec.fit(waves, size=1024, seed=0)
+        codec.save(path); codec = MelCodec.load(path)
+        wave = codec.decode(codec.encode(wave))
+    """
+
+    def __init__(self, book: npt.NDArray[np.float32], iterations: int = 12) -> None:
+        if book.ndim != 2 or book.shape[1] != BENDS * CEPSTRA:
+            raise ValueError(f"codebook must have {BENDS * CEPSTRA} columns, got shape {book.shape}")
+        self.sample_rate = SAMPLE_RATE
+        self.frame_rate = SAMPLE_RATE / (HOP * BLOCK)
+        self.size = len(book)
+        self._book = np.ascontiguousarray(book, np.float32)
+        self._iterations = iterations
+        self._blocks = magnitudes(_frames(self._book)).reshape(self.size, BLOCK, -1)
+
+    def encode(self, wave: Floats) -> list[int]:
+        """Nearest codebook entry of every 80 ms block."""
+        check_wave(wave)
+        return [] if not len(wave) else nearest(features(wave), self._book).tolist()
+
+    def decode(self, codes: Sequence[int]) -> Floats:
+        """Rebuild ``1280 * len(codes)`` samples."""
+        chosen = check_codes(codes, self.size)
+        if not len(chosen):
+            return np.zeros(0, np.float32)
+        linear = self._blocks[chosen].reshape(len(chosen) * BLOCK, -1)
+        return np.clip(griffin_lim(linear, self._iterations), -1, 1)
+
+    def save(self, path: Path) -> None:
+        """Write codebook and settings as safetensors."""
+        path.write_bytes(self._bytes())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The hash of the file that ``save`` writes."""
+        return hashlib.sha256(self._bytes()).hexdigest()
+
+    def _bytes(self) -> bytes:
+        settings = json.dumps({"iterations": self._iterations})
+        return save({"codebook": self._book}, metadata={FORMAT: settings})  # one key: same bytes
+
+    @classmethod
+    def load(cls, path: Path) -> "MelCodec":
+        """Read what ``save`` wrote; anything else is refused."""
+        try:
+            with safe_open(path, framework="numpy") as stored:
+                found = stored.metadata() or {}
+                if FORMAT not in found:
+                    have = ", ".join(found) or "none"
+                    raise ValueError(f"{path}: codec format must be {FORMAT}, got {have}")
+                return cls(stored.get_tensor("codebook"), int(json.loads(found[FORMAT])["iterations"]))
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path}: not a readable safetensors file: {error}") from error
+
+    @classmethod
+    def fit(cls, waves: Sequence[Floats], size: int, seed: int, rounds: int = 30) -> "MelCodec":
+        """K-means (k-means++ start, Lloyd rounds) over the blocks of the waves."""
+        blocks = np.concatenate([features(wave) for wave in waves])
+        if len(blocks) < size:
+            raise ValueError(f"fitting needs at least {size} blocks of speech, got {len(blocks)}")
+        return cls(k_means(blocks, size, np.random.default_rng(seed), rounds))
+
+
+def features(wave: Floats) -> npt.NDArray[np.float32]:
+    """One row per 80 ms block: the low corner of its 2-D DCT."""
+    mel = log_mel(wave)
+    missing = -len(mel) % BLOCK
+    mel = np.pad(mel, ((0, missing), (0, 0)), constant_values=np.log(FLOOR))
+    corner = dctn(mel.reshape(-1, BLOCK, MELS), axes=(1, 2), norm="ortho")[:, :BENDS, :CEPSTRA]
+    return np.asarray(corner.reshape(len(corner), -1), np.float32)
+
+
+def _frames(book: npt.NDArray[np.float32]) -> Floats:
+    full = np.zeros((len(book), BLOCK, MELS), np.float32)
+    full[:, :BENDS, :CEPSTRA] = book.reshape(-1, BENDS, CEPSTRA)
+    return np.asarray(idctn(full, axes=(1, 2), norm="ortho").reshape(-1, MELS), np.float32)
+
+
+def nearest(rows: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Index of the closest entry for every row, in float64 so that batch size cannot tip a tie."""
+    wide = book.astype(np.float64)
+    score = (wide * wide).sum(axis=1) - 2 * (rows.astype(np.float64) @ wide.T)
+    return np.asarray(score.argmin(axis=1), np.int64)
+
+
+def k_means(
+    rows: npt.NDArray[np.float32], size: int, random: np.random.Generator, rounds: int
+) -> npt.NDArray[np.float32]:
+    """Plain Lloyd from a k-means++ start; an entry that loses all rows stays where it was."""
+    wide = rows.astype(np.float64)
+    book = np.empty((size, wide.shape[1]))
+    book[0] = wide[random.integers(len(wide))]
+    distance = ((wide - book[0]) ** 2).sum(axis=1)
+    for k in range(1, size):
+        total = distance.sum()
+        pick = random.choice(len(wide), p=distance / total) if total > 0 else random.integers(len(wide))
+        book[k] = wide[pick]
+        distance = np.minimum(distance, ((wide - book[k]) ** 2).sum(axis=1))
+    for _ in range(rounds):
+        owner = nearest(wide, book)  # type: ignore[arg-type]
+        count = np.bincount(owner, minlength=size)
+        sums = np.zeros_like(book)
+        np.add.at(sums, owner, wide)
+        book[count > 0] = sums[count > 0] / count[count > 0, None]
+    return book.astype(np.float32)

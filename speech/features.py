@@ -1,0 +1,31 @@
+"""A prompt as the models read it: ids, and continuous audio at some of its steps.
+
+Invariant: the vectors are in the embedding space of the model and do not depend on anything that is trained:
+a frozen encoder made them once, where the prompt was encoded.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]  # [K, H]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """``vectors[k]`` takes the place of step ``at[k]`` (in a family with two streams: joins it)."""
+
+    at: tuple[int, ...]
+    vectors: Vectors
+
+    def __post_init__(self) -> None:
+        assert self.vectors.ndim == 2 and len(self.at) == len(self.vectors), "one vector per step"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt; ids at steps that features replace are place holders."""
+
+    ids: tuple[int, ...]
+    features: Features | None = None

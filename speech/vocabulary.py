@@ -1,0 +1,175 @@
+"""A checkpoint's tokenizer as we use it: words in, ids out, and special tokens by name only.
+
+Invariant: text is never a special token. Words that spell one (``<|im_end|>`` in a question) are encoded as
+the ordinary characters they are, so no data can end a turn or begin audio; special ids are asked for by name.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import tiktoken
+from tokenizers import Tokenizer
+
+from speech.checkpoint import read_json
+
+MARKER = re.compile(r"<\|.*\|>")
+
+
+class Encoding(Protocol):
+    """Plain text and ids, special tokens unknown."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text. ValueError: it cannot be said."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of plain ids; bytes that are no UTF-8 become U+FFFD."""
+        ...
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Plain text by ``encoding``, special tokens by name. ``file``: for error messages.
+
+    Example:
+        vocabulary = Vocabulary.of_pieces(folder / "tokenizer.json")
+        ids = [vocabulary.special("<|im_start|>"), *vocabulary.encode("user\\n")]
+        codes = vocabulary.numbered("<|audio_{}|>")  # codes[7] is the id of <|audio_7|>
+    """
+
+    file: Path
+    encoding: Encoding
+    ordinary: frozenset[int]  # ids of plain text
+    specials: Mapping[str, int]
+
+    @classmethod
+    def of_words(cls, file: Path, names: Iterable[str] = ()) -> "Vocabulary":
+        """A tokenizer.json of whole words; special are <|...|> and ``names``. ValueError: another model."""
+        content = read_json(file)
+        _check_model(file, content, "WordLevel")
+        words = {str(word): int(i) for word, i in content["model"]["vocab"].items()}
+        specials = {word: i for word, i in words.items() if MARKER.fullmatch(word) or word in names}
+        plain = {word: i for word, i in words.items() if word not in specials}
+        return cls(file, Words(plain), frozenset(plain.values()), specials)
+
+    @classmethod
+    def of_pieces(cls, file: Path) -> "Vocabulary":
+        """A tokenizer.json of byte pairs (Qwen); special are its added tokens. ValueError: another model."""
+        content = read_json(file)
+        _check_model(file, content, "BPE")
+        specials = {str(token["content"]): int(token["id"]) for token in content.get("added_tokens") or ()}
+        try:
+            tokenizer = Tokenizer.from_str(json.dumps(content | {"added_tokens": []}))
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{file}: cannot be read as a tokenizer: {error}") from error
+        ordinary = frozenset(content["model"]["vocab"].values()) - frozenset(specials.values())
+        return cls(file, Pieces(tokenizer), ordinary, specials)
+
+    @classmethod
+    def of_ranks(cls, file: Path, pattern: str, specials: Mapping[str, int]) -> "Vocabulary":
+        """A tiktoken file (``base64 rank`` lines) split by ``pattern``. ValueError: not such a file."""
+        if not file.is_file():
+            raise ValueError(f"{file}: a checkpoint folder must hold this file")
+        try:
+            pairs = (line.split() for line in file.read_bytes().splitlines() if line)
+            ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+            encoding = tiktoken.Encoding(file.name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        except (ValueError, binascii.Error) as error:
+            raise ValueError(f"{file}: must hold one `base64 rank` per line: {error}") from error
+        return cls(file, Ranks(encoding), frozenset(ranks.values()), specials)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text. ValueError: a word that the tokenizer does not know."""
+        return self.encoding.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of plain ids; special ones are left out."""
+        return self.encoding.decode([token for token in ids if token in self.ordinary])
+
+    def special(self, name: str) -> int:
+        """Id of a special token. ValueError: the tokenizer does not have it."""
+        if name not in self.specials:
+            raise ValueError(f"{self.file}: the tokenizer must know the special token {name}")
+        return self.specials[name]
+
+    def numbered(self, pattern: str) -> tuple[int, ...]:
+        """Ids of ``pattern`` with 0, 1, 2, ... in place of {}. ValueError: none, or a gap."""
+        shape = re.compile(re.escape(pattern).replace(re.escape("{}"), r"(\d+)"))
+        found = {int(m[1]): i for name, i in self.specials.items() if (m := shape.fullmatch(name))}
+        if not found or sorted(found) != list(range(len(found))):
+            rule = f"{pattern.format('i')} must be numbered from 0 without a gap"
+            raise ValueError(f"{self.file}: {rule}: got {len(found)} of them")
+        return tuple(found[number] for number in range(len(found)))
+
+    @cached_property
+    def largest(self) -> int:
+        """The largest id; the embedding must have more rows than that."""
+        return max(max(self.ordinary, default=0), max(self.specials.values(), default=0))
+
+
+@dataclass(frozen=True)
+class Words:
+    """Whole words: a word is a token or it is unknown. Between any two there is one space."""
+
+    ids: Mapping[str, int]
+
+    def encode(self, text: str) -> list[int]:
+        """One id per word."""
+        unknown = [word for word in text.split() if word not in self.ids]
+        if unknown:
+            raise ValueError(f"word is not in the model's vocabulary: {', '.join(unknown)}")
+        return [self.ids[word] for word in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The words, a space between them."""
+        return " ".join(self._words[token] for token in ids)
+
+    @cached_property
+    def _words(self) -> dict[int, str]:
+        return {token: word for word, token in self.ids.items()}
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A ``tokenizers`` model; added tokens were taken out of it, so text cannot spell one."""
+
+    tokenizer: Tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """Byte-pair ids."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Bytes joined, then read as UTF-8."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """A tiktoken encoding without special tokens."""
+
+    encoding: tiktoken.Encoding
+
+    def encode(self, text: str) -> list[int]:
+        """Byte-pair ids."""
+        return list(self.encoding.encode_ordinary(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Bytes joined, then read as UTF-8."""
+        return str(self.encoding.decode(list(ids), errors="replace"))
+
+
+def _check_model(file: Path, content: Mapping[str, Any], wanted: str) -> None:
+    model = content.get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if kind != wanted:
+        raise ValueError(f"{file}: the tokenizer must be a {wanted} model: got {kind}")
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
+        raise ValueError(f"{file}: the tokenizer must have a vocabulary of words and ids")
