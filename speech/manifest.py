@@ -13,7 +13,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from conf.fields import Strict
 from speech.answers import Match, problem
-from speech.problems import Clips, Found, ManifestError, Problem, examine, validated
+from speech.problems import Clips, Found, ManifestError, Problem, validated
+from speech.rows import Rows, examine
 
 __all__ = ["MARKER", "Answer", "Cursor", "ManifestError", "Message", "Problem", "Row", "check", "read"]
 
@@ -80,8 +81,8 @@ def check(path: Path, max_seconds: float, deep: bool = True) -> list[Problem]:
     return _examine(path, max_seconds, deep)[1]
 
 
-def read(path: Path, max_seconds: float, deep: bool = False) -> list[Row]:
-    """The rows of a sound manifest. ManifestError lists every problem."""
+def read(path: Path, max_seconds: float, deep: bool = False) -> Rows[Row]:
+    """The rows of a sound manifest, each read when it is used. ManifestError lists every problem."""
     rows, problems = _examine(path, max_seconds, deep)
     if problems:
         raise ManifestError(problems)
@@ -128,15 +129,13 @@ class Cursor:
         self._drawn = state["drawn"]
 
 
-def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[list[Row], list[Problem]]:
+def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[Rows[Row], list[Problem]]:
     clips = Clips(path.parent, max_seconds, deep)
-
-    def row_of(line: int, content: dict[str, Any], found: Found) -> Row | None:
-        row = sound(content, found)
-        found += clips.problems(clip_fields(content))
-        return row
-
-    return examine(path, row_of)
+    return examine(
+        path,
+        lambda line, content, found: sound(content, found),
+        lambda content: clips.problems(clip_fields(content)),
+    )
 
 
 def sound(content: Mapping[str, Any], found: Found) -> Row | None:
