@@ -7,7 +7,9 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -393,6 +395,7 @@ UNUSABLE: list[tuple[Any, str]] = [
     ({"bytes": "x", "path": None}, "does not exist"),
     (7, "must be a name or a file's bytes: got int"),
     ("long.wav", "must last at most 1 s"),
+    ("nan.wav", "samples must be finite: got NaN"),
 ]
 
 
@@ -406,6 +409,7 @@ def test_a_clip_that_cannot_be_used_says_why_and_leaves_nothing(
     (data / "long.wav").write_bytes(short[:40] + (16_000 * 4).to_bytes(4, "little") + bytes(16_000 * 4))
     clip(tmp_path, "secret.wav", 200)
     (data / "text.wav").write_bytes(b"hello")
+    soundfile.write(data / "nan.wav", np.full(160, np.nan, np.float32), 16_000, subtype="FLOAT")
     with pytest.raises(ValueError) as caught:
         Keeper(to, data, 1.0).keep(given, None)
     assert told in str(caught.value) and str(tmp_path) not in str(caught.value)
