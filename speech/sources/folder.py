@@ -60,6 +60,8 @@ class Folder:
         path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             opened.enter_context(_locked(path))
+            for left in (*path.glob(".convert.json.*"), *path.glob("audio/.unfinished.*")):
+                left.unlink()  # of a process that was killed
             progress = self._begun(source) or fresh  # another may have gone on until now
             if progress is None:
                 raise ValueError(f"{self._state}: was there a moment ago")
