@@ -95,7 +95,7 @@ def test_a_whole_checkpoint_is_taken(checkpoints: dict[str, Path], codec: Path, 
     assert family.codec().size == len(family.code_ids)
 
 
-@pytest.mark.parametrize(("name", "other"), permutations(FAMILIES, 2))
+@pytest.mark.parametrize(("name", "other"), list(permutations(FAMILIES, 2)))
 def test_a_checkpoint_of_another_family(
     checkpoints: dict[str, Path], refusal: Refusal, name: str, other: str
 ) -> None:
