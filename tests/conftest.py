@@ -29,8 +29,16 @@ CLUSTERS = {
     "test_interrupt",
     "test_job_submit",
     "test_pairing",
+    "test_run_step_audio2",
 }
-ENGINES = {"test_learner_step", "test_rollout_vllm", "test_rollout_worker", "test_secrets"}
+ENGINES = {
+    "test_features_learner",
+    "test_features_vllm",
+    "test_learner_step",
+    "test_rollout_vllm",
+    "test_rollout_worker",
+    "test_secrets",
+}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
