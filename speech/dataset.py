@@ -21,6 +21,7 @@ from speech.features import Encoded, Vectors
 from speech.layout import layout_of
 from speech.manifest import MARKER, Message, Row
 from speech.pairs import PairRow, Side
+from speech.problems import KNOWN
 
 
 class Sound(Protocol):
@@ -97,6 +98,8 @@ class Lengths:
 
     def _seconds(self, clip: str) -> float:
         if clip not in self._known:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
             self._known[clip] = audio.info(audio.inside(self._root, clip)).seconds
         return self._known[clip]
 

@@ -25,6 +25,7 @@ CLUSTERS = {
     "test_api_judge",
     "test_bench_judge",
     "test_driver",
+    "test_glm4_voice_run",
     "test_interrupt",
     "test_job_submit",
     "test_pairing",
