@@ -21,11 +21,19 @@ CLUSTERS = {
     "test_api_judge",
     "test_bench_judge",
     "test_driver",
+    "test_family_vita_audio_train",
     "test_interrupt",
     "test_job_submit",
     "test_pairing",
 }
-ENGINES = {"test_learner_step", "test_rollout_vllm", "test_rollout_worker", "test_secrets"}
+ENGINES = {
+    "test_family_vita_audio_ahead",
+    "test_family_vita_audio_engine",
+    "test_learner_step",
+    "test_rollout_vllm",
+    "test_rollout_worker",
+    "test_secrets",
+}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

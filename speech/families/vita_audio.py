@@ -6,7 +6,8 @@
 
 ``audio`` is codes, or, in the Plus models, a SenseVoice encoder's vectors at <|context_of_audio|>; a reply is
 codes in all of them. The last ``num_nextn_predict_layers`` layers (MCTP) predict several tokens at once:
-engines sample from the main head alone and do not have them. Sources: docs/models/vita_audio.md.
+engines sample from the main head alone and do not have them, and the learner only with model.mtp=trained.
+Sources: docs/models/vita_audio.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,10 @@ def load(model: ModelConfig) -> Family:
     channels = ChannelMap.build(
         vocab=rows, text=vocabulary.ordinary, audio=code_ids, boundary=(begin, end), stop=stop
     )
+    if model.mtp == "trained" and not ahead:
+        raise ValueError(f"{path / 'config.json'}: model.mtp=trained needs MCTP layers: the model has none")
     decoder = {name: config[name] for name in DECODER if name in config}
+    decoder |= {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "num_hidden_layers": layers}
     hears = kind == VECTORS
 
     def make_ear() -> Ear:
@@ -65,9 +69,10 @@ def load(model: ModelConfig) -> Family:
         code_ids=code_ids,
         template=_Template(vocabulary, code_ids, SYSTEM if model.system is None else model.system, hears),
         target_end="\n",
-        backbone=decoder
-        | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "num_hidden_layers": layers},
-        names=_names(layers, ahead),
+        backbone=decoder | {"num_nextn_predict_layers": ahead} if model.mtp == "trained" else decoder,
+        engine_config=decoder,
+        names=_names(layers, ahead, learns=model.mtp == "trained"),
+        module=_with_mctp if model.mtp == "trained" else None,
         hears={"user": "vectors", "system": "vectors"} if hears else {},
         codec_path=model.codec,
         code_rate=CODES_PER_SECOND,
@@ -120,16 +125,31 @@ def _layers(file: Path, config: Mapping[str, Any]) -> tuple[int, int]:
     return whole - ahead, ahead
 
 
-def _names(layers: int, ahead: int) -> Names:
-    """The decoder under its own names; MCTP layers, audio encoder and projector are no part of it."""
+def _names(layers: int, ahead: int, learns: bool) -> Names:
+    """The decoder under its own names; audio encoder and projector are no part of the learner's module.
+
+    Nor are MCTP layers, unless it ``learns`` them; engines never have them.
+    """
     behind = "|".join(str(layers + depth) for depth in range(ahead)) or "none"
-    return Names(
-        (
-            (rf"model\.layers\.({behind})\..*|mtp_.*", ()),
-            (r"model\.(audio_model|audio_projection)\..*", ()),
-            (r".*", (r"\g<0>",)),
+    mctp = rf"model\.layers\.({behind})\..*|mtp_.*"
+    rules = [
+        (pattern, (name,))
+        for depth in range(ahead)
+        for pattern, name in (
+            (rf"model\.layers\.{layers + depth}\.(.*)", rf"ahead.{depth}.layer.\1"),
+            (rf"mtp_projs\.{depth}\.(.*)", rf"ahead.{depth}.proj.\1"),
+            (rf"mtp_(embed|hidden)_norms\.{depth}\.(.*)", rf"ahead.{depth}.\1_norm.\2"),
         )
-    )
+    ]
+    frozen: list[tuple[str, tuple[str, ...]]] = [(r"model\.(audio_model|audio_projection)\..*", ())]
+    mine = rules if learns else [(mctp, ())]
+    return Names((*mine, *frozen, (r".*", (r"\g<0>",))), unsampled=mctp if learns else None)
+
+
+def _with_mctp() -> Any:
+    from speech.models import vita_audio  # as the ear: only where it is loaded
+
+    return vita_audio.VitaAudioForCausalLM
 
 
 def _pattern(model: ModelConfig) -> Pattern:
