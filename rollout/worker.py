@@ -103,20 +103,13 @@ class RolloutWorker:
             ids=raw.ids,
             logps=raw.logps,
             channels=self._family.channels.letters(raw.ids),
-            sampled=self._sampled(raw.ids, grammar),
+            sampled=self._family.interleave.sampled(raw.ids) if grammar else (True,) * len(raw.ids),
             versions=raw.versions,
             finish=raw.finish,
             text=spoken.text,
             well_formed=spoken.well_formed,
         )
         return reply, self._speak(spoken.codes)
-
-    def _sampled(self, ids: Sequence[int], grammar: bool) -> tuple[bool, ...]:
-        """False where the grammar mask left one id only: it was forced, whatever the weights."""
-        if not grammar:
-            return (True,) * len(ids)
-        choices = self._family.interleave.allowed().sum(axis=1)
-        return tuple(bool(choices[phase] > 1) for phase in self._family.interleave.phases(ids))
 
     def _speak(self, codes: Sequence[int]) -> Speech:
         codec = self._family.codec()

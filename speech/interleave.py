@@ -2,51 +2,37 @@
 
     delimited   (TEXT+ begin AUDIO+ end)+ STOP            word-aligned or cut by a pattern
     counted     n TEXT, m AUDIO, n TEXT, m AUDIO, ...     the last text is followed by AUDIO to the end, STOP
-    parallel    two streams side by side                  data only until a parallel family exists
+    padded      (TEXT, m AUDIO)+ end STOP                 fillers in the slots of what is over first
+    parallel    a text and an audio stream, by turns      blanks where a stream has nothing to say
 
-The grammar is compiled to a small automaton over six symbols. A *phase* is the index of a set of allowed
-tokens; ``allowed()[phase]`` is the mask. Engine and learner read the same automaton, so the distribution that
-is sampled is the one that is scored. Invariant: once a reply has broken the grammar (or has ended) every
-phase is FREE, where everything is allowed: a mask is never empty and never argues with the past.
+The grammar is compiled to a small automaton over a few symbols (``speech.automaton``). A *phase* is the index
+of a set of allowed tokens; ``allowed()[phase]`` is the mask. Engine and learner read the same automaton, so
+the distribution that is sampled is the one that is scored. Invariant: once a reply has broken the grammar (or
+has ended) every phase is FREE, where everything is allowed: a mask is never empty and never argues with the
+past.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from functools import cached_property, lru_cache
+from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from speech.automaton import FREE, Automaton, Pattern, Symbol, counted, delimited, padded, parallel
 from speech.channels import Channel, ChannelMap
 
-Kind = Literal["delimited", "counted", "parallel"]
-Pattern = tuple[tuple[int, int], ...]
-FREE = 0  # the phase that allows everything
+__all__ = ["FREE", "Interleave", "Kind", "Pattern"]
 
-
-class Symbol(IntEnum):
-    """What a token is to the grammar."""
-
-    TEXT = 0
-    AUDIO = 1
-    BEGIN = 2
-    END = 3
-    STOP = 4
-    OTHER = 5  # allowed in FREE only
-
-
-@dataclass(frozen=True, slots=True)
-class _Automaton:
-    """States 0 (start), 1 (done), 2 (broken), then the grammar's own. ``moves``: [state][symbol] -> state."""
-
-    moves: tuple[tuple[int, ...], ...]
-    phase: tuple[int, ...]  # per state
-    sets: tuple[frozenset[Symbol], ...]  # per phase
-
-
-START, DONE, BROKEN = "start", "done", "broken"
+Kind = Literal["delimited", "counted", "padded", "parallel"]
+IDS: dict[Kind, set[str]] = {
+    "delimited": {"begin", "end"},
+    "counted": set(),
+    "padded": {"end", "text_pad", "audio_pad"},
+    "parallel": {"blank", "end"},
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +40,9 @@ class Interleave:
     """A reply grammar. ``pattern``: (texts, codes) per chunk, boundaries not counted; its last pair repeats.
 
     A delimited grammar is obeyed by any chunking, its pattern only says how ``merge`` cuts a target (empty:
-    as it is given). ValueError: ids in the wrong channel, or a pattern that the kind does not have.
+    as it is given). A padded one has the pattern ((1, m),) and a filler for each kind of slot. In a parallel
+    one ``end`` ends the text, ``blank`` fills either stream, and the codes start ``delay`` steps late.
+    ValueError: ids in the wrong channel, or what the kind does not have.
 
     Example:
         state = interleave.start()
@@ -69,23 +57,35 @@ class Interleave:
     begin: int | None = None
     end: int | None = None
     pattern: Pattern = ()
+    blank: int | None = None
+    delay: int = 0
+    text_pad: int | None = None
+    audio_pad: int | None = None
 
     def __post_init__(self) -> None:
         if not self.stop:
             raise ValueError("a reply grammar needs a stop id: got none")
-        if (self.begin is None or self.end is None) == (self.kind == "delimited"):
-            given = f"got kind={self.kind}, begin={self.begin}, end={self.end}"
-            raise ValueError(f"begin and end belong to delimited replies, and to them only: {given}")
+        given = {name for name in chain(*IDS.values()) if getattr(self, name) is not None}
+        if given != IDS[self.kind]:
+            wanted = " and ".join(sorted(IDS[self.kind])) or "stop ids only"
+            raise ValueError(f"a {self.kind} reply grammar needs {wanted}: got {sorted(given)}")
+        if (self.channels.streams == 2) != (self.kind == "parallel"):
+            raise ValueError(f"parallel replies have two streams, others one: got {self.channels.streams}")
         if self.kind == "counted" and not self.pattern:
             raise ValueError("a counted reply grammar needs a pattern: got none")
+        if self.kind == "padded" and [n_text for n_text, _ in self.pattern] != [1]:
+            raise ValueError(f"a padded reply grammar needs one pair of 1 and m: got {self.pattern}")
         for pair in self.pattern:
             if min(pair) < 1:
                 raise ValueError(f"a pattern counts at least one text and one code: got {pair}")
-        bounds = [token for token in (self.begin, self.end) if token is not None]
-        for channel, tokens in ((Channel.STOP, self.stop), (Channel.BOUNDARY, bounds)):
+        for channel, stream, tokens in (
+            (Channel.STOP, self._last, self.stop),
+            (Channel.BOUNDARY, 0, (self.begin, self.end)),
+            (Channel.PAD, 0, (self.blank,)),
+            (Channel.PAD, self._last, (self.blank, self.text_pad, self.audio_pad)),
+        ):
             for token in tokens:
-                found = Channel(self.channels.of([token])[0])
-                if found != channel:
+                if token is not None and (found := self._channel(token, stream)) != channel:
                     raise ValueError(f"id {token} must be in channel {channel.name}: it is {found.name}")
 
     # -- the automaton, one token at a time
@@ -96,9 +96,10 @@ class Interleave:
 
     def advance(self, state: int, token: int) -> int:
         """State after ``token``; constant time. ValueError: an id outside the vocabulary."""
-        if not 0 <= token < len(self._symbols):
-            raise ValueError(f"token id must lie in [0, {len(self._symbols)}): got {token}")
-        return self._automaton.moves[state][self._symbols[token]]
+        symbols = self._symbols[self._automaton.stream[state]]
+        if not 0 <= token < len(symbols):
+            raise ValueError(f"token id must lie in [0, {len(symbols)}): got {token}")
+        return self._automaton.moves[state][symbols[token]]
 
     def phase(self, state: int) -> int:
         """Row of ``allowed()`` that holds in ``state``."""
@@ -118,6 +119,11 @@ class Interleave:
             state = self.advance(state, token)
         return found
 
+    def sampled(self, ids: Sequence[int]) -> tuple[bool, ...]:
+        """False where the grammar left one id only: it was forced, whatever the weights."""
+        choices = self._allowed.sum(axis=1)
+        return tuple(bool(choices[phase] > 1) for phase in self.phases(ids))
+
     def phase_after(self, ids: Sequence[int]) -> int:
         """The phase at the position that follows ``ids``."""
         return self.phase(self._run(ids))
@@ -128,8 +134,8 @@ class Interleave:
 
     def split(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """(text ids, code ids) in order, up to the first stop. Takes any reply: cut, broken or empty."""
-        self._automaton  # noqa: B018  a parallel reply is refused, not misread
-        stops = [i for i, token in enumerate(ids) if token in self.stop]
+        streams = self.channels.streams
+        stops = [i for i, token in enumerate(ids) if token in self.stop and i % streams == self._last]
         kept = ids[: stops[0]] if stops else ids
         channels = self.channels.of(kept)
         texts = [token for token, channel in zip(kept, channels, strict=True) if channel == Channel.TEXT]
@@ -140,14 +146,15 @@ class Interleave:
         """A well-formed reply of the given chunks: ``texts[i]`` are the words that ``codes[i]`` speaks.
 
         A pattern joins the chunks and cuts them again. ValueError: an empty chunk, unequal numbers of chunks,
-        an id of another channel, or codes that run out before a counted text does.
+        an id of another channel, or codes that run out before a counted or parallel text does.
         """
-        self._automaton  # noqa: B018  as in split
         self._check_chunks(texts, codes)
+        if self.kind == "parallel":
+            return self._side_by_side(list(chain(*texts)), list(chain(*codes)))
+        if self.kind == "padded":
+            return self._filled(list(chain(*texts)), list(chain(*codes)))
         if self.pattern:
-            texts, codes = self._cut(
-                [t for chunk in texts for t in chunk], [c for chunk in codes for c in chunk]
-            )
+            texts, codes = self._cut(list(chain(*texts)), list(chain(*codes)))
         before = [] if self.begin is None else [self.begin]
         after = [] if self.end is None else [self.end]
         merged: list[int] = []
@@ -167,13 +174,34 @@ class Interleave:
         if len(texts) != len(codes) or not texts:
             given = f"got {len(texts)} and {len(codes)}"
             raise ValueError(f"a reply needs as many text as code chunks, at least one: {given}")
-        for channel, chunks in ((Channel.TEXT, texts), (Channel.AUDIO, codes)):
+        for channel, stream, chunks in ((Channel.TEXT, 0, texts), (Channel.AUDIO, self._last, codes)):
             for chunk in chunks:
                 if not len(chunk):
                     raise ValueError(f"a chunk needs at least one {channel.name} id: got none")
-                wrong = np.asarray(chunk)[self.channels.of(chunk) != channel]
-                if len(wrong):
+                wrong = [token for token in chunk if self._channel(token, stream) != channel]
+                if wrong:
                     raise ValueError(f"id {wrong[0]} must be in channel {channel.name} to be merged there")
+
+    def _side_by_side(self, text: Sequence[int], code: Sequence[int]) -> list[int]:
+        """Step by step: the text and its end, the late codes and their stop, blanks elsewhere."""
+        assert self.end is not None and self.blank is not None
+        steps = self.delay + len(code) + 1
+        if len(text) >= steps:
+            given = f"got {len(code)} codes for {len(text)} texts"
+            raise ValueError(f"a parallel reply needs codes until its text is over: {given}")
+        texts = [*text, self.end, *[self.blank] * (steps - len(text) - 1)]
+        codes = [*[self.blank] * self.delay, *code, self.stop[0]]
+        return [token for step in zip(texts, codes, strict=True) for token in step]
+
+    def _filled(self, text: Sequence[int], code: Sequence[int]) -> list[int]:
+        """Whole groups, fillers behind what is over first, and the end."""
+        assert self.end is not None and self.text_pad is not None and self.audio_pad is not None
+        size = self.pattern[0][1]
+        groups = max(len(text), -(-len(code) // size))
+        texts = [*text, *[self.text_pad] * (groups - len(text))]
+        codes = [*code, *[self.audio_pad] * (groups * size - len(code))]
+        slots = [(texts[g], *codes[g * size : (g + 1) * size]) for g in range(groups)]
+        return [*chain(*slots), self.end, self.stop[0]]
 
     def _cut(self, text: Sequence[int], code: Sequence[int]) -> tuple[list[list[int]], list[list[int]]]:
         """Cut by the pattern; what is left of the longer side joins the last chunk."""
@@ -192,77 +220,47 @@ class Interleave:
         codes[-1] += code[c:]
         return texts, codes
 
-    @cached_property
-    def _automaton(self) -> _Automaton:
-        if self.kind == "parallel":
-            raise ValueError("a parallel reply grammar holds data only: no parallel family is supported yet")
-        return _delimited() if self.kind == "delimited" else _counted(self.pattern)
+    @property
+    def _last(self) -> int:
+        """The stream of codes and stops."""
+        return self.channels.streams - 1
+
+    def _channel(self, token: int, stream: int) -> Channel:
+        return Channel(self.channels.table_SV[stream, token])
 
     @cached_property
-    def _symbols(self) -> list[int]:
-        table = np.full(self.channels.vocab, Symbol.OTHER, np.int64)
-        (table_V,) = self.channels.table_SV
-        table[table_V == Channel.TEXT] = Symbol.TEXT
-        table[table_V == Channel.AUDIO] = Symbol.AUDIO
-        if self.begin is not None and self.end is not None:
-            table[self.begin], table[self.end] = Symbol.BEGIN, Symbol.END
-        table[list(self.stop)] = Symbol.STOP
-        return [int(symbol) for symbol in table]
+    def _automaton(self) -> Automaton:
+        if self.kind == "parallel":
+            return parallel(self.delay)
+        if self.kind == "padded":
+            return padded(self.pattern[0][1])
+        return delimited() if self.kind == "delimited" else counted(self.pattern)
+
+    @cached_property
+    def _symbols(self) -> list[list[int]]:
+        """[stream][id] -> symbol."""
+        table_SV = np.full_like(self.channels.table_SV, Symbol.OTHER)
+        table_SV[self.channels.table_SV == Channel.TEXT] = Symbol.TEXT
+        table_SV[self.channels.table_SV == Channel.AUDIO] = Symbol.AUDIO
+        for symbol, token in (
+            (Symbol.BEGIN, self.begin),
+            (Symbol.END, self.end),
+            (Symbol.TEXT_PAD, self.text_pad),
+            (Symbol.AUDIO_PAD, self.audio_pad),
+        ):
+            if token is not None:
+                table_SV[0, token] = symbol
+        if self.blank is not None:
+            table_SV[:, self.blank] = Symbol.BLANK
+        table_SV[self._last, list(self.stop)] = Symbol.STOP
+        found: list[list[int]] = table_SV.tolist()
+        return found
 
     @cached_property
     def _allowed(self) -> NDArray[np.bool_]:
         symbols = np.asarray(self._symbols)
-        masks = np.stack([np.isin(symbols, [int(s) for s in allowed]) for allowed in self._automaton.sets])
+        sets = self._automaton.sets
+        masks = np.stack([np.isin(symbols[stream], [int(s) for s in allowed]) for stream, allowed in sets])
+        masks[FREE] = True
         masks.flags.writeable = False
         return masks
-
-
-def _compile(moves: dict[str, dict[Symbol, str]]) -> _Automaton:
-    """Number the states; equal sets of allowed symbols share a phase."""
-    names = [START, DONE, BROKEN, *(name for name in moves if name != START)]
-    sets = [frozenset(Symbol)]
-    phase = []
-    for name in names:
-        allowed = frozenset(moves.get(name, {})) or sets[FREE]
-        if allowed not in sets:
-            sets.append(allowed)
-        phase.append(sets.index(allowed))
-    number = {name: i for i, name in enumerate(names)}
-    table = tuple(tuple(number[moves.get(name, {}).get(s, BROKEN)] for s in Symbol) for name in names)
-    return _Automaton(table, tuple(phase), tuple(sets))
-
-
-@lru_cache
-def _delimited() -> _Automaton:
-    return _compile(
-        {
-            START: {Symbol.TEXT: "text"},
-            "text": {Symbol.TEXT: "text", Symbol.BEGIN: "begun"},
-            "begun": {Symbol.AUDIO: "audio"},
-            "audio": {Symbol.AUDIO: "audio", Symbol.END: "ended"},
-            "ended": {Symbol.TEXT: "text", Symbol.STOP: DONE},
-        }
-    )
-
-
-@lru_cache
-def _counted(pattern: Pattern) -> _Automaton:
-    """States name the group g and how many of its texts (t) or codes (a) have been seen."""
-    moves: dict[str, dict[Symbol, str]] = {"tail": {Symbol.AUDIO: "tail", Symbol.STOP: DONE}}
-
-    def text_seen(g: int, n: int) -> str:
-        return f"{g}t{n}" if n < pattern[g][0] else f"{g}a0"
-
-    def code_seen(g: int, n: int) -> str:
-        return f"{g}a{n}" if n < pattern[g][1] else f"{min(g + 1, len(pattern) - 1)}t0"
-
-    for g, (n_text, n_audio) in enumerate(pattern):
-        over = {Symbol.AUDIO: "tail", Symbol.STOP: DONE}  # the text was over with the last group
-        moves[f"{g}t0"] = {Symbol.TEXT: text_seen(g, 1), **over}
-        for n in range(1, n_text):
-            moves[f"{g}t{n}"] = {Symbol.TEXT: text_seen(g, n + 1), Symbol.AUDIO: "tail"}
-        moves[f"{g}a0"] = {Symbol.AUDIO: code_seen(g, 1)}
-        for n in range(1, n_audio):
-            moves[f"{g}a{n}"] = {Symbol.AUDIO: code_seen(g, n + 1), Symbol.STOP: DONE}
-    moves[START] = {Symbol.TEXT: text_seen(0, 1)}
-    return _compile(moves)

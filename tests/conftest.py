@@ -3,7 +3,11 @@
 import os
 
 os.environ.update(
-    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false"
+    OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+    WAVGATE_CACHE="off",
 )
 
 from pathlib import Path
@@ -22,13 +26,17 @@ CLUSTERS = {
     "test_bench_judge",
     "test_driver",
     "test_family_vita_audio_train",
+    "test_glm4_voice_run",
     "test_interrupt",
     "test_job_submit",
     "test_pairing",
+    "test_run_step_audio2",
 }
 ENGINES = {
     "test_family_vita_audio_ahead",
     "test_family_vita_audio_engine",
+    "test_features_learner",
+    "test_features_vllm",
     "test_learner_step",
     "test_rollout_vllm",
     "test_rollout_worker",

@@ -213,23 +213,19 @@ def test_an_id_outside_the_vocabulary_is_refused(token: int) -> None:
         DELIMITED.advance(DELIMITED.start(), token)
 
 
-def test_parallel_holds_data_and_refuses_to_parse() -> None:
-    parallel = Interleave("parallel", CHANNELS, (STOP,), pattern=((1, 1),))
-    for use in (parallel.phases, parallel.split, parallel.well_formed):
-        with pytest.raises(ValueError, match="no parallel family is supported yet"):
-            use([9])
-    with pytest.raises(ValueError, match="no parallel family is supported yet"):
-        parallel.merge([[9]], [[20]])
-    with pytest.raises(ValueError, match="no parallel family is supported yet"):
-        parallel.allowed()
-
-
 @pytest.mark.parametrize(
     ("make", "rule"),
     [
-        (lambda: Interleave("delimited", CHANNELS, (STOP,)), "begin and end belong to delimited"),
-        (lambda: Interleave("counted", CHANNELS, (STOP,), BEGIN, END, ((1, 1),)), "begin and end belong to"),
+        (lambda: Interleave("delimited", CHANNELS, (STOP,)), r"needs begin and end: got \[\]"),
+        (
+            lambda: Interleave("counted", CHANNELS, (STOP,), BEGIN, END, ((1, 1),)),
+            r"needs stop ids only: got \['begin', 'end'\]",
+        ),
         (lambda: Interleave("counted", CHANNELS, (STOP,)), "needs a pattern"),
+        (
+            lambda: Interleave("parallel", CHANNELS, (STOP,), end=END, blank=0),
+            "have two streams, others one: got 1",
+        ),
         (lambda: Interleave("counted", CHANNELS, (STOP,), pattern=((0, 1),)), r"got \(0, 1\)"),
         (lambda: Interleave("delimited", CHANNELS, (), BEGIN, END), "needs a stop id"),
         (lambda: Interleave("delimited", CHANNELS, (STOP,), BEGIN, 9), "id 9 must be in channel BOUNDARY"),
