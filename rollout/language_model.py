@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from speech.checkpoint import shapes, weight_files
@@ -36,6 +36,22 @@ class Parallel(Protocol):
 
     def blocks(self) -> Sequence[Any]:
         """Every layer, in the order in which they run: what is sharded together."""
+        ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """What a module that predicts several tokens at once has: layers that it learns and engines lack."""
+
+    ahead: nn.ModuleList  # one module per depth
+
+    def foresee(
+        self, hidden_TH: Tensor, embedded_TH: Tensor, positions_T: Tensor, segment_T: Tensor, wanted_T: Tensor
+    ) -> list[Tensor]:
+        """States [T, H] of each depth, which like ``hidden_TH`` predict the token after their own.
+
+        Depth d has states at wanted positions > d. No gradient leaves ``ahead``.
+        """
         ...
 
 

@@ -1,0 +1,1 @@
+"""Language models that transformers does not have, one file each; imported where one is loaded."""
