@@ -22,6 +22,7 @@ from speech.features import Encoded, Features
 from speech.interleave import Interleave, Pattern
 from speech.vocabulary import Vocabulary
 
+OPTIONS = ("system", "ear", "ratios", "mtp")
 CODES, VECTORS = "qwen2_mtp", "qwen2_mtp_sensevoice"  # model_type of the released checkpoints
 SYSTEM = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner."
 VOICE = "Your Voice: "  # before a spoken system turn: a voice to imitate
