@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from learner.batch import Microbatch
 from learner.logprob import chosen_logprobs
-from rollout.language_model import Parallel, load_language_model
+from rollout.language_model import blocks, heads, load_language_model, states
 from speech.families.base import Family
 
 PACKED = "packed_causal"  # our name in transformers' attention registry
@@ -79,9 +79,7 @@ class Policy(nn.Module):
         ``allowed_PV``: what each grammar phase allows, when replies were masked.
         """
         super().__init__()
-        self._heads = lm.heads() if isinstance(lm, Parallel) else [lm.get_output_embeddings()]  # of lm
-        if any(getattr(head, "bias", None) is not None for head in self._heads):
-            raise ValueError("the language model's head must have no bias")
+        self._heads = heads(lm)
         self.lm = lm
         self._chunk = chunk
         self.register_buffer("allowed_PV", allowed_PV, persistent=False)
@@ -102,11 +100,11 @@ class Policy(nn.Module):
 
     def forward(self, micro: Microbatch) -> tuple[Tensor, Tensor]:
         """(log-probs, entropies), float32 [N] with gradient, at each position's temperature and phase."""
-        states = self._states(micro)
-        if len(states) == 1:
-            return self._scores(0, states[0], micro, slice(None))
+        found = self._states(micro)
+        if len(found) == 1:
+            return self._scores(0, found[0], micro, slice(None))
         logps_N, entropies_N = (torch.zeros(len(micro.keep_N), device=micro.keep_N.device) for _ in range(2))
-        for stream, hidden_TH in enumerate(states):  # each takes part, scored or not: see ``batch``
+        for stream, hidden_TH in enumerate(found):  # each takes part, scored or not: see ``batch``
             (here,) = (micro.stream_N == stream).nonzero(as_tuple=True)
             logps, entropies = self._scores(stream, hidden_TH, micro, here)
             logps_N, entropies_N = (
@@ -126,14 +124,7 @@ class Policy(nn.Module):
     def _states(self, micro: Microbatch) -> Sequence[Tensor]:
         """Last hidden states [T, H], one per stream."""
         place = {"position_ids": micro.positions_T[None], "segment_lengths": micro.lengths}
-        if isinstance(self.lm, Parallel):
-            return self.lm.states(micro.ids_TS, micro.features_KH, micro.at_K, **place)
-        embedded_TH = self.lm.get_input_embeddings()(micro.ids_TS[:, 0])
-        if len(micro.at_K):
-            features_KH = micro.features_KH.to(embedded_TH.dtype)
-            embedded_TH = embedded_TH.index_copy(0, micro.at_K, features_KH)
-        output = self.lm.base_model(inputs_embeds=embedded_TH[None], use_cache=False, **place)
-        return [output.last_hidden_state[0]]
+        return states(self.lm, micro.ids_TS, micro.features_KH, micro.at_K, **place)
 
     def _scores(
         self, stream: int, hidden_TH: Tensor, micro: Microbatch, here: Tensor | slice
@@ -166,7 +157,7 @@ def sharded(policy: Policy, mesh: DeviceMesh, *, dtype: str) -> Policy:
         else MixedPrecisionPolicy()
     )
     free = mesh.device_type != "cpu"
-    for layer in policy.lm.blocks() if isinstance(policy.lm, Parallel) else policy.lm.base_model.layers:
+    for layer in blocks(policy.lm):
         fully_shard(layer, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
     fully_shard(policy, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
     return policy.to(mesh.device_type) if free else policy

@@ -1,0 +1,1 @@
+"""Language models that transformers has no class for, written from their published architecture."""
