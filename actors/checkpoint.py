@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from actors.errors import UserError
+from speech.checkpoint import weight_files
 
 MANIFEST = "manifest.json"
 FORMAT: Literal["wavgate-checkpoint-2"] = "wavgate-checkpoint-2"
@@ -46,7 +47,7 @@ class Manifest(BaseModel):
 def model_fingerprint(path: Path) -> str:
     """Tells start checkpoints apart without reading all of it: size, first and last MiB of each file."""
     digest = hashlib.sha256()
-    for file in sorted(path.glob("model*.safetensors")):
+    for file in weight_files(path):
         size = file.stat().st_size
         digest.update(f"{file.name} {size} ".encode())
         with file.open("rb") as content:

@@ -111,8 +111,8 @@ def usable_model(config: Config) -> Family:
     if not path.is_dir():
         raise UserError(f"model.path: no folder at {path}")
     try:
-        model_folder.check(path, config.model.max_length)
         family = load_family(config.model)
+        model_folder.check(path, config.model.max_length, family.backbone, family.names.parts)
         check_sampling(config.rollout, family)
         family.codec()
         norms_of(path)

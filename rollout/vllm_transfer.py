@@ -7,17 +7,20 @@ wiring lives here; the transports are vLLM's. With them the version that an engi
 ``TransferClient.version`` announced: these transports carry no digest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from vllm.distributed.weight_transfer import (
-    ModuleSource,
     TrainerWeightTransferEngine,
     WeightTransferTrainerFactory,
 )
+from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource, materialize_full_tensor
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+from rollout.language_model import checkpoint_layout, together
+from speech.families.base import Family
 
 # (call, info per engine, version) for ``VllmEngine.transfer`` on every engine at once; returns when all have.
 FanOut = Callable[[str, Sequence[dict[str, Any] | None], int | None], None]
@@ -55,9 +58,33 @@ class TransferClient:
         )
 
 
+class CheckpointSource(WeightSource):
+    """A sharded module's weights under its checkpoint's names, whole; a tied head goes once, as embedding."""
+
+    def __init__(self, module: torch.nn.Module, family: Family) -> None:
+        layout, tied = checkpoint_layout(family)
+        self._layout = {name: shape for name, shape in layout.items() if name not in tied}
+        self._parameters, self._names = dict(module.named_parameters()), family.names
+
+    def metadata(self) -> list[ParamMeta]:
+        """(name, dtype, shape) of all that iteration yields; nothing is gathered."""
+        first = next(iter(self._parameters.values()))
+        return [ParamMeta(name, first.dtype, shape) for name, shape in self._layout.items()]
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Collective."""
+        for name in self._layout:
+            yield name, together(self._names, name, self._whole)
+
+    def _whole(self, name: str) -> torch.Tensor:
+        whole: torch.Tensor = materialize_full_tensor(self._parameters[name])
+        return whole
+
+
 def trainer_transfer(
     kind: Literal["ipc", "nccl"],
     module: torch.nn.Module,
+    family: Family,
     client: TransferClient,
     *,
     rank: int,
@@ -74,4 +101,6 @@ def trainer_transfer(
         if kind == "ipc"
         else NCCLTrainerInitInfo(master_address, master_port, world_size, rank=rank)
     )
-    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=ModuleSource(module))
+    return WeightTransferTrainerFactory.trainer_init(
+        info, client=client, source=CheckpointSource(module, family)
+    )

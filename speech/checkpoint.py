@@ -5,6 +5,7 @@ Invariant: only headers are read, so a checkpoint of any size is refused in mome
 
 import json
 import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +58,24 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def check(path: Path, max_length: int) -> None:
-    """Weights and config.json belong together and reach ``max_length`` tokens. ValueError: they do not.
+def check(
+    path: Path, max_length: int, backbone: Mapping[str, Any], parts: Callable[[str], Sequence[str]]
+) -> None:
+    """The language model's weights fit its config and reach ``max_length`` ids. ValueError: they do not.
 
-    Looks at what every decoder declares: vocabulary, width, number of layers, positions.
+    Looks at what every decoder declares: vocabulary, width, number of layers, positions. ``parts``: what the
+    config's kind of model calls a tensor of the folder.
     """
-    config, found = read_json(path / "config.json"), shapes(path)
-    declared = tuple(config.get(name) for name in ("vocab_size", "hidden_size"))
+    found = {part: shape for name, shape in shapes(path).items() for part in parts(name)}
+    declared = tuple(backbone.get(name) for name in ("vocab_size", "hidden_size"))
     tables = [(name, shape) for name, shape in found.items() if name.endswith("embed_tokens.weight")]
     for name, shape in tables if None not in declared else []:
         if shape != declared:
             raise ValueError(f"{path}: {name} must have the shape {declared} of config.json: got {shape}")
     layers = {int(match[1]) for name in found if (match := LAYER.search(name))}
-    wanted = config.get("num_hidden_layers")
+    wanted = backbone.get("num_hidden_layers")
     if layers and wanted is not None and len(layers) < wanted:
         raise ValueError(f"{path}: config.json says {wanted} layers: the weights have {len(layers)}")
-    reach = config.get("max_position_embeddings")
+    reach = backbone.get("max_position_embeddings")
     if reach is not None and max_length > reach:
         raise ValueError(f"{path}: reaches {reach} tokens: model.max_length={max_length} is more")

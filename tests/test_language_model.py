@@ -86,3 +86,17 @@ def test_a_folder_that_lacks_a_tensor_or_has_one_too_many_is_refused(family: Fam
     unknown = Names(((r"model\.norm\.weight", (r"\g<0>", "model.second")), (r".*", (r"\g<0>",))))
     with pytest.raises((ValueError, KeyError)):
         load_language_model(replace(family, names=unknown))
+
+
+def test_what_goes_over_a_gpu_transport_has_the_checkpoints_names_and_shapes(family: Family) -> None:
+    from rollout.vllm_transfer import CheckpointSource
+
+    module = load_language_model(family)
+    source = CheckpointSource(module, family)
+    stored = load_file(family.path / "model.safetensors")
+    sent = dict(source)
+    assert {one.name: tuple(one.shape) for one in source.metadata()} == {
+        n: tuple(t.shape) for n, t in sent.items()
+    }
+    assert sent.keys() == stored.keys()
+    assert all(torch.equal(sent[name], tensor.float()) for name, tensor in stored.items())
