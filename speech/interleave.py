@@ -34,8 +34,10 @@ class Interleave:
     """A reply grammar. ``pattern``: (texts, codes) per chunk, boundaries not counted; its last pair repeats.
 
     A delimited grammar is obeyed by any chunking, its pattern only says how ``merge`` cuts a target (empty:
-    as it is given). In a parallel one ``end`` ends the text, ``blank`` fills either stream, and the codes
-    start ``delay`` steps late. ValueError: ids in the wrong channel, or what the kind does not have.
+    as it is given). In a parallel one ``end`` ends the text, ``stop`` the codes and so the reply, ``blank``
+    fills either stream, and the codes start ``delay`` steps late; ``end`` is STOP there, ``stop`` BOUNDARY,
+    so TEXT and STOP are all of the text stream, AUDIO and BOUNDARY all of the audio stream.
+    ValueError: ids in the wrong channel, or what the kind does not have.
 
     Example:
         state = interleave.start()
@@ -67,9 +69,10 @@ class Interleave:
         for pair in self.pattern:
             if min(pair) < 1:
                 raise ValueError(f"a pattern counts at least one text and one code: got {pair}")
+        side_by_side = self.kind == "parallel"  # then either stream has an end, and its own channel for it
         for channel, stream, tokens in (
-            (Channel.STOP, self._last, self.stop),
-            (Channel.BOUNDARY, 0, (self.begin, self.end)),
+            (Channel.BOUNDARY if side_by_side else Channel.STOP, self._last, self.stop),
+            (Channel.STOP if side_by_side else Channel.BOUNDARY, 0, (self.begin, self.end)),
             (Channel.PAD, 0, (self.blank,)),
             (Channel.PAD, self._last, (self.blank,)),
         ):

@@ -175,7 +175,7 @@ def test_a_target_is_words_and_late_codes(family: Family) -> None:
     target = family.target([Chunk(text="what is", codes=(1, 2)), Chunk(text="two", codes=(3,))])
     assert target[0::2] == (WHAT, IS, TWO, EOS, *[BLANK] * 6)
     assert target[1::2] == (*[BLANK] * 6, OFFSET + 1, OFFSET + 2, OFFSET + 3, MSG_END)
-    assert family.channels.letters(target) == "TPTPTPBPPPPPPAPAPAPE"
+    assert family.channels.letters(target) == "TPTPTPEPPPPPPAPAPAPB"
     spoken = family.split(target)
     assert (spoken.text, spoken.codes, spoken.well_formed) == ("what is two", (1, 2, 3), True)
 

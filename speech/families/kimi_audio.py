@@ -65,8 +65,8 @@ def load(model: ModelConfig) -> Family:
     rows = code_ids[-1] + 1
     channels = ChannelMap.of_streams(
         [
-            ChannelMap.build(vocab=rows, text=vocabulary.ordinary, audio=(), boundary=(text_end,), stop=()),
-            ChannelMap.build(vocab=rows, text=(), audio=code_ids, boundary=(), stop=stops),
+            ChannelMap.build(vocab=rows, text=vocabulary.ordinary, audio=(), boundary=(), stop=(text_end,)),
+            ChannelMap.build(vocab=rows, text=(), audio=code_ids, boundary=stops, stop=()),
         ]
     )
     delay = int(config.get("kimia_mimo_audiodelaytokens", 6))
