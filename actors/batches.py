@@ -168,7 +168,7 @@ class Batches:
         seen = {row.id: row for row in rows}
         while len(seen) < len(rows) + count:
             drawn = self._prompts.next(len(rows) + count - len(seen))
-            seen |= {self._job.train[i].id: self._job.train[i] for i in drawn}
+            seen |= {row.id: row for row in (self._job.train[i] for i in drawn)}
         return list(seen.values())[len(rows) :]
 
     def _audio(self, step: int) -> Callable[[Reply], Path | None]:

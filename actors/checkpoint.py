@@ -34,6 +34,7 @@ class DriverState:
     gate: Mapping[str, Any]
     cursors: Mapping[str, Mapping[str, int]]  # over training rows, further reference replies, pairs
     model: str = ""  # fingerprint of the start checkpoint, which the KL terms refer to
+    data: str = ""  # digest of the training rows, which the cursors refer to
 
 
 class Manifest(BaseModel):

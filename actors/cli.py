@@ -1,5 +1,5 @@
-"""The command line: ``wavgate train | study | compare | pairs | eval | say | report | export | doctor |
-data check`` and ``wavgate judge probe | score | calibrate``.
+"""The command line: ``wavgate train | study | compare | pairs | eval | say | report | export | doctor``,
+``wavgate data check | convert`` and ``wavgate judge probe | score | calibrate``.
 
 Nothing heavy is imported until a command needs it.
 Exit codes: 0 done; 1 the run could not go on (one line says why); 2 the user's mistake (every problem on
@@ -32,6 +32,9 @@ PAIRS_HELP = """Sample n replies per prompt with the model of these settings, ju
 and the worst of each prompt as a manifest of pairs. What became of a prompt is added to OUT.journal.jsonl as
 soon as it is known; the same command goes on where it was stopped, and asks again where the judge failed.
 Utility: half semantic, half acoustic, unless judge.semantic, judge.acoustic or judge.holistic is given."""
+CONVERT_HELP = """Write FOLDER/manifest.jsonl with its audio beside it. What cannot be used is dropped,
+counted and listed in FOLDER/problems.txt. The same command goes on where it was stopped. Formats, and what
+they map to: docs/data.md."""
 CALIBRATE_HELP = """Compare the judge with people: Pearson, Spearman within prompts, mean absolute error,
 bias, share within one point; and with itself: an API judge scores everything twice, the second time past the
 cache, so this costs two passes. Writes a map to people's ratings where that helps (use it with
@@ -106,12 +109,22 @@ def _other(given: list[str]) -> int:
 
             return pairing.pairs(chosen.to, chosen.samples, chosen.manifest, chosen.limit, chosen.overrides)
         case "data":
-            return commands.data_check(chosen.manifest, chosen.max_seconds)
+            return _data(chosen)
         case "say":
             return alone.say(chosen.prompt, chosen.out, chosen.model)
         case "eval":
             return alone.evaluate(chosen.manifest, chosen.model, chosen.json, chosen.limit)
     raise AssertionError(chosen.command)
+
+
+def _data(chosen: argparse.Namespace) -> int:
+    from actors import commands
+
+    if chosen.what == "check":
+        return commands.data_check(chosen.manifest, chosen.max_seconds)
+    from actors.convert import data_convert
+
+    return data_convert(chosen.sources, chosen.to, chosen.limit, chosen.audio, chosen.max_seconds)
 
 
 def _judge(chosen: argparse.Namespace) -> int:
@@ -149,14 +162,7 @@ def parser() -> argparse.ArgumentParser:
     _judge_parsers(commands.add_parser("judge", help="look at the judge: probe, score, calibrate"))
     report = commands.add_parser("report", help="draw RUN/report.html again")
     report.add_argument("run", type=Path)
-    data = commands.add_parser("data", help="look at data: check").add_subparsers(
-        dest="what", required=True, metavar="check"
-    )
-    check = data.add_parser("check", help="all problems of a manifest as file:line:field")
-    check.add_argument("manifest", type=Path, help="of prompts or of pairs")
-    check.add_argument(
-        "--max-seconds", type=float, default=60.0, help="longest audio of a row (default: %(default)g)"
-    )
+    _data_parsers(commands.add_parser("data", help="manifests: check, convert"))
     commands.add_parser("doctor", help="is this machine ready?")
     return top
 
@@ -208,6 +214,34 @@ def _study_parsers(commands: Commands) -> None:
     compare.add_argument(
         "--votes", type=Path, nargs="+", metavar="FILE", help="instead of runs: votes that the page saved"
     )
+
+
+def _data_parsers(data: argparse.ArgumentParser) -> None:
+    commands = data.add_subparsers(dest="what", required=True, metavar="check|convert")
+    check = commands.add_parser("check", help="all problems of a manifest as file:line:field")
+    check.add_argument("manifest", type=Path, help="of prompts or of pairs")
+    convert = commands.add_parser(
+        "convert", help="a data set of others as a manifest", description=CONVERT_HELP
+    )
+    convert.add_argument(
+        "sources",
+        type=Path,
+        nargs="+",
+        metavar="SOURCE",
+        help=".jsonl, .parquet or .tar files of one kind, or one folder that save_to_disk wrote",
+    )
+    convert.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="new, or begun before")
+    convert.add_argument("--limit", type=int, metavar="N", help="only the first N rows of the source")
+    convert.add_argument(
+        "--audio",
+        type=Path,
+        metavar="FOLDER",
+        help="where names of clips start (default: the source's folder)",
+    )
+    for one in (check, convert):
+        one.add_argument(
+            "--max-seconds", type=float, default=60.0, help="longest audio of a row (default: %(default)g)"
+        )
 
 
 def _judge_parsers(judge: argparse.ArgumentParser) -> None:

@@ -12,14 +12,14 @@ from speech.pairs import PairRow, read
 from speech.problems import ManifestError, Problem
 
 
-def usable_pairs(config: Config, family: Family) -> list[PairRow]:
+def usable_pairs(config: Config, family: Family) -> Sequence[PairRow]:
     """All pairs, checked before anything starts; none where the objective reads none.
 
     ManifestError lists all problems. UserError: there are fewer than a step draws.
     """
     path = config.data.pairs
     if path is None or config.algo.loss != "dpo":
-        return []
+        return ()
     rows = read(path, config.data.max_seconds)
     if any(row.prompt_ids is None for row in rows):  # then sound will be encoded: see that it can be read
         rows = read(path, config.data.max_seconds, deep=True)

@@ -176,6 +176,7 @@ class Driver:
             gate=self._gate.state_dict(),
             cursors=self._batches.cursors(),
             model=self._model,
+            data=self._job.train.digest,
         )
 
     async def _checkpoint(self) -> None:

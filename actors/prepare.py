@@ -30,6 +30,7 @@ from speech.families import load_family
 from speech.families.base import Family
 from speech.manifest import Cursor, ManifestError, Problem, Row, read
 from speech.pairs import PairRow, below
+from speech.rows import Rows
 
 JOB_RUNS = Path("~/wavgate-runs")  # where runs go from a Ray job, whose own folder is temporary
 
@@ -40,10 +41,10 @@ class Job:
 
     config: Config
     layout: Plan
-    train: tuple[Row, ...]
+    train: Rows[Row]
     validation: tuple[Row, ...]
     test: tuple[Row, ...]
-    pairs: tuple[PairRow, ...]
+    pairs: Sequence[PairRow]
     family: Family
     snapshot: tuple[Path, DriverState] | None
     notes: tuple[str, ...]  # worth telling, none of them an error
@@ -84,7 +85,7 @@ def prepare(arguments: Sequence[str]) -> Job:
     train, validation, test = _manifests(config, family)
     pairs = usable_pairs(config, family)
     if snapshot is not None:
-        _check_resume(config, snapshot[1], len(train), len(pairs))
+        _check_resume(config, snapshot[1], train, len(pairs))
     if config.data.pairs is not None and config.algo.loss != "dpo":
         notes.append(f"data.pairs: not read, algo.loss is {config.algo.loss}")
     close = below(pairs, config.algo.margin)
@@ -92,10 +93,10 @@ def prepare(arguments: Sequence[str]) -> Job:
     return Job(
         config=config,
         layout=layout,
-        train=tuple(train),
+        train=train,
         validation=tuple(validation[: config.data.eval_prompts]),
         test=tuple(test),
-        pairs=tuple(pairs),
+        pairs=pairs,
         family=family,
         snapshot=snapshot,
         notes=tuple(notes),
@@ -147,17 +148,19 @@ def check_memory(config: Config, learns: bool = True) -> None:
         )
 
 
-def _check_resume(config: Config, state: DriverState, rows: int, pairs: int) -> None:
+def _check_resume(config: Config, state: DriverState, train: Rows[Row], pairs: int) -> None:
     wanted = mixer_from(config.algo, Scale(config.judge.scale_lo, config.judge.scale_hi)).state_dict()
     if set(state.gate) != set(wanted):
         raise UserError(f"algo.mix: the run began with another, it cannot go on as {config.algo.mix}")
     for name, setting, path, have in (
-        ("prompts", "data.train", config.data.train, rows),
+        ("prompts", "data.train", config.data.train, len(train)),
         ("pairs", "data.pairs", config.data.pairs, pairs),
     ):
         drew = state.cursors.get(name, {"count": 0})["count"]
         if drew != have:
             raise UserError(f"{setting}: the run drew from {drew} rows, {path} has {have}")
+    if state.data not in ("", train.digest):
+        raise UserError(f"data.train: the run drew from other rows than {config.data.train} has now")
     if state.seed != config.run.seed:
         raise UserError(
             f"run.seed: the checkpoint was made with {state.seed}, this run asks for {config.run.seed}"
@@ -174,7 +177,7 @@ def _check_resume(config: Config, state: DriverState, rows: int, pairs: int) -> 
         )
 
 
-def _manifests(config: Config, family: Family) -> list[list[Row]]:
+def _manifests(config: Config, family: Family) -> list[Rows[Row]]:
     """The three manifests; ManifestError lists the problems of all of them."""
     found, problems = [], []
     for path in (config.data.train, config.data.validation, config.data.test):

@@ -141,12 +141,17 @@ class HfEngine:
 
     def _logits(self, group: "_Group") -> Tensor:
         """float32 [G, vocab] for the next position; a cache is used only under the weights that filled it."""
+        embed, heard = self._model.get_input_embeddings(), group.prompt.features
         if group.cache is None or group.cache_version != self._version:
             group.cache, group.cache_version = None, self._version
-            inputs = group.rows
+            inputs_GTH = embed(group.rows)
+            if heard is not None:
+                inputs_GTH[:, list(heard.at)] = torch.from_numpy(heard.vectors).to(inputs_GTH)
         else:
-            inputs = group.rows[:, -1:]
-        output = self._model(inputs, past_key_values=group.cache, use_cache=True, logits_to_keep=1)
+            inputs_GTH = embed(group.rows[:, -1:])
+        output = self._model(
+            inputs_embeds=inputs_GTH, past_key_values=group.cache, use_cache=True, logits_to_keep=1
+        )
         group.cache = output.past_key_values
         logits: Tensor = output.logits[:, -1].float()
         return logits

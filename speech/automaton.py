@@ -2,6 +2,7 @@
 
     delimited   (TEXT+ BEGIN AUDIO+ END)+ STOP
     counted     n TEXT, m AUDIO, n TEXT, m AUDIO, ...     the last text is followed by AUDIO to the end, STOP
+    padded      (1 TEXT, m AUDIO)+ END STOP               fillers in the slots of what is over before the rest
     parallel    two streams, an id of each per step:
                   text    TEXT+ END BLANK BLANK ...       as many as the other stream needs
                   audio   BLANK (as many as the delay) AUDIO+ STOP       STOP once the text has its END
@@ -28,7 +29,9 @@ class Symbol(IntEnum):
     END = 3
     STOP = 4
     BLANK = 5
-    OTHER = 6  # allowed in FREE only
+    TEXT_PAD = 6
+    AUDIO_PAD = 7
+    OTHER = 8  # allowed in FREE only
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,34 @@ def counted(pattern: Pattern) -> Automaton:
         for n in range(1, n_audio):
             moves[f"{g}a{n}"] = {Symbol.AUDIO: code_seen(g, n + 1), Symbol.STOP: DONE}
     moves[START] = {Symbol.TEXT: text_seen(0, 1)}
+    return compiled(moves)
+
+
+@lru_cache
+def padded(n_audio: int) -> Automaton:
+    """States name what is over (text, audio or neither) and how many codes of the group have been seen.
+
+    No group is all fillers. The last one may end early: whole groups are what the model is taught, and
+    nothing is lost where it leaves out fillers.
+    """
+    moves: Moves = {START: {Symbol.TEXT: "first"}, "ended": {Symbol.STOP: DONE}}
+
+    def code_seen(over: str, n: int) -> str:
+        return f"{over} {n}" if n < n_audio else f"{over} text"
+
+    moves["first"] = {Symbol.AUDIO: code_seen("none", 1)}  # a reply has a word and a code
+    for over, silenced in (("none", "audio"), ("text", "both"), ("audio", "audio"), ("both", "both")):
+        text = moves[f"{over} text"] = {Symbol.END: "ended"}
+        if over in ("none", "audio"):
+            text[Symbol.TEXT] = f"{over} 0"
+        if over in ("none", "text"):
+            text[Symbol.TEXT_PAD] = "text 0"
+        for n in range(n_audio):
+            code = moves[f"{over} {n}"] = {} if n == 0 else {Symbol.END: "ended"}
+            if over in ("none", "text"):
+                code[Symbol.AUDIO] = code_seen(over, n + 1)
+            if n or over != "text":
+                code[Symbol.AUDIO_PAD] = code_seen(silenced, n + 1)
     return compiled(moves)
 
 

@@ -5,12 +5,14 @@ Invariant: ``encode`` gives ``ceil(seconds * frame_rate)`` codes; ``decode`` giv
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-Wave = npt.NDArray[np.float32]
+from speech import audio
+from speech.audio import Wave
 
 
 class Codec(Protocol):
@@ -37,6 +39,31 @@ class Fingerprinted(Protocol):
     def fingerprint(self) -> str:
         """64 hexadecimal digits."""
         ...
+
+
+@runtime_checkable
+class TwoRates(Codec, Protocol):
+    """A codec whose encoder was trained at another rate than its decoder speaks at.
+
+    ``encode`` resamples; whoever has the file reads it at ``ear_rate`` and saves that (``codes_of_file``).
+    """
+
+    ear_rate: int  # Hz
+
+    def hear(self, wave: Wave) -> list[int]:
+        """The codes of a wave at ``ear_rate``; a started code counts."""
+        ...
+
+
+def ear_rate_of(codec: Codec) -> int:
+    """The rate at which clips are best read for this codec."""
+    return codec.ear_rate if isinstance(codec, TwoRates) else codec.sample_rate
+
+
+def codes_of_file(codec: Codec, path: Path, max_seconds: float) -> list[int]:
+    """The codes of an audio file. ValueError: what ``speech.audio.read`` refuses."""
+    wave = audio.read(path, ear_rate_of(codec), max_seconds)
+    return codec.hear(wave) if isinstance(codec, TwoRates) else codec.encode(wave)
 
 
 def check_wave(wave: Wave) -> None:

@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech import audio
+from speech.codec import codes_of_file
+from speech.codecs.cache import CodeCache
 from speech.families.base import Chunk, Family, Role, Turn
 from speech.features import Encoded, Vectors
 from speech.layout import layout_of
 from speech.manifest import MARKER, Message, Row
 from speech.pairs import PairRow, Side
+from speech.problems import KNOWN
 
 
 class Sound(Protocol):
@@ -95,12 +98,14 @@ class Lengths:
 
     def _seconds(self, clip: str) -> float:
         if clip not in self._known:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
             self._known[clip] = audio.info(audio.inside(self._root, clip)).seconds
         return self._known[clip]
 
 
 class Encoder:
-    """Encodes rows of one manifest; remembers the codes of each clip by the hash of its file.
+    """Encodes rows of one manifest; knows a clip by the hash of its file, from this run or one before.
 
     Example:
         encoder = Encoder(family, manifest.parent, max_seconds=60.0)
@@ -112,6 +117,7 @@ class Encoder:
         self._layout = layout_of(family)
         self._digests: dict[str, str] = {}  # clip -> sha256; files do not change during a run
         self._codes: dict[str, NDArray[np.int32]] = {}  # sha256 -> codes
+        self._kept: CodeCache | None = None  # made with the first clip: it needs the codec
 
     def encode(self, row: Row) -> Example:
         """Ids of a row. ValueError names the row: audio that breaks a rule, a word not in the family."""
@@ -149,15 +155,24 @@ class Encoder:
     def _clip(self, clip: str) -> NDArray[np.int32]:
         if clip not in self._digests:
             path = audio.inside(self._root, clip)
-            audio.info(path)  # exists, is a file, is audio: before it is read
+            header = audio.info(path)  # exists, is a file, is audio: before it is read
+            audio.check_length(path, header, self._max_seconds)  # also where its codes are known
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest not in self._codes:
-                codec = self._family.codec()
-                wave = audio.read(path, codec.sample_rate, self._max_seconds)
-                self._codes[digest] = np.asarray(codec.encode(wave), np.int32)
+                self._codes[digest] = self._of_file(path, digest)
             self._digests[clip] = digest
         return self._codes[self._digests[clip]]
+
+    def _of_file(self, path: Path, digest: str) -> NDArray[np.int32]:
+        codec = self._family.codec()
+        if self._kept is None:
+            self._kept = CodeCache.of(codec)
+        codes = self._kept.get(digest)
+        if codes is None:
+            codes = np.asarray(codes_of_file(codec, path, self._max_seconds), np.int32)
+            self._kept.put(digest, codes)
+        return codes
 
 
 def _encoded(family: Family, row: Row, sound: Sound) -> Example:

@@ -2,6 +2,7 @@
 
     delimited   (TEXT+ begin AUDIO+ end)+ STOP            word-aligned or cut by a pattern
     counted     n TEXT, m AUDIO, n TEXT, m AUDIO, ...     the last text is followed by AUDIO to the end, STOP
+    padded      (TEXT, m AUDIO)+ end STOP                 fillers in the slots of what is over first
     parallel    a text and an audio stream, by turns      blanks where a stream has nothing to say
 
 The grammar is compiled to a small automaton over a few symbols (``speech.automaton``). A *phase* is the index
@@ -20,13 +21,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from speech.automaton import FREE, Automaton, Pattern, Symbol, counted, delimited, parallel
+from speech.automaton import FREE, Automaton, Pattern, Symbol, counted, delimited, padded, parallel
 from speech.channels import Channel, ChannelMap
 
 __all__ = ["FREE", "Interleave", "Kind", "Pattern"]
 
-Kind = Literal["delimited", "counted", "parallel"]
-IDS: dict[Kind, set[str]] = {"delimited": {"begin", "end"}, "counted": set(), "parallel": {"blank", "end"}}
+Kind = Literal["delimited", "counted", "padded", "parallel"]
+IDS: dict[Kind, set[str]] = {
+    "delimited": {"begin", "end"},
+    "counted": set(),
+    "padded": {"end", "text_pad", "audio_pad"},
+    "parallel": {"blank", "end"},
+}
 
 
 @dataclass(frozen=True)
@@ -34,9 +40,10 @@ class Interleave:
     """A reply grammar. ``pattern``: (texts, codes) per chunk, boundaries not counted; its last pair repeats.
 
     A delimited grammar is obeyed by any chunking, its pattern only says how ``merge`` cuts a target (empty:
-    as it is given). In a parallel one ``end`` ends the text, ``stop`` the codes and so the reply, ``blank``
-    fills either stream, and the codes start ``delay`` steps late; ``end`` is STOP there, ``stop`` BOUNDARY,
-    so TEXT and STOP are all of the text stream, AUDIO and BOUNDARY all of the audio stream.
+    as it is given). A padded one has the pattern ((1, m),) and a filler for each kind of slot. In a parallel
+    one ``end`` ends the text, ``stop`` the codes and so the reply, ``blank`` fills either stream, and the codes
+    start ``delay`` steps late; ``end`` is STOP there, ``stop`` BOUNDARY, so TEXT and STOP are all of the text
+    stream, AUDIO and BOUNDARY all of the audio stream.
     ValueError: ids in the wrong channel, or what the kind does not have.
 
     Example:
@@ -54,11 +61,13 @@ class Interleave:
     pattern: Pattern = ()
     blank: int | None = None
     delay: int = 0
+    text_pad: int | None = None
+    audio_pad: int | None = None
 
     def __post_init__(self) -> None:
         if not self.stop:
             raise ValueError("a reply grammar needs a stop id: got none")
-        given = {name for name in ("begin", "end", "blank") if getattr(self, name) is not None}
+        given = {name for name in chain(*IDS.values()) if getattr(self, name) is not None}
         if given != IDS[self.kind]:
             wanted = " and ".join(sorted(IDS[self.kind])) or "stop ids only"
             raise ValueError(f"a {self.kind} reply grammar needs {wanted}: got {sorted(given)}")
@@ -66,6 +75,8 @@ class Interleave:
             raise ValueError(f"parallel replies have two streams, others one: got {self.channels.streams}")
         if self.kind == "counted" and not self.pattern:
             raise ValueError("a counted reply grammar needs a pattern: got none")
+        if self.kind == "padded" and [n_text for n_text, _ in self.pattern] != [1]:
+            raise ValueError(f"a padded reply grammar needs one pair of 1 and m: got {self.pattern}")
         for pair in self.pattern:
             if min(pair) < 1:
                 raise ValueError(f"a pattern counts at least one text and one code: got {pair}")
@@ -74,7 +85,7 @@ class Interleave:
             (Channel.BOUNDARY if side_by_side else Channel.STOP, self._last, self.stop),
             (Channel.STOP if side_by_side else Channel.BOUNDARY, 0, (self.begin, self.end)),
             (Channel.PAD, 0, (self.blank,)),
-            (Channel.PAD, self._last, (self.blank,)),
+            (Channel.PAD, self._last, (self.blank, self.text_pad, self.audio_pad)),
         ):
             for token in tokens:
                 if token is not None and (found := self._channel(token, stream)) != channel:
@@ -143,6 +154,8 @@ class Interleave:
         self._check_chunks(texts, codes)
         if self.kind == "parallel":
             return self._side_by_side(list(chain(*texts)), list(chain(*codes)))
+        if self.kind == "padded":
+            return self._filled(list(chain(*texts)), list(chain(*codes)))
         if self.pattern:
             texts, codes = self._cut(list(chain(*texts)), list(chain(*codes)))
         before = [] if self.begin is None else [self.begin]
@@ -183,6 +196,16 @@ class Interleave:
         codes = [*[self.blank] * self.delay, *code, self.stop[0]]
         return [token for step in zip(texts, codes, strict=True) for token in step]
 
+    def _filled(self, text: Sequence[int], code: Sequence[int]) -> list[int]:
+        """Whole groups, fillers behind what is over first, and the end."""
+        assert self.end is not None and self.text_pad is not None and self.audio_pad is not None
+        size = self.pattern[0][1]
+        groups = max(len(text), -(-len(code) // size))
+        texts = [*text, *[self.text_pad] * (groups - len(text))]
+        codes = [*code, *[self.audio_pad] * (groups * size - len(code))]
+        slots = [(texts[g], *codes[g * size : (g + 1) * size]) for g in range(groups)]
+        return [*chain(*slots), self.end, self.stop[0]]
+
     def _cut(self, text: Sequence[int], code: Sequence[int]) -> tuple[list[list[int]], list[list[int]]]:
         """Cut by the pattern; what is left of the longer side joins the last chunk."""
         texts: list[list[int]] = []
@@ -212,6 +235,8 @@ class Interleave:
     def _automaton(self) -> Automaton:
         if self.kind == "parallel":
             return parallel(self.delay)
+        if self.kind == "padded":
+            return padded(self.pattern[0][1])
         return delimited() if self.kind == "delimited" else counted(self.pattern)
 
     @cached_property
@@ -220,7 +245,12 @@ class Interleave:
         table_SV = np.full_like(self.channels.table_SV, Symbol.OTHER)
         table_SV[self.channels.table_SV == Channel.TEXT] = Symbol.TEXT
         table_SV[self.channels.table_SV == Channel.AUDIO] = Symbol.AUDIO
-        for symbol, token in ((Symbol.BEGIN, self.begin), (Symbol.END, self.end)):
+        for symbol, token in (
+            (Symbol.BEGIN, self.begin),
+            (Symbol.END, self.end),
+            (Symbol.TEXT_PAD, self.text_pad),
+            (Symbol.AUDIO_PAD, self.audio_pad),
+        ):
             if token is not None:
                 table_SV[0, token] = symbol
         if self.blank is not None:

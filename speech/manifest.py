@@ -13,7 +13,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from conf.fields import Strict
 from speech.answers import Match, problem
-from speech.problems import Clips, Found, ManifestError, Problem, examine, validated
+from speech.problems import Clips, Found, ManifestError, Problem, validated
+from speech.rows import Rows, examine
 
 __all__ = ["MARKER", "Answer", "Cursor", "ManifestError", "Message", "Problem", "Row", "check", "read"]
 
@@ -80,8 +81,8 @@ def check(path: Path, max_seconds: float, deep: bool = True) -> list[Problem]:
     return _examine(path, max_seconds, deep)[1]
 
 
-def read(path: Path, max_seconds: float, deep: bool = False) -> list[Row]:
-    """The rows of a sound manifest. ManifestError lists every problem."""
+def read(path: Path, max_seconds: float, deep: bool = False) -> Rows[Row]:
+    """The rows of a sound manifest, each read when it is used. ManifestError lists every problem."""
     rows, problems = _examine(path, max_seconds, deep)
     if problems:
         raise ManifestError(problems)
@@ -128,21 +129,28 @@ class Cursor:
         self._drawn = state["drawn"]
 
 
-def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[list[Row], list[Problem]]:
+def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[Rows[Row], list[Problem]]:
     clips = Clips(path.parent, max_seconds, deep)
+    return examine(
+        path,
+        lambda line, content, found: sound(content, found),
+        lambda content: clips.problems(clip_fields(content)),
+    )
 
-    def row_of(line: int, content: dict[str, Any], found: Found) -> Row | None:
-        row = validated(Row, content, found)
-        if row is not None:
-            found += dialogue(row.messages, len(row.audios))
-            if not row.sft_target_text.strip():
-                found.append(("sft_target_text", "must not be blank"))
-        found += clips.problems(
-            [*audio_fields(content), ("sft_target_audio", content.get("sft_target_audio"))]
-        )
-        return row
 
-    return examine(path, row_of)
+def sound(content: Mapping[str, Any], found: Found) -> Row | None:
+    """The row of an object, or None; what is wrong goes to ``found``. Its clips are not looked at."""
+    row = validated(Row, content, found)
+    if row is not None:
+        found += dialogue(row.messages, len(row.audios))
+        if not row.sft_target_text.strip():
+            found.append(("sft_target_text", "must not be blank"))
+    return row
+
+
+def clip_fields(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """All clips of a row as parsed, entry by entry."""
+    return [*audio_fields(content), ("sft_target_audio", content.get("sft_target_audio"))]
 
 
 def dialogue(messages: Sequence[Message], audios: int, mixed: bool = False) -> Iterator[tuple[str, str]]:

@@ -23,11 +23,11 @@ from speech.problems import (
     Found,
     ManifestError,
     Problem,
-    examine,
     lines,
     parse_object,
     validated,
 )
+from speech.rows import Rows, examine
 
 Form = Literal["prompts", "pairs", "wavalign"]
 FORMS: dict[Form, str] = {
@@ -145,8 +145,8 @@ def form_of(path: Path) -> Form:
     return "prompts"
 
 
-def read(path: Path, max_seconds: float, deep: bool = False) -> list[PairRow]:
-    """The rows of a sound file of either form. ManifestError lists every problem.
+def read(path: Path, max_seconds: float, deep: bool = False) -> Rows[PairRow]:
+    """The rows of a sound file of either form, each read when it is used. ManifestError lists every problem.
 
     ``deep`` decodes every distinct clip; else only headers are read.
     """
@@ -170,20 +170,24 @@ def described(rows: Sequence[PairRow], form: Form) -> Iterator[str]:
         yield f"score of chosen above rejected: {min(margins):g} to {max(margins):g}, known of {len(margins)}"
 
 
-def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[list[PairRow], list[Problem]]:
+def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[Rows[PairRow], list[Problem]]:
     form = form_of(path)
-    if form == "prompts" and path.is_file():
-        wanted = "chosen and rejected (wavgate's), or rejected_text and rejected_audio (WavAlign's)"
-        return [], [Problem(path, 0, "", f"must hold pairs: its first row must have {wanted}")]
     clips = Clips(path.parent, max_seconds, deep)
 
     def row_of(line: int, content: dict[str, Any], found: Found) -> PairRow | None:
         row = _ours(content, found) if form == "pairs" else _theirs(line, content, found)
         found[:] = [(field, _placed(message, form)) for field, message in found]
-        found += clips.problems(_fields(content) if form == "pairs" else wavalign.audio_fields(content))
         return row
 
-    return examine(path, row_of)
+    def look(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        return clips.problems(_fields(content) if form == "pairs" else wavalign.audio_fields(content))
+
+    if form == "prompts" and path.is_file():
+        wanted = "chosen and rejected (wavgate's), or rejected_text and rejected_audio (WavAlign's)"
+        return Rows(path, row_of), [
+            Problem(path, 0, "", f"must hold pairs: its first row must have {wanted}")
+        ]
+    return examine(path, row_of, look)
 
 
 def _placed(message: str, form: Form) -> str:

@@ -7,19 +7,25 @@ hostile until it was read: lines have a bound, clips stay in the file's folder a
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from speech import audio
 
 MAX_LINE = 1 << 24  # bytes; a row has thousands
+KNOWN = 1 << 16  # clips; a set of any size has a bound in memory
 UNPRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a line, or talk to a terminal
 Found = list[tuple[str, str]]  # what is wrong with a line: field, message
+
+
+def printable(text: str) -> str:
+    """Text of a hostile file as one line that says nothing to a terminal."""
+    return UNPRINTED.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,7 @@ class Problem:
     def __str__(self) -> str:
         where = [str(self.file), str(self.line) if self.line else "", self.field]
         said = ":".join(part for part in where if part) + f": {self.message}"
-        return UNPRINTED.sub(lambda match: ascii(match[0])[1:-1], said)
+        return printable(said)
 
 
 class ManifestError(ValueError):
@@ -45,37 +51,7 @@ class ManifestError(ValueError):
         self.problems = problems
 
 
-class _Named(Protocol):
-    @property
-    def id(self) -> str: ...
-
-
-R = TypeVar("R", bound=_Named)
 M = TypeVar("M", bound=BaseModel)
-
-
-def examine(
-    path: Path, row_of: Callable[[int, dict[str, Any], Found], R | None]
-) -> tuple[list[R], list[Problem]]:
-    """Every line of a file through ``row_of``, which is given its number and object and says what is wrong.
-
-    What cannot be parsed is a problem, and so is an id that an earlier line has.
-    """
-    if not path.is_file():
-        return [], [Problem(path, 0, "", "manifest does not exist")]
-    rows: list[R] = []
-    problems: list[Problem] = []
-    first: dict[str, int] = {}
-    for line, text in lines(path):
-        found: Found = []
-        content = parse_object(text, found)
-        row = row_of(line, content, found) if content is not None else None
-        if row is not None:
-            rows.append(row)
-            if first.setdefault(row.id, line) != line:
-                found.append(("id", f"must be unique: {row.id} is also on line {first[row.id]}"))
-        problems += [Problem(path, line, field, message) for field, message in found]
-    return rows, problems
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -167,7 +143,7 @@ def _model_at(model: type[BaseModel], location: Sequence[int | str]) -> type[Bas
 
 
 class Clips:
-    """Looks at every distinct clip once."""
+    """Looks at every distinct clip once, as far as it remembers: at the last ``KNOWN`` ones."""
 
     def __init__(self, root: Path, max_seconds: float, deep: bool) -> None:
         self._root, self._max_seconds, self._deep = root, max_seconds, deep
@@ -193,6 +169,8 @@ class Clips:
 
     def _look(self, clip: str) -> float | str:
         if clip not in self._known:
+            if len(self._known) >= KNOWN:
+                del self._known[next(iter(self._known))]
             try:
                 self._known[clip] = self._seconds(clip)
             except ValueError as error:

@@ -3,7 +3,11 @@
 import os
 
 os.environ.update(
-    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false"
+    OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+    WAVGATE_CACHE="off",
 )
 
 from pathlib import Path
@@ -21,11 +25,20 @@ CLUSTERS = {
     "test_api_judge",
     "test_bench_judge",
     "test_driver",
+    "test_glm4_voice_run",
     "test_interrupt",
     "test_job_submit",
     "test_pairing",
+    "test_run_step_audio2",
 }
-ENGINES = {"test_learner_step", "test_rollout_vllm", "test_rollout_worker", "test_secrets"}
+ENGINES = {
+    "test_features_learner",
+    "test_features_vllm",
+    "test_learner_step",
+    "test_rollout_vllm",
+    "test_rollout_worker",
+    "test_secrets",
+}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

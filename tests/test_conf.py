@@ -21,6 +21,7 @@ MANIFESTS = ["data.train=a.jsonl", "data.validation=b.jsonl", "data.test=c.jsonl
 ENDPOINT = ["judge.api.base_url=http://127.0.0.1:8000/v1", "judge.api.model=judge"]
 OWN_VALUES = {
     "data=manifest": MANIFESTS,
+    "model=glm4_voice": ["model.path=glm-4-voice-9b", "model.codec=codec"],
     "cluster=multi": ["run.root=/shared/runs"],
     "algo=dpo_text": ["data.pairs=pairs.jsonl"],
     "algo=dpo_all": ["data.pairs=pairs.jsonl"],

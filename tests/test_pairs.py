@@ -94,7 +94,7 @@ PLAIN = OURS | {
 def test_our_own_pairs_come_back_as_they_were_written(folder: Path) -> None:
     first, second = pairs.read(written(folder, OURS, PLAIN | {"id": "row-2"}), SECONDS, deep=True)
     again = written(folder, first.model_dump_json(), second.model_dump_json())
-    assert pairs.read(again, SECONDS) == [first, second]
+    assert list(pairs.read(again, SECONDS)) == [first, second]
     assert (first.chosen.ids, first.chosen.sampled, first.weight, first.margin) == (
         (5, 6, 3),
         "101",

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from actors.cli import main
 from actors.errors import UserError
 from conf.load import ConfigError, dump, load
 from conf.messages import shown
-from speech.manifest import ManifestError
+from speech.manifest import ManifestError, read
 
 WORLD = Path(__file__).parent.parent / "examples" / "tiny_world"
 ONE_RANK = ["learner.ranks=1", "judge.workers=1"]
@@ -211,6 +212,21 @@ def test_a_resume_that_cannot_go_on_leaves_the_run_as_it_is(
     error = capsys.readouterr().err
     assert told in error and "Traceback" not in error
     assert sorted((path, path.stat().st_mtime_ns) for path in saved.rglob("*")) == before
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_run_goes_on_with_the_rows_it_drew_from_alone(same: bool, saved: Path) -> None:
+    config = load([f"resume={saved}"])
+    digest = read(config.data.train, config.data.max_seconds).digest
+    state = replace(checkpoint.newest(saved)[1], step=2, data=digest if same else digest[::-1])
+    checkpoint.save(saved, state, lambda folder: (folder / "x").write_text("abc") and None, keep=2)  # type: ignore[func-returns-value]
+    if same:
+        assert prepare.prepare([f"resume={saved}"]).train.digest == digest
+    else:
+        with pytest.raises(
+            UserError, match=r"data\.train: the run drew from other rows than .*train\.jsonl has now"
+        ):
+            prepare.prepare([f"resume={saved}"])
 
 
 def test_a_saved_run_that_fits_can_go_on(saved: Path) -> None:

@@ -1,20 +1,40 @@
 """Codecs by local path. A folder says by what it holds which kind it is; nothing is downloaded.
 
-a file, or codec.safetensors        mel        the project's own
+a file, or codec.safetensors in a folder    mel.py           the project's own
+wavgate-codec.json                          composed.py      an encoder and an ONNX decoder
+config.json of GLM-4-Voice's tokenizer      whisper_vq.py    with decoder.onnx beside it
+config.json of mimi, encodec or dac         residual.py      transformers' own, first book
 """
 
 from pathlib import Path
 
+from speech.checkpoint import read_json
 from speech.codec import Codec
 
 OWN = "codec.safetensors"
 
 
 def load_codec(path: Path) -> Codec:
-    """The codec of a folder, or of a mel codec's file. ValueError names the file and the rule."""
+    """The codec of a folder, or of a mel codec's file. ValueError names the file and the rule.
+
+    Each kind is imported where it is asked for: whoever has no codec loads none of their libraries.
+    """
     file = path if path.is_file() else path / OWN
     if file.is_file():
-        from speech.codecs import mel
+        from speech.codecs.mel import MelCodec
 
-        return mel.MelCodec.load(file)
-    raise ValueError(f"{path}: a codec must be a folder that holds {OWN}")
+        return MelCodec.load(file)
+    from speech.codecs import composed, residual
+
+    if (path / composed.DECLARED).is_file():
+        return composed.from_declaration(path)
+    config = path / "config.json"
+    if not config.is_file():
+        raise ValueError(f"{path}: a codec must be a folder with {OWN}, {composed.DECLARED} or config.json")
+    told = read_json(config)
+    if told.get("quantize_vocab_size") is not None:
+        return composed.from_tokenizer(path)
+    if told.get("model_type") in residual.KINDS:
+        return residual.ResidualCodec(path)
+    rule = f"a codec's model_type must be one of {', '.join(residual.KINDS)}, or whisper with a codebook"
+    raise ValueError(f"{config}: {rule}: got {told.get('model_type')}")

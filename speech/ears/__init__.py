@@ -1,1 +1,1 @@
-"""Frozen encoders of continuous audio, one file each; imported where a family's ear is made, not before."""
+"""Frozen encoders of continuous audio, one file per family that has one; imported where one is made."""

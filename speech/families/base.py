@@ -225,9 +225,12 @@ def spelled(code_ids: Sequence[int], codes: Sequence[int]) -> list[int]:
     return [code_ids[code] for code in codes]
 
 
-def rows_of(config_file: Path, rows: object, vocabulary: Vocabulary) -> int:
-    """Rows of the embedding as config.json says. ValueError: fewer than the tokenizer needs."""
+def rows_of(config_file: Path, rows: object, vocabulary: Vocabulary, name: str = "vocab_size") -> int:
+    """Rows of the embedding as config.json says. ValueError: fewer than the tokenizer needs.
+
+    ``name``: what config.json calls them.
+    """
     if not isinstance(rows, int) or rows <= vocabulary.largest:
-        rule = f"vocab_size must exceed the tokenizer's largest id {vocabulary.largest}"
+        rule = f"{name} must exceed the tokenizer's largest id {vocabulary.largest}"
         raise ValueError(f"{config_file}: {rule}: got {rows}")
     return rows

@@ -1,0 +1,82 @@
+"""``wavgate data convert``: a data set of others as a manifest, told while it goes on and at the end."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from time import monotonic
+
+from actors.errors import UserError
+from speech.convert import convert
+from speech.problems import printable
+from speech.sources.folder import Progress
+from speech.sources.forms import FORMS
+
+OK = 0
+TOLD = 20  # reasons and keys on the screen; convert.json has more of them
+
+
+def data_convert(
+    sources: Sequence[Path], to: Path, limit: int | None, audio: Path | None, max_seconds: float
+) -> int:
+    """Convert, or go on. UserError: not a source, no place for it, or not one row of it can be used."""
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit must be at least 1: got {limit}")
+    if not max_seconds > 0:
+        raise UserError(f"--max-seconds must be above 0: got {max_seconds:g}")
+    line = Line()
+    try:
+        progress = convert(sources, to, max_seconds, limit=limit, audio=audio, tell=line.tell)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"--to {to}: {error}") from error
+    finally:
+        line.end()
+    if not progress.rows:
+        first = max(
+            progress.reasons, key=lambda reason: progress.reasons[reason], default="the source is empty"
+        )
+        raise UserError(
+            f"{to}: none of {progress.done} rows can be used, for the most part: {first}; "
+            f"all problems: {to / 'problems.txt'}"
+        )
+    print("\n".join(_report(progress, to)))
+    return OK
+
+
+class Line:
+    """How far it is: one line that is written over on a terminal, else a line now and then; on stderr."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._every = 0.2 if self._terminal else 10.0
+        self._last, self._open = monotonic(), False
+
+    def tell(self, progress: Progress) -> None:
+        """Show it, if the last time was long enough ago."""
+        if monotonic() - self._last >= self._every:
+            said = f"{progress.rows} rows, {progress.dropped} dropped, of {progress.done} read"
+            print(
+                f"\r{said}\x1b[K" if self._terminal else said,
+                end="" if self._terminal else "\n",
+                file=sys.stderr,
+            )
+            self._last, self._open = monotonic(), self._terminal
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """What follows begins on a line of its own."""
+        if self._open:
+            print(file=sys.stderr)
+
+
+def _report(progress: Progress, to: Path) -> Iterator[str]:
+    yield f"{to / 'manifest.jsonl'}: {progress.rows} rows of {progress.done}"
+    yield f"read as {FORMS[progress.form]}"
+    if progress.dropped:
+        yield f"dropped {progress.dropped}, each problem in {to / 'problems.txt'}:"
+        often = sorted(progress.reasons.items(), key=lambda item: -item[1])
+        yield from (f"{count:>9}  {printable(reason)}" for reason, count in often[:TOLD])
+    if progress.unread:
+        keys = (f"{printable(key)} ({count})" for key, count in list(progress.unread.items())[:TOLD])
+        yield "not read: " + ", ".join(keys)

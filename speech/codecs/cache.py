@@ -1,0 +1,100 @@
+"""Codes of clips, kept between runs: a machine encodes a clip once, not at every start.
+
+    $WAVGATE_CACHE, or $XDG_CACHE_HOME/wavgate, or ~/.cache/wavgate    (WAVGATE_CACHE=off: nothing is kept)
+      codes/1/<codec's fingerprint, 16 digits>-<Hz it listens at>/<ab>/<sha256 of the clip's file>
+
+An entry is the sha256 of what follows, then the codes as little-endian int32. Invariant: it appears whole or
+not at all, whoever else writes it; what does not have its own hash is no entry: the clip is encoded again.
+"""
+
+import hashlib
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech.codec import Codec, Fingerprinted, ear_rate_of
+
+VERSION = "1"  # of the reading and resampling before a codec; another one finds no old codes
+HASH = 32  # bytes of a sha256
+
+Codes = NDArray[np.int32]
+
+
+def cache_root() -> Path | None:
+    """Where this user's caches are; None: switched off."""
+    told = os.environ.get("WAVGATE_CACHE", "")
+    if told == "off":
+        return None
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(told).expanduser() if told else base / "wavgate"
+
+
+class CodeCache:
+    """The codes that one codec gave, by the sha256 of the clip's file.
+
+    Example:
+        cache = CodeCache.of(codec)
+        codes = cache.get(digest)
+        if codes is None:
+            codes = encoded(clip)
+            cache.put(digest, codes)
+    """
+
+    def __init__(self, folder: Path | None, size: int) -> None:
+        """``folder`` None: remembers nothing. ``size``: of the codec."""
+        self._folder, self._size = folder, size
+
+    @classmethod
+    def of(cls, codec: Codec) -> "CodeCache":
+        """The cache of a codec; one without a fingerprint has none."""
+        root = cache_root()
+        if root is None or not isinstance(codec, Fingerprinted):
+            return cls(None, 0)
+        name = f"{codec.fingerprint[:16]}-{ear_rate_of(codec)}"
+        return cls(root / "codes" / VERSION / name, codec.size)
+
+    def get(self, digest: str) -> Codes | None:
+        """The codes of a clip; None: not here, or not readable."""
+        if self._folder is None:
+            return None
+        try:
+            content = _file(self._folder, digest).read_bytes()
+        except OSError:
+            return None
+        told, body = content[:HASH], content[HASH:]
+        if hashlib.sha256(body).digest() != told or len(body) % 4:
+            return None
+        codes = np.frombuffer(body, "<i4").astype(np.int32)
+        return codes if ((codes >= 0) & (codes < self._size)).all() else None
+
+    def put(self, digest: str, codes: Codes) -> None:
+        """Keep the codes of a clip. A folder that cannot be written is left alone from then on."""
+        if self._folder is None:
+            return
+        try:
+            _write(_file(self._folder, digest), codes)
+        except OSError as error:  # a full disk or a home that is read-only ends no run
+            warnings.warn(f"{self._folder}: codes are not kept: {error.strerror}", stacklevel=2)
+            self._folder = None
+
+
+def _file(folder: Path, digest: str) -> Path:
+    return folder / digest[:2] / digest
+
+
+def _write(file: Path, codes: Codes) -> None:
+    body = codes.astype("<i4").tobytes()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: machines that share a home may have processes of one id.
+    handle, unfinished = tempfile.mkstemp(dir=file.parent, prefix=".")
+    try:
+        with os.fdopen(handle, "wb") as content:
+            content.write(hashlib.sha256(body).digest() + body)
+        os.replace(unfinished, file)
+    except OSError:
+        Path(unfinished).unlink(missing_ok=True)
+        raise

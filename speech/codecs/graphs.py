@@ -1,0 +1,131 @@
+"""ONNX files as the halves of a codec: one that hears and one that speaks.
+
+    decoder   codes, int64 [1, T] -> wave, float32 [1, N]          metadata: sample_rate, frame_rate
+    encoder   wave, float32 [1, N] -> codes, int64 [1, T]          metadata: sample_rate, frame_rate, size
+
+A decoder may be two files: what the first one puts out is what the second one takes (a flow, then a vocoder).
+An ONNX file is data: it is read whole, from bytes, and what it names outside itself is not read.
+"""
+
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speech.audio import Wave
+from speech.codec import check_codes, check_wave
+
+LARGEST = (1 << 31) - 1  # bytes; protobuf has no longer message
+SLACK = 0.05  # of the length that the rates promise; vocoders round to their own frames
+
+
+class Speaker:
+    """A decoder. Its rates are those of its last file's metadata.
+
+    Example:
+        voice = Speaker([Path("decoder.onnx")])
+        wave = voice.speak(codes, size=16384)
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """ValueError: no file of this form, or onnxruntime is not installed."""
+        self._file, self._sessions = files[-1], [_opened(file) for file in files]
+        codes = self._sessions[0].get_inputs()[0]
+        if codes.type != "tensor(int64)" or len(codes.shape) != 2:
+            rule = "a decoder's input must be int64 of shape [1, T]"
+            raise ValueError(f"{files[0]}: {rule}: got {codes.type} of {codes.shape}")
+        told = _told(self._sessions[-1], self._file, ("sample_rate", "frame_rate"))
+        self.sample_rate, self.frame_rate = int(told["sample_rate"]), told["frame_rate"]
+
+    def speak(self, codes: Sequence[int], size: int) -> Wave:
+        """The wave at ``sample_rate``. ValueError: a code out of range, a length beyond its rates."""
+        chosen = check_codes(codes, size)
+        if not len(chosen):
+            return np.zeros(0, np.float32)
+        carried: Any = chosen[None]
+        for session in self._sessions:
+            carried, *_ = session.run(None, {session.get_inputs()[0].name: carried})
+        wave = np.asarray(carried, np.float32).reshape(-1)
+        promised = len(chosen) / self.frame_rate * self.sample_rate
+        if abs(len(wave) - promised) > SLACK * promised + self.sample_rate / self.frame_rate:
+            rule = f"codec rate mismatch: {len(chosen)} codes must give about {promised:.0f} samples"
+            raise ValueError(f"{self._file}: {rule}: got {len(wave)}")
+        if not np.isfinite(wave).all():
+            raise ValueError(f"{self._file}: samples must be finite: got NaN or infinity")
+        return np.clip(wave, -1, 1)
+
+
+class Listener:
+    """An encoder; ``rate`` is that of the waves that it takes."""
+
+    def __init__(self, file: Path) -> None:
+        """ValueError: as ``Speaker``."""
+        self._file, self._session = file, _opened(file)
+        wave = self._session.get_inputs()[0]
+        if wave.type != "tensor(float)" or len(wave.shape) != 2:
+            rule = "an encoder's input must be float32 of shape [1, N]"
+            raise ValueError(f"{file}: {rule}: got {wave.type} of {wave.shape}")
+        told = _told(self._session, file, ("sample_rate", "frame_rate", "size"))
+        self.rate, self.size, self.frame_rate = (
+            int(told["sample_rate"]),
+            int(told["size"]),
+            told["frame_rate"],
+        )
+
+    @property
+    def files(self) -> list[Path]:
+        """What it is made of."""
+        return [self._file]
+
+    def hear(self, wave: Wave) -> list[int]:
+        """The codes of a wave at ``rate``, filled up with silence to whole codes."""
+        check_wave(wave)
+        frames = ceil(len(wave) * self.frame_rate / self.rate - 1e-6)
+        if not frames:
+            return []
+        whole = np.pad(wave, (0, max(0, ceil(frames * self.rate / self.frame_rate) - len(wave))))
+        found, *_ = self._session.run(None, {self._session.get_inputs()[0].name: whole[None]})
+        codes = np.asarray(found).reshape(-1)
+        if len(codes) != frames:
+            rule = f"codec rate mismatch: {len(whole)} samples must give {frames} codes"
+            raise ValueError(f"{self._file}: {rule}: got {len(codes)}")
+        return list(check_codes(codes.tolist(), self.size).tolist())
+
+
+def _opened(file: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as missing:
+        raise ValueError(f"{file}: needs onnxruntime: pip install onnxruntime") from missing
+    if not file.is_file() or file.stat().st_size > LARGEST:
+        raise ValueError(f"{file}: must be an .onnx file of at most 2 GiB")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong is raised
+    have = onnxruntime.get_available_providers()
+    providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in have]
+    try:
+        # From bytes: a model that was read from a path may name other files to be read.
+        session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=providers)
+    except Exception as broken:  # its errors have no class in common
+        raise ValueError(f"{file}: must be an ONNX model without external data: {broken}") from broken
+    if len(session.get_inputs()) != 1:
+        raise ValueError(f"{file}: a half of a codec must have one input: got {len(session.get_inputs())}")
+    return session
+
+
+def _told(session: Any, file: Path, names: Sequence[str]) -> dict[str, float]:
+    """Positive numbers of the metadata. ValueError: one is not there or none."""
+    metadata = session.get_modelmeta().custom_metadata_map
+    found = {}
+    for name in names:
+        try:
+            found[name] = float(metadata.get(name, "nan"))
+        except ValueError:
+            found[name] = float("nan")
+        if not 0 < found[name] < float("inf"):
+            rule = f"metadata {name} must be a positive number"
+            raise ValueError(f"{file}: {rule}: got {metadata.get(name, 'none')}")
+    return found

@@ -1,0 +1,161 @@
+"""The encoder of GLM-4-Voice (folder ``glm-4-voice-tokenizer``): 16 kHz in, 12.5 codes a second, 16384 codes.
+
+    log-mel (100 Hz) -> two causal convolutions (50 Hz) -> the first ``quantize_position`` Whisper layers
+    -> mean of four (12.5 Hz) -> nearest entry of the codebook
+
+A frame attends to all before it and to its own block of ``quantize_causal_block_size`` (4 s). Clips are cut
+every 30 s. Written after speech_tokenizer/ of github.com/THUDM/GLM-4-Voice, on transformers' Whisper layers:
+code in the folder is never run. VITA-Audio and Kimi-Audio use the same weights.
+Invariant: the constructor reads headers only; the weights are read with the first clip.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from speech.audio import Wave
+from speech.checkpoint import read_json, shapes, weight_files
+from speech.codec import check_wave
+
+RATE = 16_000
+SECONDS = 30  # in one piece
+PREFIX = "model.encoder."  # of a checkpoint that was saved with its decoder
+POSITIVE = (
+    "d_model encoder_attention_heads encoder_ffn_dim max_source_positions num_mel_bins pooling_kernel_size "
+    "pooling_position quantize_causal_block_size quantize_position quantize_vocab_size"
+).split()
+FIXED = {
+    "activation_function": "gelu",
+    "encoder_causal_attention": False,
+    "encoder_causal_convolution": True,
+    "pooling_type": "avg",
+    "quantize_causal_encoder": False,
+}
+EXTRACTOR = {"sampling_rate": RATE, "hop_length": 160, "n_fft": 400, "chunk_length": SECONDS, "dither": 0.0}
+
+
+class WhisperVQ:
+    """Waves to codes.
+
+    Example:
+        ear = WhisperVQ(Path("weights/glm-4-voice-tokenizer"))
+        codes = ear.hear(wave)  # at ear.rate
+    """
+
+    rate = RATE
+
+    def __init__(self, path: Path) -> None:
+        """ValueError: not a whole folder of this kind."""
+        from transformers import WhisperFeatureExtractor
+
+        self._path, self._config = path, _checked(path / "config.json")
+        self._names = _tensors(path, self._config)  # first: what the sizes promise is there
+        bins = self._config["num_mel_bins"]
+        # What this file leaves out is the extractor's default; the encoder's defaults are other values.
+        _fixed(path / "preprocessor_config.json", EXTRACTOR | {"feature_size": bins}, EXTRACTOR)
+        self._features = WhisperFeatureExtractor(**EXTRACTOR | {"feature_size": bins})
+        self._stride = EXTRACTOR["hop_length"] * 2 * self._config["pooling_kernel_size"]
+        self.frame_rate = RATE / self._stride
+        self.size = int(self._config["quantize_vocab_size"])
+
+    @property
+    def files(self) -> list[Path]:
+        """What it is made of."""
+        names = ("config.json", "preprocessor_config.json")
+        return [*weight_files(self._path), *(self._path / name for name in names)]
+
+    def hear(self, wave: Wave) -> list[int]:
+        """The codes of a wave at 16 kHz; a started code counts."""
+        import torch
+
+        check_wave(wave)
+        if not len(wave):
+            return []
+        longest = SECONDS * RATE
+        segments = [wave[start : start + longest] for start in range(0, len(wave), longest)]
+        told = self._features(
+            segments,
+            sampling_rate=RATE,
+            return_attention_mask=True,
+            return_tensors="pt",
+            padding="longest",
+            pad_to_multiple_of=self._stride,
+        )
+        device = self._model.codebook.weight.device
+        with torch.inference_mode():
+            codes_BT = self._model(told.input_features.to(device), told.attention_mask.bool().to(device))
+        counts = [ceil(len(segment) / self._stride) for segment in segments]
+        return [code for row, count in zip(codes_BT.tolist(), counts, strict=True) for code in row[:count]]
+
+    @cached_property
+    def _model(self) -> Any:
+        import torch
+
+        from speech.codecs.whisper_vq_model import Encoder
+
+        with torch.device("meta"):
+            model = Encoder(self._config)
+        found: dict[str, torch.Tensor] = {}
+        for file in weight_files(self._path):
+            with safe_open(str(file), framework="pt") as shard:
+                here = set(shard.keys())
+                found |= {
+                    ours: shard.get_tensor(theirs).float()
+                    for ours, theirs in self._names.items()
+                    if theirs in here
+                }
+        model.load_state_dict(found, assign=True)
+        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _checked(file: Path) -> dict[str, Any]:
+    """The config, with the numbers and the architecture that this file computes. ValueError: others."""
+    config = read_json(file)
+    for name in POSITIVE:
+        if not isinstance(config.get(name), int) or isinstance(config[name], bool) or config[name] < 1:
+            raise ValueError(f"{file}: {name} must be a positive whole number: got {config.get(name)}")
+    _fixed(file, FIXED, {})
+    if config["d_model"] % config["encoder_attention_heads"]:
+        heads = config["encoder_attention_heads"]
+        raise ValueError(f"{file}: d_model must be a multiple of {heads} heads: got {config['d_model']}")
+    if config["pooling_position"] != config["quantize_position"]:
+        rule = f"pooling_position must be quantize_position {config['quantize_position']}"
+        raise ValueError(f"{file}: {rule}: got {config['pooling_position']}")
+    steps = SECONDS * RATE // 320
+    if config["max_source_positions"] < steps:
+        rule = f"max_source_positions must be at least {steps}, {SECONDS} s"
+        raise ValueError(f"{file}: {rule}: got {config['max_source_positions']}")
+    return config
+
+
+def _fixed(file: Path, values: Mapping[str, object], defaults: Mapping[str, object]) -> None:
+    """ValueError: the file says another value than the one that is computed with."""
+    told = {**defaults, **read_json(file)}
+    for name, wanted in values.items():
+        if told.get(name) != wanted:
+            what = "codec rate mismatch: " if name == "sampling_rate" else ""
+            raise ValueError(f"{file}: {what}{name} must be {wanted}: got {told.get(name)}")
+
+
+def _tensors(path: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Name in the module -> name in the checkpoint. ValueError: one is not there or has another shape."""
+    import torch
+
+    from speech.codecs.whisper_vq_model import Encoder
+
+    found = shapes(path)
+    prefix = PREFIX if f"{PREFIX}codebook.weight" in found else ""
+    last = f"{prefix}layers.{config['quantize_position'] - 1}.fc1.weight"
+    if last not in found:
+        raise ValueError(f"{path}: {last} must be there: config.json says quantize_position")
+    with torch.device("meta"):
+        wanted = {name: tuple(tensor.shape) for name, tensor in Encoder(config).state_dict().items()}
+    for name, shape in wanted.items():
+        if found.get(prefix + name) != shape:
+            have = found.get(prefix + name, "none")
+            raise ValueError(f"{path}: {prefix + name} must be there with the shape {shape}: got {have}")
+    return {name: prefix + name for name in wanted}

@@ -1,0 +1,195 @@
+"""GLM-4-Voice: a ChatGLM backbone, words and codes in one vocabulary, counted replies.
+
+    prompt   [gMASK] <sop> <|system|> \\n system <|user|> \\n turn <|assistant|> streaming_transcription \\n
+    turn     words, or <|begin_of_audio|> codes <|end_of_audio|>
+    reply    13 words, 26 codes, 13 words, 26 codes, ... words, codes to the end, <|user|>
+
+Words come from ``tokenizer.model`` (tiktoken), special tokens and codes from the tokens added to it. The
+checkpoint's own code is never run: the learner has transformers' Glm, engines vLLM's ChatGLM, and a config
+that those two cannot follow is refused. docs/models/glm4_voice.md has the sources.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from conf.schema import ModelConfig
+from speech.channels import ChannelMap
+from speech.checkpoint import read_json
+from speech.families.base import Family, Names, Turn, rows_of, spelled
+from speech.features import Encoded
+from speech.interleave import Interleave
+from speech.vocabulary import Vocabulary
+
+SPLIT = (  # how text is cut before byte pairs are merged
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+STOPS = ("<|user|>", "<|endoftext|>", "<|observation|>")  # what the model says at the end comes first
+PATTERN = ((13, 26),)
+CODE_RATE = 12.5
+SYSTEM = (
+    "User will provide you with a {} instruction. Do it step by step. First, think about the instruction and "
+    "respond in a interleaved manner, with 13 text token followed by 26 audio tokens."
+)
+SPOKEN, WRITTEN = SYSTEM.format("speech") + " ", SYSTEM.format("text")  # the space is the published one's
+MODE = "streaming_transcription"
+
+FIXED: Mapping[str, Any] = {  # the one variant that transformers' Glm and vLLM's ChatGLM both compute
+    "model_type": "chatglm",
+    "rmsnorm": True,
+    "post_layer_norm": True,
+    "apply_residual_connection_post_layernorm": False,
+    "add_bias_linear": False,
+    "original_rope": True,
+    "tie_word_embeddings": False,
+}
+SIZES = (
+    *("num_layers", "hidden_size", "ffn_hidden_size", "kv_channels", "num_attention_heads"),
+    *("multi_query_group_num", "seq_length", "padded_vocab_size"),
+)
+SAID: Mapping[str, Any] = {  # what may be left out of config.json, as its class reads that
+    "multi_query_attention": False,
+    "multi_query_group_num": 1,
+    "add_qkv_bias": False,
+    "layernorm_epsilon": 1e-5,
+    "rope_ratio": 1,
+}
+NEEDED = ("[gMASK]", "<sop>", "<|system|>", "<|assistant|>", *STOPS, "<|begin_of_audio|>", "<|end_of_audio|>")
+LAYER, OURS = r"transformer\.encoder\.layers\.(\d+)\.", r"model.layers.\1."
+NAMES = Names(
+    (
+        (r"transformer\.embedding\.word_embeddings\.weight", ("model.embed_tokens.weight",)),
+        (r"transformer\.output_layer\.weight", ("lm_head.weight",)),
+        (r"transformer\.encoder\.final_layernorm\.weight", ("model.norm.weight",)),
+        (LAYER + r"(input|post_attention)_layernorm\.weight", (OURS + r"\2_layernorm.weight",)),
+        (
+            LAYER + r"self_attention\.query_key_value\.(weight|bias)",
+            tuple(OURS + rf"self_attn.{one}_proj.\2" for one in "qkv"),
+        ),
+        (LAYER + r"self_attention\.dense\.weight", (OURS + "self_attn.o_proj.weight",)),
+        (LAYER + r"mlp\.dense_h_to_4h\.weight", (OURS + "mlp.gate_up_proj.weight",)),
+        (LAYER + r"mlp\.dense_4h_to_h\.weight", (OURS + "mlp.down_proj.weight",)),
+    )
+)  # the rest is transformer.rotary_pos_emb.inv_freq, which the config determines
+
+
+def load(model: ModelConfig) -> Family:
+    """Read config and tokenizer. ValueError names the file and the rule."""
+    path = model.path
+    file = path / "config.json"
+    config = _checked(file, {**SAID, **read_json(file)})
+    vocabulary = Vocabulary.of_ranks(path / "tokenizer.model", SPLIT, _added_tokens(path))
+    rows = rows_of(file, config["padded_vocab_size"], vocabulary, "padded_vocab_size")
+    code_ids = vocabulary.numbered("<|audio_{}|>")
+    stops = tuple(vocabulary.special(name) for name in STOPS)
+    channels = ChannelMap.build(
+        vocab=rows,
+        text=vocabulary.ordinary,
+        audio=code_ids,
+        boundary=(vocabulary.special("<|begin_of_audio|>"), vocabulary.special("<|end_of_audio|>")),
+        stop=stops,
+    )
+    return Family(
+        name="glm4_voice",
+        path=path,
+        vocabulary=vocabulary,
+        channels=channels,
+        interleave=Interleave("counted", channels, stops, pattern=PATTERN),
+        code_ids=code_ids,
+        template=_template(vocabulary, code_ids, model.system),
+        backbone=_backbone(config),
+        engine_config=config,
+        names=NAMES,
+        codec_path=model.codec,
+        code_rate=CODE_RATE,
+    )
+
+
+def _template(
+    vocabulary: Vocabulary, code_ids: Sequence[int], system: str | None
+) -> Callable[[Sequence[Turn]], Encoded]:
+    """What the released demo sends. A past reply stands as it was said: behind the mode, no boundaries."""
+    begin, end = vocabulary.special("<|begin_of_audio|>"), vocabulary.special("<|end_of_audio|>")
+    roles = {role: vocabulary.special(f"<|{role}|>") for role in ("system", "user", "assistant")}
+    prefix = [vocabulary.special("[gMASK]"), vocabulary.special("<sop>")]
+    opening = [roles["assistant"], *vocabulary.encode(MODE + "\n")]
+
+    def said(turn: Turn) -> list[int]:
+        replied = turn.role == "assistant"
+        if turn.text is not None:
+            words = MODE + "\n" + turn.text.rstrip() if replied else "\n" + turn.text
+            return [roles[turn.role], *vocabulary.encode(words)]
+        codes = spelled(code_ids, turn.codes or ())
+        return (
+            [*opening, *codes]
+            if replied
+            else [roles[turn.role], *vocabulary.encode("\n"), begin, *codes, end]
+        )
+
+    def template(turns: Sequence[Turn]) -> Encoded:
+        if turns[0].role != "system" and system != "":
+            asked = next((turn for turn in turns if turn.role == "user"), turns[0])
+            default = WRITTEN if asked.text is not None else SPOKEN
+            turns = [Turn(role="system", text=system or default), *turns]
+        return Encoded((*prefix, *(token for turn in turns for token in said(turn)), *opening))
+
+    return template
+
+
+def _added_tokens(path: Path) -> dict[str, int]:
+    """Added tokens -> ids. ValueError: the file does not have them, or in another form."""
+    file = path / "tokenizer_config.json"
+    added = read_json(file).get("added_tokens_decoder")
+    try:
+        found = {str(token["content"]): int(number) for number, token in (added or {}).items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        found = {}
+    if lacking := [name for name in (*NEEDED, "<|audio_0|>") if name not in found]:
+        raise ValueError(f"{file}: added_tokens_decoder must give an id to {lacking[0]}: it does not")
+    return found
+
+
+def _checked(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What counts of config.json, as vLLM's class reads it. ValueError: it needs the folder's own code."""
+    for name, wanted in FIXED.items():
+        if (got := config.get(name, wanted)) != wanted:
+            rule = (
+                f"{name} must be {json.dumps(wanted)} (the checkpoint's own code, for all else, is not run)"
+            )
+            raise ValueError(f"{file}: {rule}: got {json.dumps(got)[:60]}")
+    for name in SIZES:
+        if not isinstance(config.get(name), int) or config[name] < 1:
+            raise ValueError(f"{file}: {name} must be a positive integer: got {config.get(name)}")
+    per_head = config["hidden_size"] / config["num_attention_heads"]
+    if config["kv_channels"] != per_head:
+        rule = f"kv_channels must be hidden_size / num_attention_heads = {per_head:g}"
+        raise ValueError(f"{file}: {rule}: got {config['kv_channels']}")
+    kept = {name: config[name] for name in (*SIZES, *SAID)}
+    return {**FIXED, **kept, "architectures": ["ChatGLMForConditionalGeneration"]}
+
+
+def _backbone(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as transformers' Glm reads it."""
+    heads = config["num_attention_heads"]
+    return {
+        "model_type": "glm",
+        "vocab_size": config["padded_vocab_size"],
+        "hidden_size": config["hidden_size"],
+        "intermediate_size": config["ffn_hidden_size"],
+        "num_hidden_layers": config["num_layers"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": config["multi_query_group_num"] if config["multi_query_attention"] else heads,
+        "head_dim": config["kv_channels"],
+        "max_position_embeddings": config["seq_length"],
+        "rms_norm_eps": config["layernorm_epsilon"],
+        "attention_bias": config["add_qkv_bias"],
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4 * config["rope_ratio"],
+            "partial_rotary_factor": 0.5,
+        },
+        "tie_word_embeddings": False,
+        "pad_token_id": None,  # an embedding row like any other: its gradient is not dropped
+    }

@@ -1,0 +1,150 @@
+"""Step-Audio 2 mini: Qwen2 in a nested config, spoken turns heard as vectors, groups of 1 text and 4 codes.
+
+    prompt   <|BOT|>system \\n words <|EOT|> <|BOT|>human \\n
+             <audio_start> <audio_patch> * vectors <audio_end> <|EOT|> <|BOT|>assistant \\n <tts_start>
+    reply    (text code code code code)+ <tts_end> <|EOT|>
+
+In a reply, ``<tts_pad>`` fills the text slots once the text is over and the last ``<audio_N>``, which is no
+code, the code slots once the sound is over. Every id is read from the tokenizer. The folder's own code is
+never run: backbone and encoder are this project's.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conf.schema import ModelConfig
+from speech.channels import ChannelMap
+from speech.checkpoint import read_json
+from speech.families.base import Ear, Family, Names, Turn, rows_of
+from speech.features import Encoded, Features
+from speech.interleave import Interleave
+from speech.vocabulary import Vocabulary
+
+SYSTEM = "You are a helpful assistant."  # of the published examples
+ROLES = {"user": "human"}  # other roles keep their names
+GROUP = ((1, 4),)
+PIECE = 313  # vectors of 25 seconds: the ear hears no more at once, and each piece has its own markers
+SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads",
+)  # fmt: skip
+DEFAULTS = {  # what the published code takes where text_config does not say
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "rope_scaling": None,
+}
+
+
+def load(model: ModelConfig) -> Family:
+    """Read tokenizer and config. ValueError names the file and the rule."""
+    path, file = model.path, model.path / "config.json"
+    config = _config(file)
+    backbone = _backbone(file, config["text_config"])
+    vocabulary = Vocabulary.of_pieces(path / "tokenizer.json")
+    rows = rows_of(file, backbone["vocab_size"], vocabulary)
+    begin, end, pad = (vocabulary.special(f"<tts_{name}>") for name in ("start", "end", "pad"))
+    stop = vocabulary.special("<|EOT|>")
+    *codes, silence = vocabulary.numbered("<audio_{}>")
+    channels = ChannelMap.build(
+        vocab=rows, text=vocabulary.ordinary, audio=codes, boundary=(begin, end), stop=(stop,)
+    )
+    prompter = _Prompter(vocabulary)
+    codec = path / "token2wav"
+    system = SYSTEM if model.system is None else model.system
+
+    def make_ear() -> Ear:
+        from speech.ears.step_audio2 import StepAudio2Ear
+
+        return StepAudio2Ear(path, config["audio_encoder_config"], backbone["hidden_size"])
+
+    def template(turns: Sequence[Turn]) -> Encoded:
+        lacking = system != "" and turns[0].role != "system"
+        return prompter.encoded([*([Turn(role="system", text=system)] if lacking else []), *turns])
+
+    return Family(
+        name="step_audio2",
+        path=path,
+        vocabulary=vocabulary,
+        channels=channels,
+        interleave=Interleave(
+            "padded", channels, (stop,), end=end, pattern=GROUP, text_pad=pad, audio_pad=silence
+        ),
+        code_ids=tuple(codes),
+        template=template,
+        backbone=backbone,
+        names=Names(((r"(model|lm_head)\..*", (r"\g<0>",)),)),
+        hears={"user": "vectors", "system": "vectors"},
+        codec_path=model.codec or (codec if codec.is_dir() else None),
+        code_rate=25.0,
+        make_ear=make_ear,
+    )
+
+
+class _Prompter:
+    """The published chat template."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        special = vocabulary.special
+        self._turn, self._over, self._speak = special("<|BOT|>"), special("<|EOT|>"), special("<tts_start>")
+        self._begin, self._end, self._place = (
+            special(f"<audio_{name}>") for name in ("start", "end", "patch")
+        )
+
+    def encoded(self, turns: Sequence[Turn]) -> Encoded:
+        """Every turn, then the start of a spoken answer."""
+        ids: list[int] = []
+        at: list[int] = []
+        for turn in turns:
+            ids += [
+                self._turn,
+                *self._vocabulary.encode(f"{ROLES.get(turn.role, turn.role)}\n{turn.text or ''}"),
+            ]
+            if turn.vectors is not None:
+                spoken = self._places(len(turn.vectors))
+                at += [len(ids) + step for step, token in enumerate(spoken) if token == self._place]
+                ids += spoken
+            elif turn.codes is not None:
+                rule = "a spoken turn of the assistant needs its words beside its codes: write it as words"
+                raise ValueError(f"{rule}: got a turn of {len(turn.codes)} codes")
+            ids.append(self._over)
+        ids += [self._turn, *self._vocabulary.encode("assistant\n"), self._speak]
+        heard = [turn.vectors for turn in turns if turn.vectors is not None]
+        return Encoded(tuple(ids), Features(tuple(at), np.concatenate(heard)) if at else None)
+
+    def _places(self, count: int) -> list[int]:
+        """The markers of each piece of a clip around as many places as it has vectors."""
+        pieces = [min(PIECE, count - first) for first in range(0, max(count, 1), PIECE)]
+        return [token for n in pieces for token in (self._begin, *[self._place] * n, self._end)]
+
+
+def _config(file: Path) -> Mapping[str, Any]:
+    config = read_json(file)
+    if config.get("model_type") != "step_audio_2":
+        raise ValueError(f"{file}: model_type must be step_audio_2: got {config.get('model_type')}")
+    for part in ("text_config", "audio_encoder_config"):
+        if not isinstance(config.get(part), dict):
+            raise ValueError(f"{file}: must have an object {part}: got {config.get(part)}")
+    return config
+
+
+def _backbone(file: Path, text: Mapping[str, Any]) -> dict[str, Any]:
+    """Qwen2 as the published configuration builds it from text_config."""
+    sizes = {name: text.get(name) for name in SIZES}
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{file}: text_config.{name} must be a positive number: got {size}")
+    return {
+        "model_type": "qwen2",
+        "architectures": ["Qwen2ForCausalLM"],
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        **sizes,
+        **{name: text.get(name, default) for name, default in DEFAULTS.items()},
+    }

@@ -1,0 +1,130 @@
+"""A file of one JSON object per line as a sequence that holds none of them: a row is read when it is used.
+
+Invariant: a row that is read is the row that was examined. Of each line its place and a hash are kept, 16
+bytes a row; a line that has become another is a ManifestError, never another row. So a run draws from a file
+that is larger than its memory, and ``digest`` says whether a resumed one draws from the same.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, overload
+
+import numpy as np
+
+from speech.problems import MAX_LINE, Found, ManifestError, Problem, lines, parse_object
+
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+R = TypeVar("R", bound=_Named)
+RowOf = Callable[[int, dict[str, Any], Found], R | None]
+
+
+class Rows(Sequence[R], Generic[R]):
+    """Rows of a file without a problem; ``examine`` makes them.
+
+    Example:
+        rows = manifest.read(path, max_seconds=60.0)
+        batch = [rows[i] for i in cursor.next(16)]
+    """
+
+    def __init__(self, path: Path, row_of: RowOf[R]) -> None:
+        self._path, self._row_of = path, row_of
+        self._starts, self._hashes = array("Q"), array("Q")
+        self._end = 0
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, index: int) -> R: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[R]: ...
+    def __getitem__(self, index: int | slice) -> R | list[R]:
+        """ManifestError: the line is another now, or the file is gone."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._starts[at])
+                text = file.readline(MAX_LINE + 1)
+        except OSError as error:
+            raise self._lost(at, f"cannot be read any more: {error.strerror}") from error
+        row = self._row_at(at, text) if _hash(text) == self._hashes[at] else None
+        if row is None:
+            raise self._lost(at, "must not change while it is in use: the line is another now")
+        return row
+
+    @property
+    def digest(self) -> str:
+        """Tells the contents of files apart."""
+        return hashlib.sha256(self._hashes.tobytes()).hexdigest()[:16]
+
+    def add(self, text: bytes) -> None:
+        """The next line of the file, whatever it holds."""
+        self._starts.append(self._end)
+        self._hashes.append(_hash(text))
+        self._end += len(text)
+
+    def _row_at(self, at: int, text: bytes) -> R | None:
+        content = parse_object(text, [])
+        return None if content is None else self._row_of(at + 1, content, [])
+
+    def _lost(self, at: int, message: str) -> ManifestError:
+        return ManifestError([Problem(self._path, at + 1, "", message)])
+
+
+def examine(
+    path: Path,
+    row_of: RowOf[R],
+    look: Callable[[dict[str, Any]], Iterable[tuple[str, str]]],
+) -> tuple[Rows[R], list[Problem]]:
+    """Every line of a file through ``row_of``, which is given its number and object and says what is wrong.
+
+    ``look`` says what is wrong with its clips. What cannot be parsed is a problem, and so is an id that an
+    earlier line has. The rows are those of a file without any.
+    """
+    rows = Rows(path, row_of)
+    if not path.is_file():
+        return rows, [Problem(path, 0, "", "manifest does not exist")]
+    problems: list[Problem] = []
+    named, ids = array("Q"), array("Q")  # lines that have an id, and its hash
+    for line, text in lines(path):
+        rows.add(text)
+        found: Found = []
+        content = parse_object(text, found)
+        row = row_of(line, content, found) if content is not None else None
+        found += look(content) if content is not None else ()
+        if row is not None:
+            named.append(line)
+            ids.append(_hash(row.id.encode()))
+        problems += [Problem(path, line, field, message) for field, message in found]
+    problems += _twice(path, rows, named, ids)
+    return rows, sorted(problems, key=lambda problem: problem.line)
+
+
+def _twice(path: Path, rows: Rows[R], named: "array[int]", ids: "array[int]") -> Iterator[Problem]:
+    """Lines with the id of an earlier one; where hashes are equal, the ids are looked up."""
+    hashes = np.frombuffer(ids, np.uint64)
+    order = np.argsort(hashes, kind="stable")  # of equal ones the first line stays first
+    hashes = hashes[order]
+    group, first = -1, dict[str, int]()  # of lines with one hash: where they start, and the first of each id
+    for at in np.flatnonzero(hashes[1:] == hashes[:-1]) + 1:
+        start = int(np.searchsorted(hashes, hashes[at]))
+        if start != group:
+            line = named[order[start]]
+            group, first = start, {rows[line - 1].id: line}
+        line = named[order[at]]
+        own = rows[line - 1].id
+        if first.setdefault(own, line) != line:
+            yield Problem(path, line, "id", f"must be unique: {own} is also on line {first[own]}")
+
+
+def _hash(text: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

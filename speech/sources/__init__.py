@@ -1,0 +1,10 @@
+"""Data sets of others, one row at a time: containers (lines, tables, shards) and what rows mean (forms).
+
+    records(paths)      what a container holds: ``Record``, in the order it stands there
+    form_of(record)     whose keys these are
+    draft(record, form) the row, its clips still as the source has them
+
+Invariant: a source is hostile until it was read. Nothing is extracted, no path of a source is followed
+outside the folder of its audio, what is kept in memory of one row is bounded, and no code of a data set is
+run.
+"""

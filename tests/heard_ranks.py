@@ -1,0 +1,91 @@
+"""A learner of which one rank alone has rows with audio: `python -m tests.heard_ranks <folder> <rank> <world> <port>`.
+
+The folder holds the checkpoint ``model`` and its codec; what rank 0 finds is written beside them.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from conf.schema import Config, ModelConfig
+from learner.ranks import connect, disconnect
+from learner.step import Learner
+from learner.types import Advantage, Anchor, Rollout, StepBatch
+from speech.families import load_family
+from speech.families.base import Chunk, Family, Turn
+from speech.features import Encoded
+from tests.learner_world import config, moments
+
+
+def settings(folder: Path) -> Config:
+    model = ModelConfig(family="step_audio2", path=folder / "model", codec=folder / "codec", max_length=96)
+    found = config(folder / "model", algo={"mix": "fixed", "fixed_lambda": 0.4})
+    return found.model_copy(update={"model": model})
+
+
+def batch(family: Family, *, rollouts: bool = True) -> StepBatch:
+    """The longest row is heard, all others are read: with two ranks the second has no audio."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(20, 64)).astype(np.float32)
+    spoken = family.prompt([Turn(role="user", vectors=vectors)])
+    written = family.prompt([Turn(role="user", text="what is two")])
+    target = family.target([Chunk(text="the answer is two", codes=tuple(rng.integers(0, 32, 9).tolist()))])
+    letters = family.channels.letters(target)
+
+    def anchor(name: str, prompt: Encoded) -> Anchor:
+        return Anchor(
+            prompt_id=name, prompt_ids=prompt.ids, ids=target, channels=letters, features=prompt.features
+        )
+
+    def rollout(name: str, prompt: Encoded) -> Rollout:
+        return Rollout(
+            prompt_id=name,
+            index=0,
+            prompt_ids=prompt.ids,
+            ids=target,
+            logps=tuple(float(x) for x in rng.normal(-5, 0.5, len(target))),
+            channels=letters,
+            sampled=(True,) * len(target),
+            advantage=Advantage.shared(1.0),
+            features=prompt.features,
+        )
+
+    replies = (rollout("r", written),) if rollouts else ()
+    return StepBatch(
+        step=0,
+        weight=0.4 if rollouts else 0.0,
+        rollouts=replies,
+        anchors=(anchor("heard", spoken), anchor("read", written)),
+    )
+
+
+def main(folder: Path, rank: int, world: int) -> None:
+    """Everything that is collective, once; then the gradient of a supervised step, and an export."""
+    found: dict[str, Any] = {}
+    learner = Learner(settings(folder), rank, world)
+    family = load_family(settings(folder).model)
+    learner.diagnose(batch(family))
+    found["mixed"] = learner.step(batch(family)).metrics
+    found["logps"] = learner.score(batch(family).rollouts)
+    learner.export(folder / f"exported_by_{world}")
+    plain = Learner(settings(folder), rank, world)
+    found["sft"] = plain.step(batch(family, rollouts=False)).metrics
+    gradient = moments(plain)
+    if rank == 0:
+        save_file(
+            {n: t.contiguous() for n, t in gradient.items()}, folder / f"gradient_by_{world}.safetensors"
+        )
+        (folder / f"found_by_{world}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    place, rank_, world_, port = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    connect(rank=rank_, world=world_, address=f"127.0.0.1:{port}", timeout_s=60)
+    main(place, rank_, world_)
+    disconnect()

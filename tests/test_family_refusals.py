@@ -1,0 +1,208 @@
+"""What no family can use is refused before anything starts: exit 2, and one line that names file and rule."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.cli import main
+from conf.schema import ModelConfig
+from speech.codecs import mel
+from speech.families import family_names, load_family
+from tests.families import glm4_voice
+from tests.fixtures import write_micro_checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What differs between families. ``rows``: what config.json calls the rows of the embedding."""
+
+    write: Callable[[Path], Path]
+    tokenizer: tuple[str, ...]
+    rows: str = "vocab_size"
+    shipped_codec: str | None = None  # in the checkpoint's own folder
+    rated: bool = True  # its models were trained with 12.5 codes per second
+    own_code: str | None = None  # a rule of config.json that the remote code could break
+
+
+FAMILIES = {
+    "tiny": Case(
+        write=write_micro_checkpoint,
+        tokenizer=("tokenizer.json",),
+        shipped_codec="codec.safetensors",
+        rated=False,
+    ),
+    "glm4_voice": Case(
+        write=glm4_voice.write_checkpoint,
+        tokenizer=("tokenizer.model", "tokenizer_config.json"),
+        rows="padded_vocab_size",
+        own_code="original_rope",
+    ),
+}
+Refusal = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("families")
+    return {name: case.write(root / name) for name, case in FAMILIES.items()}
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12.5 codes per second, as many as every family's fixture has."""
+    return glm4_voice.write_codec(tmp_path_factory.mktemp("families") / "codec")
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str], tmp_path: Path, codec: Path) -> Refusal:
+    """The one line with which a dry run ends."""
+
+    def refused(family: str, path: Path, **settings: object) -> str:
+        given = {"path": path, "codec": codec, "dtype": "float32", "max_length": 256} | settings
+        options = [f"model.{name}={value}" for name, value in given.items() if value is not None]
+        root = tmp_path / "runs"
+        code = main(["train", "--dry-run", f"model={family}", f"run.root={root}", *options])
+        found = capsys.readouterr().err
+        assert code == 2 and found.count("\n") == 1 and not root.exists(), found
+        assert found.startswith("model.path: ")
+        return found.removeprefix("model.path: ").strip()
+
+    return refused
+
+
+def edit(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.fixture
+def copy(checkpoints: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
+    return lambda name: Path(shutil.copytree(checkpoints[name], tmp_path / name))
+
+
+def test_every_family_is_here() -> None:
+    assert sorted(FAMILIES) == family_names()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_whole_checkpoint_is_taken(checkpoints: dict[str, Path], codec: Path, name: str) -> None:
+    family = load_family(ModelConfig(family=name, path=checkpoints[name], codec=codec))
+    assert family.codec().size == len(family.code_ids)
+
+
+@pytest.mark.parametrize(("name", "other"), list(permutations(FAMILIES, 2)))
+def test_a_checkpoint_of_another_family(
+    checkpoints: dict[str, Path], refusal: Refusal, name: str, other: str
+) -> None:
+    told = refusal(name, checkpoints[other])
+    assert told.startswith(f"{checkpoints[other]}/") and "must" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [(name, file) for name, c in FAMILIES.items() for file in c.tokenizer]
+)
+def test_a_tokenizer_file_that_is_not_there(
+    copy: Callable[[str], Path], refusal: Refusal, name: str, file: str
+) -> None:
+    folder = copy(name)
+    (folder / file).unlink()
+    assert refusal(name, folder) == f"{folder / file}: a checkpoint folder must hold this file"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_vocabulary_that_ends_before_the_last_code(
+    copy: Callable[[str], Path], refusal: Refusal, name: str
+) -> None:
+    folder, rows = copy(name), FAMILIES[name].rows
+    last = max(load_family(ModelConfig(family=name, path=folder)).code_ids)
+    edit(folder / "config.json", **{rows: last})
+    rule = f"{rows} must exceed the tokenizer's largest id {last}: got {last}"
+    assert refusal(name, folder) == f"{folder / 'config.json'}: {rule}"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_codec_with_another_number_of_codes(
+    checkpoints: dict[str, Path], refusal: Refusal, tmp_path: Path, name: str
+) -> None:
+    small = glm4_voice.write_codec(tmp_path / "small", size=8)
+    rule = "the codec must have as many codes as the tokenizer: got 8, tokenizer 32"
+    assert refusal(name, checkpoints[name], codec=small) == f"{small}: {rule}"
+
+
+@pytest.mark.parametrize("name", [name for name, case in FAMILIES.items() if case.rated])
+def test_a_codec_of_another_rate(
+    checkpoints: dict[str, Path], codec: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(mel, "BLOCK", 16)  # the same file read as 6.25 codes per second
+    rule = f"the codec must have 12.5 codes per second, as {name} models do: got 6.25"
+    assert refusal(name, checkpoints[name]) == f"{codec}: {rule}"
+
+
+@pytest.mark.parametrize("name", [name for name, case in FAMILIES.items() if case.shipped_codec is None])
+def test_no_codec(checkpoints: dict[str, Path], name: str) -> None:
+    family = load_family(ModelConfig(family=name, path=checkpoints[name]))
+    with pytest.raises(ValueError, match=f"model.codec must name a codec's local folder for {name}"):
+        family.codec()
+
+
+@pytest.mark.parametrize("name", [name for name, case in FAMILIES.items() if case.own_code])
+def test_a_config_that_only_the_checkpoints_own_code_can_follow(
+    copy: Callable[[str], Path], refusal: Refusal, name: str
+) -> None:
+    folder, rule = copy(name), FAMILIES[name].own_code
+    assert rule is not None
+    edit(folder / "config.json", **{rule: not json.loads((folder / "config.json").read_text())[rule]})
+    told = refusal(name, folder)
+    assert told.startswith(f"{folder / 'config.json'}: {rule} must be ") and "own code" in told
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_weights_of_another_format(copy: Callable[[str], Path], refusal: Refusal, name: str) -> None:
+    folder = copy(name)
+    for file in folder.glob("model*.safetensors*"):
+        file.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"pickled")
+    rule = "a checkpoint must hold model.safetensors (other weight formats are not read)"
+    assert refusal(name, folder) == f"{folder}: {rule}"
+
+
+GLM: list[tuple[str, dict[str, Any], str]] = [
+    ("config.json", {"model_type": "qwen2"}, 'model_type must be "chatglm"'),
+    ("config.json", {"add_bias_linear": True}, "add_bias_linear must be false"),
+    ("config.json", {"num_layers": None}, "num_layers must be a positive integer: got None"),
+    (
+        "config.json",
+        {"kv_channels": 64},
+        "kv_channels must be hidden_size / num_attention_heads = 32: got 64",
+    ),
+    ("config.json", {"seq_length": 128}, "reaches 128 tokens: model.max_length=256 is more"),
+    ("tokenizer_config.json", {"added_tokens_decoder": {}}, "must give an id to [gMASK]"),
+    ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "must give an id to [gMASK]"),
+]
+
+
+@pytest.mark.parametrize(("file", "changes", "rule"), GLM)
+def test_glm4_voice_names_what_it_cannot_use(
+    copy: Callable[[str], Path], refusal: Refusal, file: str, changes: dict[str, Any], rule: str
+) -> None:
+    folder = copy("glm4_voice")
+    edit(folder / file, **changes)
+    told = refusal("glm4_voice", folder)
+    assert rule in told and str(folder) in told
+
+
+def test_glm4_voice_needs_every_code_and_a_tiktoken_file(
+    copy: Callable[[str], Path], refusal: Refusal
+) -> None:
+    folder = copy("glm4_voice")
+    file = folder / "tokenizer_config.json"
+    tokens = json.loads(file.read_text())["added_tokens_decoder"]
+    edit(file, added_tokens_decoder={i: t for i, t in tokens.items() if t["content"] != "<|audio_7|>"})
+    assert "<|audio_i|> must be numbered from 0 without a gap" in refusal("glm4_voice", folder)
+    (folder / "tokenizer.model").write_text("no ranks here\n")
+    assert refusal("glm4_voice", folder).startswith(f"{folder / 'tokenizer.model'}: must hold one")

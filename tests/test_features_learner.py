@@ -1,0 +1,99 @@
+"""Continuous audio in the learner: a rank without any takes part, and the gradient is that of one plain model."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from learner.batch import share
+from learner.objectives import rows_of
+from learner.rows import Sampled
+from rollout.language_model import load_language_model
+from speech.families import load_family
+from speech.families.base import Family
+from tests.families.step_audio2 import write_checkpoint, write_codec
+from tests.heard_ranks import batch, settings
+from tests.learner_world import relative_error
+from tests.test_family_step_audio2 import tokenizer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both sessions have run in it: of one rank and of two."""
+    root = tmp_path_factory.mktemp("heard")
+    write_codec(root / "codec")
+    write_checkpoint(root / "model")
+    for world in (1, 2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, "-m", "tests.heard_ranks", str(root)]
+        ranks = [
+            subprocess.Popen([*command, str(rank), str(world), str(port)], cwd=ROOT) for rank in range(world)
+        ]
+        assert [rank.wait(timeout=300) for rank in ranks] == [0] * world  # collectives give up after 60 s
+    return root
+
+
+@pytest.fixture(scope="module")
+def family(folder: Path) -> Family:
+    return load_family(settings(folder).model)
+
+
+def found(folder: Path, world: int) -> Any:
+    return json.loads((folder / f"found_by_{world}.json").read_text())
+
+
+def test_one_of_two_ranks_has_no_audio(folder: Path, family: Family) -> None:
+    rows = rows_of(batch(family), settings(folder).algo, Sampled(max_new_tokens=64, temperature=1.0))
+    held = share(rows, ranks=2, budget=256)
+    heard = [[rows[i].features is not None for micro in one for i in micro] for one in held]
+    assert heard == [[True], [False, False]]
+
+
+def test_the_number_of_ranks_changes_nothing(folder: Path) -> None:
+    one, two = found(folder, 1), found(folder, 2)
+    for step in ("mixed", "sft"):
+        for name in ("loss/total", "loss/sft", "grad_norm"):
+            assert two[step][name] == pytest.approx(one[step][name], rel=1e-5), name
+    assert two["logps"]["r/0"] == pytest.approx(one["logps"]["r/0"], rel=1e-5)
+    gradients = [load_file(folder / f"gradient_by_{world}.safetensors") for world in (1, 2)]
+    assert relative_error(gradients[1], gradients[0]) < 1e-5
+
+
+def test_the_gradient_is_that_of_a_plain_model_over_embeddings(folder: Path, family: Family) -> None:
+    model = load_language_model(family).double()
+    losses = []
+    for anchor in batch(family, rollouts=False).anchors:
+        embedded = model.get_input_embeddings()(torch.tensor(anchor.prompt_ids + anchor.ids))
+        if anchor.features is not None:
+            vectors = torch.from_numpy(anchor.features.vectors).double()
+            embedded = embedded.index_copy(0, torch.tensor(anchor.features.at), vectors)
+        logits = model(inputs_embeds=embedded[None]).logits[0, len(anchor.prompt_ids) - 1 : -1]
+        counted = torch.tensor([letter != "P" for letter in anchor.channels])
+        losses.append(F.cross_entropy(logits[counted], torch.tensor(anchor.ids)[counted]))
+    torch.stack(losses).mean().backward()
+    gradient = load_file(folder / "gradient_by_2.safetensors")
+    expected = {
+        name: torch.zeros_like(p) if p.grad is None else 0.1 * p.grad for name, p in model.named_parameters()
+    }
+    assert relative_error(gradient, expected) < 1e-5
+    place = tokenizer(family.path).token_to_id("<audio_patch>")
+    table = gradient["model.embed_tokens.weight"]
+    assert table.abs().sum(1)[place] == 0 < table.abs().sum(1)[family.stop_ids[0]]
+
+
+def test_frozen_parts_are_bit_identical_after_training(folder: Path) -> None:
+    for file in (folder / "model").glob("*.safetensors"):
+        before, after = load_file(file), load_file(folder / "exported_by_2" / file.name)
+        for name, tensor in before.items():
+            assert torch.equal(tensor, after[name]) == name.startswith(("encoder.", "adapter.")), name
