@@ -41,7 +41,7 @@ class Interleave:
 
     A delimited grammar is obeyed by any chunking, its pattern only says how ``merge`` cuts a target (empty:
     as it is given). A padded one has the pattern ((1, m),) and a filler for each kind of slot. In a parallel
-    one ``end`` ends the text, ``stop`` the codes and so the reply, ``blank`` fills either stream, and the codes
+    one ``end`` ends the text, ``stop`` the codes and so the reply, ``blank`` fills either stream, and codes
     start ``delay`` steps late; ``end`` is STOP there, ``stop`` BOUNDARY, so TEXT and STOP are all of the text
     stream, AUDIO and BOUNDARY all of the audio stream.
     ValueError: ids in the wrong channel, or what the kind does not have.
