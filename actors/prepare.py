@@ -23,6 +23,7 @@ from judge.api import calls_per_group
 from judge.panel import files_of
 from judge.types import Scale
 from learner.gate import mixer_from
+from rollout.sampling import check_sampling
 from speech import checkpoint as model_folder
 from speech.dataset import Lengths
 from speech.families import load_family
@@ -113,6 +114,7 @@ def usable_model(config: Config) -> Family:
     try:
         family = load_family(config.model)
         model_folder.check(path, config.model.max_length, family.backbone, family.names.parts)
+        check_sampling(config.rollout, family)
         family.codec()
         norms_of(path)
     except ValueError as error:

@@ -17,6 +17,7 @@ PROGRAMS = {  # -> minutes on two quiet cores
     "parity": 1,
     "train": 30,
     "gpu": 1,
+    "kimi_share": 3,
     "judge_limits": 5,
     "judge_throughput": 1,
     "judge_faults": 15,

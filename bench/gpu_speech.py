@@ -1,6 +1,7 @@
 """What ``bench.gpu`` measures: random models of Qwen2 shapes, and steps of rows as VITA-Audio speaks them."""
 
 from math import log
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np

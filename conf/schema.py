@@ -83,8 +83,8 @@ class DataConfig(Strict):
 class RolloutConfig(Strict):
     """How replies are sampled."""
 
-    engine: Literal["vllm", "hf"] = "vllm"
-    """``hf`` is the slow reference (transformers' generate)."""
+    engine: Literal["vllm", "hf", "torch"] = "vllm"
+    """``torch`` is for families with parallel streams; ``hf`` the slow reference (transformers' generate)."""
     workers: Positive = 1
     """Engine replicas."""
     prompts_per_step: Positive = 16
@@ -215,8 +215,10 @@ class Config(Strict):
                 f" for the prompt: got {self.rollout.max_new_tokens}"
             )
         transfer = self.cluster.weight_transfer
-        if self.rollout.engine == "hf" and transfer != "object_store":
-            raise ValueError(f"rollout.engine=hf needs weight_transfer=object_store: got {transfer}")
+        if self.rollout.engine != "vllm" and transfer != "object_store":
+            raise ValueError(
+                f"rollout.engine={self.rollout.engine} needs weight_transfer=object_store: got {transfer}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from learner.batch import Microbatch
 from learner.logprob import chosen_logprobs
-from rollout.language_model import Foreseeing, Parallel, load_language_model
+from rollout.language_model import Foreseeing, blocks, embedded, heads, load_language_model, states
 from speech.families.base import Family
 
 PACKED = "packed_causal"  # our name in transformers' attention registry
@@ -88,9 +88,7 @@ class Policy(nn.Module):
         ``allowed_PV``: what each grammar phase allows, when replies were masked.
         """
         super().__init__()
-        self._heads = lm.heads() if isinstance(lm, Parallel) else [lm.get_output_embeddings()]  # of lm
-        if any(getattr(head, "bias", None) is not None for head in self._heads):
-            raise ValueError("the language model's head must have no bias")
+        self._heads = heads(lm)
         self.lm = lm
         self._chunk = chunk
         self.register_buffer("allowed_PV", allowed_PV, persistent=False)
@@ -111,13 +109,12 @@ class Policy(nn.Module):
 
     def forward(self, micro: Microbatch) -> Scores:
         """Log-probs and entropies with gradient, at each position's temperature and phase."""
-        embedded_TH = None if isinstance(self.lm, Parallel) else self._embedded(micro)
-        states = self._states(micro, embedded_TH)
-        if embedded_TH is not None:
-            scores = self._scores(0, states[0], micro, slice(None))
-            return Scores(*scores, self._foreseen(micro, states[0], embedded_TH))
+        found = self._states(micro)
+        if len(found) == 1:
+            scores = self._scores(0, found[0], micro, slice(None))
+            return Scores(*scores, self._foreseen(micro, found[0]))
         logps_N, entropies_N = (torch.zeros(len(micro.keep_N), device=micro.keep_N.device) for _ in range(2))
-        for stream, hidden_TH in enumerate(states):  # each takes part, scored or not: see ``batch``
+        for stream, hidden_TH in enumerate(found):  # each takes part, scored or not: see ``batch``
             (here,) = (micro.stream_N == stream).nonzero(as_tuple=True)
             logps, entropies = self._scores(stream, hidden_TH, micro, here)
             logps_N, entropies_N = (
@@ -134,21 +131,10 @@ class Policy(nn.Module):
         for name, tensor in self.lm.state_dict().items():
             yield name, whole(tensor)
 
-    def _embedded(self, micro: Microbatch) -> Tensor:
-        """What the decoder reads, [T, H]."""
-        embedded_TH: Tensor = self.lm.get_input_embeddings()(micro.ids_TS[:, 0])
-        if not len(micro.at_K):
-            return embedded_TH
-        return embedded_TH.index_copy(0, micro.at_K, micro.features_KH.to(embedded_TH.dtype))
-
-    def _states(self, micro: Microbatch, embedded_TH: Tensor | None) -> Sequence[Tensor]:
+    def _states(self, micro: Microbatch) -> Sequence[Tensor]:
         """Last hidden states [T, H], one per stream."""
         place = {"position_ids": micro.positions_T[None], "segment_lengths": micro.lengths}
-        if embedded_TH is None:
-            states: Sequence[Tensor] = self.lm.states(micro.ids_TS, micro.features_KH, micro.at_K, **place)
-            return states
-        output = self.lm.base_model(inputs_embeds=embedded_TH[None], use_cache=False, **place)
-        return [output.last_hidden_state[0]]
+        return states(self.lm, micro.ids_TS, micro.features_KH, micro.at_K, **place)
 
     def _scores(
         self, stream: int, hidden_TH: Tensor, micro: Microbatch, here: Tensor | slice
@@ -163,7 +149,7 @@ class Policy(nn.Module):
             phases_N=None if self.allowed_PV is None else micro.phases_N[here],
         )
 
-    def _foreseen(self, micro: Microbatch, hidden_TH: Tensor, embedded_TH: Tensor) -> Tensor:
+    def _foreseen(self, micro: Microbatch, hidden_TH: Tensor) -> Tensor:
         """Log-probs [D, N] of the anchors' tokens by each depth; nothing where nobody learns."""
         if not isinstance(self.lm, Foreseeing) or not torch.is_grad_enabled():
             return hidden_TH.new_zeros(0, len(micro.keep_N), dtype=torch.float32)
@@ -171,9 +157,10 @@ class Policy(nn.Module):
         lengths = torch.tensor(micro.lengths, device=micro.keep_N.device)
         segment_T = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
         wanted_T = torch.isin(segment_T, micro.row_N[anchored_N])
+        embedded_TH = embedded(self.lm, micro.ids_TS, micro.features_KH, micro.at_K)
+        foreseen = self.lm.foresee(hidden_TH, embedded_TH, micro.positions_T, segment_T, wanted_T)
         found = []
-        states = self.lm.foresee(hidden_TH, embedded_TH, micro.positions_T, segment_T, wanted_T)
-        for depth, state_TH in enumerate(states):
+        for depth, state_TH in enumerate(foreseen):
             (here,) = (anchored_N & (micro.positions_T[micro.keep_N] > depth)).nonzero(as_tuple=True)
             head = self._heads[0].weight.detach()
             kept = state_TH[micro.keep_N[here]]
@@ -199,7 +186,7 @@ def sharded(policy: Policy, mesh: DeviceMesh, *, dtype: str) -> Policy:
         else MixedPrecisionPolicy()
     )
     free = mesh.device_type != "cpu"
-    for layer in policy.lm.blocks() if isinstance(policy.lm, Parallel) else policy.lm.base_model.layers:
+    for layer in blocks(policy.lm):
         fully_shard(layer, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
     for depth in policy.lm.ahead if isinstance(policy.lm, Foreseeing) else ():
         fully_shard(depth, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rollout.draw import draw
 from rollout.engine import RawReply, WeightManifest
 from rollout.language_model import apart, checkpoint_layout, load_language_model
 from rollout.request import EngineDead, WeightsBroken, check_fits, seed_of
@@ -34,7 +35,14 @@ class HfEngine:
     def __init__(
         self, family: Family, *, max_length: int, version: int = 0, device: str | None = None
     ) -> None:
-        """Loads ``family.path``. ``device``: a torch device; none: the GPU when there is one."""
+        """Loads ``family.path``. ``device``: a torch device; none: the GPU when there is one.
+
+        ValueError: a family with parallel streams, transformers samples one.
+        """
+        if family.streams != 1:
+            raise ValueError(
+                f"rollout.engine must be torch for {family.name}: transformers samples one stream"
+            )
         self._family = family
         self._max_length = max_length
         self._version = version
@@ -127,7 +135,7 @@ class HfEngine:
                 logits_GV.masked_fill_(self._forbidden[phases], float("-inf"))
             greedy = group.sampling.temperature == 0
             logps_GV = torch.log_softmax(logits_GV / (1.0 if greedy else group.sampling.temperature), dim=-1)
-            tokens = logps_GV.argmax(-1).tolist() if greedy else _draw(logps_GV, group.generators)
+            tokens = logps_GV.argmax(-1).tolist() if greedy else draw(logps_GV, group.generators).tolist()
             group.append(tokens, logps_GV, self._version, self._family)
             self._busy_s += time.monotonic() - began
 
@@ -147,14 +155,6 @@ class HfEngine:
         group.cache = output.past_key_values
         logits: Tensor = output.logits[:, -1].float()
         return logits
-
-
-def _draw(logps_GV: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
-    """One id per row by the exponential race: argmax p/e, e ~ Exp(1), is a draw from p."""
-    drawn = []
-    for logps, generator in zip(logps_GV.cpu(), generators, strict=True):
-        drawn.append(int((logps.exp() / torch.empty_like(logps).exponential_(generator=generator)).argmax()))
-    return drawn
 
 
 @dataclass(slots=True)

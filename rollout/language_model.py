@@ -27,7 +27,7 @@ class Parallel(Protocol):
     """What a module with several streams has instead of one embedding and one head."""
 
     def states(self, ids_TS: Tensor, features_KH: Tensor, at_K: Tensor, **place: Any) -> Sequence[Tensor]:
-        """Last hidden states [T, H] of each stream, of one packed row. ``place``: as transformers' models."""
+        """As ``states`` below."""
         ...
 
     def heads(self) -> Sequence[Any]:
@@ -81,6 +81,40 @@ def load_language_model(family: Family, *, attention: str = "sdpa") -> Any:
             f"{', '.join(unknown[:3])}"
         )
     return module
+
+
+def states(lm: Any, ids_TS: Tensor, features_KH: Tensor, at_K: Tensor, **place: Any) -> Sequence[Tensor]:
+    """Last hidden states [T, H] of each stream, of one packed row.
+
+    ``features_KH`` at the steps ``at_K``: see ``speech.features``. ``place``: ``position_ids`` [1, T], and
+    what the module's attention wants to know.
+    """
+    if isinstance(lm, Parallel):
+        return lm.states(ids_TS, features_KH, at_K, **place)
+    embedded_TH = embedded(lm, ids_TS, features_KH, at_K)
+    output = lm.base_model(inputs_embeds=embedded_TH[None], use_cache=False, **place)
+    return [output.last_hidden_state[0]]
+
+
+def embedded(lm: Any, ids_TS: Tensor, features_KH: Tensor, at_K: Tensor) -> Tensor:
+    """What the decoder of a single stream reads, [T, H]."""
+    embedded_TH: Tensor = lm.get_input_embeddings()(ids_TS[:, 0])
+    if not len(at_K):
+        return embedded_TH
+    return embedded_TH.index_copy(0, at_K, features_KH.to(embedded_TH.dtype))
+
+
+def heads(lm: Any) -> Sequence[Any]:
+    """The linear head of each stream. ValueError: one has a bias, which nobody here would add."""
+    found = lm.heads() if isinstance(lm, Parallel) else [lm.get_output_embeddings()]
+    if any(getattr(head, "bias", None) is not None for head in found):
+        raise ValueError("the language model's head must have no bias")
+    return found
+
+
+def blocks(lm: Any) -> Sequence[Any]:
+    """Every layer, in the order in which they run."""
+    return lm.blocks() if isinstance(lm, Parallel) else lm.base_model.layers
 
 
 def checkpoint_layout(family: Family) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:

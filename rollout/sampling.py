@@ -2,6 +2,7 @@
 
 from conf.schema import Config, RolloutConfig
 from rollout.types import Sampling
+from speech.families.base import Family
 
 SEEDS_PER_RUN = 1_000_000  # a step's sampling seed is run.seed * this + step: no two steps draw alike
 NO_STEP = 0  # steps count from 1: what is sampled outside a run draws like none of its steps
@@ -17,6 +18,18 @@ def sampling_at(config: Config, step: int) -> Sampling:
         seed=config.run.seed * SEEDS_PER_RUN + step,
         grammar=rollout.grammar,
     )
+
+
+def check_sampling(rollout: RolloutConfig, family: Family) -> None:
+    """ValueError: parallel streams, sampled by an engine for one, or without the mask that forces blanks."""
+    if family.streams == 1:
+        return
+    if rollout.engine != "torch":
+        rule = f"rollout.engine must be torch for {family.name}, the others sample one stream"
+        raise ValueError(f"{rule}: got {rollout.engine}")
+    if not rollout.grammar:
+        rule = f"rollout.grammar must be true for {family.name}, whose blanks the grammar forces"
+        raise ValueError(f"{rule}: got false")
 
 
 def greedy_sampling(config: RolloutConfig) -> Sampling:

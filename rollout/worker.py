@@ -15,6 +15,7 @@ import numpy as np
 
 from conf.schema import Config
 from rollout.engine import Engine, RawReply, WeightManifest
+from rollout.sampling import check_sampling
 from rollout.types import Prompt, Reply, Sampling, Speech
 from speech.dataset import Encoder, Example, PairExample
 from speech.families import load_family
@@ -127,11 +128,25 @@ def build_worker(config: Config, root: Path, version: int = 0) -> RolloutWorker:
 
 
 def engine_from(config: Config, family: Family, version: int = 0) -> Engine:
-    """An engine on ``family.path``. Takes seconds: vLLM is imported here, and only when it is chosen."""
+    """An engine on ``family.path``. Takes seconds: vLLM is imported here, and only when it is chosen.
+
+    ValueError: a family that this way of sampling does not fit.
+    """
+    check_sampling(config.rollout, family)
     if config.rollout.engine == "hf":
         from rollout.hf_engine import HfEngine
 
         return HfEngine(family, max_length=config.model.max_length, version=version)
+    if config.rollout.engine == "torch":
+        from rollout.torch_engine import TorchEngine
+
+        return TorchEngine(
+            family,
+            max_length=config.model.max_length,
+            max_num_seqs=config.rollout.max_num_seqs,
+            dtype=config.model.dtype,
+            version=version,
+        )
     from rollout.vllm_engine import VllmEngine, VllmSettings
 
     return VllmEngine(

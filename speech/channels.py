@@ -18,8 +18,8 @@ class Channel(IntEnum):
 
     TEXT = 0  # what is said
     AUDIO = 1  # how it sounds
-    BOUNDARY = 2  # switches between the two
-    STOP = 3  # ends the turn
+    BOUNDARY = 2  # switches between the two; of parallel streams: ends the audio
+    STOP = 3  # ends the turn; of parallel streams: the text
     PAD = 4  # fillers, and embedding rows beyond the tokenizer: joins no objective
 
     @property

@@ -41,7 +41,9 @@ class Interleave:
 
     A delimited grammar is obeyed by any chunking, its pattern only says how ``merge`` cuts a target (empty:
     as it is given). A padded one has the pattern ((1, m),) and a filler for each kind of slot. In a parallel
-    one ``end`` ends the text, ``blank`` fills either stream, and the codes start ``delay`` steps late.
+    one ``end`` ends the text, ``stop`` the codes and so the reply, ``blank`` fills either stream, and codes
+    start ``delay`` steps late; ``end`` is STOP there, ``stop`` BOUNDARY, so TEXT and STOP are all of the text
+    stream, AUDIO and BOUNDARY all of the audio stream.
     ValueError: ids in the wrong channel, or what the kind does not have.
 
     Example:
@@ -78,9 +80,10 @@ class Interleave:
         for pair in self.pattern:
             if min(pair) < 1:
                 raise ValueError(f"a pattern counts at least one text and one code: got {pair}")
+        side_by_side = self.kind == "parallel"  # then either stream has an end, and its own channel for it
         for channel, stream, tokens in (
-            (Channel.STOP, self._last, self.stop),
-            (Channel.BOUNDARY, 0, (self.begin, self.end)),
+            (Channel.BOUNDARY if side_by_side else Channel.STOP, self._last, self.stop),
+            (Channel.STOP if side_by_side else Channel.BOUNDARY, 0, (self.begin, self.end)),
             (Channel.PAD, 0, (self.blank,)),
             (Channel.PAD, self._last, (self.blank, self.text_pad, self.audio_pad)),
         ):

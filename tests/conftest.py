@@ -30,6 +30,7 @@ CLUSTERS = {
     "test_interrupt",
     "test_job_submit",
     "test_pairing",
+    "test_run_kimi_audio",
     "test_run_step_audio2",
 }
 ENGINES = {

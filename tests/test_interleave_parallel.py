@@ -15,8 +15,8 @@ STOP, OTHER_STOP, END, BLANK = 3, 2, 4, 5
 TEXTS, CODES = range(9, 20), range(20, 40)
 CHANNELS = ChannelMap.of_streams(
     [
-        ChannelMap.build(vocab=48, text=TEXTS, audio=[], boundary=[END], stop=[]),
-        ChannelMap.build(vocab=48, text=[], audio=CODES, boundary=[], stop=[STOP, OTHER_STOP]),
+        ChannelMap.build(vocab=48, text=TEXTS, audio=[], boundary=[], stop=[END]),
+        ChannelMap.build(vocab=48, text=[], audio=CODES, boundary=[STOP, OTHER_STOP], stop=[]),
     ]
 )
 
@@ -128,7 +128,7 @@ def test_blanks_and_nothing_else_were_forced_and_join_no_objective(
 def test_a_reply_is_laid_out_as_documented() -> None:
     ids = grammar(2).merge([[9, 10, 11]], [[20, 21, 22]])
     assert (spell(ids[0::2]), spell(ids[1::2])) == ("TTTE__", "__AAAS")
-    assert CHANNELS.letters(ids) == "TPTPTABAPAPE"
+    assert CHANNELS.letters(ids) == "TPTPTAEAPAPB"
 
 
 def test_the_two_streams_share_no_mask() -> None:
@@ -163,8 +163,8 @@ def test_a_text_may_be_as_long_as_the_codes_and_the_delay() -> None:
     [
         ({"end": END}, r"needs blank and end: got \['end'\]"),
         ({"end": END, "blank": 20}, "id 20 must be in channel PAD: it is AUDIO"),
-        ({"end": 9, "blank": BLANK}, "id 9 must be in channel BOUNDARY"),
-        ({"end": END, "blank": BLANK, "stop": (END,)}, "id 4 must be in channel STOP: it is PAD"),
+        ({"end": 9, "blank": BLANK}, "id 9 must be in channel STOP"),
+        ({"end": END, "blank": BLANK, "stop": (END,)}, "id 4 must be in channel BOUNDARY: it is PAD"),
     ],
 )
 def test_a_contradictory_grammar_is_refused(ids: dict[str, object], rule: str) -> None:

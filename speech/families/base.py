@@ -161,9 +161,10 @@ class Family:
     def target(self, chunks: Sequence[Chunk]) -> tuple[int, ...]:
         """Ids of a reference reply in the family's grammar, stop id included.
 
-        A pattern cuts words and codes anew, so then the words are encoded as one text.
+        A pattern cuts words and codes anew and parallel streams cut neither, so then the words are encoded as
+        one text.
         """
-        if self.interleave.pattern:
+        if self.interleave.pattern or self.streams > 1:
             whole = tuple(code for chunk in chunks for code in chunk.codes)
             chunks = [Chunk(text=" ".join(chunk.text for chunk in chunks), codes=whole)]
         last = len(chunks) - 1

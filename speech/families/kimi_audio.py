@@ -1,0 +1,162 @@
+"""Kimi-Audio: two streams side by side, a text and an audio id at every step. docs/models/kimi_audio.md.
+
+    a spoken turn   text   _           _      _ _ _ _ _  _    _    _
+                    audio  user_start  begin  codes ...  end  ctd  over
+    a written turn  text   _           what is two       _
+                    audio  user_start  _ _ _ _ _ _       over
+    a reply         text   words ....... text_eos _ _ _ _ _ _ _ _
+                    audio  _ _ _ _ _ _ codes ................ over
+
+_ is ``<|im_kimia_text_blank|>``; a prompt ends with assistant_start. Codes that are heard are fused with the
+ear's vectors. Special tokens have the ids behind the tokenizer's ranks, in the order of the published
+tokenizer; codes begin where config.json says. Whatever is neither said, a code nor an end is PAD.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conf.schema import ModelConfig
+from speech.channels import ChannelMap
+from speech.checkpoint import read_json
+from speech.families.base import Ear, Family, Names, Role, Turn, rows_of, spelled
+from speech.features import Encoded, Features, Vectors
+from speech.interleave import Interleave
+from speech.vocabulary import Vocabulary
+
+OPTIONS = ("system", "ear")
+ARCHITECTURE = "MoonshotKimiaForCausalLM"
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+RESERVED = 421  # ids behind the ranks; of these names, at these places
+SPECIALS = {
+    "<|im_msg_end|>": 2,
+    "<|im_media_begin|>": 18,
+    "<|im_media_end|>": 20,
+    "<|im_kimia_text_blank|>": 23,
+    "<|im_kimia_text_eos|>": 24,
+    "<|im_kimia_user_msg_start|>": 27,
+    "<|im_kimia_assistant_msg_start|>": 28,
+    "<|im_kimia_speech_ctd_id|>": 33,
+}
+CODE_RATE = 12.5
+WHISPER = "whisper-large-v3"  # the folder of the checkpoint that holds its encoder
+NAMES = Names(((r"model\.vq_adaptor\..*", ()), (r".*", (r"\g<0>",))))
+
+
+def load(model: ModelConfig) -> Family:
+    """Read tiktoken.model and config.json. ValueError names the file and the rule."""
+    config_file = model.path / "config.json"
+    config = read_json(config_file)
+    if ARCHITECTURE not in (config.get("architectures") or ()):
+        raise ValueError(
+            f"{config_file}: architectures must have {ARCHITECTURE}: got {config.get('architectures')}"
+        )
+    if config.get("tie_word_embeddings") or config.get("use_sliding_window"):
+        raise ValueError(f"{config_file}: tie_word_embeddings and use_sliding_window must be false: got true")
+    vocabulary = _vocabulary(model.path / "tiktoken.model")
+    code_ids = _codes(config_file, config, vocabulary)
+    blank, text_end = (vocabulary.special(f"<|im_kimia_text_{name}|>") for name in ("blank", "eos"))
+    stops = tuple(vocabulary.special(f"<|im_{name}_end|>") for name in ("msg", "media"))
+    rows = code_ids[-1] + 1
+    channels = ChannelMap.of_streams(
+        [
+            ChannelMap.build(vocab=rows, text=vocabulary.ordinary, audio=(), boundary=(), stop=(text_end,)),
+            ChannelMap.build(vocab=rows, text=(), audio=code_ids, boundary=stops, stop=()),
+        ]
+    )
+    delay = int(config.get("kimia_mimo_audiodelaytokens", 6))
+    hears = config.get("use_whisper_feature", True)
+    return Family(
+        name="kimi_audio",
+        path=model.path,
+        vocabulary=vocabulary,
+        channels=channels,
+        interleave=Interleave("parallel", channels, stops, end=text_end, blank=blank, delay=delay),
+        code_ids=code_ids,
+        template=_Template(vocabulary, code_ids, model.system),
+        backbone={key: value for key, value in config.items() if key not in ("auto_map", "torch_dtype")},
+        names=NAMES,
+        module=_module,
+        hears={"system": "both", "user": "both", "assistant": "both"} if hears else {},
+        codec_path=model.codec,
+        code_rate=CODE_RATE,
+        make_ear=lambda: _ear(model),
+    )
+
+
+def _vocabulary(file: Path) -> Vocabulary:
+    plain = Vocabulary.of_ranks(file, PATTERN, {})
+    base = len(plain.ordinary)
+    if plain.largest != base - 1:
+        raise ValueError(f"{file}: ranks must be 0 to {base - 1} without a gap: got {plain.largest}")
+    return replace(plain, specials={name: base + place for name, place in SPECIALS.items()})
+
+
+def _codes(config_file: Path, config: dict[str, Any], vocabulary: Vocabulary) -> tuple[int, ...]:
+    """Ids of the codes: from ``kimia_token_offset`` to the last row of the embedding."""
+    rows, first = rows_of(config_file, config.get("vocab_size"), vocabulary), config.get("kimia_token_offset")
+    least = len(vocabulary.ordinary) + RESERVED
+    if not isinstance(first, int) or not least <= first < rows:
+        rule = f"kimia_token_offset must lie in [{least}, vocab_size={rows}), behind the tokenizer's ids"
+        raise ValueError(f"{config_file}: {rule}: got {first}")
+    for key in ("kimia_media_begin", "kimia_media_end"):
+        told, known = config.get(key), vocabulary.special(f"<|im_{key.removeprefix('kimia_')}|>")
+        if told not in (None, known):
+            raise ValueError(f"{config_file}: {key} must be the tokenizer's {known}: got {told}")
+    return tuple(range(first, rows))
+
+
+class _Template:
+    """Turns as two aligned streams.
+
+    There is no system role: a system turn is written as the user's, as published prompts write instructions.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, code_ids: tuple[int, ...], system: str | None) -> None:
+        self._vocabulary, self._code_ids, self._system = vocabulary, code_ids, system
+        names = "text_blank user_msg_start assistant_msg_start speech_ctd_id".split()
+        self._blank, *starts, self._speak = (vocabulary.special(f"<|im_kimia_{name}|>") for name in names)
+        self._starts: dict[Role, int] = dict(zip(("user", "assistant"), starts, strict=True))
+        names = "media_begin media_end msg_end".split()
+        self._begin, self._end, self._over = (vocabulary.special(f"<|im_{name}|>") for name in names)
+
+    def __call__(self, turns: Sequence[Turn]) -> Encoded:
+        if self._system and all(turn.role != "system" for turn in turns):
+            turns = [Turn(role="system", text=self._system), *turns]
+        roles: list[Role] = ["assistant" if turn.role == "assistant" else "user" for turn in turns]
+        ids: list[int] = []  # text0 audio0 text1 audio1 ...
+        at: list[int] = []
+        heard: list[Vectors] = []
+        for turn, role, before, behind in zip(turns, roles, [None, *roles], [*roles[1:], None], strict=False):
+            if role != before:
+                ids += [self._blank, self._starts[role]]
+            if turn.text is not None:
+                ids += [one for token in self._vocabulary.encode(turn.text) for one in (token, self._blank)]
+            else:
+                codes = spelled(self._code_ids, turn.codes or ())
+                vectors = np.zeros((0, 0), np.float32) if turn.vectors is None else turn.vectors[: len(codes)]
+                at += range(len(ids) // 2 + 1, len(ids) // 2 + 1 + len(vectors))
+                heard += [vectors] * bool(len(vectors))
+                ids += [one for token in (self._begin, *codes, self._end) for one in (self._blank, token)]
+            if role != behind:
+                ids += [self._blank, self._speak] * (turn.text is None) + [self._blank, self._over]
+        ids += [self._blank, self._starts["assistant"]]
+        return Encoded(tuple(ids), Features(tuple(at), np.concatenate(heard)) if heard else None)
+
+
+def _module() -> Any:
+    from speech.models.kimi_audio import KimiAudio
+
+    return KimiAudio
+
+
+def _ear(model: ModelConfig) -> Ear:
+    from speech.ears.kimi_audio import KimiEar
+
+    return KimiEar(model.path, model.ear or model.path / WHISPER)

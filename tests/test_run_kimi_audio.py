@@ -1,0 +1,75 @@
+"""Kimi-Audio through the command line: three steps of the whole loop, two ranks, both streams, spoken questions."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from actors.cluster import cores
+from report.read import metric_rows, rollouts
+from rollout.language_model import load_language_model
+from speech.families import load_family
+from tests.families.kimi_audio import write_checkpoint, write_codec, write_data
+from tests.test_family_kimi_audio import model
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kimi")
+    data = write_data(folder / "data", 6)
+    write_codec(folder / "codec")
+    write_checkpoint(folder / "base")
+    command = [
+        *(sys.executable, "-m", "actors.cli", "train", "model=kimi_audio", f"model.path={folder / 'base'}"),
+        *(f"model.codec={folder / 'codec'}", "model.dtype=float32", "model.max_length=256", "data=manifest"),
+        *(f"data.{split}={data}" for split in ("train", "validation", "test")),
+        *("data.eval_prompts=2", "experiment=smoke", "algo=grpo_all", "learner.ranks=2"),
+        *("rollout.engine=torch", "rollout.grammar=true", "rollout.max_new_tokens=64"),
+        *("judge.semantic=0", "judge.acoustic=1", "learner.tokens_per_microbatch=512"),
+        *(f"run.root={folder / 'runs'}", "run.name=kimi"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "runs" / "kimi"
+
+
+def test_both_streams_are_sampled_under_the_grammar_and_scored_by_the_learner(run: Path) -> None:
+    family = load_family(model(run.parent.parent / "base"))
+    rows = metric_rows(run / "metrics.jsonl").rows
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    spoken = 0
+    for step in (1, 2, 3):
+        records = rollouts(run / "rollouts" / f"step_{step:06d}.jsonl").rows
+        assert records
+        for record in records:
+            assert family.channels.letters(record.ids) == record.channels
+            assert family.interleave.allowed()[family.interleave.phases(record.ids), record.ids].all()
+            assert record.channels[1:12:2] == "P" * 6
+            spoken += "A" in record.channels
+    assert spoken
+    known = [value for row in rows for name, value in row.items() if name.startswith("mismatch/")]
+    assert known and all(value is not None and value <= 2e-4 for value in known)
+
+
+def test_the_export_loads_back_and_what_hears_is_untouched(run: Path) -> None:
+    start, final = run.parent.parent / "base", run / "final"
+    for file in start.glob("*.safetensors"):
+        before, after = load_file(file), load_file(final / file.name)
+        assert {n: (t.shape, t.dtype) for n, t in before.items()} == {
+            n: (t.shape, t.dtype) for n, t in after.items()
+        }
+        assert all(torch.equal(before[n], after[n]) == ("vq_adaptor" in n) for n in before)
+    ear = Path("whisper-large-v3") / "model.safetensors"
+    assert (start / ear).read_bytes() == (final / ear).read_bytes()
+    load_language_model(load_family(model(final, codec=start.parent / "codec")))
