@@ -14,7 +14,7 @@ import pytest
 from actors.cli import main
 from conf.schema import ModelConfig
 from speech.families import family_names, load_family
-from tests.families import glm4_voice, step_audio2, vita_audio
+from tests.families import glm4_voice, kimi_audio, step_audio2, vita_audio
 from tests.fixtures import write_micro_checkpoint
 
 
@@ -52,6 +52,7 @@ FAMILIES = {
         shipped_codec="token2wav",
         rate=25.0,
     ),
+    "kimi_audio": Case(write=kimi_audio.write_checkpoint, tokenizer=("tiktoken.model",)),
     "vita_audio": Case(write=vita_audio.write_checkpoint, tokenizer=("tokenizer.json",)),
 }
 Refusal = Callable[..., str]
