@@ -22,6 +22,8 @@ ENDPOINT = ["judge.api.base_url=http://127.0.0.1:8000/v1", "judge.api.model=judg
 OWN_VALUES = {
     "data=manifest": MANIFESTS,
     "model=glm4_voice": ["model.path=glm-4-voice-9b", "model.codec=codec"],
+    "model=kimi_audio": ["model.path=kimi-audio-7b", "model.codec=codec"],
+    "model=step_audio2": ["model.path=step-audio-2-mini"],
     "cluster=multi": ["run.root=/shared/runs"],
     "algo=dpo_text": ["data.pairs=pairs.jsonl"],
     "algo=dpo_all": ["data.pairs=pairs.jsonl"],
