@@ -128,7 +128,7 @@ def tail_trimming(bench: Bench, shape: Shape) -> Figures:
     policy = sharded(Policy(language_model(bench, shape), chunk=512), ranks.mesh(1), dtype="bfloat16")
 
     def run(micro: Microbatch) -> dict[str, float]:
-        logps, entropies = policy(micro)
+        logps, entropies, _ = policy(micro)
         before, reference = logps.detach(), torch.zeros_like(logps)
         terms = loss_terms(logps, entropies, before, reference, micro, weight=LAMBDA, algo=algo)
         torch.autograd.backward(terms.total)
@@ -165,7 +165,7 @@ def parity(bench: Bench, shape: Shape) -> Figures:
     asked = {temperature: drawn(policy, micro, temperature) for temperature in (1.0, 0.2)}
     wide = {temperature: policy(each) for temperature, each in asked.items()}
     narrow = sharded(policy, ranks.mesh(1), dtype="bfloat16")
-    for temperature, (logps, entropies) in wide.items():
+    for temperature, (logps, entropies, _) in wide.items():
         gap = (narrow(asked[temperature])[0] - logps).double()
         found: dict[str, Any] = {"positions": len(gap), "entropy": float(entropies.mean())}
         found |= {"mean |d|": float(gap.abs().mean()), "largest |d|": float(gap.abs().max())}

@@ -1,6 +1,7 @@
 """What ``bench.gpu`` measures: random models of Qwen2 shapes, and steps of rows as VITA-Audio speaks them."""
 
 from math import log
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from learner.rows import Row, Sampled
 from learner.step import Learner
 from learner.types import Advantage, Anchor, Rollout, StepBatch
 
+BASE = Path(__file__).parents[1] / "examples/tiny_world/base"  # whose family; the weights are random
 LAMBDA = 0.5
 NO_KL: dict[str, Any] = {"kl": ChannelWeights()}  # and therefore no reference model
 
@@ -58,7 +60,7 @@ class RandomLearner(Learner):
         learner = {"tokens_per_microbatch": bench.tokens, "activation_checkpointing": checkpointing}
         values = {
             "run": {"name": "bench"},
-            "model": {"path": "random", "dtype": "bfloat16", "max_length": bench.tokens},
+            "model": {"path": BASE, "dtype": "bfloat16", "max_length": bench.tokens},
             "data": dict.fromkeys(("train", "validation", "test"), "none"),
             "rollout": {"max_new_tokens": bench.tokens - 1},
             "algo": NO_KL,

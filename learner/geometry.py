@@ -95,6 +95,8 @@ def parts_of(policy: Policy) -> dict[str, list[nn.Parameter]]:
     names = {id(head): "head", id(inputs): "embedding, head" if inputs is head else "embedding"}
     for index, layer in enumerate(lm.base_model.layers):
         names |= {id(parameter): f"layer {index}" for parameter in layer.parameters()}
+    for index, depth in enumerate(getattr(lm, "ahead", ())):
+        names |= {id(parameter): f"ahead {index}" for parameter in depth.parameters()}
     norm = getattr(lm.base_model, "norm", nn.Module())
     names |= {id(parameter): "norm" for parameter in norm.parameters()}
     parts: dict[str, list[nn.Parameter]] = {}

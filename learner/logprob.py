@@ -99,7 +99,8 @@ class _Chosen(torch.autograd.Function):
         )
         grad_N = torch.zeros_like(lses) if grad_N is None else grad_N
         grad_hidden = torch.empty_like(hidden_NH)
-        grad_weight = torch.zeros_like(weight_VH, dtype=_accumulator(weight_VH.dtype))
+        learns = ctx.needs_input_grad[1]  # else the head is a constant
+        grad_weight = torch.zeros_like(weight_VH, dtype=_accumulator(weight_VH.dtype)) if learns else None
         for begin in range(0, len(hidden_NH), ctx.chunk):
             rows = slice(begin, begin + ctx.chunk)
             logits = _logits(hidden_NH, weight_VH, temperature_N, allowed_PV, phases_N, rows)
@@ -114,8 +115,11 @@ class _Chosen(torch.autograd.Function):
                 slope.div_(temperature_N[rows, None])
             narrow = slope.to(hidden_NH.dtype)
             grad_hidden[rows] = narrow @ weight_VH
+            if grad_weight is None:
+                continue
             if grad_weight.dtype == narrow.dtype:
                 grad_weight.addmm_(narrow.T, hidden_NH[rows])
             else:
                 grad_weight += narrow.T @ hidden_NH[rows]
-        return grad_hidden, grad_weight.to(weight_VH.dtype), None, None, None, None, None
+        narrowed = None if grad_weight is None else grad_weight.to(weight_VH.dtype)
+        return grad_hidden, narrowed, None, None, None, None, None

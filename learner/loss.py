@@ -1,6 +1,6 @@
 """From log-probs to the loss: sums of weighted positions, nothing else.
 
-    SFT      -logp
+    SFT      -logp;  with layers that foresee also the mean of theirs, which no other layer learns from
     PO       -w * min(rho * A, clip(rho, 1 - clip_low, 1 + clip_high) * A)      A < 0: at least clip_dual * A
                  rho = exp(logp - old)      old: the learner's log-prob before the first update on this batch
                  w   = min(exp(old - behaviour), importance_cap), a constant (engine vs learner)
@@ -20,6 +20,7 @@ from torch import Tensor
 from conf.algorithm import AlgoConfig
 from learner.batch import Microbatch
 from learner.objectives import scales
+from learner.rows import Component
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,6 +35,8 @@ class Terms:
     dpo: Tensor
     kl: Tensor
     entropy: Tensor
+    ahead: Tensor  # the SFT term of the depths; 0 without any
+    foreseen: Tensor  # how many log-probs it is made of
     penalty_N: Tensor  # the KL estimate of each position, before its coefficient
     clipped: Tensor  # preference positions whose ratio was clipped
     preferred: Tensor  # preference positions
@@ -46,6 +49,7 @@ def loss_terms(
     old_N: Tensor,
     reference_N: Tensor,
     micro: Microbatch,
+    ahead_DN: Tensor | None = None,
     *,
     weight: float,
     algo: AlgoConfig,
@@ -67,6 +71,11 @@ def loss_terms(
         (micro.entropy_N * bonus_N).sum(),
     )
     total = sum((scale * part for scale, part in zip(scales(weight), parts, strict=True)), torch.zeros(()))
+    depths = 0 if ahead_DN is None else len(ahead_DN)
+    ahead = micro.sft_N.new_zeros(())
+    if ahead_DN is not None and depths:
+        ahead = -(micro.sft_N * ahead_DN.mean(0)).sum()
+    total = total + scales(weight)[Component.SFT] * ahead
     sft, po, dpo, kl, entropy = (part.detach() for part in parts)
     return Terms(
         total=total,
@@ -75,6 +84,8 @@ def loss_terms(
         dpo=dpo,
         kl=kl,
         entropy=entropy,
+        ahead=ahead.detach(),
+        foreseen=(micro.sft_N != 0).sum() * depths,
         penalty_N=penalty_N.detach(),
         clipped=(clipped_N & (micro.po_N != 0)).sum(),
         preferred=(micro.po_N != 0).sum(),

@@ -38,7 +38,7 @@ def reduce(scored: Sequence[Scored], factor: Sequence[float]) -> dict[str, float
         {name: torch.stack([one[name] for one in map(_sums, scored)]).sum() for name in _sums(scored[0])}
     )
     found = {"loss/total": sum(sums[name] * scale for name, scale in zip(COMPONENTS, factor, strict=True))}
-    shown = {"sft": "anchored", "po": "preferred", "dpo": "pairs"}
+    shown = {"sft": "anchored", "po": "preferred", "dpo": "pairs", "ahead": "foreseen"}
     found |= {f"loss/{name}": sums[name] for name, count in shown.items() if sums[count]}
     ratios = {
         **{f"loss/kl_{name}": (f"penalty/{name}", f"held/{name}") for name in CHANNELS},
@@ -60,7 +60,7 @@ def _sums(scored: Scored) -> dict[str, Tensor]:
         float(micro.ids_TS.numel()) if len(micro.keep_N) else 0.0, device=micro.ids_TS.device
     )
     sums = {
-        **{name: getattr(terms, name) for name in (*COMPONENTS, "clipped", "preferred")},
+        **{name: getattr(terms, name) for name in (*COMPONENTS, "ahead", "foreseen", "clipped", "preferred")},
         "tokens": tokens,
         "anchored": (micro.sft_N != 0).sum(),
         "pairs": real.sum(),

@@ -9,7 +9,8 @@ too: one code path.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from math import isfinite, nan
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from learner.batch import Microbatch
 from learner.logprob import chosen_logprobs
-from rollout.language_model import blocks, heads, load_language_model, states
+from rollout.language_model import Foreseeing, blocks, embedded, heads, load_language_model, states
 from speech.families.base import Family
 
 PACKED = "packed_causal"  # our name in transformers' attention registry
@@ -63,12 +64,20 @@ AttentionInterface.register(PACKED, packed_causal)
 AttentionMaskInterface.register(PACKED, lambda *_, **__: None)
 
 
+class Scores(NamedTuple):
+    """What a pass gives for the scored positions, float32."""
+
+    logps_N: Tensor
+    entropies_N: Tensor
+    ahead_DN: Tensor  # log-probs by the depths of a ``Foreseeing`` module, at anchors; 0 elsewhere
+
+
 class Policy(nn.Module):
     """Scores the kept positions of a micro-batch.
 
     Example:
         policy = sharded(Policy.load(family, chunk=512), mesh, dtype="float32")
-        logps_N, entropies_N = policy(pack(rows))  # every rank, equally often
+        logps_N, entropies_N, _ = policy(pack(rows))  # every rank, equally often
     """
 
     allowed_PV: Tensor | None
@@ -98,11 +107,12 @@ class Policy(nn.Module):
                 module.p = 0.0
         return cls(lm, chunk=chunk, allowed_PV=allowed_PV)
 
-    def forward(self, micro: Microbatch) -> tuple[Tensor, Tensor]:
-        """(log-probs, entropies), float32 [N] with gradient, at each position's temperature and phase."""
+    def forward(self, micro: Microbatch) -> Scores:
+        """Log-probs and entropies with gradient, at each position's temperature and phase."""
         found = self._states(micro)
         if len(found) == 1:
-            return self._scores(0, found[0], micro, slice(None))
+            scores = self._scores(0, found[0], micro, slice(None))
+            return Scores(*scores, self._foreseen(micro, found[0]))
         logps_N, entropies_N = (torch.zeros(len(micro.keep_N), device=micro.keep_N.device) for _ in range(2))
         for stream, hidden_TH in enumerate(found):  # each takes part, scored or not: see ``batch``
             (here,) = (micro.stream_N == stream).nonzero(as_tuple=True)
@@ -111,7 +121,7 @@ class Policy(nn.Module):
                 logps_N.index_add(0, here, logps),
                 entropies_N.index_add(0, here, entropies),
             )
-        return logps_N, entropies_N
+        return Scores(logps_N, entropies_N, logps_N.new_zeros(0, len(logps_N)))
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(name in the module, whole float32 tensor on CPU), tied ones under each of their names.
@@ -139,6 +149,25 @@ class Policy(nn.Module):
             phases_N=None if self.allowed_PV is None else micro.phases_N[here],
         )
 
+    def _foreseen(self, micro: Microbatch, hidden_TH: Tensor) -> Tensor:
+        """Log-probs [D, N] of the anchors' tokens by each depth; nothing where nobody learns."""
+        if not isinstance(self.lm, Foreseeing) or not torch.is_grad_enabled():
+            return hidden_TH.new_zeros(0, len(micro.keep_N), dtype=torch.float32)
+        anchored_N = micro.sft_N != 0
+        lengths = torch.tensor(micro.lengths, device=micro.keep_N.device)
+        segment_T = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+        wanted_T = torch.isin(segment_T, micro.row_N[anchored_N])
+        embedded_TH = embedded(self.lm, micro.ids_TS, micro.features_KH, micro.at_K)
+        foreseen = self.lm.foresee(hidden_TH, embedded_TH, micro.positions_T, segment_T, wanted_T)
+        found = []
+        for depth, state_TH in enumerate(foreseen):
+            (here,) = (anchored_N & (micro.positions_T[micro.keep_N] > depth)).nonzero(as_tuple=True)
+            head = self._heads[0].weight.detach()
+            kept = state_TH[micro.keep_N[here]]
+            logps, _ = chosen_logprobs(kept, head, micro.targets_N[here], chunk=self._chunk)
+            found.append(logps.new_zeros(len(micro.keep_N)).index_add(0, here, logps))
+        return torch.stack(found)
+
 
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor put together, on CPU. Collective."""
@@ -159,6 +188,8 @@ def sharded(policy: Policy, mesh: DeviceMesh, *, dtype: str) -> Policy:
     free = mesh.device_type != "cpu"
     for layer in blocks(policy.lm):
         fully_shard(layer, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
+    for depth in policy.lm.ahead if isinstance(policy.lm, Foreseeing) else ():
+        fully_shard(depth, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
     fully_shard(policy, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
     return policy.to(mesh.device_type) if free else policy
 
@@ -174,6 +205,18 @@ def reshard(policy: Policy) -> None:
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def clip(policy: Policy, largest: float) -> float:
+    """Clip the gradient; its norm before, not finite where any of it is not.
+
+    Layers that foresee are clipped apart: they do not shorten the step of those that speak.
+    """
+    ahead = policy.lm.ahead.parameters() if isinstance(policy.lm, Foreseeing) else ()
+    apart = {id(parameter) for parameter in ahead}
+    parts = [[p for p in policy.parameters() if (id(p) in apart) == foresees] for foresees in (False, True)]
+    norms = [whole(torch.nn.utils.clip_grad_norm_(part, largest)).item() for part in parts if part]
+    return norms[0] if all(map(isfinite, norms)) else nan
 
 
 def synchronise_gradients(policy: Policy, on: bool) -> None:

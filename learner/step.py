@@ -31,7 +31,7 @@ from learner.geometry import Survey, directions, shift_rows
 from learner.grammar import grammar_from
 from learner.loss import divergence, loss_terms
 from learner.metrics import Scored
-from learner.model import Policy, frozen, reshard, sharded, synchronise_gradients
+from learner.model import Policy, clip, frozen, reshard, sharded, synchronise_gradients
 from learner.objectives import needs_reference, penalty_rows, rows_of, scales
 from learner.reference import penalties, reference_logps
 from learner.rows import Row, Sampled, scoring_rows
@@ -226,9 +226,9 @@ class Learner:
         for m, (micro, reference) in enumerate(zip(mine.micros, mine.references, strict=True)):
             last = m == len(mine.micros) - 1
             synchronise_gradients(self.policy, last or ranks.device().type == "cuda")
-            logps, entropies = self.policy(micro)
+            logps, entropies, ahead = self.policy(micro)
             before = logps.detach() if old is None else old[m]
-            terms = loss_terms(logps, entropies, before, reference, micro, weight=weight, algo=algo)
+            terms = loss_terms(logps, entropies, before, reference, micro, ahead, weight=weight, algo=algo)
             torch.autograd.backward(
                 terms.total * self._world
             )  # FSDP averages over ranks; our weights are already global
@@ -240,8 +240,7 @@ class Learner:
     def _update(self) -> dict[str, float]:
         """Clip, step, forget the gradient."""
         learning = self._config.learner
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), learning.clip)
-        size = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        size = clip(self.policy, learning.clip)
         if not isfinite(size):
             self._optimizer.zero_grad()
             raise FloatingPointError(f"gradient norm must be finite: got {size} at version {self._version}")

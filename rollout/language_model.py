@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from speech.checkpoint import shapes, weight_files
@@ -36,6 +36,22 @@ class Parallel(Protocol):
 
     def blocks(self) -> Sequence[Any]:
         """Every layer, in the order in which they run: what is sharded together."""
+        ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """What a module that predicts several tokens at once has: layers that it learns and engines lack."""
+
+    ahead: nn.ModuleList  # one module per depth
+
+    def foresee(
+        self, hidden_TH: Tensor, embedded_TH: Tensor, positions_T: Tensor, segment_T: Tensor, wanted_T: Tensor
+    ) -> list[Tensor]:
+        """States [T, H] of each depth, which like ``hidden_TH`` predict the token after their own.
+
+        Depth d has states at wanted positions > d. No gradient leaves ``ahead``.
+        """
         ...
 
 
@@ -75,11 +91,17 @@ def states(lm: Any, ids_TS: Tensor, features_KH: Tensor, at_K: Tensor, **place: 
     """
     if isinstance(lm, Parallel):
         return lm.states(ids_TS, features_KH, at_K, **place)
-    embedded_TH = lm.get_input_embeddings()(ids_TS[:, 0])
-    if len(at_K):
-        embedded_TH = embedded_TH.index_copy(0, at_K, features_KH.to(embedded_TH.dtype))
+    embedded_TH = embedded(lm, ids_TS, features_KH, at_K)
     output = lm.base_model(inputs_embeds=embedded_TH[None], use_cache=False, **place)
     return [output.last_hidden_state[0]]
+
+
+def embedded(lm: Any, ids_TS: Tensor, features_KH: Tensor, at_K: Tensor) -> Tensor:
+    """What the decoder of a single stream reads, [T, H]."""
+    embedded_TH: Tensor = lm.get_input_embeddings()(ids_TS[:, 0])
+    if not len(at_K):
+        return embedded_TH
+    return embedded_TH.index_copy(0, at_K, features_KH.to(embedded_TH.dtype))
 
 
 def heads(lm: Any) -> Sequence[Any]:

@@ -4,6 +4,7 @@ Invariant: the vectors are in the embedding space of the model and do not depend
 a frozen encoder made them once, where the prompt was encoded.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,14 @@ class Features:
 
     def __post_init__(self) -> None:
         assert self.vectors.ndim == 2 and len(self.at) == len(self.vectors), "one vector per step"
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Features]") -> "Features | None":
+        """Those of several turns; None where no turn has any."""
+        if not parts:
+            return None
+        at = tuple(step for part in parts for step in part.at)
+        return cls(at, np.concatenate([part.vectors for part in parts]))
 
 
 @dataclass(frozen=True, slots=True)

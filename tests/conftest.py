@@ -25,6 +25,7 @@ CLUSTERS = {
     "test_api_judge",
     "test_bench_judge",
     "test_driver",
+    "test_family_vita_audio_train",
     "test_glm4_voice_run",
     "test_interrupt",
     "test_job_submit",
@@ -33,6 +34,8 @@ CLUSTERS = {
     "test_run_step_audio2",
 }
 ENGINES = {
+    "test_family_vita_audio_ahead",
+    "test_family_vita_audio_engine",
     "test_features_learner",
     "test_features_vllm",
     "test_learner_step",

@@ -20,7 +20,9 @@ from conf.schema import RolloutConfig
 MANIFESTS = ["data.train=a.jsonl", "data.validation=b.jsonl", "data.test=c.jsonl"]
 ENDPOINT = ["judge.api.base_url=http://127.0.0.1:8000/v1", "judge.api.model=judge"]
 OWN_VALUES = {
+    "model=step_audio2": ["model.path=examples/tiny_world/base"],
     "data=manifest": MANIFESTS,
+    "model=vita_audio": ["model.path=VITA-Audio-Boost", "model.codec=codec"],
     "model=glm4_voice": ["model.path=glm-4-voice-9b", "model.codec=codec"],
     "model=kimi_audio": ["model.path=kimi-audio-7b", "model.codec=codec"],
     "model=step_audio2": ["model.path=step-audio-2-mini"],

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,8 @@ import pytest
 
 from actors.cli import main
 from conf.schema import ModelConfig
-from speech.codecs import mel
 from speech.families import family_names, load_family
-from tests.families import glm4_voice
+from tests.families import glm4_voice, step_audio2, vita_audio
 from tests.fixtures import write_micro_checkpoint
 
 
@@ -25,8 +25,9 @@ class Case:
     write: Callable[[Path], Path]
     tokenizer: tuple[str, ...]
     rows: str = "vocab_size"
+    nested: str | None = None  # the part of config.json that has it
     shipped_codec: str | None = None  # in the checkpoint's own folder
-    rated: bool = True  # its models were trained with 12.5 codes per second
+    rate: float | None = 12.5  # codes per second that its models were trained with
     own_code: str | None = None  # a rule of config.json that the remote code could break
 
 
@@ -35,7 +36,8 @@ FAMILIES = {
         write=write_micro_checkpoint,
         tokenizer=("tokenizer.json",),
         shipped_codec="codec.safetensors",
-        rated=False,
+        rate=None,
+        own_code="auto_map",
     ),
     "glm4_voice": Case(
         write=glm4_voice.write_checkpoint,
@@ -43,6 +45,14 @@ FAMILIES = {
         rows="padded_vocab_size",
         own_code="original_rope",
     ),
+    "step_audio2": Case(
+        write=step_audio2.write_checkpoint,
+        tokenizer=("tokenizer.json",),
+        nested="text_config",
+        shipped_codec="token2wav",
+        rate=25.0,
+    ),
+    "vita_audio": Case(write=vita_audio.write_checkpoint, tokenizer=("tokenizer.json",)),
 }
 Refusal = Callable[..., str]
 
@@ -54,16 +64,19 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12.5 codes per second, as many as every family's fixture has."""
-    return glm4_voice.write_codec(tmp_path_factory.mktemp("families") / "codec")
+def codecs(tmp_path_factory: pytest.TempPathFactory) -> dict[float | None, Path]:
+    """By codes per second; each has as many codes as every family's fixture."""
+    root = tmp_path_factory.mktemp("codecs")
+    slow, fast = glm4_voice.write_codec(root / "slow"), step_audio2.write_codec(root / "fast")
+    return {None: slow, 12.5: slow, 25.0: fast}
 
 
 @pytest.fixture
-def refusal(capsys: pytest.CaptureFixture[str], tmp_path: Path, codec: Path) -> Refusal:
+def refusal(capsys: pytest.CaptureFixture[str], tmp_path: Path, codecs: dict[float | None, Path]) -> Refusal:
     """The one line with which a dry run ends."""
 
     def refused(family: str, path: Path, **settings: object) -> str:
+        codec = codecs[FAMILIES[family].rate]
         given = {"path": path, "codec": codec, "dtype": "float32", "max_length": 256} | settings
         options = [f"model.{name}={value}" for name, value in given.items() if value is not None]
         root = tmp_path / "runs"
@@ -90,7 +103,10 @@ def test_every_family_is_here() -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_whole_checkpoint_is_taken(checkpoints: dict[str, Path], codec: Path, name: str) -> None:
+def test_a_whole_checkpoint_is_taken(
+    checkpoints: dict[str, Path], codecs: dict[float | None, Path], name: str
+) -> None:
+    codec = codecs[FAMILIES[name].rate]
     family = load_family(ModelConfig(family=name, path=checkpoints[name], codec=codec))
     assert family.codec().size == len(family.code_ids)
 
@@ -118,9 +134,13 @@ def test_a_tokenizer_file_that_is_not_there(
 def test_a_vocabulary_that_ends_before_the_last_code(
     copy: Callable[[str], Path], refusal: Refusal, name: str
 ) -> None:
-    folder, rows = copy(name), FAMILIES[name].rows
-    last = max(load_family(ModelConfig(family=name, path=folder)).code_ids)
-    edit(folder / "config.json", **{rows: last})
+    folder, rows, nested = copy(name), FAMILIES[name].rows, FAMILIES[name].nested
+    last = load_family(ModelConfig(family=name, path=folder)).vocabulary.largest
+    config = json.loads((folder / "config.json").read_text())
+    edit(
+        folder / "config.json",
+        **({rows: last} if nested is None else {nested: config[nested] | {rows: last}}),
+    )
     rule = f"{rows} must exceed the tokenizer's largest id {last}: got {last}"
     assert refusal(name, folder) == f"{folder / 'config.json'}: {rule}"
 
@@ -134,16 +154,17 @@ def test_a_codec_with_another_number_of_codes(
     assert refusal(name, checkpoints[name], codec=small) == f"{small}: {rule}"
 
 
-@pytest.mark.parametrize("name", [name for name, case in FAMILIES.items() if case.rated])
+@pytest.mark.parametrize("name", [name for name, case in FAMILIES.items() if case.rate])
 def test_a_codec_of_another_rate(
-    checkpoints: dict[str, Path], codec: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch, name: str
+    checkpoints: dict[str, Path], codecs: dict[float | None, Path], refusal: Refusal, name: str
 ) -> None:
-    monkeypatch.setattr(mel, "BLOCK", 16)  # the same file read as 6.25 codes per second
-    rule = f"the codec must have 12.5 codes per second, as {name} models do: got 6.25"
-    assert refusal(name, checkpoints[name]) == f"{codec}: {rule}"
+    wanted = FAMILIES[name].rate
+    other = 25.0 if wanted == 12.5 else 12.5
+    rule = f"the codec must have {wanted:g} codes per second, as {name} models do: got {other:g}"
+    assert refusal(name, checkpoints[name], codec=codecs[other]) == f"{codecs[other]}: {rule}"
 
 
-@pytest.mark.parametrize("name", [name for name, case in FAMILIES.items() if case.shipped_codec is None])
+@pytest.mark.parametrize("name", [name for name, case in FAMILIES.items() if not case.shipped_codec])
 def test_no_codec(checkpoints: dict[str, Path], name: str) -> None:
     family = load_family(ModelConfig(family=name, path=checkpoints[name]))
     with pytest.raises(ValueError, match=f"model.codec must name a codec's local folder for {name}"):
@@ -156,9 +177,9 @@ def test_a_config_that_only_the_checkpoints_own_code_can_follow(
 ) -> None:
     folder, rule = copy(name), FAMILIES[name].own_code
     assert rule is not None
-    edit(folder / "config.json", **{rule: not json.loads((folder / "config.json").read_text())[rule]})
+    edit(folder / "config.json", **{rule: not json.loads((folder / "config.json").read_text()).get(rule)})
     told = refusal(name, folder)
-    assert told.startswith(f"{folder / 'config.json'}: {rule} must be ") and "own code" in told
+    assert told.startswith(f"{folder / 'config.json'}: {rule} must ") and "own code" in told
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -169,6 +190,18 @@ def test_weights_of_another_format(copy: Callable[[str], Path], refusal: Refusal
     (folder / "pytorch_model.bin").write_bytes(b"pickled")
     rule = "a checkpoint must hold model.safetensors (other weight formats are not read)"
     assert refusal(name, folder) == f"{folder}: {rule}"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_setting_that_the_family_would_ignore(
+    checkpoints: dict[str, Path], refusal: Refusal, name: str
+) -> None:
+    known = import_module(f"speech.families.{name}").OPTIONS
+    foreign = {"ear": "somewhere", "system": "hello", "ratios": "[1,4]", "mtp": "trained"}
+    for option, value in foreign.items():
+        if option not in known:
+            told = refusal(name, checkpoints[name], **{option: value})
+            assert told.startswith(f"model.{option} is no setting of {name}: got ")
 
 
 GLM: list[tuple[str, dict[str, Any], str]] = [

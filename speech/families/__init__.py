@@ -1,5 +1,6 @@
 """The families, one file each, found by name."""
 
+from collections.abc import Collection
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -16,5 +17,15 @@ def load_family(model: ModelConfig) -> Family:
     """The family of a checkpoint folder. ValueError: unknown name or unfit folder."""
     if model.family not in family_names():
         raise ValueError(f"model family must be one of {', '.join(family_names())}: got {model.family}")
-    family: Family = import_module(f"{__name__}.{model.family}").load(model)
+    module = import_module(f"{__name__}.{model.family}")
+    _check_options(model, module.OPTIONS)
+    family: Family = module.load(model)
     return family
+
+
+def _check_options(model: ModelConfig, known: Collection[str]) -> None:
+    """ValueError: a setting that only other families have, which this one would ignore."""
+    for name in ("ear", "system", "ratios", "mtp"):
+        value = getattr(model, name)
+        if name not in known and value != ModelConfig.model_fields[name].default:
+            raise ValueError(f"model.{name} is no setting of {model.family}: got {value}")

@@ -121,6 +121,8 @@ class Family:
     """Token id of each code."""
     template: Callable[[Sequence[Turn]], Encoded]
     """The dialogue so far, up to where the assistant speaks."""
+    target_end: str = ""
+    """What follows the words of a reference reply, as in the data that the model was trained on."""
     backbone: Mapping[str, Any]
     """transformers config of the language model."""
     engine_config: Mapping[str, Any] | None = None
@@ -165,7 +167,11 @@ class Family:
         if self.interleave.pattern or self.streams > 1:
             whole = tuple(code for chunk in chunks for code in chunk.codes)
             chunks = [Chunk(text=" ".join(chunk.text for chunk in chunks), codes=whole)]
-        texts = [self.vocabulary.encode(" " * (i > 0) + chunk.text) for i, chunk in enumerate(chunks)]
+        last = len(chunks) - 1
+        texts = [
+            self.vocabulary.encode(" " * (i > 0) + chunk.text + self.target_end * (i == last))
+            for i, chunk in enumerate(chunks)
+        ]
         return tuple(self.interleave.merge(texts, [self.spell(chunk.codes) for chunk in chunks]))
 
     def split(self, ids: Sequence[int]) -> Spoken:

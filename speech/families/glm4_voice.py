@@ -27,6 +27,7 @@ SPLIT = (  # how text is cut before byte pairs are merged
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 STOPS = ("<|user|>", "<|endoftext|>", "<|observation|>")  # what the model says at the end comes first
+OPTIONS = ("system",)
 PATTERN = ((13, 26),)
 CODE_RATE = 12.5
 SYSTEM = (

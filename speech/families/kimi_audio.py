@@ -27,6 +27,7 @@ from speech.features import Encoded, Features, Vectors
 from speech.interleave import Interleave
 from speech.vocabulary import Vocabulary
 
+OPTIONS = ("system", "ear")
 ARCHITECTURE = "MoonshotKimiaForCausalLM"
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"

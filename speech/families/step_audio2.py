@@ -23,6 +23,7 @@ from speech.features import Encoded, Features
 from speech.interleave import Interleave
 from speech.vocabulary import Vocabulary
 
+OPTIONS = ("system",)
 SYSTEM = "You are a helpful assistant."  # of the published examples
 ROLES = {"user": "human"}  # other roles keep their names
 GROUP = ((1, 4),)

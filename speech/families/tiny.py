@@ -19,6 +19,8 @@ from speech.features import Encoded
 from speech.interleave import Interleave
 from speech.vocabulary import Vocabulary
 
+OPTIONS = ()  # settings of the model that it reads beside path and codec
+
 
 def load(model: ModelConfig) -> Family:
     """Read tokenizer, config and wavgate.json. ValueError names the file and the rule."""
@@ -26,6 +28,10 @@ def load(model: ModelConfig) -> Family:
     codec = _codec_file(path)
     vocabulary = Vocabulary.of_words(path / "tokenizer.json", names=get_args(Role))
     config = read_json(path / "config.json")
+    if "auto_map" in config:
+        raise ValueError(
+            f"{path / 'config.json'}: auto_map must not be there: a folder's own code is not run"
+        )
     rows = rows_of(path / "config.json", config.get("vocab_size"), vocabulary)
     start, stop, begin, end = (
         vocabulary.special(f"<|{name}|>") for name in "im_start im_end begin_of_audio end_of_audio".split()

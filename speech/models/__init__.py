@@ -1,1 +1,1 @@
-"""Language models that transformers has no class for, written from their published architecture."""
+"""Language models that transformers does not have, one file each; imported where one is loaded."""

@@ -1,0 +1,175 @@
+"""VITA-Audio (Balance, Boost, Plus): Qwen2.5 with GLM-4-Voice's codes in its vocabulary.
+
+    prompt   <|im_start|>user\\n <|begin_of_audio|> audio <|end_of_audio|> <|im_end|>\\n
+             <|im_start|>assistant\\n
+    reply    (text+ <|begin_of_audio|> code+ <|end_of_audio|>)+ <|im_end|>
+
+``audio`` is codes, or, in the Plus models, a SenseVoice encoder's vectors at <|context_of_audio|>; a reply is
+codes in all of them. The last ``num_nextn_predict_layers`` layers (MCTP) predict several tokens at once:
+engines sample from the main head alone and do not have them, and the learner only with model.mtp=trained.
+Sources: docs/models/vita_audio.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from conf.schema import ModelConfig
+from speech.channels import ChannelMap
+from speech.checkpoint import read_json
+from speech.families.base import Ear, Family, Names, Role, Turn, rows_of, spelled
+from speech.features import Encoded, Features
+from speech.interleave import Interleave, Pattern
+from speech.vocabulary import Vocabulary
+
+OPTIONS = ("system", "ear", "ratios", "mtp")
+CODES, VECTORS = "qwen2_mtp", "qwen2_mtp_sensevoice"  # model_type of the released checkpoints
+SYSTEM = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner."
+VOICE = "Your Voice: "  # before a spoken system turn: a voice to imitate
+RATIOS = (1, 10, 4, 10)  # Boost and Plus; Balance: 1, 4, 3, 8, 4, 10
+CODES_PER_SECOND = 12.5
+DECODER = """vocab_size hidden_size intermediate_size num_attention_heads num_key_value_heads hidden_act
+max_position_embeddings rms_norm_eps rope_theta rope_scaling initializer_range attention_dropout
+tie_word_embeddings use_sliding_window sliding_window max_window_layers bos_token_id eos_token_id""".split()
+
+
+def load(model: ModelConfig) -> Family:
+    """Read config, tokenizer and ratios. ValueError names the file and the rule."""
+    path = model.path
+    config = read_json(path / "config.json")
+    kind = config.get("model_type")
+    if kind not in (CODES, VECTORS):
+        rule = f"model_type must be {CODES} or {VECTORS}, a VITA-Audio model's"
+        raise ValueError(f"{path / 'config.json'}: {rule}: got {kind}")
+    layers, ahead = _layers(path / "config.json", config)
+    vocabulary = Vocabulary.of_pieces(path / "tokenizer.json")
+    rows = rows_of(path / "config.json", config.get("vocab_size"), vocabulary)
+    stop = (vocabulary.special("<|im_end|>"), vocabulary.special("<|endoftext|>"))
+    begin, end = vocabulary.special("<|begin_of_audio|>"), vocabulary.special("<|end_of_audio|>")
+    code_ids = vocabulary.numbered("<|audio_{}|>")
+    channels = ChannelMap.build(
+        vocab=rows, text=vocabulary.ordinary, audio=code_ids, boundary=(begin, end), stop=stop
+    )
+    if model.mtp == "trained" and not ahead:
+        raise ValueError(f"{path / 'config.json'}: model.mtp=trained needs MCTP layers: the model has none")
+    decoder = {name: config[name] for name in DECODER if name in config}
+    decoder |= {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "num_hidden_layers": layers}
+    hears = kind == VECTORS
+
+    def make_ear() -> Ear:
+        from speech.ears import sensevoice  # needs torch, which the learner's driver does not
+
+        return sensevoice.load(path, model.ear or path)
+
+    return Family(
+        name="vita_audio",
+        path=path,
+        vocabulary=vocabulary,
+        channels=channels,
+        interleave=Interleave("delimited", channels, stop, begin, end, _pattern(model)),
+        code_ids=code_ids,
+        template=_Template(vocabulary, code_ids, SYSTEM if model.system is None else model.system, hears),
+        target_end="\n",
+        backbone=decoder | {"num_nextn_predict_layers": ahead} if model.mtp == "trained" else decoder,
+        engine_config=decoder,
+        names=_names(layers, ahead, learns=model.mtp == "trained"),
+        module=_with_mctp if model.mtp == "trained" else None,
+        hears={"user": "vectors", "system": "vectors"} if hears else {},
+        codec_path=model.codec,
+        code_rate=CODES_PER_SECOND,
+        make_ear=make_ear if hears else None,
+    )
+
+
+class _Template:
+    """ChatML without a default system turn; a spoken turn is its audio alone."""
+
+    def __init__(self, vocabulary: Vocabulary, code_ids: Sequence[int], system: str, hears: bool) -> None:
+        self._encode, self._code_ids, self._system = vocabulary.encode, code_ids, system
+        self._start, self._stop, self._begin, self._end = (
+            vocabulary.special(f"<|{name}|>")
+            for name in "im_start im_end begin_of_audio end_of_audio".split()
+        )
+        self._context = vocabulary.special("<|context_of_audio|>") if hears else None
+
+    def __call__(self, turns: Sequence[Turn]) -> Encoded:
+        if self._system and all(turn.role != "system" for turn in turns):
+            turns = [Turn(role="system", text=self._system), *turns]
+        ids: list[int] = []
+        heard: list[Features] = []
+        for turn in turns:
+            ids += self._opened(turn.role)
+            if turn.text is not None:
+                ids += self._encode(turn.text)
+            else:
+                voice = turn.role == "system"
+                ids += [*self._encode(VOICE * voice), self._begin]
+                if turn.vectors is not None:
+                    assert self._context is not None, "vectors are heard by Plus models only"
+                    at = range(len(ids), len(ids) + len(turn.vectors))
+                    heard.append(Features(tuple(at), turn.vectors))
+                    ids += [self._context] * len(turn.vectors)
+                ids += [*spelled(self._code_ids, turn.codes or ()), self._end, *self._encode("\n" * voice)]
+            ids += [self._stop, *self._encode("\n")]
+        return Encoded((*ids, *self._opened("assistant")), Features.joined(heard))
+
+    def _opened(self, role: Role) -> list[int]:
+        return [self._start, *self._encode(role), *self._encode("\n")]
+
+
+def _layers(file: Path, config: Mapping[str, Any]) -> tuple[int, int]:
+    """(layers of the decoder, MCTP layers behind them)."""
+    whole, ahead = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers", 0)
+    if not (isinstance(whole, int) and isinstance(ahead, int) and 0 <= ahead < whole):
+        rule = "num_hidden_layers must exceed num_nextn_predict_layers, which it counts"
+        raise ValueError(f"{file}: {rule}: got {whole} and {ahead}")
+    return whole - ahead, ahead
+
+
+def _names(layers: int, ahead: int, learns: bool) -> Names:
+    """The decoder under its own names; audio encoder and projector are no part of the learner's module.
+
+    Nor are MCTP layers, unless it ``learns`` them; engines never have them.
+    """
+    behind = "|".join(str(layers + depth) for depth in range(ahead)) or "none"
+    mctp = rf"model\.layers\.({behind})\..*|mtp_.*"
+    rules = [
+        (pattern, (name,))
+        for depth in range(ahead)
+        for pattern, name in (
+            (rf"model\.layers\.{layers + depth}\.(.*)", rf"ahead.{depth}.layer.\1"),
+            (rf"mtp_projs\.{depth}\.(.*)", rf"ahead.{depth}.proj.\1"),
+            (rf"mtp_(embed|hidden)_norms\.{depth}\.(.*)", rf"ahead.{depth}.\1_norm.\2"),
+        )
+    ]
+    frozen: list[tuple[str, tuple[str, ...]]] = [(r"model\.(audio_model|audio_projection)\..*", ())]
+    mine = rules if learns else [(mctp, ())]
+    return Names((*mine, *frozen, (r".*", (r"\g<0>",))), unsampled=mctp if learns else None)
+
+
+def _with_mctp() -> Any:
+    from speech.models import vita_audio  # as the ear: only where it is loaded
+
+    return vita_audio.VitaAudioForCausalLM
+
+
+def _pattern(model: ModelConfig) -> Pattern:
+    """(texts, codes) of a reference reply's chunks; the ratios' audio counts include both boundaries."""
+    ratios = model.ratios or _trained_ratios(model.path) or RATIOS
+    if len(ratios) % 2 or any(audio < 3 for audio in ratios[1::2]):
+        rule = (
+            "model.ratios must be pairs of a text count and an audio count of at least 3 (boundaries count)"
+        )
+        raise ValueError(f"{rule}: got {','.join(map(str, ratios))}")
+    return tuple((text, audio - 2) for text, audio in zip(ratios[::2], ratios[1::2], strict=True))
+
+
+def _trained_ratios(path: Path) -> tuple[int, ...] | None:
+    """The list that training leaves in generation_config.json; None: none, or one that turns MCTP off."""
+    file = path / "generation_config.json"
+    ratios = read_json(file).get("mtp_inference_mode") if file.is_file() else None
+    if ratios is None or (isinstance(ratios, list) and 0 in ratios):
+        return None
+    if not (isinstance(ratios, list) and all(isinstance(one, int) for one in ratios)):
+        raise ValueError(f"{file}: mtp_inference_mode must be a list of counts: got {ratios}")
+    return tuple(ratios)

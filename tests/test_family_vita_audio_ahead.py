@@ -1,0 +1,200 @@
+"""MCTP layers that are trained: they learn what the published training says, and nothing else learns from them."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from conf.schema import Config
+from learner.ranks import connect, disconnect
+from learner.step import Learner
+from learner.types import Advantage, Anchor, Rollout, StepBatch
+from rollout.language_model import checkpoint_layout
+from speech.checkpoint import read_json, weight_files
+from speech.families import load_family
+from tests.families.vita_audio import AHEAD, CODES, LAYERS, write_checkpoint
+
+Tensors = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank() -> Iterator[None]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=30)
+    yield
+    disconnect()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("ahead") / "boost")
+
+
+def config(folder: Path, mtp: str, **algo: Any) -> Config:
+    return Config.model_validate(
+        {
+            "run": {"name": "test"},
+            "model": {"family": "vita_audio", "path": str(folder), "mtp": mtp, "max_length": 96},
+            "data": {"train": "x", "validation": "x", "test": "x"},
+            "rollout": {"max_new_tokens": 64},
+            "algo": {"kl": {}, **algo},
+            "learner": {"ranks": 1, "lr": 1e-2, "clip": 0.5, "warmup_steps": 0, "tokens_per_microbatch": 128},
+        }
+    )
+
+
+def batch(folder: Path, weight: float) -> StepBatch:
+    """Anchors and rollouts of unequal lengths, several to a micro-batch."""
+    family = load_family(config(folder, "frozen").model)
+    draw = torch.Generator().manual_seed(3)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(0, 256, (count,), generator=draw).tolist())
+
+    def speech(count: int) -> tuple[int, ...]:
+        codes = torch.randint(0, CODES, (count,), generator=draw).tolist()
+        target = family.interleave.merge([list(ids(3))], [family.spell(codes)])
+        return tuple(target)
+
+    anchors, rollouts = [], []
+    for i in range(3):
+        reply = speech(4 + 5 * i)
+        letters = family.channels.letters(reply)
+        anchors.append(Anchor(prompt_id=f"a{i}", prompt_ids=ids(6 + i), ids=reply, channels=letters))
+        reply = speech(6 + 3 * i)
+        rollouts.append(
+            Rollout(
+                prompt_id="r",
+                index=i,
+                prompt_ids=ids(9),
+                ids=reply,
+                logps=(-5.0,) * len(reply),
+                channels=family.channels.letters(reply),
+                sampled=(True,) * len(reply),
+                advantage=Advantage.shared(1.0 - i / 1.5),
+            )
+        )
+    return StepBatch(step=1, weight=weight, rollouts=tuple(rollouts), anchors=tuple(anchors))
+
+
+def after(folder: Path, mtp: str, weight: float, steps: int = 2) -> tuple[Learner, dict[str, float]]:
+    learner = Learner(config(folder, mtp), 0, 1)
+    for _ in range(steps):
+        found = learner.step(batch(folder, weight)).metrics
+    return learner, found
+
+
+def state(learner: Learner) -> Tensors:
+    return dict(learner.policy.full_tensors())
+
+
+def published_loss(folder: Path, anchors: tuple[Anchor, ...]) -> Tensor:
+    """``mtp_forward`` and its loop in ``forward`` told anew, one sequence at a time, without any packing.
+
+    Depth d drops the first position of what it is given and pairs each embedding that is left with the state
+    before it; the states of the last depth are dropped at the end instead. Rotations keep the position.
+    """
+    raw = read_json(folder / "config.json")
+    shape = {name: raw[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "rope_theta")}
+    shape |= {name: raw[name] for name in ("num_attention_heads", "num_key_value_heads", "rms_norm_eps")}
+    tensors: Tensors = {}
+    for file in weight_files(folder):
+        tensors |= {name: tensor.float() for name, tensor in load_file(file).items()}
+    whole = Qwen2ForCausalLM(
+        Qwen2Config(num_hidden_layers=LAYERS + AHEAD, tie_word_embeddings=False, **shape)
+    )
+    whole.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("mtp_")})
+
+    def rms(x: Tensor, name: str) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * tensors[name]
+
+    per_depth: list[list[Tensor]] = [[] for _ in range(AHEAD)]
+    for anchor in anchors:
+        ids = torch.tensor([[*anchor.prompt_ids, *anchor.ids]])
+        own = list(whole.model.layers)
+        whole.model.layers = torch.nn.ModuleList(own[:LAYERS])
+        whole.config.num_hidden_layers = LAYERS
+        states = whole.model(ids).last_hidden_state
+        embedded, positions = whole.model.embed_tokens(ids), torch.arange(ids.shape[1])[None]
+        for depth in range(AHEAD):
+            embedded, positions, states = embedded[:, 1:], positions[:, 1:], states[:, :-1]
+            normed = [rms(embedded, f"mtp_embed_norms.{depth}.weight")]
+            normed.append(rms(states, f"mtp_hidden_norms.{depth}.weight"))
+            x = torch.cat(normed, -1) @ tensors[f"mtp_projs.{depth}.weight"].T
+            mask = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)[None, None]
+            turned = whole.model.rotary_emb(x, positions)
+            states = whole.model.norm(own[LAYERS + depth](x, attention_mask=mask, position_embeddings=turned))
+            first = len(anchor.prompt_ids) - 1 - (depth + 1)
+            logits = whole.lm_head(states[0, first:-1])
+            assert len(logits) == len(anchor.ids)
+            per_depth[depth].append(F.cross_entropy(logits, torch.tensor(anchor.ids)))
+        whole.model.layers = torch.nn.ModuleList(own)
+        whole.config.num_hidden_layers = LAYERS + AHEAD
+    return torch.stack([torch.stack(losses).mean() for losses in per_depth]).mean()
+
+
+@torch.no_grad()
+def test_the_depths_loss_is_the_published_one(folder: Path) -> None:
+    everything = {"text": 1, "audio": 1, "boundary": 1, "stop": 1}
+    settings = config(folder, "trained", sft=everything, sft_aggregation="sequence_mean")
+    step = batch(folder, weight=0.25)
+    with torch.enable_grad():
+        found = Learner(settings, 0, 1).step(step).metrics
+    assert found["loss/ahead"] == pytest.approx(float(published_loss(folder, step.anchors)), rel=1e-5)
+
+
+def test_the_decoder_learns_bit_for_bit_what_it_learns_without_the_depths(folder: Path) -> None:
+    """Also where gradients are clipped: the two are clipped apart."""
+    (trained, _), (frozen, without) = (after(folder, mtp, 0.25) for mtp in ("trained", "frozen"))
+    decoder, moved = state(frozen), state(trained)
+    assert "loss/ahead" not in without
+    assert all(torch.equal(moved[name], tensor) for name, tensor in decoder.items())
+    start = state(Learner(config(folder, "trained"), 0, 1))
+    ahead = {name for name in moved if name.startswith("ahead.")}
+    assert ahead == set(moved) - set(decoder) and len(ahead) == AHEAD * 15
+    assert not any(torch.equal(moved[name], start[name]) for name in ahead)
+
+
+def test_a_preference_teaches_the_depths_nothing(folder: Path) -> None:
+    learner, found = after(folder, "trained", weight=1.0)
+    start = state(Learner(config(folder, "trained"), 0, 1))
+    moved = {name for name, tensor in state(learner).items() if not torch.equal(tensor, start[name])}
+    assert moved and not any(name.startswith("ahead.") for name in moved)
+    assert "loss/ahead" not in found
+
+
+def test_engines_never_get_the_depths_and_exports_have_them_under_their_names(
+    folder: Path, tmp_path: Path
+) -> None:
+    learner, _ = after(folder, "trained", 0.25)
+    family = load_family(config(folder, "trained").model)
+    layout, _optional = checkpoint_layout(family)
+    assert layout == checkpoint_layout(load_family(config(folder, "frozen").model))[0]
+    published = learner.weights()
+    assert published is not None and set(published[0].names) == set(layout)
+    learner.export(tmp_path / "out")
+    for file in weight_files(folder):
+        before, now = load_file(file), load_file(tmp_path / "out" / file.name)
+        assert {n: (t.shape, t.dtype) for n, t in before.items()} == {
+            n: (t.shape, t.dtype) for n, t in now.items()
+        }
+        assert not any(torch.equal(tensor, now[name]) for name, tensor in before.items())
+    again = state(Learner(config(tmp_path / "out", "trained"), 0, 1))
+    assert all(torch.equal(again[n], t.bfloat16().float()) for n, t in state(learner).items())
+
+
+def test_depths_that_are_not_there_cannot_be_trained(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "plus", "plus")
+    with pytest.raises(
+        ValueError, match=r"config\.json: model\.mtp=trained needs MCTP layers: the model has"
+    ):
+        load_family(config(folder, "trained").model)
