@@ -25,7 +25,6 @@ OWN_VALUES = {
     "model=vita_audio": ["model.path=VITA-Audio-Boost", "model.codec=codec"],
     "model=glm4_voice": ["model.path=glm-4-voice-9b", "model.codec=codec"],
     "model=kimi_audio": ["model.path=kimi-audio-7b", "model.codec=codec"],
-    "model=step_audio2": ["model.path=step-audio-2-mini"],
     "cluster=multi": ["run.root=/shared/runs"],
     "algo=dpo_text": ["data.pairs=pairs.jsonl"],
     "algo=dpo_all": ["data.pairs=pairs.jsonl"],
