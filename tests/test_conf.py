@@ -22,7 +22,11 @@ ENDPOINT = ["judge.api.base_url=http://127.0.0.1:8000/v1", "judge.api.model=judg
 OWN_VALUES = {
     "model=step_audio2": ["model.path=examples/tiny_world/base"],
     "data=manifest": MANIFESTS,
-    "model=kimi_audio": ["model.path=Kimi-Audio-7B-Instruct", "model.codec=codec"],
+    "model=kimi_audio": [
+        "model.path=Kimi-Audio-7B-Instruct",
+        "model.codec=codec",
+        "cluster.weight_transfer=object_store",
+    ],
     "model=vita_audio": ["model.path=VITA-Audio-Boost", "model.codec=codec"],
     "model=glm4_voice": ["model.path=glm-4-voice-9b", "model.codec=codec"],
     "cluster=multi": ["run.root=/shared/runs"],
