@@ -113,7 +113,8 @@ def usable_model(config: Config) -> Family:
         raise UserError(f"model.path: no folder at {path}")
     try:
         family = load_family(config.model)
-        model_folder.check(path, config.model.max_length, family.backbone, family.names.parts)
+        limit, streams = config.model.max_length, family.streams
+        model_folder.check(path, limit, family.backbone, family.names.parts, streams)
         check_sampling(config.rollout, family)
         family.codec()
         norms_of(path)

@@ -45,9 +45,6 @@ def export(policy: Policy, family: Family, target: Path, *, rank: int) -> None:
     state = policy.lm.state_dict()
     if rank == 0:
         target.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(
-            source, target, dirs_exist_ok=True, ignore=lambda folder, names: _weights_in(folder, names, files)
-        )
     for file in files:
         tensors: dict[str, Tensor] = {}
         with safe_open(file, framework="pt") as stored:
@@ -62,7 +59,10 @@ def export(policy: Policy, family: Family, target: Path, *, rank: int) -> None:
             metadata = stored.metadata() or {"format": "pt"}
         if rank == 0:
             save_file(tensors, target / file.name, metadata=metadata)
-    barrier()
+    if rank == 0:  # last: nobody waits in a gather while gigabytes of encoders are copied
+        shutil.copytree(
+            source, target, dirs_exist_ok=True, ignore=lambda folder, names: _weights_in(folder, names, files)
+        )
 
 
 def _weights_in(folder: str, names: list[str], files: list[Path]) -> list[str]:

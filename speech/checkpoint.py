@@ -59,12 +59,16 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check(
-    path: Path, max_length: int, backbone: Mapping[str, Any], parts: Callable[[str], Sequence[str]]
+    path: Path,
+    max_length: int,
+    backbone: Mapping[str, Any],
+    parts: Callable[[str], Sequence[str]],
+    streams: int = 1,
 ) -> None:
     """The language model's weights fit its config and reach ``max_length`` ids. ValueError: they do not.
 
     Looks at what every decoder declares: vocabulary, width, number of layers, positions. ``parts``: what the
-    config's kind of model calls a tensor of the folder.
+    config's kind of model calls a tensor of the folder. ``streams``: ids per position.
     """
     found = {part: shape for name, shape in shapes(path).items() for part in parts(name)}
     declared = tuple(backbone.get(name) for name in ("vocab_size", "hidden_size"))
@@ -77,5 +81,5 @@ def check(
     if layers and wanted is not None and len(layers) < wanted:
         raise ValueError(f"{path}: config.json says {wanted} layers: the weights have {len(layers)}")
     reach = backbone.get("max_position_embeddings")
-    if reach is not None and max_length > reach:
-        raise ValueError(f"{path}: reaches {reach} tokens: model.max_length={max_length} is more")
+    if reach is not None and max_length > reach * streams:
+        raise ValueError(f"{path}: reaches {reach * streams} tokens: model.max_length={max_length} is more")

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from speech.checkpoint import read_json
 
 MARKER = re.compile(r"<\|.*\|>")
+LONGEST = 400_000  # characters: no turn has as many, and tiktoken panics on a million spaces
 
 
 class Encoding(Protocol):
@@ -54,7 +55,7 @@ class Vocabulary:
         """A tokenizer.json of whole words; special are <|...|> and ``names``. ValueError: another model."""
         content = read_json(file)
         _check_model(file, content, "WordLevel")
-        words = {str(word): int(i) for word, i in content["model"]["vocab"].items()}
+        words = _numbered(file, content["model"]["vocab"].items())
         specials = {word: i for word, i in words.items() if MARKER.fullmatch(word) or word in names}
         plain = {word: i for word, i in words.items() if word not in specials}
         return cls(file, Words(plain), frozenset(plain.values()), specials)
@@ -64,12 +65,16 @@ class Vocabulary:
         """A tokenizer.json of byte pairs (Qwen); special are its added tokens. ValueError: another model."""
         content = read_json(file)
         _check_model(file, content, "BPE")
-        specials = {str(token["content"]): int(token["id"]) for token in content.get("added_tokens") or ()}
+        added = content.get("added_tokens") or []
+        if not all(isinstance(token, dict) for token in added):
+            raise ValueError(f"{file}: added_tokens must be objects with content and id: got {added[0]}")
+        specials = _numbered(file, ((token.get("content"), token.get("id")) for token in added))
+        plain = _numbered(file, content["model"]["vocab"].items())
         try:
             tokenizer = Tokenizer.from_str(json.dumps(content | {"added_tokens": []}))
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{file}: cannot be read as a tokenizer: {error}") from error
-        ordinary = frozenset(content["model"]["vocab"].values()) - frozenset(specials.values())
+        ordinary = frozenset(plain.values()) - frozenset(specials.values())
         return cls(file, Pieces(tokenizer), ordinary, specials)
 
     @classmethod
@@ -158,7 +163,9 @@ class Ranks:
     encoding: tiktoken.Encoding
 
     def encode(self, text: str) -> list[int]:
-        """Byte-pair ids."""
+        """Byte-pair ids. ValueError: text so long that the library's expression would overflow."""
+        if len(text) > LONGEST:
+            raise ValueError(f"text must have at most {LONGEST} characters: got {len(text)}")
         return list(self.encoding.encode_ordinary(text))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -173,3 +180,15 @@ def _check_model(file: Path, content: Mapping[str, Any], wanted: str) -> None:
         raise ValueError(f"{file}: the tokenizer must be a {wanted} model: got {kind}")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         raise ValueError(f"{file}: the tokenizer must have a vocabulary of words and ids")
+
+
+def _numbered(file: Path, pairs: Iterable[tuple[object, object]]) -> dict[str, int]:
+    """Token -> id. ValueError: a token that is no text, or an id that is no natural number."""
+    found = {}
+    for token, number in pairs:
+        if not isinstance(token, str) or type(number) is not int or number < 0:
+            raise ValueError(
+                f"{file}: tokens must be text with an id of at least 0: got {token!r}: {number!r}"
+            )
+        found[token] = number
+    return found

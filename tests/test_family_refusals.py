@@ -184,6 +184,16 @@ def test_a_config_that_only_the_checkpoints_own_code_can_follow(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_a_length_beyond_the_models_positions(
+    checkpoints: dict[str, Path], refusal: Refusal, name: str
+) -> None:
+    family = load_family(ModelConfig(family=name, path=checkpoints[name]))
+    reach = family.backbone["max_position_embeddings"] * family.streams  # a position has an id of each stream
+    told = refusal(name, checkpoints[name], max_length=reach + 1)
+    assert told == f"{checkpoints[name]}: reaches {reach} tokens: model.max_length={reach + 1} is more"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_weights_of_another_format(copy: Callable[[str], Path], refusal: Refusal, name: str) -> None:
     folder = copy(name)
     for file in folder.glob("model*.safetensors*"):

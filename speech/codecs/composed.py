@@ -46,7 +46,7 @@ class ComposedCodec:
     """Hears at one rate and speaks at another; the codes are the same.
 
     Example:
-        codec = from_folder(Path("weights/glm4-codec"))
+        codec = from_declaration(Path("weights/glm4-codec"))
         codec.hear(wave_16k) == codec.encode(wave_22k)  # but for what resampling loses
     """
 
