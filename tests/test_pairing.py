@@ -374,8 +374,8 @@ def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(
             async for reply, _ in worker.generate(given, sampling_at(work.config, NO_STEP))
         }
         for row, pair in zip(rows, worker.encode_pairs(out, rows), strict=True):
-            assert (pair.prompt, pair.chosen.ids) == (row.prompt_ids, row.chosen.ids)
-            assert next(one.ids for one in given if one.id == row.id) == pair.prompt
+            assert (pair.prompt.ids, pair.chosen.ids) == (row.prompt_ids, row.chosen.ids)
+            assert next(one.ids for one in given if one.id == row.id) == pair.prompt.ids
             for side, kept in ((pair.chosen, row.chosen), (pair.rejected, row.rejected)):
                 reply = found[row.id, kept.index or 0]
                 assert (side.ids, side.channels, side.sampled) == (reply.ids, reply.channels, reply.sampled)
