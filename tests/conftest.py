@@ -46,15 +46,16 @@ ENGINES = {
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """On two workers (make test): what starts Ray, engines or learner ranks of its own stays on one of them; of
-    the rest a file's tests stay together, for the sake of what they share.
+    """On two workers (make test): one cluster at a time, and beside it one test with engines or ranks of its own;
+    of the rest a file's tests stay together, for the sake of what they share.
     """
-    group = "heavy" if item.path.stem in CLUSTERS | ENGINES else item.path.stem
+    name = item.path.stem
+    group = "clusters" if name in CLUSTERS else "engines" if name in ENGINES else name
     item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest group first."""
+    """The longest groups first."""
     items.sort(key=lambda item: item.path.stem not in CLUSTERS | ENGINES)  # stable
 
 
