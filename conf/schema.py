@@ -84,7 +84,7 @@ class RolloutConfig(Strict):
     """How replies are sampled."""
 
     engine: Literal["vllm", "hf", "torch"] = "vllm"
-    """``torch`` is for families with parallel streams; ``hf`` the slow reference (transformers' generate)."""
+    """``torch`` is for families with parallel streams; ``hf`` the slow reference (a plain loop)."""
     workers: Positive = 1
     """Engine replicas."""
     prompts_per_step: Positive = 16

@@ -19,10 +19,10 @@ from conf.judging import PluginConfig
 from judge.types import CallFailed
 from rollout.types import Speech
 from speech.audio import read, resample
+from speech.onnx import opened
 
 Vector = NDArray[np.float64]
 
-LARGEST = (1 << 31) - 1  # bytes; protobuf has no longer message
 LONGEST = 120.0  # seconds of a reference
 
 
@@ -99,23 +99,8 @@ def plugins_from(configs: tuple[PluginConfig, ...], root: Path) -> list[Predicto
 
 def _opened(path: Path) -> tuple[Any, str, list[int | str | None]]:
     """A session, and its input's name and shape."""
-    try:
-        import onnxruntime
-    except ImportError as missing:
-        raise ValueError("judge.plugins needs onnxruntime: pip install onnxruntime") from missing
-    if not path.is_file() or path.stat().st_size > LARGEST:
-        raise ValueError(f"{path}: a plugin must be an .onnx file of at most 2 GiB")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong is raised
-    try:
-        # From bytes: a model that was read from a path may name other files to be read.
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    except Exception as broken:  # its errors have no class in common
-        raise ValueError(f"{path}: must be an ONNX model without external data: {broken}") from broken
+    session = opened(path, "a plugin")
     inputs = session.get_inputs()
-    if len(inputs) != 1:
-        raise ValueError(f"{path}: a plugin must have one input: got {len(inputs)}")
     shape = list(inputs[0].shape)
     leading = all(size == 1 or not isinstance(size, int) for size in shape[:-1])
     if inputs[0].type != "tensor(float)" or not 1 <= len(shape) <= 3 or not leading:

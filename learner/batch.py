@@ -138,62 +138,80 @@ def pack(rows: Sequence[Row], streams: int = 1) -> Microbatch:
 
     Without any row: a single step and no scored position, so that a rank without work still takes part.
     """
-    rows = [row for row in rows if length_of(row)]
-    lengths = [length_of(row, streams) // streams for row in rows] or [1]
-    scored = [np.flatnonzero(row.needed_R) for row in rows]
-    begins = np.cumsum([0, *lengths])
-    shares = {row.pair: row.pair_weight for row in rows if row.pair is not None}
+    cut = _Cut.of(rows, streams)
+    shares = {row.pair: row.pair_weight for row in cut.rows if row.pair is not None}
     pairs: dict[int | None, int] = {pair: place for place, pair in enumerate(shares)}
-
-    def per_position(values: list[np.ndarray], dtype: torch.dtype) -> Tensor:
-        joined = np.concatenate(values) if values else np.zeros(0)
-        return torch.from_numpy(np.ascontiguousarray(joined)).to(dtype)
-
-    def each(of: Callable[[Row], np.ndarray], dtype: torch.dtype) -> Tensor:
-        return per_position([of(row)[j] for row, j in zip(rows, scored, strict=True)], dtype)
-
-    def weight(component: Component) -> Tensor:
-        return each(lambda row: row.weights_CR[component], torch.float32)
-
-    def constant(values: list[float], dtype: torch.dtype) -> Tensor:
-        return per_position([np.full(len(j), value) for value, j in zip(values, scored, strict=True)], dtype)
-
-    ids = [np.array(row.ids[: length * streams]) for row, length in zip(rows, lengths, strict=False)]
+    ids = [np.array(row.ids[: n * streams]) for row, n in zip(cut.rows, cut.lengths, strict=False)]
     heard = [
-        (begin, row.features)
-        for begin, row in zip(begins, rows, strict=False)
-        if row.features is not None and len(row.features.at)
+        (begin, f) for begin, f in zip(cut.begins, (row.features for row in cut.rows), strict=False) if f
     ]
     return Microbatch(
-        lengths=tuple(lengths),
-        ids_TS=per_position(ids or [np.zeros(streams)], torch.int64).view(-1, streams),
-        positions_T=per_position([np.arange(length) for length in lengths], torch.int64),
-        features_KH=torch.from_numpy(np.concatenate([f.vectors for _, f in heard] or [NOTHING])),
-        at_K=per_position([begin + np.array(f.at) for begin, f in heard], torch.int64),
-        keep_N=per_position(
-            [
-                begin + (row.start + j) // streams - 1
-                for begin, row, j in zip(begins, rows, scored, strict=False)
-            ],
-            torch.int64,
-        ),
-        stream_N=each(lambda row: np.arange(row.start, len(row.ids)) % streams, torch.int64),
-        targets_N=each(lambda row: np.array(row.ids[row.start :]), torch.int64),
-        sft_N=weight(Component.SFT),
-        po_N=weight(Component.PO),
-        dpo_N=weight(Component.DPO),
-        kl_N=weight(Component.KL),
-        entropy_N=weight(Component.ENTROPY),
-        behaviour_N=each(lambda row: row.behaviour_R, torch.float32),
-        advantages_N=each(lambda row: row.advantages_R, torch.float32),
-        row_N=constant([float(i) for i in range(len(rows))], torch.int64),
-        pair_N=constant([float(pairs.get(row.pair, 0)) for row in rows], torch.int64),
+        lengths=cut.lengths,
+        ids_TS=_joined(ids or [np.zeros(streams)], torch.int64).view(-1, streams),
+        positions_T=_joined([np.arange(length) for length in cut.lengths], torch.int64),
+        features_KH=torch.from_numpy(np.concatenate([f.vectors for _, f in heard if f.at] or [NOTHING])),
+        at_K=_joined([begin + np.array(f.at) for begin, f in heard if f.at], torch.int64),
+        keep_N=_joined([begin + at // streams - 1 for begin, at in cut.places], torch.int64),
+        stream_N=_joined([at % streams for _, at in cut.places], torch.int64),
+        targets_N=cut.each(lambda row: np.array(row.ids[row.start :]), torch.int64),
+        sft_N=cut.weight(Component.SFT),
+        po_N=cut.weight(Component.PO),
+        dpo_N=cut.weight(Component.DPO),
+        kl_N=cut.weight(Component.KL),
+        entropy_N=cut.weight(Component.ENTROPY),
+        behaviour_N=cut.each(lambda row: row.behaviour_R, torch.float32),
+        advantages_N=cut.each(lambda row: row.advantages_R, torch.float32),
+        row_N=cut.constant(range(len(cut.rows)), torch.int64),
+        pair_N=cut.constant([pairs.get(row.pair, 0) for row in cut.rows], torch.int64),
         pairs_P=torch.tensor(list(shares.values()) or [0.0], dtype=torch.float32),
-        temperature_N=constant([row.temperature for row in rows], torch.float32),
-        phases_N=each(lambda row: row.phases_R, torch.int64),
-        channels_N=each(lambda row: row.channels_R, torch.int64),
-        rollout_N=constant([row.key is not None for row in rows], torch.bool),
+        temperature_N=cut.constant([row.temperature for row in cut.rows], torch.float32),
+        phases_N=cut.each(lambda row: row.phases_R, torch.int64),
+        channels_N=cut.each(lambda row: row.channels_R, torch.int64),
+        rollout_N=cut.constant([row.key is not None for row in cut.rows], torch.bool),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cut:
+    """The needed rows of a micro-batch, their lengths in steps, and their scored response positions."""
+
+    rows: list[Row]
+    lengths: tuple[int, ...]  # of at least one segment
+    scored: list[np.ndarray]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], streams: int) -> "_Cut":
+        needed = [row for row in rows if row.needed_R.any()]
+        lengths = tuple(length_of(row, streams) // streams for row in needed) or (1,)
+        return cls(needed, lengths, [np.flatnonzero(row.needed_R) for row in needed])
+
+    @property
+    def begins(self) -> np.ndarray:
+        """First step of each segment."""
+        return np.cumsum([0, *self.lengths])
+
+    @property
+    def places(self) -> list[tuple[int, np.ndarray]]:
+        """(first step of the segment, scored places in its ids) of each row."""
+        rows = zip(self.begins, self.rows, self.scored, strict=False)
+        return [(int(begin), row.start + scored) for begin, row, scored in rows]
+
+    def each(self, of: Callable[[Row], np.ndarray], dtype: torch.dtype) -> Tensor:
+        """A value per response position, where it is scored."""
+        return _joined([of(row)[j] for row, j in zip(self.rows, self.scored, strict=True)], dtype)
+
+    def weight(self, component: Component) -> Tensor:
+        """A component's weights, where anything is scored."""
+        return self.each(lambda row: row.weights_CR[component], torch.float32)
+
+    def constant(self, values: Sequence[float], dtype: torch.dtype) -> Tensor:
+        """A value per row, at each of its scored positions."""
+        return _joined([np.full(len(j), v) for v, j in zip(values, self.scored, strict=True)], dtype)
+
+
+def _joined(values: list[np.ndarray], dtype: torch.dtype) -> Tensor:
+    joined = np.concatenate(values) if values else np.zeros(0)
+    return torch.from_numpy(np.ascontiguousarray(joined)).to(dtype)
 
 
 def pack_reference(rows: Sequence[Row], streams: int = 1) -> Microbatch:

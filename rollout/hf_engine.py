@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rollout.draw import draw
 from rollout.engine import RawReply, WeightManifest
-from rollout.language_model import apart, checkpoint_layout, load_language_model
+from rollout.language_model import checkpoint_layout, copy_into, load_language_model
 from rollout.request import EngineDead, WeightsBroken, check_fits, seed_of
 from rollout.types import Prompt, Sampling
 from rollout.weights import check_finite, check_layout, unpack
@@ -48,8 +48,8 @@ class HfEngine:
         self._version = version
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._layout, self._optional = checkpoint_layout(family)
-        self._model = load_language_model(family).to(self._device)
-        self._model.requires_grad_(False).eval()
+        self._lm = load_language_model(family).to(self._device)
+        self._lm.requires_grad_(False).eval()
         self._forbidden = ~torch.from_numpy(family.interleave.allowed().copy()).to(self._device)
         self._weights = threading.Lock()  # held for each forward pass and for a load
         self._going = threading.Event()
@@ -108,15 +108,11 @@ class HfEngine:
         self._going.set()
 
     def _load(self, manifest: WeightManifest, payload: Any) -> int:
-        tensors = dict(unpack(manifest, payload))
+        tensors = unpack(manifest, payload)
         check_finite(manifest, payload)
-        with self._weights, torch.no_grad():
+        with self._weights:
             self._broken = f"the load of version {manifest.version} did not finish"
-            state = dict(self._model.named_parameters())  # a tied head is its embedding
-            for name, tensor in tensors.items():
-                for part, values in apart(self._family.names, name, tensor, state):
-                    if part in state:
-                        state[part].copy_(values)
+            copy_into(self._lm, self._family.names, tensors)
             self._version, self._broken = manifest.version, None
         return self._version
 
@@ -141,7 +137,7 @@ class HfEngine:
 
     def _logits(self, group: "_Group") -> Tensor:
         """float32 [G, vocab] for the next position; a cache is used only under the weights that filled it."""
-        embed, heard = self._model.get_input_embeddings(), group.prompt.features
+        embed, heard = self._lm.get_input_embeddings(), group.prompt.features
         if group.cache is None or group.cache_version != self._version:
             group.cache, group.cache_version = None, self._version
             inputs_GTH = embed(group.rows)
@@ -149,7 +145,7 @@ class HfEngine:
                 inputs_GTH[:, list(heard.at)] = torch.from_numpy(heard.vectors).to(inputs_GTH)
         else:
             inputs_GTH = embed(group.rows[:, -1:])
-        output = self._model(
+        output = self._lm(
             inputs_embeds=inputs_GTH, past_key_values=group.cache, use_cache=True, logits_to_keep=1
         )
         group.cache = output.past_key_values

@@ -7,7 +7,7 @@ Invariants: every tensor of the module comes from the folder (one that is left t
 folder's own code is never run, and what ``Names`` leaves out is not read at all.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -132,7 +132,7 @@ def checkpoint_layout(family: Family) -> tuple[dict[str, tuple[int, ...]], froze
 
 def together(names: Names, name: str, part: Callable[[str], Tensor]) -> Tensor:
     """The checkpoint's tensor ``name`` from the module's. ``part``: a tensor of the module, whole."""
-    parts = [part(one) for one in names.parts(name)] or [part(name)]
+    parts = [part(one) for one in names.parts(name)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -143,7 +143,8 @@ def apart(
 
     ``state``: the module's tensors, for the heights of a stack. ValueError: they do not add up.
     """
-    parts = names.parts(name) or (name,)
+    parts = names.parts(name)
+    assert parts, f"{name} is not the language model's"
     if len(parts) == 1:
         yield parts[0], tensor
         return
@@ -153,6 +154,16 @@ def apart(
             f"{name} must have {sum(heights)} rows, those of {' + '.join(parts)}: got {len(tensor)}"
         )
     yield from zip(parts, tensor.split(heights), strict=True)
+
+
+@torch.no_grad()
+def copy_into(lm: Any, names: Names, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Overwrite the module's weights by the checkpoint's ``tensors``; a tied head is its embedding."""
+    state = dict(lm.named_parameters())
+    for name, tensor in tensors:
+        for part, values in apart(names, name, tensor, state):
+            if part in state:
+                state[part].copy_(values)
 
 
 def _class_of(family: Family) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from rollout.decoder import Call, Decoder
 from rollout.engine import RawReply, WeightManifest
-from rollout.language_model import apart, checkpoint_layout, load_language_model
+from rollout.language_model import checkpoint_layout, copy_into, load_language_model
 from rollout.request import EngineDead, WeightsBroken, check_fits
 from rollout.slots import SLOTTED
 from rollout.types import Prompt, Sampling
@@ -137,12 +137,7 @@ class TorchEngine:
 
     def _load(self, manifest: WeightManifest, payload: Any) -> int:
         self._broken = f"the load of version {manifest.version} did not finish"
-        state = dict(self._lm.named_parameters())  # a tied head is its embedding
-        with torch.no_grad():
-            for name, tensor in views(manifest, payload):
-                for part, values in apart(self._family.names, name, tensor, state):
-                    if part in state:
-                        state[part].copy_(values)
+        copy_into(self._lm, self._family.names, views(manifest, payload))
         self._decoder.forget()
         self._version, self._broken = manifest.version, None
         return self._version

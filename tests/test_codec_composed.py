@@ -152,7 +152,7 @@ BAD: list[tuple[dict[str, object], str]] = [
     (GOOD | {"encoder": "../ear"}, "encoder must name what lies in this folder: got '../ear'"),
     (GOOD | {"decoder": "/voice.onnx"}, "decoder must name what lies in this folder: got '/voice.onnx'"),
     (GOOD | {"decoder": ["a", "b", "c"]}, "decoder must be one file or two: got 3"),
-    (GOOD | {"decoder": "gone.onnx"}, r"gone\.onnx: must be an \.onnx file"),
+    (GOOD | {"decoder": "gone.onnx"}, r"gone\.onnx: a half of a codec must be an \.onnx file"),
     (
         GOOD | {"sample_rate": 24_000},
         r"rate mismatch: sample_rate must be 22050, .* voice\.onnx .*: got 24000",

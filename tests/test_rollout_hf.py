@@ -96,7 +96,7 @@ def test_new_weights_change_greedy_replies_to_those_of_the_new_model(
 def test_bfloat16_weights_are_loaded_as_they_were_rounded(engine: HfEngine, other: Any) -> None:
     rounded = {name: p.detach().bfloat16() for name, p in other.named_parameters()}
     asyncio.run(engine.update_weights(*pack(rounded.items(), 1)))
-    held = dict(engine._model.named_parameters())
+    held = dict(engine._lm.named_parameters())
     assert all(torch.equal(held[name], p.float()) for name, p in rounded.items())
 
 
@@ -142,7 +142,7 @@ def test_a_load_that_fails_half_way_stops_generation_until_a_full_update(
 
     update = pack(other.named_parameters(), 1)
     with monkeypatch.context() as patch:
-        patch.setattr(engine._model, "named_parameters", fails)
+        patch.setattr(engine._lm, "named_parameters", fails)
         with pytest.raises(RuntimeError, match="no memory"):
             asyncio.run(engine.update_weights(*update))
     with pytest.raises(WeightsBroken, match="version 1"):

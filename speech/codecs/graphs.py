@@ -16,8 +16,10 @@ import numpy as np
 
 from speech.audio import Wave
 from speech.codec import check_codes, check_wave
+from speech.onnx import opened
 
-LARGEST = (1 << 31) - 1  # bytes; protobuf has no longer message
+HALF = "a half of a codec"
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 SLACK = 0.05  # of the length that the rates promise; vocoders round to their own frames
 
 
@@ -31,7 +33,7 @@ class Speaker:
 
     def __init__(self, files: Sequence[Path]) -> None:
         """ValueError: no file of this form, or onnxruntime is not installed."""
-        self._file, self._sessions = files[-1], [_opened(file) for file in files]
+        self._file, self._sessions = files[-1], [opened(file, HALF, PROVIDERS) for file in files]
         codes = self._sessions[0].get_inputs()[0]
         if codes.type != "tensor(int64)" or len(codes.shape) != 2:
             rule = "a decoder's input must be int64 of shape [1, T]"
@@ -62,7 +64,7 @@ class Listener:
 
     def __init__(self, file: Path) -> None:
         """ValueError: as ``Speaker``."""
-        self._file, self._session = file, _opened(file)
+        self._file, self._session = file, opened(file, HALF, PROVIDERS)
         wave = self._session.get_inputs()[0]
         if wave.type != "tensor(float)" or len(wave.shape) != 2:
             rule = "an encoder's input must be float32 of shape [1, N]"
@@ -92,28 +94,6 @@ class Listener:
             rule = f"codec rate mismatch: {len(whole)} samples must give {frames} codes"
             raise ValueError(f"{self._file}: {rule}: got {len(codes)}")
         return list(check_codes(codes.tolist(), self.size).tolist())
-
-
-def _opened(file: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as missing:
-        raise ValueError(f"{file}: needs onnxruntime: pip install onnxruntime") from missing
-    if not file.is_file() or file.stat().st_size > LARGEST:
-        raise ValueError(f"{file}: must be an .onnx file of at most 2 GiB")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong is raised
-    have = onnxruntime.get_available_providers()
-    providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in have]
-    try:
-        # From bytes: a model that was read from a path may name other files to be read.
-        session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=providers)
-    except Exception as broken:  # its errors have no class in common
-        raise ValueError(f"{file}: must be an ONNX model without external data: {broken}") from broken
-    if len(session.get_inputs()) != 1:
-        raise ValueError(f"{file}: a half of a codec must have one input: got {len(session.get_inputs())}")
-    return session
 
 
 def _told(session: Any, file: Path, names: Sequence[str]) -> dict[str, float]:

@@ -223,6 +223,13 @@ class Family:
         return {token: code for code, token in enumerate(self.code_ids)}
 
 
+def with_system(turns: Sequence[Turn], words: str) -> Sequence[Turn]:
+    """The turns behind a system turn of these words; as they are where one has it, or without words."""
+    if not words or any(turn.role == "system" for turn in turns):
+        return turns
+    return [Turn(role="system", text=words), *turns]
+
+
 def spelled(code_ids: Sequence[int], codes: Sequence[int]) -> list[int]:
     """Token ids of codes. ValueError: a code out of range."""
     for code in codes:

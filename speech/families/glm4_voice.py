@@ -17,7 +17,7 @@ from typing import Any
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Family, Names, Turn, rows_of, spelled
+from speech.families.base import Family, Names, Turn, rows_of, spelled, with_system
 from speech.features import Encoded
 from speech.interleave import Interleave
 from speech.vocabulary import Vocabulary
@@ -130,10 +130,9 @@ def _template(
         )
 
     def template(turns: Sequence[Turn]) -> Encoded:
-        if turns[0].role != "system" and system != "":
-            asked = next((turn for turn in turns if turn.role == "user"), turns[0])
-            default = WRITTEN if asked.text is not None else SPOKEN
-            turns = [Turn(role="system", text=system or default), *turns]
+        asked = next((turn for turn in turns if turn.role == "user"), turns[0])
+        default = WRITTEN if asked.text is not None else SPOKEN
+        turns = with_system(turns, default if system is None else system)
         return Encoded((*prefix, *(token for turn in turns for token in said(turn)), *opening))
 
     return template

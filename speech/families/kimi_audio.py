@@ -22,7 +22,7 @@ import numpy as np
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Ear, Family, Names, Role, Turn, rows_of, spelled
+from speech.families.base import Ear, Family, Names, Role, Turn, rows_of, spelled, with_system
 from speech.features import Encoded, Features, Vectors
 from speech.interleave import Interleave
 from speech.vocabulary import Vocabulary
@@ -127,8 +127,7 @@ class _Template:
         self._begin, self._end, self._over = (vocabulary.special(f"<|im_{name}|>") for name in names)
 
     def __call__(self, turns: Sequence[Turn]) -> Encoded:
-        if self._system and all(turn.role != "system" for turn in turns):
-            turns = [Turn(role="system", text=self._system), *turns]
+        turns = with_system(turns, self._system or "")
         roles: list[Role] = ["assistant" if turn.role == "assistant" else "user" for turn in turns]
         ids: list[int] = []  # text0 audio0 text1 audio1 ...
         at: list[int] = []

@@ -18,7 +18,7 @@ import numpy as np
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Ear, Family, Names, Turn, rows_of
+from speech.families.base import Ear, Family, Names, Turn, rows_of, with_system
 from speech.features import Encoded, Features
 from speech.interleave import Interleave
 from speech.vocabulary import Vocabulary
@@ -65,8 +65,7 @@ def load(model: ModelConfig) -> Family:
         return StepAudio2Ear(path, config["audio_encoder_config"], backbone["hidden_size"])
 
     def template(turns: Sequence[Turn]) -> Encoded:
-        lacking = system != "" and turns[0].role != "system"
-        return prompter.encoded([*([Turn(role="system", text=system)] if lacking else []), *turns])
+        return prompter.encoded(with_system(turns, system))
 
     return Family(
         name="step_audio2",

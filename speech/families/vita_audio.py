@@ -17,7 +17,7 @@ from typing import Any
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Ear, Family, Names, Role, Turn, rows_of, spelled
+from speech.families.base import Ear, Family, Names, Role, Turn, rows_of, spelled, with_system
 from speech.features import Encoded, Features
 from speech.interleave import Interleave, Pattern
 from speech.vocabulary import Vocabulary
@@ -93,8 +93,7 @@ class _Template:
         self._context = vocabulary.special("<|context_of_audio|>") if hears else None
 
     def __call__(self, turns: Sequence[Turn]) -> Encoded:
-        if self._system and all(turn.role != "system" for turn in turns):
-            turns = [Turn(role="system", text=self._system), *turns]
+        turns = with_system(turns, self._system)
         ids: list[int] = []
         heard: list[Features] = []
         for turn in turns:
