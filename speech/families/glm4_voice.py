@@ -17,9 +17,10 @@ from typing import Any
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Family, Names, Turn, rows_of, spelled, with_system
+from speech.families.base import Family, Turn, rows_of, spelled, with_system
 from speech.features import Encoded
 from speech.interleave import Interleave
+from speech.names import Names
 from speech.vocabulary import Vocabulary
 
 SPLIT = (  # how text is cut before byte pairs are merged

@@ -18,9 +18,10 @@ import numpy as np
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Ear, Family, Names, Turn, rows_of, with_system
+from speech.families.base import Ear, Family, Turn, rows_of, with_system
 from speech.features import Encoded, Features
 from speech.interleave import Interleave
+from speech.names import Names
 from speech.vocabulary import Vocabulary
 
 OPTIONS = ("system",)
