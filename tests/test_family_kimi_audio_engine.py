@@ -27,7 +27,8 @@ from speech.channels import Channel
 from speech.families import load_family
 from speech.families.base import Family
 from speech.turns import Heard, Turn
-from tests.families.kimi_audio import clip, write_checkpoint, write_codec
+from tests.families.kimi_audio import write_checkpoint, write_codec
+from tests.families.world import clip
 from tests.learner_world import perturb
 from tests.rollout_models import collect
 from tests.test_family_kimi_audio import model

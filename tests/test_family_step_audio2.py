@@ -24,7 +24,8 @@ from speech.families import load_family
 from speech.families.base import Family
 from speech.manifest import read
 from speech.turns import Chunk, Heard, Turn
-from tests.families.step_audio2 import CODES, write_checkpoint, write_codec, write_data
+from tests.families.step_audio2 import CODES, write_checkpoint, write_codec
+from tests.families.world import write_data
 from tests.learner_world import config as learner_config
 
 SYSTEM = "<|BOT|>system\nYou are a helpful assistant.<|EOT|>"
@@ -190,7 +191,7 @@ def test_a_target_splits_back_and_parses_wherever_it_is_cut(
 
 
 def test_rows_become_vectors_and_lengths_are_known_beforehand(family: Family, tmp_path: Path) -> None:
-    manifest = write_data(tmp_path / "data", 3)
+    manifest = write_data(tmp_path / "data", 3, reply_seconds=0.5)
     encoder, lengths = Encoder(family, manifest.parent, 60.0), Lengths(family, manifest.parent)
     for row in read(manifest, 60.0):
         example = encoder.encode(row)

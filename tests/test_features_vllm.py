@@ -24,7 +24,8 @@ from speech.families import load_family
 from speech.families.base import Family
 from speech.features import Features
 from speech.turns import Heard, Turn
-from tests.families.step_audio2 import clip, write_checkpoint, write_codec
+from tests.families.step_audio2 import write_checkpoint, write_codec
+from tests.families.world import clip
 from tests.learner_world import config
 from tests.rollout_models import collect
 
