@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.collect import task_of
 from conf.schema import ModelConfig
 from speech import audio, manifest
 from speech.dataset import Encoder, Lengths
@@ -86,8 +87,7 @@ def test_an_earlier_reply_is_what_the_reference_reply_of_it_would_be(family: Fam
     """Up to the ids that a prompt does not hold: the end, and in Kimi-Audio the end of the text."""
     told = row(data, [("user", "two"), ("assistant", f" {REPLY}\n{MARKER}"), ("user", "two")], [["a.wav"]])
     example = Encoder(family, data, SECONDS).encode(told)
-    reply = list(example.target)
-    reply = reply[: -family.streams]
+    reply = list(example.target)[: -family.streams]
     if family.streams == 2:
         blank = family.interleave.blank
         assert blank is not None
@@ -106,3 +106,12 @@ def test_a_mixed_turn_is_one_turn(family: Family, data: Path) -> None:
     start = words[: 1 if family.streams == 1 else 2]
     assert found[: len(start)] == start
     assert sum(token == start[-1] for token in found) == sum(token == start[-1] for token in words)
+
+
+def test_judges_hear_all_sound_of_the_last_turn(data: Path) -> None:
+    asked = [("user", MARKER), ("assistant", "two"), ("user", f"is {MARKER} like {MARKER}?")]
+    mixed = row(data, asked, [["b.wav"], ["q.wav", "p.wav"], ["a.wav"]])
+    heard = task_of(mixed, data / "rows.jsonl").user_audio
+    assert [clip.name for clip in heard] == ["q.wav", "p.wav", "a.wav"]
+    written = row(data, [*asked[:2], ("user", "two")], [["b.wav"]])
+    assert task_of(written, data / "rows.jsonl").user_audio == ()

@@ -224,7 +224,7 @@ def test_marked_history_comes_back_turn_by_turn(turns: list[tuple[str, str]]) ->
     said = said[next((i for i, (role, _) in enumerate(said) if role == "user"), len(said)) :]
     if {role for role, _ in said} == {"user", "assistant"}:
         text = " ".join(f"[{role.upper()}] {words}" for role, words in said)
-        assert list(of_history(text)) == said
+        assert list(of_history(text)) == [(role, (words,)) for role, words in said]
 
 
 def found_in(file: Path) -> list[str]:
