@@ -1,9 +1,29 @@
-"""How much memory a run will need, before it starts; for ``--dry-run``."""
+"""How much memory a run will need, before it starts; for ``--dry-run``.
+
+    learner   each number of the language model: 4 bytes of master weight, 4 of gradient, 8 of Adam's moments,
+              and 4 of the start policy where one is held, over all ranks together. On CPU each rank also
+              gathers the model for its passes and keeps gradients until a step's last one.
+    engine    the model in its type (the reference engine: float32), caches, and encoders and codec as stored
+    weights   on the way from one to the other: two copies in rank 0, one in the object store
+
+Read from headers: what lies on disk may be of another type than what is held. Loading needs no further copy.
+"""
 
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 
 from conf.schema import Config
 from learner.objectives import needs_reference
+from speech.checkpoint import headers
+from speech.families.base import Family
+
+MIB = 1 << 20
+PROCESS = 500 * MIB  # an interpreter with torch
+BYTES = {"float32": 4, "bfloat16": 2}
+MASTERS, GRADIENTS, MOMENTS = 4, 4, 8  # float32 whatever the compute type
 
 
 def physical_memory() -> int:
@@ -11,17 +31,52 @@ def physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def memory_estimate(config: Config) -> dict[str, int]:
-    """Bytes per role that the run will need, roughly: processes, weights, optimiser, caches."""
-    weights = sum(path.stat().st_size for path in config.model.path.glob("*.safetensors"))
-    process = 500 << 20  # an interpreter with torch
-    engine = (700 << 20) + weights + (config.rollout.kv_cache_mb << 20)
-    reference = weights if needs_reference(config.algo) or config.log.diagnose_every else 0
+def memory_estimate(config: Config, family: Family) -> dict[str, int]:
+    """Bytes per role that the run will need, roughly, on hosts and GPUs together."""
+    sizes, rollout, ranks = Sizes.of(family), config.rollout, config.learner.ranks
+    held = BYTES[config.model.dtype]
+    engine = sizes.sampled * (4 if rollout.engine == "hf" else held) + sizes.beside
+    if rollout.engine == "torch":
+        engine += rollout.max_num_seqs * config.model.max_length // family.streams * sizes.cached * held
+    else:
+        engine += rollout.kv_cache_mb * MIB
+    state = MASTERS + GRADIENTS + MOMENTS
+    state += MASTERS if needs_reference(config.algo) or config.log.diagnose_every else 0
+    gathered = sizes.learnt * (held + GRADIENTS) if config.cluster.kind == "local" else 0
     work = config.learner.tokens_per_microbatch * 4096 * 4 * 8  # activations, by the order of magnitude
+    sent = sizes.sampled * held
     return {
-        "driver": process // 2,
-        "ray": 600 << 20,
-        "rollout": config.rollout.workers * engine,
-        "judge": config.judge.workers * (250 << 20),
-        "learner": config.learner.ranks * (process + work) + 5 * weights + reference,
+        "driver": PROCESS // 2,
+        "ray": 600 * MIB + sent,
+        "rollout": rollout.workers * (700 * MIB + engine),
+        "judge": config.judge.workers * 250 * MIB,
+        "learner": ranks * (PROCESS + work + gathered) + sizes.learnt * state + 2 * sent,
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Of a checkpoint."""
+
+    learnt: int  # numbers that the learner trains
+    sampled: int  # numbers that engines run
+    cached: int  # numbers that a step leaves in the torch engine's cache
+    beside: int  # bytes, as they are stored: encoders and the codec
+
+    @classmethod
+    def of(cls, family: Family) -> "Sizes":
+        """From headers. ValueError: see ``speech.checkpoint``."""
+        stored, names = headers(family.path), family.names
+        codec = family.codec_path
+        files = [] if codec is None else [codec] if codec.is_file() else codec.rglob("*.*")
+        return cls(
+            learnt=sum(prod(h.shape) for name, h in stored.items() if names.parts(name)),
+            sampled=sum(prod(h.shape) for name, h in stored.items() if names.sampled(name)),
+            cached=2 * sum(h.shape[0] for name, h in stored.items() if name.endswith("k_proj.weight")),
+            beside=sum(prod(h.shape) * h.bits // 8 for name, h in stored.items() if not names.parts(name))
+            + _weights(files),
+        )
+
+
+def _weights(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files if file.suffix in (".safetensors", ".onnx"))

@@ -169,7 +169,7 @@ class LearnerActor(Actor):
     def send(self, engines: Sequence[Any], version: int) -> None:
         """The weights of this version over CUDA IPC or NCCL; rank 0 opens and closes the engines."""
         from rollout.vllm_transfer import TransferClient, trainer_transfer
-        from speech.families import load_family
+        from rollout.weights import DTYPES
 
         names = [str(engine) for engine in engines]
         if names != self._linked:  # first time, or an engine was replaced
@@ -187,8 +187,9 @@ class LearnerActor(Actor):
             self._trainer = trainer_transfer(
                 "ipc" if self._config.cluster.weight_transfer == "ipc" else "nccl",
                 self._learner.policy.lm,
-                load_family(self._config.model),
+                self._learner.family,
                 self._client,
+                dtype=DTYPES[self._config.model.dtype],
                 rank=self._rank,
                 master_address=host,
                 master_port=port,

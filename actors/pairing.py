@@ -69,7 +69,7 @@ def prepared(samples: int | None, manifest: Path | None, limit: int | None, over
     layout = plan(config, cores(), learns=False)
     family = usable_model(config)
     check_judge(config)
-    check_memory(config, learns=False)
+    check_memory(config, family, learns=False)
     path = (manifest or config.data.train).absolute()
     rows = read(path, config.data.max_seconds, deep=True)
     problems = list(unusable(rows, path, family, config))

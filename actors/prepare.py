@@ -76,7 +76,7 @@ def prepare(arguments: Sequence[str]) -> Job:
     layout = plan(config, cores())
     family = usable_model(config)
     check_judge(config)
-    check_memory(config)
+    check_memory(config, family)
     snapshot = None
     if config.run.resume is not None:
         folder, state, problems = checkpoint.newest(config.run.resume)
@@ -137,9 +137,9 @@ def check_judge(config: Config) -> None:
             raise UserError(f"judge.{name}: no {what} at {path}")
 
 
-def check_memory(config: Config, learns: bool = True) -> None:
+def check_memory(config: Config, family: Family, learns: bool = True) -> None:
     """UserError: a run on this machine needs more memory than it has. ``learns``: with a learner."""
-    estimate, have = memory_estimate(config), physical_memory()
+    estimate, have = memory_estimate(config, family), physical_memory()
     estimate = {role: size for role, size in estimate.items() if learns or role != "learner"}
     if config.cluster.kind == "local" and sum(estimate.values()) > have:
         parts = " + ".join(f"{name} {size / 2**30:.1f}" for name, size in estimate.items())
@@ -244,7 +244,7 @@ def dry_run(job: Job) -> list[str]:
         for role in job.layout.roles
     ]
     lines += [f"  bundle {i}: {bundle}" for i, bundle in enumerate(job.layout.bundles)]
-    estimate = memory_estimate(config)
+    estimate = memory_estimate(config, job.family)
     total, have = sum(estimate.values()), physical_memory()
     lines.append(
         f"memory: about {total / 2**30:.1f} GiB of {have / 2**30:.1f} GiB here ("

@@ -59,7 +59,7 @@ def learner_step(bench: Bench, shape: Shape, *, checkpointing: bool) -> Figures:
     learner = RandomLearner(bench, shape, checkpointing=checkpointing)
     seconds, peak, _ = timed(bench, lambda: learner.step(batch))
     used = rows(bench, batch, AlgoConfig(**NO_KL))
-    lengths = [length_of(row) for row in used]
+    lengths = [length_of(row, streams=1) for row in used]
     scored = sum(int(row.needed_R.sum()) for row in used)
     keys = shape.hidden // shape.heads * shape.kv_heads
     weights = shape.layers * shape.hidden * (2 * shape.hidden + 2 * keys + 3 * shape.inner)
@@ -136,7 +136,7 @@ def tail_trimming(bench: Bench, shape: Shape) -> Figures:
         policy.zero_grad()
         return {"loss": float(terms.total.detach()), "gradient norm": float(norm.full_tensor())}
 
-    trimmed = pack(used)
+    trimmed = pack(used, streams=1)
     for name, micro in {"whole rows": untrimmed(used, trimmed), "trimmed": trimmed}.items():
         seconds, peak, equal = timed(bench, partial(run, micro.to(bench.device)))
         found = {"tokens": len(micro.ids_TS), "scored": len(micro.keep_N), **equal}
@@ -161,7 +161,8 @@ def parity(bench: Bench, shape: Shape) -> Figures:
     Random weights are nearly uniform at temperature 1; at 0.2 their logits are as wide as a trained model's.
     """
     policy = Policy(language_model(bench, shape), chunk=512)
-    micro = pack(rows(bench, speech_batch(bench, anchors=True), AlgoConfig(**NO_KL))).to(bench.device)
+    made = rows(bench, speech_batch(bench, anchors=True), AlgoConfig(**NO_KL))
+    micro = pack(made, streams=1).to(bench.device)
     asked = {temperature: drawn(policy, micro, temperature) for temperature in (1.0, 0.2)}
     wide = {temperature: policy(each) for temperature, each in asked.items()}
     narrow = sharded(policy, ranks.mesh(1), dtype="bfloat16")

@@ -78,7 +78,7 @@ class Microbatch:
         return replace(self, **moved)
 
 
-def length_of(row: Row, streams: int = 1) -> int:
+def length_of(row: Row, streams: int) -> int:
     """Ids that a forward pass over this row needs: whole steps, up to the one before the last scored one.
 
     0: not needed.
@@ -87,7 +87,7 @@ def length_of(row: Row, streams: int = 1) -> int:
     return 0 if len(scored) == 0 else (row.start + int(scored[-1])) // streams * streams
 
 
-def share(rows: Sequence[Row], *, ranks: int, budget: int, streams: int = 1) -> Plan:
+def share(rows: Sequence[Row], *, ranks: int, budget: int, streams: int) -> Plan:
     """Spread the needed rows over ranks and micro-batches of at most ``budget`` tokens.
 
     Longest first to the rank with the least so far; within a rank first fit in the same order.
@@ -133,7 +133,7 @@ def _units(rows: Sequence[Row], lengths: Sequence[int]) -> list[tuple[int, ...]]
     return units
 
 
-def pack(rows: Sequence[Row], streams: int = 1) -> Microbatch:
+def pack(rows: Sequence[Row], streams: int) -> Microbatch:
     """One micro-batch of these rows, trimmed, in this order. Rows without a scored position vanish.
 
     Without any row: a single step and no scored position, so that a rank without work still takes part.
@@ -214,7 +214,7 @@ def _joined(values: list[np.ndarray], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(joined)).to(dtype)
 
 
-def pack_reference(rows: Sequence[Row], streams: int = 1) -> Microbatch:
+def pack_reference(rows: Sequence[Row], streams: int) -> Microbatch:
     """What the frozen reference must score: some positions of these rows, in the order of
     ``Microbatch.referenced_N``.
     """

@@ -8,7 +8,7 @@ tensor to chance is refused); no dropout, because the behaviour log-probs have n
 too: one code path.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite, nan
 from typing import Any, NamedTuple
 
@@ -20,9 +20,11 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from learner.ahead import depths, foreseen
 from learner.batch import Microbatch
 from learner.logprob import chosen_logprobs
-from rollout.language_model import Foreseeing, blocks, embedded, heads, load_language_model, states
+from rollout.language_model import blocks, heads, states
+from rollout.loading import Unfilled
 from speech.families.base import Family
 
 PACKED = "packed_causal"  # our name in transformers' attention registry
@@ -77,17 +79,26 @@ class Policy(nn.Module):
 
     Example:
         policy = sharded(Policy.load(family, chunk=512), mesh, dtype="float32")
-        logps_N, entropies_N, _ = policy(pack(rows))  # every rank, equally often
+        logps_N, entropies_N, _ = policy(pack(rows, streams=1))  # every rank, equally often
     """
 
     allowed_PV: Tensor | None
 
-    def __init__(self, lm: Any, *, chunk: int, allowed_PV: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        lm: Any,
+        *,
+        chunk: int,
+        allowed_PV: Tensor | None = None,
+        fill: Callable[[nn.Module], None] = lambda part: None,
+    ) -> None:
         """``lm``: a transformers causal language model.
 
-        ``allowed_PV``: what each grammar phase allows, when replies were masked.
+        ``allowed_PV``: what each grammar phase allows, when replies were masked. ``fill``: reads the weights
+        of a part that has none yet.
         """
         super().__init__()
+        self.fill = fill
         self._heads = heads(lm)
         self.lm = lm
         self._chunk = chunk
@@ -97,22 +108,23 @@ class Policy(nn.Module):
     def load(
         cls, family: Family, *, chunk: int, allowed_PV: Tensor | None = None, checkpointing: bool = False
     ) -> "Policy":
-        """Float32 weights from the family's folder. ValueError: folder and model do not fit."""
-        lm = load_language_model(family, attention=PACKED)
+        """Float32 weights of the family's folder, to be read by ``fill``. ValueError: they do not fit."""
+        unfilled = Unfilled(family, attention=PACKED)
+        lm = unfilled.lm
         if checkpointing:
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         lm.train()
         for module in lm.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        return cls(lm, chunk=chunk, allowed_PV=allowed_PV)
+        return cls(lm, chunk=chunk, allowed_PV=allowed_PV, fill=unfilled.fill)
 
     def forward(self, micro: Microbatch) -> Scores:
         """Log-probs and entropies with gradient, at each position's temperature and phase."""
         found = self._states(micro)
         if len(found) == 1:
             scores = self._scores(0, found[0], micro, slice(None))
-            return Scores(*scores, self._foreseen(micro, found[0]))
+            return Scores(*scores, foreseen(self.lm, self._heads[0], micro, found[0], chunk=self._chunk))
         logps_N, entropies_N = (torch.zeros(len(micro.keep_N), device=micro.keep_N.device) for _ in range(2))
         for stream, hidden_TH in enumerate(found):  # each takes part, scored or not: see ``batch``
             (here,) = (micro.stream_N == stream).nonzero(as_tuple=True)
@@ -122,14 +134,6 @@ class Policy(nn.Module):
                 entropies_N.index_add(0, here, entropies),
             )
         return Scores(logps_N, entropies_N, logps_N.new_zeros(0, len(logps_N)))
-
-    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(name in the module, whole float32 tensor on CPU), tied ones under each of their names.
-
-        Collective: exhaust it on every rank.
-        """
-        for name, tensor in self.lm.state_dict().items():
-            yield name, whole(tensor)
 
     def _states(self, micro: Microbatch) -> Sequence[Tensor]:
         """Last hidden states [T, H], one per stream."""
@@ -149,25 +153,6 @@ class Policy(nn.Module):
             phases_N=None if self.allowed_PV is None else micro.phases_N[here],
         )
 
-    def _foreseen(self, micro: Microbatch, hidden_TH: Tensor) -> Tensor:
-        """Log-probs [D, N] of the anchors' tokens by each depth; nothing where nobody learns."""
-        if not isinstance(self.lm, Foreseeing) or not torch.is_grad_enabled():
-            return hidden_TH.new_zeros(0, len(micro.keep_N), dtype=torch.float32)
-        anchored_N = micro.sft_N != 0
-        lengths = torch.tensor(micro.lengths, device=micro.keep_N.device)
-        segment_T = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
-        wanted_T = torch.isin(segment_T, micro.row_N[anchored_N])
-        embedded_TH = embedded(self.lm, micro.ids_TS, micro.features_KH, micro.at_K)
-        foreseen = self.lm.foresee(hidden_TH, embedded_TH, micro.positions_T, segment_T, wanted_T)
-        found = []
-        for depth, state_TH in enumerate(foreseen):
-            (here,) = (anchored_N & (micro.positions_T[micro.keep_N] > depth)).nonzero(as_tuple=True)
-            head = self._heads[0].weight.detach()
-            kept = state_TH[micro.keep_N[here]]
-            logps, _ = chosen_logprobs(kept, head, micro.targets_N[here], chunk=self._chunk)
-            found.append(logps.new_zeros(len(micro.keep_N)).index_add(0, here, logps))
-        return torch.stack(found)
-
 
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor put together, on CPU. Collective."""
@@ -176,7 +161,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 def sharded(policy: Policy, mesh: DeviceMesh, *, dtype: str) -> Policy:
     """Shard in place, one FSDP group per layer and one for the rest. ``dtype``: compute type; reductions
-    stay float32.
+    stay float32. Each group is filled just before it is sharded: a rank holds its part and one group.
 
     On CPU gathered weights are kept until the backward pass: gloo's gather costs more than the memory.
     """
@@ -186,11 +171,9 @@ def sharded(policy: Policy, mesh: DeviceMesh, *, dtype: str) -> Policy:
         else MixedPrecisionPolicy()
     )
     free = mesh.device_type != "cpu"
-    for layer in blocks(policy.lm):
-        fully_shard(layer, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
-    for depth in policy.lm.ahead if isinstance(policy.lm, Foreseeing) else ():
-        fully_shard(depth, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
-    fully_shard(policy, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
+    for group in (*blocks(policy.lm), *depths(policy.lm), policy):
+        policy.fill(group)
+        fully_shard(group, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
     return policy.to(mesh.device_type) if free else policy
 
 
@@ -212,8 +195,7 @@ def clip(policy: Policy, largest: float) -> float:
 
     Layers that foresee are clipped apart: they do not shorten the step of those that speak.
     """
-    ahead = policy.lm.ahead.parameters() if isinstance(policy.lm, Foreseeing) else ()
-    apart = {id(parameter) for parameter in ahead}
+    apart = {id(parameter) for depth in depths(policy.lm) for parameter in depth.parameters()}
     parts = [[p for p in policy.parameters() if (id(p) in apart) == foresees] for foresees in (False, True)]
     norms = [whole(torch.nn.utils.clip_grad_norm_(part, largest)).item() for part in parts if part]
     return norms[0] if all(map(isfinite, norms)) else nan

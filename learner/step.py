@@ -72,11 +72,11 @@ class Learner:
             )
         self._config, self._rank, self._world = config, rank, world
         self._mesh = ranks.mesh(world)
-        self._family = load_family(config.model)
+        self.family = load_family(config.model)
         self._sampled = Sampled(
             max_new_tokens=config.rollout.max_new_tokens,
             temperature=config.rollout.temperature,
-            grammar=grammar_from(config, self._family),
+            grammar=grammar_from(config, self.family),
         )
         self.policy = self._load(checkpointing=config.learner.activation_checkpointing)
         asked = needs_reference(config.algo) or config.log.diagnose_every > 0
@@ -175,14 +175,14 @@ class Learner:
         """
         dtype = DTYPES[self._config.model.dtype]
         kept = []
-        for name, tensor in exporting.engine_tensors(self.policy, self._family):
+        for name, tensor in exporting.engine_tensors(self.policy, self.family):
             if self._rank == 0:
                 kept.append((name, tensor.to(dtype)))
         return pack_weights(kept, self._version if version is None else version) if self._rank == 0 else None
 
     def export(self, directory: Path) -> None:
         """Hugging Face folder like the start checkpoint's. Collective."""
-        exporting.export(self.policy, self._family, Path(directory), rank=self._rank)
+        exporting.export(self.policy, self.family, Path(directory), rank=self._rank)
 
     def save(self, directory: Path) -> None:
         """Everything that the next step depends on, as safetensors, into an empty folder. Collective."""
@@ -272,7 +272,7 @@ class Learner:
     def _load(self, *, checkpointing: bool) -> Policy:
         grammar = self._sampled.grammar
         policy = Policy.load(
-            self._family,
+            self.family,
             chunk=self._config.learner.logprob_chunk,
             allowed_PV=None if grammar is None else grammar.tensor(),
             checkpointing=checkpointing,
@@ -280,11 +280,11 @@ class Learner:
         return sharded(policy, self._mesh, dtype=self._config.model.dtype)
 
     def _plan(self, rows: Sequence[Row]) -> Plan:
-        budget, streams = self._config.learner.tokens_per_microbatch, self._family.streams
+        budget, streams = self._config.learner.tokens_per_microbatch, self.family.streams
         return share(rows, ranks=self._world, budget=budget, streams=streams)
 
     def _packed(self, rows: Sequence[Row], plan: Plan) -> list[Microbatch]:
-        held, streams = plan[self._rank], self._family.streams
+        held, streams = plan[self._rank], self.family.streams
         return [pack([rows[i] for i in micro], streams).to(ranks.device()) for micro in held]
 
     def _shared(self, rows: Sequence[Row], plan: Plan) -> _Share:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from rollout.draw import draw
 from rollout.engine import RawReply, WeightManifest
-from rollout.language_model import checkpoint_layout, copy_into, load_language_model
+from rollout.language_model import checkpoint_layout, copy_into
+from rollout.loading import load_language_model
 from rollout.request import EngineDead, WeightsBroken, check_fits, seed_of
 from rollout.types import Prompt, Sampling
 from rollout.weights import check_finite, check_layout, unpack
@@ -48,8 +49,7 @@ class HfEngine:
         self._version = version
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._layout, self._optional = checkpoint_layout(family)
-        self._lm = load_language_model(family).to(self._device)
-        self._lm.requires_grad_(False).eval()
+        self._lm = load_language_model(family, device=str(self._device)).requires_grad_(False)
         self._forbidden = ~torch.from_numpy(family.interleave.allowed().copy()).to(self._device)
         self._weights = threading.Lock()  # held for each forward pass and for a load
         self._going = threading.Event()

@@ -1,23 +1,20 @@
-"""A checkpoint's language model as a torch module, and its tensors under the checkpoint's names.
+"""A language model as a torch module: its states, heads and layers; its tensors by the checkpoint's names.
 
-    folder ── Names ──► state dict ──► module          learner, torch engines
+    ids, features ──► states of each stream ──► head of each stream
     module ── Names ──► (checkpoint name, tensor)      weights to engines, exports
 
-Invariants: every tensor of the module comes from the folder (one that is left to chance is refused), the
-folder's own code is never run, and what ``Names`` leaves out is not read at all.
+Invariant: the rest of the code asks these functions and never a model's class. ``rollout.loading`` makes one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-from speech.checkpoint import shapes, weight_files
-from speech.families.base import Family, Names
+from speech.checkpoint import shapes
+from speech.families.base import Family
+from speech.names import Names
 
 TIED_HEAD = "lm_head.weight"
 
@@ -53,34 +50,6 @@ class Foreseeing(Protocol):
         Depth d has states at wanted positions > d. No gradient leaves ``ahead``.
         """
         ...
-
-
-def load_language_model(family: Family, *, attention: str = "sdpa") -> Any:
-    """The family's language model in float32, on the CPU. ``attention``: transformers' name for it.
-
-    ValueError: a tensor is lacking, left over or of another shape.
-    """
-    cls, config = _class_of(family)
-    state = _state(family.path, family.names, lambda: _empty(cls, config))
-    module, info = cls.from_pretrained(
-        None,
-        config=config,
-        state_dict=state,
-        dtype=torch.float32,
-        attn_implementation=attention,
-        output_loading_info=True,
-    )
-    lacking = sorted(set(info["missing_keys"]) | {str(name) for name in info["mismatched_keys"]})
-    if lacking:
-        raise ValueError(
-            f"{family.path}: lacks {len(lacking)} of the model's tensors: {', '.join(lacking[:3])}"
-        )
-    if unknown := sorted(info["unexpected_keys"]):
-        raise ValueError(
-            f"{family.path}: has {len(unknown)} tensors that a {family.name} model has not: "
-            f"{', '.join(unknown[:3])}"
-        )
-    return module
 
 
 def states(lm: Any, ids_TS: Tensor, features_KH: Tensor, at_K: Tensor, **place: Any) -> Sequence[Tensor]:
@@ -164,32 +133,3 @@ def copy_into(lm: Any, names: Names, tensors: Iterable[tuple[str, Tensor]]) -> N
         for part, values in apart(names, name, tensor, state):
             if part in state:
                 state[part].copy_(values)
-
-
-def _class_of(family: Family) -> tuple[Any, Any]:
-    if family.module is not None:
-        cls = family.module()
-        return cls, cls.config_class(**family.backbone)
-    config = AutoConfig.for_model(**family.backbone)
-    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config
-
-
-def _empty(cls: Any, config: Any) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        state: dict[str, Tensor] = cls(config).state_dict()
-    return state
-
-
-def _state(path: Path, names: Names, empty: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What the folder holds for the module, under the module's names."""
-    module: dict[str, Tensor] = {}
-    found: dict[str, Tensor] = {}
-    for file in weight_files(path):
-        with safe_open(str(file), framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118 - not a mapping
-                if not (parts := names.parts(name)):
-                    continue
-                if len(parts) > 1 and not module:
-                    module = empty()
-                found.update(apart(names, name, stored.get_tensor(name), module))
-    return found

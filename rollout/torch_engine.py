@@ -15,7 +15,8 @@ import torch
 
 from rollout.decoder import Call, Decoder
 from rollout.engine import RawReply, WeightManifest
-from rollout.language_model import checkpoint_layout, copy_into, load_language_model
+from rollout.language_model import checkpoint_layout, copy_into
+from rollout.loading import load_language_model
 from rollout.request import EngineDead, WeightsBroken, check_fits
 from rollout.slots import SLOTTED
 from rollout.types import Prompt, Sampling
@@ -49,14 +50,15 @@ class TorchEngine:
         """Loads ``family.path``. ``device``: a torch device; none: the GPU when there is one."""
         self._family, self._max_length, self._version = family, max_length, version
         self._layout, self._optional = checkpoint_layout(family)
-        self._lm = load_language_model(family, attention=SLOTTED).requires_grad_(False).eval()
-        for parameter in self._lm.parameters():  # buffers stay float32: a position times a frequency is large
-            parameter.data = parameter.data.to(DTYPES[dtype])
-        self._lm.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        # Its buffers stay float32: a position times a frequency is large.
+        self._lm = load_language_model(family, attention=SLOTTED, dtype=DTYPES[dtype], device=device)
+        self._lm.requires_grad_(False)
         self._decoder = Decoder(family, self._lm, slots=max_num_seqs, length=max_length)
         self._thread = ThreadPoolExecutor(1, "torch-engine")
-        self._paused, self._closed = False, False
-        self._broken: str | None = None  # why nothing may be sampled
+        self._paused = False
+        self._gone: str | None = None  # why the engine cannot go on
+        self._broken: str | None = None  # why nothing may be sampled until a full update
         self._tokens, self._busy_s = 0, 0.0
 
     @property
@@ -67,7 +69,8 @@ class TorchEngine:
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[RawReply]:
         """Yield every (prompt, index) once, as it finishes; stop id included.
 
-        ValueError: a prompt that does not fit. Leaving the iterator early frees what still runs.
+        ValueError: a prompt that does not fit. EngineDead: a step failed, this call's or another's.
+        Leaving the iterator early frees what still runs.
         """
         check_fits(prompts, sampling, self._max_length)
         call, left = Call(), len(prompts) * sampling.group_size
@@ -81,7 +84,7 @@ class TorchEngine:
                 if self._paused:
                     await asyncio.sleep(TURN)
         finally:
-            if left and not self._closed:
+            if left and self._gone is None:
                 self._thread.submit(self._decoder.drop, call)
 
     async def pause(self) -> None:
@@ -103,13 +106,13 @@ class TorchEngine:
         return await self._on_thread(lambda: self._load(manifest, payload))
 
     def health(self) -> Mapping[str, float]:
-        """running, tokens, busy_s, as in ``VllmEngine``. EngineDead after ``close``."""
+        """running, tokens, busy_s, as in ``VllmEngine``. EngineDead when it is."""
         self._check()
         return {"running": float(self._decoder.left), "tokens": float(self._tokens), "busy_s": self._busy_s}
 
     def close(self) -> None:
         """Refuse further work; whoever is paused or sampling gets EngineDead. Idempotent."""
-        self._closed = True
+        self._gone = self._gone or "it was closed"
         self._thread.shutdown(wait=False)
 
     async def _on_thread(self, task: Callable[[], T]) -> T:
@@ -117,8 +120,8 @@ class TorchEngine:
         return await asyncio.get_running_loop().run_in_executor(self._thread, task)
 
     def _check(self) -> None:
-        if self._closed:
-            raise EngineDead("the torch engine was closed")
+        if self._gone is not None:
+            raise EngineDead(f"the torch engine is gone: {self._gone}")
 
     # -- on the thread
 
@@ -129,11 +132,19 @@ class TorchEngine:
             self._check()
             if self._broken is not None:
                 raise WeightsBroken(self._broken)
-            self._tokens += self._decoder.step(self._version)
+            self._tokens += self._step()
             self._busy_s += time.monotonic() - now
             now = time.monotonic()
             if now > began + TURN:
                 break
+
+    def _step(self) -> int:
+        """A step that fails half-way leaves streams of unequal length and generators ahead of their ids."""
+        try:
+            return self._decoder.step(self._version)
+        except Exception as error:
+            self._gone = f"{type(error).__name__}: {error}"
+            raise EngineDead(f"the torch engine is gone: {self._gone}") from error
 
     def _load(self, manifest: WeightManifest, payload: Any) -> int:
         self._broken = f"the load of version {manifest.version} did not finish"

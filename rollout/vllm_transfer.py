@@ -2,8 +2,8 @@
 
     every learner rank: trainer.send_weights() ──► rank 0 drives  start -> update -> finish  on every engine
 
-Written from vLLM 0.32's source: both need CUDA, so neither has run on the machines this was built on. Only
-wiring lives here; the transports are vLLM's. With them the version that an engine reports is the one that
+Written from vLLM 0.32's source; both need CUDA, and the tests run neither. Only wiring lives here; the
+transports are vLLM's. With them the version that an engine reports is the one that
 ``TransferClient.version`` announced: these transports carry no digest.
 """
 
@@ -59,17 +59,18 @@ class TransferClient:
 
 
 class CheckpointSource(WeightSource):
-    """A sharded module's weights under its checkpoint's names, whole; a tied head goes once, as embedding."""
+    """A sharded module's weights under its checkpoint's names, whole, rounded to the engine's type as in
+    ``Learner.weights``; a tied head goes once, as embedding."""
 
-    def __init__(self, module: torch.nn.Module, family: Family) -> None:
+    def __init__(self, module: torch.nn.Module, family: Family, dtype: torch.dtype) -> None:
         layout, tied = checkpoint_layout(family)
         self._layout = {name: shape for name, shape in layout.items() if name not in tied}
         self._parameters, self._names = dict(module.named_parameters()), family.names
+        self._dtype = dtype
 
     def metadata(self) -> list[ParamMeta]:
         """(name, dtype, shape) of all that iteration yields; nothing is gathered."""
-        first = next(iter(self._parameters.values()))
-        return [ParamMeta(name, first.dtype, shape) for name, shape in self._layout.items()]
+        return [ParamMeta(name, self._dtype, shape) for name, shape in self._layout.items()]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Collective."""
@@ -78,7 +79,7 @@ class CheckpointSource(WeightSource):
 
     def _whole(self, name: str) -> torch.Tensor:
         whole: torch.Tensor = materialize_full_tensor(self._parameters[name])
-        return whole
+        return whole.to(self._dtype)
 
 
 def trainer_transfer(
@@ -87,12 +88,14 @@ def trainer_transfer(
     family: Family,
     client: TransferClient,
     *,
+    dtype: torch.dtype,
     rank: int,
     master_address: str = "",
     master_port: int = 0,
     world_size: int = 0,
 ) -> TrainerWeightTransferEngine:
     """Call on every learner rank; collective. FSDP2 shards are gathered tensor by tensor when sent.
+    ``dtype``: the engines'.
 
     ``nccl`` needs an address and port of rank 0 and ``world_size`` = 1 + engines * tensor_parallel.
     """
@@ -102,5 +105,5 @@ def trainer_transfer(
         else NCCLTrainerInitInfo(master_address, master_port, world_size, rank=rank)
     )
     return WeightTransferTrainerFactory.trainer_init(
-        info, client=client, source=CheckpointSource(module, family)
+        info, client=client, source=CheckpointSource(module, family, dtype)
     )

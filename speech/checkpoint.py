@@ -6,6 +6,7 @@ Invariant: only headers are read, so a checkpoint of any size is refused in mome
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,38 @@ def weight_files(path: Path) -> list[Path]:
     return files
 
 
-def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor name -> shape, from the headers. ValueError names a file that is not there or cut short."""
-    found: dict[str, tuple[int, ...]] = {}
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Where a tensor lies and what it is. ``bits``: of one of its numbers."""
+
+    file: Path
+    shape: tuple[int, ...]
+    bits: int
+
+
+def headers(path: Path) -> dict[str, Header]:
+    """Tensor name -> header. ValueError names a file that is not there or cut short."""
+    found: dict[str, Header] = {}
     for file in weight_files(path):
         try:
             with safe_open(str(file), framework="numpy") as shard:
                 for name in shard.keys():  # noqa: SIM118 - not a mapping
-                    found[name] = tuple(shard.get_slice(name).get_shape())
+                    tensor = shard.get_slice(name)
+                    bits = re.search(r"\d+", tensor.get_dtype())  # F32, BF16, F8_E4M3, BOOL
+                    found[name] = Header(file, tuple(tensor.get_shape()), int(bits[0]) if bits else 8)
         except SafetensorError as error:
             raise ValueError(f"{file}: must be a whole safetensors file: {error}") from error
     return found
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Tensor name -> shape, from the headers. ValueError: as of ``headers``."""
+    return {name: header.shape for name, header in headers(path).items()}
+
+
+def depth(path: Path, layers: str) -> int:
+    """How many layers the headers have whose tensors' names begin with ``layers`` and a number."""
+    return len({name.removeprefix(layers).split(".")[0] for name in shapes(path) if name.startswith(layers)})
 
 
 def check(
@@ -77,9 +99,17 @@ def check(
         if shape != declared:
             raise ValueError(f"{path}: {name} must have the shape {declared} of config.json: got {shape}")
     layers = {int(match[1]) for name in found if (match := LAYER.search(name))}
-    wanted = backbone.get("num_hidden_layers")
+    wanted, reach = (
+        _number(path, backbone, name) for name in ("num_hidden_layers", "max_position_embeddings")
+    )
     if layers and wanted is not None and len(layers) < wanted:
         raise ValueError(f"{path}: config.json says {wanted} layers: the weights have {len(layers)}")
-    reach = backbone.get("max_position_embeddings")
     if reach is not None and max_length > reach * streams:
         raise ValueError(f"{path}: reaches {reach * streams} tokens: model.max_length={max_length} is more")
+
+
+def _number(path: Path, backbone: Mapping[str, Any], name: str) -> int | None:
+    found = backbone.get(name)
+    if found is not None and (not isinstance(found, int) or found < 1):
+        raise ValueError(f"{path}: config.json: {name} must be a positive integer: got {found}")
+    return found

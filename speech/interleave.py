@@ -127,10 +127,6 @@ class Interleave:
         choices = self._allowed.sum(axis=1)
         return tuple(bool(choices[phase] > 1) for phase in self.phases(ids))
 
-    def phase_after(self, ids: Sequence[int]) -> int:
-        """The phase at the position that follows ``ids``."""
-        return self.phase(self._run(ids))
-
     def well_formed(self, ids: Sequence[int]) -> bool:
         """True for a whole reply that obeys the grammar, stop id included and nothing behind it."""
         return self._run(ids) == 1

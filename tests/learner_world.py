@@ -6,6 +6,7 @@ Run as a program it is one rank of a two-rank session: `python -m tests.learner_
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from conf.schema import Config, ModelConfig
-from learner.model import whole
+from learner.model import Policy, whole
 from learner.ranks import connect, disconnect
 from learner.step import Learner
 from learner.types import NONE, Advantage, Anchor, Rollout, StepBatch
@@ -108,6 +109,12 @@ def perturb(parameters: Any) -> None:
     with torch.no_grad():
         for parameter in parameters:
             parameter.add_(torch.sin(parameter * 50.0), alpha=0.02)
+
+
+def full_tensors(policy: Policy) -> Iterator[tuple[str, Tensor]]:
+    """(name in the module, whole tensor), tied ones under each of their names. Collective."""
+    for name, tensor in policy.lm.state_dict().items():
+        yield name, whole(tensor)
 
 
 def moments(learner: Learner) -> Tensors:
@@ -239,16 +246,16 @@ def _session(folder: Path, rank: int, world: int) -> None:
         key: [None if isnan(x) else x for x in values] for key, values in result.learner_logps.items()
     }
     learner.save(folder / "two_ranks")
-    keep("weights_two_ranks", {name: t.clone() for name, t in learner.policy.full_tensors()})
+    keep("weights_two_ranks", {name: t.clone() for name, t in full_tensors(learner.policy)})
     learner.step(batch(checkpoint, seed=1))
-    keep("weights_straight", {name: t.clone() for name, t in learner.policy.full_tensors()})
+    keep("weights_straight", {name: t.clone() for name, t in full_tensors(learner.policy)})
     found["published"] = None if (w := learner.weights()) is None else [w[0].version, w[0].digest]
     learner.export(folder / "exported_by_two")
 
     again = Learner(config(checkpoint), rank, world)
     again.load(folder / "two_ranks")
     again.step(batch(checkpoint, seed=1))
-    keep("weights_resumed", {name: t.clone() for name, t in again.policy.full_tensors()})
+    keep("weights_resumed", {name: t.clone() for name, t in full_tensors(again.policy)})
 
     for name, (algo, change) in VARIANTS.items():
         one = Learner(config(checkpoint, algo=algo, rollout=HOT), rank, world)

@@ -72,12 +72,12 @@ class Wide:
 
 def packed(rows: Sequence[Row]) -> Microbatch:
     with patch.object(learner.batch, "torch", Wide()):
-        return pack(rows)
+        return pack(rows, streams=1)
 
 
 def scores(logits: Logits, rows: Sequence[Row], micro: Microbatch) -> tuple[Tensor, Tensor]:
     """(log-probs, entropies) of a micro-batch's positions, as a model would give them."""
-    rows = [row for row in rows if length_of(row)]
+    rows = [row for row in rows if length_of(row, streams=1)]
     begins = np.cumsum([0, *micro.lengths])
     assert sum(micro.lengths) == len(micro.ids_TS)
     logps, entropies = [], []
@@ -145,11 +145,11 @@ def product(step: Step, batch: StepBatch, *, ranks: int = 1, room: int = 0) -> F
     now, before, start = models(step)
     now.requires_grad_(True)
     rows = rows_of(batch, step.algo, sampled(step))
-    longest = max([length_of(row) for row in rows], default=0)
+    longest = max([length_of(row, streams=1) for row in rows], default=0)
     budget = max(1, longest * (2 if batch.pairs else 1)) + room
     total = torch.zeros((), dtype=torch.float64)
     sums = dict.fromkeys(COMPONENTS, 0.0)
-    for micros in share(rows, ranks=ranks, budget=budget):
+    for micros in share(rows, ranks=ranks, budget=budget, streams=1):
         for held in micros:
             mine = [rows[i] for i in held]
             micro = packed(mine)
@@ -158,7 +158,9 @@ def product(step: Step, batch: StepBatch, *, ranks: int = 1, room: int = 0) -> F
             reference = torch.full_like(old, 7.0)  # never read where nothing asks for it
             asked = [row.only((Component.DPO, Component.KL)) for row in mine]
             with patch.object(learner.batch, "torch", Wide()):
-                reference[micro.referenced_N], _ = scores(by_name(step, start), asked, pack_reference(mine))
+                reference[micro.referenced_N], _ = scores(
+                    by_name(step, start), asked, pack_reference(mine, streams=1)
+                )
             terms = loss_terms(logps, entropies, old, reference, micro, weight=batch.weight, algo=step.algo)
             total = total + terms.total
             sums = {name: sums[name] + float(getattr(terms, name)) for name in COMPONENTS}

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from conf.schema import ModelConfig
-from rollout.language_model import load_language_model
+from rollout.loading import load_language_model
 from speech.channels import Channel
 from speech.families import load_family
 from speech.families.base import Family

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from conf.schema import ModelConfig, RolloutConfig
 from rollout.hf_engine import HfEngine
-from rollout.language_model import checkpoint_layout, load_language_model, states
+from rollout.language_model import checkpoint_layout, states
+from rollout.loading import load_language_model
 from rollout.sampling import check_sampling
 from speech.checkpoint import check, shapes
 from speech.families import load_family
@@ -269,6 +270,26 @@ BROKEN: list[tuple[str, Callable[[Path], Any], str]] = [
     ("config.json", edited(kimia_token_offset=BASE + 100), "behind the tokenizer's ids: got"),
     ("config.json", edited(kimia_media_begin=151661), "kimia_media_begin must be the tokenizer's"),
     ("config.json", edited(tie_word_embeddings=True), "must be false"),
+    (
+        "config.json",
+        edited(vocab_size=10**12),
+        "vocab_size must not exceed the weights' 722 rows: got 10{12}",
+    ),
+    ("config.json", edited(num_hidden_layers=10**9), "num_hidden_layers must be the weights' 3: got 10{9}"),
+    ("config.json", edited(kimia_mimo_layers="two"), "kimia_mimo_layers must be the weights' 2: got two"),
+    ("config.json", edited(kimia_mimo_layers=6), "kimia_mimo_layers must be the weights' 2: got 6"),
+    (
+        "config.json",
+        edited(kimia_mimo_transformer_from_layer_index=3),
+        r"index must be an integer in \[0, 2\]",
+    ),
+    ("config.json", edited(kimia_mimo_transformer_from_layer_index=-1), r"in \[0, 2\]: got -1"),
+    (
+        "config.json",
+        edited(kimia_mimo_audiodelaytokens=10**9),
+        r"delaytokens must be an integer in \[0, 255\]",
+    ),
+    ("config.json", edited(kimia_mimo_audiodelaytokens=1.5), r"in \[0, 255\]: got 1\.5"),
     ("config.json", lambda f: (f / "config.json").unlink(), "must hold this file"),
     ("tiktoken.model", lambda f: (f / "tiktoken.model").unlink(), "must hold this file"),
     (

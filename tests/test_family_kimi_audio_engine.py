@@ -20,6 +20,7 @@ from learner.ranks import connect, disconnect
 from learner.rows import Sampled, channels_of, rollout_row, weights_of
 from learner.types import Rollout
 from rollout.engine import RawReply
+from rollout.request import EngineDead
 from rollout.torch_engine import TorchEngine
 from rollout.types import Prompt, Sampling
 from rollout.weights import pack as pack_weights
@@ -30,7 +31,7 @@ from speech.turns import Heard, Turn
 from tests.families.kimi_audio import write_checkpoint, write_codec
 from tests.families.world import clip
 from tests.learner_world import perturb
-from tests.rollout_models import collect
+from tests.rollout_models import collect, gather
 from tests.test_family_kimi_audio import model
 
 HOW = Sampling(group_size=3, temperature=0.8, max_new_tokens=70, seed=1, grammar=True)
@@ -60,7 +61,9 @@ def engine(family: Family) -> TorchEngine:
 
 @pytest.fixture
 def policy(family: Family) -> Policy:
-    return Policy.load(family, chunk=16, allowed_PV=torch.from_numpy(family.interleave.allowed().copy()))
+    policy = Policy.load(family, chunk=16, allowed_PV=torch.from_numpy(family.interleave.allowed().copy()))
+    policy.fill(policy)
+    return policy
 
 
 def rollouts(family: Family, asked: list[Prompt], replies: dict[tuple[str, int], RawReply]) -> list[Rollout]:
@@ -122,6 +125,32 @@ def test_replies_keep_to_the_grammar_and_blanks_are_not_sampled(
             pads = family.channels.of(raw.ids) == Channel.PAD
             assert [not one for one in family.interleave.sampled(raw.ids)] == pads.tolist()
             assert all(logp == 0.0 for logp, pad in zip(raw.logps, pads, strict=True) if pad)
+
+
+def test_a_step_that_fails_in_the_second_head_ends_the_engine_for_everyone(
+    family: Family, asked: list[Prompt]
+) -> None:
+    """Text was drawn and audio was not: no reply goes on from there."""
+    engine = TorchEngine(family, max_length=128, max_num_seqs=8)
+    steps = iter(range(5))
+
+    def full(*_: Any) -> None:
+        if next(steps, None) is None:
+            raise torch.OutOfMemoryError("no memory for the logits")
+
+    engine._lm.mimo_output.register_forward_pre_hook(full)
+
+    async def scenario() -> list[BaseException | dict[Any, RawReply]]:
+        calls = [gather(engine.generate([prompt], HOW)) for prompt in asked]
+        return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 60)
+
+    found = asyncio.run(scenario())
+    assert [type(one) for one in found] == [EngineDead, EngineDead]
+    assert all("OutOfMemoryError: no memory for the logits" in str(one) for one in found)
+    with pytest.raises(EngineDead, match="no memory"):
+        engine.health()
+    with pytest.raises(EngineDead, match="no memory"):
+        collect(engine, asked, HOW)
 
 
 def test_a_budget_may_end_inside_a_step(family: Family, asked: list[Prompt], engine: TorchEngine) -> None:
@@ -194,6 +223,7 @@ def test_an_export_has_the_published_names_and_the_frozen_parts_bit_for_bit(
         for tensor in old:
             assert torch.equal(old[tensor], new[tensor]) == ("vq_adaptor" in tensor), tensor
     again: Any = Policy.load(load_family(model(target, codec=family.codec_path)), chunk=16)
+    again.fill(again)
     assert all(
         torch.equal(ours, theirs)
         for ours, theirs in zip(policy.lm.parameters(), again.lm.parameters(), strict=True)

@@ -20,6 +20,7 @@ from rollout.language_model import checkpoint_layout
 from speech.checkpoint import read_json, weight_files
 from speech.families import load_family
 from tests.families.vita_audio import AHEAD, CODES, LAYERS, write_checkpoint
+from tests.learner_world import full_tensors
 
 Tensors = dict[str, Tensor]
 
@@ -94,7 +95,7 @@ def after(folder: Path, mtp: str, weight: float, steps: int = 2) -> tuple[Learne
 
 
 def state(learner: Learner) -> Tensors:
-    return dict(learner.policy.full_tensors())
+    return dict(full_tensors(learner.policy))
 
 
 def published_loss(folder: Path, anchors: tuple[Anchor, ...]) -> Tensor:

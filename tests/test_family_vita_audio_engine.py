@@ -17,7 +17,7 @@ from learner import parity
 from learner.ranks import connect, disconnect
 from learner.step import Learner
 from learner.types import Anchor, Rollout, StepBatch
-from rollout.language_model import load_language_model
+from rollout.loading import load_language_model
 from rollout.types import Prompt, Sampling, prompt_of
 from speech.checkpoint import weight_files
 from speech.dataset import Encoder, Example
@@ -26,6 +26,7 @@ from speech.families.base import Family
 from speech.manifest import read
 from tests.families.vita_audio import Kind, write_checkpoint, write_codec
 from tests.families.world import write_data
+from tests.learner_world import full_tensors
 from tests.rollout_models import collect
 
 ROWS = 6
@@ -163,7 +164,7 @@ def test_an_export_has_the_folders_names_shapes_and_types_and_its_frozen_tensors
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())["weight_map"]
     assert {name: file for file, held in after.items() for name in held} == index
     again = load_language_model(load_family(moved(world.config, tmp_path / "out").model)).state_dict()
-    for name, tensor in learner.policy.full_tensors():
+    for name, tensor in full_tensors(learner.policy):
         assert torch.equal(again[name], tensor.bfloat16().float()), name
 
 

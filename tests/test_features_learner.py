@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from learner.batch import share
 from learner.objectives import rows_of
 from learner.rows import Sampled
-from rollout.language_model import load_language_model
+from rollout.loading import load_language_model
 from speech.families import load_family
 from speech.families.base import Family
 from tests.families.step_audio2 import write_checkpoint, write_codec
@@ -55,7 +55,7 @@ def found(folder: Path, world: int) -> Any:
 
 def test_one_of_two_ranks_has_no_audio(folder: Path, family: Family) -> None:
     rows = rows_of(batch(family), settings(folder).algo, Sampled(max_new_tokens=64, temperature=1.0))
-    held = share(rows, ranks=2, budget=256)
+    held = share(rows, ranks=2, budget=256, streams=1)
     heard = [[rows[i].features is not None for micro in one for i in micro] for one in held]
     assert heard == [[True], [False, False]]
 

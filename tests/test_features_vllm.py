@@ -17,7 +17,7 @@ from learner.step import Learner
 from learner.types import Anchor, Rollout, StepBatch
 from rollout.engine import RawReply
 from rollout.hf_engine import HfEngine
-from rollout.language_model import load_language_model
+from rollout.loading import load_language_model
 from rollout.types import Prompt, Sampling
 from rollout.weights import pack
 from speech.families import load_family

@@ -21,12 +21,13 @@ from learner.ranks import connect, disconnect
 from learner.step import Learner
 from learner.types import Anchor, Rollout, StepBatch
 from report.read import metric_rows, rollouts
-from rollout.language_model import load_language_model
+from rollout.loading import load_language_model
 from rollout.types import Prompt, Sampling
 from speech.families import load_family
 from speech.families.base import Family
 from speech.turns import Chunk, Heard, Turn
 from tests.families import glm4_voice as micro
+from tests.learner_world import full_tensors
 from tests.rollout_models import collect
 from tests.test_learner_step import free_port
 
@@ -155,7 +156,7 @@ def test_an_export_has_the_files_names_shapes_and_dtypes_of_its_start(tmp_path: 
     others = {file.name for file in start.iterdir() if file.suffix != ".safetensors"}
     assert all((tmp_path / "learnt" / name).read_bytes() == (start / name).read_bytes() for name in others)
     again = load_language_model(load_family(ModelConfig(family="glm4_voice", path=tmp_path / "learnt")))
-    held = dict(mine.policy.full_tensors())
+    held = dict(full_tensors(mine.policy))
     assert held.keys() == again.state_dict().keys()
     assert all(torch.equal(t, held[name].bfloat16().float()) for name, t in again.state_dict().items())
 

@@ -76,9 +76,11 @@ def test_any_walk_along_the_mask_ends_well_formed() -> None:
     padded, rng = grammar(4), np.random.default_rng(0)
     for _ in range(200):
         ids: list[int] = []
+        state = padded.start()
         while not ids or ids[-1] != STOP:
-            allowed = np.flatnonzero(padded.allowed()[padded.phase_after(ids)])
+            allowed = np.flatnonzero(padded.allowed()[padded.phase(state)])
             ids.append(END if END in allowed and rng.random() < 0.1 else int(rng.choice(allowed)))
+            state = padded.advance(state, ids[-1])
         assert padded.well_formed(ids)
 
 

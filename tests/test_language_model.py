@@ -1,18 +1,23 @@
 """A checkpoint's language model: every tensor of the folder finds its place in the module, and back."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import Qwen2ForCausalLM
 
 from conf.schema import ModelConfig
-from rollout.language_model import apart, checkpoint_layout, load_language_model, together
+from rollout.language_model import apart, checkpoint_layout, together
+from rollout.loading import Unfilled, load_language_model
 from speech.families import load_family
-from speech.families.base import Family, Names
+from speech.families.base import Family
+from speech.names import Names
 
 STACKED = Names(
     (
@@ -88,15 +93,69 @@ def test_a_folder_that_lacks_a_tensor_or_has_one_too_many_is_refused(family: Fam
         load_language_model(replace(family, names=unknown))
 
 
-def test_what_goes_over_a_gpu_transport_has_the_checkpoints_names_and_shapes(family: Family) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_rounded_once_and_buffers_are_those_of_a_module_made_whole(
+    family: Family, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """Stored in 16 bits, in another format than either that is asked for."""
+    folder = shutil.copytree(family.path, tmp_path / "half")
+    stored = {n: t.half() for n, t in load_file(family.path / "model.safetensors").items()}
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    module = load_language_model(replace(family, path=folder), dtype=dtype)
+    whole = Qwen2ForCausalLM(module.config)
+    state = dict(module.named_parameters())
+    assert state.keys() == stored.keys() and not module.training
+    assert all(torch.equal(state[name], tensor.to(dtype)) for name, tensor in stored.items())
+    assert all(one.is_contiguous() and one.requires_grad for one in state.values())
+    buffers = dict(module.named_buffers())
+    assert buffers and all(b.dtype == torch.float32 for b in buffers.values())
+    assert all(torch.equal(buffers[name], buffer) for name, buffer in whole.named_buffers())
+
+
+def test_a_part_is_filled_alone_and_a_tied_head_with_its_embedding(family: Family) -> None:
+    unfilled = Unfilled(family, attention="sdpa")
+    lm = unfilled.lm
+    assert all(one.is_meta for one in lm.parameters())
+    first, *others = lm.model.layers
+    unfilled.fill(first)
+    assert not any(one.is_meta for one in first.parameters())
+    assert all(one.is_meta for one in (*others[0].parameters(), lm.lm_head.weight))
+    unfilled.fill(lm.lm_head)
+    assert lm.model.embed_tokens.weight is lm.lm_head.weight and not lm.lm_head.weight.is_meta
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"hidden_size": 10**9}, r"must have the shape \(\d+, 10{9}\)"),
+        ({"hidden_size": 10**18}, "no model of these sizes: "),
+        ({"vocab_size": 10**12}, r"must have the shape \(10{12}, \d+\)"),
+        ({"intermediate_size": 10**12}, r"mlp\.\w+\.weight must have the shape"),
+        ({"intermediate_size": -1}, "no model of these sizes: "),
+        ({"num_attention_heads": 0}, "no model of these sizes: "),
+        ({"num_key_value_heads": 10**12}, r"self_attn\.k_proj\.\w+ must have the shape"),
+        ({"hidden_size": "wide"}, "no model of these sizes: "),
+    ],
+)
+def test_sizes_that_the_weights_do_not_have_are_refused_before_memory_is_taken(
+    family: Family, change: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told) as caught:
+        load_language_model(replace(family, backbone={**family.backbone, **change}))
+    assert str(family.path) in str(caught.value) and "config.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_goes_over_a_gpu_transport_is_the_checkpoint_in_the_engines_type(
+    family: Family, dtype: torch.dtype
+) -> None:
     from rollout.vllm_transfer import CheckpointSource
 
-    module = load_language_model(family)
-    source = CheckpointSource(module, family)
+    source = CheckpointSource(load_language_model(family), family, dtype)
     stored = load_file(family.path / "model.safetensors")
     sent = dict(source)
-    assert {one.name: tuple(one.shape) for one in source.metadata()} == {
-        n: tuple(t.shape) for n, t in sent.items()
-    }
+    described = {one.name: (one.dtype, tuple(one.shape)) for one in source.metadata()}
+    assert described == {name: (dtype, tuple(tensor.shape)) for name, tensor in sent.items()}
     assert sent.keys() == stored.keys()
-    assert all(torch.equal(sent[name], tensor.float()) for name, tensor in stored.items())
+    assert all(torch.equal(sent[name], tensor.float().to(dtype)) for name, tensor in stored.items())

@@ -103,7 +103,7 @@ def test_kl_does_not_look_at_the_preference_mask() -> None:
 def test_empty_mask_gives_no_weight_and_no_fallback() -> None:
     (row,) = one(AlgoConfig(kl=NOTHING), rollout("AAAB"))
     assert not row.weights_CR.any()
-    assert length_of(row) == 0
+    assert length_of(row, streams=1) == 0
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_aggregations(aggregation: Any, weights: tuple[float, float]) -> None:
 
 def test_zero_advantage_needs_no_forward_unless_a_kl_asks() -> None:
     flat = rollout("TTAE", advantage=0.0)
-    assert length_of(one(AlgoConfig(kl=NOTHING), flat)[0]) == 0
-    assert length_of(one(AlgoConfig(kl=ChannelWeights(audio=0.1)), flat)[0]) == 2 + 2
+    assert length_of(one(AlgoConfig(kl=NOTHING), flat)[0], streams=1) == 0
+    assert length_of(one(AlgoConfig(kl=ChannelWeights(audio=0.1)), flat)[0], streams=1) == 2 + 2
     # it still counts in the mean over replies
     rows = one(AlgoConfig(), flat, rollout("T"))
     assert rows[1].weights_CR[Component.PO].tolist() == [0.5]
@@ -131,8 +131,8 @@ def test_zero_advantage_needs_no_forward_unless_a_kl_asks() -> None:
 
 def test_tail_after_the_last_scored_position_is_cut() -> None:
     row = one(AlgoConfig(kl=NOTHING, preference=ChannelWeights(text=1)), rollout("TTBAAAABE"))[0]
-    assert length_of(row) == 3  # two of the prompt and the first word predict the second word
-    micro = pack([row])
+    assert length_of(row, streams=1) == 3  # two of the prompt and the first word predict the second word
+    micro = pack([row], streams=1)
     assert micro.ids_TS.tolist() == [[1], [2], [10]]
     assert micro.keep_N.tolist() == [1, 2] and micro.targets_N.tolist() == [10, 11]
 
@@ -143,13 +143,15 @@ def test_plan_scores_every_weighted_position_once(
     batch: StepBatch, algo: AlgoConfig, ranks: int, budget: int
 ) -> None:
     rows = rows_of(batch, algo, SAMPLED)
-    plan = share(rows, ranks=ranks, budget=budget)
+    plan = share(rows, ranks=ranks, budget=budget, streams=1)
     assert len({len(micros) for micros in plan}) == 1  # nobody waits for a pass that the others do not make
-    assert all(sum(length_of(rows[i]) for i in micro) <= budget for micros in plan for micro in micros)
+    assert all(
+        sum(length_of(rows[i], streams=1) for i in micro) <= budget for micros in plan for micro in micros
+    )
     planned = sorted(position for rank in range(ranks) for position in scored_positions(rows, plan, rank))
     assert planned == [(i, j) for i, row in enumerate(rows) for j in np.flatnonzero(row.needed_R)]
     for rank, micros in enumerate(plan):
-        packed = [pack([rows[i] for i in micro]) for micro in micros]
+        packed = [pack([rows[i] for i in micro], streams=1) for micro in micros]
         targets = [int(t) for micro in packed for t in micro.targets_N]
         assert targets == [rows[i].ids[rows[i].start + j] for i, j in scored_positions(rows, plan, rank)]
         for micro, held in zip(packed, micros, strict=True):
@@ -159,22 +161,22 @@ def test_plan_scores_every_weighted_position_once(
             for keep, (i, j) in zip(micro.keep_N.tolist(), positions, strict=True):
                 assert micro.positions_T[keep] == rows[i].start + j - 1
                 assert micro.ids_TS[keep, 0] == rows[i].ids[rows[i].start + j - 1]
-            reference = pack_reference([rows[i] for i in held])
+            reference = pack_reference([rows[i] for i in held], streams=1)
             assert reference.targets_N.tolist() == micro.targets_N[micro.referenced_N].tolist()
 
 
 def test_ranks_are_balanced() -> None:
     rows = one(AlgoConfig(), *(rollout("T" * n) for n in (30, 4, 9, 17, 22, 11, 3, 8)))
     loads = [
-        sum(length_of(rows[i]) for micro in micros for i in micro)
-        for micros in share(rows, ranks=2, budget=40)
+        sum(length_of(rows[i], streams=1) for micro in micros for i in micro)
+        for micros in share(rows, ranks=2, budget=40, streams=1)
     ]
     assert abs(loads[0] - loads[1]) <= 4
 
 
 def test_a_row_beyond_the_budget_is_refused() -> None:
     with pytest.raises(ValueError, match=r"rollout p/0 has 11, budget 10"):
-        share(one(AlgoConfig(), rollout("T" * 10)), ranks=1, budget=10)
+        share(one(AlgoConfig(), rollout("T" * 10)), ranks=1, budget=10, streams=1)
 
 
 def test_lambda_outside_its_range_is_refused() -> None:

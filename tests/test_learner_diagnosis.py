@@ -18,7 +18,7 @@ from learner.ranks import connect, disconnect
 from learner.step import Learner
 from learner.types import NONE, Advantage, Pair, Rollout, StepBatch
 from tests.fixtures import write_micro_checkpoint
-from tests.learner_world import batch, config, perturb
+from tests.learner_world import batch, config, full_tensors, perturb
 
 LOUD: dict[str, Any] = {
     "rollout": {"temperature": 0.7}
@@ -212,8 +212,8 @@ def test_diagnosed_run_has_the_weights_of_one_that_was_not(micro_checkpoint: Pat
         assert torch.equal(torch.get_rng_state(), state)
         results.append((expected, diagnosed.step(batch(micro_checkpoint, seed=n))))
     assert all(a.metrics == b.metrics and str(a.learner_logps) == str(b.learner_logps) for a, b in results)
-    weights = dict(plain.policy.full_tensors())
-    assert all(torch.equal(weights[name], tensor) for name, tensor in diagnosed.policy.full_tensors())
+    weights = dict(full_tensors(plain.policy))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in full_tensors(diagnosed.policy))
     moments = zip(plain._optimizer.state.values(), diagnosed._optimizer.state.values(), strict=True)
     assert all(torch.equal(a[name].to_local(), b[name].to_local()) for a, b in moments for name in ("exp_avg", "exp_avg_sq"))  # fmt: skip
 

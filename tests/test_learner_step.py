@@ -26,6 +26,7 @@ from tests.learner_world import (
     WORDS,
     batch,
     config,
+    full_tensors,
     moments,
     naive_gradient,
     naive_rows,
@@ -186,9 +187,9 @@ def test_resume_is_bit_exact_on_two_ranks_and_loads_on_one(
     learner = Learner(config(micro_checkpoint), 0, 1)
     learner.load(folder / "two_ranks")
     saved = load_file(folder / "weights_two_ranks.safetensors")
-    assert all(torch.equal(tensor, saved[name]) for name, tensor in learner.policy.full_tensors())
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in full_tensors(learner.policy))
     learner.step(batch(micro_checkpoint, seed=1))
-    assert relative_error(dict(learner.policy.full_tensors()), straight) <= 1e-5
+    assert relative_error(dict(full_tensors(learner.policy)), straight) <= 1e-5
     assert learner.version == reports[0]["published"][0] == 2 and reports[1]["published"] is None
     exported = load_file(folder / "exported_by_two" / "model.safetensors")
     assert all(torch.equal(exported[name], straight[name]) for name in exported)
@@ -206,8 +207,8 @@ def test_resume_is_bit_exact_on_one_rank(micro_checkpoint: Path, tmp_path: Path)
     after.load(tmp_path / "state")
     assert after.version == 2
     result = after.step(batch(micro_checkpoint, seed=2))
-    for name, tensor in after.policy.full_tensors():
-        assert torch.equal(tensor, dict(straight.policy.full_tensors())[name])
+    for name, tensor in full_tensors(after.policy):
+        assert torch.equal(tensor, dict(full_tensors(straight.policy))[name])
     mine, theirs = moments(after), moments(straight)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert result.metrics["lr"] == pytest.approx(3e-4)  # the sixth update ends a warm-up of five
@@ -250,7 +251,7 @@ def test_published_weights_are_the_policy_with_its_tied_head(micro_checkpoint: P
     assert published is not None and published[0].version == 1
     sent = dict(unpack(*published))
     assert torch.equal(sent["lm_head.weight"], sent["model.embed_tokens.weight"])
-    assert all(torch.equal(tensor, sent[name]) for name, tensor in learner.policy.full_tensors())
+    assert all(torch.equal(tensor, sent[name]) for name, tensor in full_tensors(learner.policy))
 
 
 def test_text_objective_gives_audio_no_preference_gradient(micro_checkpoint: Path) -> None:
@@ -357,10 +358,10 @@ def test_a_gradient_that_is_not_finite_stops_the_step(micro_checkpoint: Path) ->
     learner = Learner(config(micro_checkpoint), 0, 1)
     step = batch(micro_checkpoint)
     broken = replace(step.rollouts[0], advantage=Advantage.shared(float("nan")))
-    before = {name: t.clone() for name, t in learner.policy.full_tensors()}
+    before = {name: t.clone() for name, t in full_tensors(learner.policy)}
     with pytest.raises(FloatingPointError, match="must be finite"):
         learner.step(replace(step, rollouts=(broken, *step.rollouts[1:])))
-    assert all(torch.equal(before[name], t) for name, t in learner.policy.full_tensors())
+    assert all(torch.equal(before[name], t) for name, t in full_tensors(learner.policy))
 
 
 def test_bad_input_is_refused_by_name(micro_checkpoint: Path, tmp_path: Path) -> None:

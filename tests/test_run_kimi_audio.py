@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from actors.cluster import cores
 from report.read import metric_rows, rollouts
-from rollout.language_model import load_language_model
+from rollout.loading import load_language_model
 from speech.families import load_family
 from tests.families.kimi_audio import write_checkpoint, write_codec
 from tests.families.world import trained, write_data

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from actors.cluster import cores
 from conf.schema import ModelConfig
 from report.read import metric_rows, rollouts
-from rollout.language_model import load_language_model
+from rollout.loading import load_language_model
 from speech.families import load_family
 from tests.families.step_audio2 import write_checkpoint, write_codec
 from tests.families.world import trained, write_data

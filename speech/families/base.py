@@ -7,7 +7,6 @@ A prompt or reply is one flat list of ids, step by step: a family with S paralle
 and the id of (step, stream) is at step * S + stream. Length limits count ids.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech.channels import ChannelMap
+from speech.checkpoint import shapes
 from speech.codec import Codec
 from speech.codecs import load_codec
 from speech.features import Encoded, Vectors
 from speech.interleave import Interleave
+from speech.names import ALL, Names
 from speech.turns import Chunk, Role, Turn
 from speech.vocabulary import Vocabulary
 
@@ -56,33 +57,6 @@ class Ear(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Names:
-    """Which of a checkpoint's tensors are the language model's, and what its torch module calls them.
-
-    ``rules``: (pattern of a checkpoint name, names in the module), the first that matches holds. Several
-    names: the checkpoint has them stacked along the first dimension. No rule, or no name: a frozen part that
-    the learner never sees. ``unsampled``: pattern of tensors that the learner trains and engines do not run.
-
-    Example:
-        Names((((r"encoder\\..*", ()), (r".*", (r"\\g<0>",)))).parts("lm_head.weight")  # ('lm_head.weight',)
-    """
-
-    rules: tuple[tuple[str, tuple[str, ...]], ...] = ((r".*", (r"\g<0>",)),)
-    unsampled: str | None = None
-
-    def parts(self, name: str) -> tuple[str, ...]:
-        """Names of the module's tensors that the checkpoint's tensor ``name`` is made of."""
-        for pattern, templates in self.rules:
-            if match := re.fullmatch(pattern, name):
-                return tuple(match.expand(template) for template in templates)
-        return ()
-
-    def sampled(self, name: str) -> bool:
-        """Whether engines have the checkpoint's tensor ``name``."""
-        return bool(self.parts(name)) and not (self.unsampled and re.fullmatch(self.unsampled, name))
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Family:
     """What a model family provides. Owned by whoever encodes prompts or reads replies.
@@ -109,7 +83,7 @@ class Family:
     """transformers config of the language model."""
     engine_config: Mapping[str, Any] | None = None
     """The config.json that vLLM is given; None: the backbone."""
-    names: Names = Names()
+    names: Names = ALL
     module: Callable[[], Any] | None = None
     """The language model's class, where transformers has none for the backbone's model_type."""
     hears: Mapping[Role, Hearing] = field(default_factory=dict)
@@ -225,11 +199,13 @@ def spelled(code_ids: Sequence[int], codes: Sequence[int]) -> list[int]:
 
 
 def rows_of(config_file: Path, rows: object, vocabulary: Vocabulary, name: str = "vocab_size") -> int:
-    """Rows of the embedding as config.json says. ValueError: fewer than the tokenizer needs.
-
-    ``name``: what config.json calls them.
+    """Rows of the embedding as config.json says. ValueError: fewer than the tokenizer needs, or more than any
+    tensor of the folder has. ``name``: what config.json calls them.
     """
     if not isinstance(rows, int) or rows <= vocabulary.largest:
         rule = f"{name} must exceed the tokenizer's largest id {vocabulary.largest}"
         raise ValueError(f"{config_file}: {rule}: got {rows}")
+    most = max((shape[0] for shape in shapes(config_file.parent).values() if shape), default=0)
+    if rows > most:  # before anything is made of this size
+        raise ValueError(f"{config_file}: {name} must not exceed the weights' {most} rows: got {rows}")
     return rows

@@ -18,9 +18,10 @@ from typing import Any
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Family, Names, Retell, Template, rows_of, spelled, with_system
+from speech.families.base import Family, Retell, Template, rows_of, spelled, with_system
 from speech.features import Encoded
 from speech.interleave import Interleave
+from speech.names import Names
 from speech.turns import Heard, Turn
 from speech.vocabulary import Vocabulary
 
@@ -80,8 +81,7 @@ NAMES = Names(
 
 def load(model: ModelConfig) -> Family:
     """Read config and tokenizer. ValueError names the file and the rule."""
-    path = model.path
-    file = path / "config.json"
+    path, file = model.path, model.path / "config.json"
     config = _checked(file, {**SAID, **read_json(file)})
     vocabulary = Vocabulary.of_ranks(path / "tokenizer.model", SPLIT, _added_tokens(path))
     rows = rows_of(file, config["padded_vocab_size"], vocabulary, "padded_vocab_size")

@@ -21,10 +21,11 @@ import numpy as np
 
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
-from speech.checkpoint import read_json
-from speech.families.base import Ear, Family, Names, Retell, rows_of, spelled, with_system
+from speech.checkpoint import depth, read_json
+from speech.families.base import Ear, Family, Retell, rows_of, spelled, with_system
 from speech.features import Encoded, Features, Vectors
 from speech.interleave import Interleave
+from speech.names import Names
 from speech.turns import Heard, Role, Turn
 from speech.vocabulary import Vocabulary
 
@@ -46,6 +47,7 @@ SPECIALS = {
     "<|im_kimia_speech_ctd_id|>": 33,
 }
 CODE_RATE = 12.5
+FORK = "kimia_mimo_transformer_from_layer_index"
 WHISPER = "whisper-large-v3"  # the folder of the checkpoint that holds its encoder
 NAMES = Names(((r"model\.vq_adaptor\..*", ()), (r".*", (r"\g<0>",))))
 
@@ -60,6 +62,7 @@ def load(model: ModelConfig) -> Family:
         )
     if config.get("tie_word_embeddings") or config.get("use_sliding_window"):
         raise ValueError(f"{config_file}: tie_word_embeddings and use_sliding_window must be false: got true")
+    delay = _numbers(config_file, config, model.max_length // 2)
     vocabulary = _vocabulary(model.path / "tiktoken.model")
     code_ids = _codes(config_file, config, vocabulary)
     blank, text_end = (vocabulary.special(f"<|im_kimia_text_{name}|>") for name in ("blank", "eos"))
@@ -71,7 +74,6 @@ def load(model: ModelConfig) -> Family:
             ChannelMap.build(vocab=rows, text=(), audio=code_ids, boundary=stops, stop=()),
         ]
     )
-    delay = int(config.get("kimia_mimo_audiodelaytokens", 6))
     hears = config.get("use_whisper_feature", True)
     return Family(
         name="kimi_audio",
@@ -89,6 +91,22 @@ def load(model: ModelConfig) -> Family:
         code_rate=CODE_RATE,
         make_ear=lambda: _ear(model),
     )
+
+
+def _numbers(file: Path, config: dict[str, Any], steps: int) -> int:
+    """The delay of the codes, once depths and delay are what weights and replies of ``steps`` can have."""
+    layers, side = (depth(file.parent, f"model.{kind}layers.") for kind in ("", "mimo_"))
+    delay = config.get("kimia_mimo_audiodelaytokens", 6)
+    for name, value, least, most in (
+        ("num_hidden_layers", config.get("num_hidden_layers"), layers, layers),
+        ("kimia_mimo_layers", config.get("kimia_mimo_layers", 6), side, side),
+        (FORK, config.get(FORK, 21), 0, layers - 1),
+        ("kimia_mimo_audiodelaytokens", delay, 0, steps - 1),
+    ):
+        if not isinstance(value, int) or not least <= value <= most:
+            rule = f"must be the weights' {most}" if least == most else f"must be an integer in [0, {most}]"
+            raise ValueError(f"{file}: {name} {rule}: got {value}")
+    return int(delay)
 
 
 def _vocabulary(file: Path) -> Vocabulary:

@@ -16,9 +16,10 @@ from typing import Any
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Ear, Family, Names, Retell, rows_of, with_system
+from speech.families.base import Ear, Family, Retell, rows_of, with_system
 from speech.features import Encoded, Features
 from speech.interleave import Interleave
+from speech.names import Names
 from speech.turns import Turn
 from speech.vocabulary import Vocabulary
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
-from speech.checkpoint import read_json
-from speech.families.base import Ear, Family, Names, Retell, rows_of, spelled, with_system
+from speech.checkpoint import depth, read_json
+from speech.families.base import Ear, Family, Retell, rows_of, spelled, with_system
 from speech.features import Encoded, Features
 from speech.interleave import Interleave, Pattern
+from speech.names import Names
 from speech.turns import Role, Turn
 from speech.vocabulary import Vocabulary
 
@@ -124,6 +125,8 @@ def _layers(file: Path, config: Mapping[str, Any]) -> tuple[int, int]:
     if not (isinstance(whole, int) and isinstance(ahead, int) and 0 <= ahead < whole):
         rule = "num_hidden_layers must exceed num_nextn_predict_layers, which it counts"
         raise ValueError(f"{file}: {rule}: got {whole} and {ahead}")
+    if whole > (stored := depth(file.parent, "model.layers.")):
+        raise ValueError(f"{file}: num_hidden_layers must not exceed the weights' {stored}: got {whole}")
     return whole - ahead, ahead
 
 

@@ -1,0 +1,38 @@
+"""Layers that predict tokens further ahead (MCTP): which they are, what they score.
+
+Invariant: they learn from anchors alone, and no gradient of theirs reaches the model that speaks.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from learner.batch import Microbatch
+from learner.logprob import chosen_logprobs
+from rollout.language_model import Foreseeing, embedded
+
+
+def depths(lm: Any) -> Sequence[nn.Module]:
+    """One module per depth; none in a model that predicts one token."""
+    return list(lm.ahead) if isinstance(lm, Foreseeing) else []
+
+
+def foreseen(lm: Any, head: nn.Linear, micro: Microbatch, hidden_TH: Tensor, *, chunk: int) -> Tensor:
+    """Log-probs [D, N] of the anchors' tokens by each depth; nothing where nobody learns."""
+    if not isinstance(lm, Foreseeing) or not torch.is_grad_enabled():
+        return hidden_TH.new_zeros(0, len(micro.keep_N), dtype=torch.float32)
+    anchored_N = micro.sft_N != 0
+    lengths = torch.tensor(micro.lengths, device=micro.keep_N.device)
+    segment_T = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+    wanted_T = torch.isin(segment_T, micro.row_N[anchored_N])
+    embedded_TH = embedded(lm, micro.ids_TS, micro.features_KH, micro.at_K)
+    found = []
+    states = lm.foresee(hidden_TH, embedded_TH, micro.positions_T, segment_T, wanted_T)
+    for depth, state_TH in enumerate(states):
+        (here,) = (anchored_N & (micro.positions_T[micro.keep_N] > depth)).nonzero(as_tuple=True)
+        kept = state_TH[micro.keep_N[here]]
+        logps, _ = chosen_logprobs(kept, head.weight.detach(), micro.targets_N[here], chunk=chunk)
+        found.append(logps.new_zeros(len(micro.keep_N)).index_add(0, here, logps))
+    return torch.stack(found)

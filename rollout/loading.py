@@ -1,0 +1,158 @@
+"""A checkpoint's language model: built without memory, held against the folder's headers, then filled.
+
+    config.json ──► parameters on "meta" ──headers──► refused, or filled part by part ──► learner, engines
+
+Invariants: no memory is taken for a size that the weights do not have; every parameter comes from the folder
+(one that is left to chance is refused), rounded once, from what is stored to what is held; the folder's own
+code is never run; what ``Names`` leaves out is not read. A load holds what is filled and one tensor more.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils import swap_tensors
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+from speech.checkpoint import headers
+from speech.families.base import Family
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a parameter lies. ``rows``: of a stack; None: the whole tensor."""
+
+    file: Path
+    name: str
+    rows: slice | None
+
+    def read(self, stored: Any) -> Tensor:
+        """From the open file."""
+        found: Tensor = (
+            stored.get_tensor(self.name) if self.rows is None else stored.get_slice(self.name)[self.rows]
+        )
+        return found
+
+
+class Unfilled:
+    """A language model whose parameters get memory and values when they are asked for.
+
+    Example:
+        unfilled = Unfilled(family, attention="sdpa", dtype=torch.float32)
+        for layer in blocks(unfilled.lm):  # a rank that keeps a part of each never holds the whole
+            unfilled.fill(layer)
+            fully_shard(layer)
+        unfilled.fill(unfilled.lm)  # the rest
+    """
+
+    def __init__(
+        self, family: Family, *, attention: str, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> None:
+        """``attention``: transformers' name for it. Buffers have their values and their own type already.
+
+        ValueError: config.json cannot be built; a tensor is lacking, left over or of another shape.
+        """
+        try:
+            cls, config = _class_of(family, attention)
+            with torch.device("meta"):
+                empty = cls(config)
+        except (ArithmeticError, RuntimeError, TypeError, StrictDataclassError) as error:
+            told = " ".join(str(error).split())
+            raise ValueError(f"{family.path / 'config.json'}: no model of these sizes: {told}") from error
+        shapes = {name: tuple(p.shape) for name, p in empty.named_parameters(remove_duplicate=False)}
+        places = _places(family, shapes)
+        if lacking := [name for name, _ in empty.named_parameters() if name not in places]:
+            rule = f"lacks {len(lacking)} of the model's tensors"
+            raise ValueError(f"{family.path}: {rule}: {', '.join(sorted(lacking)[:3])}")
+        with _without_memory(dtype):
+            self.lm = cls(config).eval()
+        self._places = {p: places[name] for name, p in self.lm.named_parameters()}
+        self._device = device
+
+    @torch.no_grad()
+    def fill(self, part: nn.Module) -> None:
+        """The folder's values for those parameters of ``part`` that have none yet."""
+        with ExitStack() as opened:
+            files: dict[Path, Any] = {}
+            for parameter in [one for one in part.parameters() if one.is_meta]:
+                place = self._places.pop(parameter)  # which would keep what is sharded whole
+                if place.file not in files:
+                    files[place.file] = opened.enter_context(safe_open(str(place.file), framework="pt"))
+                filled = torch.empty_like(parameter, device=self._device)
+                filled.copy_(place.read(files[place.file]))
+                swap_tensors(parameter, nn.Parameter(filled, parameter.requires_grad))  # tied ones stay tied
+
+
+def load_language_model(
+    family: Family, *, attention: str = "sdpa", dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Any:
+    """The family's whole language model. ``attention``, ValueError: as of ``Unfilled``."""
+    unfilled = Unfilled(family, attention=attention, dtype=dtype, device=device)
+    unfilled.fill(unfilled.lm)
+    return unfilled.lm.to(device)  # the buffers
+
+
+def _class_of(family: Family, attention: str) -> tuple[Any, Any]:
+    said = {**family.backbone, "attn_implementation": attention}
+    if family.module is not None:
+        cls = family.module()
+        return cls, cls.config_class(**said)
+    config = AutoConfig.for_model(**said)
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config
+
+
+@contextmanager
+def _without_memory(dtype: torch.dtype) -> Iterator[None]:
+    """Modules made here have parameters of ``dtype`` on "meta", and buffers as they made them.
+
+    What a module allocates for a parameter is let go before anything was written to it.
+    """
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return None
+        return nn.Parameter(torch.empty_like(parameter, dtype=dtype, device="meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(on_meta)  # type: ignore[arg-type]  # it may return one
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _places(family: Family, module: Shapes) -> dict[str, _Place]:
+    """Where each parameter lies, once all shapes were compared. ``module``: tied ones by each name."""
+    path = family.path
+    found: dict[str, _Place] = {}
+    unknown: list[str] = []
+    for name, header in headers(path).items():
+        parts = family.names.parts(name)
+        if lost := [part for part in parts if part not in module]:
+            unknown += lost
+        elif parts:
+            wanted = _stacked([module[part] for part in parts])
+            if header.shape != wanted:
+                rule = f"{name} must have the shape {wanted} of config.json"
+                raise ValueError(f"{path}: {rule}: got {header.shape}")
+            start = 0
+            for part in parts:
+                rows = slice(start, start := start + module[part][0]) if len(parts) > 1 else None
+                found[part] = _Place(header.file, name, rows)
+    if unknown:
+        rule = f"has {len(unknown)} tensors that a {family.name} model has not"
+        raise ValueError(f"{path}: {rule}: {', '.join(sorted(unknown)[:3])}")
+    return found
+
+
+def _stacked(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    first = shapes[0]
+    return first if len(shapes) == 1 else (sum(shape[0] for shape in shapes), *first[1:])

@@ -1,0 +1,35 @@
+"""What a language model's torch module calls the tensors of a checkpoint."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Names:
+    """Which of a checkpoint's tensors are the language model's, and what its torch module calls them.
+
+    ``rules``: (pattern of a checkpoint name, names in the module), the first that matches holds. Several
+    names: the checkpoint has them stacked along the first dimension. No rule, or no name: a frozen part that
+    the learner never sees. ``unsampled``: pattern of tensors that the learner trains and engines do not run.
+
+    Example:
+        Names((((r"encoder\\..*", ()), (r".*", (r"\\g<0>",)))).parts("lm_head.weight")  # ('lm_head.weight',)
+    """
+
+    rules: tuple[tuple[str, tuple[str, ...]], ...] = ((r".*", (r"\g<0>",)),)
+    unsampled: str | None = None
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """Names of the module's tensors that the checkpoint's tensor ``name`` is made of."""
+        for pattern, templates in self.rules:
+            if match := re.fullmatch(pattern, name):
+                return tuple(match.expand(template) for template in templates)
+        return ()
+
+    def sampled(self, name: str) -> bool:
+        """Whether engines have the checkpoint's tensor ``name``."""
+        return bool(self.parts(name)) and not (self.unsampled and re.fullmatch(self.unsampled, name))
+
+
+ALL = Names()
+"""Every tensor, under the checkpoint's own names."""

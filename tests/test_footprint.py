@@ -1,0 +1,75 @@
+"""The memory of a run is counted in numbers of the model, not in bytes of its files."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from actors.footprint import MIB, memory_estimate
+from conf.load import load
+from conf.schema import Config
+from speech.families import load_family
+from speech.families.base import Family
+from tests.families.kimi_audio import write_checkpoint, write_codec
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[torch.dtype, Path]:
+    root = tmp_path_factory.mktemp("footprint")
+    write_codec(root / "codec")
+    return {
+        dtype: write_checkpoint(root / str(dtype), dtype=dtype) for dtype in (torch.float32, torch.bfloat16)
+    }
+
+
+def settings(folder: Path, *more: str) -> tuple[Config, Family]:
+    config = load(
+        ["model=kimi_audio", f"model.path={folder}", f"model.codec={folder.parent / 'codec'}", *more]
+    )
+    return config, load_family(config.model)
+
+
+def numbers(folder: Path) -> tuple[int, int]:
+    """(numbers of the language model, of the adaptor that the ear reads)."""
+    stored: dict[str, Any] = {k: v for f in folder.glob("*.safetensors") for k, v in load_file(f).items()}
+    adaptor = sum(t.numel() for name, t in stored.items() if "vq_adaptor" in name)
+    return sum(t.numel() for t in stored.values()) - adaptor, adaptor
+
+
+def test_masters_gradients_and_moments_are_float32_whatever_is_stored(
+    folders: dict[torch.dtype, Path],
+) -> None:
+    found = {dtype: memory_estimate(*settings(folder)) for dtype, folder in folders.items()}
+    assert found[torch.float32]["learner"] == found[torch.bfloat16]["learner"]
+    model, _ = numbers(folders[torch.float32])
+    one, more = (
+        memory_estimate(*settings(folders[torch.bfloat16], f"learner.ranks={ranks}"))["learner"]
+        for ranks in (1, 2)
+    )
+    rank = more - one  # what a further rank costs: a process, its work, a model gathered, its gradients
+    assert one - rank == model * (4 + 4 + 8 + 4) + 2 * 2 * model
+
+
+def test_no_start_policy_is_counted_where_none_is_held(folders: dict[torch.dtype, Path]) -> None:
+    folder = folders[torch.float32]
+    held, none = (
+        memory_estimate(*settings(folder, f"log.diagnose_every={every}", "algo=sft"))["learner"]
+        for every in (5, 0)
+    )
+    assert held - none == 4 * numbers(folder)[0]
+
+
+def test_engines_hold_the_model_in_its_type_and_a_cache_of_every_slot(
+    folders: dict[torch.dtype, Path],
+) -> None:
+    folder = folders[torch.float32]
+    model, adaptor = numbers(folder)
+    codec = (folder.parent / "codec" / "codec.safetensors").stat().st_size
+    slots = 5 * 2 * (3 + 2) * 32 * 256 // 2  # replies * (keys, values) * layers * width of a key * steps
+    for dtype, size in (("float32", 4), ("bfloat16", 2)):
+        how = [f"model.dtype={dtype}", "rollout.max_num_seqs=5", "model.max_length=256", "rollout.workers=2"]
+        found = memory_estimate(*settings(folder, *how))
+        assert found["rollout"] == 2 * (700 * MIB + (model + slots) * size + 4 * adaptor + codec)
+        assert found["ray"] == 600 * MIB + model * size
