@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
 from speech.audio import Wave
-from speech.checkpoint import weight_files
 from speech.codec import check_wave
+from speech.ears.weights import Weights, linear, normed
 from speech.features import Vectors
 
 SAMPLE_RATE = 16_000
@@ -28,9 +27,6 @@ PIECE = 25 * SAMPLE_RATE  # samples that are heard at once
 HOP, WINDOW, MELS = 160, 400, 128
 TAIL = 479  # zeros behind a piece; the last two frames, which they fill, are heard by nobody
 SHAPE = {"n_mels": MELS, "kernel_size": 3, "adapter_stride": 2}  # what the published lengths are built on
-OUTSIDE = ("conv1", "conv2", "after_norm")
-INSIDE = ("attn_ln", "attn.query", "attn.value", "attn.out", "mlp_ln", "mlp.0", "mlp.2")
-ADAPTOR = ("conv", "linear1", "linear2")
 
 
 class StepAudio2Ear:
@@ -73,69 +69,48 @@ class StepAudio2Ear:
         pieces = [wave[begin : begin + PIECE] for begin in range(0, len(wave), PIECE)]
         with torch.inference_mode():
             heard = [self._piece(log_mel(piece)) for piece in pieces if vectors_of(len(piece))]
-        width = len(self._weights["adapter.linear2.bias"])
+        width = len(self._adaptor["linear2.bias"])
         return np.concatenate([np.zeros((0, width), np.float32), *(one.cpu().numpy() for one in heard)])
 
     def _piece(self, mel: Tensor) -> Tensor:
         """[MELS, T] -> [vectors, width]."""
+        encoder, adaptor = self._encoder, self._adaptor
         kept = _halved(_halved(mel.shape[1] - 2) // 2)
-        x = self._convolved(mel[None].to(self._device), "encoder.conv1", stride=1)
-        x = self._convolved(x, "encoder.conv2", stride=2).transpose(1, 2)
-        x = x + self._weights["encoder.positional_embedding.weight"][: x.shape[1]]
+        x = _convolved(mel[None].to(encoder.device), encoder, "conv1", stride=1)
+        x = _convolved(x, encoder, "conv2", stride=2).transpose(1, 2)
+        x = x + encoder["positional_embedding.weight"][: x.shape[1]]
         silent = torch.zeros(1, x.shape[1], device=x.device)
         silent[0, -1] = -1e10  # the place of the last two frames is attended by none
         for layer in range(self._layers):
-            x = self._block(x, f"encoder.blocks.{layer}.", silent)
+            x = self._block(x, f"blocks.{layer}.", silent)
         x = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
-        x = self._convolved(self._normed(x, "encoder.after_norm").transpose(1, 2), "adapter.conv", stride=2)
-        x = F.relu(self._linear(x.transpose(1, 2), "adapter.linear1"))
-        return self._linear(x, "adapter.linear2")[0, :kept]
+        x = _convolved(normed(x, encoder, "after_norm").transpose(1, 2), adaptor, "conv", stride=2)
+        x = F.relu(linear(x.transpose(1, 2), adaptor, "linear1"))
+        return linear(x, adaptor, "linear2")[0, :kept]
 
     def _block(self, x: Tensor, name: str, silent: Tensor) -> Tensor:
-        y = self._normed(x, name + "attn_ln")
-        parts = (self._linear(y, f"{name}attn.{part}") for part in ("query", "key", "value"))
+        weights = self._encoder
+        y = normed(x, weights, f"{name}attn_ln")
+        parts = (
+            linear(y, weights, f"{name}attn.{part}", bias=part != "key") for part in ("query", "key", "value")
+        )
         q, k, v = (part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in parts)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=silent)
-        x = x + self._linear(mixed.transpose(1, 2).flatten(2), name + "attn.out")
-        y = F.gelu(self._linear(self._normed(x, name + "mlp_ln"), name + "mlp.0"))
-        return x + self._linear(y, name + "mlp.2")
-
-    def _convolved(self, x: Tensor, name: str, stride: int) -> Tensor:
-        weights = self._weights
-        return F.gelu(F.conv1d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], stride, padding=1))
-
-    def _linear(self, x: Tensor, name: str) -> Tensor:
-        return F.linear(x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias"))
-
-    def _normed(self, x: Tensor, name: str) -> Tensor:
-        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        return F.layer_norm(x, (x.shape[-1],), weight, bias)
-
-    @property
-    def _device(self) -> torch.device:
-        return self._weights["adapter.linear2.bias"].device
+        x = x + linear(mixed.transpose(1, 2).flatten(2), weights, f"{name}attn.out")
+        y = F.gelu(linear(normed(x, weights, f"{name}mlp_ln"), weights, f"{name}mlp.0"))
+        return x + linear(y, weights, f"{name}mlp.2")
 
     @cached_property
-    def _weights(self) -> dict[str, Tensor]:
-        """Every tensor by its checkpoint name, on the GPU where there is one."""
-        wanted = self._names()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        found: dict[str, Tensor] = {}
-        for file in weight_files(self._path):
-            with safe_open(str(file), framework="pt") as stored:
-                for name in wanted & set(stored.keys()):
-                    found[name] = stored.get_tensor(name).to(device, torch.float32)
-        if lacking := sorted(wanted - set(found)):
-            some = ", ".join(lacking[:3])
-            raise ValueError(f"{self._path}: lacks {len(lacking)} of the encoder's tensors: {some}")
-        return found
+    def _encoder(self) -> Weights:
+        return Weights(self._path, "encoder.")
 
-    def _names(self) -> set[str]:
-        blocks = [f"encoder.blocks.{layer}." for layer in range(self._layers)]
-        parts = [f"encoder.{part}" for part in OUTSIDE] + [f"adapter.{part}" for part in ADAPTOR]
-        parts += [block + part for block in blocks for part in INSIDE]
-        bare = ["encoder.positional_embedding", *(block + "attn.key" for block in blocks)]
-        return {f"{part}.bias" for part in parts} | {f"{part}.weight" for part in (*parts, *bare)}
+    @cached_property
+    def _adaptor(self) -> Weights:
+        return Weights(self._path, "adapter.")
+
+
+def _convolved(x: Tensor, weights: Weights, name: str, stride: int) -> Tensor:
+    return F.gelu(F.conv1d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], stride, padding=1))
 
 
 def vectors_of(samples: int) -> int:
