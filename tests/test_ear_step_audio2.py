@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ear_of(folder: Path, **changes: object) -> StepAudio2Ear:
-    return StepAudio2Ear(folder, ENCODER | changes, width=64)
+    return StepAudio2Ear(folder, ENCODER | changes)
 
 
 def published_length(samples: int) -> int:
@@ -142,7 +142,6 @@ def test_weights_in_bfloat16_are_heard_in_float32(folder: Path, tmp_path: Path) 
     [
         ({"adapter_stride": 4}, r"config\.json: audio_encoder_config\.adapter_stride must be 2: got 4"),
         ({"n_mels": 80}, r"config\.json: audio_encoder_config\.n_mels must be 128: got 80"),
-        ({"llm_dim": 128}, r"config\.json: audio_encoder_config\.llm_dim must be 64: got 128"),
         ({"n_audio_layer": None}, r"audio_encoder_config\.n_audio_layer must be a positive number: got None"),
         ({"n_audio_ctx": 1000}, r"n_audio_ctx must hold 25 seconds, 1251 places: got 1000"),
     ],

@@ -19,7 +19,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speech.checkpoint import read_json, shapes
-from speech.ears.weights import Weights, linear, normed
+from speech.ears.weights import Weights, linear, normed, width_of
 from speech.features import Vectors
 
 SAMPLE_RATE = 16_000
@@ -40,7 +40,7 @@ class KimiEar:
     sample_rate = SAMPLE_RATE
 
     def __init__(self, checkpoint: Path, whisper: Path) -> None:
-        """Reads configs alone. ValueError: no Whisper encoder that fits the checkpoint."""
+        """Reads configs and headers. ValueError: no adaptor, or no Whisper encoder that fits it."""
         if not whisper.is_dir():
             raise ValueError(f"model.ear must be a local folder of Whisper-large-v3: got none at {whisper}")
         self._checkpoint, self._whisper = checkpoint, whisper
@@ -52,6 +52,7 @@ class KimiEar:
             raise ValueError(
                 f"{whisper / 'config.json'}: {rule}: got {self._config.get('model_type')} with {width}"
             )
+        self.width = width_of(checkpoint, f"{ADAPTOR}4")
         self._mel = WhisperFeatureExtractor(feature_size=self._config.get("num_mel_bins", 80))
 
     def length(self, seconds: float) -> int:

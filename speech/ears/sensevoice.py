@@ -19,7 +19,7 @@ from torch import Tensor
 
 from speech.codec import check_wave
 from speech.ears import kaldi
-from speech.ears.weights import Weights, linear, normed
+from speech.ears.weights import Weights, linear, normed, width_of
 from speech.features import Vectors
 
 ENCODER, PROJECTOR = "model.audio_model.model.", "model.audio_projection."
@@ -29,15 +29,15 @@ STATISTICS = "am.mvn"
 
 
 def load(path: Path, statistics: Path) -> "SenseVoice":
-    """The ear of a checkpoint; ``statistics``: the folder with its am.mvn. ValueError: it is not there."""
+    """The ear of a checkpoint; ``statistics``: the folder with its am.mvn. ValueError: one lacks it."""
     return SenseVoice(path, *kaldi.read_shift_and_scale(statistics / STATISTICS))
 
 
 class SenseVoice:
-    """``speech.families.base.Ear``. Weights are read at the first wave."""
+    """``speech.families.base.Ear``. Weights are read at the first wave, headers at once."""
 
     def __init__(self, path: Path, shift: kaldi.Floats, scale: kaldi.Floats) -> None:
-        self.sample_rate = kaldi.SAMPLE_RATE
+        self.sample_rate, self.width = kaldi.SAMPLE_RATE, width_of(path, f"{PROJECTOR}mlp.2")
         self._path, self._shift, self._scale = path, shift, scale
 
     def length(self, seconds: float) -> int:

@@ -19,7 +19,7 @@ from transformers.audio_utils import mel_filter_bank
 
 from speech.audio import Wave
 from speech.codec import check_wave
-from speech.ears.weights import Weights, linear, normed
+from speech.ears.weights import Weights, linear, normed, width_of
 from speech.features import Vectors
 
 SAMPLE_RATE = 16_000
@@ -33,29 +33,29 @@ class StepAudio2Ear:
     """``speech.families.base.Ear`` of a Step-Audio 2 checkpoint.
 
     Example:
-        ear = StepAudio2Ear(folder, config["audio_encoder_config"], width=3584)
+        ear = StepAudio2Ear(folder, config["audio_encoder_config"])
         assert len(ear.hear(wave)) == ear.length(len(wave) / 16_000)
     """
 
     sample_rate = SAMPLE_RATE
 
-    def __init__(self, path: Path, settings: Mapping[str, object], width: int) -> None:
-        """``settings``: the config's audio_encoder_config; ``width``: of the model's embedding.
+    def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
+        """``settings``: the config's audio_encoder_config.
 
-        ValueError: a setting that this encoder is not built for.
+        ValueError: a setting that this encoder is not built for, or a checkpoint without one.
         """
         self._path = path
-        wanted = {**SHAPE, "llm_dim": width}
         sizes: dict[str, int] = {}
-        for name in (*wanted, "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"):
+        for name in (*SHAPE, "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"):
             value = settings.get(name)
-            if not isinstance(value, int) or value < 1 or wanted.get(name, value) != value:
-                rule = f"audio_encoder_config.{name} must be {wanted.get(name, 'a positive number')}"
+            if not isinstance(value, int) or value < 1 or SHAPE.get(name, value) != value:
+                rule = f"audio_encoder_config.{name} must be {SHAPE.get(name, 'a positive number')}"
                 raise ValueError(f"{path / 'config.json'}: {rule}: got {value}")
             sizes[name] = value
         if (places := _halved(_frames(PIECE))) > sizes["n_audio_ctx"]:
             rule = f"audio_encoder_config.n_audio_ctx must hold 25 seconds, {places} places"
             raise ValueError(f"{path / 'config.json'}: {rule}: got {sizes['n_audio_ctx']}")
+        self.width = width_of(path, "adapter.linear2")
         self._heads, self._layers = sizes["n_audio_head"], sizes["n_audio_layer"]
 
     def length(self, seconds: float) -> int:
@@ -69,8 +69,8 @@ class StepAudio2Ear:
         pieces = [wave[begin : begin + PIECE] for begin in range(0, len(wave), PIECE)]
         with torch.inference_mode():
             heard = [self._piece(log_mel(piece)) for piece in pieces if vectors_of(len(piece))]
-        width = len(self._adaptor["linear2.bias"])
-        return np.concatenate([np.zeros((0, width), np.float32), *(one.cpu().numpy() for one in heard)])
+        none = np.zeros((0, self.width), np.float32)
+        return np.concatenate([none, *(one.cpu().numpy() for one in heard)])
 
     def _piece(self, mel: Tensor) -> Tensor:
         """[MELS, T] -> [vectors, width]."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from speech.checkpoint import weight_files
+from speech.checkpoint import shapes, weight_files
 
 
 class Weights(dict[str, Tensor]):
@@ -34,7 +34,7 @@ class Weights(dict[str, Tensor]):
                 raise ValueError(f"{file}: must be a whole safetensors file: {error}") from error
 
     def __missing__(self, name: str) -> Tensor:
-        raise ValueError(f"{self._path}: lacks the audio encoder's tensor {self._prefix}{name}")
+        raise _lacking(self._path, self._prefix + name)
 
     def into(self, module: nn.Module) -> nn.Module:
         """The module, frozen, with these as its own. ValueError: one is not there, or of another shape."""
@@ -46,6 +46,14 @@ class Weights(dict[str, Tensor]):
         return module.requires_grad_(False).eval()
 
 
+def width_of(path: Path, name: str) -> int:
+    """What the layer of this name puts out, from the headers. ValueError: the checkpoint lacks it."""
+    shape = shapes(path).get(f"{name}.weight")
+    if not shape:
+        raise _lacking(path, f"{name}.weight")
+    return shape[0]
+
+
 def linear(x: Tensor, weights: Mapping[str, Tensor], name: str, bias: bool = True) -> Tensor:
     """``bias``: whether the layer has one."""
     return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"] if bias else None)
@@ -54,6 +62,10 @@ def linear(x: Tensor, weights: Mapping[str, Tensor], name: str, bias: bool = Tru
 def normed(x: Tensor, weights: Mapping[str, Tensor], name: str, eps: float = 1e-5) -> Tensor:
     """Layer norm over the last dimension."""
     return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], eps)
+
+
+def _lacking(path: Path, name: str) -> ValueError:
+    return ValueError(f"{path}: lacks the audio encoder's tensor {name}")
 
 
 def _read(file: Path, prefix: str, device: torch.device) -> dict[str, Tensor]:
