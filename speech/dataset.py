@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech import audio
-from speech.codec import codes_of_file
 from speech.codecs.cache import CodeCache
 from speech.ears.kept import KeptVectors
 from speech.families.base import Chunk, Family, Role, Turn
@@ -180,7 +179,7 @@ class Encoder:
             self._kept = CodeCache.of(codec)
         codes = self._kept.get(digest)
         if codes is None:
-            codes = np.asarray(codes_of_file(codec, path, self._max_seconds), np.int32)
+            codes = np.asarray(codec.encode(audio.read(path, codec.ear_rate, self._max_seconds)), np.int32)
             self._kept.put(digest, codes)
         return codes
 

@@ -40,7 +40,6 @@ class Held(MelCodec):
 def actor(
     micro_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[RolloutActor, Held]]:
-    monkeypatch.setenv("WAVGATE_CACHE", "off")
     shutil.copytree(micro_checkpoint, tmp_path / "model")
     config = Config.model_validate(
         {

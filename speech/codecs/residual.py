@@ -44,6 +44,7 @@ class ResidualCodec:
         except Exception as broken:  # its checks of a config have no class in common
             raise ValueError(f"{file}: must be a {self._kind} config: {broken}") from broken
         # Mimi halves the rate of its convolutions once more; frame_rate is rounded up in the configs.
+        self.ear_rate = self.sample_rate
         self._hop = config.frame_size if self._kind == "mimi" else prod(ratios)
         self.frame_rate = self.sample_rate / self._hop
         self._path = path
