@@ -52,7 +52,7 @@ def say(prompt: str, out: Path, model: Path | None) -> int:
     from speech import audio
     from speech.dataset import Encoder
     from speech.families import load_family
-    from speech.families.base import Turn
+    from speech.turns import Turn
 
     if out.suffix not in audio.FORMATS:
         raise UserError(f"{out}: must end in one of {' '.join(audio.FORMATS)}")
@@ -65,7 +65,7 @@ def say(prompt: str, out: Path, model: Path | None) -> int:
             file = Path(prompt)
             turn = Encoder(family, file.parent, config.data.max_seconds).turn("user", (file.name,))
         else:
-            turn = Turn(role="user", text=prompt)
+            turn = Turn.of("user", prompt)
         encoded = family.prompt([turn])
     except ValueError as error:
         raise UserError(str(error)) from error

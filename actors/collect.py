@@ -106,8 +106,8 @@ def asked_in(row: Row) -> Task:
 
 def task_of(row: Row, manifest: Path) -> Task:
     """What a reply to this row of a manifest is held against."""
-    spoken = row.audios[-1] if row.messages[-1].content == MARKER else ()
-    clips = tuple(inside(manifest.parent, clip) for clip in spoken)
+    first = len(row.audios) - row.messages[-1].content.count(MARKER)
+    clips = tuple(inside(manifest.parent, clip) for entry in row.audios[first:] for clip in entry)
     return replace(asked_in(row), user_audio=clips)
 
 

@@ -30,7 +30,8 @@ from rollout.engine import RawReply
 from rollout.torch_engine import TorchEngine
 from rollout.types import Prompt, Sampling
 from speech.families import load_family
-from speech.families.base import Family, Turn
+from speech.families.base import Family
+from speech.turns import Turn
 
 OFFSET = 256 + 421
 SHAPES: dict[str, dict[str, int]] = {  # -> what config.json says; 7B is the published one, for several GPUs
@@ -128,7 +129,7 @@ def measure(shape: str, prompts: int, group: int, ids: int, folder: Path) -> Non
         }
     )
     config, family = settings(model, ids), load_family(model)
-    words = [Turn(role="user", text=chr(97 + i) * PROMPT) for i in range(prompts)]
+    words = [Turn.of("user", chr(97 + i) * PROMPT) for i in range(prompts)]
     asked = [Prompt(id=f"p{i}", ids=family.prompt([turn]).ids) for i, turn in enumerate(words)]
     engine = TorchEngine(family, max_length=length, max_num_seqs=prompts * group, dtype=dtype)
     learner = Learner(config, rank=0, world=1)

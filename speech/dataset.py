@@ -4,8 +4,9 @@ Only code that owns a codec encodes (rollout workers); everyone else is sent ids
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import ceil
 from pathlib import Path
 from typing import Protocol
@@ -16,12 +17,13 @@ from numpy.typing import NDArray
 from speech import audio
 from speech.codecs.cache import CodeCache
 from speech.ears.kept import KeptVectors
-from speech.families.base import Chunk, Family, Role, Turn
+from speech.families.base import Family, Hearing
 from speech.features import Encoded, Vectors
 from speech.layout import layout_of
 from speech.manifest import MARKER, Message, Row
 from speech.pairs import PairRow, Side
 from speech.problems import KNOWN
+from speech.turns import Chunk, Heard, Role, Turn
 
 
 class Sound(Protocol):
@@ -155,7 +157,7 @@ class Encoder:
 
     def turn(self, role: Role, clips: tuple[str, ...]) -> Turn:
         """A spoken turn as the family hears it. ValueError: audio that breaks a rule."""
-        return _spoken(self._family, role, clips, self)
+        return Turn.of(role, _heard(self._family.hearing(role), clips, self))
 
     def _clip(self, clip: str) -> NDArray[np.int32]:
         digest = self._digest(clip)
@@ -193,20 +195,23 @@ def _prompt(
     family: Family, messages: Sequence[Message], audios: Sequence[tuple[str, ...]], sound: Sound
 ) -> Encoded:
     clips = iter(audios)
-    return family.prompt(
-        [
-            _spoken(family, message.role, next(clips), sound)
-            if message.content == MARKER
-            else Turn(role=message.role, text=message.content)
-            for message in messages
-        ]
-    )
+    return family.prompt([_turn(family, message, clips, sound) for message in messages])
 
 
-def _spoken(family: Family, role: Role, clips: tuple[str, ...], sound: Sound) -> Turn:
+def _turn(family: Family, message: Message, clips: Iterator[tuple[str, ...]], sound: Sound) -> Turn:
+    """As the family hears it; an earlier reply of words and sound as a reference reply, which is codes."""
+    role, parts = message.role, message.parts
     hearing = family.hearing(role)
-    return Turn(
-        role=role,
+    if role == "assistant" and set(parts) > {MARKER}:
+        hearing = "codes"
+        if len(parts) == 2:
+            chunks = _chunks(message.content.replace(MARKER, ""), next(clips), sound)
+            return Turn(role, tuple(chain(*((one.text, Heard(codes=one.codes)) for one in chunks))))
+    return Turn.of(role, *(_heard(hearing, next(clips), sound) if part == MARKER else part for part in parts))
+
+
+def _heard(hearing: Hearing, clips: tuple[str, ...], sound: Sound) -> Heard:
+    return Heard(
         codes=None if hearing == "vectors" else sound.codes(clips),
         vectors=None if hearing == "codes" else sound.vectors(clips),
     )

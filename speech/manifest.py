@@ -4,6 +4,7 @@ Invariant: a row that ``read`` returns is complete and its audio exists, is in b
 manifest's folder. Nothing stops at the first mistake: all of them are listed as file:line:field: message.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +24,15 @@ ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
 class Message(Strict):
-    """One turn: words, or ``<|audio|>`` alone for a spoken one."""
+    """One turn: words, ``<|audio|>`` for sound, or both in the order in which they are said."""
 
     role: Literal["system", "user", "assistant"]
     content: str = Field(min_length=1)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """``parts`` of the content."""
+        return parts(self.content)
 
 
 class Answer(Strict):
@@ -61,7 +67,7 @@ class Row(Strict):
     messages: tuple[Message, ...] = Field(min_length=1)
     """The dialogue so far; the last turn is the user's."""
     audios: tuple[tuple[str, ...], ...] = ()
-    """One entry per ``<|audio|>``: clips played one after another."""
+    """One entry per ``<|audio|>``, in the order they stand in: clips played one after another."""
     question_text: str = Field(min_length=1)
     """The user's words, for judges."""
     task_type: str = Field(min_length=1)
@@ -138,6 +144,13 @@ def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[Rows[Row], lis
     )
 
 
+def parts(content: str, marker: str = MARKER) -> tuple[str, ...]:
+    """Words and markers in order. White space stands as it is, but beside markers alone it is nothing."""
+    found = [part for part in re.split(f"({re.escape(marker)})", content) if part]
+    wordless = not content.replace(marker, "").strip()
+    return tuple(part for part in found if part == marker or not wordless)
+
+
 def sound(content: Mapping[str, Any], found: Found) -> Row | None:
     """The row of an object, or None; what is wrong goes to ``found``. Its clips are not looked at."""
     row = validated(Row, content, found)
@@ -153,8 +166,8 @@ def clip_fields(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [*audio_fields(content), ("sft_target_audio", content.get("sft_target_audio"))]
 
 
-def dialogue(messages: Sequence[Message], audios: int, mixed: bool = False) -> Iterator[tuple[str, str]]:
-    """Rules over turns and markers. ``mixed``: a turn may hold words and markers."""
+def dialogue(messages: Sequence[Message], audios: int) -> Iterator[tuple[str, str]]:
+    """Rules over turns and markers."""
     roles = [message.role for message in messages]
     if "user" not in roles:
         yield "messages", "must hold a user turn: got " + ", ".join(roles)
@@ -164,11 +177,6 @@ def dialogue(messages: Sequence[Message], audios: int, mixed: bool = False) -> I
     if markers != audios:
         yield "audios", f"must have one entry per {MARKER}: got {audios} for {markers}"
     for i, message in enumerate(messages):
-        if MARKER in message.content and message.content != MARKER and not mixed:
-            yield (
-                f"messages[{i}].content",
-                f"must be words or one {MARKER} alone: got {message.content[:60]!r}",
-            )
         if not message.content.strip():
             yield f"messages[{i}].content", "must not be blank"
 

@@ -226,7 +226,7 @@ def _theirs(line: int, content: dict[str, Any], found: Found) -> PairRow | None:
     if given is None:
         return None
     messages = wavalign.prompt_of(given.messages) or given.messages
-    found += dialogue(messages, len(given.audios), mixed=True)
+    found += dialogue(messages, len(given.audios))
     found += _their_rules(given)
     if found:
         return None
@@ -235,7 +235,7 @@ def _theirs(line: int, content: dict[str, Any], found: Found) -> PairRow | None:
         gap = given.chosen_score - given.rejected_score
     return PairRow(
         id=given.id or f"line-{line}",
-        messages=wavalign.split(messages),
+        messages=wavalign.bare(messages),
         audios=tuple((clip,) for clip in given.audios),
         question_text=given.question_text or None,
         task_type=given.task_type or None,

@@ -5,11 +5,10 @@
     rejected_text, rejected_audio        the other one
     chosen_score, rejected_score, score_gap, question_text, task_type, id    where known
 
-A mixed turn becomes turns of the same role, one after another, words and sound in the order they stand in.
+Words that stand beside ``<|audio|>`` are kept as they are, line breaks included, as WavAlign encodes them.
 Assistant turns behind the user's last are what was answered then, no part of the prompt: they are left out.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -66,13 +65,11 @@ def prompt_of(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(messages[:end])
 
 
-def split(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Turns of words or of one ``<|audio|>`` alone."""
+def bare(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Written turns without the white space around them; words beside ``<|audio|>`` as they stand."""
     return tuple(
-        Message(role=message.role, content=part.strip())
+        message if MARKER in message.content else Message(role=message.role, content=message.content.strip())
         for message in messages
-        for part in re.split(f"({re.escape(MARKER)})", message.content)
-        if part.strip()
     )
 
 

@@ -25,13 +25,13 @@ CLUSTERS = {
     "test_api_judge",
     "test_bench_judge",
     "test_driver",
-    "test_family_vita_audio_train",
     "test_glm4_voice_run",
     "test_interrupt",
     "test_job_submit",
     "test_pairing",
     "test_run_kimi_audio",
     "test_run_step_audio2",
+    "test_run_vita_audio",
 }
 ENGINES = {
     "test_family_vita_audio_ahead",

@@ -17,8 +17,9 @@ from learner.ranks import connect, disconnect
 from learner.step import Learner
 from learner.types import Advantage, Anchor, Rollout, StepBatch
 from speech.families import load_family
-from speech.families.base import Chunk, Family, Turn
+from speech.families.base import Family
 from speech.features import Encoded
+from speech.turns import Chunk, Heard, Turn
 from tests.learner_world import config, moments
 
 
@@ -32,8 +33,8 @@ def batch(family: Family, *, rollouts: bool = True) -> StepBatch:
     """The longest row is heard, all others are read: with two ranks the second has no audio."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(20, 64)).astype(np.float32)
-    spoken = family.prompt([Turn(role="user", vectors=vectors)])
-    written = family.prompt([Turn(role="user", text="what is two")])
+    spoken = family.prompt([Turn.of("user", Heard(vectors=vectors))])
+    written = family.prompt([Turn.of("user", "what is two")])
     target = family.target([Chunk(text="the answer is two", codes=tuple(rng.integers(0, 32, 9).tolist()))])
     letters = family.channels.letters(target)
 

@@ -63,6 +63,32 @@ def test_clips_are_kept_byte_for_byte_and_once(folder: Path, tmp_path: Path) -> 
     }
 
 
+def test_a_turn_of_words_and_sound_stays_one_with_its_clips(folder: Path, tmp_path: Path) -> None:
+    (given,) = rows(folder, 1)
+    given["messages"][2]["content"] = "it is ten\n<|audio|>"
+    given["audios"].insert(1, given["sft_target_audio"])
+    swift = {
+        "messages": [
+            *(
+                {**turn, "content": turn["content"].replace("<|audio|>", "<audio>")}
+                for turn in given["messages"]
+            ),
+            {"role": "assistant", "content": "<audio>it is 0"},
+        ],
+        "audios": [*given["audios"], given["sft_target_audio"]],
+    }
+    for name, content in (("ours", given), ("swift", swift)):
+        convert([as_lines(folder / f"{name}.jsonl", [content])], tmp_path / name, SECONDS)
+        (row,) = manifest.read(tmp_path / name / "manifest.jsonl", SECONDS)
+        assert [message.content for message in row.messages[1:]] == [
+            turn["content"] for turn in given["messages"][1:]
+        ]
+        assert [(tmp_path / name / clip).read_bytes() for (clip,) in row.audios] == [
+            (folder / clip).read_bytes() for clip in given["audios"]
+        ]
+        assert row.sft_target_text == "it is 0"
+
+
 def test_our_own_manifest_with_word_clips_and_answers_comes_out_as_it_went_in(tmp_path: Path) -> None:
     source = Path(__file__).parent.parent / "examples" / "tiny_world" / "data" / "test.jsonl"
     convert([source], tmp_path / "to", 60.0, limit=3)

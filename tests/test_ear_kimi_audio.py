@@ -13,7 +13,8 @@ from transformers import WhisperModel
 from transformers.audio_utils import mel_filter_bank
 
 from speech.ears.kimi_audio import KimiEar
-from tests.families.kimi_audio import WIDTH, clip, write_checkpoint
+from tests.families.kimi_audio import WIDTH, write_checkpoint
+from tests.families.world import clip
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from scipy.special import erf
 
 from speech.ears.step_audio2 import PIECE, StepAudio2Ear, log_mel, vectors_of
 from speech.families import step_audio2 as family_file
-from tests.families.step_audio2 import ENCODER, clip, write_checkpoint
+from tests.families.step_audio2 import ENCODER, write_checkpoint
+from tests.families.world import clip
 
 Floats = NDArray[np.float64]
 

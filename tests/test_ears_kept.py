@@ -19,7 +19,8 @@ from speech.families import load_family
 from speech.families.base import Family
 from speech.features import Vectors
 from speech.manifest import Row
-from tests.families.step_audio2 import ENCODER, clip, write_checkpoint, write_codec
+from tests.families.step_audio2 import ENCODER, write_checkpoint, write_codec
+from tests.families.world import clip
 
 
 class Counting(StepAudio2Ear):

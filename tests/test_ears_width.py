@@ -12,6 +12,7 @@ from conf.schema import ModelConfig
 from speech.checkpoint import weight_files
 from speech.families import load_family
 from tests.families import kimi_audio, step_audio2, vita_audio
+from tests.families.world import clip
 
 LAST = {  # the layer that the vectors come out of
     "kimi_audio": "model.vq_adaptor.layers.4",
@@ -48,7 +49,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor
 def test_the_width_is_that_of_the_models_embeddings(folders: dict[str, Path], name: str) -> None:
     family = load_family(ModelConfig(family=name, path=folders[name]))
     assert family.ear().width == family.backbone["hidden_size"]
-    assert family.ear().hear(step_audio2.clip(0.5, 1)).shape[1] == family.ear().width
+    assert family.ear().hear(clip(0.5, 1)).shape[1] == family.ear().width
 
 
 @pytest.mark.parametrize("name", LAST)

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.schema import ModelConfig
-from speech import audio
+from speech import audio, manifest
 from speech.channels import Channel
 from speech.codecs.mel import MelCodec
-from speech.dataset import Encoder
+from speech.dataset import Encoder, Lengths
 from speech.families import load_family
-from speech.families.base import Chunk, Family, Turn
+from speech.families.base import Family
 from speech.manifest import Row
+from speech.turns import Chunk, Heard, Turn
 from tests.fixtures import WORDS
 
 WORD = st.sampled_from(WORDS)
@@ -60,10 +61,10 @@ def test_channels_follow_the_tokenizer_and_cover_the_whole_embedding(family: Fam
 def test_a_prompt_is_laid_out_as_documented(family: Family) -> None:
     ids = tokens(family)
     turns = [
-        Turn(role="system", text="say it slowly"),
-        Turn(role="user", codes=(3, 3, 31)),
-        Turn(role="assistant", text="the answer is two"),
-        Turn(role="user", text="what is one plus two"),
+        Turn.of("system", "say it slowly"),
+        Turn.of("user", Heard(codes=(3, 3, 31))),
+        Turn.of("assistant", "the answer is two"),
+        Turn.of("user", "what is one plus two"),
     ]
     expected = (
         "<|im_start|> system say it slowly <|im_end|> "
@@ -102,12 +103,12 @@ def test_any_ids_split_and_only_whole_replies_are_well_formed(family: Family, da
 @pytest.mark.parametrize(
     ("use", "rule"),
     [
-        (lambda f: f.prompt([Turn(role="user", text="what is pi")]), "not in the model's vocabulary: pi"),
-        (lambda f: f.prompt([Turn(role="user", text="user")]), "not in the model's vocabulary: user"),
+        (lambda f: f.prompt([Turn.of("user", "what is pi")]), "not in the model's vocabulary: pi"),
+        (lambda f: f.prompt([Turn.of("user", "user")]), "not in the model's vocabulary: user"),
         (lambda f: f.target([Chunk(text="One", codes=(1,))]), "not in the model's vocabulary: One"),
         (lambda f: f.target([Chunk(text="<|audio_1|>", codes=(1,))]), "vocabulary: <|audio_1|>"),
-        (lambda f: f.prompt([Turn(role="user", codes=(32,))]), r"code must lie in \[0, 32\): got 32"),
-        (lambda f: f.prompt([Turn(role="user", codes=(-1,))]), "got -1"),
+        (lambda f: f.prompt([Turn.of("user", Heard(codes=(32,)))]), r"code must lie in \[0, 32\): got 32"),
+        (lambda f: f.prompt([Turn.of("user", Heard(codes=(-1,)))]), "got -1"),
         (lambda f: f.prompt([]), "at least one turn"),
         (lambda f: f.target([]), "at least one: got 0 and 0"),
         (lambda f: f.target([Chunk(text="", codes=(1,))]), "at least one TEXT id"),
@@ -118,11 +119,37 @@ def test_what_has_no_ids_is_refused(family: Family, use: Callable[[Family], Any]
         use(family)
 
 
-def test_a_turn_is_written_or_spoken_never_both() -> None:
-    with pytest.raises(ValueError, match="a turn is written"):
-        Turn(role="user", text="one", codes=(1,))
-    with pytest.raises(ValueError, match="a turn is written"):
-        Turn(role="user")
+def test_a_turn_has_something_and_words_do_not_follow_words() -> None:
+    for parts in ((), ("one", "two")):
+        with pytest.raises(ValueError, match="each stretch of words one part"):
+            Turn.of("user", *parts)
+    with pytest.raises(ValueError, match="sound is codes, vectors, or both: got neither"):
+        Heard()
+
+
+def test_words_and_sound_of_a_turn_stand_in_their_order(family: Family) -> None:
+    turn = Turn.of("user", "say \n", Heard(codes=(3, 31)), "\n", Heard(codes=(4,)), " slowly")
+    expected = (
+        "<|im_start|> user say <|begin_of_audio|> <|audio_3|> <|audio_31|> <|end_of_audio|> "
+        "<|begin_of_audio|> <|audio_4|> <|end_of_audio|> slowly <|im_end|> <|im_start|> assistant"
+    )
+    ids = tokens(family)
+    assert family.prompt([turn]).ids == tuple(ids[name] for name in expected.split())
+
+
+def test_an_earlier_reply_has_the_ids_of_a_reference_reply(family: Family) -> None:
+    asked, opened = Turn.of("user", "what is two"), family.prompt([Turn.of("user", "what is two")]).ids
+    one, two = Heard(codes=(3, 4)), Heard(codes=(5,))
+    pairs = [Chunk(text="the", codes=(3, 4)), Chunk(text="answer", codes=(5,))]
+    whole = [Chunk(text="the answer", codes=(3, 4, 5))]
+    for parts, chunks in (
+        (("the ", one, " answer\n", two), pairs),
+        (("the answer", one, two), whole),
+        ((one, two, "the answer"), whole),
+        ((one, "the", two, "answer"), whole),
+    ):
+        prompt = family.prompt([asked, Turn.of("assistant", *parts), asked])
+        assert prompt.ids == (*opened, *family.target(chunks), *opened)
 
 
 def test_the_codec_has_a_code_for_every_audio_token_and_is_loaded_once(family: Family) -> None:
@@ -251,7 +278,7 @@ def test_a_target_with_a_clip_per_word_is_word_aligned(
 ) -> None:
     example = Encoder(family, data, 10.0).encode(row())
     assert example.row_id == "row-1"
-    assert example.prompt == family.prompt([Turn(role="user", codes=(0, 1))])
+    assert example.prompt == family.prompt([Turn.of("user", Heard(codes=(0, 1)))])
     words = zip("the answer is two".split(), (1, 2, 3, 4), strict=True)
     assert example.target == family.target([Chunk(text=word, codes=(code,)) for word, code in words])
 
@@ -269,11 +296,37 @@ def test_written_and_spoken_turns_mix_in_order(family: Family, data: Path, codec
     ]
     example = Encoder(family, data, 10.0).encode(row(messages=messages, audios=[["3.wav"], ["4.wav"]]))
     turns = [
-        Turn(role="user", codes=(3,)),
-        Turn(role="assistant", text="the answer is two"),
-        Turn(role="user", codes=(4,)),
+        Turn.of("user", Heard(codes=(3,))),
+        Turn.of("assistant", "the answer is two"),
+        Turn.of("user", Heard(codes=(4,))),
     ]
     assert example.prompt == family.prompt(turns)
+
+
+def test_a_manifests_mixed_turns_are_encoded_and_measured(
+    family: Family, data: Path, codec: CountingCodec
+) -> None:
+    messages = [
+        {"role": "user", "content": "what is <|audio|> plus\n<|audio|>"},
+        {"role": "assistant", "content": "the answer\n<|audio|>"},
+        {"role": "user", "content": "say it slowly\n\n<|audio|>"},
+        {"role": "assistant", "content": "<|audio|>two"},
+        {"role": "user", "content": "\n<|audio|>"},
+    ]
+    audios = [["0.wav"], ["1.wav", "2.wav"], ["3.wav", "4.wav"], ["3.wav"], ["1.wav", "2.wav"], ["0.wav"]]
+    content = row().model_dump(mode="json", exclude_none=True) | {"messages": messages, "audios": audios}
+    (data / "manifest.jsonl").write_text(json.dumps(content) + "\n")
+    (read,) = manifest.read(data / "manifest.jsonl", 10.0, deep=True)
+    example = Encoder(family, data, 10.0).encode(read)
+    turns = [
+        Turn.of("user", "what is", Heard(codes=(0,)), "plus", Heard(codes=(1, 2))),
+        Turn.of("assistant", "the", Heard(codes=(3,)), "answer", Heard(codes=(4,))),  # a clip per word
+        Turn.of("user", "say it slowly", Heard(codes=(3,))),
+        Turn.of("assistant", "two", Heard(codes=(1, 2))),
+        Turn.of("user", Heard(codes=(0,))),
+    ]
+    assert example.prompt == family.prompt(turns)
+    assert Lengths(family, data).of(read) == (len(example.prompt.ids), len(example.target))
 
 
 def test_equal_clips_are_encoded_once_whatever_their_name(

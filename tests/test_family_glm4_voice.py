@@ -21,7 +21,8 @@ from conf.schema import ModelConfig
 from rollout.language_model import load_language_model
 from speech.channels import Channel
 from speech.families import load_family
-from speech.families.base import Chunk, Family, Turn
+from speech.families.base import Family
+from speech.turns import Chunk, Heard, Turn
 from tests.families import glm4_voice as micro
 
 SPEECH = (
@@ -57,11 +58,11 @@ def load(path: Path, **model: Any) -> Family:
 
 
 def user(text: str) -> Turn:
-    return Turn(role="user", text=text)
+    return Turn.of("user", text)
 
 
 def codes(role: Any, *numbers: int) -> Turn:
-    return Turn(role=role, codes=numbers)
+    return Turn.of(role, Heard(codes=numbers))
 
 
 HEARD = "<|begin_of_audio|><|audio_3|><|audio_31|><|audio_3|><|end_of_audio|>"
@@ -82,7 +83,7 @@ CASES: list[tuple[str, str | None, list[Turn], str]] = [
     (
         "written history: the system turn of the first question stays",
         None,
-        [user("what is 12345?"), Turn(role="assistant", text="the answer\n"), codes("user", 3, 31, 3)],
+        [user("what is 12345?"), Turn.of("assistant", "the answer\n"), codes("user", 3, 31, 3)],
         f"<|system|>\n{TEXT}<|user|>\nwhat is 12345?{OPENING}the answer<|user|>\n{HEARD}{OPENING}",
     ),
     (
@@ -91,10 +92,28 @@ CASES: list[tuple[str, str | None, list[Turn], str]] = [
         [codes("user", 3, 31, 3), codes("assistant", 0, 1), user("and then?\n\n你好")],
         f"<|system|>\n{SPEECH}<|user|>\n{HEARD}{OPENING}<|audio_0|><|audio_1|><|user|>\nand then?\n\n你好{OPENING}",
     ),
+    (  # the demo sends its input back as one string, words or sound; a mixed one is our own: both, as given
+        "words and sound in one turn",
+        None,
+        [Turn.of("user", "what's the answer?\n\n", Heard(codes=(3, 31, 3)), " two")],
+        f"<|system|>\n{SPEECH}<|user|>\nwhat's the answer?\n\n{HEARD} two{OPENING}",
+    ),
+    (  # previous_input_tokens + previous_completion_tokens: the reply without its end
+        "a reply of words and sound",
+        None,
+        [codes("user", 3, 31, 3), Turn.of("assistant", "the answer\n", Heard(codes=(0, 1))), user("two")],
+        f"<|system|>\n{SPEECH}<|user|>\n{HEARD}{OPENING}the answer<|audio_0|><|audio_1|><|user|>\ntwo{OPENING}",
+    ),
+    (
+        "a long reply of words and sound: 13 texts, 26 codes",
+        "",
+        [Turn.of("assistant", "the" + " two" * 13, Heard(codes=(5,) * 28)), user("two")],
+        f"{OPENING}the{' two' * 12}{'<|audio_5|>' * 26} two{'<|audio_5|>' * 2}<|user|>\ntwo{OPENING}",
+    ),
     (
         "a row's own system turn",
         None,
-        [Turn(role="system", text="be  brief. "), user("two")],
+        [Turn.of("system", "be  brief. "), user("two")],
         f"<|system|>\nbe  brief. <|user|>\ntwo{OPENING}",
     ),
     (

@@ -19,7 +19,8 @@ from rollout.language_model import checkpoint_layout, load_language_model, state
 from rollout.sampling import check_sampling
 from speech.checkpoint import check, shapes
 from speech.families import load_family
-from speech.families.base import Chunk, Family, Turn
+from speech.families.base import Family
+from speech.turns import Chunk, Heard, Turn
 from tests import naive_kimi
 from tests.families.kimi_audio import (
     BASE,
@@ -38,44 +39,66 @@ THE, IS, TWO, AN, WHAT = (256 + MERGES.index(word) for word in ("the", " is", " 
 # kimia_infer/api/prompt_manager.py (MoonshotAI/Kimi-Audio) with output_type="both": by hand, audio stream over
 # text stream. U, A: user and assistant start; [ ]: media begin and end; c: ctd; .: msg_end; _: blank; a number: a code.
 CASES: list[tuple[str, list[Turn], str, str]] = [
-    ("written", [Turn(role="user", text="what is two")], "U _ _ _ . A", "_ what is two _ _"),
+    ("written", [Turn.of("user", "what is two")], "U _ _ _ . A", "_ what is two _ _"),
     (
         "spoken",
-        [Turn(role="user", codes=(5, 0, 31), vectors=np.ones((3, WIDTH), np.float32))],
+        [Turn.of("user", Heard(codes=(5, 0, 31), vectors=np.ones((3, WIDTH), np.float32)))],
         "U [ 5 0 31 ] c . A",
         "_ _ _ _ _ _ _ _ _",
     ),
     (
         "an instruction, then its audio: one message of two parts",
-        [Turn(role="user", text="what"), Turn(role="user", codes=(7,))],
+        [Turn.of("user", "what"), Turn.of("user", Heard(codes=(7,)))],
         "U _ [ 7 ] c . A",
         "_ what _ _ _ _ _ _",
     ),
     (
         "audio, then words: no ctd, which only the last part of a message gets, and only audio",
-        [Turn(role="user", codes=(7,)), Turn(role="user", text="what")],
+        [Turn.of("user", Heard(codes=(7,))), Turn.of("user", "what")],
         "U [ 7 ] _ . A",
         "_ _ _ _ what _ _",
     ),
     (
         "history",
         [
-            Turn(role="user", codes=(1, 2)),
-            Turn(role="assistant", text="the"),
-            Turn(role="user", text="what"),
+            Turn.of("user", Heard(codes=(1, 2))),
+            Turn.of("assistant", "the"),
+            Turn.of("user", "what"),
         ],
         "U [ 1 2 ] c . A _ . U _ . A",
         "_ _ _ _ _ _ _ _ the _ _ what _ _",
     ),
     (
         "a spoken reply in the history",
-        [Turn(role="user", text="what"), Turn(role="assistant", codes=(9,)), Turn(role="user", text="two")],
+        [Turn.of("user", "what"), Turn.of("assistant", Heard(codes=(9,))), Turn.of("user", "two")],
         "U _ . A [ 9 ] c . U _ _ . A",
         "_ what _ _ _ _ _ _ _ _ t wo _ _",
     ),
     (
+        "an instruction and its audio in one turn are the same message",
+        [Turn.of("user", "what\n\n", Heard(codes=(7,)), "\n")],
+        "U _ [ 7 ] c . A",
+        "_ what _ _ _ _ _ _",
+    ),
+    (
+        "audio and words in one turn",
+        [Turn.of("user", Heard(codes=(7,)), "\nwhat")],
+        "U [ 7 ] _ . A",
+        "_ _ _ _ what _ _",
+    ),
+    (  # message_type "audio-text", in later copies of prompt_manager.py: no end of the text, sound not fused
+        "a reply of words and sound in the history",
+        [
+            Turn.of("user", "what"),
+            Turn.of("assistant", "what is two", Heard(codes=(9, 8), vectors=np.ones((2, WIDTH), np.float32))),
+            Turn.of("user", "two"),
+        ],
+        "U _ . A _ _ _ _ _ _ 9 8 . U _ _ . A",
+        "_ what _ _ what is two _ _ _ _ _ _ _ t wo _ _",
+    ),
+    (
         "a system turn is the user's first words",
-        [Turn(role="system", text="what"), Turn(role="user", codes=(7,))],
+        [Turn.of("system", "what"), Turn.of("user", Heard(codes=(7,)))],
         "U _ [ 7 ] c . A",
         "_ what _ _ _ _ _ _",
     ),
@@ -125,12 +148,20 @@ def test_a_prompt_is_that_of_the_published_code(
     )
 
 
+def test_a_reply_that_ends_before_its_words_is_refused(family: Family) -> None:
+    long = Turn.of("assistant", "what" + " two" * 8, Heard(codes=(9, 8)))
+    with pytest.raises(ValueError, match="needs codes until its text is over: got 2 codes for 9 texts"):
+        family.prompt([long, Turn.of("user", "two")])
+
+
 def test_vectors_join_the_steps_of_their_codes(family: Family) -> None:
     first, second = (np.full((n, WIDTH), n, np.float32) for n in (2, 4))
     turns = [
-        Turn(role="user", codes=(1, 2), vectors=first),
-        Turn(role="assistant", text="what"),
-        Turn(role="user", codes=(3, 4, 5), vectors=second),  # a vector more than codes: cut, as published
+        Turn.of("user", Heard(codes=(1, 2), vectors=first)),
+        Turn.of("assistant", "what"),
+        Turn.of(
+            "user", Heard(codes=(3, 4, 5), vectors=second)
+        ),  # a vector more than codes: cut, as published
     ]
     found = family.prompt(turns)
     assert found.features is not None
@@ -140,7 +171,7 @@ def test_vectors_join_the_steps_of_their_codes(family: Family) -> None:
 
 def test_the_configs_system_text_stands_where_a_row_has_none(folder: Path) -> None:
     told = load_family(model(folder, system="what"))
-    user, system = Turn(role="user", text="the"), Turn(role="system", text="what")
+    user, system = Turn.of("user", "the"), Turn.of("system", "what")
     assert told.prompt([user]).ids == told.prompt([system, user]).ids
     assert (
         load_family(model(folder, system="")).prompt([user]).ids
@@ -149,7 +180,7 @@ def test_the_configs_system_text_stands_where_a_row_has_none(folder: Path) -> No
 
 
 def test_words_that_spell_a_special_token_are_words(family: Family) -> None:
-    ids = family.prompt([Turn(role="user", text="<|im_msg_end|>")]).ids
+    ids = family.prompt([Turn.of("user", "<|im_msg_end|>")]).ids
     assert MSG_END not in ids[0::2] and len(ids) == 2 * (len("<|im_msg_end|>") + 3)
 
 

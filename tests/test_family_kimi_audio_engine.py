@@ -25,8 +25,10 @@ from rollout.types import Prompt, Sampling
 from rollout.weights import pack as pack_weights
 from speech.channels import Channel
 from speech.families import load_family
-from speech.families.base import Family, Turn
-from tests.families.kimi_audio import clip, write_checkpoint, write_codec
+from speech.families.base import Family
+from speech.turns import Heard, Turn
+from tests.families.kimi_audio import write_checkpoint, write_codec
+from tests.families.world import clip
 from tests.learner_world import perturb
 from tests.rollout_models import collect
 from tests.test_family_kimi_audio import model
@@ -45,8 +47,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 def asked(family: Family) -> list[Prompt]:
     """A spoken prompt through codec and ear, and a written one."""
     wave = clip(0.7, 3)
-    heard = Turn(role="user", codes=tuple(family.codec().encode(wave)), vectors=family.ear().hear(wave))
-    found = [family.prompt([heard]), family.prompt([Turn(role="user", text="what is two")])]
+    heard = Turn.of("user", Heard(codes=tuple(family.codec().encode(wave)), vectors=family.ear().hear(wave)))
+    found = [family.prompt([heard]), family.prompt([Turn.of("user", "what is two")])]
     assert found[0].features is not None and found[1].features is None
     return [Prompt(id=f"p{i}", ids=one.ids, features=one.features) for i, one in enumerate(found)]
 

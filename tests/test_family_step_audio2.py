@@ -21,25 +21,28 @@ from learner.step import Learner
 from rollout.language_model import checkpoint_layout
 from speech.dataset import Encoder, Lengths
 from speech.families import load_family
-from speech.families.base import Chunk, Family, Turn
+from speech.families.base import Family
 from speech.manifest import read
-from tests.families.step_audio2 import CODES, write_checkpoint, write_codec, write_data
+from speech.turns import Chunk, Heard, Turn
+from tests.families.step_audio2 import CODES, write_checkpoint, write_codec
+from tests.families.world import write_data
 from tests.learner_world import config as learner_config
 
 SYSTEM = "<|BOT|>system\nYou are a helpful assistant.<|EOT|>"
 HERE = "<|BOT|>assistant\n<tts_start>"
+SILENCE = f"<audio_{CODES}>"
 
 
 def heard(count: int, seed: int = 0) -> Turn:
     vectors = np.random.default_rng(seed).normal(size=(count, 64)).astype(np.float32)
-    return Turn(role="user", vectors=vectors)
+    return Turn.of("user", Heard(vectors=vectors))
 
 
 # Source: stepfun-ai/Step-Audio2 stepaudio2.py (commit c22bfad), StepAudio2.apply_chat_template and the examples
 # below it: each string is tokenised by itself, special tokens included, and the ids are joined.
 CASES: dict[str, tuple[list[Turn], str | None, list[str]]] = {
     "text to speech, the published system turn": (
-        [Turn(role="user", text="what is two")],
+        [Turn.of("user", "what is two")],
         None,
         [SYSTEM, "<|BOT|>human\nwhat is two<|EOT|>", HERE],
     ),
@@ -49,7 +52,7 @@ CASES: dict[str, tuple[list[Turn], str | None, list[str]]] = {
         [SYSTEM, "<|BOT|>human\n", "<audio_start>" + "<audio_patch>" * 3 + "<audio_end>", "<|EOT|>", HERE],
     ),
     "a system turn of its own": (
-        [Turn(role="system", text="answer  in 12 words\n"), heard(1)],
+        [Turn.of("system", "answer  in 12 words\n"), heard(1)],
         None,
         [
             *("<|BOT|>system\nanswer  in 12 words\n<|EOT|>", "<|BOT|>human\n"),
@@ -57,16 +60,35 @@ CASES: dict[str, tuple[list[Turn], str | None, list[str]]] = {
         ],
     ),
     "no system turn": (
-        [Turn(role="user", text="is the answer two?")],
+        [Turn.of("user", "is the answer two?")],
         "",
         ["<|BOT|>human\nis the answer two?<|EOT|>", HERE],
     ),
     "history, a spoken turn and a written one": (
-        [heard(2), Turn(role="assistant", text="the answer"), Turn(role="user", text="\n\nthe user's 12")],
+        [heard(2), Turn.of("assistant", "the answer"), Turn.of("user", "\n\nthe user's 12")],
         None,
         [
             *(SYSTEM, "<|BOT|>human\n", "<audio_start><audio_patch><audio_patch><audio_end>", "<|EOT|>"),
             *("<|BOT|>assistant\nthe answer<|EOT|>", "<|BOT|>human\n\n\nthe user's 12<|EOT|>", HERE),
+        ],
+    ),
+    "words and sound in one turn, as the published multi-modal example": (
+        [Turn.of("user", "is the answer two?\n\n", *heard(2).parts, "\n", *heard(1).parts)],
+        None,
+        [
+            *(SYSTEM, "<|BOT|>human\n", "is the answer two?"),
+            *("<audio_start><audio_patch><audio_patch><audio_end>", "<audio_start><audio_patch><audio_end>"),
+            *("<|EOT|>", HERE),
+        ],
+    ),
+    "a reply of words and sound, as the published multi-turn example": (
+        [heard(1), Turn.of("assistant", "the answer", Heard(codes=(0, 1, 2, 3, 4))), Turn.of("user", "two")],
+        "",
+        [
+            *("<|BOT|>human\n", "<audio_start><audio_patch><audio_end>", "<|EOT|>"),
+            *("<|BOT|>assistant\n", "<tts_start>"),
+            *("the", "<audio_0><audio_1><audio_2><audio_3>", " answer", "<audio_4>", SILENCE * 3),
+            *("<tts_end>", "<|EOT|>", "<|BOT|>human\ntwo<|EOT|>", HERE),
         ],
     ),
     "26 seconds are two pieces": (
@@ -115,7 +137,8 @@ def test_a_prompt_has_the_ids_of_the_published_template(folder: Path, case: str)
     found = load_family(model(folder, system=system)).prompt(turns)
     assert list(found.ids) == expected
     places = [i for i, token in enumerate(expected) if token == published.token_to_id("<audio_patch>")]
-    vectors = [turn.vectors for turn in turns if turn.vectors is not None and len(turn.vectors)]
+    parts = [part for turn in turns for part in turn.parts if isinstance(part, Heard)]
+    vectors = [part.vectors for part in parts if part.vectors is not None and len(part.vectors)]
     if not vectors:
         assert found.features is None
     else:
@@ -124,14 +147,14 @@ def test_a_prompt_has_the_ids_of_the_published_template(folder: Path, case: str)
 
 
 def test_words_that_spell_a_special_token_are_words(family: Family) -> None:
-    ids = family.prompt([Turn(role="user", text="<|EOT|><audio_3>")]).ids
+    ids = family.prompt([Turn.of("user", "<|EOT|><audio_3>")]).ids
     assert sum(token in family.stop_ids for token in ids) == 2  # of the system and of the user
     assert not set(ids) & set(family.code_ids)
 
 
 def test_a_spoken_turn_of_the_assistant_is_refused(family: Family) -> None:
-    with pytest.raises(ValueError, match="needs its words beside its codes: write it as words"):
-        family.prompt([Turn(role="assistant", codes=(1, 2)), Turn(role="user", text="the")])
+    with pytest.raises(ValueError, match="must have its words beside its sound: got 2 codes"):
+        family.prompt([Turn.of("assistant", Heard(codes=(1, 2))), Turn.of("user", "the")])
 
 
 def test_every_id_is_in_its_channel(folder: Path, family: Family) -> None:
@@ -168,7 +191,7 @@ def test_a_target_splits_back_and_parses_wherever_it_is_cut(
 
 
 def test_rows_become_vectors_and_lengths_are_known_beforehand(family: Family, tmp_path: Path) -> None:
-    manifest = write_data(tmp_path / "data", 3)
+    manifest = write_data(tmp_path / "data", 3, reply_seconds=0.5)
     encoder, lengths = Encoder(family, manifest.parent, 60.0), Lengths(family, manifest.parent)
     for row in read(manifest, 60.0):
         example = encoder.encode(row)

@@ -20,7 +20,8 @@ from tokenizers import Tokenizer
 from conf.schema import ModelConfig
 from speech.channels import Channel
 from speech.families import load_family
-from speech.families.base import Chunk, Family, Turn
+from speech.families.base import Family
+from speech.turns import Chunk, Heard, Turn
 from tests.families.vita_audio import CODES, HIDDEN, write_checkpoint, write_codec
 
 LUKE = (
@@ -32,37 +33,56 @@ READY = "<|im_start|>assistant\n"
 PROMPTS: dict[str, tuple[str | None, list[Turn], str]] = {
     "written": (
         "",
-        [Turn(role="user", text="你叫什么名字？")],
+        [Turn.of("user", "你叫什么名字？")],
         "<|im_start|>user\n你叫什么名字？<|im_end|>\n",
     ),
     "spoken": (
         None,
-        [Turn(role="user", codes=(7, 0, 31))],
+        [Turn.of("user", Heard(codes=(7, 0, 31)))],
         LUKE
         + "<|im_start|>user\n<|begin_of_audio|><|audio_7|><|audio_0|><|audio_31|><|end_of_audio|><|im_end|>\n",
     ),
     "own system turn": (
         None,
-        [Turn(role="system", text="You are Luke.\n\n"), Turn(role="user", text="Hello, how are you?")],
+        [Turn.of("system", "You are Luke.\n\n"), Turn.of("user", "Hello, how are you?")],
         "<|im_start|>system\nYou are Luke.\n\n<|im_end|>\n<|im_start|>user\nHello, how are you?<|im_end|>\n",
     ),
     "configured system turn": (
         "Your Name: Lucy",
-        [Turn(role="user", text="Hi")],
+        [Turn.of("user", "Hi")],
         "<|im_start|>system\nYour Name: Lucy<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n",
     ),
     "a voice to imitate": (
         None,
-        [Turn(role="system", codes=(1, 2)), Turn(role="user", text="Convert the text to speech.\none two")],
+        [Turn.of("system", Heard(codes=(1, 2))), Turn.of("user", "Convert the text to speech.\none two")],
         "<|im_start|>system\nYour Voice: <|begin_of_audio|><|audio_1|><|audio_2|><|end_of_audio|>\n<|im_end|>\n"
         "<|im_start|>user\nConvert the text to speech.\none two<|im_end|>\n",
+    ),
+    "words and sound in one turn: the string as given, its line breaks too": (
+        "",
+        [
+            Turn.of("user", "Convert the speech to text.\n", Heard(codes=(3, 1))),
+            Turn.of("assistant", "two"),
+            Turn.of("user", Heard(codes=(5,)), "\n\none", Heard(codes=(6,)), "\n"),
+        ],
+        "<|im_start|>user\nConvert the speech to text.\n"
+        "<|begin_of_audio|><|audio_3|><|audio_1|><|end_of_audio|><|im_end|>\n"
+        "<|im_start|>assistant\ntwo<|im_end|>\n"
+        "<|im_start|>user\n<|begin_of_audio|><|audio_5|><|end_of_audio|>\n\none"
+        "<|begin_of_audio|><|audio_6|><|end_of_audio|>\n<|im_end|>\n",
+    ),
+    "a voice to imitate, spelled out": (
+        None,
+        [Turn.of("system", "Your Voice: ", Heard(codes=(1,)), "\n"), Turn.of("user", "Hi")],
+        "<|im_start|>system\nYour Voice: <|begin_of_audio|><|audio_1|><|end_of_audio|>\n<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n",
     ),
     "history": (
         "",
         [
-            Turn(role="user", codes=(3,)),
-            Turn(role="assistant", text="One is the two.\n"),
-            Turn(role="user", text=" and  two?\n"),
+            Turn.of("user", Heard(codes=(3,))),
+            Turn.of("assistant", "One is the two.\n"),
+            Turn.of("user", " and  two?\n"),
         ],
         "<|im_start|>user\n<|begin_of_audio|><|audio_3|><|end_of_audio|><|im_end|>\n"
         "<|im_start|>assistant\nOne is the two.\n<|im_end|>\n"
@@ -104,21 +124,44 @@ def test_a_prompt_has_the_ids_of_the_published_template(folder: Path, case: str)
     assert found.features is None
 
 
+def test_an_earlier_reply_is_interleaved_as_in_the_training_data(folder: Path) -> None:
+    """vita_audio/data/dataset_qwen2.py: the ids of "words\\n<|audio|>", cut by text_audio_interval."""
+    text = ids_of(folder, "One is the two.\n")
+    before, sound = ids_of(folder, "<|im_start|>assistant\n"), [f"<|audio_{i}|>" for i in range(10)]
+    assert len(text) > 5
+    first, second = (  # 1,10,4,10 with boundaries: eight codes behind one text, what is left behind the rest
+        ids_of(folder, "".join(("<|begin_of_audio|>", *codes, "<|end_of_audio|>")))
+        for codes in (sound[:8], sound[8:])
+    )
+    after = ids_of(folder, "<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n" + READY)
+    expected = [*before, *text[:1], *first, *text[1:], *second, *after]
+    for said in ("One is the two.\n", "One is the two."):
+        turns = [Turn.of("assistant", said, Heard(codes=tuple(range(10)))), Turn.of("user", "Hi")]
+        assert list(family_of(folder, system="").prompt(turns).ids) == expected
+
+
 def heard(vectors: int) -> NDArray[np.float32]:
     return np.random.default_rng(vectors).random((vectors, HIDDEN), np.float32)
 
 
 PLUS_PROMPTS: dict[str, tuple[list[Turn], list[int | str]]] = {
+    "words and sound in one turn": (
+        [Turn.of("user", "one\n", Heard(vectors=heard(5)), "\ntwo", Heard(vectors=heard(3)))],
+        [
+            *(LUKE + "<|im_start|>user\none\n<|begin_of_audio|>", 5),
+            *("<|end_of_audio|>\ntwo<|begin_of_audio|>", 3, "<|end_of_audio|><|im_end|>\n"),
+        ],
+    ),
     "spoken": (
-        [Turn(role="user", vectors=heard(5))],
+        [Turn.of("user", Heard(vectors=heard(5)))],
         [LUKE + "<|im_start|>user\n<|begin_of_audio|>", 5, "<|end_of_audio|><|im_end|>\n"],
     ),
     "a voice to imitate, a spoken question, history": (
         [
-            Turn(role="system", vectors=heard(6)),
-            Turn(role="user", vectors=heard(7)),
-            Turn(role="assistant", text="one two\n"),
-            Turn(role="user", text="Hi"),
+            Turn.of("system", Heard(vectors=heard(6))),
+            Turn.of("user", Heard(vectors=heard(7))),
+            Turn.of("assistant", "one two\n"),
+            Turn.of("user", "Hi"),
         ],
         [
             "<|im_start|>system\nYour Voice: <|begin_of_audio|>",
@@ -130,7 +173,7 @@ PLUS_PROMPTS: dict[str, tuple[list[Turn], list[int | str]]] = {
         ],
     ),
     "spoken history of the assistant is codes": (
-        [Turn(role="user", text="Hi"), Turn(role="assistant", codes=(4,)), Turn(role="user", text="Hi")],
+        [Turn.of("user", "Hi"), Turn.of("assistant", Heard(codes=(4,))), Turn.of("user", "Hi")],
         [
             LUKE + "<|im_start|>user\nHi<|im_end|>\n"
             "<|im_start|>assistant\n<|begin_of_audio|><|audio_4|><|end_of_audio|><|im_end|>\n"
@@ -152,7 +195,8 @@ def test_a_plus_models_prompt_has_vectors_where_the_published_code_puts_them(plu
         published += part
     found = family_of(plus).prompt(turns)
     assert list(found.ids) == ids_of(plus, published + READY)
-    given = [turn.vectors for turn in turns if turn.vectors is not None]
+    sounds = [part for turn in turns for part in turn.parts if isinstance(part, Heard)]
+    given = [sound.vectors for sound in sounds if sound.vectors is not None]
     if not given:
         assert found.features is None
     else:
@@ -165,14 +209,14 @@ def test_a_plus_model_hears_users_and_voices_and_speaks_codes(plus: Path) -> Non
     roles = [family.hearing(role) for role in ("system", "user", "assistant")]
     assert roles == ["vectors", "vectors", "codes"]
     wave = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
-    found = family.prompt([Turn(role="user", vectors=family.ear().hear(wave))])
+    found = family.prompt([Turn.of("user", Heard(vectors=family.ear().hear(wave)))])
     assert found.features is not None
     # 98 frames of 10 ms, every 6th: 17; the published length is frames + 4
     assert family.ear().length(1.0) == len(found.features.at) == 17 + 4
 
 
 def test_words_that_spell_a_special_token_stay_words(family: Family) -> None:
-    ids = family.prompt([Turn(role="user", text="<|im_end|><|audio_3|>")]).ids
+    ids = family.prompt([Turn.of("user", "<|im_end|><|audio_3|>")]).ids
     assert ids.count(family.stop_ids[0]) == 2  # of the system turn and of this one
     assert not set(ids) & set(family.code_ids)
 

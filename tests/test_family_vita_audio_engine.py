@@ -24,7 +24,8 @@ from speech.dataset import Encoder, Example
 from speech.families import load_family
 from speech.families.base import Family
 from speech.manifest import read
-from tests.families.vita_audio import Kind, write_checkpoint, write_codec, write_manifest
+from tests.families.vita_audio import Kind, write_checkpoint, write_codec
+from tests.families.world import write_data
 from tests.rollout_models import collect
 
 ROWS = 6
@@ -42,7 +43,7 @@ class World:
 
         self.kind = kind
         codec = write_codec(folder / "codec.safetensors")
-        manifest = write_manifest(folder / "data", ROWS)
+        manifest = write_data(folder / "data", ROWS, reply_seconds=1.2)
         base = write_checkpoint(folder / "base", kind)
         self.config = config_of(base, codec, manifest)
         self.family: Family = load_family(self.config.model)

@@ -21,9 +21,11 @@ from rollout.language_model import load_language_model
 from rollout.types import Prompt, Sampling
 from rollout.weights import pack
 from speech.families import load_family
-from speech.families.base import Family, Turn
+from speech.families.base import Family
 from speech.features import Features
-from tests.families.step_audio2 import clip, write_checkpoint, write_codec
+from speech.turns import Heard, Turn
+from tests.families.step_audio2 import write_checkpoint, write_codec
+from tests.families.world import clip
 from tests.learner_world import config
 from tests.rollout_models import collect
 
@@ -71,12 +73,12 @@ def learner(folder: Path) -> Iterator[Learner]:
 def prompts(family: Family) -> list[Prompt]:
     """Spoken ones of unequal length, and a written one among them."""
     turns: list[list[Turn]] = [
-        [Turn(role="user", vectors=family.ear().hear(clip(seconds, seed=i)))]
+        [Turn.of("user", Heard(vectors=family.ear().hear(clip(seconds, seed=i))))]
         for i, seconds in enumerate((0.5, 1.7, 3.1))
     ]
-    turns.append([Turn(role="user", text="what is two")])
-    first, written = turns[1][0], Turn(role="assistant", text="the answer is two")
-    turns.append([first, written, Turn(role="user", vectors=family.ear().hear(clip(0.9, seed=9)))])
+    turns.append([Turn.of("user", "what is two")])
+    first, written = turns[1][0], Turn.of("assistant", "the answer is two")
+    turns.append([first, written, Turn.of("user", Heard(vectors=family.ear().hear(clip(0.9, seed=9))))])
     encoded = [family.prompt(turn) for turn in turns]
     return [Prompt(id=f"p{i}", ids=one.ids, features=one.features) for i, one in enumerate(encoded)]
 

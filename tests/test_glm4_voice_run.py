@@ -24,7 +24,8 @@ from report.read import metric_rows, rollouts
 from rollout.language_model import load_language_model
 from rollout.types import Prompt, Sampling
 from speech.families import load_family
-from speech.families.base import Chunk, Family, Turn
+from speech.families.base import Family
+from speech.turns import Chunk, Heard, Turn
 from tests.families import glm4_voice as micro
 from tests.rollout_models import collect
 from tests.test_learner_step import free_port
@@ -79,7 +80,7 @@ def learn(one: Learner, family: Family) -> None:
 
 def asked(family: Family) -> list[Prompt]:
     turns = [
-        Turn(role="user", codes=tuple(range(n + 1))) if n % 2 else Turn(role="user", text="two " * (n + 1))
+        Turn.of("user", Heard(codes=tuple(range(n + 1)))) if n % 2 else Turn.of("user", "two " * (n + 1))
         for n in range(6)
     ]
     return [Prompt(id=f"p{n}", ids=family.prompt([turn]).ids) for n, turn in enumerate(turns)]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from speech import audio, manifest
 from speech.answers import Match
-from speech.manifest import Cursor, ManifestError
+from speech.manifest import MARKER, Cursor, ManifestError, Message
 
 SECONDS = 1.0
 GOOD: dict[str, Any] = {
@@ -124,7 +124,8 @@ MISTAKES: list[tuple[dict[str, Any] | str, str, str]] = [
     (GOOD | {"audios": [["a.wav"], ["b.wav"]]}, "audios", "got 2 for 1"),
     (GOOD | {"messages": []}, "messages", "must not be empty"),
     (GOOD | {"messages": [{"role": "assistant", "content": "<|audio|>"}]}, "messages", "hold a user turn"),
-    (GOOD | {"messages": [{"role": "user", "content": "hi <|audio|>"}]}, "messages[0].content", "alone"),
+    (GOOD | {"messages": [{"role": "user", "content": "<|audio|> hi <|audio|>"}]}, "audios", "got 1 for 2"),
+    (GOOD | {"messages": [{"role": "user", "content": " \n"}]}, "messages[0].content", "must not be blank"),
     (GOOD | {"messages": [{"role": "user", "content": " "}], "audios": []}, "messages[0].content", "blank"),
     (GOOD | {"messages": [{"role": "usr", "content": "x"}], "audios": []}, "messages[0].role", "got 'usr'"),
     (GOOD | {"answer": {"match": "fuzzy", "value": "x"}}, "answer.match", "got 'fuzzy'"),
@@ -213,6 +214,36 @@ def test_a_row_cannot_be_changed(folder: Path) -> None:
     (row,) = manifest.read(written(folder, GOOD), SECONDS)
     with pytest.raises(ValueError, match="frozen"):
         row.id = "other"  # type: ignore[misc]
+
+
+WHITE = [
+    ("what is two", ("what is two",)),
+    (" what\nis  two\n", (" what\nis  two\n",)),
+    (MARKER, (MARKER,)),
+    (f"say it\n\n{MARKER}", ("say it\n\n", MARKER)),
+    (f"Your Voice: {MARKER}\n", ("Your Voice: ", MARKER, "\n")),
+    (f"\n{MARKER} {MARKER}\n", (MARKER, MARKER)),
+    (f"{MARKER}{MARKER}\n.", (MARKER, MARKER, "\n.")),
+]
+
+
+@pytest.mark.parametrize(("content", "parts"), WHITE)
+def test_white_space_stands_as_it_is_beside_words_and_is_nothing_beside_markers_alone(
+    content: str, parts: tuple[str, ...]
+) -> None:
+    assert Message(role="user", content=content).parts == parts
+
+
+@given(st.lists(st.one_of(st.just(MARKER), st.text("ab \n<|", max_size=4)), min_size=1, max_size=6))
+def test_a_content_is_its_parts(pieces: list[str]) -> None:
+    content = "".join(pieces)
+    found = manifest.parts(content)
+    assert found.count(MARKER) == content.count(MARKER)
+    assert all(part == MARKER or MARKER not in part for part in found)
+    if set(found) - {MARKER}:
+        assert "".join(found) == content
+    else:
+        assert not content.replace(MARKER, "").strip()
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.lists(st.integers(0, 40), max_size=6))

@@ -17,10 +17,11 @@ from rollout.worker import RolloutWorker
 from speech import audio
 from speech.dataset import Encoder, Lengths, Response
 from speech.families import load_family
-from speech.families.base import Chunk, Family, Turn
+from speech.families.base import Family
 from speech.layout import layout_of
 from speech.manifest import MARKER, ManifestError, Message
 from speech.pairs import PairRow, Provenance, Side
+from speech.turns import Chunk, Heard, Turn
 
 WORLD = Path(__file__).parent.parent / "examples" / "tiny_world"
 
@@ -107,8 +108,8 @@ def test_words_and_sound_are_encoded_word_by_word_where_there_is_a_clip_each(
     chunks = [Chunk(text="nine", codes=tuple(two)), Chunk(text="ten", codes=tuple(three))]
     assert pair.chosen == response(family, chunks)
     assert pair.rejected == response(family, [Chunk(text="nine ten", codes=tuple(three))])
-    spoken = Turn(role="user", codes=tuple(one + two))
-    assert pair.prompt == family.prompt([Turn(role="user", text="say it"), spoken])
+    spoken = Turn.of("user", Heard(codes=tuple(one + two)))
+    assert pair.prompt == family.prompt([Turn.of("user", "say it"), spoken])
     assert len(pair.prompt.ids) == Lengths(family, folder).of_pair(heard(family))[0]
     assert Lengths(family, folder).of_pair(heard(family))[1:] == (
         len(pair.chosen.ids),

@@ -13,7 +13,7 @@ from actors.cli import main
 from speech import audio, manifest, pairs
 from speech.manifest import MARKER, ManifestError, Message
 from speech.pairs import PairRow
-from speech.wavalign import split
+from speech.wavalign import bare
 
 SECONDS = 1.0
 Row = dict[str, Any]
@@ -115,8 +115,7 @@ def test_wavaligns_pairs_become_ours(folder: Path) -> None:
     plain, known = pairs.read(written(folder, THEIRS, scored), SECONDS, deep=True)
     assert plain.messages == (
         Message(role="system", content="Be brief."),
-        Message(role="user", content="Say it aloud."),
-        Message(role="user", content=MARKER),
+        Message(role="user", content=f"Say it aloud.\n\n{MARKER}"),
     )
     assert plain.audios == (("a.wav",),)
     assert (plain.chosen.text, plain.chosen.audio) == ("It is two.", ("b.wav",))
@@ -146,13 +145,10 @@ def test_an_answer_behind_the_last_question_is_no_part_of_wavaligns_prompt(folde
     ]
 
 
-@given(st.lists(st.one_of(st.just(MARKER), st.text("ab \n", max_size=4)), min_size=1, max_size=6))
-def test_a_mixed_turn_becomes_turns_in_order(parts: list[str]) -> None:
-    content = "".join(parts)
-    turns = split([Message(role="user", content=content)]) if content else ()
-    assert all(turn.content == MARKER or MARKER not in turn.content for turn in turns)
-    assert "".join("".join(turn.content.split()) for turn in turns) == "".join(content.split())
-    assert sum(turn.content == MARKER for turn in turns) == content.count(MARKER)
+def test_white_space_goes_around_a_written_turn_of_theirs_and_stands_beside_a_marker() -> None:
+    given = ("\n Say it. \n", f" Say it.\n\n{MARKER}\n", f"\n{MARKER}")
+    found = bare([Message(role="user", content=content) for content in given])
+    assert [message.content for message in found] == ["Say it.", *given[1:]]
 
 
 OUR_MISTAKES: list[tuple[Row | str, str, str]] = [
@@ -193,7 +189,7 @@ OUR_MISTAKES: list[tuple[Row | str, str, str]] = [
     (OURS | {"weight": float("inf")}, "weight", "finite"),
     (OURS | {"weight": None}, "weight", "got None"),
     (OURS | {"messages": [{"role": "assistant", "content": MARKER}]}, "messages", "hold a user turn"),
-    (OURS | {"messages": [{"role": "user", "content": f"hi {MARKER}"}]}, "messages[0].content", "alone"),
+    (OURS | {"messages": [{"role": "user", "content": f"hi {MARKER} {MARKER}"}]}, "audios", "got 1 for 2"),
     (OURS | {"audios": []}, "audios", "got 0 for 1"),
     (OURS | {"audios": [["a.wav", "../secret.wav"]]}, "audios[0][1]", "without '..'"),
     (OURS | {"audios": [["a.wav"] * 11]}, "audios[0]", "at most 1 s: got 1.1 s"),

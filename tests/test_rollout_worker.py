@@ -18,8 +18,9 @@ from rollout.types import Prompt, Reply, Sampling, Speech
 from rollout.worker import RolloutWorker, build_worker
 from speech import audio
 from speech.families import load_family
-from speech.families.base import Chunk, Family
+from speech.families.base import Family
 from speech.manifest import Message, Row
+from speech.turns import Chunk
 from tests.rollout_models import prompts
 
 SAMPLING = Sampling(group_size=2, temperature=1.0, max_new_tokens=30, seed=0)

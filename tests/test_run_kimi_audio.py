@@ -1,8 +1,5 @@
 """Kimi-Audio through the command line: three steps of the whole loop, two ranks, both streams, spoken questions."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +10,9 @@ from actors.cluster import cores
 from report.read import metric_rows, rollouts
 from rollout.language_model import load_language_model
 from speech.families import load_family
-from tests.families.kimi_audio import write_checkpoint, write_codec, write_data
+from tests.families.kimi_audio import write_checkpoint, write_codec
+from tests.families.world import trained, write_data
 from tests.test_family_kimi_audio import model
-
-ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
 
@@ -24,24 +20,14 @@ pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kimi")
-    data = write_data(folder / "data", 6)
     write_codec(folder / "codec")
     write_checkpoint(folder / "base")
-    command = [
-        *(sys.executable, "-m", "actors.cli", "train", "model=kimi_audio", f"model.path={folder / 'base'}"),
-        *(f"model.codec={folder / 'codec'}", "model.dtype=float32", "model.max_length=256", "data=manifest"),
-        *(f"data.{split}={data}" for split in ("train", "validation", "test")),
-        *("data.eval_prompts=2", "experiment=smoke", "algo=grpo_all", "learner.ranks=2"),
-        *("rollout.engine=torch", "rollout.grammar=true", "rollout.max_new_tokens=64"),
-        *("judge.semantic=0", "judge.acoustic=1", "learner.tokens_per_microbatch=512"),
-        *(f"run.root={folder / 'runs'}", "run.name=kimi"),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "runs" / "kimi"
+    return trained(
+        folder, write_data(folder / "data", 6, reply_seconds=2.0),
+        "model=kimi_audio", f"model.path={folder / 'base'}", f"model.codec={folder / 'codec'}", "model.max_length=256",
+        "data.eval_prompts=2", "algo=grpo_all", "rollout.max_new_tokens=64", "judge.semantic=0", "judge.acoustic=1",
+        "learner.tokens_per_microbatch=512",
+    )  # fmt: skip
 
 
 def test_both_streams_are_sampled_under_the_grammar_and_scored_by_the_learner(run: Path) -> None:

@@ -1,8 +1,5 @@
 """Step-Audio 2 through the command line: three steps of the whole loop, two ranks, vLLM, spoken questions."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +11,8 @@ from conf.schema import ModelConfig
 from report.read import metric_rows, rollouts
 from rollout.language_model import load_language_model
 from speech.families import load_family
-from tests.families.step_audio2 import write_checkpoint, write_codec, write_data
-
-ROOT = Path(__file__).parent.parent
+from tests.families.step_audio2 import write_checkpoint, write_codec
+from tests.families.world import trained, write_data
 
 pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
 
@@ -24,29 +20,13 @@ pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("step")
-    data = write_data(folder / "data", 6)
     write_codec(folder / "codec")
     write_checkpoint(folder / "model")
-    command = [
-        *(sys.executable, "-m", "actors.cli", "train", "model=step_audio2", f"model.path={folder / 'model'}"),
-        *(f"model.codec={folder / 'codec'}", "model.dtype=float32", "model.max_length=256", "data=manifest"),
-        *(f"data.{split}={data}" for split in ("train", "validation", "test")),
-        *(
-            "data.eval_prompts=2",
-            "experiment=smoke",
-            "algo=grpo_text",
-            "learner.ranks=2",
-            "rollout.grammar=true",
-        ),
-        *("rollout.max_new_tokens=64", "judge.semantic=0", "judge.acoustic=1"),
-        *(f"run.root={folder / 'runs'}", "run.name=step"),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "runs" / "step"
+    return trained(
+        folder, write_data(folder / "data", 6, reply_seconds=0.5),
+        "model=step_audio2", f"model.path={folder / 'model'}", f"model.codec={folder / 'codec'}", "model.max_length=256",
+        "data.eval_prompts=2", "algo=grpo_text", "rollout.max_new_tokens=64", "judge.semantic=0", "judge.acoustic=1",
+    )  # fmt: skip
 
 
 def test_replies_to_heard_prompts_keep_the_grammar_and_agree_with_the_learner(run: Path) -> None:

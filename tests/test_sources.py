@@ -54,8 +54,7 @@ MEANT: dict[str, tuple[dict[str, Any], Form, list[tuple[str, str]], list[list[An
         "ours",
         [
             ("system", LUKE["content"]),
-            ("user", "Please answer naturally and then speak your answer."),
-            SPOKEN,
+            ("user", "Please answer naturally and then speak your answer.\n\n<|audio|>"),
         ],
         [["audio/example_question.wav"]],
         "Sure. Here is a short spoken answer.",
@@ -75,7 +74,7 @@ MEANT: dict[str, tuple[dict[str, Any], Form, list[tuple[str, str]], list[list[An
             "sft_target_audio": ["e", "f"],
         },
         "ours",
-        [SPOKEN, ("assistant", "<|audio|>"), ("user", "and"), SPOKEN, ("user", "now?")],
+        [SPOKEN, ("assistant", "<|audio|>"), ("user", "and <|audio|> now?")],
         [["a"], ["b"], ["c"]],
         "x",
         ["e", "f"],
@@ -95,8 +94,7 @@ MEANT: dict[str, tuple[dict[str, Any], Form, list[tuple[str, str]], list[list[An
             ("assistant", "It is noon."),
             ("user", "Sure?"),
             ("assistant", "Yes."),
-            ("user", "And in Rome?"),
-            SPOKEN,
+            ("user", "And in Rome?\n\n<|audio|>"),
         ],
         [["q.wav"]],
         "Noon too.",
@@ -129,13 +127,33 @@ MEANT: dict[str, tuple[dict[str, Any], Form, list[tuple[str, str]], list[list[An
         "swift",
         [
             ("system", "You are a helpful and harmless assistant."),
-            SPOKEN,
-            ("user", "What did the audio say?"),
+            ("user", "<|audio|>What did the audio say?"),
         ],
         [["/xxx/x.mp3"]],
         "The weather is really nice today.",
         ["/xxx/y.mp3"],
         "What did the audio say?",
+    ),
+    "swift, spoken history": (
+        {
+            "messages": [
+                turn("user", "\n<audio>\n"),
+                turn("assistant", " <audio>It equals 2"),
+                turn("user", " And adding <audio> to\n<audio>? "),
+                turn("assistant", "It equals 3<audio>"),
+            ],
+            "audios": ["q1", "a1", "q2", "q3", "a2"],
+        },
+        "swift",
+        [
+            SPOKEN,
+            ("assistant", " <|audio|>It equals 2"),
+            ("user", " And adding <|audio|> to\n<|audio|>? "),
+        ],
+        [["q1"], ["a1"], ["q2"], ["q3"]],
+        "It equals 3",
+        ["a2"],
+        "And adding\n\nto\n\n?",
     ),
     "swift, several turns": (
         {
@@ -206,7 +224,7 @@ def test_marked_history_comes_back_turn_by_turn(turns: list[tuple[str, str]]) ->
     said = said[next((i for i, (role, _) in enumerate(said) if role == "user"), len(said)) :]
     if {role for role, _ in said} == {"user", "assistant"}:
         text = " ".join(f"[{role.upper()}] {words}" for role, words in said)
-        assert list(of_history(text)) == said
+        assert list(of_history(text)) == [(role, (words,)) for role, words in said]
 
 
 def found_in(file: Path) -> list[str]:

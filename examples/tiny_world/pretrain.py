@@ -29,7 +29,8 @@ from examples.tiny_world.words import REPLY_WORDS, VOCABULARY
 from speech.codec import Codec
 from speech.codecs.mel import MelCodec
 from speech.families import load_family
-from speech.families.base import Chunk, Family, Turn
+from speech.families.base import Family
+from speech.turns import Chunk, Heard, Turn
 
 SPECIALS = "<|pad|> <|unk|> <|im_start|> <|im_end|> <|begin_of_audio|> <|end_of_audio|>".split()
 ROLES = "system user assistant".split()
@@ -89,16 +90,16 @@ class Encoder:
     def question(self, text: str, voice: str | None) -> tuple[int, ...]:
         """A question spoken by a user's voice, or written."""
         if voice is None:
-            return self.family.prompt([Turn(role="user", text=text)]).ids
+            return self.family.prompt([Turn.of("user", text)]).ids
         codes = tuple(code for word in text.split() for code in self.clip(f"bank/{voice}/{word}.flac"))
-        return self.family.prompt([Turn(role="user", codes=codes)]).ids
+        return self.family.prompt([Turn.of("user", Heard(codes=codes))]).ids
 
     def prompt(self, row: dict[str, Any]) -> tuple[int, ...]:
         """The prompt of a manifest row, as it is."""
         if not row["audios"]:
             return self.question(row["question_text"], None)
         codes = tuple(code for clip in row["audios"][0] for code in self.clip(clip))
-        return self.family.prompt([Turn(role="user", codes=codes)]).ids
+        return self.family.prompt([Turn.of("user", Heard(codes=codes))]).ids
 
     def clip(self, clip: str) -> tuple[int, ...]:
         if clip not in self._known:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,33 +23,14 @@ from speech.codec import Codec
 from speech.codecs import load_codec
 from speech.features import Encoded, Vectors
 from speech.interleave import Interleave
+from speech.turns import Chunk, Role, Turn
 from speech.vocabulary import Vocabulary
 
-Role = Literal["system", "user", "assistant"]
 Hearing = Literal["codes", "vectors", "both"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Turn:
-    """One turn of a dialogue: written (``text``), or spoken, as the family hears it."""
-
-    role: Role
-    text: str | None = None
-    codes: tuple[int, ...] | None = None
-    vectors: Vectors | None = None
-
-    def __post_init__(self) -> None:
-        spoken = self.codes is not None or self.vectors is not None
-        if (self.text is not None) == spoken:
-            raise ValueError(f"a turn is written (text) or spoken (codes, vectors): got {self}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
-    """A stretch of a target reply: words, then the codes that speak them."""
-
-    text: str
-    codes: tuple[int, ...]
+Retell = Callable[[Turn], tuple[int, ...]]
+Template = Callable[[Sequence[Turn], Retell], Encoded]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +90,7 @@ class Family:
 
     Example:
         family = load_family(config.model)
-        prompt = family.prompt([Turn(role="user", text="what is one plus two")])
+        prompt = family.prompt([Turn.of("user", "what is one plus two")])
         spoken = family.split(sampled)  # words, codes, well_formed
     """
 
@@ -120,8 +102,8 @@ class Family:
     interleave: Interleave
     code_ids: tuple[int, ...]
     """Token id of each code."""
-    template: Callable[[Sequence[Turn]], Encoded]
-    """The dialogue so far, up to where the assistant speaks."""
+    template: Template
+    """The dialogue so far, up to where the assistant speaks. It is handed ``Family.retold``."""
     target_end: str = ""
     """What follows the words of a reference reply, as in the data that the model was trained on."""
     backbone: Mapping[str, Any]
@@ -157,7 +139,11 @@ class Family:
         """The dialogue so far, ending where the assistant starts to speak. ValueError: an unknown word."""
         if not turns:
             raise ValueError("a prompt needs at least one turn: got none")
-        return self.template(turns)
+        return self.template(turns, self.retold)
+
+    def retold(self, turn: Turn) -> tuple[int, ...]:
+        """Ids of an earlier reply of words and sound, as ``target`` writes it, stop id included."""
+        return self.target(turn.chunks())
 
     def target(self, chunks: Sequence[Chunk]) -> tuple[int, ...]:
         """Ids of a reference reply in the family's grammar, stop id included.
@@ -166,7 +152,7 @@ class Family:
         one text.
         """
         if self.interleave.pattern or self.streams > 1:
-            whole = tuple(code for chunk in chunks for code in chunk.codes)
+            whole = tuple(chain(*(chunk.codes for chunk in chunks)))
             chunks = [Chunk(text=" ".join(chunk.text for chunk in chunks), codes=whole)]
         last = len(chunks) - 1
         texts = [
@@ -235,7 +221,7 @@ def with_system(turns: Sequence[Turn], words: str) -> Sequence[Turn]:
     """The turns behind a system turn of these words; as they are where one has it, or without words."""
     if not words or any(turn.role == "system" for turn in turns):
         return turns
-    return [Turn(role="system", text=words), *turns]
+    return [Turn.of("system", words), *turns]
 
 
 def spelled(code_ids: Sequence[int], codes: Sequence[int]) -> list[int]:

@@ -1,25 +1,27 @@
 """GLM-4-Voice: a ChatGLM backbone, words and codes in one vocabulary, counted replies.
 
     prompt   [gMASK] <sop> <|system|> \\n system <|user|> \\n turn <|assistant|> streaming_transcription \\n
-    turn     words, or <|begin_of_audio|> codes <|end_of_audio|>
+    turn     words and sound as given, sound as <|begin_of_audio|> codes <|end_of_audio|>
     reply    13 words, 26 codes, 13 words, 26 codes, ... words, codes to the end, <|user|>
 
 Words come from ``tokenizer.model`` (tiktoken), special tokens and codes from the tokens added to it. The
 checkpoint's own code is never run: the learner has transformers' Glm, engines vLLM's ChatGLM, and a config
-that those two cannot follow is refused. docs/models/glm4_voice.md has the sources.
+that those two cannot follow is refused. Sources: docs/models/glm4_voice.md.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Family, Names, Turn, rows_of, spelled, with_system
+from speech.families.base import Family, Names, Retell, Template, rows_of, spelled, with_system
 from speech.features import Encoded
 from speech.interleave import Interleave
+from speech.turns import Heard, Turn
 from speech.vocabulary import Vocabulary
 
 SPLIT = (  # how text is cut before byte pairs are merged
@@ -108,32 +110,35 @@ def load(model: ModelConfig) -> Family:
     )
 
 
-def _template(
-    vocabulary: Vocabulary, code_ids: Sequence[int], system: str | None
-) -> Callable[[Sequence[Turn]], Encoded]:
+def _template(vocabulary: Vocabulary, code_ids: Sequence[int], system: str | None) -> Template:
     """What the released demo sends. A past reply stands as it was said: behind the mode, no boundaries."""
     begin, end = vocabulary.special("<|begin_of_audio|>"), vocabulary.special("<|end_of_audio|>")
     roles = {role: vocabulary.special(f"<|{role}|>") for role in ("system", "user", "assistant")}
     prefix = [vocabulary.special("[gMASK]"), vocabulary.special("<sop>")]
     opening = [roles["assistant"], *vocabulary.encode(MODE + "\n")]
 
-    def said(turn: Turn) -> list[int]:
-        replied = turn.role == "assistant"
-        if turn.text is not None:
-            words = MODE + "\n" + turn.text.rstrip() if replied else "\n" + turn.text
-            return [roles[turn.role], *vocabulary.encode(words)]
-        codes = spelled(code_ids, turn.codes or ())
-        return (
-            [*opening, *codes]
-            if replied
-            else [roles[turn.role], *vocabulary.encode("\n"), begin, *codes, end]
-        )
+    def asked(turn: Turn) -> list[int]:
+        ids, before = [roles[turn.role]], "\n"  # one string with the words behind it
+        for part in turn.parts:
+            ids += vocabulary.encode(before + part if isinstance(part, str) else before)
+            if isinstance(part, Heard):
+                ids += [begin, *spelled(code_ids, part.codes or ()), end]
+            before = ""
+        return ids
 
-    def template(turns: Sequence[Turn]) -> Encoded:
-        asked = next((turn for turn in turns if turn.role == "user"), turns[0])
-        default = WRITTEN if asked.text is not None else SPOKEN
+    def replied(turn: Turn, retell: Retell) -> list[int]:
+        if turn.replied:
+            return [*opening, *retell(turn)[:-1]]  # the next role ends it
+        if turn.written:
+            return [roles["assistant"], *vocabulary.encode(f"{MODE}\n{turn.words.rstrip()}")]
+        return [*opening, *spelled(code_ids, turn.codes)]
+
+    def template(turns: Sequence[Turn], retell: Retell) -> Encoded:
+        first = next((turn for turn in turns if turn.role == "user"), turns[0])
+        default = WRITTEN if first.written else SPOKEN
         turns = with_system(turns, default if system is None else system)
-        return Encoded((*prefix, *(token for turn in turns for token in said(turn)), *opening))
+        said = [replied(turn, retell) if turn.role == "assistant" else asked(turn) for turn in turns]
+        return Encoded((*prefix, *chain(*said), *opening))
 
     return template
 

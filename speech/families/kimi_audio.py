@@ -22,9 +22,10 @@ import numpy as np
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Ear, Family, Names, Role, Turn, rows_of, spelled, with_system
+from speech.families.base import Ear, Family, Names, Retell, rows_of, spelled, with_system
 from speech.features import Encoded, Features, Vectors
 from speech.interleave import Interleave
+from speech.turns import Heard, Role, Turn
 from speech.vocabulary import Vocabulary
 
 OPTIONS = ("system", "ear")
@@ -120,13 +121,15 @@ class _Template:
 
     def __init__(self, vocabulary: Vocabulary, code_ids: tuple[int, ...], system: str | None) -> None:
         self._vocabulary, self._code_ids, self._system = vocabulary, code_ids, system
-        names = "text_blank user_msg_start assistant_msg_start speech_ctd_id".split()
-        self._blank, *starts, self._speak = (vocabulary.special(f"<|im_kimia_{name}|>") for name in names)
+        names = "text_blank text_eos user_msg_start assistant_msg_start speech_ctd_id".split()
+        self._blank, self._eos, *starts, self._speak = (
+            vocabulary.special(f"<|im_kimia_{name}|>") for name in names
+        )
         self._starts: dict[Role, int] = dict(zip(("user", "assistant"), starts, strict=True))
         names = "media_begin media_end msg_end".split()
         self._begin, self._end, self._over = (vocabulary.special(f"<|im_{name}|>") for name in names)
 
-    def __call__(self, turns: Sequence[Turn]) -> Encoded:
+    def __call__(self, turns: Sequence[Turn], retell: Retell) -> Encoded:
         turns = with_system(turns, self._system or "")
         roles: list[Role] = ["assistant" if turn.role == "assistant" else "user" for turn in turns]
         ids: list[int] = []  # text0 audio0 text1 audio1 ...
@@ -135,16 +138,20 @@ class _Template:
         for turn, role, before, behind in zip(turns, roles, [None, *roles], [*roles[1:], None], strict=False):
             if role != before:
                 ids += [self._blank, self._starts[role]]
-            if turn.text is not None:
-                ids += [one for token in self._vocabulary.encode(turn.text) for one in (token, self._blank)]
-            else:
-                codes = spelled(self._code_ids, turn.codes or ())
-                vectors = np.zeros((0, 0), np.float32) if turn.vectors is None else turn.vectors[: len(codes)]
+            if turn.replied:
+                ids += [self._blank if token == self._eos else token for token in retell(turn)[:-2]]
+            for part in () if turn.replied else turn.items:
+                if isinstance(part, str):
+                    ids += [one for token in self._vocabulary.encode(part) for one in (token, self._blank)]
+                    continue
+                codes = spelled(self._code_ids, part.codes or ())
+                vectors = np.zeros((0, 0), np.float32) if part.vectors is None else part.vectors[: len(codes)]
                 at += range(len(ids) // 2 + 1, len(ids) // 2 + 1 + len(vectors))
                 heard += [vectors] * bool(len(vectors))
                 ids += [one for token in (self._begin, *codes, self._end) for one in (self._blank, token)]
             if role != behind:
-                ids += [self._blank, self._speak] * (turn.text is None) + [self._blank, self._over]
+                heard_last = not turn.replied and isinstance(turn.items[-1], Heard)
+                ids += [self._blank, self._speak] * heard_last + [self._blank, self._over]
         ids += [self._blank, self._starts["assistant"]]
         return Encoded(tuple(ids), Features(tuple(at), np.concatenate(heard)) if heard else None)
 

@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Ear, Family, Names, Turn, rows_of, with_system
+from speech.families.base import Ear, Family, Names, Retell, rows_of, with_system
 from speech.features import Encoded, Features
 from speech.interleave import Interleave
+from speech.turns import Turn
 from speech.vocabulary import Vocabulary
 
 OPTIONS = ("system",)
@@ -64,8 +63,8 @@ def load(model: ModelConfig) -> Family:
 
         return StepAudio2Ear(path, config["audio_encoder_config"])
 
-    def template(turns: Sequence[Turn]) -> Encoded:
-        return prompter.encoded(with_system(turns, system))
+    def template(turns: Sequence[Turn], retell: Retell) -> Encoded:
+        return prompter.encoded(with_system(turns, system), retell)
 
     return Family(
         name="step_audio2",
@@ -97,26 +96,30 @@ class _Prompter:
             special(f"<audio_{name}>") for name in ("start", "end", "patch")
         )
 
-    def encoded(self, turns: Sequence[Turn]) -> Encoded:
+    def encoded(self, turns: Sequence[Turn], retell: Retell) -> Encoded:
         """Every turn, then the start of a spoken answer."""
         ids: list[int] = []
-        at: list[int] = []
+        heard: list[Features] = []
         for turn in turns:
-            ids += [
-                self._turn,
-                *self._vocabulary.encode(f"{ROLES.get(turn.role, turn.role)}\n{turn.text or ''}"),
-            ]
-            if turn.vectors is not None:
-                spoken = self._places(len(turn.vectors))
-                at += [len(ids) + step for step, token in enumerate(spoken) if token == self._place]
-                ids += spoken
-            elif turn.codes is not None:
-                rule = "a spoken turn of the assistant needs its words beside its codes: write it as words"
-                raise ValueError(f"{rule}: got a turn of {len(turn.codes)} codes")
+            opened = f"{ROLES.get(turn.role, turn.role)}\n"
+            ids.append(self._turn)
+            if turn.replied:
+                ids += [*self._vocabulary.encode(opened), self._speak, *retell(turn)]
+                continue
+            for part in (opened + turn.words,) if turn.written else (opened, *turn.items):
+                if isinstance(part, str):
+                    ids += self._vocabulary.encode(part)
+                elif part.vectors is not None:
+                    places = self._places(len(part.vectors))
+                    at = [len(ids) + step for step, token in enumerate(places) if token == self._place]
+                    heard += [Features(tuple(at), part.vectors)] * bool(at)
+                    ids += places
+                else:
+                    rule = "a spoken turn of the assistant must have its words beside its sound"
+                    raise ValueError(f"{rule}: got {len(part.codes or ())} codes")
             ids.append(self._over)
         ids += [self._turn, *self._vocabulary.encode("assistant\n"), self._speak]
-        heard = [turn.vectors for turn in turns if turn.vectors is not None]
-        return Encoded(tuple(ids), Features(tuple(at), np.concatenate(heard)) if at else None)
+        return Encoded(tuple(ids), Features.joined(heard))
 
     def _places(self, count: int) -> list[int]:
         """The markers of each piece of a clip around as many places as it has vectors."""

@@ -8,15 +8,17 @@ the tokenizer are PAD: a reply has no business with them.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Family, Role, Turn, rows_of, spelled
+from speech.families.base import Family, Retell, rows_of, spelled
 from speech.features import Encoded
 from speech.interleave import Interleave
+from speech.turns import Part, Role, Turn
 from speech.vocabulary import Vocabulary
 
 OPTIONS = ()  # settings of the model that it reads beside path and codec
@@ -42,15 +44,16 @@ def load(model: ModelConfig) -> Family:
         vocab=rows, text=vocabulary.ordinary, audio=code_ids, boundary=(begin, end), stop=(stop,)
     )
 
-    def template(turns: Sequence[Turn]) -> Encoded:
+    def said(part: Part) -> list[int]:
+        if isinstance(part, str):
+            return vocabulary.encode(part)
+        return [begin, *spelled(code_ids, part.codes or ()), end]
+
+    def template(turns: Sequence[Turn], retell: Retell) -> Encoded:
         ids: list[int] = []
         for turn in turns:
-            ids += [start, roles[turn.role]]
-            if turn.text is not None:
-                ids += vocabulary.encode(turn.text)
-            else:
-                ids += [begin, *spelled(code_ids, turn.codes or ()), end]
-            ids.append(stop)
+            whole = retell(turn) if turn.replied else [*chain(*map(said, turn.items)), stop]
+            ids += [start, roles[turn.role], *whole]
         return Encoded((*ids, start, roles["assistant"]))
 
     return Family(

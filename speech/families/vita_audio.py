@@ -17,9 +17,10 @@ from typing import Any
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Ear, Family, Names, Role, Turn, rows_of, spelled, with_system
+from speech.families.base import Ear, Family, Names, Retell, rows_of, spelled, with_system
 from speech.features import Encoded, Features
 from speech.interleave import Interleave, Pattern
+from speech.turns import Role, Turn
 from speech.vocabulary import Vocabulary
 
 OPTIONS = ("system", "ear", "ratios", "mtp")
@@ -82,7 +83,7 @@ def load(model: ModelConfig) -> Family:
 
 
 class _Template:
-    """ChatML without a default system turn; a spoken turn is its audio alone."""
+    """ChatML without a default system turn: a turn is one string, an earlier reply what the model says."""
 
     def __init__(self, vocabulary: Vocabulary, code_ids: Sequence[int], system: str, hears: bool) -> None:
         self._encode, self._code_ids, self._system = vocabulary.encode, code_ids, system
@@ -92,24 +93,25 @@ class _Template:
         )
         self._context = vocabulary.special("<|context_of_audio|>") if hears else None
 
-    def __call__(self, turns: Sequence[Turn]) -> Encoded:
+    def __call__(self, turns: Sequence[Turn], retell: Retell) -> Encoded:
         turns = with_system(turns, self._system)
         ids: list[int] = []
         heard: list[Features] = []
         for turn in turns:
             ids += self._opened(turn.role)
-            if turn.text is not None:
-                ids += self._encode(turn.text)
-            else:
-                voice = turn.role == "system"
-                ids += [*self._encode(VOICE * voice), self._begin]
-                if turn.vectors is not None:
+            voice = turn.role == "system" and turn.spoken
+            for part in () if turn.replied else (VOICE, *turn.parts, "\n") if voice else turn.parts:
+                if isinstance(part, str):
+                    ids += self._encode(part)
+                    continue
+                ids.append(self._begin)
+                if part.vectors is not None:
                     assert self._context is not None, "vectors are heard by Plus models only"
-                    at = range(len(ids), len(ids) + len(turn.vectors))
-                    heard.append(Features(tuple(at), turn.vectors))
-                    ids += [self._context] * len(turn.vectors)
-                ids += [*spelled(self._code_ids, turn.codes or ()), self._end, *self._encode("\n" * voice)]
-            ids += [self._stop, *self._encode("\n")]
+                    at = range(len(ids), len(ids) + len(part.vectors))
+                    heard.append(Features(tuple(at), part.vectors))
+                    ids += [self._context] * len(part.vectors)
+                ids += [*spelled(self._code_ids, part.codes or ()), self._end]
+            ids += [*(retell(turn) if turn.replied else [self._stop]), *self._encode("\n")]
         return Encoded((*ids, *self._opened("assistant")), Features.joined(heard))
 
     def _opened(self, role: Role) -> list[int]:

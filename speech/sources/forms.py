@@ -4,7 +4,7 @@
     history   WavAlign's older rows: question_text, question_audio, history, answer_text, answer_audio_path
     swift     ms-swift's messages and audios; the last assistant turn is the reference reply
 
-Invariant: a clip is bound to its marker before a turn is split or left out, so none can change places.
+Invariant: a clip is bound to its marker before a turn is left out, so none can change places.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,15 @@ from speech.problems import validated
 from speech.sources.record import Record
 from speech.sources.turns import (
     Clip,
+    Part,
     Said,
     Turn,
     asked,
+    bound,
     clips,
     of_history,
     replied,
-    split,
+    sounds,
     up_to_the_question,
 )
 
@@ -101,13 +103,13 @@ def draft(record: Record, form: Form) -> Draft | None:
     found, checked = record.found, None
     match validated(MODELS[form], given(record), found):
         case _Ours() as row:
-            turns = up_to_the_question(split(row.messages, row.audios, MARKER, found))
+            turns = up_to_the_question(bound(row.messages, row.audios, MARKER, found))
             text, reply = row.sft_target_text, clips("sft_target_audio", row.sft_target_audio)
             checked = {"answer": row.answer, "style": row.style}
         case _Older() as row:
             turns, text, reply = _older(row)
         case _Swift() as row:
-            turns, text, reply = replied(split(row.messages, row.audios, TAG, found), found)
+            turns, text, reply = replied(bound(row.messages, row.audios, TAG, found), found)
         case _:
             return None
     if not reply and not found:
@@ -119,8 +121,11 @@ def draft(record: Record, form: Form) -> Draft | None:
         )
     if found:
         return None
-    messages = [{"role": role, "content": said if isinstance(said, str) else MARKER} for role, said in turns]
-    audios = tuple(said for _, said in turns if not isinstance(said, str))
+    messages = [
+        {"role": role, "content": "".join(part if isinstance(part, str) else MARKER for part in said)}
+        for role, said in turns
+    ]
+    audios = sounds(turns)
     fields = {
         "id": row.id,
         "messages": messages,
@@ -135,9 +140,10 @@ def _older(row: _Older) -> tuple[list[Turn], str, tuple[Clip, ...]]:
     """History, then the question's words and sound, as their loader puts them together."""
     turns = list(of_history(row.history or row.history_text))
     words = (row.question_text or "").strip()
-    turns += [("user", words)] if words else []
     sound = clips("question_audio", row.question_audio)
-    turns += [("user", sound)] if sound else []
+    between = "\n\n" if words and sound else ""
+    question: list[Part] = [*([words + between] if words else []), *([sound] if sound else [])]
+    turns += [("user", tuple(question))] if question else []
     reply = clips("answer_audio_path", row.answer_audio_path) or clips(
         "sft_target_audio", row.sft_target_audio
     )

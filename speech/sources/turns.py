@@ -1,15 +1,18 @@
-"""Turns of a dialogue with their clips bound to them: split at markers, cut, read from older history."""
+"""Turns of a dialogue with their clips bound to them: cut, read from older history."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from speech.manifest import parts
 from speech.problems import Found
 
 Clip = tuple[str, Any]  # the name of its field, and the clip as the source has it
-Turn = tuple[str, str | tuple[Clip, ...]]  # role, and words or the clips of one marker
+Part = str | tuple[Clip, ...]  # words, or the clips of one marker
+Turn = tuple[str, tuple[Part, ...]]  # role, and what is said in its order
 HISTORY = re.compile(r"\[(USER|ASSISTANT)\]")
 
 
@@ -27,8 +30,8 @@ def clips(field: str, given: Any) -> tuple[Clip, ...]:
     return () if given is None or given == "" else ((field, given),)
 
 
-def split(messages: Sequence[Said], audios: Any, marker: str, found: Found) -> list[Turn]:
-    """Turns of words or of the clips of one marker; a mixed one becomes several of the same role."""
+def bound(messages: Sequence[Said], audios: Any, marker: str, found: Found) -> list[Turn]:
+    """The turns, a marker's clips in its place. A written turn loses the white space around it, no other."""
     given = list(audios) if isinstance(audios, (list, tuple)) else [] if audios is None else [audios]
     markers = sum(message.content.count(marker) for message in messages)
     if markers != len(given):
@@ -37,10 +40,11 @@ def split(messages: Sequence[Said], audios: Any, marker: str, found: Found) -> l
     entries = iter([clips(f"audios[{i}]", one) for i, one in enumerate(given)])
     turns: list[Turn] = []
     for i, message in enumerate(messages):
-        parts = [part.strip() for part in re.split(f"({re.escape(marker)})", message.content)]
-        if not any(parts):
+        written = marker not in message.content
+        said = parts(message.content.strip() if written else message.content, marker)
+        if not said:
             found.append((f"messages[{i}].content", "must not be blank"))
-        turns += [(message.role, next(entries) if part == marker else part) for part in parts if part]
+        turns.append((message.role, tuple(next(entries) if part == marker else part for part in said)))
     found += [(f"audios[{i}]", "must name a clip") for i, one in enumerate(given) if not clips("", one)]
     return turns
 
@@ -59,8 +63,17 @@ def replied(turns: Sequence[Turn], found: Found) -> tuple[list[Turn], str, tuple
     answer = turns[len(prompt) :]
     if not answer and not found:
         found.append(("messages", "must end with the assistant's turn, which is the reference reply"))
-    words = " ".join(said for _, said in answer if isinstance(said, str))
-    return prompt, words, tuple(clip for _, said in answer if not isinstance(said, str) for clip in said)
+    return prompt, " ".join(_words(answer)), tuple(clip for one in sounds(answer) for clip in one)
+
+
+def sounds(turns: Iterable[Turn]) -> tuple[tuple[Clip, ...], ...]:
+    """The clips of every marker, in order."""
+    return tuple(part for _, said in turns for part in said if not isinstance(part, str))
+
+
+def _words(turns: Iterable[Turn]) -> list[str]:
+    """Every stretch of words, without white space around it."""
+    return [part.strip() for _, said in turns for part in said if isinstance(part, str) and part.strip()]
 
 
 def of_history(text: str | None) -> Iterator[Turn]:
@@ -68,21 +81,16 @@ def of_history(text: str | None) -> Iterator[Turn]:
     text = (text or "").strip()
     marks = {match[1] for match in HISTORY.finditer(text)}
     if marks != {"USER", "ASSISTANT"}:
-        yield from [("user", text)] if text else []
+        yield from [("user", (text,))] if text else []
         return
-    parts = HISTORY.split(text[text.index("[USER]") :])[1:]  # what stands before the first is not said
-    for role, said in zip(parts[::2], parts[1::2], strict=True):
+    told = HISTORY.split(text[text.index("[USER]") :])[1:]  # what stands before the first is not said
+    for role, said in zip(told[::2], told[1::2], strict=True):
         if said.strip():
-            yield role.lower(), said.strip()
+            yield role.lower(), (said.strip(),)
 
 
 def asked(turns: Iterable[Turn]) -> str:
     """The user's words, all turns of them; nothing where the last question is sound alone."""
     turns = list(turns)
-    last: list[str] = []
-    for role, said in reversed(turns):
-        if role != "user":
-            break
-        last += [said] if isinstance(said, str) else []
-    words = [said for role, said in turns if role == "user" and isinstance(said, str)]
-    return "\n\n".join(words) if last else ""
+    last = takewhile(lambda turn: turn[0] == "user", reversed(turns))
+    return "\n\n".join(_words(turn for turn in turns if turn[0] == "user")) if _words(last) else ""

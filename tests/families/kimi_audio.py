@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import WhisperConfig, WhisperModel
 
-from speech import audio
 from speech.codecs.mel import MelCodec
 
 CODES = 32
@@ -140,34 +139,3 @@ def write_codec(path: Path, codes: int = CODES) -> Path:
     noise = np.random.default_rng(0).normal(0, 0.1, 1280 * 2 * codes).astype(np.float32)
     MelCodec.fit([noise], size=codes, seed=0, rounds=2).save(path / "codec.safetensors")
     return path
-
-
-def clip(seconds: float, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """A chirp in noise: no two seeds sound alike."""
-    rng = np.random.default_rng(seed)
-    time = np.arange(round(seconds * 16_000)) / 16_000
-    tone = np.sin(2 * np.pi * (200 + 90 * seed + 80 * time) * time)
-    return np.asarray(0.3 * tone + 0.02 * rng.normal(size=len(time)), np.float32)
-
-
-def write_data(folder: Path, rows: int) -> Path:
-    """A manifest of spoken questions, the last of them written, and replies of two seconds; returned."""
-    folder.mkdir(parents=True)
-    lines = []
-    for i in range(rows):
-        audio.write(folder / f"q{i}.wav", clip(0.6 + 0.1 * i, i), 16_000)
-        audio.write(folder / f"a{i}.wav", clip(2.0, 50 + i), 16_000)
-        spoken = i < rows - 1
-        row = {
-            "id": f"row-{i}",
-            "messages": [{"role": "user", "content": "<|audio|>" if spoken else "what is two"}],
-            "audios": [[f"q{i}.wav"]] if spoken else [],
-            "question_text": "what is two",
-            "task_type": "say",
-            "answer": {"match": "contains", "value": "two"},
-            "sft_target_text": "the answer is two",
-            "sft_target_audio": [f"a{i}.wav"],
-        }
-        lines.append(json.dumps(row))
-    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    return folder / "rows.jsonl"

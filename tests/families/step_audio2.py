@@ -9,13 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
-
-from speech import audio
 
 CODES = 32
 MERGES = "t h|th e|Ġ the|a n|s w|e r|an sw|answ er|Ġ answer|i s|Ġ is|t w|tw o|Ġ two|u s|us er|1 2".split("|")
@@ -175,34 +172,3 @@ def write_codec(path: Path, ratios: tuple[int, ...] = (8, 5, 4, 6), codes: int =
             weight.data *= 4
     model.save_pretrained(path)
     return path
-
-
-def clip(seconds: float, seed: int, rate: int = 16_000) -> np.ndarray:
-    """A chirp in noise: no two seeds sound alike."""
-    rng = np.random.default_rng(seed)
-    time = np.arange(round(seconds * rate)) / rate
-    tone = np.sin(2 * np.pi * (200 + 90 * seed + 80 * time) * time)
-    return np.asarray(0.3 * tone + 0.02 * rng.normal(size=len(time)), np.float32)
-
-
-def write_data(folder: Path, rows: int) -> Path:
-    """A manifest of spoken questions, the last of them written, and a reply of a second; returned."""
-    folder.mkdir(parents=True)
-    lines = []
-    for i in range(rows):
-        audio.write(folder / f"q{i}.wav", clip(0.6 + 0.1 * i, i), 16_000)
-        audio.write(folder / f"a{i}.wav", clip(0.5, 50 + i), 16_000)
-        spoken = i < rows - 1
-        row = {
-            "id": f"row-{i}",
-            "messages": [{"role": "user", "content": "<|audio|>" if spoken else "what is two"}],
-            "audios": [[f"q{i}.wav"]] if spoken else [],
-            "question_text": "what is two",
-            "task_type": "say",
-            "answer": {"match": "contains", "value": "two"},
-            "sft_target_text": "the answer is two",
-            "sft_target_audio": [f"a{i}.wav"],
-        }
-        lines.append(json.dumps(row))
-    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    return folder / "rows.jsonl"

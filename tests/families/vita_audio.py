@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import soundfile
 import torch
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
@@ -62,31 +61,6 @@ def write_codec(path: Path, codes: int = CODES) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     MelCodec.fit([noise], size=codes, seed=0, rounds=2).save(path)
     return path
-
-
-def write_manifest(folder: Path, rows: int) -> Path:
-    """Spoken questions of unequal lengths, every third one written, and spoken reference replies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(rows)
-    lines = []
-    for i in range(rows):
-        for part, seconds in (("question", 0.3 + 0.17 * i), ("reply", 1.0 + 0.1 * i)):
-            wave = rng.normal(0, 0.1, int(16000 * seconds)).astype(np.float32)
-            soundfile.write(folder / f"{part}{i}.wav", wave, 16000)
-        spoken = i % 3 != 2
-        row: dict[str, Any] = {
-            "id": f"row{i}",
-            "messages": [{"role": "user", "content": "<|audio|>" if spoken else "What is one?"}],
-            "audios": [[f"question{i}.wav"]] if spoken else [],
-            "question_text": "What is one?",
-            "task_type": "micro",
-            "answer": {"match": "contains", "value": "two"},
-            "sft_target_text": "One is the two.",
-            "sft_target_audio": [f"reply{i}.wav"],
-        }
-        lines.append(json.dumps(row))
-    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    return folder / "rows.jsonl"
 
 
 def _tokenizer(kind: Kind) -> Qwen2Tokenizer:

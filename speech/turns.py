@@ -1,0 +1,99 @@
+"""A dialogue as prompts are made of it: turns of words and sound, in the order in which they were given."""
+
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Literal
+
+from speech.features import Vectors
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A stretch of a reply: words, then the codes that speak them."""
+
+    text: str
+    codes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Heard:
+    """Sound as the family hears it: codes, vectors, or both."""
+
+    codes: tuple[int, ...] | None = None
+    vectors: Vectors | None = None
+
+    def __post_init__(self) -> None:
+        if self.codes is None and self.vectors is None:
+            raise ValueError("sound is codes, vectors, or both: got neither")
+
+
+Part = str | Heard
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """One turn of a dialogue: words and sound in the order in which they were given.
+
+    Words are as given, white space included. How much of it counts beside sound is the template's to say:
+    ``parts`` for one that writes a turn as a single string, ``items`` for one that takes words and sound as
+    things of their own.
+
+    Example:
+        Turn.of("user", "Say this:\n", Heard(codes=(3, 1)))
+    """
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        words = [isinstance(part, str) for part in self.parts]
+        if not words or any(one and other for one, other in pairwise(words)):
+            raise ValueError(f"a turn is words or sound or both, each stretch of words one part: got {self}")
+
+    @classmethod
+    def of(cls, role: Role, *parts: Part) -> "Turn":
+        """The turn of these parts."""
+        return cls(role, parts)
+
+    @property
+    def words(self) -> str:
+        """All that is written of it."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def codes(self) -> tuple[int, ...]:
+        """Of all its sound."""
+        return tuple(chain(*(part.codes or () for part in self.parts if isinstance(part, Heard))))
+
+    @property
+    def written(self) -> bool:
+        """Whether it is words alone."""
+        return all(isinstance(part, str) for part in self.parts)
+
+    @property
+    def spoken(self) -> bool:
+        """Whether it is sound alone."""
+        return not any(isinstance(part, str) for part in self.parts)
+
+    @property
+    def replied(self) -> bool:
+        """Whether it is what a model of words and sound says: both, of the assistant."""
+        return self.role == "assistant" and not self.written and not self.spoken
+
+    @property
+    def items(self) -> tuple[Part, ...]:
+        """The parts without the white space around words that stand beside sound, blank ones left out."""
+        if self.written:
+            return self.parts
+        bare = (part.strip() if isinstance(part, str) else part for part in self.parts)
+        return tuple(part for part in bare if part != "")
+
+    def chunks(self) -> list[Chunk]:
+        """Words with their sound, pair by pair where they take turns, else all words with all codes."""
+        texts = [part for part in self.items if isinstance(part, str)]
+        codes = [part.codes or () for part in self.items if isinstance(part, Heard)]
+        if [isinstance(part, str) for part in self.items] == [True, False] * len(texts):
+            return [Chunk(text=text, codes=own) for text, own in zip(texts, codes, strict=True)]
+        return [Chunk(text=" ".join(texts), codes=self.codes)]

@@ -1,0 +1,68 @@
+"""What the families' micro worlds share: clips, a manifest of spoken questions, a short run of the whole loop."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from speech import audio
+from speech.audio import Wave
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def clip(seconds: float, seed: int, rate: int = 16_000) -> Wave:
+    """A chirp in noise: no two seeds sound alike."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    tone = np.sin(2 * np.pi * (200 + 90 * seed + 80 * time) * time)
+    return np.asarray(0.3 * tone + 0.02 * rng.normal(size=len(time)), np.float32)
+
+
+def write_data(
+    folder: Path,
+    rows: int,
+    *,
+    reply_seconds: float,
+    asked: str = "what is two",
+    said: str = "the answer is two",
+) -> Path:
+    """A manifest of spoken questions of unequal lengths, every third one written, and spoken replies; returned."""
+    folder.mkdir(parents=True)
+    lines = []
+    for i in range(rows):
+        audio.write(folder / f"q{i}.wav", clip(0.6 + 0.1 * i, i), 16_000)
+        audio.write(folder / f"a{i}.wav", clip(reply_seconds, 50 + i), 16_000)
+        spoken = i % 3 != 2
+        row = {
+            "id": f"row-{i}",
+            "messages": [{"role": "user", "content": "<|audio|>" if spoken else asked}],
+            "audios": [[f"q{i}.wav"]] if spoken else [],
+            "question_text": asked,
+            "task_type": "say",
+            "answer": {"match": "contains", "value": "two"},
+            "sft_target_text": said,
+            "sft_target_audio": [f"a{i}.wav"],
+        }
+        lines.append(json.dumps(row))
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "rows.jsonl"
+
+
+def trained(folder: Path, data: Path, *settings: str) -> Path:
+    """`wavgate train` for three steps on two ranks, in a process of its own; the run's folder."""
+    command = [
+        *(sys.executable, "-m", "actors.cli", "train", "experiment=smoke", "model.dtype=float32"),
+        *("data=manifest", *(f"data.{split}={data}" for split in ("train", "validation", "test"))),
+        *("learner.ranks=2", "rollout.grammar=true"),
+        *(f"run.root={folder / 'runs'}", "run.name=micro", *settings),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "runs" / "micro"

@@ -1,0 +1,58 @@
+"""`wavgate train` on a micro Plus model: two ranks, vLLM, written and spoken prompts, three steps, an export."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from actors.cluster import cores
+from speech.checkpoint import weight_files
+from tests.families.vita_audio import write_checkpoint, write_codec
+from tests.families.world import trained, write_data
+
+pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The encoder's audio is in two of three prompts; one rank may have none of it."""
+    folder = tmp_path_factory.mktemp("vita")
+    base, codec = write_checkpoint(folder / "base", "plus"), write_codec(folder / "codec.safetensors")
+    return trained(
+        folder, write_data(folder / "data", 6, reply_seconds=1.2),
+        "model=vita_audio", f"model.path={base}", f"model.codec={codec}", "model.max_length=512",
+        "data.eval_prompts=1", "algo=grpo_all", "algo.fixed_lambda=0.5", "algo.kl={text: 0.1, audio: 0.1}",
+        "rollout.max_new_tokens=48", "learner.timeout_s=60",
+    )  # fmt: skip
+
+
+def test_engine_and_learner_agree_on_every_step_of_the_run(run: Path) -> None:
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    for step in steps:
+        assert 0 < step["mismatch/text"] <= 2e-4
+        assert step["loss/sft"] > 0
+
+
+def test_records_hold_replies_in_the_models_grammar(run: Path) -> None:
+    files = sorted((run / "rollouts").glob("*.jsonl"))
+    records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert len(records) == 3 * 2 * 2
+    for record in records:
+        letters = record["channels"]
+        assert letters.startswith("T") and set(letters) <= set("TABE") and len(letters) == len(record["ids"])
+        assert record["well_formed"] == (record["finish"] == "stop")
+
+
+def test_the_final_folder_has_the_encoder_bit_for_bit_and_a_decoder_that_learnt(run: Path) -> None:
+    base, final = run.parent.parent / "base", run / "final"
+    for file in weight_files(base):
+        before, after = load_file(file), load_file(final / file.name)
+        assert before.keys() == after.keys()
+        for name, tensor in before.items():
+            heard = name.startswith(("model.audio_model.", "model.audio_projection."))
+            assert (after[name].dtype, after[name].shape) == (tensor.dtype, tensor.shape)
+            assert not heard or bool((after[name] == tensor).all())
+        assert any(not bool((after[name] == tensor).all()) for name, tensor in before.items())
+    assert (final / "am.mvn").read_bytes() == (base / "am.mvn").read_bytes()
