@@ -24,7 +24,7 @@ KINDS = ("glm4_voice", "onnx")
 DECODER = "decoder.onnx"
 
 
-class Ear(Protocol):
+class Half(Protocol):
     """The half that hears."""
 
     rate: int
@@ -49,7 +49,7 @@ class ComposedCodec:
         wave_22k = codec.decode(codec.encode(wave_16k))
     """
 
-    def __init__(self, folder: Path, ear: Ear, voice: Path | Sequence[Path]) -> None:
+    def __init__(self, folder: Path, ear: Half, voice: Path | Sequence[Path]) -> None:
         """ValueError: the halves have different rates, or a file is not what it must be."""
         files = [voice] if isinstance(voice, Path) else list(voice)
         self._folder, self._ear, self._voice = folder, ear, Speaker(files)

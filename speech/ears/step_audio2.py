@@ -8,14 +8,14 @@ change.
 """
 
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.audio_utils import mel_filter_bank
+from transformers import WhisperFeatureExtractor
 
 from speech.audio import Wave
 from speech.codec import check_wave
@@ -24,7 +24,7 @@ from speech.features import Vectors
 
 SAMPLE_RATE = 16_000
 PIECE = 25 * SAMPLE_RATE  # samples that are heard at once
-HOP, WINDOW, MELS = 160, 400, 128
+HOP, MELS = 160, 128
 TAIL = 479  # zeros behind a piece; the last two frames, which they fill, are heard by nobody
 SHAPE = {"n_mels": MELS, "kernel_size": 3, "adapter_stride": 2}  # what the published lengths are built on
 
@@ -55,6 +55,7 @@ class StepAudio2Ear:
         if (places := _halved(_frames(PIECE))) > sizes["n_audio_ctx"]:
             rule = f"audio_encoder_config.n_audio_ctx must hold 25 seconds, {places} places"
             raise ValueError(f"{path / 'config.json'}: {rule}: got {sizes['n_audio_ctx']}")
+        self._mel = WhisperFeatureExtractor(feature_size=MELS)
         self.width = width_of(path, "adapter.linear2")
         self._heads, self._layers = sizes["n_audio_head"], sizes["n_audio_layer"]
 
@@ -68,9 +69,16 @@ class StepAudio2Ear:
         check_wave(wave)
         pieces = [wave[begin : begin + PIECE] for begin in range(0, len(wave), PIECE)]
         with torch.inference_mode():
-            heard = [self._piece(log_mel(piece)) for piece in pieces if vectors_of(len(piece))]
+            heard = [self._piece(self.log_mel(piece)) for piece in pieces if vectors_of(len(piece))]
         none = np.zeros((0, self.width), np.float32)
         return np.concatenate([none, *(one.cpu().numpy() for one in heard)])
+
+    def log_mel(self, piece: Wave) -> Tensor:
+        """[MELS, T]: Whisper's, behind which is TAIL."""
+        padded = np.pad(piece, (0, TAIL))
+        told = self._mel(padded, sampling_rate=SAMPLE_RATE, padding="longest", return_tensors="pt")
+        mel: Tensor = told.input_features[0]
+        return mel
 
     def _piece(self, mel: Tensor) -> Tensor:
         """[MELS, T] -> [vectors, width]."""
@@ -116,21 +124,6 @@ def _convolved(x: Tensor, weights: Weights, name: str, stride: int) -> Tensor:
 def vectors_of(samples: int) -> int:
     """Vectors of one piece."""
     return _halved(_halved(_frames(samples) - 2) // 2) if samples else 0
-
-
-def log_mel(piece: Wave) -> Tensor:
-    """[MELS, T]: Whisper's, behind which is TAIL; power, log10, nothing more than 8 below the loudest."""
-    padded = F.pad(torch.from_numpy(np.asarray(piece, np.float32)), (0, TAIL))
-    spectra = torch.stft(padded, WINDOW, HOP, window=torch.hann_window(WINDOW), return_complex=True)
-    mel = (_filters() @ spectra[:, :-1].abs().square()).clamp(min=1e-10).log10()
-    return (torch.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0
-
-
-@cache
-def _filters() -> Tensor:
-    """[MELS, bins], Slaney's triangles up to 8 kHz."""
-    bank = mel_filter_bank(WINDOW // 2 + 1, MELS, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, "slaney", "slaney")
-    return torch.from_numpy(np.ascontiguousarray(bank.T, np.float32))
 
 
 def _frames(samples: int) -> int:
