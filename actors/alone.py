@@ -154,8 +154,9 @@ async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Eval
     from actors.decide import Group
     from actors.evaluate import summed_up
     from judge.types import Judged
+    from rollout.request import prompt_of
     from rollout.sampling import greedy_sampling
-    from rollout.types import Reply, Speech, prompt_of
+    from rollout.types import Reply, Speech
     from rollout.worker import build_worker
     from speech.dataset import Encoder
     from speech.families import load_family

@@ -22,8 +22,9 @@ from actors.pool import RolloutPool
 from conf.schema import Config
 from judge.noise import noisy
 from judge.types import Judged, Missing, Task
+from rollout.request import prompt_of
 from rollout.sampling import sampling_at
-from rollout.types import Prompt, Reply, Sampling, prompt_of
+from rollout.types import Prompt, Reply, Sampling
 from speech.audio import inside
 from speech.dataset import Example, PairExample
 from speech.manifest import MARKER, Row

@@ -19,8 +19,9 @@ from actors.record import RunDirectory, score_of
 from conf.schema import RolloutConfig
 from judge.types import Judged, Missing, Task
 from report.records import Evaluation, HeldOutReply, Sample
+from rollout.request import prompt_of
 from rollout.sampling import greedy_sampling
-from rollout.types import Reply, prompt_of
+from rollout.types import Reply
 from speech.dataset import Example
 from speech.manifest import Row
 

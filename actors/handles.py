@@ -4,6 +4,7 @@ The heavy data stays in the object store: a rollout actor yields (reply, [refere
 actor is given that reference, a learner publishes its weights as a reference. The driver only forwards.
 """
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -40,7 +41,7 @@ def own_id() -> str:
 
 
 class RolloutActor(Actor):
-    """One engine. Async: it can be asked for its health while it generates."""
+    """One engine. Async: it can be asked for its health while it generates or encodes."""
 
     def __init__(self, config: Config) -> None:
         from rollout.worker import RolloutWorker, engine_from
@@ -49,17 +50,20 @@ class RolloutActor(Actor):
         family = load_family(config.model)
         self._engine: Any = engine_from(config, family)
         self._worker = RolloutWorker(self._engine, family, config.data.max_seconds)
+        self._encoding = asyncio.Lock()  # encoders are one thread's; who waits here takes no thread
 
     async def encode(self, manifest: Path, rows: Sequence[Row]) -> list[Example]:
         """Rows of a manifest to ids (audio is read and encoded here).
 
         ValueError: a row the family cannot express.
         """
-        return self._worker.encode(manifest, rows)
+        async with self._encoding:
+            return await asyncio.to_thread(self._worker.encode, manifest, rows)
 
     async def encode_pairs(self, manifest: Path, rows: Sequence[PairRow]) -> list[PairExample]:
         """Pairs of a manifest to ids. ValueError: a row the family cannot express, or ids of another one."""
-        return self._worker.encode_pairs(manifest, rows)
+        async with self._encoding:
+            return await asyncio.to_thread(self._worker.encode_pairs, manifest, rows)
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling

@@ -16,7 +16,8 @@ from conf.schema import Config
 from learner import parity, ranks
 from learner.step import Learner
 from learner.types import Anchor, Rollout, StepBatch
-from rollout.types import Sampling, prompt_of
+from rollout.request import prompt_of
+from rollout.types import Sampling
 from rollout.worker import RolloutWorker, build_worker
 from speech.channels import ChannelMap
 from speech.dataset import Example

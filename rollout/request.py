@@ -1,4 +1,4 @@
-"""What every engine makes of a prompt before it samples: a seed per reply, and a check that it fits.
+"""A row as a prompt; what every engine makes of one before it samples: seeds, and a check that it fits.
 
 Invariant: the reply (prompt, index) is drawn from a seed made of (sampling.seed, prompt.id, index) alone,
 so the same seed gives the same replies whatever the batch, the order and the number of workers.
@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 
 from rollout.types import Prompt, Sampling
+from speech.dataset import Example
 
 
 class EngineDead(RuntimeError):
@@ -16,6 +17,11 @@ class EngineDead(RuntimeError):
 
 class WeightsBroken(RuntimeError):
     """A weight load failed half-way: the model is neither old nor new. Only a full update helps."""
+
+
+def prompt_of(example: Example) -> Prompt:
+    """What an engine is given of an encoded row."""
+    return Prompt(id=example.row_id, ids=example.prompt.ids, features=example.prompt.features)
 
 
 def seed_of(seed: int, prompt_id: str, index: int) -> int:

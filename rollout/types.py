@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from speech.dataset import Example
 from speech.features import Features
 
 Finish = Literal["stop", "length", "abort"]
@@ -23,11 +22,6 @@ class Prompt:
     id: str
     ids: tuple[int, ...]
     features: Features | None = None
-
-
-def prompt_of(example: Example) -> Prompt:
-    """What an engine is given of an encoded row."""
-    return Prompt(id=example.row_id, ids=example.prompt.ids, features=example.prompt.features)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

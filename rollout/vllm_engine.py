@@ -138,10 +138,13 @@ class VllmEngine:
     def _add(self, wanted: Mapping[str, tuple[Prompt, int]], sampling: Sampling, mailbox: Mailbox) -> None:
         if self._broken is not None:
             raise WeightsBroken(self._broken)
+        given: dict[str, Any] = {}  # the replies to a prompt share it: vLLM writes in none
         for request, (prompt, index) in wanted.items():
+            if prompt.id not in given:
+                given[prompt.id] = vllm_prompt(prompt)
             seed = seed_of(sampling.seed, prompt.id, index)
             params = sampling_params(self._family.stop_ids, sampling, seed)
-            self._engine.add_request(request, vllm_prompt(prompt), params)
+            self._engine.add_request(request, given[prompt.id], params)
             self._steps.mailboxes[request] = mailbox
 
     def _load(self, manifest: WeightManifest, payload: Any) -> int:

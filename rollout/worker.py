@@ -3,7 +3,8 @@
     rows ── encode ──► prompts ── engine ──► ids, log-probs ── channels, text, codec ──► (Reply, Speech)
 
 Invariants: the ids of a Reply are the ids that were sampled; a reply is decoded to speech as soon as it
-finishes, and one without codes is silence (an empty wave), never an error.
+finishes, and one without codes is silence (an empty wave), never an error. Rows are encoded by one thread at
+a time, which need not be the event loop's: what it gives does not depend on the order of the calls.
 """
 
 import asyncio

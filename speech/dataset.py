@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech import audio
-from speech.codec import codes_of_file
 from speech.codecs.cache import CodeCache
+from speech.ears.kept import KeptVectors
 from speech.families.base import Family, Hearing
 from speech.features import Encoded, Vectors
 from speech.layout import layout_of
@@ -119,6 +119,7 @@ class Encoder:
         self._layout = layout_of(family)
         self._digests: dict[str, str] = {}  # clip -> sha256; files do not change during a run
         self._codes: dict[str, NDArray[np.int32]] = {}  # sha256 -> codes
+        self._vectors = KeptVectors()
         self._kept: CodeCache | None = None  # made with the first clip: it needs the codec
 
     def encode(self, row: Row) -> Example:
@@ -144,27 +145,35 @@ class Encoder:
 
     def vectors(self, clips: tuple[str, ...]) -> Vectors:
         """What the ear makes of the clips as one wave. ValueError: audio that breaks a rule."""
-        ear = self._family.ear()
-        waves = [
-            audio.read(audio.inside(self._root, clip), ear.sample_rate, self._max_seconds) for clip in clips
-        ]
-        return ear.hear(np.concatenate(waves))
+        digests = tuple(map(self._digest, clips))
+        vectors = self._vectors.get(digests)
+        if vectors is None:
+            ear = self._family.ear()
+            paths = [audio.inside(self._root, clip) for clip in clips]
+            waves = [audio.read(path, ear.sample_rate, self._max_seconds) for path in paths]
+            vectors = ear.hear(np.concatenate(waves))
+            self._vectors.put(digests, vectors)
+        return vectors
 
     def turn(self, role: Role, clips: tuple[str, ...]) -> Turn:
         """A spoken turn as the family hears it. ValueError: audio that breaks a rule."""
         return Turn.of(role, _heard(self._family.hearing(role), clips, self))
 
     def _clip(self, clip: str) -> NDArray[np.int32]:
+        digest = self._digest(clip)
+        if digest not in self._codes:
+            self._codes[digest] = self._of_file(audio.inside(self._root, clip), digest)
+        return self._codes[digest]
+
+    def _digest(self, clip: str) -> str:
+        """The sha256 of a clip's file. ValueError: its header breaks a rule."""
         if clip not in self._digests:
             path = audio.inside(self._root, clip)
             header = audio.info(path)  # exists, is a file, is audio: before it is read
-            audio.check_length(path, header, self._max_seconds)  # also where its codes are known
+            audio.check_length(path, header, self._max_seconds)  # also where it is known from another run
             with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest not in self._codes:
-                self._codes[digest] = self._of_file(path, digest)
-            self._digests[clip] = digest
-        return self._codes[self._digests[clip]]
+                self._digests[clip] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._digests[clip]
 
     def _of_file(self, path: Path, digest: str) -> NDArray[np.int32]:
         codec = self._family.codec()
@@ -172,7 +181,7 @@ class Encoder:
             self._kept = CodeCache.of(codec)
         codes = self._kept.get(digest)
         if codes is None:
-            codes = np.asarray(codes_of_file(codec, path, self._max_seconds), np.int32)
+            codes = np.asarray(codec.encode(audio.read(path, codec.ear_rate, self._max_seconds)), np.int32)
             self._kept.put(digest, codes)
         return codes
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 
-from speech.codec import Fingerprinted
 from speech.families.base import Family
 
 
@@ -16,6 +15,5 @@ def layout_of(family: Family) -> str:
     if tokenizer.is_file():
         with tokenizer.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
-    if isinstance(codec, Fingerprinted):
-        digest.update(bytes.fromhex(codec.fingerprint))
+    digest.update(bytes.fromhex(codec.fingerprint))
     return digest.hexdigest()[:16]

@@ -13,7 +13,7 @@ import pytest
 from conf.schema import ModelConfig
 from speech import audio
 from speech.codec import Wave
-from speech.codecs.cache import CodeCache, cache_root
+from speech.codecs.cache import cache_root
 from speech.codecs.mel import MelCodec
 from speech.dataset import Encoder
 from speech.families import load_family
@@ -183,19 +183,3 @@ def test_several_processes_that_write_one_entry_never_see_a_part_of_it(tmp_path:
     started = [subprocess.Popen(command, cwd=ROOT, env=os.environ) for _ in range(3)]
     assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
     assert len(entries(tmp_path / "codes")) == 1
-
-
-def test_a_codec_without_a_fingerprint_is_not_kept(root: Path) -> None:
-    class Nameless:
-        sample_rate, frame_rate, size = 16_000, 12.5, 8
-
-        def encode(self, wave: Wave) -> list[int]:
-            return [1]
-
-        def decode(self, codes: object) -> Wave:
-            return np.zeros(0, np.float32)
-
-    cache = CodeCache.of(Nameless())
-    cache.put("ab" * 32, np.zeros(1, np.int32))
-    assert cache.get("ab" * 32) is None
-    assert not root.exists()

@@ -31,7 +31,8 @@ from judge.types import Judged, Missing, Scale, Scored, Verdict
 from learner.gate import mixer_from
 from report.read import lines, metric_rows, rollouts
 from report.records import Diagnosis, Evaluation, HeldOutReply, RolloutRecord, Sample, Score
-from rollout.types import Prompt, Reply, prompt_of
+from rollout.request import prompt_of
+from rollout.types import Prompt, Reply
 from speech.manifest import read as read_rows
 
 ROOT = Path(__file__).parent.parent

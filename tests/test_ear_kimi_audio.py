@@ -77,6 +77,18 @@ def test_an_encoder_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -
         ValueError, match="d_model 16, a fourth of kimia_adaptor_input_dim: got whisper with 20"
     ):
         KimiEar(folder, other)
-    (other / "config.json").write_text(json.dumps(config | {"encoder_layers": 2}))
-    with pytest.raises(ValueError, match="tensors do not fit"):
+    cases = (
+        ({"encoder_layers": 2}, r"whisper: lacks the audio encoder's tensor encoder\.layers\.1\."),
+        ({"encoder_layers": 0}, r"whisper/config\.json: must tell of all tensors: not of layers\.0\."),
+        ({"encoder_ffn_dim": 8}, r"whisper: the audio encoder's tensors do not fit: .* layers\.0\.fc1"),
+    )
+    for changes, rule in cases:
+        (other / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(ValueError, match=rule) as refused:
+            KimiEar(folder, other).hear(clip(0.2, 0))
+        assert "\n" not in str(refused.value)
+    (other / "config.json").write_text(json.dumps(config))
+    file = other / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"model\.safetensors: must be a whole safetensors file"):
         KimiEar(folder, other).hear(clip(0.2, 0))

@@ -18,7 +18,8 @@ from learner.ranks import connect, disconnect
 from learner.step import Learner
 from learner.types import Anchor, Rollout, StepBatch
 from rollout.loading import load_language_model
-from rollout.types import Prompt, Sampling, prompt_of
+from rollout.request import prompt_of
+from rollout.types import Prompt, Sampling
 from speech.checkpoint import weight_files
 from speech.dataset import Encoder, Example
 from speech.families import load_family

@@ -172,6 +172,28 @@ def test_prompts_that_differ_in_their_vectors_alone_share_no_cached_prefix(
     assert {name: together[name, 0].ids for name in changed} == expected
 
 
+def test_the_replies_to_a_prompt_share_what_is_built_of_it_and_leave_it_as_it_was(
+    engine: Any, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rollout import vllm_engine
+
+    built: list[tuple[Prompt, Any]] = []
+    plain = vllm_engine.vllm_prompt
+
+    def counted(prompt: Prompt) -> Any:
+        built.append((prompt, plain(prompt)))
+        return built[-1][1]
+
+    monkeypatch.setattr(vllm_engine, "vllm_prompt", counted)
+    asked = prompts(family)
+    assert len(collect(engine, asked, sampling())) == 4 * len(asked)
+    assert [prompt.id for prompt, _ in built] == [prompt.id for prompt in asked]
+    for prompt, given in built:
+        whole = plain(prompt)
+        assert given.keys() == whole.keys()
+        assert all(torch.equal(torch.as_tensor(given[key]), torch.as_tensor(whole[key])) for key in whole)
+
+
 def test_the_reference_engine_hears_the_same(family: Family) -> None:
     model = load_language_model(family).eval()
     free = sampling(group_size=2, temperature=0.0, max_new_tokens=12, grammar=False)

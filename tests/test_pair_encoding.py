@@ -102,7 +102,7 @@ def test_words_and_sound_are_encoded_word_by_word_where_there_is_a_clip_each(
 ) -> None:
     pair = Encoder(family, folder, 60.0).pair(heard(family))
     one, two, three = (
-        family.codec().encode(audio.read(folder / f"{i}.wav", family.codec().sample_rate, 60.0))
+        family.codec().encode(audio.read(folder / f"{i}.wav", family.codec().ear_rate, 60.0))
         for i in (1, 2, 3)
     )
     chunks = [Chunk(text="nine", codes=tuple(two)), Chunk(text="ten", codes=tuple(three))]

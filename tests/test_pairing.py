@@ -25,8 +25,9 @@ from conf.load import ConfigError
 from judge.types import Judged, Missing, Scored, Verdict
 from learner.extremes import Dropped, best_and_worst
 from learner.statistics import minimum_valid
+from rollout.request import prompt_of
 from rollout.sampling import NO_STEP, sampling_at
-from rollout.types import Prompt, Reply, prompt_of
+from rollout.types import Prompt, Reply
 from rollout.worker import build_worker
 from speech import audio
 from speech.journal import Journal

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from speech.codec import Codec, Fingerprinted, ear_rate_of
+from speech.codec import Codec
 
 VERSION = "1"  # of the reading and resampling before a codec; another one finds no old codes
 HASH = 32  # bytes of a sha256
@@ -50,11 +50,11 @@ class CodeCache:
 
     @classmethod
     def of(cls, codec: Codec) -> "CodeCache":
-        """The cache of a codec; one without a fingerprint has none."""
+        """The cache of a codec."""
         root = cache_root()
-        if root is None or not isinstance(codec, Fingerprinted):
-            return cls(None, 0)
-        name = f"{codec.fingerprint[:16]}-{ear_rate_of(codec)}"
+        if root is None:
+            return cls(None, codec.size)
+        name = f"{codec.fingerprint[:16]}-{codec.ear_rate}"
         return cls(root / "codes" / VERSION / name, codec.size)
 
     def get(self, digest: str) -> Codes | None:

@@ -12,9 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from speech.audio import Wave, resample
+from speech.audio import Wave
 from speech.checkpoint import read_json
-from speech.codec import check_wave
 from speech.codecs.files import fingerprint_of, same_rate
 from speech.codecs.graphs import Listener, Speaker
 from speech.codecs.whisper_vq import WhisperVQ
@@ -25,7 +24,7 @@ KINDS = ("glm4_voice", "onnx")
 DECODER = "decoder.onnx"
 
 
-class Ear(Protocol):
+class Half(Protocol):
     """The half that hears."""
 
     rate: int
@@ -47,10 +46,10 @@ class ComposedCodec:
 
     Example:
         codec = from_declaration(Path("weights/glm4-codec"))
-        codec.hear(wave_16k) == codec.encode(wave_22k)  # but for what resampling loses
+        wave_22k = codec.decode(codec.encode(wave_16k))
     """
 
-    def __init__(self, folder: Path, ear: Ear, voice: Path | Sequence[Path]) -> None:
+    def __init__(self, folder: Path, ear: Half, voice: Path | Sequence[Path]) -> None:
         """ValueError: the halves have different rates, or a file is not what it must be."""
         files = [voice] if isinstance(voice, Path) else list(voice)
         self._folder, self._ear, self._voice = folder, ear, Speaker(files)
@@ -66,15 +65,8 @@ class ComposedCodec:
         """Of both halves' files."""
         return fingerprint_of(self._folder, self._files)
 
-    def hear(self, wave: Wave) -> list[int]:
-        """The codes of a wave at ``ear_rate``."""
-        return self._ear.hear(wave)
-
     def encode(self, wave: Wave) -> list[int]:
-        """The codes of a wave at ``sample_rate``."""
-        check_wave(wave)
-        if len(wave) and self.sample_rate != self.ear_rate:
-            wave = resample(wave, self.sample_rate, self.ear_rate)
+        """The codes of a wave at ``ear_rate``."""
         return self._ear.hear(wave)
 
     def decode(self, codes: Sequence[int]) -> Wave:

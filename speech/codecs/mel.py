@@ -39,7 +39,7 @@ class MelCodec:
     def __init__(self, book: npt.NDArray[np.float32], iterations: int = 12) -> None:
         if book.ndim != 2 or book.shape[1] != BENDS * CEPSTRA:
             raise ValueError(f"codebook must have {BENDS * CEPSTRA} columns, got shape {book.shape}")
-        self.sample_rate = SAMPLE_RATE
+        self.ear_rate = self.sample_rate = SAMPLE_RATE
         self.frame_rate = SAMPLE_RATE / (HOP * BLOCK)
         self.size = len(book)
         self._book = np.ascontiguousarray(book, np.float32)

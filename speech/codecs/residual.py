@@ -2,8 +2,9 @@
 
 A residual codec's first book is chosen before the others and can be decoded without them. In Mimi it holds
 what was said, in the others a coarse spectrum: how it sounds is the other books' business and is lost.
-Invariant: ``load`` reads headers only; the weights are read at the first code or sample, in the process that
-needs them, on its GPU where it has one. Nothing but safetensors is read, and no code from the folder is run.
+Invariant: the constructor reads headers only; the weights are read at the first code or sample, in the
+process that needs them, on its GPU where it has one. Nothing but safetensors is read, and no code from the
+folder is run.
 """
 
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ class ResidualCodec:
         except Exception as broken:  # its checks of a config have no class in common
             raise ValueError(f"{file}: must be a {self._kind} config: {broken}") from broken
         # Mimi halves the rate of its convolutions once more; frame_rate is rounded up in the configs.
+        self.ear_rate = self.sample_rate
         self._hop = config.frame_size if self._kind == "mimi" else prod(ratios)
         self.frame_rate = self.sample_rate / self._hop
         self._path = path

@@ -15,8 +15,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from speech.audio import Wave
 from speech.checkpoint import read_json, shapes, weight_files
 from speech.codec import check_wave
@@ -53,7 +51,7 @@ class WhisperVQ:
         from transformers import WhisperFeatureExtractor
 
         self._path, self._config = path, _checked(path / "config.json")
-        self._names = _tensors(path, self._config)  # first: what the sizes promise is there
+        self._prefix = _prefix(path, self._config)  # first: what the sizes promise is there
         bins = self._config["num_mel_bins"]
         # What this file leaves out is the extractor's default; the encoder's defaults are other values.
         _fixed(path / "preprocessor_config.json", EXTRACTOR | {"feature_size": bins}, EXTRACTOR)
@@ -96,20 +94,11 @@ class WhisperVQ:
         import torch
 
         from speech.codecs.whisper_vq_model import Encoder
+        from speech.ears.weights import Weights
 
         with torch.device("meta"):
             model = Encoder(self._config)
-        found: dict[str, torch.Tensor] = {}
-        for file in weight_files(self._path):
-            with safe_open(str(file), framework="pt") as shard:
-                here = set(shard.keys())
-                found |= {
-                    ours: shard.get_tensor(theirs).float()
-                    for ours, theirs in self._names.items()
-                    if theirs in here
-                }
-        model.load_state_dict(found, assign=True)
-        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        return Weights(self._path, self._prefix).into(model)
 
 
 def _checked(file: Path) -> dict[str, Any]:
@@ -141,8 +130,8 @@ def _fixed(file: Path, values: Mapping[str, object], defaults: Mapping[str, obje
             raise ValueError(f"{file}: {what}{name} must be {wanted}: got {told.get(name)}")
 
 
-def _tensors(path: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Name in the module -> name in the checkpoint. ValueError: one is not there or has another shape."""
+def _prefix(path: Path, config: dict[str, Any]) -> str:
+    """Of the encoder's names in the checkpoint. ValueError: a tensor is not there or has another shape."""
     import torch
 
     from speech.codecs.whisper_vq_model import Encoder
@@ -158,4 +147,4 @@ def _tensors(path: Path, config: dict[str, Any]) -> dict[str, str]:
         if found.get(prefix + name) != shape:
             have = found.get(prefix + name, "none")
             raise ValueError(f"{path}: {prefix + name} must be there with the shape {shape}: got {have}")
-    return {name: prefix + name for name in wanted}
+    return prefix

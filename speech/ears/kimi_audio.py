@@ -6,26 +6,27 @@ A window is padded with silence to 30 s and heard as a whole; of what comes out,
 reaches into are kept, one vector per 1280 samples begun: as many as there are codes. Frozen, float32.
 """
 
-import re
+from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from speech.checkpoint import read_json, weight_files
+from speech.checkpoint import read_json, shapes
+from speech.ears.weights import Weights, linear, normed, width_of
 from speech.features import Vectors
 
 SAMPLE_RATE = 16_000
 WINDOW = 30 * SAMPLE_RATE
 HOP = 1280  # samples per vector
 STACKED = 4  # frames of the encoder in one
+ADAPTOR = "model.vq_adaptor.layers."
 
 
 class KimiEar:
@@ -39,7 +40,7 @@ class KimiEar:
     sample_rate = SAMPLE_RATE
 
     def __init__(self, checkpoint: Path, whisper: Path) -> None:
-        """Reads configs alone. ValueError: no Whisper encoder that fits the checkpoint."""
+        """Reads configs and headers. ValueError: no adaptor, or no Whisper encoder that fits it."""
         if not whisper.is_dir():
             raise ValueError(f"model.ear must be a local folder of Whisper-large-v3: got none at {whisper}")
         self._checkpoint, self._whisper = checkpoint, whisper
@@ -51,8 +52,7 @@ class KimiEar:
             raise ValueError(
                 f"{whisper / 'config.json'}: {rule}: got {self._config.get('model_type')} with {width}"
             )
-        self._parts: tuple[nn.Module, nn.Module] | None = None
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.width = width_of(checkpoint, f"{ADAPTOR}4")
         self._mel = WhisperFeatureExtractor(feature_size=self._config.get("num_mel_bins", 80))
 
     def length(self, seconds: float) -> int:
@@ -62,55 +62,29 @@ class KimiEar:
     @torch.no_grad()
     def hear(self, wave: NDArray[np.float32]) -> Vectors:
         """Mono float32 in [-1, 1] at 16 kHz -> [K, H]."""
-        if self._parts is None:
-            self._parts = (self._encoder().to(self._device), self._adaptor().to(self._device))
-        encoder, adaptor = self._parts
         windows = [wave[start : start + WINDOW] for start in range(0, len(wave), WINDOW)]
-        stacked = [self._stacked(encoder, window) for window in windows]
-        found: Vectors = adaptor(torch.cat(stacked)).cpu().numpy()
+        x, weights = torch.cat([self._stacked(window) for window in windows]), self._adaptor
+        x = linear(F.silu(linear(x, weights, "0")), weights, "3")
+        found: Vectors = normed(x, weights, "4", self._eps).cpu().numpy()
         return found
 
-    def _stacked(self, encoder: nn.Module, window: NDArray[np.float32]) -> Tensor:
+    def _stacked(self, window: NDArray[np.float32]) -> Tensor:
         mel = self._mel(window, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        frames: Tensor = encoder(mel.to(self._device)).last_hidden_state[0]
+        frames: Tensor = self._encoder(mel.to(self._adaptor.device)).last_hidden_state[0]
         kept = ceil(len(window) / HOP) * STACKED
         return frames[:kept].reshape(-1, STACKED * frames.shape[1])
 
+    @cached_property
     def _encoder(self) -> nn.Module:
-        encoder: nn.Module = WhisperEncoder(WhisperConfig(**self._config))
-        return _filled(encoder, self._whisper, r"(?:model\.)?encoder\.(.*)")
+        """ValueError: the folder lacks a tensor, or has one that its config does not tell of."""
+        bare = any(name.startswith("encoder.") for name in shapes(self._whisper))
+        weights = Weights(self._whisper, "encoder." if bare else "model.encoder.")
+        with torch.device("meta"):
+            encoder = WhisperEncoder(WhisperConfig(**self._config))
+        if left := sorted(set(weights) - set(encoder.state_dict())):
+            raise ValueError(f"{self._whisper / 'config.json'}: must tell of all tensors: not of {left[0]}")
+        return weights.into(encoder)
 
-    def _adaptor(self) -> nn.Module:
-        """Sizes are those of the checkpoint's tensors."""
-        pattern = r"model\.vq_adaptor\.layers\.(.*)"
-        shapes = {name: tensor.shape for name, tensor in _tensors(self._checkpoint, pattern).items()}
-        if "0.weight" not in shapes:
-            raise ValueError(f"{self._checkpoint}: must hold the tensors model.vq_adaptor.*")
-        width, size = shapes["0.weight"]
-        adaptor = nn.Sequential(
-            nn.Linear(size, width),
-            nn.SiLU(),
-            nn.Dropout(0.0),
-            nn.Linear(width, width),
-            nn.LayerNorm(width, eps=self._eps),
-        )
-        return _filled(adaptor, self._checkpoint, pattern)
-
-
-def _filled(module: nn.Module, folder: Path, pattern: str) -> nn.Module:
-    """The module with the folder's tensors, each one of them. ValueError: they do not fit."""
-    try:
-        module.load_state_dict(_tensors(folder, pattern))
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: tensors do not fit: {' '.join(str(error).split())[:200]}") from error
-    return module.float().requires_grad_(False).eval()
-
-
-def _tensors(folder: Path, pattern: str) -> dict[str, Any]:
-    found = {}
-    for file in weight_files(folder):
-        with safe_open(str(file), framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118 - not a mapping
-                if match := re.fullmatch(pattern, name):
-                    found[match[1]] = stored.get_tensor(name).float()
-    return found
+    @cached_property
+    def _adaptor(self) -> Weights:
+        return Weights(self._checkpoint, ADAPTOR)

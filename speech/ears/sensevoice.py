@@ -8,7 +8,6 @@ gradient is ever taken. Architecture: FunASR's SenseVoiceEncoderSmall as VITA-ML
 """
 
 import re
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -16,12 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
-from speech.checkpoint import weight_files
 from speech.codec import check_wave
 from speech.ears import kaldi
+from speech.ears.weights import Weights, linear, normed, width_of
 from speech.features import Vectors
 
 ENCODER, PROJECTOR = "model.audio_model.model.", "model.audio_projection."
@@ -31,15 +29,15 @@ STATISTICS = "am.mvn"
 
 
 def load(path: Path, statistics: Path) -> "SenseVoice":
-    """The ear of a checkpoint; ``statistics``: the folder with its am.mvn. ValueError: it is not there."""
+    """The ear of a checkpoint; ``statistics``: the folder with its am.mvn. ValueError: one lacks it."""
     return SenseVoice(path, *kaldi.read_shift_and_scale(statistics / STATISTICS))
 
 
 class SenseVoice:
-    """``speech.families.base.Ear``. Weights are read at the first wave."""
+    """``speech.families.base.Ear``. Weights are read at the first wave, headers at once."""
 
     def __init__(self, path: Path, shift: kaldi.Floats, scale: kaldi.Floats) -> None:
-        self.sample_rate = kaldi.SAMPLE_RATE
+        self.sample_rate, self.width = kaldi.SAMPLE_RATE, width_of(path, f"{PROJECTOR}mlp.2")
         self._path, self._shift, self._scale = path, shift, scale
 
     def length(self, seconds: float) -> int:
@@ -53,49 +51,31 @@ class SenseVoice:
         frames = kaldi.frames_of(len(wave))
         features = (kaldi.low_rate(kaldi.fbank(wave)) + self._shift) * self._scale
         assert len(features) == frames
-        vectors = encode(torch.from_numpy(features), self._weights)
-        return np.asarray(vectors.numpy(), np.float32)
+        encoder, projector = self._weights
+        heard = encode(torch.from_numpy(features).to(encoder.device), encoder)
+        return np.asarray(project(heard, projector).cpu().numpy(), np.float32)
 
     @cached_property
-    def _weights(self) -> "Weights":
-        return Weights(self._path)
-
-
-class Weights(dict[str, Tensor]):
-    """The ear's tensors without their prefixes. ValueError: one is asked for that the folder lacks."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-        for file in weight_files(path):
-            with safe_open(str(file), framework="pt") as stored:
-                for name in stored.keys():  # noqa: SIM118 - not a mapping
-                    if name.startswith((ENCODER, PROJECTOR)):
-                        self[name.removeprefix(ENCODER).removeprefix(PROJECTOR)] = stored.get_tensor(
-                            name
-                        ).float()
-
-    def __missing__(self, name: str) -> Tensor:
-        raise ValueError(f"{self._path}: lacks the audio encoder's tensor {name}")
-
-    def blocks(self, stack: str) -> list[str]:
-        """Names of the layers of a stack, in order."""
-        shape = re.compile(rf"(encoder\.{stack}\.(\d+)\.).*")
-        found = {int(m[2]): m[1] for name in self if (m := shape.fullmatch(name))}
-        return [found[number] for number in sorted(found)]
+    def _weights(self) -> tuple[Weights, Weights]:
+        return Weights(self._path, ENCODER), Weights(self._path, PROJECTOR)
 
 
 def encode(features_TD: Tensor, weights: Weights) -> Tensor:
-    """[frames, 560] -> [4 + frames, H]."""
+    """[frames, 560] -> [4 + frames, width of the encoder]."""
     x = torch.cat([weights["embed.weight"][list(QUERIES)], features_TD])
     x = x * weights["encoder.after_norm.weight"].shape[0] ** 0.5
-    x = x + positions(*x.shape)
+    x = x + positions(*x.shape).to(x.device)
     for stack, norm in ((("encoders0", "encoders"), "after_norm"), (("tp_encoders",), "tp_norm")):
-        for name in (name for part in stack for name in weights.blocks(part)):
+        for name in (name for part in stack for name in _blocks(weights, part)):
             x = _layer(x, weights, name)
-        x = _norm(x, weights, f"encoder.{norm}")
-    x = _norm(x, weights, "pre_proj_layernorm")
-    return F.gelu(x @ weights["mlp.0.weight"].T) @ weights["mlp.2.weight"].T
+        x = normed(x, weights, f"encoder.{norm}")
+    return x
+
+
+def project(x: Tensor, weights: Weights) -> Tensor:
+    """-> [4 + frames, H]."""
+    inner = linear(normed(x, weights, "pre_proj_layernorm"), weights, "mlp.0", bias=False)
+    return linear(F.gelu(inner), weights, "mlp.2", bias=False)
 
 
 def positions(length: int, width: int) -> Tensor:
@@ -105,25 +85,24 @@ def positions(length: int, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def _blocks(weights: Weights, stack: str) -> list[str]:
+    """Names of the layers of a stack, in order."""
+    shape = re.compile(rf"(encoder\.{stack}\.(\d+)\.).*")
+    found = {int(m[2]): m[1] for name in weights if (m := shape.fullmatch(name))}
+    return [found[number] for number in sorted(found)]
+
+
 def _layer(x: Tensor, weights: Weights, name: str) -> Tensor:
-    heard = _attend(_norm(x, weights, f"{name}norm1"), weights, f"{name}self_attn.")
+    heard = _attend(normed(x, weights, f"{name}norm1"), weights, f"{name}self_attn.")
     x = x + heard if x.shape == heard.shape else heard  # the first layer changes the width: nothing to add to
-    inner = F.relu(_linear(_norm(x, weights, f"{name}norm2"), weights, f"{name}feed_forward.w_1"))
-    return x + _linear(inner, weights, f"{name}feed_forward.w_2")
+    inner = F.relu(linear(normed(x, weights, f"{name}norm2"), weights, f"{name}feed_forward.w_1"))
+    return x + linear(inner, weights, f"{name}feed_forward.w_2")
 
 
 def _attend(x: Tensor, weights: Weights, name: str) -> Tensor:
-    q, k, v = _linear(x, weights, f"{name}linear_q_k_v").chunk(3, dim=1)
+    q, k, v = linear(x, weights, f"{name}linear_q_k_v").chunk(3, dim=1)
     heads = (part.unflatten(1, (HEADS, -1)).transpose(0, 1) for part in (q, k, v))
     mixed = F.scaled_dot_product_attention(*heads).transpose(0, 1).flatten(1)
     kernel = weights[f"{name}fsmn_block.weight"]  # [width, 1, taps]
     memory = F.conv1d(v.T, kernel, padding=kernel.shape[2] // 2, groups=len(kernel)).T + v
-    return _linear(mixed, weights, f"{name}linear_out") + memory
-
-
-def _linear(x: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
-    return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-
-def _norm(x: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
+    return linear(mixed, weights, f"{name}linear_out") + memory

@@ -8,58 +8,55 @@ change.
 """
 
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor
-from transformers.audio_utils import mel_filter_bank
+from transformers import WhisperFeatureExtractor
 
 from speech.audio import Wave
-from speech.checkpoint import weight_files
 from speech.codec import check_wave
+from speech.ears.weights import Weights, linear, normed, width_of
 from speech.features import Vectors
 
 SAMPLE_RATE = 16_000
 PIECE = 25 * SAMPLE_RATE  # samples that are heard at once
-HOP, WINDOW, MELS = 160, 400, 128
+HOP, MELS = 160, 128
 TAIL = 479  # zeros behind a piece; the last two frames, which they fill, are heard by nobody
 SHAPE = {"n_mels": MELS, "kernel_size": 3, "adapter_stride": 2}  # what the published lengths are built on
-OUTSIDE = ("conv1", "conv2", "after_norm")
-INSIDE = ("attn_ln", "attn.query", "attn.value", "attn.out", "mlp_ln", "mlp.0", "mlp.2")
-ADAPTOR = ("conv", "linear1", "linear2")
 
 
 class StepAudio2Ear:
     """``speech.families.base.Ear`` of a Step-Audio 2 checkpoint.
 
     Example:
-        ear = StepAudio2Ear(folder, config["audio_encoder_config"], width=3584)
+        ear = StepAudio2Ear(folder, config["audio_encoder_config"])
         assert len(ear.hear(wave)) == ear.length(len(wave) / 16_000)
     """
 
     sample_rate = SAMPLE_RATE
 
-    def __init__(self, path: Path, settings: Mapping[str, object], width: int) -> None:
-        """``settings``: the config's audio_encoder_config; ``width``: of the model's embedding.
+    def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
+        """``settings``: the config's audio_encoder_config.
 
-        ValueError: a setting that this encoder is not built for.
+        ValueError: a setting that this encoder is not built for, or a checkpoint without one.
         """
         self._path = path
-        wanted = {**SHAPE, "llm_dim": width}
         sizes: dict[str, int] = {}
-        for name in (*wanted, "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"):
+        for name in (*SHAPE, "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"):
             value = settings.get(name)
-            if not isinstance(value, int) or value < 1 or wanted.get(name, value) != value:
-                rule = f"audio_encoder_config.{name} must be {wanted.get(name, 'a positive number')}"
+            if not isinstance(value, int) or value < 1 or SHAPE.get(name, value) != value:
+                rule = f"audio_encoder_config.{name} must be {SHAPE.get(name, 'a positive number')}"
                 raise ValueError(f"{path / 'config.json'}: {rule}: got {value}")
             sizes[name] = value
         if (places := _halved(_frames(PIECE))) > sizes["n_audio_ctx"]:
             rule = f"audio_encoder_config.n_audio_ctx must hold 25 seconds, {places} places"
             raise ValueError(f"{path / 'config.json'}: {rule}: got {sizes['n_audio_ctx']}")
+        self._mel = WhisperFeatureExtractor(feature_size=MELS)
+        self.width = width_of(path, "adapter.linear2")
         self._heads, self._layers = sizes["n_audio_head"], sizes["n_audio_layer"]
 
     def length(self, seconds: float) -> int:
@@ -72,90 +69,61 @@ class StepAudio2Ear:
         check_wave(wave)
         pieces = [wave[begin : begin + PIECE] for begin in range(0, len(wave), PIECE)]
         with torch.inference_mode():
-            heard = [self._piece(log_mel(piece)) for piece in pieces if vectors_of(len(piece))]
-        width = len(self._weights["adapter.linear2.bias"])
-        return np.concatenate([np.zeros((0, width), np.float32), *(one.cpu().numpy() for one in heard)])
+            heard = [self._piece(self.log_mel(piece)) for piece in pieces if vectors_of(len(piece))]
+        none = np.zeros((0, self.width), np.float32)
+        return np.concatenate([none, *(one.cpu().numpy() for one in heard)])
+
+    def log_mel(self, piece: Wave) -> Tensor:
+        """[MELS, T]: Whisper's, behind which is TAIL."""
+        padded = np.pad(piece, (0, TAIL))
+        told = self._mel(padded, sampling_rate=SAMPLE_RATE, padding="longest", return_tensors="pt")
+        mel: Tensor = told.input_features[0]
+        return mel
 
     def _piece(self, mel: Tensor) -> Tensor:
         """[MELS, T] -> [vectors, width]."""
+        encoder, adaptor = self._encoder, self._adaptor
         kept = _halved(_halved(mel.shape[1] - 2) // 2)
-        x = self._convolved(mel[None].to(self._device), "encoder.conv1", stride=1)
-        x = self._convolved(x, "encoder.conv2", stride=2).transpose(1, 2)
-        x = x + self._weights["encoder.positional_embedding.weight"][: x.shape[1]]
+        x = _convolved(mel[None].to(encoder.device), encoder, "conv1", stride=1)
+        x = _convolved(x, encoder, "conv2", stride=2).transpose(1, 2)
+        x = x + encoder["positional_embedding.weight"][: x.shape[1]]
         silent = torch.zeros(1, x.shape[1], device=x.device)
         silent[0, -1] = -1e10  # the place of the last two frames is attended by none
         for layer in range(self._layers):
-            x = self._block(x, f"encoder.blocks.{layer}.", silent)
+            x = self._block(x, f"blocks.{layer}.", silent)
         x = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
-        x = self._convolved(self._normed(x, "encoder.after_norm").transpose(1, 2), "adapter.conv", stride=2)
-        x = F.relu(self._linear(x.transpose(1, 2), "adapter.linear1"))
-        return self._linear(x, "adapter.linear2")[0, :kept]
+        x = _convolved(normed(x, encoder, "after_norm").transpose(1, 2), adaptor, "conv", stride=2)
+        x = F.relu(linear(x.transpose(1, 2), adaptor, "linear1"))
+        return linear(x, adaptor, "linear2")[0, :kept]
 
     def _block(self, x: Tensor, name: str, silent: Tensor) -> Tensor:
-        y = self._normed(x, name + "attn_ln")
-        parts = (self._linear(y, f"{name}attn.{part}") for part in ("query", "key", "value"))
+        weights = self._encoder
+        y = normed(x, weights, f"{name}attn_ln")
+        parts = (
+            linear(y, weights, f"{name}attn.{part}", bias=part != "key") for part in ("query", "key", "value")
+        )
         q, k, v = (part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in parts)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=silent)
-        x = x + self._linear(mixed.transpose(1, 2).flatten(2), name + "attn.out")
-        y = F.gelu(self._linear(self._normed(x, name + "mlp_ln"), name + "mlp.0"))
-        return x + self._linear(y, name + "mlp.2")
-
-    def _convolved(self, x: Tensor, name: str, stride: int) -> Tensor:
-        weights = self._weights
-        return F.gelu(F.conv1d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], stride, padding=1))
-
-    def _linear(self, x: Tensor, name: str) -> Tensor:
-        return F.linear(x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias"))
-
-    def _normed(self, x: Tensor, name: str) -> Tensor:
-        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        return F.layer_norm(x, (x.shape[-1],), weight, bias)
-
-    @property
-    def _device(self) -> torch.device:
-        return self._weights["adapter.linear2.bias"].device
+        x = x + linear(mixed.transpose(1, 2).flatten(2), weights, f"{name}attn.out")
+        y = F.gelu(linear(normed(x, weights, f"{name}mlp_ln"), weights, f"{name}mlp.0"))
+        return x + linear(y, weights, f"{name}mlp.2")
 
     @cached_property
-    def _weights(self) -> dict[str, Tensor]:
-        """Every tensor by its checkpoint name, on the GPU where there is one."""
-        wanted = self._names()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        found: dict[str, Tensor] = {}
-        for file in weight_files(self._path):
-            with safe_open(str(file), framework="pt") as stored:
-                for name in wanted & set(stored.keys()):
-                    found[name] = stored.get_tensor(name).to(device, torch.float32)
-        if lacking := sorted(wanted - set(found)):
-            some = ", ".join(lacking[:3])
-            raise ValueError(f"{self._path}: lacks {len(lacking)} of the encoder's tensors: {some}")
-        return found
+    def _encoder(self) -> Weights:
+        return Weights(self._path, "encoder.")
 
-    def _names(self) -> set[str]:
-        blocks = [f"encoder.blocks.{layer}." for layer in range(self._layers)]
-        parts = [f"encoder.{part}" for part in OUTSIDE] + [f"adapter.{part}" for part in ADAPTOR]
-        parts += [block + part for block in blocks for part in INSIDE]
-        bare = ["encoder.positional_embedding", *(block + "attn.key" for block in blocks)]
-        return {f"{part}.bias" for part in parts} | {f"{part}.weight" for part in (*parts, *bare)}
+    @cached_property
+    def _adaptor(self) -> Weights:
+        return Weights(self._path, "adapter.")
+
+
+def _convolved(x: Tensor, weights: Weights, name: str, stride: int) -> Tensor:
+    return F.gelu(F.conv1d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], stride, padding=1))
 
 
 def vectors_of(samples: int) -> int:
     """Vectors of one piece."""
     return _halved(_halved(_frames(samples) - 2) // 2) if samples else 0
-
-
-def log_mel(piece: Wave) -> Tensor:
-    """[MELS, T]: Whisper's, behind which is TAIL; power, log10, nothing more than 8 below the loudest."""
-    padded = F.pad(torch.from_numpy(np.asarray(piece, np.float32)), (0, TAIL))
-    spectra = torch.stft(padded, WINDOW, HOP, window=torch.hann_window(WINDOW), return_complex=True)
-    mel = (_filters() @ spectra[:, :-1].abs().square()).clamp(min=1e-10).log10()
-    return (torch.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0
-
-
-@cache
-def _filters() -> Tensor:
-    """[MELS, bins], Slaney's triangles up to 8 kHz."""
-    bank = mel_filter_bank(WINDOW // 2 + 1, MELS, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, "slaney", "slaney")
-    return torch.from_numpy(np.ascontiguousarray(bank.T, np.float32))
 
 
 def _frames(samples: int) -> int:

@@ -47,6 +47,7 @@ class Ear(Protocol):
     """A frozen encoder from waves to vectors in the model's embedding space. Weights load on first use."""
 
     sample_rate: int
+    width: int  # of a vector
 
     def length(self, seconds: float) -> int:
         """Vectors that so many seconds of audio become."""
@@ -155,7 +156,10 @@ class Family:
         return self._codec
 
     def ear(self) -> Ear:
-        """The encoder of continuous audio, made on first use, as the codec is."""
+        """The encoder of continuous audio, made on first use, as the codec is.
+
+        ValueError: unreadable, or its vectors do not have the width of the model's embeddings.
+        """
         return self._ear
 
     @cached_property
@@ -176,7 +180,11 @@ class Family:
     @cached_property
     def _ear(self) -> Ear:
         assert self.make_ear is not None, f"{self.name} hears codes only"
-        return self.make_ear()
+        ear, hidden = self.make_ear(), self.backbone["hidden_size"]
+        if ear.width != hidden:
+            rule = f"the audio encoder's vectors must have the model's hidden_size {hidden}"
+            raise ValueError(f"{self.path}: {rule}: got {ear.width}")
+        return ear
 
     @cached_property
     def _code_of(self) -> dict[int, int]:

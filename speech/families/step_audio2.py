@@ -62,7 +62,7 @@ def load(model: ModelConfig) -> Family:
     def make_ear() -> Ear:
         from speech.ears.step_audio2 import StepAudio2Ear
 
-        return StepAudio2Ear(path, config["audio_encoder_config"], backbone["hidden_size"])
+        return StepAudio2Ear(path, config["audio_encoder_config"])
 
     def template(turns: Sequence[Turn], retell: Retell) -> Encoded:
         return prompter.encoded(with_system(turns, system), retell)

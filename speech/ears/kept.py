@@ -1,0 +1,43 @@
+"""Vectors of clips, kept in memory: an ear is frozen, so what it heard once it need not hear again.
+
+Invariant: together never more than ``limit`` bytes; whoever was asked for least lately goes first.
+"""
+
+from collections import OrderedDict
+
+from speech.features import Vectors
+
+LIMIT = 256 << 20  # bytes
+
+Clips = tuple[str, ...]  # sha256 of each clip's file, in the order in which they are heard as one wave
+
+
+class KeptVectors:
+    """The vectors of some clips.
+
+    Example:
+        kept = KeptVectors()
+        vectors = kept.get(clips)
+        if vectors is None:
+            vectors = ear.hear(wave)
+            kept.put(clips, vectors)
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit, self._bytes = limit, 0
+        self._vectors: OrderedDict[Clips, Vectors] = OrderedDict()
+
+    def get(self, clips: Clips) -> Vectors | None:
+        """None: not heard yet, or forgotten."""
+        if clips in self._vectors:
+            self._vectors.move_to_end(clips)
+        return self._vectors.get(clips)
+
+    def put(self, clips: Clips, vectors: Vectors) -> None:
+        """Keep the vectors of clips that ``get`` does not have; from now on nobody can write in them."""
+        assert clips not in self._vectors, "heard twice"
+        vectors.setflags(write=False)
+        self._vectors[clips] = vectors
+        self._bytes += vectors.nbytes
+        while self._bytes > self._limit:
+            self._bytes -= self._vectors.popitem(last=False)[1].nbytes
