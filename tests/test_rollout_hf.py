@@ -10,19 +10,17 @@ import torch
 
 from conf.schema import ModelConfig
 from rollout.hf_engine import HfEngine
-from rollout.request import EngineDead, WeightsBroken, seed_of
+from rollout.request import seed_of
 from rollout.types import Sampling
 from rollout.weights import pack
 from speech.families import load_family
 from speech.families.base import Family
 from tests.rollout_models import (
     collect,
-    gather,
     greedy,
     largest_difference,
     load,
     prompts,
-    replay,
     sharp_checkpoint,
 )
 
@@ -70,13 +68,6 @@ def test_log_probs_are_those_of_the_processed_distribution(
         assert reply.finish == "stop" or len(reply.ids) == 40
 
 
-def test_the_same_seed_gives_the_same_replies_alone_or_together(engine: HfEngine) -> None:
-    together = collect(engine, prompts(3), sampling())
-    alone = collect(engine, prompts(1, first=2), sampling(group_size=2))
-    assert all(raw.ids == together[key].ids for key, raw in alone.items())
-    assert collect(engine, prompts(3), sampling(seed=2)) != together
-
-
 def test_seeds_are_stable_and_differ_by_seed_prompt_and_index() -> None:
     assert seed_of(1, "a", 2) == 938383822073135179
     assert len({seed_of(s, p, i) for s in range(3) for p in ("a", "b", "1") for i in range(3)}) == 27
@@ -98,63 +89,3 @@ def test_bfloat16_weights_are_loaded_as_they_were_rounded(engine: HfEngine, othe
     asyncio.run(engine.update_weights(*pack(rounded.items(), 1)))
     held = dict(engine._lm.named_parameters())
     assert all(torch.equal(held[name], p.float()) for name, p in rounded.items())
-
-
-def test_a_faulty_update_is_refused_and_changes_nothing(engine: HfEngine, other: Any) -> None:
-    before = collect(engine, prompts(1), sampling())
-    manifest, buffer = pack(other.named_parameters(), 1)
-    buffer[5] ^= 1
-    with pytest.raises(ValueError, match="digest"):
-        asyncio.run(engine.update_weights(manifest, buffer))
-    short = pack(list(other.named_parameters())[1:], 1)
-    with pytest.raises(ValueError, match="lacks 1"):
-        asyncio.run(engine.update_weights(*short))
-    assert engine.version == 0 and collect(engine, prompts(1), sampling()) == before
-
-
-def test_a_group_under_way_goes_on_under_new_weights(engine: HfEngine, folder: Path, other: Any) -> None:
-    async def scenario() -> Any:
-        running = asyncio.create_task(gather(engine.generate(prompts(1), sampling(max_new_tokens=200))))
-        while engine.health()["busy_s"] == 0:
-            await asyncio.sleep(0)
-        await engine.pause()
-        await engine.update_weights(*pack(other.named_parameters(), 1))
-        await engine.resume()
-        return await running
-
-    replies = asyncio.run(scenario())
-    mixed = [r for r in replies.values() if set(r.versions) == {0, 1}]
-    assert mixed
-    for reply in mixed:
-        cut = reply.versions.index(1)
-        parts = [
-            replay(load(folder), prompts(1)[0].ids, reply.ids, 0.8)[:cut],
-            replay(other, prompts(1)[0].ids, reply.ids, 0.8)[cut:],
-        ]
-        assert float((torch.cat(parts) - torch.tensor(reply.logps)).abs().max()) <= TOLERANCE
-
-
-def test_a_load_that_fails_half_way_stops_generation_until_a_full_update(
-    engine: HfEngine, other: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails() -> Any:
-        raise RuntimeError("no memory")
-
-    update = pack(other.named_parameters(), 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(engine._lm, "named_parameters", fails)
-        with pytest.raises(RuntimeError, match="no memory"):
-            asyncio.run(engine.update_weights(*update))
-    with pytest.raises(WeightsBroken, match="version 1"):
-        collect(engine, prompts(1), sampling())
-    assert asyncio.run(engine.update_weights(*update)) == 1
-    assert len(collect(engine, prompts(1), sampling())) == 4
-
-
-def test_after_close_nothing_is_sampled(engine: HfEngine) -> None:
-    engine.close()
-    engine.close()
-    with pytest.raises(EngineDead):
-        engine.health()
-    with pytest.raises(EngineDead):
-        collect(engine, prompts(1), sampling())

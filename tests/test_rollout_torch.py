@@ -10,17 +10,15 @@ import pytest
 import torch
 
 from conf.schema import ModelConfig
-from rollout import decoder, torch_engine
+from rollout import decoder
 from rollout.draw import draw
 from rollout.hf_engine import HfEngine
-from rollout.request import EngineDead, WeightsBroken
 from rollout.torch_engine import TorchEngine
 from rollout.types import Prompt, Sampling
-from rollout.weights import pack
 from speech.families import load_family
 from speech.families.base import Family
 from speech.features import Features
-from tests.rollout_models import collect, gather, largest_difference, load, prompts, replay, sharp_checkpoint
+from tests.rollout_models import collect, gather, largest_difference, load, prompts, sharp_checkpoint
 
 TOLERANCE = 2e-4
 
@@ -28,11 +26,6 @@ TOLERANCE = 2e-4
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sharp_checkpoint(tmp_path_factory.mktemp("torch") / "base", seed=0)
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return load(sharp_checkpoint(tmp_path_factory.mktemp("torch") / "other", seed=1))
 
 
 @pytest.fixture
@@ -64,13 +57,6 @@ def test_replies_are_those_of_the_reference_engine(
             expected[key].versions,
         )
         assert raw.logps == pytest.approx(expected[key].logps, abs=TOLERANCE)
-
-
-def test_the_same_seed_gives_the_same_replies_alone_or_together(engine: TorchEngine) -> None:
-    together = collect(engine, prompts(3), sampling())
-    alone = collect(engine, prompts(1, first=2), sampling(group_size=2))
-    assert all(raw.ids == together[key].ids for key, raw in alone.items())
-    assert collect(engine, prompts(3), sampling(seed=2)) != together
 
 
 def test_calls_at_the_same_time_share_the_slots(engine: TorchEngine) -> None:
@@ -121,33 +107,6 @@ def test_bfloat16_runs_near_float32(family: Family, folder: Path) -> None:
     assert TOLERANCE < largest_difference(load(folder), prompts(2), replies, 0.8) < 1.0
 
 
-def test_a_reply_under_way_goes_on_under_new_weights(
-    engine: TorchEngine, folder: Path, other: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch_engine, "TURN", 0.0)
-    asked = prompts(1)
-
-    async def scenario() -> Any:
-        running = asyncio.create_task(gather(engine.generate(asked, sampling(max_new_tokens=60))))
-        while engine.health()["tokens"] < 40:
-            await asyncio.sleep(0)
-        await engine.pause()
-        assert await engine.update_weights(*pack(other.state_dict().items(), 1)) == engine.version == 1
-        await engine.resume()
-        return await running
-
-    replies = asyncio.run(scenario())
-    mixed = [r for r in replies.values() if set(r.versions) == {0, 1}]
-    assert mixed
-    for reply in mixed:
-        cut = reply.versions.index(1)
-        parts = [
-            replay(load(folder), asked[0].ids, reply.ids, 0.8)[:cut],
-            replay(other, asked[0].ids, reply.ids, 0.8)[cut:],
-        ]
-        assert float((torch.cat(parts) - torch.tensor(reply.logps)).abs().max()) <= TOLERANCE
-
-
 def test_while_paused_nothing_is_sampled(engine: TorchEngine) -> None:
     async def scenario() -> None:
         await engine.pause()
@@ -158,43 +117,6 @@ def test_while_paused_nothing_is_sampled(engine: TorchEngine) -> None:
         assert len(await running) == 4
 
     asyncio.run(scenario())
-
-
-def test_a_faulty_update_is_refused_and_changes_nothing(engine: TorchEngine, other: Any) -> None:
-    before = collect(engine, prompts(1), sampling())
-    manifest, buffer = pack(other.named_parameters(), 1)
-    buffer[5] ^= 1
-    with pytest.raises(ValueError, match="digest"):
-        asyncio.run(engine.update_weights(manifest, buffer))
-    with pytest.raises(ValueError, match="lacks 1"):
-        asyncio.run(engine.update_weights(*pack(list(other.named_parameters())[1:], 1)))
-    assert engine.version == 0 and collect(engine, prompts(1), sampling()) == before
-
-
-def test_a_load_that_fails_half_way_stops_generation_until_a_full_update(
-    engine: TorchEngine, other: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails() -> Any:
-        raise RuntimeError("no memory")
-
-    update = pack(other.named_parameters(), 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(engine._lm, "named_parameters", fails)
-        with pytest.raises(RuntimeError, match="no memory"):
-            asyncio.run(engine.update_weights(*update))
-    with pytest.raises(WeightsBroken, match="version 1"):
-        collect(engine, prompts(1), sampling())
-    assert asyncio.run(engine.update_weights(*update)) == 1
-    assert len(collect(engine, prompts(1), sampling())) == 4
-
-
-def test_after_close_nothing_is_sampled(engine: TorchEngine) -> None:
-    engine.close()
-    engine.close()
-    with pytest.raises(EngineDead):
-        engine.health()
-    with pytest.raises(EngineDead):
-        collect(engine, prompts(1), sampling())
 
 
 def test_equal_prompts_are_read_once(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
