@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_bench_runs_only_programs_that_are_there() -> None:
     files = (ROOT / "bench").glob("[a-z]*.py")
-    assert {file.stem for file in files if '__name__ == "__main__"' in file.read_text()} == set(PROGRAMS)
+    there = {file.stem for file in files if '__name__ == "__main__"' in file.read_text()}
+    assert there - {"study_tasks"} == set(PROGRAMS)  # that one reads a study that was run before
 
 
 def test_the_instant_server_is_a_judge_and_every_verdict_of_it_is_paid_for(
