@@ -4,7 +4,7 @@
     make bench ARGS="parity train"      some of it
 
 PROGRAMS says how long each takes; ``python -m bench.NAME --help`` what it measures. The first that does not
-hold what is required of it ends the rest. ``bench.study_tasks DIR`` reads a study that is there: it is no part of all.
+hold what is required of it ends the rest. ``bench.study_tasks DIR`` reads a study that was run: not in `all`.
 """
 
 import argparse
