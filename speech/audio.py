@@ -1,8 +1,9 @@
 """Audio files in and out: soundfile and soxr behind limits that hold before and while reading.
 
 Invariant: a wave that leaves here is mono float32, finite, not empty, at the rate asked for and no longer
-than the limit given. A header is checked before anything is decoded, and is not believed while decoding:
-blocks are counted. Paths of a data set go through ``inside`` and cannot leave its folder.
+than the limit given; no sample of its file is beyond +-LOUDEST. A header is checked before anything is
+decoded, and is not believed while decoding: blocks are counted. Paths of a data set go through ``inside`` and
+cannot leave its folder.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ FORMATS = {  # suffix -> what ``write`` makes of it
 READABLE = (*FORMATS, ".mp3")
 MAX_CHANNELS = 8
 MAX_RATE = 384_000
+LOUDEST = 100.0  # full scale is 1; float files go beyond it by some dB, not by 40
 BLOCK = 65_536  # frames decoded or encoded at a time
 
 
@@ -93,7 +95,10 @@ def read(path: Path, sample_rate: int, max_seconds: float) -> Wave:
     header = info(path)
     check_length(path, header, max_seconds)
     wave = np.concatenate(_blocks(path, header))
-    return wave if header.sample_rate == sample_rate else resample(wave, header.sample_rate, sample_rate)
+    if header.sample_rate != sample_rate:
+        wave = resample(wave, header.sample_rate, sample_rate)
+    assert np.isfinite(wave).all(), "bounded samples have a finite mean and stay finite when resampled"
+    return wave
 
 
 def read_clips(paths: Sequence[Path], sample_rate: int, max_seconds: float) -> Wave:
@@ -140,6 +145,14 @@ def _reason(error: soundfile.LibsndfileError) -> str:
     return str(error.error_string)
 
 
+def _check_samples(path: Path, block: NDArray[np.float32], where: str) -> None:
+    if not np.isfinite(block).all():
+        raise ValueError(f"{path}: samples must be finite: got NaN or infinity {where}")
+    if (peak := np.abs(block).max()) > LOUDEST:
+        rule = f"samples must lie in [-{LOUDEST:g}, {LOUDEST:g}], where full scale is 1"
+        raise ValueError(f"{path}: {rule}: got {peak:g} {where}")
+
+
 def _blocks(path: Path, header: Info) -> list[Wave]:
     """Decode block by block, each mixed down at once; never more than the header announced."""
     blocks: list[Wave] = []
@@ -150,9 +163,7 @@ def _blocks(path: Path, header: Info) -> list[Wave]:
                 block = file.read(min(BLOCK, header.frames - total), dtype="float32", always_2d=True)
                 if not len(block):
                     break
-                if not np.isfinite(block).all():
-                    where = f"near {total / header.sample_rate:.2f} s"
-                    raise ValueError(f"{path}: samples must be finite: got NaN or infinity {where}")
+                _check_samples(path, block, f"near {total / header.sample_rate:.2f} s")
                 blocks.append(block.mean(axis=1, dtype=np.float32))
                 total += len(block)
     except soundfile.LibsndfileError as error:

@@ -144,7 +144,7 @@ class Encoder:
         return tuple(code for clip in clips for code in self._clip(clip).tolist())
 
     def vectors(self, clips: tuple[str, ...]) -> Vectors:
-        """What the ear makes of the clips as one wave. ValueError: audio that breaks a rule."""
+        """What the ear makes of the clips as one wave, finite. ValueError: audio that breaks a rule."""
         digests = tuple(map(self._digest, clips))
         vectors = self._vectors.get(digests)
         if vectors is None:
@@ -152,6 +152,9 @@ class Encoder:
             paths = [audio.inside(self._root, clip) for clip in clips]
             waves = [audio.read(path, ear.sample_rate, self._max_seconds) for path in paths]
             vectors = ear.hear(np.concatenate(waves))
+            if not np.isfinite(vectors).all():
+                where = " and ".join(clips)
+                raise ValueError(f"{where}: the ear's vectors must be finite: got NaN or infinity")
             self._vectors.put(digests, vectors)
         return vectors
 

@@ -1,5 +1,6 @@
 """Audio files: what is written is read back, and what breaks a rule is refused by name."""
 
+import re
 import struct
 from pathlib import Path
 
@@ -108,6 +109,19 @@ def test_samples_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
     refused(tmp_path / "a.wav", "samples must be finite")
     with pytest.raises(ValueError, match="samples must be finite"):
         audio.write(tmp_path / "b.wav", wave, RATE)
+
+
+@pytest.mark.parametrize("loud", [3e38, 1e20, -32_768.0, 101.0])
+def test_samples_far_beyond_full_scale_are_refused(tmp_path: Path, loud: float) -> None:
+    both = np.full((RATE, 2), loud, np.float32)
+    soundfile.write(tmp_path / "a.wav", both, RATE, subtype="FLOAT")
+    rule = f"must lie in [-100, 100], where full scale is 1: got {abs(loud):g} near 0.00 s"
+    refused(tmp_path / "a.wav", re.escape(rule))
+
+
+def test_samples_somewhat_beyond_full_scale_are_read_as_they_are(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", 8 * chirp(), RATE, subtype="FLOAT")
+    assert np.array_equal(audio.read(tmp_path / "a.wav", RATE, 10.0), 8 * chirp())
 
 
 def test_a_rate_of_zero_is_refused(tmp_path: Path) -> None:
