@@ -23,7 +23,7 @@ from speech.layout import layout_of
 from speech.manifest import MARKER, Message, Row
 from speech.pairs import PairRow, Side
 from speech.problems import KNOWN
-from speech.turns import Chunk, Heard, Role, Turn
+from speech.turns import Chunk, Heard, Part, Role, Turn
 
 
 class Sound(Protocol):
@@ -160,7 +160,7 @@ class Encoder:
 
     def turn(self, role: Role, clips: tuple[str, ...]) -> Turn:
         """A spoken turn as the family hears it. ValueError: audio that breaks a rule."""
-        return Turn.of(role, _heard(self._family.hearing(role), clips, self))
+        return Turn.of(role, *_heard(self._family.hearing(role), clips, self))
 
     def _clip(self, clip: str) -> NDArray[np.int32]:
         digest = self._digest(clip)
@@ -210,14 +210,17 @@ def _turn(family: Family, message: Message, clips: Iterator[tuple[str, ...]], so
         if len(parts) == 2:
             chunks = _chunks(message.content.replace(MARKER, ""), next(clips), sound)
             return Turn(role, tuple(chain(*((one.text, Heard(codes=one.codes)) for one in chunks))))
-    return Turn.of(role, *(_heard(hearing, next(clips), sound) if part == MARKER else part for part in parts))
+    said = (_heard(hearing, next(clips), sound) if part == MARKER else [part] for part in parts)
+    return Turn.of(role, *chain(*said))
 
 
-def _heard(hearing: Hearing, clips: tuple[str, ...], sound: Sound) -> Heard:
-    return Heard(
-        codes=None if hearing == "vectors" else sound.codes(clips),
-        vectors=None if hearing == "codes" else sound.vectors(clips),
-    )
+def _heard(hearing: Hearing, clips: tuple[str, ...], sound: Sound) -> list[Part]:
+    """The clips as one sound; in a family that hears both each is one: codes are rounded up clip by clip, and
+    vectors of the joined wave would drift from them.
+    """
+    if hearing == "both":
+        return [Heard(codes=sound.codes((clip,)), vectors=sound.vectors((clip,))) for clip in clips]
+    return [Heard(codes=sound.codes(clips)) if hearing == "codes" else Heard(vectors=sound.vectors(clips))]
 
 
 def _pair(family: Family, layout: str, row: PairRow, sound: Sound) -> PairExample:
