@@ -15,6 +15,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from speech.containers import check_whole
+
 Wave = NDArray[np.float32]
 
 FORMATS = {  # suffix -> what ``write`` makes of it
@@ -24,6 +26,7 @@ FORMATS = {  # suffix -> what ``write`` makes of it
     ".opus": ("OGG", "OPUS"),
 }
 READABLE = (*FORMATS, ".mp3")
+CONTAINERS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")  # whatever the suffix says
 MAX_CHANNELS = 8
 MAX_RATE = 384_000
 LOUDEST = 100.0  # full scale is 1; float files go beyond it by some dB, not by 40
@@ -72,6 +75,8 @@ def info(path: Path) -> Info:
         raise ValueError(f"{path}: cannot be read as audio: {_reason(error)}") from error
     except OSError as error:  # a name too long, a folder that may not be entered
         raise ValueError(f"{path}: cannot be opened: {error.strerror}") from error
+    if header.format not in CONTAINERS:  # libsndfile reads two dozen, and goes by the content
+        raise ValueError(f"{path}: audio must be WAV, FLAC, Ogg or MP3: got {header.format}")
     found = Info(frames=header.frames, channels=header.channels, sample_rate=header.samplerate)
     if not 1 <= found.sample_rate <= MAX_RATE:
         raise ValueError(f"{path}: sample rate must lie in [1, {MAX_RATE}] Hz: got {found.sample_rate}")
@@ -95,6 +100,7 @@ def read(path: Path, sample_rate: int, max_seconds: float) -> Wave:
     header = info(path)
     check_length(path, header, max_seconds)
     wave = np.concatenate(_blocks(path, header))
+    check_whole(path, len(wave))
     if header.sample_rate != sample_rate:
         wave = resample(wave, header.sample_rate, sample_rate)
     assert np.isfinite(wave).all(), "bounded samples have a finite mean and stay finite when resampled"

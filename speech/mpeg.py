@@ -1,0 +1,107 @@
+"""MPEG audio (mp3) counted without decoding it: each frame says in four bytes how long it is.
+
+A decoder believes the count of frames in a Xing header, or guesses one from the size of the file, and stops
+there or where the file ends. So the frames are counted: a file that was cut has fewer than its header says,
+several in one, or a variable bit rate without a header, have more than were decoded. Bounded: no more frames
+are looked at than were decoded, and no more than JUNK bytes between them.
+"""
+
+from dataclasses import dataclass
+from typing import BinaryIO
+
+JUNK = 1 << 16  # bytes that are neither frame nor tag; what lies behind them is not looked at
+FEW = 4  # frames: the encoder's delay and padding, which are not decoded, and a frame that is cut
+AHEAD = 1024  # bytes searched at a time
+TAG = 128  # bytes of an ID3v1 tag
+
+RATES = (44_100, 48_000, 32_000)  # Hz of MPEG 1; halved in 2, and again in 2.5
+SPEEDS = {  # kbit/s by (MPEG 1, layer), from index 1; index 0 is a frame of a length that it does not tell
+    (True, 1): tuple(range(32, 449, 32)),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a frame's header says."""
+
+    length: int  # bytes, header included
+    samples: int  # per channel
+    xing: int  # where a Xing header would begin
+
+
+def at(file: BinaryIO, place: int, count: int) -> bytes:
+    """Bytes of a file; fewer at its end."""
+    file.seek(place)
+    return file.read(count)
+
+
+def tag_length(head: bytes) -> int:
+    """Bytes of the ID3v2 tag that begins with these ten; 0: none does."""
+    if len(head) < 10 or head[:3] != b"ID3":
+        return 0
+    size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+    return 10 + size + 10 * bool(head[5] & 0x10)
+
+
+def frame_of(head: bytes) -> Frame | None:
+    """The frame that begins with these four bytes; None: none does, or none that tells its length."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)  # 0: MPEG 2.5, 2: MPEG 2, 3: MPEG 1
+    speed, rate, padding = head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1
+    if version == 1 or layer == 4 or speed in (0, 15) or rate == 3:
+        return None
+    first, mono = version == 3, head[3] >> 6 == 3
+    samples = 384 if layer == 1 else 576 if layer == 3 and not first else 1152
+    slot = 4 if layer == 1 else 1
+    hertz = RATES[rate] // (1 if first else 2 if version == 2 else 4)
+    slots = SPEEDS[first, layer][speed - 1] * 1000 * samples // (8 * slot * hertz) + padding
+    return Frame(slots * slot, samples, 4 + ((17 if mono else 32) if first else (9 if mono else 17)))
+
+
+def problem(file: BinaryIO, start: int, end: int, decoded: int) -> str | None:
+    """What is wrong with the count of samples in ``file[start:end]``, of which so many were decoded."""
+    place, junk, lost = start, JUNK, True  # lost: nothing says that a frame begins here
+    samples = few = 0
+    while place < end and junk > 0 and samples <= decoded + few:
+        frame = frame_of(at(file, place, 4))
+        if frame and lost:  # two in a row are frames
+            behind = place + frame.length
+            frame = frame if behind >= end or frame_of(at(file, behind, 4)) else None
+        if frame:
+            few = FEW * frame.samples
+            told = 0 if samples else _xing(at(file, place + frame.xing, 12)) * frame.samples
+            if told > decoded + few:
+                return f"must have the {told} samples that its header counts, else it was cut: got {decoded}"
+            samples += 0 if told else frame.samples
+            place, lost = place + frame.length, False
+            continue
+        lost, tag = True, tag_length(at(file, place, 10))
+        step = tag or _ahead(at(file, place, AHEAD))
+        place, junk = place + step, junk - (10 if tag else step)
+    if samples > decoded + few:
+        rule = "must be decoded whole, which takes a Xing header"
+        return f"{rule}: got {decoded} of at least {samples} samples"
+    if samples < decoded - few:
+        return f"must be frames that tell their length: got {samples} of {decoded} samples in such"
+    return None
+
+
+def _xing(head: bytes) -> int:
+    """Frames that a Xing header counts; 0: it is none, or does not say."""
+    if len(head) < 12 or head[:4] not in (b"Xing", b"Info") or not head[7] & 1:
+        return 0
+    return int.from_bytes(head[8:12], "big")
+
+
+def _ahead(bytes_: bytes) -> int:
+    """How far it is to where a frame could begin."""
+    if bytes_[:3] == b"TAG":
+        return TAG
+    found = bytes_.find(b"\xff", 1)
+    return found if found > 0 else max(len(bytes_), 1)

@@ -1,0 +1,240 @@
+"""A file that was cut, or holds more than its header says, is refused; what soundfile writes is not."""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speech import audio, containers, mpeg
+from speech.problems import Clips
+from speech.sources.keep import Keeper
+
+RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+SUFFIX = {"WAV": ".wav", "WAVEX": ".wav", "RF64": ".wav", "FLAC": ".flac", "OGG": ".ogg", "MP3": ".mp3"}
+KINDS = [(kind, coding) for kind in SUFFIX for coding in soundfile.available_subtypes(kind)]
+
+
+def noise(frames: int, channels: int = 1) -> np.ndarray:
+    """Loud, then quiet: no bit rate but a constant one stays."""
+    wave = np.random.default_rng(frames).normal(0, 0.2, (frames, channels))
+    wave[frames // 2 :] *= 1e-3
+    return wave
+
+
+def written(kind: str, coding: str, frames: int = 36_000, rate: int = 24_000, **options: object) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, noise(frames), rate, coding, format=kind, **options)
+    return file.getvalue()
+
+
+WAV, RF64 = written("WAV", "PCM_16"), written("RF64", "PCM_16")
+VORBIS, OPUS = written("OGG", "VORBIS"), written("OGG", "OPUS")
+MP3 = written("MP3", "MPEG_LAYER_III", bitrate_mode="CONSTANT", compression_level=0.5)
+VARIABLE = written("MP3", "MPEG_LAYER_III", bitrate_mode="VARIABLE", compression_level=0.0)
+
+
+def bare(mp3: bytes) -> bytes:
+    """Without the frame of its Xing header."""
+    frame = mpeg.frame_of(mp3)
+    assert frame is not None and mp3[frame.xing :][:4] in (b"Xing", b"Info")
+    return mp3[frame.length :]
+
+
+def sized(size: int, riff: int = 0xFFFFFFFF) -> bytes:
+    """The WAV with another size of its data."""
+    at = WAV.index(b"data")
+    return WAV[:4] + struct.pack("<I", riff) + WAV[8 : at + 4] + struct.pack("<I", size) + WAV[at + 8 :]
+
+
+def id3(size: int) -> bytes:
+    return (
+        b"ID3\x04\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + b"\xff\xfb" * (size // 2)
+    )
+
+
+def read(folder: Path, suffix: str, content: bytes) -> audio.Wave:
+    path = folder / f"a{suffix}"
+    path.write_bytes(content)
+    return audio.read(path, audio.info(path).sample_rate, 60.0)
+
+
+@pytest.mark.parametrize(("kind", "coding"), KINDS)
+def test_what_soundfile_writes_is_read(tmp_path: Path, kind: str, coding: str) -> None:
+    path, known = tmp_path / f"a{SUFFIX[kind]}", 0
+    for rate in RATES:
+        for channels in (1, 2):
+            for seconds in (0.05, 0.333, 1.7):
+                try:
+                    soundfile.write(path, noise(round(seconds * rate), channels), rate, coding, format=kind)
+                except soundfile.LibsndfileError:  # not at this rate, or not in stereo, or not at all
+                    continue
+                assert len(audio.read(path, rate, 10.0)) >= round(seconds * rate)
+                known += 1
+    assert known or coding in ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "G721_32")
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "AVERAGE", "VARIABLE"])
+@pytest.mark.parametrize("level", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100])
+def test_mp3_of_every_bit_rate_is_read(tmp_path: Path, mode: str, level: float, rate: int) -> None:
+    options = {"bitrate_mode": mode, "compression_level": level}
+    content = written("MP3", "MPEG_LAYER_III", 3 * rate, rate, **options)
+    assert len(read(tmp_path, ".mp3", content)) >= 3 * rate - 1
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        (".wav", sized(0xFFFFFFFF)),  # ffmpeg's to a pipe
+        (".wav", sized(0x7FFFF000)),  # sox's
+        (".wav", sized(len(WAV) - 44, riff=0)),
+        (".wav", WAV + b"LIST" + struct.pack("<I", 4) + b"INFO"),
+        (".wav", WAV + b"TAG" + b"\xee" * 125),
+        (".ogg", VORBIS + bytes(512)),
+        (".mp3", bare(MP3)),
+        (".mp3", id3(40_000) + MP3),
+        (".mp3", id3(40_000) + id3(10) + bare(MP3)),
+        (".mp3", MP3 + b"APETAGEX" + b"\xff\xfb" * 300 + b"TAG" + bytes(125)),
+        (".mp3", bytes(700) + MP3),
+    ],
+    ids=range(11),
+)
+def test_what_others_write_is_read(tmp_path: Path, suffix: str, content: bytes) -> None:
+    assert len(read(tmp_path, suffix, content)) >= 36_000
+
+
+REFUSED: list[tuple[str, bytes, str]] = [
+    (
+        ".wav",
+        WAV[: len(WAV) // 2],
+        r"audio must end within the file, else it was cut: got \d+ of 72000 bytes",
+    ),
+    (".wav", sized(72_002), "audio must end within the file, else it was cut: got 72000 of 72002 bytes"),
+    (
+        ".wav",
+        RF64[: len(RF64) // 2],
+        r"audio must end within the file, else it was cut: got \d+ of 72000 bytes",
+    ),
+    (".wav", WAV + WAV, "cannot be read as audio: .*No 'RIFF' chunk marker"),  # libsndfile's own rule
+    (".wav", sized(8_000), "audio must have chunks behind its data: got something else"),
+    (".ogg", VORBIS[:-100], "audio must end with a whole page, else it was cut: got a part of one"),
+    (".ogg", VORBIS + VORBIS, "audio must be one stream: another follows it in the file"),
+    (".opus", OPUS + OPUS, "audio must be one stream: another follows it in the file"),
+    (".ogg", VORBIS + bytes(5_000), r"audio must be pages without a gap: got something else at byte \d+"),
+    (
+        ".mp3",
+        MP3[: len(MP3) // 3],
+        r"audio must have the \d+ samples that its header counts, else it was cut: got",
+    ),
+    (".mp3", MP3 * 3, "audio must be decoded whole, which takes a Xing header: got 36000 of at least "),
+    (".mp3", id3(20) + MP3 + b"TAG" + bytes(125) + id3(20) + MP3, "audio must be decoded whole"),
+    (".mp3", bare(VARIABLE), "audio must be decoded whole, which takes a Xing header"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "content", "rule"), REFUSED, ids=range(len(REFUSED)))
+def test_what_would_be_read_short_is_refused(tmp_path: Path, suffix: str, content: bytes, rule: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/a\{suffix}: {rule}") as caught:
+        read(tmp_path, suffix, content)
+    assert "\n" not in str(caught.value)
+    checked = Clips(tmp_path, 60.0, deep=True).problems([("audios[0]", f"a{suffix}")])
+    assert list(checked) == [("audios[0]", str(caught.value))]
+    (tmp_path / "to").mkdir()
+    with pytest.raises(ValueError, match=f"^{rule}"):
+        Keeper(tmp_path / "to", tmp_path, 60.0).keep(f"a{suffix}", None)
+    assert not [path for path in (tmp_path / "to").rglob("*") if path.is_file()]
+
+
+def test_another_container_is_refused_whatever_its_suffix(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.wav: audio must be WAV, FLAC, Ogg or MP3: got AIFF"):
+        read(tmp_path, ".wav", written("AIFF", "PCM_16"))
+
+
+@given(st.data())
+def test_what_is_left_of_a_file_is_whole_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    suffix, content = data.draw(st.sampled_from([(".wav", WAV), (".ogg", VORBIS), (".mp3", MP3)]))
+    cut = content[: data.draw(st.integers(0, len(content) - 1))]
+    try:
+        wave = read(tmp_path_factory.mktemp("cut"), suffix, cut)
+    except ValueError:
+        return
+    few = mpeg.FEW * 576
+    assert len(wave) >= 36_000 - few or (suffix == ".ogg" and content[len(cut) :][:4] == b"OggS")
+
+
+class Counted(io.BytesIO):
+    """A file that knows how often it was read."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        return super().read(size)
+
+
+BEGINNINGS = (
+    WAV[:40],
+    RF64[:80],
+    VORBIS[:60],
+    VORBIS[:28],
+    MP3[:200],
+    b"ID3\x04\0\0\0\0\0\2",
+    b"RIFX" + WAV[4:40],
+)
+
+
+@given(
+    st.sampled_from([b"", *BEGINNINGS]),
+    st.lists(st.one_of(st.binary(max_size=40), st.sampled_from(BEGINNINGS)), max_size=20),
+    st.integers(0, 100_000),
+)
+def test_any_bytes_get_an_answer(beginning: bytes, rest: list[bytes], decoded: int) -> None:
+    content = b"".join([beginning, *rest])
+    found = containers.problem(Counted(content), len(content), decoded)
+    assert found is None or (found.startswith("must ") and "\n" not in found)
+
+
+@given(st.sampled_from([WAV, RF64, VORBIS, OPUS, MP3, VARIABLE]), st.data())
+def test_damaged_files_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
+) -> None:
+    damaged = bytearray(content)
+    for place in data.draw(st.lists(st.integers(0, min(len(content) - 1, 3_000)), max_size=8)):
+        damaged[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "a.wav"
+    path.write_bytes(damaged)
+    try:
+        audio.read(path, 24_000, 60.0)
+    except ValueError as error:
+        assert str(error).startswith(f"{path}: ")
+
+
+SMALLEST = bytes([0xFF, 0xE3, 0x10, 0xC0])  # MPEG 2.5 at 11025 Hz and 8 kbit/s
+
+
+@pytest.mark.parametrize(
+    ("content", "most"),
+    [
+        (b"RIFF\0\0\0\0WAVE" + b"LIST\0\0\0\0" * 100_000, 1_100),
+        ((b"OggS\0\0" + bytes(21)) * 100_000, 2_100),
+        (b"ID3\x04\0\0\0\0\0\0" * 100_000, 30_000),
+        (bytes(2_000_000), 300),
+        (b"\xff" * 500_000, 4 * mpeg.JUNK),
+        ((SMALLEST + bytes(48)) * 100_000, 200),
+        ((SMALLEST + bytes(49)) * 100_000, 10_000),
+    ],
+    ids=range(7),
+)
+def test_a_hostile_file_is_not_looked_at_for_longer_than_its_sound_is_worth(
+    content: bytes, most: int
+) -> None:
+    file = Counted(content)
+    containers.problem(file, len(content), 16_000)
+    assert file.reads <= most
