@@ -22,7 +22,7 @@ from speech.features import Encoded, Vectors
 from speech.layout import layout_of
 from speech.manifest import MARKER, Message, Row
 from speech.pairs import PairRow, Side
-from speech.problems import KNOWN
+from speech.recent import Recent
 from speech.turns import Chunk, Heard, Part, Role, Turn
 
 
@@ -78,7 +78,7 @@ class Lengths:
         self._family, self._root = family, root
         self._rate = family.codec().frame_rate
         self._layout = layout_of(family)
-        self._known: dict[str, float] = {}
+        self._known: Recent[str, float] = Recent()
 
     def of(self, row: Row) -> tuple[int, int]:
         """(ids of the prompt, ids of the reference reply). ValueError: an unknown word."""
@@ -100,8 +100,6 @@ class Lengths:
 
     def _seconds(self, clip: str) -> float:
         if clip not in self._known:
-            if len(self._known) >= KNOWN:
-                self._known.clear()
             self._known[clip] = audio.info(audio.inside(self._root, clip)).seconds
         return self._known[clip]
 
@@ -117,8 +115,8 @@ class Encoder:
     def __init__(self, family: Family, root: Path, max_seconds: float) -> None:
         self._family, self._root, self._max_seconds = family, root, max_seconds
         self._layout = layout_of(family)
-        self._digests: dict[str, str] = {}  # clip -> sha256; files do not change during a run
-        self._codes: dict[str, NDArray[np.int32]] = {}  # sha256 -> codes
+        self._digests: Recent[str, str] = Recent()  # clip -> sha256; files do not change during a run
+        self._codes: Recent[str, NDArray[np.int32]] = Recent()  # sha256 -> codes
         self._vectors = KeptVectors()
         self._kept: CodeCache | None = None  # made with the first clip: it needs the codec
 

@@ -16,9 +16,9 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from speech import audio
+from speech.recent import Recent
 
 MAX_LINE = 1 << 24  # bytes; a row has thousands
-KNOWN = 1 << 16  # clips; a set of any size has a bound in memory
 UNPRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a line, or talk to a terminal
 Found = list[tuple[str, str]]  # what is wrong with a line: field, message
 
@@ -143,11 +143,11 @@ def _model_at(model: type[BaseModel], location: Sequence[int | str]) -> type[Bas
 
 
 class Clips:
-    """Looks at every distinct clip once, as far as it remembers: at the last ``KNOWN`` ones."""
+    """Looks at every distinct clip once, as far as it remembers."""
 
     def __init__(self, root: Path, max_seconds: float, deep: bool) -> None:
         self._root, self._max_seconds, self._deep = root, max_seconds, deep
-        self._known: dict[str, float | str] = {}  # seconds, or what is wrong
+        self._known: Recent[str, float | str] = Recent()  # seconds, or what is wrong
 
     def problems(self, fields: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
         """Of fields as parsed, clips or one clip: looked at even when another field is wrong."""
@@ -169,8 +169,6 @@ class Clips:
 
     def _look(self, clip: str) -> float | str:
         if clip not in self._known:
-            if len(self._known) >= KNOWN:
-                del self._known[next(iter(self._known))]
             try:
                 self._known[clip] = self._seconds(clip)
             except ValueError as error:

@@ -1,0 +1,25 @@
+"""What was looked up, within bounds: a data set of any size has a bound in memory."""
+
+from collections import OrderedDict
+from typing import TypeVar
+
+KNOWN = 1 << 16  # clips, as a rule: a name and a few numbers each
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Recent(OrderedDict[K, V]):
+    """A dict of the last ``KNOWN`` keys that were put in; the oldest is dropped.
+
+    Example:
+        seconds: Recent[str, float] = Recent()
+        if clip not in seconds:
+            seconds[clip] = looked_up(clip)
+        return seconds[clip]
+    """
+
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        if len(self) > KNOWN:
+            self.popitem(last=False)
