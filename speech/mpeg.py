@@ -85,7 +85,7 @@ def problem(file: BinaryIO, start: int, end: int, decoded: int) -> str | None:
         step = tag or _ahead(at(file, place, AHEAD))
         place, junk = place + step, junk - (10 if tag else step)
     if samples > decoded + few:
-        rule = "must be decoded whole, which takes a Xing header"
+        rule = "must be one recording, with a Xing header if its bit rate varies"
         return f"{rule}: got {decoded} of at least {samples} samples"
     if samples < decoded - few:
         return f"must be frames that tell their length: got {samples} of {decoded} samples in such"

@@ -131,9 +131,13 @@ REFUSED: list[tuple[str, bytes, str]] = [
         MP3[: len(MP3) // 3],
         r"audio must have the \d+ samples that its header counts, else it was cut: got",
     ),
-    (".mp3", MP3 * 3, "audio must be decoded whole, which takes a Xing header: got 36000 of at least "),
-    (".mp3", id3(20) + MP3 + b"TAG" + bytes(125) + id3(20) + MP3, "audio must be decoded whole"),
-    (".mp3", bare(VARIABLE), "audio must be decoded whole, which takes a Xing header"),
+    (
+        ".mp3",
+        MP3 * 3,
+        "audio must be one recording, with a Xing header if its bit rate varies: got 36000 of at least ",
+    ),
+    (".mp3", id3(20) + MP3 + b"TAG" + bytes(125) + id3(20) + MP3, "audio must be one recording, with a"),
+    (".mp3", bare(VARIABLE), "audio must be one recording, with a Xing header if its bit rate varies"),
 ]
 
 
