@@ -49,7 +49,7 @@ SPECIALS = {
 CODE_RATE = 12.5
 FORK = "kimia_mimo_transformer_from_layer_index"
 WHISPER = "whisper-large-v3"  # the folder of the checkpoint that holds its encoder
-NAMES = Names(((r"model\.vq_adaptor\..*", ()), (r".*", (r"\g<0>",))))
+NAMES = Names(((r"model\.vq_adaptor\..*", ()),))
 
 
 def load(model: ModelConfig) -> Family:
@@ -89,7 +89,7 @@ def load(model: ModelConfig) -> Family:
         hears={"system": "both", "user": "both", "assistant": "both"} if hears else {},
         codec_path=model.codec,
         code_rate=CODE_RATE,
-        make_ear=lambda: _ear(model.path, ear),
+        make_ear=(lambda: _ear(model.path, ear)) if hears else None,
         ear_path=ear,
     )
 
