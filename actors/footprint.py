@@ -3,14 +3,13 @@
     learner   each number of the language model: 4 bytes of master weight, 4 of gradient, 8 of Adam's moments,
               and 4 of the start policy where one is held, over all ranks together. On CPU each rank also
               gathers the model for its passes and keeps gradients until a step's last one.
-    engine    the model in its type (the reference engine: float32), caches, and encoders and codec as stored
+    engine    the model in its type (the reference engine: float32), caches, float32 encoders, codec as stored
     weights   on the way from one to the other: two copies in rank 0, one in the object store
 
 Read from headers: what lies on disk may be of another type than what is held. Loading needs no further copy.
 """
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -26,9 +25,14 @@ BYTES = {"float32": 4, "bfloat16": 2}
 MASTERS, GRADIENTS, MOMENTS = 4, 4, 8  # float32 whatever the compute type
 
 
+LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container; "max": none
+
+
 def physical_memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of this machine's memory, or of this container's where that is less."""
+    limit = LIMIT.read_text().strip() if LIMIT.exists() else ""
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(have, int(limit)) if limit.isdigit() else have
 
 
 def memory_estimate(config: Config, family: Family) -> dict[str, int]:
@@ -37,7 +41,7 @@ def memory_estimate(config: Config, family: Family) -> dict[str, int]:
     held = BYTES[config.model.dtype]
     engine = sizes.sampled * (4 if rollout.engine == "hf" else held) + sizes.beside
     if rollout.engine == "torch":
-        engine += rollout.max_num_seqs * config.model.max_length // family.streams * sizes.cached * held
+        engine += rollout.max_num_seqs * config.model.max_length // family.streams * _cached(family) * held
     else:
         engine += rollout.kv_cache_mb * MIB
     state = MASTERS + GRADIENTS + MOMENTS
@@ -60,23 +64,32 @@ class Sizes:
 
     learnt: int  # numbers that the learner trains
     sampled: int  # numbers that engines run
-    cached: int  # numbers that a step leaves in the torch engine's cache
-    beside: int  # bytes, as they are stored: encoders and the codec
+    beside: int  # bytes: encoders and the codec
 
     @classmethod
     def of(cls, family: Family) -> "Sizes":
         """From headers. ValueError: see ``speech.checkpoint``."""
         stored, names = headers(family.path), family.names
-        codec = family.codec_path
-        files = [] if codec is None else [codec] if codec.is_file() else codec.rglob("*.*")
+        heard = {name: h for name, h in stored.items() if not names.parts(name)}
+        if family.ear_path and family.ear_path.is_dir():
+            heard |= {name: h for name, h in headers(family.ear_path).items() if "encoder." in name}
         return cls(
             learnt=sum(prod(h.shape) for name, h in stored.items() if names.parts(name)),
             sampled=sum(prod(h.shape) for name, h in stored.items() if names.sampled(name)),
-            cached=2 * sum(h.shape[0] for name, h in stored.items() if name.endswith("k_proj.weight")),
-            beside=sum(prod(h.shape) * h.bits // 8 for name, h in stored.items() if not names.parts(name))
-            + _weights(files),
+            beside=4 * sum(prod(h.shape) for h in heard.values()) + _stored(family.codec_path),
         )
 
 
-def _weights(files: Iterable[Path]) -> int:
+def _cached(family: Family) -> int:
+    """Numbers that a step leaves in the torch engine's cache: keys and values of every layer."""
+    config, names = family.backbone, family.names
+    heads = config["num_attention_heads"]
+    head = config.get("head_dim") or config["hidden_size"] // heads
+    sampled = filter(names.sampled, headers(family.path))
+    layers = sum(part.endswith(".k_proj.weight") for name in sampled for part in names.parts(name))
+    return 2 * layers * int(config.get("num_key_value_heads") or heads) * int(head)
+
+
+def _stored(codec: Path | None) -> int:
+    files = [] if codec is None else [codec] if codec.is_file() else codec.rglob("*.*")
     return sum(file.stat().st_size for file in files if file.suffix in (".safetensors", ".onnx"))

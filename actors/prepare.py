@@ -23,6 +23,7 @@ from judge.api import calls_per_group
 from judge.panel import files_of
 from judge.types import Scale
 from learner.gate import mixer_from
+from rollout.loading import Unfilled
 from rollout.sampling import check_sampling
 from speech import checkpoint as model_folder
 from speech.dataset import Lengths
@@ -104,7 +105,7 @@ def prepare(arguments: Sequence[str]) -> Job:
 
 
 def usable_model(config: Config) -> Family:
-    """The family of the checkpoint, whose headers, tokenizer, codec and voice norms fit together.
+    """The family of the checkpoint, whose config, headers, tokenizer, encoder, codec and voice norms fit.
 
     UserError: no whole local Hugging Face folder with safetensors weights, or not of this family.
     """
@@ -116,7 +117,10 @@ def usable_model(config: Config) -> Family:
         limit, streams = config.model.max_length, family.streams
         model_folder.check(path, limit, family.backbone, family.names.parts, streams)
         check_sampling(config.rollout, family)
+        Unfilled(family, attention="sdpa")
         family.codec()
+        if family.hears:
+            family.ear()
         norms_of(path)
     except ValueError as error:
         raise UserError(f"model.path: {error}") from error

@@ -141,13 +141,13 @@ class Decoder:
 
     def _fill(self) -> None:
         """Cache all but the last step of replies whose slot holds nothing; equal beginnings once."""
-        known: dict[tuple[int, ...], int] = {}
+        known: dict[tuple[int, tuple[int, ...]], int] = {}
         for slot, reply in enumerate(self._running):
             steps = len(reply.ids) // self._streams - 1
             if reply.cached or not steps:
                 continue
             ids = tuple(reply.ids[: steps * self._streams])
-            source = known.setdefault(ids, slot) if reply.prompt.features is None else slot
+            source = known.setdefault((id(reply.prompt.features), ids), slot)  # a group's replies share them
             if source != slot:
                 self._slots.copy(source, slot, steps)
             else:

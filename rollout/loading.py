@@ -25,6 +25,7 @@ from speech.checkpoint import headers
 from speech.families.base import Family
 
 Shapes = Mapping[str, tuple[int, ...]]
+TYPES = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,9 @@ class Unfilled:
             cls, config = _class_of(family, attention)
             with torch.device("meta"):
                 empty = cls(config)
-        except (ArithmeticError, RuntimeError, TypeError, StrictDataclassError) as error:
-            told = " ".join(str(error).split())
-            raise ValueError(f"{family.path / 'config.json'}: no model of these sizes: {told}") from error
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, StrictDataclassError) as error:
+            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ValueError(f"{family.path / 'config.json'}: no model of this config: {told}") from error
         shapes = {name: tuple(p.shape) for name, p in empty.named_parameters(remove_duplicate=False)}
         places = _places(family, shapes)
         if lacking := [name for name, _ in empty.named_parameters() if name not in places]:
@@ -143,6 +144,9 @@ def _places(family: Family, module: Shapes) -> dict[str, _Place]:
             if header.shape != wanted:
                 rule = f"{name} must have the shape {wanted} of config.json"
                 raise ValueError(f"{path}: {rule}: got {header.shape}")
+            if header.type not in TYPES:
+                rule = f"{name} must be one of {', '.join(TYPES)}, quantised weights cannot be trained"
+                raise ValueError(f"{path}: {rule}: got {header.type}")
             start = 0
             for part in parts:
                 rows = slice(start, start := start + module[part][0]) if len(parts) > 1 else None

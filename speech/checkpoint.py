@@ -48,11 +48,11 @@ def weight_files(path: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Where a tensor lies and what it is. ``bits``: of one of its numbers."""
+    """Where a tensor lies and what it is. ``type``: as safetensors calls it, ``BF16``."""
 
     file: Path
     shape: tuple[int, ...]
-    bits: int
+    type: str
 
 
 def headers(path: Path) -> dict[str, Header]:
@@ -63,8 +63,7 @@ def headers(path: Path) -> dict[str, Header]:
             with safe_open(str(file), framework="numpy") as shard:
                 for name in shard.keys():  # noqa: SIM118 - not a mapping
                     tensor = shard.get_slice(name)
-                    bits = re.search(r"\d+", tensor.get_dtype())  # F32, BF16, F8_E4M3, BOOL
-                    found[name] = Header(file, tuple(tensor.get_shape()), int(bits[0]) if bits else 8)
+                    found[name] = Header(file, tuple(tensor.get_shape()), tensor.get_dtype())
         except SafetensorError as error:
             raise ValueError(f"{file}: must be a whole safetensors file: {error}") from error
     return found

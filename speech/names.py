@@ -8,15 +8,16 @@ from dataclasses import dataclass
 class Names:
     """Which of a checkpoint's tensors are the language model's, and what its torch module calls them.
 
-    ``rules``: (pattern of a checkpoint name, names in the module), the first that matches holds. Several
-    names: the checkpoint has them stacked along the first dimension. No rule, or no name: a frozen part that
-    the learner never sees. ``unsampled``: pattern of tensors that the learner trains and engines do not run.
+    ``rules``: (pattern of a checkpoint name, names in the module), the first that matches holds; no rule: the
+    same name, and loading refuses what the module has not. Several names: they are stacked there along the
+    first dimension. No name: a frozen part that the learner never sees. ``unsampled``: pattern of tensors
+    that the learner trains and engines do not run.
 
     Example:
-        Names((((r"encoder\\..*", ()), (r".*", (r"\\g<0>",)))).parts("lm_head.weight")  # ('lm_head.weight',)
+        Names(((r"encoder\\..*", ()),)).parts("lm_head.weight")  # ('lm_head.weight',)
     """
 
-    rules: tuple[tuple[str, tuple[str, ...]], ...] = ((r".*", (r"\g<0>",)),)
+    rules: tuple[tuple[str, tuple[str, ...]], ...] = ()
     unsampled: str | None = None
 
     def parts(self, name: str) -> tuple[str, ...]:
@@ -24,7 +25,7 @@ class Names:
         for pattern, templates in self.rules:
             if match := re.fullmatch(pattern, name):
                 return tuple(match.expand(template) for template in templates)
-        return ()
+        return (name,)
 
     def sampled(self, name: str) -> bool:
         """Whether engines have the checkpoint's tensor ``name``."""

@@ -136,7 +136,7 @@ class PairRow(Strict):
 
 def form_of(path: Path) -> Form:
     """What a file holds, by its first object; ``prompts`` where no key of pairs says otherwise."""
-    for _, text in lines(path) if path.is_file() else ():
+    for _, _, text in lines(path) if path.is_file() else ():
         content = parse_object(text, [])
         if content is not None:
             keys = content.keys()

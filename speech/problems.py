@@ -54,15 +54,22 @@ class ManifestError(ValueError):
 M = TypeVar("M", bound=BaseModel)
 
 
-def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, from 1; an empty file has one. Nothing follows a line that is too long."""
+def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Lines with their numbers, from 1, and where they start; an empty file has one.
+
+    Of a line that is too long, ``MAX_LINE`` + 1 bytes: what follows in it is passed over piece by piece.
+    """
     with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
-            yield number, line
-            if len(line) > MAX_LINE:
-                return
-        if not file.tell():
-            yield 1, b""
+        number = start = 0
+        while line := file.readline(MAX_LINE + 1):
+            number += 1
+            yield number, start, line
+            start += len(line)
+            while line and not line.endswith(b"\n"):
+                line = file.readline(MAX_LINE)
+                start += len(line)
+        if not number:
+            yield 1, 0, b""
 
 
 def parse_object(text: bytes, found: Found) -> dict[str, Any] | None:

@@ -36,7 +36,6 @@ class Rows(Sequence[R], Generic[R]):
     def __init__(self, path: Path, row_of: RowOf[R]) -> None:
         self._path, self._row_of = path, row_of
         self._starts, self._hashes = array("Q"), array("Q")
-        self._end = 0
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -66,11 +65,10 @@ class Rows(Sequence[R], Generic[R]):
         """Tells the contents of files apart."""
         return hashlib.sha256(self._hashes.tobytes()).hexdigest()[:16]
 
-    def add(self, text: bytes) -> None:
-        """The next line of the file, whatever it holds."""
-        self._starts.append(self._end)
+    def add(self, start: int, text: bytes) -> None:
+        """The next line of the file, whatever it holds, and where it starts."""
+        self._starts.append(start)
         self._hashes.append(_hash(text))
-        self._end += len(text)
 
     def _row_at(self, at: int, text: bytes) -> R | None:
         content = parse_object(text, [])
@@ -95,8 +93,8 @@ def examine(
         return rows, [Problem(path, 0, "", "manifest does not exist")]
     problems: list[Problem] = []
     named, ids = array("Q"), array("Q")  # lines that have an id, and its hash
-    for line, text in lines(path):
-        rows.add(text)
+    for line, start, text in lines(path):
+        rows.add(start, text)
         found: Found = []
         content = parse_object(text, found)
         row = row_of(line, content, found) if content is not None else None

@@ -25,15 +25,16 @@ CLUSTERS = {
     "test_api_judge",
     "test_bench_judge",
     "test_driver",
-    "test_glm4_voice_run",
     "test_interrupt",
     "test_job_submit",
     "test_pairing",
+    "test_run_glm4_voice",
     "test_run_kimi_audio",
     "test_run_step_audio2",
     "test_run_vita_audio",
 }
 ENGINES = {
+    "test_family_glm4_voice_engine",
     "test_family_vita_audio_ahead",
     "test_family_vita_audio_engine",
     "test_features_learner",

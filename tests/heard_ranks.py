@@ -1,6 +1,6 @@
 """A learner of which one rank alone has rows with audio: `python -m tests.heard_ranks <folder> <rank> <world> <port>`.
 
-The folder holds the checkpoint ``model`` and its codec; what rank 0 finds is written beside them.
+The folder has a family's name and holds the checkpoint ``model``; what rank 0 finds is written beside it.
 """
 
 import json
@@ -24,7 +24,7 @@ from tests.learner_world import config, moments
 
 
 def settings(folder: Path) -> Config:
-    model = ModelConfig(family="step_audio2", path=folder / "model", codec=folder / "codec", max_length=96)
+    model = ModelConfig(family=folder.name, path=folder / "model", max_length=128)
     found = config(folder / "model", algo={"mix": "fixed", "fixed_lambda": 0.4})
     return found.model_copy(update={"model": model})
 
@@ -32,8 +32,9 @@ def settings(folder: Path) -> Config:
 def batch(family: Family, *, rollouts: bool = True) -> StepBatch:
     """The longest row is heard, all others are read: with two ranks the second has no audio."""
     rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(20, 64)).astype(np.float32)
-    spoken = family.prompt([Turn.of("user", Heard(vectors=vectors))])
+    vectors = rng.normal(size=(20, family.backbone["hidden_size"])).astype(np.float32)
+    codes = tuple(range(20)) if family.hearing("user") == "both" else ()
+    spoken = family.prompt([Turn.of("user", Heard(codes=codes, vectors=vectors))])
     written = family.prompt([Turn.of("user", "what is two")])
     target = family.target([Chunk(text="the answer is two", codes=tuple(rng.integers(0, 32, 9).tolist()))])
     letters = family.channels.letters(target)
@@ -51,7 +52,7 @@ def batch(family: Family, *, rollouts: bool = True) -> StepBatch:
             ids=target,
             logps=tuple(float(x) for x in rng.normal(-5, 0.5, len(target))),
             channels=letters,
-            sampled=(True,) * len(target),
+            sampled=family.interleave.sampled(target),
             advantage=Advantage.shared(1.0),
             features=prompt.features,
         )

@@ -396,6 +396,7 @@ def test_listening_is_by_key_can_be_undone_and_goes_on_after_a_reload(
         assert count.inner_text() == "pair 1 of 3, question 2 of 3: naturalness"
         press(tab, "bb")
         assert count.inner_text() == "pair 2 of 3, question 1 of 3: helpfulness"
+        tab.wait_for_timeout(500)  # a page's storage reaches the browser's own process a little later
         tab.reload()
         tab.wait_for_selector("html[data-ready-ms]", state="attached")
         assert count.inner_text() == "pair 2 of 3, question 1 of 3: helpfulness", (

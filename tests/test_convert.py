@@ -187,6 +187,18 @@ def test_what_is_dropped_is_counted_by_rule_and_listed_by_place(folder: Path, tm
     ]
 
 
+def test_a_line_that_is_too_long_is_dropped_and_the_rest_is_converted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speech.problems.MAX_LINE", 5000)
+    given = rows(folder, 6)
+    given[3]["speaker"] = "x" * 20_000
+    source = as_lines(folder / "set.jsonl", given)
+    progress = convert([source], tmp_path / "to", SECONDS)
+    assert (progress.done, progress.rows, progress.dropped) == (6, 5, 1)
+    assert (tmp_path / "to" / "problems.txt").read_text() == f"{source}:4: a line has at most 5000 bytes\n"
+
+
 def test_absolute_names_are_taken_below_the_folder_of_the_audio_alone(folder: Path, tmp_path: Path) -> None:
     sounds = tmp_path / "sounds"
     given = rows(sounds, 2)

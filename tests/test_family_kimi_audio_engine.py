@@ -105,7 +105,7 @@ def test_engine_and_learner_agree_on_every_channel_before_and_after_an_update(
     for version in (0, 1):
         found = rollouts(family, asked, collect(engine, asked, HOW))
         result = compare(found, score(policy, family, found))
-        assert set(result.channels) >= {"T", "A", "E"} and result.passed, result
+        assert set(result.channels) >= {"T", "A", "B", "E"} and result.passed, result
         perturb(policy.lm.parameters())
         tensors = list(engine_tensors(policy, family))
         assert not any("vq_adaptor" in name for name, _ in tensors)

@@ -4,12 +4,15 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from actors.cli import main
 from conf.schema import ModelConfig
@@ -29,6 +32,7 @@ class Case:
     shipped_codec: str | None = None  # in the checkpoint's own folder
     rate: float | None = 12.5  # codes per second that its models were trained with
     own_code: str | None = None  # a rule of config.json that the remote code could break
+    heard: str | None = None  # what its audio encoder cannot do without
 
 
 FAMILIES = {
@@ -49,11 +53,16 @@ FAMILIES = {
         write=step_audio2.write_checkpoint,
         tokenizer=("tokenizer.json",),
         nested="text_config",
+        heard="n_mels",
         shipped_codec="token2wav",
         rate=25.0,
     ),
-    "kimi_audio": Case(write=kimi_audio.write_checkpoint, tokenizer=("tiktoken.model",)),
-    "vita_audio": Case(write=vita_audio.write_checkpoint, tokenizer=("tokenizer.json",)),
+    "kimi_audio": Case(
+        write=kimi_audio.write_checkpoint, tokenizer=("tiktoken.model",), heard="whisper-large-v3"
+    ),
+    "vita_audio": Case(
+        write=partial(vita_audio.write_checkpoint, kind="plus"), tokenizer=("tokenizer.json",), heard="am.mvn"
+    ),
 }
 Refusal = Callable[..., str]
 
@@ -181,6 +190,64 @@ def test_a_config_that_only_the_checkpoints_own_code_can_follow(
     edit(folder / "config.json", **{rule: not json.loads((folder / "config.json").read_text()).get(rule)})
     told = refusal(name, folder)
     assert told.startswith(f"{folder / 'config.json'}: {rule} must ") and "own code" in told
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "glm4_voice"])
+@pytest.mark.parametrize("setting", ["hidden_act", "rope_scaling"])
+def test_a_config_that_no_known_class_can_follow(
+    copy: Callable[[str], Path], refusal: Refusal, name: str, setting: str
+) -> None:
+    folder, nested = copy(name), FAMILIES[name].nested
+    odd = {setting: {"hidden_act": "ours", "rope_scaling": {"rope_type": "ours"}}[setting]}
+    config = json.loads((folder / "config.json").read_text())
+    edit(folder / "config.json", **(odd if nested is None else {nested: config[nested] | odd}))
+    rule = "no model of this config: KeyError: 'ours'"
+    assert refusal(name, folder) == f"{folder / 'config.json'}: {rule}"
+
+
+@pytest.mark.parametrize("name", [name for name, case in FAMILIES.items() if case.heard])
+def test_an_audio_encoder_that_cannot_hear(copy: Callable[[str], Path], refusal: Refusal, name: str) -> None:
+    folder, heard = copy(name), FAMILIES[name].heard
+    assert heard is not None
+    if name == "step_audio2":
+        config = json.loads((folder / "config.json").read_text())
+        edit(folder / "config.json", audio_encoder_config=config["audio_encoder_config"] | {heard: 80})
+    else:
+        (folder / heard).rename(folder / "elsewhere")
+    told = refusal(name, folder)
+    assert heard in told and str(folder) in told
+
+
+def test_an_encoder_of_its_own_for_a_model_that_hears_codes(refusal: Refusal, tmp_path: Path) -> None:
+    folder = vita_audio.write_checkpoint(tmp_path / "boost", "boost")
+    told = refusal("vita_audio", folder, ear="somewhere")
+    assert told == f"model.ear: the model at {folder} hears codes only: got {Path.cwd() / 'somewhere'}"
+
+
+@pytest.mark.parametrize("name", ["vita_audio", "kimi_audio"])
+def test_attention_over_a_window(copy: Callable[[str], Path], refusal: Refusal, name: str) -> None:
+    folder = copy(name)
+    edit(folder / "config.json", use_sliding_window=True)
+    told = refusal(name, folder)
+    assert told.startswith(f"{folder / 'config.json'}: ") and "use_sliding_window must be false" in told
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_quantised_weights(copy: Callable[[str], Path], refusal: Refusal, name: str) -> None:
+    folder = copy(name)
+    names = load_family(ModelConfig(family=name, path=folder)).names
+    shard, tensors, one = next(
+        (file, tensors, one)
+        for file in sorted(folder.glob("model*.safetensors"))
+        for tensors in [load_file(file)]
+        for one in sorted(tensors)
+        if tensors[one].dim() == 2 and names.parts(one)
+    )
+    save_file(tensors | {one: tensors[one].to(torch.int8)}, shard)
+    rule = "must be one of F64, F32, F16, BF16, quantised weights cannot be trained"
+    assert refusal(name, folder) == f"{folder}: {one} {rule}: got I8"
+    save_file(tensors | {f"{one}_scale": torch.ones(1)}, shard)
+    assert f"has not: {one}_scale" in refusal(name, folder)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -7,11 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from actors.footprint import MIB, memory_estimate
+from actors import footprint
+from actors.footprint import BYTES, MIB, memory_estimate
 from conf.load import load
 from conf.schema import Config
 from speech.families import load_family
 from speech.families.base import Family
+from tests.families import glm4_voice
 from tests.families.kimi_audio import write_checkpoint, write_codec
 
 
@@ -32,10 +34,12 @@ def settings(folder: Path, *more: str) -> tuple[Config, Family]:
 
 
 def numbers(folder: Path) -> tuple[int, int]:
-    """(numbers of the language model, of the adaptor that the ear reads)."""
-    stored: dict[str, Any] = {k: v for f in folder.glob("*.safetensors") for k, v in load_file(f).items()}
-    adaptor = sum(t.numel() for name, t in stored.items() if "vq_adaptor" in name)
-    return sum(t.numel() for t in stored.values()) - adaptor, adaptor
+    """(numbers of the language model, of the ear: Whisper's encoder and the adaptor)."""
+    stored: dict[str, Any] = {k: v for f in folder.rglob("*.safetensors") for k, v in load_file(f).items()}
+    ear = sum(t.numel() for name, t in stored.items() if "vq_adaptor" in name or "encoder." in name)
+    unheard = sum(t.numel() for name, t in stored.items() if "decoder." in name)  # Whisper's
+    assert ear and unheard
+    return sum(t.numel() for t in stored.values()) - ear - unheard, ear
 
 
 def test_masters_gradients_and_moments_are_float32_whatever_is_stored(
@@ -65,11 +69,38 @@ def test_engines_hold_the_model_in_its_type_and_a_cache_of_every_slot(
     folders: dict[torch.dtype, Path],
 ) -> None:
     folder = folders[torch.float32]
-    model, adaptor = numbers(folder)
+    model, ear = numbers(folder)
     codec = (folder.parent / "codec" / "codec.safetensors").stat().st_size
     slots = 5 * 2 * (3 + 2) * 32 * 256 // 2  # replies * (keys, values) * layers * width of a key * steps
     for dtype, size in (("float32", 4), ("bfloat16", 2)):
         how = [f"model.dtype={dtype}", "rollout.max_num_seqs=5", "model.max_length=256", "rollout.workers=2"]
         found = memory_estimate(*settings(folder, *how))
-        assert found["rollout"] == 2 * (700 * MIB + (model + slots) * size + 4 * adaptor + codec)
+        assert found["rollout"] == 2 * (700 * MIB + (model + slots) * size + 4 * ear + codec)
         assert found["ray"] == 600 * MIB + model * size
+
+
+def test_a_decoder_with_other_tensor_names_has_a_cache_too(tmp_path: Path) -> None:
+    codec = glm4_voice.write_codec(tmp_path / "codec")
+    model = glm4_voice.write_checkpoint(tmp_path / "model")
+    how = ["model=glm4_voice", f"model.path={model}", f"model.codec={codec}", "rollout.engine=torch"]
+    how += ["model.max_length=512"]
+    small, large = (
+        memory_estimate(config, load_family(config.model))["rollout"]
+        for config in (load([*how, f"rollout.max_num_seqs={n}"]) for n in (1, 2))
+    )
+    stored = glm4_voice.read_tensors(model)
+    fused = sum(t.shape[0] for name, t in stored.items() if name.endswith("query_key_value.weight"))
+    queries = sum(t.shape[1] for name, t in stored.items() if name.endswith("self_attention.dense.weight"))
+    assert large - small == 512 * (fused - queries) * BYTES["bfloat16"]
+
+
+def test_a_container_has_no_more_memory_than_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = footprint.physical_memory()
+    monkeypatch.setattr(footprint, "LIMIT", tmp_path / "memory.max")
+    found = []
+    for limit in ("1073741824", "max", str(1 << 60)):
+        footprint.LIMIT.write_text(f"{limit}\n")
+        found.append(footprint.physical_memory())
+    assert found[0] == 1 << 30 and found[1] == found[2] >= whole

@@ -284,13 +284,19 @@ def test_prompts_are_no_pairs_and_a_file_that_is_not_there_is_said_to_be_missing
         pairs.read(folder / "none.jsonl", SECONDS)
 
 
-def test_a_line_without_end_is_not_read_to_its_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_too_long_is_one_problem_beside_those_behind_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("speech.problems.MAX_LINE", 5000)
-    path = written(folder, OURS, "x" * 100_000, OURS)
+    path = written(folder, OURS, "x" * 100_000, OURS, "x" * 5000, OURS | {"weight": 0})
     for read in (pairs.read, manifest.read):
         with pytest.raises(ManifestError) as caught:
             read(path, SECONDS)
-        assert str(caught.value).endswith(f"{path}:2: a line has at most 5000 bytes")
+        told = str(caught.value).splitlines()
+        assert f"{path}:2: a line has at most 5000 bytes" in told
+        assert f"{path}:4: a line has at most 5000 bytes" in told and any(f"{path}:5:" in one for one in told)
+    with pytest.raises(ManifestError, match=f":3:id: must be unique: {OURS['id']} is also on line 1"):
+        pairs.read(path, SECONDS)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)

@@ -129,6 +129,11 @@ def test_equal_prompts_are_read_once(engine: TorchEngine, monkeypatch: pytest.Mo
     )
     collect(engine, prompts(1), sampling(max_new_tokens=2))
     assert passes == [0]
+    passes.clear()
+    heard = [Features(at=(1,), vectors=np.full((1, 64), i, np.float32)) for i in range(2)]
+    asked = [Prompt(id=f"p{i}", ids=(9, 0, 11), features=one) for i, one in enumerate(heard)]
+    collect(engine, asked, sampling(group_size=2, max_new_tokens=2))
+    assert passes == [0, 2]  # the ids are those of the other, the vectors are not
 
 
 def test_draws_follow_the_probabilities_and_never_an_impossible_id() -> None:

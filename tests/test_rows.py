@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech import manifest, rows
+from speech import manifest, problems, rows
 from speech.manifest import Cursor, ManifestError, Row
 from tests.test_manifest import GOOD, SECONDS, folder, written
 
@@ -89,6 +89,20 @@ def test_draws_and_a_restart_and_draws_are_all_draws_at_once(folder: Path) -> No
         assert before + draw(second, 40 - k) == whole
 
 
+@given(data=st.text("ab\n").map(str.encode))
+def test_lines_are_those_of_the_file_each_where_it_starts(
+    data: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "lines"
+    path.write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(problems, "MAX_LINE", 3)
+        got = list(problems.lines(path))
+    whole = data.splitlines(keepends=True) or [b""]
+    starts = [sum(map(len, whole[:i])) for i in range(len(whole))]
+    assert got == [(i + 1, starts[i], line[:4]) for i, line in enumerate(whole)]
+
+
 @given(ids=st.lists(st.integers(0, 5), min_size=1, max_size=12), bits=st.sampled_from([0, 1, 64]))
 def test_each_line_with_an_id_of_before_names_the_first_that_has_it(
     ids: list[int], bits: int, tmp_path_factory: pytest.TempPathFactory
@@ -102,8 +116,8 @@ def test_each_line_with_an_id_of_before_names_the_first_that_has_it(
     with pytest.MonkeyPatch.context() as patch:
         whole = rows._hash
         patch.setattr(rows, "_hash", lambda text: whole(text) & ((1 << bits) - 1))  # ids that collide
-        _, problems = rows.examine(path, lambda line, content, found: Named(**content), lambda content: ())
-    told = [(one.line, one.field, one.message) for one in problems]
+        _, found = rows.examine(path, lambda line, content, found: Named(**content), lambda content: ())
+    told = [(one.line, one.field, one.message) for one in found]
     naive = [(line, ids.index(one) + 1, one) for line, one in enumerate(ids, 1)]
     assert told == [
         (line, "id", f"must be unique: {one} is also on line {first}")

@@ -7,6 +7,8 @@ from pkgutil import iter_modules
 from conf.schema import ModelConfig
 from speech.families.base import Family
 
+COMMON = {"family", "path", "dtype", "max_length", "codec"}  # settings of every family
+
 
 def family_names() -> list[str]:
     """Every family that there is a file for."""
@@ -20,12 +22,14 @@ def load_family(model: ModelConfig) -> Family:
     module = import_module(f"{__name__}.{model.family}")
     _check_options(model, module.OPTIONS)
     family: Family = module.load(model)
+    if model.ear is not None and family.make_ear is None:
+        raise ValueError(f"model.ear: the model at {model.path} hears codes only: got {model.ear}")
     return family
 
 
 def _check_options(model: ModelConfig, known: Collection[str]) -> None:
     """ValueError: a setting that only other families have, which this one would ignore."""
-    for name in ("ear", "system", "ratios", "mtp"):
+    for name in ModelConfig.model_fields.keys() - COMMON - set(known):
         value = getattr(model, name)
-        if name not in known and value != ModelConfig.model_fields[name].default:
+        if value != ModelConfig.model_fields[name].default:
             raise ValueError(f"model.{name} is no setting of {model.family}: got {value}")

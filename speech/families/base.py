@@ -94,6 +94,8 @@ class Family:
     code_rate: float | None = None
     """Codes per second that the model was trained with; None: whatever the codec has."""
     make_ear: Callable[[], Ear] | None = None
+    ear_path: Path | None = None
+    """Where an encoder lies that is no part of the checkpoint."""
 
     @property
     def streams(self) -> int:

@@ -39,7 +39,6 @@ SYSTEM = (
 )
 SPOKEN, WRITTEN = SYSTEM.format("speech") + " ", SYSTEM.format("text")  # the space is the published one's
 MODE = "streaming_transcription"
-
 FIXED: Mapping[str, Any] = {  # the one variant that transformers' Glm and vLLM's ChatGLM both compute
     "model_type": "chatglm",
     "rmsnorm": True,
@@ -75,8 +74,9 @@ NAMES = Names(
         (LAYER + r"self_attention\.dense\.weight", (OURS + "self_attn.o_proj.weight",)),
         (LAYER + r"mlp\.dense_h_to_4h\.weight", (OURS + "mlp.gate_up_proj.weight",)),
         (LAYER + r"mlp\.dense_4h_to_h\.weight", (OURS + "mlp.down_proj.weight",)),
+        (r"transformer\.rotary_pos_emb\.inv_freq", ()),  # the config determines it
     )
-)  # the rest is transformer.rotary_pos_emb.inv_freq, which the config determines
+)
 
 
 def load(model: ModelConfig) -> Family:

@@ -49,7 +49,7 @@ SPECIALS = {
 CODE_RATE = 12.5
 FORK = "kimia_mimo_transformer_from_layer_index"
 WHISPER = "whisper-large-v3"  # the folder of the checkpoint that holds its encoder
-NAMES = Names(((r"model\.vq_adaptor\..*", ()), (r".*", (r"\g<0>",))))
+NAMES = Names(((r"model\.vq_adaptor\..*", ()),))
 
 
 def load(model: ModelConfig) -> Family:
@@ -74,7 +74,7 @@ def load(model: ModelConfig) -> Family:
             ChannelMap.build(vocab=rows, text=(), audio=code_ids, boundary=stops, stop=()),
         ]
     )
-    hears = config.get("use_whisper_feature", True)
+    hears, ear = config.get("use_whisper_feature", True), model.ear or model.path / WHISPER
     return Family(
         name="kimi_audio",
         path=model.path,
@@ -89,7 +89,8 @@ def load(model: ModelConfig) -> Family:
         hears={"system": "both", "user": "both", "assistant": "both"} if hears else {},
         codec_path=model.codec,
         code_rate=CODE_RATE,
-        make_ear=lambda: _ear(model),
+        make_ear=(lambda: _ear(model.path, ear)) if hears else None,
+        ear_path=ear,
     )
 
 
@@ -180,7 +181,7 @@ def _module() -> Any:
     return KimiAudio
 
 
-def _ear(model: ModelConfig) -> Ear:
+def _ear(path: Path, whisper: Path) -> Ear:
     from speech.ears.kimi_audio import KimiEar
 
-    return KimiEar(model.path, model.ear or model.path / WHISPER)
+    return KimiEar(path, whisper)

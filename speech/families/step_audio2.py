@@ -78,7 +78,7 @@ def load(model: ModelConfig) -> Family:
         code_ids=tuple(codes),
         template=template,
         backbone=backbone,
-        names=Names(((r"(model|lm_head)\..*", (r"\g<0>",)),)),
+        names=Names(((r"(encoder|adapter)\..*", ()),)),
         hears={"user": "vectors", "system": "vectors"},
         codec_path=model.codec or (codec if codec.is_dir() else None),
         code_rate=25.0,

@@ -125,6 +125,8 @@ def _layers(file: Path, config: Mapping[str, Any]) -> tuple[int, int]:
     if not (isinstance(whole, int) and isinstance(ahead, int) and 0 <= ahead < whole):
         rule = "num_hidden_layers must exceed num_nextn_predict_layers, which it counts"
         raise ValueError(f"{file}: {rule}: got {whole} and {ahead}")
+    if config.get("use_sliding_window"):
+        raise ValueError(f"{file}: use_sliding_window must be false: got true")
     if whole > (stored := depth(file.parent, "model.layers.")):
         raise ValueError(f"{file}: num_hidden_layers must not exceed the weights' {stored}: got {whole}")
     return whole - ahead, ahead
@@ -148,7 +150,7 @@ def _names(layers: int, ahead: int, learns: bool) -> Names:
     ]
     frozen: list[tuple[str, tuple[str, ...]]] = [(r"model\.(audio_model|audio_projection)\..*", ())]
     mine = rules if learns else [(mctp, ())]
-    return Names((*mine, *frozen, (r".*", (r"\g<0>",))), unsampled=mctp if learns else None)
+    return Names((*mine, *frozen), unsampled=mctp if learns else None)
 
 
 def _with_mctp() -> Any:

@@ -5,6 +5,6 @@
     draft(record, form) the row, its clips still as the source has them
 
 Invariant: a source is hostile until it was read. Nothing is extracted, no path of a source is followed
-outside the folder of its audio, what is kept in memory of one row is bounded, and no code of a data set is
-run.
+outside the folder of its audio, one row is in memory and has a bound (``tables`` says what Arrow holds beside
+it), and no code of a data set is run.
 """

@@ -50,7 +50,7 @@ def records(files: Sequence[Path]) -> Iterator[Record]:
 
 
 def _lines(file: Path) -> Iterator[Record]:
-    for number, text in lines(file):
+    for number, _, text in lines(file):
         found: Found = []
         yield Record(file=file, line=number, content=parse_object(text, found), found=found)
 

@@ -80,6 +80,7 @@ class _Swift(_Any):
 
 
 MODELS: dict[Form, type[_Any]] = {"ours": _Ours, "history": _Older, "swift": _Swift}
+KEYS = frozenset(key for model in MODELS.values() for key in model.model_fields)  # that a form reads
 
 
 def given(record: Record) -> dict[str, Any]:

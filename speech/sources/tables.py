@@ -2,8 +2,14 @@
 
 Such a folder has ``state.json`` with the names of its data files, Arrow streams that lie beside it. Audio is
 a struct of ``bytes`` (the encoded file) and ``path`` (its name), which is what ``Audio(decode=False)`` gives:
-read as it is, without that library. One batch of rows is in memory at a time, and is validated before it is
-used.
+read as it is, without that library. Only the columns that a form reads are looked at, and validated before
+they are used: what others hold cannot cost a row. A value that cannot be read drops its row; of a stream
+every row of its batch, where it is in a list.
+
+Memory: in Python one row, of ``MAX_SAMPLE`` bytes at most. In Arrow, of parquet one row and the page (and the
+dictionary) of each column that it stands in; of a stream one batch. Their sizes are the writer's choice and
+have no bound here: compressed, or with a list that names one entry of a dictionary many times, a small file
+can unfold to more than there is memory.
 """
 
 from collections.abc import Iterator
@@ -11,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
-from pyarrow import ipc, parquet
+from pyarrow import ipc, parquet, types
 
 from speech.checkpoint import read_json
-from speech.sources.record import Record
+from speech.problems import Found
+from speech.sources.forms import KEYS
+from speech.sources.record import MAX_SAMPLE, Record
 
-BATCH = 16  # rows of parquet that are decoded together; their audio is in them
+BUFFER = 1 << 20  # bytes; without one, and with pre_buffer, what was read of a file stays until its end
+VALUE = 64  # bytes that a value takes in Python, about, beside its text or sound
+UNREAD = "not read"  # the value of a column that no form reads, whatever it holds
+UNREADABLE = (ValueError, OverflowError, RecursionError, pyarrow.ArrowException)
 
 
 def saved_files(folder: Path) -> list[Path]:
@@ -37,33 +48,77 @@ def saved_files(folder: Path) -> list[Path]:
 
 
 def rows(file: Path) -> Iterator[Record]:
-    """Every row; the first batch that cannot be read is the last, as a record without content."""
+    """Every row; where the file is damaged, a record without content is the last."""
     number = 0
     try:
-        for batch in _parquet(file) if file.suffix == ".parquet" else _stream(file):
-            batch.validate(full=True)
-            for i in range(batch.num_rows):
+        for names, batch in _parquet(file) if file.suffix == ".parquet" else _stream(file):
+            unread = {name: UNREAD for name in names if name not in KEYS}
+            read = batch.select([i for i, name in enumerate(batch.schema.names) if name in KEYS])
+            read.validate()  # it has as many rows as it says
+            sound = _is_sound(read)
+            for i in range(read.num_rows):
                 number += 1
-                yield _row(file, number, batch.slice(i, 1))
-    except (pyarrow.ArrowException, OSError, ValueError) as error:  # a name that is no UTF-8, too
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        found = [("", f"cannot be read any further: {first}")]
+                yield _row(file, number, read.slice(i, 1), sound, unread)
+    except (*UNREADABLE, OSError) as error:  # a name that is no UTF-8, too
+        found = [("", f"cannot be read any further: {_first_line(error)}")]
         yield Record(file=file, line=number + 1, content=None, found=found)
 
 
-def _row(file: Path, number: int, row: Any) -> Record:
+def _row(file: Path, number: int, row: Any, sound: bool, unread: dict[str, Any]) -> Record:
+    content, size = dict(unread), 0
+    found: Found = []
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            if not sound:
+                column.validate(full=True)
+            size += _size(column)
+            if size > MAX_SAMPLE:
+                raise ValueError(f"a row has at most {MAX_SAMPLE} bytes")
+            (content[name],) = column.to_pylist()
+        except UNREADABLE as error:  # bytes that are no UTF-8, a date that Python does not have
+            found.append((name, f"cannot be read: {_first_line(error)}"))
+    return Record(file=file, line=number, content=None if found else content, found=found)
+
+
+def _is_sound(batch: Any) -> bool:
     try:
-        (content,) = row.to_pylist()
-    except ValueError as error:  # bytes that are no UTF-8
-        return Record(file=file, line=number, content=None, found=[("", f"cannot be read: {error}")])
-    return Record(file=file, line=number, content=content)
+        batch.validate(full=True)
+    except pyarrow.ArrowException:
+        return False
+    return True
 
 
-def _parquet(file: Path) -> Iterator[Any]:
-    with parquet.ParquetFile(file) as table:
-        yield from table.iter_batches(batch_size=BATCH)
+def _size(array: Any) -> int:
+    """Bytes that an array takes in Python, about: a value that is held once for many counts for each."""
+    kind, own = array.type, VALUE * len(array)
+    if isinstance(kind, pyarrow.BaseExtensionType):
+        return _size(array.storage)
+    if types.is_struct(kind):
+        return own + sum(_size(array.field(i)) for i in range(kind.num_fields))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return own + _size(array.flatten())
+    if types.is_dictionary(kind):
+        return own + len(array) * _size(array.dictionary)
+    if types.is_string_view(kind) or types.is_binary_view(kind):  # each may be all that its batch holds
+        return own + len(array) * int(array.nbytes)
+    if kind.num_fields:
+        raise ValueError(f"must not be {kind}")
+    return own + int(array.nbytes)
 
 
-def _stream(file: Path) -> Iterator[Any]:
+def _parquet(file: Path) -> Iterator[tuple[list[str], Any]]:
+    with parquet.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False) as table:
+        names = table.schema_arrow.names
+        read = [name for name in names if name in KEYS]
+        for batch in table.iter_batches(batch_size=1, columns=read, use_threads=False):
+            yield names, batch
+
+
+def _stream(file: Path) -> Iterator[tuple[list[str], Any]]:
     with pyarrow.OSFile(str(file)) as source, ipc.open_stream(source) as stream:  # mapped, a cut file kills
-        yield from stream
+        for batch in stream:
+            yield batch.schema.names, batch
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from speech import audio
 from speech.codecs.mel import MelCodec
 
+BUFFER = "transformer.rotary_pos_emb.inv_freq"  # in the folder, not in the learner
 CODES = 32
 GAP = 8  # ids that no token has, between the special tokens and the codes (1008 of them in the original)
 MERGES = (
@@ -146,32 +146,11 @@ def write_codec(folder: Path, *, size: int = CODES) -> Path:
     return folder
 
 
-def write_data(folder: Path, rows: int = 4) -> Path:
-    """train, validation and test manifests with spoken questions and reference replies."""
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    content = []
-    for i in range(rows):
-        for name, seconds in (("question", 0.8 + 0.16 * i), ("reply", 2.4)):
-            wave = rng.normal(0, 0.05, round(16_000 * seconds)).astype(np.float32)
-            audio.write(folder / f"{name}{i}.wav", wave, 16_000)
-        written = {"role": "user", "content": "what is one plus one"}
-        spoken = {"role": "user", "content": "<|audio|>"}
-        content.append(
-            {
-                "id": f"row-{i}",
-                "messages": [written if i == 1 else spoken],
-                "audios": [] if i == 1 else [[f"question{i}.wav"]],
-                "question_text": "what is one plus one",
-                "task_type": "arithmetic",
-                "answer": {"match": "contains", "value": "two"},
-                "sft_target_text": "the answer is two",
-                "sft_target_audio": [f"reply{i}.wav"],
-            }
-        )
-    for split in ("train", "validation", "test"):
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
-    return folder
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint's shards, by name."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    found = {file: load_file(folder / file) for file in set(index.values())}
+    return {name: found[file][name] for name, file in index.items()}
 
 
 def _ranks() -> dict[bytes, int]:

@@ -1,26 +1,18 @@
-"""GLM-4-Voice where it runs: vLLM against the learner, exports, and a whole training run on two ranks."""
+"""GLM-4-Voice through vLLM and the learner: one distribution, before and after an update; exports like the folder."""
 
 import asyncio
-import json
-import math
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from actors.cluster import cores
 from conf.schema import Config, ModelConfig
 from learner.parity import FLOAT32_BOUND, compare
 from learner.ranks import connect, disconnect
 from learner.step import Learner
 from learner.types import Anchor, Rollout, StepBatch
-from report.read import metric_rows, rollouts
 from rollout.loading import load_language_model
 from rollout.types import Prompt, Sampling
 from speech.families import load_family
@@ -30,9 +22,6 @@ from tests.families import glm4_voice as micro
 from tests.learner_world import full_tensors
 from tests.rollout_models import collect
 from tests.test_learner_step import free_port
-
-ROOT = Path(__file__).parent.parent
-BUFFER = "transformer.rotary_pos_emb.inv_freq"  # in the folder, not in the learner
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -146,66 +135,16 @@ def test_an_export_has_the_files_names_shapes_and_dtypes_of_its_start(tmp_path: 
     mine.export(tmp_path / "same")
     learn(mine, family)
     mine.export(tmp_path / "learnt")
-    before, same, after = (tensors(tmp_path / name) for name in ("start", "same", "learnt"))
+    before, same, after = (micro.read_tensors(tmp_path / name) for name in ("start", "same", "learnt"))
     for found in (same, after):
         assert {name: (t.shape, t.dtype) for name, t in found.items()} == {
             name: (t.shape, t.dtype) for name, t in before.items()
         }
     assert all(torch.equal(before[name], same[name]) for name in before)
-    assert {name for name in before if torch.equal(before[name], after[name])} == {BUFFER}
+    assert {name for name in before if torch.equal(before[name], after[name])} == {micro.BUFFER}
     others = {file.name for file in start.iterdir() if file.suffix != ".safetensors"}
     assert all((tmp_path / "learnt" / name).read_bytes() == (start / name).read_bytes() for name in others)
     again = load_language_model(load_family(ModelConfig(family="glm4_voice", path=tmp_path / "learnt")))
     held = dict(full_tensors(mine.policy))
     assert held.keys() == again.state_dict().keys()
     assert all(torch.equal(t, held[name].bfloat16().float()) for name, t in again.state_dict().items())
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
-    found = {file: load_file(folder / file) for file in set(index.values())}
-    return {name: found[file][name] for name, file in index.items()}
-
-
-@pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
-def test_a_run_trains_and_exports(checkpoint: Path, tmp_path: Path) -> None:
-    codec, data = micro.write_codec(tmp_path / "codec"), micro.write_data(tmp_path / "data")
-    settings = [
-        "model=glm4_voice", f"model.path={checkpoint}", f"model.codec={codec}", "model.dtype=float32",
-        "model.max_length=512", "data=manifest",
-        *(f"data.{split}={data / split}.jsonl" for split in ("train", "validation", "test")),
-        "experiment=smoke", "run.name=glm", f"run.root={tmp_path}", "learner.ranks=2", "rollout.grammar=true",
-        "rollout.max_new_tokens=60", "log.diagnose_every=0", "algo=grpo_all", "judge.noise=1",
-    ]  # fmt: skip
-    done = wavgate("train", *settings)
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = tmp_path / "glm"
-    rows = metric_rows(run / "metrics.jsonl").rows
-    assert [row["policy_version"] for row in rows] == [1, 2, 3]
-    assert all(value is not None and math.isfinite(value) for row in rows for value in row.values())
-    records = [one for step in (1, 2, 3) for one in rollouts(run / f"rollouts/step_{step:06d}.jsonl").rows]
-    assert len(records) == 12
-    assert all(one.channels.startswith("T") and set(one.channels) <= set("TAE") for one in records)
-    gaps = [
-        abs(a - b)
-        for one in records
-        for a, b in zip(one.behaviour_logps, one.learner_logps or (), strict=True)
-        if a is not None and b is not None
-    ]
-    assert gaps and max(gaps) <= FLOAT32_BOUND
-    before, after = tensors(checkpoint), tensors(run / "final")
-    assert before.keys() == after.keys()
-    assert {name for name in before if torch.equal(before[name], after[name])} == {BUFFER}
-    assert load_family(ModelConfig(family="glm4_voice", path=run / "final")).path == run / "final"
-
-
-def wavgate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "actors.cli", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
