@@ -30,6 +30,7 @@ CONTAINERS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")  # whatever the suff
 MAX_CHANNELS = 8
 MAX_RATE = 384_000
 LOUDEST = 100.0  # full scale is 1; float files go beyond it by some dB, not by 40
+UNKNOWN = 2**63 - 1  # frames: of FLAC from a pipe; in older libsndfile, of Ogg that does not end with a page
 BLOCK = 65_536  # frames decoded or encoded at a time
 
 
@@ -77,6 +78,8 @@ def info(path: Path) -> Info:
         raise ValueError(f"{path}: cannot be opened: {error.strerror}") from error
     if header.format not in CONTAINERS:  # libsndfile reads two dozen, and goes by the content
         raise ValueError(f"{path}: audio must be WAV, FLAC, Ogg or MP3: got {header.format}")
+    if header.frames == UNKNOWN:
+        raise ValueError(f"{path}: audio must say how long it is: it was cut, or written to a pipe")
     found = Info(frames=header.frames, channels=header.channels, sample_rate=header.samplerate)
     if not 1 <= found.sample_rate <= MAX_RATE:
         raise ValueError(f"{path}: sample rate must lie in [1, {MAX_RATE}] Hz: got {found.sample_rate}")

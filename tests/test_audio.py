@@ -91,7 +91,11 @@ def test_a_small_flac_that_expands_to_hours_is_refused_from_its_header(
 def test_a_header_that_lies_about_length_is_not_believed(tmp_path: Path) -> None:
     audio.write(tmp_path / "a.flac", chirp(), RATE)
     honest = bytearray((tmp_path / "a.flac").read_bytes())
-    for frames, rule in ((4 * RATE, "damaged|cut short"), (2**32 - 1, "at most 10 s"), (0, "at most 10 s")):
+    for frames, rule in (
+        (4 * RATE, "damaged|cut short"),
+        (2**32 - 1, "at most 10 s"),
+        (0, "must say how long it is"),
+    ):
         lying = bytearray(honest)
         lying[22:26] = struct.pack(">I", frames)  # STREAMINFO: total samples; 0 means unknown
         (tmp_path / "lie.flac").write_bytes(lying)
