@@ -1,6 +1,6 @@
-"""A learner of which one rank alone has rows with audio: `python -m tests.heard_ranks <folder> <rank> <world> <port>`.
+"""Learners of which one rank alone has rows with audio: `python -m tests.heard_ranks <folder> <rank> <world> <port>`.
 
-The folder has a family's name and holds the checkpoint ``model``; what rank 0 finds is written beside it.
+In the folder are others that have a family's name and hold its ``model``; what rank 0 finds is written beside it.
 """
 
 import json
@@ -87,7 +87,8 @@ def main(folder: Path, rank: int, world: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place, rank_, world_, port = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    families, rank_, world_, port = Path(sys.argv[1]), *map(int, sys.argv[2:])
     connect(rank=rank_, world=world_, address=f"127.0.0.1:{port}", timeout_s=60)
-    main(place, rank_, world_)
+    for place in sorted(families.iterdir()):
+        main(place, rank_, world_)
     disconnect()

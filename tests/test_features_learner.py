@@ -35,12 +35,13 @@ WRITE: dict[str, Callable[[Path], Path]] = {
 FROZEN = ("encoder.", "adapter.", "model.vq_adaptor.", "model.audio_model.", "model.audio_projection.")
 
 
-@pytest.fixture(scope="module", params=WRITE)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of each family that hears vectors. Both sessions have run in it: of one rank and of two."""
-    root = tmp_path_factory.mktemp("heard") / request.param
-    root.mkdir()
-    WRITE[request.param](root / "model")
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both sessions have run in them: of one rank and of two."""
+    root = tmp_path_factory.mktemp("heard")
+    for name, write in WRITE.items():
+        (root / name).mkdir()
+        write(root / name / "model")
     for world in (1, 2):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -51,6 +52,12 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         ]
         assert [rank.wait(timeout=300) for rank in ranks] == [0] * world  # collectives give up after 60 s
     return root
+
+
+@pytest.fixture(scope="module", params=WRITE)
+def folder(request: pytest.FixtureRequest, folders: Path) -> Path:
+    """Of each family that hears vectors."""
+    return folders / str(request.param)
 
 
 @pytest.fixture(scope="module")
