@@ -25,7 +25,6 @@ OWN_VALUES = {
     "model=kimi_audio": [
         "model.path=Kimi-Audio-7B-Instruct",
         "model.codec=codec",
-        "cluster.weight_transfer=object_store",
     ],
     "model=vita_audio": ["model.path=VITA-Audio-Boost", "model.codec=codec"],
     "model=glm4_voice": ["model.path=glm-4-voice-9b", "model.codec=codec"],
