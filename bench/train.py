@@ -21,7 +21,7 @@ import psutil
 
 ROOT = Path("runs/bench")
 SHARES = ("heard_right", "text_right", "style_followed", "wer")
-PHASES = ("time/generate", "time/judge", "time/learn", "time/sync")
+PHASES = ("time/generate", "time/judge", "time/diagnose", "time/learn", "time/sync")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
