@@ -1,6 +1,6 @@
 """Every measured figure of the README, one program after the other: ``make bench``.
 
-    make bench                          all of it, about an hour and a half on two cores
+    make bench                          all of it, about an hour and a quarter on two cores
     make bench ARGS="parity train"      some of it
 
 PROGRAMS says how long each takes; ``python -m bench.NAME --help`` what it measures. The first that does not
@@ -15,7 +15,7 @@ PROGRAMS = {  # -> minutes on two quiet cores
     "codec_wer": 2,
     "coverage": 1,
     "parity": 1,
-    "train": 30,
+    "train": 20,
     "gpu": 1,
     "kimi_share": 3,
     "judge_limits": 5,
