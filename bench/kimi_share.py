@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -81,9 +82,13 @@ def settings(model: ModelConfig, ids: int) -> Config:
     )
 
 
-async def sample(engine: TorchEngine, prompts: list[Prompt], sampling: Sampling) -> list[RawReply]:
+def sampled(engine: TorchEngine, prompts: list[Prompt], sampling: Sampling) -> list[RawReply]:
     """All replies."""
-    return [raw async for raw in engine.generate(prompts, sampling)]
+
+    async def replies() -> list[RawReply]:
+        return [raw async for raw in engine.generate(prompts, sampling)]
+
+    return asyncio.run(replies())
 
 
 def batch_of(family: Family, prompts: list[Prompt], replies: list[RawReply]) -> StepBatch:
@@ -131,13 +136,13 @@ def measure(shape: str, prompts: int, group: int, ids: int, folder: Path) -> Non
     config, family = settings(model, ids), load_family(model)
     words = [Turn.of("user", chr(97 + i) * PROMPT) for i in range(prompts)]
     asked = [Prompt(id=f"p{i}", ids=family.prompt([turn]).ids) for i, turn in enumerate(words)]
-    engine = TorchEngine(family, max_length=length, max_num_seqs=prompts * group, dtype=dtype)
+    engine = TorchEngine(family, max_length=length, max_num_seqs=prompts * group, dtype=model.dtype)
     learner = Learner(config, rank=0, world=1)
     for step in (1, 2):
         how = Sampling(group_size=group, temperature=1.0, max_new_tokens=ids, seed=step, grammar=True)
-        replies, generate = clocked(lambda how=how: asyncio.run(sample(engine, asked, how)))
+        replies, generate = clocked(partial(sampled, engine, asked, how))
         batch = batch_of(family, asked, replies)
-        _, learn = clocked(lambda batch=batch: learner.step(batch))
+        _, learn = clocked(partial(learner.step, batch))
         _, sync = clocked(lambda: asyncio.run(engine.update_weights(*learner.weights())))  # type: ignore[misc]
     total, tokens = generate + learn + sync, sum(len(raw.ids) for raw in replies)
     for name, seconds in (("generate", generate), ("learn", learn), ("send weights", sync)):

@@ -48,7 +48,6 @@ async def sample(worker: RolloutWorker, examples: list[Example], config: Config,
                 logps=reply.logps,
                 channels=reply.channels,
                 sampled=reply.sampled,
-                advantage=0.0,
             )
         )
     return found
