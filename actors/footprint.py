@@ -23,8 +23,6 @@ MIB = 1 << 20
 PROCESS = 500 * MIB  # an interpreter with torch
 BYTES = {"float32": 4, "bfloat16": 2}
 MASTERS, GRADIENTS, MOMENTS = 4, 4, 8  # float32 whatever the compute type
-
-
 LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container; "max": none
 
 

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +17,8 @@ from speech.ears.step_audio2 import StepAudio2Ear
 from speech.families import load_family
 from speech.families.base import Family
 from speech.features import Vectors
-from speech.manifest import Row
 from tests.families.step_audio2 import ENCODER, write_checkpoint, write_codec
-from tests.families.world import clip
+from tests.families.world import clip, heard_row
 
 
 class Counting(StepAudio2Ear):
@@ -56,21 +54,8 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def row(*clips: str) -> Row:
-    content: dict[str, Any] = {
-        "id": "row-1",
-        "messages": [{"role": "user", "content": "<|audio|>"}],
-        "audios": [list(clips)],
-        "question_text": "what is two",
-        "task_type": "say",
-        "sft_target_text": "two",
-        "sft_target_audio": ["b.wav"],
-    }
-    return Row.model_validate(content)
-
-
 def vectors(encoder: Encoder, *clips: str) -> Vectors:
-    features = encoder.encode(row(*clips)).prompt.features
+    features = encoder.encode(heard_row(*clips)).prompt.features
     assert features is not None
     return features.vectors
 

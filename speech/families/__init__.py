@@ -29,7 +29,7 @@ def load_family(model: ModelConfig) -> Family:
 
 def _check_options(model: ModelConfig, known: Collection[str]) -> None:
     """ValueError: a setting that only other families have, which this one would ignore."""
-    for name in ModelConfig.model_fields.keys() - COMMON - set(known):
+    for name, field in ModelConfig.model_fields.items():
         value = getattr(model, name)
-        if value != ModelConfig.model_fields[name].default:
+        if name not in COMMON and name not in known and value != field.default:
             raise ValueError(f"model.{name} is no setting of {model.family}: got {value}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from speech import audio
 from speech.audio import Wave
+from speech.manifest import Row
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -50,6 +51,20 @@ def write_data(
         lines.append(json.dumps(row))
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "rows.jsonl"
+
+
+def heard_row(*clips: str) -> Row:
+    """A row that asks with these clips, joined, and is answered with the first of them."""
+    content = {
+        "id": "row-1",
+        "messages": [{"role": "user", "content": "<|audio|>"}],
+        "audios": [list(clips)],
+        "question_text": "what is two",
+        "task_type": "say",
+        "sft_target_text": "two",
+        "sft_target_audio": [clips[0]],
+    }
+    return Row.model_validate(content)
 
 
 def trained(folder: Path, data: Path, *settings: str) -> Path:
