@@ -35,6 +35,9 @@ __all__ = ["ROOT", "ConfigError", "dump", "load", "read", "sweep"]
 ROOT = FOLDER.parent
 """The project's folder: ``examples/...`` is found from anywhere."""
 
+DEFAULT_MODEL = "tiny"
+"""The model where none is chosen."""
+
 WRITTEN = {"run.root", "judge.api.cache", "judge.second.cache"}
 """Paths of what a run writes: never below the project's folder by accident."""
 
@@ -50,6 +53,7 @@ def load(overrides: list[str], config_name: str = "train") -> Config:
     resumed = [override for override in parsed if override.key_or_group == "resume"]
     base = _saved(resumed[-1], problems) if resumed else None
     known = [o for o in parsed if o not in resumed and _is_known(o, problems, resumes=bool(resumed))]
+    problems += _family_without_preset(known) if base is None else []
     try:
         raw = _composed(known, config_name, base)
     except (HydraException, OmegaConfBaseException) as error:
@@ -115,6 +119,15 @@ def _is_known(override: Override, problems: list[str], *, resumes: bool) -> bool
     return False
 
 
+def _family_without_preset(overrides: list[Override]) -> list[str]:
+    """A family that is set beside another model's preset would learn at that one's rate."""
+    said = {override.key_or_group: str(override.value()) for override in overrides}
+    family, model = said.get("model.family"), said.get("model", DEFAULT_MODEL)
+    if family is None or family == model or family not in GROUPS["model"]:
+        return []
+    return [f"model.family: must come with its preset, model={family} (got {family} beside model={model})"]
+
+
 def _composed(overrides: list[Override], config_name: str, base: dict[str, Any] | None) -> dict[str, Any]:
     """Schema defaults, then the YAML files (or a run's own), then the overrides; interpolations resolved."""
     merged = OmegaConf.create({})
@@ -170,10 +183,10 @@ def _plain(path: Path) -> dict[str, Any]:
 
 
 def _rename(judge: Any) -> None:
-    """Runs of older versions have the recogniser's files beside the judge's other settings."""
+    """Runs of older versions have the files of pocketsphinx, the one recogniser then, beside the rest."""
     old = [name for name in ("language_model", "dictionary") if isinstance(judge, dict) and name in judge]
     for name in old:
-        judge.setdefault("asr", {})[name] = judge.pop(name)
+        judge.setdefault("asr", {"by": "pocketsphinx"})[name] = judge.pop(name)
 
 
 def _checked(raw: dict[str, Any], problems: list[str]) -> Config:
