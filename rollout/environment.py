@@ -31,7 +31,7 @@ def set_environment() -> None:
 
 
 def prepare_environment() -> bool:
-    """Set what is not set yet, before vLLM is imported. True when there is a GPU; else nothing is compiled."""
+    """Set what is not set yet, before vLLM is imported. True when there is a GPU; else none compiles."""
     set_environment()
     import torch  # only now: OpenMP reads OMP_NUM_THREADS when it is loaded
 

@@ -4,7 +4,9 @@ import os
 
 os.environ.update(
     OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
     WAVGATE_CACHE="off",
 )
 

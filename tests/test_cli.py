@@ -21,6 +21,7 @@ from actors.cluster import cores, plan
 from actors.errors import UserError
 from actors.prepare import overrides_of
 from conf.load import load
+from rollout.environment import CPU_ENV, ENV
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "examples" / "tiny_world" / "data"
@@ -260,8 +261,8 @@ def test_say_turns_a_prompt_into_speech_on_a_machine_without_a_compiler(tmp_path
     command = [sys.executable, "-m", "actors.cli", "say", "what is seven plus five", str(out)]
     environment = {**os.environ, "PATH": without_compilers(tmp_path / "bin")}
     environment |= {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
-    for ours in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE", "OMP_NUM_THREADS"):  # the command's own business
-        environment.pop(ours, None)
+    for own in (*ENV, *CPU_ENV):  # the command sets them itself
+        environment.pop(own, None)
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
