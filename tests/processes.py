@@ -126,6 +126,6 @@ def _status(process: psutil.Process) -> str:
 
 def _command(process: psutil.Process) -> str:
     try:
-        return str(" ".join(process.cmdline())[:200] or process.name())
+        return " ".join(process.cmdline())[:200] or str(process.name())
     except psutil.NoSuchProcess:
         return "(gone)"
