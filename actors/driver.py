@@ -10,8 +10,14 @@ while this one is learnt; the weight sync waits for both, so no reply is ever sa
 The driver holds ids, numbers and references, never audio or weights.
 """
 
-import asyncio
 import sys
+
+if __name__ == "__main__":  # first: what cannot be imported below is a line there
+    from actors.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
+
+import asyncio
 import time
 from pathlib import Path
 
@@ -248,9 +254,3 @@ def _run_on(cluster: Cluster, job: Job, probed: Probed | None) -> RunDirectory:
             fleet.close()
             cluster.close(directory.path / "infra")
     return directory
-
-
-if __name__ == "__main__":
-    from actors.cli import main
-
-    sys.exit(main(["train", *sys.argv[1:]]))
