@@ -127,12 +127,13 @@ def lacks_of_engine() -> list[str]:
     return lacks_of_machine()
 
 
-def examine(chosen: Sequence[Dependency] = DEPENDENCIES) -> Iterator[tuple[Dependency, str]]:
-    """Import all in a fresh interpreter: each with "", or the line that says what it lacks.
+def examine(chosen: Sequence[Dependency] | None = None) -> Iterator[tuple[Dependency, str]]:
+    """Import all, or some, in a fresh interpreter: each with "", or the line that says what it lacks.
 
     One that kills the interpreter is named, and the rest is imported in another.
     """
-    rest = [one for one in chosen if one.required or installed(one.package) is not None]
+    every = DEPENDENCIES if chosen is None else chosen
+    rest = [one for one in every if one.required or installed(one.package) is not None]
     while rest:
         errors, status = _in_child([one.module for one in rest])
         if len(errors) < len(rest):
