@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from actors.terminal import lasting
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 OK, FAILED, USER, INTERRUPTED = 0, 1, 2, 130
 MODEL_HELP = "a checkpoint or a run directory (default: the embedded base)"
@@ -43,15 +45,19 @@ judge.api.calibration=FILE). Columns of the CSV: judge/ratings.py."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    with lasting():
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(given: list[str]) -> int:
     try:
         if given[:1] == ["train"]:
             from actors.commands import train
 
             return train(given[1:])
         return _other(given)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("\n".join(filter(None, ["interrupted", str(error)])), file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         code = _told(error)

@@ -49,7 +49,7 @@ class Unfilled:
 
     Example:
         unfilled = Unfilled(family, attention="sdpa", dtype=torch.float32)
-        for layer in blocks(unfilled.lm):  # a rank that keeps a part of each never holds the whole
+        for layer in blocks(unfilled.lm, family.streams):  # a rank with a part of each never holds all
             unfilled.fill(layer)
             fully_shard(layer)
         unfilled.fill(unfilled.lm)  # the rest

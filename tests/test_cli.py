@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from actors.cluster import cores, plan
 from actors.errors import UserError
 from actors.prepare import overrides_of
 from conf.load import load
+from rollout.environment import CPU_ENV, ENV
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "examples" / "tiny_world" / "data"
@@ -242,10 +244,25 @@ def test_judge_score_survives_interrupt_and_kill_with_whole_verdicts_and_no_proc
     assert verdicts < len(names) < MANY and len(set(names)) == len(names)
 
 
-def test_say_turns_a_prompt_into_speech(tmp_path: Path) -> None:
+def without_compilers(folder: Path) -> str:
+    """A PATH with everything that this one has, but no C or C++ compiler."""
+    folder.mkdir()
+    for place in reversed(os.environ["PATH"].split(os.pathsep)):
+        for program in Path(place).glob("*") if Path(place).is_dir() else ():
+            if not re.search(r"(^|-)(cc|gcc|g\+\+|c\+\+|clang(\+\+)?|icx|icpx)(-|$)", program.name):
+                link = folder / program.name
+                link.unlink(missing_ok=True)
+                link.symlink_to(program)
+    return str(folder)
+
+
+def test_say_turns_a_prompt_into_speech_on_a_machine_without_a_compiler(tmp_path: Path) -> None:
     out = tmp_path / "out.wav"
     command = [sys.executable, "-m", "actors.cli", "say", "what is seven plus five", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": without_compilers(tmp_path / "bin")}
+    environment |= {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
+    for own in (*ENV, *CPU_ENV):  # the command sets them itself
+        environment.pop(own, None)
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )

@@ -76,6 +76,7 @@ def load(model: ModelConfig) -> Family:
         engine_config=decoder,
         names=_names(layers, ahead, learns=model.mtp == "trained"),
         module=_with_mctp if model.mtp == "trained" else None,
+        depths=ahead if model.mtp == "trained" else 0,
         hears={"user": "vectors", "system": "vectors"} if hears else {},
         codec_path=model.codec,
         code_rate=CODES_PER_SECOND,
