@@ -276,7 +276,7 @@ BROKEN: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
     "a size that is none": (
         "config.json",
         lambda c: c["text_config"].update(num_key_value_heads="4"),
-        r"config\.json: text_config\.num_key_value_heads must be a positive number: got 4",
+        r"config\.json: text_config\.num_key_value_heads must be a positive integer: got \"4\"",
     ),
     "too few rows": (
         "config.json",
