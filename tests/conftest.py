@@ -83,6 +83,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     name = item.path.stem
     group = "clusters" if name in CLUSTERS else "engines" if name in ENGINES else name
     item.add_marker(pytest.mark.xdist_group(group))
+    if name in CLUSTERS | ENGINES:
+        item.add_marker(pytest.mark.heavy)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
