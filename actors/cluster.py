@@ -5,6 +5,7 @@ role may not have more processes than the machine has cores. GPU: one placement 
 engines get bundles of their own (apart) or share them (colocated). Nothing attaches to a Ray by accident.
 """
 
+import json
 import logging
 import os
 import secrets
@@ -176,9 +177,7 @@ class Cluster:
             path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             self._start({"env_vars": {**wanted, "PYTHONPATH": path}}, claims)
         else:
-            free = {
-                name: value for name, value in wanted.items() if name not in os.environ
-            }  # the job's own settings win
+            free = {name: value for name, value in wanted.items() if _ours(name, value)}
             initialise(
                 config.cluster.address,
                 runtime_env={"env_vars": free},
@@ -277,6 +276,13 @@ class Cluster:
                         ignore=shutil.ignore_patterns("old", "events", "export_events"),
                     )
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _ours(name: str, value: str) -> bool:
+    """Whether actors get a variable from us: what a job or its shell has set otherwise wins."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    submitted = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return name not in submitted and os.environ.get(name, value) == value
 
 
 def initialise(address: str, **settings: Any) -> None:
