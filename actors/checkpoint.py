@@ -147,6 +147,14 @@ def newest(run: Path) -> tuple[Path, DriverState, list[str]]:
     raise UserError("run.resume: no whole checkpoint: " + "; ".join(problems))
 
 
+def check_newest(snapshot: Path) -> None:
+    """UserError: since this was found to be its run's newest whole snapshot, somebody has gone on from it."""
+    run = snapshot.parent.parent
+    newer = [one for one in snapshots(run) if one.name > snapshot.name and not check(one)]
+    if newer or not snapshot.is_dir():
+        raise UserError(f"run.resume: {run} has changed since it was looked at: start this command again")
+
+
 def _state(snapshot: Path) -> DriverState:
     return DriverState(**json.loads((snapshot / "driver.json").read_text()))
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from actors.terminal import lasting
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 OK, FAILED, USER, INTERRUPTED = 0, 1, 2, 130
 MODEL_HELP = "a checkpoint or a run directory (default: the embedded base)"
@@ -43,15 +45,19 @@ judge.api.calibration=FILE). Columns of the CSV: judge/ratings.py."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    with lasting():
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(given: list[str]) -> int:
     try:
         if given[:1] == ["train"]:
             from actors.commands import train
 
             return train(given[1:])
         return _other(given)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("\n".join(filter(None, ["interrupted", str(error)])), file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         code = _told(error)
@@ -62,6 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _told(error: BaseException) -> int | None:
     """Print what the user can act on; None for a bug, which deserves its traceback."""
+    from actors import dependencies
+
+    lacking = dependencies.explain(error)
+    if lacking is not None:
+        print(f"wavgate: {lacking}", file=sys.stderr)
+        return FAILED
     from actors.errors import RunError, UserError
     from conf.load import ConfigError
     from speech.manifest import ManifestError
@@ -82,9 +94,11 @@ def _other(given: list[str]) -> int:
     if chosen.command == "doctor":
         from actors.doctor import examine
 
-        findings = list(examine())
-        print("\n".join(str(finding) for finding in findings))
-        return OK if all(finding.ok or not finding.needed for finding in findings) else FAILED
+        status = OK
+        for finding in examine():
+            print(finding, flush=True)  # as it comes: importing everything takes its time
+            status = status if finding.ok or not finding.needed else FAILED
+        return status
     from actors import alone, commands
 
     match chosen.command:

@@ -10,9 +10,17 @@ while this one is learnt; the weight sync waits for both, so no reply is ever sa
 The driver holds ids, numbers and references, never audio or weights.
 """
 
-import asyncio
 import sys
+
+if __name__ == "__main__":  # first: what cannot be imported below is a line there
+    from actors.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
+
+import asyncio
+import shlex
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from actors import checkpoint
@@ -24,14 +32,17 @@ from actors.collect import check_outage
 from actors.decide import Decision, decide, rewarded
 from actors.diagnose import Diagnoses
 from actors.diversity import diversity
+from actors.errors import RunError
 from actors.evaluate import HeldOut
 from actors.figures import figures
 from actors.fleet import Fleet
-from actors.interrupt import until_terminated
+from actors.interrupt import terminable, until_terminated
 from actors.judging import probe_judge
+from actors.lock import alone
 from actors.monitor import Monitor
 from actors.prepare import Job
 from actors.record import RunDirectory, due, record_step
+from actors.terminal import when_lost
 from judge.api import Probed
 from judge.types import Scale
 from learner.gate import mixer_from
@@ -197,7 +208,7 @@ class Driver:
 
     async def _interrupted(self) -> None:
         """Ctrl-C or SIGTERM: let a running optimiser step end, then save."""
-        self._monitor.say("interrupted: writing a checkpoint (again to stop at once)")
+        self._run.event("interrupt", "asked to end: writing a checkpoint (Ctrl-C again to stop at once)")
         self._batches.cancel()
         if self._saving is not None:
             await self._saving
@@ -216,22 +227,34 @@ class Driver:
 def run(job: Job) -> RunDirectory:
     """Run a prepared job to its end, in this process, on Ray.
 
-    KeyboardInterrupt after the checkpoint is written. UserError: the API judge is not usable.
+    KeyboardInterrupt, with how to go on, after the checkpoint is written. UserError: the API judge is not
+    usable, or somebody else is at work in the run directory.
     """
-    probed = probe_judge(job.config.judge)
-    cluster = Cluster(job.config, job.layout)  # before anything is written
-    try:
-        return _run_on(cluster, job, probed)
-    finally:
-        cluster.close(logs=None)  # where nothing was written yet; else it is closed already
+    with terminable(), ExitStack() as held:
+        if job.snapshot is not None:
+            _take(held, job.config.run.root / job.config.run.name)
+            checkpoint.check_newest(job.snapshot[0])
+        probed = probe_judge(job.config.judge)
+        cluster = Cluster(job.config, job.layout)  # before anything is written
+        try:
+            return _run_on(cluster, job, probed, held)
+        finally:
+            cluster.close(logs=None)  # where nothing was written yet; else it is closed already
 
 
-def _run_on(cluster: Cluster, job: Job, probed: Probed | None) -> RunDirectory:
+def _take(held: ExitStack, path: Path) -> None:
+    """Nobody else may run in this folder until ``held`` is closed."""
+    held.enter_context(alone(path, "a run"))
+
+
+def _run_on(cluster: Cluster, job: Job, probed: Probed | None, held: ExitStack) -> RunDirectory:
     if job.snapshot is None:
         directory = RunDirectory.create(job.config)
+        _take(held, directory.path)
     else:
         directory = RunDirectory.reopen(job.config.run.root / job.config.run.name, job.snapshot[1].step)
     board = directory.path / "tensorboard" if job.config.log.tensorboard else None
+    when_lost(lambda: directory.note("output", "nobody reads it any more: the run goes on in silence"))
     with Monitor(job.config.run.steps, tensorboard=board) as monitor:
         directory.on_event = monitor.event
         for note in job.notes:
@@ -242,15 +265,24 @@ def _run_on(cluster: Cluster, job: Job, probed: Probed | None) -> RunDirectory:
         fleet = Fleet(job.config, cluster, directory, probed)
         try:
             asyncio.run(until_terminated(Driver(job, directory, fleet, monitor).train()))
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise KeyboardInterrupt(left_behind(directory.path)) from None
+        except RunError:
+            monitor.say(left_behind(directory.path))
+            raise
         finally:
             fleet.close()
             cluster.close(directory.path / "infra")
     return directory
 
 
-if __name__ == "__main__":
-    from actors.cli import main
-
-    sys.exit(main(["train", *sys.argv[1:]]))
+def left_behind(run: Path) -> str:
+    """Draw the report of a run that did not come to its end; where it is, and how to go on."""
+    try:
+        report = str(page.build(run))
+    except (OSError, ValueError) as error:  # a full disk, say: it must not hide why the run ended
+        report = f"not drawn: {error}"
+    goes_on = f"go on with: wavgate train {shlex.quote(f'resume={run}')}"
+    return f"report: {report}\n" + (
+        goes_on if checkpoint.snapshots(run) else "there is no checkpoint to go on from: start again"
+    )

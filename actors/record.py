@@ -54,12 +54,8 @@ class RunDirectory:
         """A fresh directory; a name that is taken gets a number."""
         wanted = config.run.root / config.run.name
         path, number = wanted, 2
-        while path.exists():
+        while not _make(path):
             path, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-        try:
-            path.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"run.root: {path} cannot be made: {error.strerror}") from error
         run = cls(path.absolute())
         run._describe(config)
         return run
@@ -122,9 +118,13 @@ class RunDirectory:
 
     def event(self, kind: str, detail: str, **more: Any) -> None:
         """One event, with its reason, now."""
+        self.on_event(self.note(kind, detail, **more))
+
+    def note(self, kind: str, detail: str, **more: Any) -> Event:
+        """The same without telling anybody."""
         event = Event(**{"time": time.time(), "kind": kind, "detail": detail, "step": self.step, **more})
         self.append("events.jsonl", event)
-        self.on_event(event)
+        return event
 
     def audio(self, step: int, reply: Reply) -> Path:
         """Where a reply of a step keeps its audio."""
@@ -138,6 +138,19 @@ class RunDirectory:
             return str(path.relative_to(self.path)) if path.exists() else None
 
         return relative
+
+
+def _make(path: Path) -> bool:
+    """Whether the folder is new and now there. UserError: there can be none."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        if path.is_dir():
+            return False  # also where another run has just made it
+        raise UserError(f"run.root: {path} cannot be made: it is a file") from None
+    except OSError as error:
+        raise UserError(f"run.root: {path} cannot be made: {error.strerror}") from error
+    return True
 
 
 def due(step: int, every: int) -> bool:

@@ -112,6 +112,7 @@ class Learner:
             )
         mine = self._shared(rows, plan)
         first, found = self._epoch(mine, None, batch.weight)
+        metrics.check_losses(found, rows, len(self.policy.depths))
         old = [scored.logps_N for scored in first]
         passes = [found]
         for _ in range(1, self._config.algo.epochs):

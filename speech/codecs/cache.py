@@ -1,7 +1,7 @@
 """Codes of clips, kept between runs: a machine encodes a clip once, not at every start.
 
     $WAVGATE_CACHE, or $XDG_CACHE_HOME/wavgate, or ~/.cache/wavgate    (WAVGATE_CACHE=off: nothing is kept)
-      codes/1/<codec's fingerprint, 16 digits>-<Hz it listens at>/<ab>/<sha256 of the clip's file>
+      codes/2/<codec's fingerprint, 16 digits>-<Hz it listens at>/<ab>/<sha256 of the clip's file>
 
 An entry is the sha256 of what follows, then the codes as little-endian int32. Invariant: it appears whole or
 not at all, whoever else writes it; what does not have its own hash is no entry: the clip is encoded again.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from speech.codec import Codec
 
-VERSION = "1"  # of the reading and resampling before a codec; another one finds no old codes
+VERSION = "2"  # of the reading and resampling before a codec; another one finds no old codes
 HASH = 32  # bytes of a sha256
 
 Codes = NDArray[np.int32]
