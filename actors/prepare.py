@@ -20,7 +20,7 @@ from conf.schema import Config
 from judge import verifiable
 from judge.acoustic import norms_of
 from judge.api import calls_per_group
-from judge.installed import EXTRA, tiny_en
+from judge.installed import HOW, tiny_en
 from judge.panel import files_of
 from judge.types import Scale
 from learner.gate import mixer_from
@@ -143,7 +143,7 @@ def check_judge(config: Config) -> None:
         raise UserError("judge.plugins: needs a package: pip install onnxruntime")
     if config.judge.asr.by == "faster_whisper":
         if find_spec("faster_whisper") is None:
-            raise UserError(f"judge.asr.by=faster_whisper needs the package faster-whisper: {EXTRA}")
+            raise UserError(f"judge.asr.by=faster_whisper needs the package faster-whisper: {HOW}")
         if config.judge.asr.path is None:
             _usable(tiny_en)
     for name, path in files_of(config.judge).items():

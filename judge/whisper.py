@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge import measure
-from judge.installed import EXTRA
+from judge.installed import HOW
 from speech.audio import resample
 from speech.checkpoint import shapes
 
@@ -97,7 +97,7 @@ class FasterWhisper:
             from faster_whisper import WhisperModel
         except ImportError as missing:
             raise ValueError(
-                f"judge.asr.by=faster_whisper needs the package faster-whisper: {EXTRA}"
+                f"judge.asr.by=faster_whisper needs the package faster-whisper: {HOW}"
             ) from missing
         for name in ("model.bin", "config.json", "tokenizer.json"):  # without the last it would download one
             if not (path / name).is_file():
