@@ -23,7 +23,7 @@ SPEECH = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 def model_of(model: Path | None) -> Config:
     """Settings to run a checkpoint with: a run's own, on its final/ weights, or the defaults."""
-    from actors.prepare import usable_model
+    from actors.prepare import check_engine, usable_model
     from conf.load import load, read
 
     if model is not None and (model / "config.yaml").is_file():
@@ -43,6 +43,7 @@ def model_of(model: Path | None) -> Config:
     config = config.model_copy(
         update={"model": config.model.model_copy(update={"path": path, "family": family})}
     )
+    check_engine(config)
     usable_model(config)
     return config
 

@@ -68,6 +68,12 @@ def _run(given: list[str]) -> int:
 
 def _told(error: BaseException) -> int | None:
     """Print what the user can act on; None for a bug, which deserves its traceback."""
+    from actors import dependencies
+
+    lacking = dependencies.explain(error)
+    if lacking is not None:
+        print(f"wavgate: {lacking}", file=sys.stderr)
+        return FAILED
     from actors.errors import RunError, UserError
     from conf.load import ConfigError
     from speech.manifest import ManifestError
@@ -88,9 +94,11 @@ def _other(given: list[str]) -> int:
     if chosen.command == "doctor":
         from actors.doctor import examine
 
-        findings = list(examine())
-        print("\n".join(str(finding) for finding in findings))
-        return OK if all(finding.ok or not finding.needed for finding in findings) else FAILED
+        status = OK
+        for finding in examine():
+            print(finding, flush=True)  # as it comes: importing everything takes its time
+            status = status if finding.ok or not finding.needed else FAILED
+        return status
     from actors import alone, commands
 
     match chosen.command:

@@ -10,9 +10,15 @@ while this one is learnt; the weight sync waits for both, so no reply is ever sa
 The driver holds ids, numbers and references, never audio or weights.
 """
 
+import sys
+
+if __name__ == "__main__":  # first: what cannot be imported below is a line there
+    from actors.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
+
 import asyncio
 import shlex
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -286,9 +292,3 @@ def left_behind(run: Path) -> str:
     return f"report: {report}\n" + (
         goes_on if checkpoint.snapshots(run) else "there is no checkpoint to go on from: start again"
     )
-
-
-if __name__ == "__main__":
-    from actors.cli import main
-
-    sys.exit(main(["train", *sys.argv[1:]]))

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from actors import checkpoint
+from actors import checkpoint, dependencies
 from actors.checkpoint import DriverState
 from actors.cluster import Plan, cores, plan
 from actors.collect import asked_in
 from actors.data_pairs import usable_pairs
-from actors.errors import UserError
+from actors.errors import RunError, UserError
 from actors.footprint import memory_estimate, physical_memory
 from conf.load import load
 from conf.schema import Config
@@ -75,6 +75,7 @@ def prepare(arguments: Sequence[str]) -> Job:
     overrides, notes = overrides_of(arguments)
     config = load(overrides)
     layout = plan(config, cores())
+    check_engine(config)
     family = usable_model(config)
     check_judge(config)
     check_memory(config, family)
@@ -125,6 +126,14 @@ def usable_model(config: Config) -> Family:
     except ValueError as error:
         raise UserError(f"model.path: {error}") from error
     return family
+
+
+def check_engine(config: Config) -> None:
+    """RunError: vLLM does not work on this machine, where the run would sample with it on the CPU."""
+    if config.cluster.kind == "local" and config.rollout.engine == "vllm":
+        lacking = dependencies.lacks_of_engine()
+        if lacking:
+            raise RunError("\n".join(lacking))
 
 
 def check_judge(config: Config) -> None:

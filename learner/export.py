@@ -2,12 +2,14 @@
 
 Invariant: every weight file of the start checkpoint is written again under its name, with the same tensor
 names, shapes and dtypes; tensors that the learner does not hold (encoders, frozen heads) and every other file
-(config, tokenizer, wavgate.json, codec) are copied bit for bit. So whatever loaded the start checkpoint loads
-the export.
+(config, tokenizer, wavgate.json, codec) are copied bit for bit, but for the start's weights in another form
+(pytorch_model.bin), which would be stale. So whatever loaded the start checkpoint loads the export. Modes are
+those that the umask gives.
 """
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import safe_open
@@ -17,8 +19,10 @@ from torch import Tensor
 from learner.model import Policy, whole
 from learner.ranks import barrier
 from rollout.language_model import checkpoint_layout, together
-from speech.checkpoint import weight_files
+from speech.checkpoint import is_stale, weight_files
 from speech.families.base import Family
+
+LEFT_OUT = (".cache", ".git")  # what a download or a clone keeps beside its files, weights among it
 
 
 def engine_tensors(policy: Policy, family: Family) -> Iterator[tuple[str, Tensor]]:
@@ -58,12 +62,25 @@ def export(policy: Policy, family: Family, target: Path, *, rank: int) -> None:
                     tensors[name] = before if value is None else value.to(before.dtype).contiguous()
             metadata = stored.metadata() or {"format": "pt"}
         if rank == 0:
-            save_file(tensors, target / file.name, metadata=metadata)
+            _save(tensors, target / file.name, metadata)
     if rank == 0:  # last: nobody waits in a gather while gigabytes of encoders are copied
-        shutil.copytree(
-            source, target, dirs_exist_ok=True, ignore=lambda folder, names: _weights_in(folder, names, files)
-        )
+        _copy_rest(source, target, files)
 
 
-def _weights_in(folder: str, names: list[str], files: list[Path]) -> list[str]:
-    return [name for name in names if Path(folder) / name in files]
+def _save(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
+    """As a new file of this process is made; the library alone makes one that only its owner reads."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(dict(tensors), file, metadata=dict(metadata))
+    file.chmod(mode)
+
+
+def _copy_rest(source: Path, target: Path, written: Sequence[Path]) -> None:
+    """Contents, not modes or links: who may read the source, a cache perhaps, is the source's business."""
+    for folder, folders, files in os.walk(source, followlinks=True):
+        folders[:] = [name for name in folders if name not in LEFT_OUT]
+        here = Path(folder)
+        (target / here.relative_to(source)).mkdir(exist_ok=True)
+        for name in files:
+            if here / name not in written and not (here == source and is_stale(name)):
+                shutil.copyfile(here / name, target / here.relative_to(source) / name)

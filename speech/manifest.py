@@ -4,6 +4,7 @@ Invariant: a row that ``read`` returns is complete and its audio exists, is in b
 manifest's folder. Nothing stops at the first mistake: all of them are listed as file:line:field: message.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,14 @@ __all__ = ["MARKER", "Answer", "Cursor", "ManifestError", "Message", "Problem", 
 
 MARKER = "<|audio|>"
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
+
+def fitting(own: str) -> str:
+    """An id of another source as one that can be part of a file name; different ones stay different."""
+    if re.fullmatch(ID, own):
+        return own
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", own).strip("-._")[:100] or "row"
+    return f"{readable}-{hashlib.sha256(own.encode()).hexdigest()[:8]}"
 
 
 class Message(Strict):

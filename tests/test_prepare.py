@@ -53,7 +53,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         text("model.safetensors.index.json", '{"weight_map": {"a": "../model.safetensors"}}'),
         "weight_map must give each tensor a file of this folder",
     ),
-    "another width": (edited("config.json", hidden_size=999), "must have the shape"),
+    "another width": (edited("config.json", hidden_size=256), "must have the shape"),
     "more layers": (edited("config.json", num_hidden_layers=5), "config.json says 5 layers: the weights have 4"),
     "shorter reach": (edited("config.json", max_position_embeddings=256), "reaches 256 tokens"),
     "config is no JSON": (text("config.json", "{"), "config.json: must be JSON"),
