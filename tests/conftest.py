@@ -47,6 +47,7 @@ ENGINES = {
     "test_features_learner",
     "test_features_vllm",
     "test_learner_step",
+    "test_pool",
     "test_rollout_vllm",
     "test_rollout_worker",
     "test_secrets",
