@@ -44,6 +44,8 @@ def train(arguments: Sequence[str]) -> int:
 
 def _flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
     """Split ``--flags`` from overrides. UserError: a flag that does not exist."""
+    from conf.overrides import FOLDERS, quoted
+
     known = {
         "--dry-run": "--dry-run",
         "--multirun": "--multirun",
@@ -52,6 +54,8 @@ def _flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
         "-h": "--help",
         "--cfg": "--cfg",
         "-c": "--cfg",
+        "--config-dir": "--config-dir",
+        "-cd": "--config-dir",
     }
     flags, overrides, rest = set(), [], list(arguments)
     while rest:
@@ -62,10 +66,17 @@ def _flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
         name, _, value = one.partition("=")
         if name not in known:
             raise UserError(
-                f"{one}: no such flag; train knows --cfg job, --dry-run, --multirun (settings are key=value)"
+                f"{one}: no such flag; train knows --cfg job, --config-dir DIR, --dry-run, --multirun "
+                "(settings are key=value)"
             )
-        if known[name] == "--cfg" and (value or (rest.pop(0) if rest else "")) != "job":
+        if known[name] in ("--cfg", "--config-dir"):
+            value = value or (rest.pop(0) if rest else "")
+        if known[name] == "--cfg" and value != "job":
             raise UserError("--cfg: must be followed by job")
+        if known[name] == "--config-dir":
+            if not value:
+                raise UserError("--config-dir: must be followed by a folder")
+            overrides.append(f"{FOLDERS}=[{quoted(value)}]")
         flags.add(known[name])
     return flags, overrides
 
