@@ -18,7 +18,6 @@ OK = 0
 
 def train(arguments: Sequence[str]) -> int:
     """A run, several (--multirun), or only a look at one (--cfg job, --dry-run)."""
-    from actors.prepare import dry_run, overrides_of, prepare
     from conf.load import dump, load, sweep
 
     flags, overrides = _flags(arguments)
@@ -27,6 +26,10 @@ def train(arguments: Sequence[str]) -> int:
 
         print("wavgate train: " + TRAIN_HELP)
         return OK
+    if not flags & {"--cfg", "--dry-run"}:
+        print("checking settings, model and data", flush=True)  # their packages alone take seconds to import
+    from actors.prepare import dry_run, overrides_of, prepare
+
     if "--cfg" in flags:
         print(dump(load(overrides_of(overrides)[0])), end="")
         return OK

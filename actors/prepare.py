@@ -3,6 +3,7 @@
 Invariant: nothing here writes. What it raises is the user's to fix: ConfigError, UserError or ManifestError.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -74,6 +75,7 @@ def prepare(arguments: Sequence[str]) -> Job:
     """Check all of a job. Raises at the first stage that fails, with all problems of that stage."""
     overrides, notes = overrides_of(arguments)
     config = load(overrides)
+    check_root(config.run.root)
     layout = plan(config, cores())
     family = usable_model(config)
     check_judge(config)
@@ -102,6 +104,15 @@ def prepare(arguments: Sequence[str]) -> Job:
         snapshot=snapshot,
         notes=tuple(notes),
     )
+
+
+def check_root(root: Path) -> None:
+    """UserError: no run directory can be made there."""
+    there = next(folder for folder in (root, *root.parents) if os.path.exists(folder))
+    if not there.is_dir():
+        raise UserError(f"run.root: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"run.root: {there} cannot be written to by this user")
 
 
 def usable_model(config: Config) -> Family:
