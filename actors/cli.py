@@ -7,6 +7,7 @@ its line, no traceback, nothing written); 130 interrupted.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from actors.terminal import lasting
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 OK, FAILED, USER, INTERRUPTED = 0, 1, 2, 130
 MODEL_HELP = "a checkpoint or a run directory (default: the embedded base)"
+OVERRIDES_HELP = "settings as for train: model=NAME model.path=FOLDER model.codec=FOLDER, ..."
 TRAIN_HELP = """key=value overrides (wavgate train algo=sft rollout.group_size=4), resume=RUN, and the flags
 --cfg job (print the resolved settings), --dry-run (placement, memory, judge calls),
 --multirun (comma lists: run.seed=0,1,2)"""
@@ -125,10 +127,19 @@ def _other(given: list[str]) -> int:
         case "data":
             return _data(chosen)
         case "say":
-            return alone.say(chosen.prompt, chosen.out, chosen.model)
+            return alone.say(chosen.prompt, chosen.out, chosen.model, chosen.overrides)
         case "eval":
-            return alone.evaluate(chosen.manifest, chosen.model, chosen.json, chosen.limit)
+            manifest, settings = chosen.manifest, chosen.overrides
+            if manifest is not None and _is_setting(manifest):
+                manifest, settings = None, [manifest, *settings]
+            place = None if manifest is None else Path(manifest)
+            return alone.evaluate(place, chosen.model, chosen.json, chosen.limit, settings)
     raise AssertionError(chosen.command)
+
+
+def _is_setting(manifest: str) -> bool:
+    """Whether what stands where a manifest may is ``key=value``, the manifest left out."""
+    return re.match(r"[a-z_]+(\.[a-z_]+)*=", manifest) is not None and not Path(manifest).exists()
 
 
 def _data(chosen: argparse.Namespace) -> int:
@@ -183,7 +194,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _checkpoint_parsers(commands: Commands) -> None:
     evaluate = commands.add_parser("eval", help="judge a checkpoint's greedy replies to a manifest")
-    evaluate.add_argument("manifest", type=Path, nargs="?", help="default: the embedded test set")
+    evaluate.add_argument("manifest", nargs="?", help="default: data.test, the embedded test set")
     evaluate.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
@@ -191,6 +202,8 @@ def _checkpoint_parsers(commands: Commands) -> None:
     say.add_argument("prompt", help="words, or a wav/flac/ogg file")
     say.add_argument("out", type=Path, help="the reply's audio: .wav, .flac or .ogg")
     say.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
+    for one in (evaluate, say):
+        one.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES_HELP)
     export = commands.add_parser("export", help="write the newest checkpoint of RUN as a Hugging Face folder")
     export.add_argument("run", type=Path)
     export.add_argument("to", type=Path, nargs="?", help="default: RUN/export-stepN")

@@ -15,6 +15,7 @@ from actors.collect import asked_in
 from actors.data_pairs import usable_pairs
 from actors.errors import RunError, UserError
 from actors.footprint import memory_estimate, physical_memory
+from actors.model_check import check_heads, check_numbers
 from conf.load import load
 from conf.schema import Config
 from judge import verifiable
@@ -106,7 +107,7 @@ def prepare(arguments: Sequence[str]) -> Job:
 
 
 def usable_model(config: Config) -> Family:
-    """The family of the checkpoint, whose config, headers, tokenizer, encoder, codec and voice norms fit.
+    """The family of the checkpoint, whose config, weights, tokenizer, encoder, codec and voice norms fit.
 
     UserError: no whole local Hugging Face folder with safetensors weights, or not of this family.
     """
@@ -118,11 +119,13 @@ def usable_model(config: Config) -> Family:
         limit, streams = config.model.max_length, family.streams
         model_folder.check(path, limit, family.backbone, family.names.parts, streams)
         check_sampling(config.rollout, family)
+        check_heads(config, family)
         Unfilled(family, attention="sdpa")
         family.codec()
         if family.hears:
             family.ear()
         norms_of(path)
+        check_numbers(family)
     except ValueError as error:
         raise UserError(f"model.path: {error}") from error
     return family
