@@ -13,7 +13,11 @@ import yaml
 from conf.load import load
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ["docker/install.sh", "docker/system.sh", "docker/entrypoint.sh", "examples/submit.sh", ".ci/run"]
+SCRIPTS = [
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docker").glob("*.sh")),
+    "examples/submit.sh",
+    ".ci/run",
+]
 DOCKERFILES = ["docker/Dockerfile", "docker/Dockerfile.cpu"]
 
 
