@@ -6,11 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
@@ -22,6 +22,7 @@ from actors.errors import UserError
 from actors.prepare import overrides_of
 from conf.load import load
 from rollout.environment import CPU_ENV, ENV
+from tests.processes import HANG_S, ended, wait_for
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "examples" / "tiny_world" / "data"
@@ -188,17 +189,6 @@ def test_what_no_command_takes_is_a_usage_error(given: list[str], capsys: pytest
     assert left.value.code == 2 and "usage: wavgate" in capsys.readouterr().err
 
 
-def ended(group: int) -> bool:
-    """Whether the last process of a group is gone within ten seconds."""
-    for _ in range(200):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
-
-
 MANY = 400  # replies: more than are judged before a signal arrives
 
 
@@ -222,13 +212,11 @@ def test_judge_score_survives_interrupt_and_kill_with_whole_verdicts_and_no_proc
             # a background shell has its children ignore SIGINT
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as running:  # fmt: skip
-            until = time.monotonic() + 60
-            while not (kept.exists() and kept.read_bytes().count(b"\n") > after):
-                assert time.monotonic() < until and running.poll() is None
-                time.sleep(0.01)
+            wait_for(lambda: kept.exists() and kept.read_bytes().count(b"\n") > after, running)
+            judges = psutil.Process(running.pid).children(recursive=True)
             stop(running.pid)
-            _, error = running.communicate(timeout=60)
-        assert ended(running.pid), "a judge process outlived its parent"
+            _, error = running.communicate(timeout=HANG_S)
+        assert judges and ended(judges), "a judge process outlived its parent"
         return running.returncode, error
 
     # As a terminal does it: to the whole group.
@@ -264,7 +252,7 @@ def test_say_turns_a_prompt_into_speech_on_a_machine_without_a_compiler(tmp_path
     for own in (*ENV, *CPU_ENV):  # the command sets them itself
         environment.pop(own, None)
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
