@@ -7,6 +7,7 @@ its line, no traceback, nothing written); 130 interrupted.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from actors.terminal import lasting
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 OK, FAILED, USER, INTERRUPTED = 0, 1, 2, 130
 MODEL_HELP = "a checkpoint or a run directory (default: the embedded base)"
+OVERRIDES_HELP = "settings as for train: model=NAME model.path=FOLDER model.codec=FOLDER, ..."
 TRAIN_HELP = """key=value overrides (wavgate train algo=sft rollout.group_size=4), resume=RUN, and the flags
 --cfg job (print the resolved settings), --dry-run (placement, memory, judge calls),
 --multirun (run.seed=0,1,2 or run.seed=range(0,3) or algo=glob(grpo*)),
@@ -80,6 +82,12 @@ def _run(given: list[str]) -> int:
 
 def _told(error: BaseException) -> int | None:
     """Print what the user can act on; None for a bug, which deserves its traceback."""
+    from actors import dependencies
+
+    lacking = dependencies.explain(error)
+    if lacking is not None:
+        print(f"wavgate: {lacking}", file=sys.stderr)
+        return FAILED
     from actors.errors import RunError, UserError
     from conf.load import ConfigError
     from speech.manifest import ManifestError
@@ -100,9 +108,11 @@ def _other(given: list[str]) -> int:
     if chosen.command == "doctor":
         from actors.doctor import examine
 
-        findings = list(examine())
-        print("\n".join(str(finding) for finding in findings))
-        return OK if all(finding.ok or not finding.needed for finding in findings) else FAILED
+        status = OK
+        for finding in examine():
+            print(finding, flush=True)  # as it comes: importing everything takes its time
+            status = status if finding.ok or not finding.needed else FAILED
+        return status
     from actors import alone, commands
 
     match chosen.command:
@@ -129,10 +139,19 @@ def _other(given: list[str]) -> int:
         case "data":
             return _data(chosen)
         case "say":
-            return alone.say(chosen.prompt, chosen.out, chosen.model)
+            return alone.say(chosen.prompt, chosen.out, chosen.model, chosen.overrides)
         case "eval":
-            return alone.evaluate(chosen.manifest, chosen.model, chosen.json, chosen.limit)
+            manifest, settings = chosen.manifest, chosen.overrides
+            if manifest is not None and _is_setting(manifest):
+                manifest, settings = None, [manifest, *settings]
+            place = None if manifest is None else Path(manifest)
+            return alone.evaluate(place, chosen.model, chosen.json, chosen.limit, settings)
     raise AssertionError(chosen.command)
+
+
+def _is_setting(manifest: str) -> bool:
+    """Whether what stands where a manifest may is ``key=value``, the manifest left out."""
+    return re.match(r"[a-z_]+(\.[a-z_]+)*=", manifest) is not None and not Path(manifest).exists()
 
 
 def _data(chosen: argparse.Namespace) -> int:
@@ -188,7 +207,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _checkpoint_parsers(commands: Commands) -> None:
     evaluate = commands.add_parser("eval", help="judge a checkpoint's greedy replies to a manifest")
-    evaluate.add_argument("manifest", type=Path, nargs="?", help="default: the embedded test set")
+    evaluate.add_argument("manifest", nargs="?", help="default: data.test, the embedded test set")
     evaluate.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
@@ -196,6 +215,8 @@ def _checkpoint_parsers(commands: Commands) -> None:
     say.add_argument("prompt", help="words, or a wav/flac/ogg file")
     say.add_argument("out", type=Path, help="the reply's audio: .wav, .flac or .ogg")
     say.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
+    for one in (evaluate, say):
+        one.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES_HELP)
     export = commands.add_parser("export", help="write the newest checkpoint of RUN as a Hugging Face folder")
     export.add_argument("run", type=Path)
     export.add_argument("to", type=Path, nargs="?", help="default: RUN/export-stepN")

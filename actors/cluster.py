@@ -5,6 +5,7 @@ role may not have more processes than the machine has cores. GPU: one placement 
 engines get bundles of their own (apart) or share them (colocated). Nothing attaches to a Ray by accident.
 """
 
+import json
 import logging
 import os
 import secrets
@@ -24,6 +25,7 @@ from actors.errors import RunError, UserError
 from actors.interrupt import surviving_children
 from conf.schema import Config
 from rollout.environment import CPU_ENV, ENV
+from speech.files import copy_contents
 
 ROOT = Path(__file__).resolve().parent.parent
 OBJECT_STORE_BYTES = 512 << 20
@@ -155,6 +157,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+NO_LOGS = ("old", "events", "export_events")
+
+
 class Cluster:
     """A Ray that this run started or joined, and the placement of its actors.
 
@@ -176,9 +181,7 @@ class Cluster:
             path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             self._start({"env_vars": {**wanted, "PYTHONPATH": path}}, claims)
         else:
-            free = {
-                name: value for name, value in wanted.items() if name not in os.environ
-            }  # the job's own settings win
+            free = {name: value for name, value in wanted.items() if _ours(name, value)}
             initialise(
                 config.cluster.address,
                 runtime_env={"env_vars": free},
@@ -270,13 +273,15 @@ class Cluster:
         if self._folder is not None and self._folder.exists():
             if logs is not None:
                 for session in self._folder.glob("session_2*"):
-                    shutil.copytree(
-                        session / "logs",
-                        logs,
-                        dirs_exist_ok=True,
-                        ignore=shutil.ignore_patterns("old", "events", "export_events"),
-                    )
+                    copy_contents(session / "logs", logs, lambda path: path.name not in NO_LOGS)
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _ours(name: str, value: str) -> bool:
+    """Whether actors get a variable from us: what a job or its shell has set otherwise wins."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    submitted = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return name not in submitted and os.environ.get(name, value) == value
 
 
 def initialise(address: str, **settings: Any) -> None:

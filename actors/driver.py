@@ -10,11 +10,18 @@ while this one is learnt; the weight sync waits for both, so no reply is ever sa
 The driver holds ids, numbers and references, never audio or weights.
 """
 
+import sys
+
+if __name__ == "__main__":  # first: what cannot be imported below is a line there
+    from actors.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
+
 import asyncio
 import shlex
-import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from actors import checkpoint
@@ -96,9 +103,11 @@ class Driver:
         folder, state = self._job.snapshot
         await self._fleet.learner.load(folder / "learner")
         self._gate.load_state_dict(state.gate)
-        self._batches.load(state.step, state.cursors)
         await self._fleet.sync(state.step)
-        self._run.cut(state.step, self._config)  # nothing can keep it from going on now
+        ahead = checkpoint.ahead_in(folder)
+        self._batches.load(state.step, state.cursors, ahead)
+        heard = state.step if ahead is None else ahead.draw.step
+        self._run.cut(state.step, self._config, heard)  # nothing can keep it from going on now
         self._monitor.resume(state.step)
         self._run.event("resume", f"continued from {folder.name}")
         await self._canaries.check(state.step)
@@ -182,7 +191,6 @@ class Driver:
             step=step,
             seed=self._config.run.seed,
             gate=self._gate.state_dict(),
-            cursors=self._batches.cursors(),
             model=self._model,
             data=self._job.train.digest,
         )
@@ -199,14 +207,18 @@ class Driver:
         def save_learner(folder: Path) -> None:
             asyncio.run_coroutine_threadsafe(self._fleet.learner.save(folder), loop).result()
 
+        ahead = self._batches.ahead_of(self._state.step)
+        state = replace(self._state, cursors=self._batches.cursors(self._state.step))
+
+        kept = None if ahead is None else ahead.ahead
         keep = self._config.run.keep_checkpoints
-        path = await asyncio.to_thread(checkpoint.save, self._run.path, self._state, save_learner, keep)
+        path = await asyncio.to_thread(checkpoint.save, self._run.path, state, save_learner, keep, kept)
         self._run.event("checkpoint", f"wrote {path.name}")
 
     async def _interrupted(self) -> None:
         """Ctrl-C or SIGTERM: let a running optimiser step end, then save."""
         self._run.event("interrupt", "asked to end: writing a checkpoint (Ctrl-C again to stop at once)")
-        self._batches.cancel()
+        await self._batches.end(self._state.step)
         if self._saving is not None:
             await self._saving
         if not checkpoint.folder(self._run.path, self._state.step).exists():
@@ -293,9 +305,3 @@ def left_behind(run: Path) -> str:
     return f"report: {report}\n" + (
         goes_on if checkpoint.snapshots(run) else "there is no checkpoint to go on from: start again"
     )
-
-
-if __name__ == "__main__":
-    from actors.cli import main
-
-    sys.exit(main(["train", *sys.argv[1:]]))

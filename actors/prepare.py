@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from actors import checkpoint
+from actors import checkpoint, dependencies
 from actors.checkpoint import DriverState
 from actors.cluster import Plan, cores, plan
 from actors.collect import asked_in
 from actors.data_pairs import usable_pairs
-from actors.errors import UserError
+from actors.errors import RunError, UserError
 from actors.footprint import memory_estimate, physical_memory
+from actors.model_check import check_heads, check_numbers
 from conf.load import load
 from conf.schema import Config
 from judge import verifiable
@@ -77,6 +78,7 @@ def prepare(arguments: Sequence[str]) -> Job:
     config = load(overrides)
     check_root(config.run.root)
     layout = plan(config, cores())
+    check_engine(config)
     family = usable_model(config)
     check_judge(config)
     check_memory(config, family)
@@ -116,7 +118,7 @@ def check_root(root: Path) -> None:
 
 
 def usable_model(config: Config) -> Family:
-    """The family of the checkpoint, whose config, headers, tokenizer, encoder, codec and voice norms fit.
+    """The family of the checkpoint, whose config, weights, tokenizer, encoder, codec and voice norms fit.
 
     UserError: no whole local Hugging Face folder with safetensors weights, or not of this family.
     """
@@ -128,14 +130,24 @@ def usable_model(config: Config) -> Family:
         limit, streams = config.model.max_length, family.streams
         model_folder.check(path, limit, family.backbone, family.names.parts, streams)
         check_sampling(config.rollout, family)
+        check_heads(config, family)
         Unfilled(family, attention="sdpa")
         family.codec()
         if family.hears:
             family.ear()
         norms_of(path)
+        check_numbers(family)
     except ValueError as error:
         raise UserError(f"model.path: {error}") from error
     return family
+
+
+def check_engine(config: Config) -> None:
+    """RunError: vLLM does not work on this machine, where the run would sample with it on the CPU."""
+    if config.cluster.kind == "local" and config.rollout.engine == "vllm":
+        lacking = dependencies.lacks_of_engine()
+        if lacking:
+            raise RunError("\n".join(lacking))
 
 
 def check_judge(config: Config) -> None:

@@ -10,13 +10,18 @@ os.environ.update(
     WAVGATE_CACHE="off",
 )
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
-hypothesis.settings.register_profile("wavgate", deadline=None, database=None)  # a busy machine is no failure
+from tests import processes
+
+hypothesis.settings.register_profile(  # a busy machine is no failure
+    "wavgate", deadline=None, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("wavgate")
 torch.set_num_threads(1)
 
@@ -46,6 +51,31 @@ ENGINES = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Before any test, and before any worker of xdist is started."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and not config.option.collectonly:
+        processes.supervise()
+    processes.adopt()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """xdist would put the groups with the most tests first; the order here is that of their time."""
+    config.option.loadscopereorder = False
+
+
+def what_it_starts() -> Iterator[None]:
+    """Ends with it; what has to be ended for it is its failure."""
+    before = processes.children()
+    yield
+    left = processes.end_all(kept=before)
+    assert not left, f"left running, and ended: {left}"
+
+
+of_a_module = pytest.fixture(scope="module", autouse=True)(what_it_starts)
+of_a_test = pytest.fixture(autouse=True)(what_it_starts)
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """On two workers (make test): one cluster at a time, and beside it one test with engines or ranks of its own;
     of the rest a file's tests stay together, for the sake of what they share.
@@ -53,6 +83,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     name = item.path.stem
     group = "clusters" if name in CLUSTERS else "engines" if name in ENGINES else name
     item.add_marker(pytest.mark.xdist_group(group))
+    if name in CLUSTERS | ENGINES:
+        item.add_marker(pytest.mark.heavy)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,6 +26,7 @@ from speech.checkpoint import read_json, weight_files
 from speech.families import load_family
 from tests.families.vita_audio import AHEAD, CODES, LAYERS, write_checkpoint
 from tests.learner_world import full_tensors
+from tests.processes import HANG_S
 
 Tensors = dict[str, Tensor]
 SAMPLED = Sampled(max_new_tokens=64, temperature=1.0)
@@ -36,7 +37,7 @@ def one_rank() -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=30)
+    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
     yield
     disconnect()
 

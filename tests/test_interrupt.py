@@ -19,16 +19,18 @@ from actors.record import RunDirectory
 
 
 class SlowLearner:
-    """Writes two files with a pause between them."""
+    """Writes two files; what has been ``begun`` ends when it ``may``."""
 
     def __init__(self) -> None:
         self.calls = 0
+        self.begun, self.may = asyncio.Event(), asyncio.Event()
 
     async def save(self, folder: Path) -> None:
         self.calls += 1
         assert not any(folder.iterdir())
         (folder / "a").write_text("1")
-        await asyncio.sleep(0.5)
+        self.begun.set()
+        await self.may.wait()
         (folder / "b").write_text("2")
 
 
@@ -55,8 +57,10 @@ def test_an_interrupt_during_a_checkpoint_lets_it_end(tmp_path: Path) -> None:
 
     async def interrupted() -> None:
         task = asyncio.create_task(train())
-        await asyncio.sleep(0.2)
+        await learner.begun.wait()
         task.cancel()
+        await asyncio.sleep(0.01)  # it is told
+        learner.may.set()
         await task
 
     with pytest.raises(asyncio.CancelledError):
@@ -69,6 +73,7 @@ def test_an_interrupt_during_a_checkpoint_lets_it_end(tmp_path: Path) -> None:
 def test_an_interrupt_before_a_resumed_run_has_learnt_anything_writes_nothing(tmp_path: Path) -> None:
     learner = SlowLearner()
     found, run = driver(tmp_path, learner)
+    learner.may.set()
     asyncio.run(found._checkpoint())
     asyncio.run(found._interrupted())  # its state is that of the snapshot
     assert learner.calls == 1 and len(checkpoint.snapshots(run.path)) == 1

@@ -53,7 +53,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         text("model.safetensors.index.json", '{"weight_map": {"a": "../model.safetensors"}}'),
         "weight_map must give each tensor a file of this folder",
     ),
-    "another width": (edited("config.json", hidden_size=999), "must have the shape"),
+    "another width": (edited("config.json", hidden_size=256), "must have the shape"),
     "more layers": (edited("config.json", num_hidden_layers=5), "config.json says 5 layers: the weights have 4"),
     "shorter reach": (edited("config.json", max_position_embeddings=256), "reaches 256 tokens"),
     "config is no JSON": (text("config.json", "{"), "config.json: must be JSON"),
@@ -234,12 +234,12 @@ def test_a_saved_run_that_fits_can_go_on(saved: Path) -> None:
     assert job.snapshot is not None and job.snapshot[1].step == 1
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"format": "wavgate-checkpoint-2", "step": 1}'])
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"format": "wavgate-checkpoint-3", "step": 1}'])
 def test_a_malformed_checkpoint_manifest_is_a_problem_and_not_a_crash(content: str, saved: Path) -> None:
     (snapshot,) = checkpoint.snapshots(saved)
     (snapshot / "manifest.json").write_text(content)
     (problem,) = checkpoint.check(snapshot)
-    assert "not the manifest of a wavgate-checkpoint-2" in problem
+    assert "not the manifest of a wavgate-checkpoint-3" in problem
 
 
 def test_settings_of_a_run_that_are_no_yaml_are_refused(

@@ -26,7 +26,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         folder, write_data(folder / "data", 6, reply_seconds=1.2),
         "model=vita_audio", f"model.path={base}", f"model.codec={codec}", "model.max_length=512",
         "data.eval_prompts=1", "algo=grpo_all", "algo.fixed_lambda=0.5", "algo.kl={text: 0.1, audio: 0.1}",
-        "rollout.max_new_tokens=48", "learner.timeout_s=60",
+        "rollout.max_new_tokens=48",
     )  # fmt: skip
 
 
