@@ -44,6 +44,7 @@ from actors.monitor import Monitor
 from actors.prepare import Job
 from actors.record import RunDirectory, due, record_step
 from actors.terminal import when_lost
+from conf.schema import Config
 from judge.api import Probed
 from judge.types import Scale
 from learner.gate import mixer_from
@@ -74,6 +75,8 @@ class Driver:
 
         Cancelled: a checkpoint of the last whole step first.
         """
+        self._monitor.phase("start")
+        self._monitor.say(_starting(self._config))
         await self._fleet.start()
         try:
             await self._begin()
@@ -241,6 +244,7 @@ def run(job: Job) -> RunDirectory:
             _take(held, job.config.run.root / job.config.run.name)
             checkpoint.check_newest(job.snapshot[0])
         probed = probe_judge(job.config.judge)
+        print("starting Ray" if job.config.cluster.address == "local" else "joining Ray", flush=True)
         cluster = Cluster(job.config, job.layout)  # before anything is written
         try:
             return _run_on(cluster, job, probed, held)
@@ -280,6 +284,15 @@ def _run_on(cluster: Cluster, job: Job, probed: Probed | None, held: ExitStack) 
             fleet.close()
             cluster.close(directory.path / "infra")
     return directory
+
+
+def _starting(config: Config) -> str:
+    counts = (
+        ("engine", config.rollout.workers),
+        ("judge", config.judge.workers),
+        ("learner rank", config.learner.ranks),
+    )
+    return "starting " + ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts)
 
 
 def left_behind(run: Path) -> str:
