@@ -17,6 +17,7 @@ from actors.dependencies import DEPENDENCIES, Dependency, examine, explain, lack
 from actors.errors import RunError
 from actors.prepare import check_engine
 from conf.load import load
+from tests.processes import HANG_S
 
 ROOT = Path(__file__).parent.parent
 NO_SNDFILE = "raise OSError('sndfile library not found using ctypes.util.find_library')"
@@ -32,7 +33,12 @@ def shadow(folder: Path, module: str, body: str) -> dict[str, str]:
 
 def command(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
     )
 
 

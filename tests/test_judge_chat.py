@@ -185,7 +185,7 @@ def test_nobody_there_is_a_network_failure() -> None:
         taken.bind(("127.0.0.1", 0))  # bound, not listening
 
         with pytest.raises(CallFailed) as failure:
-            asyncio.run(asked_at(taken.getsockname()[1], 1.0))
+            asyncio.run(asked_at(taken.getsockname()[1], HANG_S))
     assert (failure.value.kind, failure.value.retryable) == ("network", True)
 
 
