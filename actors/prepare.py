@@ -20,11 +20,11 @@ from actors.model_check import check_heads, check_numbers
 from conf.load import load
 from conf.schema import Config
 from judge import verifiable
-from judge.acoustic import norms_of
 from judge.api import calls_per_group
 from judge.installed import HOW, tiny_en
 from judge.panel import files_of
 from judge.types import Scale
+from judge.voice import norms_of
 from learner.gate import mixer_from
 from rollout.loading import Unfilled
 from rollout.sampling import check_sampling
