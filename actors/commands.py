@@ -12,6 +12,7 @@ from conf.schema import Config
 from report import page, table
 from report.read import lines
 from report.records import Evaluation
+from speech.manifest import Row
 
 OK = 0
 
@@ -109,9 +110,22 @@ def data_check(manifest: Path, max_seconds: float) -> int:
     types = Counter(row.task_type or "of no type" for row in rows)
     told = ", ".join(f"{name} {count}" for name, count in sorted(types.items()))
     print(f"{manifest}: {len(rows)} rows, no problem; {told}")
+    for line in _references(manifest, rows, max_seconds) if form == "prompts" else ():
+        print(line)
     if form != "prompts":
         print("\n".join(pairs.described(paired, form)))
     return OK
+
+
+def _references(manifest: Path, rows: Sequence[Row], max_seconds: float) -> list[str]:
+    """Two of them as the recogniser hears them that a run has where no other is set."""
+    from actors.references import heard, own
+    from conf.judging import AsrConfig
+
+    try:
+        return heard(AsrConfig(), manifest, rows, max_seconds) if own(manifest) else []
+    except UserError as error:
+        return [f"references not heard: {error}"]
 
 
 def export(run: Path, to: Path | None) -> int:

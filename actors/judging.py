@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import RunError, UserError
+from actors.references import heard_by, own
 from conf.endpoints import SecondConfig
 from conf.judging import JudgeConfig
 from conf.load import load
@@ -35,7 +36,7 @@ from judge.offline import (
 from judge.replies import Item, Replies
 from judge.types import Judged, Missing, Scale, Scored
 from judge.voice import SpeechNorms, norms_of
-from speech.manifest import ManifestError
+from speech.manifest import ManifestError, read
 
 OK = 0
 EVERY_S = 10.0  # between lines of progress
@@ -43,11 +44,17 @@ NO_API = "no axis is judged by api: add judge=openai judge.api.base_url=URL judg
 
 
 def probe(overrides: Sequence[str]) -> int:
-    """What the API judge of these settings can do, on one line."""
-    found = probe_judge(load(list(overrides)).judge)
-    if found is None:
+    """What the API judge of these settings can do, on one line, and how two of the user's own references are
+    heard.
+    """
+    config = load(list(overrides))
+    found = probe_judge(config.judge)
+    train = config.data.train
+    if found is None and not own(train):
         raise UserError(f"judge probe: {NO_API}")
-    print("\n".join(found.describe()))
+    print("\n".join(found.describe() if found is not None else [NO_API]))
+    if own(train):
+        print("\n".join(heard_by(config, train, read(train, config.data.max_seconds))))
     return OK
 
 

@@ -17,6 +17,7 @@ from actors.data_pairs import usable_pairs
 from actors.errors import RunError, UserError
 from actors.footprint import memory_estimate, physical_memory
 from actors.model_check import check_heads, check_numbers
+from actors.references import heard_by
 from conf.load import load
 from conf.schema import Config
 from judge import verifiable
@@ -305,4 +306,4 @@ def dry_run(job: Job) -> list[str]:
     lines.append(
         f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"
     )
-    return lines
+    return [*lines, *heard_by(config, config.data.train, job.train)]
