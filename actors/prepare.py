@@ -36,6 +36,7 @@ from speech.families.base import Family
 from speech.manifest import Cursor, ManifestError, Problem, Row, read
 from speech.pairs import PairRow, below
 from speech.rows import Rows
+from speech.words import words
 
 JOB_RUNS = Path("~/wavgate-runs")  # where runs go from a Ray job, whose own folder is temporary
 
@@ -238,7 +239,7 @@ def _manifests(config: Config, family: Family) -> list[Rows[Row]]:
 
 def unusable(rows: Sequence[Row], path: Path, family: Family, config: Config) -> Iterator[Problem]:
     """What this model and these judges cannot do with the rows of a sound manifest."""
-    lengths = Lengths(family, path.parent)
+    lengths, vocabulary = Lengths(family, path.parent), _vocabulary(config)
     for line, row in enumerate(rows, start=1):
         try:
             prompt, target = lengths.of(row)
@@ -253,10 +254,26 @@ def unusable(rows: Sequence[Row], path: Path, family: Family, config: Config) ->
             if tokens > config.model.max_length:
                 rule = f"{what} must fit model.max_length={config.model.max_length}: got {tokens} tokens"
                 yield Problem(path, line, field, rule)
+        unheard = sorted({*words(row.sft_target_text)} - vocabulary) if vocabulary else []
+        if unheard:
+            rule = (
+                "must be of words in judge.asr.dictionary, no other is ever heard (data=manifest knows any)"
+            )
+            yield Problem(path, line, "sft_target_text", f"{rule}: got {', '.join(unheard[:5])}")
         checks = config.judge.semantic > 0 and config.judge.semantic_by == "local"
         uncheckable = verifiable.checkable(asked_in(row)) if checks else None
         if uncheckable is not None:
             yield Problem(path, line, "answer", f"{uncheckable}, and judge.semantic needs one")
+
+
+def _vocabulary(config: Config) -> frozenset[str]:
+    """All that the recogniser can hear; empty: it is not bound to a list."""
+    asr = config.judge.asr
+    if asr.by != "pocketsphinx" or asr.dictionary is None:
+        return frozenset()
+    lines = asr.dictionary.read_text(encoding="utf-8", errors="replace").splitlines()
+    entries = [line.split()[0].partition("(")[0] for line in lines if line.strip()]
+    return frozenset(word for entry in entries for word in words(entry))
 
 
 def draw_distinct(cursor: Cursor, count: int) -> list[int]:
