@@ -257,7 +257,7 @@ def unusable(rows: Sequence[Row], path: Path, family: Family, config: Config) ->
         unheard = sorted({*words(row.sft_target_text)} - vocabulary) if vocabulary else []
         if unheard:
             rule = (
-                "must be of words in judge.asr.dictionary, no other is ever heard (data=manifest knows any)"
+                "must be of words in judge.asr.dictionary, no other is ever heard (data=manifest knows all)"
             )
             yield Problem(path, line, "sft_target_text", f"{rule}: got {', '.join(unheard[:5])}")
         checks = config.judge.semantic > 0 and config.judge.semantic_by == "local"
