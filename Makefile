@@ -27,7 +27,7 @@ test: lint  ## ruff, mypy and the tests; make test ARGS="-k gate"
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-quick: install  ## what starts no engine; make test-quick PYTHON=python3.13 WAVGATE_VENV=.venv-3.13
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not heavy" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not heavy and not long" $(ARGS)
 
 bench: install  ## print the measured figures
 	$(BIN)/python -m bench $(ARGS)
