@@ -15,6 +15,7 @@ from actors.collect import asked_in
 from actors.data_pairs import usable_pairs
 from actors.errors import RunError, UserError
 from actors.footprint import memory_estimate, physical_memory
+from actors.overlap import held_out
 from conf.load import load
 from conf.schema import Config
 from judge import verifiable
@@ -84,8 +85,9 @@ def prepare(arguments: Sequence[str]) -> Job:
         folder, state, problems = checkpoint.newest(config.run.resume)
         snapshot = (folder, state)
         notes += [f"skipped a damaged checkpoint: {problem}" for problem in problems]
-    train, validation, test = _manifests(config, family)
+    train, validation, test = manifests = _manifests(config, family)
     pairs = usable_pairs(config, family)
+    notes += held_out(config, manifests, pairs)
     if snapshot is not None:
         _check_resume(config, snapshot[1], train, len(pairs))
     if config.data.pairs is not None and config.algo.loss != "dpo":
@@ -282,4 +284,4 @@ def dry_run(job: Job) -> list[str]:
     lines.append(
         f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"
     )
-    return lines
+    return lines + [f"note: {note}" for note in job.notes]
