@@ -87,9 +87,9 @@ def prepare(arguments: Sequence[str]) -> Job:
         notes += [f"skipped a damaged checkpoint: {problem}" for problem in problems]
     train, validation, test = manifests = _manifests(config, family)
     pairs = usable_pairs(config, family)
-    notes += held_out(config, manifests, pairs)
     if snapshot is not None:
         _check_resume(config, snapshot[1], train, len(pairs))
+    notes += held_out(config, manifests, pairs)
     if config.data.pairs is not None and config.algo.loss != "dpo":
         notes.append(f"data.pairs: not read, algo.loss is {config.algo.loss}")
     close = below(pairs, config.algo.margin)

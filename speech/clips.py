@@ -1,13 +1,13 @@
 """What a data set's clips are, each looked at once: how long, how loud, and which sound.
 
-Two clips are the same where their decoded samples are, whatever their names and containers. Invariant: a
-question or a reference reply without a problem can be heard: it lasts as long as a sound does and is not
-silence.
+Two clips are the same where their decoded samples are, whatever their names and containers; writers round in
+two ways, so the last bits of a sample do not count. Invariant: a question or a reference reply without a
+problem can be heard: it lasts as long as a sound does and is not silence.
 """
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,11 @@ import numpy as np
 from speech import audio
 from speech.recent import Recent
 
+Sound = tuple[int, int]
+"""Two hashes of a few samples, rounded on two grids: of the same sound one of them is the same, or both."""
+LOOKED, GOLDEN = 48, 0.618034  # samples, spread over the clip
+COARSE, FINE = 0.25, 0.05  # steps of the grids: in shares of the peak, and for the peak's logarithm
+ROUNDED = 2.0**-13  # samples that are nearer are the same: 4 steps of 16 bits
 SILENCE = 1e-4  # of full scale: no sample beyond it, and nothing can be heard
 SHORTEST = 0.02  # seconds; a click
 SPOKEN = ("audios", "sft_target_audio")  # fields of questions and of reference replies
@@ -28,13 +33,19 @@ class Heard:
 
     seconds: float
     peak: float = 1.0
-    sound: int | None = None  # hash of samples and rate
+    sound: Sound | None = None
 
     @classmethod
     def of(cls, wave: audio.Wave, rate: int) -> "Heard":
         """What decoded samples are."""
-        digest = hashlib.blake2b(wave.tobytes() + str(rate).encode(), digest_size=8).digest()
-        return cls(len(wave) / rate, float(np.abs(wave).max()), int.from_bytes(digest, "little"))
+        peak = float(np.abs(wave).max())
+        places = (np.arange(LOOKED) * GOLDEN % 1 * len(wave)).astype(int)
+        features = np.append(wave[places] / max(peak, SILENCE) / COARSE, np.log(max(peak, SILENCE)) / FINE)
+        one, other = (
+            _hash(f"{len(wave)} {rate}".encode() + np.floor(features + shift).astype(np.int16).tobytes())
+            for shift in (0.0, 0.5)
+        )
+        return cls(len(wave) / rate, peak, (one, other))
 
 
 class Clips:
@@ -43,7 +54,7 @@ class Clips:
     Example:
         clips = Clips(manifest.parent, max_seconds=60.0, deep=True)
         problems = list(clips.problems([("audios[0]", ["q.wav"])]))
-        same = clips.sound(["a.wav"]) == clips.sound(["b.flac"])
+        same = clips.alike(["a.wav"], ["b.flac"])
     """
 
     def __init__(self, root: Path, max_seconds: float, deep: bool) -> None:
@@ -70,18 +81,31 @@ class Clips:
                 heard = [one for one in looked if isinstance(one, Heard)]
                 yield from ((field, rule) for rule in self._entry(heard, field.startswith(SPOKEN)))
 
-    def sound(self, clips: Iterable[Any]) -> int | None:
-        """Tells apart what is heard when clips are played one after another. None: nobody knows."""
-        sounds = array("Q")
-        for clip in clips:
-            heard = self._look(clip) if isinstance(clip, str) else None
-            if not isinstance(heard, Heard) or heard.sound is None:
-                return None
-            sounds.append(heard.sound)
-        if len(sounds) == 1:
-            return sounds[0]
-        digest = hashlib.blake2b(sounds.tobytes(), digest_size=8).digest()
-        return int.from_bytes(digest, "little") if sounds else None
+    def sound(self, clips: Iterable[Any]) -> Sound | None:
+        """Of clips that are played one after another. None: nobody knows."""
+        looked = [self._look(clip) if isinstance(clip, str) else None for clip in clips]
+        sounds = [heard.sound for heard in looked if isinstance(heard, Heard) and heard.sound is not None]
+        if len(sounds) < len(looked) or not sounds:
+            return None
+        one, other = (_hash(array("Q", grid).tobytes()) for grid in zip(*sounds, strict=True))
+        return one, other
+
+    def alike(self, clips: Sequence[str], others: Sequence[str]) -> bool:
+        """Whether both are known to be the same sound, sample by sample."""
+        one, other = self.sound(clips), self.sound(others)
+        if one is None or other is None or not (one[0] == other[0] or one[1] == other[1]):
+            return False
+        return all(self._close(clip, twin) for clip, twin in zip(clips, others, strict=True))
+
+    def _close(self, clip: str, twin: str) -> bool:
+        if clip == twin:
+            return True
+        paths = [audio.inside(self._root, name) for name in (clip, twin)]
+        rates = [audio.info(path).sample_rate for path in paths]
+        one, other = (
+            audio.read(path, rate, self._max_seconds) for path, rate in zip(paths, rates, strict=True)
+        )
+        return rates[0] == rates[1] and one.shape == other.shape and np.abs(one - other).max() <= ROUNDED
 
     def _entry(self, clips: list[Heard], spoken: bool) -> Iterator[str]:
         """Rules over clips that are one sound. ``spoken``: by somebody, it is no reply that a model made."""
@@ -110,3 +134,7 @@ class Clips:
         if not self._deep:
             return Heard(header.seconds)
         return Heard.of(audio.read(path, header.sample_rate, self._max_seconds), header.sample_rate)
+
+
+def _hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")

@@ -221,8 +221,7 @@ def _same(one: Side, other: Side, clips: Clips) -> bool:
         return one.ids == other.ids
     if one.text.split() != other.text.split():
         return False
-    sound = clips.sound(one.audio)
-    return one.audio == other.audio or (sound is not None and sound == clips.sound(other.audio))
+    return one.audio == other.audio or clips.alike(one.audio, other.audio)
 
 
 def _theirs(line: int, content: dict[str, Any], clips: Clips, found: Found) -> PairRow | None:

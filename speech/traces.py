@@ -24,7 +24,8 @@ class Traces:
     """
 
     def __init__(self) -> None:
-        self.ids, self.questions, self.clips = array("Q"), array("Q"), array("Q")
+        self.ids, self.questions = array("Q"), array("Q")
+        self.clips = array("Q"), array("Q")  # on both grids of ``Sound``
         self.echoes = 0  # rows whose reply is their question's own sound
 
     def add(self, content: Mapping[str, Any], clips: Clips) -> None:
@@ -38,8 +39,11 @@ class Traces:
         replies = [
             sound for one in _replies(content) if len(one) == 1 and (sound := clips.sound(one)) is not None
         ]
-        self.clips.extend(sound for sound in (*asked, *replies) if sound is not None)
-        self.echoes += bool(asked and asked[-1] in replies)
+        for sound in (*asked, *replies):
+            for grid, kept in zip(sound or (), self.clips, strict=False):
+                kept.append(grid)
+        last = asked[-1] if asked else None
+        self.echoes += last is not None and any(last[0] == one[0] or last[1] == one[1] for one in replies)
 
 
 def shared(one: Traces, other: Traces) -> str:
@@ -47,7 +51,7 @@ def shared(one: Traces, other: Traces) -> str:
     counts = {
         "ids": _common(one.ids, other.ids),
         "questions": _common(one.questions, other.questions),
-        "clips": _common(one.clips, other.clips),
+        "clips": max(map(_common, one.clips, other.clips)),
     }
     return ", ".join(f"{count} {what}" for what, count in counts.items()) if any(counts.values()) else ""
 
