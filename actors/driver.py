@@ -13,6 +13,7 @@ The driver holds ids, numbers and references, never audio or weights.
 import asyncio
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 from actors import checkpoint
@@ -37,6 +38,7 @@ from judge.types import Scale
 from learner.gate import mixer_from
 from learner.types import StepResult
 from report import page
+from speech.manifest import asks_aloud
 
 
 class Driver:
@@ -218,7 +220,9 @@ def run(job: Job) -> RunDirectory:
 
     KeyboardInterrupt after the checkpoint is written. UserError: the API judge is not usable.
     """
-    probed = probe_judge(job.config.judge)
+    judge, rows = job.config.judge, chain(job.train, job.validation, job.test)
+    spoken = judge.holistic > 0 and asks_aloud(rows)
+    probed = probe_judge(judge, job.config.rollout.group_size, user_audio=spoken)
     cluster = Cluster(job.config, job.layout)  # before anything is written
     try:
         return _run_on(cluster, job, probed)
