@@ -77,7 +77,7 @@ class Sampling:
             raise ValueError(f"temperature must lie in [0, 2]: got {self.temperature}")
 
     def fields(self, mode: Mode) -> dict[str, Any]:
-        """Of the request. Token probabilities are read greedily: the draw is not used, its distribution is."""
+        """Of the request. For token probabilities greedy: the draw is not used, its distribution is."""
         few = LABEL_TOKENS if mode == "logprobs" else REASON_TOKENS
         body: dict[str, Any] = {self.max_tokens_field: self.max_tokens or few}
         body["temperature"] = 0 if mode == "logprobs" else self.temperature
@@ -197,7 +197,7 @@ def expectation(form: Form, text: str, logprobs: Logprobs, thought: str = "") ->
 
 
 def json_reply(shape: type[Reply], text: str) -> Reply:
-    """One JSON object of the shape's fields, in any order, none twice. CallFailed: malformed, out_of_range."""
+    """One JSON object of the shape's fields, in any order, none twice. CallFailed: what it is instead."""
     try:
         fields = strict_json(text.encode())
     except ValueError as error:

@@ -22,7 +22,7 @@ class Answer:
 
     text: str
     logprobs: list[list[tuple[str, float]]]
-    """Per generated token the one that was taken, then its alternatives: (token, natural log). [] for none."""
+    """Per generated token the one that was taken, then its alternatives: (token, natural log). [] if none."""
     prompt_tokens: int  # 0 when the endpoint does not say
     completion_tokens: int
     seconds: float  # of the deadline: attempts and the waits between them
@@ -43,7 +43,11 @@ async def ask(
         content_type="application/json",
         content=json.dumps(body | {"model": endpoint.model}).encode(),
         read=partial(
-            read_completion, model=endpoint.model, also=endpoint.also_named, limit=_limit(endpoint, body)
+            read_completion,
+            model=endpoint.model,
+            also=endpoint.also_named,
+            settings=endpoint.settings,
+            most=next((body[name] for name in TOKEN_FIELDS if name in body), None),
         ),
     )
     posted, key = await post(client, endpoint, request, under), key_of(endpoint)
@@ -60,10 +64,3 @@ async def ask(
         audio_tokens=posted.found.audio_tokens,
         thought=without_key(key, posted.found.thought),
     )
-
-
-def _limit(endpoint: Endpoint, body: dict[str, Any]) -> str:
-    """What can be done about an answer that is cut off."""
-    where, most = endpoint.settings, next((body[name] for name in TOKEN_FIELDS if name in body), None)
-    allowed = "" if most is None else f" of {most}"
-    return f"{allowed}, thought included: raise {where}.max_tokens or lower {where}.reasoning_effort"

@@ -1,7 +1,7 @@
 """What a chat endpoint sent back, read strictly: a completion, or CallFailed with the kind of failure.
 
-Invariant: nothing half-said passes. A text is taken only from a whole JSON document that answers once, for the
-model that was asked, to the model's own end, and was not refused. A thought is never part of the text.
+Invariant: nothing half-said passes. A text is taken only from a whole JSON document that answers once, for
+the model that was asked, to the model's own end, and was not refused. A thought is never part of the text.
 Whether the text holds a score is not decided here.
 """
 
@@ -25,7 +25,7 @@ THOUGHT_BEGINS = tuple(end.replace("/", "") for end in THOUGHT_ENDS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """The one answer of a completion. Log-probs as in ``chat.Answer``; ``thought``: what came apart from it."""
+    """The one answer of a completion. ``logprobs`` and ``thought`` as in ``chat.Answer``."""
 
     text: str
     logprobs: list[list[tuple[str, float]]]
@@ -74,11 +74,18 @@ class _Reply(_Part):
     usage: Any = None
 
 
-def read_completion(body: bytes, model: str, also: Collection[str] = (), limit: str = "") -> Completion:
+def read_completion(
+    body: bytes,
+    model: str,
+    also: Collection[str] = (),
+    *,
+    settings: str = "judge.api",
+    most: int | None = None,
+) -> Completion:
     """The answer in the body of a success. CallFailed: there is none.
 
-    ``model``: the name asked for; ``also``: other names that stand for the same; ``limit``: added to the
-    reason when the answer was cut off.
+    ``model``: the name asked for; ``also``: others that stand for the same; ``settings``: what reasons name
+    when a setting would help; ``most``: tokens that were allowed.
     """
     found = document(body)
     try:
@@ -89,10 +96,10 @@ def read_completion(body: bytes, model: str, also: Collection[str] = (), limit: 
         raise failed("malformed", f"not a chat completion: {where}: {first['msg']}") from None
     used = _count(reply.usage, "prompt_tokens"), _count(reply.usage, "completion_tokens")
     if reply.model is not None and not is_named(reply.model, (model, *also)):
-        told = f"asked for {model}, answered by {reply.model} (the same? list it in also_named)"
-        raise failed("wrong_model", told, used)
+        told = f"asked for {model}, answered by {reply.model}"
+        raise failed("wrong_model", f"{told}; if it is the same: {settings}.also_named=[{reply.model}]", used)
     choice = _only_choice(reply, used)
-    _must_have_answered(choice, used, limit)
+    _must_have_answered(choice, used, _advice(settings, most))
     assert choice.message is not None
     text, thought = _said(choice.message, used)
     if not text.strip():
@@ -125,6 +132,12 @@ def after_thought(text: str) -> tuple[str, str]:
     return ("", text) if low.lstrip().startswith(THOUGHT_BEGINS) else (text, "")
 
 
+def _advice(settings: str, most: int | None) -> str:
+    """What can be done about an answer that was cut off."""
+    allowed = "" if most is None else f" of {most}"
+    return f"{allowed}, thought included: raise {settings}.max_tokens or lower {settings}.reasoning_effort"
+
+
 def _only_choice(reply: _Reply, used: tuple[int, int]) -> _Choice:
     choices = reply.choices or []
     if len(choices) > 1:
@@ -134,7 +147,7 @@ def _only_choice(reply: _Reply, used: tuple[int, int]) -> _Choice:
     return choices[0]
 
 
-def _must_have_answered(choice: _Choice, used: tuple[int, int], limit: str) -> None:
+def _must_have_answered(choice: _Choice, used: tuple[int, int], advice: str) -> None:
     """CallFailed: the choice holds an error, was refused or is not the model's whole answer."""
     if choice.error:
         failure = error_failure(choice.error, f"inside the answer: {choice.error}")
@@ -144,7 +157,7 @@ def _must_have_answered(choice: _Choice, used: tuple[int, int], limit: str) -> N
         raise failed("empty", "no message in the answer", used)
     if choice.message.refusal:
         raise failed("refusal", choice.message.refusal, used)
-    stopped = unfinished(choice.finish_reason, used, limit)
+    stopped = unfinished(choice.finish_reason, used, advice)
     if stopped is not None:
         raise stopped
 

@@ -1,7 +1,7 @@
 """What a status or an error object of an endpoint means: CallFailed with its kind.
 
-Invariant: an error is found wherever a gateway puts it (the status, the body of a success, a choice in it) and
-means the same everywhere. Reasons may quote what was sent, uncut: who shows them cuts them.
+Invariant: an error is found wherever a gateway puts it (the status, the body of a success, a choice in it)
+and means the same everywhere. Reasons may quote what was sent, uncut: who shows them cuts them.
 """
 
 from typing import Any

@@ -16,10 +16,10 @@ ITS_OWN_END: Names = frozenset(
     "stop end end_turn endturn eos eos_token eot eot_token stop_sequence stop_token "
     "stop_word im_end complete completed".split()
 )
-"""OpenAI and most; Anthropic; Together and text-generation-inference; the rest of what compatible servers say."""
+"""OpenAI and most; Anthropic; Together and text-generation-inference; what other servers say."""
 CUT_OFF: Names = frozenset(
-    "length max_tokens max_token max_length max_output_tokens max_new_tokens max_completion_tokens model_length "
-    "token_limit limit context_length context_length_exceeded model_context_window_exceeded "
+    "length max_tokens max_token max_length max_output_tokens max_new_tokens max_completion_tokens "
+    "model_length token_limit limit context_length context_length_exceeded model_context_window_exceeded "
     "incomplete".split()
 )
 WITHHELD: Names = frozenset(
@@ -50,16 +50,16 @@ def meaning(reason: str | None) -> End:
     return "broken" if name in BROKEN else "unknown"
 
 
-def unfinished(reason: str | None, tokens: tuple[int, int], limit: str) -> CallFailed | None:
+def unfinished(reason: str | None, tokens: tuple[int, int], advice: str) -> CallFailed | None:
     """The failure that a finish_reason means; None: the model came to its own end.
 
-    ``tokens``: (prompt, completion) as counted; ``limit``: what to do about an answer that was cut off.
+    ``tokens``: (prompt, completion) as counted; ``advice``: what to do about an answer that was cut off.
     """
     end, named = meaning(reason), f"finish_reason {reason!r}"
     if end == "own":
         return None
     if end == "cut":
-        return failed("malformed", f"cut off after {tokens[1]} tokens ({named}){limit}", tokens)
+        return failed("malformed", f"cut off after {tokens[1]} tokens ({named}){advice}", tokens)
     if end == "withheld":
         return failed("refusal", f"withheld by the endpoint: {named}", tokens)
     if end == "broken":

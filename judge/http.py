@@ -25,8 +25,8 @@ import httpx2
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
-from judge.failures import failed, status_failure
 from judge.endpoint import Endpoint, key_of, without_key
+from judge.failures import failed, status_failure
 from judge.types import CallFailed
 
 T = TypeVar("T")

@@ -181,8 +181,8 @@ class Limiter:
         """The call has ended and cost ``spent``. ValueError: not an amount of money.
 
         ``ok``: the endpoint answered; False: it did not, and ``why``; None: the call failed for a reason that
-        says nothing about the endpoint. A lease unknown here (reclaimed, or from before a restart) only counts
-        as money.
+        says nothing about the endpoint. A lease unknown here (reclaimed, or from before a restart) only
+        counts as money.
         """
         if not 0 <= spent < inf:
             raise ValueError(f"spent must be finite and not negative: got {spent}")

@@ -116,9 +116,7 @@ def score_question(
         case=case,
         judge=judge,
         rubric=rubric.id,
-        messages=messages(
-            rubric, task, transcript, speech, user_audio, answer_rule=told, repeat=repeat
-        ),
+        messages=messages(rubric, task, transcript, speech, user_audio, answer_rule=told, repeat=repeat),
         settings=settings(SCORE, mode, sampling, forced=forced),
         clips=clips(rubric, user_audio, speech),
         repeat=repeat,

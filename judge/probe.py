@@ -1,7 +1,8 @@
 """What an endpoint can do, found out by asking it before any engine starts; no table of models.
 
-Invariant: a mode is chosen only after real answers in that mode, to every form of question that the run will
-ask, were read strictly. What a busy or broken endpoint did not answer is not taken for something it cannot do.
+Invariant: a mode is chosen only after real answers in that mode, to every form of question that the run
+will ask, were read strictly. What a busy or broken endpoint did not answer is not taken for something it
+cannot do.
 """
 
 from collections.abc import Awaitable, Sequence
@@ -28,8 +29,8 @@ WORDS = "red blue green black white yellow brown grey orange purple".split()
 async def probe(ask: Ask, model: str, asked: Asked) -> Capabilities:
     """A dozen small calls at most; audio is tried only when a rubric needs it.
 
-    ValueError: the endpoint does not answer, hears nothing though a rubric needs it, or does not answer in any
-    mode as the run will ask.
+    ValueError: the endpoint does not answer, hears nothing though a rubric needs it, or answers in no mode as
+    the run will ask.
     """
     test = _Probe(ask, model, asked)
     hearing = sorted(rubric.name for rubric in asked.rubrics if rubric.hears_reply)

@@ -1,7 +1,7 @@
-"""The questions that a run will ask, put about a hum: what an endpoint is tried with before anything starts.
+"""The questions that a run will ask, about a hum: what an endpoint is tried with before anything starts.
 
-Invariant: a trial is built by what builds the run's own questions: the same form (score, comparison, ranking),
-the same number of recordings, the same settings.
+Invariant: a trial is built by what builds the run's own questions: the same form (score, comparison,
+ranking), the same number of recordings, the same settings.
 """
 
 from collections.abc import Collection
@@ -25,8 +25,11 @@ HEARD = "two plus two is four"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What will be asked. ``compare``: how the ``group_size`` replies to a prompt are held against each other;
-    ``user_audio``: whether there are prompts that were spoken."""
+    """What will be asked.
+
+    ``compare``: how the ``group_size`` replies to a prompt are held against each other; ``user_audio``:
+    whether there are prompts that were spoken.
+    """
 
     rubrics: Collection[Rubric]
     sampling: Sampling
@@ -53,9 +56,7 @@ class Asked:
 def score_trial(asked: Asked, mode: Mode, *, forced: bool = False) -> Question:
     """One reply, scored: held-out replies and canaries are, whatever is done with groups."""
     hardest, how = asked.hardest, asked.sampling
-    return score_question(
-        hardest, TASK, HEARD, hum(), asked.user, mode=mode, forced=forced, sampling=how
-    )
+    return score_question(hardest, TASK, HEARD, hum(), asked.user, mode=mode, forced=forced, sampling=how)
 
 
 def pair_trial(asked: Asked, mode: Mode, *, forced: bool = False) -> Question:

@@ -120,7 +120,11 @@ class Turns:
             found = await attempt()
             ok, spent = True, self._price.of(found.prompt_tokens, found.completion_tokens)
         except CallFailed as failure:
-            ok, spent, why = (False if failure.retryable else None), self._price.of(*failure.tokens), str(failure)
+            ok, spent, why = (
+                (False if failure.retryable else None),
+                self._price.of(*failure.tokens),
+                str(failure),
+            )
             self._outage.suspected |= failure.retryable
             raise
         finally:

@@ -63,14 +63,18 @@ async def paired(
     cache: VerdictCache | None = None,
 ) -> list[Verdict]:
     contest = Contest(rubric=rubric, task=TASK, candidates=candidates)
-    return await pairwise(caller(server, cache), able(mode), contest, scale=SCALE, sampling=Sampling(temperature=0.0))
+    return await pairwise(
+        caller(server, cache), able(mode), contest, scale=SCALE, sampling=Sampling(temperature=0.0)
+    )
 
 
 async def ranked(
     server: JudgeServer, mode: Mode, rubric: Rubric, candidates: list[Candidate], *, repeats: int
 ) -> list[Verdict]:
     contest = Contest(rubric=rubric, task=TASK, candidates=candidates)
-    return await groupwise(caller(server), able(mode), contest, scale=SCALE, repeats=repeats, sampling=Sampling(temperature=0.0))
+    return await groupwise(
+        caller(server), able(mode), contest, scale=SCALE, repeats=repeats, sampling=Sampling(temperature=0.0)
+    )
 
 
 def louder_wins(body: Body) -> float:

@@ -400,7 +400,9 @@ def test_two_replies_that_fail_by_themselves_keep_nobody_waiting() -> None:
         limiter = Limiter(limits(breaker_failures=2, breaker_rest_s=0.02, concurrency=2))
         async with Poisoned() as server:
             asks = partial(ask, new_client(), endpoint(server))
-            judge = judge_of(server, limiter=limiter, outage_s=600.0, ping=partial(asks, smallest(Sampling())))
+            judge = judge_of(
+                server, limiter=limiter, outage_s=600.0, ping=partial(asks, smallest(Sampling()))
+            )
             cases = [score(judge, SEMANTIC, f"poison {i}", tone(i)) for i in range(2)]
             bad = await asyncio.gather(*cases)
             good = await score(judge, SEMANTIC, "four", tone(3))

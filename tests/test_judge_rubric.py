@@ -286,7 +286,9 @@ def test_the_expected_score_is_the_mean_of_the_renormalised_distribution(
     if mass < 0.5 + 1e-9:
         return
     taken = options[int(text) - 1] if int(text) - 1 != split else halves[0]
-    others = [option for option in [*options[:split], *halves, *options[split + 1 :], *noise] if option != taken]
+    others = [
+        option for option in [*options[:split], *halves, *options[split + 1 :], *noise] if option != taken
+    ]
     reading = read(SCORE, "logprobs", text, [[taken, *others]])
     levels = np.arange(1, 6)
     mean = float(shares @ levels)

@@ -204,8 +204,12 @@ def test_pairs_and_groups_are_put_in_order() -> None:
             for mode in MODES:
                 said = Contest(rubric=SEMANTIC, task=SUM, candidates=candidates)
                 whole = Contest(rubric=HOLISTIC, task=SUM, candidates=candidates)
-                pairs = await pairwise(caller, able(mode), said, scale=Scale(), sampling=Sampling(temperature=0.0))
-                groups = await groupwise(caller, able(mode), whole, scale=Scale(), repeats=2, sampling=Sampling(temperature=0.0))
+                pairs = await pairwise(
+                    caller, able(mode), said, scale=Scale(), sampling=Sampling(temperature=0.0)
+                )
+                groups = await groupwise(
+                    caller, able(mode), whole, scale=Scale(), repeats=2, sampling=Sampling(temperature=0.0)
+                )
                 found += [[value(verdict) for verdict in verdicts] for verdicts in (pairs, groups)]
             return found
 
