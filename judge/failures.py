@@ -4,6 +4,7 @@ Invariant: an error is found wherever a gateway puts it (the status, the body of
 and means the same everywhere. Reasons may quote what was sent, uncut: who shows them cuts them.
 """
 
+import re
 from typing import Any
 
 from judge.strict_json import strict_json
@@ -60,12 +61,12 @@ def error_failure(error: Any, told: str) -> CallFailed:
     """The failure that an error inside a success means: some gateways send status 200 and put the status of
     the model behind them into the body. What has no status of HTTP's is the server's."""
     codes = _codes(error)
-    status = next((int(code) for code in sorted(codes) if code.isdecimal() and len(code) == 3), 0)
+    status = next((int(code) for code in sorted(codes) if re.fullmatch("[45][0-9][0-9]", code)), None)
     if status == 402 or OUT_OF_MONEY & codes:
         return failed("quota", told)
     if TOO_FAST & codes:
         return failed("rate_limited", told)
-    return failed(_kind(status if 400 <= status < 600 else 500), f"error {status or 'of no status'}: {told}")
+    return failed("server", told) if status is None else failed(_kind(status), f"error {status}: {told}")
 
 
 def shown(body: bytes) -> str:
