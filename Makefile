@@ -1,13 +1,14 @@
-# `make train` and `make test` work on a fresh machine with CPython 3.11 or 3.12, git and make.
+# `make train` and `make test` work on a fresh machine with what README says that it needs.
 # One thread per process: two made the same work ten times slower.
 export OMP_NUM_THREADS := 1
 SHELL := /bin/bash
-BIN := .venv/bin
+export WAVGATE_VENV ?= .venv
+BIN := $(WAVGATE_VENV)/bin
 ARGS ?=
 # Where the GPU build of vLLM is installed a run must use it: engine and learner share one GPU of a private Ray.
 PLACE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo cluster=gpu1 cluster.address=local)
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint bench report tiny-world constraints clean
+.PHONY: help install train test test-long test-quick lint bench report tiny-world constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,7 +24,13 @@ lint: install  ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint  ## ruff, mypy and the tests; make test ARGS="-k gate"
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
+
+test-long: install  ## the tests that take minutes each: every family end to end, a submitted job
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long $(ARGS)
+
+test-quick: install  ## what starts no engine; make test-quick PYTHON=python3.13 WAVGATE_VENV=.venv-3.13
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not heavy" $(ARGS)
 
 bench: install  ## print the measured figures
 	$(BIN)/python -m bench $(ARGS)
@@ -36,14 +43,14 @@ tiny-world: install  ## rebuild the embedded speech, codec and model from nothin
 	$(BIN)/python -m examples.tiny_world.build
 	$(BIN)/python -m examples.tiny_world.pretrain
 
-# One list for CPU and GPU machines: what only one of them has is left to vLLM's own pins.
+# One list for CPU and GPU machines and for CPython 3.11 to 3.13: what only one kind of machine has is left to
+# torch's and vLLM's own pins.
 constraints:  ## resolve constraints.txt anew
 	uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --extra cpu --extra dev \
-		--override docker/cpu-overrides.txt pyproject.toml \
-		| grep -vE "sys_platform == '(win32|never|emscripten)'|^(triton|apache-tvm-ffi)==|== 's390x'$$|>= '3\.13'" \
-		| grep -v '^torch==.*darwin.*and' \
-		| sed -E "s/^torch==([0-9.]+).*/torch==\1/; /python_(full_)?version/! s/ ; .*//" | uniq > constraints.txt
+		--override docker/cpu-overrides.txt --override docker/pypi-torch.txt pyproject.toml \
+		| grep -vE "sys_platform == '(win32|never|emscripten)'|^(torch|triton|apache-tvm-ffi|nvidia-.*|cuda-.*)==|== 's390x'$$|>= '3\.14'" \
+		| sed -E "/python_full_version [<>]=? '3\.1[1-3]/! s/ ; .*//" | uniq > constraints.txt
 
-clean:  ## remove .venv and caches; runs stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+clean:  ## remove environments and caches; runs stay
+	rm -rf .venv* .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,22 +5,27 @@ role may not have more processes than the machine has cores. GPU: one placement 
 engines get bundles of their own (apart) or share them (colocated). Nothing attaches to a Ray by accident.
 """
 
+import json
 import logging
 import os
 import secrets
 import shutil
 import tempfile
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.job_config import JobConfig
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors.errors import RunError, UserError
+from actors.interrupt import surviving_children
 from conf.schema import Config
 from rollout.environment import CPU_ENV, ENV
+from speech.files import copy_contents
 
 ROOT = Path(__file__).resolve().parent.parent
 OBJECT_STORE_BYTES = 512 << 20
@@ -152,6 +157,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+NO_LOGS = ("old", "events", "export_events")
+
+
 class Cluster:
     """A Ray that this run started or joined, and the placement of its actors.
 
@@ -173,10 +181,8 @@ class Cluster:
             path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             self._start({"env_vars": {**wanted, "PYTHONPATH": path}}, claims)
         else:
-            free = {
-                name: value for name, value in wanted.items() if name not in os.environ
-            }  # the job's own settings win
-            ray.init(
+            free = {name: value for name, value in wanted.items() if _ours(name, value)}
+            initialise(
                 config.cluster.address,
                 runtime_env={"env_vars": free},
                 log_to_driver=False,
@@ -195,7 +201,7 @@ class Cluster:
         for attempt in (1, 2, 3):
             self._folder = Path(tempfile.mkdtemp(prefix="wg", dir="/tmp"))
             try:
-                ray.init(
+                initialise(
                     "local",
                     runtime_env=runtime_env,
                     include_dashboard=False,
@@ -203,7 +209,7 @@ class Cluster:
                     logging_level=logging.CRITICAL,
                     object_store_memory=OBJECT_STORE_BYTES,
                     _temp_dir=str(self._folder),
-                    **claims,  # type: ignore[arg-type]
+                    **claims,
                 )
                 return
             except BaseException as error:  # of Ray, when a busy machine makes it miss a deadline; or Ctrl-C
@@ -267,13 +273,25 @@ class Cluster:
         if self._folder is not None and self._folder.exists():
             if logs is not None:
                 for session in self._folder.glob("session_2*"):
-                    shutil.copytree(
-                        session / "logs",
-                        logs,
-                        dirs_exist_ok=True,
-                        ignore=shutil.ignore_patterns("old", "events", "export_events"),
-                    )
+                    copy_contents(session / "logs", logs, lambda path: path.name not in NO_LOGS)
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _ours(name: str, value: str) -> bool:
+    """Whether actors get a variable from us: what a job or its shell has set otherwise wins."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    submitted = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return name not in submitted and os.environ.get(name, value) == value
+
+
+def initialise(address: str, **settings: Any) -> None:
+    """``ray.init``, after which every worker looks for modules in the project's folder first.
+
+    Ray puts the driver's folder before all others, in which there may be a ``judge.py`` of the user's; and a
+    job's working folder, where it has one.
+    """
+    with chdir(ROOT), surviving_children():
+        ray.init(address, job_config=JobConfig(_py_driver_sys_path=[str(ROOT)]), **settings)
 
 
 def protect_token() -> None:

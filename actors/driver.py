@@ -10,9 +10,18 @@ while this one is learnt; the weight sync waits for both, so no reply is ever sa
 The driver holds ids, numbers and references, never audio or weights.
 """
 
-import asyncio
 import sys
+
+if __name__ == "__main__":  # first: what cannot be imported below is a line there
+    from actors.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
+
+import asyncio
+import shlex
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -25,14 +34,18 @@ from actors.collect import check_outage
 from actors.decide import Decision, decide, rewarded
 from actors.diagnose import Diagnoses
 from actors.diversity import diversity
+from actors.errors import RunError
 from actors.evaluate import HeldOut
 from actors.figures import figures
 from actors.fleet import Fleet
-from actors.interrupt import until_terminated
+from actors.interrupt import terminable, until_terminated
 from actors.judging import probe_judge
+from actors.lock import alone
 from actors.monitor import Monitor
 from actors.prepare import Job
 from actors.record import RunDirectory, due, record_step
+from actors.terminal import when_lost
+from conf.schema import Config
 from judge.api import Probed
 from judge.types import Scale
 from learner.gate import mixer_from
@@ -64,6 +77,8 @@ class Driver:
 
         Cancelled: a checkpoint of the last whole step first.
         """
+        self._monitor.phase("start")
+        self._monitor.say(_starting(self._config))
         await self._fleet.start()
         try:
             await self._begin()
@@ -90,9 +105,11 @@ class Driver:
         folder, state = self._job.snapshot
         await self._fleet.learner.load(folder / "learner")
         self._gate.load_state_dict(state.gate)
-        self._batches.load(state.step, state.cursors)
         await self._fleet.sync(state.step)
-        self._run.cut(state.step, self._config)  # nothing can keep it from going on now
+        ahead = checkpoint.ahead_in(folder)
+        self._batches.load(state.step, state.cursors, ahead)
+        heard = state.step if ahead is None else ahead.draw.step
+        self._run.cut(state.step, self._config, heard)  # nothing can keep it from going on now
         self._monitor.resume(state.step)
         self._run.event("resume", f"continued from {folder.name}")
         await self._canaries.check(state.step)
@@ -176,7 +193,6 @@ class Driver:
             step=step,
             seed=self._config.run.seed,
             gate=self._gate.state_dict(),
-            cursors=self._batches.cursors(),
             model=self._model,
             data=self._job.train.digest,
         )
@@ -193,14 +209,18 @@ class Driver:
         def save_learner(folder: Path) -> None:
             asyncio.run_coroutine_threadsafe(self._fleet.learner.save(folder), loop).result()
 
+        ahead = self._batches.ahead_of(self._state.step)
+        state = replace(self._state, cursors=self._batches.cursors(self._state.step))
+
+        kept = None if ahead is None else ahead.ahead
         keep = self._config.run.keep_checkpoints
-        path = await asyncio.to_thread(checkpoint.save, self._run.path, self._state, save_learner, keep)
+        path = await asyncio.to_thread(checkpoint.save, self._run.path, state, save_learner, keep, kept)
         self._run.event("checkpoint", f"wrote {path.name}")
 
     async def _interrupted(self) -> None:
         """Ctrl-C or SIGTERM: let a running optimiser step end, then save."""
-        self._monitor.say("interrupted: writing a checkpoint (again to stop at once)")
-        self._batches.cancel()
+        self._run.event("interrupt", "asked to end: writing a checkpoint (Ctrl-C again to stop at once)")
+        await self._batches.end(self._state.step)
         if self._saving is not None:
             await self._saving
         if not checkpoint.folder(self._run.path, self._state.step).exists():
@@ -218,24 +238,42 @@ class Driver:
 def run(job: Job) -> RunDirectory:
     """Run a prepared job to its end, in this process, on Ray.
 
-    KeyboardInterrupt after the checkpoint is written. UserError: the API judge is not usable.
+    KeyboardInterrupt, with how to go on, after the checkpoint is written. UserError: the API judge is not
+    usable, or somebody else is at work in the run directory.
     """
+    with terminable(), ExitStack() as held:
+        if job.snapshot is not None:
+            _take(held, job.config.run.root / job.config.run.name)
+            checkpoint.check_newest(job.snapshot[0])
+        probed = _probed(job)
+        print("starting Ray" if job.config.cluster.address == "local" else "joining Ray", flush=True)
+        cluster = Cluster(job.config, job.layout)  # before anything is written
+        try:
+            return _run_on(cluster, job, probed, held)
+        finally:
+            cluster.close(logs=None)  # where nothing was written yet; else it is closed already
+
+
+def _take(held: ExitStack, path: Path) -> None:
+    """Nobody else may run in this folder until ``held`` is closed."""
+    held.enter_context(alone(path, "a run"))
+
+
+def _probed(job: Job) -> Probed | None:
+    """What the judge's endpoints can do of what this job will ask."""
     judge, rows = job.config.judge, chain(job.train, job.validation, job.test)
     spoken = judge.holistic > 0 and asks_aloud(rows)
-    probed = probe_judge(judge, job.config.rollout.group_size, user_audio=spoken)
-    cluster = Cluster(job.config, job.layout)  # before anything is written
-    try:
-        return _run_on(cluster, job, probed)
-    finally:
-        cluster.close(logs=None)  # where nothing was written yet; else it is closed already
+    return probe_judge(judge, job.config.rollout.group_size, user_audio=spoken)
 
 
-def _run_on(cluster: Cluster, job: Job, probed: Probed | None) -> RunDirectory:
+def _run_on(cluster: Cluster, job: Job, probed: Probed | None, held: ExitStack) -> RunDirectory:
     if job.snapshot is None:
         directory = RunDirectory.create(job.config)
+        _take(held, directory.path)
     else:
         directory = RunDirectory.reopen(job.config.run.root / job.config.run.name, job.snapshot[1].step)
     board = directory.path / "tensorboard" if job.config.log.tensorboard else None
+    when_lost(lambda: directory.note("output", "nobody reads it any more: the run goes on in silence"))
     with Monitor(job.config.run.steps, tensorboard=board) as monitor:
         directory.on_event = monitor.event
         for note in job.notes:
@@ -246,15 +284,33 @@ def _run_on(cluster: Cluster, job: Job, probed: Probed | None) -> RunDirectory:
         fleet = Fleet(job.config, cluster, directory, probed)
         try:
             asyncio.run(until_terminated(Driver(job, directory, fleet, monitor).train()))
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise KeyboardInterrupt(left_behind(directory.path)) from None
+        except RunError:
+            monitor.say(left_behind(directory.path))
+            raise
         finally:
             fleet.close()
             cluster.close(directory.path / "infra")
     return directory
 
 
-if __name__ == "__main__":
-    from actors.cli import main
+def _starting(config: Config) -> str:
+    counts = (
+        ("engine", config.rollout.workers),
+        ("judge", config.judge.workers),
+        ("learner rank", config.learner.ranks),
+    )
+    return "starting " + ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts)
 
-    sys.exit(main(["train", *sys.argv[1:]]))
+
+def left_behind(run: Path) -> str:
+    """Draw the report of a run that did not come to its end; where it is, and how to go on."""
+    try:
+        report = str(page.build(run))
+    except (OSError, ValueError) as error:  # a full disk, say: it must not hide why the run ended
+        report = f"not drawn: {error}"
+    goes_on = f"go on with: wavgate train {shlex.quote(f'resume={run}')}"
+    return f"report: {report}\n" + (
+        goes_on if checkpoint.snapshots(run) else "there is no checkpoint to go on from: start again"
+    )

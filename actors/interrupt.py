@@ -1,4 +1,6 @@
-"""SIGTERM, which schedulers send, does what Ctrl-C does: around an event loop, and around plain code."""
+"""SIGTERM, which schedulers send, and SIGHUP, which a closed terminal sends, do what Ctrl-C does: around an
+event loop, and around plain code. Where SIGHUP is ignored (nohup), it stays so and the run goes on.
+"""
 
 import asyncio
 import signal
@@ -7,26 +9,50 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+STOPS = (signal.SIGTERM, signal.SIGHUP)
+
+
+def _heeded(numbers: tuple[signal.Signals, ...]) -> list[signal.Signals]:
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
 
 async def until_terminated(work: Awaitable[None]) -> None:
-    """Await ``work``; SIGTERM cancels it, also where a shell has SIGINT ignored."""
-    task = asyncio.current_task()
+    """Await ``work``; SIGTERM or SIGHUP cancels it, also where a shell has SIGINT ignored.
+
+    Only the first of them counts: a terminal and its shell both send SIGHUP, a service manager sends both
+    signals, and the checkpoint must not be cut short.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # in place of Ray's own
-    await work
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            task.cancel()
+
+    earlier = {number: signal.getsignal(number) for number in _heeded(STOPS)}
+    for number in earlier:
+        loop.add_signal_handler(number, stop)  # in place of Ray's own
+    try:
+        await work
+    finally:
+        for number, handler in earlier.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the end, and are then raised as ever: nothing inside is torn in two."""
+    """Signals that end a run wait until the end, and are then raised as ever: nothing is torn in two."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
     earlier = {
         number: signal.signal(number, lambda *told: came.append(told))
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) is not signal.SIG_IGN
+        for number in _heeded((signal.SIGINT, *STOPS))
     }
     try:
         yield
@@ -39,16 +65,41 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt inside; nothing is changed in a thread, which gets no signals."""
+    """SIGTERM and SIGHUP raise KeyboardInterrupt inside, once; nothing is changed in a thread, which gets no
+    signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    came = False
 
-    earlier = signal.signal(signal.SIGTERM, interrupt)
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if not came:
+            came = True
+            raise KeyboardInterrupt
+
+    earlier = {number: signal.signal(number, interrupt) for number in _heeded(STOPS)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def surviving_children() -> Iterator[None]:
+    """Processes that are started inside are not ended by a terminal that is closed: whoever started them ends
+    them, after the checkpoint. Handlers that somebody sets inside are taken back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {number: signal.getsignal(number) for number in STOPS}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited, also through exec
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -18,7 +18,15 @@ from actors.judging import probe_judge, resumable, users_mistakes
 from actors.pair_files import PairFiles
 from actors.pair_outcome import WHY, Outcome
 from actors.pair_sampling import Sampler, Work
-from actors.prepare import check_judge, check_memory, in_ray_job, overrides_of, unusable, usable_model
+from actors.prepare import (
+    check_engine,
+    check_judge,
+    check_memory,
+    in_ray_job,
+    overrides_of,
+    unusable,
+    usable_model,
+)
 from actors.provenance import versions
 from conf.endpoints import SecondConfig
 from conf.load import load
@@ -67,6 +75,7 @@ def prepared(samples: int | None, manifest: Path | None, limit: int | None, over
     """
     config = settings(samples, overrides)
     layout = plan(config, cores(), learns=False)
+    check_engine(config)
     family = usable_model(config)
     check_judge(config)
     check_memory(config, family, learns=False)

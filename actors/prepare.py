@@ -3,18 +3,20 @@
 Invariant: nothing here writes. What it raises is the user's to fix: ConfigError, UserError or ManifestError.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from actors import checkpoint
+from actors import checkpoint, dependencies
 from actors.checkpoint import DriverState
 from actors.cluster import Plan, cores, plan
 from actors.collect import asked_in
 from actors.data_pairs import usable_pairs
-from actors.errors import UserError
+from actors.errors import RunError, UserError
 from actors.footprint import memory_estimate, physical_memory
+from actors.model_check import check_heads, check_numbers
 from conf.load import load
 from conf.schema import Config
 from judge import verifiable
@@ -74,7 +76,9 @@ def prepare(arguments: Sequence[str]) -> Job:
     """Check all of a job. Raises at the first stage that fails, with all problems of that stage."""
     overrides, notes = overrides_of(arguments)
     config = load(overrides)
+    check_root(config.run.root)
     layout = plan(config, cores())
+    check_engine(config)
     family = usable_model(config)
     check_judge(config)
     check_memory(config, family)
@@ -104,8 +108,17 @@ def prepare(arguments: Sequence[str]) -> Job:
     )
 
 
+def check_root(root: Path) -> None:
+    """UserError: no run directory can be made there."""
+    there = next(folder for folder in (root, *root.parents) if os.path.exists(folder))
+    if not there.is_dir():
+        raise UserError(f"run.root: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"run.root: {there} cannot be written to by this user")
+
+
 def usable_model(config: Config) -> Family:
-    """The family of the checkpoint, whose config, headers, tokenizer, encoder, codec and voice norms fit.
+    """The family of the checkpoint, whose config, weights, tokenizer, encoder, codec and voice norms fit.
 
     UserError: no whole local Hugging Face folder with safetensors weights, or not of this family.
     """
@@ -117,14 +130,24 @@ def usable_model(config: Config) -> Family:
         limit, streams = config.model.max_length, family.streams
         model_folder.check(path, limit, family.backbone, family.names.parts, streams)
         check_sampling(config.rollout, family)
+        check_heads(config, family)
         Unfilled(family, attention="sdpa")
         family.codec()
         if family.hears:
             family.ear()
         norms_of(path)
+        check_numbers(family)
     except ValueError as error:
         raise UserError(f"model.path: {error}") from error
     return family
+
+
+def check_engine(config: Config) -> None:
+    """RunError: vLLM does not work on this machine, where the run would sample with it on the CPU."""
+    if config.cluster.kind == "local" and config.rollout.engine == "vllm":
+        lacking = dependencies.lacks_of_engine()
+        if lacking:
+            raise RunError("\n".join(lacking))
 
 
 def check_judge(config: Config) -> None:

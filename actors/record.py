@@ -54,12 +54,8 @@ class RunDirectory:
         """A fresh directory; a name that is taken gets a number."""
         wanted = config.run.root / config.run.name
         path, number = wanted, 2
-        while path.exists():
+        while not _make(path):
             path, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-        try:
-            path.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"run.root: {path} cannot be made: {error.strerror}") from error
         run = cls(path.absolute())
         run._describe(config)
         return run
@@ -73,16 +69,19 @@ class RunDirectory:
         run.step = step
         return run
 
-    def cut(self, step: int, config: Config) -> None:
-        """Forget everything after ``step``; from here on these settings hold."""
-        self._cut(step)
+    def cut(self, step: int, config: Config, heard: int | None = None) -> None:
+        """Forget everything after ``step``; from here on these settings hold.
+
+        ``heard``: the last step whose replies were sampled already, and keep their audio.
+        """
+        self._cut(step, heard or step)
         self._describe(config)
 
     def _describe(self, config: Config) -> None:
         write_whole(self.path / "config.yaml", dump(config))
         write_whole(self.path / "versions.json", json.dumps(versions(), indent=1) + "\n")
 
-    def _cut(self, step: int) -> None:
+    def _cut(self, step: int, heard: int) -> None:
         def later(line: Mapping[str, Any]) -> bool:
             return line.get("step", 0) > step or line.get("when") == "after"
 
@@ -95,7 +94,7 @@ class RunDirectory:
         ):
             _keep(self.path / name, lambda line: not later(line))
         for entry in [*self.path.glob("rollouts/step_*"), *self.path.glob("audio/step_*")]:
-            if int(entry.stem.removeprefix("step_")) > step:
+            if int(entry.stem.removeprefix("step_")) > (heard if entry.is_dir() else step):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         for file in self.path.glob("heldout/*.jsonl"):
             _, _, when = file.stem.partition("_")
@@ -122,9 +121,13 @@ class RunDirectory:
 
     def event(self, kind: str, detail: str, **more: Any) -> None:
         """One event, with its reason, now."""
+        self.on_event(self.note(kind, detail, **more))
+
+    def note(self, kind: str, detail: str, **more: Any) -> Event:
+        """The same without telling anybody."""
         event = Event(**{"time": time.time(), "kind": kind, "detail": detail, "step": self.step, **more})
         self.append("events.jsonl", event)
-        self.on_event(event)
+        return event
 
     def audio(self, step: int, reply: Reply) -> Path:
         """Where a reply of a step keeps its audio."""
@@ -138,6 +141,19 @@ class RunDirectory:
             return str(path.relative_to(self.path)) if path.exists() else None
 
         return relative
+
+
+def _make(path: Path) -> bool:
+    """Whether the folder is new and now there. UserError: there can be none."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        if path.is_dir():
+            return False  # also where another run has just made it
+        raise UserError(f"run.root: {path} cannot be made: it is a file") from None
+    except OSError as error:
+        raise UserError(f"run.root: {path} cannot be made: {error.strerror}") from error
+    return True
 
 
 def due(step: int, every: int) -> bool:

@@ -13,10 +13,8 @@ are skipped, half-done ones resume from their checkpoint, failed ones are tried 
 are not those that its run began with is refused: nothing is mixed.
 """
 
-import fcntl
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -28,9 +26,11 @@ from actors.checkpoint import snapshots
 from actors.errors import UserError
 from actors.freeze import freeze
 from actors.interrupt import terminable
+from actors.lock import alone
 from actors.pair_files import PairFiles, sampled_tokens
-from conf.cells import Planned, Prepared, plan, quoted
+from conf.cells import Planned, Prepared, plan
 from conf.load import read
+from conf.overrides import quoted
 from conf.schema import Config
 from conf.study import UNTRAINED, StudyConfig, StudyError, read_study
 from report import study as page
@@ -41,8 +41,8 @@ from report.trials import finished, flat, plain
 
 OK, FAILED = 0, 1
 WHERE = ("run.root", "run.name", "run.resume")  # settings that say where a run is, not what it does
-DRIVER = (sys.executable, "-m", "actors.driver")  # runs a cell; overrides follow
-COMMAND = (sys.executable, "-m", "actors.cli")  # makes a file that cells need; its verb follows
+DRIVER = (sys.executable, "-P", "-m", "actors.driver")  # runs a cell; overrides follow
+COMMAND = (sys.executable, "-P", "-m", "actors.cli")  # makes a file that cells need; its verb follows
 
 
 def study(file: Path, to: Path | None, overrides: Sequence[str], *, page_only: bool = False) -> int:
@@ -55,7 +55,7 @@ def study(file: Path, to: Path | None, overrides: Sequence[str], *, page_only: b
     runner.check(file)
     if not page_only:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder) as lock, terminable():
+        with alone(folder, "a study, or a run that it started,") as lock, terminable():
             freeze(folder)
             (folder / "study.yaml").write_text(_effective(file, settings, overrides))
             runner.run(lock)
@@ -185,7 +185,7 @@ class Runner:
         fresh = not snapshots(run)
         if fresh and run.exists():
             _abandon(run, self.folder / "abandoned")
-        arguments = cell.overrides if fresh else (f"resume={quoted(run)}",)
+        arguments = cell.overrides if fresh else (f"resume={quoted(str(run))}",)
         limit = 60.0 * self._settings.minutes if self._settings.minutes else None
         self._log.begin(cell.name, fresh=fresh, arguments=arguments)
         ended = attempt(
@@ -225,17 +225,6 @@ class Runner:
         times = [self._log.wall_s(cell.name) for cell in self.cells if finished(self.path(cell))]
         known = [seconds for seconds in times if seconds is not None]
         return f", left about {_clock(fmean(known) * cells)}" if known and cells else ""
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[int]:
-    """The study's lock, which its running cell holds too. UserError: a study or its cell is at work there."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: a study, or a run that it started, is at work there") from None
-        yield lock.fileno()
 
 
 def _changes(run: Path, config: Config) -> str:

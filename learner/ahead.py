@@ -3,9 +3,6 @@
 Invariant: they learn from anchors alone, and no gradient of theirs reaches the model that speaks.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -14,15 +11,8 @@ from learner.logprob import chosen_logprobs
 from rollout.language_model import Foreseeing, embedded
 
 
-def depths(lm: Any) -> Sequence[nn.Module]:
-    """One module per depth; none in a model that predicts one token."""
-    return list(lm.ahead) if isinstance(lm, Foreseeing) else []
-
-
-def foreseen(lm: Any, head: nn.Linear, micro: Microbatch, hidden_TH: Tensor, *, chunk: int) -> Tensor:
-    """Log-probs [D, N] of the anchors' tokens by each depth; nothing where nobody learns."""
-    if not isinstance(lm, Foreseeing) or not torch.is_grad_enabled():
-        return hidden_TH.new_zeros(0, len(micro.keep_N), dtype=torch.float32)
+def foreseen(lm: Foreseeing, head: nn.Linear, micro: Microbatch, hidden_TH: Tensor, *, chunk: int) -> Tensor:
+    """Log-probs [D, N] of the anchors' tokens by each depth."""
     anchored_N = micro.sft_N != 0
     lengths = torch.tensor(micro.lengths, device=micro.keep_N.device)
     segment_T = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)

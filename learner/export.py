@@ -2,12 +2,12 @@
 
 Invariant: every weight file of the start checkpoint is written again under its name, with the same tensor
 names, shapes and dtypes; tensors that the learner does not hold (encoders, frozen heads) and every other file
-(config, tokenizer, wavgate.json, codec) are copied bit for bit. So whatever loaded the start checkpoint loads
-the export.
+(config, tokenizer, wavgate.json, codec) are copied bit for bit, but for the start's weights in another form
+(pytorch_model.bin), which would be stale. So whatever loaded the start checkpoint loads the export. Modes are
+those that the umask gives.
 """
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors import safe_open
@@ -17,8 +17,11 @@ from torch import Tensor
 from learner.model import Policy, whole
 from learner.ranks import barrier
 from rollout.language_model import checkpoint_layout, together
-from speech.checkpoint import weight_files
+from speech.checkpoint import STEP, is_stale, weight_files
 from speech.families.base import Family
+from speech.files import copy_contents
+
+LEFT_OUT = (".cache", ".git")  # what a download or a clone keeps beside its files, weights among it
 
 
 def engine_tensors(policy: Policy, family: Family) -> Iterator[tuple[str, Tensor]]:
@@ -31,13 +34,18 @@ def engine_tensors(policy: Policy, family: Family) -> Iterator[tuple[str, Tensor
         yield name, together(family.names, name, lambda part: whole(state[part]))
 
 
-def export(policy: Policy, family: Family, target: Path, *, rank: int) -> None:
+def export(policy: Policy, family: Family, target: Path, *, rank: int, step: int = 0) -> None:
     """Write the policy to ``target`` in the layout of the family's folder. Collective; rank 0 writes, one
-    weight file in memory at a time.
+    weight file in memory at a time. ``step``: of the run, kept beside the weights.
 
     ValueError: ``target`` is not empty, or the folder holds a tensor that the policy does not have.
     """
     source = family.path
+
+    def wanted(path: Path) -> bool:
+        stale = path.parent == source and is_stale(path.name)
+        return not (stale or path in files or path.name in LEFT_OUT)
+
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"export needs an empty folder: {target} is not")
     barrier()  # everyone has looked before rank 0 writes
@@ -56,14 +64,16 @@ def export(policy: Policy, family: Family, target: Path, *, rank: int) -> None:
                 if rank == 0:
                     before = stored.get_tensor(name)
                     tensors[name] = before if value is None else value.to(before.dtype).contiguous()
-            metadata = stored.metadata() or {"format": "pt"}
+            metadata = {**(stored.metadata() or {"format": "pt"}), STEP: str(step)}
         if rank == 0:
-            save_file(tensors, target / file.name, metadata=metadata)
+            _save(tensors, target / file.name, metadata)
     if rank == 0:  # last: nobody waits in a gather while gigabytes of encoders are copied
-        shutil.copytree(
-            source, target, dirs_exist_ok=True, ignore=lambda folder, names: _weights_in(folder, names, files)
-        )
+        copy_contents(source, target, wanted)
 
 
-def _weights_in(folder: str, names: list[str], files: list[Path]) -> list[str]:
-    return [name for name in names if Path(folder) / name in files]
+def _save(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
+    """As a new file of this process is made; the library alone makes one that only its owner reads."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(dict(tensors), file, metadata=dict(metadata))
+    file.chmod(mode)

@@ -27,7 +27,6 @@ from learner.objectives import joined, rows_of
 from learner.ranks import totals
 from learner.rows import Row, Sampled, anchor_row, rollout_row, weights_of
 from learner.types import Rollout, StepBatch
-from rollout.language_model import blocks, heads
 from speech.channels import Channel
 
 PIECE = 1 << 22  # numbers that are in float64 at a time
@@ -94,10 +93,10 @@ def parts_of(policy: Policy) -> dict[str, list[nn.Parameter]]:
     lm = policy.lm
     inputs, head = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
     names = {id(head): "head", id(inputs): "embedding, head" if inputs is head else "embedding"}
-    names |= {id(head.weight): f"head {stream}" for stream, head in enumerate(heads(lm)) if stream}
-    for index, layer in enumerate(blocks(lm)):
+    names |= {id(head.weight): f"head {stream}" for stream, head in enumerate(policy.heads) if stream}
+    for index, layer in enumerate(policy.blocks):
         names |= {id(parameter): f"layer {index}" for parameter in layer.parameters()}
-    for index, depth in enumerate(getattr(lm, "ahead", ())):
+    for index, depth in enumerate(policy.depths):
         names |= {id(parameter): f"ahead {index}" for parameter in depth.parameters()}
     norm = getattr(lm.base_model, "norm", nn.Module())
     names |= {id(parameter): "norm" for parameter in norm.parameters()}

@@ -1,10 +1,11 @@
 """What a pass over the micro-batches adds up to, under the metric names of DESIGN §4.
 
-Invariant: only sums travel between ranks; every figure is a ratio of two global sums, so that it does not
-depend on how the batch was cut. A figure over no positions is left out, never invented.
+Invariants: only sums travel between ranks; every figure is a ratio of two global sums, so that it does not
+depend on how the batch was cut. A figure over no positions is left out, never invented; a loss that the rows
+ask for is never left out (``check_losses``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from learner.batch import Microbatch
 from learner.loss import Terms
 from learner.ranks import totals
+from learner.rows import Component, Row
 from speech.channels import Channel
 
 CHANNELS = {"text": Channel.TEXT, "audio": Channel.AUDIO}
@@ -37,7 +39,8 @@ def reduce(scored: Sequence[Scored], factor: Sequence[float]) -> dict[str, float
     sums = totals(
         {name: torch.stack([one[name] for one in map(_sums, scored)]).sum() for name in _sums(scored[0])}
     )
-    found = {"loss/total": sum(sums[name] * scale for name, scale in zip(COMPONENTS, factor, strict=True))}
+    scaled = [sums[name] * scale for name, scale in zip(COMPONENTS, factor, strict=True)]
+    found = {"loss/total": sum(scaled) + sums["ahead"] * factor[Component.SFT]}
     shown = {"sft": "anchored", "po": "preferred", "dpo": "pairs", "ahead": "foreseen"}
     found |= {f"loss/{name}": sums[name] for name, count in shown.items() if sums[count]}
     ratios = {
@@ -50,6 +53,18 @@ def reduce(scored: Sequence[Scored], factor: Sequence[float]) -> dict[str, float
     }
     found |= {name: sums[over] / sums[under] for name, (over, under) in ratios.items() if sums[under]}
     return {**found, "tokens": sums["tokens"]}
+
+
+def check_losses(found: Mapping[str, float], rows: Sequence[Row], depths: int) -> None:
+    """RuntimeError: a loss that these rows of the whole step ask for is not among the metrics.
+
+    ``depths``: how many layers learn from the anchors beside the decoder.
+    """
+    asked = {component for row in rows for component in Component if row.weights_CR[component].any()}
+    wanted = {f"loss/{c.name.lower()}" for c in asked & {Component.SFT, Component.PO, Component.DPO}}
+    wanted |= {"loss/ahead"} if depths and Component.SFT in asked else set()
+    if lost := sorted(wanted - found.keys()):
+        raise RuntimeError(f"the step asked for {', '.join(lost)}, and nothing was learnt of it")
 
 
 def _sums(scored: Scored) -> dict[str, Tensor]:

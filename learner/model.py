@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.dropout import _DropoutNd
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from learner.ahead import depths, foreseen
+from learner.ahead import foreseen
 from learner.batch import Microbatch
 from learner.logprob import chosen_logprobs
-from rollout.language_model import blocks, heads, states
+from rollout.language_model import blocks, depths, heads, states
 from rollout.loading import Unfilled
 from speech.families.base import Family
 
@@ -71,7 +72,7 @@ class Scores(NamedTuple):
 
     logps_N: Tensor
     entropies_N: Tensor
-    ahead_DN: Tensor  # log-probs by the depths of a ``Foreseeing`` module, at anchors; 0 elsewhere
+    ahead_DN: Tensor  # log-probs by each depth (``Family.depths``), at anchors; 0 elsewhere
 
 
 class Policy(nn.Module):
@@ -89,17 +90,22 @@ class Policy(nn.Module):
         lm: Any,
         *,
         chunk: int,
+        streams: int = 1,
+        ahead: int = 0,
         allowed_PV: Tensor | None = None,
         fill: Callable[[nn.Module], None] = lambda part: None,
     ) -> None:
-        """``lm``: a transformers causal language model.
+        """``lm``: a transformers causal language model with the family's ``streams`` and ``depths``.
 
         ``allowed_PV``: what each grammar phase allows, when replies were masked. ``fill``: reads the weights
         of a part that has none yet.
         """
         super().__init__()
         self.fill = fill
-        self._heads = heads(lm)
+        self.heads = heads(lm, streams)
+        self.blocks = list(blocks(lm, streams))  # a list: registered once, by ``lm``
+        self.depths = list(depths(lm, ahead))
+        assert streams == 1 or not ahead, "depths look ahead in one stream"
         self.lm = lm
         self._chunk = chunk
         self.register_buffer("allowed_PV", allowed_PV, persistent=False)
@@ -115,16 +121,17 @@ class Policy(nn.Module):
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         lm.train()
         for module in lm.modules():
-            if isinstance(module, nn.Dropout):
+            if isinstance(module, _DropoutNd):  # of every kind
                 module.p = 0.0
-        return cls(lm, chunk=chunk, allowed_PV=allowed_PV, fill=unfilled.fill)
+        shape = {"streams": family.streams, "ahead": family.depths}
+        return cls(lm, chunk=chunk, allowed_PV=allowed_PV, fill=unfilled.fill, **shape)
 
     def forward(self, micro: Microbatch) -> Scores:
         """Log-probs and entropies with gradient, at each position's temperature and phase."""
         found = self._states(micro)
         if len(found) == 1:
             scores = self._scores(0, found[0], micro, slice(None))
-            return Scores(*scores, foreseen(self.lm, self._heads[0], micro, found[0], chunk=self._chunk))
+            return Scores(*scores, self._ahead(micro, found[0]))
         logps_N, entropies_N = (torch.zeros(len(micro.keep_N), device=micro.keep_N.device) for _ in range(2))
         for stream, hidden_TH in enumerate(found):  # each takes part, scored or not: see ``batch``
             (here,) = (micro.stream_N == stream).nonzero(as_tuple=True)
@@ -140,12 +147,18 @@ class Policy(nn.Module):
         place = {"position_ids": micro.positions_T[None], "segment_lengths": micro.lengths}
         return states(self.lm, micro.ids_TS, micro.features_KH, micro.at_K, **place)
 
+    def _ahead(self, micro: Microbatch, hidden_TH: Tensor) -> Tensor:
+        """Log-probs [D, N] by the depths; nothing where nobody learns."""
+        if not self.depths or not torch.is_grad_enabled():
+            return hidden_TH.new_zeros(0, len(micro.keep_N), dtype=torch.float32)
+        return foreseen(self.lm, self.heads[0], micro, hidden_TH, chunk=self._chunk)
+
     def _scores(
         self, stream: int, hidden_TH: Tensor, micro: Microbatch, here: Tensor | slice
     ) -> tuple[Tensor, Tensor]:
         return chosen_logprobs(
             hidden_TH[micro.keep_N[here]],
-            self._heads[stream].weight,
+            self.heads[stream].weight,
             micro.targets_N[here],
             chunk=self._chunk,
             temperature_N=micro.temperature_N[here],
@@ -171,7 +184,7 @@ def sharded(policy: Policy, mesh: DeviceMesh, *, dtype: str) -> Policy:
         else MixedPrecisionPolicy()
     )
     free = mesh.device_type != "cpu"
-    for group in (*blocks(policy.lm), *depths(policy.lm), policy):
+    for group in (*policy.blocks, *policy.depths, policy):
         policy.fill(group)
         fully_shard(group, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
     return policy.to(mesh.device_type) if free else policy
@@ -195,7 +208,7 @@ def clip(policy: Policy, largest: float) -> float:
 
     Layers that foresee are clipped apart: they do not shorten the step of those that speak.
     """
-    apart = {id(parameter) for depth in depths(policy.lm) for parameter in depth.parameters()}
+    apart = {id(parameter) for depth in policy.depths for parameter in depth.parameters()}
     parts = [[p for p in policy.parameters() if (id(p) in apart) == foresees] for foresees in (False, True)]
     norms = [whole(torch.nn.utils.clip_grad_norm_(part, largest)).item() for part in parts if part]
     return norms[0] if all(map(isfinite, norms)) else nan

@@ -112,6 +112,7 @@ class Learner:
             )
         mine = self._shared(rows, plan)
         first, found = self._epoch(mine, None, batch.weight)
+        metrics.check_losses(found, rows, len(self.policy.depths))
         old = [scored.logps_N for scored in first]
         passes = [found]
         for _ in range(1, self._config.algo.epochs):
@@ -182,7 +183,7 @@ class Learner:
 
     def export(self, directory: Path) -> None:
         """Hugging Face folder like the start checkpoint's. Collective."""
-        exporting.export(self.policy, self.family, Path(directory), rank=self._rank)
+        exporting.export(self.policy, self.family, Path(directory), rank=self._rank, step=self._version)
 
     def save(self, directory: Path) -> None:
         """Everything that the next step depends on, as safetensors, into an empty folder. Collective."""

@@ -79,7 +79,7 @@ class Decoder:
 
     def __init__(self, family: Family, lm: Any, *, slots: int, length: int) -> None:
         """``lm``: with attention ``slotted``. ``length``: ids of the longest prompt + reply."""
-        self._family, self._lm, self._heads = family, lm, heads(lm)
+        self._family, self._lm, self._heads = family, lm, heads(lm, family.streams)
         self._device = next(lm.parameters()).device
         self._streams = family.streams
         self._slots = Slots(slots, -(-length // family.streams))

@@ -1,6 +1,8 @@
-"""What must be in the environment before vLLM is imported. No heavy import: the driver reads ``ENV`` too.
+"""What must be in the environment of every process, before torch, vLLM or the hub's client are imported.
 
-Actors put ``ENV`` into their runtime environment; ``prepare_environment`` does the same for a plain process.
+``set_environment`` is the first thing that an entry point does (the packages ``actors``, ``bench`` and
+``examples`` do it when they are imported); actors get ``ENV`` in their runtime environment as well. What a
+user has set stays. No heavy import.
 One thread per process: two made the same work ten times slower on a busy machine (an idle thread spins).
 """
 
@@ -16,15 +18,21 @@ ENV: dict[str, str] = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-CPU_ENV: dict[str, str] = {
-    "TORCH_COMPILE_DISABLE": "1"
-}  # else a C++ compile inside the first request that samples
+CPU_ENV: dict[str, str] = {  # else a C++ compile inside the first request that samples
+    "TORCH_COMPILE_DISABLE": "1",  # read once by torch, when it is imported, and by vLLM
+    "TORCHDYNAMO_DISABLE": "1",  # read where a function is wrapped, so also after torch was imported
+}
+
+
+def set_environment() -> None:
+    """``ENV``, where nothing is set yet."""
+    for name, value in ENV.items():
+        os.environ.setdefault(name, value)
 
 
 def prepare_environment() -> bool:
-    """Set what is not set yet, before vLLM is imported. True when there is a GPU."""
-    for name, value in ENV.items():
-        os.environ.setdefault(name, value)
+    """Set what is not set yet, before vLLM is imported. True when there is a GPU; else none compiles."""
+    set_environment()
     import torch  # only now: OpenMP reads OMP_NUM_THREADS when it is loaded
 
     gpu = torch.cuda.is_available()

@@ -3,11 +3,13 @@
     ids, features ──► states of each stream ──► head of each stream
     module ── Names ──► (checkpoint name, tensor)      weights to engines, exports
 
-Invariant: the rest of the code asks these functions and never a model's class. ``rollout.loading`` makes one.
+Invariant: the rest of the code asks these functions and never a model's class, and what a module is asked for
+follows from its family (``streams``, ``depths``), never from what the module seems to have.
+``rollout.loading`` makes one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +21,8 @@ from speech.names import Names
 TIED_HEAD = "lm_head.weight"
 
 
-@runtime_checkable
 class Parallel(Protocol):
-    """What a module with several streams has instead of one embedding and one head."""
+    """What a module with several streams has instead of one embedding and one head (``Family.streams``)."""
 
     def states(self, ids_TS: Tensor, features_KH: Tensor, at_K: Tensor, **place: Any) -> Sequence[Tensor]:
         """As ``states`` below."""
@@ -36,9 +37,10 @@ class Parallel(Protocol):
         ...
 
 
-@runtime_checkable
 class Foreseeing(Protocol):
-    """What a module that predicts several tokens at once has: layers that it learns and engines lack."""
+    """What a module that predicts several tokens at once has (``Family.depths``): layers that it learns and
+    engines lack.
+    """
 
     ahead: nn.ModuleList  # one module per depth
 
@@ -58,8 +60,9 @@ def states(lm: Any, ids_TS: Tensor, features_KH: Tensor, at_K: Tensor, **place: 
     ``features_KH`` at the steps ``at_K``: see ``speech.features``. ``place``: ``position_ids`` [1, T], and
     what the module's attention wants to know.
     """
-    if isinstance(lm, Parallel):
-        return lm.states(ids_TS, features_KH, at_K, **place)
+    if ids_TS.shape[1] > 1:
+        found: Sequence[Tensor] = lm.states(ids_TS, features_KH, at_K, **place)
+        return found
     embedded_TH = embedded(lm, ids_TS, features_KH, at_K)
     output = lm.base_model(inputs_embeds=embedded_TH[None], use_cache=False, **place)
     return [output.last_hidden_state[0]]
@@ -73,17 +76,26 @@ def embedded(lm: Any, ids_TS: Tensor, features_KH: Tensor, at_K: Tensor) -> Tens
     return embedded_TH.index_copy(0, at_K, features_KH.to(embedded_TH.dtype))
 
 
-def heads(lm: Any) -> Sequence[Any]:
+def heads(lm: Any, streams: int) -> Sequence[Any]:
     """The linear head of each stream. ValueError: one has a bias, which nobody here would add."""
-    found = lm.heads() if isinstance(lm, Parallel) else [lm.get_output_embeddings()]
+    found = lm.heads() if streams > 1 else [lm.get_output_embeddings()]
+    assert len(found) == streams, f"a head per stream: got {len(found)} for {streams}"
     if any(getattr(head, "bias", None) is not None for head in found):
         raise ValueError("the language model's head must have no bias")
     return found
 
 
-def blocks(lm: Any) -> Sequence[Any]:
+def blocks(lm: Any, streams: int) -> Sequence[Any]:
     """Every layer, in the order in which they run."""
-    return lm.blocks() if isinstance(lm, Parallel) else lm.base_model.layers
+    found: Sequence[Any] = lm.blocks() if streams > 1 else lm.base_model.layers
+    return found
+
+
+def depths(lm: Any, count: int) -> Sequence[nn.Module]:
+    """The modules that predict tokens further ahead, nearest first; ``count`` is the family's."""
+    found = list(lm.ahead) if count else []
+    assert len(found) == count, f"a module per depth: got {len(found)} for {count}"
+    return found
 
 
 def checkpoint_layout(family: Family) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:

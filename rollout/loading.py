@@ -26,6 +26,7 @@ from speech.families.base import Family
 
 Shapes = Mapping[str, tuple[int, ...]]
 TYPES = ("F64", "F32", "F16", "BF16")
+ROWS = 4096  # of a head, compared at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Unfilled:
 
     Example:
         unfilled = Unfilled(family, attention="sdpa", dtype=torch.float32)
-        for layer in blocks(unfilled.lm):  # a rank that keeps a part of each never holds the whole
+        for layer in blocks(unfilled.lm, family.streams):  # a rank with a part of each never holds all
             unfilled.fill(layer)
             fully_shard(layer)
         unfilled.fill(unfilled.lm)  # the rest
@@ -74,6 +75,8 @@ class Unfilled:
         if lacking := [name for name, _ in empty.named_parameters() if name not in places]:
             rule = f"lacks {len(lacking)} of the model's tensors"
             raise ValueError(f"{family.path}: {rule}: {', '.join(sorted(lacking)[:3])}")
+        if family.backbone.get("tie_word_embeddings"):
+            _check_tied(family, places)
         with _without_memory(dtype):
             self.lm = cls(config).eval()
         self._places = {p: places[name] for name, p in self.lm.named_parameters()}
@@ -155,6 +158,24 @@ def _places(family: Family, module: Shapes) -> dict[str, _Place]:
         rule = f"has {len(unknown)} tensors that a {family.name} model has not"
         raise ValueError(f"{path}: {rule}: {', '.join(sorted(unknown)[:3])}")
     return found
+
+
+def _check_tied(family: Family, places: Mapping[str, _Place]) -> None:
+    """ValueError: the head is the embedding by config.json, and the folder has a head with other values."""
+    head, table = places.get("lm_head.weight"), places.get("model.embed_tokens.weight")
+    if head is None or table is None:
+        return
+    with (
+        safe_open(str(head.file), framework="pt") as one,
+        safe_open(str(table.file), framework="pt") as other,
+    ):
+        heads, rows = one.get_slice(head.name), other.get_slice(table.name)
+        count = heads.get_shape()[0]
+        parts = (slice(start, start + ROWS) for start in range(0, count, ROWS))
+        if all(torch.equal(heads[part].float(), rows[part].float()) for part in parts):
+            return
+    rule = f"tie_word_embeddings must be false: {head.name} differs from {table.name}"
+    raise ValueError(f"{family.path / 'config.json'}: {rule}: got true")
 
 
 def _stacked(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

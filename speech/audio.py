@@ -6,6 +6,7 @@ decoded, and is not believed while decoding: blocks are counted. Paths of a data
 cannot leave its folder.
 """
 
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import soxr
 from numpy.typing import NDArray
 
 from speech.containers import check_whole
+from speech.headers import opened
 
 Wave = NDArray[np.float32]
 
@@ -29,6 +31,7 @@ READABLE = (*FORMATS, ".mp3")
 CONTAINERS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")  # whatever the suffix says
 MAX_CHANNELS = 8
 MAX_RATE = 384_000
+CANCELLED = 0.1  # share of the power that channels which have nothing in common leave in their mean
 LOUDEST = 100.0  # full scale is 1; float files go beyond it by some dB, not by 40
 UNKNOWN = 2**63 - 1  # frames: of FLAC from a pipe; in older libsndfile, of Ogg that does not end with a page
 BLOCK = 65_536  # frames decoded or encoded at a time
@@ -56,7 +59,7 @@ def inside(root: Path, relative: str) -> Path:
         raise ValueError(f"audio path must be relative to its data folder, without '..': got {relative!r}")
     path = root / relative
     try:
-        stays = path.resolve().is_relative_to(root.resolve())
+        stays = _followed(path).is_relative_to(_followed(root))
     except (OSError, RuntimeError) as error:  # a loop of links
         raise ValueError(f"audio path cannot be followed: {relative!r}: {error}") from error
     if not stays:
@@ -64,23 +67,44 @@ def inside(root: Path, relative: str) -> Path:
     return path
 
 
+def _followed(path: Path) -> Path:
+    """Where its links lead. OSError, RuntimeError: in a circle; from 3.13 on only ``strict`` tells."""
+    try:
+        return path.resolve(strict=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return path.resolve()
+
+
+def check_plain(path: Path) -> None:
+    """ValueError: not a file that can be opened without waiting for somebody. OSError: cannot be asked."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{path}: audio file does not exist") from error
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise ValueError(f"{path}: audio must be a file: got {what}")
+
+
 def info(path: Path) -> Info:
     """The header of an audio file, with every rule that it can break by itself checked. Decodes nothing."""
     if path.suffix.lower() not in READABLE:
         raise ValueError(f"{path}: audio must be one of {' '.join(READABLE)}")
     try:
-        if not path.is_file():
-            raise ValueError(f"{path}: audio file does not exist")
-        header = soundfile.info(str(path))
+        check_plain(path)
+        with opened(path) as header:
+            form, coding = header.format, header.subtype
+            found = Info(frames=header.frames, channels=header.channels, sample_rate=header.samplerate)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot be read as audio: {_reason(error)}") from error
     except OSError as error:  # a name too long, a folder that may not be entered
         raise ValueError(f"{path}: cannot be opened: {error.strerror}") from error
-    if header.format not in CONTAINERS:  # libsndfile reads two dozen, and goes by the content
-        raise ValueError(f"{path}: audio must be WAV, FLAC, Ogg or MP3: got {header.format}")
-    if header.frames == UNKNOWN:
+    if form not in CONTAINERS:  # libsndfile reads two dozen, and goes by the content
+        raise ValueError(f"{path}: audio must be WAV, FLAC, Ogg or MP3: got {form}")
+    if form != "MP3" and coding.startswith("MPEG"):  # its frames are counted in an MP3 alone
+        raise ValueError(f"{path}: audio must not be {coding} in another container: got {form}")
+    if found.frames == UNKNOWN:
         raise ValueError(f"{path}: audio must say how long it is: it was cut, or written to a pipe")
-    found = Info(frames=header.frames, channels=header.channels, sample_rate=header.samplerate)
     if not 1 <= found.sample_rate <= MAX_RATE:
         raise ValueError(f"{path}: sample rate must lie in [1, {MAX_RATE}] Hz: got {found.sample_rate}")
     if not 1 <= found.channels <= MAX_CHANNELS:
@@ -102,8 +126,11 @@ def read(path: Path, sample_rate: int, max_seconds: float) -> Wave:
     """Mono float32 at ``sample_rate``; channels are averaged. ValueError: what this module's rules refuse."""
     header = info(path)
     check_length(path, header, max_seconds)
-    wave = np.concatenate(_blocks(path, header))
+    wave, apart = _decoded(path, header)
     check_whole(path, len(wave))
+    if header.channels**2 * float(np.var(wave)) < CANCELLED * apart:
+        rule = "channels must not cancel each other: their mean is all but silent"
+        raise ValueError(f"{path}: {rule}; keep one (ffmpeg -i IN -af 'pan=mono|c0=c0' OUT)")
     if header.sample_rate != sample_rate:
         wave = resample(wave, header.sample_rate, sample_rate)
     assert np.isfinite(wave).all(), "bounded samples have a finite mean and stay finite when resampled"
@@ -149,8 +176,8 @@ def write(path: Path, wave: Wave, sample_rate: int) -> None:
 
 
 def _reason(error: soundfile.LibsndfileError) -> str:
-    if "SF_INFO" in error.error_string:  # what libsndfile says to a WAV of 0 Hz
-        return "the header must name a sample rate of at least 1 Hz"
+    if "SF_INFO" in error.error_string:  # what libsndfile says to a WAV of 0 Hz, or with two chunks of data
+        return "the header must name channels, a sample rate of at least 1 Hz and one chunk of data"
     return str(error.error_string)
 
 
@@ -162,12 +189,12 @@ def _check_samples(path: Path, block: NDArray[np.float32], where: str) -> None:
         raise ValueError(f"{path}: {rule}: got {peak:g} {where}")
 
 
-def _blocks(path: Path, header: Info) -> list[Wave]:
-    """Decode block by block, each mixed down at once; never more than the header announced."""
+def _decoded(path: Path, header: Info) -> tuple[Wave, float]:
+    """(the mean of the channels, never more of it than the header announced; the sum of their variances)."""
     blocks: list[Wave] = []
-    total = 0
+    total, sums, squares = 0, np.zeros(header.channels), np.zeros(header.channels)
     try:
-        with soundfile.SoundFile(str(path)) as file:
+        with opened(path) as file:
             while total < header.frames:
                 block = file.read(min(BLOCK, header.frames - total), dtype="float32", always_2d=True)
                 if not len(block):
@@ -175,6 +202,9 @@ def _blocks(path: Path, header: Info) -> list[Wave]:
                 _check_samples(path, block, f"near {total / header.sample_rate:.2f} s")
                 blocks.append(block.mean(axis=1, dtype=np.float32))
                 total += len(block)
+                if header.channels > 1:
+                    sums += block.sum(axis=0, dtype=np.float64)
+                    squares += np.square(block, dtype=np.float64).sum(axis=0)
     except soundfile.LibsndfileError as error:
         where = f"behind {total / header.sample_rate:.2f} s"
         raise ValueError(f"{path}: audio is damaged {where}: {error.error_string}") from error
@@ -182,4 +212,4 @@ def _blocks(path: Path, header: Info) -> list[Wave]:
         raise ValueError(f"{path}: audio is cut short: {total} of {header.frames} frames")
     if not total:
         raise ValueError(f"{path}: audio must not be empty: nothing could be decoded")
-    return blocks
+    return np.concatenate(blocks), float((squares / total - (sums / total) ** 2).sum())

@@ -12,7 +12,14 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+STEP = "wavgate_step"  # in the metadata of exported weights
 LAYER = re.compile(r"\blayers\.(\d+)\.")
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+OWN_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|adapter_model\.safetensors")
+OTHER_WEIGHTS = re.compile(  # one model's weights under names that are not read
+    r"(model|pytorch_model|adapter_model|consolidated|flax_model|tf_model|rust_model)[.-].*"
+    r"(safetensors|bin|pth?|msgpack|h5|ot)(\.index.*\.json)?|.*\.gguf"
+)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -20,7 +27,7 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{file}: a checkpoint folder must hold this file")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except ValueError as error:
         raise ValueError(f"{file}: must be JSON: {error}") from error
     if not isinstance(content, dict):
@@ -28,22 +35,49 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object that says each key once, of which JSON would keep the last."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} must be there once")
+        found[name] = value
+    return found
+
+
 def weight_files(path: Path) -> list[Path]:
-    """The model's own safetensors files; a codec may lie beside them. ValueError: one is not there."""
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(Path(str(file)).name == file for file in shards.values()):
-            raise ValueError(f"{index}: weight_map must give each tensor a file of this folder")
-        files = sorted({path / file for file in shards.values()})
-    else:
-        files = [path / "model.safetensors"]
+    """The model's own safetensors files; a codec may lie beside them.
+
+    ValueError: one is not there, or lies beside an index that does not name it.
+    """
+    shards = _index(path)
+    files = [path / SINGLE] if shards is None else sorted({path / file for file in shards.values()})
     for file in (*files, path / "config.json"):
         if not file.is_file():
             raise ValueError(
                 f"{path}: a checkpoint must hold {file.name} (other weight formats are not read)"
             )
+    for other in sorted(path.iterdir()):
+        if OWN_WEIGHTS.fullmatch(other.name) and other not in files:
+            why = f"{INDEX} does not name it" if shards is not None else f"{SINGLE} is what is read"
+            raise ValueError(f"{other}: must not lie here unread: {why}")
     return files
+
+
+def is_stale(name: str) -> bool:
+    """Whether a file beside the weights that were read holds a model's weights in another form."""
+    return name != INDEX and bool(OTHER_WEIGHTS.fullmatch(name))
+
+
+def _index(path: Path) -> dict[str, str] | None:
+    """Tensor name -> file, as the index says; None: there is none."""
+    file = path / INDEX
+    if not file.is_file():
+        return None
+    shards = read_json(file).get("weight_map")
+    if not isinstance(shards, dict) or not all(Path(str(name)).name == name for name in shards.values()):
+        raise ValueError(f"{file}: weight_map must give each tensor a file of this folder")
+    return shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +90,31 @@ class Header:
 
 
 def headers(path: Path) -> dict[str, Header]:
-    """Tensor name -> header. ValueError names a file that is not there or cut short."""
+    """Tensor name -> header. ValueError names a file that is not there, cut short or not as indexed."""
     found: dict[str, Header] = {}
+    index = _index(path)
     for file in weight_files(path):
         try:
             with safe_open(str(file), framework="numpy") as shard:
                 for name in shard.keys():  # noqa: SIM118 - not a mapping
                     tensor = shard.get_slice(name)
+                    if index is not None and index.get(name) != file.name:
+                        rule = f"{name} must be in the file that {INDEX} names"
+                        raise ValueError(f"{file}: {rule}: it names {index.get(name, 'none')}")
                     found[name] = Header(file, tuple(tensor.get_shape()), tensor.get_dtype())
         except SafetensorError as error:
             raise ValueError(f"{file}: must be a whole safetensors file: {error}") from error
+    if lacking := sorted(set(index or ()) - set(found)):
+        rule = f"names {len(lacking)} tensors that its files do not hold"
+        raise ValueError(f"{path / INDEX}: {rule}: {', '.join(lacking[:3])}")
     return found
+
+
+def step_of(path: Path) -> int:
+    """The step at which a run exported these weights; 0: none did."""
+    with safe_open(str(weight_files(path)[0]), framework="numpy") as stored:
+        told = (stored.metadata() or {}).get(STEP, "0")
+    return int(told) if told.isdecimal() else 0
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -4,22 +4,22 @@ Invariant: a row is in the manifest as it was, or dropped with a reason that is 
 file:line:field or shard:key:field. What is in the manifest passes ``wavgate data check``.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from speech.manifest import ID, clip_fields, sound
-from speech.problems import MAX_LINE, Clips
+from speech.manifest import clip_fields, fitting, sound
+from speech.problems import MAX_LINE, Clips, Found
 from speech.sources.containers import files_of, records
 from speech.sources.folder import Folder, Progress
-from speech.sources.forms import MODELS, Draft, Form, draft, form_of, given
+from speech.sources.forms import Draft, draft, form_of, unread
 from speech.sources.keep import Keeper
 from speech.sources.record import Record
 
 EVERY = 64  # rows of the source between two notes of how far it is
+LOOKED = 1000  # rows of the source before one must have been of a form that is read
 KINDS = 100  # of reasons and keys that are counted apart; a hostile source has no end of them
 
 
@@ -41,16 +41,14 @@ def convert(
     if not root.is_dir():
         raise ValueError(f"--audio {root}: must be a folder")
     source = _identity(files, root, max_seconds, limit)
-    with Folder(to, source, lambda: _form(files)) as folder:
+    with Folder(to, source, lambda: _check_form(files)) as folder:
         progress = folder.progress
         if not progress.finished:
-            keeper, clips, ids = (
-                Keeper(to, root, max_seconds),
-                Clips(to, max_seconds, deep=False),
-                folder.ids(),
-            )
+            keeper, clips = Keeper(to, root, max_seconds), Clips(to, max_seconds, deep=False)
+            ids = _Ids(files, progress, folder.ids())
             for record in islice(records(files), progress.done, limit):
                 progress.done += 1
+                ids.enter(record.file)
                 row = _row(record, progress, keeper, clips, ids)
                 if row is None:
                     _drop(record, progress, folder)
@@ -64,28 +62,66 @@ def convert(
     return progress
 
 
-def _row(record: Record, progress: Progress, keeper: Keeper, clips: Clips, ids: set[str]) -> bytes | None:
+class _Ids:
+    """The ids of the manifest. Within a file of the source each must be new; one that a row of a file before
+    has gets the file's name in front, for shards count from the start each.
+    """
+
+    def __init__(self, files: Sequence[Path], progress: Progress, written: Sequence[str]) -> None:
+        self._files, self._progress = files, progress
+        self._before, self._here = set(written[: progress.before]), set(written[progress.before :])
+
+    def enter(self, file: Path) -> None:
+        """The next row is of this file."""
+        if file != self._files[self._progress.file]:
+            self._before |= self._here
+            self._here = set()
+            self._progress.file, self._progress.before = self._files.index(file), self._progress.rows
+
+    def take(self, wanted: str, found: Found) -> str | None:
+        """The id that the row has; None: a row of the same file has it, which goes to ``found``."""
+        own = wanted
+        if wanted in self._before and wanted not in self._here:
+            own = fitting(f"{self._name()}-{wanted}")
+            self._progress.renamed += own not in self._before | self._here
+        if own in self._before or own in self._here:
+            found.append(("id", f"must be unique: {own} was there before"))
+            return None
+        self._here.add(own)
+        return own
+
+    def _name(self) -> str:
+        at = self._progress.file
+        stems = [file.stem for file in self._files]
+        return stems[at] if stems.count(stems[at]) == 1 else f"{stems[at]}-{at}"
+
+
+def _row(record: Record, progress: Progress, keeper: Keeper, clips: Clips, ids: _Ids) -> bytes | None:
     """The line of the manifest, or None: ``record.found`` says why."""
-    _count(progress.unread, given(record).keys() - MODELS[progress.form].model_fields.keys())
-    drafted = None if record.content is None or record.found else draft(record, progress.form)
+    form = None if record.content is None or record.found else form_of(record)
+    if form is None:
+        return None
+    progress.forms[form] = progress.forms.get(form, 0) + 1
+    _count(progress.unread, unread(record, form))
+    drafted = draft(record, form)
     if drafted is None:
         return None
-    content = _kept(record, drafted, keeper) | {"id": _id(record, drafted.fields["id"], progress.done)}
+    wanted = _id(record, drafted.fields["id"], progress.done)
+    content = _kept(record, drafted, keeper) | {"id": wanted}
     if record.found:
         return None
     row = sound(content, record.found)
     record.found.extend(clips.problems(clip_fields(content)))
     if row is None or record.found:
         return None
-    line = row.model_dump_json(exclude_none=True).encode() + b"\n"
+    own = ids.take(wanted, record.found)
+    if own is None:
+        return None
+    line = row.model_copy(update={"id": own}).model_dump_json(exclude_none=True).encode() + b"\n"
     if len(line) > MAX_LINE:
         record.found.append(("", f"must have at most {MAX_LINE} bytes: got {len(line)}"))
-    elif row.id in ids:
-        record.found.append(("id", f"must be unique: {row.id} was there before"))
-    else:
-        ids.add(row.id)
-        return line
-    return None
+        return None
+    return line
 
 
 def _kept(record: Record, drafted: Draft, keeper: Keeper) -> dict[str, Any]:
@@ -105,12 +141,7 @@ def _kept(record: Record, drafted: Draft, keeper: Keeper) -> dict[str, Any]:
 def _id(record: Record, said: str | int | None, number: int) -> str:
     """The source's own, as one that can be part of a file name; else the row's number."""
     own = record.key if said is None else str(said)
-    if not own:
-        return f"row-{number}"
-    if re.fullmatch(ID, own):
-        return own
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", own).strip("-._")[:100] or "row"
-    return f"{readable}-{hashlib.sha256(own.encode()).hexdigest()[:8]}"
+    return fitting(own) if own else f"row-{number}"
 
 
 def _drop(record: Record, progress: Progress, folder: Folder) -> None:
@@ -132,14 +163,14 @@ def _count(counts: dict[str, int], names: set[str]) -> None:
         counts[name] = counts.get(name, 0) + 1
 
 
-def _form(files: Sequence[Path]) -> Form:
-    """Of the first row that can be read."""
-    why = f"{files[0]}: has no row"
-    for record in records(files):
-        if record.content is not None:
-            return form_of(record)
-        why = str(record.problem(*record.found[0]))
-    raise ValueError(why)
+def _check_form(files: Sequence[Path]) -> None:
+    """ValueError: no row among the first has the keys of a form that is read; why the first has not."""
+    why: str | None = None
+    for record in islice(records(files), LOOKED):
+        if record.content is not None and form_of(record) is not None:
+            return
+        why = why or str(record.problem(*record.found[0]))
+    raise ValueError(why or f"{files[0]}: has no row")
 
 
 def _identity(files: Sequence[Path], root: Path, max_seconds: float, limit: int | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Invariant: a row that ``read`` returns is complete and its audio exists, is in b
 manifest's folder. Nothing stops at the first mistake: all of them are listed as file:line:field: message.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,14 @@ __all__ = ["MARKER", "Answer", "Cursor", "ManifestError", "Message", "Problem", 
 
 MARKER = "<|audio|>"
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
+
+def fitting(own: str) -> str:
+    """An id of another source as one that can be part of a file name; different ones stay different."""
+    if re.fullmatch(ID, own):
+        return own
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", own).strip("-._")[:100] or "row"
+    return f"{readable}-{hashlib.sha256(own.encode()).hexdigest()[:8]}"
 
 
 class Message(Strict):
@@ -96,10 +105,11 @@ def read(path: Path, max_seconds: float, deep: bool = False) -> Rows[Row]:
 
 
 class Cursor:
-    """Draws row indices for ever: every epoch all of them once, in an order made of (seed, epoch).
+    """Draws row indices for ever: every epoch all of them once, in an order made of (seed, epoch, series).
 
-    How a run cuts its draws does not matter: next(3) + next(5) is next(8). A draw across the end of an epoch
-    may name a row twice.
+    Series of one seed are independent of each other and of those of every other seed. How a run cuts its
+    draws does not matter: next(3) + next(5) is next(8). A draw across the end of an epoch may name a row
+    twice.
 
     Example:
         cursor = Cursor(len(rows), seed=0)
@@ -107,17 +117,19 @@ class Cursor:
         saved = cursor.state_dict()
     """
 
-    def __init__(self, count: int, seed: int) -> None:
+    def __init__(self, count: int, seed: int, series: int = 0) -> None:
         if count < 1:
             raise ValueError(f"a cursor needs at least one row: got {count}")
         self._count, self._seed, self._drawn = count, seed, 0
+        self._spawned = (series,) if series else ()  # as numpy's SeedSequence.spawn does
 
     def next(self, n: int) -> list[int]:
         """The next ``n`` indices in [0, count)."""
         indices: list[int] = []
         while len(indices) < n:
             epoch, at = divmod(self._drawn, self._count)
-            order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
+            sequence = np.random.SeedSequence([self._seed, epoch], spawn_key=self._spawned)
+            order = np.random.default_rng(sequence).permutation(self._count)
             taken = order[at : at + n - len(indices)].tolist()
             indices += taken
             self._drawn += len(taken)

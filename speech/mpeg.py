@@ -13,6 +13,7 @@ JUNK = 1 << 16  # bytes that are neither frame nor tag; what lies behind them is
 FEW = 4  # frames: the encoder's delay and padding, which are not decoded, and a frame that is cut
 AHEAD = 1024  # bytes searched at a time
 TAG = 128  # bytes of an ID3v1 tag
+APE = 32  # bytes of the head and of the foot of an APE tag
 
 RATES = (44_100, 48_000, 32_000)  # Hz of MPEG 1; halved in 2, and again in 2.5
 SPEEDS = {  # kbit/s by (MPEG 1, layer), from index 1; index 0 is a frame of a length that it does not tell
@@ -66,6 +67,7 @@ def frame_of(head: bytes) -> Frame | None:
 
 def problem(file: BinaryIO, start: int, end: int, decoded: int) -> str | None:
     """What is wrong with the count of samples in ``file[start:end]``, of which so many were decoded."""
+    end = _before_tags(file, start, end)
     place, junk, lost = start, JUNK, True  # lost: nothing says that a frame begins here
     samples = few = 0
     while place < end and junk > 0 and samples <= decoded + few:
@@ -81,15 +83,35 @@ def problem(file: BinaryIO, start: int, end: int, decoded: int) -> str | None:
             samples += 0 if told else frame.samples
             place, lost = place + frame.length, False
             continue
-        lost, tag = True, tag_length(at(file, place, 10))
+        mark = at(file, place, APE)
+        lost, tag = True, tag_length(mark[:10]) or _ape_length(mark)
         step = tag or _ahead(at(file, place, AHEAD))
         place, junk = place + step, junk - (10 if tag else step)
     if samples > decoded + few:
         rule = "must be one recording, with a Xing header if its bit rate varies"
         return f"{rule}: got {decoded} of at least {samples} samples"
+    if junk <= 0 and place < end:
+        return f"must be frames one behind another: got {JUNK} bytes or more that are none"
     if samples < decoded - few:
         return f"must be frames that tell their length: got {samples} of {decoded} samples in such"
     return None
+
+
+def _before_tags(file: BinaryIO, start: int, end: int) -> int:
+    """Where the sound ends: before an ID3v1 and an APE tag."""
+    if end - TAG >= start and at(file, end - TAG, 3) == b"TAG":
+        end -= TAG
+    foot = at(file, end - APE, APE) if end - APE >= start else b""
+    return max(start, end - _ape_length(foot))
+
+
+def _ape_length(mark: bytes) -> int:
+    """Bytes of the APE tag whose head, or foot, these 32 are; 0: neither."""
+    if len(mark) < APE or mark[:8] != b"APETAGEX":
+        return 0
+    size, flags = int.from_bytes(mark[12:16], "little"), mark[23]
+    head, is_head = bool(flags & 0x80), bool(flags & 0x20)
+    return size + APE * (is_head or head)  # the size counts the foot
 
 
 def _xing(head: bytes) -> int:

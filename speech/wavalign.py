@@ -12,10 +12,10 @@ Assistant turns behind the user's last are what was answered then, no part of th
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from conf.fields import Strict
-from speech.manifest import ID, MARKER, Message
+from speech.manifest import MARKER, Message, fitting
 
 Words = Annotated[str, Field(min_length=1)]
 Score = Annotated[float, Field(allow_inf_nan=False)] | None
@@ -37,10 +37,11 @@ class WavAlignRow(Strict):
     question_text: str | None = None
     task_type: str | None = None
     id: Annotated[
-        Annotated[str, Field(pattern=ID)] | None,
+        str | None,
         BeforeValidator(lambda given: str(given) if type(given) is int else given),
+        AfterValidator(lambda given: fitting(given) if given else None),
     ] = None
-    """None: made of the line's number."""
+    """Of the data set it came from, made fit for file names. None: made of the line's number."""
 
     # Where a pair came from; kept for people, never read.
     chosen_key: Any = None

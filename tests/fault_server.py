@@ -18,10 +18,11 @@ from judge import chat, http
 from judge.endpoint import Endpoint
 from judge.types import CallFailed, Kind
 from tests.faults import FAULTS, MODEL, SHORT, Fault, Request, bomb, completion, message
+from tests.processes import HANG_S
 
 ATTEMPTS = 4
-LONG = 30.0  # seconds: the deadline of calls that must not meet it, even on a busy machine
-GRACE = 6.0  # seconds past a deadline: more than a busy machine takes, less than any fault that ends (10 s)
+LONG = HANG_S  # the deadline of calls that must not meet it
+GRACE = 60.0  # seconds past a deadline: who waits for a fault to end waits longer
 
 
 @dataclass(slots=True, kw_only=True)

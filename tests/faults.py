@@ -107,7 +107,7 @@ async def drip_headers(request: Request) -> None:
 
 
 async def drip_body(request: Request) -> None:
-    whole = message(200, b" " * 100_000 + request.good)
+    whole = message(200, b" " * 900_000 + request.good)  # for a minute and a half
     for start in range(0, len(whole), 200):
         await request.send(whole[start : start + 200])
         await asyncio.sleep(0.02)
@@ -300,7 +300,7 @@ FAULTS: dict[str, Fault] = (
     )
     | ends(
         "rate_limited",
-        limited_long=says(429, b"", retry_after="120"),
+        limited_long=says(429, b"", retry_after="86400"),
         limited_endless=says(429, b"", retry_after="9" * 400),
         limited_date=says(429, b"", retry_after=formatdate(time.time() + 86_400, usegmt=True)),
     )

@@ -21,6 +21,7 @@ from speech.families.base import Family
 from speech.features import Encoded
 from speech.turns import Chunk, Heard, Turn
 from tests.learner_world import config, moments
+from tests.processes import HANG_S
 
 
 def settings(folder: Path) -> Config:
@@ -88,7 +89,7 @@ def main(folder: Path, rank: int, world: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     families, rank_, world_, port = Path(sys.argv[1]), *map(int, sys.argv[2:])
-    connect(rank=rank_, world=world_, address=f"127.0.0.1:{port}", timeout_s=60)
+    connect(rank=rank_, world=world_, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
     for place in sorted(families.iterdir()):
         main(place, rank_, world_)
     disconnect()

@@ -25,6 +25,7 @@ from learner.types import NONE, Advantage, Anchor, Rollout, StepBatch
 from speech.families import load_family
 from tests import naive_objective as naive
 from tests.learner_variants import HOT, PENALISED, VARIANTS
+from tests.processes import HANG_S
 
 Tensors = dict[str, Tensor]
 
@@ -286,6 +287,6 @@ def _session(folder: Path, rank: int, world: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     place, rank_, world_, port = Path(sys.argv[1]), *map(int, sys.argv[2:])
-    connect(rank=rank_, world=world_, address=f"127.0.0.1:{port}", timeout_s=60)
+    connect(rank=rank_, world=world_, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
     _session(place, rank_, world_)
     disconnect()

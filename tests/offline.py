@@ -18,6 +18,7 @@ from speech import audio
 from speech.manifest import ManifestError
 from tests.judge_server import MODEL, Body, JudgeServer, recordings, said
 from tests.judging import RATE
+from tests.processes import HANG_S
 
 Row = dict[str, Any]
 
@@ -58,7 +59,7 @@ def table(path: Path) -> list[Row]:
 
 
 def settings(server: JudgeServer, *more: str) -> list[str]:
-    where = [f"judge.api.base_url={server.base_url}", f"judge.api.model={MODEL}", "judge.api.deadline_s=5"]
+    where = [f"judge.api.base_url={server.base_url}", f"judge.api.model={MODEL}", "judge.api.deadline_s=300"]
     return ["judge=openai", *where, *more]
 
 
@@ -69,7 +70,7 @@ def served(scenario: Callable[[JudgeServer], Any], server: JudgeServer | None = 
         async with server or JudgeServer() as running:
             await asyncio.to_thread(scenario, running)
 
-    asyncio.run(asyncio.wait_for(whole(), 120))
+    asyncio.run(asyncio.wait_for(whole(), HANG_S))
 
 
 def asked(bodies: list[Body]) -> list[Body]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.processes import HANG_S
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -39,6 +41,7 @@ def launched() -> Iterator["Browser"]:
 def visit(browser: "Browser", file: Path) -> Iterator["Page"]:
     """The page, ready; afterwards: no console message, no error, no dialog, no request."""
     tab = browser.new_page(viewport={"width": 1300, "height": 900})
+    tab.set_default_timeout(1000 * HANG_S)
     said: list[str] = []
     asked: list[str] = []
     tab.on("console", lambda message: said.append(message.text))
@@ -55,7 +58,7 @@ def visit(browser: "Browser", file: Path) -> Iterator["Page"]:
 
 def until(tab: "Page", expression: str) -> None:
     """Wait for an expression to hold. Playwright's own wait would evaluate a string in the page, which its CSP forbids."""
-    for _ in range(200):
+    for _ in range(int(20 * HANG_S)):
         if tab.evaluate(expression):
             return
         tab.wait_for_timeout(50)

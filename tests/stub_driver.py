@@ -62,7 +62,7 @@ def hang(run: Path) -> int:
 
     signal.signal(signal.SIGTERM, told)
     (run / "waiting").touch()
-    time.sleep(60)
+    time.sleep(3600)
     return 0
 
 

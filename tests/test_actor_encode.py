@@ -18,6 +18,7 @@ from speech.audio import Wave
 from speech.codecs.mel import MelCodec
 from speech.dataset import Example
 from speech.manifest import Row
+from tests.processes import HANG_S
 
 
 class Held(MelCodec):
@@ -30,7 +31,7 @@ class Held(MelCodec):
     def encode(self, wave: Wave) -> list[int]:
         self.within += 1
         self.most = max(self.most, self.within)
-        assert self.free.wait(20), "the event loop never came to let it"
+        assert self.free.wait(HANG_S), "the event loop never came to let it"
         time.sleep(0.02)  # whoever else is let in comes now
         self.within -= 1
         return super().encode(wave)

@@ -1,5 +1,6 @@
 """Audio files: what is written is read back, and what breaks a rule is refused by name."""
 
+import os
 import re
 import struct
 from pathlib import Path
@@ -34,7 +35,9 @@ def test_a_wave_read_back_has_the_same_length_and_rate(tmp_path: Path, suffix: s
     path, wave = tmp_path / f"a{suffix}", chirp(rate=rate)
     audio.write(path, wave, rate)
     back = audio.read(path, rate, 10.0)
-    assert audio.info(path) == audio.Info(frames=len(wave), channels=1, sample_rate=rate)
+    stored = 48_000 if suffix == ".opus" else rate
+    frames = len(wave) * stored // rate
+    assert audio.info(path) == audio.Info(frames=frames, channels=1, sample_rate=stored)
     assert back.dtype == np.float32 and back.shape == wave.shape
     limit = 2**-15 if suffix.lower() in (".wav", ".flac") else 0.1
     assert np.abs(back - wave)[100:-100].max() <= limit
@@ -55,6 +58,23 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     both = np.stack([chirp(), -0.5 * chirp()], axis=1)
     soundfile.write(tmp_path / "stereo.wav", both, RATE, subtype="FLOAT")
     assert np.allclose(audio.read(tmp_path / "stereo.wav", RATE, 10.0), both.mean(axis=1), atol=1e-7)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("signs", [(1, -1), (1, -0.9), (1, 1, -1, -1)])
+def test_channels_that_cancel_each_other_are_refused(
+    tmp_path: Path, signs: tuple[float, ...], noise: float
+) -> None:
+    apart = noise * 0.3 * np.random.default_rng(0).normal(size=(len(chirp()), len(signs)))
+    soundfile.write(tmp_path / "a.wav", chirp()[:, None] * signs + apart, RATE, subtype="FLOAT")
+    refused(tmp_path / "a.wav", "channels must not cancel each other")
+
+
+@pytest.mark.parametrize("signs", [(1, 0), (1, 1), (0.001, 1), (0, 0), (1, -0.5), (1, *[0] * 7)])
+def test_channels_that_share_or_are_empty_are_read(tmp_path: Path, signs: tuple[float, ...]) -> None:
+    both = chirp()[:, None] * np.float32(signs)
+    soundfile.write(tmp_path / "a.wav", both, RATE, subtype="FLOAT")
+    assert np.allclose(audio.read(tmp_path / "a.wav", RATE, 10.0), both.mean(axis=1), atol=1e-7)
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 48_000])
@@ -84,7 +104,7 @@ def test_a_small_flac_that_expands_to_hours_is_refused_from_its_header(
         for _ in range(20):
             file.write(np.zeros((48_000 * 60, 2), np.int16))
     assert path.stat().st_size < 1_000_000
-    monkeypatch.setattr(audio, "_blocks", None)  # nothing may be decoded
+    monkeypatch.setattr(audio, "_decoded", None)  # nothing may be decoded
     refused(path, r"at most 10 s: its header says 1200.0 s")
 
 
@@ -102,7 +122,7 @@ def test_a_header_that_lies_about_length_is_not_believed(tmp_path: Path) -> None
         refused(tmp_path / "lie.flac", rule)
     honest[22:26] = struct.pack(">I", 1000)
     (tmp_path / "lie.flac").write_bytes(honest)
-    assert len(audio.read(tmp_path / "lie.flac", RATE, 10.0)) == 1000
+    refused(tmp_path / "lie.flac", "must have the 1000 samples that its header counts: got 4096 or more")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -152,7 +172,10 @@ def test_what_is_not_audio_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "text.wav", "cannot be read as audio", header_only=True)
     refused(tmp_path / "zero.wav", "cannot be read as audio", header_only=True)
     refused(tmp_path / "noise.raw", r"must be one of \.wav \.flac \.ogg \.opus \.mp3", header_only=True)
-    refused(tmp_path / "folder.wav", "does not exist", header_only=True)
+    os.mkfifo(tmp_path / "pipe.wav")
+    refused(tmp_path / "folder.wav", "must be a file: got a folder", header_only=True)
+    refused(tmp_path / "pipe.wav", "must be a file: got a pipe or a device", header_only=True)
+    refused(tmp_path / "zero.wav" / "a.wav", "does not exist", header_only=True)
     refused(tmp_path / "gone.wav", "does not exist", header_only=True)
 
 

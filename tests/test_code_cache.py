@@ -19,6 +19,7 @@ from speech.dataset import Encoder
 from speech.families import load_family
 from speech.families.base import Family
 from speech.manifest import Row
+from tests.processes import HANG_S
 
 ROOT = Path(__file__).parents[1]
 
@@ -181,5 +182,5 @@ for _ in range(200):
 def test_several_processes_that_write_one_entry_never_see_a_part_of_it(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path / "codes")]
     started = [subprocess.Popen(command, cwd=ROOT, env=os.environ) for _ in range(3)]
-    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
+    assert [process.wait(HANG_S) for process in started] == [0, 0, 0]
     assert len(entries(tmp_path / "codes")) == 1

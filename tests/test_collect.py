@@ -1,9 +1,10 @@
 """What a step does when verdicts are missing: it goes on, or it says that the judges are out."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from actors.judge_pool import SpeechLost, missing
 from conf.load import load
 from judge.types import Judged, Missing, Scored, Task
 from rollout.types import Prompt, Reply, Sampling
+from tests.test_judge_limits import now, virtually
 
 
 def judged(reward: float | None) -> Judged:
@@ -127,13 +129,18 @@ def judged_as(reply: Reply) -> Judged:
     )
 
 
-def gathered(rollout: Sampled, judges: Together, group_size: int = 3) -> Harvest:
+def gathered(
+    rollout: Sampled,
+    judges: Together,
+    group_size: int = 3,
+    run: Callable[[Coroutine[Any, Any, Harvest]], Harvest] = asyncio.run,
+) -> Harvest:
     prompts = [Prompt(id=name, ids=()) for name in "ab"]
     tasks = {
         name: Task(task_type="t", question="", match=None, answer=None, style=None) for name in ("a", "b")
     }
     sampling = Sampling(group_size=group_size, temperature=1.0, max_new_tokens=1, seed=0)
-    return asyncio.run(
+    return run(
         harvest(rollout, judges, prompts, tasks, sampling, deadline=9)  # type: ignore[arg-type]
     )
 
@@ -152,12 +159,15 @@ def test_a_reply_that_is_alone_is_scored_by_itself_also_by_judges_that_compare()
     assert judges.groups == [["a/0"], ["b/0"]]
 
 
-def test_the_overlap_is_the_time_in_which_judging_was_hidden_behind_generation() -> None:
-    hidden = gathered(Sampled(pause_s=0.05), Together(together=False, seconds=0.02))
-    # Six replies 50 ms apart, each judged in 20 ms: all but the last are judged while others are sampled.
-    assert 5 * 0.02 <= hidden.overlap_s <= 5 * 0.05 <= hidden.generate_s
-    shown = gathered(Sampled(), Together(seconds=0.05))
-    assert shown.overlap_s < 0.02 < shown.judge_s
+def test_the_overlap_is_the_time_in_which_judging_was_hidden_behind_generation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("actors.collect.time.perf_counter", now)
+    hidden = gathered(Sampled(pause_s=5.0), Together(together=False, seconds=2.0), run=virtually)
+    assert (hidden.generate_s, hidden.judge_s) == (6 * 5.0, 2.0), "six replies, each judged in two seconds"
+    assert hidden.overlap_s == 5 * 2.0, "all but the last are judged while others are sampled"
+    shown = gathered(Sampled(), Together(seconds=5.0), run=virtually)
+    assert (shown.generate_s, shown.judge_s, shown.overlap_s) == (0.0, 5.0, 0.0)
     assert figures(hidden, 1)["time/judge_overlapped"] == hidden.overlap_s
 
 

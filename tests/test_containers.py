@@ -2,6 +2,7 @@
 
 import io
 import struct
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech import audio, containers, mpeg
+from speech import audio, containers, mpeg, ogg
 from speech.problems import Clips
 from speech.sources.keep import Keeper
 
@@ -35,6 +36,7 @@ def written(kind: str, coding: str, frames: int = 36_000, rate: int = 24_000, **
 WAV, RF64 = written("WAV", "PCM_16"), written("RF64", "PCM_16")
 VORBIS, OPUS = written("OGG", "VORBIS"), written("OGG", "OPUS")
 MP3 = written("MP3", "MPEG_LAYER_III", bitrate_mode="CONSTANT", compression_level=0.5)
+FLAC = written("FLAC", "PCM_16")
 VARIABLE = written("MP3", "MPEG_LAYER_III", bitrate_mode="VARIABLE", compression_level=0.0)
 
 
@@ -51,10 +53,54 @@ def sized(size: int, riff: int = 0xFFFFFFFF) -> bytes:
     return WAV[:4] + struct.pack("<I", riff) + WAV[8 : at + 4] + struct.pack("<I", size) + WAV[at + 8 :]
 
 
+def twice(wav: bytes) -> bytes:
+    """With a second chunk of data."""
+    return wav + wav[wav.index(b"data") :]
+
+
+def counted(flac: bytes, samples: int) -> bytes:
+    """With another count in STREAMINFO."""
+    return flac[:22] + struct.pack(">I", samples) + flac[26:]
+
+
+def pages(content: bytes) -> list[bytes]:
+    found, place = [], 0
+    while place < len(content):
+        table = content[place + 27 :][: content[place + 26]]
+        found.append(content[place : place + 27 + len(table) + sum(table)])
+        place += len(found[-1])
+    return found
+
+
+def sealed(page: bytes) -> bytes:
+    """With the checksum that it should have."""
+    return page[:22] + ogg._checksum(page[:22] + bytes(4) + page[26:]) + page[26:]
+
+
+def mixed(one: bytes, other: bytes) -> bytes:
+    """Two Ogg streams whose pages take turns."""
+    left = [sealed(page[:14] + b"two!" + page[18:]) for page in pages(other)]
+    turns = zip_longest(pages(one), left, fillvalue=b"")
+    return b"".join(chain.from_iterable(turns))
+
+
+def noted(opus: bytes, rate: int) -> bytes:
+    """With another rate in the head of Opus."""
+    first, *rest = pages(opus)
+    at = first.index(b"OpusHead") + 12
+    return sealed(first[:at] + struct.pack("<I", rate) + first[at + 4 :]) + b"".join(rest)
+
+
 def id3(size: int) -> bytes:
     return (
         b"ID3\x04\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + b"\xff\xfb" * (size // 2)
     )
+
+
+def ape(size: int, foot: bool) -> bytes:
+    """An APE tag of so many bytes that look like frames, behind its head or before its foot."""
+    mark = b"APETAGEX" + struct.pack("<IIII", 2000, size + 32, 1, 0 if foot else 0xA000_0000) + bytes(8)
+    return b"\xff\xfb" * (size // 2) + mark if foot else mark + b"\xff\xfb" * (size // 2 + 16)
 
 
 def read(folder: Path, suffix: str, content: bytes) -> audio.Wave:
@@ -92,6 +138,14 @@ def test_mp3_of_every_bit_rate_is_read(tmp_path: Path, mode: str, level: float, 
     [
         (".wav", sized(0xFFFFFFFF)),  # ffmpeg's to a pipe
         (".wav", sized(0x7FFFF000)),  # sox's
+        (".wav", sized(0)),  # Python's wave and soundfile before they close
+        (".wav", sized(2_000_000_000)),  # some servers of voices
+        (".wav", sized(0x7FFFFFFF - 36)),
+        (".wav", sized(400_000_000)),
+        (".wav", RF64.replace(struct.pack("<Q", 72_000), bytes(8))),
+        (".wav", RF64.replace(struct.pack("<Q", 72_000), b"\xff" * 8)),
+        (".flac", FLAC),
+        (".flac", id3(40_000) + FLAC + b"TAG" + bytes(125)),
         (".wav", sized(len(WAV) - 44, riff=0)),
         (".wav", WAV + b"LIST" + struct.pack("<I", 4) + b"INFO"),
         (".wav", WAV + b"TAG" + b"\xee" * 125),
@@ -100,13 +154,23 @@ def test_mp3_of_every_bit_rate_is_read(tmp_path: Path, mode: str, level: float, 
         (".mp3", id3(40_000) + id3(10) + bare(MP3)),
         (".mp3", MP3 + b"APETAGEX" + b"\xff\xfb" * 300 + b"TAG" + bytes(125)),
         (".mp3", bytes(700) + MP3),
+        (".mp3", MP3 + ape(100_000, foot=False)),
+        (".mp3", MP3 + ape(100_000, foot=True)),
+        (".mp3", MP3 + ape(100_000, foot=True) + b"TAG" + bytes(125)),
     ],
-    ids=range(10),
+    ids=range(21),
 )
 def test_what_others_write_is_read(tmp_path: Path, suffix: str, content: bytes) -> None:
     assert len(read(tmp_path, suffix, content)) >= 36_000
 
 
+def small(kind: str, coding: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(500), 8_000, coding, format=kind)
+    return file.getvalue()
+
+
+QUIET, SHORT = small("FLAC", "PCM_16"), small("OGG", "VORBIS")
 UNTOLD = "audio must say how long it is: it was cut, or written to a pipe"  # libsndfile before 1.2.2
 REFUSED: list[tuple[str, bytes, str]] = [
     (
@@ -122,6 +186,13 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ),
     (".wav", WAV + WAV, "cannot be read as audio: .*No 'RIFF' chunk marker"),  # libsndfile's own rule
     (".wav", sized(8_000), "audio must have chunks behind its data: got something else"),
+    (".wav", twice(WAV), "cannot be read as audio: .*one chunk of data"),
+    (".flac", FLAC + FLAC, "audio must be one recording: something else follows it in the file"),
+    (".flac", FLAC + QUIET, "audio must be one recording: something else follows it in the file"),
+    (".flac", counted(FLAC, 35_999), "audio must have the 35999 samples that its header counts: got 36000"),
+    (".flac", counted(FLAC, 1), "audio must have the 1 samples that its header counts: got 4096 or more"),
+    (".ogg", mixed(VORBIS, SHORT), "audio must be one stream: another is mixed with it in the file"),
+    (".opus", mixed(OPUS, VORBIS), "audio must be one stream: another is mixed with it in the file"),
     (
         ".ogg",
         VORBIS[:-100],
@@ -145,6 +216,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
         "audio must be one recording, with a Xing header if its bit rate varies: got 36000 of at least ",
     ),
     (".mp3", id3(20) + MP3 + b"TAG" + bytes(125) + id3(20) + MP3, "audio must be one recording, with a"),
+    (".mp3", MP3 + bytes(70_000) + MP3, "audio must be frames one behind another: got 65536 bytes or more"),
     (".mp3", bare(VARIABLE), "audio must be one recording, with a Xing header if its bit rate varies"),
 ]
 
@@ -162,6 +234,69 @@ def test_what_would_be_read_short_is_refused(tmp_path: Path, suffix: str, conten
     assert not [path for path in (tmp_path / "to").rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize("rate", [0, 8_000, 16_000, 44_100, 48_000, 0xFFFFFFFF])
+def test_opus_is_read_as_it_is_whatever_its_head_notes(tmp_path: Path, rate: int) -> None:
+    wave = read(tmp_path, ".opus", noted(OPUS, rate))
+    assert np.array_equal(wave, read(tmp_path, ".opus", noted(OPUS, 48_000))) and len(wave) == 72_000
+    assert audio.info(tmp_path / "a.opus").sample_rate == 48_000
+
+
+@given(frames=st.integers(1, 20_000), level=st.sampled_from([0.0, 0.5, 1.0]), rate=st.sampled_from(RATES))
+def test_flac_is_counted_as_it_is_decoded(frames: int, level: float, rate: int) -> None:
+    content = written("FLAC", "PCM_16", frames, rate, compression_level=level)
+    assert containers.problem(io.BytesIO(content), len(content), frames) is None
+    if frames > 1:
+        short = counted(content, frames - 1)
+        assert "samples that its header counts" in str(containers.problem(io.BytesIO(short), len(short), 1))
+
+
+def test_a_wav_of_no_sound_is_empty_whatever_chunks_follow(tmp_path: Path) -> None:
+    empty = written("WAV", "PCM_16", 0) + b"LIST" + struct.pack("<I", 5_000) + b"INFO" + bytes(4_996)
+    with pytest.raises(ValueError, match="must not be empty: got 0 frames"):
+        read(tmp_path, ".wav", empty)
+
+
+def ending(content: bytes, position: int) -> bytes:
+    """With another count of samples at its end."""
+    *rest, last = pages(content)
+    return b"".join([*rest, sealed(last[:6] + struct.pack("<q", position) + last[14:])])
+
+
+def damaged(content: bytes) -> bytes:
+    """With one byte of a page in its middle as another."""
+    before, page, behind = pages(content)[:5], pages(content)[5], pages(content)[6:]
+    return b"".join([*before, page[:300] + bytes([page[300] ^ 1]) + page[301:], *behind])
+
+
+LONG, TALK = written("OGG", "VORBIS", 240_000), written("OGG", "OPUS", 240_000)
+BRIEF = written("OGG", "OPUS", 12_000)
+DAMAGE: list[tuple[bytes, str]] = [
+    (ending(VORBIS, 100), "must count its samples upwards: got 100 behind "),
+    (ending(VORBIS, -1), "must count its samples up to its end: its last page does not"),
+    (ending(TALK, 431_100), "must count the samples of its packets: got "),
+    (ending(BRIEF, 1_000), "must count the samples of its packets: got "),
+    (
+        b"".join(pages(VORBIS)[:-1]),
+        "must end with the page that ends its stream, else it was cut: it has none",
+    ),
+    (b"".join(pages(LONG)[:8] + pages(LONG)[9:]), "must have all its pages: got number 9 behind 7"),
+    (damaged(LONG), "must have whole pages: got a damaged one, number 5"),
+    (damaged(TALK), "must have whole pages: got a damaged one, number 5"),
+]
+
+
+@pytest.mark.parametrize(("content", "rule"), DAMAGE, ids=range(len(DAMAGE)))
+def test_what_a_decoder_of_ogg_passes_over_is_refused(tmp_path: Path, content: bytes, rule: str) -> None:
+    with pytest.raises(ValueError, match=f"a.ogg: audio {rule}"):
+        read(tmp_path, ".ogg", content)
+
+
+@pytest.mark.parametrize(("bits", "frame"), [(16, 4), (8, 2), (24, 2), (16, 0)])
+def test_a_wav_whose_format_contradicts_itself_is_refused(tmp_path: Path, bits: int, frame: int) -> None:
+    with pytest.raises(ValueError, match=f"agrees with itself: got {frame} bytes for 1 x {bits} bits"):
+        read(tmp_path, ".wav", WAV[:32] + struct.pack("<HH", frame, bits) + WAV[36:])
+
+
 def test_a_little_behind_the_last_page_is_no_gap() -> None:
     assert containers.problem(io.BytesIO(VORBIS + bytes(512)), len(VORBIS) + 512, 36_000) is None
 
@@ -175,14 +310,15 @@ def test_another_container_is_refused_whatever_its_suffix(tmp_path: Path) -> Non
 def test_what_is_left_of_a_file_is_whole_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    suffix, content = data.draw(st.sampled_from([(".wav", WAV), (".ogg", VORBIS), (".mp3", MP3)]))
+    suffix, content = data.draw(
+        st.sampled_from([(".wav", WAV), (".flac", FLAC), (".ogg", VORBIS), (".opus", OPUS), (".mp3", MP3)])
+    )
     cut = content[: data.draw(st.integers(0, len(content) - 1))]
     try:
         wave = read(tmp_path_factory.mktemp("cut"), suffix, cut)
     except ValueError:
         return
-    few = mpeg.FEW * 576
-    assert len(wave) >= 36_000 - few or (suffix == ".ogg" and content[len(cut) :][:4] == b"OggS")
+    assert len(wave) >= 36_000 - mpeg.FEW * 576
 
 
 class Counted(io.BytesIO):
@@ -203,6 +339,8 @@ BEGINNINGS = (
     MP3[:200],
     b"ID3\x04\0\0\0\0\0\2",
     b"RIFX" + WAV[4:40],
+    FLAC[:200],
+    OPUS[:60],
 )
 
 
@@ -217,7 +355,7 @@ def test_any_bytes_get_an_answer(beginning: bytes, rest: list[bytes], decoded: i
     assert found is None or (found.startswith("must ") and "\n" not in found)
 
 
-@given(st.sampled_from([WAV, RF64, VORBIS, OPUS, MP3, VARIABLE]), st.data())
+@given(st.sampled_from([WAV, RF64, VORBIS, OPUS, FLAC, MP3, VARIABLE]), st.data())
 def test_damaged_files_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
 ) -> None:
@@ -245,8 +383,10 @@ SMALLEST = bytes([0xFF, 0xE3, 0x10, 0xC0])  # MPEG 2.5 at 11025 Hz and 8 kbit/s
         (b"\xff" * 500_000, 4 * mpeg.JUNK),
         ((SMALLEST + bytes(48)) * 100_000, 200),
         ((SMALLEST + bytes(49)) * 100_000, 10_000),
+        (FLAC[:42] + b"\xff\xf8" * 100_000, 30),
+        (b"fLaC" + bytes(38) + bytes(4) * 100_000, 1_100),
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_a_hostile_file_is_not_looked_at_for_longer_than_its_sound_is_worth(
     content: bytes, most: int

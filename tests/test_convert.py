@@ -224,6 +224,77 @@ def test_ids_are_those_of_the_source_where_they_can_be_part_of_a_file_name(
     assert [one.rpartition("-")[0] for one in ids[3:]] == ["a-b", "a-b"] and len(set(ids)) == 5
 
 
+@pytest.mark.parametrize("container", ["tar", "jsonl"])
+def test_ids_that_begin_anew_in_each_file_cost_no_row(
+    container: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "EVERY", 2)
+    given = [row | {"id": f"{i % 3:06}"} for i, row in enumerate(rows(folder, 9))]
+    sources = []
+    for i in range(3):
+        source = CONTAINERS[container](folder, given[3 * i : 3 * i + 3])
+        sources.append(source.rename(source.with_name(f"{i}-{source.name}")))
+    whole = convert(sources, tmp_path / "whole", SECONDS)
+    own = ["000000", "000001", "000002"]
+    ids = [row.id for row in manifest.read(tmp_path / "whole" / "manifest.jsonl", SECONDS)]
+    assert ids == own + [f"{i}-set-{one}" for i in (1, 2) for one in own]
+    assert (whole.rows, whole.renamed) == (9, 6)
+    for kill in range(1, 10):
+
+        def tell(progress: Progress, kill: int = kill) -> None:
+            if progress.done == kill:
+                raise Killed
+
+        with pytest.raises(Killed):
+            convert(sources, tmp_path / f"to-{kill}", SECONDS, tell=tell)
+        assert convert(sources, tmp_path / f"to-{kill}", SECONDS) == whole
+        assert contents(tmp_path / f"to-{kill}") == contents(tmp_path / "whole")
+
+
+def test_an_id_twice_in_a_later_file_costs_its_second_row(folder: Path, tmp_path: Path) -> None:
+    given = [row | {"id": "same"} for row in rows(folder, 3)]
+    sources = [as_lines(folder / "a.jsonl", given[:1]), as_lines(folder / "b.jsonl", given[1:])]
+    progress = convert(sources, tmp_path / "to", SECONDS)
+    assert (progress.rows, progress.renamed, progress.reasons) == (2, 1, {"id: must be unique": 1})
+
+
+def test_rows_of_several_forms_are_read_each_as_what_it_is(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, other = rows(folder, 2)
+    words = {"role": "assistant", "content": "it is 1\n<|audio|>"}
+    vita = {
+        "messages": [*other["messages"], words],
+        "audios": [*other["audios"], other["sft_target_audio"]],
+        "question_text": "what is 1",
+    }
+    source, to = as_lines(folder / "set.jsonl", [{"text": "x"}, vita, ours]), tmp_path / "to"
+    assert main(["data", "convert", str(source), "--to", str(to)]) == 0
+    assert [row.sft_target_text for row in manifest.read(to / "manifest.jsonl", SECONDS)] == [
+        "it is 1",
+        "it is 0",
+    ]
+    told = capsys.readouterr().out
+    assert "VITA-Audio's rows (the last assistant turn is the reference reply): 1\n" in told
+    assert "(WavAlign's, or wavgate's own): 1\n" in told and "dropped 1" in told
+
+
+def test_what_nothing_is_made_of_is_counted_in_turns_too(folder: Path, tmp_path: Path) -> None:
+    given = rows(folder, 2)
+    given[0]["messages"][0] = {**given[0]["messages"][0], "weight": 0, "name": None}
+    progress = convert([as_lines(folder / "set.jsonl", given)], tmp_path / "to", SECONDS)
+    assert (progress.rows, progress.unread) == (2, {"messages.weight": 1, "speaker": 2})
+
+
+def test_a_source_that_is_named_twice_is_refused(folder: Path, tmp_path: Path) -> None:
+    source = as_lines(folder / "set.jsonl", rows(folder, 1))
+    (folder / "link.jsonl").symlink_to(source)
+    with pytest.raises(
+        ValueError, match=r"link.jsonl: must be named once: it is the same file as .*set.jsonl"
+    ):
+        convert([source, folder / "link.jsonl"], tmp_path / "to", SECONDS)
+
+
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "missing": (["none.jsonl"], "none.jsonl: does not exist"),
     "kind": (["set.csv"], "must be .jsonl, .parquet, .tar or a folder that save_to_disk wrote: got .csv"),

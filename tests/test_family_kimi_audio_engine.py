@@ -31,6 +31,7 @@ from speech.turns import Heard, Turn
 from tests.families.kimi_audio import write_checkpoint, write_codec
 from tests.families.world import clip
 from tests.learner_world import perturb
+from tests.processes import HANG_S
 from tests.rollout_models import collect, gather
 from tests.test_family_kimi_audio import model
 
@@ -142,7 +143,7 @@ def test_a_step_that_fails_in_the_second_head_ends_the_engine_for_everyone(
 
     async def scenario() -> list[BaseException | dict[Any, RawReply]]:
         calls = [gather(engine.generate([prompt], HOW)) for prompt in asked]
-        return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 60)
+        return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), HANG_S)
 
     found = asyncio.run(scenario())
     assert [type(one) for one in found] == [EngineDead, EngineDead]
@@ -198,7 +199,7 @@ def alone() -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=60)
+    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
     yield
     disconnect()
 

@@ -27,6 +27,7 @@ from speech.turns import Chunk, Heard, Turn
 from tests.families.step_audio2 import CODES, write_checkpoint, write_codec
 from tests.families.world import write_data
 from tests.learner_world import config as learner_config
+from tests.processes import HANG_S
 
 SYSTEM = "<|BOT|>system\nYou are a helpful assistant.<|EOT|>"
 HERE = "<|BOT|>assistant\n<tts_start>"
@@ -223,7 +224,7 @@ def test_an_export_has_the_same_names_shapes_and_types_and_the_frozen_parts_bit_
     tmp_path: Path,
 ) -> None:
     folder = write_checkpoint(tmp_path / "model", dtype=torch.bfloat16)
-    connect(rank=0, world=1, address="127.0.0.1:0", timeout_s=60)
+    connect(rank=0, world=1, address="127.0.0.1:0", timeout_s=HANG_S)
     try:
         learner = Learner(settings(folder), 0, 1)
         with torch.no_grad():
@@ -276,7 +277,7 @@ BROKEN: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
     "a size that is none": (
         "config.json",
         lambda c: c["text_config"].update(num_key_value_heads="4"),
-        r"config\.json: text_config\.num_key_value_heads must be a positive number: got 4",
+        r"config\.json: text_config\.num_key_value_heads must be a positive integer: got \"4\"",
     ),
     "too few rows": (
         "config.json",

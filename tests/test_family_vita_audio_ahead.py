@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from conf.schema import Config
+from learner.batch import pack
+from learner.model import Policy, whole
+from learner.objectives import rows_of
 from learner.ranks import connect, disconnect
+from learner.rows import Sampled
 from learner.step import Learner
 from learner.types import Advantage, Anchor, Rollout, StepBatch
 from rollout.language_model import checkpoint_layout
@@ -21,8 +26,10 @@ from speech.checkpoint import read_json, weight_files
 from speech.families import load_family
 from tests.families.vita_audio import AHEAD, CODES, LAYERS, write_checkpoint
 from tests.learner_world import full_tensors
+from tests.processes import HANG_S
 
 Tensors = dict[str, Tensor]
+SAMPLED = Sampled(max_new_tokens=64, temperature=1.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,7 +37,7 @@ def one_rank() -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=30)
+    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
     yield
     disconnect()
 
@@ -98,8 +105,10 @@ def state(learner: Learner) -> Tensors:
     return dict(full_tensors(learner.policy))
 
 
-def published_loss(folder: Path, anchors: tuple[Anchor, ...]) -> Tensor:
+def published_loss(folder: Path, anchors: tuple[Anchor, ...]) -> tuple[Tensor, Tensors]:
     """``mtp_forward`` and its loop in ``forward`` told anew, one sequence at a time, without any packing.
+
+    With it the weights that it learns, by the learner's names for them.
 
     Depth d drops the first position of what it is given and pairs each embedding that is left with the state
     before it; the states of the last depth are dropped at the end instead. Rotations keep the position.
@@ -109,11 +118,9 @@ def published_loss(folder: Path, anchors: tuple[Anchor, ...]) -> Tensor:
     shape |= {name: raw[name] for name in ("num_attention_heads", "num_key_value_heads", "rms_norm_eps")}
     tensors: Tensors = {}
     for file in weight_files(folder):
-        tensors |= {name: tensor.float() for name, tensor in load_file(file).items()}
-    whole = Qwen2ForCausalLM(
-        Qwen2Config(num_hidden_layers=LAYERS + AHEAD, tie_word_embeddings=False, **shape)
-    )
-    whole.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("mtp_")})
+        tensors |= {name: tensor.float().requires_grad_() for name, tensor in load_file(file).items()}
+    lm = Qwen2ForCausalLM(Qwen2Config(num_hidden_layers=LAYERS + AHEAD, tie_word_embeddings=False, **shape))
+    lm.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("mtp_")})
 
     def rms(x: Tensor, name: str) -> Tensor:
         return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * tensors[name]
@@ -121,36 +128,73 @@ def published_loss(folder: Path, anchors: tuple[Anchor, ...]) -> Tensor:
     per_depth: list[list[Tensor]] = [[] for _ in range(AHEAD)]
     for anchor in anchors:
         ids = torch.tensor([[*anchor.prompt_ids, *anchor.ids]])
-        own = list(whole.model.layers)
-        whole.model.layers = torch.nn.ModuleList(own[:LAYERS])
-        whole.config.num_hidden_layers = LAYERS
-        states = whole.model(ids).last_hidden_state
-        embedded, positions = whole.model.embed_tokens(ids), torch.arange(ids.shape[1])[None]
+        own = list(lm.model.layers)
+        lm.model.layers = torch.nn.ModuleList(own[:LAYERS])
+        lm.config.num_hidden_layers = LAYERS
+        states = lm.model(ids).last_hidden_state
+        embedded, positions = lm.model.embed_tokens(ids), torch.arange(ids.shape[1])[None]
         for depth in range(AHEAD):
             embedded, positions, states = embedded[:, 1:], positions[:, 1:], states[:, :-1]
             normed = [rms(embedded, f"mtp_embed_norms.{depth}.weight")]
             normed.append(rms(states, f"mtp_hidden_norms.{depth}.weight"))
             x = torch.cat(normed, -1) @ tensors[f"mtp_projs.{depth}.weight"].T
             mask = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)[None, None]
-            turned = whole.model.rotary_emb(x, positions)
-            states = whole.model.norm(own[LAYERS + depth](x, attention_mask=mask, position_embeddings=turned))
+            turned = lm.model.rotary_emb(x, positions)
+            states = lm.model.norm(own[LAYERS + depth](x, attention_mask=mask, position_embeddings=turned))
             first = len(anchor.prompt_ids) - 1 - (depth + 1)
-            logits = whole.lm_head(states[0, first:-1])
+            logits = lm.lm_head(states[0, first:-1])
             assert len(logits) == len(anchor.ids)
             per_depth[depth].append(F.cross_entropy(logits, torch.tensor(anchor.ids)))
-        whole.model.layers = torch.nn.ModuleList(own)
-        whole.config.num_hidden_layers = LAYERS + AHEAD
-    return torch.stack([torch.stack(losses).mean() for losses in per_depth]).mean()
+        lm.model.layers = torch.nn.ModuleList(own)
+        lm.config.num_hidden_layers = LAYERS + AHEAD
+    learnt = {
+        f"ahead.{depth}.layer.{name}": tensor
+        for depth in range(AHEAD)
+        for name, tensor in lm.model.layers[LAYERS + depth].named_parameters()
+    }
+    for depth in range(AHEAD):
+        learnt[f"ahead.{depth}.proj.weight"] = tensors[f"mtp_projs.{depth}.weight"]
+        for norm in ("embed", "hidden"):
+            learnt[f"ahead.{depth}.{norm}_norm.weight"] = tensors[f"mtp_{norm}_norms.{depth}.weight"]
+    return torch.stack([torch.stack(losses).mean() for losses in per_depth]).mean(), learnt
 
 
-@torch.no_grad()
-def test_the_depths_loss_is_the_published_one(folder: Path) -> None:
+@pytest.mark.filterwarnings("error:.*returned a view tensor")
+def test_the_depths_loss_and_its_gradient_are_the_published_ones(folder: Path) -> None:
     everything = {"text": 1, "audio": 1, "boundary": 1, "stop": 1}
     settings = config(folder, "trained", sft=everything, sft_aggregation="sequence_mean")
     step = batch(folder, weight=0.25)
-    with torch.enable_grad():
-        found = Learner(settings, 0, 1).step(step).metrics
-    assert found["loss/ahead"] == pytest.approx(float(published_loss(folder, step.anchors)), rel=1e-5)
+    learner, (loss, learnt) = Learner(settings, 0, 1), published_loss(folder, step.anchors)
+    micro = pack(rows_of(replace(step, weight=0.0, rollouts=()), settings.algo, SAMPLED), 1)
+    (-(micro.sft_N * learner.policy(micro).ahead_DN.mean(0)).sum()).backward()
+    own = {name: whole(p.grad) for name, p in learner.policy.lm.named_parameters() if p.grad is not None}
+    theirs = dict(zip(learnt, torch.autograd.grad(loss, list(learnt.values())), strict=True))
+    assert own.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(own[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    for parameter in learner.policy.parameters():
+        parameter.grad = None
+    found = learner.step(step).metrics
+    assert found["loss/ahead"] == pytest.approx(loss.item(), rel=1e-5)
+    parts = 0.75 * (found["loss/sft"] + found["loss/ahead"]) + 0.25 * found["loss/po"]
+    assert found["loss/total"] == pytest.approx(parts, rel=1e-6)  # what the gradient is of
+
+
+def test_what_a_model_is_asked_for_is_what_its_family_says(folder: Path) -> None:
+    for mtp, depths in (("trained", AHEAD), ("frozen", 0)):
+        family = load_family(config(folder, mtp).model)
+        assert family.depths == len(Policy.load(family, chunk=8).depths) == depths
+
+
+def test_a_loss_that_the_step_asked_for_and_did_not_get_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner(config(folder, "trained"), 0, 1)
+    monkeypatch.setattr(
+        Policy, "_ahead", lambda self, micro, hidden: hidden.new_zeros(0, len(micro.keep_N))
+    )  # as a depth that is not seen
+    with pytest.raises(RuntimeError, match="asked for loss/ahead, and nothing was learnt"):
+        learner.step(batch(folder, 0.25))
 
 
 def test_the_decoder_learns_bit_for_bit_what_it_learns_without_the_depths(folder: Path) -> None:

@@ -28,6 +28,7 @@ from speech.manifest import read
 from tests.families.vita_audio import Kind, write_checkpoint, write_codec
 from tests.families.world import write_data
 from tests.learner_world import full_tensors
+from tests.processes import HANG_S
 from tests.rollout_models import collect
 
 ROWS = 6
@@ -75,7 +76,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=30)
+    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
     made = World(tmp_path_factory.mktemp("vita") / "world", request.param)
     yield made
     made.engine.close()  # which ends the learner's group too

@@ -23,6 +23,7 @@ from speech.families.base import Family
 from tests.families import kimi_audio, step_audio2, vita_audio
 from tests.heard_ranks import batch, settings
 from tests.learner_world import relative_error
+from tests.processes import HANG_S
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,7 +51,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ranks = [
             subprocess.Popen([*command, str(rank), str(world), str(port)], cwd=ROOT) for rank in range(world)
         ]
-        assert [rank.wait(timeout=300) for rank in ranks] == [0] * world  # collectives give up after 60 s
+        assert [rank.wait(HANG_S) for rank in ranks] == [0] * world
     return root
 
 

@@ -27,6 +27,7 @@ from speech.turns import Heard, Turn
 from tests.families.step_audio2 import write_checkpoint, write_codec
 from tests.families.world import clip
 from tests.learner_world import config
+from tests.processes import HANG_S
 from tests.rollout_models import collect
 
 BLOCK = 16  # ids that vLLM's prefix cache keeps together
@@ -65,7 +66,7 @@ def engine(folder: Path, family: Family, learner: Learner) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def learner(folder: Path) -> Iterator[Learner]:
-    connect(rank=0, world=1, address="127.0.0.1:0", timeout_s=60)
+    connect(rank=0, world=1, address="127.0.0.1:0", timeout_s=HANG_S)
     yield Learner(settings(folder), 0, 1)
     disconnect()
 

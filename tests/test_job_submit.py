@@ -6,7 +6,6 @@ The cluster is this test's own: an isolated home, free ports, a folder of its ow
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -14,11 +13,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from examples.judge_server.service import MODEL
 from examples.judge_server.started import started
 from report.read import metric_rows
+from tests import processes
 
 ROOT = Path(__file__).parent.parent
 RAY = Path(sys.executable).parent / "ray"
@@ -55,48 +56,31 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         str(RAY), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
         f"--ray-client-server-port={client}", "--num-cpus=4", f"--temp-dir={short}", "--object-store-memory=300000000", "--disable-usage-stats",
     ]  # fmt: skip
+    before = processes.children()
     log = (tmp_path / "head.log").open("wb")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    address = f"http://127.0.0.1:{dashboard}"
     try:
-        wait_until_up(
-            {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}, process, tmp_path
-        )
-        yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+        processes.wait_for(lambda: answers(f"{address}/api/jobs/", token.read_text()), process)
+        yield {**environment, "RAY_API_SERVER_ADDRESS": address}
+    except AssertionError as error:
+        raise AssertionError((tmp_path / "head.log").read_text()[-2000:]) from error
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        for pid in descendants_in(short):
-            os.kill(pid, signal.SIGKILL)
+        processes.end_all(kept=before, grace_s=0.0)
         shutil.rmtree(short, ignore_errors=True)
 
 
-def descendants_in(folder: str) -> list[int]:
-    """Processes whose command line names the cluster's own folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if folder.encode() in entry.read_bytes() and int(entry.parent.name) != os.getpid():
-                found.append(int(entry.parent.name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
+def answers(url: str, token: str) -> bool:
+    """Whether the job server is up, and takes this token."""
+    try:
+        return httpx2.get(
+            url, headers={"Authorization": f"Bearer {token}"}, timeout=processes.HANG_S
+        ).is_success
+    except httpx2.TransportError:
+        return False
 
 
-def wait_until_up(environment: dict[str, str], process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    """A bounded number of questions, each of which takes the CLI seconds; the head's log when it died."""
-    for _ in range(60):
-        assert process.poll() is None, (folder / "head.log").read_text()[-2000:]
-        asked = [str(RAY), "job", "list"]
-        if not subprocess.run(
-            asked, env=environment, capture_output=True, timeout=120, check=False
-        ).returncode:
-            return
-    raise AssertionError((folder / "head.log").read_text()[-2000:])
-
-
+@pytest.mark.long
 def test_a_submitted_job_trains_on_the_cluster(head: dict[str, str], tmp_path: Path) -> None:
     source = tmp_path / "source"
     for name in SHIPPED:
@@ -112,10 +96,17 @@ def test_a_submitted_job_trains_on_the_cluster(head: dict[str, str], tmp_path: P
     ]  # fmt: skip
     with started("--key-env", NAME, **{NAME: SECRET}) as url:
         command.append(f"judge.api.base_url={url}")
-        done = subprocess.run(command, env=head, capture_output=True, text=True, timeout=500, check=False)
+        done = subprocess.run(
+            command, env=head, capture_output=True, text=True, timeout=processes.HANG_S, check=False
+        )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     listed = subprocess.run(
-        [str(RAY), "job", "list"], env=head, capture_output=True, text=True, timeout=120, check=True
+        [str(RAY), "job", "list"],
+        env=head,
+        capture_output=True,
+        text=True,
+        timeout=processes.HANG_S,
+        check=True,
     )
     assert NAME in listed.stdout and SECRET not in listed.stdout + done.stdout, "Ray's record of the job"
     run = Path(head["HOME"]) / "wavgate-runs" / "submitted"

@@ -23,6 +23,7 @@ from judge.limits import Limiter
 from judge.types import Judged, Missing, Scale, Scored, Verdict
 from tests.judge_server import MODEL, JudgeServer, recordings, said
 from tests.judging import CONFIG, SCALE, WORLD, recorded, reply, speech, spoken, task, value
+from tests.processes import HANG_S
 
 TEXT = "the answer is twelve"
 OTHER = "after monday comes tuesday"
@@ -60,7 +61,7 @@ def test_the_holistic_axis_hears_the_users_own_audio_at_its_own_rate() -> None:
             judged = await panel.score(reply(TEXT), speech(spoken(TEXT)), asked)
             return judged, server.bodies
 
-    judged, bodies = asyncio.run(asyncio.wait_for(scenario(), 30))
+    judged, bodies = asyncio.run(asyncio.wait_for(scenario(), HANG_S))
     assert value(judged.reward) == value(judged.axes["holistic"]) == 5.0
     (body,) = bodies
     (user, rate), (answer, _) = recordings(body)
@@ -89,7 +90,7 @@ def test_a_group_is_compared_and_what_cannot_be_judged_loses_by_rule() -> None:
             return await panel.compare(replies, sounds, task(TEXT))
 
     for compare in ("pairwise", "ranking"):
-        right, wrong, aborted, silent = asyncio.run(asyncio.wait_for(scenario(compare), 30))
+        right, wrong, aborted, silent = asyncio.run(asyncio.wait_for(scenario(compare), HANG_S))
         # Of the two that can be judged one wins; both beat the reply without words, which earns the floor.
         assert value(right.axes["semantic"]) == pytest.approx(SCALE.hi)
         assert value(wrong.axes["semantic"]) == pytest.approx(SCALE.at(1 / 2))
@@ -114,7 +115,7 @@ def test_the_only_judgeable_reply_of_a_group_beats_the_floor_and_is_missing_with
             aborted = await panel.compare([reply(TEXT), reply(TEXT, finish="abort")], sounds, task(TEXT))
             return floored, aborted
 
-    floored, aborted = asyncio.run(asyncio.wait_for(scenario(), 30))
+    floored, aborted = asyncio.run(asyncio.wait_for(scenario(), HANG_S))
     assert [value(one.reward) for one in floored] == [SCALE.hi, SCALE.lo]
     assert isinstance(aborted[0].reward, Missing) and aborted[0].reward.kind == "nothing_to_check"
 
@@ -155,7 +156,7 @@ def test_a_second_judge_is_asked_about_a_share_and_changes_no_reward(tmp_path: P
             sound = speech(spoken(TEXT))
             return list(await asyncio.gather(*(panel.score(one, sound, task(TEXT)) for one in replies)))
 
-    judged = asyncio.run(asyncio.wait_for(scenario(), 60))
+    judged = asyncio.run(asyncio.wait_for(scenario(), HANG_S))
     assert all(value(one.reward) == pytest.approx(value(judged[0].reward)) for one in judged)
     asked = [one for one in judged if one.second]
     assert 8 <= len(asked) <= 32, "about half, by the hash of the reply"
@@ -185,7 +186,7 @@ def test_a_second_judge_that_fails_is_missing_in_the_opinion_alone() -> None:
             other.edit = lambda body, text: "five"
             return await panel.score(reply(TEXT), speech(spoken(TEXT)), task(TEXT))
 
-    judged = asyncio.run(asyncio.wait_for(scenario(), 30))
+    judged = asyncio.run(asyncio.wait_for(scenario(), HANG_S))
     assert isinstance(judged.reward, Scored)
     assert all(isinstance(verdict, Missing) for verdict in judged.second.values()) and judged.second
 
@@ -203,12 +204,12 @@ def test_scores_go_through_the_calibration_of_exactly_this_judge(tmp_path: Path)
             return await (await panel_of(config)).score(reply(TEXT), speech(spoken(TEXT)), task(TEXT))
 
     write(f"openai({MODEL} semantic/1 logprobs)")
-    semantic = asyncio.run(asyncio.wait_for(scenario(), 30)).axes["semantic"]
+    semantic = asyncio.run(asyncio.wait_for(scenario(), HANG_S)).axes["semantic"]
     assert isinstance(semantic, Scored) and semantic.judge.endswith("+calibrated")
     assert semantic.value == pytest.approx(2.0 + 4.0 / 2), "5 of the judge is 4 of people"
     write(f"openai({MODEL} semantic/0 logprobs)")
     with pytest.raises(ValueError, match=r"no map for openai\(loopback-judge semantic/1 logprobs\)"):
-        asyncio.run(asyncio.wait_for(scenario(), 30))
+        asyncio.run(asyncio.wait_for(scenario(), HANG_S))
 
 
 def test_the_recogniser_hears_each_reply_once_however_many_axes_are_asked() -> None:
@@ -220,5 +221,5 @@ def test_the_recogniser_hears_each_reply_once_however_many_axes_are_asked() -> N
             assert set(judged.axes) == {"semantic", "acoustic", "holistic"}
             return server.bodies
 
-    bodies = asyncio.run(asyncio.wait_for(scenario(), 30))
+    bodies = asyncio.run(asyncio.wait_for(scenario(), HANG_S))
     assert sorted(len(recordings(body)) for body in bodies) == [0, 1, 1]

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from judge.cache import VerdictCache, key, pcm_hash
 from judge.types import Missing, Scored
+from tests.processes import HANG_S
 
 CALL: dict[str, Any] = {
     "model": "omni-1",
@@ -311,7 +312,7 @@ def test_many_processes_share_a_file_and_one_that_is_killed_leaves_it_whole(path
         assert pipe.poll(60) and pipe.recv() == "done"
     os.kill(workers[0][0].pid or 0, signal.SIGKILL)
     for process, _ in workers:
-        process.join(60)
+        process.join(HANG_S)
     assert [process.exitcode for process, _ in workers] == [-signal.SIGKILL, 0, 0, 0]
     cache = VerdictCache(path, LARGE)
     assert cache._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -19,6 +19,7 @@ from judge.rubric import ACOUSTIC, HOLISTIC, RUBRICS, SEMANTIC, Rubric
 from judge.types import Missing, Scale, Scored, Task, Verdict
 from rollout.types import Speech
 from tests.judge_server import MODEL, Body, JudgeServer, able, limits, said
+from tests.processes import HANG_S
 
 RATE = 8_000
 TASK = Task(task_type="t", question="What is two plus two?", match=None, answer=None, style="loud")
@@ -150,7 +151,7 @@ def test_canaries_go_through_the_real_judge_and_an_injection_arrives_disarmed() 
 
     async def test() -> list[CanaryResult]:
         async with JudgeServer(gullible) as server:
-            endpoint = Endpoint(base_url=server.base_url, model=MODEL, key_env=None, deadline_s=5)
+            endpoint = Endpoint(base_url=server.base_url, model=MODEL, key_env=None, deadline_s=HANG_S)
             asks = partial(ask, new_client(), endpoint)
             caller = Caller(asks, MODEL, Limiter(limits()), outage_s=5)
             cold = Sampling(temperature=0.0)

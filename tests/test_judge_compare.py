@@ -23,6 +23,7 @@ from judge.rubric import ACOUSTIC, HOLISTIC, SEMANTIC, Rubric
 from judge.types import CallFailed, Missing, Scale, Scored, Task, Verdict
 from rollout.types import Speech
 from tests.judge_server import MODEL, Body, JudgeServer, able, limits, recordings
+from tests.processes import HANG_S
 
 TASK = Task(task_type="t", question="Why?", match=None, answer=None, style=None)
 RATE = 8_000
@@ -45,7 +46,7 @@ def peaks_of(body: Body) -> list[float]:
 
 
 def caller(server: JudgeServer, cache: VerdictCache | None = None) -> Caller:
-    endpoint = Endpoint(base_url=server.base_url, model=MODEL, key_env=None, deadline_s=5, attempts=1)
+    endpoint = Endpoint(base_url=server.base_url, model=MODEL, key_env=None, deadline_s=HANG_S, attempts=1)
     return Caller(
         partial(ask, new_client(), endpoint),
         MODEL,

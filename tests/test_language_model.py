@@ -19,6 +19,7 @@ from speech.families import load_family
 from speech.families.base import Family
 from speech.names import Names
 
+ROOT = Path(__file__).parent.parent
 STACKED = Names(
     (
         (r"encoder\..*", ()),
@@ -159,3 +160,10 @@ def test_what_goes_over_a_gpu_transport_is_the_checkpoint_in_the_engines_type(
     assert described == {name: (dtype, tuple(tensor.shape)) for name, tensor in sent.items()}
     assert sent.keys() == stored.keys()
     assert all(torch.equal(sent[name], tensor.float().to(dtype)) for name, tensor in stored.items())
+
+
+def test_no_protocol_is_asked_at_run_time_what_a_model_is() -> None:
+    """Since Python 3.12 such a question does not see a submodule of a torch module, and answers no."""
+    packages = ("actors", "conf", "judge", "learner", "report", "rollout", "speech")
+    sources = [file for package in packages for file in (ROOT / package).rglob("*.py")]
+    assert sources and not [str(file) for file in sources if "runtime_checkable" in file.read_text()]

@@ -19,6 +19,7 @@ from learner.step import Learner
 from learner.types import NONE, Advantage, Pair, Rollout, StepBatch
 from tests.fixtures import write_micro_checkpoint
 from tests.learner_world import batch, config, full_tensors, perturb
+from tests.processes import HANG_S
 
 LOUD: dict[str, Any] = {
     "rollout": {"temperature": 0.7}
@@ -30,7 +31,7 @@ def one_rank() -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=30)
+    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
     yield
     disconnect()
 

@@ -33,6 +33,7 @@ from tests.learner_world import (
     perturb,
     relative_error,
 )
+from tests.processes import HANG_S
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -45,7 +46,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_rank() -> Iterator[None]:
-    connect(rank=0, world=1, address=f"127.0.0.1:{free_port()}", timeout_s=30)
+    connect(rank=0, world=1, address=f"127.0.0.1:{free_port()}", timeout_s=HANG_S)
     yield
     disconnect()
 
@@ -61,7 +62,7 @@ def two_ranks(
     command = [sys.executable, "-m", "tests.learner_world", str(folder)]
     running = [subprocess.Popen([*command, str(rank), "2", port], cwd=REPOSITORY) for rank in range(2)]
     try:
-        codes = [process.wait(timeout=240) for process in running]
+        codes = [process.wait(HANG_S) for process in running]
     finally:
         for process in running:
             process.kill()

@@ -213,8 +213,7 @@ THEIR_MISTAKES: list[tuple[Row | str, str, str]] = [
     (THEIRS | {"chosen_score": 1, "rejected_score": 2}, "chosen_score", "must not be below rejected_score: got 1"),
     (THEIRS | {"chosen_score": float("nan")}, "chosen_score", "finite"),
     (THEIRS | {"score_gap": -1}, "score_gap", "greater than or equal to 0"),
-    (THEIRS | {"id": "a/b"}, "id", "got 'a/b'"),
-    (THEIRS | {"id": -3}, "id", "got '-3'"),
+    (THEIRS | {"id": ["a/b"]}, "id", "got ['a/b']"),
     (THEIRS | {"messages": []}, "messages", "must not be empty"),
     (THEIRS | {"messages": [{"role": "human", "content": "x"}]}, "messages[0].role", "got 'human'"),
     (THEIRS | {"messages": [{"role": "assistant", "content": "x"}], "audios": []}, "messages", "hold a user turn"),
@@ -299,7 +298,7 @@ def test_a_line_that_is_too_long_is_one_problem_beside_those_behind_it(
         pairs.read(path, SECONDS)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 @given(
     st.dictionaries(
         st.sampled_from([*OURS, *THEIRS]),

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,9 @@ from conf.load import load
 from judge.types import Judged, Missing, Scored, Task
 from rollout.engine import WeightManifest
 from rollout.types import Prompt, Reply, Sampling, Speech
+from tests import clocks
+from tests.clocks import put_forward
+from tests.processes import HANG_S
 
 SAMPLING = Sampling(group_size=3, temperature=1.0, max_new_tokens=4, seed=5)
 PROMPTS = [Prompt(id=f"p{i}", ids=(i,)) for i in range(5)]
@@ -54,11 +56,11 @@ class FakeRollout:
         given = 0
         for prompt in prompts:
             for index in range(sampling.group_size):
-                if given == 2 and self._marker.exists():
+                if given == 2 and self._trouble and self._marker.exists():
                     if self._trouble != "always":
                         self._marker.unlink()
                     if self._trouble == "hang":
-                        await asyncio.sleep(1000)
+                        await asyncio.sleep(HANG_S)
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield (
                     reply(prompt, index, self._version),
@@ -76,7 +78,7 @@ class FakeRollout:
 
 
 class FakeJudge:
-    """Hangs on, or dies of, the replies it is told to."""
+    """Hangs on, or dies of, the replies it is told to, as long as a file is there."""
 
     def __init__(self, slow: str, deadly: str, marker: Path) -> None:
         self._slow, self._deadly, self._marker = slow, deadly, marker
@@ -86,10 +88,10 @@ class FakeJudge:
 
     def score(self, given: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:
         name = f"{given.prompt_id}/{given.index}"
-        if name == self._slow:
-            time.sleep(1000)
-        if name == self._deadly and self._marker.exists():
+        if name in (self._slow, self._deadly) and self._marker.exists():
             self._marker.unlink()
+            if name == self._slow:
+                time.sleep(HANG_S)
             os.kill(os.getpid(), signal.SIGKILL)
         reward = Scored(value=1.0 + given.index, judge="fake")
         return Judged(
@@ -101,19 +103,25 @@ class FakeJudge:
         )
 
 
-class HangingJudge(FakeJudge):
-    """One that can talk while it works, until it hangs on the reply it is told to."""
+class TalkingJudge(FakeJudge):
+    """One that can talk while it works, until it hangs."""
 
     async def hello(self) -> dict[str, Any]:  # type: ignore[override]
         return super().hello()
 
     async def score(self, given: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:  # type: ignore[override]
-        if given.index == 0:
-            await asyncio.sleep(1.5)  # takes its time, and is asked twice how it does
-        if f"{given.prompt_id}/{given.index}" == self._slow and self._marker.exists():
-            self._marker.unlink()
-            time.sleep(1000)
-        return super().score(replace(given, prompt_id="x"), speech, task, audio)
+        return super().score(given, speech, task, audio)
+
+
+class Counted(JudgePool):
+    """``judged``: verdicts so far."""
+
+    judged = 0
+
+    async def score(self, given: Reply, speech: list[Any], task: Task, audio: Path | None) -> Judged:
+        found = await super().score(given, speech, task, audio)
+        self.judged += 1
+        return found
 
 
 def reply(prompt: Prompt, index: int, version: int) -> Reply:
@@ -139,48 +147,55 @@ def marker(tmp_path: Path) -> Path:
 
 
 def rollouts(trouble: str, marker: Path, events: Events, *, count: int = 2, restarts: int = 2) -> RolloutPool:
+    """The first of them has the trouble."""
     actor = ray.remote(FakeRollout).options(num_cpus=0)
     return RolloutPool(
         "rollout",
         count,
-        create=lambda index: actor.remote(trouble, marker),
+        create=lambda index: actor.remote("" if index else trouble, marker),
         source="same",
         restarts=restarts,
         journal=events,
     )
 
 
-def judges(
-    events: Events, marker: Path, *, slow: str = "", deadly: str = "", deadline: float = 60.0
-) -> JudgePool:
+def judges(events: Events, marker: Path, *, slow: str = "", deadly: str = "") -> Counted:
     actor = ray.remote(FakeJudge).options(num_cpus=0)
-    return JudgePool(
+    return Counted(
         "judge", 2, create=lambda index: actor.remote(slow, deadly, marker), source="same", restarts=2, journal=events,
-        axes=("semantic",), deadline=deadline,
+        axes=("semantic",), deadline=HANG_S,
     )  # fmt: skip
 
 
-async def sampled(pool: RolloutPool, deadline: float = 60.0) -> dict[tuple[str, int], Reply]:
-    return {(r.prompt_id, r.index): r async for r, _ in pool.generate(PROMPTS, SAMPLING, deadline)}
+async def sampled(pool: RolloutPool) -> dict[tuple[str, int], Reply]:
+    return {(r.prompt_id, r.index): r async for r, _ in pool.generate(PROMPTS, SAMPLING, HANG_S)}
 
 
 async def one_batch(
-    pool: RolloutPool, panel: JudgePool, deadline: float = 60.0
+    pool: RolloutPool, panel: Counted, marker: Path, until: int | None = None
 ) -> list[tuple[Reply, Judged]]:
+    """A harvest. Once somebody hangs and ``until`` replies are judged, the deadline of all that is open passes."""
     await asyncio.gather(pool.start(), panel.start())
     try:
-        return (await harvest(pool, panel, PROMPTS, TASKS, SAMPLING, deadline=deadline)).replies
+        batch = asyncio.create_task(harvest(pool, panel, PROMPTS, TASKS, SAMPLING, deadline=HANG_S))
+        while not batch.done() and until is not None:
+            if panel.judged == until and not marker.exists():
+                put_forward(HANG_S)
+                break
+            await asyncio.sleep(0.01)
+        return (await batch).replies
     finally:
         pool.close()
         panel.close()
 
 
-@pytest.mark.parametrize("trouble, deadline", [("die", 60.0), ("hang", 3.0)])
+@pytest.mark.parametrize("trouble, until", [("die", None), ("hang", 2 + 6)])  # the other engine gives six
 def test_a_lost_engine_is_replaced_and_the_same_replies_come(
-    cluster: Cluster, marker: Path, trouble: str, deadline: float
+    cluster: Cluster, marker: Path, trouble: str, until: int | None
 ) -> None:
     events = Events()
-    found = asyncio.run(one_batch(rollouts(trouble, marker, events), judges(events, marker), deadline))
+    batch = one_batch(rollouts(trouble, marker, events), judges(events, marker), marker, until)
+    found = clocks.run(batch)
     assert [(r.prompt_id, r.index) for r, _ in found] == [(p.id, i) for p in PROMPTS for i in range(3)]
     assert [r for r, _ in found] == [reply(p, i, 0) for p in PROMPTS for i in range(3)]
     assert [kind for kind, _ in events.found] == ["restart"]
@@ -232,10 +247,8 @@ def test_another_source_tree_is_refused(cluster: Cluster, marker: Path) -> None:
 
 def test_a_late_verdict_is_missing_and_the_others_are_not(cluster: Cluster, marker: Path) -> None:
     events = Events()
-    marker.unlink()
-    found = asyncio.run(
-        one_batch(rollouts("", marker, events), judges(events, marker, slow="p1/2", deadline=2.0))
-    )
+    panel = judges(events, marker, slow="p1/2")
+    found = clocks.run(one_batch(rollouts("", marker, events), panel, marker, until=14))
     late = [(r.prompt_id, r.index) for r, judged in found if isinstance(judged.reward, Missing)]
     assert late == [("p1", 2)]
     assert next(j.reward for r, j in found if (r.prompt_id, r.index) == ("p1", 2)) == Missing(
@@ -245,29 +258,35 @@ def test_a_late_verdict_is_missing_and_the_others_are_not(cluster: Cluster, mark
 
 def test_a_dead_judge_is_replaced_and_its_reply_judged_again(cluster: Cluster, marker: Path) -> None:
     events = Events()
-    pool = rollouts("", marker.with_name("none"), events)
-    found = asyncio.run(one_batch(pool, judges(events, marker, deadly="p3/1")))
+    found = clocks.run(one_batch(rollouts("", marker, events), judges(events, marker, deadly="p3/1"), marker))
     assert all(judged.reward == Scored(value=1.0 + r.index, judge="fake") for r, judged in found)
     assert [kind for kind, _ in events.found] == ["restart"]
 
 
 def test_a_judge_that_hangs_is_replaced_long_before_its_deadline(cluster: Cluster, marker: Path) -> None:
     async def scenario() -> list[Judged]:
-        actor = ray.remote(HangingJudge).options(num_cpus=0)
+        actor = ray.remote(TalkingJudge).options(num_cpus=0)
         pool = JudgePool(
             "judge", 1, create=lambda index: actor.remote("p1/1", "", marker), source="same", restarts=2,
             journal=events, axes=("semantic",),
-            deadline=600.0, slots=3, alive_s=3.0,
+            deadline=100 * HANG_S, slots=3, alive_s=HANG_S,
         )  # fmt: skip
         await pool.start()
         heard = [ray.put(Speech(wave=np.zeros(4, np.float32), sample_rate=8))]
-        asked = (pool.score(reply(PROMPTS[1], i, 0), heard, TASKS["p1"], None) for i in range(3))
+        asked = asyncio.gather(
+            *(pool.score(reply(PROMPTS[1], i, 0), heard, TASKS["p1"], None) for i in range(3))
+        )
         try:
-            return list(await asyncio.wait_for(asyncio.gather(*asked), 100))
+            while marker.exists():
+                await asyncio.sleep(0.01)
+            for _ in ("it is asked for a sign of life", "it gave none"):
+                put_forward(HANG_S)
+                await asyncio.sleep(0.01)
+            return list(await asked)
         finally:
             pool.close()
 
     events = Events()
-    found = asyncio.run(scenario())
+    found = clocks.run(scenario())
     assert [judged.reward for judged in found] == [Scored(value=1.0 + i, judge="fake") for i in range(3)]
-    assert events.found == [("restart", "judge worker 0 replaced: no sign of life within 3 s")]
+    assert events.found == [("restart", f"judge worker 0 replaced: no sign of life within {HANG_S:g} s")]

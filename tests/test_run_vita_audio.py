@@ -14,7 +14,10 @@ from speech.families import load_family
 from tests.families.vita_audio import write_checkpoint, write_codec
 from tests.families.world import trained, write_data
 
-pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores"),
+]
 
 
 @pytest.fixture(scope="module", params=["plus", "boost"])
@@ -26,7 +29,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         folder, write_data(folder / "data", 6, reply_seconds=1.2),
         "model=vita_audio", f"model.path={base}", f"model.codec={codec}", "model.max_length=512",
         "data.eval_prompts=1", "algo=grpo_all", "algo.fixed_lambda=0.5", "algo.kl={text: 0.1, audio: 0.1}",
-        "rollout.max_new_tokens=48", "learner.timeout_s=60",
+        "rollout.max_new_tokens=48",
     )  # fmt: skip
 
 

@@ -2,13 +2,10 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -19,38 +16,26 @@ from examples.judge_server.service import MODEL
 from examples.judge_server.started import started
 from report.read import rollouts
 from report.records import Score
+from tests.processes import HANG_S, wait_for
 
 ROOT = Path(__file__).parents[1]
-WORLD = ROOT / "examples" / "tiny_world" / "data"
 NAME, SECRET = "WAVGATE_TEST_JUDGE_KEY", "sk-canary-7f3a91c2e5d84b06"
 SHAPES = (SECRET.encode(), b64encode(SECRET.encode()), SECRET.encode().hex().encode())
-DEADLINE_S = 240.0
 
 
-@contextmanager
-def training(settings: list[str], out: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """A run that has the key and ends with the block."""
-    process = subprocess.Popen(
+def training(settings: list[str], out: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """A run that has the key."""
+    return subprocess.Popen(
         [sys.executable, "-m", "actors.driver", *settings],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", NAME: SECRET},
         stdout=out,
         stderr=subprocess.STDOUT,
     )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(60)
 
 
-def until(process: subprocess.Popen[bytes], file: Path) -> None:
-    """Wait for a file with something in it."""
-    end = time.monotonic() + DEADLINE_S
-    while not (file.exists() and file.stat().st_size):
-        assert process.poll() is None and time.monotonic() < end, f"no {file.name}"
-        time.sleep(0.05)
+def holds_something(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
 
 
 def holding(folder: Path, *wanted: bytes) -> list[Path]:
@@ -75,18 +60,10 @@ def session_folder(processes: Iterable[psutil.Process]) -> Path:
     raise AssertionError("no Ray process")
 
 
-def short_world(folder: Path) -> None:
-    shutil.copytree(WORLD / "bank", folder / "bank")
-    for split, rows in (("train", 40), ("validation", 2), ("test", 4)):
-        text = (WORLD / f"{split}.jsonl").read_text().splitlines()[:rows]
-        (folder / f"{split}.jsonl").write_text("\n".join(text) + "\n")
-
-
 def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    short_world: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    world, runs, said = tmp_path / "world", tmp_path / "runs", tmp_path / "said"
-    short_world(world)
+    runs, said = tmp_path / "runs", tmp_path / "said"
     runs.mkdir()
     with (
         said.open("wb") as out,
@@ -99,20 +76,20 @@ def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(
             f"judge.api.model={MODEL}",
         ]
         settings += [f"judge.api.key_env={NAME}", f"judge.api.cache={runs / 'verdicts.sqlite'}"]
-        settings += [f"data.{split}={world / split}.jsonl" for split in ("train", "validation", "test")]
+        settings += short_world
         settings += [f"run.root={runs}", "run.name=keyed", "run.steps=2", "run.checkpoint_every=1"]
         settings += ["learner.ranks=1", "log=tensorboard", "log.audio_every=1"]
-        with training(settings, out) as process:
-            until(process, runs / "keyed" / "metrics.jsonl")
-            everybody = [
-                psutil.Process(process.pid),
-                *psutil.Process(process.pid).children(recursive=True),
-            ]
-            commands = " ".join(word for one in everybody for word in one.cmdline())
-            session = session_folder(everybody)
-            assert holding(session, b"raylet"), "Ray's session is looked at"
-            assert holding(session, *SHAPES) == []
-            assert process.wait(DEADLINE_S) == 0, said.read_text()
+        process = training(settings, out)
+        wait_for(lambda: holds_something(runs / "keyed" / "metrics.jsonl"), process)
+        everybody = [
+            psutil.Process(process.pid),
+            *psutil.Process(process.pid).children(recursive=True),
+        ]
+        commands = " ".join(word for one in everybody for word in one.cmdline())
+        session = session_folder(everybody)
+        assert holding(session, b"raylet"), "Ray's session is looked at"
+        assert holding(session, *SHAPES) == []
+        assert process.wait(HANG_S) == 0, said.read_text()
     assert "actors.driver" in commands and SECRET not in commands
     run = runs / "keyed"
     scores = [

@@ -32,6 +32,7 @@ def turn(role: str, content: str) -> dict[str, str]:
 def drafted(content: dict[str, Any]) -> tuple[Form, Draft | None, list[tuple[str, str]]]:
     record = Record(file=Path("set.jsonl"), line=1, content=content)
     form = form_of(record)
+    assert form is not None
     return form, draft(record, form), record.found
 
 
@@ -155,6 +156,52 @@ MEANT: dict[str, tuple[dict[str, Any], Form, list[tuple[str, str]], list[list[An
         ["a2"],
         "And adding\n\nto\n\n?",
     ),
+    "swift, the system prompt beside the turns": (
+        {
+            "system": " Answer slowly. ",
+            "messages": [turn("user", "<audio>What is it?"), turn("assistant", "<audio>Noon.")],
+            "audios": ["q.wav", "a.wav"],
+            "tools": [],
+            "images": None,
+        },
+        "swift",
+        [("system", "Answer slowly."), ("user", "<|audio|>What is it?")],
+        [["q.wav"]],
+        "Noon.",
+        ["a.wav"],
+        "What is it?",
+    ),
+    "ours, the same system prompt twice": (
+        {
+            "messages": [turn("system", "Be kind."), turn("user", "Hi")],
+            "system": "Be kind.",
+            "sft_target_text": "Hi.",
+            "sft_target_audio": "a.wav",
+        },
+        "ours",
+        [("system", "Be kind."), ("user", "Hi")],
+        [],
+        "Hi.",
+        ["a.wav"],
+        "Hi",
+    ),
+    "VITA-Audio": (
+        {
+            "messages": [
+                turn("user", "<|audio|>"),
+                turn("assistant", "It is ten.\n<|audio|>"),
+                turn("user", "And now?\n<|audio|>"),
+                turn("assistant", "It is noon.\n<|audio|>"),
+            ],
+            "audios": ["q1.wav", "a1.wav", "q2.wav", "a2.wav"],
+        },
+        "vita",
+        [SPOKEN, ("assistant", "It is ten.\n<|audio|>"), ("user", "And now?\n<|audio|>")],
+        [["q1.wav"], ["a1.wav"], ["q2.wav"]],
+        "It is noon.",
+        ["a2.wav"],
+        "And now?",
+    ),
     "swift, several turns": (
         {
             "messages": [
@@ -207,6 +254,12 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": ASKED}, "messages", "must end with the assistant's turn"),
     ({"messages": [*ASKED, turn("assistant", "ho")]}, "sft_target_audio", "must have sound"),
     ({"question_text": "hi", "history": ["a"]}, "history", "got ['a']"),
+    (OURS | {"system": "x", "messages": [turn("system", "y"), *ASKED]}, "system", "of other words"),
+    (OURS | {"system": "x", "system_prompt": "y"}, "system_prompt", "of other words"),
+    (OURS | {"tools": ["search"]}, "tools", "is part of the prompt, and nothing is made of it"),
+    ({"messages": SWIFT, "audios": ["a"], "images": ["i.png"]}, "images", "is part of the prompt"),
+    (OURS | {"messages": [ASKED[0] | {"audio": "q.wav"}]}, "messages[0].audio", "is part of the prompt"),
+    ({"messages": [turn("user", "<|audio|>")], "audios": ["q.wav"]}, "messages", "end with the assistant's"),
     ({"question_text": "hi", "answer_text": "ho"}, "sft_target_audio", "must have sound"),
 ]
 
@@ -225,6 +278,23 @@ def test_marked_history_comes_back_turn_by_turn(turns: list[tuple[str, str]]) ->
     if {role for role, _ in said} == {"user", "assistant"}:
         text = " ".join(f"[{role.upper()}] {words}" for role, words in said)
         assert list(of_history(text)) == [(role, (words,)) for role, words in said]
+
+
+TAGGED = {"messages": [turn("user", "<audio>"), turn("assistant", "x<audio>")], "audios": ["q", "a"]}
+MARKED = {"messages": [turn("user", "<|audio|>"), turn("assistant", "x<|audio|>")], "audios": ["q", "a"]}
+NOTHING = {"sft_target_text": None, "sft_target_audio": None}
+
+
+@pytest.mark.parametrize(
+    ("content", "form"),
+    [
+        (OURS, "ours"), (OURS | NOTHING, "ours"), (MARKED, "vita"), (MARKED | NOTHING, "ours"), (TAGGED, "swift"),
+        (TAGGED | NOTHING, "swift"), ({"messages": SWIFT}, "swift"), ({"messages": ASKED}, "swift"),
+        ({"question_text": "x", "messages": None}, "history"), ({"text": "x"}, None), ({}, None),
+    ],
+)  # fmt: skip
+def test_each_row_is_read_as_what_it_is(content: dict[str, Any], form: str | None) -> None:
+    assert form_of(Record(file=Path("set.jsonl"), line=1, content=content)) == form
 
 
 def found_in(file: Path) -> list[str]:
@@ -305,7 +375,7 @@ DAMAGED: dict[str, tuple[bytes, list[str]]] = {
     "cut in a file": (WHOLE[:513], [":a: the archive cannot be read any further: unexpected end of data"]),
     "huge size": (pax(b"30 size=99999999999999999999\n\n") + WHOLE, ["a:json: must have at most"]),
     "negative size": (pax(b"11 size=-9\n") + WHOLE, ["tar: a header with a size below zero"]),
-    "headers in headers": (pax(b"9 a=bcde\n") * 3000 + WHOLE, ["maximum recursion depth exceeded"]),
+    "headers in headers": (pax(b"9 a=bcde\n") * 3000 + WHOLE, ["a file has at most 100 headers"]),
 }
 
 

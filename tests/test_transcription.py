@@ -21,7 +21,7 @@ from judge.endpoint import Endpoint
 from judge.recognisers import recogniser_from
 from judge.transcription import Transcriber, read_transcript
 from judge.types import CallFailed, Kind, Missing
-from tests.fault_server import GRACE, FaultServer, Plan, running
+from tests.fault_server import GRACE, LONG, FaultServer, Plan, running
 from tests.faults import FAULTS, SHORT, Fault
 from tests.judging import Broken, panel_hearing, reply, speech, spoken, task
 
@@ -181,7 +181,7 @@ def test_every_fault_of_a_server_ends_as_its_kind_in_time_and_never_as_a_transcr
 
     async def one(server: FaultServer, name: str, fault: Fault) -> tuple[str, str, str, float]:
         server.plans[name] = Plan(fault=fault, faults=9, rng=Random(name), text="4")
-        deadline = SHORT if fault.kind == "deadline" else 30.0
+        deadline = SHORT if fault.kind == "deadline" else LONG
         expected = fault.kind if fault.kind in OF_TRANSPORT else "malformed"  # no answer to a chat is a text
         listener = Transcriber(server.endpoint(name, deadline, attempts=1), "en")
         found, seconds = await asyncio.to_thread(heard, listener)

@@ -1,7 +1,7 @@
 """Codes of clips, kept between runs: a machine encodes a clip once, not at every start.
 
     $WAVGATE_CACHE, or $XDG_CACHE_HOME/wavgate, or ~/.cache/wavgate    (WAVGATE_CACHE=off: nothing is kept)
-      codes/1/<codec's fingerprint, 16 digits>-<Hz it listens at>/<ab>/<sha256 of the clip's file>
+      codes/2/<codec's fingerprint, 16 digits>-<Hz it listens at>/<ab>/<sha256 of the clip's file>
 
 An entry is the sha256 of what follows, then the codes as little-endian int32. Invariant: it appears whole or
 not at all, whoever else writes it; what does not have its own hash is no entry: the clip is encoded again.
@@ -9,7 +9,6 @@ not at all, whoever else writes it; what does not have its own hash is no entry:
 
 import hashlib
 import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -17,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech.codec import Codec
+from speech.files import replacing
 
-VERSION = "1"  # of the reading and resampling before a codec; another one finds no old codes
+VERSION = "2"  # of the reading and resampling before a codec; another one finds no old codes
 HASH = 32  # bytes of a sha256
 
 Codes = NDArray[np.int32]
@@ -89,12 +89,5 @@ def _file(folder: Path, digest: str) -> Path:
 def _write(file: Path, codes: Codes) -> None:
     body = codes.astype("<i4").tobytes()
     file.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: machines that share a home may have processes of one id.
-    handle, unfinished = tempfile.mkstemp(dir=file.parent, prefix=".")
-    try:
-        with os.fdopen(handle, "wb") as content:
-            content.write(hashlib.sha256(body).digest() + body)
-        os.replace(unfinished, file)
-    except OSError:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+    with replacing(file) as unfinished:
+        unfinished.write_bytes(hashlib.sha256(body).digest() + body)

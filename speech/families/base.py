@@ -87,6 +87,8 @@ class Family:
     names: Names = ALL
     module: Callable[[], Any] | None = None
     """The language model's class, where transformers has none for the backbone's model_type."""
+    depths: int = 0
+    """Layers behind the decoder that predict tokens further ahead and are learnt (the module's ``ahead``)."""
     hears: Mapping[Role, Hearing] = field(default_factory=dict)
     """How spoken turns are given to the model; a role that is not there: as codes."""
     codec_path: Path | None

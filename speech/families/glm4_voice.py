@@ -18,6 +18,7 @@ from typing import Any
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
+from speech.config_keys import check_fixed, check_keys, positive, shown, whole
 from speech.families.base import Family, Retell, Template, rows_of, spelled, with_system
 from speech.features import Encoded
 from speech.interleave import Interleave
@@ -47,7 +48,14 @@ FIXED: Mapping[str, Any] = {  # the one variant that transformers' Glm and vLLM'
     "add_bias_linear": False,
     "original_rope": True,
     "tie_word_embeddings": False,
+    "fp32_residual_connection": False,
+    "prefix_projection": False,
+    "quantization_bit": 0,
 }
+UNREAD = (  # precision and scheduling of the published code, none of its results
+    "apply_query_key_layer_scaling attention_softmax_in_fp32 bias_dropout_fusion max_sequence_length".split()
+)
+TWICE = (("num_hidden_layers", "num_layers"), ("vocab_size", "padded_vocab_size"))  # must say the same
 SIZES = (
     *("num_layers", "hidden_size", "ffn_hidden_size", "kv_channels", "num_attention_heads"),
     *("multi_query_group_num", "seq_length", "padded_vocab_size"),
@@ -82,7 +90,8 @@ NAMES = Names(
 def load(model: ModelConfig) -> Family:
     """Read config and tokenizer. ValueError names the file and the rule."""
     path, file = model.path, model.path / "config.json"
-    config = _checked(file, {**SAID, **read_json(file)})
+    said = {name: value for name, value in read_json(file).items() if value is not None}
+    config = _checked(file, {**SAID, **said})
     vocabulary = Vocabulary.of_ranks(path / "tokenizer.model", SPLIT, _added_tokens(path))
     rows = rows_of(file, config["padded_vocab_size"], vocabulary, "padded_vocab_size")
     code_ids = vocabulary.numbered("<|audio_{}|>")
@@ -164,9 +173,16 @@ def _checked(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
                 f"{name} must be {json.dumps(wanted)} (the checkpoint's own code, for all else, is not run)"
             )
             raise ValueError(f"{file}: {rule}: got {json.dumps(got)[:60]}")
+    check_keys(file, config, {*FIXED, *SIZES, *SAID, *UNREAD, *(name for name, _ in TWICE)})
     for name in SIZES:
-        if not isinstance(config.get(name), int) or config[name] < 1:
-            raise ValueError(f"{file}: {name} must be a positive integer: got {config.get(name)}")
+        whole(file, config, name)
+    for name in ("layernorm_epsilon", "rope_ratio"):
+        positive(file, name, config[name])
+    for name, other in TWICE:
+        check_fixed(file, config, {name: config[other]})
+    for name in ("multi_query_attention", "add_qkv_bias"):
+        if not isinstance(config[name], bool):
+            raise ValueError(f"{file}: {name} must be true or false: got {shown(config[name])}")
     per_head = config["hidden_size"] / config["num_attention_heads"]
     if config["kv_channels"] != per_head:
         rule = f"kv_channels must be hidden_size / num_attention_heads = {per_head:g}"

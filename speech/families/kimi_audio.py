@@ -22,10 +22,12 @@ import numpy as np
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import depth, read_json
+from speech.config_keys import check_fixed
 from speech.families.base import Ear, Family, Retell, rows_of, spelled, with_system
 from speech.features import Encoded, Features, Vectors
 from speech.interleave import Interleave
 from speech.names import Names
+from speech.qwen2 import read_decoder
 from speech.turns import Heard, Role, Turn
 from speech.vocabulary import Vocabulary
 
@@ -48,6 +50,17 @@ SPECIALS = {
 }
 CODE_RATE = 12.5
 FORK = "kimia_mimo_transformer_from_layer_index"
+SIDE, DELAY = "kimia_mimo_layers", "kimia_mimo_audiodelaytokens"
+OTHERS = (  # keys that Qwen2's config has not; the last line's are read by nobody's forward pass
+    *(FORK, SIDE, DELAY, "kimia_token_offset", "kimia_media_begin", "kimia_media_end", "num_base_tokens"),
+    *("kimia_text_blank", "kimia_text_eos", "kimia_adaptor_input_dim", "use_whisper_feature"),
+    *(
+        "kimia_audio_output_vocab",
+        "kimia_text_output_vocab",
+        "num_audio_special_tokens",
+        "whisper_model_name",
+    ),
+)
 WHISPER = "whisper-large-v3"  # the folder of the checkpoint that holds its encoder
 NAMES = Names(((r"model\.vq_adaptor\..*", ()),))
 
@@ -60,9 +73,9 @@ def load(model: ModelConfig) -> Family:
         raise ValueError(
             f"{config_file}: architectures must have {ARCHITECTURE}: got {config.get('architectures')}"
         )
-    if config.get("tie_word_embeddings") or config.get("use_sliding_window"):
-        raise ValueError(f"{config_file}: tie_word_embeddings and use_sliding_window must be false: got true")
-    delay = _numbers(config_file, config, model.max_length // 2)
+    check_fixed(config_file, config, {"tie_word_embeddings": False})
+    decoder = read_decoder(config_file, config, others=OTHERS)
+    fork, side, delay = _numbers(config_file, config, model.max_length // 2)
     vocabulary = _vocabulary(model.path / "tiktoken.model")
     code_ids = _codes(config_file, config, vocabulary)
     blank, text_end = (vocabulary.special(f"<|im_kimia_text_{name}|>") for name in ("blank", "eos"))
@@ -74,7 +87,10 @@ def load(model: ModelConfig) -> Family:
             ChannelMap.build(vocab=rows, text=(), audio=code_ids, boundary=stops, stop=()),
         ]
     )
-    hears, ear = config.get("use_whisper_feature", True), model.ear or model.path / WHISPER
+    hears = config.get("use_whisper_feature", True)
+    if not isinstance(hears, bool):
+        raise ValueError(f"{config_file}: use_whisper_feature must be true or false: got {hears}")
+    ear = model.ear or model.path / WHISPER
     return Family(
         name="kimi_audio",
         path=model.path,
@@ -83,7 +99,7 @@ def load(model: ModelConfig) -> Family:
         interleave=Interleave("parallel", channels, stops, end=text_end, blank=blank, delay=delay),
         code_ids=code_ids,
         template=_Template(vocabulary, code_ids, model.system),
-        backbone={key: value for key, value in config.items() if key not in ("auto_map", "torch_dtype")},
+        backbone={**decoder, "model_type": "kimi_audio", FORK: fork, SIDE: side},
         names=NAMES,
         module=_module,
         hears={"system": "both", "user": "both", "assistant": "both"} if hears else {},
@@ -94,20 +110,22 @@ def load(model: ModelConfig) -> Family:
     )
 
 
-def _numbers(file: Path, config: dict[str, Any], steps: int) -> int:
-    """The delay of the codes, once depths and delay are what weights and replies of ``steps`` can have."""
+def _numbers(file: Path, config: dict[str, Any], steps: int) -> tuple[int, int, int]:
+    """(where the streams part, layers of the codes' own, delay of the codes), once weights and replies of
+    ``steps`` can have them.
+    """
     layers, side = (depth(file.parent, f"model.{kind}layers.") for kind in ("", "mimo_"))
-    delay = config.get("kimia_mimo_audiodelaytokens", 6)
+    fork, told, delay = config.get(FORK, 21), config.get(SIDE, 6), config.get(DELAY, 6)
     for name, value, least, most in (
         ("num_hidden_layers", config.get("num_hidden_layers"), layers, layers),
-        ("kimia_mimo_layers", config.get("kimia_mimo_layers", 6), side, side),
-        (FORK, config.get(FORK, 21), 0, layers - 1),
-        ("kimia_mimo_audiodelaytokens", delay, 0, steps - 1),
+        (SIDE, told, side, side),
+        (FORK, fork, 0, layers - 1),
+        (DELAY, delay, 0, steps - 1),
     ):
         if not isinstance(value, int) or not least <= value <= most:
             rule = f"must be the weights' {most}" if least == most else f"must be an integer in [0, {most}]"
             raise ValueError(f"{file}: {name} {rule}: got {value}")
-    return int(delay)
+    return int(fork), int(told), int(delay)
 
 
 def _vocabulary(file: Path) -> Vocabulary:
@@ -125,9 +143,15 @@ def _codes(config_file: Path, config: dict[str, Any], vocabulary: Vocabulary) ->
     if not isinstance(first, int) or not least <= first < rows:
         rule = f"kimia_token_offset must lie in [{least}, vocab_size={rows}), behind the tokenizer's ids"
         raise ValueError(f"{config_file}: {rule}: got {first}")
-    for key in ("kimia_media_begin", "kimia_media_end"):
-        told, known = config.get(key), vocabulary.special(f"<|im_{key.removeprefix('kimia_')}|>")
-        if told not in (None, known):
+    ids = {
+        "kimia_media_begin": vocabulary.special("<|im_media_begin|>"),
+        "kimia_media_end": vocabulary.special("<|im_media_end|>"),
+        "kimia_text_blank": vocabulary.special("<|im_kimia_text_blank|>"),
+        "kimia_text_eos": vocabulary.special("<|im_kimia_text_eos|>"),
+        "num_base_tokens": len(vocabulary.ordinary),
+    }
+    for key, known in ids.items():
+        if (told := config.get(key)) not in (None, known):
             raise ValueError(f"{config_file}: {key} must be the tokenizer's {known}: got {told}")
     return tuple(range(first, rows))
 

@@ -16,10 +16,12 @@ from typing import Any
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
+from speech.config_keys import HARMLESS, check_fixed, check_keys, whole
 from speech.families.base import Ear, Family, Retell, rows_of, with_system
 from speech.features import Encoded, Features
 from speech.interleave import Interleave
 from speech.names import Names
+from speech.qwen2 import UNUSED, read_decoder, tied
 from speech.turns import Turn
 from speech.vocabulary import Vocabulary
 
@@ -28,25 +30,16 @@ SYSTEM = "You are a helpful assistant."  # of the published examples
 ROLES = {"user": "human"}  # other roles keep their names
 GROUP = ((1, 4),)
 PIECE = 313  # vectors of 25 seconds: the ear hears no more at once, and each piece has its own markers
-SIZES = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads",
-)  # fmt: skip
-DEFAULTS = {  # what the published code takes where text_config does not say
-    "hidden_act": "silu",
-    "initializer_range": 0.02,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "rope_scaling": None,
-}
+REACH, THETA = 8192, 1e6  # what the published class takes where text_config does not say
+TEXT_ONLY = ("num_attention_groups", "max_seq_len")  # keys that Qwen2's config has not
+TOP = ("text_config", "audio_encoder_config", *UNUSED, "use_sliding_window", "tie_word_embeddings")
 
 
 def load(model: ModelConfig) -> Family:
     """Read tokenizer and config. ValueError names the file and the rule."""
     path, file = model.path, model.path / "config.json"
     config = _config(file)
-    backbone = _backbone(file, config["text_config"])
+    backbone = _backbone(file, config)
     vocabulary = Vocabulary.of_pieces(path / "tokenizer.json")
     rows = rows_of(file, backbone["vocab_size"], vocabulary)
     begin, end, pad = (vocabulary.special(f"<tts_{name}>") for name in ("start", "end", "pad"))
@@ -138,17 +131,16 @@ def _config(file: Path) -> Mapping[str, Any]:
     return config
 
 
-def _backbone(file: Path, text: Mapping[str, Any]) -> dict[str, Any]:
-    """Qwen2 as the published configuration builds it from text_config."""
-    sizes = {name: text.get(name) for name in SIZES}
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{file}: text_config.{name} must be a positive number: got {size}")
-    return {
-        "model_type": "qwen2",
-        "architectures": ["Qwen2ForCausalLM"],
-        "tie_word_embeddings": False,
-        "use_sliding_window": False,
-        **sizes,
-        **{name: text.get(name, default) for name, default in DEFAULTS.items()},
-    }
+def _backbone(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Qwen2 as the published configuration builds it from text_config. ValueError: what lies beside it says
+    another thing.
+    """
+    text, within = config["text_config"], "text_config."
+    beside = {name: value for name, value in config.items() if name in text and name not in HARMLESS}
+    check_fixed(file, beside, {name: text[name] for name in beside})
+    check_keys(file, config, {*TOP, *text})
+    check_fixed(file, config, {"use_sliding_window": False})
+    whole(file, text, "num_key_value_heads", within)
+    backbone = read_decoder(file, text, within=within, others=TEXT_ONLY, reach=REACH, theta=THETA)
+    check_fixed(file, text, {"num_attention_groups": backbone["num_key_value_heads"]}, within)
+    return backbone | {"tie_word_embeddings": tied(file, text, within) or tied(file, config)}

@@ -18,6 +18,7 @@ from speech.checkpoint import read_json
 from speech.families.base import Family, Retell, rows_of, spelled
 from speech.features import Encoded
 from speech.interleave import Interleave
+from speech.qwen2 import read_decoder
 from speech.turns import Part, Role, Turn
 from speech.vocabulary import Vocabulary
 
@@ -34,6 +35,9 @@ def load(model: ModelConfig) -> Family:
         raise ValueError(
             f"{path / 'config.json'}: auto_map must not be there: a folder's own code is not run"
         )
+    if config.get("model_type") != "qwen2":
+        raise ValueError(f"{path / 'config.json'}: model_type must be qwen2: got {config.get('model_type')}")
+    backbone = read_decoder(path / "config.json", config)
     rows = rows_of(path / "config.json", config.get("vocab_size"), vocabulary)
     start, stop, begin, end = (
         vocabulary.special(f"<|{name}|>") for name in "im_start im_end begin_of_audio end_of_audio".split()
@@ -64,7 +68,7 @@ def load(model: ModelConfig) -> Family:
         interleave=Interleave("delimited", channels, (stop,), begin, end),
         code_ids=code_ids,
         template=template,
-        backbone=config,
+        backbone=backbone,
         codec_path=model.codec or codec,
     )
 

@@ -21,6 +21,7 @@ from speech.families.base import Ear, Family, Retell, rows_of, spelled, with_sys
 from speech.features import Encoded, Features
 from speech.interleave import Interleave, Pattern
 from speech.names import Names
+from speech.qwen2 import read_decoder
 from speech.turns import Role, Turn
 from speech.vocabulary import Vocabulary
 
@@ -30,9 +31,7 @@ SYSTEM = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interlea
 VOICE = "Your Voice: "  # before a spoken system turn: a voice to imitate
 RATIOS = (1, 10, 4, 10)  # Boost and Plus; Balance: 1, 4, 3, 8, 4, 10
 CODES_PER_SECOND = 12.5
-DECODER = """vocab_size hidden_size intermediate_size num_attention_heads num_key_value_heads hidden_act
-max_position_embeddings rms_norm_eps rope_theta rope_scaling initializer_range attention_dropout
-tie_word_embeddings use_sliding_window sliding_window max_window_layers bos_token_id eos_token_id""".split()
+OTHERS = ("num_nextn_predict_layers", "mtp_loss_weight")  # of the config: read here, and of training
 
 
 def load(model: ModelConfig) -> Family:
@@ -54,8 +53,8 @@ def load(model: ModelConfig) -> Family:
     )
     if model.mtp == "trained" and not ahead:
         raise ValueError(f"{path / 'config.json'}: model.mtp=trained needs MCTP layers: the model has none")
-    decoder = {name: config[name] for name in DECODER if name in config}
-    decoder |= {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "num_hidden_layers": layers}
+    told = {**config, "num_hidden_layers": layers}
+    decoder = read_decoder(path / "config.json", told, others=OTHERS)
     hears = kind == VECTORS
 
     def make_ear() -> Ear:
@@ -76,6 +75,7 @@ def load(model: ModelConfig) -> Family:
         engine_config=decoder,
         names=_names(layers, ahead, learns=model.mtp == "trained"),
         module=_with_mctp if model.mtp == "trained" else None,
+        depths=ahead if model.mtp == "trained" else 0,
         hears={"user": "vectors", "system": "vectors"} if hears else {},
         codec_path=model.codec,
         code_rate=CODES_PER_SECOND,
@@ -125,8 +125,6 @@ def _layers(file: Path, config: Mapping[str, Any]) -> tuple[int, int]:
     if not (isinstance(whole, int) and isinstance(ahead, int) and 0 <= ahead < whole):
         rule = "num_hidden_layers must exceed num_nextn_predict_layers, which it counts"
         raise ValueError(f"{file}: {rule}: got {whole} and {ahead}")
-    if config.get("use_sliding_window"):
-        raise ValueError(f"{file}: use_sliding_window must be false: got true")
     if whole > (stored := depth(file.parent, "model.layers.")):
         raise ValueError(f"{file}: num_hidden_layers must not exceed the weights' {stored}: got {whole}")
     return whole - ahead, ahead

@@ -29,10 +29,13 @@ class Depth(nn.Module):
         self.layer = Qwen2DecoderLayer(config, layer_idx=0)
 
     def forward(self, embedded_NH: Tensor, before_NH: Tensor, **place: Any) -> Tensor:
-        """Not yet normed. ``place``: rotations and segment lengths, as a Qwen2 layer takes them."""
+        """[1, N, H], not yet normed. ``place``: rotations and segment lengths, as a Qwen2 layer takes them.
+
+        No view of it is returned: FSDP hangs its backward pass on what a module returns.
+        """
         joined = torch.cat([self.embed_norm(embedded_NH), self.hidden_norm(before_NH)], dim=-1)
         state: Tensor = self.layer(self.proj(joined)[None], attention_mask=None, **place)
-        return state[0]
+        return state
 
 
 class VitaAudioForCausalLM(Qwen2ForCausalLM):  # type: ignore[misc]  # transformers has no types
@@ -54,13 +57,13 @@ class VitaAudioForCausalLM(Qwen2ForCausalLM):  # type: ignore[misc]  # transform
             if not len(at):  # every rank runs every depth: any position will do
                 at = torch.zeros_like(positions_T[:1])
             lengths = segment_T[at].unique_consecutive(return_counts=True)[1]
-            state_NH = depth(
+            state_1NH = depth(
                 embedded_TH[at],
                 hidden_TH[(at - 1).clamp(min=0)],
                 position_embeddings=self.model.rotary_emb(hidden_TH, positions_T[at][None]),
                 segment_lengths=tuple(lengths.tolist()),
             )
-            hidden_TH = torch.zeros_like(hidden_TH).index_copy(0, at, self._normed(state_NH))
+            hidden_TH = torch.zeros_like(hidden_TH).index_copy(0, at, self._normed(state_1NH[0]))
             found.append(hidden_TH)
         return found
 

@@ -18,6 +18,12 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
             raise ValueError(f"{path}: does not exist")
         if path.is_dir() and len(paths) > 1:
             raise ValueError(f"{path}: a folder must be the only source: got {len(paths)}")
+    named: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        where = path.stat().st_dev, path.stat().st_ino
+        if where in named:
+            raise ValueError(f"{path}: must be named once: it is the same file as {named[where]}")
+        named[where] = path
     if first.is_dir():
         if not (first / STATE).is_file():
             raise ValueError(_not_a_data_set(first))

@@ -28,9 +28,12 @@ class Progress(BaseModel):
     """What convert.json holds."""
 
     source: dict[str, Any]  # what must be the same to go on
-    form: Form
+    forms: dict[Form, int] = {}  # how many rows were read as what
     done: int = 0  # rows of the source
     rows: int = 0  # of the manifest
+    file: int = 0  # of the source's, the one that the last row is of
+    before: int = 0  # rows of the manifest that are of the files before it
+    renamed: int = 0  # rows whose id a row of a file before had
     bytes: dict[Literal["manifest", "problems"], int] = {"manifest": 0, "problems": 0}
     reasons: dict[str, int] = {}  # why rows were dropped, by rule
     unread: dict[str, int] = {}  # keys that rows had and nothing was made of
@@ -46,17 +49,20 @@ class Folder:
     """The folder, locked, its files open where what is done ends. ValueError: it is another source's.
 
     Example:
-        with Folder(to, source, lambda: form_of(first)) as folder:
+        with Folder(to, source, check) as folder:
             folder.manifest.write(line)
             folder.note()
             folder.finish()
     """
 
-    def __init__(self, path: Path, source: dict[str, Any], form: Callable[[], Form]) -> None:
-        """``form``: asked before anything is written, where nothing was begun."""
+    def __init__(self, path: Path, source: dict[str, Any], check: Callable[[], None]) -> None:
+        """``check``: called before anything is written, where nothing was begun."""
         self.path, self.manifest_path = path, path / "manifest.jsonl"
         self._state, self._unfinished = path / "convert.json", path / ".manifest.unfinished"
-        fresh = None if self._begun(source) else Progress(source=source, form=form())
+        fresh = None
+        if self._begun(source) is None:
+            check()
+            fresh = Progress(source=source)
         path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             opened.enter_context(_locked(path))
@@ -94,10 +100,10 @@ class Folder:
         self.note()
         self._appear()
 
-    def ids(self) -> set[str]:
+    def ids(self) -> list[str]:
         """Of the rows that are written."""
         with self._unfinished.open("rb") as file:
-            return {json.loads(line)["id"] for line in file}
+            return [json.loads(line)["id"] for line in file]
 
     def _appear(self) -> None:
         if self.progress.rows and self._unfinished.exists():

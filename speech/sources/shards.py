@@ -8,25 +8,27 @@ link, a device, an absolute name or one with ``..`` is a problem of its sample, 
 byte is read. Archives are not compressed: of one that is, a few bytes may stand for a full memory.
 """
 
-import tarfile
+import os
 from collections.abc import Iterator
-from io import BufferedReader, FileIO
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from speech.audio import READABLE
 from speech.problems import MAX_LINE, Found, parse_object
 from speech.sources.record import MAX_CLIP, MAX_SAMPLE, Record
+from speech.sources.tar import Member, members
 
 MAX_MEMBERS = 1000  # of one sample
-DAMAGED = (tarfile.TarError, ValueError, OSError, EOFError, OverflowError, RecursionError)
+TOGETHER = "files of a sample must follow each other, as tar --sort=name packs them"
 SPOKEN = {suffix.removeprefix(".") for suffix in READABLE}
 
 
 class _Sample:
     """What was read of a sample so far."""
 
-    def __init__(self, key: str) -> None:
-        self.key = key
+    def __init__(self, key: str, again: bool) -> None:
+        """``again``: other files of it came before, and were a sample."""
+        self.key, self.again = key, again
         self.text: bytes | None = None
         self.clips: dict[str, bytes] = {}
         self.size = self.count = 0
@@ -34,8 +36,10 @@ class _Sample:
 
     def record(self, file: Path) -> Record:
         content = None
-        if self.text is None:
-            self.found.append(("json", "the sample must hold this file"))
+        if self.again:
+            self.found.append(("", f"{TOGETHER}: some of this one came before"))
+        elif self.text is None:
+            self.found.append(("json", f"the sample must hold this file; {TOGETHER}"))
         else:
             content = parse_object(self.text, self.found)
         if content is not None:
@@ -47,21 +51,20 @@ class _Sample:
 def samples(file: Path) -> Iterator[Record]:
     """Every sample; where the archive is damaged, a record without content is the last."""
     sample: _Sample | None = None
+    keys: set[int] = set()  # hashes of what was there
     try:
-        with _Bounded(FileIO(file)) as raw, tarfile.open(None, "r:", raw, errors="replace") as archive:
-            for member in _members(archive):
+        with file.open("rb") as raw:
+            for member in members(raw, os.fstat(raw.fileno()).st_size):
                 key, _, suffix = _split(member.name)
-                if member.isdir() or not suffix or PurePosixPath(member.name).name.startswith("."):
+                if member.folder or not suffix or PurePosixPath(member.name).name.startswith("."):
                     continue
                 if sample is None or sample.key != key:
                     if sample is not None:
                         yield sample.record(file)
-                    sample = _Sample(key)
-                _take(archive, member, suffix.lower(), sample)
-            raw.seek(archive.offset)
-            if raw.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes it for the end
-                raise ValueError("a header is damaged")
-    except DAMAGED as error:
+                    sample = _Sample(key, again=hash(key) in keys)
+                    keys.add(hash(key))
+                _take(raw, member, suffix.lower(), sample)
+    except (ValueError, OSError) as error:
         if sample is not None:
             sample.found.append(("", f"the archive cannot be read any further: {error}"))
         else:
@@ -72,12 +75,12 @@ def samples(file: Path) -> Iterator[Record]:
         yield sample.record(file)
 
 
-def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, sample: _Sample) -> None:
+def _take(file: BinaryIO, member: Member, suffix: str, sample: _Sample) -> None:
     wanted = suffix == "json" or suffix.rpartition(".")[2] in SPOKEN
     bound = MAX_LINE if suffix == "json" else MAX_CLIP
     sample.count += 1
     wrong = None
-    if not member.isreg() or member.issparse():
+    if not member.plain:
         wrong = "must be a plain file, not a link or a device"
     elif PurePosixPath(member.name).is_absolute() or ".." in PurePosixPath(member.name).parts:
         wrong = f"must not lead out of the archive: got {member.name!r}"
@@ -94,27 +97,15 @@ def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, sample
         return
     if not wanted:
         return
-    data = archive.extractfile(member)
-    assert data is not None, "a plain file has content"
-    content = data.read()
-    if len(content) != member.size:
-        raise ValueError(f"{member.name} is cut short")
+    file.seek(member.place)
+    content = file.read(member.size)
+    if len(content) < member.size:
+        raise ValueError("unexpected end of data")
     sample.size += member.size
     if suffix == "json":
         sample.text = content
     else:
         sample.clips[suffix] = content
-
-
-def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Headers one by one; the list that tarfile keeps of them is emptied, and it must move on."""
-    at = -1
-    while (member := archive.next()) is not None:
-        if member.size < 0 or archive.offset <= at:
-            raise ValueError("a header with a size below zero")
-        at = archive.offset
-        yield member
-        archive.members = []  # type: ignore[attr-defined]
 
 
 def _split(name: str) -> tuple[str, str, str]:
@@ -131,13 +122,3 @@ def _named_by_convention(content: dict[str, object], clips: dict[str, bytes]) ->
         there = sorted(names & clips.keys())
         if there and content.get(key) is None:
             content[key] = [there[0]] if key == "audios" else there[0]
-
-
-class _Bounded(BufferedReader):
-    """A file of which no more than the largest clip is read at once, however large a header says it is."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """``size`` bytes. ValueError: more than a clip may have."""
-        if size is None or not 0 <= size <= MAX_CLIP:
-            raise ValueError(f"a part of the archive must have at most {MAX_CLIP} bytes: got {size}")
-        return super().read(size)

@@ -11,6 +11,7 @@ import numpy as np
 from speech import audio
 from speech.audio import Wave
 from speech.manifest import Row
+from tests.processes import HANG_S
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -72,12 +73,12 @@ def trained(folder: Path, data: Path, *settings: str) -> Path:
     command = [
         *(sys.executable, "-m", "actors.cli", "train", "experiment=smoke", "model.dtype=float32"),
         *("data=manifest", *(f"data.{split}={data}" for split in ("train", "validation", "test"))),
-        *("learner.ranks=2", "rollout.grammar=true"),
+        *("learner.ranks=2", "learner.timeout_s=600", "rollout.grammar=true"),
         *(f"run.root={folder / 'runs'}", "run.name=micro", *settings),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "runs" / "micro"

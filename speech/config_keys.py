@@ -1,0 +1,99 @@
+"""Which keys of a checkpoint's config.json may be there: those that are read, and those that change nothing.
+
+Invariant: a key that nobody here reads and that is not known to be harmless is refused with its value, for it
+may change the model, and engine and learner would then agree on another model than the folder holds. A key
+whose value is null says nothing.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+QUANTISED = "quantization_config"
+HARMLESS = frozenset(  # what transformers writes in any config.json and no forward pass of ours is changed by
+    """
+    architectures attn_implementation auto_map chunk_size_feed_forward dtype finetuning_task id2label
+    initializer_factor initializer_range is_decoder label2id model_type output_attentions
+    output_hidden_states prefix problem_type return_dict task_specific_params tf_legacy_loss
+    tokenizer_class torch_dtype torchscript use_bfloat16 use_cache
+
+    bad_words_ids begin_suppress_tokens bos_token_id decoder_start_token_id diversity_penalty do_sample
+    early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
+    forced_bos_token_id forced_eos_token_id length_penalty max_length min_length no_repeat_ngram_size
+    num_beam_groups num_beams num_return_sequences output_scores pad_token_id remove_invalid_values
+    repetition_penalty return_dict_in_generate sep_token_id suppress_tokens temperature top_k top_p typical_p
+
+    attention_dropout activation_dropout classifier_dropout dropout hidden_dropout resid_pdrop
+    """.split()
+)
+OFF: Mapping[str, Any] = {  # of any config.json; another value is another model
+    "add_cross_attention": False,
+    "cross_attention_hidden_size": None,
+    "is_encoder_decoder": False,
+    "pruned_heads": {},
+    "tie_encoder_decoder": False,
+    QUANTISED: None,
+}
+WHISPER = frozenset(  # of its decoder, its training or its generation: not read to encode
+    """
+    apply_spec_augment classifier_proj_size decoder_attention_heads decoder_ffn_dim decoder_layerdrop
+    decoder_layers encoder_layerdrop init_std is_encoder_decoder mask_feature_length
+    mask_feature_min_masks mask_feature_prob mask_time_length mask_time_min_masks mask_time_prob
+    max_target_positions median_filter_width num_hidden_layers scale_embedding skip_language_detection
+    tie_word_embeddings use_weighted_layer_sum vocab_size
+    """.split()
+)
+
+
+def check_keys(file: Path, told: Mapping[str, Any], read: Collection[str], within: str = "") -> None:
+    """ValueError: a key that is neither ``read`` nor harmless. ``within``: ``text_config.``, for the message.
+
+    Names that begin with an underscore are transformers' own notes, and ``..._version`` a program's.
+    """
+    check_fixed(file, told, {name: value for name, value in OFF.items() if name not in read}, within)
+    foreign = [
+        name
+        for name, value in told.items()
+        if not (value is None or name in read or name in HARMLESS or name in OFF)
+        if not (name.startswith("_") or name.endswith("_version"))
+    ]
+    if foreign:
+        first, more = foreign[0], f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
+        rule = f"{within}{first} is not read and may change the model, take it out if it does not"
+        raise ValueError(f"{file}: {rule}: got {shown(told[first])}{more}")
+
+
+def check_fixed(file: Path, told: Mapping[str, Any], fixed: Mapping[str, Any], within: str = "") -> None:
+    """ValueError: a key is there with another value than the one that is computed with."""
+    for name, wanted in fixed.items():
+        got = told.get(name)
+        if got is None or (got == wanted and isinstance(got, bool) == isinstance(wanted, bool)):
+            continue
+        why = ", quantised weights cannot be trained" if name == QUANTISED else ""
+        raise ValueError(f"{file}: {within}{name} must be {shown(wanted)}{why}: got {shown(got)}")
+
+
+def whole(
+    file: Path, told: Mapping[str, Any], name: str, within: str = "", default: int | None = None
+) -> int:
+    """The positive integer of a key. ValueError: it is none, or not there and without ``default``."""
+    found = told.get(name)
+    found = default if found is None else found
+    if type(found) is not int or found < 1:
+        raise ValueError(f"{file}: {within}{name} must be a positive integer: got {shown(found)}")
+    return found
+
+
+def positive(file: Path, name: str, value: object) -> float:
+    """The value as a positive number. ValueError: it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (isfinite(value) and value > 0):
+        raise ValueError(f"{file}: {name} must be a positive number: got {shown(value)}")
+    return value
+
+
+def shown(value: object) -> str:
+    """A value as JSON, cut to a part of a line."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,57 @@
+"""Are the numbers in a folder's weight files numbers? Read once, piece by piece, whatever the model's size.
+
+A NaN or an infinity in a weight is in every logit after it, and in every weight after the first update.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from math import isfinite, prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PIECE = 1 << 24  # numbers that are in memory at a time
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def check_finite(file: Path) -> None:
+    """ValueError naming a tensor of a safetensors file that holds a NaN or an infinity.
+
+    A file that was looked at before, and is as it was, is not read again.
+    """
+    told = file.resolve().stat()
+    if broken := _broken(file.resolve(), told.st_size, told.st_mtime_ns):
+        raise ValueError(f"{file}: weights must be finite: {broken} holds a NaN or an infinity")
+
+
+@lru_cache(maxsize=4096)
+def _broken(file: Path, size: int, changed: int) -> str | None:
+    """The first such tensor."""
+    with safe_open(str(file), framework="pt") as stored:
+        for name in stored.keys():  # noqa: SIM118 - not a mapping
+            if not all(_is_finite(piece) for piece in _pieces(stored, name)):
+                return str(name)
+    return None
+
+
+def _pieces(stored: Any, name: str) -> Iterator["Tensor"]:
+    """A tensor of floats, some rows at a time."""
+    tensor = stored.get_slice(name)
+    shape = tensor.get_shape()
+    if tensor.get_dtype() not in FLOATS:
+        return
+    if not shape:
+        yield stored.get_tensor(name)
+        return
+    step = max(1, PIECE // max(1, prod(shape[1:])))
+    for start in range(0, shape[0], step):
+        yield tensor[start : start + step]
+
+
+def _is_finite(piece: "Tensor") -> bool:
+    # A sum is one pass and spreads any NaN or infinity; only a suspicious one pays for the exact test.
+    return isfinite(float(piece.float().sum())) or bool(piece.isfinite().all())

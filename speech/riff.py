@@ -1,0 +1,121 @@
+"""WAV as chunks: where its data ends, and what stands in for its size where a stream had begun to be sent.
+
+A size that is a stand-in means all that is there: 0, 2 or 4 GiB, or more than an hour of sound, of which the
+file has less. Any other size that the file is too short for means that it was cut.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from speech.mpeg import at
+
+KINDS = (b"RIFF", b"RIFX", b"RF64")
+ENDLESS = 0x7FFF_0000  # bytes; sizes of 2 and of 4 GiB are above it
+HOUR = 3600  # seconds
+LITTLE = 4096  # bytes behind the sound that may be anything: padding, a tag
+MAX_CHUNKS = 1000
+PLAIN = (1, 3, 6, 7)  # codings with a sample in so many bytes: PCM, float, A-law, mu-law
+EXTENSIBLE = 0xFFFE  # the coding stands further behind
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """The chunk of the samples."""
+
+    place: int  # of its first byte
+    size: int  # as its header says
+    field: int  # where that stands
+    form: str  # how it is packed
+    speed: int = 0  # bytes a second; 0: not known
+    broken: str = ""  # what its format contradicts itself in
+
+    def stands_in(self, file: BinaryIO, end: int, order: str) -> bool:
+        """Whether its size is none."""
+        rest = end - self.place
+        if not self.size:
+            return rest > 0 and not _chunks_until(file, self.place, end, order)
+        return rest < self.size and (self.size >= ENDLESS or 0 < HOUR * self.speed < self.size)
+
+
+def true_size(file: BinaryIO, start: int, end: int) -> dict[int, bytes]:
+    """Place and bytes of the size of the data where a stand-in is there; else nothing."""
+    order = _order(file, start)
+    data = _data(file, start + 12, order)
+    if isinstance(data, str) or not data.stands_in(file, end, order):
+        return {}
+    return {data.field: struct.pack(data.form, min(end - data.place, ENDLESS))}
+
+
+def problem(file: BinaryIO, start: int, end: int) -> str | None:
+    """What is wrong with the chunks of ``file[start:end]``."""
+    order = _order(file, start)
+    data = _data(file, start + 12, order)
+    if isinstance(data, str):
+        return data or None
+    if data.stands_in(file, end, order):
+        return None
+    if data.size > (rest := end - data.place):
+        rule = "must end within the file, else it was cut"
+        return f"{rule}: got {rest} of {data.size} bytes (is that a guess? ffmpeg -i IN -c copy OUT)"
+    if data.broken:
+        return f"must have a format that agrees with itself: got {data.broken}"
+    place = data.place + data.size + data.size % 2
+    for _ in range(MAX_CHUNKS):
+        head = at(file, place, 8)
+        if len(head) < 8:
+            return None
+        name, size = struct.unpack(f"{order}4sI", head)
+        if name in (*KINDS, b"data"):
+            return "must be one recording: another follows it in the file"
+        if size > (rest := end - place - 8):
+            return None if rest <= LITTLE else "must have chunks behind its data: got something else"
+        place += 8 + size + size % 2
+    return f"must have at most {MAX_CHUNKS} chunks: got more"
+
+
+def _order(file: BinaryIO, start: int) -> str:
+    return ">" if at(file, start, 4) == b"RIFX" else "<"
+
+
+def _data(file: BinaryIO, place: int, order: str) -> _Data | str:
+    """The data, or what is wrong with the chunks before it; nothing: there is none."""
+    large: tuple[int, int] | None = None  # where ds64 has the size of the data, and that
+    speed, broken = 0, ""
+    for _ in range(MAX_CHUNKS):
+        head = at(file, place, 24)
+        if len(head) < 8:
+            return ""
+        name, size = struct.unpack(f"{order}4sI", head[:8])
+        if name == b"ds64" and len(head) == 24:
+            large = place + 16, struct.unpack(f"{order}Q", head[16:])[0]
+        if name == b"fmt " and len(head) >= 22:
+            speed, broken = _format(at(file, place + 8, 26), order)
+        if name == b"data" and large and size in (0, 0xFFFF_FFFF):
+            return _Data(place + 8, large[1], large[0], f"{order}Q", speed, broken)
+        if name == b"data":
+            return _Data(place + 8, size, place + 4, f"{order}I", speed, broken)
+        place += 8 + size + size % 2
+    return f"must have at most {MAX_CHUNKS} chunks: got more"
+
+
+def _format(given: bytes, order: str) -> tuple[int, str]:
+    """(bytes a second, what contradicts another) of a chunk ``fmt``, by its first 26 bytes."""
+    coding, channels, rate, told, frame, bits = struct.unpack(f"{order}HHIIHH", given[:16].ljust(16, b"\0"))
+    if coding == EXTENSIBLE and len(given) == 26:
+        (coding,) = struct.unpack(f"{order}H", given[24:])
+    if coding in PLAIN and frame != channels * ((bits + 7) // 8):
+        return 0, f"{frame} bytes for {channels} x {bits} bits"
+    return max(rate * frame, told), ""
+
+
+def _chunks_until(file: BinaryIO, place: int, end: int, order: str) -> bool:
+    """Whether there are chunks, with names of letters, up to the end and none that goes beyond it."""
+    for _ in range(MAX_CHUNKS):
+        if end <= place <= end + 1:
+            return True
+        head = at(file, place, 8)
+        if len(head) < 8 or not head[:4].isascii() or not head[:4].strip().isalnum():
+            return False
+        place += 8 + (size := struct.unpack(f"{order}I", head[4:])[0]) + size % 2
+    return False

