@@ -4,7 +4,7 @@ Invariant: nothing here writes. What it raises is the user's to fix: ConfigError
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from conf.schema import Config
 from judge import verifiable
 from judge.acoustic import norms_of
 from judge.api import calls_per_group
+from judge.installed import HOW, tiny_en
 from judge.panel import files_of
 from judge.types import Scale
 from learner.gate import mixer_from
@@ -152,16 +153,24 @@ def check_engine(config: Config) -> None:
 
 def check_judge(config: Config) -> None:
     """UserError: a package or a file that the judges need is not there."""
-    for setting, package, wanted in (
-        ("judge.asr.by", "faster_whisper", config.judge.asr.by == "faster_whisper"),
-        ("judge.plugins", "onnxruntime", bool(config.judge.plugins)),
-    ):
-        if wanted and find_spec(package) is None:
-            raise UserError(f"{setting}: needs a package: pip install {package.replace('_', '-')}")
+    if config.judge.plugins and find_spec("onnxruntime") is None:
+        raise UserError("judge.plugins: needs a package: pip install onnxruntime")
+    if config.judge.asr.by == "faster_whisper":
+        if find_spec("faster_whisper") is None:
+            raise UserError(f"judge.asr.by=faster_whisper needs the package faster-whisper: {HOW}")
+        if config.judge.asr.path is None:
+            _usable(tiny_en)
     for name, path in files_of(config.judge).items():
         if not (path.is_dir() if name == "asr.path" else path.is_file()):
             what = "folder" if name == "asr.path" else "file"
             raise UserError(f"judge.{name}: no {what} at {path}")
+
+
+def _usable(found: Callable[[], object]) -> None:
+    try:
+        found()
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def check_memory(config: Config, family: Family, learns: bool = True) -> None:

@@ -44,6 +44,9 @@ __all__ = ["ROOT", "ConfigError", "dump", "load", "read", "sweep"]
 ROOT = FOLDER.parent
 """The project's folder: ``examples/...`` is found from anywhere."""
 
+DEFAULT_MODEL = "tiny"
+"""The model where none is chosen."""
+
 WRITTEN = {"run.root", "judge.api.cache", "judge.second.cache"}
 """Paths of what a run writes: never below the project's folder by accident."""
 
@@ -64,6 +67,7 @@ def load(overrides: list[str], config_name: str = "train") -> Config:
         raise ConfigError(problems)  # Hydra would warn of a folder that is not there, and go on
     settings = [one for one in given if one.key_or_group not in (RESUME, FOLDERS)]
     known = [one for one in settings if _is_known(one, problems, folders, resumes=bool(resumed))]
+    problems += _family_without_preset(known) if base is None else []
     try:
         raw = _composed(known, config_name, base, folders)
     except (HydraException, OmegaConfBaseException) as error:
@@ -105,6 +109,15 @@ def _is_known(override: Override, problems: list[str], folders: list[Path], *, r
         return True
     problems.append(problem)
     return False
+
+
+def _family_without_preset(overrides: list[Override]) -> list[str]:
+    """A family that is set beside another model's preset would learn at that one's rate."""
+    said = {override.key_or_group: str(override.value()) for override in overrides}
+    family, model = said.get("model.family"), said.get("model", DEFAULT_MODEL)
+    if family is None or family == model or not {family, model} <= {*GROUPS["model"]}:
+        return []
+    return [f"model.family: must come with its preset, model={family} (got {family} beside model={model})"]
 
 
 def _option_rule(group: str, option: str, folders: list[Path]) -> str | None:
@@ -192,10 +205,10 @@ def _plain(path: Path) -> dict[str, Any]:
 
 
 def _rename(judge: Any) -> None:
-    """Runs of older versions have the recogniser's files beside the judge's other settings."""
+    """Runs of older versions have the files of pocketsphinx, the one recogniser then, beside the rest."""
     old = [name for name in ("language_model", "dictionary") if isinstance(judge, dict) and name in judge]
     for name in old:
-        judge.setdefault("asr", {})[name] = judge.pop(name)
+        judge.setdefault("asr", {"by": "pocketsphinx"})[name] = judge.pop(name)
 
 
 def _checked(raw: dict[str, Any], problems: list[str]) -> Config:
