@@ -1,7 +1,7 @@
 """One atomic snapshot of a run: learner shards and driver state, whole or not at all.
 
-    step_000010.tmp/ learner/..., driver.json  ->  manifest.json (size, sha256 of every file)
-        ->  fsync  ->  rename to step_000010/  ->  `latest`
+    step_000010.tmp/ learner/..., driver.json, ahead.json (staleness 1)
+        ->  manifest.json (size, sha256 of every file)  ->  fsync  ->  rename to step_000010/  ->  `latest`
 
 A kill at any moment leaves the older snapshots valid and at most one *.tmp folder, which the next
 start removes. Loading checks every file first and names what is wrong; nothing is changed by a refusal.
@@ -12,17 +12,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from actors.ahead import Ahead
 from actors.errors import UserError
 from speech.checkpoint import weight_files
 
-MANIFEST = "manifest.json"
-FORMAT: Literal["wavgate-checkpoint-2"] = "wavgate-checkpoint-2"
+MANIFEST, AHEAD = "manifest.json", "ahead.json"
+FORMAT: Literal["wavgate-checkpoint-3"] = "wavgate-checkpoint-3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class DriverState:
     step: int
     seed: int
     gate: Mapping[str, Any]
-    cursors: Mapping[str, Mapping[str, int]]  # over training rows, further reference replies, pairs
+    cursors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # as ``Batches.cursors`` has them
     model: str = ""  # fingerprint of the start checkpoint, which the KL terms refer to
     data: str = ""  # digest of the training rows, which the cursors refer to
 
@@ -40,7 +41,7 @@ class DriverState:
 class Manifest(BaseModel):
     """manifest.json: size and sha256 of every file of a snapshot, by its path in it."""
 
-    format: Literal["wavgate-checkpoint-2"]
+    format: Literal["wavgate-checkpoint-3"]
     step: int
     files: dict[str, tuple[int, str]]
 
@@ -63,7 +64,13 @@ def folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step_{step:06d}"
 
 
-def save(run: Path, state: DriverState, save_learner: Callable[[Path], None], keep: int) -> Path:
+def save(
+    run: Path,
+    state: DriverState,
+    save_learner: Callable[[Path], None],
+    keep: int,
+    ahead: Ahead | None = None,
+) -> Path:
     """Write the snapshot of ``state.step``; ``save_learner`` fills a folder.
 
     Then drop all but the newest ``keep``.
@@ -73,6 +80,8 @@ def save(run: Path, state: DriverState, save_learner: Callable[[Path], None], ke
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "learner").mkdir(parents=True)
     save_learner(unfinished / "learner")
+    if ahead is not None:
+        (unfinished / AHEAD).write_text(json.dumps(asdict(ahead)))
     (unfinished / "driver.json").write_text(json.dumps(asdict(state)))
     files = {str(path.relative_to(unfinished)): _fingerprint(path) for path in _files(unfinished)}
     manifest = Manifest(format=FORMAT, step=state.step, files=files)
@@ -153,6 +162,12 @@ def check_newest(snapshot: Path) -> None:
     newer = [one for one in snapshots(run) if one.name > snapshot.name and not check(one)]
     if newer or not snapshot.is_dir():
         raise UserError(f"run.resume: {run} has changed since it was looked at: start this command again")
+
+
+def ahead_in(snapshot: Path) -> Ahead | None:
+    """The batch that was sampled before the weights of a whole snapshot were learnt; None: there is none."""
+    file = snapshot / AHEAD
+    return TypeAdapter(Ahead).validate_python(json.loads(file.read_bytes())) if file.is_file() else None
 
 
 def _state(snapshot: Path) -> DriverState:

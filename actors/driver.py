@@ -21,6 +21,8 @@ import asyncio
 import shlex
 import time
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from actors import checkpoint
@@ -43,11 +45,13 @@ from actors.monitor import Monitor
 from actors.prepare import Job
 from actors.record import RunDirectory, due, record_step
 from actors.terminal import when_lost
+from conf.schema import Config
 from judge.api import Probed
 from judge.types import Scale
 from learner.gate import mixer_from
 from learner.types import StepResult
 from report import page
+from speech.manifest import asks_aloud
 
 
 class Driver:
@@ -73,6 +77,8 @@ class Driver:
 
         Cancelled: a checkpoint of the last whole step first.
         """
+        self._monitor.phase("start")
+        self._monitor.say(_starting(self._config))
         await self._fleet.start()
         try:
             await self._begin()
@@ -99,9 +105,11 @@ class Driver:
         folder, state = self._job.snapshot
         await self._fleet.learner.load(folder / "learner")
         self._gate.load_state_dict(state.gate)
-        self._batches.load(state.step, state.cursors)
         await self._fleet.sync(state.step)
-        self._run.cut(state.step, self._config)  # nothing can keep it from going on now
+        ahead = checkpoint.ahead_in(folder)
+        self._batches.load(state.step, state.cursors, ahead)
+        heard = state.step if ahead is None else ahead.draw.step
+        self._run.cut(state.step, self._config, heard)  # nothing can keep it from going on now
         self._monitor.resume(state.step)
         self._run.event("resume", f"continued from {folder.name}")
         await self._canaries.check(state.step)
@@ -185,7 +193,6 @@ class Driver:
             step=step,
             seed=self._config.run.seed,
             gate=self._gate.state_dict(),
-            cursors=self._batches.cursors(),
             model=self._model,
             data=self._job.train.digest,
         )
@@ -202,14 +209,18 @@ class Driver:
         def save_learner(folder: Path) -> None:
             asyncio.run_coroutine_threadsafe(self._fleet.learner.save(folder), loop).result()
 
+        ahead = self._batches.ahead_of(self._state.step)
+        state = replace(self._state, cursors=self._batches.cursors(self._state.step))
+
+        kept = None if ahead is None else ahead.ahead
         keep = self._config.run.keep_checkpoints
-        path = await asyncio.to_thread(checkpoint.save, self._run.path, self._state, save_learner, keep)
+        path = await asyncio.to_thread(checkpoint.save, self._run.path, state, save_learner, keep, kept)
         self._run.event("checkpoint", f"wrote {path.name}")
 
     async def _interrupted(self) -> None:
         """Ctrl-C or SIGTERM: let a running optimiser step end, then save."""
         self._run.event("interrupt", "asked to end: writing a checkpoint (Ctrl-C again to stop at once)")
-        self._batches.cancel()
+        await self._batches.end(self._state.step)
         if self._saving is not None:
             await self._saving
         if not checkpoint.folder(self._run.path, self._state.step).exists():
@@ -234,7 +245,8 @@ def run(job: Job) -> RunDirectory:
         if job.snapshot is not None:
             _take(held, job.config.run.root / job.config.run.name)
             checkpoint.check_newest(job.snapshot[0])
-        probed = probe_judge(job.config.judge)
+        probed = _probed(job)
+        print("starting Ray" if job.config.cluster.address == "local" else "joining Ray", flush=True)
         cluster = Cluster(job.config, job.layout)  # before anything is written
         try:
             return _run_on(cluster, job, probed, held)
@@ -245,6 +257,13 @@ def run(job: Job) -> RunDirectory:
 def _take(held: ExitStack, path: Path) -> None:
     """Nobody else may run in this folder until ``held`` is closed."""
     held.enter_context(alone(path, "a run"))
+
+
+def _probed(job: Job) -> Probed | None:
+    """What the judge's endpoints can do of what this job will ask."""
+    judge, rows = job.config.judge, chain(job.train, job.validation, job.test)
+    spoken = judge.holistic > 0 and asks_aloud(rows)
+    return probe_judge(judge, job.config.rollout.group_size, user_audio=spoken)
 
 
 def _run_on(cluster: Cluster, job: Job, probed: Probed | None, held: ExitStack) -> RunDirectory:
@@ -274,6 +293,15 @@ def _run_on(cluster: Cluster, job: Job, probed: Probed | None, held: ExitStack) 
             fleet.close()
             cluster.close(directory.path / "infra")
     return directory
+
+
+def _starting(config: Config) -> str:
+    counts = (
+        ("engine", config.rollout.workers),
+        ("judge", config.judge.workers),
+        ("learner rank", config.learner.ranks),
+    )
+    return "starting " + ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts)
 
 
 def left_behind(run: Path) -> str:

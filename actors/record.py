@@ -69,16 +69,19 @@ class RunDirectory:
         run.step = step
         return run
 
-    def cut(self, step: int, config: Config) -> None:
-        """Forget everything after ``step``; from here on these settings hold."""
-        self._cut(step)
+    def cut(self, step: int, config: Config, heard: int | None = None) -> None:
+        """Forget everything after ``step``; from here on these settings hold.
+
+        ``heard``: the last step whose replies were sampled already, and keep their audio.
+        """
+        self._cut(step, heard or step)
         self._describe(config)
 
     def _describe(self, config: Config) -> None:
         write_whole(self.path / "config.yaml", dump(config))
         write_whole(self.path / "versions.json", json.dumps(versions(), indent=1) + "\n")
 
-    def _cut(self, step: int) -> None:
+    def _cut(self, step: int, heard: int) -> None:
         def later(line: Mapping[str, Any]) -> bool:
             return line.get("step", 0) > step or line.get("when") == "after"
 
@@ -91,7 +94,7 @@ class RunDirectory:
         ):
             _keep(self.path / name, lambda line: not later(line))
         for entry in [*self.path.glob("rollouts/step_*"), *self.path.glob("audio/step_*")]:
-            if int(entry.stem.removeprefix("step_")) > step:
+            if int(entry.stem.removeprefix("step_")) > (heard if entry.is_dir() else step):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         for file in self.path.glob("heldout/*.jsonl"):
             _, _, when = file.stem.partition("_")

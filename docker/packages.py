@@ -125,6 +125,8 @@ def reason(log: Path) -> None:
         if re.match(r"\s*(hint|\[notice\]|WARNING)", line) or (error and not line.strip()):
             break
         error.append(re.sub(r"^\s*(?:×|╰─▶|├─▶|│)?\s*", "", line))
+    broken = [m[1] for line in lines if (m := re.search(r"Retrying .* connection broken by '(.+)':", line))]
+    error += [f"({broken[-1]})"] if broken else []  # pip calls a network that is away a missing package
     print(" ".join(" ".join(error).split())[:400])
 
 

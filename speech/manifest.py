@@ -6,7 +6,7 @@ manifest's folder. Nothing stops at the first mistake: all of them are listed as
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,10 +105,11 @@ def read(path: Path, max_seconds: float, deep: bool = False) -> Rows[Row]:
 
 
 class Cursor:
-    """Draws row indices for ever: every epoch all of them once, in an order made of (seed, epoch).
+    """Draws row indices for ever: every epoch all of them once, in an order made of (seed, epoch, series).
 
-    How a run cuts its draws does not matter: next(3) + next(5) is next(8). A draw across the end of an epoch
-    may name a row twice.
+    Series of one seed are independent of each other and of those of every other seed. How a run cuts its
+    draws does not matter: next(3) + next(5) is next(8). A draw across the end of an epoch may name a row
+    twice.
 
     Example:
         cursor = Cursor(len(rows), seed=0)
@@ -116,17 +117,19 @@ class Cursor:
         saved = cursor.state_dict()
     """
 
-    def __init__(self, count: int, seed: int) -> None:
+    def __init__(self, count: int, seed: int, series: int = 0) -> None:
         if count < 1:
             raise ValueError(f"a cursor needs at least one row: got {count}")
         self._count, self._seed, self._drawn = count, seed, 0
+        self._spawned = (series,) if series else ()  # as numpy's SeedSequence.spawn does
 
     def next(self, n: int) -> list[int]:
         """The next ``n`` indices in [0, count)."""
         indices: list[int] = []
         while len(indices) < n:
             epoch, at = divmod(self._drawn, self._count)
-            order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
+            sequence = np.random.SeedSequence([self._seed, epoch], spawn_key=self._spawned)
+            order = np.random.default_rng(sequence).permutation(self._count)
             taken = order[at : at + n - len(indices)].tolist()
             indices += taken
             self._drawn += len(taken)
@@ -158,6 +161,11 @@ def parts(content: str, marker: str = MARKER) -> tuple[str, ...]:
     found = [part for part in re.split(f"({re.escape(marker)})", content) if part]
     wordless = not content.replace(marker, "").strip()
     return tuple(part for part in found if part == marker or not wordless)
+
+
+def asks_aloud(rows: Iterable[Row]) -> bool:
+    """Whether the last turn of any row is spoken: judges then hear the user as well."""
+    return any(MARKER in row.messages[-1].content for row in rows)
 
 
 def sound(content: Mapping[str, Any], found: Found) -> Row | None:

@@ -13,7 +13,11 @@ import yaml
 from conf.load import load
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ["docker/install.sh", "docker/system.sh", "docker/entrypoint.sh", "examples/submit.sh", ".ci/run"]
+SCRIPTS = [
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docker").glob("*.sh")),
+    "examples/submit.sh",
+    ".ci/run",
+]
 DOCKERFILES = ["docker/Dockerfile", "docker/Dockerfile.cpu"]
 
 
@@ -300,6 +304,7 @@ def test_another_python_than_the_environments_is_refused_not_ignored(
         ("Resolved 3\nerror: Failed to fetch: `u`\n  cause: Request failed\n  cause: UnknownIssuer\n\nhint: h", "error: Failed to fetch: `u` cause: Request failed cause: UnknownIssuer"),
         ("  \u00d7 No solution found:\n  \u2570\u2500\u25b6 Because there is no torch\n      we can conclude\n", "No solution found: Because there is no torch we can conclude"),
         ("WARNING: x\nERROR: Could not find a version\nERROR: No matching distribution found for uv\n[notice] new pip", "ERROR: No matching distribution found for uv"),
+        ("WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError: no name': /simple/uv/\nERROR: No matching distribution found for uv", "ERROR: No matching distribution found for uv (NewConnectionError: no name)"),
         ("", "it said nothing"),
     ],
 )  # fmt: skip

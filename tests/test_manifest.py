@@ -292,6 +292,12 @@ def test_epochs_and_seeds_shuffle_differently() -> None:
     assert drawn[:100] != Cursor(100, 1).next(100) != list(range(100))
 
 
+def test_no_two_series_of_any_seeds_share_an_order() -> None:
+    """As the prompts of one seed and the further reference replies of the seed before once did."""
+    orders = [Cursor(50, seed, series).next(50) for seed in range(4) for series in range(3)]
+    assert len({tuple(order) for order in orders}) == len(orders)
+
+
 def test_a_cursor_does_not_touch_global_randomness() -> None:
     random.seed(0)
     np.random.seed(0)

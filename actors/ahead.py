@@ -1,0 +1,33 @@
+"""The batch that was sampled ahead, as a checkpoint keeps it: ``run.staleness=1`` resumes exactly.
+
+A batch of step n + 1 comes from the weights before step n was learnt, which nobody has after a checkpoint of
+step n: it cannot be drawn again. What follows from its rows (prompts, reference replies, pairs) is encoded
+anew; kept are the rows' places, the replies and their verdicts.
+"""
+
+from dataclasses import dataclass
+
+from judge.types import Judged
+from rollout.types import Reply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """The rows of one step, by their places in their manifests."""
+
+    step: int
+    prompts: tuple[int, ...]
+    own: int  # the first prompts whose reference replies are anchors
+    further: tuple[int, ...]  # anchors beside those
+    pairs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """A batch without what its rows say. ``groups``: per prompt, by index; empty where nothing is sampled."""
+
+    draw: Draw
+    groups: tuple[tuple[tuple[Reply, Judged], ...], ...]
+    generate_s: float
+    judge_s: float
+    overlap_s: float

@@ -1,0 +1,198 @@
+"""A run that goes on from a checkpoint gets the batches that it would have got, also what was sampled ahead."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actors import checkpoint
+from actors.batches import Batch, Batches, Cursors
+from actors.checkpoint import DriverState
+from actors.decide import reward_of
+from conf.load import load
+from judge.types import Judged, Missing, Scored, Task
+from rollout.request import seed_of
+from rollout.types import Prompt, Reply, Sampling
+from speech.dataset import Example
+from speech.features import Encoded
+
+STEPS, ROWS, SIZE = 6, 7, 2
+
+
+class Rows(list[Any]):
+    """Rows of a manifest that nobody reads."""
+
+
+def row(name: str) -> Any:
+    last = SimpleNamespace(content="?")
+    return SimpleNamespace(
+        id=name, audios=(), messages=(last,), answer=None, task_type="t", question_text="?", style=None
+    )
+
+
+class Engine:
+    """Replies that tell which weights they came from; a reply takes a while."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+
+    async def ask(self, how: str, manifest: Path, rows: Sequence[Any]) -> list[Example]:
+        return [Example(row_id=one.id, prompt=Encoded((1, 2)), target=(3, 4)) for one in rows]
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, deadline: float
+    ) -> AsyncIterator[tuple[Reply, list[Any]]]:
+        for prompt in prompts:
+            for index in range(sampling.group_size):
+                await asyncio.sleep(0)
+                drawn = seed_of(10 * sampling.seed + self.version, prompt.id, index) % 1009
+                reply = Reply(
+                    prompt_id=prompt.id,
+                    index=index,
+                    ids=(drawn, 2),
+                    logps=(-drawn / 7, -1e-17),
+                    channels="TE",
+                    sampled=(True, False),
+                    versions=(self.version,) * 2,
+                    finish="stop",
+                    text=f"é {drawn}",
+                    well_formed=True,
+                )
+                yield reply, []
+
+
+class Judges:
+    """Verdicts from the reply alone, some of them missing, some groups equal."""
+
+    together = False
+
+    async def score(self, reply: Reply, speech: list[Any], task: Task, path: Path | None) -> Judged:
+        drawn = reply.ids[0]
+        verdict: Any = Scored(value=1 + drawn % 3 / 3, judge="j", spread=0.1, why="w")
+        if drawn % 5 == 0:
+            verdict = Missing(judge="j", reason="HTTP 503", kind="server", retryable=True)
+        return Judged(
+            prompt_id=reply.prompt_id,
+            index=reply.index,
+            axes={"semantic": verdict, "acoustic": verdict},
+            reward=verdict,
+            transcript=None,
+            figures={"wer": drawn / 3},
+        )
+
+
+def batches(staleness: int, equal_groups: str, engine: Engine) -> Batches:
+    config = load(
+        [
+            f"run.steps={STEPS}",
+            f"run.staleness={staleness}",
+            "rollout.prompts_per_step=2",
+            f"rollout.group_size={SIZE}",
+            "learner.anchors_per_step=3",
+            f"algo.equal_groups={equal_groups}",
+            "run.seed=3",
+        ]
+    )
+    family = SimpleNamespace(channels=SimpleNamespace(letters=lambda ids: "T" * len(ids)))
+    train = Rows(row(f"r{i}") for i in range(ROWS))
+    job: Any = SimpleNamespace(config=config, train=train, pairs=(), family=family)
+    monitor: Any = SimpleNamespace(phase=lambda *_, **__: None, tick=lambda *_: None)
+    run: Any = SimpleNamespace(audio=lambda step, reply: None)
+    fleet: Any = SimpleNamespace(rollout=engine, judges=Judges())
+    return Batches(job, run, fleet, monitor)
+
+
+def untimed(batch: Batch) -> Batch:
+    return replace(batch, harvest=replace(batch.harvest, generate_s=0.0, judge_s=0.0, overlap_s=0.0))
+
+
+def snapshot(run: Path, made: Batches, step: int) -> None:
+    """As the driver writes it."""
+    ahead = made.ahead_of(step)
+    cursors: Cursors = made.cursors(step)
+    state = DriverState(step=step, seed=3, gate={}, cursors=cursors)
+    checkpoint.save(run, state, lambda folder: None, 99, None if ahead is None else ahead.ahead)
+
+
+async def whole(staleness: int, equal_groups: str, run: Path) -> list[Batch]:
+    """A run in the driver's order of calls, with a checkpoint after every step."""
+    engine = Engine(0)
+    made, found = batches(staleness, equal_groups, engine), []
+    snapshot(run, made, 0)
+    for step in range(1, STEPS + 1):
+        made.start(step)
+        found.append(untimed(await made.take()))
+        made.start(step)
+        await made.sampled()
+        engine.version = step
+        snapshot(run, made, step)
+    return found
+
+
+async def resumed(staleness: int, equal_groups: str, run: Path, step: int) -> list[Batch]:
+    """The rest of it."""
+    folder = checkpoint.folder(run, step)
+    assert checkpoint.check(folder) == []
+    engine = Engine(step)
+    made, found = batches(staleness, equal_groups, engine), []
+    _, state, _ = checkpoint.newest(run)
+    assert state.step == step
+    made.load(step, state.cursors, checkpoint.ahead_in(folder))
+    for now in range(step + 1, STEPS + 1):
+        made.start(now)
+        found.append(untimed(await made.take()))
+        made.start(now)
+        await made.sampled()
+        engine.version = now
+    return found
+
+
+@pytest.mark.parametrize("equal_groups", ["keep", "refill"])
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_resumed_run_learns_from_the_batches_of_the_straight_one(
+    staleness: int, equal_groups: str, tmp_path: Path
+) -> None:
+    straight = asyncio.run(whole(staleness, equal_groups, tmp_path))
+    assert [min(r.policy_version for r, _ in b.harvest.replies) for b in straight] == [
+        max(0, step - staleness) for step in range(STEPS)
+    ]
+    assert any(reward_of(judged) is None for b in straight for _, judged in b.harvest.replies)
+    for step in reversed(range(STEPS)):
+        for later in checkpoint.snapshots(tmp_path)[step + 1 :]:
+            later.rename(tmp_path / later.name)
+        assert asyncio.run(resumed(staleness, equal_groups, tmp_path, step)) == straight[step:]
+
+
+async def interrupted(run: Path, when: str) -> int:
+    """A run at staleness 1 that is interrupted in step 3: the step of its checkpoint."""
+    engine = Engine(0)
+    made = batches(1, "keep", engine)
+    for step in (1, 2, 3):
+        made.start(step)
+        await made.take()
+        made.start(step)
+        if step == 3 and when == "before the update":  # batch 3 was taken, and nothing was learnt of it
+            await made.end(2)
+            snapshot(run, made, 2)
+            return 2
+        if step == 3 and when == "in the update":  # batch 4 is being sampled by the weights of step 2
+            await asyncio.sleep(0)
+            await made.end(3)
+            snapshot(run, made, 3)
+            return 3
+        await made.sampled()
+        engine.version = step
+    raise AssertionError(when)
+
+
+@pytest.mark.parametrize("when", ["before the update", "in the update"])
+def test_an_interrupt_loses_nothing_that_only_older_weights_could_sample_again(
+    when: str, tmp_path: Path
+) -> None:
+    straight = asyncio.run(whole(1, "keep", tmp_path / "straight"))
+    step = asyncio.run(interrupted(tmp_path / "cut", when))
+    assert asyncio.run(resumed(1, "keep", tmp_path / "cut", step)) == straight[step:]
