@@ -20,7 +20,7 @@ from transformers import WhisperFeatureExtractor
 from speech.audio import Wave
 from speech.checkpoint import depth
 from speech.codec import check_wave
-from speech.config_keys import check_fixed, check_keys
+from speech.config_keys import check_keys
 from speech.ears.weights import Weights, linear, normed, width_of
 from speech.features import Vectors
 
@@ -62,7 +62,6 @@ class StepAudio2Ear:
             raise ValueError(f"{file}: {rule}: got {sizes['n_audio_ctx']}")
         self._mel = WhisperFeatureExtractor(feature_size=MELS)
         self.width = width_of(path, "adapter.linear2")
-        check_fixed(file, settings, {"llm_dim": self.width}, WITHIN)
         if sizes["n_audio_state"] % sizes["n_audio_head"]:
             rule = f"{WITHIN}n_audio_state must be a multiple of n_audio_head {sizes['n_audio_head']}"
             raise ValueError(f"{file}: {rule}: got {sizes['n_audio_state']}")
