@@ -21,7 +21,8 @@ MODEL_HELP = "a checkpoint or a run directory (default: the embedded base)"
 OVERRIDES_HELP = "settings as for train: model=NAME model.path=FOLDER model.codec=FOLDER, ..."
 TRAIN_HELP = """key=value overrides (wavgate train algo=sft rollout.group_size=4), resume=RUN, and the flags
 --cfg job (print the resolved settings), --dry-run (placement, memory, judge calls),
---multirun (comma lists: run.seed=0,1,2)"""
+--multirun (run.seed=0,1,2 or run.seed=range(0,3) or algo=glob(grpo*)),
+--config-dir DIR (config groups of your own: DIR/experiment/mine.yaml is experiment=mine)"""
 
 SCORE_HELP = """Judge finished replies with the judge of these settings. Each verdict is added to
 OUT.verdicts.jsonl as it comes; the same command goes on where it was stopped, and asks again where the judge
@@ -43,6 +44,17 @@ CALIBRATE_HELP = """Compare the judge with people: Pearson, Spearman within prom
 bias, share within one point; and with itself: an API judge scores everything twice, the second time past the
 cache, so this costs two passes. Writes a map to people's ratings where that helps (use it with
 judge.api.calibration=FILE). Columns of the CSV: judge/ratings.py."""
+
+
+class Version(argparse.Action):
+    """``--version``: worked out only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Say it and end."""
+        from actors.provenance import version_line
+
+        print(version_line())
+        parser.exit()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,6 +191,7 @@ def _parsed(given: list[str]) -> argparse.Namespace:
 def parser() -> argparse.ArgumentParser:
     """All commands; ``train`` takes Hydra-style overrides and is parsed by ``conf.load``."""
     top = argparse.ArgumentParser(prog="wavgate", description="RL post-training for spoken dialogue models")
+    top.add_argument("--version", action=Version, nargs=0, help="version and hash of the source, and end")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="a run: key=value ..., resume=RUN, --dry-run", description=TRAIN_HELP)
     _study_parsers(commands)

@@ -18,7 +18,6 @@ OK = 0
 
 def train(arguments: Sequence[str]) -> int:
     """A run, several (--multirun), or only a look at one (--cfg job, --dry-run)."""
-    from actors.prepare import dry_run, overrides_of, prepare
     from conf.load import dump, load, sweep
 
     flags, overrides = _flags(arguments)
@@ -27,6 +26,10 @@ def train(arguments: Sequence[str]) -> int:
 
         print("wavgate train: " + TRAIN_HELP)
         return OK
+    if not flags & {"--cfg", "--dry-run"}:
+        print("checking settings, model and data", flush=True)  # their packages alone take seconds to import
+    from actors.prepare import dry_run, overrides_of, prepare
+
     if "--cfg" in flags:
         print(dump(load(overrides_of(overrides)[0])), end="")
         return OK
@@ -44,6 +47,8 @@ def train(arguments: Sequence[str]) -> int:
 
 def _flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
     """Split ``--flags`` from overrides. UserError: a flag that does not exist."""
+    from conf.overrides import FOLDERS, quoted
+
     known = {
         "--dry-run": "--dry-run",
         "--multirun": "--multirun",
@@ -52,6 +57,8 @@ def _flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
         "-h": "--help",
         "--cfg": "--cfg",
         "-c": "--cfg",
+        "--config-dir": "--config-dir",
+        "-cd": "--config-dir",
     }
     flags, overrides, rest = set(), [], list(arguments)
     while rest:
@@ -62,10 +69,17 @@ def _flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
         name, _, value = one.partition("=")
         if name not in known:
             raise UserError(
-                f"{one}: no such flag; train knows --cfg job, --dry-run, --multirun (settings are key=value)"
+                f"{one}: no such flag; train knows --cfg job, --config-dir DIR, --dry-run, --multirun "
+                "(settings are key=value)"
             )
-        if known[name] == "--cfg" and (value or (rest.pop(0) if rest else "")) != "job":
+        if known[name] in ("--cfg", "--config-dir"):
+            value = value or (rest.pop(0) if rest else "")
+        if known[name] == "--cfg" and value != "job":
             raise UserError("--cfg: must be followed by job")
+        if known[name] == "--config-dir":
+            if not value:
+                raise UserError("--config-dir: must be followed by a folder")
+            overrides.append(f"{FOLDERS}=[{quoted(value)}]")
         flags.add(known[name])
     return flags, overrides
 

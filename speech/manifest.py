@@ -6,7 +6,7 @@ manifest's folder. Nothing stops at the first mistake: all of them are listed as
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,6 +161,11 @@ def parts(content: str, marker: str = MARKER) -> tuple[str, ...]:
     found = [part for part in re.split(f"({re.escape(marker)})", content) if part]
     wordless = not content.replace(marker, "").strip()
     return tuple(part for part in found if part == marker or not wordless)
+
+
+def asks_aloud(rows: Iterable[Row]) -> bool:
+    """Whether the last turn of any row is spoken: judges then hear the user as well."""
+    return any(MARKER in row.messages[-1].content for row in rows)
 
 
 def sound(content: Mapping[str, Any], found: Found) -> Row | None:

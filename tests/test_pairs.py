@@ -298,7 +298,7 @@ def test_a_line_that_is_too_long_is_one_problem_beside_those_behind_it(
         pairs.read(path, SECONDS)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 @given(
     st.dictionaries(
         st.sampled_from([*OURS, *THEIRS]),
