@@ -25,6 +25,7 @@ from actors.errors import RunError, UserError
 from actors.interrupt import surviving_children
 from conf.schema import Config
 from rollout.environment import CPU_ENV, ENV
+from speech.files import copy_contents
 
 ROOT = Path(__file__).resolve().parent.parent
 OBJECT_STORE_BYTES = 512 << 20
@@ -156,6 +157,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+NO_LOGS = ("old", "events", "export_events")
+
+
 class Cluster:
     """A Ray that this run started or joined, and the placement of its actors.
 
@@ -269,12 +273,7 @@ class Cluster:
         if self._folder is not None and self._folder.exists():
             if logs is not None:
                 for session in self._folder.glob("session_2*"):
-                    shutil.copytree(
-                        session / "logs",
-                        logs,
-                        dirs_exist_ok=True,
-                        ignore=shutil.ignore_patterns("old", "events", "export_events"),
-                    )
+                    copy_contents(session / "logs", logs, lambda path: path.name not in NO_LOGS)
             shutil.rmtree(self._folder, ignore_errors=True)
 
 

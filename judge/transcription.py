@@ -12,8 +12,8 @@ import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.completion import document, failed
 from judge.endpoint import Endpoint, key_of, without_key
+from judge.failures import document, failed
 from judge.http import Post, new_client, post
 from judge.rubric import wav_bytes
 from rollout.types import Speech
