@@ -48,6 +48,7 @@ DEPENDENCIES = (
     Dependency("soundfile", "soundfile", "libsndfile"),
     Dependency("soxr", "soxr"),
     Dependency("pocketsphinx", "pocketsphinx"),
+    Dependency("faster-whisper", "faster_whisper"),  # ctranslate2, av, onnxruntime
     Dependency("jiwer", "jiwer"),  # rapidfuzz
     Dependency("tiktoken", "tiktoken"),
     Dependency("tokenizers", "tokenizers"),

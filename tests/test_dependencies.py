@@ -16,6 +16,7 @@ from actors.cli import main
 from actors.dependencies import DEPENDENCIES, Dependency, examine, explain, lacks_of_engine, lacks_of_python
 from actors.errors import RunError
 from actors.prepare import check_engine
+from actors.provenance import versions
 from conf.load import load
 from tests.processes import HANG_S
 
@@ -169,6 +170,12 @@ def test_a_python_that_does_not_do_is_named_with_why(
     monkeypatch.setattr(sys, "version_info", (*version, 0))
     found = lacks_of_python()
     assert len(found) == len(told) and all(part in line for part, line in zip(told, found, strict=True))
+
+
+def test_a_run_is_described_on_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = versions()
+    assert found["commit"] is None and found["source"] and "torch" in found["packages"]
 
 
 def test_the_list_needs_nothing_but_the_standard_library(tmp_path: Path) -> None:
