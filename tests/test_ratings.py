@@ -164,7 +164,7 @@ def test_a_judge_that_scored_none_of_the_rated_replies_fails_with_the_first_reas
         path = rated(tmp_path, lambda i: [1 + 0.5 * i], axis="semantic")
         server.edit = lambda body, text: "no idea" if "twelve" in said(body) else text
         with pytest.raises(
-            RunError, match="scored none of 8; the first is missing for malformed: .*'no idea'"
+            RunError, match=r"scored none of 8; the first is missing for malformed: .*'no idea'"
         ):
             calibrate(path, tmp_path / "c.json", None, settings(server, "judge.acoustic=0"))
 
