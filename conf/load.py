@@ -42,6 +42,8 @@ from conf.schema import Config
 
 __all__ = ["ROOT", "ConfigError", "dump", "load", "read", "sweep"]
 
+DEFAULT_MODEL = "tiny"
+"""The model where none is chosen."""
 
 def load(overrides: list[str], config_name: str = "train") -> Config:
     """The checked configuration for a list of ``key=value``.
@@ -59,6 +61,7 @@ def load(overrides: list[str], config_name: str = "train") -> Config:
         raise ConfigError(problems)  # Hydra would warn of a folder that is not there, and go on
     settings = [one for one in given if one.key_or_group not in (RESUME, FOLDERS)]
     known = [one for one in settings if _is_known(one, problems, folders, resumes=bool(resumed))]
+    problems += _family_without_preset(known) if base is None else []
     try:
         raw = _composed(known, config_name, base, folders)
     except (HydraException, OmegaConfBaseException) as error:
@@ -100,6 +103,15 @@ def _is_known(override: Override, problems: list[str], folders: list[Path], *, r
         return True
     problems.append(problem)
     return False
+
+
+def _family_without_preset(overrides: list[Override]) -> list[str]:
+    """A family that is set beside another model's preset would learn at that one's rate."""
+    said = {override.key_or_group: str(override.value()) for override in overrides}
+    family, model = said.get("model.family"), said.get("model", DEFAULT_MODEL)
+    if family is None or family == model or not {family, model} <= {*GROUPS["model"]}:
+        return []
+    return [f"model.family: must come with its preset, model={family} (got {family} beside model={model})"]
 
 
 def _option_rule(group: str, option: str, folders: list[Path]) -> str | None:
@@ -187,10 +199,10 @@ def _plain(path: Path) -> dict[str, Any]:
 
 
 def _rename(judge: Any) -> None:
-    """Runs of older versions have the recogniser's files beside the judge's other settings."""
+    """Runs of older versions have the files of pocketsphinx, the one recogniser then, beside the rest."""
     old = [name for name in ("language_model", "dictionary") if isinstance(judge, dict) and name in judge]
     for name in old:
-        judge.setdefault("asr", {})[name] = judge.pop(name)
+        judge.setdefault("asr", {"by": "pocketsphinx"})[name] = judge.pop(name)
 
 
 def _checked(raw: dict[str, Any], problems: list[str]) -> Config:

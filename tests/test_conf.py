@@ -84,7 +84,8 @@ def test_the_default_is_the_gated_method_on_the_embedded_model_on_this_machine()
 
 def test_what_no_file_says_is_what_the_schema_says() -> None:
     assert load([]).algo == AlgoConfig()  # also where a section's default differs from its class's
-    assert load([]).rollout == RolloutConfig()
+    real = ["model=glm4_voice", *OWN_VALUES["model=glm4_voice"], "rollout.max_new_tokens=768"]
+    assert load(real).rollout == RolloutConfig()
 
 
 def test_algo_options_differ_where_the_method_says() -> None:
