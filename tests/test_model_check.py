@@ -48,7 +48,8 @@ def lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], codecs: dict[str, 
 
     def told(name: str, folder: Path, **settings: object) -> set[str]:
         given = {"path": folder, "codec": codecs[name], "dtype": "float32", "max_length": 256} | settings
-        options = [f"model={name}", *(f"model.{key}={value}" for key, value in given.items())]
+        options = [f"model={name}", "rollout.max_new_tokens=64"]
+        options += [f"model.{key}={value}" for key, value in given.items()]
         found = set()
         for command in (
             ["train", "--dry-run", f"run.root={tmp_path / 'runs'}"],
