@@ -158,7 +158,7 @@ def _data(chosen: argparse.Namespace) -> int:
     from actors import commands
 
     if chosen.what == "check":
-        return commands.data_check(chosen.manifest, chosen.max_seconds)
+        return commands.data_check(chosen.manifests, chosen.max_seconds)
     from actors.convert import data_convert
 
     return data_convert(chosen.sources, chosen.to, chosen.limit, chosen.audio, chosen.max_seconds)
@@ -259,7 +259,13 @@ def _study_parsers(commands: Commands) -> None:
 def _data_parsers(data: argparse.ArgumentParser) -> None:
     commands = data.add_subparsers(dest="what", required=True, metavar="check|convert")
     check = commands.add_parser("check", help="all problems of a manifest as file:line:field")
-    check.add_argument("manifest", type=Path, help="of prompts or of pairs")
+    check.add_argument(
+        "manifests",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="of prompts or of pairs; of several, what they share is told too",
+    )
     convert = commands.add_parser(
         "convert", help="a data set of others as a manifest", description=CONVERT_HELP
     )

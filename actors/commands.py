@@ -98,19 +98,34 @@ def report(run: Path) -> int:
     return OK
 
 
-def data_check(manifest: Path, max_seconds: float) -> int:
-    """All problems of a manifest, of prompts or of pairs, or what is in it."""
+def data_check(manifests: Sequence[Path], max_seconds: float) -> int:
+    """All problems of manifests, of prompts or of pairs, or what is in them and what they share."""
+    from actors.overlap import File, overlaps
     from speech import pairs
-    from speech.manifest import read
+    from speech.manifest import Problem, read
+    from speech.problems import ManifestError, printable
 
-    form = pairs.form_of(manifest)
-    paired = pairs.read(manifest, max_seconds, deep=True) if form != "prompts" else []
-    rows = read(manifest, max_seconds, deep=True) if form == "prompts" else paired
-    types = Counter(row.task_type or "of no type" for row in rows)
-    told = ", ".join(f"{name} {count}" for name, count in sorted(types.items()))
-    print(f"{manifest}: {len(rows)} rows, no problem; {told}")
-    if form != "prompts":
-        print("\n".join(pairs.described(paired, form)))
+    problems: list[Problem] = []
+    files: dict[str, File] = {}
+    for manifest in manifests:
+        if printable(str(manifest)) in files:
+            raise UserError(f"{manifest}: must be named once")
+        form = pairs.form_of(manifest)
+        try:
+            paired = None if form == "prompts" else pairs.read(manifest, max_seconds, deep=True)
+            rows = paired or read(manifest, max_seconds, deep=True)
+        except ManifestError as error:
+            problems += error.problems
+            continue
+        types = Counter(row.task_type or "of no type" for row in rows)
+        told = ", ".join(f"{name} {count}" for name, count in sorted(types.items()))
+        told = printable(f"{manifest}: {len(rows)} rows, no problem; {told}")
+        print("\n".join([told, *(pairs.described(paired, form) if paired else ())]))
+        files[printable(str(manifest))] = manifest, rows
+    if problems:
+        raise ManifestError(problems)
+    for line in overlaps(files):
+        print(line)
     return OK
 
 

@@ -17,6 +17,7 @@ from actors.data_pairs import usable_pairs
 from actors.errors import RunError, UserError
 from actors.footprint import memory_estimate, physical_memory
 from actors.model_check import check_heads, check_numbers
+from actors.overlap import held_out
 from conf.load import load
 from conf.schema import Config
 from judge import verifiable
@@ -88,10 +89,11 @@ def prepare(arguments: Sequence[str]) -> Job:
         folder, state, problems = checkpoint.newest(config.run.resume)
         snapshot = (folder, state)
         notes += [f"skipped a damaged checkpoint: {problem}" for problem in problems]
-    train, validation, test = _manifests(config, family)
+    train, validation, test = manifests = _manifests(config, family)
     pairs = usable_pairs(config, family)
     if snapshot is not None:
         _check_resume(config, snapshot[1], train, len(pairs))
+    notes += held_out(config, manifests, pairs)
     if config.data.pairs is not None and config.algo.loss != "dpo":
         notes.append(f"data.pairs: not read, algo.loss is {config.algo.loss}")
     close = below(pairs, config.algo.margin)
@@ -305,4 +307,4 @@ def dry_run(job: Job) -> list[str]:
     lines.append(
         f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"
     )
-    return lines
+    return lines + [f"note: {note}" for note in job.notes]

@@ -15,13 +15,13 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from conf.fields import Strict
 from speech.answers import Match, problem
-from speech.problems import Clips, Found, ManifestError, Problem, validated
+from speech.clips import Clips
+from speech.problems import ID, Found, ManifestError, Problem, validated
 from speech.rows import Rows, examine
 
 __all__ = ["MARKER", "Answer", "Cursor", "ManifestError", "Message", "Problem", "Row", "check", "read"]
 
 MARKER = "<|audio|>"
-ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
 def fitting(own: str) -> str:
@@ -148,11 +148,11 @@ class Cursor:
 
 
 def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[Rows[Row], list[Problem]]:
-    clips = Clips(path.parent, max_seconds, deep)
     return examine(
         path,
         lambda line, content, found: sound(content, found),
-        lambda content: clips.problems(clip_fields(content)),
+        clip_fields,
+        Clips(path.parent, max_seconds, deep),
     )
 
 
