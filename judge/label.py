@@ -61,7 +61,8 @@ def weights_of(labels: Collection[str], options: Sequence[tuple[str, float]]) ->
 
 
 def _ends_turn(token: str) -> bool:
-    return not plain(token) or ENDS.fullmatch(plain(token)) is not None
+    said = plain(token)
+    return not said or (ENDS.fullmatch(said) is not None and said.lower() not in THOUGHT_ENDS)
 
 
 def _is_thought(before: str, thought: str) -> bool:

@@ -19,6 +19,7 @@ from judge.rubric import wav_bytes
 from rollout.types import Speech
 
 PATH = "/audio/transcriptions"
+LONGEST = 20_000  # characters; the longest reply that is heard lasts two minutes
 
 
 class Transcriber:
@@ -66,6 +67,8 @@ def read_transcript(body: bytes) -> str:
         raise failed(
             "malformed", f"a transcription must be an object with a text: got {body.decode(errors='replace')}"
         )
+    if len(text) > LONGEST:
+        raise failed("too_large", f"a transcription must have at most {LONGEST} characters: got {len(text)}")
     return text.strip()
 
 

@@ -155,6 +155,7 @@ def test_a_key_that_the_server_repeats_is_not_passed_on(monkeypatch: pytest.Monk
         (b'{"text": 4}', "malformed"),
         (b'["yes"]', "malformed"),
         (b"{}", "malformed"),
+        (json.dumps({"text": "so " * 10_000}).encode(), "too_large"),
         (b'{"error": {"message": "busy", "code": 503}}', "server"),
         (b'{"error": {"message": "used up", "code": "insufficient_quota"}}', "quota"),
     ],
