@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from judge.failures import document, error_failure, failed
 from judge.finish import unfinished
@@ -49,8 +49,7 @@ class _Token(_Option):
     top_logprobs: list[_Option] | None = None
 
 
-class _Logprobs(_Part):
-    content: list[_Token] | None = None
+TOKENS = TypeAdapter(list[_Token])
 
 
 class _Message(_Part):
@@ -64,7 +63,7 @@ class _Message(_Part):
 class _Choice(_Part):
     message: _Message | None = None
     finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
+    logprobs: Any = None
     error: Any = None
 
 
@@ -95,7 +94,7 @@ def read_completion(
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise failed("malformed", f"not a chat completion: {where}: {first['msg']}") from None
     used = _count(reply.usage, "prompt_tokens"), _count(reply.usage, "completion_tokens")
-    if reply.model is not None and not is_named(reply.model, (model, *also)):
+    if reply.model and not is_named(reply.model, (model, *also)):
         told = f"asked for {model}, answered by {reply.model}"
         raise failed("wrong_model", f"{told}; if it is the same: {settings}.also_named=[{reply.model}]", used)
     choice = _only_choice(reply, used)
@@ -107,7 +106,7 @@ def read_completion(
         raise failed("empty", f"no content, finish_reason {choice.finish_reason}{kept}", used)
     return Completion(
         text=text,
-        logprobs=_alternatives(choice.logprobs),
+        logprobs=_alternatives(choice.logprobs, used),
         prompt_tokens=used[0],
         completion_tokens=used[1],
         audio_tokens=_count(_details(reply.usage), "audio_tokens"),
@@ -193,9 +192,18 @@ def _details(usage: Any) -> Any:
     return usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
 
 
-def _alternatives(logprobs: _Logprobs | None) -> list[list[tuple[str, float]]]:
-    """Per token the one that was taken, then its alternatives."""
-    return [_options(token) for token in (logprobs.content if logprobs else None) or []]
+def _alternatives(logprobs: Any, used: tuple[int, int]) -> list[list[tuple[str, float]]]:
+    """Per token the one that was taken, then its alternatives; none where they come in another form.
+
+    CallFailed malformed: this form, with something in it that is no log-prob.
+    """
+    listed = logprobs.get("content") if isinstance(logprobs, dict) else None
+    try:
+        return [_options(token) for token in TOKENS.validate_python(listed or [])]
+    except ValidationError as broken:
+        first, *_ = broken.errors(include_url=False, include_input=False)
+        where = ".".join(map(str, first["loc"]))
+        raise failed("malformed", f"token probabilities: {where}: {first['msg']}", used) from None
 
 
 def _options(token: _Token) -> list[tuple[str, float]]:

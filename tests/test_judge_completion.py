@@ -237,3 +237,40 @@ def test_what_stands_behind_a_thought_is_the_end_of_the_text(text: str) -> None:
     answer, thought = after_thought(text)
     assert (thought + answer == text) or (answer == "" and thought == text)
     assert "</think>" not in answer.lower()
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "tokens"),
+    [
+        (None, 0),
+        ([], 0),
+        ({}, 0),
+        ({"content": None}, 0),
+        ({"content": []}, 0),
+        ({"tokens": ["4"], "token_logprobs": [-0.1], "top_logprobs": [{"4": -0.1}]}, 0),  # the older form
+        ({"content": None, "refusal": []}, 0),
+        ({"content": [{"token": "4", "logprob": -0.1, "bytes": None, "top_logprobs": []}]}, 1),
+        ({"content": [{"token": "4", "logprob": -0.1}]}, 1),
+    ],
+)
+def test_probabilities_in_another_form_are_none_and_the_answer_stays(logprobs: Any, tokens: int) -> None:
+    assert len(read_completion(body({"logprobs": logprobs}), MODEL).logprobs) == tokens
+
+
+@pytest.mark.parametrize("logprob", [None, "0", 0.7, True, [], "-inf"])
+def test_something_among_the_probabilities_that_is_none_is_told(logprob: Any) -> None:
+    listed = [{"token": "4", "logprob": -0.1, "top_logprobs": [{"token": "5", "logprob": logprob}]}]
+    failure = failure_of(body({"logprobs": {"content": listed}}))
+    assert failure.kind == "malformed" and "token probabilities: 0.top_logprobs.0.logprob" in failure.reason
+
+
+def test_the_token_that_was_taken_comes_first_and_once() -> None:
+    top = [{"token": "5", "logprob": -3.0}, {"token": "4", "logprob": -0.1}]
+    listed = [{"token": "4", "logprob": -0.1004, "top_logprobs": top}]
+    found = read_completion(body({"logprobs": {"content": listed}}), MODEL)
+    assert found.logprobs == [[("4", -0.1), ("5", -3.0)]]
+
+
+@pytest.mark.parametrize("named", [None, ""])
+def test_an_endpoint_that_does_not_name_its_model_is_believed(named: str | None) -> None:
+    assert read_completion(body(model=named), MODEL).text == "4"
