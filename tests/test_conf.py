@@ -135,6 +135,16 @@ def test_there_are_fewer_than_eighty_settings_and_each_is_documented() -> None:
         ("algo.gate.alpha=nan", "algo.gate.alpha: must be a finite number (got nan)"),
         ("algo.gate.theta=inf", "algo.gate.theta: must be a finite number (got inf)"),
         ("algo.gate.theta=9", "algo.gate.theta: must lie on the judge's scale [1.0, 5.0] (got 9.0)"),
+        (
+            "algo={name:x,mix:fixed,fixed_lambda:0,sft:{text:0,audio:0,boundary:0,stop:0}}",
+            "algo: sft must weigh at least one channel when lambda is 0 and the run is nothing but SFT (got 0"
+            " everywhere)",
+        ),
+        (
+            "algo={name:x,mix:two_stage,sft:{text:0,audio:0,boundary:0,stop:0}}",
+            "algo: sft must weigh at least one channel when the first stage is nothing but SFT (got 0 everywhere)",
+        ),
+        ("learner.betas=[0.9,1]", "learner.betas.1: must be less than 1 (got 1)"),
         ("learner.ranks=-1", "learner.ranks: must be greater than or equal to 1 (got -1)"),
         ("learner.lr=0", "learner.lr: must be greater than 0 (got 0)"),
         ("rollout.group_size=four", "rollout.group_size: must be a valid integer (got four)"),
