@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from actors.decide import Group
 from actors.record import RunDirectory, record_step
@@ -48,7 +49,7 @@ def test_a_reply_of_a_step_without_preference_says_why_it_taught_nothing(
 
 def events(run: RunDirectory) -> list[str]:
     file = run.path / "events.jsonl"
-    return [event.detail for event in lines(file, Event).rows] if file.exists() else []
+    return [event.detail for event in lines(file, TypeAdapter(Event)).rows] if file.exists() else []
 
 
 def test_a_step_in_which_every_reply_was_cut_off_is_an_event_with_what_to_do(tmp_path: Path) -> None:
