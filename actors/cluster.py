@@ -11,9 +11,10 @@ import os
 import secrets
 import shutil
 import tempfile
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any
 
 import ray
@@ -269,13 +270,24 @@ class Cluster:
         if self._folder is not None and self._folder.exists():
             if logs is not None:
                 for session in self._folder.glob("session_2*"):
-                    shutil.copytree(
-                        session / "logs",
-                        logs,
-                        dirs_exist_ok=True,
-                        ignore=shutil.ignore_patterns("old", "events", "export_events"),
-                    )
+                    with suppress(OSError):  # a full disk, say: it must not hide why the run ended
+                        keep_logs(session / "logs", logs)
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def keep_logs(source: Path, logs: Path) -> None:
+    """Copy Ray's logs. Ray lets everyone write to its folders: these are as open as the run's own.
+
+    OSError: some could not be copied.
+    """
+    left = shutil.ignore_patterns("old", "events", "export_events")
+    try:
+        shutil.copytree(source, logs, dirs_exist_ok=True, ignore=left, copy_function=shutil.copyfile)
+    finally:
+        mode = S_IMODE(logs.parent.stat().st_mode)
+        for folder in (logs, *logs.rglob("*")):
+            if folder.is_dir() and not folder.is_symlink():
+                folder.chmod(mode)
 
 
 def _ours(name: str, value: str) -> bool:
