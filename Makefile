@@ -8,7 +8,7 @@ ARGS ?=
 # Where the GPU build of vLLM is installed a run must use it: engine and learner share one GPU of a private Ray.
 PLACE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo cluster=gpu1 cluster.address=local)
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-quick lint bench report tiny-world constraints clean
+.PHONY: help install train test test-long test-quick lint bench report tiny-world constraints clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -24,10 +24,13 @@ lint: install  ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint  ## ruff, mypy and the tests; make test ARGS="-k gate"
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
+
+test-long: install  ## the tests that take minutes each: every family end to end, a submitted job
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long $(ARGS)
 
 test-quick: install  ## what starts no engine; make test-quick PYTHON=python3.13 WAVGATE_VENV=.venv-3.13
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not heavy" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not heavy and not long" $(ARGS)
 
 bench: install  ## print the measured figures
 	$(BIN)/python -m bench $(ARGS)

@@ -9,57 +9,35 @@ from typing import TYPE_CHECKING
 from actors.errors import UserError
 from conf.schema import Config
 from report.records import Evaluation
-from speech.checkpoint import read_json
+from speech.checkpoint import step_of
 from speech.manifest import Row
 
 if TYPE_CHECKING:  # nothing heavy is imported until a command needs it
     from judge.types import Judged, Task
-    from rollout.types import Reply, Speech
-    from speech.features import Encoded
+    from rollout.types import Prompt, Reply, Speech
 
 OK = 0
 SPEECH = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
-def model_of(model: Path | None) -> Config:
-    """Settings to run a checkpoint with: a run's own, on its final/ weights, or the defaults."""
-    from actors.prepare import check_engine, usable_model
-    from conf.load import load, read
-
-    if model is not None and (model / "config.yaml").is_file():
-        config, path = read(model / "config.yaml"), (model / "final").absolute()
-        if not path.is_dir():
-            raise UserError(
-                f"{model}: has no final/ yet: `wavgate export {model}` writes its newest checkpoint"
-            )
-    else:
-        config = load([])
-        path = config.model.path if model is None else model.absolute()
-    declared = path / "wavgate.json"
-    try:
-        family = read_json(declared).get("family") if declared.is_file() else config.model.family
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    config = config.model_copy(
-        update={"model": config.model.model_copy(update={"path": path, "family": family})}
-    )
-    check_engine(config)
-    usable_model(config)
-    return config
-
-
-def say(prompt: str, out: Path, model: Path | None) -> int:
+def say(prompt: str, out: Path, model: Path | None, overrides: Sequence[str] = ()) -> int:
     """One greedy reply, from one engine in this process; its words go to stdout, its sound to ``out``."""
+    from actors.chosen_model import model_of
+    from rollout.request import check_fits
+    from rollout.sampling import greedy_sampling
+    from rollout.types import Prompt
     from speech import audio
     from speech.dataset import Encoder
     from speech.families import load_family
     from speech.turns import Turn
 
+    if not prompt.strip():
+        raise UserError("prompt: must be words, or name a sound file: got nothing")
     if out.suffix not in audio.FORMATS:
         raise UserError(f"{out}: must end in one of {' '.join(audio.FORMATS)}")
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: no folder {out.absolute().parent}")
-    config = model_of(model)
+    config = model_of(model, overrides)
     family = load_family(config.model)
     try:
         if prompt.endswith(SPEECH):
@@ -68,26 +46,25 @@ def say(prompt: str, out: Path, model: Path | None) -> int:
         else:
             turn = Turn.of("user", prompt)
         encoded = family.prompt([turn])
+        asked = Prompt(id="say", ids=encoded.ids, features=encoded.features)
+        check_fits([asked], greedy_sampling(config.rollout), config.model.max_length)
     except ValueError as error:
-        raise UserError(str(error)) from error
-    text, seconds = asyncio.run(_say(config, encoded, out))
+        raise UserError(f"prompt: {error}") from error
+    text, seconds = asyncio.run(_say(config, asked, out))
     print(text)
     print(f"{out}: {seconds:.1f} s" if seconds else "no audio in the reply: nothing written", file=sys.stderr)
     return OK
 
 
-async def _say(config: Config, prompt: "Encoded", out: Path) -> tuple[str, float]:
+async def _say(config: Config, prompt: "Prompt", out: Path) -> tuple[str, float]:
     from rollout.sampling import greedy_sampling
-    from rollout.types import Prompt
     from rollout.worker import build_worker
     from speech import audio
 
     worker = build_worker(config, Path.cwd())
     sampling = greedy_sampling(config.rollout)
     try:
-        async for reply, speech in worker.generate(
-            [Prompt(id="say", ids=prompt.ids, features=prompt.features)], sampling
-        ):
+        async for reply, speech in worker.generate([prompt], sampling):
             if len(speech.wave):
                 audio.write(out, speech.wave, speech.sample_rate)
             return reply.text, speech.seconds
@@ -96,22 +73,38 @@ async def _say(config: Config, prompt: "Encoded", out: Path) -> tuple[str, float
     raise AssertionError("the engine gave no reply")
 
 
-def evaluate(manifest: Path | None, model: Path | None, to: Path | None, limit: int | None) -> int:
+def evaluate(
+    manifest: Path | None,
+    model: Path | None,
+    to: Path | None,
+    limit: int | None,
+    overrides: Sequence[str] = (),
+) -> int:
     """Greedy replies of a checkpoint to a manifest, judged; a table, and JSON on request.
 
     In this process, without Ray.
     """
-    from speech.manifest import read
+    from actors.chosen_model import model_of
+    from actors.prepare import check_judge, unusable
+    from speech.families import load_family
+    from speech.manifest import ManifestError, read
 
-    config = model_of(model)
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit: must be at least 1: got {limit}")
+    if to is not None and (to.is_dir() or not to.absolute().parent.is_dir()):
+        raise UserError(f"--json: must be a file in a folder that is there: got {to}")
+    config = model_of(model, overrides)
+    check_judge(config)
     path = (manifest or config.data.test).absolute()
     rows = read(path, config.data.max_seconds)[:limit]
+    if problems := list(unusable(rows, path, load_family(config.model), config)):
+        raise ManifestError(problems)
     found = asyncio.run(_evaluate(config, path, rows))
     print(
         "\n".join(
             f"{name:<16} {_shown(value)}"
             for name, value in found.model_dump().items()
-            if name not in ("step", "split", "when", "by_task", "took_s")
+            if name not in ("split", "when", "by_task", "took_s")
         )
     )
     print("\n".join(f"  {name:<14} {_shown(value)}" for name, value in found.by_task.items()))
@@ -124,8 +117,13 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-async def judge_of(config: Config) -> "Callable[[Reply, Speech, Task], Awaitable[Judged]]":
-    """The judges of these settings in this process. UserError: an API judge that is not usable."""
+async def judge_of(
+    config: Config, *, user_audio: bool
+) -> "Callable[[Reply, Speech, Task], Awaitable[Judged]]":
+    """The judges of these settings in this process; ``user_audio``: some prompts were spoken.
+
+    UserError: an API judge that is not usable.
+    """
     from conf.endpoints import SecondConfig
     from judge.api import Access, api_panel, limits_of, probed
     from judge.limits import Limiter
@@ -141,7 +139,7 @@ async def judge_of(config: Config) -> "Callable[[Reply, Speech, Task], Awaitable
                 return panel.score(reply, speech, task)
 
             return local
-        found = await probed(judge)
+        found = await probed(judge, user_audio=user_audio)
         access = Access(judge=Limiter(limits_of(judge.api)), second=None)
         asked = api_panel(*where, found, access, log=None)
     except ValueError as error:
@@ -161,11 +159,12 @@ async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Eval
     from rollout.worker import build_worker
     from speech.dataset import Encoder
     from speech.families import load_family
+    from speech.manifest import asks_aloud
 
     encoder = Encoder(load_family(config.model), manifest.parent, config.data.max_seconds)
     prompts = [prompt_of(encoder.encode(row)) for row in rows]
     tasks = {row.id: task_of(row, manifest) for row in rows}
-    scores = await judge_of(config)
+    scores = await judge_of(config, user_audio=asks_aloud(rows))
     judged: dict[str, tuple[Reply, Judged]] = {}
 
     async def score(reply: Reply, speech: Speech) -> None:
@@ -180,6 +179,5 @@ async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Eval
     finally:
         worker.close()
     groups = tuple(Group(prompt=prompt, replies=(judged[prompt.id],)) for prompt in prompts)
-    return summed_up(
-        rows, Harvest(groups=groups, generate_s=0.0, judge_s=0.0), step=0, split="test", when="before"
-    )
+    harvest, step = Harvest(groups=groups, generate_s=0.0, judge_s=0.0), step_of(config.model.path)
+    return summed_up(rows, harvest, step=step, split="test", when="after" if step else "before")

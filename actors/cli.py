@@ -7,6 +7,7 @@ its line, no traceback, nothing written); 130 interrupted.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from errno import EDQUOT, ENOSPC
@@ -18,9 +19,11 @@ from actors.terminal import lasting
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 OK, FAILED, USER, INTERRUPTED = 0, 1, 2, 130
 MODEL_HELP = "a checkpoint or a run directory (default: the embedded base)"
+OVERRIDES_HELP = "settings as for train: model=NAME model.path=FOLDER model.codec=FOLDER, ..."
 TRAIN_HELP = """key=value overrides (wavgate train algo=sft rollout.group_size=4), resume=RUN, and the flags
 --cfg job (print the resolved settings), --dry-run (placement, memory, judge calls),
---multirun (comma lists: run.seed=0,1,2)"""
+--multirun (run.seed=0,1,2 or run.seed=range(0,3) or algo=glob(grpo*)),
+--config-dir DIR (config groups of your own: DIR/experiment/mine.yaml is experiment=mine)"""
 
 SCORE_HELP = """Judge finished replies with the judge of these settings. Each verdict is added to
 OUT.verdicts.jsonl as it comes; the same command goes on where it was stopped, and asks again where the judge
@@ -42,6 +45,17 @@ CALIBRATE_HELP = """Compare the judge with people: Pearson, Spearman within prom
 bias, share within one point; and with itself: an API judge scores everything twice, the second time past the
 cache, so this costs two passes. Writes a map to people's ratings where that helps (use it with
 judge.api.calibration=FILE). Columns of the CSV: judge/ratings.py."""
+
+
+class Version(argparse.Action):
+    """``--version``: worked out only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Say it and end."""
+        from actors.provenance import version_line
+
+        print(version_line())
+        parser.exit()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,17 +144,26 @@ def _other(given: list[str]) -> int:
         case "data":
             return _data(chosen)
         case "say":
-            return alone.say(chosen.prompt, chosen.out, chosen.model)
+            return alone.say(chosen.prompt, chosen.out, chosen.model, chosen.overrides)
         case "eval":
-            return alone.evaluate(chosen.manifest, chosen.model, chosen.json, chosen.limit)
+            manifest, settings = chosen.manifest, chosen.overrides
+            if manifest is not None and _is_setting(manifest):
+                manifest, settings = None, [manifest, *settings]
+            place = None if manifest is None else Path(manifest)
+            return alone.evaluate(place, chosen.model, chosen.json, chosen.limit, settings)
     raise AssertionError(chosen.command)
+
+
+def _is_setting(manifest: str) -> bool:
+    """Whether what stands where a manifest may is ``key=value``, the manifest left out."""
+    return re.match(r"[a-z_]+(\.[a-z_]+)*=", manifest) is not None and not Path(manifest).exists()
 
 
 def _data(chosen: argparse.Namespace) -> int:
     from actors import commands
 
     if chosen.what == "check":
-        return commands.data_check(chosen.manifest, chosen.max_seconds)
+        return commands.data_check(chosen.manifests, chosen.max_seconds)
     from actors.convert import data_convert
 
     return data_convert(chosen.sources, chosen.to, chosen.limit, chosen.audio, chosen.max_seconds)
@@ -173,6 +196,7 @@ def _parsed(given: list[str]) -> argparse.Namespace:
 def parser() -> argparse.ArgumentParser:
     """All commands; ``train`` takes Hydra-style overrides and is parsed by ``conf.load``."""
     top = argparse.ArgumentParser(prog="wavgate", description="RL post-training for spoken dialogue models")
+    top.add_argument("--version", action=Version, nargs=0, help="version and hash of the source, and end")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="a run: key=value ..., resume=RUN, --dry-run", description=TRAIN_HELP)
     _study_parsers(commands)
@@ -188,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _checkpoint_parsers(commands: Commands) -> None:
     evaluate = commands.add_parser("eval", help="judge a checkpoint's greedy replies to a manifest")
-    evaluate.add_argument("manifest", type=Path, nargs="?", help="default: the embedded test set")
+    evaluate.add_argument("manifest", nargs="?", help="default: data.test, the embedded test set")
     evaluate.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
@@ -196,6 +220,8 @@ def _checkpoint_parsers(commands: Commands) -> None:
     say.add_argument("prompt", help="words, or a wav/flac/ogg file")
     say.add_argument("out", type=Path, help="the reply's audio: .wav, .flac or .ogg")
     say.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
+    for one in (evaluate, say):
+        one.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES_HELP)
     export = commands.add_parser("export", help="write the newest checkpoint of RUN as a Hugging Face folder")
     export.add_argument("run", type=Path)
     export.add_argument("to", type=Path, nargs="?", help="default: RUN/export-stepN")
@@ -238,7 +264,13 @@ def _study_parsers(commands: Commands) -> None:
 def _data_parsers(data: argparse.ArgumentParser) -> None:
     commands = data.add_subparsers(dest="what", required=True, metavar="check|convert")
     check = commands.add_parser("check", help="all problems of a manifest as file:line:field")
-    check.add_argument("manifest", type=Path, help="of prompts or of pairs")
+    check.add_argument(
+        "manifests",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="of prompts or of pairs; of several, what they share is told too",
+    )
     convert = commands.add_parser(
         "convert", help="a data set of others as a manifest", description=CONVERT_HELP
     )

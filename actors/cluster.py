@@ -14,7 +14,6 @@ import tempfile
 from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_IMODE
 from typing import Any
 
 import ray
@@ -26,6 +25,7 @@ from actors.errors import RunError, UserError
 from actors.interrupt import surviving_children
 from conf.schema import Config
 from rollout.environment import CPU_ENV, ENV
+from speech.files import copy_contents
 
 ROOT = Path(__file__).resolve().parent.parent
 OBJECT_STORE_BYTES = 512 << 20
@@ -157,6 +157,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+NO_LOGS = ("old", "events", "export_events")
+
+
 class Cluster:
     """A Ray that this run started or joined, and the placement of its actors.
 
@@ -271,23 +274,8 @@ class Cluster:
             if logs is not None:
                 for session in self._folder.glob("session_2*"):
                     with suppress(OSError):  # a full disk, say: it must not hide why the run ended
-                        keep_logs(session / "logs", logs)
+                        copy_contents(session / "logs", logs, lambda path: path.name not in NO_LOGS)
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def keep_logs(source: Path, logs: Path) -> None:
-    """Copy Ray's logs. Ray lets everyone write to its folders: these are as open as the run's own.
-
-    OSError: some could not be copied.
-    """
-    left = shutil.ignore_patterns("old", "events", "export_events")
-    try:
-        shutil.copytree(source, logs, dirs_exist_ok=True, ignore=left, copy_function=shutil.copyfile)
-    finally:
-        mode = S_IMODE(logs.parent.stat().st_mode)
-        for folder in (logs, *logs.rglob("*")):
-            if folder.is_dir() and not folder.is_symlink():
-                folder.chmod(mode)
 
 
 def _ours(name: str, value: str) -> bool:

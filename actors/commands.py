@@ -18,7 +18,6 @@ OK = 0
 
 def train(arguments: Sequence[str]) -> int:
     """A run, several (--multirun), or only a look at one (--cfg job, --dry-run)."""
-    from actors.prepare import dry_run, overrides_of, prepare
     from conf.load import dump, load, sweep
 
     flags, overrides = _flags(arguments)
@@ -27,6 +26,10 @@ def train(arguments: Sequence[str]) -> int:
 
         print("wavgate train: " + TRAIN_HELP)
         return OK
+    if not flags & {"--cfg", "--dry-run"}:
+        print("checking settings, model and data", flush=True)  # their packages alone take seconds to import
+    from actors.prepare import dry_run, overrides_of, prepare
+
     if "--cfg" in flags:
         print(dump(load(overrides_of(overrides)[0])), end="")
         return OK
@@ -44,6 +47,8 @@ def train(arguments: Sequence[str]) -> int:
 
 def _flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
     """Split ``--flags`` from overrides. UserError: a flag that does not exist."""
+    from conf.overrides import FOLDERS, quoted
+
     known = {
         "--dry-run": "--dry-run",
         "--multirun": "--multirun",
@@ -52,6 +57,8 @@ def _flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
         "-h": "--help",
         "--cfg": "--cfg",
         "-c": "--cfg",
+        "--config-dir": "--config-dir",
+        "-cd": "--config-dir",
     }
     flags, overrides, rest = set(), [], list(arguments)
     while rest:
@@ -62,10 +69,17 @@ def _flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
         name, _, value = one.partition("=")
         if name not in known:
             raise UserError(
-                f"{one}: no such flag; train knows --cfg job, --dry-run, --multirun (settings are key=value)"
+                f"{one}: no such flag; train knows --cfg job, --config-dir DIR, --dry-run, --multirun "
+                "(settings are key=value)"
             )
-        if known[name] == "--cfg" and (value or (rest.pop(0) if rest else "")) != "job":
+        if known[name] in ("--cfg", "--config-dir"):
+            value = value or (rest.pop(0) if rest else "")
+        if known[name] == "--cfg" and value != "job":
             raise UserError("--cfg: must be followed by job")
+        if known[name] == "--config-dir":
+            if not value:
+                raise UserError("--config-dir: must be followed by a folder")
+            overrides.append(f"{FOLDERS}=[{quoted(value)}]")
         flags.add(known[name])
     return flags, overrides
 
@@ -84,19 +98,34 @@ def report(run: Path) -> int:
     return OK
 
 
-def data_check(manifest: Path, max_seconds: float) -> int:
-    """All problems of a manifest, of prompts or of pairs, or what is in it."""
+def data_check(manifests: Sequence[Path], max_seconds: float) -> int:
+    """All problems of manifests, of prompts or of pairs, or what is in them and what they share."""
+    from actors.overlap import File, overlaps
     from speech import pairs
-    from speech.manifest import read
+    from speech.manifest import Problem, read
+    from speech.problems import ManifestError, printable
 
-    form = pairs.form_of(manifest)
-    paired = pairs.read(manifest, max_seconds, deep=True) if form != "prompts" else []
-    rows = read(manifest, max_seconds, deep=True) if form == "prompts" else paired
-    types = Counter(row.task_type or "of no type" for row in rows)
-    told = ", ".join(f"{name} {count}" for name, count in sorted(types.items()))
-    print(f"{manifest}: {len(rows)} rows, no problem; {told}")
-    if form != "prompts":
-        print("\n".join(pairs.described(paired, form)))
+    problems: list[Problem] = []
+    files: dict[str, File] = {}
+    for manifest in manifests:
+        if printable(str(manifest)) in files:
+            raise UserError(f"{manifest}: must be named once")
+        form = pairs.form_of(manifest)
+        try:
+            paired = None if form == "prompts" else pairs.read(manifest, max_seconds, deep=True)
+            rows = paired or read(manifest, max_seconds, deep=True)
+        except ManifestError as error:
+            problems += error.problems
+            continue
+        types = Counter(row.task_type or "of no type" for row in rows)
+        told = ", ".join(f"{name} {count}" for name, count in sorted(types.items()))
+        told = printable(f"{manifest}: {len(rows)} rows, no problem; {told}")
+        print("\n".join([told, *(pairs.described(paired, form) if paired else ())]))
+        files[printable(str(manifest))] = manifest, rows
+    if problems:
+        raise ManifestError(problems)
+    for line in overlaps(files):
+        print(line)
     return OK
 
 

@@ -57,6 +57,7 @@ class HeldOut:
         JudgeOutage: too few verdicts to speak of a figure.
         """
         rows, folder = self._rows[split], self._run.path / "samples"
+        self._monitor.phase(f"read {split}")
         if split not in self._examples:
             self._examples[split] = await encode(self._fleet.rollout, self._manifest[split], rows)
         chosen = listened(rows) if split == "test" and when != "during" else []

@@ -22,18 +22,21 @@ from judge.api import Probed, limits_of, probed
 from judge.ledger import Header, Ledger
 from judge.limits import Limiter
 from judge.offline import Judges, Stopped, WorkerDied, api_judges, check_vetoes, local_judges, score_all
+from judge.panel import FLOOR, JUDGE
 from judge.replies import Item, Replies
 from judge.types import Judged, Missing, Scale, Scored
 from speech.manifest import ManifestError
 
 OK = 0
+BY_RULE = {FLOOR, f"{JUDGE}({FLOOR})"}  # who gave a score that no judge was asked for
 EVERY_S = 10.0  # between lines of progress
 NO_API = "no axis is judged by api: add judge=openai judge.api.base_url=URL judge.api.model=NAME"
 
 
 def probe(overrides: Sequence[str]) -> int:
     """What the API judge of these settings can do, on one line."""
-    found = probe_judge(load(list(overrides)).judge)
+    config = load(list(overrides))
+    found = probe_judge(config.judge, config.rollout.group_size)
     if found is None:
         raise UserError(f"judge probe: {NO_API}")
     print("\n".join(found.describe()))
@@ -53,7 +56,16 @@ def score(manifest: Path, to: Path, overrides: Sequence[str]) -> int:
             _complete(config, given, kept)
             ledger.write_table(to, ledger.rows(given.items, kept.entries))
             print("\n".join(_summary(to, given, kept)))
+            _must_have_scored([kept.entries[item.id].reward for item in given.items])
     return OK
+
+
+def _must_have_scored(verdicts: Sequence[Scored | Missing]) -> None:
+    """RunError: the judge gave no score, and why the first has none. A floor by a local rule is no score."""
+    missing = [verdict for verdict in verdicts if isinstance(verdict, Missing)]
+    if missing and all(isinstance(verdict, Missing) or verdict.judge in BY_RULE for verdict in verdicts):
+        why = f"{missing[0].kind}: {missing[0].reason}"
+        raise RunError(f"the judge scored none of {len(verdicts)}; the first is missing for {why}")
 
 
 def _complete(config: Config, given: Replies, kept: Ledger) -> None:
@@ -64,7 +76,7 @@ def _complete(config: Config, given: Replies, kept: Ledger) -> None:
     items = kept.open_items(given.items)
     if not items:
         return
-    found = probe_judge(config.judge)
+    found = probe_judge(config.judge, user_audio=any(item.user_audio for item in items))
     mode = found.mode if found is not None else None
     kept.belongs_to(Header(manifest=given.sha256, judge=settings, mode=mode))
     check_vetoes(config.judge, items)
@@ -102,7 +114,8 @@ def calibrate(path: Path, to: Path, kind: calibration.Kind | None, overrides: Se
         judged = [axis for axis, weight in judge.weights.items() if weight > 0]
         given = ratings.read(path, scale, judged, config.data.max_seconds)
         check_vetoes(judge, given.replies.items)
-        probed_judge = probe_judge(judge)
+        spoken = any(item.user_audio for item in given.replies.items)
+        probed_judge = probe_judge(judge, user_audio=spoken)
         try:
             first, second = asyncio.run(_twice(config, given.replies, probed_judge))
         except Stopped as error:
@@ -130,6 +143,8 @@ def calibrate(path: Path, to: Path, kind: calibration.Kind | None, overrides: Se
             calibration.save(to, maps, given.replies.sha256)
     told = f"{to} (use it with judge.api.calibration={to})" if maps else "nothing, no map helps"
     print(f"\nwritten: {told}" + (f"; {to} stays as it was" if not maps and to.exists() else ""))
+    if all(one.judge is None for one in found):
+        _must_have_scored([first[name].axes[axis] for axis, rated in given.of.items() for name in rated])
     return OK
 
 
@@ -221,15 +236,16 @@ def _judges(config: Config, given: Replies) -> Judges:
     )
 
 
-def probe_judge(config: JudgeConfig) -> Probed | None:
+def probe_judge(config: JudgeConfig, group_size: int = 1, *, user_audio: bool = True) -> Probed | None:
     """What the endpoints can do, asked before anything starts; None: no axis is judged by api.
 
-    UserError: one does not answer, or cannot do what the axes need, or the calibration is not for it.
+    ``group_size``, ``user_audio``: as in ``judge.api.probed``. UserError: one does not answer, or cannot do
+    what the axes need, or the calibration is not for it.
     """
     if not config.api_axes:
         return None
     try:
-        return asyncio.run(probed(config))
+        return asyncio.run(probed(config, group_size, user_audio=user_audio))
     except ValueError as error:
         raise UserError(f"judge.api: {error}") from error
 

@@ -3,6 +3,7 @@
 metrics.jsonl is written first; whatever is shown is a copy of it.
 """
 
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from report.records import Event
 
-QUIET_S = 10.0  # plain lines inside a phase are at least this far apart
+QUIET_S = 10.0  # longest silence where there is no live line
 SHOWN = ("reward/mean", "lambda", "rollout/heard_right", "loss/total", "rollout/tokens_per_s")
 
 
@@ -30,48 +31,51 @@ class Monitor:
     """
 
     def __init__(self, steps: int, console: Console | None = None, tensorboard: Path | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._console = console or Console(highlight=False)
         self._steps, self._now = steps, 0
         self._phase, self._done, self._total, self._tokens = "start", 0, 0, 0
         self._since = self._spoke = time.monotonic()
         self._last: Mapping[str, float] = {}
         self._times: list[float] = []
         self._live = (
-            Live(console=self._console, refresh_per_second=4, transient=True)
+            Live(console=self._console, refresh_per_second=4, transient=True, get_renderable=self._shown)
             if self._console.is_terminal
             else None
         )
+        self._ended = threading.Event()
+        self._beats = threading.Thread(target=self._break_silence, daemon=True, name="monitor")
         self._board = None if tensorboard is None else Board(tensorboard)
 
     def __enter__(self) -> "Monitor":
         if self._live is not None:
             self._live.start()
+        else:
+            self._beats.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         if self._live is not None:
             self._live.stop()
+        else:
+            self._beats.join()
         if self._board is not None:
             self._board.close()
 
     def say(self, text: str) -> None:
-        """One line that stays."""
-        self._console.print(Text(text))
+        """One line that stays; a terminal breaks it between words, a file not at all."""
+        self._spoke = time.monotonic()
+        self._console.print(Text(text), soft_wrap=not self._console.is_terminal)
 
     def phase(self, name: str, total: int = 0) -> None:
         """A phase begins; ``total``: how many things it has to do."""
         self._phase, self._done, self._total, self._tokens = name, 0, total, 0
         self._since = time.monotonic()
-        self._show()
 
     def tick(self, done: int, tokens: int) -> None:
         """That many more things are done, with that many tokens."""
         self._done += done
         self._tokens += tokens
-        if self._live is None and time.monotonic() - self._spoke > QUIET_S:
-            self.say(self._line())
-            self._spoke = time.monotonic()
-        self._show()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step is complete."""
@@ -89,7 +93,6 @@ class Monitor:
             f"step {step}/{self._steps}  {shown}  {metrics['time/step']:.1f} s ({times})  "
             f"left {_minutes(self._left())}"
         )
-        self._spoke = time.monotonic()
 
     def resume(self, step: int) -> None:
         """The run goes on after ``step``: what was shown of later steps is void."""
@@ -108,17 +111,21 @@ class Monitor:
         seconds = max(1e-9, time.monotonic() - self._since)
         counted = f" {self._done}/{self._total}" if self._total else ""
         rate = f" {self._tokens / seconds:.0f} tokens/s" if self._tokens else ""
-        return f"step {min(self._now + 1, self._steps)}/{self._steps}  {self._phase}{counted}{rate}"
+        step = f"step {min(self._now + 1, self._steps)}/{self._steps}"
+        return f"{step}  {self._phase}{counted}{rate}  since {seconds:.0f} s"
 
-    def _show(self) -> None:
-        if self._live is None:
-            return
+    def _break_silence(self) -> None:
+        while not self._ended.wait(QUIET_S / 10):
+            if time.monotonic() - self._spoke > QUIET_S:
+                self.say(self._line())
+
+    def _shown(self) -> Group:
         table = Table.grid(padding=(0, 2))
         values = [
             f"{name.removeprefix('rollout/')} {self._last[name]:.3g}" for name in SHOWN if name in self._last
         ]
         table.add_row(*values, f"left {_minutes(self._left())}" if self._times else "")
-        self._live.update(Group(Text(self._line(), style="bold"), table))
+        return Group(Text(self._line(), style="bold"), table)
 
 
 class Board:

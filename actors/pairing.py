@@ -36,7 +36,7 @@ from speech.audio import inside
 from speech.families.base import Family
 from speech.journal import Journal, Line
 from speech.layout import layout_of
-from speech.manifest import Cursor, ManifestError, read
+from speech.manifest import Cursor, ManifestError, asks_aloud, read
 from speech.pairs import PairRow, Provenance
 
 OK = 0
@@ -136,7 +136,9 @@ def _complete(work: Work, files: PairFiles, kept: Journal[Header, Outcome]) -> N
     todo = [row for row in work.rows if row.id not in kept.entries or kept.entries[row.id].again]
     if not todo:
         return
-    found = probe_judge(work.config.judge)
+    judge = work.config.judge
+    spoken = judge.holistic > 0 and asks_aloud(work.rows)
+    found = probe_judge(judge, work.config.rollout.group_size, user_audio=spoken)
     _belongs(kept, header.model_copy(update={"mode": found.mode if found is not None else None}))
     with resumable("pairs", kept.entries, len(work.rows), "prompts"):
         files.start()

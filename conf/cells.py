@@ -6,6 +6,7 @@ from pathlib import Path
 
 from conf.load import load
 from conf.messages import ConfigError, shown
+from conf.overrides import quoted
 from conf.schema import Config
 from conf.study import MAIN, UNTRAINED, StudyConfig, StudyError
 
@@ -80,8 +81,13 @@ def _planned(
     _check_own(study, changes)
     named = [(change, change.partition("=@")) for change in changes]
     needs = {name: _prepared(study, to, name, seed) for _, (_, at, name) in named if at}
-    settled = [f"{key}={quoted(needs[name].file)}" if at else change for change, (key, at, name) in named]
-    root, name = quoted(to / "runs"), f"{method}-seed{seed}" if arm == MAIN else f"{arm}-{method}-seed{seed}"
+    settled = [
+        f"{key}={quoted(str(needs[name].file))}" if at else change for change, (key, at, name) in named
+    ]
+    root, name = (
+        quoted(str(to / "runs")),
+        f"{method}-seed{seed}" if arm == MAIN else f"{arm}-{method}-seed{seed}",
+    )
     overrides = (*settled, f"run.root={root}", f"run.name={name}", f"run.seed={seed}")
     # Seeds differ in nothing else, and to compose the settings takes its time.
     alike = (*settled, str(seed)) if any("${" in change for change in settled) else tuple(settled)
@@ -120,9 +126,3 @@ def _prepared(study: StudyConfig, to: Path, name: str, seed: int) -> Prepared:
     chosen = f"run.seed={study.seeds[0] if each == 'study' else seed}"
     arguments = (command.verb, "--to", str(file), *study.common, *command.arguments, chosen)
     return Prepared(name=made, file=file, arguments=arguments, minutes=command.minutes)
-
-
-def quoted(path: Path) -> str:
-    """A path as a value in Hydra's grammar, whatever is in it."""
-    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"

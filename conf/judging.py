@@ -38,11 +38,14 @@ TAKEN = frozenset(
 class AsrConfig(EndpointConfig):
     """The recogniser: who writes down what is heard."""
 
-    by: Literal["pocketsphinx", "whisper", "faster_whisper", "endpoint"] = "pocketsphinx"
-    """``whisper``: a Hugging Face folder; ``faster_whisper``: a CTranslate2 folder; ``endpoint``: an
-    OpenAI-compatible /audio/transcriptions, one reply at a time per judge worker."""
+    by: Literal["pocketsphinx", "whisper", "faster_whisper", "endpoint"] = "faster_whisper"
+    """``faster_whisper``: Whisper tiny.en, which is installed with WavGate, or a CTranslate2 folder;
+    ``whisper``: a Hugging Face folder; ``endpoint``: an OpenAI-compatible /audio/transcriptions, one reply at
+    a time per judge worker; ``pocketsphinx``: small and quick, for few words that are known (``model=tiny``
+    on ``data=tiny``)."""
     path: Path | None = None
-    """Folder of the weights of whisper and faster_whisper; nothing is ever downloaded."""
+    """Folder of the weights of whisper and faster_whisper; not set: the installed tiny.en of
+    faster_whisper. Nothing is ever downloaded."""
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = "en"
     """Of the replies, as whisper and the endpoint are told; answers are checked in English words alone."""
     language_model: Path | None = None
@@ -54,8 +57,13 @@ class AsrConfig(EndpointConfig):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.by in ("whisper", "faster_whisper") and self.path is None:
-            raise ValueError(f"path must be a folder of weights when by={self.by}: got nothing")
+        if self.by == "whisper" and self.path is None:
+            raise ValueError("path must be a folder of weights when by=whisper: got nothing")
+        if self.by == "faster_whisper" and self.path is None and self.language != "en":
+            raise ValueError(
+                "path must be a folder of weights for a language other than English, which is all that the"
+                f" installed Whisper tiny.en knows, when language={self.language}: got nothing"
+            )
         absent = self.missing() if self.by == "endpoint" else None
         if absent is not None:
             raise ValueError(f"{absent} must be set when by=endpoint: got nothing")

@@ -63,9 +63,9 @@ ITEMS: dict[str, FieldInfo] = dict(_items(Config))
 GROUPS: dict[str, list[str]] = {
     folder.name: sorted(option.stem for option in folder.glob("*.yaml"))
     for folder in sorted(FOLDER.iterdir())
-    if folder.is_dir() and any(folder.glob("*.yaml"))
+    if folder.is_dir() and not folder.name.startswith("_") and any(folder.glob("*.yaml"))
 }
-"""Config group -> its options."""
+"""Config group -> its options. A folder with ``_`` before its name is composed and cannot be chosen."""
 
 
 def unindexed(key: str) -> str:

@@ -18,22 +18,34 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
 
+from conf.groups import as_options, folder_problems, is_file, options
 from conf.keys import DEFAULTS, FOLDER, GROUPS, KEYS
-from conf.messages import ConfigError, schema_problems, shown, unknown, value_problems
+from conf.messages import (
+    EMPTY,
+    ConfigError,
+    composition_problem,
+    schema_problems,
+    shown,
+    unknown,
+    value_problems,
+)
+from conf.overrides import FOLDERS, RESUME, folders_of, parsed, quoted, sweep, takes_path, takes_text
 from conf.schema import Config
 
 __all__ = ["ROOT", "ConfigError", "dump", "load", "read", "sweep"]
 
 ROOT = FOLDER.parent
 """The project's folder: ``examples/...`` is found from anywhere."""
+
+DEFAULT_MODEL = "tiny"
+"""The model where none is chosen."""
 
 WRITTEN = {"run.root", "judge.api.cache", "judge.second.cache"}
 """Paths of what a run writes: never below the project's folder by accident."""
@@ -46,14 +58,20 @@ def load(overrides: list[str], config_name: str = "train") -> Config:
         ConfigError: everything that is wrong with it.
     """
     problems: list[str] = []
-    parsed = list(_parsed(overrides, problems))
-    resumed = [override for override in parsed if override.key_or_group == "resume"]
+    given = list(parsed(overrides, problems))
+    resumed = [override for override in given if override.key_or_group == RESUME]
     base = _saved(resumed[-1], problems) if resumed else None
-    known = [o for o in parsed if o not in resumed and _is_known(o, problems, resumes=bool(resumed))]
+    folders = folders_of(iter(given))
+    problems += folder_problems(folders)
+    if folders and problems:
+        raise ConfigError(problems)  # Hydra would warn of a folder that is not there, and go on
+    settings = [one for one in given if one.key_or_group not in (RESUME, FOLDERS)]
+    known = [one for one in settings if _is_known(one, problems, folders, resumes=bool(resumed))]
+    problems += _family_without_preset(known) if base is None else []
     try:
-        raw = _composed(known, config_name, base)
+        raw = _composed(known, config_name, base, folders)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError([*problems, f"{config_name}: {shown(error)}"]) from None
+        raise ConfigError([*problems, composition_problem(error, config_name)]) from None
     return _checked(raw, problems)
 
 
@@ -67,47 +85,25 @@ def dump(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
 
 
-def sweep(overrides: list[str]) -> list[list[str]]:
-    """One list of overrides per combination of the comma lists and ranges in ``overrides``."""
-    problems: list[str] = []
-    combinations: list[list[str]] = [[]]
-    for override in _parsed(overrides, problems):
-        choices = [str(override.input_line)]
-        if override.is_sweep_override():
-            choices = [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
-        combinations = [[*earlier, choice] for earlier in combinations for choice in choices]
-    if problems:
-        raise ConfigError(problems)
-    return combinations
-
-
-def _parsed(overrides: list[str], problems: list[str]) -> Iterator[Override]:
-    parser = OverridesParser.create()
-    for line in overrides:
-        try:
-            yield parser.parse_override(line)
-        except HydraException:
-            problems.append(f"override: must read key=value in Hydra's grammar (got {shown(line)})")
-
-
-def _is_known(override: Override, problems: list[str], *, resumes: bool) -> bool:
+def _is_known(override: Override, problems: list[str], folders: list[Path], *, resumes: bool) -> bool:
     """Whether the schema or a group has the key and option; adds the problem otherwise."""
     key = override.key_or_group
     if override.is_delete():
         problem = f"{key}: must be set to a value, not deleted (got {shown(override.input_line)})"
     elif override.is_sweep_override():
-        problem = f"{key}: a list of choices needs --multirun (got {shown(override.input_line)})"
+        hint = f"; a comma in one value: {key}='\"...\"'" if takes_text(key) else ""
+        problem = f"{key}: a list of choices needs --multirun{hint} (got {shown(override.input_line)})"
     elif key in GROUPS and override.package is None:
-        option = override.get_value_element_as_str()
-        if option in GROUPS[key] and not resumes:
+        option = str(override.value())
+        rule = _option_rule(key, option, folders) if not resumes else "cannot change in a resumed run"
+        if rule is None:
             return True
-        rule = "cannot change in a resumed run" if resumes else f"must be one of {', '.join(GROUPS[key])}"
         problem = f"{key}: {rule} (got {shown(option)})"
     elif resumes and key in ("run.name", "run.root"):
         problem = f"{key}: a resumed run goes on in its own folder (got {shown(override.value())})"
     elif key not in KEYS:
         problem = unknown(key, override.get_value_element_as_str())
-    elif "${oc." in str(override.input_line):
+    elif "${oc." in str(override.input_line) and not takes_path(key):
         problem = f"{key}: must be the NAME of an environment variable, its value would be written to disk"
     else:
         return True
@@ -115,14 +111,33 @@ def _is_known(override: Override, problems: list[str], *, resumes: bool) -> bool
     return False
 
 
-def _composed(overrides: list[Override], config_name: str, base: dict[str, Any] | None) -> dict[str, Any]:
+def _family_without_preset(overrides: list[Override]) -> list[str]:
+    """A family that is set beside another model's preset would learn at that one's rate."""
+    said = {override.key_or_group: str(override.value()) for override in overrides}
+    family, model = said.get("model.family"), said.get("model", DEFAULT_MODEL)
+    if family is None or family == model or not {family, model} <= {*GROUPS["model"]}:
+        return []
+    return [f"model.family: must come with its preset, model={family} (got {family} beside model={model})"]
+
+
+def _option_rule(group: str, option: str, folders: list[Path]) -> str | None:
+    """What an option of a group must be; None where it is."""
+    if is_file(option):
+        file = Path(option).expanduser()
+        return None if file.is_file() and file.suffix == ".yaml" else "must be a .yaml file that exists"
+    known = options(group, folders)
+    return None if option in known else f"must be one of {', '.join(known)}"
+
+
+def _composed(
+    overrides: list[Override], config_name: str, base: dict[str, Any] | None, folders: list[Path]
+) -> dict[str, Any]:
     """Schema defaults, then the YAML files (or a run's own), then the overrides; interpolations resolved."""
     merged = OmegaConf.create({})
     for key, value in DEFAULTS.items():
         OmegaConf.update(merged, key, value)
     if base is None:
-        with initialize_config_dir(config_dir=str(FOLDER), version_base="1.3"):
-            composed = compose(config_name, overrides=[_forced(override) for override in overrides])
+        composed = _from_files(overrides, config_name, folders)
         merged.merge_with(composed)
         for key in _unset(OmegaConf.to_container(composed, resolve=False)):
             OmegaConf.update(merged, key, "???")  # a file that says so takes the schema's default away
@@ -135,6 +150,22 @@ def _composed(overrides: list[Override], config_name: str, base: dict[str, Any] 
     return {str(key): value for key, value in raw.items()}
 
 
+def _from_files(overrides: list[Override], config_name: str, folders: list[Path]) -> DictConfig:
+    """What Hydra makes of the project's YAML, the user's own and the overrides."""
+    files = {
+        one.key_or_group: Path(str(one.value())).expanduser().absolute()
+        for one in overrides
+        if one.key_or_group in GROUPS and is_file(str(one.value()))
+    }
+    with (
+        as_options(files) as (made, names),
+        initialize_config_dir(config_dir=str(FOLDER), version_base="1.3"),
+    ):
+        places = [quoted(f"file://{folder}") for folder in (*folders, *([made] if files else []))]
+        lines = [f"{FOLDERS}=[{','.join(places)}]"] if places else []
+        return compose(config_name, overrides=lines + [_forced(one, names) for one in overrides])
+
+
 def _unset(node: Any, prefix: str = "") -> Iterator[str]:
     for name, value in node.items():
         if isinstance(value, dict):
@@ -143,13 +174,17 @@ def _unset(node: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def _forced(override: Override) -> str:
-    """Set a schema key whether or not a YAML file mentions it."""
-    prefix = "" if override.key_or_group in GROUPS else "++"
-    return f"{prefix}{override.key_or_group}={override.get_value_element_as_str()}"
+def _forced(override: Override, names: dict[str, str]) -> str:
+    """Set a schema key whether or not a YAML file mentions it; ``names``: the options that are files."""
+    key = override.key_or_group
+    if key in names:
+        return f"{key}={names[key]}"
+    return f"{'' if key in GROUPS else '++'}{key}={override.get_value_element_as_str()}"
 
 
 def _saved(resume: Override, problems: list[str]) -> dict[str, Any]:
+    if not str(resume.value() or "").strip():
+        raise ConfigError([*problems, f"resume: {EMPTY} (got nothing)"])
     run = Path(str(resume.value())).expanduser().absolute()
     if not (run / "config.yaml").is_file():
         problem = f"resume: must be a run directory with a config.yaml (got {shown(run)})"
@@ -170,10 +205,10 @@ def _plain(path: Path) -> dict[str, Any]:
 
 
 def _rename(judge: Any) -> None:
-    """Runs of older versions have the recogniser's files beside the judge's other settings."""
+    """Runs of older versions have the files of pocketsphinx, the one recogniser then, beside the rest."""
     old = [name for name in ("language_model", "dictionary") if isinstance(judge, dict) and name in judge]
     for name in old:
-        judge.setdefault("asr", {})[name] = judge.pop(name)
+        judge.setdefault("asr", {"by": "pocketsphinx"})[name] = judge.pop(name)
 
 
 def _checked(raw: dict[str, Any], problems: list[str]) -> Config:

@@ -16,6 +16,8 @@ SECRET = re.compile(
     r"\b(sk|pk|rk)-[\w-]{8,}|\b(hf|ghp|gho|ghs|glpat|xox[abp])[_-][\w-]{8,}|\bAKIA\w{12,}"
     r"|\beyJ[\w-]{10,}\.[\w.-]+|\b(?=\w*\d)(?=\w*[A-Za-z])[A-Za-z0-9]{32,}\b"
 )
+EMPTY = "must not be empty: is a variable of the shell not set?"
+MAY_BE_EMPTY = ("model.system",)
 LONGEST = 80  # characters of a value in a message
 
 
@@ -41,7 +43,7 @@ def unknown(key: str, value: Any) -> str:
 
 
 def value_problems(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """What pydantic lets through or cannot name: secrets, ``???``, NaN and infinity, true for 1."""
+    """What pydantic lets through or cannot name: secrets, ``???``, nothing, NaN and infinity, true for 1."""
     for name, value in raw.items():
         key = f"{prefix}{name}"
         leaf = LEAVES.get(key) or ITEMS.get(unindexed(key))
@@ -51,6 +53,8 @@ def value_problems(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from value_problems({str(index): item for index, item in enumerate(value)}, f"{key}.")
         elif isinstance(value, str) and (SECRET.search if name == "base_url" else SECRET.fullmatch)(value):
             yield f"{key}: must be the NAME of an environment variable, never a secret (got {shown(value)})"
+        elif isinstance(value, str) and not value.strip() and key not in MAY_BE_EMPTY:
+            yield f"{key}: {EMPTY} (got nothing)"
         elif value == "???":
             yield f"{key}: must be set: {leaf.description if leaf else 'it has no default'}"
         elif isinstance(value, float) and not math.isfinite(value):
@@ -73,6 +77,13 @@ def schema_problems(error: ValidationError) -> Iterator[str]:
             rule = re.sub(r"^Input is not a valid path.*", "must be a path", one["msg"])
             rule = re.sub(r"^(Input|String|Value) should", "must", rule)
             yield f"{key}: {re.split(', (unable to|got) ', rule)[0]} (got {shown(value)})"
+
+
+def composition_problem(error: Exception, file: str) -> str:
+    """What Hydra or OmegaConf says, under the key that it is about."""
+    key = getattr(error, "full_key", None) or file
+    unset = re.search(r"Environment variable '(\w+)' not found", str(error))
+    return f"{key}: " + (f"the environment variable {unset[1]} is not set" if unset else shown(error))
 
 
 def _across_fields(section: str, text: str) -> str:

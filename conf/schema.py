@@ -2,9 +2,10 @@
 
 Hydra composes YAML; this schema checks it. Unknown keys, out-of-range values and contradictions are
 refused before anything starts, each with the rule and the value. No secret is a value here: settings
-hold the *name* of an environment variable. Under 80 leaves beside those of endpoints (``judge.api``,
-``judge.second``, the two ``judge.*_by``), of the recogniser (``judge.asr``) and of the objective
-(``algo``); the judges' are in conf/judging.py, the objective's in conf/algorithm.py.
+hold the *name* of an environment variable. The defaults are those of a model that is in use; what the
+embedded one wants instead is in conf/model/tiny.yaml. Under 80 leaves beside those of endpoints
+(``judge.api``, ``judge.second``, the two ``judge.*_by``), of the recogniser (``judge.asr``) and of the
+objective (``algo``); the judges' are in conf/judging.py, the objective's in conf/algorithm.py.
 """
 
 from pathlib import Path
@@ -24,7 +25,7 @@ class RunConfig(Strict):
     """Folder name below ``root``."""
     root: Path = Path("runs")
     """Where run directories live. On a cluster: a file system that every node shares."""
-    steps: Positive = 60
+    steps: Positive = 400
     """Optimiser steps."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides prompts, their order and every sampled reply."""
@@ -32,9 +33,9 @@ class RunConfig(Strict):
     """A run directory to go on from: its latest valid checkpoint."""
     staleness: Annotated[int, Field(ge=0, le=1)] = 0
     """S: 0 generates and learns in turn (exactly on-policy); 1 generates the next batch meanwhile."""
-    eval_every: Annotated[int, Field(ge=0)] = 20
+    eval_every: Annotated[int, Field(ge=0)] = 50
     """Steps between held-out evaluations (greedy); before and after always. 0: only before and after."""
-    checkpoint_every: Annotated[int, Field(ge=0)] = 20
+    checkpoint_every: Annotated[int, Field(ge=0)] = 50
     """Steps between checkpoints; one at the end always. 0: only at the end."""
     keep_checkpoints: Positive = 2
     """How many checkpoints stay on disk."""
@@ -49,7 +50,7 @@ class ModelConfig(Strict):
     """A local Hugging Face folder with safetensors weights."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of engine and learner; master weights and optimiser stay float32."""
-    max_length: Positive = 512
+    max_length: Positive = 2048
     """Longest prompt + reply in tokens."""
     codec: Path | None = None
     """Local folder of the speech codec; none: the one that the checkpoint's own folder holds or names."""
@@ -95,15 +96,16 @@ class RolloutConfig(Strict):
     """The learner's log-probs are taken at the same temperature."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Only 1: the log-probs of a nucleus need the kept set, which the learner does not have."""
-    max_new_tokens: Positive = 160
-    """Token budget of a reply; a reply that uses it up is flagged as truncated."""
+    max_new_tokens: Positive = 768
+    """Token budget of a reply; a reply that uses it up is flagged as truncated. Each family's preset has one
+    for 30 s of speech, in its own codes per second and streams."""
     grammar: bool = False
     """Mask the logits so that replies cannot break the family's grammar; the learner masks alike."""
     max_num_seqs: Positive = 128
     """Replies an engine decodes together."""
     kv_cache_mb: Positive = 64
     """KV cache of one engine on CPU, in MiB (on GPU the engine takes ``cluster.gpu_memory``)."""
-    deadline_s: Seconds = 300.0
+    deadline_s: Seconds = 900.0
     """A step's generation must finish within this; then the worker is replaced and the rest sampled again."""
 
     @model_validator(mode="after")
@@ -120,9 +122,9 @@ class LearnerConfig(Strict):
 
     ranks: Positive = 2
     """FSDP ranks."""
-    lr: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 3e-4
-    """Peak learning rate."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    lr: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1e-6
+    """Peak learning rate: the paper's for models of some billion parameters; ``model=tiny`` has 3e-4."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
     """Linear warm-up, then constant."""
     weight_decay: NonNegative = 0.0
     """AdamW's decoupled decay."""
@@ -132,13 +134,13 @@ class LearnerConfig(Strict):
     """Largest global gradient norm."""
     anchors_per_step: Positive = 64
     """Reference replies in a step's SFT term: those of the step's prompts first, then further rows."""
-    tokens_per_microbatch: Positive = 4096
+    tokens_per_microbatch: Positive = 8192
     """Token budget of one packed forward pass on one rank."""
     logprob_chunk: Positive = 512
     """Positions whose logits exist at the same time."""
-    activation_checkpointing: bool = False
-    """Recompute layer activations in the backward pass."""
-    timeout_s: Seconds = 120.0
+    activation_checkpointing: bool = True
+    """Recompute layer activations in the backward pass: a third more work, a fraction of the memory."""
+    timeout_s: Seconds = 600.0
     """Longest wait for another rank."""
 
 
@@ -217,6 +219,13 @@ class Config(Strict):
         )
 
     @model_validator(mode="after")
+    def _stage_has_an_end(self) -> Self:
+        if self.algo.mix == "two_stage" and self.algo.sft_steps is None:
+            algo = self.algo.model_copy(update={"sft_steps": max(1, self.run.steps // 2)})
+            object.__setattr__(self, "algo", algo)  # frozen, and the one default that rests on a section
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.rollout.max_new_tokens >= self.model.max_length:
             raise ValueError(
@@ -250,7 +259,7 @@ class Config(Strict):
                 "data.pairs must name a manifest of pairs (`wavgate pairs` makes one) when algo.loss=dpo:"
                 " got nothing"
             )
-        if algo.mix == "two_stage" and algo.sft_steps >= self.run.steps:
+        if algo.mix == "two_stage" and (algo.sft_steps or 0) >= self.run.steps:
             raise ValueError(
                 f"algo.sft_steps must be below run.steps={self.run.steps}, or the second stage never begins:"
                 f" got {algo.sft_steps}"

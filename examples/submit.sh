@@ -9,5 +9,5 @@ export RAY_AUTH_MODE=token RAY_ADDRESS="${RAY_ADDRESS:-http://127.0.0.1:8265}"
 PATH="$PWD/.venv/bin:$PATH"
 
 exec ray job submit --working-dir . \
-    --runtime-env-json '{"excludes": [".git", ".venv", "runs", "tests", "docs"], "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "600"}}' \
+    --runtime-env-json '{"excludes": [".git", ".venv*", "runs", "tests", "docs"], "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "600"}}' \
     -- python -m actors.driver "$@"

@@ -174,7 +174,7 @@ def files_of(config: JudgeConfig) -> dict[str, Path]:
     if asr.by == "pocketsphinx":
         named = {"asr.language_model": asr.language_model, "asr.dictionary": asr.dictionary}
     elif asr.by != "endpoint":
-        named = {"asr.path": asr.path}
+        named = {"asr.path": asr.path}  # none: the installed one, which judge/installed.py checks
     for index, plugin in enumerate(config.plugins):
         named |= {f"plugins.{index}.path": plugin.path, f"plugins.{index}.reference": plugin.reference}
     return {name: path for name, path in named.items() if path is not None}

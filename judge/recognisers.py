@@ -9,6 +9,7 @@ from conf.judging import AsrConfig
 from judge.asr import Recogniser
 from judge.ear import Listener
 from judge.endpoint import endpoint_of
+from judge.installed import tiny_en
 from judge.transcription import Transcriber
 
 
@@ -23,8 +24,9 @@ def recogniser_from(config: AsrConfig, root: Path) -> Listener:
             return Recogniser(model, words)
         case "endpoint":
             return Transcriber(endpoint_of(config), config.language)
-    assert config.path is not None, "the config demands a path"
     from judge import whisper
 
-    kind = whisper.Whisper if config.by == "whisper" else whisper.FasterWhisper
-    return kind(root / config.path, config.language)
+    if config.by == "faster_whisper":
+        return whisper.FasterWhisper(root / config.path if config.path else tiny_en(), config.language)
+    assert config.path is not None, "the config demands a path"
+    return whisper.Whisper(root / config.path, config.language)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge import measure
+from judge.installed import HOW
 from speech.audio import resample
 from speech.checkpoint import shapes
 
@@ -19,6 +20,7 @@ Wave = NDArray[np.float32]
 
 SAMPLE_RATE = 16_000
 WINDOW = 30.0  # seconds that the encoder takes
+ON_CPU: dict[str, Any] = {"device": "cpu", "compute_type": "int8", "cpu_threads": 1, "num_workers": 1}
 SEAM = 5.0  # seconds at a window's end in which the quietest place is looked for
 
 
@@ -82,7 +84,8 @@ class Whisper:
 class FasterWhisper:
     """A CTranslate2 folder, heard with faster-whisper.
 
-    Its model.bin is CTranslate2's own format and not a pickle: it is parsed, and holds no code.
+    Its model.bin is CTranslate2's own format and not a pickle: it is parsed, and holds no code. On the CPU,
+    one thread, 8-bit weights: judges work beside engines and learner, and there are several.
 
     Example:
         listener = FasterWhisper(Path("weights/whisper-small-ct2"), "en")
@@ -94,13 +97,13 @@ class FasterWhisper:
             from faster_whisper import WhisperModel
         except ImportError as missing:
             raise ValueError(
-                "judge.asr.by=faster_whisper needs faster-whisper: pip install faster-whisper"
+                f"judge.asr.by=faster_whisper needs the package faster-whisper: {HOW}"
             ) from missing
         for name in ("model.bin", "config.json", "tokenizer.json"):  # without the last it would download one
             if not (path / name).is_file():
                 raise ValueError(f"{path}: a CTranslate2 checkpoint must hold {name}")
         try:
-            self._model = WhisperModel(str(path), local_files_only=True)
+            self._model = WhisperModel(str(path), **ON_CPU, local_files_only=True)
         except (RuntimeError, ValueError) as broken:
             raise ValueError(f"{path}: must be a CTranslate2 checkpoint: {broken}") from broken
         self._language = language

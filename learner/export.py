@@ -7,9 +7,7 @@ names, shapes and dtypes; tensors that the learner does not hold (encoders, froz
 those that the umask gives.
 """
 
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors import safe_open
@@ -19,8 +17,9 @@ from torch import Tensor
 from learner.model import Policy, whole
 from learner.ranks import barrier
 from rollout.language_model import checkpoint_layout, together
-from speech.checkpoint import is_stale, weight_files
+from speech.checkpoint import STEP, is_stale, weight_files
 from speech.families.base import Family
+from speech.files import copy_contents
 
 LEFT_OUT = (".cache", ".git")  # what a download or a clone keeps beside its files, weights among it
 
@@ -35,13 +34,18 @@ def engine_tensors(policy: Policy, family: Family) -> Iterator[tuple[str, Tensor
         yield name, together(family.names, name, lambda part: whole(state[part]))
 
 
-def export(policy: Policy, family: Family, target: Path, *, rank: int) -> None:
+def export(policy: Policy, family: Family, target: Path, *, rank: int, step: int = 0) -> None:
     """Write the policy to ``target`` in the layout of the family's folder. Collective; rank 0 writes, one
-    weight file in memory at a time.
+    weight file in memory at a time. ``step``: of the run, kept beside the weights.
 
     ValueError: ``target`` is not empty, or the folder holds a tensor that the policy does not have.
     """
     source = family.path
+
+    def wanted(path: Path) -> bool:
+        stale = path.parent == source and is_stale(path.name)
+        return not (stale or path in files or path.name in LEFT_OUT)
+
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"export needs an empty folder: {target} is not")
     barrier()  # everyone has looked before rank 0 writes
@@ -60,11 +64,11 @@ def export(policy: Policy, family: Family, target: Path, *, rank: int) -> None:
                 if rank == 0:
                     before = stored.get_tensor(name)
                     tensors[name] = before if value is None else value.to(before.dtype).contiguous()
-            metadata = stored.metadata() or {"format": "pt"}
+            metadata = {**(stored.metadata() or {"format": "pt"}), STEP: str(step)}
         if rank == 0:
             _save(tensors, target / file.name, metadata)
     if rank == 0:  # last: nobody waits in a gather while gigabytes of encoders are copied
-        _copy_rest(source, target, files)
+        copy_contents(source, target, wanted)
 
 
 def _save(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
@@ -73,14 +77,3 @@ def _save(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]
     mode = file.stat().st_mode
     save_file(dict(tensors), file, metadata=dict(metadata))
     file.chmod(mode)
-
-
-def _copy_rest(source: Path, target: Path, written: Sequence[Path]) -> None:
-    """Contents, not modes or links: who may read the source, a cache perhaps, is the source's business."""
-    for folder, folders, files in os.walk(source, followlinks=True):
-        folders[:] = [name for name in folders if name not in LEFT_OUT]
-        here = Path(folder)
-        (target / here.relative_to(source)).mkdir(exist_ok=True)
-        for name in files:
-            if here / name not in written and not (here == source and is_stale(name)):
-                shutil.copyfile(here / name, target / here.relative_to(source) / name)

@@ -185,7 +185,7 @@ class Learner:
 
     def export(self, directory: Path) -> None:
         """Hugging Face folder like the start checkpoint's. Collective."""
-        exporting.export(self.policy, self.family, Path(directory), rank=self._rank)
+        exporting.export(self.policy, self.family, Path(directory), rank=self._rank, step=self._version)
 
     def save(self, directory: Path) -> None:
         """Everything that the next step depends on, as safetensors, into an empty folder. Collective."""

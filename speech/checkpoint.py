@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+STEP = "wavgate_step"  # in the metadata of exported weights
 LAYER = re.compile(r"\blayers\.(\d+)\.")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 OWN_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|adapter_model\.safetensors")
@@ -107,6 +108,13 @@ def headers(path: Path) -> dict[str, Header]:
         rule = f"names {len(lacking)} tensors that its files do not hold"
         raise ValueError(f"{path / INDEX}: {rule}: {', '.join(lacking[:3])}")
     return found
+
+
+def step_of(path: Path) -> int:
+    """The step at which a run exported these weights; 0: none did."""
+    with safe_open(str(weight_files(path)[0]), framework="numpy") as stored:
+        told = (stored.metadata() or {}).get(STEP, "0")
+    return int(told) if told.isdecimal() else 0
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -1,9 +1,11 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, with the modes that the umask gives."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
@@ -16,7 +18,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with replacing(run / "study.png") as unfinished:
             picture.save(unfinished)
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.{uuid4().hex}")  # machines that share a disk share process ids
     try:
         yield unfinished
         unfinished.replace(path)
@@ -28,3 +30,17 @@ def write_whole(path: Path, text: str) -> None:
     """The text as the file. OSError: as ``replacing``."""
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def copy_contents(source: Path, target: Path, wanted: Callable[[Path], bool]) -> None:
+    """The files below ``source`` whose paths, and whose folders' paths, are ``wanted``, into ``target``.
+
+    Contents, not modes or links: who may read the source is the source's business.
+    """
+    for folder, folders, files in os.walk(source, followlinks=True):
+        here = Path(folder)
+        folders[:] = [name for name in folders if wanted(here / name)]
+        (target / here.relative_to(source)).mkdir(parents=True, exist_ok=True)
+        for name in files:
+            if wanted(here / name):
+                shutil.copyfile(here / name, target / here.relative_to(source) / name)

@@ -10,6 +10,7 @@ os.environ.update(
     WAVGATE_CACHE="off",
 )
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ hypothesis.settings.load_profile("wavgate")
 torch.set_num_threads(1)
 
 
+DATA = Path(__file__).parent.parent / "examples" / "tiny_world" / "data"
 CLUSTERS = {
     "test_api_judge",
     "test_bench_judge",
@@ -45,6 +47,7 @@ ENGINES = {
     "test_features_learner",
     "test_features_vllm",
     "test_learner_step",
+    "test_pool",
     "test_rollout_vllm",
     "test_rollout_worker",
     "test_secrets",
@@ -98,3 +101,14 @@ def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.fixtures import write_micro_checkpoint  # here: most tests need no transformers
 
     return write_micro_checkpoint(tmp_path_factory.mktemp("micro") / "base")
+
+
+@pytest.fixture(scope="session")
+def short_world(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides that replace the tiny world's data by a few rows of it. Do not write into their folder."""
+    folder = tmp_path_factory.mktemp("world")
+    shutil.copytree(DATA / "bank", folder / "bank")
+    for split, count in (("train", 40), ("validation", 3), ("test", 6)):
+        rows = (DATA / f"{split}.jsonl").read_text().splitlines()
+        (folder / f"{split}.jsonl").write_text("\n".join(rows[:: len(rows) // count][:count]) + "\n")
+    return [f"data.{split}={folder / split}.jsonl" for split in ("train", "validation", "test")]

@@ -17,7 +17,7 @@ from speech.codecs.mel import MelCodec
 WORLD = Path(__file__).parents[1] / "examples" / "tiny_world"
 RATE = 16_000
 SCALE = Scale(1.0, 5.0)
-CONFIG = JudgeConfig(asr=AsrConfig(language_model=Path("asr.arpa"), dictionary=Path("asr.dict")))
+CONFIG = JudgeConfig(asr=AsrConfig(by="pocketsphinx", language_model=Path("asr.arpa"), dictionary=Path("asr.dict")))
 
 REPLIES = {  # reply -> its task
     "the answer is twelve": ("final", "twelve"),

@@ -53,6 +53,8 @@ def config(
             "rollout": {"max_new_tokens": 64, **(rollout or {})},
             "algo": algo or {},
             "learner": {
+                "lr": 3e-4,
+                "activation_checkpointing": False,
                 "clip": 1e9,
                 "warmup_steps": 0,
                 "tokens_per_microbatch": 256,

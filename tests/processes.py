@@ -126,6 +126,6 @@ def _status(process: psutil.Process) -> str:
 
 def _command(process: psutil.Process) -> str:
     try:
-        return " ".join(process.cmdline())[:200] or str(process.name())
+        return " ".join(" ".join(process.cmdline()).split())[:200] or str(process.name())
     except psutil.NoSuchProcess:
         return "(gone)"

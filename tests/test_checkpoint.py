@@ -13,7 +13,6 @@ import pytest
 from actors import checkpoint, commands
 from actors.checkpoint import DriverState
 from actors.cli import main
-from actors.cluster import keep_logs
 from actors.errors import RunError, UserError
 
 
@@ -149,18 +148,3 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before_and_nothing_of
     monkeypatch.setattr(commands, "train", train)
     assert main(["train"]) == 1
     assert capsys.readouterr().err.startswith("stopped: a file: No space left on device: make room")
-
-
-def test_rays_logs_are_as_open_as_the_run_they_are_kept_in(tmp_path: Path) -> None:
-    source, run = tmp_path / "session" / "logs", tmp_path / "run"
-    (source / "old").mkdir(parents=True)
-    (source / "deep").mkdir()
-    (source / "deep" / "raylet.out").write_text("x")
-    for path in source.rglob("*"):
-        path.chmod(0o777)
-    source.chmod(0o777)
-    run.mkdir(mode=0o700)
-    keep_logs(source, run / "infra")
-    modes = {path.name: path.stat().st_mode & 0o777 for path in (run / "infra", *(run / "infra").rglob("*"))}
-    assert modes.keys() == {"infra", "deep", "raylet.out"}
-    assert modes["infra"] == modes["deep"] == 0o700 and modes["raylet.out"] & 0o022 == 0

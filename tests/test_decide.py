@@ -46,6 +46,7 @@ def settings(**algo: Any) -> Config:
             "run": {"name": "test"},
             "model": {"path": "x", "max_length": 512},
             "data": {"train": "x", "validation": "x", "test": "x"},
+            "rollout": {"max_new_tokens": 160},
             "judge": {"semantic": 1.0, "acoustic": 0.0},
             "algo": algo,
         }

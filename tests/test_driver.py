@@ -1,6 +1,6 @@
 """One real run of the whole loop on the tiny world, and what must be true of it: vLLM, two ranks, judges, files.
 
-Three processes: a run of four steps; the same run cut at step two and resumed; its first step with two engines.
+Two processes: a run of four steps; the same run cut at step two and resumed, with two engines instead of one.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import psutil
 import pytest
@@ -47,22 +46,9 @@ SETTINGS = [
 pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short copy of the tiny world's data."""
-    data = tmp_path_factory.mktemp("world")
-    shutil.copytree(WORLD / "data" / "bank", data / "bank")
-    for split, count in (("train", 40), ("validation", 3), ("test", 6)):
-        rows = (WORLD / "data" / f"{split}.jsonl").read_text().splitlines()
-        (data / f"{split}.jsonl").write_text("\n".join(rows[:: len(rows) // count][:count]) + "\n")
-    return data
-
-
-def train(world: Path, root: Path, *more: str) -> None:
-    data = [f"data.{split}={world / split}.jsonl" for split in ("train", "validation", "test")]
-    fixed = [] if any(one.startswith("resume=") for one in more) else [*SETTINGS, *data, f"run.root={root}"]
+def train(*arguments: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "actors.driver", *fixed, *more]
+    command = [sys.executable, "-m", "actors.driver", *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False
     )
@@ -70,20 +56,27 @@ def train(world: Path, root: Path, *more: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(short_world: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    train(world, root, "run.name=straight", f"run.steps={STEPS}", "log=tensorboard")
+    train(
+        *SETTINGS,
+        *short_world,
+        f"run.root={root}",
+        "run.name=straight",
+        f"run.steps={STEPS}",
+        "log=tensorboard",
+    )
     return root / "straight"
 
 
 @pytest.fixture(scope="module")
-def resumed(world: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run as if it had been killed after step two's checkpoint, while step four was under way."""
+def resumed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as if it had been killed after step two's checkpoint, while step four was under way; two engines go on."""
     copy = tmp_path_factory.mktemp("resumed") / "cut"
     shutil.copytree(run, copy)
     shutil.rmtree(folder(copy, STEPS))
     shutil.rmtree(copy / "final")
-    train(world, copy.parent, f"resume={copy}")
+    train(f"resume={copy}", "rollout.workers=2")
     return copy
 
 
@@ -238,9 +231,12 @@ def test_export_writes_what_the_run_ended_with(run: Path, tmp_path: Path) -> Non
     assert all((ours[name] == theirs[name]).all() for name in ours)
 
 
-def test_eval_finds_what_the_run_found_after_training(run: Path, world: Path, tmp_path: Path) -> None:
+def test_eval_finds_what_the_run_found_after_training(run: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    assert main(["eval", str(world / "test.jsonl"), "--model", str(run), "--json", str(figures)]) == 0
+    assert (
+        main(["eval", str(read(run / "config.yaml").data.test), "--model", str(run), "--json", str(figures)])
+        == 0
+    )
     found = json.loads(figures.read_text())
     evaluations = lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
     after = next(e for e in evaluations if (e.split, e.when) == ("test", "after"))
@@ -249,16 +245,17 @@ def test_eval_finds_what_the_run_found_after_training(run: Path, world: Path, tm
 
 @pytest.mark.parametrize(
     ("sent", "interrupts", "staleness"),
-    # a background shell ignores SIGINT
-    [(signal.SIGINT, signal.SIG_DFL, 0), (signal.SIGTERM, signal.SIG_IGN, 1)],
-    ids=["ctrl-c", "sigterm-one-step-ahead"],
+    [
+        pytest.param(signal.SIGINT, signal.SIG_DFL, 0, id="ctrl-c", marks=pytest.mark.long),
+        # a background shell ignores SIGINT
+        pytest.param(signal.SIGTERM, signal.SIG_IGN, 1, id="sigterm-one-step-ahead"),
+    ],
 )
 def test_an_interrupt_leaves_a_checkpoint_and_no_worker(
-    sent: signal.Signals, interrupts: signal.Handlers, staleness: int, world: Path, tmp_path: Path
+    sent: signal.Signals, interrupts: signal.Handlers, staleness: int, short_world: list[str], tmp_path: Path
 ) -> None:
-    data = [f"data.{split}={world / split}.jsonl" for split in ("train", "validation", "test")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "actors.driver", *SETTINGS, *data, f"run.root={tmp_path}", "run.name=cut",
+        [sys.executable, "-m", "actors.driver", *SETTINGS, *short_world, f"run.root={tmp_path}", "run.name=cut",
          "run.steps=500", "run.checkpoint_every=0", "learner.ranks=1", f"run.staleness={staleness}"],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, interrupts),
@@ -284,29 +281,29 @@ def test_samples_can_be_heard_before_and_after(run: Path) -> None:
     assert all((run / sample.audio).is_file() for sample in samples if sample.audio)
 
 
-def test_the_synced_engine_speaks_like_a_fresh_one_from_final(run: Path, world: Path) -> None:
-    fresh = asyncio.run(greedy(run, world))
+def test_the_synced_engine_speaks_like_a_fresh_one_from_final(run: Path) -> None:
+    fresh = asyncio.run(greedy(run))
     samples = lines(run / "samples.jsonl", TypeAdapter(Sample)).rows
     after = {sample.row_id: sample.text for sample in samples if sample.when == "after"}
     assert fresh == after
 
 
-async def greedy(run: Path, world: Path) -> dict[str, str]:
+async def greedy(run: Path) -> dict[str, str]:
     from rollout.types import Sampling
     from rollout.worker import build_worker
 
     config = read(run / "config.yaml")
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": run / "final"})})
     worker = build_worker(config, Path.cwd())
-    rows = read_rows(world / "test.jsonl", 60.0)
-    prompts = [prompt_of(e) for e in worker.encode(world / "test.jsonl", rows)]
+    rows = read_rows(config.data.test, 60.0)
+    prompts = [prompt_of(e) for e in worker.encode(config.data.test, rows)]
     sampling = Sampling(group_size=1, temperature=0.0, max_new_tokens=config.rollout.max_new_tokens, seed=0)
     found = {reply.prompt_id: reply.text async for reply, _ in worker.generate(prompts, sampling)}
     worker.close()
     return found
 
 
-def test_resume_equals_the_straight_run_bit_for_bit(run: Path, resumed: Path) -> None:
+def test_resume_equals_the_straight_run_bit_for_bit_also_with_two_engines(run: Path, resumed: Path) -> None:
     assert [untimed(row) for row in metrics(resumed)] == [untimed(row) for row in metrics(run)]
     for step in range(1, STEPS + 1):
         ours, theirs = (map(unclocked, records(path, step)) for path in (resumed, run))
@@ -348,30 +345,3 @@ def test_diagnoses_are_taken_at_their_steps_and_again_after_a_resume(run: Path, 
 def test_a_resumed_run_holds_no_step_twice(resumed: Path) -> None:
     evaluations = lines(resumed / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
     assert len({(e.split, e.when, e.step) for e in evaluations}) == len(evaluations) == 4
-
-
-def test_two_engines_give_the_same_prompts_and_replies_as_one(run: Path, world: Path, tmp_path: Path) -> None:
-    train(
-        world,
-        tmp_path,
-        "run.name=two",
-        "run.steps=1",
-        "rollout.workers=2",
-        "run.checkpoint_every=0",
-        "learner.ranks=1",
-    )
-    assert [key(record) for record in records(tmp_path / "two", 1)] == [
-        key(record) for record in records(run, 1)
-    ]
-
-
-def key(record: RolloutRecord) -> tuple[Any, ...]:
-    return (
-        record.prompt_id,
-        record.index,
-        record.ids,
-        record.text,
-        record.transcript,
-        record.reward,
-        record.advantage,
-    )

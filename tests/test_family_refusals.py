@@ -90,7 +90,8 @@ def refusal(capsys: pytest.CaptureFixture[str], tmp_path: Path, codecs: dict[flo
         given = {"path": path, "codec": codec, "dtype": "float32", "max_length": 256} | settings
         options = [f"model.{name}={value}" for name, value in given.items() if value is not None]
         root = tmp_path / "runs"
-        code = main(["train", "--dry-run", f"model={family}", f"run.root={root}", *options])
+        options += [f"run.root={root}", "rollout.max_new_tokens=160"]
+        code = main(["train", "--dry-run", f"model={family}", *options])
         found = capsys.readouterr().err
         assert code == 2 and found.count("\n") == 1 and not root.exists(), found
         assert found.startswith("model.path: ")

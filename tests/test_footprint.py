@@ -74,6 +74,7 @@ def test_engines_hold_the_model_in_its_type_and_a_cache_of_every_slot(
     slots = 5 * 2 * (3 + 2) * 32 * 256 // 2  # replies * (keys, values) * layers * width of a key * steps
     for dtype, size in (("float32", 4), ("bfloat16", 2)):
         how = [f"model.dtype={dtype}", "rollout.max_num_seqs=5", "model.max_length=256", "rollout.workers=2"]
+        how += ["rollout.max_new_tokens=160"]
         found = memory_estimate(*settings(folder, *how))
         assert found["rollout"] == 2 * (700 * MIB + (model + slots) * size + 4 * ear + codec)
         assert found["ray"] == 600 * MIB + model * size
@@ -83,7 +84,7 @@ def test_a_decoder_with_other_tensor_names_has_a_cache_too(tmp_path: Path) -> No
     codec = glm4_voice.write_codec(tmp_path / "codec")
     model = glm4_voice.write_checkpoint(tmp_path / "model")
     how = ["model=glm4_voice", f"model.path={model}", f"model.codec={codec}", "rollout.engine=torch"]
-    how += ["model.max_length=512"]
+    how += ["model.max_length=512", "rollout.max_new_tokens=160"]
     small, large = (
         memory_estimate(config, load_family(config.model))["rollout"]
         for config in (load([*how, f"rollout.max_num_seqs={n}"]) for n in (1, 2))

@@ -16,6 +16,7 @@ from actors.driver import Driver
 from actors.interrupt import surviving_children, terminable, undisturbed, until_terminated
 from actors.prepare import prepare
 from actors.record import RunDirectory
+from tests.processes import HANG_S
 
 
 class SlowLearner:
@@ -34,8 +35,8 @@ class SlowLearner:
         (folder / "b").write_text("2")
 
 
-def driver(tmp_path: Path, learner: SlowLearner) -> tuple[Driver, RunDirectory]:
-    job = prepare([f"run.root={tmp_path}", "run.name=run", "learner.ranks=1", "judge.workers=1"])
+def driver(data: list[str], tmp_path: Path, learner: SlowLearner) -> tuple[Driver, RunDirectory]:
+    job = prepare([f"run.root={tmp_path}", "run.name=run", "learner.ranks=1", "judge.workers=1", *data])
     run = RunDirectory.create(job.config)
     monitor: Any = SimpleNamespace(phase=lambda *_, **__: None, say=lambda _: None, tick=None, step=None)
     fleet: Any = SimpleNamespace(learner=learner, rollout=None, judges=None)
@@ -44,9 +45,9 @@ def driver(tmp_path: Path, learner: SlowLearner) -> tuple[Driver, RunDirectory]:
     return found, run
 
 
-def test_an_interrupt_during_a_checkpoint_lets_it_end(tmp_path: Path) -> None:
+def test_an_interrupt_during_a_checkpoint_lets_it_end(short_world: list[str], tmp_path: Path) -> None:
     learner = SlowLearner()
-    found, run = driver(tmp_path, learner)
+    found, run = driver(short_world, tmp_path, learner)
 
     async def train() -> None:
         try:
@@ -70,9 +71,11 @@ def test_an_interrupt_during_a_checkpoint_lets_it_end(tmp_path: Path) -> None:
     assert checkpoint.check(checkpoint.folder(run.path, 2)) == []
 
 
-def test_an_interrupt_before_a_resumed_run_has_learnt_anything_writes_nothing(tmp_path: Path) -> None:
+def test_an_interrupt_before_a_resumed_run_has_learnt_anything_writes_nothing(
+    short_world: list[str], tmp_path: Path
+) -> None:
     learner = SlowLearner()
-    found, run = driver(tmp_path, learner)
+    found, run = driver(short_world, tmp_path, learner)
     learner.may.set()
     asyncio.run(found._checkpoint())
     asyncio.run(found._interrupted())  # its state is that of the snapshot
@@ -145,6 +148,6 @@ def test_what_is_started_for_a_run_outlives_the_terminal_until_the_run_ends_it()
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
         child.send_signal(signal.SIGHUP)
         child.send_signal(signal.SIGTERM)  # comes after SIGHUP: what ended it tells
-        assert child.wait(60) == -signal.SIGTERM
+        assert child.wait(HANG_S) == -signal.SIGTERM
     finally:
         child.kill()

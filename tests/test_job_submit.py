@@ -80,6 +80,7 @@ def answers(url: str, token: str) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_a_submitted_job_trains_on_the_cluster(head: dict[str, str], tmp_path: Path) -> None:
     source = tmp_path / "source"
     for name in SHIPPED:

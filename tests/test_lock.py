@@ -16,6 +16,7 @@ import pytest
 from actors import lock
 from actors.errors import UserError
 from actors.lock import DEAD_S, alone
+from tests.processes import HANG_S
 
 HOLDS = (
     "import sys; from pathlib import Path; from actors.lock import alone\n"
@@ -54,7 +55,7 @@ def test_the_second_is_told_who_is_at_work(tmp_path: Path) -> None:
 def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
-        process.wait(60)
+        process.wait(HANG_S)
         with alone(tmp_path, "a run"):
             pass
 
@@ -75,7 +76,7 @@ def test_a_child_that_inherits_it_holds_it_too(tmp_path: Path) -> None:
             pass
     finally:
         child.kill()
-        child.wait(60)
+        child.wait(HANG_S)
     with alone(tmp_path, "a study"):
         pass
 

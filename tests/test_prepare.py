@@ -18,7 +18,6 @@ from conf.messages import shown
 from speech.manifest import ManifestError, read
 
 WORLD = Path(__file__).parent.parent / "examples" / "tiny_world"
-ONE_RANK = ["learner.ranks=1", "judge.workers=1"]
 
 
 def cut(name: str, size: int) -> Callable[[Path], None]:
@@ -65,6 +64,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.fixture
+def one_rank(short_world: list[str]) -> list[str]:
+    """The smallest run on a few rows."""
+    return ["learner.ranks=1", "judge.workers=1", *short_world]
+
+
+@pytest.fixture
 def model(tmp_path: Path) -> Path:
     shutil.copytree(WORLD / "base", tmp_path / "model")
     return tmp_path / "model"
@@ -72,11 +77,11 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_model_is_named_and_nothing_is_written(
-    name: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, model: Path, one_rank: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage, told = DAMAGE[name]
     damage(model)
-    assert main(["train", *ONE_RANK, f"model.path={model}", f"run.root={tmp_path / 'runs'}"]) == 2
+    assert main(["train", *one_rank, f"model.path={model}", f"run.root={tmp_path / 'runs'}"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("model.path: ") and told in error and error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
@@ -108,24 +113,31 @@ def manifest(folder: Path, **changes: Any) -> Path:
     ],
 )  # fmt: skip
 def test_a_row_that_the_model_cannot_use_is_named_by_line(
-    changes: dict[str, Any], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    changes: dict[str, Any],
+    told: str,
+    one_rank: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = manifest(tmp_path, **changes)
     runs = tmp_path / "runs"
-    assert main(["train", *ONE_RANK, f"data.validation={path}", f"run.root={runs}"]) == 2
+    assert main(["train", *one_rank, f"data.validation={path}", f"run.root={runs}"]) == 2
     error = capsys.readouterr().err
     assert told in error and "Traceback" not in error
     assert not runs.exists()
 
 
-def test_a_row_without_an_answer_is_usable_when_the_endpoint_judges_what_was_said(tmp_path: Path) -> None:
+def test_a_row_without_an_answer_is_usable_when_the_endpoint_judges_what_was_said(
+    one_rank: list[str], tmp_path: Path
+) -> None:
     path = manifest(tmp_path, answer=None)
     endpoint = ["judge.api.base_url=http://127.0.0.1:9/v1", "judge.api.model=judge"]
-    settings = [*ONE_RANK, "judge=openai", *endpoint, f"data.validation={path}", f"run.root={tmp_path}"]
+    settings = [*one_rank, "judge=openai", *endpoint, f"data.validation={path}", f"run.root={tmp_path}"]
     job = prepare.prepare(settings)
     assert job.validation[0].answer is None
     line = "API judge: judge at http://127.0.0.1:9/v1 for semantic and acoustic: 8 calls for a group of 4 replies, 2 for a reply held out"
-    assert line in prepare.dry_run(job)
+    note = "data.validation: is not held out from data.train: it shares 1 ids, 1 questions, 1 clips"
+    assert line in (told := prepare.dry_run(job)) and job.notes == (note,) and told[-1] == f"note: {note}"
     with pytest.raises(ManifestError, match=r"judge\.semantic needs one"):
         prepare.prepare([*settings, "judge.semantic_by=local"])
 
@@ -165,27 +177,31 @@ def test_settings_that_contradict_each_other_are_refused(overrides: list[str], t
         (["cluster=gpu8", "cluster.tensor_parallel=12"], "needs as many GPUs in one machine"),
     ],
 )  # fmt: skip
-def test_settings_that_this_place_cannot_serve_are_refused(overrides: list[str], told: str) -> None:
-    settings = overrides if "judge.workers=4096" in overrides else [*ONE_RANK, *overrides]
+def test_settings_that_this_place_cannot_serve_are_refused(
+    overrides: list[str], told: str, one_rank: list[str]
+) -> None:
+    settings = overrides if "judge.workers=4096" in overrides else [*one_rank, *overrides]
     with pytest.raises(UserError, match=told):
         prepare.prepare(settings)
 
 
-def test_more_memory_than_there_is_is_refused_with_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_memory_than_there_is_is_refused_with_the_sum(
+    one_rank: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prepare, "physical_memory", lambda: 1 << 30)
     with pytest.raises(UserError, match=r"needs about \d\.\d GiB \(driver .* this machine has 1\.0 GiB"):
-        prepare.prepare(ONE_RANK)
+        prepare.prepare(one_rank)
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
+def saved(one_rank: list[str], tmp_path: Path) -> Path:
     """A run directory with one checkpoint."""
     run = tmp_path / "run"
     run.mkdir()
-    config = load([f"run.root={tmp_path}", "run.name=run", *ONE_RANK])
+    config = load([f"run.root={tmp_path}", "run.name=run", *one_rank])
     (run / "config.yaml").write_text(dump(config))
     state = DriverState(
-        step=1, seed=0, gate={"lambda": 0.1}, cursors={name: {"count": 2660, "seed": i, "drawn": 16} for i, name in enumerate(("prompts", "anchors"))},
+        step=1, seed=0, gate={"lambda": 0.1}, cursors={name: {"count": 40, "seed": i, "drawn": 16} for i, name in enumerate(("prompts", "anchors"))},
         model=checkpoint.model_fingerprint(config.model.path),
     )  # fmt: skip
     checkpoint.save(run, state, lambda folder: (folder / "x").write_text("abc") and None, keep=2)  # type: ignore[func-returns-value]
@@ -198,7 +214,7 @@ def saved(tmp_path: Path) -> Path:
         (["run.name=other"], "run.name: a resumed run goes on in its own folder"),
         (["run.root=/tmp"], "run.root: a resumed run goes on in its own folder"),
         (["algo.mix=fixed"], "algo.mix: the run began with another"),
-        (["data.train={data}/validation.jsonl"], "data.train: the run drew from 2660 rows"),
+        (["data.train={data}/validation.jsonl"], "data.train: the run drew from 40 rows"),
         (["run.seed=5"], "run.seed"),
         (["run.steps=1", "model.path={data}"], "model.path"),
     ],

@@ -96,7 +96,11 @@ def test_a_reply_without_codes_is_silence(family: Family) -> None:
         assert not reply.well_formed and len(reply.channels) == len(ids)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_any_ids_make_a_reply(family: Family, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, family.channels.vocab - 1), max_size=12))

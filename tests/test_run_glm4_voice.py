@@ -15,7 +15,10 @@ from speech.families import load_family
 from tests.families.glm4_voice import BUFFER, read_tensors, write_checkpoint, write_codec
 from tests.families.world import trained, write_data
 
-pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,10 @@ from tests.families.kimi_audio import write_checkpoint, write_codec
 from tests.families.world import trained, write_data
 from tests.test_family_kimi_audio import model
 
-pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,10 @@ from speech.families import load_family
 from tests.families.vita_audio import write_checkpoint, write_codec
 from tests.families.world import trained, write_data
 
-pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores"),
+]
 
 
 @pytest.fixture(scope="module", params=["plus", "boost"])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from base64 import b64encode
@@ -20,7 +19,6 @@ from report.records import Score
 from tests.processes import HANG_S, wait_for
 
 ROOT = Path(__file__).parents[1]
-WORLD = ROOT / "examples" / "tiny_world" / "data"
 NAME, SECRET = "WAVGATE_TEST_JUDGE_KEY", "sk-canary-7f3a91c2e5d84b06"
 SHAPES = (SECRET.encode(), b64encode(SECRET.encode()), SECRET.encode().hex().encode())
 
@@ -62,18 +60,10 @@ def session_folder(processes: Iterable[psutil.Process]) -> Path:
     raise AssertionError("no Ray process")
 
 
-def short_world(folder: Path) -> None:
-    shutil.copytree(WORLD / "bank", folder / "bank")
-    for split, rows in (("train", 40), ("validation", 2), ("test", 4)):
-        text = (WORLD / f"{split}.jsonl").read_text().splitlines()[:rows]
-        (folder / f"{split}.jsonl").write_text("\n".join(text) + "\n")
-
-
 def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    short_world: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    world, runs, said = tmp_path / "world", tmp_path / "runs", tmp_path / "said"
-    short_world(world)
+    runs, said = tmp_path / "runs", tmp_path / "said"
     runs.mkdir()
     with (
         said.open("wb") as out,
@@ -86,7 +76,7 @@ def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(
             f"judge.api.model={MODEL}",
         ]
         settings += [f"judge.api.key_env={NAME}", f"judge.api.cache={runs / 'verdicts.sqlite'}"]
-        settings += [f"data.{split}={world / split}.jsonl" for split in ("train", "validation", "test")]
+        settings += short_world
         settings += [f"run.root={runs}", "run.name=keyed", "run.steps=2", "run.checkpoint_every=1"]
         settings += ["learner.ranks=1", "log=tensorboard", "log.audio_every=1"]
         process = training(settings, out)

@@ -13,6 +13,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speech.clips import Clips
 from speech.sources import shards
 from speech.sources.containers import files_of, records
 from speech.sources.forms import Draft, Form, draft, form_of
@@ -297,6 +298,10 @@ def test_each_row_is_read_as_what_it_is(content: dict[str, Any], form: str | Non
     assert form_of(Record(file=Path("set.jsonl"), line=1, content=content)) == form
 
 
+def keeper(to: Path, root: Path) -> Keeper:
+    return Keeper(to, root, 1.0, Clips(to, 1.0, deep=True))
+
+
 def found_in(file: Path) -> list[str]:
     return [str(record.problem(*one)) for record in records([file]) for one in record.found]
 
@@ -401,7 +406,7 @@ def test_a_sample_names_its_own_clips_alone(tmp_path: Path) -> None:
     (record,) = records([file])
     for name in ("secret.wav", str(secret), "b.wav"):
         with pytest.raises(ValueError, match="must name a clip of its sample"):
-            Keeper(tmp_path / "to", tmp_path, 1.0).keep(name, record.members)
+            keeper(tmp_path / "to", tmp_path).keep(name, record.members)
 
 
 def test_clips_of_a_sample_that_its_row_does_not_name_are_found_by_their_names(tmp_path: Path) -> None:
@@ -499,7 +504,7 @@ def test_a_clip_that_cannot_be_used_says_why_and_leaves_nothing(
     (data / "text.wav").write_bytes(b"hello")
     soundfile.write(data / "nan.wav", np.full(160, np.nan, np.float32), 16_000, subtype="FLOAT")
     with pytest.raises(ValueError) as caught:
-        Keeper(to, data, 1.0).keep(given, None)
+        keeper(to, data).keep(given, None)
     assert told in str(caught.value) and str(tmp_path) not in str(caught.value)
     assert [path for path in to.rglob("*") if path.is_file()] == []
 
@@ -508,5 +513,5 @@ def test_a_clip_that_cannot_be_used_says_why_and_leaves_nothing(
 def test_a_clip_is_named_by_what_it_is(suffix: str, tmp_path: Path) -> None:
     rate = 48_000 if suffix == ".opus" else 16_000
     content = (tmp_path / clip(tmp_path, f"a{suffix}", 200, rate)).read_bytes()
-    name = Keeper(tmp_path / "to", tmp_path, 1.0).keep({"bytes": content, "path": "a.txt"}, None)
+    name = keeper(tmp_path / "to", tmp_path).keep({"bytes": content, "path": "a.txt"}, None)
     assert name.endswith(suffix) and (tmp_path / "to" / name).read_bytes() == content

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import HANG_S
+
 PRINTS = """
 import sys
 from pathlib import Path
@@ -33,7 +35,7 @@ def test_a_reader_that_leaves_ends_nothing(tmp_path: Path) -> None:
         process.stdin.write("go on\n")
         process.stdin.close()
         assert process.stderr.read() == "a word of it\n" * 3
-        assert process.wait(60) == 0
+        assert process.wait(HANG_S) == 0
     assert (tmp_path / "told").read_text() == "[1, 2]"
 
 

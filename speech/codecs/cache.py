@@ -9,7 +9,6 @@ not at all, whoever else writes it; what does not have its own hash is no entry:
 
 import hashlib
 import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech.codec import Codec
+from speech.files import replacing
 
 VERSION = "2"  # of the reading and resampling before a codec; another one finds no old codes
 HASH = 32  # bytes of a sha256
@@ -89,12 +89,5 @@ def _file(folder: Path, digest: str) -> Path:
 def _write(file: Path, codes: Codes) -> None:
     body = codes.astype("<i4").tobytes()
     file.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: machines that share a home may have processes of one id.
-    handle, unfinished = tempfile.mkstemp(dir=file.parent, prefix=".")
-    try:
-        with os.fdopen(handle, "wb") as content:
-            content.write(hashlib.sha256(body).digest() + body)
-        os.replace(unfinished, file)
-    except OSError:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+    with replacing(file) as unfinished:
+        unfinished.write_bytes(hashlib.sha256(body).digest() + body)

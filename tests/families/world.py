@@ -73,7 +73,8 @@ def trained(folder: Path, data: Path, *settings: str) -> Path:
     command = [
         *(sys.executable, "-m", "actors.cli", "train", "experiment=smoke", "model.dtype=float32"),
         *("data=manifest", *(f"data.{split}={data}" for split in ("train", "validation", "test"))),
-        *("learner.ranks=2", "learner.timeout_s=600", "rollout.grammar=true"),
+        *("learner.ranks=2", "learner.lr=3e-4", "learner.warmup_steps=5", "learner.timeout_s=600"),
+        *("rollout.grammar=true", "learner.activation_checkpointing=false", "judge.asr.by=pocketsphinx"),
         *(f"run.root={folder / 'runs'}", "run.name=micro", *settings),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}

@@ -1,0 +1,67 @@
+"""Which model ``wavgate say`` and ``eval`` run, and with which settings.
+
+    wavgate say ... --model RUN                               the run's settings, its final/ weights
+    wavgate say ... --model FOLDER                            train.yaml; the family that wavgate.json names
+    wavgate say ... model=vita_audio model.path=FOLDER ...    settings as for train, on top of either
+
+Invariant: a model that ``train`` would refuse is refused here, in the same line.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.errors import UserError
+from conf.load import load, read
+from conf.schema import Config
+from speech.checkpoint import read_json
+
+HERE = "model.path=."  # where a preset wants one; what was named takes its place
+
+
+def model_of(model: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """The settings, with the path and the family of the model. UserError, ConfigError: it cannot be used."""
+    from actors.prepare import check_engine, usable_model
+
+    placed = any(one.startswith("model.path=") for one in overrides)
+    if model is not None and placed:
+        raise UserError(
+            f"model.path: is what --model names as well, give one of the two: got --model {model}"
+        )
+    if model is not None and (model / "config.yaml").is_file():
+        config, path = _of_run(model, overrides), (model / "final").absolute()
+        if not path.is_dir():
+            raise UserError(
+                f"{model}: has no final/ yet: `wavgate export {model}` writes its newest checkpoint"
+            )
+    else:
+        config = load([*overrides, *([HERE] if model is not None else [])])
+        path = config.model.path if model is None else model.absolute()
+    family = config.model.family if _names_family(overrides) else _declared(path, config.model.family)
+    model_config = config.model.model_copy(update={"path": path, "family": family})
+    config = config.model_copy(update={"model": model_config})
+    check_engine(config)
+    usable_model(config)
+    return config
+
+
+def _of_run(run: Path, overrides: Sequence[str]) -> Config:
+    if not overrides:
+        return read(run / "config.yaml")
+    quoted = str(run.absolute()).replace("'", "\\'")
+    return load([f"resume='{quoted}'", *overrides])
+
+
+def _names_family(overrides: Sequence[str]) -> bool:
+    return any(one.startswith(("model=", "model.family=")) for one in overrides)
+
+
+def _declared(path: Path, default: str) -> str:
+    """What the folder's wavgate.json says."""
+    file = path / "wavgate.json"
+    try:
+        family = read_json(file).get("family", default) if file.is_file() else default
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not isinstance(family, str):
+        raise UserError(f"{file}: family must be a name: got {family}")
+    return family

@@ -1,0 +1,57 @@
+"""What would make a model's folder fail later, in the engine or in every number that it gives: found first.
+
+Invariant: every command that runs a model asks this, in the process that the user looks at.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from conf.schema import Config
+from speech.checkpoint import INDEX, SINGLE, weight_files
+from speech.families.base import Family
+from speech.finite import check_finite
+
+CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # what vLLM's attention on CPU is built for
+GPU_HEAD, GPU_LARGEST = 8, 256  # on GPU: multiples, up to
+
+
+def check_heads(config: Config, family: Family) -> None:
+    """ValueError: vLLM has no attention for heads of this width."""
+    if config.rollout.engine != "vllm":
+        return
+    backbone = family.backbone
+    width = backbone.get("head_dim") or backbone["hidden_size"] // backbone["num_attention_heads"]
+    if config.cluster.kind == "gpu":
+        fits, rule = (
+            width % GPU_HEAD == 0 and width <= GPU_LARGEST,
+            f"a multiple of {GPU_HEAD} up to {GPU_LARGEST}",
+        )
+    else:
+        fits, rule = width in CPU_HEADS, f"one of {', '.join(map(str, CPU_HEADS))}"
+    if not fits:
+        wanted = (
+            f"hidden_size / num_attention_heads must be {rule} for vLLM (or rollout.engine=hf, which is slow)"
+        )
+        raise ValueError(f"{family.path / 'config.json'}: {wanted}: got {width}")
+
+
+def check_numbers(family: Family) -> None:
+    """ValueError: a weight of the model, its codec or its audio encoder is a NaN or an infinity.
+
+    Reads every weight file once: about as long as the disk takes.
+    """
+    for file in _files(family):
+        check_finite(file)
+
+
+def _files(family: Family) -> Iterator[Path]:
+    yield from weight_files(family.path)
+    for place in (family.codec_path, family.ear_path if family.hears else None):
+        if place is None or place == family.path:
+            continue
+        if place.is_file():
+            yield place
+        elif (place / SINGLE).is_file() or (place / INDEX).is_file():
+            yield from weight_files(place)
+        else:
+            yield from sorted(place.rglob("*.safetensors"))
