@@ -481,5 +481,7 @@ def test_a_run_or_a_stage_that_can_learn_nothing_is_refused(algo: str, when: str
     if when is None:
         assert load([f"algo={algo}", *nothing]).algo.prefers
         return
-    with pytest.raises(ConfigError, match=f"sft must weigh at least one channel when {when} nothing but SFT"):
+    with pytest.raises(
+        ConfigError, match=f"sft: must weigh at least one channel when {when} nothing but SFT"
+    ):
         load([f"algo={algo}", *nothing])
