@@ -22,7 +22,6 @@ from actors.prepare import (
     check_engine,
     check_judge,
     check_memory,
-    in_ray_job,
     overrides_of,
     unusable,
     usable_model,
@@ -30,6 +29,7 @@ from actors.prepare import (
 from actors.provenance import versions
 from conf.endpoints import SecondConfig
 from conf.load import load
+from conf.places import in_ray_job
 from conf.schema import Config
 from judge.ledger import settings_hash
 from speech.audio import inside

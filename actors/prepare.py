@@ -19,6 +19,7 @@ from actors.footprint import memory_estimate, physical_memory
 from actors.model_check import check_heads, check_numbers
 from actors.overlap import held_out
 from conf.load import load
+from conf.places import in_ray_job
 from conf.schema import Config
 from judge import verifiable
 from judge.acoustic import norms_of
@@ -67,11 +68,6 @@ def overrides_of(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             f"a Ray job's own folder is temporary: the run goes to {root} (set run.root to choose)"
         ]
     return overrides, []
-
-
-def in_ray_job() -> bool:
-    """Whether this process runs in the unpacked working directory of a Ray job."""
-    return "runtime_resources" in Path.cwd().parts
 
 
 def prepare(arguments: Sequence[str]) -> Job:

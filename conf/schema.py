@@ -8,6 +8,7 @@ embedded one wants instead is in conf/model/tiny.yaml. Under 80 leaves beside th
 objective (``algo``); the judges' are in conf/judging.py, the objective's in conf/algorithm.py.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -174,6 +175,11 @@ class ClusterConfig(Strict):
             )
         if self.kind == "local" and self.gpus_per_node:
             raise ValueError(f"gpus_per_node must be 0 when kind=local: got {self.gpus_per_node}")
+        if not re.fullmatch(r"local|auto|[^:/\s]+:\d{1,5}", self.address):
+            raise ValueError(f"address must be local, auto or host:port of a Ray head: got {self.address}")
+        if self.nodes > 1 and (self.kind == "local" or self.address == "local"):
+            what = "kind=local: a run on CPU is one machine's" if self.kind == "local" else "address=local"
+            raise ValueError(f"nodes must be 1 when {what}: got {self.nodes}")
         if self.kind == "gpu" and self.gpus_per_node < 1:
             raise ValueError(f"gpus_per_node must be at least 1 when kind=gpu: got {self.gpus_per_node}")
         if self.weight_transfer == "ipc" and not self.colocate:

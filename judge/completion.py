@@ -10,9 +10,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from judge.failures import document, error_failure, failed
+from judge.failures import document, error_failure, failed, shown
 from judge.finish import unfinished
 
 DATED = r"([-@:][0-9]{3,}([.-][0-9]+)*)?"
@@ -49,13 +49,12 @@ class _Token(_Option):
     top_logprobs: list[_Option] | None = None
 
 
-class _Logprobs(_Part):
-    content: list[_Token] | None = None
+TOKENS = TypeAdapter(list[_Token])
 
 
 class _Message(_Part):
     content: str | list[dict[str, Any]] | None = None
-    refusal: str | None = None
+    refusal: Any = None
     reasoning_content: Any = None
     reasoning: Any = None
     thinking: Any = None
@@ -64,7 +63,7 @@ class _Message(_Part):
 class _Choice(_Part):
     message: _Message | None = None
     finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
+    logprobs: Any = None
     error: Any = None
 
 
@@ -94,11 +93,11 @@ def read_completion(
         first, *_ = broken.errors(include_url=False, include_input=False)
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise failed("malformed", f"not a chat completion: {where}: {first['msg']}") from None
-    used = _count(reply.usage, "prompt_tokens"), _count(reply.usage, "completion_tokens")
-    if reply.model is not None and not is_named(reply.model, (model, *also)):
+    used = _used(reply.usage)
+    if reply.model and not is_named(reply.model, (model, *also)):
         told = f"asked for {model}, answered by {reply.model}"
         raise failed("wrong_model", f"{told}; if it is the same: {settings}.also_named=[{reply.model}]", used)
-    choice = _only_choice(reply, used)
+    choice = _only_choice(reply, used, body)
     _must_have_answered(choice, used, _advice(settings, most))
     assert choice.message is not None
     text, thought = _said(choice.message, used)
@@ -107,7 +106,7 @@ def read_completion(
         raise failed("empty", f"no content, finish_reason {choice.finish_reason}{kept}", used)
     return Completion(
         text=text,
-        logprobs=_alternatives(choice.logprobs),
+        logprobs=_alternatives(choice.logprobs, used),
         prompt_tokens=used[0],
         completion_tokens=used[1],
         audio_tokens=_count(_details(reply.usage), "audio_tokens"),
@@ -138,12 +137,12 @@ def _advice(settings: str, most: int | None) -> str:
     return f"{allowed}, thought included: raise {settings}.max_tokens or lower {settings}.reasoning_effort"
 
 
-def _only_choice(reply: _Reply, used: tuple[int, int]) -> _Choice:
+def _only_choice(reply: _Reply, used: tuple[int, int], body: bytes) -> _Choice:
     choices = reply.choices or []
     if len(choices) > 1:
         raise failed("malformed", f"the answer must hold one choice: got {len(choices)}", used)
     if not choices:
-        raise failed("empty", "no choice in the answer", used)
+        raise failed("empty", f"no choice in the answer: {shown(body)}", used)
     return choices[0]
 
 
@@ -156,7 +155,7 @@ def _must_have_answered(choice: _Choice, used: tuple[int, int], advice: str) -> 
     if choice.message is None:
         raise failed("empty", "no message in the answer", used)
     if choice.message.refusal:
-        raise failed("refusal", choice.message.refusal, used)
+        raise failed("refusal", str(choice.message.refusal), used)
     stopped = unfinished(choice.finish_reason, used, advice)
     if stopped is not None:
         raise stopped
@@ -181,6 +180,12 @@ def _said(message: _Message, used: tuple[int, int]) -> tuple[str, str]:
     return answer, "\n".join([*apart, before] if before else apart)
 
 
+def _used(usage: Any) -> tuple[int, int]:
+    """(prompt, completion) tokens that are billed: some endpoints count a thought in the total alone."""
+    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    return prompt, max(completion, _count(usage, "total_tokens") - prompt if prompt else completion)
+
+
 def _count(usage: Any, name: str) -> int:
     """How many tokens a usage says; 0 where it says nothing that is a count: many gateways do not count."""
     value = usage.get(name) if isinstance(usage, dict) else None
@@ -193,9 +198,18 @@ def _details(usage: Any) -> Any:
     return usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
 
 
-def _alternatives(logprobs: _Logprobs | None) -> list[list[tuple[str, float]]]:
-    """Per token the one that was taken, then its alternatives."""
-    return [_options(token) for token in (logprobs.content if logprobs else None) or []]
+def _alternatives(logprobs: Any, used: tuple[int, int]) -> list[list[tuple[str, float]]]:
+    """Per token the one that was taken, then its alternatives; none where they come in another form.
+
+    CallFailed malformed: this form, with something in it that is no log-prob.
+    """
+    listed = logprobs.get("content") if isinstance(logprobs, dict) else None
+    try:
+        return [_options(token) for token in TOKENS.validate_python(listed or [])]
+    except ValidationError as broken:
+        first, *_ = broken.errors(include_url=False, include_input=False)
+        where = ".".join(map(str, first["loc"]))
+        raise failed("malformed", f"token probabilities: {where}: {first['msg']}", used) from None
 
 
 def _options(token: _Token) -> list[tuple[str, float]]:

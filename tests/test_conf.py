@@ -163,6 +163,14 @@ def test_there_are_fewer_than_eighty_settings_and_each_is_documented() -> None:
             "rollout.max_new_tokens=512",
             "rollout.max_new_tokens: must be below model.max_length=512 to leave room for the prompt (got 512)",
         ),
+        (
+            "cluster.nodes=2",
+            "cluster.nodes: must be 1 when kind=local: a run on CPU is one machine's (got 2)",
+        ),
+        (
+            "cluster.address=ray://head:10001",
+            "cluster.address: must be local, auto or host:port of a Ray head (got ray://head:10001)",
+        ),
         ("resume=/nowhere", "resume: must be a run directory with a config.yaml (got /nowhere)"),
         (
             "cluster=multi",

@@ -121,6 +121,29 @@ def test_an_error_inside_a_success_is_what_it_is_outside_wherever_it_stands(
     )
 
 
+@pytest.mark.parametrize(
+    ("data", "kind", "told"),
+    [
+        ({"object": "error", "message": "engine died", "code": 503}, "server", "engine died"),
+        (
+            {"object": "error", "message": "too long", "type": "BadRequestError", "code": 400},
+            "rejected",
+            "too long",
+        ),
+        ({"code": "1305", "msg": "busy now", "success": False}, "empty", "busy now"),
+        ({"detail": "not today"}, "empty", "not today"),
+    ],
+)
+def test_an_error_in_a_form_of_its_own_is_told_in_its_words(data: Any, kind: Kind, told: str) -> None:
+    failure = failure_of(json.dumps(data).encode())
+    assert failure.kind == kind and told in failure.reason
+
+
+@pytest.mark.parametrize("refusal", ["No.", ["No."], {"text": "No."}, True])
+def test_a_refusal_of_any_form_is_one(refusal: Any) -> None:
+    assert failure_of(body(message={"refusal": refusal})).kind == "refusal"
+
+
 def test_of_two_choices_none_is_taken() -> None:
     choice = {"message": {"content": "4"}, "finish_reason": "stop"}
     failure = failure_of(json.dumps({"choices": [choice, choice]}).encode())
@@ -183,6 +206,13 @@ def test_a_thought_of_its_own_is_kept_apart(field: str) -> None:
         ({}, (0, 0)),
         ({"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}, (0, 0)),
         ({"prompt_tokens": 7, "completion_tokens": None}, (7, 0)),
+        (
+            {"prompt_tokens": 20, "completion_tokens": 168, "total_tokens": 736},
+            (20, 716),
+        ),  # a thought is billed
+        ({"prompt_tokens": 20, "completion_tokens": 9, "total_tokens": 29}, (20, 9)),
+        ({"prompt_tokens": 20, "completion_tokens": 9, "total_tokens": 0}, (20, 9)),
+        ({"completion_tokens": 9, "total_tokens": 29}, (0, 9)),
         ({"prompt_tokens": 7.0, "completion_tokens": 2.5}, (7, 0)),
         ({"prompt_tokens": "7", "completion_tokens": True}, (0, 0)),
         ({"prompt_tokens": -1, "completion_tokens": 1 << 40}, (0, 0)),
@@ -237,3 +267,40 @@ def test_what_stands_behind_a_thought_is_the_end_of_the_text(text: str) -> None:
     answer, thought = after_thought(text)
     assert (thought + answer == text) or (answer == "" and thought == text)
     assert "</think>" not in answer.lower()
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "tokens"),
+    [
+        (None, 0),
+        ([], 0),
+        ({}, 0),
+        ({"content": None}, 0),
+        ({"content": []}, 0),
+        ({"tokens": ["4"], "token_logprobs": [-0.1], "top_logprobs": [{"4": -0.1}]}, 0),  # the older form
+        ({"content": None, "refusal": []}, 0),
+        ({"content": [{"token": "4", "logprob": -0.1, "bytes": None, "top_logprobs": []}]}, 1),
+        ({"content": [{"token": "4", "logprob": -0.1}]}, 1),
+    ],
+)
+def test_probabilities_in_another_form_are_none_and_the_answer_stays(logprobs: Any, tokens: int) -> None:
+    assert len(read_completion(body({"logprobs": logprobs}), MODEL).logprobs) == tokens
+
+
+@pytest.mark.parametrize("logprob", [None, "0", 0.7, True, [], "-inf"])
+def test_something_among_the_probabilities_that_is_none_is_told(logprob: Any) -> None:
+    listed = [{"token": "4", "logprob": -0.1, "top_logprobs": [{"token": "5", "logprob": logprob}]}]
+    failure = failure_of(body({"logprobs": {"content": listed}}))
+    assert failure.kind == "malformed" and "token probabilities: 0.top_logprobs.0.logprob" in failure.reason
+
+
+def test_the_token_that_was_taken_comes_first_and_once() -> None:
+    top = [{"token": "5", "logprob": -3.0}, {"token": "4", "logprob": -0.1}]
+    listed = [{"token": "4", "logprob": -0.1004, "top_logprobs": top}]
+    found = read_completion(body({"logprobs": {"content": listed}}), MODEL)
+    assert found.logprobs == [[("4", -0.1), ("5", -3.0)]]
+
+
+@pytest.mark.parametrize("named", [None, ""])
+def test_an_endpoint_that_does_not_name_its_model_is_believed(named: str | None) -> None:
+    assert read_completion(body(model=named), MODEL).text == "4"

@@ -613,3 +613,22 @@ def test_the_test_server_gives_the_opinion_that_it_holds(mode: Mode) -> None:
         assert abs(verdict.value - opinion) <= (1e-6 if mode == "logprobs" else 0.5)
 
     run(test())
+
+
+def test_those_who_only_waited_for_an_outage_are_told_its_cause_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANARY_KEY", "sk-canary-very-secret")
+
+    async def test() -> None:
+        limiter = Limiter(limits(concurrency=1, breaker_failures=1, breaker_rest_s=60))
+        async with JudgeServer() as server:
+            server.down = True
+            first = judge_of(server, limiter=limiter, outage_s=0.3, key_env="CANARY_KEY")
+            waited = judge_of(server, limiter=limiter, outage_s=0.3, key_env="CANARY_KEY")
+            both = await asyncio.gather(score(first), score(waited, heard="five", speech=tone(1)))
+        for verdict in both:
+            assert isinstance(verdict, Missing) and verdict.kind == "breaker"
+            assert verdict.reason.count("stayed down") == 1 and "last: server: HTTP 503" in verdict.reason
+            assert "secret" not in verdict.reason
+        assert len(server.bodies) == 1, "the other only waited"
+
+    run(test())
