@@ -139,9 +139,9 @@ def _kept(record: Record, drafted: Draft, keeper: Keeper) -> dict[str, Any]:
     return drafted.fields | {"audios": audios, "sft_target_audio": list(names(drafted.reply))}
 
 
-def _id(record: Record, said: str | int | None, number: int) -> str:
+def _id(record: Record, said: str | None, number: int) -> str:
     """The source's own, as one that can be part of a file name; else the row's number."""
-    own = record.key if said is None else str(said)
+    own = record.key if said is None else said
     return fitting(own) if own else f"row-{number}"
 
 

@@ -22,6 +22,7 @@ from speech.rows import Rows, examine
 __all__ = ["MARKER", "Answer", "Cursor", "ManifestError", "Message", "Problem", "Row", "check", "read"]
 
 MARKER = "<|audio|>"
+FOREIGN = "<audio>"  # ms-swift's marker, by mistake
 
 
 def fitting(own: str) -> str:
@@ -196,6 +197,11 @@ def dialogue(messages: Sequence[Message], audios: int) -> Iterator[tuple[str, st
     for i, message in enumerate(messages):
         if not message.content.strip():
             yield f"messages[{i}].content", "must not be blank"
+        if FOREIGN in message.content:
+            yield (
+                f"messages[{i}].content",
+                f"must not hold {FOREIGN}, which is said as it stands: {MARKER} is sound",
+            )
 
 
 def audio_fields(content: Mapping[str, Any]) -> list[tuple[str, Any]]:

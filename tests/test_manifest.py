@@ -97,6 +97,12 @@ def test_a_value_that_fits_its_match_is_read_as_it_stands(folder: Path, match: s
     assert [row.answer.value for row in read if row.answer] == FITTING[match]
 
 
+def test_a_byte_order_mark_costs_no_row(folder: Path) -> None:
+    path = written(folder, GOOD, GOOD | {"id": "row-2"})
+    path.write_bytes(b"".join(b"\xef\xbb\xbf" + line for line in path.read_bytes().splitlines(keepends=True)))
+    assert [row.id for row in manifest.read(path, SECONDS)] == ["row-1", "row-2"]
+
+
 def test_every_match_has_an_example_here() -> None:
     assert set(FITTING) == set(get_args(Match))
 
@@ -161,9 +167,15 @@ MISTAKES: list[tuple[dict[str, Any] | str, str, str]] = [
     (GOOD | {"messages": ["hi"], "audios": []}, "messages[0]", "must be an object: got 'hi'"),
     (GOOD | {"question_text": 7}, "question_text", "must be text: got 7"),
     (GOOD | {"id": "a b"}, "id", "must be 1 to 128 letters, digits, . _ or -, the first a letter or a digit"),
+    (
+        GOOD | {"messages": [{"role": "user", "content": "<audio>hi<|audio|>"}]},
+        "messages[0].content",
+        "<|audio|> is",
+    ),
     ("{", "", "it goes on behind the line, and must not"),
     ("[{}, {}]", "", "got list, write each object on a line"),
-    ('{"id": ' + "9" * 5000 + "}", "", "must be one JSON object"),
+    ('{"id": ' + "9" * 5000 + "}", "", "must be one JSON object: a number has thousands of digits"),
+    ("x\0", "", "the file must be UTF-8: it is UTF-16 or UTF-32, or no text"),
 ]
 
 

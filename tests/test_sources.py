@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from speech.clips import Clips
 from speech.sources import shards
@@ -20,7 +22,7 @@ from speech.sources.forms import Draft, Form, draft, form_of
 from speech.sources.keep import Keeper
 from speech.sources.record import MAX_CLIP, Record
 from speech.sources.turns import of_history
-from tests.sources import as_parquet, as_saved, as_tar, clip, member, rows, samples
+from tests.sources import as_parquet, as_saved, as_table, as_tar, clip, member, rows, samples
 
 LUKE = {"role": "system", "content": "You are Luke, the voice AI assistant. You can speak and listen."}
 SPOKEN = ("user", "<|audio|>")
@@ -256,6 +258,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [*ASKED, turn("assistant", "ho")]}, "sft_target_audio", "must have sound"),
     ({"question_text": "hi", "history": ["a"]}, "history", "got ['a']"),
     (OURS | {"system": "x", "messages": [turn("system", "y"), *ASKED]}, "system", "of other words"),
+    (OURS | {"id": 1.5}, "id", "must be text: got 1.5"),
     (OURS | {"system": "x", "system_prompt": "y"}, "system_prompt", "of other words"),
     (OURS | {"tools": ["search"]}, "tools", "is part of the prompt, and nothing is made of it"),
     ({"messages": SWIFT, "audios": ["a"], "images": ["i.png"]}, "images", "is part of the prompt"),
@@ -471,6 +474,28 @@ def test_a_table_that_is_cut_gives_the_rows_before_and_says_so(tmp_path: Path) -
     *before, last = records([file])
     assert [record.line for record in before] == [1, 2] and not any(record.found for record in before)
     assert (last.line, last.content, last.found[0][1][:28]) == (3, None, "cannot be read any further: ")
+
+
+@pytest.mark.parametrize("counts", [(2, 4), (4, 2), (3, 3)])
+def test_two_tables_in_one_file_are_no_table_of_half_their_rows(
+    counts: tuple[int, int], tmp_path: Path
+) -> None:
+    given = rows(tmp_path, 4)
+    files = [as_parquet(tmp_path / f"{i}.parquet", tmp_path, given[:n]) for i, n in enumerate(counts)]
+    both = tmp_path / "both.parquet"
+    both.write_bytes(b"".join(file.read_bytes() for file in files))
+    assert "must be one file: another precedes it" in found_in(both)[0]
+    assert not found_in(files[0]) and not found_in(files[1])
+    stream = files_of([as_saved(tmp_path / "set", tmp_path, given)])[0]
+    stream.write_bytes(stream.read_bytes() * 2)
+    assert "something follows the end of its stream" in found_in(stream)[-1]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    table = as_table(tmp_path, rows(tmp_path, 1))
+    twice = pyarrow.Table.from_arrays([*table.columns, table["id"]], names=[*table.column_names, "id"])
+    parquet.write_table(twice, tmp_path / "set.parquet")
+    assert "a column must not be there twice: id" in found_in(tmp_path / "set.parquet")[0]
 
 
 UNUSABLE: list[tuple[Any, str]] = [
