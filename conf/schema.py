@@ -197,7 +197,7 @@ class LogConfig(Strict):
     rollouts_every: Positive = 1
     """Steps between rollout records."""
     audio_every: Positive = 5
-    """Steps between rollout records that keep their audio."""
+    """Steps between rollout records that keep their audio; those of the first and the last step do."""
     diagnose_every: Annotated[int, Field(ge=0)] = 20
     """Steps between diagnoses (gradients by layer and channel, shift from the start policy); also at step 1.
     Each takes about two steps' learning time, one gradient in the host's memory, and the frozen start policy,
