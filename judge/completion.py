@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from judge.failures import document, error_failure, failed
+from judge.failures import document, error_failure, failed, shown
 from judge.finish import unfinished
 
 DATED = r"([-@:][0-9]{3,}([.-][0-9]+)*)?"
@@ -54,7 +54,7 @@ TOKENS = TypeAdapter(list[_Token])
 
 class _Message(_Part):
     content: str | list[dict[str, Any]] | None = None
-    refusal: str | None = None
+    refusal: Any = None
     reasoning_content: Any = None
     reasoning: Any = None
     thinking: Any = None
@@ -93,11 +93,11 @@ def read_completion(
         first, *_ = broken.errors(include_url=False, include_input=False)
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise failed("malformed", f"not a chat completion: {where}: {first['msg']}") from None
-    used = _count(reply.usage, "prompt_tokens"), _count(reply.usage, "completion_tokens")
+    used = _used(reply.usage)
     if reply.model and not is_named(reply.model, (model, *also)):
         told = f"asked for {model}, answered by {reply.model}"
         raise failed("wrong_model", f"{told}; if it is the same: {settings}.also_named=[{reply.model}]", used)
-    choice = _only_choice(reply, used)
+    choice = _only_choice(reply, used, body)
     _must_have_answered(choice, used, _advice(settings, most))
     assert choice.message is not None
     text, thought = _said(choice.message, used)
@@ -137,12 +137,12 @@ def _advice(settings: str, most: int | None) -> str:
     return f"{allowed}, thought included: raise {settings}.max_tokens or lower {settings}.reasoning_effort"
 
 
-def _only_choice(reply: _Reply, used: tuple[int, int]) -> _Choice:
+def _only_choice(reply: _Reply, used: tuple[int, int], body: bytes) -> _Choice:
     choices = reply.choices or []
     if len(choices) > 1:
         raise failed("malformed", f"the answer must hold one choice: got {len(choices)}", used)
     if not choices:
-        raise failed("empty", "no choice in the answer", used)
+        raise failed("empty", f"no choice in the answer: {shown(body)}", used)
     return choices[0]
 
 
@@ -155,7 +155,7 @@ def _must_have_answered(choice: _Choice, used: tuple[int, int], advice: str) -> 
     if choice.message is None:
         raise failed("empty", "no message in the answer", used)
     if choice.message.refusal:
-        raise failed("refusal", choice.message.refusal, used)
+        raise failed("refusal", str(choice.message.refusal), used)
     stopped = unfinished(choice.finish_reason, used, advice)
     if stopped is not None:
         raise stopped
@@ -178,6 +178,12 @@ def _said(message: _Message, used: tuple[int, int]) -> tuple[str, str]:
                 raise failed("malformed", f"a part of the answer must be text: got {str(part)[:100]}", used)
     answer, before = after_thought("".join(texts))
     return answer, "\n".join([*apart, before] if before else apart)
+
+
+def _used(usage: Any) -> tuple[int, int]:
+    """(prompt, completion) tokens that are billed: some endpoints count a thought in the total alone."""
+    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    return prompt, max(completion, _count(usage, "total_tokens") - prompt if prompt else completion)
 
 
 def _count(usage: Any, name: str) -> int:

@@ -14,7 +14,7 @@ from judge.types import CallFailed
 Logprobs = Sequence[Sequence[tuple[str, float]]]
 """Per generated token: the one that was taken, then its alternatives; natural log."""
 
-BLANKS = " \t\r\n\u2581\u0120\u010a"  # the last three: blanks as vocabularies write them
+BLANKS = " \t\r\n\u00a0\u2009\u200b\u202f\u3000\ufeff\u2581\u0120\u010a"  # the last three: of vocabularies
 ENDS = re.compile(r"<[^<>\s]{0,40}>|\[[^\[\]\s]{0,40}\]")  # "</s>", "<|im_end|>", "[EOS]"
 SPOKEN_NOW = (*THOUGHT_ENDS, "<|message|>")  # harmony's final channel begins so
 ROUNDING = 1e-3  # of one probability that was given twice

@@ -121,6 +121,29 @@ def test_an_error_inside_a_success_is_what_it_is_outside_wherever_it_stands(
     )
 
 
+@pytest.mark.parametrize(
+    ("data", "kind", "told"),
+    [
+        ({"object": "error", "message": "engine died", "code": 503}, "server", "engine died"),
+        (
+            {"object": "error", "message": "too long", "type": "BadRequestError", "code": 400},
+            "rejected",
+            "too long",
+        ),
+        ({"code": "1305", "msg": "busy now", "success": False}, "empty", "busy now"),
+        ({"detail": "not today"}, "empty", "not today"),
+    ],
+)
+def test_an_error_in_a_form_of_its_own_is_told_in_its_words(data: Any, kind: Kind, told: str) -> None:
+    failure = failure_of(json.dumps(data).encode())
+    assert failure.kind == kind and told in failure.reason
+
+
+@pytest.mark.parametrize("refusal", ["No.", ["No."], {"text": "No."}, True])
+def test_a_refusal_of_any_form_is_one(refusal: Any) -> None:
+    assert failure_of(body(message={"refusal": refusal})).kind == "refusal"
+
+
 def test_of_two_choices_none_is_taken() -> None:
     choice = {"message": {"content": "4"}, "finish_reason": "stop"}
     failure = failure_of(json.dumps({"choices": [choice, choice]}).encode())
@@ -183,6 +206,13 @@ def test_a_thought_of_its_own_is_kept_apart(field: str) -> None:
         ({}, (0, 0)),
         ({"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}, (0, 0)),
         ({"prompt_tokens": 7, "completion_tokens": None}, (7, 0)),
+        (
+            {"prompt_tokens": 20, "completion_tokens": 168, "total_tokens": 736},
+            (20, 716),
+        ),  # a thought is billed
+        ({"prompt_tokens": 20, "completion_tokens": 9, "total_tokens": 29}, (20, 9)),
+        ({"prompt_tokens": 20, "completion_tokens": 9, "total_tokens": 0}, (20, 9)),
+        ({"completion_tokens": 9, "total_tokens": 29}, (0, 9)),
         ({"prompt_tokens": 7.0, "completion_tokens": 2.5}, (7, 0)),
         ({"prompt_tokens": "7", "completion_tokens": True}, (0, 0)),
         ({"prompt_tokens": -1, "completion_tokens": 1 << 40}, (0, 0)),

@@ -26,6 +26,7 @@ THOUGHT = [[("2", log(0.95)), ("5", log(0.03))], *sure(" words"), *sure("</think
     [
         ([FIVE], ""),
         ([*sure("\n"), FIVE], ""),
+        ([*sure("\u200b"), [("\u00a05", log(0.95)), ("4", log(0.05))]], ""),
         ([FIVE, *sure("\n", "<|im_end|>")], ""),
         ([FIVE, *sure("</s>")], ""),
         ([FIVE, *sure("[EOS]", "")], ""),

@@ -59,6 +59,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no config": (without("config.json"), "config.json"),
     "codec cut short": (cut("codec.safetensors", 1_000), "codec.safetensors: not a readable safetensors file"),
     "no family": (without("wavgate.json"), "wavgate.json: a checkpoint folder must hold this file"),
+    "a key that nobody reads": (edited("wavgate.json", codecs="x"), "keys must be family, codec, voice: got codecs"),
     "family is no JSON": (text("wavgate.json", "tiny"), "wavgate.json: must be JSON"),
 }  # fmt: skip
 
