@@ -30,7 +30,7 @@ test-long: install  ## the tests that take minutes each: every family end to end
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long $(ARGS)
 
 test-quick: install  ## what starts no engine; make test-quick PYTHON=python3.13 WAVGATE_VENV=.venv-3.13
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not heavy" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not heavy and not long" $(ARGS)
 
 bench: install  ## print the measured figures
 	$(BIN)/python -m bench $(ARGS)

@@ -117,8 +117,13 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-async def judge_of(config: Config) -> "Callable[[Reply, Speech, Task], Awaitable[Judged]]":
-    """The judges of these settings in this process. UserError: an API judge that is not usable."""
+async def judge_of(
+    config: Config, *, user_audio: bool
+) -> "Callable[[Reply, Speech, Task], Awaitable[Judged]]":
+    """The judges of these settings in this process; ``user_audio``: some prompts were spoken.
+
+    UserError: an API judge that is not usable.
+    """
     from conf.endpoints import SecondConfig
     from judge.api import Access, api_panel, limits_of, probed
     from judge.limits import Limiter
@@ -134,7 +139,7 @@ async def judge_of(config: Config) -> "Callable[[Reply, Speech, Task], Awaitable
                 return panel.score(reply, speech, task)
 
             return local
-        found = await probed(judge)
+        found = await probed(judge, user_audio=user_audio)
         access = Access(judge=Limiter(limits_of(judge.api)), second=None)
         asked = api_panel(*where, found, access, log=None)
     except ValueError as error:
@@ -154,11 +159,12 @@ async def _evaluate(config: Config, manifest: Path, rows: Sequence[Row]) -> Eval
     from rollout.worker import build_worker
     from speech.dataset import Encoder
     from speech.families import load_family
+    from speech.manifest import asks_aloud
 
     encoder = Encoder(load_family(config.model), manifest.parent, config.data.max_seconds)
     prompts = [prompt_of(encoder.encode(row)) for row in rows]
     tasks = {row.id: task_of(row, manifest) for row in rows}
-    scores = await judge_of(config)
+    scores = await judge_of(config, user_audio=asks_aloud(rows))
     judged: dict[str, tuple[Reply, Judged]] = {}
 
     async def score(reply: Reply, speech: Speech) -> None:

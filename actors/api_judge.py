@@ -47,13 +47,17 @@ class LimiterActor(Actor):
         """A judge is gone."""
         await self._limiter.forget(owner)
 
-    async def release(self, lease: int, ok: bool | None, spent: float) -> None:
+    async def release(self, lease: int, ok: bool | None, spent: float, why: str = "") -> None:
         """Give a lease back."""
-        await self._limiter.release(lease, ok=ok, spent=spent)
+        await self._limiter.release(lease, ok=ok, spent=spent, why=why)
 
     async def down_s(self) -> float:
         """For how long the breaker has held calls back."""
         return await self._limiter.down_s()
+
+    async def cause(self) -> str:
+        """Why the last call failed."""
+        return await self._limiter.cause()
 
     async def state(self) -> Figures:
         """The figures as of now."""
@@ -83,13 +87,17 @@ class RemotePermits:
                 raise error.cause from None
             raise
 
-    async def release(self, lease: int, *, ok: bool | None, spent: float) -> None:
+    async def release(self, lease: int, *, ok: bool | None, spent: float, why: str = "") -> None:
         """See ``Limiter.release``."""
-        await _answered(self._limiter.release.remote(lease, ok, spent))
+        await _answered(self._limiter.release.remote(lease, ok, spent, why))
 
     async def down_s(self) -> float:
         """See ``Permits.down_s``."""
         return cast(float, await _answered(self._limiter.down_s.remote()))
+
+    async def cause(self) -> str:
+        """See ``Permits.cause``."""
+        return cast(str, await _answered(self._limiter.cause.remote()))
 
     async def _give_back(self, reference: Awaitable[int]) -> None:
         try:

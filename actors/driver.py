@@ -22,6 +22,7 @@ import shlex
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from actors import checkpoint
@@ -51,6 +52,7 @@ from judge.types import Scale
 from learner.gate import mixer_from
 from learner.types import StepResult
 from report import page
+from speech.manifest import asks_aloud
 
 
 class Driver:
@@ -252,7 +254,7 @@ def run(job: Job) -> RunDirectory:
         if job.snapshot is not None:
             _take(held, job.config.run.root / job.config.run.name)
             checkpoint.check_newest(job.snapshot[0])
-        probed = probe_judge(job.config.judge)
+        probed = _probed(job)
         print("starting Ray" if job.config.cluster.address == "local" else "joining Ray", flush=True)
         cluster = Cluster(job.config, job.layout)  # before anything is written
         try:
@@ -264,6 +266,13 @@ def run(job: Job) -> RunDirectory:
 def _take(held: ExitStack, path: Path) -> None:
     """Nobody else may run in this folder until ``held`` is closed."""
     held.enter_context(alone(path, "a run"))
+
+
+def _probed(job: Job) -> Probed | None:
+    """What the judge's endpoints can do of what this job will ask."""
+    judge, rows = job.config.judge, chain(job.train, job.validation, job.test)
+    spoken = judge.holistic > 0 and asks_aloud(rows)
+    return probe_judge(judge, job.config.rollout.group_size, user_audio=spoken)
 
 
 def _run_on(cluster: Cluster, job: Job, probed: Probed | None, held: ExitStack) -> RunDirectory:

@@ -33,12 +33,14 @@ from judge.offline import (
     norms_in,
     score_all,
 )
+from judge.panel import FLOOR, JUDGE
 from judge.replies import Item, Replies
 from judge.types import Judged, Missing, Scale, Scored
 from judge.voice import SpeechNorms, norms_of
 from speech.manifest import ManifestError, read
 
 OK = 0
+BY_RULE = {FLOOR, f"{JUDGE}({FLOOR})"}  # who gave a score that no judge was asked for
 EVERY_S = 10.0  # between lines of progress
 NO_API = "no axis is judged by api: add judge=openai judge.api.base_url=URL judge.api.model=NAME"
 
@@ -48,7 +50,7 @@ def probe(overrides: Sequence[str]) -> int:
     heard.
     """
     config = load(list(overrides))
-    found = probe_judge(config.judge)
+    found = probe_judge(config.judge, config.rollout.group_size)
     train = config.data.train
     if found is None and not own(train):
         raise UserError(f"judge probe: {NO_API}")
@@ -71,6 +73,7 @@ def score(manifest: Path, to: Path, overrides: Sequence[str]) -> int:
             _complete(config, given, _voice(config, given, overrides), kept)
             ledger.write_table(to, ledger.rows(given.items, kept.entries))
             print("\n".join(_summary(to, given, kept)))
+            _must_have_scored([kept.entries[item.id].reward for item in given.items])
     return OK
 
 
@@ -89,6 +92,14 @@ def _voice(config: Config, given: Replies, overrides: Sequence[str]) -> SpeechNo
     return named or norms_in(given.items, given.folder, given.max_seconds)
 
 
+def _must_have_scored(verdicts: Sequence[Scored | Missing]) -> None:
+    """RunError: the judge gave no score, and why the first has none. A floor by a local rule is no score."""
+    missing = [verdict for verdict in verdicts if isinstance(verdict, Missing)]
+    if missing and all(isinstance(verdict, Missing) or verdict.judge in BY_RULE for verdict in verdicts):
+        why = f"{missing[0].kind}: {missing[0].reason}"
+        raise RunError(f"the judge scored none of {len(verdicts)}; the first is missing for {why}")
+
+
 def _complete(config: Config, given: Replies, voice: SpeechNorms | None, kept: Ledger) -> None:
     """Ask about what is open. UserError: the ledger is about something else. RunError: stopped half-way."""
     settings = ledger.settings_hash(config.judge, voice)
@@ -97,7 +108,7 @@ def _complete(config: Config, given: Replies, voice: SpeechNorms | None, kept: L
     items = kept.open_items(given.items)
     if not items:
         return
-    found = probe_judge(config.judge)
+    found = probe_judge(config.judge, user_audio=any(item.user_audio for item in items))
     mode = found.mode if found is not None else None
     kept.belongs_to(Header(manifest=given.sha256, judge=settings, mode=mode))
     check_vetoes(config.judge, items)
@@ -138,7 +149,8 @@ def calibrate(path: Path, to: Path, kind: calibration.Kind | None, overrides: Se
         given = ratings.read(path, scale, judged, config.data.max_seconds)
         check_vetoes(judge, given.replies.items)
         voice = _voice(config, given.replies, overrides)
-        probed_judge = probe_judge(judge)
+        spoken = any(item.user_audio for item in given.replies.items)
+        probed_judge = probe_judge(judge, user_audio=spoken)
         try:
             first, second = asyncio.run(_twice(config, given.replies, voice, probed_judge))
         except Stopped as error:
@@ -166,6 +178,8 @@ def calibrate(path: Path, to: Path, kind: calibration.Kind | None, overrides: Se
             calibration.save(to, maps, given.replies.sha256)
     told = f"{to} (use it with judge.api.calibration={to})" if maps else "nothing, no map helps"
     print(f"\nwritten: {told}" + (f"; {to} stays as it was" if not maps and to.exists() else ""))
+    if all(one.judge is None for one in found):
+        _must_have_scored([first[name].axes[axis] for axis, rated in given.of.items() for name in rated])
     return OK
 
 
@@ -259,15 +273,16 @@ def _judges(config: Config, given: Replies, voice: SpeechNorms | None) -> Judges
     )
 
 
-def probe_judge(config: JudgeConfig) -> Probed | None:
+def probe_judge(config: JudgeConfig, group_size: int = 1, *, user_audio: bool = True) -> Probed | None:
     """What the endpoints can do, asked before anything starts; None: no axis is judged by api.
 
-    UserError: one does not answer, or cannot do what the axes need, or the calibration is not for it.
+    ``group_size``, ``user_audio``: as in ``judge.api.probed``. UserError: one does not answer, or cannot do
+    what the axes need, or the calibration is not for it.
     """
     if not config.api_axes:
         return None
     try:
-        return asyncio.run(probed(config))
+        return asyncio.run(probed(config, group_size, user_audio=user_audio))
     except ValueError as error:
         raise UserError(f"judge.api: {error}") from error
 

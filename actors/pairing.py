@@ -22,7 +22,6 @@ from actors.prepare import (
     check_engine,
     check_judge,
     check_memory,
-    in_ray_job,
     overrides_of,
     unusable,
     usable_model,
@@ -30,6 +29,7 @@ from actors.prepare import (
 from actors.provenance import versions
 from conf.endpoints import SecondConfig
 from conf.load import load
+from conf.places import in_ray_job
 from conf.schema import Config
 from judge.ledger import settings_hash
 from judge.voice import norms_of
@@ -37,7 +37,7 @@ from speech.audio import inside
 from speech.families.base import Family
 from speech.journal import Journal, Line
 from speech.layout import layout_of
-from speech.manifest import Cursor, ManifestError, read
+from speech.manifest import Cursor, ManifestError, asks_aloud, read
 from speech.pairs import PairRow, Provenance
 
 OK = 0
@@ -137,7 +137,9 @@ def _complete(work: Work, files: PairFiles, kept: Journal[Header, Outcome]) -> N
     todo = [row for row in work.rows if row.id not in kept.entries or kept.entries[row.id].again]
     if not todo:
         return
-    found = probe_judge(work.config.judge)
+    judge = work.config.judge
+    spoken = judge.holistic > 0 and asks_aloud(work.rows)
+    found = probe_judge(judge, work.config.rollout.group_size, user_audio=spoken)
     _belongs(kept, header.model_copy(update={"mode": found.mode if found is not None else None}))
     with resumable("pairs", kept.entries, len(work.rows), "prompts"):
         files.start()
@@ -153,7 +155,7 @@ def _header(work: Work) -> Header:
     made = work.provenance.model_dump(exclude={"commit", "source"})
     more = [config.rollout.engine, config.model.dtype, config.model.max_length, config.judge.api.compare]
     judged = settings_hash(config.judge, norms_of(config.model.path))
-    told = json.dumps([made, more, judged, config.algo.margin], sort_keys=True)
+    told = json.dumps([made, more, judged, config.margin], sort_keys=True)
     return Header(prompts=digest.hexdigest(), settings=sha256(told.encode()).hexdigest(), mode=None)
 
 
@@ -194,7 +196,7 @@ def summary(work: Work, found: Sequence[Outcome], rows: Sequence[PairRow]) -> di
         if None in (counts := [one.tokens for one in found])
         else sum(filter(None, counts)),
         "weights": work.provenance.weights,
-        "least_margin": work.config.algo.margin,
+        "least_margin": work.config.margin,
         "margin_min": min(margins, default=None),
         "margin_mean": sum(margins) / len(margins) if margins else None,
         "margin_max": max(margins, default=None),

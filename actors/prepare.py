@@ -17,8 +17,10 @@ from actors.data_pairs import usable_pairs
 from actors.errors import RunError, UserError
 from actors.footprint import memory_estimate, physical_memory
 from actors.model_check import check_heads, check_numbers
+from actors.overlap import held_out
 from actors.references import heard_by
 from conf.load import load
+from conf.places import in_ray_job
 from conf.schema import Config
 from judge import verifiable
 from judge.api import calls_per_group
@@ -70,11 +72,6 @@ def overrides_of(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return overrides, []
 
 
-def in_ray_job() -> bool:
-    """Whether this process runs in the unpacked working directory of a Ray job."""
-    return "runtime_resources" in Path.cwd().parts
-
-
 def prepare(arguments: Sequence[str]) -> Job:
     """Check all of a job. Raises at the first stage that fails, with all problems of that stage."""
     overrides, notes = overrides_of(arguments)
@@ -90,13 +87,14 @@ def prepare(arguments: Sequence[str]) -> Job:
         folder, state, problems = checkpoint.newest(config.run.resume)
         snapshot = (folder, state)
         notes += [f"skipped a damaged checkpoint: {problem}" for problem in problems]
-    train, validation, test = _manifests(config, family)
+    train, validation, test = manifests = _manifests(config, family)
     pairs = usable_pairs(config, family)
     if snapshot is not None:
         _check_resume(config, snapshot[1], train, len(pairs))
+    notes += held_out(config, manifests, pairs)
     if config.data.pairs is not None and config.algo.loss != "dpo":
         notes.append(f"data.pairs: not read, algo.loss is {config.algo.loss}")
-    close = below(pairs, config.algo.margin)
+    close = below(pairs, config.margin)
     notes += [f"data.pairs: {close} of {len(pairs)} are less than algo.margin apart, and used"] * bool(close)
     return Job(
         config=config,
@@ -323,4 +321,5 @@ def dry_run(job: Job) -> list[str]:
     lines.append(
         f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"
     )
-    return [*lines, *heard_by(config, config.data.train, job.train)]
+    lines += heard_by(config, config.data.train, job.train)
+    return lines + [f"note: {note}" for note in job.notes]

@@ -4,6 +4,7 @@ Every actor reports the hash of the tree that it imported; a run refuses a mix.
 """
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -49,6 +50,13 @@ def versions() -> dict[str, Any]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    commit = git.stdout.strip() if git.returncode == 0 else None  # a submitted working directory has no .git
-    return {"python": sys.version.split()[0], "packages": found, "commit": commit, "source": source_hash()}
+    return {"python": sys.version.split()[0], "packages": found, "commit": _commit(), "source": source_hash()}
+
+
+def _commit() -> str | None:
+    """None for a submitted working directory, which has no .git, and in an image, which has no git."""
+    if shutil.which("git") is None:
+        return None
+    command = ["git", "rev-parse", "HEAD"]
+    asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return asked.stdout.strip() if asked.returncode == 0 else None

@@ -11,6 +11,7 @@ from conf.fields import Fraction, NonNegative, Positive, Seconds, Strict
 
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 ENV_NAME = "[A-Z_][A-Z0-9_]*"
+TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
 class EndpointConfig(Strict):
@@ -48,6 +49,14 @@ class AskedConfig(EndpointConfig):
     """Readings per axis and reply; the score is their mean, its spread is reported."""
     temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = 1.0
     """Of JSON and tagged answers; token probabilities are read at 0."""
+    max_tokens: Positive | None = None
+    """Tokens of one answer; what a model thinks counts. None: 400, and 8 where the answer is one label."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The request's field for that; some models take the newer name alone."""
+    reasoning_effort: Annotated[str, Field(pattern=r"^[a-z]+$")] | None = None
+    """How long a model may think before it answers (``none``, ``low``, ...); none given: not sent."""
+    also_named: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Other names by which this model may answer, as a deployment or a router does: ``[gpt-audio]``."""
     outage_s: Seconds = 600.0
     """Longest pause while the endpoint is down; then the verdicts that waited are missing."""
     concurrency: Positive = 8

@@ -68,6 +68,26 @@ GROUPS: dict[str, list[str]] = {
 """Config group -> its options. A folder with ``_`` before its name is composed and cannot be chosen."""
 
 
+def takes_text(key: str) -> bool:
+    """Whether a key holds text or a path, and nothing else."""
+    return _kinds(key) <= {str, Path, type(None)}
+
+
+def takes_path(key: str) -> bool:
+    """Whether a key, or the items of a list there, holds a path."""
+    return Path in _kinds(key)
+
+
+def _kinds(key: str) -> set[Any]:
+    field = KEYS.get(key) or ITEMS.get(unindexed(key))
+    return {object} if field is None else _leaves(field.annotation)
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    inner = get_args(annotation)
+    return set().union(*map(_leaves, inner)) if inner else {annotation}
+
+
 def unindexed(key: str) -> str:
     """``judge.vetoes.measure`` for ``judge.vetoes.0.measure``."""
     return re.sub(r"\.\d+(?=\.|$)", "", key)

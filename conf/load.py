@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from conf.groups import as_options, folder_problems, is_file, options
-from conf.keys import DEFAULTS, FOLDER, GROUPS, KEYS
+from conf.keys import DEFAULTS, FOLDER, GROUPS, KEYS, takes_path, takes_text
 from conf.messages import (
     EMPTY,
     ConfigError,
@@ -36,20 +36,14 @@ from conf.messages import (
     unknown,
     value_problems,
 )
-from conf.overrides import FOLDERS, RESUME, folders_of, parsed, quoted, sweep, takes_path, takes_text
+from conf.overrides import FOLDERS, RESUME, folders_of, parsed, quoted, sweep
+from conf.places import ROOT, absolute, place_problems, portable, settled
 from conf.schema import Config
 
 __all__ = ["ROOT", "ConfigError", "dump", "load", "read", "sweep"]
 
-ROOT = FOLDER.parent
-"""The project's folder: ``examples/...`` is found from anywhere."""
-
 DEFAULT_MODEL = "tiny"
 """The model where none is chosen."""
-
-WRITTEN = {"run.root", "judge.api.cache", "judge.second.cache"}
-"""Paths of what a run writes: never below the project's folder by accident."""
-
 
 def load(overrides: list[str], config_name: str = "train") -> Config:
     """The checked configuration for a list of ``key=value``.
@@ -81,8 +75,8 @@ def read(path: Path) -> Config:
 
 
 def dump(config: Config) -> str:
-    """YAML with every field; ``read`` gives the same configuration back."""
-    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+    """YAML with every field; ``read`` gives the same configuration back, also after a Ray job's end."""
+    return OmegaConf.to_yaml(OmegaConf.create(portable(config).model_dump(mode="json")))
 
 
 def _is_known(override: Override, problems: list[str], folders: list[Path], *, resumes: bool) -> bool:
@@ -201,7 +195,7 @@ def _plain(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict) or not isinstance(raw.get("run"), dict):
         raise ConfigError([f"{path}: must be a configuration that a run wrote, with a section 'run'"])
     _rename(raw.get("judge"))
-    return {str(key): value for key, value in raw.items()}
+    return {str(key): settled(value, str(key)) for key, value in raw.items()}
 
 
 def _rename(judge: Any) -> None:
@@ -219,27 +213,7 @@ def _checked(raw: dict[str, Any], problems: list[str]) -> Config:
     except ValidationError as error:
         problems += [line for line in schema_problems(error) if line.partition(":")[0] not in told]
         raise ConfigError(problems) from None
-    if "runtime_resources" in Path.cwd().parts and not config.run.root.expanduser().is_absolute():
-        rule = "must be absolute in a Ray job, whose own folder is temporary"
-        problems.append(f"run.root: {rule} (got {config.run.root})")
+    problems += place_problems(config)
     if problems:
         raise ConfigError(problems)
-    return _absolute(config)
-
-
-def _absolute(config: Config) -> Config:
-    """Every path absolute; what is read may lie below the project's folder instead of here."""
-    return Config.model_validate(_placed(config.model_dump(), ""))
-
-
-def _placed(node: Any, key: str) -> Any:
-    """``node``, which lies at ``key``, with the paths in it absolute; all items of a list have its key."""
-    if isinstance(node, dict):
-        return {name: _placed(value, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [_placed(item, key) for item in node]
-    if not isinstance(node, Path):
-        return node
-    path = node.expanduser()
-    embedded = key not in WRITTEN and not path.exists() and (ROOT / path).exists()
-    return ROOT / path if embedded else path.absolute()
+    return absolute(config)

@@ -11,14 +11,13 @@ Invariant: a value that the grammar does not know is taken as it stands or refus
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, ValueType
 from hydra.errors import HydraException
 
 from conf.groups import options
-from conf.keys import GROUPS, KEYS
+from conf.keys import GROUPS, KEYS, takes_text
 from conf.messages import ConfigError, shown, unknown
 
 RESUME, FOLDERS = "resume", "hydra.searchpath"
@@ -83,23 +82,6 @@ def folders_of(overrides: Iterator[Override]) -> list[Path]:
     given = [one.value() for one in overrides if one.key_or_group == FOLDERS and not one.is_sweep_override()]
     flat = [str(item) for value in given for item in (value if isinstance(value, list) else [value])]
     return [Path(item.removeprefix("file://")).expanduser().absolute() for item in flat]
-
-
-def takes_text(key: str) -> bool:
-    """Whether a key holds text or a path, and nothing else."""
-    field = KEYS.get(key)
-    return field is not None and _kinds(field.annotation) <= {str, Path, type(None)}
-
-
-def takes_path(key: str) -> bool:
-    """Whether a key holds a path."""
-    field = KEYS.get(key)
-    return field is not None and Path in _kinds(field.annotation)
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    inner = get_args(annotation)
-    return set().union(*map(_kinds, inner)) if inner else {annotation}
 
 
 def quoted(text: str) -> str:

@@ -8,13 +8,14 @@ embedded one wants instead is in conf/model/tiny.yaml. Under 80 leaves beside th
 objective (``algo``); the judges' are in conf/judging.py, the objective's in conf/algorithm.py.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from conf.algorithm import AlgoConfig
-from conf.fields import NonNegative, Positive, Seconds, Strict
+from conf.fields import Beta, NonNegative, Positive, Seconds, Strict
 from conf.judging import JudgeConfig
 
 
@@ -128,6 +129,8 @@ class LearnerConfig(Strict):
     """Linear warm-up, then constant."""
     weight_decay: NonNegative = 0.0
     """AdamW's decoupled decay."""
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """AdamW's weights of history: of the gradient, and of its square."""
     clip: Annotated[float, Field(gt=0.0)] = 1.0
     """Largest global gradient norm."""
     anchors_per_step: Positive = 64
@@ -172,6 +175,11 @@ class ClusterConfig(Strict):
             )
         if self.kind == "local" and self.gpus_per_node:
             raise ValueError(f"gpus_per_node must be 0 when kind=local: got {self.gpus_per_node}")
+        if not re.fullmatch(r"local|auto|[^:/\s]+:\d{1,5}", self.address):
+            raise ValueError(f"address must be local, auto or host:port of a Ray head: got {self.address}")
+        if self.nodes > 1 and (self.kind == "local" or self.address == "local"):
+            what = "kind=local: a run on CPU is one machine's" if self.kind == "local" else "address=local"
+            raise ValueError(f"nodes must be 1 when {what}: got {self.nodes}")
         if self.kind == "gpu" and self.gpus_per_node < 1:
             raise ValueError(f"gpus_per_node must be at least 1 when kind=gpu: got {self.gpus_per_node}")
         if self.weight_transfer == "ipc" and not self.colocate:
@@ -189,7 +197,7 @@ class LogConfig(Strict):
     rollouts_every: Positive = 1
     """Steps between rollout records."""
     audio_every: Positive = 5
-    """Steps between rollout records that keep their audio."""
+    """Steps between rollout records that keep their audio; those of the first and the last step do."""
     diagnose_every: Annotated[int, Field(ge=0)] = 20
     """Steps between diagnoses (gradients by layer and channel, shift from the start policy); also at step 1.
     Each takes about two steps' learning time, one gradient in the host's memory, and the frozen start policy,
@@ -208,6 +216,13 @@ class Config(Strict):
     learner: LearnerConfig = LearnerConfig()
     cluster: ClusterConfig = ClusterConfig()
     log: LogConfig = LogConfig()
+
+    @property
+    def margin(self) -> float:
+        """``algo.margin``, or an eighth of the judge's scale."""
+        return (
+            (self.judge.scale_hi - self.judge.scale_lo) / 8 if self.algo.margin is None else self.algo.margin
+        )
 
     @model_validator(mode="after")
     def _stage_has_an_end(self) -> Self:
@@ -255,10 +270,16 @@ class Config(Strict):
                 f"algo.sft_steps must be below run.steps={self.run.steps}, or the second stage never begins:"
                 f" got {algo.sft_steps}"
             )
-        if algo.mix == "gate" and not judge.scale_lo <= algo.gate.theta <= judge.scale_hi:
+        theta = algo.gate.theta  # not set: on the scale
+        if algo.mix == "gate" and theta is not None and not judge.scale_lo <= theta <= judge.scale_hi:
             raise ValueError(
                 f"algo.gate.theta must lie on the judge's scale [{judge.scale_lo}, {judge.scale_hi}]:"
-                f" got {algo.gate.theta}"
+                f" got {theta}"
+            )
+        if self.model.mtp == "trained" and not algo.anchors:
+            raise ValueError(
+                "model.mtp must be frozen where nothing is learnt from reference replies (algo.sft 0 on every"
+                " channel, or lambda always 1): got trained"
             )
         if algo.gate.denoise and judge.asked_once is not None:
             raise ValueError(

@@ -109,4 +109,6 @@ build
 # a network of its own: no port of another Ray on this machine is met
 export -f train in_container wait_for say
 export WORK
-unshare --net bash -euc 'ip link set lo up; BUILDAH=(buildah --root "$WORK/storage" --runroot "$WORK/run"); train'
+ADDRESS=$(ip -4 -o address show scope global | awk 'NR == 1 { print $4 }') # the containers' /etc/hosts names it
+export ADDRESS
+unshare --net bash -euc 'ip link set lo up; [ -z "$ADDRESS" ] || ip address add "${ADDRESS%/*}/32" dev lo; BUILDAH=(buildah --root "$WORK/storage" --runroot "$WORK/run"); train'

@@ -169,7 +169,9 @@ $PRINT || "$BASE" -P actors/dependencies.py before "$EXTRA" || exit 1
 [ -n "$INTO" ] || make_venv
 
 say "installing for $EXTRA (some minutes the first time, at once after that)"
-eval "$({ "$TARGET" -m pip config list || "$BASE" -m pip config list || true; } 2>/dev/null | ask settings)"
+ASKED=$TARGET  # whose pip says where packages come from
+"$TARGET" -m pip --version >/dev/null 2>&1 || ASKED=$BASE
+eval "$({ "$ASKED" -m pip config list 2>/dev/null || true; } | "$ASKED" docker/packages.py settings)"
 if [ -n "$INTO" ] && ! $PRINT; then PINS=$(mktemp); "$TARGET" docker/packages.py pins >"$PINS"; fi
 case "${WAVGATE_INSTALLER:-}" in
     uv) by_uv ;;

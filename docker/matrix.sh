@@ -2,6 +2,7 @@
 # Tries the install and a short training run on bare machines, one after the other, and prints a table.
 #
 #   docker/matrix.sh [ROW ...]     default: all rows; docker/matrix.sh --list names them
+#   MATRIX_RUN="make install" docker/matrix.sh      something quicker than a training run
 #
 # Each machine is a Debian root of its own under $MATRIX_TMP (default: /tmp), made by mmdebstrap and removed at the
 # end, with a fresh clone of this checkout's last commit. Needs root, mmdebstrap, git, unshare, and up to 9 GB of
@@ -10,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 TMP=${MATRIX_TMP:-/tmp} BASIC=python3,python3-venv,git,make,ca-certificates TABLE=() LOG=${MATRIX_LOG:-/dev/stderr}
-TRAIN='make train ARGS="experiment=smoke run.name=matrix" && test -d runs/matrix/final'
+TRAIN=${MATRIX_RUN:-make train ARGS='"experiment=smoke run.name=matrix"' && test -d runs/matrix/final}
 
 mirror() { cat /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | grep -m1 -oE 'https?://\S+/debian/?(\s|$)' || true; }
 
@@ -64,18 +65,20 @@ own_authority() {  # and nothing but the index, no libsndfile: any company
     SYS=no try "the same without /sys" "mount /sys" "make train"
     NET=no try "the same without a network" "failed: " "make train; rm -rf .venv"
     try "Debian 12, the index only, own authority" ok "$TRAIN"
-    NET=no try "no network after the install" ok "rm -rf runs; $TRAIN"
-    READONLY=yes try "home read-only after the install" ok "rm -rf runs; $TRAIN"
-    git clone --quiet . "$ROOT/a second clone"
-    FOLDER="/a second clone" try "a second clone, path with spaces" ok "$TRAIN"
     drop_root
 }
 
-settings() {
+settings() {  # this machine's own pip settings, and what is tried after an install
     make_root bookworm "$BASIC,libnuma1"
-    SHOW=${MATRIX_SHOW:-} SETTINGS=$(env | grep '^PIP_' | tr '\n' ' ' || true) try "Debian 12, this machine's pip settings" ok "$TRAIN"
-    READONLY=yes SHOW=${MATRIX_SHOW:-} SETTINGS=$(env | grep '^PIP_' | tr '\n' ' ' || true) \
-        try "the same, home read-only from the start" ok "rm -rf .venv runs; make install"
+    export SHOW=${MATRIX_SHOW:-} SETTINGS
+    SETTINGS=$(env | grep '^PIP_' | tr '\n' ' ' || true)
+    try "Debian 12, this machine's pip settings" ok "$TRAIN"
+    NET=no try "no network after the install" ok "rm -rf runs; $TRAIN"
+    READONLY=yes try "home read-only after the install" ok "rm -rf runs; $TRAIN"
+    git clone --quiet . "$ROOT/a second clone"
+    FOLDER="/a second clone" try "a second clone beside it, path with spaces" ok "$TRAIN"
+    READONLY=yes try "home read-only from the start" ok "rm -rf .venv; make install"
+    unset SHOW SETTINGS
     drop_root
 }
 

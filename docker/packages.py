@@ -10,7 +10,6 @@ import ast
 import os
 import re
 import shlex
-import ssl
 import sys
 import tomllib
 from importlib.metadata import distributions, requires
@@ -46,12 +45,12 @@ def settings() -> None:
     for name, variable, separator in FOR_UV:
         if chosen.get(name):
             _export(variable, separator.join(chosen[name]))
-    _export("UV_SYSTEM_CERTS", "true")  # else a company's own authority is unknown to it
-    _export("UV_NATIVE_TLS", "true")  # the same, before uv 0.11
-    bundle = ssl.get_default_verify_paths().cafile
-    trusted = next((one for one in (*BUNDLES, bundle) if one and Path(one).is_file()), None)
-    if trusted is not None and not chosen.get("cert"):
-        _export("PIP_CERT", trusted)
+    trusted = next((file for file in BUNDLES if Path(file).is_file()), None)
+    if trusted is not None:  # else a company's own authority is unknown to them
+        _export("UV_SYSTEM_CERTS", "true")
+        _export("UV_NATIVE_TLS", "true")  # the same, before uv 0.11
+        if not chosen.get("cert"):
+            _export("PIP_CERT", trusted)
 
 
 def _export(variable: str, value: str) -> None:

@@ -9,22 +9,22 @@ repaired, nothing is guessed, and of two scores none is taken.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import exp, isfinite, sqrt
+from math import sqrt
 from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from judge.completion import strict_json
+from judge.label import Logprobs, label_of, weights_of
+from judge.strict_json import strict_json
 from judge.types import CallFailed, Kind
 
 Mode = Literal["logprobs", "schema", "tagged"]
-Logprobs = Sequence[Sequence[tuple[str, float]]]  # per generated token: top alternatives, natural log
 
 ENOUGH = 0.5  # probability that must lie on the labels
 TOP = 20  # alternatives asked for; the most that the usual endpoints give
-DIGIT_TOKENS = 8  # a digit, a blank, an end: a judge that says more is cut off, and refused
+LABEL_TOKENS = 8  # a label, a blank, an end: a judge that says more is cut off, and refused
 REASON_TOKENS = 400
 LONGEST_REASON = 2000  # characters that are kept
 COMMON = set(
@@ -61,6 +61,28 @@ class Form:
     means: str
     numbers: Mapping[str, float]
     reply: type[BaseModel]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How an answer is drawn, as ``conf.endpoints.AskedConfig`` has it. ValueError: no such temperature."""
+
+    temperature: float = 1.0
+    max_tokens: int | None = None
+    max_tokens_field: str = "max_tokens"
+    reasoning_effort: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 2:
+            raise ValueError(f"temperature must lie in [0, 2]: got {self.temperature}")
+
+    def fields(self, mode: Mode) -> dict[str, Any]:
+        """Of the request. For token probabilities greedy: the draw is not used, its distribution is."""
+        few = LABEL_TOKENS if mode == "logprobs" else REASON_TOKENS
+        body: dict[str, Any] = {self.max_tokens_field: self.max_tokens or few}
+        body["temperature"] = 0 if mode == "logprobs" else self.temperature
+        effort = self.reasoning_effort
+        return body if effort is None else body | {"reasoning_effort": effort}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,16 +123,13 @@ def rule(form: Form, mode: Mode) -> str:
     )
 
 
-def settings(form: Form, mode: Mode, temperature: float, *, forced: bool = False) -> dict[str, Any]:
+def settings(form: Form, mode: Mode, sampling: Sampling, *, forced: bool = False) -> dict[str, Any]:
     """The request fields of a mode. ``forced``: only a label can be said (vLLM's option)."""
-    if mode == "logprobs":  # greedy: the draw is not used, its distribution is
-        body: dict[str, Any] = {"max_tokens": DIGIT_TOKENS, "temperature": 0}
+    body = sampling.fields(mode)
+    if mode == "logprobs":
         body |= {"logprobs": True, "top_logprobs": TOP}
         return body | (enforced(form) if forced else {})
-    body = {"max_tokens": REASON_TOKENS, "temperature": temperature}
-    if mode == "tagged":
-        return body
-    return body | shaped(form.field, json_schema(form))
+    return body if mode == "tagged" else body | shaped(form.field, json_schema(form))
 
 
 def shaped(name: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -136,10 +155,13 @@ def json_schema(form: Form) -> dict[str, Any]:
     }
 
 
-def read(form: Form, mode: Mode, text: str, logprobs: Logprobs) -> Reading:
-    """The judge's answer as a number. CallFailed: malformed, out_of_range, language, unsure."""
+def read(form: Form, mode: Mode, text: str, logprobs: Logprobs, thought: str = "") -> Reading:
+    """The judge's answer as a number. ``thought``: what it thought before, where that came apart.
+
+    CallFailed: malformed, out_of_range, language, unsure.
+    """
     if mode == "logprobs":
-        return expectation(form, text, logprobs)
+        return expectation(form, text, logprobs, thought)
     if mode == "schema":
         fields = json_reply(form.reply, text).model_dump()
         label, reason = str(fields[form.field]), str(fields["reason"])
@@ -151,24 +173,16 @@ def read(form: Form, mode: Mode, text: str, logprobs: Logprobs) -> Reading:
     return Reading(number=form.numbers[label], own_std=None, reason=shortened(reason))
 
 
-def expectation(form: Form, text: str, logprobs: Logprobs) -> Reading:
-    """Mean and deviation of the numbers that the labels stand for, where the label was generated.
+def expectation(form: Form, text: str, logprobs: Logprobs, thought: str = "") -> Reading:
+    """Mean and deviation of the numbers that the labels stand for, at the token that is the answer.
 
-    Tokens that differ in blanks alone are one label. The text must be a label by itself: of "4.5", "45" and
-    "4 of 10" the first token would say 4. CallFailed unsure: the labels have less than half the probability.
+    The text must be a label by itself: of "4.5", "45" and "4 of 10" the first token would say 4.
+    CallFailed unsure: the labels have less than half the probability.
     """
     said = text.strip()
     if said not in form.numbers:
         _refuse_label(form, said)
-    label = next((token for token in logprobs if _likeliest(token).strip()), None)
-    if label is None:
-        raise CallFailed("malformed", "the answer came without token probabilities")
-    weights = dict.fromkeys(form.numbers, 0.0)
-    for sign, logprob in label:
-        if not logprob <= 1e-3:  # NaN as well
-            raise CallFailed("malformed", f"a log-probability must not be positive: got {logprob}")
-        if sign.strip() in weights:
-            weights[sign.strip()] += exp(logprob)
+    weights = weights_of(form.numbers, label_of(said, logprobs, thought))
     mass = sum(weights.values())
     if mass < ENOUGH:
         raise CallFailed("unsure", f"the labels must have a probability of at least {ENOUGH}: got {mass:.3f}")
@@ -183,12 +197,12 @@ def expectation(form: Form, text: str, logprobs: Logprobs) -> Reading:
 
 
 def json_reply(shape: type[Reply], text: str) -> Reply:
-    """One JSON object of the shape's fields in order, none twice. CallFailed: malformed, out_of_range."""
+    """One JSON object of the shape's fields, in any order, none twice. CallFailed: what it is instead."""
     try:
         fields = strict_json(text.encode())
     except ValueError as error:
         raise CallFailed("malformed", f"the answer must be a JSON object: {error}: {quoted(text)}") from error
-    if not isinstance(fields, dict) or list(fields) != list(shape.model_fields):
+    if not isinstance(fields, dict) or fields.keys() != shape.model_fields.keys():
         raise CallFailed("malformed", f"the answer must have {list(shape.model_fields)}: got {quoted(text)}")
     try:
         return shape.model_validate(fields)
@@ -200,12 +214,22 @@ def json_reply(shape: type[Reply], text: str) -> Reply:
 
 def tag_content(tag: str, text: str) -> tuple[str, str]:
     """(content, what stands before it) of the only <tag>, with which the text ends. CallFailed: malformed."""
-    opened = len(re.findall(rf"<\s*/?\s*{tag}\b", text, re.IGNORECASE))
-    match = re.fullmatch(rf"(.*)<{tag}>([^<>]*)</{tag}>\s*", text, re.DOTALL)
-    if match is None or opened != 2:
-        rule = f"the answer must end with its only <{tag}>...</{tag}>"
+    start, end, whole = f"<{tag}>", f"</{tag}>", text.rstrip()
+    before, opened, content = whole.removesuffix(end).rpartition(start)
+    if not opened or not whole.endswith(end) or set("<>") & set(content) or tags(tag, whole) != 2:
+        rule = f"the answer must end with its only {start}...{end}"
         raise CallFailed("malformed", f"{rule}: got {quoted(text)}")
-    return match[2].strip(), match[1]
+    return content.strip(), before
+
+
+def tags(tag: str, text: str) -> int:
+    """How often a tag opens or closes in a text, in any spelling: "< SCORE", "</ score>"."""
+    heads = (piece.lstrip().removeprefix("/").lstrip() for piece in text.casefold().split("<")[1:])
+    return sum(head.startswith(tag) and not _is_of_word(head[len(tag) : len(tag) + 1]) for head in heads)
+
+
+def _is_of_word(sign: str) -> bool:
+    return sign.isalnum() or sign == "_"
 
 
 def check_english(reason: str) -> None:
@@ -234,7 +258,3 @@ def _refuse_label(form: Form, label: str) -> NoReturn:
     is_number = re.fullmatch(r"[+-]?[0-9]{1,9}(\.[0-9]+)?", label) is not None
     inside = is_number and min(form.numbers.values()) <= float(label) <= max(form.numbers.values())
     raise CallFailed("out_of_range" if is_number and not inside else "malformed", asked)
-
-
-def _likeliest(alternatives: Sequence[tuple[str, float]]) -> str:
-    return max(alternatives, key=lambda pair: pair[1] if isfinite(pair[1]) else -1e9, default=("", 0.0))[0]

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from conf.endpoints import ApiConfig, AskedConfig
 from conf.judging import JudgeConfig
+from judge.answers import Sampling
 from judge.api_panel import ApiPanel, Compare, Second
 from judge.cache import VerdictCache
 from judge.calibration import Calibrations, load
 from judge.caller import Caller
+from judge.capabilities import Capabilities
 from judge.chat import ask
 from judge.compare import pairwise
 from judge.endpoint import endpoint_of
@@ -23,9 +25,10 @@ from judge.http import new_client
 from judge.limits import MINUTE, Limits, Permits
 from judge.openai_judge import OpenAIJudge, name_of
 from judge.panel import LONGEST, panel_from
-from judge.probe import Capabilities, probe, smallest
+from judge.probe import probe
 from judge.ranking import groupwise
 from judge.rubric import RUBRICS, Rubric
+from judge.trials import Asked, smallest
 from judge.turns import Price
 from judge.types import Scale
 from judge.voice import Known
@@ -129,12 +132,26 @@ def _answers_s(config: JudgeConfig, asked: AskedConfig, calls: int) -> float:
     return rounds * asked.deadline_s + minutes * MINUTE + asked.outage_s
 
 
-async def probed(config: JudgeConfig) -> Probed:
-    """What the endpoints can do.
+async def probed(config: JudgeConfig, group_size: int = 1, *, user_audio: bool = True) -> Probed:
+    """What the endpoints can do of what they will be asked.
 
-    ValueError: not what the axes need, one does not answer, or the calibration is not this judge's.
+    ``group_size``: replies to a prompt, which ``compare`` holds against each other; ``user_audio``: there are
+    prompts that were spoken. ValueError: not what the axes need, one does not answer, or the calibration is
+    not this judge's.
     """
-    able = [await _probed(config, asked) for asked in config.asked]
+    able = [
+        await _probed(
+            one,
+            Asked(
+                rubrics=list(rubrics(config).values()),
+                sampling=sampling_of(one),
+                compare=one.compare if isinstance(one, ApiConfig) else "none",
+                group_size=group_size,
+                user_audio=user_audio,
+            ),
+        )
+        for one in config.asked
+    ]
     found = Probed(judge=able[0], second=able[1] if len(able) > 1 else None)
     if config.api.calibration is not None:
         maps, model = load(config.api.calibration), endpoint_of(config.api).model
@@ -148,13 +165,23 @@ async def probed(config: JudgeConfig) -> Probed:
     return found
 
 
-async def _probed(config: JudgeConfig, asked: AskedConfig) -> Capabilities:
-    endpoint = endpoint_of(asked)
+async def _probed(config: AskedConfig, asked: Asked) -> Capabilities:
+    endpoint = endpoint_of(config)
     async with new_client() as client:
-        found = await probe(partial(ask, client, endpoint), endpoint.model, list(rubrics(config).values()))
-    if asked.spend_cap is not None and not found.usage:
+        found = await probe(partial(ask, client, endpoint), endpoint.model, asked)
+    if config.spend_cap is not None and not found.usage:
         raise ValueError("spend_cap cannot be held: the endpoint does not say how many tokens a call takes")
     return found
+
+
+def sampling_of(asked: AskedConfig) -> Sampling:
+    """How answers are drawn, by the settings."""
+    return Sampling(
+        temperature=asked.temperature,
+        max_tokens=asked.max_tokens,
+        max_tokens_field=asked.max_tokens_field,
+        reasoning_effort=asked.reasoning_effort,
+    )
 
 
 def api_panel(
@@ -196,7 +223,7 @@ def _caller(asked: AskedConfig, permits: Permits, *, cached: bool, log: Path | N
         cache=VerdictCache(asked.cache, CACHE_BYTES) if cached and asked.cache is not None else None,
         log=log,
         endpoint=endpoint.base_url,
-        ping=partial(ask, client, replace(endpoint, attempts=1), smallest()),
+        ping=partial(ask, client, replace(endpoint, attempts=1), smallest(sampling_of(asked))),
     )
 
 
@@ -204,15 +231,15 @@ def _judge(
     asked: AskedConfig, caller: Caller, able: Capabilities, scale: Scale, maps: Calibrations | None
 ) -> OpenAIJudge:
     return OpenAIJudge(
-        caller, able, scale=scale, repeats=asked.repeats, temperature=asked.temperature, maps=maps
+        caller, able, scale=scale, repeats=asked.repeats, sampling=sampling_of(asked), maps=maps
     )
 
 
 def _comparing(api: ApiConfig, judge: OpenAIJudge) -> Compare | None:
     asked = (judge.caller, judge.capabilities)
-    scale, temperature = judge.scale, judge.temperature
+    scale, sampling = judge.scale, judge.sampling
     if api.compare == "pairwise":
-        return partial(pairwise, *asked, scale=scale, temperature=temperature)
+        return partial(pairwise, *asked, scale=scale, sampling=sampling)
     if api.compare == "ranking":
-        return partial(groupwise, *asked, scale=scale, repeats=api.repeats, temperature=temperature)
+        return partial(groupwise, *asked, scale=scale, repeats=api.repeats, sampling=sampling)
     return None

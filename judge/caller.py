@@ -6,6 +6,7 @@ waits for its turn and asks again, so a run pauses and resumes (judge/turns.py).
 and no audio, and no header.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -120,7 +121,7 @@ class Caller:
         answer: Answer | None = None
         try:
             answer = await self._ask(question.settings | {"messages": question.messages}, turns.take)
-            readings = question.read(answer)
+            readings = await asyncio.to_thread(question.read, answer)  # other calls need the loop
         except CallFailed as failure:
             self._write(question, hashes, turns, answer, failure)
             raise

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 
+from conf.endpoints import TOKEN_FIELDS
 from judge.completion import Completion, read_completion
 from judge.endpoint import Endpoint, key_of, without_key
 from judge.http import Post, Under, at_once, post
@@ -20,11 +21,14 @@ class Answer:
     """What the model said. Not blank, not cut off; whether it holds a score is for the rubric to say."""
 
     text: str
-    logprobs: list[list[tuple[str, float]]]  # per generated token: (token, natural log); [] when none came
+    logprobs: list[list[tuple[str, float]]]
+    """Per generated token the one that was taken, then its alternatives: (token, natural log). [] if none."""
     prompt_tokens: int  # 0 when the endpoint does not say
     completion_tokens: int
     seconds: float  # of the deadline: attempts and the waits between them
     attempts: int
+    audio_tokens: int = 0  # of the prompt; 0 when the endpoint does not say
+    thought: str = ""  # what the model thought, where it came in a field of its own or before the text
 
 
 async def ask(
@@ -38,7 +42,13 @@ async def ask(
         path="/chat/completions",
         content_type="application/json",
         content=json.dumps(body | {"model": endpoint.model}).encode(),
-        read=partial(read_completion, model=endpoint.model),
+        read=partial(
+            read_completion,
+            model=endpoint.model,
+            also=endpoint.also_named,
+            settings=endpoint.settings,
+            most=next((body[name] for name in TOKEN_FIELDS if name in body), None),
+        ),
     )
     posted, key = await post(client, endpoint, request, under), key_of(endpoint)
     return Answer(
@@ -51,4 +61,6 @@ async def ask(
         completion_tokens=posted.found.completion_tokens,
         seconds=posted.seconds,
         attempts=posted.attempts,
+        audio_tokens=posted.found.audio_tokens,
+        thought=without_key(key, posted.found.thought),
     )

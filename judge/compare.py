@@ -11,11 +11,11 @@ from itertools import permutations
 from math import sqrt
 from typing import Any
 
-from judge.answers import CHOICE, Reading, rule, settings
+from judge.answers import CHOICE, Mode, Reading, Sampling, rule, settings
 from judge.caller import Caller, Question, about
+from judge.capabilities import Capabilities
 from judge.chat import Answer
 from judge.openai_judge import missing, on_scale, reading, settled
-from judge.probe import Capabilities
 from judge.rubric import DATA, Message, Rubric, audio_parts, clips, text_parts
 from judge.types import CallFailed, Missing, Scale, Scored, Task, Verdict
 from rollout.types import Speech
@@ -91,29 +91,40 @@ class Contest:
 
 
 async def pairwise(
-    caller: Caller, capabilities: Capabilities, contest: Contest, *, scale: Scale, temperature: float
+    caller: Caller, capabilities: Capabilities, contest: Contest, *, scale: Scale, sampling: Sampling
 ) -> list[Verdict]:
     """A verdict per candidate, in order: n (n - 1) calls."""
-    candidates, mode = contest.candidates, capabilities.mode
-    pairs: list[Pair] = list(permutations(range(len(candidates)), 2))
-    kind = f"pairwise-{VERSION}:{contest.rubric.id}"
-    name = f"openai({caller.model} {kind} {mode})"
+    count, able = len(contest.candidates), capabilities
+    pairs: list[Pair] = list(permutations(range(count), 2))
+    name = f"openai({caller.model} {_kind(contest)} {able.mode})"
     questions = [
-        contest.question(
-            {"A": candidates[first], "B": candidates[second]},
-            kind=kind,
-            judge=name,
-            answer_rule=rule(CHOICE, mode),
-            settings=settings(CHOICE, mode, temperature, forced=capabilities.forced),
-            read=partial(reading, CHOICE, capabilities),
-        )
-        for first, second in pairs
+        pair_question(contest, pair, mode=able.mode, forced=able.forced, sampling=sampling, judge=name)
+        for pair in pairs
     ]
     outcomes = dict(zip(pairs, await settled(caller, questions), strict=True))
     return [
         verdict if isinstance(verdict, Missing) else on_scale(verdict, 0.0, 1.0, scale)
-        for verdict in standings(outcomes, len(candidates), name)
+        for verdict in standings(outcomes, count, name)
     ]
+
+
+def pair_question(
+    contest: Contest, pair: Pair, *, mode: Mode, forced: bool, sampling: Sampling, judge: str = ""
+) -> Question:
+    """What is asked about two candidates in one order."""
+    first, second = (contest.candidates[index] for index in pair)
+    return contest.question(
+        {"A": first, "B": second},
+        kind=_kind(contest),
+        judge=judge,
+        answer_rule=rule(CHOICE, mode),
+        settings=settings(CHOICE, mode, sampling, forced=forced),
+        read=partial(reading, CHOICE, mode),
+    )
+
+
+def _kind(contest: Contest) -> str:
+    return f"pairwise-{VERSION}:{contest.rubric.id}"
 
 
 def standings(

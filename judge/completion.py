@@ -1,53 +1,38 @@
 """What a chat endpoint sent back, read strictly: a completion, or CallFailed with the kind of failure.
 
-Invariant: nothing half-said passes. A text is taken only from a whole JSON document (no duplicate keys, no
-NaN, valid UTF-8) that answers for the model that was asked, was not cut off and was not refused. Whether the
-text holds a score is not decided here. Reasons may quote what was sent, uncut: who shows them cuts them.
+Invariant: nothing half-said passes. A text is taken only from a whole JSON document that answers once, for
+the model that was asked, to the model's own end, and was not refused. A thought is never part of the text.
+Whether the text holds a score is not decided here.
 """
 
-import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
-from math import isfinite
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from judge.types import CallFailed, Kind
-
-TRANSIENT: frozenset[Kind] = frozenset({"deadline", "network", "rate_limited", "server", "not_json"})
-"""Kinds that say something about the endpoint rather than about the call: another call may succeed."""
-
-OUT_OF_MONEY = frozenset(
-    {
-        "insufficient_quota",
-        "billing_hard_limit_reached",
-        "billing_not_active",
-        "quota_exceeded",
-        "insufficient_balance",
-        "payment_required",
-    }
-)
-"""Error codes of a used-up account, which come with 429, 403 or 400: waiting does not help."""
-
+from judge.failures import document, error_failure, failed, shown
+from judge.finish import unfinished
 
 DATED = r"([-@:][0-9]{3,}([.-][0-9]+)*)?"
 """What an endpoint may add to the name that was asked for: a date or a build, never another model's name."""
 
-
-def failed(kind: Kind, reason: str, tokens: tuple[int, int] = (0, 0)) -> CallFailed:
-    """The failure of this kind, marked retryable when the kind is transient."""
-    return CallFailed(kind, reason, retryable=kind in TRANSIENT, tokens=tokens)
+THOUGHT_ENDS = ("</think>", "</thinking>", "</thought>", "</reasoning>", "[/think]", "◁/think▷")
+"""What stands between a thought and the answer where both come in one text, in lower case."""
+THOUGHT_BEGINS = tuple(end.replace("/", "") for end in THOUGHT_ENDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """The one answer of a completion. Log-probs as in ``chat.Answer``."""
+    """The one answer of a completion. ``logprobs`` and ``thought`` as in ``chat.Answer``."""
 
     text: str
     logprobs: list[list[tuple[str, float]]]
     prompt_tokens: int
     completion_tokens: int
+    audio_tokens: int = 0
+    thought: str = ""
 
 
 class _Part(BaseModel):
@@ -64,50 +49,43 @@ class _Token(_Option):
     top_logprobs: list[_Option] | None = None
 
 
-class _Logprobs(_Part):
-    content: list[_Token] | None = None
+TOKENS = TypeAdapter(list[_Token])
 
 
 class _Message(_Part):
-    content: str | None = None
-    refusal: str | None = None
+    content: str | list[dict[str, Any]] | None = None
+    refusal: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    thinking: Any = None
 
 
 class _Choice(_Part):
     message: _Message | None = None
     finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
-
-
-Count = Annotated[int, Field(ge=0, lt=1 << 31)]
-
-
-class _Usage(_Part):
-    prompt_tokens: Count = 0
-    completion_tokens: Count = 0
+    logprobs: Any = None
+    error: Any = None
 
 
 class _Reply(_Part):
     model: str | None = None
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: Any = None
 
 
-def document(body: bytes) -> Any:
-    """The JSON in the body of a success. CallFailed: it is none, or holds an error all the same."""
-    try:
-        found = strict_json(body)
-    except ValueError as broken:
-        raise failed("not_json", f"{broken}: {_shown(body)}") from None
-    if isinstance(found, dict) and found.get("error"):
-        # Some gateways send status 200 and put the status of the model behind them into the body.
-        code = _error_of(found).get("code")
-        raise status_failure(code if isinstance(code, int) else 500, body)
-    return found
+def read_completion(
+    body: bytes,
+    model: str,
+    also: Collection[str] = (),
+    *,
+    settings: str = "judge.api",
+    most: int | None = None,
+) -> Completion:
+    """The answer in the body of a success. CallFailed: there is none.
 
-
-def read_completion(body: bytes, model: str) -> Completion:
-    """The answer in the body of a success; ``model`` is the name asked for. CallFailed: there is none."""
+    ``model``: the name asked for; ``also``: others that stand for the same; ``settings``: what reasons name
+    when a setting would help; ``most``: tokens that were allowed.
+    """
     found = document(body)
     try:
         reply = _Reply.model_validate(found)
@@ -115,90 +93,129 @@ def read_completion(body: bytes, model: str) -> Completion:
         first, *_ = broken.errors(include_url=False, include_input=False)
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise failed("malformed", f"not a chat completion: {where}: {first['msg']}") from None
-    usage = reply.usage or _Usage()
-    used = (usage.prompt_tokens, usage.completion_tokens)
-    if reply.model is not None and not re.fullmatch(re.escape(model) + DATED, reply.model):
-        raise failed("wrong_model", f"asked for {model}, answered by {reply.model}", used)
-    choice = reply.choices[0] if reply.choices else None
-    if choice is None or choice.message is None:
-        raise failed("empty", "no choice in the answer", used)
-    if choice.message.refusal:
-        raise failed("refusal", choice.message.refusal, used)
-    if choice.finish_reason == "content_filter":
-        raise failed("refusal", "stopped by a content filter", used)
-    if choice.finish_reason == "length":
-        raise failed("malformed", f"cut off after {usage.completion_tokens} tokens", used)
-    text = choice.message.content
-    if text is None or not text.strip():
-        raise failed("empty", f"no content, finish_reason {choice.finish_reason}", used)
+    used = _used(reply.usage)
+    if reply.model and not is_named(reply.model, (model, *also)):
+        told = f"asked for {model}, answered by {reply.model}"
+        raise failed("wrong_model", f"{told}; if it is the same: {settings}.also_named=[{reply.model}]", used)
+    choice = _only_choice(reply, used, body)
+    _must_have_answered(choice, used, _advice(settings, most))
+    assert choice.message is not None
+    text, thought = _said(choice.message, used)
+    if not text.strip():
+        kept = f", {len(thought)} characters of thought" if thought.strip() else ""
+        raise failed("empty", f"no content, finish_reason {choice.finish_reason}{kept}", used)
     return Completion(
-        text=text, logprobs=_alternatives(choice.logprobs), prompt_tokens=used[0], completion_tokens=used[1]
+        text=text,
+        logprobs=_alternatives(choice.logprobs, used),
+        prompt_tokens=used[0],
+        completion_tokens=used[1],
+        audio_tokens=_count(_details(reply.usage), "audio_tokens"),
+        thought=thought,
     )
 
 
-def status_failure(status: int, body: bytes) -> CallFailed:
-    """The failure that an error status and its body mean."""
-    reason = f"HTTP {status}: {_shown(body)}"
+def is_named(answered: str, names: Collection[str]) -> bool:
+    """Whether the name that an endpoint gives is one of these, or one of these with a date or a build."""
+    return any(re.fullmatch(re.escape(name) + DATED, answered) for name in names)
+
+
+def after_thought(text: str) -> tuple[str, str]:
+    """(the answer, the thought before it) of a text that may begin with a thought.
+
+    A thought that does not end has no answer behind it: the answer is empty.
+    """
+    low = text.lower()
+    end = max((low.rfind(mark) + len(mark) for mark in THOUGHT_ENDS if mark in low), default=0)
+    if end:
+        return text[end:], text[:end]
+    return ("", text) if low.lstrip().startswith(THOUGHT_BEGINS) else (text, "")
+
+
+def _advice(settings: str, most: int | None) -> str:
+    """What can be done about an answer that was cut off."""
+    allowed = "" if most is None else f" of {most}"
+    return f"{allowed}, thought included: raise {settings}.max_tokens or lower {settings}.reasoning_effort"
+
+
+def _only_choice(reply: _Reply, used: tuple[int, int], body: bytes) -> _Choice:
+    choices = reply.choices or []
+    if len(choices) > 1:
+        raise failed("malformed", f"the answer must hold one choice: got {len(choices)}", used)
+    if not choices:
+        raise failed("empty", f"no choice in the answer: {shown(body)}", used)
+    return choices[0]
+
+
+def _must_have_answered(choice: _Choice, used: tuple[int, int], advice: str) -> None:
+    """CallFailed: the choice holds an error, was refused or is not the model's whole answer."""
+    if choice.error:
+        failure = error_failure(choice.error, f"inside the answer: {choice.error}")
+        failure.tokens = used
+        raise failure
+    if choice.message is None:
+        raise failed("empty", "no message in the answer", used)
+    if choice.message.refusal:
+        raise failed("refusal", str(choice.message.refusal), used)
+    stopped = unfinished(choice.finish_reason, used, advice)
+    if stopped is not None:
+        raise stopped
+
+
+def _said(message: _Message, used: tuple[int, int]) -> tuple[str, str]:
+    """(answer, thought): whether they come in fields of their own, as parts or in one text."""
+    fields = (message.reasoning_content, message.reasoning, message.thinking)
+    apart = [field for field in fields if isinstance(field, str)]
+    texts: list[str] = [message.content] if isinstance(message.content, str) else []
+    for part in message.content if isinstance(message.content, list) else ():
+        match part:
+            case {"type": "text" | "output_text", "text": str(text)}:
+                texts.append(text)
+            case {"type": "thinking" | "reasoning" | "redacted_thinking" | "thought"}:
+                apart.append(str(part))
+            case {"type": "refusal"}:
+                raise failed("refusal", str(part.get("refusal")), used)
+            case _:
+                raise failed("malformed", f"a part of the answer must be text: got {str(part)[:100]}", used)
+    answer, before = after_thought("".join(texts))
+    return answer, "\n".join([*apart, before] if before else apart)
+
+
+def _used(usage: Any) -> tuple[int, int]:
+    """(prompt, completion) tokens that are billed: some endpoints count a thought in the total alone."""
+    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    return prompt, max(completion, _count(usage, "total_tokens") - prompt if prompt else completion)
+
+
+def _count(usage: Any, name: str) -> int:
+    """How many tokens a usage says; 0 where it says nothing that is a count: many gateways do not count."""
+    value = usage.get(name) if isinstance(usage, dict) else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31 else 0
+
+
+def _details(usage: Any) -> Any:
+    return usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+
+
+def _alternatives(logprobs: Any, used: tuple[int, int]) -> list[list[tuple[str, float]]]:
+    """Per token the one that was taken, then its alternatives; none where they come in another form.
+
+    CallFailed malformed: this form, with something in it that is no log-prob.
+    """
+    listed = logprobs.get("content") if isinstance(logprobs, dict) else None
     try:
-        error = _error_of(strict_json(body))
-    except ValueError:  # error pages are HTML as often as not: the status says enough
-        error = {}
-    if status == 402 or (400 <= status < 500 and not OUT_OF_MONEY.isdisjoint(error.values())):
-        return failed("quota", reason)
-    if status == 408:  # the request did not arrive in time
-        return failed("network", reason)
-    if status == 429:
-        return failed("rate_limited", reason)
-    return failed("server" if 500 <= status < 600 else "rejected", reason)
+        return [_options(token) for token in TOKENS.validate_python(listed or [])]
+    except ValidationError as broken:
+        first, *_ = broken.errors(include_url=False, include_input=False)
+        where = ".".join(map(str, first["loc"]))
+        raise failed("malformed", f"token probabilities: {where}: {first['msg']}", used) from None
 
 
-def strict_json(body: bytes) -> Any:
-    """The document in UTF-8. ValueError: not JSON, or JSON that two parsers may read in two ways."""
-    text = body.decode()
-    try:
-        found = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
-        if re.search(r"\\u[dD][89a-fA-F]", text):
-            json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair has no UTF-8
-    except RecursionError:
-        raise ValueError("JSON nested too deeply") from None
-    return found
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("JSON with a key given twice")
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"JSON has no {name}")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if not isfinite(value):
-        raise ValueError(f"JSON number out of range: {digits}")
-    return value
-
-
-def _error_of(found: Any) -> dict[str, str | int]:
-    """The codes of an error object: bare, under "error" or, as Google sends it, in a list."""
-    first = found[0] if isinstance(found, list) and found else found
-    inner = first.get("error", first) if isinstance(first, dict) else None
-    codes = {key: inner.get(key) for key in ("code", "type", "status")} if isinstance(inner, dict) else {}
-    return {key: code for key, code in codes.items() if isinstance(code, str | int)}
-
-
-def _alternatives(logprobs: _Logprobs | None) -> list[list[tuple[str, float]]]:
-    """Per token its top alternatives, and the token that was taken when it is not among them."""
-    found = []
-    for token in (logprobs.content if logprobs else None) or []:
-        options = [(option.token, option.logprob) for option in token.top_logprobs or []]
-        taken = [] if token.token in dict(options) else [(token.token, token.logprob)]
-        found.append(options + taken)
-    return found
-
-
-def _shown(body: bytes) -> str:
-    return body.decode(errors="replace") or "nothing"
+def _options(token: _Token) -> list[tuple[str, float]]:
+    options = [(one.token, one.logprob) for one in token.top_logprobs or []]
+    same = [option for option in options if option[0] == token.token]
+    taken = min(same, key=lambda option: abs(option[1] - token.logprob), default=(token.token, token.logprob))
+    if same:
+        options.remove(taken)
+    return [taken, *options]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import httpx2
 
-from conf.endpoints import ENV_NAME, EndpointConfig
+from conf.endpoints import ENV_NAME, AskedConfig, EndpointConfig, SecondConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,8 @@ class Endpoint:
     deadline_s: float  # over all attempts and the waits between them, but not for a turn
     attempts: int = 4
     max_bytes: int = 1 << 20  # of an answer, unpacked
+    also_named: tuple[str, ...] = ()  # other names by which the model may answer
+    settings: str = "judge.api"  # where its settings are, for reasons that name one
 
     def __post_init__(self) -> None:
         try:
@@ -57,6 +59,8 @@ def endpoint_of(config: EndpointConfig) -> Endpoint:
         model=config.model or "",
         key_env=config.key_env,
         deadline_s=config.deadline_s,
+        also_named=config.also_named if isinstance(config, AskedConfig) else (),
+        settings="judge.second" if isinstance(config, SecondConfig) else "judge.api",
     )
 
 

@@ -25,8 +25,8 @@ import httpx2
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
-from judge.completion import failed, status_failure
 from judge.endpoint import Endpoint, key_of, without_key
+from judge.failures import failed, status_failure
 from judge.types import CallFailed
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ async def post(
     headers = {"Content-Type": request.content_type}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
-    call = _Call(client, endpoint, headers, request, under)
+    call = _Call(client, endpoint, headers, request, under, lambda said: _shown(without_key(key, said)))
     failure: CallFailed
     try:
         found: T = await _retrying(call, endpoint)(call.attempt)
@@ -103,8 +103,8 @@ async def post(
     # Raised here and not in the handlers: what is chained to a failure holds the request and so the key.
     asked = f", asked to wait {call.after_s:g} s" if call.after_s else ""
     attempts = f"attempt {call.attempts} of {endpoint.attempts}{asked}"
-    said = _shown(without_key(key, failure.reason))
-    raise CallFailed(failure.kind, f"{said} ({attempts})", retryable=failure.retryable, tokens=failure.tokens)
+    said = f"{failure.reason} ({attempts})"
+    raise CallFailed(failure.kind, said, retryable=failure.retryable, tokens=failure.tokens)
 
 
 class _Call(Generic[T]):
@@ -117,8 +117,9 @@ class _Call(Generic[T]):
         headers: dict[str, str],
         request: Post[T],
         under: Under[T],
+        shown: Callable[[str], str],
     ) -> None:
-        self._client, self._endpoint, self._under = client, endpoint, under
+        self._client, self._endpoint, self._under, self._shown = client, endpoint, under, shown
         self._headers, self._request = headers, request
         self._url = endpoint.base_url.rstrip("/") + request.path
         self.attempts = 0
@@ -147,6 +148,13 @@ class _Call(Generic[T]):
             before = f", before that {self._last}" if self._last else ""
             raise failed(
                 "deadline", f"no whole answer within {self._endpoint.deadline_s:g} s{before}"
+            ) from None
+        except CallFailed as failure:  # whoever lent the turn is told, too, and never the key
+            raise CallFailed(
+                failure.kind,
+                self._shown(failure.reason),
+                retryable=failure.retryable,
+                tokens=failure.tokens,
             ) from None
 
     async def _counted(self, doing: Awaitable[S]) -> S:
@@ -183,7 +191,7 @@ class _Call(Generic[T]):
         if not re.fullmatch(r"application/([\w.-]+\+)?json", kind):
             said = body.decode(errors="replace")
             raise failed("not_json", f"HTTP {response.status_code} with {kind}: {said}")
-        return self._request.read(body)
+        return await asyncio.to_thread(self._request.read, body)  # a megabyte keeps no other call waiting
 
 
 def _retrying(call: _Call[T], endpoint: Endpoint) -> AsyncRetrying:

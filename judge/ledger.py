@@ -26,7 +26,7 @@ HOW = {"workers", "deadline_s", "max_missing", "second"}  # settings that change
 HOW_OF_API = {
     *("base_url", "key_env", "deadline_s", "outage_s", "concurrency", "requests_per_minute"),
     *("audio_seconds_per_minute", "spend_cap", "prompt_price", "completion_price", "cache"),
-    *("canary_every", "canary_stop", "compare"),
+    *("canary_every", "canary_stop", "compare", "max_tokens_field", "also_named"),
 }
 
 

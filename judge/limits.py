@@ -66,12 +66,16 @@ class Permits(Protocol):
         """Wait for a lease; see ``Limiter.acquire``. CallFailed (spend_cap): there will never be one."""
         ...
 
-    async def release(self, lease: int, *, ok: bool | None, spent: float) -> None:
+    async def release(self, lease: int, *, ok: bool | None, spent: float, why: str = "") -> None:
         """Give it back; see ``Limiter.release``."""
         ...
 
     async def down_s(self) -> float:
         """For how many seconds the breaker has held calls back; 0 while they pass freely."""
+        ...
+
+    async def cause(self) -> str:
+        """Why the last call failed that said something about the endpoint, whoever made it."""
         ...
 
 
@@ -145,6 +149,7 @@ class Limiter:
         # From the wall clock: a lease from before a restart of the limiter must not be taken for a new one.
         self._tickets = count(time.time_ns())
         self._given = self._reclaimed = 0
+        self._cause = "its calls did not end"
         self._timer: asyncio.TimerHandle | None = None
 
     async def acquire(self, audio_seconds: float, about: str | None = None, owner: str = "") -> int:
@@ -172,14 +177,17 @@ class Limiter:
         reason = f"spent {self._spent:g} of a spend cap of {self._limits.spend_cap:g}"
         raise CallFailed("spend_cap", reason)
 
-    async def release(self, lease: int, *, ok: bool | None, spent: float) -> None:
+    async def release(self, lease: int, *, ok: bool | None, spent: float, why: str = "") -> None:
         """The call has ended and cost ``spent``. ValueError: not an amount of money.
 
-        ``ok``: the endpoint answered; False: it did not; None: the call failed for a reason that says nothing
-        about the endpoint. A lease unknown here (reclaimed, or from before a restart) only counts as money.
+        ``ok``: the endpoint answered; False: it did not, and ``why``; None: the call failed for a reason that
+        says nothing about the endpoint. A lease unknown here (reclaimed, or from before a restart) only
+        counts as money.
         """
         if not 0 <= spent < inf:
             raise ValueError(f"spent must be finite and not negative: got {spent}")
+        if ok is False and why:
+            self._cause = why
         self._spent += spent
         self._end(lease, ok)
         self._serve()
@@ -187,6 +195,10 @@ class Limiter:
     async def down_s(self) -> float:
         """A breaker that waits for its probe is open to nobody else."""
         return self._breaker.down_s(self._clock())
+
+    async def cause(self) -> str:
+        """See ``Permits.cause``."""
+        return self._cause
 
     async def forget(self, owner: str) -> None:
         """Whoever asked under this name is gone: nobody waits for it, and its leases teach nothing."""

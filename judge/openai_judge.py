@@ -9,11 +9,11 @@ from dataclasses import replace
 from functools import partial
 from statistics import fmean, pstdev
 
-from judge.answers import SCORE, Form, Reading, read, rule, settings
+from judge.answers import SCORE, Form, Mode, Reading, Sampling, read, rule, settings
 from judge.calibration import Calibrations
 from judge.caller import Caller, Question, about
+from judge.capabilities import Capabilities
 from judge.chat import Answer
-from judge.probe import Capabilities
 from judge.rubric import Rubric, clips, messages
 from judge.types import CallFailed, Missing, Scale, Scored, Task, Verdict
 from rollout.types import Speech
@@ -22,12 +22,10 @@ LOWEST, HIGHEST = min(SCORE.numbers.values()), max(SCORE.numbers.values())
 
 
 class OpenAIJudge:
-    """Scores what is heard. ``temperature`` is for schema and tagged answers; token probabilities need none.
-
-    ``maps``: from this judge's scores to people's.
+    """Scores what is heard. ``maps``: from this judge's scores to people's.
 
     Example:
-        judge = OpenAIJudge(caller, await probe(...), scale=Scale(), repeats=2, temperature=0.7)
+        judge = OpenAIJudge(caller, await probe(...), scale=Scale(), repeats=2, sampling=Sampling())
         verdict = await judge.score(ACOUSTIC, task, transcript, speech, None)
     """
 
@@ -38,15 +36,13 @@ class OpenAIJudge:
         *,
         scale: Scale,
         repeats: int,
-        temperature: float,
+        sampling: Sampling,
         maps: Calibrations | None = None,
     ) -> None:
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1: got {repeats}")
-        if not 0 <= temperature <= 2:
-            raise ValueError(f"temperature must lie in [0, 2]: got {temperature}")
         self.caller, self.capabilities, self.scale = caller, capabilities, scale
-        self.temperature = temperature
+        self.sampling = sampling
         self._repeats, self._maps = repeats, maps
 
     def _name(self, rubric: str) -> str:
@@ -69,24 +65,23 @@ class OpenAIJudge:
         ``spread``: population deviation over the repeats, on the scale; one repeat knows none. ValueError:
         audio is asked for and cannot be heard.
         """
-        name, mode = self._name(rubric.id), self.capabilities.mode
-
-        def question(repeat: int) -> Question:
-            return Question(
-                about=about(speech),
-                case=case,
+        name, able = self._name(rubric.id), self.capabilities
+        questions = [
+            score_question(
+                rubric,
+                task,
+                transcript,
+                speech,
+                user_audio,
+                mode=able.mode,
+                forced=able.forced,
+                sampling=self.sampling,
                 judge=name,
-                rubric=rubric.id,
-                messages=messages(
-                    rubric, task, transcript, speech, user_audio, answer_rule=rule(SCORE, mode), repeat=repeat
-                ),
-                settings=settings(SCORE, mode, self.temperature, forced=self.capabilities.forced),
-                clips=clips(rubric, user_audio, speech),
+                case=case,
                 repeat=repeat,
-                read=partial(reading, SCORE, self.capabilities),
             )
-
-        questions = [question(repeat) for repeat in range(self._repeats)]
+            for repeat in range(self._repeats)
+        ]
         verdict = combined(await settled(self.caller, questions), name)
         if isinstance(verdict, Missing):
             return verdict
@@ -100,9 +95,38 @@ def name_of(model: str, rubric: str, capabilities: Capabilities) -> str:
     return f"openai({model} {rubric} {capabilities.mode})"
 
 
-def reading(form: Form, capabilities: Capabilities, answer: Answer) -> list[Reading]:
+def score_question(
+    rubric: Rubric,
+    task: Task,
+    transcript: str,
+    speech: Speech,
+    user_audio: Speech | None,
+    *,
+    mode: Mode,
+    forced: bool,
+    sampling: Sampling,
+    judge: str = "",
+    case: str = "",
+    repeat: int = 0,
+) -> Question:
+    """What is asked about one axis of one reply, as ``OpenAIJudge.score`` is told of it."""
+    told = rule(SCORE, mode)
+    return Question(
+        about=about(speech),
+        case=case,
+        judge=judge,
+        rubric=rubric.id,
+        messages=messages(rubric, task, transcript, speech, user_audio, answer_rule=told, repeat=repeat),
+        settings=settings(SCORE, mode, sampling, forced=forced),
+        clips=clips(rubric, user_audio, speech),
+        repeat=repeat,
+        read=partial(reading, SCORE, mode),
+    )
+
+
+def reading(form: Form, mode: Mode, answer: Answer) -> list[Reading]:
     """An answer to a question of one number."""
-    return [read(form, capabilities.mode, answer.text, answer.logprobs)]
+    return [read(form, mode, answer.text, answer.logprobs, answer.thought)]
 
 
 async def settled(caller: Caller, questions: list[Question]) -> list[list[Scored] | CallFailed]:

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from judge.answers import (
-    REASON_TOKENS,
     Mode,
     Reading,
+    Sampling,
     check_english,
     json_reply,
     quoted,
@@ -23,10 +23,10 @@ from judge.answers import (
     tag_content,
 )
 from judge.caller import Caller, Question
+from judge.capabilities import Capabilities
 from judge.chat import Answer
 from judge.compare import Contest
 from judge.openai_judge import combined, on_scale, settled
-from judge.probe import Capabilities
 from judge.types import CallFailed, Missing, Scale, Verdict
 
 VERSION = 1
@@ -49,40 +49,45 @@ async def groupwise(
     *,
     scale: Scale,
     repeats: int,
-    temperature: float,
+    sampling: Sampling,
 ) -> list[Verdict]:
     """A verdict per candidate, in order: ``repeats`` calls, all needed. ValueError: no repeats."""
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1: got {repeats}")
-    candidates, mode = contest.candidates, _mode(capabilities)
-    kind = f"groupwise-{VERSION}:{contest.rubric.id}"
-    name = f"openai({caller.model} {kind} {mode})"
-
-    def question(repeat: int) -> Question:
-        order = presented(len(candidates), repeat)
-        return contest.question(
-            {str(place): candidates[index] for place, index in enumerate(order, start=1)},
-            kind=kind,
-            judge=name,
-            answer_rule=ranking_rule(mode),
-            settings=_settings(mode, temperature),
-            read=partial(read_ranking, mode, order),
-            repeat=repeat,
-            readings=len(candidates),
-        )
-
-    outcomes = await settled(caller, [question(repeat) for repeat in range(repeats)])
+    mode = capabilities.ranking
+    name = f"openai({caller.model} {_kind(contest)} {mode})"
+    questions = [
+        ranking_question(contest, mode=mode, sampling=sampling, judge=name, repeat=repeat)
+        for repeat in range(repeats)
+    ]
+    outcomes = await settled(caller, questions)
     verdicts: list[Verdict] = []
-    for index in range(len(candidates)):
+    for index in range(len(contest.candidates)):
         own = [found if isinstance(found, CallFailed) else [found[index]] for found in outcomes]
         verdict = combined(own, name)
         verdicts.append(verdict if isinstance(verdict, Missing) else on_scale(verdict, 0.0, 1.0, scale))
     return verdicts
 
 
-def _mode(capabilities: Capabilities) -> Mode:
-    """A ranking has no single digit whose probabilities could be read."""
-    return "schema" if capabilities.json_schema else "tagged"
+def ranking_question(
+    contest: Contest, *, mode: Mode, sampling: Sampling, judge: str = "", repeat: int = 0
+) -> Question:
+    """What is asked about a whole group, shown in the order of this repeat."""
+    order = presented(len(contest.candidates), repeat)
+    return contest.question(
+        {str(place): contest.candidates[index] for place, index in enumerate(order, start=1)},
+        kind=_kind(contest),
+        judge=judge,
+        answer_rule=ranking_rule(mode),
+        settings=_settings(mode, sampling),
+        read=partial(read_ranking, mode, order),
+        repeat=repeat,
+        readings=len(order),
+    )
+
+
+def _kind(contest: Contest) -> str:
+    return f"groupwise-{VERSION}:{contest.rubric.id}"
 
 
 def presented(count: int, repeat: int) -> tuple[int, ...]:
@@ -130,8 +135,8 @@ def parse_ranking(mode: Mode, text: str, count: int) -> tuple[list[int], str]:
     return places, reason
 
 
-def _settings(mode: Mode, temperature: float) -> dict[str, Any]:
-    body: dict[str, Any] = {"max_tokens": REASON_TOKENS, "temperature": temperature}
+def _settings(mode: Mode, sampling: Sampling) -> dict[str, Any]:
+    body = sampling.fields(mode)
     if mode == "tagged":
         return body
     schema = {

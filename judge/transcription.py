@@ -12,13 +12,14 @@ import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.completion import document, failed
 from judge.endpoint import Endpoint, key_of, without_key
+from judge.failures import document, failed
 from judge.http import Post, new_client, post
 from judge.rubric import wav_bytes
 from rollout.types import Speech
 
 PATH = "/audio/transcriptions"
+LONGEST = 20_000  # characters; the longest reply that is heard lasts two minutes
 
 
 class Transcriber:
@@ -66,6 +67,8 @@ def read_transcript(body: bytes) -> str:
         raise failed(
             "malformed", f"a transcription must be an object with a text: got {body.decode(errors='replace')}"
         )
+    if len(text) > LONGEST:
+        raise failed("too_large", f"a transcription must have at most {LONGEST} characters: got {len(text)}")
     return text.strip()
 
 

@@ -42,12 +42,12 @@ class Outage:
         self._permits, self._longest_s = permits, longest_s
         self._ping, self._price = ping, price
         self._rounds = 0
-        self._last = "calls of other workers failed"
         self.suspected = False  # there is a reason to think that the endpoint is down
 
     async def goes_on(self, failure: CallFailed) -> bool:
         """Is there anything to wait for after this failure? CallFailed (breaker): it has lasted too long."""
-        self._last = str(failure)
+        if failure.kind == "breaker":  # that was the end of the waiting
+            return False
         self._rounds += 1
         if self._ping is not None and self._rounds >= ROUNDS:
             return False  # the endpoint was up in between: it is the reply
@@ -63,14 +63,14 @@ class Outage:
 
     async def _find_out(self, ping: Ping, lease: int) -> None:
         """Use the lease to tell the breaker whether the endpoint is back."""
-        ok, tokens = False, (0, 0)
+        ok, tokens, why = False, (0, 0), ""
         try:
             answer = await ping()
             ok, tokens = True, (answer.prompt_tokens, answer.completion_tokens)
         except CallFailed as failure:
-            ok, tokens, self._last = not failure.retryable, failure.tokens, str(failure)
+            ok, tokens, why = not failure.retryable, failure.tokens, str(failure)
         finally:
-            await self._permits.release(lease, ok=ok, spent=self._price.of(*tokens))
+            await self._permits.release(lease, ok=ok, spent=self._price.of(*tokens), why=why)
 
     async def _granted(self, seconds: float, about: str) -> int:
         """Wait for a lease, however long for the limits, but not longer than an outage may last."""
@@ -92,7 +92,7 @@ class Outage:
     async def _still_down(self) -> bool:
         down_s = await self._permits.down_s()
         if down_s >= self._longest_s:
-            reason = f"the endpoint stayed down for {down_s:.0f} s; last: {self._last}"
+            reason = f"the endpoint stayed down for {down_s:.0f} s; last: {await self._permits.cause()}"
             raise CallFailed("breaker", reason, retryable=True)
         self.suspected |= down_s > 0
         return down_s > 0
@@ -114,17 +114,21 @@ class Turns:
         """Run an attempt under a lease. CallFailed: its own, or there is no lease to be had."""
         lease = await self._outage.lease(self._audio_seconds, self._about)
         ok: bool | None = None  # of a call that was cancelled or refused nothing is learnt about the endpoint
-        spent, start = 0.0, time.monotonic()
+        spent, why, start = 0.0, "", time.monotonic()
         self.count += 1
         try:
             found = await attempt()
             ok, spent = True, self._price.of(found.prompt_tokens, found.completion_tokens)
         except CallFailed as failure:
-            ok, spent = (False if failure.retryable else None), self._price.of(*failure.tokens)
+            ok, spent, why = (
+                (False if failure.retryable else None),
+                self._price.of(*failure.tokens),
+                str(failure),
+            )
             self._outage.suspected |= failure.retryable
             raise
         finally:
             self.seconds += time.monotonic() - start
             self.spent += spent
-            await self._permits.release(lease, ok=ok, spent=spent)
+            await self._permits.release(lease, ok=ok, spent=spent, why=why)
         return found

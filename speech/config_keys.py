@@ -11,6 +11,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from speech.checkpoint import read_json
+
 QUANTISED = "quantization_config"
 HARMLESS = frozenset(  # what transformers writes in any config.json and no forward pass of ours is changed by
     """
@@ -46,6 +48,22 @@ WHISPER = frozenset(  # of its decoder, its training or its generation: not read
     """.split()
 )
 
+EXTRACTOR: Mapping[str, Any] = {  # of a preprocessor_config.json: the log-mels that are computed here
+    "sampling_rate": 16_000,
+    "hop_length": 160,
+    "n_fft": 400,
+    "chunk_length": 30,
+    "dither": 0.0,
+    "padding_side": "right",
+    "padding_value": 0.0,
+    "n_samples": 480_000,
+    "nb_max_frames": 3000,
+    "do_normalize": False,
+}
+UNREAD = (  # of the same file: notes, and the filters that its other numbers give
+    "feature_extractor_type feature_size mel_filters processor_class return_attention_mask"
+).split()
+
 
 def check_keys(file: Path, told: Mapping[str, Any], read: Collection[str], within: str = "") -> None:
     """ValueError: a key that is neither ``read`` nor harmless. ``within``: ``text_config.``, for the message.
@@ -73,6 +91,13 @@ def check_fixed(file: Path, told: Mapping[str, Any], fixed: Mapping[str, Any], w
             continue
         why = ", quantised weights cannot be trained" if name == QUANTISED else ""
         raise ValueError(f"{file}: {within}{name} must be {shown(wanted)}{why}: got {shown(got)}")
+
+
+def check_extractor(file: Path, bins: int) -> None:
+    """ValueError: a preprocessor_config.json asks for other features than Whisper's log-mels of ``bins``."""
+    told = read_json(file) if file.is_file() else {}
+    check_keys(file, told, {*EXTRACTOR, *UNREAD})
+    check_fixed(file, told, {**EXTRACTOR, "feature_size": bins})
 
 
 def whole(

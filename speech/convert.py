@@ -4,14 +4,14 @@ Invariant: a row is in the manifest as it was, or dropped with a reason that is 
 file:line:field or shard:key:field. What is in the manifest passes ``wavgate data check``.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from speech.clips import Clips
 from speech.manifest import clip_fields, fitting, sound
-from speech.problems import MAX_LINE, Clips, Found
+from speech.problems import MAX_LINE, Found, rule_of
 from speech.sources.containers import files_of, records
 from speech.sources.folder import Folder, Progress
 from speech.sources.forms import Draft, draft, form_of, unread
@@ -44,7 +44,8 @@ def convert(
     with Folder(to, source, lambda: _check_form(files)) as folder:
         progress = folder.progress
         if not progress.finished:
-            keeper, clips = Keeper(to, root, max_seconds), Clips(to, max_seconds, deep=False)
+            clips = Clips(to, max_seconds, deep=True)
+            keeper = Keeper(to, root, max_seconds, clips)
             ids = _Ids(files, progress, folder.ids())
             for record in islice(records(files), progress.done, limit):
                 progress.done += 1
@@ -138,9 +139,9 @@ def _kept(record: Record, drafted: Draft, keeper: Keeper) -> dict[str, Any]:
     return drafted.fields | {"audios": audios, "sft_target_audio": list(names(drafted.reply))}
 
 
-def _id(record: Record, said: str | int | None, number: int) -> str:
+def _id(record: Record, said: str | None, number: int) -> str:
     """The source's own, as one that can be part of a file name; else the row's number."""
-    own = record.key if said is None else str(said)
+    own = record.key if said is None else said
     return fitting(own) if own else f"row-{number}"
 
 
@@ -148,13 +149,7 @@ def _drop(record: Record, progress: Progress, folder: Folder) -> None:
     assert record.found, "a row is dropped for a reason"
     for field, message in record.found:
         folder.problems.write(f"{record.problem(field, message)}\n".encode())
-    _count(progress.reasons, {_reason(field, message) for field, message in record.found})
-
-
-def _reason(field: str, message: str) -> str:
-    """The rule without the values: what rows can be counted by."""
-    where = re.sub(r"\[\d+\]", "", field)
-    return f"{where}: {message.partition(': ')[0]}".removeprefix(": ")[:120]
+    _count(progress.reasons, {rule_of(field, message) for field, message in record.found})
 
 
 def _count(counts: dict[str, int], names: set[str]) -> None:

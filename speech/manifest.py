@@ -6,7 +6,7 @@ manifest's folder. Nothing stops at the first mistake: all of them are listed as
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +15,14 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from conf.fields import Strict
 from speech.answers import Match, problem
-from speech.problems import Clips, Found, ManifestError, Problem, validated
+from speech.clips import Clips
+from speech.problems import ID, Found, ManifestError, Problem, validated
 from speech.rows import Rows, examine
 
 __all__ = ["MARKER", "Answer", "Cursor", "ManifestError", "Message", "Problem", "Row", "check", "read"]
 
 MARKER = "<|audio|>"
-ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+FOREIGN = "<audio>"  # ms-swift's marker, by mistake
 
 
 def fitting(own: str) -> str:
@@ -148,11 +149,11 @@ class Cursor:
 
 
 def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[Rows[Row], list[Problem]]:
-    clips = Clips(path.parent, max_seconds, deep)
     return examine(
         path,
         lambda line, content, found: sound(content, found),
-        lambda content: clips.problems(clip_fields(content)),
+        clip_fields,
+        Clips(path.parent, max_seconds, deep),
     )
 
 
@@ -161,6 +162,11 @@ def parts(content: str, marker: str = MARKER) -> tuple[str, ...]:
     found = [part for part in re.split(f"({re.escape(marker)})", content) if part]
     wordless = not content.replace(marker, "").strip()
     return tuple(part for part in found if part == marker or not wordless)
+
+
+def asks_aloud(rows: Iterable[Row]) -> bool:
+    """Whether the last turn of any row is spoken: judges then hear the user as well."""
+    return any(MARKER in row.messages[-1].content for row in rows)
 
 
 def sound(content: Mapping[str, Any], found: Found) -> Row | None:
@@ -191,6 +197,11 @@ def dialogue(messages: Sequence[Message], audios: int) -> Iterator[tuple[str, st
     for i, message in enumerate(messages):
         if not message.content.strip():
             yield f"messages[{i}].content", "must not be blank"
+        if FOREIGN in message.content:
+            yield (
+                f"messages[{i}].content",
+                f"must not hold {FOREIGN}, which is said as it stands: {MARKER} is sound",
+            )
 
 
 def audio_fields(content: Mapping[str, Any]) -> list[tuple[str, Any]]:

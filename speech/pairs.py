@@ -17,9 +17,10 @@ from pydantic import Field, model_validator
 
 from conf.fields import Strict
 from speech import wavalign
-from speech.manifest import ID, Answer, Message, audio_fields, dialogue
+from speech.clips import Clips
+from speech.manifest import Answer, Message, audio_fields, dialogue
 from speech.problems import (
-    Clips,
+    ID,
     Found,
     ManifestError,
     Problem,
@@ -175,19 +176,16 @@ def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[Rows[PairRow],
     clips = Clips(path.parent, max_seconds, deep)
 
     def row_of(line: int, content: dict[str, Any], found: Found) -> PairRow | None:
-        row = _ours(content, found) if form == "pairs" else _theirs(line, content, found)
+        row = _ours(content, clips, found) if form == "pairs" else _theirs(line, content, clips, found)
         found[:] = [(field, _placed(message, form)) for field, message in found]
         return row
-
-    def look(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        return clips.problems(_fields(content) if form == "pairs" else wavalign.audio_fields(content))
 
     if form == "prompts" and path.is_file():
         wanted = "chosen and rejected (wavgate's), or rejected_text and rejected_audio (WavAlign's)"
         return Rows(path, row_of), [
             Problem(path, 0, "", f"must hold pairs: its first row must have {wanted}")
         ]
-    return examine(path, row_of, look)
+    return examine(path, row_of, _fields if form == "pairs" else wavalign.audio_fields, clips)
 
 
 def _placed(message: str, form: Form) -> str:
@@ -196,32 +194,37 @@ def _placed(message: str, form: Form) -> str:
     return f"{message}; the file is read as {FORMS[form]}" if keys else message
 
 
-def _ours(content: dict[str, Any], found: Found) -> PairRow | None:
+def _ours(content: dict[str, Any], clips: Clips, found: Found) -> PairRow | None:
     row = validated(PairRow, content, found)
     if row is not None:
         found += dialogue(row.messages, len(row.audios))
-        found += _rules(row)
+        found += _rules(row, clips)
     return row
 
 
-def _rules(row: PairRow) -> Iterator[tuple[str, str]]:
+def _rules(row: PairRow, clips: Clips) -> Iterator[tuple[str, str]]:
     """Rules over both replies."""
     tokens = [part is not None for part in (row.prompt_ids, row.chosen.ids, row.rejected.ids)]
     if any(tokens) and not all(tokens):
         yield "prompt_ids", "must come with the ids of both replies, or none of the three"
     if any(tokens) and row.provenance is None:
         yield "provenance", "must be there where there are ids: it says what they mean"
-    if _said(row.chosen) == _said(row.rejected):
-        yield "rejected", "must not be the same reply as chosen"
+    if _same(row.chosen, row.rejected, clips):
+        yield "rejected", "must not be the same reply as chosen: same words, same sound"
     if _less(row.chosen.reward, row.rejected.reward):
         yield "chosen.reward", f"must not be below that of rejected: got {row.chosen.reward}"
 
 
-def _said(side: Side) -> tuple[object, ...]:
-    return (side.text, side.audio) if side.ids is None else side.ids
+def _same(one: Side, other: Side, clips: Clips) -> bool:
+    """Nothing could be learnt from such a pair."""
+    if one.ids is not None or other.ids is not None:
+        return one.ids == other.ids
+    if one.text.split() != other.text.split():
+        return False
+    return one.audio == other.audio or clips.alike(one.audio, other.audio)
 
 
-def _theirs(line: int, content: dict[str, Any], found: Found) -> PairRow | None:
+def _theirs(line: int, content: dict[str, Any], clips: Clips, found: Found) -> PairRow | None:
     given = validated(wavalign.WavAlignRow, content, found)
     if given is None:
         return None
@@ -233,7 +236,7 @@ def _theirs(line: int, content: dict[str, Any], found: Found) -> PairRow | None:
     gap = given.score_gap
     if gap is None and given.chosen_score is not None and given.rejected_score is not None:
         gap = given.chosen_score - given.rejected_score
-    return PairRow(
+    row = PairRow(
         id=given.id or f"line-{line}",
         messages=wavalign.bare(messages),
         audios=tuple((clip,) for clip in given.audios),
@@ -243,14 +246,18 @@ def _theirs(line: int, content: dict[str, Any], found: Found) -> PairRow | None:
         rejected=Side(text=given.rejected_text, audio=(given.rejected_audio,), reward=given.rejected_score),
         margin=gap,
     )
+    if _same(row.chosen, row.rejected, clips):
+        found.append(
+            ("rejected_audio", "must not be the same reply as sft_target_audio: same words, same sound")
+        )
+        return None
+    return row
 
 
 def _their_rules(row: wavalign.WavAlignRow) -> Iterator[tuple[str, str]]:
     for field in ("sft_target_text", "rejected_text"):
         if not getattr(row, field).strip():
             yield field, "must not be blank"
-    if (row.sft_target_text, row.sft_target_audio) == (row.rejected_text, row.rejected_audio):
-        yield "rejected_text", "must not be the same reply as sft_target_text, nor its audio the same"
     if _less(row.chosen_score, row.rejected_score):
         yield "chosen_score", f"must not be below rejected_score: got {row.chosen_score}"
 

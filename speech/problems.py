@@ -1,13 +1,13 @@
 """A file of one JSON object per line, held against a model: everything that is wrong, where it is.
 
 Invariant: nothing stops at the first mistake; each is a ``Problem``, file:line:field: message. A file is
-hostile until it was read: lines have a bound, clips stay in the file's folder and are bounded too.
+hostile until it was read: lines have a bound. Its clips: speech/clips.py.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,10 +15,9 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from speech import audio
-from speech.recent import Recent
-
 MAX_LINE = 1 << 24  # bytes; a row has thousands
+ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+SHOWN = 20  # problems of a manifest on the screen
 UNPRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a line, or talk to a terminal
 Found = list[tuple[str, str]]  # what is wrong with a line: field, message
 
@@ -44,11 +43,27 @@ class Problem:
 
 
 class ManifestError(ValueError):
-    """Everything that is wrong with a manifest, one problem a line."""
+    """Everything that is wrong with a manifest: the first problems, a line each, then how many of which."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__("\n".join(_told(problems)))
         self.problems = problems
+
+
+def _told(problems: list[Problem]) -> Iterator[str]:
+    yield from (str(problem) for problem in problems[:SHOWN])
+    if len(problems) > SHOWN:
+        rules = Counter(rule_of(problem.field, problem.message) for problem in problems)
+        yield f"{len(problems)} problems in all, {SHOWN} shown:"
+        yield from (f"{count:>9}  {printable(rule)}" for rule, count in rules.most_common(SHOWN))
+
+
+def rule_of(field: str, message: str) -> str:
+    """A problem without the values: what rows can be counted by."""
+    where = re.sub(r"\[\d+\]", "", field)
+    first, _, rest = message.partition(": ")
+    rule = rest.partition(": ")[0] if "/" in first and rest else first  # the name of a clip comes first
+    return f"{where}: {rule}".removeprefix(": ")[:120]
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -84,21 +99,38 @@ def parse_object(text: bytes, found: Found) -> dict[str, Any] | None:
         return dict(items)
 
     try:
-        content = json.loads(text.decode("utf-8"), object_pairs_hook=pairs)
+        content = json.loads(text.decode("utf-8-sig"), object_pairs_hook=pairs)
         if b"\\u" in text:  # half a surrogate pair is no character and could not be written again
             json.dumps(content, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
-        what = f"{error.msg} at column {error.colno}" if text.strip() else "the line is empty"
+        what = _no_json(text, error)
     except RecursionError:
         what = "nested too deeply"
-    except ValueError as error:  # not UTF-8, or a number with thousands of digits
-        what = str(error)
+    except UnicodeError as error:
+        what = _no_text(text) or f"must be UTF-8: {error}"
+    except ValueError:
+        what = "a number has thousands of digits"
     else:
         if isinstance(content, dict):
             return content
-        what = f"got {type(content).__name__}"
+        what = f"got {type(content).__name__}" + ", write each object on a line" * isinstance(content, list)
     found.append(("", f"must be one JSON object: {what}"))
     return None
+
+
+def _no_json(text: bytes, error: json.JSONDecodeError) -> str:
+    if not text.strip():
+        return "the line is empty"
+    if error.pos >= len(error.doc.rstrip()):
+        return f"it goes on behind the line, and must not: {error.msg} at column {error.colno}"
+    return _no_text(text) or f"{error.msg} at column {error.colno}"
+
+
+def _no_text(text: bytes) -> str:
+    """What a line is that holds no UTF-8; nothing: it may."""
+    if text.startswith(b"\x1f\x8b"):
+        return "the file is compressed (gzip): unpack it"
+    return "the file must be UTF-8: it is UTF-16 or UTF-32, or no text" if b"\0" in text else ""
 
 
 def validated(model: type[M], content: Mapping[str, Any], found: Found) -> M | None:
@@ -130,8 +162,34 @@ def reason(error: Any, row: type[BaseModel]) -> str:
         return "key is missing"
     if error["type"] in ("too_short", "string_too_short"):
         return "must not be empty"
-    rule, given = error["msg"].removeprefix("Value error, "), repr(error["input"])
+    rule, given = _words(error), repr(error["input"])
     return f"{rule[:1].lower()}{rule[1:]}: got {given if len(given) <= 60 else given[:57] + '...'}"
+
+
+KINDS = {  # pydantic's kind of error -> what JSON calls the thing that is wanted
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+PATTERNS = {ID: "must be 1 to 128 letters, digits, . _ or -, the first a letter or a digit"}
+
+
+def _words(error: Any) -> str:
+    if error["type"] in KINDS:
+        return f"must be {KINDS[error['type']]}"
+    if error["type"] == "string_pattern_mismatch":
+        pattern = error["ctx"]["pattern"]
+        return PATTERNS.get(pattern, f"must match {pattern}")
+    rule = str(error["msg"]).removeprefix("Value error, ")
+    return re.sub(r"^(Input|String|Value|Tuple|List) should", "must", rule)
 
 
 def _model_at(model: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:
@@ -147,45 +205,3 @@ def _model_at(model: type[BaseModel], location: Sequence[int | str]) -> type[Bas
         if part in model.model_fields:
             model = next(within(model.model_fields[str(part)].annotation), model)
     return model
-
-
-class Clips:
-    """Looks at every distinct clip once, as far as it remembers."""
-
-    def __init__(self, root: Path, max_seconds: float, deep: bool) -> None:
-        self._root, self._max_seconds, self._deep = root, max_seconds, deep
-        self._known: Recent[str, float | str] = Recent()  # seconds, or what is wrong
-
-    def problems(self, fields: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
-        """Of fields as parsed, clips or one clip: looked at even when another field is wrong."""
-        for field, clips in fields:
-            if isinstance(clips, str):
-                found = self._look(clips)
-                if isinstance(found, str):
-                    yield field, found
-                continue
-            if not isinstance(clips, list) or not all(isinstance(clip, str) for clip in clips):
-                continue  # the schema has said so
-            looked = [self._look(clip) for clip in clips]
-            yield from ((f"{field}[{i}]", found) for i, found in enumerate(looked) if isinstance(found, str))
-            seconds = sum(found for found in looked if not isinstance(found, str))
-            if not clips and field.startswith("audios"):
-                yield field, "must name at least one clip"
-            elif seconds > self._max_seconds and len(clips) > 1:
-                yield field, f"audio must last at most {self._max_seconds:g} s: got {seconds:.1f} s"
-
-    def _look(self, clip: str) -> float | str:
-        if clip not in self._known:
-            try:
-                self._known[clip] = self._seconds(clip)
-            except ValueError as error:
-                self._known[clip] = str(error)
-        return self._known[clip]
-
-    def _seconds(self, clip: str) -> float:
-        path = audio.inside(self._root, clip)
-        header = audio.info(path)
-        audio.check_length(path, header, self._max_seconds)
-        if self._deep:
-            audio.read(path, header.sample_rate, self._max_seconds)
-        return header.seconds

@@ -1,8 +1,9 @@
 """A file of one JSON object per line as a sequence that holds none of them: a row is read when it is used.
 
 Invariant: a row that is read is the row that was examined. Of each line its place and a hash are kept, 16
-bytes a row; a line that has become another is a ManifestError, never another row. So a run draws from a file
-that is larger than its memory, and ``digest`` says whether a resumed one draws from the same.
+bytes a row, and about as much of what it may share with other files (``traces``); a line that has become
+another is a ManifestError, never another row. So a run draws from a file that is larger than its memory, and
+``digest`` says whether a resumed one draws from the same.
 """
 
 import hashlib
@@ -13,7 +14,9 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 
 import numpy as np
 
+from speech.clips import Clips
 from speech.problems import MAX_LINE, Found, ManifestError, Problem, lines, parse_object
+from speech.traces import Traces
 
 
 class _Named(Protocol):
@@ -36,6 +39,7 @@ class Rows(Sequence[R], Generic[R]):
     def __init__(self, path: Path, row_of: RowOf[R]) -> None:
         self._path, self._row_of = path, row_of
         self._starts, self._hashes = array("Q"), array("Q")
+        self.traces = Traces()
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -81,16 +85,22 @@ class Rows(Sequence[R], Generic[R]):
 def examine(
     path: Path,
     row_of: RowOf[R],
-    look: Callable[[dict[str, Any]], Iterable[tuple[str, str]]],
+    fields: Callable[[dict[str, Any]], Iterable[tuple[str, Any]]],
+    clips: Clips,
 ) -> tuple[Rows[R], list[Problem]]:
     """Every line of a file through ``row_of``, which is given its number and object and says what is wrong.
 
-    ``look`` says what is wrong with its clips. What cannot be parsed is a problem, and so is an id that an
-    earlier line has. The rows are those of a file without any.
+    ``fields``: those of an object that name ``clips``. What cannot be parsed is a problem, and so is an id
+    that an earlier line has. The rows are those of a file without any.
     """
     rows = Rows(path, row_of)
     if not path.is_file():
-        return rows, [Problem(path, 0, "", "manifest does not exist")]
+        there = (
+            "must be a file that can be read twice, no folder and no pipe"
+            if path.exists()
+            else "does not exist"
+        )
+        return rows, [Problem(path, 0, "", f"manifest {there}")]
     problems: list[Problem] = []
     named, ids = array("Q"), array("Q")  # lines that have an id, and its hash
     for line, start, text in lines(path):
@@ -98,7 +108,9 @@ def examine(
         found: Found = []
         content = parse_object(text, found)
         row = row_of(line, content, found) if content is not None else None
-        found += look(content) if content is not None else ()
+        if content is not None:
+            found += clips.problems(fields(content))
+            rows.traces.add(content, clips)
         if row is not None:
             named.append(line)
             ids.append(_hash(row.id.encode()))

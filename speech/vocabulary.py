@@ -58,6 +58,7 @@ class Vocabulary:
         words = _numbered(file, content["model"]["vocab"].items())
         specials = {word: i for word, i in words.items() if MARKER.fullmatch(word) or word in names}
         plain = {word: i for word, i in words.items() if word not in specials}
+        check_companions(file, words)
         return cls(file, Words(plain), frozenset(plain.values()), specials)
 
     @classmethod
@@ -75,6 +76,7 @@ class Vocabulary:
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{file}: cannot be read as a tokenizer: {error}") from error
         ordinary = frozenset(plain.values()) - frozenset(specials.values())
+        check_companions(file, {**plain, **specials})
         return cls(file, Pieces(tokenizer), ordinary, specials)
 
     @classmethod
@@ -88,6 +90,12 @@ class Vocabulary:
             encoding = tiktoken.Encoding(file.name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
         except (ValueError, binascii.Error) as error:
             raise ValueError(f"{file}: must hold one `base64 rank` per line: {error}") from error
+        taken = set(ranks.values())
+        for name, token in specials.items():
+            if token in taken:
+                raise ValueError(f"{file}: an id must be one token's: {name} has {token}, which is taken")
+            taken.add(token)
+        check_companions(file, specials)
         return cls(file, Ranks(encoding), frozenset(ranks.values()), specials)
 
     def encode(self, text: str) -> list[int]:
@@ -173,6 +181,36 @@ class Ranks:
         return str(self.encoding.decode(list(ids), errors="replace"))
 
 
+def check_companions(file: Path, ids: Mapping[str, int]) -> None:
+    """ValueError: a file beside ``file``, which other programs read, gives a token another id.
+
+    ``ids``: of the tokens, as they are read here. A token that only the other file has is nobody's here.
+    """
+    tokens = {token: name for name, token in ids.items()}
+    for name in ("added_tokens.json", "vocab.json", "tokenizer_config.json"):
+        other = file.with_name(name)
+        content = read_json(other) if other.is_file() else {}
+        if name == "tokenizer_config.json":
+            content = _added(other, content)
+        for token, number in content.items():
+            known = ids.get(token)
+            if known is not None and known != number:
+                raise ValueError(f"{other}: {token} must have the id {known} of {file.name}: got {number}")
+            if name != "vocab.json" and tokens.get(number, token) != token:
+                raise ValueError(
+                    f"{other}: {number} must be {tokens[number]}, as in {file.name}: got {token}"
+                )
+
+
+def _added(file: Path, content: Mapping[str, Any]) -> dict[str, int]:
+    """Token -> id, as added_tokens_decoder has them."""
+    added = content.get("added_tokens_decoder") or {}
+    try:
+        return {str(token["content"]): int(number) for number, token in added.items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{file}: added_tokens_decoder must give each id an object with content") from None
+
+
 def _check_model(file: Path, content: Mapping[str, Any], wanted: str) -> None:
     model = content.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
@@ -183,12 +221,15 @@ def _check_model(file: Path, content: Mapping[str, Any], wanted: str) -> None:
 
 
 def _numbered(file: Path, pairs: Iterable[tuple[object, object]]) -> dict[str, int]:
-    """Token -> id. ValueError: a token that is no text, or an id that is no natural number."""
-    found = {}
+    """Token -> id. ValueError: a token that is no text, an id that is no natural number or another's."""
+    found: dict[str, int] = {}
+    owners: dict[int, str] = {}
     for token, number in pairs:
         if not isinstance(token, str) or type(number) is not int or number < 0:
             raise ValueError(
                 f"{file}: tokens must be text with an id of at least 0: got {token!r}: {number!r}"
             )
-        found[token] = number
+        if owners.setdefault(number, token) != token or found.setdefault(token, number) != number:
+            rule = f"tokens must have one id each: {owners[number]!r} and {token!r} have {number}"
+            raise ValueError(f"{file}: {rule}")
     return found

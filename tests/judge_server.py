@@ -14,8 +14,8 @@ import numpy as np
 import soundfile
 
 from judge.answers import Mode
+from judge.capabilities import Capabilities
 from judge.limits import Limits
-from judge.probe import Capabilities
 
 Body = dict[str, Any]
 MODEL = "loopback-judge"
@@ -37,6 +37,7 @@ def able(mode: Mode) -> Capabilities:
         forced=False,
         latency_s=0.1,
         mode=mode,
+        ranking="tagged" if mode == "tagged" else "schema",
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speech import audio, containers, mpeg, ogg
-from speech.problems import Clips
+from speech.clips import Clips
 from speech.sources.keep import Keeper
 
 RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
@@ -230,7 +230,7 @@ def test_what_would_be_read_short_is_refused(tmp_path: Path, suffix: str, conten
     assert list(checked) == [("audios[0]", str(caught.value))]
     (tmp_path / "to").mkdir()
     with pytest.raises(ValueError, match=f"^{rule}"):
-        Keeper(tmp_path / "to", tmp_path, 60.0).keep(f"a{suffix}", None)
+        Keeper(tmp_path / "to", tmp_path, 60.0, Clips(tmp_path, 60.0, True)).keep(f"a{suffix}", None)
     assert not [path for path in (tmp_path / "to").rglob("*") if path.is_file()]
 
 

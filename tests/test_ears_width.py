@@ -40,9 +40,12 @@ def told(name: str, folder: Path) -> str:
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    index = {}
     for file in weight_files(folder):
-        if file.suffix == ".safetensors":
-            save_file(change(load_file(file)), file, metadata={"format": "pt"})
+        tensors = change(load_file(file))
+        index |= dict.fromkeys(tensors, file.name)
+        save_file(tensors, file, metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
 
 
 @pytest.mark.parametrize("name", LAST)

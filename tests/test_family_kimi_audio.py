@@ -287,9 +287,9 @@ BROKEN: list[tuple[str, Callable[[Path], Any], str]] = [
     (
         "config.json",
         edited(kimia_mimo_audiodelaytokens=10**9),
-        r"delaytokens must be an integer in \[0, 255\]",
+        r"delaytokens must be an integer in \[0, 1023\]",
     ),
-    ("config.json", edited(kimia_mimo_audiodelaytokens=1.5), r"in \[0, 255\]: got 1\.5"),
+    ("config.json", edited(kimia_mimo_audiodelaytokens=1.5), r"in \[0, 1023\]: got 1\.5"),
     ("config.json", lambda f: (f / "config.json").unlink(), "must hold this file"),
     ("tiktoken.model", lambda f: (f / "tiktoken.model").unlink(), "must hold this file"),
     (

@@ -73,7 +73,7 @@ def test_two_of_the_users_references_are_heard_and_a_bad_recogniser_is_told(tmp_
 @needs_flite
 def test_data_check_says_how_references_are_heard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     speak(SAID, tmp_path / "a.wav")
-    assert data_check(manifest(tmp_path, SAID, "a.wav"), 60.0) == 0
+    assert data_check([manifest(tmp_path, SAID, "a.wav")], 60.0) == 0
     assert "faster_whisper hears own-1: " in capsys.readouterr().out
 
 

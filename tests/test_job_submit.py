@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from conf.load import read
 from examples.judge_server.service import MODEL
 from examples.judge_server.started import started
 from report.read import metric_rows
@@ -110,6 +111,8 @@ def test_a_submitted_job_trains_on_the_cluster(head: dict[str, str], tmp_path: P
     )
     assert NAME in listed.stdout and SECRET not in listed.stdout + done.stdout, "Ray's record of the job"
     run = Path(head["HOME"]) / "wavgate-runs" / "submitted"
+    assert "runtime_resources" not in (run / "config.yaml").read_text(), "that folder ends with the cluster"
+    assert read(run / "config.yaml").data.train == ROOT / "examples/tiny_world/data/train.jsonl"
     assert "a Ray job's own folder is temporary" in done.stdout
     assert [row["step"] for row in metric_rows(run / "metrics.jsonl").rows] == [1]
     calls = (run / "judge_calls.jsonl").read_text()

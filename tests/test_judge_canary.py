@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from judge import measure
+from judge.answers import Sampling
 from judge.caller import Caller
 from judge.canary import FORGERY, PLEA, CanaryResult, canaries, check
 from judge.chat import ask
@@ -153,7 +154,8 @@ def test_canaries_go_through_the_real_judge_and_an_injection_arrives_disarmed() 
             endpoint = Endpoint(base_url=server.base_url, model=MODEL, key_env=None, deadline_s=HANG_S)
             asks = partial(ask, new_client(), endpoint)
             caller = Caller(asks, MODEL, Limiter(limits()), outage_s=5)
-            judge = OpenAIJudge(caller, able("logprobs"), scale=Scale(), repeats=1, temperature=0.0)
+            cold = Sampling(temperature=0.0)
+            judge = OpenAIJudge(caller, able("logprobs"), scale=Scale(), repeats=1, sampling=cold)
             found = await check(judge, [SEMANTIC, ACOUSTIC, HOLISTIC], TASK, HEARD, REPLY, None)
         forged = next(said(body) for body in server.bodies if "System: the grade" in said(body))
         assert "<score>" not in forged and "&lt;score&gt;5&lt;/score&gt;" in forged

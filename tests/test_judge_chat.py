@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judge.chat import Answer, ask
-from judge.completion import read_completion, strict_json
+from judge.completion import read_completion
 from judge.endpoint import Endpoint
 from judge.http import new_client, retry_after
+from judge.strict_json import strict_json
 from judge.types import CallFailed, Kind
 from tests.fault_server import FaultServer, Plan, running, storm
 from tests.faults import FAULTS, MODEL, Fault, Handler, completion, error, hang, message, says, two_answers
@@ -397,7 +398,7 @@ def test_an_answer_brings_its_text_alternatives_and_costs() -> None:
     assert found.text == "4.x"
     assert found.logprobs == [
         [("4", -0.25), (" 4", -2.0), ("5", -9999.0)],
-        [("!", -0.1), (".", -7.5)],  # the token that was taken, though it was not among the top
+        [(".", -7.5), ("!", -0.1)],  # the token that was taken comes first, though it was not among the top
         [("x", 0.0)],
     ]
     assert (found.prompt_tokens, found.completion_tokens, found.attempts) == (7, 2, 1)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.answers import Mode
+from judge.answers import Mode, Sampling
 from judge.cache import VerdictCache
 from judge.caller import Caller
 from judge.chat import Answer, ask
@@ -64,14 +64,18 @@ async def paired(
     cache: VerdictCache | None = None,
 ) -> list[Verdict]:
     contest = Contest(rubric=rubric, task=TASK, candidates=candidates)
-    return await pairwise(caller(server, cache), able(mode), contest, scale=SCALE, temperature=0.0)
+    return await pairwise(
+        caller(server, cache), able(mode), contest, scale=SCALE, sampling=Sampling(temperature=0.0)
+    )
 
 
 async def ranked(
     server: JudgeServer, mode: Mode, rubric: Rubric, candidates: list[Candidate], *, repeats: int
 ) -> list[Verdict]:
     contest = Contest(rubric=rubric, task=TASK, candidates=candidates)
-    return await groupwise(caller(server), able(mode), contest, scale=SCALE, repeats=repeats, temperature=0.0)
+    return await groupwise(
+        caller(server), able(mode), contest, scale=SCALE, repeats=repeats, sampling=Sampling(temperature=0.0)
+    )
 
 
 def louder_wins(body: Body) -> float:

@@ -228,3 +228,56 @@ def test_a_used_up_cap_stops_and_what_was_judged_is_kept(tmp_path: Path) -> None
 def test_a_table_that_cannot_be_written_is_refused_before_anything_is_read(to: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"must be a \.parquet file in a folder that exists"):
         score(tmp_path / "none.jsonl", tmp_path / to, [])
+
+
+# --- nothing was scored --------------------------------------------------------------------------------------
+
+
+def test_a_judge_that_scored_nothing_fails_with_the_first_reason_and_keeps_the_table(tmp_path: Path) -> None:
+    path, out = manifest(tmp_path), tmp_path / "out.parquet"
+
+    def scenario(server: JudgeServer) -> None:
+        server.edit = lambda body, text: "no idea" if "six plus six" in said(body) else text
+        with pytest.raises(
+            RunError, match=r"scored none of 6; the first is missing for malformed: .*'no idea'"
+        ):
+            score(path, out, settings(server, "judge.acoustic=0"))
+        assert [row["missing_kind"] for row in table(out)] == ["malformed"] * 6
+
+    served(scenario)
+
+
+def test_one_score_is_enough(tmp_path: Path) -> None:
+    path, out = manifest(tmp_path), tmp_path / "out.parquet"
+
+    def scenario(server: JudgeServer) -> None:
+        server.edit = lambda body, text: (
+            text if "six plus six" not in said(body) or "twelve 3" in said(body) else "?"
+        )
+        assert score(path, out, settings(server, "judge.acoustic=0")) == 0
+        assert [row["id"] for row in table(out) if row["reward"] is not None] == ["r3"]
+
+    served(scenario)
+
+
+class Dying(JudgeServer):
+    """Healthy until it is asked about a reply."""
+
+    def _answer(self, body: Body) -> tuple[int, Body]:
+        self.down = self.down or "six plus six" in said(body)
+        return super()._answer(body)
+
+
+def test_an_outage_ends_with_its_cause_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("judge.http.FIRST_WAIT", 0.02)
+    path, out = manifest(tmp_path), tmp_path / "out.parquet"
+
+    def scenario(server: JudgeServer) -> None:
+        with pytest.raises(RunError) as stopped:
+            score(path, out, settings(server, "judge.acoustic=0", "judge.api.outage_s=0.5"))
+        told = str(stopped.value)
+        assert told.count("breaker") == 1 and told.count("stayed down") == 1
+        assert 'last: server: HTTP 503: {"error": {"message": "down"}}' in told
+        assert "0 of 6 verdicts are kept; the same command goes on" in told
+
+    served(scenario, Dying())

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from judge.answers import Mode
+from judge.answers import Mode, Sampling
 from judge.cache import VerdictCache
 from judge.caller import Caller
 from judge.chat import ask
@@ -16,8 +16,9 @@ from judge.endpoint import Endpoint
 from judge.http import new_client
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
-from judge.probe import probe, smallest
+from judge.probe import probe
 from judge.rubric import ACOUSTIC, HOLISTIC, SEMANTIC, Rubric
+from judge.trials import Asked, smallest
 from judge.turns import Price
 from judge.types import CallFailed, Missing, Scale, Scored, Task, Verdict
 from rollout.types import Speech
@@ -68,8 +69,12 @@ def judge_of(
         able(mode),
         scale=scale or Scale(),
         repeats=repeats,
-        temperature=0.7,
+        sampling=Sampling(temperature=0.7),
     )
+
+
+def asked(*rubrics: Rubric, **more: Any) -> Asked:
+    return Asked(rubrics=rubrics, sampling=Sampling(), **more)
 
 
 def scored(verdict: Verdict) -> Scored:
@@ -412,7 +417,9 @@ def test_two_replies_that_fail_by_themselves_keep_nobody_waiting() -> None:
         limiter = Limiter(limits(breaker_failures=2, breaker_rest_s=0.02, concurrency=2))
         async with Poisoned() as server:
             asks = partial(ask, new_client(), endpoint(server))
-            judge = judge_of(server, limiter=limiter, outage_s=600.0, ping=partial(asks, smallest()))
+            judge = judge_of(
+                server, limiter=limiter, outage_s=600.0, ping=partial(asks, smallest(Sampling()))
+            )
             cases = [score(judge, SEMANTIC, f"poison {i}", tone(i)) for i in range(2)]
             bad = await asyncio.gather(*cases)
             good = await score(judge, SEMANTIC, "four", tone(3))
@@ -427,7 +434,7 @@ def test_while_an_endpoint_is_down_it_is_asked_something_small_and_no_reply_is_l
         limiter = Limiter(limits(breaker_failures=2, breaker_rest_s=0.02))
         async with JudgeServer() as server:
             server.down = True
-            ping = partial(ask, new_client(), endpoint(server), smallest())
+            ping = partial(ask, new_client(), endpoint(server), smallest(Sampling()))
             judge = judge_of(server, limiter=limiter, outage_s=60.0, attempts=2, ping=ping)
             calls = asyncio.gather(*(score(judge, ACOUSTIC, speech=tone(i)) for i in range(4)))
             while limiter.state().opened < 6:
@@ -519,7 +526,7 @@ def test_the_log_has_every_call_and_neither_audio_nor_key(
 def test_the_probe_picks_the_best_way_that_works_and_says_why_not_the_others(lacks: str, mode: str) -> None:
     async def test() -> None:
         async with JudgeServer(lacks=lacks) as server:
-            found = await probe(partial(ask, new_client(), endpoint(server)), MODEL, [ACOUSTIC])
+            found = await probe(partial(ask, new_client(), endpoint(server)), MODEL, asked(ACOUSTIC))
             assert scored(await score(judge_of(server, found.mode))).value >= 1
         assert found.mode == mode and found.audio and not found.forced
         for name in lacks.split():
@@ -534,7 +541,7 @@ def test_a_chatty_judge_is_made_to_choose_where_the_endpoint_can() -> None:
     async def test() -> None:
         async with JudgeServer(lacks="json_schema") as server:
             server.edit = lambda body, text: text if "structured_outputs" in body else f"Sure: {text}"
-            found = await probe(partial(ask, new_client(), endpoint(server)), MODEL, [ACOUSTIC])
+            found = await probe(partial(ask, new_client(), endpoint(server)), MODEL, asked(ACOUSTIC))
         assert found.mode == "logprobs" and found.forced and found.choice
 
     run(test())
@@ -546,7 +553,7 @@ def test_a_choice_that_is_ignored_is_no_choice() -> None:
             server.edit = lambda body, text: (
                 text if "logprobs" in body else f"It is fine. <score>{text}</score>"
             )
-            found = await probe(partial(ask, new_client(), endpoint(server)), MODEL, [SEMANTIC])
+            found = await probe(partial(ask, new_client(), endpoint(server)), MODEL, asked(SEMANTIC))
         assert not found.choice and "not enforced" in found.lacks["choice"]
 
     run(test())
@@ -558,8 +565,8 @@ def test_a_judge_that_cannot_hear_is_refused_where_an_axis_needs_it(lacks: str) 
         async with JudgeServer(lacks=lacks) as server:
             asks = partial(ask, new_client(), endpoint(server))
             with pytest.raises(ValueError, match="acoustic needs a model that takes input_audio"):
-                await probe(asks, MODEL, [SEMANTIC, ACOUSTIC])
-            found = await probe(asks, MODEL, [SEMANTIC])
+                await probe(asks, MODEL, asked(SEMANTIC, ACOUSTIC))
+            found = await probe(asks, MODEL, asked(SEMANTIC))
         assert not found.audio and found.mode == "logprobs"
 
     run(test())
@@ -570,7 +577,7 @@ def test_a_judge_that_never_gives_a_score_is_refused() -> None:
         async with JudgeServer() as server:
             server.edit = lambda body, text: "As a language model I cannot rate that."
             with pytest.raises(ValueError, match=r"no score in any mode.*tagged: malformed"):
-                await probe(partial(ask, new_client(), endpoint(server)), MODEL, [ACOUSTIC])
+                await probe(partial(ask, new_client(), endpoint(server)), MODEL, asked(ACOUSTIC))
 
     run(test())
 
@@ -589,7 +596,7 @@ def test_an_endpoint_that_does_not_answer_is_no_endpoint_without_abilities(when:
                 return await ask(new_client(), endpoint(server), body)
 
             with pytest.raises(ValueError, match="does not answer: rate_limited"):
-                await probe(failing, MODEL, [ACOUSTIC])
+                await probe(failing, MODEL, asked(ACOUSTIC))
 
     run(test())
 
@@ -604,5 +611,24 @@ def test_the_test_server_gives_the_opinion_that_it_holds(mode: Mode) -> None:
             verdict = scored(await score(judge_of(server, mode)))
         opinion = by_content(server.bodies[0])
         assert abs(verdict.value - opinion) <= (1e-6 if mode == "logprobs" else 0.5)
+
+    run(test())
+
+
+def test_those_who_only_waited_for_an_outage_are_told_its_cause_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANARY_KEY", "sk-canary-very-secret")
+
+    async def test() -> None:
+        limiter = Limiter(limits(concurrency=1, breaker_failures=1, breaker_rest_s=60))
+        async with JudgeServer() as server:
+            server.down = True
+            first = judge_of(server, limiter=limiter, outage_s=0.3, key_env="CANARY_KEY")
+            waited = judge_of(server, limiter=limiter, outage_s=0.3, key_env="CANARY_KEY")
+            both = await asyncio.gather(score(first), score(waited, heard="five", speech=tone(1)))
+        for verdict in both:
+            assert isinstance(verdict, Missing) and verdict.kind == "breaker"
+            assert verdict.reason.count("stayed down") == 1 and "last: server: HTTP 503" in verdict.reason
+            assert "secret" not in verdict.reason
+        assert len(server.bodies) == 1, "the other only waited"
 
     run(test())

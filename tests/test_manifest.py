@@ -1,6 +1,7 @@
 """Manifests: a sound one is read, of a bad one every problem is listed; the cursor never loses its place."""
 
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -49,6 +50,10 @@ def folder(tmp_path: Path) -> Path:
     zero = bytearray((root / "a.wav").read_bytes())
     zero[24:28] = bytes(4)
     (root / "zero.wav").write_bytes(zero)
+    audio.write(root / "silent.wav", 0 * tone, 16_000)
+    audio.write(root / "click.wav", tone[:1], 16_000)
+    (root / "folder.wav").mkdir()
+    os.mkfifo(root / "pipe.wav")
     (root / "out").symlink_to(tmp_path)
     audio.write(tmp_path / "secret.wav", tone, 16_000)
     return root
@@ -90,6 +95,21 @@ def test_a_value_that_fits_its_match_is_read_as_it_stands(folder: Path, match: s
     rows = [answer(match, value) | {"id": f"row-{i}"} for i, value in enumerate(FITTING[match])]
     read = manifest.read(written(folder, *rows), SECONDS)
     assert [row.answer.value for row in read if row.answer] == FITTING[match]
+
+
+def test_a_folder_or_a_pipe_is_no_manifest_and_nobody_waits(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.jsonl")
+    for path in (folder / "pipe.jsonl", folder):
+        with pytest.raises(
+            ManifestError, match="manifest must be a file that can be read twice, no folder and no"
+        ):
+            manifest.read(path, SECONDS)
+
+
+def test_a_byte_order_mark_costs_no_row(folder: Path) -> None:
+    path = written(folder, GOOD, GOOD | {"id": "row-2"})
+    path.write_bytes(b"".join(b"\xef\xbb\xbf" + line for line in path.read_bytes().splitlines(keepends=True)))
+    assert [row.id for row in manifest.read(path, SECONDS)] == ["row-1", "row-2"]
 
 
 def test_every_match_has_an_example_here() -> None:
@@ -147,6 +167,24 @@ MISTAKES: list[tuple[dict[str, Any] | str, str, str]] = [
     (GOOD | {"sft_target_text": "  "}, "sft_target_text", "must not be blank"),
     (GOOD | {"sft_target_audio": []}, "sft_target_audio", "must not be empty"),
     (GOOD | {"sft_target_audio": ["gone.wav"]}, "sft_target_audio[0]", "does not exist"),
+    (GOOD | {"sft_target_audio": ["silent.wav"]}, "sft_target_audio", "must not be silence: no sample of it"),
+    (GOOD | {"sft_target_audio": ["click.wav"]}, "sft_target_audio", "at least 0.02 s: got 6.3e-05 s"),
+    (GOOD | {"audios": [["silent.wav", "silent.wav"]]}, "audios[0]", "must not be silence"),
+    (GOOD | {"audios": [["folder.wav"]]}, "audios[0][0]", "must be a file: got a folder"),
+    (GOOD | {"audios": [["pipe.wav"]]}, "audios[0][0]", "must be a file: got a pipe or a device"),
+    (GOOD | {"audios": {"a": 1}}, "audios", "must be a list: got {'a': 1}"),
+    (GOOD | {"messages": ["hi"], "audios": []}, "messages[0]", "must be an object: got 'hi'"),
+    (GOOD | {"question_text": 7}, "question_text", "must be text: got 7"),
+    (GOOD | {"id": "a b"}, "id", "must be 1 to 128 letters, digits, . _ or -, the first a letter or a digit"),
+    (
+        GOOD | {"messages": [{"role": "user", "content": "<audio>hi<|audio|>"}]},
+        "messages[0].content",
+        "<|audio|> is",
+    ),
+    ("{", "", "it goes on behind the line, and must not"),
+    ("[{}, {}]", "", "got list, write each object on a line"),
+    ('{"id": ' + "9" * 5000 + "}", "", "must be one JSON object: a number has thousands of digits"),
+    ("x\0", "", "the file must be UTF-8: it is UTF-16 or UTF-32, or no text"),
 ]
 
 
@@ -167,7 +205,9 @@ def test_all_problems_of_a_file_are_listed_at_once(folder: Path) -> None:
     with pytest.raises(ManifestError) as caught:
         manifest.read(path, SECONDS, deep=True)
     assert {problem.line for problem in caught.value.problems} == set(range(1, len(MISTAKES) + 1))
-    assert str(caught.value).count("\n") == len(caught.value.problems) - 1
+    shown, (total, *counted) = (lines := str(caught.value).splitlines())[:20], lines[20:]
+    assert shown == [str(problem) for problem in caught.value.problems[:20]]
+    assert total == f"{len(caught.value.problems)} problems in all, 20 shown:" and len(counted) <= 20
 
 
 def test_a_typo_does_not_hide_missing_audio(folder: Path) -> None:

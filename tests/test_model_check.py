@@ -48,7 +48,8 @@ def lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], codecs: dict[str, 
 
     def told(name: str, folder: Path, **settings: object) -> set[str]:
         given = {"path": folder, "codec": codecs[name], "dtype": "float32", "max_length": 256} | settings
-        options = [f"model={name}", *(f"model.{key}={value}" for key, value in given.items())]
+        options = [f"model={name}", "rollout.max_new_tokens=64"]
+        options += [f"model.{key}={value}" for key, value in given.items()]
         found = set()
         for command in (
             ["train", "--dry-run", f"run.root={tmp_path / 'runs'}"],
@@ -129,6 +130,21 @@ def test_heads_are_those_of_the_engine_and_the_machine(folders: dict[str, Path])
     check_heads(load(["cluster=gpu1"]), family)  # a multiple of 8
     with pytest.raises(ValueError, match="got 16"):
         check_heads(load([]), family)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), None])
+def test_every_type_of_weights_is_looked_at(tmp_path: Path, dtype: torch.dtype, value: float | None) -> None:
+    file = tmp_path / "model.safetensors"
+    limits = torch.finfo(dtype)
+    tensor = torch.tensor([[limits.max, limits.min], [limits.tiny, -0.0]], dtype=dtype)
+    tensor[1, 1] = -limits.smallest_normal if value is None else value
+    save_file({"w": tensor}, file)
+    if value is None:
+        check_finite(file)
+        return
+    with pytest.raises(ValueError, match="weights must be finite: w holds"):
+        check_finite(file)
 
 
 def test_large_numbers_are_numbers_and_scalars_are_read(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_a_layout_is_tokenizer_and_codec_and_not_weights(micro_checkpoint: Path,
         return layout_of(load_family(ModelConfig(family="tiny", path=copy)))
 
     ours = layout_of(load_family(ModelConfig(family="tiny", path=micro_checkpoint)))
-    assert changed("config.json", b'"hidden_size": 64', b'"hidden_size": 65') == ours
+    assert changed("config.json", b'"intermediate_size": 128', b'"intermediate_size": 129') == ours
     assert changed("tokenizer.json", b'"twenty"', b'"thirty"') != ours
     assert changed("codec.safetensors", b"12", b"13") != ours
 

@@ -58,8 +58,8 @@ def folder(tmp_path: Path) -> Path:
     root = tmp_path / "data"
     root.mkdir()
     tone = np.full(1600, 0.1, np.float32)
-    for name in ("a.wav", "b.wav"):
-        audio.write(root / name, tone, 16_000)
+    for name, level in (("a.wav", 1), ("b.wav", 2), ("copy.wav", 2), ("copy.flac", 2)):
+        audio.write(root / name, level * tone, 16_000)
     audio.write(root / "long.wav", np.tile(tone, 20), 16_000)
     (root / "text.wav").write_text("no sound")
     (root / "out").symlink_to(tmp_path)
@@ -165,15 +165,15 @@ OUR_MISTAKES: list[tuple[Row | str, str, str]] = [
     (OURS | {"provenance": MADE | {"modl": 1}}, "provenance.modl", "did you mean model?"),
     (OURS | {"answer": {"match": "fuzzy", "value": "x"}}, "answer.match", "got 'fuzzy'"),
     (OURS | {"id": "../x"}, "id", "got '../x'"),
-    (side(OURS, "chosen", ids=[5, "6", 3]), "chosen.ids[1]", "valid integer"),
-    (side(OURS, "chosen", ids=[5, True, 3]), "chosen.ids[1]", "valid integer"),
+    (side(OURS, "chosen", ids=[5, "6", 3]), "chosen.ids[1]", "must be a whole number"),
+    (side(OURS, "chosen", ids=[5, True, 3]), "chosen.ids[1]", "must be a whole number"),
     (side(OURS, "chosen", ids=[5, -6, 3]), "chosen.ids[1]", "greater than or equal to 0"),
     (side(OURS, "chosen", ids=[5, 2**40, 3]), "chosen.ids[1]", "less than"),
     (side(OURS, "chosen", ids=[]), "chosen.ids", "must not be empty"),
     (side(OURS, "chosen", ids=[5, 6]), "chosen", "one entry per id"),
     (side(OURS, "chosen", sampled="11"), "chosen", "one entry per id"),
-    (side(OURS, "chosen", sampled="12x"), "chosen.sampled", "pattern"),
-    (side(OURS, "chosen", channels="TXE"), "chosen.channels", "pattern"),
+    (side(OURS, "chosen", sampled="12x"), "chosen.sampled", "must match"),
+    (side(OURS, "chosen", channels="TXE"), "chosen.channels", "must match"),
     (side(OURS, "chosen", channels=None), "chosen", "must come together"),
     (side(PLAIN, "chosen", text=" "), "chosen", "must have text and audio"),
     (side(PLAIN, "rejected", audio=[]), "rejected", "must have text and audio"),
@@ -209,7 +209,7 @@ THEIR_MISTAKES: list[tuple[Row | str, str, str]] = [
     (THEIRS | {"rejected_audio": ["a.wav"]}, "rejected_audio", "got ['a.wav']"),
     (THEIRS | {"rejected_text": ""}, "rejected_text", "must not be empty"),
     (THEIRS | {"rejected_text": " "}, "rejected_text", "must not be blank"),
-    (THEIRS | {"rejected_text": "It is two.", "rejected_audio": "b.wav"}, "rejected_text", "not be the same reply"),
+    (THEIRS | {"rejected_text": "It is two.", "rejected_audio": "b.wav"}, "rejected_audio", "not be the same reply"),
     (THEIRS | {"chosen_score": 1, "rejected_score": 2}, "chosen_score", "must not be below rejected_score: got 1"),
     (THEIRS | {"chosen_score": float("nan")}, "chosen_score", "finite"),
     (THEIRS | {"score_gap": -1}, "score_gap", "greater than or equal to 0"),
@@ -247,10 +247,33 @@ def test_all_problems_of_a_file_are_listed_at_once(
 ) -> None:
     path = written(folder, good | {"id": "fine"}, *(row for row, _, _ in mistakes))
     assert main(["data", "check", str(path), "--max-seconds", "1"]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert {int(line.removeprefix(f"{path}:").partition(":")[0]) for line in told} == set(
-        range(2, len(mistakes) + 2)
-    )
+    assert " problems in all, 20 shown:" in capsys.readouterr().err
+    with pytest.raises(ManifestError) as caught:
+        pairs.read(path, SECONDS, deep=True)
+    assert {problem.line for problem in caught.value.problems} == set(range(2, len(mistakes) + 2))
+
+
+@pytest.mark.parametrize("copy", ["b.wav", "copy.wav", "copy.flac", "./b.wav"])
+@pytest.mark.parametrize("words", ["two words", " two  words "])
+def test_replies_of_the_same_words_and_samples_are_the_same_whatever_their_names(
+    folder: Path, copy: str, words: str
+) -> None:
+    ours = PLAIN | {"rejected": {"text": words, "audio": [copy]}, "chosen": PLAIN["rejected"]}
+    theirs = THEIRS | {"sft_target_text": "two words", "rejected_text": words, "rejected_audio": copy}
+    for row, field in ((ours, "rejected"), (theirs, "rejected_audio")):
+        with pytest.raises(ManifestError, match=f":1:{field}: must not be the same reply") as caught:
+            pairs.read(written(folder, row), SECONDS, deep=True)
+        assert len(caught.value.problems) == 1
+    other = theirs | {"rejected_text": "other words"}
+    assert len(pairs.read(written(folder, other), SECONDS, deep=True)) == 1
+
+
+def test_ids_of_a_source_are_made_fit_and_stay_apart(folder: Path) -> None:
+    given = ["voiceassistant/000001", "voiceassistant-000001", "voiceassistant 000001", 7, "", None, -3]
+    rows = pairs.read(written(folder, *(THEIRS | {"id": one} for one in given)), SECONDS)
+    ids = [row.id for row in rows]
+    assert len(set(ids)) == 7 and ids[1] == "voiceassistant-000001" and ids[3:6] == ["7", "line-5", "line-6"]
+    assert ids[0].startswith("voiceassistant-000001-") and ids[0] == manifest.fitting(given[0])  # type: ignore[arg-type]
 
 
 def test_a_wrong_id_among_many_is_told_once(folder: Path) -> None:

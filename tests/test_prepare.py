@@ -60,6 +60,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no config": (without("config.json"), "config.json"),
     "codec cut short": (cut("codec.safetensors", 1_000), "codec.safetensors: not a readable safetensors file"),
     "no family": (without("wavgate.json"), "wavgate.json: a checkpoint folder must hold this file"),
+    "a key that nobody reads": (edited("wavgate.json", codecs="x"), "keys must be family, codec, voice: got codecs"),
     "family is no JSON": (text("wavgate.json", "tiny"), "wavgate.json: must be JSON"),
 }  # fmt: skip
 
@@ -137,7 +138,8 @@ def test_a_row_without_an_answer_is_usable_when_the_endpoint_judges_what_was_sai
     job = prepare.prepare(settings)
     assert job.validation[0].answer is None
     line = "API judge: judge at http://127.0.0.1:9/v1 for semantic and acoustic: 8 calls for a group of 4 replies, 2 for a reply held out"
-    assert line in prepare.dry_run(job)
+    note = "data.validation: is not held out from data.train: it shares 1 ids, 1 questions, 1 clips"
+    assert line in (told := prepare.dry_run(job)) and job.notes == (note,) and told[-1] == f"note: {note}"
     with pytest.raises(ManifestError, match=r"judge\.semantic needs one"):
         prepare.prepare([*settings, "judge.semantic_by=local"])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.errors import UserError
+from actors.errors import RunError, UserError
 from actors.judging import calibrate
 from judge import calibration, ratings
 from tests.judge_server import MODEL, Body, JudgeServer, said
@@ -157,6 +157,18 @@ def test_a_map_that_does_not_help_is_not_written_and_said_so(
         assert "written: nothing, no map helps" in shown and not to.exists()
 
     served(scenario, JudgeServer(lambda body: opinion(said(body)) if "six" in said(body) else 3.0))
+
+
+def test_a_judge_that_scored_none_of_the_rated_replies_fails_with_the_first_reason(tmp_path: Path) -> None:
+    def scenario(server: JudgeServer) -> None:
+        path = rated(tmp_path, lambda i: [1 + 0.5 * i], axis="semantic")
+        server.edit = lambda body, text: "no idea" if "twelve" in said(body) else text
+        with pytest.raises(
+            RunError, match=r"scored none of 8; the first is missing for malformed: .*'no idea'"
+        ):
+            calibrate(path, tmp_path / "c.json", None, settings(server, "judge.acoustic=0"))
+
+    served(scenario, JudgeServer(lambda body: 3.0))
 
 
 def test_calibrate_writes_over_nothing_but_a_calibration(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from conf.schema import ModelConfig
 from speech import audio, recent
+from speech.clips import Clips
 from speech.codec import Wave
 from speech.codecs.mel import MelCodec
 from speech.dataset import Encoder, Lengths
 from speech.families import load_family
 from speech.families.base import Family
 from speech.manifest import Row
-from speech.problems import Clips
 from speech.recent import Recent
 from tests.families.world import clip
 

@@ -53,7 +53,9 @@ def family(base: Path) -> Family:
 def engine(base: Path, family: Family) -> Iterator[Any]:
     from rollout.vllm_engine import VllmEngine, VllmSettings
 
-    engine = VllmEngine(VllmSettings(model=ModelConfig(path=base), grammar=True, kv_cache_mb=32), family)
+    engine = VllmEngine(
+        VllmSettings(model=ModelConfig(path=base, max_length=512), grammar=True, kv_cache_mb=32), family
+    )
     yield engine
     engine.close()
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speech import manifest, problems, rows
+from speech.clips import Clips
 from speech.manifest import Cursor, ManifestError, Row
 from tests.test_manifest import GOOD, SECONDS, folder, written
 
@@ -116,7 +117,9 @@ def test_each_line_with_an_id_of_before_names_the_first_that_has_it(
     with pytest.MonkeyPatch.context() as patch:
         whole = rows._hash
         patch.setattr(rows, "_hash", lambda text: whole(text) & ((1 << bits) - 1))  # ids that collide
-        _, found = rows.examine(path, lambda line, content, found: Named(**content), lambda content: ())
+        _, found = rows.examine(
+            path, lambda line, content, found: Named(**content), lambda content: (), Clips(path, 1.0, False)
+        )
     told = [(one.line, one.field, one.message) for one in found]
     naive = [(line, ids.index(one) + 1, one) for line, one in enumerate(ids, 1)]
     assert told == [
@@ -136,6 +139,7 @@ def test_memory_of_a_manifest_is_some_bytes_a_row(tmp_path: Path) -> None:
 import resource
 from pathlib import Path
 from conf.fields import Strict
+from speech.clips import Clips
 from speech.rows import examine
 class Named(Strict):
     id: str
@@ -143,7 +147,8 @@ class Named(Strict):
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
-rows, problems = examine(Path({str(path)!r}), lambda line, content, found: Named(**content), lambda content: ())
+path, clips = Path({str(path)!r}), Clips(Path("."), 1.0, deep=False)
+rows, problems = examine(path, lambda line, content, found: Named(**content), lambda content: (), clips)
 assert len(rows) == 8_000 and not problems and rows[7_999].id == "row-7999"
 print(peak() - before)
 """

@@ -51,13 +51,14 @@ def holding(folder: Path, *wanted: bytes) -> list[Path]:
     return found
 
 
-def session_folder(processes: Iterable[psutil.Process]) -> Path:
-    """Of the Ray that these belong to."""
-    for process in processes:
-        for word in process.cmdline():
-            if word.startswith(("--session-dir=", "--session_dir=")):
-                return Path(word.partition("=")[2])
-    raise AssertionError("no Ray process")
+def session_folders(processes: Iterable[psutil.Process]) -> set[Path]:
+    """Of the Ray that these belong to: one, and those of starts that were given up, on a busy machine."""
+    words = [word for process in processes for word in process.cmdline()]
+    return {
+        Path(word.partition("=")[2])
+        for word in words
+        if word.startswith(("--session-dir=", "--session_dir="))
+    }
 
 
 def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(
@@ -86,9 +87,9 @@ def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(
             *psutil.Process(process.pid).children(recursive=True),
         ]
         commands = " ".join(word for one in everybody for word in one.cmdline())
-        session = session_folder(everybody)
-        assert holding(session, b"raylet"), "Ray's session is looked at"
-        assert holding(session, *SHAPES) == []
+        sessions = session_folders(everybody)
+        assert any(holding(session, b"raylet") for session in sessions), "Ray's session is looked at"
+        assert [holding(session, *SHAPES) for session in sessions] == [[]] * len(sessions)
         assert process.wait(HANG_S) == 0, said.read_text()
     assert "actors.driver" in commands and SECRET not in commands
     run = runs / "keyed"

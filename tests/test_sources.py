@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
+from speech.clips import Clips
 from speech.sources import shards
 from speech.sources.containers import files_of, records
 from speech.sources.forms import Draft, Form, draft, form_of
 from speech.sources.keep import Keeper
 from speech.sources.record import MAX_CLIP, Record
 from speech.sources.turns import of_history
-from tests.sources import as_parquet, as_saved, as_tar, clip, member, rows, samples
+from tests.sources import as_parquet, as_saved, as_table, as_tar, clip, member, rows, samples
 
 LUKE = {"role": "system", "content": "You are Luke, the voice AI assistant. You can speak and listen."}
 SPOKEN = ("user", "<|audio|>")
@@ -255,6 +258,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [*ASKED, turn("assistant", "ho")]}, "sft_target_audio", "must have sound"),
     ({"question_text": "hi", "history": ["a"]}, "history", "got ['a']"),
     (OURS | {"system": "x", "messages": [turn("system", "y"), *ASKED]}, "system", "of other words"),
+    (OURS | {"id": 1.5}, "id", "must be text: got 1.5"),
     (OURS | {"system": "x", "system_prompt": "y"}, "system_prompt", "of other words"),
     (OURS | {"tools": ["search"]}, "tools", "is part of the prompt, and nothing is made of it"),
     ({"messages": SWIFT, "audios": ["a"], "images": ["i.png"]}, "images", "is part of the prompt"),
@@ -295,6 +299,10 @@ NOTHING = {"sft_target_text": None, "sft_target_audio": None}
 )  # fmt: skip
 def test_each_row_is_read_as_what_it_is(content: dict[str, Any], form: str | None) -> None:
     assert form_of(Record(file=Path("set.jsonl"), line=1, content=content)) == form
+
+
+def keeper(to: Path, root: Path) -> Keeper:
+    return Keeper(to, root, 1.0, Clips(to, 1.0, deep=True))
 
 
 def found_in(file: Path) -> list[str]:
@@ -401,7 +409,7 @@ def test_a_sample_names_its_own_clips_alone(tmp_path: Path) -> None:
     (record,) = records([file])
     for name in ("secret.wav", str(secret), "b.wav"):
         with pytest.raises(ValueError, match="must name a clip of its sample"):
-            Keeper(tmp_path / "to", tmp_path, 1.0).keep(name, record.members)
+            keeper(tmp_path / "to", tmp_path).keep(name, record.members)
 
 
 def test_clips_of_a_sample_that_its_row_does_not_name_are_found_by_their_names(tmp_path: Path) -> None:
@@ -468,6 +476,28 @@ def test_a_table_that_is_cut_gives_the_rows_before_and_says_so(tmp_path: Path) -
     assert (last.line, last.content, last.found[0][1][:28]) == (3, None, "cannot be read any further: ")
 
 
+@pytest.mark.parametrize("counts", [(2, 4), (4, 2), (3, 3)])
+def test_two_tables_in_one_file_are_no_table_of_half_their_rows(
+    counts: tuple[int, int], tmp_path: Path
+) -> None:
+    given = rows(tmp_path, 4)
+    files = [as_parquet(tmp_path / f"{i}.parquet", tmp_path, given[:n]) for i, n in enumerate(counts)]
+    both = tmp_path / "both.parquet"
+    both.write_bytes(b"".join(file.read_bytes() for file in files))
+    assert "must be one file: another precedes it" in found_in(both)[0]
+    assert not found_in(files[0]) and not found_in(files[1])
+    stream = files_of([as_saved(tmp_path / "set", tmp_path, given)])[0]
+    stream.write_bytes(stream.read_bytes() * 2)
+    assert "something follows the end of its stream" in found_in(stream)[-1]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    table = as_table(tmp_path, rows(tmp_path, 1))
+    twice = pyarrow.Table.from_arrays([*table.columns, table["id"]], names=[*table.column_names, "id"])
+    parquet.write_table(twice, tmp_path / "set.parquet")
+    assert "a column must not be there twice: id" in found_in(tmp_path / "set.parquet")[0]
+
+
 UNUSABLE: list[tuple[Any, str]] = [
     ("none.wav", "does not exist"),
     ("../secret.wav", "without '..'"),
@@ -499,7 +529,7 @@ def test_a_clip_that_cannot_be_used_says_why_and_leaves_nothing(
     (data / "text.wav").write_bytes(b"hello")
     soundfile.write(data / "nan.wav", np.full(160, np.nan, np.float32), 16_000, subtype="FLOAT")
     with pytest.raises(ValueError) as caught:
-        Keeper(to, data, 1.0).keep(given, None)
+        keeper(to, data).keep(given, None)
     assert told in str(caught.value) and str(tmp_path) not in str(caught.value)
     assert [path for path in to.rglob("*") if path.is_file()] == []
 
@@ -508,5 +538,5 @@ def test_a_clip_that_cannot_be_used_says_why_and_leaves_nothing(
 def test_a_clip_is_named_by_what_it_is(suffix: str, tmp_path: Path) -> None:
     rate = 48_000 if suffix == ".opus" else 16_000
     content = (tmp_path / clip(tmp_path, f"a{suffix}", 200, rate)).read_bytes()
-    name = Keeper(tmp_path / "to", tmp_path, 1.0).keep({"bytes": content, "path": "a.txt"}, None)
+    name = keeper(tmp_path / "to", tmp_path).keep({"bytes": content, "path": "a.txt"}, None)
     assert name.endswith(suffix) and (tmp_path / "to" / name).read_bytes() == content

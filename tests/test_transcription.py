@@ -155,8 +155,9 @@ def test_a_key_that_the_server_repeats_is_not_passed_on(monkeypatch: pytest.Monk
         (b'{"text": 4}', "malformed"),
         (b'["yes"]', "malformed"),
         (b"{}", "malformed"),
+        (json.dumps({"text": "so " * 10_000}).encode(), "too_large"),
         (b'{"error": {"message": "busy", "code": 503}}', "server"),
-        (b'{"error": {"message": "used up", "code": "insufficient_quota"}}', "server"),
+        (b'{"error": {"message": "used up", "code": "insufficient_quota"}}', "quota"),
     ],
 )
 def test_a_body_without_a_transcript_is_a_failure_of_its_kind(body: bytes, kind: Kind) -> None:

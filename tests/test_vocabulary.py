@@ -66,3 +66,36 @@ def test_a_million_spaces_are_refused_where_the_library_would_panic(tmp_path: Pa
     assert len(vocabulary.encode(" " * 1000)) == 1000
     with pytest.raises(ValueError, match=f"at most {LONGEST} characters: got 1200000"):
         vocabulary.encode(" " * 1_200_000)
+
+
+def test_a_file_beside_the_tokenizer_that_gives_a_token_another_id_is_refused(tmp_path: Path) -> None:
+    file = pieces(tmp_path, added_tokens=[{"content": "<|x|>", "id": 5}])
+
+    def told(name: str, content: dict[str, Any]) -> str:
+        (tmp_path / name).write_text(json.dumps(content))
+        with pytest.raises(ValueError) as refused:
+            Vocabulary.of_pieces(file)
+        (tmp_path / name).unlink()
+        return str(refused.value).removeprefix(f"{tmp_path / name}: ")
+
+    decoder = {"5": {"content": "<|y|>"}}
+    assert told("added_tokens.json", {"<|x|>": 6}) == "<|x|> must have the id 5 of tokenizer.json: got 6"
+    assert told("vocab.json", {"a": 0, "b": 2}) == "b must have the id 1 of tokenizer.json: got 2"
+    rule = "5 must be <|x|>, as in tokenizer.json: got <|y|>"
+    assert told("tokenizer_config.json", {"added_tokens_decoder": decoder}) == rule
+    assert "must give each id an object" in told("tokenizer_config.json", {"added_tokens_decoder": [1]})
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"added_tokens_decoder": {"5": {"content": "<|x|>"}}})
+    )
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<|x|>": 5, "<|of another program|>": 9}))
+    assert Vocabulary.of_pieces(file).special("<|x|>") == 5
+
+
+def test_two_tokens_of_one_id_are_refused(tmp_path: Path) -> None:
+    both = [{"content": "<|x|>", "id": 5}, {"content": "<|y|>", "id": 5}]
+    with pytest.raises(ValueError, match=r"one id each: '<\|x\|>' and '<\|y\|>' have 5"):
+        Vocabulary.of_pieces(pieces(tmp_path, added_tokens=both))
+    lines = [f"{base64.b64encode(piece).decode()} {rank}" for piece, rank in BYTES.items()]
+    (tmp_path / "tokenizer.model").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"an id must be one token's: <\|x\|> has 7, which is taken"):
+        Vocabulary.of_ranks(tmp_path / "tokenizer.model", ".", {"<|x|>": 7})

@@ -16,7 +16,7 @@ import soundfile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from examples.judge_server.web import Refused
-from judge.completion import strict_json
+from judge.strict_json import strict_json
 from rollout.types import Speech
 
 BLOCK = re.compile(r"<([a-zA-Z0-9 ]{1,40}) ([0-9a-f]{16})>\n(.*?)\n</\1 \2>", re.DOTALL)

@@ -19,8 +19,12 @@ from speech.audio import Wave
 from speech.checkpoint import read_json, shapes, weight_files
 from speech.codec import check_codes, check_wave
 from speech.codecs.files import fingerprint_of, same_rate
+from speech.config_keys import check_fixed, check_keys
 
 KINDS = ("dac", "encodec", "mimi")
+DERIVED = (  # keys that transformers' classes read or write without declaring them
+    "hidden_size hop_length partial_rotary_factor rope_scaling rope_theta upsampling_ratios".split()
+)
 
 
 class ResidualCodec:
@@ -44,10 +48,13 @@ class ResidualCodec:
             self.sample_rate, self.size = int(config.sampling_rate), int(config.codebook_size)
         except Exception as broken:  # its checks of a config have no class in common
             raise ValueError(f"{file}: must be a {self._kind} config: {broken}") from broken
+        told = read_json(file)
+        check_keys(file, told, {*DERIVED, *(name for name in told if hasattr(type(config), name))})
         # Mimi halves the rate of its convolutions once more; frame_rate is rounded up in the configs.
         self.ear_rate = self.sample_rate
         self._hop = config.frame_size if self._kind == "mimi" else prod(ratios)
         self.frame_rate = self.sample_rate / self._hop
+        check_fixed(file, told, {"hop_length": prod(ratios)} if self._kind == "dac" else {})
         self._path = path
         _one_book(file, self._kind, config)
         same_rate(path / "preprocessor_config.json", "sampling_rate", self.sample_rate, file)

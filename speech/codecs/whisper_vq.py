@@ -18,6 +18,7 @@ from typing import Any
 from speech.audio import Wave
 from speech.checkpoint import read_json, shapes, weight_files
 from speech.codec import check_wave
+from speech.config_keys import WHISPER, check_extractor, check_keys
 
 RATE = 16_000
 SECONDS = 30  # in one piece
@@ -33,6 +34,10 @@ FIXED = {
     "pooling_type": "avg",
     "quantize_causal_encoder": False,
 }
+UNREAD = (  # of its training, and of layers behind the quantiser
+    "encoder_layers quantize_commit_coefficient quantize_ema_decay quantize_encoder_only quantize_loss_scale "
+    "quantize_restart_interval"
+).split()
 EXTRACTOR = {"sampling_rate": RATE, "hop_length": 160, "n_fft": 400, "chunk_length": SECONDS, "dither": 0.0}
 
 
@@ -55,6 +60,7 @@ class WhisperVQ:
         bins = self._config["num_mel_bins"]
         # What this file leaves out is the extractor's default; the encoder's defaults are other values.
         _fixed(path / "preprocessor_config.json", EXTRACTOR | {"feature_size": bins}, EXTRACTOR)
+        check_extractor(path / "preprocessor_config.json", bins)
         self._features = WhisperFeatureExtractor(**EXTRACTOR | {"feature_size": bins})
         self._stride = EXTRACTOR["hop_length"] * 2 * self._config["pooling_kernel_size"]
         self.frame_rate = RATE / self._stride
@@ -104,6 +110,7 @@ class WhisperVQ:
 def _checked(file: Path) -> dict[str, Any]:
     """The config, with the numbers and the architecture that this file computes. ValueError: others."""
     config = read_json(file)
+    check_keys(file, config, {*POSITIVE, *FIXED, *UNREAD, *WHISPER})
     for name in POSITIVE:
         if not isinstance(config.get(name), int) or isinstance(config[name], bool) or config[name] < 1:
             raise ValueError(f"{file}: {name} must be a positive whole number: got {config.get(name)}")

@@ -5,7 +5,6 @@
 No dither: the same wave gives the same numbers. (Kaldi's default adds noise of one 16-bit step.)
 """
 
-import re
 from functools import cache
 from pathlib import Path
 
@@ -51,9 +50,10 @@ def read_shift_and_scale(file: Path) -> tuple[Floats, Floats]:
         raise ValueError(f"{file}: the folder of the audio encoder must hold this file (model.ear)")
     found = []
     for name in ("AddShift", "Rescale"):
-        match = re.search(rf"<{name}>[^\[]*\[([^\]]*)\]", file.read_text(encoding="utf-8", errors="replace"))
+        _, _, behind = file.read_text(encoding="utf-8", errors="replace").partition(f"<{name}>")
+        listed, closed, _ = behind.partition("[")[2].partition("]")
         try:
-            values = np.array([float(one) for one in match[1].split()] if match else [], np.float32)
+            values = np.array([float(one) for one in listed.split()] if closed else [], np.float32)
         except ValueError:
             values = np.zeros(0, np.float32)
         if len(values) != WIDE * MELS or not np.isfinite(values).all():

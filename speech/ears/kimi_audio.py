@@ -19,6 +19,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speech.checkpoint import read_json, shapes
+from speech.config_keys import WHISPER, check_extractor, check_keys
 from speech.ears.weights import Weights, linear, normed, width_of
 from speech.features import Vectors
 
@@ -26,6 +27,10 @@ SAMPLE_RATE = 16_000
 WINDOW = 30 * SAMPLE_RATE
 HOP = 1280  # samples per vector
 STACKED = 4  # frames of the encoder in one
+READ = (  # of Whisper's config.json, by transformers' own class
+    *("d_model", "num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim"),
+    *("max_source_positions", "activation_function"),
+)
 ADAPTOR = "model.vq_adaptor.layers."
 
 
@@ -45,6 +50,7 @@ class KimiEar:
             raise ValueError(f"model.ear must be a local folder of Whisper-large-v3: got none at {whisper}")
         self._checkpoint, self._whisper = checkpoint, whisper
         self._config, ours = read_json(whisper / "config.json"), read_json(checkpoint / "config.json")
+        check_keys(whisper / "config.json", self._config, {*READ, *WHISPER})
         self._eps, wanted = float(ours.get("rms_norm_eps", 1e-6)), ours.get("kimia_adaptor_input_dim", 5120)
         width = self._config.get("d_model")
         if self._config.get("model_type") != "whisper" or width is None or STACKED * width != wanted:
@@ -53,7 +59,9 @@ class KimiEar:
                 f"{whisper / 'config.json'}: {rule}: got {self._config.get('model_type')} with {width}"
             )
         self.width = width_of(checkpoint, f"{ADAPTOR}4")
-        self._mel = WhisperFeatureExtractor(feature_size=self._config.get("num_mel_bins", 80))
+        bins = self._config.get("num_mel_bins", 80)
+        check_extractor(whisper / "preprocessor_config.json", bins)
+        self._mel = WhisperFeatureExtractor(feature_size=bins)
 
     def length(self, seconds: float) -> int:
         """A vector for every 80 ms that have begun."""

@@ -18,7 +18,9 @@ from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
 from speech.audio import Wave
+from speech.checkpoint import depth
 from speech.codec import check_wave
+from speech.config_keys import check_keys
 from speech.ears.weights import Weights, linear, normed, width_of
 from speech.features import Vectors
 
@@ -26,6 +28,8 @@ SAMPLE_RATE = 16_000
 PIECE = 25 * SAMPLE_RATE  # samples that are heard at once
 HOP, MELS = 160, 128
 TAIL = 479  # zeros behind a piece; the last two frames, which they fill, are heard by nobody
+WITHIN = "audio_encoder_config."
+SIZES = ("n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer")
 SHAPE = {"n_mels": MELS, "kernel_size": 3, "adapter_stride": 2}  # what the published lengths are built on
 
 
@@ -44,19 +48,26 @@ class StepAudio2Ear:
 
         ValueError: a setting that this encoder is not built for, or a checkpoint without one.
         """
-        self._path = path
+        self._path, file = path, path / "config.json"
+        check_keys(file, settings, {*SHAPE, *SIZES, "llm_dim", "n_codebook_size"}, WITHIN)
         sizes: dict[str, int] = {}
-        for name in (*SHAPE, "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"):
+        for name in (*SHAPE, *SIZES):
             value = settings.get(name)
             if not isinstance(value, int) or value < 1 or SHAPE.get(name, value) != value:
-                rule = f"audio_encoder_config.{name} must be {SHAPE.get(name, 'a positive number')}"
-                raise ValueError(f"{path / 'config.json'}: {rule}: got {value}")
+                rule = f"{WITHIN}{name} must be {SHAPE.get(name, 'a positive number')}"
+                raise ValueError(f"{file}: {rule}: got {value}")
             sizes[name] = value
         if (places := _halved(_frames(PIECE))) > sizes["n_audio_ctx"]:
             rule = f"audio_encoder_config.n_audio_ctx must hold 25 seconds, {places} places"
-            raise ValueError(f"{path / 'config.json'}: {rule}: got {sizes['n_audio_ctx']}")
+            raise ValueError(f"{file}: {rule}: got {sizes['n_audio_ctx']}")
         self._mel = WhisperFeatureExtractor(feature_size=MELS)
         self.width = width_of(path, "adapter.linear2")
+        if sizes["n_audio_state"] % sizes["n_audio_head"]:
+            rule = f"{WITHIN}n_audio_state must be a multiple of n_audio_head {sizes['n_audio_head']}"
+            raise ValueError(f"{file}: {rule}: got {sizes['n_audio_state']}")
+        if (stored := depth(path, "encoder.blocks.")) != sizes["n_audio_layer"]:
+            rule = f"{WITHIN}n_audio_layer must be the weights' {stored}"
+            raise ValueError(f"{file}: {rule}: got {sizes['n_audio_layer']}")
         self._heads, self._layers = sizes["n_audio_head"], sizes["n_audio_layer"]
 
     def length(self, seconds: float) -> int:

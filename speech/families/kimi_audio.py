@@ -29,7 +29,7 @@ from speech.interleave import Interleave
 from speech.names import Names
 from speech.qwen2 import read_decoder
 from speech.turns import Heard, Role, Turn
-from speech.vocabulary import Vocabulary
+from speech.vocabulary import Vocabulary, check_companions
 
 OPTIONS = ("system", "ear")
 ARCHITECTURE = "MoonshotKimiaForCausalLM"
@@ -133,7 +133,9 @@ def _vocabulary(file: Path) -> Vocabulary:
     base = len(plain.ordinary)
     if plain.largest != base - 1:
         raise ValueError(f"{file}: ranks must be 0 to {base - 1} without a gap: got {plain.largest}")
-    return replace(plain, specials={name: base + place for name, place in SPECIALS.items()})
+    specials = {name: base + place for name, place in SPECIALS.items()}
+    check_companions(file, specials)
+    return replace(plain, specials=specials)
 
 
 def _codes(config_file: Path, config: dict[str, Any], vocabulary: Vocabulary) -> tuple[int, ...]:

@@ -40,6 +40,8 @@ def load(model: ModelConfig) -> Family:
     path, file = model.path, model.path / "config.json"
     config = _config(file)
     backbone = _backbone(file, config)
+    ear = config["audio_encoder_config"]
+    check_fixed(file, ear, {"llm_dim": backbone["hidden_size"]}, "audio_encoder_config.")
     vocabulary = Vocabulary.of_pieces(path / "tokenizer.json")
     rows = rows_of(file, backbone["vocab_size"], vocabulary)
     begin, end, pad = (vocabulary.special(f"<tts_{name}>") for name in ("start", "end", "pad"))
@@ -55,7 +57,7 @@ def load(model: ModelConfig) -> Family:
     def make_ear() -> Ear:
         from speech.ears.step_audio2 import StepAudio2Ear
 
-        return StepAudio2Ear(path, config["audio_encoder_config"])
+        return StepAudio2Ear(path, ear)
 
     def template(turns: Sequence[Turn], retell: Retell) -> Encoded:
         return prompter.encoded(with_system(turns, system), retell)

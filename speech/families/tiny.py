@@ -75,6 +75,8 @@ def load(model: ModelConfig) -> Family:
 
 def _codec_file(path: Path) -> Path:
     ours = read_json(path / "wavgate.json")
+    if unknown := sorted(set(ours) - {"family", "codec", "voice"}):
+        raise ValueError(f"{path / 'wavgate.json'}: keys must be family, codec, voice: got {unknown[0]}")
     if ours.get("family") != "tiny":
         raise ValueError(f"{path / 'wavgate.json'}: family must be tiny: got {ours.get('family')}")
     codec = ours.get("codec")

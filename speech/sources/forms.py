@@ -11,9 +11,9 @@ turn is left out, so none can change places; what changes a prompt is read, or i
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from speech.manifest import MARKER
 from speech.problems import Found, validated
@@ -59,7 +59,9 @@ class Draft:
 class _Any(BaseModel):
     """What a row of any form may have; keys that no form has are not read."""
 
-    id: str | int | None = None
+    id: Annotated[str | None, BeforeValidator(lambda given: str(given) if type(given) is int else given)] = (
+        None
+    )
     question_text: str | None = None
     task_type: str | None = None
     system: str | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from speech import audio
+from speech.clips import Clips, Heard
 from speech.sources.record import MAX_CLIP
 
 BEGINNINGS = (  # what a file begins with -> its suffix; the name that a source gives it is not believed
@@ -26,13 +27,14 @@ class Keeper:
     """Puts clips below ``folder``/audio.
 
     Example:
-        keeper = Keeper(folder, root=manifest.parent, max_seconds=60.0)
+        keeper = Keeper(folder, root=manifest.parent, max_seconds=60.0, clips)
         name = keeper.keep("q/17.wav", members=None)     # audio/3f/3fa0....wav
     """
 
-    def __init__(self, folder: Path, root: Path, max_seconds: float) -> None:
-        """``root``: where names of files start, and what they cannot leave."""
+    def __init__(self, folder: Path, root: Path, max_seconds: float, clips: Clips) -> None:
+        """``root``: where names of files start, and what they cannot leave. ``clips``: hears of each."""
         self._folder, self._root, self._max_seconds = folder, root.absolute(), max_seconds
+        self._clips = clips
         self._unfinished = folder / "audio" / f".unfinished.{os.getpid()}"
 
     def keep(self, clip: Any, members: Mapping[str, bytes] | None) -> str:
@@ -45,18 +47,19 @@ class Keeper:
         digest = hashlib.sha256(content).hexdigest()
         name = f"audio/{digest[:2]}/{digest}{suffix}"
         if not (self._folder / name).is_file():
-            self._write(self._folder / name, content)
+            self._clips.remember(name, self._write(self._folder / name, content))
         return name
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def _write(self, path: Path, content: bytes) -> Heard:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self._unfinished.with_suffix(path.suffix)
         try:
             unfinished.write_bytes(content)
             header = audio.info(unfinished)
             audio.check_length(unfinished, header, self._max_seconds)
-            audio.read(unfinished, header.sample_rate, self._max_seconds)
+            wave = audio.read(unfinished, header.sample_rate, self._max_seconds)
             unfinished.replace(path)
+            return Heard.of(wave, header.sample_rate)
         except ValueError as error:  # told of the file's own name, which is none of the source's
             raise ValueError(str(error).removeprefix(f"{unfinished}: ")) from error
         finally:
@@ -91,13 +94,19 @@ class Keeper:
             name = str(given.relative_to(roots[0]))
         path = audio.inside(self._root, name)
         try:
-            if not path.is_file():
-                raise ValueError(f"audio file does not exist: {name!r}")
+            _check_plain(path, name)
             if path.stat().st_size > MAX_CLIP:
                 raise ValueError(f"clip must have at most {MAX_CLIP} bytes: got {path.stat().st_size}")
             return path.read_bytes()
         except OSError as error:
             raise ValueError(f"audio file cannot be opened: {name!r}: {error.strerror}") from error
+
+
+def _check_plain(path: Path, name: str) -> None:
+    try:
+        audio.check_plain(path)
+    except ValueError as error:
+        raise ValueError(f"{str(error).removeprefix(f'{path}: ')}: {name!r}") from error
 
 
 def _suffix(content: bytes) -> str:

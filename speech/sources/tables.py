@@ -12,6 +12,7 @@ have no bound here: compressed, or with a list that names one entry of a diction
 can unfold to more than there is memory.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from speech.sources.forms import KEYS
 from speech.sources.record import MAX_SAMPLE, Record
 
 BUFFER = 1 << 20  # bytes; without one, and with pre_buffer, what was read of a file stays until its end
+MAGIC = b"PAR1"  # a parquet file begins and ends with it
+INDEXES = 1 << 20  # bytes of indexes between data and footer, at most, where two files in one are looked for
 VALUE = 64  # bytes that a value takes in Python, about, beside its text or sound
 UNREAD = "not read"  # the value of a column that no form reads, whatever it holds
 UNREADABLE = (ValueError, OverflowError, RecursionError, pyarrow.ArrowException)
@@ -53,6 +56,8 @@ def rows(file: Path) -> Iterator[Record]:
     try:
         for names, batch in _parquet(file) if file.suffix == ".parquet" else _stream(file):
             unread = {name: UNREAD for name in names if name not in KEYS}
+            if twice := sorted({name for name in names if name in KEYS and names.count(name) > 1}):
+                raise ValueError(f"a column must not be there twice: {', '.join(twice)}")
             read = batch.select([i for i, name in enumerate(batch.schema.names) if name in KEYS])
             read.validate()  # it has as many rows as it says
             sound = _is_sound(read)
@@ -108,6 +113,7 @@ def _size(array: Any) -> int:
 
 def _parquet(file: Path) -> Iterator[tuple[list[str], Any]]:
     with parquet.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False) as table:
+        _check_one(file, table.metadata)
         names = table.schema_arrow.names
         read = [name for name in names if name in KEYS]
         for batch in table.iter_batches(batch_size=1, columns=read, use_threads=False):
@@ -118,6 +124,28 @@ def _stream(file: Path) -> Iterator[tuple[list[str], Any]]:
     with pyarrow.OSFile(str(file)) as source, ipc.open_stream(source) as stream:  # mapped, a cut file kills
         for batch in stream:
             yield batch.schema.names, batch
+        if source.tell() < source.size():
+            raise ValueError("something follows the end of its stream: several files in one?")
+
+
+def _check_one(file: Path, metadata: Any) -> None:
+    """ValueError: two files in one, of which the reader takes the last.
+
+    The gap between data and footer is as long as the first of such, but for the indexes of the second.
+    """
+    with file.open("rb") as raw:
+        end = raw.seek(-8, os.SEEK_END)
+        footer = end - int.from_bytes(raw.read(4), "little")
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        last = max((_start(chunk) + chunk.total_compressed_size for chunk in chunks), default=4)
+        raw.seek(max(0, footer - last - INDEXES))
+        if MAGIC * 2 in raw.read(INDEXES + 2 * len(MAGIC)):
+            raise ValueError("must be one file: another precedes it, of which no row would be read")
+
+
+def _start(chunk: Any) -> int:
+    return int(chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset)
 
 
 def _first_line(error: Exception) -> str:

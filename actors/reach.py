@@ -1,0 +1,91 @@
+"""Becoming a driver of Ray: a private one's, or a running one's that answers and knows our token.
+
+That is asked before Ray is, which waits for minutes on who does not answer, and ends in pages of its log.
+"""
+
+import logging
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import grpc
+import ray
+from ray._private.authentication.grpc_authentication_client_interceptor import (
+    SyncAuthenticationMetadataClientInterceptor as Authenticated,
+)
+from ray._private.services import get_ray_address_from_environment
+from ray.exceptions import AuthenticationError
+from ray.job_config import JobConfig
+
+from actors.errors import UserError
+from actors.interrupt import surviving_children
+
+ROOT = Path(__file__).resolve().parent.parent
+
+ANSWER_S = 20.0  # longest wait for the first answer; a head's takes milliseconds
+QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # what all of Ray asks a head first: an empty message
+TOKEN_RULE = (
+    "needs RAY_AUTH_MODE=token and the head's token, in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH"
+    " names or in ~/.ray/auth_token (docs/cluster.md)"
+)
+
+
+def reachable(address: str) -> str:
+    """host:port of the Ray at ``address``, which may be ``auto``. UserError: none answers, or not to us."""
+    try:
+        place: str = get_ray_address_from_environment(address, None)
+    except ConnectionError:
+        rule = "start one (`ray start --head`), name one (host:port), or choose cluster.address=local"
+        raise UserError(f"cluster.address={address}: no Ray runs on this machine: {rule}") from None
+    channel = grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)])
+    ask = grpc.intercept_channel(channel, Authenticated()).unary_unary(QUESTION)
+    try:
+        ask(b"", timeout=ANSWER_S)
+    except AuthenticationError:
+        raise UserError(f"cluster.address={address}: this shell has no token: {TOKEN_RULE}") from None
+    except grpc.RpcError as error:
+        raise UserError(f"cluster.address={address}: {_refusal(place, error)}") from None
+    finally:
+        channel.close()
+    return place
+
+
+def _refusal(place: str, error: grpc.RpcError) -> str:
+    code, detail = error.code(), " ".join(str(error.details()).split())
+    match code:
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return f"the Ray at {place} does not take this shell's token: {TOKEN_RULE}"
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return f"nobody answers at {place} within {ANSWER_S:g} s"
+        case grpc.StatusCode.UNAVAILABLE:
+            return f"nobody answers at {place}: {detail.rpartition('last error: ')[2]}"
+    return f"what answers at {place} is no Ray: {detail}"
+
+
+def join(address: str, runtime_env: dict[str, Any]) -> None:
+    """Become a driver of a running Ray. UserError: there is none, or it does not let us."""
+    place = reachable(address)
+    try:
+        initialise(place, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.CRITICAL)
+    except Exception as error:  # versions that differ, no node here, ...: Ray has no class for it
+        reason = " ".join(str(error).split())[:400]
+        raise UserError(
+            f"cluster.address={address}: the Ray at {place} cannot be joined: {reason}"
+        ) from error
+
+
+def initialise(address: str, **settings: Any) -> None:
+    """``ray.init``, after which every worker looks for modules in the project's folder first.
+
+    Ray puts the driver's folder before all others, in which there may be a ``judge.py`` of the user's; and a
+    job's working folder, where it has one.
+    """
+    with chdir(ROOT), surviving_children():
+        ray.init(address, job_config=JobConfig(_py_driver_sys_path=[str(ROOT)]), **settings)
+
+
+def protect_token() -> None:
+    """Ray writes its auth token readable by everyone: take that back."""
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file() and token.stat().st_mode & 0o077:
+        token.chmod(0o600)

@@ -1,0 +1,93 @@
+"""Where the paths of a configuration are: absolute in use, and in config.yaml where they are there to stay.
+
+A Ray job runs in a temporary copy of the folder that was sent with it. What lies there is written relative to
+it, and looked for again below the project's folder, then in the folder that a command is run in.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from conf.keys import FOLDER, takes_path
+from conf.schema import Config
+
+ROOT = FOLDER.parent
+"""The project's folder: ``examples/...`` is found from anywhere."""
+
+TEMPORARY = re.compile(r".*/runtime_resources/working_dir_files/[^/]+/")
+"""The copy that Ray makes of a job's folder, on every node."""
+
+WRITTEN = {"run.root", "judge.api.cache", "judge.second.cache"}
+"""Paths of what a run writes: never below the project's folder by accident."""
+
+
+def place_problems(config: Config) -> Iterator[str]:
+    """What a run in a Ray job would write into Ray's temporary folder."""
+    written = {
+        "run.root": config.run.root,
+        "judge.api.cache": config.judge.api.cache,
+        "judge.second.cache": config.judge.second.cache,
+    }
+    for key, path in written.items():
+        if in_ray_job() and path is not None and _is_temporary(path.expanduser()):
+            rule = "must be absolute in a Ray job, whose own folder is temporary, and outside of that"
+            yield f"{key}: {rule} (got {path})"
+
+
+def _is_temporary(path: Path) -> bool:
+    return not path.is_absolute() or TEMPORARY.match(str(path)) is not None
+
+
+def in_ray_job() -> bool:
+    """Whether this process runs in the unpacked working directory of a Ray job."""
+    return "runtime_resources" in Path.cwd().parts
+
+
+def absolute(config: Config) -> Config:
+    """Every path as it is meant here: below this folder or, of what is only read, below the project's."""
+    return Config.model_validate(_each(config.model_dump(), "", _meant))
+
+
+def portable(config: Config) -> Config:
+    """Every path as config.yaml has it: what lies in Ray's temporary folder, relative to that."""
+    return Config.model_validate(_each(config.model_dump(), "", _sent))
+
+
+def settled(raw: Any, key: str = "") -> Any:
+    """What config.yaml holds, with the paths in it absolute."""
+    if isinstance(raw, dict):
+        return {name: settled(value, f"{key}.{name}".lstrip(".")) for name, value in raw.items()}
+    if isinstance(raw, list):
+        return [settled(item, key) for item in raw]
+    return _found(raw) if isinstance(raw, str) and takes_path(key) else raw
+
+
+def _each(node: Any, key: str, placed: Callable[[str, Path], Path]) -> Any:
+    """``node``, which lies at ``key``, with every path in it replaced; all items of a list have its key."""
+    if isinstance(node, dict):
+        return {name: _each(value, f"{key}.{name}".lstrip("."), placed) for name, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_each(item, key, placed) for item in node]
+    return placed(key, node) if isinstance(node, Path) else node
+
+
+def _meant(key: str, path: Path) -> Path:
+    path = path.expanduser()
+    embedded = key not in WRITTEN and not path.exists() and (ROOT / path).exists()
+    return ROOT / path if embedded else path.absolute()
+
+
+def _sent(key: str, path: Path) -> Path:
+    return Path(_travelling(str(path)))
+
+
+def _found(text: str) -> str:
+    path = Path(_travelling(text))
+    if path.is_absolute():
+        return text
+    return str(path.absolute() if path.exists() and not (ROOT / path).exists() else ROOT / path)
+
+
+def _travelling(text: str) -> str:
+    return TEMPORARY.sub("", text)

@@ -1,0 +1,67 @@
+"""Why a model stopped: what ``finish_reason`` means, in the spellings of the endpoints that there are.
+
+Invariant: only a model that came to its own end has answered. Every other reason, a name that nobody knows
+included, is a failure with that name in it: half an answer may hold a whole score.
+"""
+
+from typing import Literal
+
+from judge.failures import failed
+from judge.types import CallFailed
+
+Names = frozenset[str]
+
+# Compared in lower case, without "finish_reason_" in front and with "_" for "-", " " and ".".
+ITS_OWN_END: Names = frozenset(
+    "stop end end_turn endturn eos eos_token eot eot_token stop_sequence stop_token "
+    "stop_word im_end complete completed".split()
+)
+"""OpenAI and most; Anthropic; Together and text-generation-inference; what other servers say."""
+CUT_OFF: Names = frozenset(
+    "length max_tokens max_token max_length max_output_tokens max_new_tokens max_completion_tokens "
+    "model_length token_limit limit context_length context_length_exceeded model_context_window_exceeded "
+    "incomplete".split()
+)
+WITHHELD: Names = frozenset(
+    "content_filter content_filtered contentfilter safety image_safety recitation blocklist blocked "
+    "prohibited_content spii sensitive refusal refused guardrail guardrail_intervened language "
+    "moderation".split()
+)
+"""Google's names, Anthropic's, Bedrock's, z.AI's."""
+BROKEN: Names = frozenset(
+    "error network_error server_error internal_error upstream_error provider_error abort aborted cancel "
+    "cancelled canceled timeout insufficient_system_resource overloaded rate_limit".split()
+)
+"""The server gave up: OpenRouter, vLLM, SGLang, z.AI, DeepSeek."""
+
+End = Literal["own", "cut", "withheld", "broken", "unknown"]
+
+
+def meaning(reason: str | None) -> End:
+    """What a finish_reason says; none, or a blank one, says nothing against the answer."""
+    name = (reason or "").strip().lower().removeprefix("finish_reason_")
+    name = name.translate(dict.fromkeys(map(ord, "-. "), "_")).strip("_")
+    if not name or name in ITS_OWN_END:
+        return "own"
+    if name in CUT_OFF:
+        return "cut"
+    if name in WITHHELD:
+        return "withheld"
+    return "broken" if name in BROKEN else "unknown"
+
+
+def unfinished(reason: str | None, tokens: tuple[int, int], advice: str) -> CallFailed | None:
+    """The failure that a finish_reason means; None: the model came to its own end.
+
+    ``tokens``: (prompt, completion) as counted; ``advice``: what to do about an answer that was cut off.
+    """
+    end, named = meaning(reason), f"finish_reason {reason!r}"
+    if end == "own":
+        return None
+    if end == "cut":
+        return failed("malformed", f"cut off after {tokens[1]} tokens ({named}){advice}", tokens)
+    if end == "withheld":
+        return failed("refusal", f"withheld by the endpoint: {named}", tokens)
+    if end == "broken":
+        return failed("server", f"the endpoint gave up: {named}", tokens)
+    return failed("malformed", f"not the model's own end: {named}", tokens)

@@ -1,0 +1,95 @@
+"""The questions that a run will ask, about a hum: what an endpoint is tried with before anything starts.
+
+Invariant: a trial is built by what builds the run's own questions: the same form (score, comparison,
+ranking), the same number of recordings, the same settings.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from judge.answers import Mode, Sampling
+from judge.caller import Question
+from judge.compare import Candidate, Contest, pair_question
+from judge.openai_judge import score_question
+from judge.ranking import ranking_question
+from judge.rubric import SEMANTIC, Rubric
+from judge.types import Task
+from rollout.types import Speech
+
+TASK = Task(task_type="probe", question="What is two plus two?", match=None, answer=None, style=None)
+HEARD = "two plus two is four"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What will be asked.
+
+    ``compare``: how the ``group_size`` replies to a prompt are held against each other; ``user_audio``:
+    whether there are prompts that were spoken.
+    """
+
+    rubrics: Collection[Rubric]
+    sampling: Sampling
+    compare: Literal["none", "pairwise", "ranking"] = "none"
+    group_size: int = 1
+    user_audio: bool = True
+
+    @property
+    def compares(self) -> bool:
+        """Whether replies are held against each other; one that is alone is scored by itself."""
+        return self.compare != "none" and self.group_size > 1
+
+    @property
+    def hardest(self) -> Rubric:
+        """The rubric with the most recordings."""
+        return max(self.rubrics, key=lambda rubric: (rubric.hears_reply + rubric.hears_user, rubric.name))
+
+    @property
+    def user(self) -> Speech | None:
+        """What stands for the user's recording."""
+        return hum() if self.user_audio else None
+
+
+def score_trial(asked: Asked, mode: Mode, *, forced: bool = False) -> Question:
+    """One reply, scored: held-out replies and canaries are, whatever is done with groups."""
+    hardest, how = asked.hardest, asked.sampling
+    return score_question(hardest, TASK, HEARD, hum(), asked.user, mode=mode, forced=forced, sampling=how)
+
+
+def pair_trial(asked: Asked, mode: Mode, *, forced: bool = False) -> Question:
+    """Two replies against each other."""
+    return pair_question(_contest(asked, 2), (0, 1), mode=mode, forced=forced, sampling=asked.sampling)
+
+
+def ranking_trial(asked: Asked, mode: Mode) -> Question:
+    """A whole group ranked."""
+    return ranking_question(_contest(asked, asked.group_size), mode=mode, sampling=asked.sampling)
+
+
+def largest_trial(asked: Asked) -> Question:
+    """The question with the most recordings, in the way of answering that any model knows."""
+    if asked.compares:
+        return ranking_trial(asked, "tagged") if asked.compare == "ranking" else pair_trial(asked, "tagged")
+    return score_trial(asked, "tagged")
+
+
+def smallest(sampling: Sampling) -> dict[str, object]:
+    """A question that any endpoint which is up answers, one way or another: a few words, no audio."""
+    question = score_trial(Asked(rubrics=[SEMANTIC], sampling=sampling), "tagged")
+    return question.settings | {"messages": question.messages}
+
+
+def hum() -> Speech:
+    """A second of a gliding hum at 16 kHz, always the same: small, and not silence."""
+    time = np.arange(16_000) / 16_000
+    phase = 2 * np.pi * (140 * time + 20 * time**2)
+    wave = sum(np.sin(k * phase) / k for k in range(1, 9)) * np.hanning(16_000) * 0.2
+    return Speech(wave=np.asarray(wave, np.float32), sample_rate=16_000)
+
+
+def _contest(asked: Asked, count: int) -> Contest:
+    candidates = [Candidate(transcript=HEARD, speech=hum())] * count
+    return Contest(rubric=asked.hardest, task=TASK, candidates=candidates, user_audio=asked.user)

@@ -1,0 +1,140 @@
+"""What a data set's clips are, each looked at once: how long, how loud, and which sound.
+
+Two clips are the same where their decoded samples are, whatever their names and containers; writers round in
+two ways, so the last bits of a sample do not count. Invariant: a question or a reference reply without a
+problem can be heard: it lasts as long as a sound does and is not silence.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speech import audio
+from speech.recent import Recent
+
+Sound = tuple[int, int]
+"""Two hashes of a few samples, rounded on two grids: of the same sound one of them is the same, or both."""
+LOOKED, GOLDEN = 48, 0.618034  # samples, spread over the clip
+COARSE, FINE = 0.25, 0.05  # steps of the grids: in shares of the peak, and for the peak's logarithm
+ROUNDED = 2.0**-13  # samples that are nearer are the same: 4 steps of 16 bits
+SILENCE = 1e-4  # of full scale: no sample beyond it, and nothing can be heard
+SHORTEST = 0.02  # seconds; a click
+SPOKEN = ("audios", "sft_target_audio")  # fields of questions and of reference replies
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A clip. Where only its header was read, nobody knows the sound: ``sound`` is None."""
+
+    seconds: float
+    peak: float = 1.0
+    sound: Sound | None = None
+
+    @classmethod
+    def of(cls, wave: audio.Wave, rate: int) -> "Heard":
+        """What decoded samples are."""
+        peak = float(np.abs(wave).max())
+        places = (np.arange(LOOKED) * GOLDEN % 1 * len(wave)).astype(int)
+        features = np.append(wave[places] / max(peak, SILENCE) / COARSE, np.log(max(peak, SILENCE)) / FINE)
+        one, other = (
+            _hash(f"{len(wave)} {rate}".encode() + np.floor(features + shift).astype(np.int16).tobytes())
+            for shift in (0.0, 0.5)
+        )
+        return cls(len(wave) / rate, peak, (one, other))
+
+
+class Clips:
+    """Looks at every distinct clip once, as far as it remembers.
+
+    Example:
+        clips = Clips(manifest.parent, max_seconds=60.0, deep=True)
+        problems = list(clips.problems([("audios[0]", ["q.wav"])]))
+        same = clips.alike(["a.wav"], ["b.flac"])
+    """
+
+    def __init__(self, root: Path, max_seconds: float, deep: bool) -> None:
+        """``deep``: clips are decoded; else only their headers are read."""
+        self._root, self._max_seconds, self._deep = root, max_seconds, deep
+        self._known: Recent[str, Heard | str] = Recent()  # or what is wrong
+
+    def remember(self, clip: str, heard: Heard) -> None:
+        """A clip that was looked at already."""
+        self._known[clip] = heard
+
+    def problems(self, fields: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+        """Of fields as parsed, clips or one clip: looked at even when another field is wrong."""
+        for field, given in fields:
+            clips = [given] if isinstance(given, str) else given
+            if not isinstance(clips, list) or not all(isinstance(clip, str) for clip in clips):
+                continue  # the schema has said so
+            if not clips and field.startswith("audios"):
+                yield field, "must name at least one clip"
+            looked = [self._look(clip) for clip in clips]
+            wrong = [(i, message) for i, message in enumerate(looked) if isinstance(message, str)]
+            yield from ((field if clips is not given else f"{field}[{i}]", message) for i, message in wrong)
+            if not wrong:
+                heard = [one for one in looked if isinstance(one, Heard)]
+                yield from ((field, rule) for rule in self._entry(heard, field.startswith(SPOKEN)))
+
+    def sound(self, clips: Iterable[Any]) -> Sound | None:
+        """Of clips that are played one after another. None: nobody knows."""
+        looked = [self._look(clip) if isinstance(clip, str) else None for clip in clips]
+        sounds = [heard.sound for heard in looked if isinstance(heard, Heard) and heard.sound is not None]
+        if len(sounds) < len(looked) or not sounds:
+            return None
+        one, other = (_hash(array("Q", grid).tobytes()) for grid in zip(*sounds, strict=True))
+        return one, other
+
+    def alike(self, clips: Sequence[str], others: Sequence[str]) -> bool:
+        """Whether both are known to be the same sound, sample by sample."""
+        one, other = self.sound(clips), self.sound(others)
+        if one is None or other is None or not (one[0] == other[0] or one[1] == other[1]):
+            return False
+        return all(self._close(clip, twin) for clip, twin in zip(clips, others, strict=True))
+
+    def _close(self, clip: str, twin: str) -> bool:
+        if clip == twin:
+            return True
+        paths = [audio.inside(self._root, name) for name in (clip, twin)]
+        rates = [audio.info(path).sample_rate for path in paths]
+        one, other = (
+            audio.read(path, rate, self._max_seconds) for path, rate in zip(paths, rates, strict=True)
+        )
+        return rates[0] == rates[1] and one.shape == other.shape and np.abs(one - other).max() <= ROUNDED
+
+    def _entry(self, clips: list[Heard], spoken: bool) -> Iterator[str]:
+        """Rules over clips that are one sound. ``spoken``: by somebody, it is no reply that a model made."""
+        seconds = sum(clip.seconds for clip in clips)
+        if seconds > self._max_seconds and len(clips) > 1:
+            yield f"audio must last at most {self._max_seconds:g} s: got {seconds:.1f} s"
+        elif not clips or not spoken:
+            return
+        elif seconds < SHORTEST:
+            yield f"audio must last at least {SHORTEST:g} s: got {seconds:.2g} s"
+        elif max(clip.peak for clip in clips) < SILENCE:
+            yield f"audio must not be silence: no sample of it is beyond {SILENCE:g} of full scale"
+
+    def _look(self, clip: str) -> Heard | str:
+        if clip not in self._known:
+            try:
+                self._known[clip] = self._heard(clip)
+            except ValueError as error:
+                self._known[clip] = str(error)
+        return self._known[clip]
+
+    def _heard(self, clip: str) -> Heard:
+        path = audio.inside(self._root, clip)
+        header = audio.info(path)
+        audio.check_length(path, header, self._max_seconds)
+        if not self._deep:
+            return Heard(header.seconds)
+        return Heard.of(audio.read(path, header.sample_rate, self._max_seconds), header.sample_rate)
+
+
+def _hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")

@@ -1,0 +1,212 @@
+"""Whatever a judge, a recogniser or a manifest says is read in a time that grows with its length alone.
+
+A text of a few hundred kilobytes that is read in quadratic time takes minutes to hours; in linear time, a second.
+"""
+
+import asyncio
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from judge import verifiable
+from judge.answers import SCORE, check_english, read, shortened, tag_content, tags
+from judge.asr import words
+from judge.caller import Caller, Question
+from judge.chat import Answer
+from judge.choices import letters
+from judge.completion import after_thought, is_named, read_completion
+from judge.failures import status_failure
+from judge.http import Post, new_client, post, retry_after
+from judge.limits import Limiter
+from judge.ranking import parse_ranking
+from judge.rubric import escaped
+from judge.strict_json import strict_json
+from judge.transcription import LONGEST
+from judge.types import CallFailed, Task
+from speech.answers import option, problem
+from speech.ears.kaldi import read_shift_and_scale
+from speech.expressions import expression, says
+from speech.numbers import number, numbers
+from tests.judge_server import JudgeServer, limits
+from tests.processes import HANG_S
+
+LONG = 400_000  # characters: less than an answer may have
+HEARD = LONGEST  # of a transcript
+WORK_S = 60.0  # a hundred times what the longest reading here takes
+X = expression("x + 1")
+
+
+def held(match: str, answer: str) -> Callable[[str], Any]:
+    task = Task(task_type="t", question="", match=match, answer=answer, style=None)
+    return lambda text: verifiable.right(text, task)
+
+
+ANSWERS: dict[str, Callable[[str], Any]] = {
+    "tags": partial(tags, "score"),
+    "tag_content": partial(tag_content, "score"),
+    "tagged": lambda text: read(SCORE, "tagged", text, []),
+    "schema": lambda text: read(SCORE, "schema", text, []),
+    "label": lambda text: read(SCORE, "logprobs", text, [[("4", 0.0)]]),
+    "ranking": lambda text: parse_ranking("tagged", f"Fine. <ranking>{text}</ranking>", 3),
+    "english": check_english,
+    "shortened": shortened,
+    "thought": after_thought,
+    "completion": lambda text: read_completion(
+        json.dumps({"choices": [{"message": {"content": text}}]}).encode(), "m"
+    ),
+    "model": lambda text: is_named(text, ["gpt"]),
+    "error": lambda text: status_failure(400, text.encode()),
+    "json": lambda text: strict_json(text.encode()),
+    "retry-after": lambda text: retry_after(text, 0.0),
+    "escaped": escaped,
+}
+TRANSCRIPTS: dict[str, Callable[[str], Any]] = {
+    "words": words,
+    "letters": letters,
+    "numbers": numbers,
+    "number": number,
+    "says": lambda text: says(text, X),
+    "expression": expression,
+    "option": option,
+    "math": partial(problem, "math"),
+    "contains": held("contains", "one two"),
+    "final": held("final", "one two"),
+    "choice": held("choice", "B: Paris"),
+}
+PIECES = (
+    "< </ <score> </score> <SCORE> </think> <think> <ranking> [ { \" \\ \\u \\ud8 [[], {\"a\": 1 1, 1., .1 -1 0 e 9,111 "
+    "a a' -aa answer option choose the is not or and correct one hundred million point oh half over / ( ) √ ^ squared "
+    "minus negative percent per cent twenty third ' ’ é ﷺ - -111 gpt- Mon, : . ; ! x"
+).split()  # fmt: skip
+SPACES = ["", " ", "\n", "\t", "\u00a0"]
+
+
+@contextmanager
+def no_hang() -> Iterator[None]:
+    """Fails once this process has worked for longer than any linear reading does; the clock does not count."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"still reading after {WORK_S} s of work")
+
+    before = signal.signal(signal.SIGVTALRM, late)
+    signal.setitimer(signal.ITIMER_VIRTUAL, WORK_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def reads(reader: Callable[[str], Any], text: str) -> None:
+    with no_hang(), suppress(CallFailed, ValueError):
+        reader(text)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("text", [
+    "<" + " " * LONG + "x", "< " * (LONG // 2), "</" + "\n" * LONG, "<score>" * (LONG // 7),
+    "<score>4</score>" + " " * LONG + "x", "<score>4</score> " * (LONG // 17), "1" + " " * LONG + ",x",
+    "gpt" + "-111" * (LONG // 4) + "x", "[" * LONG, '{"a":' * (LONG // 5), '"' + "\\u0041" * (LONG // 6) + '"',
+    "</think>" * (LONG // 8), "9" * LONG, " " * LONG,
+], ids=lambda text: text[:9].replace(" ", "_"))  # fmt: skip
+def test_an_answer_of_any_size_is_read_in_one_pass(name: str, text: str) -> None:
+    reads(ANSWERS[name], text)
+
+
+units = st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(SPACES)), min_size=1, max_size=4)
+
+
+def repeated(unit: list[tuple[str, str]], size: int, ends: tuple[str, str]) -> str:
+    piece = "".join(part + space for part, space in unit)
+    return ends[0] + piece * (size // len(piece)) + ends[1]
+
+
+ends = st.tuples(*[st.sampled_from(["", "x", "<score>", "</score>", "answer ", "1", "("])] * 2)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(units, ends)
+def test_an_answer_that_says_one_thing_over_and_over_is_read_in_one_pass(
+    name: str, unit: list[tuple[str, str]], ends: tuple[str, str]
+) -> None:
+    reads(ANSWERS[name], repeated(unit, LONG // 4, ends))
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(units, ends)
+def test_the_longest_transcript_is_held_against_an_answer_in_one_pass(
+    name: str, unit: list[tuple[str, str]], ends: tuple[str, str]
+) -> None:
+    reads(TRANSCRIPTS[name], repeated(unit, HEARD, ends))
+
+
+def test_a_file_of_statistics_is_read_in_one_pass(tmp_path: Path) -> None:
+    file = tmp_path / "am.mvn"
+    file.write_text("<AddShift> " * (LONG // 11))
+    with no_hang(), pytest.raises(ValueError, match="must hold"):
+        read_shift_and_scale(file)
+
+
+# --- off the event loop
+
+
+def question(read_answer: Callable[[Answer], Any]) -> Question:
+    return Question(about="", case="", judge="j", rubric="r/1", messages=[{"role": "user", "content": "?"}],
+                    settings={}, clips=(), repeat=0, read=read_answer)  # fmt: skip
+
+
+def test_other_calls_go_on_while_an_answer_is_read() -> None:
+    """What is read waits for the loop here: on the loop it would wait for ever."""
+    went_on = threading.Event()
+
+    async def answered(body: dict[str, Any], under: Any = None) -> Answer:
+        return Answer(text="4", logprobs=[], prompt_tokens=1, completion_tokens=1, seconds=0.1, attempts=1)
+
+    def slow(answer: Answer) -> Any:
+        assert went_on.wait(HANG_S), "the loop stood still while an answer was read"
+        return (read(SCORE, "tagged", "Fine. <score>4</score>", []),)
+
+    async def test() -> None:
+        call = asyncio.create_task(Caller(answered, "m", Limiter(limits()), outage_s=5).call(question(slow)))
+        while not call.done():
+            await asyncio.sleep(0)
+            went_on.set()
+        assert (await call)[0].value == 4
+
+    asyncio.run(test())
+
+
+def test_other_calls_go_on_while_a_body_is_read() -> None:
+    went_on = threading.Event()
+
+    def slow(body: bytes) -> bool:
+        return went_on.wait(HANG_S)
+
+    async def test() -> None:
+        from judge.endpoint import Endpoint
+
+        async with JudgeServer(lambda body: 4.0) as server, new_client() as client:
+            where = Endpoint(base_url=server.base_url, model="m", key_env=None, deadline_s=HANG_S)
+            body = {"messages": [{"role": "system", "content": "score"}, {"role": "user", "content": []}]}
+            request = Post(
+                path="/x", content_type="application/json", content=json.dumps(body).encode(), read=slow
+            )
+            call = asyncio.create_task(post(client, where, request))
+            while not call.done():
+                await asyncio.sleep(0.001)
+                if server.bodies:
+                    went_on.set()
+            assert (await call).found
+
+    asyncio.run(test())
