@@ -238,7 +238,8 @@ class Batches:
         return list(seen)[len(drawn) :]
 
     def _audio(self, step: int) -> Callable[[Reply], Path | None]:
-        kept = due(step, self._config.log.rollouts_every) and due(step, self._config.log.audio_every)
+        log, ends = self._config.log, step in (1, self._config.run.steps)
+        kept = due(step, log.rollouts_every) and (ends or due(step, log.audio_every))
         return (lambda reply: self._run.audio(step, reply)) if kept else (lambda reply: None)
 
     def _anchor(self, example: Example) -> Anchor:

@@ -92,7 +92,7 @@ def prepare(arguments: Sequence[str]) -> Job:
     notes += held_out(config, manifests, pairs)
     if config.data.pairs is not None and config.algo.loss != "dpo":
         notes.append(f"data.pairs: not read, algo.loss is {config.algo.loss}")
-    close = below(pairs, config.algo.margin)
+    close = below(pairs, config.margin)
     notes += [f"data.pairs: {close} of {len(pairs)} are less than algo.margin apart, and used"] * bool(close)
     return Job(
         config=config,

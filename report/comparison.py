@@ -105,12 +105,15 @@ def _row(
     bootstrap: Bootstrap,
 ) -> Row:
     ours_SP = values(side, list(side), measure)
+    whole, prompts = 100.0 if measure.unit == "%" else None, _prompts(ours_SP)
     difference = signs = None
     gaps: list[float | None] = []
     if baseline is not None and not itself:
         left, right = zip(*pairs(list(side), list(baseline)), strict=True)
         one_SP, other_SP = values(side, left, measure), values(baseline, right, measure)
+        both = _prompts(one_SP - other_SP)
         difference = paired.difference(one_SP, other_SP, bootstrap)
+        difference = paired.with_width(difference, both, whole, bootstrap, signed=True)
         signs = paired.signs(one_SP, other_SP, measure.better) if measure.better else None
         gaps = [_mean(row) for row in one_SP - other_SP]
     return Row(
@@ -120,14 +123,19 @@ def _row(
         label=measure.label,
         unit=measure.unit,
         better=measure.better,
-        mean=paired.mean(ours_SP, bootstrap),
+        mean=paired.with_width(paired.mean(ours_SP, bootstrap), prompts, whole, bootstrap),
         by_seed={seed: _mean(row) for seed, row in zip(side, ours_SP, strict=True)},
         gaps=gaps,
         difference=difference if difference and difference.value is not None else None,
         signs=signs,
-        prompts=int((~np.isnan(ours_SP)).any(axis=0).sum()),
+        prompts=prompts,
         seeds=len(side),
     )
+
+
+def _prompts(values_SP: Floats) -> int:
+    """How many prompts have a value."""
+    return int((~np.isnan(values_SP)).any(axis=0).sum())
 
 
 def _mean(row: Floats) -> float | None:

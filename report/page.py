@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from report import browser, curves, diagnostics, judges, read, table
 from report.curves import Data
-from report.records import Evaluation, Event, Sample
+from report.records import Evaluation, Event, HeldOutReply, Sample
 from speech.files import write_whole
 
 HERE = Path(__file__).parent
@@ -58,7 +58,7 @@ def collect(run_dir: Path) -> Data:
     drawn = curves.curves(metrics.rows, evaluations.rows, elsewhere)
     return {
         "head": _head(run_dir, config, metrics.rows[-1] if metrics.rows else None),
-        "table": _table(evaluations),
+        "table": _table(evaluations, _held_out(run_dir)),
         "curves": {**drawn, "notes": _notes(metrics.note, evaluations.note, drawn["note"])},
         "diagnostics": diagnostics.diagnostics(run_dir, metrics.rows),
         "judges": judged,
@@ -105,9 +105,18 @@ def _head(run_dir: Path, config: read.RunConfigFile | None, last: Mapping[str, f
     }
 
 
-def _table(evaluations: read.Lines[Evaluation]) -> Data:
+def _held_out(run_dir: Path) -> tuple[table.Replies, table.Replies]:
+    """The judged replies to the test prompts before and after; empty where they are not there."""
+    adapter = TypeAdapter(HeldOutReply)
+    before, after = (
+        read.lines(run_dir / "heldout" / f"test_{when}.jsonl", adapter).rows for when in ("before", "after")
+    )
+    return before, after
+
+
+def _table(evaluations: read.Lines[Evaluation], replies: tuple[table.Replies, table.Replies]) -> Data:
     before, after = table.pair(evaluations.rows)
-    rows = [[row.label, *row.cells(), row.better] for row in table.rows(before, after)]
+    rows = [[row.label, *row.cells(), row.better] for row in table.rows(before, after, replies)]
     absent = [
         f"no test evaluation {name} training"
         for name, side in (("before", before), ("after", after))

@@ -221,6 +221,26 @@ def _widened(
     return Estimate(value, value - k * (value - lo), value + k * (hi - value))
 
 
+def with_width(
+    found: Estimate, prompts: int, whole: float | None, bootstrap: Bootstrap, *, signed: bool = False
+) -> Estimate:
+    """An interval of no width says that the replies agree, not that the figure is known.
+
+    Of a share at none or all of the prompts (``whole``: the value of all) it is Wilson's for 0 of n; of a
+    difference of shares (``signed``), as if so many prompts might differ. Of any other figure there is none.
+    """
+    value, lo, hi = found.value, found.lo, found.hi
+    if value is None or lo is None or hi is None or hi - lo > ROUNDING:
+        return found
+    if whole is None or min(abs(value), abs(whole - abs(value))) > ROUNDING:
+        return Estimate(value)
+    z_2 = float(ndtri((1 + bootstrap.level) / 2)) ** 2
+    most = whole * z_2 / (prompts + z_2)
+    if signed:
+        return Estimate(value, max(-whole, value - 2 * most), min(whole, value + 2 * most))
+    return Estimate(value, max(0.0, value - most), min(whole, value + most))
+
+
 def _entropy(p_NV: Floats) -> Floats:
     """In bits; 0 log 0 is 0, and of no distribution it is NaN."""
     logs = np.log2(np.where(p_NV > 0, p_NV, 1.0))

@@ -12,7 +12,7 @@ from report.paired import Estimate
 from report.study import Findings
 
 WIDTH, HEIGHT = 1800, 1000
-COLOURS = ("#2463c9", "#d9730d", "#14866d", "#8b4fc2", "#c23a4b", "#58a6d6")
+COLOURS = ("#2463c9", "#b45309", "#2f7d32", "#8b4fc2", "#c23a4b", "#0e7490")  # as in page.css
 DASHES: tuple[Dash | None, ...] = (None, (12, 6), (3, 5))
 
 
@@ -27,7 +27,7 @@ class Look:
     def of(cls, method: str, methods: Sequence[str]) -> "Look":
         """Six colours, then the same six dashed, then dotted; the base is grey."""
         if method == BASE:
-            return cls("#8a8f98", None)
+            return cls("#5f646d", None)
         place = [one for one in methods if one != BASE].index(method)
         return cls(COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)])
 

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from report.records import Evaluation
+import numpy as np
+
+from report import paired
+from report.paired import Bootstrap, Estimate
+from report.records import Evaluation, HeldOutReply
+
+Replies = Sequence[HeldOutReply]
+BOOTSTRAP = Bootstrap(draws=2000)
 
 Unit = Literal["share", "plain"]
 
@@ -32,6 +39,7 @@ class Row:
     after: float | None
     unit: Unit
     better: int
+    change: Estimate | None = None  # after minus before, over the prompts that both have; None: not known
 
     @property
     def difference(self) -> float | None:
@@ -46,6 +54,9 @@ class Row:
 
         gap = self.difference
         change = "" if gap is None else f"{100 * gap:+.1f} pts" if self.unit == "share" else f"{gap:+.2f}"
+        if self.change is not None and self.change.lo is not None and self.change.hi is not None:
+            scale, digits = (100, 1) if self.unit == "share" else (1, 2)
+            change += f" [{scale * self.change.lo:+.{digits}f}, {scale * self.change.hi:+.{digits}f}]"
         return show(self.before), show(self.after), change
 
 
@@ -57,23 +68,64 @@ def pair(
     return found.get("before"), found.get("after")
 
 
-def rows(before: Evaluation | None, after: Evaluation | None) -> list[Row]:
-    """The figures that at least one side has, then ``heard_right`` of every task type."""
+def rows(
+    before: Evaluation | None, after: Evaluation | None, replies: tuple[Replies, Replies] = ((), ())
+) -> list[Row]:
+    """The figures that at least one side has, then ``heard_right`` of every task type.
+
+    ``replies``: those that were judged before and after, for the intervals of the differences.
+    """
     found = [
-        _row(label, getattr(before, field, None), getattr(after, field, None), unit, direction)
+        _row(
+            label, getattr(before, field, None), getattr(after, field, None), unit, direction,
+            _change(field, unit, replies),
+        )
         for field, label, unit, direction in FIGURES
-    ]
+    ]  # fmt: skip
     tasks = sorted({task for side in (before, after) if side for task in side.by_task})
     for task in tasks:
         start, end = (side.by_task.get(task) if side else None for side in (before, after))
-        found.append(_row(f"  {task}, as heard", start, end, "share", 1))
+        of_task = tuple(tuple(one for one in side if one.task_type == task) for side in replies)
+        change = _change("heard_right", "share", (of_task[0], of_task[1]))
+        found.append(_row(f"  {task}, as heard", start, end, "share", 1, change))
     return [row for row in found if row.before is not None or row.after is not None]
 
 
-def _row(label: str, before: float | None, after: float | None, unit: Unit, direction: int) -> Row:
+def _change(field: str, unit: Unit, replies: tuple[Replies, Replies]) -> Estimate | None:
+    """The difference with its interval, prompt by prompt."""
+    before, after = ({one.row_id: _figure(one, field) for one in side} for side in replies)
+    both = [(x, y) for name, y in after.items() if y is not None and (x := before.get(name)) is not None]
+    if not both:
+        return None
+    old_1P, new_1P = (np.array([side], dtype=np.float64) for side in zip(*both, strict=True))
+    found, whole = paired.difference(new_1P, old_1P, BOOTSTRAP), 1.0 if unit == "share" else None
+    return paired.with_width(found, len(both), whole, BOOTSTRAP, signed=True)
+
+
+def _figure(reply: HeldOutReply, field: str) -> float | None:
+    match field:
+        case "reward":
+            return reply.reward
+        case "seconds":
+            return reply.seconds
+        case "well_formed":
+            return float(reply.well_formed)
+        case "truncated":
+            return float(reply.finish == "length")
+    return reply.figures.get(field)
+
+
+def _row(
+    label: str,
+    before: float | None,
+    after: float | None,
+    unit: Unit,
+    direction: int,
+    change: Estimate | None = None,
+) -> Row:
     gap = 0.0 if before is None or after is None else after - before
     sign = (gap > 0) - (gap < 0)
-    return Row(label=label, before=before, after=after, unit=unit, better=sign * direction)
+    return Row(label=label, before=before, after=after, unit=unit, better=sign * direction, change=change)
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:
