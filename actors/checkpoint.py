@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from actors.ahead import Ahead
-from actors.errors import UserError
+from actors.errors import RunError, UserError
 from speech.checkpoint import weight_files
 
 MANIFEST, AHEAD = "manifest.json", "ahead.json"
@@ -73,11 +73,33 @@ def save(
 ) -> Path:
     """Write the snapshot of ``state.step``; ``save_learner`` fills a folder.
 
-    Then drop all but the newest ``keep``.
+    Then drop all but the newest ``keep``. RunError: it cannot be written; nothing of it is left.
     """
     final = folder(run, state.step)
     unfinished = final.with_suffix(".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        _fill(unfinished, state, save_learner, ahead)
+    except Exception as error:
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a full disk it is what can be given back
+        if not isinstance(error, OSError):
+            raise
+        rule = "the checkpoint cannot be written, what was there before is whole"
+        raise RunError(f"{unfinished}: {rule}: {error.strerror or error}") from error
+    if final.exists():  # the same step again after a resume: the new one wins
+        shutil.rmtree(final)
+    unfinished.rename(final)
+    _sync(final.parent)
+    _point(final)
+    for old in snapshots(run)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def _fill(
+    unfinished: Path, state: DriverState, save_learner: Callable[[Path], None], ahead: Ahead | None
+) -> None:
+    """Everything of a snapshot, safe on the disk."""
     (unfinished / "learner").mkdir(parents=True)
     save_learner(unfinished / "learner")
     if ahead is not None:
@@ -88,14 +110,6 @@ def save(
     (unfinished / MANIFEST).write_text(manifest.model_dump_json(indent=1))
     for path in [*_files(unfinished), *[path for path in unfinished.rglob("*") if path.is_dir()], unfinished]:
         _sync(path)
-    if final.exists():  # the same step again after a resume: the new one wins
-        shutil.rmtree(final)
-    unfinished.rename(final)
-    _sync(final.parent)
-    _point(final)
-    for old in snapshots(run)[:-keep]:
-        shutil.rmtree(old)
-    return final
 
 
 def snapshots(run: Path) -> list[Path]:

@@ -10,6 +10,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TypeAlias
 
@@ -95,6 +96,10 @@ def _told(error: BaseException) -> int | None:
     if isinstance(error, (UserError, ConfigError, ManifestError)):
         print(error, file=sys.stderr)
         return USER
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        where = error.filename or "a file"
+        print(f"stopped: {where}: {error.strerror}: make room, then go on with the same run", file=sys.stderr)
+        return FAILED
     if isinstance(error, RunError):
         print(f"stopped: {error}", file=sys.stderr)
         return FAILED

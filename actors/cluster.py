@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -270,7 +271,8 @@ class Cluster:
         if self._folder is not None and self._folder.exists():
             if logs is not None:
                 for session in self._folder.glob("session_2*"):
-                    copy_contents(session / "logs", logs, lambda path: path.name not in NO_LOGS)
+                    with suppress(OSError):  # a full disk, say: it must not hide why the run ended
+                        copy_contents(session / "logs", logs, lambda path: path.name not in NO_LOGS)
             shutil.rmtree(self._folder, ignore_errors=True)
 
 

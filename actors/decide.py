@@ -16,7 +16,7 @@ from judge.types import Judged, Missing, Scored
 from learner.advantage import Rewards, group_advantages
 from learner.extremes import Dropped, best_and_worst
 from learner.gate import GateReading, Mixer
-from learner.statistics import GroupStatistics, group_statistics, why_dropped
+from learner.statistics import GroupStatistics, group_statistics, mean_and_variance, why_dropped
 from learner.types import NONE, Advantage, Anchor, Pair, Rollout, StepBatch
 from rollout.types import Prompt, Reply
 
@@ -146,7 +146,7 @@ def _lesson(group: Group, config: Config, penalties: Mapping[Key, float]) -> _Le
         return nothing(EQUAL, "all rewards are equal")
     if config.algo.loss != "online_dpo":
         return _compared(group, config, penalties, missing)
-    found = best_and_worst(group.rewards, config.algo.margin)
+    found = best_and_worst(group.rewards, config.margin)
     return nothing(CLOSE, found.reason) if isinstance(found, Dropped) else _paired(group, *found, missing)
 
 
@@ -174,8 +174,16 @@ def _advantages(
         for key, reward in zip(group.keys, group.rewards, strict=True)
     ]
     weights: dict[str, float] = {name: w for name, w in config.judge.weights.items() if w > 0}
-    found = group_advantages(rewards, _axes(group, weights), weights, config.algo)
+    algo = config.algo
+    if penalties and _equal(group.rewards):  # divided by their own deviation they would all be of size one
+        algo = algo.model_copy(update={"normalise": "none"})
+    found = group_advantages(rewards, _axes(group, weights), weights, algo)
     return {key: one for key, one in zip(group.keys, found, strict=True) if one is not None}
+
+
+def _equal(rewards: Rewards) -> bool:
+    """Whether the judges held all alike."""
+    return mean_and_variance([reward for reward in rewards if reward is not None])[1] == 0.0
 
 
 def _paired(group: Group, best: int, worst: int, missing: dict[Key, str]) -> _Lesson:

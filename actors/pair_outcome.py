@@ -51,7 +51,7 @@ def outcome_of(
 ) -> Outcome:
     """What became of a prompt. ``clips``, ``sound`` keep the audio of a pair and say where it is."""
     judged = [one for _, one in group.replies]
-    found = best_and_worst(group.rewards, config.algo.margin)
+    found = best_and_worst(group.rewards, config.margin)
     missing = Counter[str](one.reward.kind for one in judged if isinstance(one.reward, Missing))
     tokens = sum(len(reply.ids) for reply, _ in group.replies)
     if not isinstance(found, Dropped):

@@ -32,6 +32,7 @@ from conf.load import load
 from conf.places import in_ray_job
 from conf.schema import Config
 from judge.ledger import settings_hash
+from judge.voice import norms_of
 from speech.audio import inside
 from speech.families.base import Family
 from speech.journal import Journal, Line
@@ -153,8 +154,8 @@ def _header(work: Work) -> Header:
             digest.update(file_digest(file, "sha256").digest())
     made = work.provenance.model_dump(exclude={"commit", "source"})
     more = [config.rollout.engine, config.model.dtype, config.model.max_length, config.judge.api.compare]
-    judged = settings_hash(config.judge, config.model.path)
-    told = json.dumps([made, more, judged, config.algo.margin], sort_keys=True)
+    judged = settings_hash(config.judge, norms_of(config.model.path))
+    told = json.dumps([made, more, judged, config.margin], sort_keys=True)
     return Header(prompts=digest.hexdigest(), settings=sha256(told.encode()).hexdigest(), mode=None)
 
 
@@ -195,7 +196,7 @@ def summary(work: Work, found: Sequence[Outcome], rows: Sequence[PairRow]) -> di
         if None in (counts := [one.tokens for one in found])
         else sum(filter(None, counts)),
         "weights": work.provenance.weights,
-        "least_margin": work.config.algo.margin,
+        "least_margin": work.config.margin,
         "margin_min": min(margins, default=None),
         "margin_mean": sum(margins) / len(margins) if margins else None,
         "margin_max": max(margins, default=None),

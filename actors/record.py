@@ -34,6 +34,11 @@ from rollout.types import Reply
 from speech.files import write_whole
 from speech.manifest import Row
 
+LONGER = (
+    "raise rollout.max_new_tokens (model.max_length must hold prompt and reply), or first train on reference"
+    " replies that fit (algo=sft)"
+)
+
 
 class RunDirectory:
     """Writes the files of one run.
@@ -175,10 +180,19 @@ def record_step(
     run.append("metrics.jsonl", {name: value for name, value in metrics.items() if isfinite(value)})
     for reason, count in Counter(decision.dropped.values()).items():
         run.event("drop", reason, count=count)
+    if truncated_all(groups):
+        budget = f"rollout.max_new_tokens={config.rollout.max_new_tokens}"
+        run.event("truncated", f"no reply came to its end within {budget}: {LONGER}")
     if due(step, config.log.rollouts_every):
         tasks = {row.id: task_of(row, config.data.train) for row in rows}
         for record in rollout_records(step, groups, tasks, decision, result, config.algo, run.kept(step)):
             run.append(f"rollouts/step_{step:06d}.jsonl", record)
+
+
+def truncated_all(groups: Sequence[Group]) -> bool:
+    """Whether replies were sampled, and every one used up its budget."""
+    finishes = {reply.finish for group in groups for reply, _ in group.replies}
+    return finishes == {"length"}
 
 
 def rollout_records(
@@ -207,6 +221,7 @@ def rollout_records(
                     question=task.question,
                     expected=task.answer,
                     style=task.style,
+                    prompt_ids=list(group.prompt.ids),
                     ids=list(reply.ids),
                     channels=reply.channels,
                     text=reply.text,
@@ -226,7 +241,7 @@ def rollout_records(
                     weights=weights.get(key),
                     behaviour_logps=list(reply.logps),
                     learner_logps=_logps(result, reply),
-                    dropped=decision.dropped.get(key),
+                    dropped=decision.dropped.get(key, None if decision.batch.weight else "lambda is 0"),
                 )
             )
     return records

@@ -41,12 +41,16 @@ class GateConfig(Strict):
     """Most that preference ever gets; 1 - lambda_max of anchoring always stays."""
     alpha: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """Weight of history in the moving average; 0 switches smoothing off."""
-    theta: float = 3.0
-    """The best reward of a group that counts as acceptable, on the judge's scale."""
-    k: Annotated[float, Field(gt=0.0)] = 5.0
-    """Steepness of the direction gate."""
+    theta: float | None = None
+    """The best reward of a group that counts as acceptable, on the judge's scale; not set: its middle, 3 on
+    1..5."""
+    k: Annotated[float, Field(gt=0.0)] | None = None
+    """Steepness of the direction gate, per point of the judge's scale; not set: 20 / its width, 5 on 1..5."""
     denoise: bool = False
     """Subtract the judge's own repeat variance before the information gate."""
+    correct_missing: bool = False
+    """Undo what missing verdicts take off a group's variance on average: n of G rewards hold
+    (n - 1) G / (n (G - 1)) of it."""
 
 
 RELEASED: dict[str, Any] = {
@@ -78,8 +82,9 @@ class AlgoConfig(Strict):
     against worst of each fresh group."""
     dpo_beta: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 0.1
     """Inverse temperature of DPO's logistic loss."""
-    margin: NonNegative = 0.5
-    """Least difference in reward of a DPO pair, in points of the judge's scale."""
+    margin: NonNegative | None = None
+    """Least difference in reward of a DPO pair, in points of the judge's scale; not set: an eighth of its
+    width, 0.5 on 1..5."""
     mix: Literal["gate", "fixed", "two_stage"] = "gate"
     """Where lambda comes from; two_stage: 0 for the first ``sft_steps`` steps, then ``fixed_lambda``."""
     fixed_lambda: Fraction = 0.5
@@ -155,6 +160,12 @@ class AlgoConfig(Strict):
                 "preference must weigh at least one channel when lambda can be above 0: got 0 everywhere",
             ),
             (
+                self.sft.any or (self.prefers and self.mix != "two_stage"),
+                "sft must weigh at least one channel when "
+                + ("the first stage is" if self.prefers else "lambda is 0 and the run is")
+                + " nothing but SFT: got 0 everywhere",
+            ),
+            (
                 grpo or not (self.kl.any or self.entropy.any),
                 f"{'kl' if self.kl.any else 'entropy'} must be 0 on every channel with loss={self.loss},"
                 " which holds the reference itself",
@@ -222,6 +233,11 @@ class AlgoConfig(Strict):
     def prefers(self) -> bool:
         """Whether lambda can be above 0."""
         return self.gate.lambda_max > 0 if self.mix == "gate" else self.fixed_lambda > 0
+
+    @property
+    def anchors(self) -> bool:
+        """Whether any step learns from reference replies."""
+        return self.sft.any and not (self.mix == "fixed" and self.fixed_lambda == 1.0)
 
     @property
     def samples(self) -> bool:

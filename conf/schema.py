@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from conf.algorithm import AlgoConfig
-from conf.fields import NonNegative, Positive, Seconds, Strict
+from conf.fields import Beta, NonNegative, Positive, Seconds, Strict
 from conf.judging import JudgeConfig
 
 
@@ -33,7 +33,8 @@ class RunConfig(Strict):
     resume: Path | None = None
     """A run directory to go on from: its latest valid checkpoint."""
     staleness: Annotated[int, Field(ge=0, le=1)] = 0
-    """S: 0 generates and learns in turn (exactly on-policy); 1 generates the next batch meanwhile."""
+    """S: 0 generates and learns in turn (exactly on-policy); 1 generates the next batch meanwhile. A
+    checkpoint holds that batch, so an interrupt first lets it end."""
     eval_every: Annotated[int, Field(ge=0)] = 50
     """Steps between held-out evaluations (greedy); before and after always. 0: only before and after."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 50
@@ -129,6 +130,8 @@ class LearnerConfig(Strict):
     """Linear warm-up, then constant."""
     weight_decay: NonNegative = 0.0
     """AdamW's decoupled decay."""
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """AdamW's weights of history: of the gradient, and of its square."""
     clip: Annotated[float, Field(gt=0.0)] = 1.0
     """Largest global gradient norm."""
     anchors_per_step: Positive = 64
@@ -215,6 +218,13 @@ class Config(Strict):
     cluster: ClusterConfig = ClusterConfig()
     log: LogConfig = LogConfig()
 
+    @property
+    def margin(self) -> float:
+        """``algo.margin``, or an eighth of the judge's scale."""
+        return (
+            (self.judge.scale_hi - self.judge.scale_lo) / 8 if self.algo.margin is None else self.algo.margin
+        )
+
     @model_validator(mode="after")
     def _stage_has_an_end(self) -> Self:
         if self.algo.mix == "two_stage" and self.algo.sft_steps is None:
@@ -261,10 +271,16 @@ class Config(Strict):
                 f"algo.sft_steps must be below run.steps={self.run.steps}, or the second stage never begins:"
                 f" got {algo.sft_steps}"
             )
-        if algo.mix == "gate" and not judge.scale_lo <= algo.gate.theta <= judge.scale_hi:
+        theta = algo.gate.theta  # not set: on the scale
+        if algo.mix == "gate" and theta is not None and not judge.scale_lo <= theta <= judge.scale_hi:
             raise ValueError(
                 f"algo.gate.theta must lie on the judge's scale [{judge.scale_lo}, {judge.scale_hi}]:"
-                f" got {algo.gate.theta}"
+                f" got {theta}"
+            )
+        if self.model.mtp == "trained" and not algo.anchors:
+            raise ValueError(
+                "model.mtp must be frozen where nothing is learnt from reference replies (algo.sft 0 on every"
+                " channel, or lambda always 1): got trained"
             )
         if algo.gate.denoise and judge.asked_once is not None:
             raise ValueError(

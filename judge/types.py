@@ -5,6 +5,7 @@ There is no third case and no default: nothing in this package turns a failure i
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,13 +35,21 @@ class Scale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """A number on the scale. ``why`` is for people: what was heard, what was expected."""
+    """A number on the scale. ``why`` is for people: what was heard, what was expected.
+
+    ValueError: not a number. Nothing would notice it later: a mean with it is NaN, and NaN is above no bound.
+    """
 
     value: float
     judge: str  # provenance: who scored, with which version of which rule
     spread: float = 0.0  # standard deviation over the judge's own repeats; 0 for a deterministic rule
     why: str = ""
     cached: bool = False
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.value) or not 0.0 <= self.spread < inf:
+            rule = "a score must be a finite number and its spread one of at least 0"
+            raise ValueError(f"{rule}: {self.judge} gave {self.value} and {self.spread}")
 
 
 Kind = Literal[

@@ -1,7 +1,9 @@
 """The gate: how much of this step's update is preference, how much is anchoring.
 
     information_g = clip(V_g / V_max, 0, 1)                   V_max = ((hi - lo) / 2)^2 on the judge's scale
-    direction_g   = sigmoid(k * (best_g - theta))
+                    denoise: V_g - (n - 1)/n sigma_J^2, the part of the judge's noise that n rewards show
+                    correct_missing: times n (G - 1) / ((n - 1) G) for n rewards of G replies
+    direction_g   = sigmoid(k * (best_g - theta))             by default theta = middle, k = 20 / (hi - lo)
     lambda_t      = (1 - alpha) * mean_g(lambda_max * direction_g * information_g) + alpha * lambda_{t-1}
 
 One gate per run. It sees every group of a step before any loss is computed, so lambda is one number on
@@ -70,6 +72,8 @@ class Gate:
     def __init__(self, config: GateConfig, scale: Scale) -> None:
         self._config = config
         self._largest_variance = ((scale.hi - scale.lo) / 2) ** 2  # half the replies at each end of the scale
+        self._theta = scale.at(0.5) if config.theta is None else config.theta
+        self._k = 20 / (scale.hi - scale.lo) if config.k is None else config.k
         self._previous: float | None = None
 
     def update(self, groups: Sequence[GroupStatistics]) -> GateReading:
@@ -101,11 +105,13 @@ class Gate:
         self._previous = state["lambda"]
 
     def _direction(self, group: GroupStatistics) -> float:
-        return _sigmoid(self._config.k * (group.best - self._config.theta))
+        return _sigmoid(self._k * (group.best - self._theta))
 
     def _information(self, group: GroupStatistics) -> float:
-        noise = group.noise_variance if self._config.denoise else 0.0
-        return min(max((group.variance - noise) / self._largest_variance, 0.0), 1.0)
+        n, size = group.count, group.size
+        noise = (n - 1) / n * group.noise_variance if self._config.denoise else 0.0
+        seen = (n - 1) * size / (n * (size - 1)) if self._config.correct_missing else 1.0
+        return min(max((group.variance - noise) / seen / self._largest_variance, 0.0), 1.0)
 
 
 class FixedMix:

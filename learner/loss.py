@@ -38,8 +38,8 @@ class Terms:
     ahead: Tensor  # the SFT term of the depths; 0 without any
     foreseen: Tensor  # how many log-probs it is made of
     penalty_N: Tensor  # the KL estimate of each position, before its coefficient
-    clipped: Tensor  # preference positions whose ratio was clipped
-    preferred: Tensor  # preference positions
+    clipped: Tensor  # those of ``preferred`` whose ratio was clipped
+    preferred: Tensor  # preference positions with an advantage
     gaps_P: Tensor  # z of each pair: above 0 where the policy agrees with it
 
 
@@ -77,6 +77,7 @@ def loss_terms(
         ahead = -(micro.sft_N * ahead_DN.mean(0)).sum()
     total = total + scales(weight)[Component.SFT] * ahead
     sft, po, dpo, kl, entropy = (part.detach() for part in parts)
+    preferred_N = (micro.po_N != 0) & (micro.advantages_N != 0)  # importance=sequence weighs others too
     return Terms(
         total=total,
         sft=sft,
@@ -87,8 +88,8 @@ def loss_terms(
         ahead=ahead.detach(),
         foreseen=(micro.sft_N != 0).sum() * depths,
         penalty_N=penalty_N.detach(),
-        clipped=(clipped_N & (micro.po_N != 0)).sum(),
-        preferred=(micro.po_N != 0).sum(),
+        clipped=(clipped_N & preferred_N).sum(),
+        preferred=preferred_N.sum(),
         gaps_P=gaps_P.detach(),
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as read_tensors
@@ -26,7 +27,7 @@ from learner.ranks import barrier
 def save_state(
     directory: Path, policy: Policy, optimizer: AdamW, *, rank: int, version: int, updates: int
 ) -> None:
-    """Write into ``directory``, which must be empty or new. Collective."""
+    """Write into ``directory``, which must be empty or new. Collective. OSError: the disk is full, say."""
     if rank == 0:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
@@ -35,7 +36,10 @@ def save_state(
     state = _tensors(policy, optimizer)
     state["counters"] = torch.tensor([version, updates])
     state[f"rng.rank{rank}"] = torch.get_rng_state()
-    write_tensors(state, storage_writer=HuggingFaceStorageWriter(str(directory), save_distributed=True))
+    try:
+        write_tensors(state, storage_writer=HuggingFaceStorageWriter(str(directory), save_distributed=True))
+    except CheckpointException as failed:  # no Exception: it would end the rank, with a page of traceback
+        raise _first(failed) from None
     barrier()
 
 
@@ -58,7 +62,10 @@ def load_state(directory: Path, policy: Policy, optimizer: AdamW, *, rank: int) 
     rng = f"rng.rank{rank}"
     if rng in stored:
         state[rng] = torch.empty(stored[rng], dtype=torch.uint8)
-    read_tensors(state, storage_reader=reader)  # in place
+    try:
+        read_tensors(state, storage_reader=reader)  # in place
+    except CheckpointException as failed:
+        raise _first(failed) from None
     version, updates = (int(value) for value in state["counters"])
     for _, parameter in policy.lm.named_parameters():
         optimizer.state[parameter]["step"].fill_(float(updates))
@@ -66,6 +73,12 @@ def load_state(directory: Path, policy: Policy, optimizer: AdamW, *, rank: int) 
         torch.set_rng_state(state[rng])
     barrier()
     return version, updates
+
+
+def _first(failed: CheckpointException) -> Exception:
+    """What went wrong on the first rank on which something did."""
+    error = next(iter(failed.failures.values()))[0]
+    return error if isinstance(error, Exception) else RuntimeError(str(error))
 
 
 def prepare(policy: Policy, optimizer: AdamW) -> None:

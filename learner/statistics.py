@@ -1,7 +1,7 @@
 """What a group of replies to one prompt says: how many were judged, how good, how different.
 
 Invariant: only rewards that exist count. A missing reward (None) has no effect on any figure but
-``count``; nothing stands in for it. A group with too few valid rewards has no statistics at all (METHOD
+``size``; nothing stands in for it. A group with too few valid rewards has no statistics at all (METHOD
 §3).
 """
 
@@ -16,7 +16,8 @@ ROUNDING = 1e-9  # rewards closer than this, relative to their size, differ by f
 class GroupStatistics:
     """Figures of one kept group, in the judge's units."""
 
-    count: int  # valid rewards
+    count: int  # valid rewards, n
+    size: int  # replies, G
     mean: float
     variance: float  # population variance; exactly 0 when the rewards are equal up to rounding
     best: float
@@ -73,6 +74,7 @@ def group_statistics(
     ]
     return GroupStatistics(
         count=len(valid),
+        size=group_size,
         mean=mean,
         variance=variance,
         best=max(valid),

@@ -83,7 +83,8 @@ class Learner:
         self._reference = frozen(self._load(checkpointing=False)) if asked else None
         learning = config.learner
         self._optimizer = torch.optim.AdamW(
-            self.policy.parameters(), lr=learning.lr, betas=(0.9, 0.95), weight_decay=learning.weight_decay,
+            self.policy.parameters(),
+            lr=learning.lr, betas=learning.betas, weight_decay=learning.weight_decay,
             fused=ranks.device().type == "cuda",  # the default there holds a second copy of the weights
         )  # fmt: skip
         state.prepare(self.policy, self._optimizer)
@@ -117,8 +118,9 @@ class Learner:
         passes = [found]
         for _ in range(1, self._config.algo.epochs):
             passes.append(self._epoch(mine, old, batch.weight)[1])
-        averaged = {"grad_norm", "clip_fraction"} & found.keys()
-        found |= {name: fmean(one[name] for one in passes) for name in averaged}
+        found["grad_norm"] = fmean(one["grad_norm"] for one in passes)
+        if "clip_fraction" in found:  # of the passes that can clip: the first one's ratio is 1
+            found["clip_fraction"] = fmean(one["clip_fraction"] for one in passes[1:] or passes)
         logps = self._collect(rows, plan, old, batch.replies)
         return StepResult(version=self._version, metrics=found, learner_logps=logps)
 

@@ -69,6 +69,7 @@ class RolloutRecord(Line):
     question: str
     expected: str | None
     style: str | None
+    prompt_ids: list[int] | None = None  # what the reply answers; older runs do not tell
     ids: list[int]
     channels: str  # T A B E P
     text: str  # the TEXT channel

@@ -72,8 +72,10 @@ def advantages(
             for i in range(len(group))
         ]
     else:
-        paid = [told.reward for told in group]
-        mixed = of([reward - told.penalty for reward, told in zip(paid, group, strict=True)])  # type: ignore[operator]
+        earned = [told.reward for told in group if told.reward is not None]
+        paid = [reward - told.penalty for reward, told in zip(earned, group, strict=True)]
+        own = equal(earned) and any(told.penalty for told in group)  # then a penalty keeps its own size
+        mixed = normalised(paid, "none", False) if own else of(paid)
     return [dict.fromkeys("TABE", value) for value in mixed]
 
 
@@ -92,8 +94,11 @@ def raw_lambda(group: Sequence[Told], gate: Any, lo: float, hi: float, readings:
     mean = sum(rewards) / len(rewards)
     variance = 0.0 if equal(rewards) else sum((r - mean) ** 2 for r in rewards) / len(rewards)
     noise = sum(told.spread**2 for told in group) / len(group) / max(1, readings - 1) if gate.denoise else 0.0
-    information = min(max((variance - noise) / ((hi - lo) / 2) ** 2, 0.0), 1.0)
-    slope = gate.k * (max(rewards) - gate.theta)
+    shown = variance - noise * (len(rewards) - 1) / len(rewards)
+    information = min(max(shown / ((hi - lo) / 2) ** 2, 0.0), 1.0)
+    theta = (lo + hi) / 2 if gate.theta is None else gate.theta
+    k = 5 * 4 / (hi - lo) if gate.k is None else gate.k
+    slope = k * (max(rewards) - theta)
     direction = 1 / (1 + exp(-slope)) if slope > -700 else 0.0
     return float(gate.lambda_max * direction * information)
 

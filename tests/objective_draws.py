@@ -90,6 +90,8 @@ def algos(draw: st.DrawFn, kind: str, **fixed: Any) -> AlgoConfig:
     chosen |= fixed
     if not any(chosen["preference"].values()):
         chosen["preference"] = {"text": 1.0, "stop": 1.0}
+    if not any(chosen["sft"].values()):  # else some step, or the whole run, may have nothing to learn from
+        chosen["mix"], chosen["fixed_lambda"] = "fixed", chosen["fixed_lambda"] or 0.5
     if kind == "routed":  # text and audio both have an advantage of their own
         weights_of = chosen["preference"]
         chosen["preference"] = weights_of | {c: weights_of.get(c) or 1.0 for c in ("text", "audio")}

@@ -1,5 +1,6 @@
 """Snapshots are whole or not there: every kind of damage is named, nothing is changed by a refusal."""
 
+import errno
 import json
 import os
 import signal
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from actors import checkpoint
+from actors import checkpoint, commands
 from actors.checkpoint import DriverState
-from actors.errors import UserError
+from actors.cli import main
+from actors.errors import RunError, UserError
 
 
 def state(step: int) -> DriverState:
@@ -103,7 +105,7 @@ def test_no_run_and_no_checkpoint_are_told_apart(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from actors import checkpoint
+from actors import checkpoint, commands
 from tests.test_checkpoint import state
 
 def half(folder):
@@ -136,3 +138,25 @@ def test_a_resume_whose_run_went_on_since_it_was_looked_at_is_refused(tmp_path: 
         checkpoint.check_newest(found)
     truncate(damaged)
     checkpoint.check_newest(found)  # a damaged one was skipped before, too
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before_and_nothing_of_the_new_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, 1)
+    before = tree(tmp_path)
+
+    def full(folder: Path) -> None:
+        write_shard(folder)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(RunError, match=r"step_000002\.tmp: .* before is whole: No space left on device$"):
+        checkpoint.save(tmp_path, state(2), full, 1)
+    assert tree(tmp_path) == before and checkpoint.check(checkpoint.folder(tmp_path, 1)) == []
+
+    def train(arguments: list[str]) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # wherever else a run writes
+
+    monkeypatch.setattr(commands, "train", train)
+    assert main(["train"]) == 1
+    assert capsys.readouterr().err.startswith("stopped: a file: No space left on device: make room")

@@ -136,6 +136,7 @@ def test_there_are_fewer_than_eighty_settings_and_each_is_documented() -> None:
         ("algo.gate.alpha=nan", "algo.gate.alpha: must be a finite number (got nan)"),
         ("algo.gate.theta=inf", "algo.gate.theta: must be a finite number (got inf)"),
         ("algo.gate.theta=9", "algo.gate.theta: must lie on the judge's scale [1.0, 5.0] (got 9.0)"),
+        ("learner.betas=[0.9,1]", "learner.betas.1: must be less than 1 (got 1)"),
         ("learner.ranks=-1", "learner.ranks: must be greater than or equal to 1 (got -1)"),
         ("learner.lr=0", "learner.lr: must be greater than 0 (got 0)"),
         ("rollout.group_size=four", "rollout.group_size: must be a valid integer (got four)"),
@@ -477,3 +478,18 @@ def test_a_key_in_an_address_is_refused_and_not_shown() -> None:
     where = "judge.api.base_url=http://127.0.0.1:8000/v1/sk-abcdefgh12345678"
     (problem,) = problems_of(["judge=openai", where, "judge.api.model=m"])
     assert "never a secret" in problem and "abcdefgh" not in problem
+
+
+@pytest.mark.parametrize(
+    ("algo", "when"),
+    [("sft", "lambda is 0 and the run is"), ("two_stage", "the first stage is"), ("gated", None)],
+)
+def test_a_run_or_a_stage_that_can_learn_nothing_is_refused(algo: str, when: str | None) -> None:
+    nothing = [f"algo.sft.{channel}=0" for channel in ("text", "audio", "boundary", "stop")]
+    if when is None:
+        assert load([f"algo={algo}", *nothing]).algo.prefers
+        return
+    with pytest.raises(
+        ConfigError, match=f"sft: must weigh at least one channel when {when} nothing but SFT"
+    ):
+        load([f"algo={algo}", *nothing])

@@ -297,6 +297,7 @@ def test_a_source_that_is_named_twice_is_refused(folder: Path, tmp_path: Path) -
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "missing": (["none.jsonl"], "none.jsonl: does not exist"),
+    "pipe": (["pipe.jsonl"], "pipe.jsonl: must be a file, which can be read twice: got a pipe or a device"),
     "kind": (["set.csv"], "must be .jsonl, .parquet, .tar or a folder that save_to_disk wrote: got .csv"),
     "kinds": (["set.jsonl", "set.tar"], "sources must be of one kind: got .tar beside .jsonl"),
     "folder": (["."], "a folder must be one that save_to_disk wrote, with state.json"),
@@ -341,6 +342,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
         (folder / empty).touch()
     (folder / "dict" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     convert([Path("bad.jsonl")], Path("begun"), 60.0)
+    os.mkfifo(folder / "pipe.jsonl")
     arguments, told = MISTAKES[name]
     to = [] if "--to" in arguments else ["--to", "to"]
     assert main(["data", "convert", *arguments, *to]) == 2

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,6 +89,16 @@ def test_a_group_with_too_few_rewards_does_not_touch_the_gate() -> None:
     gate = mixer_from(AlgoConfig(), SCALE)
     first = decide(1, [group("a", [1.0, 5.0])], (), gate, settings()).batch.weight
     assert decide(2, [group("b", [5.0, None, None, 1.0, None])], (), gate, settings()).batch.weight == first
+
+
+def test_a_penalty_keeps_its_own_size_where_the_judges_told_no_reply_from_another() -> None:
+    """Divided by their own deviation, penalties of 1e-5 points would be advantages of size one."""
+    penalties = {("a", 0): 1e-5, ("a", 1): 3e-5, ("b", 0): 1e-5, ("b", 1): 3e-5}
+    config = settings(kl_in="reward")
+    groups = [group("a", [3.0, 3.0, None]), group("b", [2.0, 4.0])]
+    found = decide(1, groups, (), mixer_from(config.algo, SCALE), config, penalties=penalties)
+    told = [found.advantages[key].whole for key in penalties]
+    assert told == pytest.approx([1e-5, -1e-5, -1.0, 1.0], rel=1e-4)
 
 
 def test_fixed_mix_ignores_the_rewards() -> None:

@@ -1,5 +1,6 @@
 """The gate, group statistics and advantages against METHOD §3's closed form and worked values."""
 
+from itertools import combinations
 from math import ceil, exp
 
 import pytest
@@ -71,10 +72,40 @@ def test_information_is_relative_to_the_scale() -> None:
 
 def test_judge_noise_is_subtracted_only_when_asked() -> None:
     noisy = group(4, 3, 5, 2, spread=1.0)  # V = 1.25, sigma_J^2 = 1
-    assert Gate(GateConfig(denoise=True), Scale()).update([noisy]).information == pytest.approx(0.25 / 4)
+    assert Gate(GateConfig(denoise=True), Scale()).update([noisy]).information == pytest.approx(0.5 / 4)
     assert Gate(GateConfig(denoise=False), Scale()).update([noisy]).information == 0.3125
     drowned = group(4, 3, 5, 2, spread=2.0)
     assert Gate(GateConfig(denoise=True), Scale()).update([drowned]).weight == 0.0
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(0.0, 1.0), (0.0, 10.0), (-1.0, 1.0), (1.0, 100.0)])
+def test_theta_and_k_that_are_not_set_follow_the_judges_scale(lo: float, hi: float) -> None:
+    rewards = [(4, 3, 5, 2), (1, 1, 2, 3), (3, 2, 3, 3)]
+    wanted = Gate(GateConfig(theta=3, k=5), Scale()).update([group(*one) for one in rewards])
+    mapped = [[lo + (reward - 1) * (hi - lo) / 4 for reward in one] for one in rewards]
+    found = Gate(GateConfig(), Scale(lo, hi)).update([group(*one) for one in mapped])
+    assert found.weight == pytest.approx(wanted.weight, rel=1e-9)
+    assert found.direction == pytest.approx(wanted.direction, rel=1e-9)
+
+
+@pytest.mark.parametrize("survivors", [2, 3, 4])
+def test_missing_verdicts_leave_the_information_as_it_was_on_average_where_that_is_asked(
+    survivors: int,
+) -> None:
+    rewards = [2.0, 3.0, 2.5, 4.0]
+
+    def information(correct: bool) -> float:
+        """Mean over every way to lose verdicts."""
+        gate = Gate(GateConfig(correct_missing=correct), Scale())
+        kept = list(combinations(range(4), survivors))
+        groups = [group(*(r if i in here else None for i, r in enumerate(rewards))) for here in kept]
+        return sum(gate.update([one]).information or 0.0 for one in groups) / len(groups)
+
+    whole = Gate(GateConfig(), Scale()).update([group(*rewards)]).information
+    assert whole is not None
+    assert information(True) == pytest.approx(whole, rel=1e-12)
+    lost = (survivors - 1) * 4 / (survivors * 3)
+    assert information(False) == pytest.approx(whole * lost, rel=1e-12)
 
 
 def test_fixed_mix_is_constant_and_still_reports_what_the_gate_sees() -> None:

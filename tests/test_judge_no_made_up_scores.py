@@ -1,9 +1,12 @@
 """Reads the source of judge/: no number stands in for a score that is not there (METHOD §5)."""
 
 import ast
+from math import inf, nan
 from pathlib import Path
 
 import pytest
+
+from judge.types import Scored
 
 SOURCES = sorted((Path(__file__).parents[1] / "judge").glob("*.py"))
 SCORE_NAMES = {"value", "score", "reward", "fraction"}
@@ -90,3 +93,9 @@ def test_the_judge_is_read() -> None:
 )
 def test_planted_made_up_scores_are_found(planted: str) -> None:
     assert offences(planted)
+
+
+@pytest.mark.parametrize(("value", "spread"), [(nan, 0.0), (inf, 0.0), (3.0, nan), (3.0, inf), (3.0, -0.1)])
+def test_what_is_no_number_is_no_score_whoever_gives_it(value: float, spread: float) -> None:
+    with pytest.raises(ValueError, match=r"a score must be a finite number .*: mine gave"):
+        Scored(value=value, spread=spread, judge="mine")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -15,9 +16,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from conf.algorithm import AlgoConfig, ChannelWeights
+from learner import metrics as step_metrics
+from learner.batch import pack
+from learner.loss import loss_terms
+from learner.objectives import rows_of
 from learner.ranks import connect, disconnect
+from learner.rows import Sampled
 from learner.step import Learner
-from learner.types import NONE, Advantage, StepBatch
+from learner.types import NONE, Advantage, Rollout, StepBatch
 from rollout.weights import unpack
 from tests import naive_objective
 from tests.learner_variants import HOT, PENALISED, VARIANTS
@@ -334,13 +341,40 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_weights(micro_checkpoi
     assert published is not None and set(published[0].dtypes) == {"bfloat16"}
 
 
-def test_later_epochs_use_the_first_epochs_ratio(micro_checkpoint: Path) -> None:
+def test_later_epochs_use_the_first_epochs_ratio(
+    micro_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[float] = []
+
+    def reduce(*told: Any) -> dict[str, float]:
+        found = reduced(*told)
+        passes.append(found["clip_fraction"])
+        return found
+
+    reduced = step_metrics.reduce
+    monkeypatch.setattr(step_metrics, "reduce", reduce)
     learner = Learner(
         config(micro_checkpoint, algo={"epochs": 3, "clip_low": 0.0, "clip_high": 0.0}, lr=1e-2), 0, 1
     )
     metrics = learner.step(batch(micro_checkpoint)).metrics
     assert learner.version == 1
-    assert 0.0 < metrics["clip_fraction"] <= 2 / 3  # the first of three epochs cannot clip
+    assert passes[0] == 0.0 < min(passes[1:])  # the first of three epochs cannot clip
+    assert metrics["clip_fraction"] == fmean(passes[1:])
+
+
+def test_only_positions_with_an_advantage_count_as_clipped_or_not() -> None:
+    """A sequence's importance weight is made of all that a reply prefers, with an advantage or without."""
+    reply = Rollout(
+        prompt_id="p", index=0, prompt_ids=(1,), ids=(2, 3, 4, 5), logps=(-1.0,) * 4, channels="TTAA",
+        sampled=(True,) * 4, advantage=Advantage(text=1.0, audio=0.0, form=0.0),
+    )  # fmt: skip
+    algo = AlgoConfig(routed=True, importance="sequence", preference=ChannelWeights(text=1.0, audio=1.0))
+    step = StepBatch(step=1, weight=1.0, rollouts=(reply,), anchors=())
+    micro = pack(rows_of(step, algo, Sampled(max_new_tokens=8, temperature=1.0)), 1)
+    old = torch.full((4,), -1.0)
+    logps = old + torch.tensor([0.5, 0.0, -0.5, 0.5])  # only the first has its ratio above 1.2 and a reason
+    terms = loss_terms(logps, old, old, old, micro, weight=1.0, algo=algo)
+    assert (int(terms.preferred), int(terms.clipped)) == (2, 1)
 
 
 def test_grammar_masks_the_learner_like_the_sampler(micro_checkpoint: Path) -> None:

@@ -97,6 +97,15 @@ def test_a_value_that_fits_its_match_is_read_as_it_stands(folder: Path, match: s
     assert [row.answer.value for row in read if row.answer] == FITTING[match]
 
 
+def test_a_folder_or_a_pipe_is_no_manifest_and_nobody_waits(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.jsonl")
+    for path in (folder / "pipe.jsonl", folder):
+        with pytest.raises(
+            ManifestError, match="manifest must be a file that can be read twice, no folder and no"
+        ):
+            manifest.read(path, SECONDS)
+
+
 def test_a_byte_order_mark_costs_no_row(folder: Path) -> None:
     path = written(folder, GOOD, GOOD | {"id": "row-2"})
     path.write_bytes(b"".join(b"\xef\xbb\xbf" + line for line in path.read_bytes().splitlines(keepends=True)))

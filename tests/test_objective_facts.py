@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from actors.decide import Group
 from conf.algorithm import AlgoConfig, ChannelWeights
 from conf.judging import JudgeConfig
+from conf.schema import Config
 from judge.types import Judged, Scored, Verdict
 from learner.types import Advantage, Pair, Rollout, StepBatch
 from rollout.types import Prompt, Reply
@@ -182,6 +183,14 @@ def test_a_gap_of_the_margin_makes_a_pair_and_one_below_none(margin: float, pair
     step = step_of({"loss": "online_dpo", "margin": margin}, ("TE", 3.5), ("TE", 3.25), ("TE", 3.0))
     found = decided(step).batch.pairs
     assert [(pair.chosen.index, pair.rejected.index) for pair in found] == [(0, 2)] * pairs
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(0.0, 1.0), (1.0, 5.0), (0.0, 100.0)])
+def test_a_margin_that_is_not_set_is_an_eighth_of_the_judges_scale(lo: float, hi: float) -> None:
+    where = {"run": {"name": "t"}, "model": {"path": "x"}, "judge": {"scale_lo": lo, "scale_hi": hi}}
+    data = dict.fromkeys(("train", "validation", "test"), "x")
+    assert Config.model_validate({**where, "data": data}).margin == (hi - lo) / 8
+    assert Config.model_validate({**where, "data": data, "algo": {"margin": 0.3}}).margin == 0.3
 
 
 @pytest.mark.parametrize("other", [3.4, 0.1 + 0.2 + 3.1])

@@ -16,6 +16,8 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise ValueError(f"{path}: does not exist")
+        if not path.is_dir() and not path.is_file():
+            raise ValueError(f"{path}: must be a file, which can be read twice: got a pipe or a device")
         if path.is_dir() and len(paths) > 1:
             raise ValueError(f"{path}: a folder must be the only source: got {len(paths)}")
     named: dict[tuple[int, int], Path] = {}

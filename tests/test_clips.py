@@ -1,0 +1,51 @@
+"""Two clips are the same sound where their samples are but for rounding, and only there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speech import audio
+from speech.clips import Clips, Heard
+
+RATE = 16_000
+
+
+def tone(hz: float, level: float = 0.3) -> audio.Wave:
+    return (level * np.sin(2 * np.pi * hz * np.arange(RATE // 10) / RATE)).astype(np.float32)
+
+
+def noise(seed: int) -> audio.Wave:
+    dice = np.random.default_rng(seed)
+    wave = dice.normal(size=dice.integers(800, 30_000))
+    return (wave / np.abs(wave).max() * 10 ** dice.uniform(-1.5, 0)).astype(np.float32)
+
+
+def same(one: Heard, other: Heard) -> bool:
+    assert one.sound is not None and other.sound is not None
+    return one.sound[0] == other.sound[0] or one.sound[1] == other.sound[1]
+
+
+def test_a_sound_is_the_same_in_the_two_ways_in_which_writers_round() -> None:
+    for seed in range(200):
+        ways = [np.round(noise(seed) * scale).clip(-32_768, 32_767) / 32_768 for scale in (32_767, 32_768)]
+        one, other = (Heard.of(way.astype(np.float32), RATE) for way in ways)
+        assert same(one, other)
+
+
+def test_sounds_that_differ_a_little_more_are_others() -> None:
+    heard = [Heard.of(tone(hz), RATE) for hz in range(200, 400)]
+    heard += [Heard.of(tone(300, level), RATE) for level in (0.1, 0.2, 0.28)]
+    heard += [Heard.of(tone(300), 8_000), Heard.of(tone(300)[:-1], RATE), Heard.of(-tone(300), RATE)]
+    for grid in (0, 1):
+        assert len({one.sound[grid] for one in heard if one.sound}) == len(heard)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_clips_are_alike_sample_by_sample(tmp_path: Path, suffix: str) -> None:
+    for name, wave in (("a.wav", tone(300)), (f"b{suffix}", tone(300)), (f"c{suffix}", tone(300, 0.301))):
+        audio.write(tmp_path / name, wave, RATE)
+    clips = Clips(tmp_path, 1.0, deep=True)
+    assert clips.alike(["a.wav"], [f"b{suffix}"]) and clips.alike(["a.wav"] * 2, [f"b{suffix}"] * 2)
+    assert not clips.alike(["a.wav"], [f"c{suffix}"]) and not clips.alike(["a.wav"], ["a.wav"] * 2)
+    assert not Clips(tmp_path, 1.0, deep=False).alike(["a.wav"], [f"b{suffix}"]), "nobody knows"
