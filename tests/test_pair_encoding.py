@@ -174,8 +174,8 @@ SETTINGS = [*PLAIN, "algo=dpo_text"]
 
 
 def pairs_file(folder: Path, *rows: dict[str, Any]) -> Path:
-    shutil.copy(WORLD / "data" / "bank" / "rms" / "twelve.flac", folder / "a.flac")
-    shutil.copy(WORLD / "data" / "bank" / "rms" / "eleven.flac", folder / "b.flac")
+    for clip, word in (("q.flac", "answer"), ("a.flac", "twelve"), ("b.flac", "eleven")):
+        shutil.copy(WORLD / "data" / "bank" / "rms" / f"{word}.flac", folder / clip)
     path = folder / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -183,7 +183,7 @@ def pairs_file(folder: Path, *rows: dict[str, Any]) -> Path:
 
 THEIRS: dict[str, Any] = {
     "messages": [{"role": "user", "content": MARKER}],
-    "audios": ["a.flac"],
+    "audios": ["q.flac"],
     "sft_target_text": "twelve",
     "sft_target_audio": "a.flac",
     "rejected_text": "eleven",
