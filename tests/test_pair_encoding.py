@@ -196,7 +196,7 @@ def test_a_run_knows_its_pairs_before_it_starts(tmp_path: Path) -> None:
     path = pairs_file(tmp_path, THEIRS, THEIRS | {"score_gap": 2})
     job = prepare([*SETTINGS, "algo=dpo_text", f"data.pairs={path}"])
     assert [row.id for row in job.pairs] == ["line-1", "line-2"]
-    assert job.notes == ("data.pairs: 1 of 2 are less than algo.margin apart, and used",)
+    assert job.notes[-1] == "data.pairs: 1 of 2 are less than algo.margin apart, and used"
     assert prepare(PLAIN).pairs == prepare([*PLAIN, f"data.pairs={path}"]).pairs == (), "DPO alone reads them"
     with pytest.raises(UserError, match=r"rollout\.prompts_per_step=3 needs as many pairs: .* has 2"):
         prepare([*SETTINGS, "algo=dpo_text", "rollout.prompts_per_step=3", f"data.pairs={path}"])
