@@ -23,13 +23,14 @@ def train(arguments: Sequence[str]) -> int:
 
     flags, overrides = _flags(arguments)
     if "--help" in flags:
-        from actors.cli import TRAIN_HELP
+        from actors.arguments import TRAIN_HELP
 
         print("wavgate train: " + TRAIN_HELP)
         return OK
     if not flags & {"--cfg", "--dry-run"}:
         print("checking settings, model and data", flush=True)  # their packages alone take seconds to import
-    from actors.prepare import dry_run, overrides_of, prepare
+    from actors.dry_run import describe_job
+    from actors.prepare import overrides_of, prepare
 
     if "--cfg" in flags:
         print(dump(load(overrides_of(overrides)[0])), end="")
@@ -37,9 +38,9 @@ def train(arguments: Sequence[str]) -> int:
     jobs = [prepare(one) for one in sweep(overrides)] if "--multirun" in flags else [prepare(overrides)]
     if "--dry-run" in flags:
         for job in jobs:
-            print(dump(job.config) + "\n".join(dry_run(job)))
+            print(dump(job.config) + "\n".join(describe_job(job)))
         return OK
-    from actors.driver import run
+    from actors.launch import run
 
     for job in jobs:
         _closing(run(job).path)

@@ -18,41 +18,30 @@ if __name__ == "__main__":  # first: what cannot be imported below is a line the
     sys.exit(main(["train", *sys.argv[1:]]))
 
 import asyncio
-import shlex
 import time
-from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 from actors import checkpoint
 from actors.batches import Batch, Batches
 from actors.canaries import Canaries
 from actors.checkpoint import DriverState
-from actors.cluster import Cluster
 from actors.collect import check_outage
 from actors.decide import Decision, decide, rewarded
 from actors.diagnose import Diagnoses
 from actors.diversity import diversity
-from actors.errors import RunError
 from actors.evaluate import HeldOut
 from actors.figures import figures
 from actors.fleet import Fleet
-from actors.interrupt import terminable, until_terminated
-from actors.judging import probe_judge
-from actors.lock import alone
 from actors.monitor import Monitor
 from actors.prepare import Job
 from actors.record import RunDirectory, due, record_step
-from actors.terminal import when_lost
 from actors.voices import measure_voice
 from conf.schema import Config
-from judge.api import Probed
 from judge.types import Scale
 from learner.gate import mixer_from
 from learner.types import StepResult
 from report import page
-from speech.manifest import asks_aloud
 
 
 class Driver:
@@ -244,66 +233,6 @@ class Driver:
         page.build(self._run.path)
 
 
-def run(job: Job) -> RunDirectory:
-    """Run a prepared job to its end, in this process, on Ray.
-
-    KeyboardInterrupt, with how to go on, after the checkpoint is written. UserError: the API judge is not
-    usable, or somebody else is at work in the run directory.
-    """
-    with terminable(), ExitStack() as held:
-        if job.snapshot is not None:
-            _take(held, job.config.run.root / job.config.run.name)
-            checkpoint.check_newest(job.snapshot[0])
-        probed = _probed(job)
-        print("starting Ray" if job.config.cluster.address == "local" else "joining Ray", flush=True)
-        cluster = Cluster(job.config, job.layout)  # before anything is written
-        try:
-            return _run_on(cluster, job, probed, held)
-        finally:
-            cluster.close(logs=None)  # where nothing was written yet; else it is closed already
-
-
-def _take(held: ExitStack, path: Path) -> None:
-    """Nobody else may run in this folder until ``held`` is closed."""
-    held.enter_context(alone(path, "a run"))
-
-
-def _probed(job: Job) -> Probed | None:
-    """What the judge's endpoints can do of what this job will ask."""
-    judge, rows = job.config.judge, chain(job.train, job.validation, job.test)
-    spoken = judge.holistic > 0 and asks_aloud(rows)
-    return probe_judge(judge, job.config.rollout.group_size, user_audio=spoken)
-
-
-def _run_on(cluster: Cluster, job: Job, probed: Probed | None, held: ExitStack) -> RunDirectory:
-    if job.snapshot is None:
-        directory = RunDirectory.create(job.config)
-        _take(held, directory.path)
-    else:
-        directory = RunDirectory.reopen(job.config.run.root / job.config.run.name, job.snapshot[1].step)
-    board = directory.path / "tensorboard" if job.config.log.tensorboard else None
-    when_lost(lambda: directory.note("output", "nobody reads it any more: the run goes on in silence"))
-    with Monitor(job.config.run.steps, tensorboard=board) as monitor:
-        directory.on_event = monitor.event
-        for note in job.notes:
-            monitor.say(note)
-        monitor.say(f"run directory: {directory.path}")
-        for line in probed.describe() if probed is not None else ():
-            directory.event("judge", line)
-        fleet = Fleet(job.config, cluster, directory, probed)
-        try:
-            asyncio.run(until_terminated(Driver(job, directory, fleet, monitor).train()))
-        except (asyncio.CancelledError, KeyboardInterrupt):
-            raise KeyboardInterrupt(left_behind(directory.path)) from None
-        except RunError:
-            monitor.say(left_behind(directory.path))
-            raise
-        finally:
-            fleet.close()
-            cluster.close(directory.path / "infra")
-    return directory
-
-
 def _starting(config: Config) -> str:
     counts = (
         ("engine", config.rollout.workers),
@@ -311,15 +240,3 @@ def _starting(config: Config) -> str:
         ("learner rank", config.learner.ranks),
     )
     return "starting " + ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts)
-
-
-def left_behind(run: Path) -> str:
-    """Draw the report of a run that did not come to its end; where it is, and how to go on."""
-    try:
-        report = str(page.build(run))
-    except (OSError, ValueError) as error:  # a full disk, say: it must not hide why the run ended
-        report = f"not drawn: {error}"
-    goes_on = f"go on with: wavgate train {shlex.quote(f'resume={run}')}"
-    return f"report: {report}\n" + (
-        goes_on if checkpoint.snapshots(run) else "there is no checkpoint to go on from: start again"
-    )

@@ -5,14 +5,14 @@ Invariant: everything that is wrong with settings and files is said before the f
 
 import asyncio
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Sized
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from actors.errors import RunError, UserError
+from actors.judge_pass import judge_all
 from actors.references import heard_by, own
 from conf.endpoints import SecondConfig
 from conf.judging import JudgeConfig
@@ -27,21 +27,17 @@ from judge.offline import (
     Judges,
     Stopped,
     WorkerDied,
-    api_judges,
     check_vetoes,
-    local_judges,
     norms_in,
-    score_all,
 )
 from judge.panel import FLOOR, JUDGE
-from judge.replies import Item, Replies
+from judge.replies import Replies
 from judge.types import Judged, Missing, Scale, Scored
 from judge.voice import SpeechNorms, norms_of
 from speech.manifest import ManifestError, read
 
 OK = 0
 BY_RULE = {FLOOR, f"{JUDGE}({FLOOR})"}  # who gave a score that no judge was asked for
-EVERY_S = 10.0  # between lines of progress
 NO_API = "no axis is judged by api: add judge=openai judge.api.base_url=URL judge.api.model=NAME"
 
 
@@ -116,7 +112,9 @@ def _complete(config: Config, given: Replies, voice: SpeechNorms | None, kept: L
         judges = _judges(config, given, voice)
         limiter = Limiter(limits_of(config.judge.api))
         asyncio.run(
-            _pass(judges, items, found, limiter, lambda item, judged: kept.add(ledger.entry(item, judged)))
+            judge_all(
+                judges, items, found, limiter, lambda item, judged: kept.add(ledger.entry(item, judged))
+            )
         )
 
 
@@ -196,7 +194,7 @@ async def _twice(
     first: dict[str, Judged] = {}
     second: dict[str, Judged] = {}
     limiter = Limiter(limits_of(config.judge.api))  # one cap for both
-    await _pass(
+    await judge_all(
         _judges(config, given, voice), given.items, found, limiter, lambda i, j: first.update({i.id: j})
     )
     if found is None:
@@ -207,60 +205,10 @@ async def _twice(
         for item in given.items
         if any(isinstance(first[item.id].axes.get(axis), Scored) for axis in config.judge.api_axes)
     ]
-    await _pass(_judges(fresh, given, voice), heard, found, limiter, lambda i, j: second.update({i.id: j}))
+    await judge_all(
+        _judges(fresh, given, voice), heard, found, limiter, lambda i, j: second.update({i.id: j})
+    )
     return first, second
-
-
-async def _pass(
-    judges: Judges,
-    items: Sequence[Item],
-    found: Probed | None,
-    limiter: Limiter,
-    keep: Callable[[Item, Judged], None],
-) -> None:
-    """Every item once, with a line of progress now and then."""
-    start, done, missing = time.monotonic(), 0, 0
-
-    def kept(item: Item, judged: Judged) -> None:
-        nonlocal done, missing
-        keep(item, judged)
-        done, missing = done + 1, missing + isinstance(judged.reward, Missing)
-
-    def tell() -> None:
-        pace = done / (time.monotonic() - start)
-        open_s = (len(items) - done) / pace if pace else None
-        left = f", about {open_s / 60:.0f} min left" if open_s else ""
-        asked = limiter.state()
-        calls = f", {asked.requests} calls, spent {asked.spent:g}" if found is not None else ""
-        print(
-            f"judge: {done} of {len(items)} replies, {missing} without a reward, {pace:.1f}/s{calls}{left}",
-            file=sys.stderr,
-        )
-
-    async with _telling(tell):
-        if found is None:
-            async with local_judges(judges) as judge:
-                await score_all(items, judge, judges.at_once, kept)
-        else:
-            await score_all(items, api_judges(judges, found, limiter), judges.at_once, kept)
-    if found is not None:
-        tell()
-
-
-@asynccontextmanager
-async def _telling(tell: Callable[[], None]) -> AsyncIterator[None]:
-    async def again() -> None:
-        while True:
-            await asyncio.sleep(EVERY_S)
-            tell()
-
-    task = asyncio.create_task(again())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 def _judges(config: Config, given: Replies, voice: SpeechNorms | None) -> Judges:

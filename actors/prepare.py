@@ -18,12 +18,10 @@ from actors.errors import RunError, UserError
 from actors.footprint import memory_estimate, physical_memory
 from actors.model_check import check_heads, check_numbers
 from actors.overlap import held_out
-from actors.references import heard_by
 from conf.load import load
 from conf.places import in_ray_job
 from conf.schema import Config
 from judge import verifiable
-from judge.api import calls_per_group
 from judge.installed import HOW, tiny_en
 from judge.panel import files_of
 from judge.types import Scale
@@ -280,46 +278,3 @@ def draw_distinct(cursor: Cursor, count: int) -> list[int]:
     while len(drawn) < count:
         drawn.update(dict.fromkeys(cursor.next(count - len(drawn))))
     return list(drawn)
-
-
-def dry_run(job: Job) -> list[str]:
-    """Placement, memory and judge calls, as lines."""
-    config = job.config
-    where = (
-        "this machine"
-        if not job.layout.bundles
-        else ("one placement group, colocated" if job.layout.colocated else "one placement group, apart")
-    )
-    lines = [f"placement: {where}, {cores()} cores here"]
-    lines += [
-        f"  {role.name:<8} x {role.count}  CPUs {role.cpus:g}  GPUs {role.gpus:g} each"
-        for role in job.layout.roles
-    ]
-    lines += [f"  bundle {i}: {bundle}" for i, bundle in enumerate(job.layout.bundles)]
-    estimate = memory_estimate(config, job.family)
-    total, have = sum(estimate.values()), physical_memory()
-    lines.append(
-        f"memory: about {total / 2**30:.1f} GiB of {have / 2**30:.1f} GiB here ("
-        + ", ".join(f"{k} {v / 2**30:.1f}" for k, v in estimate.items())
-        + ")"
-    )
-    steps = sum(config.algo.samples_at(step) for step in range(1, config.run.steps + 1))
-    replies = steps * config.rollout.prompts_per_step * config.rollout.group_size
-    during = (config.run.steps - 1) // config.run.eval_every if config.run.eval_every else 0
-    held_out = 2 * (len(job.test) + len(job.validation)) + during * len(job.validation)
-    lines.append(
-        f"judge calls: {replies} replies in {steps} sampled steps + {held_out} held out "
-        f"= {replies + held_out}"
-    )
-    if config.judge.api_axes:
-        api, size = config.judge.api, config.rollout.group_size
-        lines.append(
-            f"API judge: {api.model} at {api.base_url} for {' and '.join(config.judge.api_axes)}: "
-            f"{calls_per_group(config.judge, size)} calls for a group of {size} replies, "
-            f"{calls_per_group(config.judge, 1)} for a reply held out"
-        )
-    lines.append(
-        f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"
-    )
-    lines += heard_by(config, config.data.train, job.train)
-    return lines + [f"note: {note}" for note in job.notes]

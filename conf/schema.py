@@ -5,7 +5,8 @@ refused before anything starts, each with the rule and the value. No secret is a
 hold the *name* of an environment variable. The defaults are those of a model that is in use; what the
 embedded one wants instead is in conf/model/tiny.yaml. Under 80 leaves beside those of endpoints
 (``judge.api``, ``judge.second``, the two ``judge.*_by``), of the recogniser (``judge.asr``) and of the
-objective (``algo``); the judges' are in conf/judging.py, the objective's in conf/algorithm.py.
+objective (``algo``); the judges' are in conf/judging.py, the objective's in conf/algorithm.py, the learner's
+in conf/learning.py.
 """
 
 import re
@@ -15,8 +16,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from conf.algorithm import AlgoConfig
-from conf.fields import Beta, NonNegative, Positive, Seconds, Strict
+from conf.fields import Positive, Seconds, Strict
 from conf.judging import JudgeConfig
+from conf.learning import LearnerConfig
 
 
 class RunConfig(Strict):
@@ -117,33 +119,6 @@ class RolloutConfig(Strict):
                 f"top_p must be 1, the learner cannot score a truncated distribution: got {self.top_p}"
             )
         return self
-
-
-class LearnerConfig(Strict):
-    """The sharded optimiser."""
-
-    ranks: Positive = 2
-    """FSDP ranks."""
-    lr: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1e-6
-    """Peak learning rate: the paper's for models of some billion parameters; ``model=tiny`` has 3e-4."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 10
-    """Linear warm-up, then constant."""
-    weight_decay: NonNegative = 0.0
-    """AdamW's decoupled decay."""
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """AdamW's weights of history: of the gradient, and of its square."""
-    clip: Annotated[float, Field(gt=0.0)] = 1.0
-    """Largest global gradient norm."""
-    anchors_per_step: Positive = 64
-    """Reference replies in a step's SFT term: those of the step's prompts first, then further rows."""
-    tokens_per_microbatch: Positive = 8192
-    """Token budget of one packed forward pass on one rank."""
-    logprob_chunk: Positive = 512
-    """Positions whose logits exist at the same time."""
-    activation_checkpointing: bool = True
-    """Recompute layer activations in the backward pass: a third more work, a fraction of the memory."""
-    timeout_s: Seconds = 600.0
-    """Longest wait for another rank."""
 
 
 class ClusterConfig(Strict):

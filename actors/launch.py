@@ -1,0 +1,98 @@
+"""A prepared job, run to its end in this process: its folder taken, its judge probed, Ray up and down again.
+
+Invariant: nobody else works in the run directory meanwhile, and however it ends it says how to go on.
+"""
+
+import asyncio
+import shlex
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+
+from actors import checkpoint
+from actors.cluster import Cluster
+from actors.driver import Driver
+from actors.errors import RunError
+from actors.fleet import Fleet
+from actors.interrupt import terminable, until_terminated
+from actors.judging import probe_judge
+from actors.lock import alone
+from actors.monitor import Monitor
+from actors.prepare import Job
+from actors.record import RunDirectory
+from actors.terminal import when_lost
+from judge.api import Probed
+from report import page
+from speech.manifest import asks_aloud
+
+
+def run(job: Job) -> RunDirectory:
+    """Run a prepared job to its end, in this process, on Ray.
+
+    KeyboardInterrupt, with how to go on, after the checkpoint is written. UserError: the API judge is not
+    usable, or somebody else is at work in the run directory.
+    """
+    with terminable(), ExitStack() as held:
+        if job.snapshot is not None:
+            _take(held, job.config.run.root / job.config.run.name)
+            checkpoint.check_newest(job.snapshot[0])
+        probed = _probed(job)
+        print("starting Ray" if job.config.cluster.address == "local" else "joining Ray", flush=True)
+        cluster = Cluster(job.config, job.layout)  # before anything is written
+        try:
+            return _run_on(cluster, job, probed, held)
+        finally:
+            cluster.close(logs=None)  # where nothing was written yet; else it is closed already
+
+
+def _take(held: ExitStack, path: Path) -> None:
+    """Nobody else may run in this folder until ``held`` is closed."""
+    held.enter_context(alone(path, "a run"))
+
+
+def _probed(job: Job) -> Probed | None:
+    """What the judge's endpoints can do of what this job will ask."""
+    judge, rows = job.config.judge, chain(job.train, job.validation, job.test)
+    spoken = judge.holistic > 0 and asks_aloud(rows)
+    return probe_judge(judge, job.config.rollout.group_size, user_audio=spoken)
+
+
+def _run_on(cluster: Cluster, job: Job, probed: Probed | None, held: ExitStack) -> RunDirectory:
+    if job.snapshot is None:
+        directory = RunDirectory.create(job.config)
+        _take(held, directory.path)
+    else:
+        directory = RunDirectory.reopen(job.config.run.root / job.config.run.name, job.snapshot[1].step)
+    board = directory.path / "tensorboard" if job.config.log.tensorboard else None
+    when_lost(lambda: directory.note("output", "nobody reads it any more: the run goes on in silence"))
+    with Monitor(job.config.run.steps, tensorboard=board) as monitor:
+        directory.on_event = monitor.event
+        for note in job.notes:
+            monitor.say(note)
+        monitor.say(f"run directory: {directory.path}")
+        for line in probed.describe() if probed is not None else ():
+            directory.event("judge", line)
+        fleet = Fleet(job.config, cluster, directory, probed)
+        try:
+            asyncio.run(until_terminated(Driver(job, directory, fleet, monitor).train()))
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise KeyboardInterrupt(left_behind(directory.path)) from None
+        except RunError:
+            monitor.say(left_behind(directory.path))
+            raise
+        finally:
+            fleet.close()
+            cluster.close(directory.path / "infra")
+    return directory
+
+
+def left_behind(run: Path) -> str:
+    """Draw the report of a run that did not come to its end; where it is, and how to go on."""
+    try:
+        report = str(page.build(run))
+    except (OSError, ValueError) as error:  # a full disk, say: it must not hide why the run ended
+        report = f"not drawn: {error}"
+    goes_on = f"go on with: wavgate train {shlex.quote(f'resume={run}')}"
+    return f"report: {report}\n" + (
+        goes_on if checkpoint.snapshots(run) else "there is no checkpoint to go on from: start again"
+    )
