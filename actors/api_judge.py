@@ -24,6 +24,7 @@ from judge import api
 from judge.canary import CanaryResult
 from judge.limits import Figures, Limiter, Limits
 from judge.types import CallFailed, Judged, Task
+from judge.voice import Voice, VoiceSample, sample_of
 from judge.worker import keep
 from rollout.types import Reply, Speech
 from speech import audio
@@ -128,7 +129,12 @@ class ApiJudgeActor(Actor):
         permits = [RemotePermits(limiter, own_id()) for limiter in limiters]
         access = api.Access(judge=permits[0], second=permits[1] if len(permits) > 1 else None)
         self._max_seconds = config.data.max_seconds
-        self._panel = api.api_panel(config.judge, Path.cwd(), config.model.path, found, access, log=run / LOG)
+        voice = Voice(config.model.path, run).norms
+        self._panel = api.api_panel(config.judge, Path.cwd(), voice, found, access, log=run / LOG)
+
+    async def sample(self, text: str, speech: Speech) -> VoiceSample | None:
+        """What a reply shows of its voice."""
+        return await asyncio.to_thread(sample_of, text, speech)
 
     async def score(self, reply: Reply, speech: Speech, task: Task, path: Path | None) -> Judged:
         """The verdicts on one reply; its audio is kept at ``path`` when given."""

@@ -45,6 +45,7 @@ from actors.monitor import Monitor
 from actors.prepare import Job
 from actors.record import RunDirectory, due, record_step
 from actors.terminal import when_lost
+from actors.voices import measure_voice
 from conf.schema import Config
 from judge.api import Probed
 from judge.types import Scale
@@ -81,6 +82,7 @@ class Driver:
         self._monitor.say(_starting(self._config))
         await self._fleet.start()
         try:
+            await self._know_the_voice()
             await self._begin()
             for step in range(self._state.step + 1, self._config.run.steps + 1):
                 await self._step(step)
@@ -95,6 +97,13 @@ class Driver:
         except asyncio.CancelledError:
             await self._interrupted()
             raise
+
+    async def _know_the_voice(self) -> None:
+        """Engines hold the start policy's weights until the first sync, also in a resumed run."""
+        config = self._config
+        told = await measure_voice(self._fleet, config, config.data.train, self._job.train, self._run.path)
+        if told is not None:
+            self._run.event("voice", told)
 
     async def _begin(self) -> None:
         """Look at the start policy, or take the checkpoint up and give its weights to the engines."""

@@ -17,6 +17,7 @@ from actors.provenance import source_hash
 from actors.weight_sync import Published
 from conf.schema import Config
 from judge.types import Judged, Task
+from judge.voice import VoiceSample, sample_of
 from learner.diagnosis import Diagnosis
 from learner.types import Rollout, StepBatch, StepResult
 from rollout.engine import WeightManifest
@@ -102,13 +103,19 @@ class RolloutActor(Actor):
 
 
 class JudgeActor(Actor):
-    """One judge: scores one reply at a time."""
+    """One judge: scores one reply at a time. ``run``: the run's directory, which knows the voice."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, run: Path) -> None:
         from judge.panel import panel_from
+        from judge.voice import Voice
         from judge.worker import JudgeWorker
 
-        self._worker = JudgeWorker(panel_from(config.judge, Path.cwd(), config.model.path))
+        voice = Voice(config.model.path, run).norms
+        self._worker = JudgeWorker(panel_from(config.judge, Path.cwd(), voice))
+
+    def sample(self, text: str, speech: Speech) -> VoiceSample | None:
+        """What a reply shows of its voice."""
+        return sample_of(text, speech)
 
     def score(self, reply: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:
         """The verdicts on one reply; its audio is kept at ``audio`` when given."""

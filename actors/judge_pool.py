@@ -17,6 +17,7 @@ from conf.schema import Config
 from judge.api import compares, slots, verdict_deadline
 from judge.canary import CanaryResult
 from judge.types import Judged, Missing, Task
+from judge.voice import VoiceSample
 from rollout.types import Reply
 
 
@@ -93,6 +94,16 @@ class JudgePool(Pool):
         except _Late as late:
             return [missing(reply, self._axes, str(late)) for reply in replies]
         return judged
+
+    async def sample(self, reply: Reply, speech: list[Any]) -> VoiceSample | None:
+        """What a reply shows of its voice; None: nothing, or nobody could say in time, or its maker died."""
+        try:
+            found: VoiceSample | None = await self._served(
+                lambda judge: judge.sample.remote(reply.text, speech[0]), reply.prompt_id
+            )
+        except (_Late, SpeechLost):
+            return None
+        return found
 
     async def canaries(self, task: Task, transcript: str, clips: Sequence[Path]) -> list[CanaryResult]:
         """What the API judge makes of replies that deserve nothing. RunError: no answer in time."""

@@ -13,19 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import RunError, UserError
+from actors.references import heard_by, own
 from conf.endpoints import SecondConfig
 from conf.judging import JudgeConfig
 from conf.load import load
+from conf.overrides import quoted
 from conf.schema import Config
 from judge import calibration, ledger, ratings, replies, trust
 from judge.api import Probed, limits_of, probed
 from judge.ledger import Header, Ledger
 from judge.limits import Limiter
-from judge.offline import Judges, Stopped, WorkerDied, api_judges, check_vetoes, local_judges, score_all
+from judge.offline import (
+    Judges,
+    Stopped,
+    WorkerDied,
+    api_judges,
+    check_vetoes,
+    local_judges,
+    norms_in,
+    score_all,
+)
 from judge.panel import FLOOR, JUDGE
 from judge.replies import Item, Replies
 from judge.types import Judged, Missing, Scale, Scored
-from speech.manifest import ManifestError
+from judge.voice import SpeechNorms, norms_of
+from speech.manifest import ManifestError, read
 
 OK = 0
 BY_RULE = {FLOOR, f"{JUDGE}({FLOOR})"}  # who gave a score that no judge was asked for
@@ -34,18 +46,23 @@ NO_API = "no axis is judged by api: add judge=openai judge.api.base_url=URL judg
 
 
 def probe(overrides: Sequence[str]) -> int:
-    """What the API judge of these settings can do, on one line."""
+    """What the API judge of these settings can do, on one line, and how two of the user's own references are
+    heard.
+    """
     config = load(list(overrides))
     found = probe_judge(config.judge, config.rollout.group_size)
-    if found is None:
+    train = config.data.train
+    if found is None and not own(train):
         raise UserError(f"judge probe: {NO_API}")
-    print("\n".join(found.describe()))
+    print("\n".join(found.describe() if found is not None else [NO_API]))
+    if own(train):
+        print("\n".join(heard_by(config, train, read(train, config.data.max_seconds))))
     return OK
 
 
 def score(manifest: Path, to: Path, overrides: Sequence[str]) -> int:
     """Judge every reply of a manifest that has no lasting verdict yet, then write the table."""
-    config = _alone(load(list(overrides)))
+    config = _alone(load(settings_for(manifest, overrides)))
     if to.suffix != ".parquet" or not to.absolute().parent.is_dir():
         raise UserError(f"--to {to}: must be a .parquet file in a folder that exists")
     if find_spec("pyarrow") is None:
@@ -53,11 +70,26 @@ def score(manifest: Path, to: Path, overrides: Sequence[str]) -> int:
     with users_mistakes():
         given = replies.read(manifest, config.data.max_seconds)
         with Ledger(to.with_suffix(".verdicts.jsonl")) as kept:
-            _complete(config, given, kept)
+            _complete(config, given, _voice(config, given, overrides), kept)
             ledger.write_table(to, ledger.rows(given.items, kept.entries))
             print("\n".join(_summary(to, given, kept)))
             _must_have_scored([kept.entries[item.id].reward for item in given.items])
     return OK
+
+
+def settings_for(replies: Path, overrides: Sequence[str]) -> list[str]:
+    """Finished replies are a user's own, unless ``data=tiny`` is said: another recogniser hears them."""
+    if any(override.lstrip("+").partition("=")[0] == "data" for override in overrides):
+        return list(overrides)
+    told = [f"data.{split}={quoted(str(replies.absolute()))}" for split in ("train", "validation", "test")]
+    return ["data=manifest", *told, *overrides]
+
+
+def _voice(config: Config, given: Replies, overrides: Sequence[str]) -> SpeechNorms | None:
+    """That of the model where one is named (``data=tiny`` names the embedded one), else of the replies."""
+    keys = {override.lstrip("+").partition("=")[0] for override in overrides}
+    named = norms_of(config.model.path) if keys & {"model", "model.path", "data"} else None
+    return named or norms_in(given.items, given.folder, given.max_seconds)
 
 
 def _must_have_scored(verdicts: Sequence[Scored | Missing]) -> None:
@@ -68,9 +100,9 @@ def _must_have_scored(verdicts: Sequence[Scored | Missing]) -> None:
         raise RunError(f"the judge scored none of {len(verdicts)}; the first is missing for {why}")
 
 
-def _complete(config: Config, given: Replies, kept: Ledger) -> None:
+def _complete(config: Config, given: Replies, voice: SpeechNorms | None, kept: Ledger) -> None:
     """Ask about what is open. UserError: the ledger is about something else. RunError: stopped half-way."""
-    settings = ledger.settings_hash(config.judge, config.model.path)
+    settings = ledger.settings_hash(config.judge, voice)
     if kept.header is not None:
         kept.belongs_to(Header(manifest=given.sha256, judge=settings, mode=kept.header.mode))
     items = kept.open_items(given.items)
@@ -81,7 +113,7 @@ def _complete(config: Config, given: Replies, kept: Ledger) -> None:
     kept.belongs_to(Header(manifest=given.sha256, judge=settings, mode=mode))
     check_vetoes(config.judge, items)
     with resumable("judge score", kept.entries, len(given.items), "verdicts"):
-        judges = _judges(config, given)
+        judges = _judges(config, given, voice)
         limiter = Limiter(limits_of(config.judge.api))
         asyncio.run(
             _pass(judges, items, found, limiter, lambda item, judged: kept.add(ledger.entry(item, judged)))
@@ -103,7 +135,9 @@ def _summary(to: Path, given: Replies, kept: Ledger) -> Iterator[str]:
 
 def calibrate(path: Path, to: Path, kind: calibration.Kind | None, overrides: Sequence[str]) -> int:
     """Hold the judge against people and itself, axis by axis, and write the maps that help."""
-    config = _alone(load(list(overrides)), calibration=None)  # a map is never fitted on mapped scores
+    config = _alone(
+        load(settings_for(path, overrides)), calibration=None
+    )  # a map is never fitted on mapped scores
     judge = config.judge
     if not to.absolute().parent.is_dir():
         raise UserError(f"--to {to}: its folder must exist")
@@ -114,10 +148,11 @@ def calibrate(path: Path, to: Path, kind: calibration.Kind | None, overrides: Se
         judged = [axis for axis, weight in judge.weights.items() if weight > 0]
         given = ratings.read(path, scale, judged, config.data.max_seconds)
         check_vetoes(judge, given.replies.items)
+        voice = _voice(config, given.replies, overrides)
         spoken = any(item.user_audio for item in given.replies.items)
         probed_judge = probe_judge(judge, user_audio=spoken)
         try:
-            first, second = asyncio.run(_twice(config, given.replies, probed_judge))
+            first, second = asyncio.run(_twice(config, given.replies, voice, probed_judge))
         except Stopped as error:
             raise RunError(f"{error}; with judge.api.cache the next try pays for nothing twice") from error
         except WorkerDied as error:
@@ -155,13 +190,15 @@ def _alone(config: Config, **api: Any) -> Config:
 
 
 async def _twice(
-    config: Config, given: Replies, found: Probed | None
+    config: Config, given: Replies, voice: SpeechNorms | None, found: Probed | None
 ) -> tuple[dict[str, Judged], dict[str, Judged]]:
     """Two passes by id; the second of an API judge alone: on the same transcripts and past the cache."""
     first: dict[str, Judged] = {}
     second: dict[str, Judged] = {}
     limiter = Limiter(limits_of(config.judge.api))  # one cap for both
-    await _pass(_judges(config, given), given.items, found, limiter, lambda i, j: first.update({i.id: j}))
+    await _pass(
+        _judges(config, given, voice), given.items, found, limiter, lambda i, j: first.update({i.id: j})
+    )
     if found is None:
         return first, second
     fresh = _alone(config, cache=None)
@@ -170,7 +207,7 @@ async def _twice(
         for item in given.items
         if any(isinstance(first[item.id].axes.get(axis), Scored) for axis in config.judge.api_axes)
     ]
-    await _pass(_judges(fresh, given), heard, found, limiter, lambda i, j: second.update({i.id: j}))
+    await _pass(_judges(fresh, given, voice), heard, found, limiter, lambda i, j: second.update({i.id: j}))
     return first, second
 
 
@@ -226,11 +263,11 @@ async def _telling(tell: Callable[[], None]) -> AsyncIterator[None]:
             await task
 
 
-def _judges(config: Config, given: Replies) -> Judges:
+def _judges(config: Config, given: Replies, voice: SpeechNorms | None) -> Judges:
     return Judges(
         config=config.judge,
         root=Path.cwd(),
-        model=config.model.path,
+        norms=voice,
         folder=given.folder,
         max_seconds=given.max_seconds,
     )

@@ -21,6 +21,7 @@ from actors.monitor import Monitor
 from actors.pair_files import PairFiles
 from actors.pair_outcome import Outcome, outcome_of
 from actors.record import RunDirectory
+from actors.voices import measure_voice
 from conf.schema import Config
 from judge.api import Probed
 from rollout.sampling import NO_STEP
@@ -75,7 +76,10 @@ class Sampler:
 
     async def _on_fleet(self, todo: Sequence[Row], fleet: Fleet, monitor: Monitor) -> None:
         await fleet.start(learns=False)
-        manifest = self._work.manifest
+        manifest, folder = self._work.manifest, self._files.folder
+        told = await measure_voice(fleet, self._config, manifest, self._work.rows, folder)
+        if told is not None:
+            monitor.say(told)
 
         async def collect(rows: Sequence[Row]) -> Harvest:
             examples = await encode(fleet.rollout, manifest, rows)

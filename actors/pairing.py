@@ -32,6 +32,7 @@ from conf.load import load
 from conf.places import in_ray_job
 from conf.schema import Config
 from judge.ledger import settings_hash
+from judge.voice import norms_of
 from speech.audio import inside
 from speech.families.base import Family
 from speech.journal import Journal, Line
@@ -153,7 +154,7 @@ def _header(work: Work) -> Header:
             digest.update(file_digest(file, "sha256").digest())
     made = work.provenance.model_dump(exclude={"commit", "source"})
     more = [config.rollout.engine, config.model.dtype, config.model.max_length, config.judge.api.compare]
-    judged = settings_hash(config.judge, config.model.path)
+    judged = settings_hash(config.judge, norms_of(config.model.path))
     told = json.dumps([made, more, judged, config.margin], sort_keys=True)
     return Header(prompts=digest.hexdigest(), settings=sha256(told.encode()).hexdigest(), mode=None)
 

@@ -18,15 +18,16 @@ from actors.errors import RunError, UserError
 from actors.footprint import memory_estimate, physical_memory
 from actors.model_check import check_heads, check_numbers
 from actors.overlap import held_out
+from actors.references import heard_by
 from conf.load import load
 from conf.places import in_ray_job
 from conf.schema import Config
 from judge import verifiable
-from judge.acoustic import norms_of
 from judge.api import calls_per_group
 from judge.installed import HOW, tiny_en
 from judge.panel import files_of
 from judge.types import Scale
+from judge.voice import norms_of
 from learner.gate import mixer_from
 from rollout.loading import Unfilled
 from rollout.sampling import check_sampling
@@ -37,6 +38,7 @@ from speech.families.base import Family
 from speech.manifest import Cursor, ManifestError, Problem, Row, read
 from speech.pairs import PairRow, below
 from speech.rows import Rows
+from speech.words import words
 
 JOB_RUNS = Path("~/wavgate-runs")  # where runs go from a Ray job, whose own folder is temporary
 
@@ -235,7 +237,7 @@ def _manifests(config: Config, family: Family) -> list[Rows[Row]]:
 
 def unusable(rows: Sequence[Row], path: Path, family: Family, config: Config) -> Iterator[Problem]:
     """What this model and these judges cannot do with the rows of a sound manifest."""
-    lengths = Lengths(family, path.parent)
+    lengths, vocabulary = Lengths(family, path.parent), _vocabulary(config)
     for line, row in enumerate(rows, start=1):
         try:
             prompt, target = lengths.of(row)
@@ -250,10 +252,26 @@ def unusable(rows: Sequence[Row], path: Path, family: Family, config: Config) ->
             if tokens > config.model.max_length:
                 rule = f"{what} must fit model.max_length={config.model.max_length}: got {tokens} tokens"
                 yield Problem(path, line, field, rule)
+        unheard = sorted({*words(row.sft_target_text)} - vocabulary) if vocabulary else []
+        if unheard:
+            rule = (
+                "must be of words in judge.asr.dictionary, no other is ever heard (data=manifest knows all)"
+            )
+            yield Problem(path, line, "sft_target_text", f"{rule}: got {', '.join(unheard[:5])}")
         checks = config.judge.semantic > 0 and config.judge.semantic_by == "local"
         uncheckable = verifiable.checkable(asked_in(row)) if checks else None
         if uncheckable is not None:
             yield Problem(path, line, "answer", f"{uncheckable}, and judge.semantic needs one")
+
+
+def _vocabulary(config: Config) -> frozenset[str]:
+    """All that the recogniser can hear; empty: it is not bound to a list."""
+    asr = config.judge.asr
+    if asr.by != "pocketsphinx" or asr.dictionary is None:
+        return frozenset()
+    lines = asr.dictionary.read_text(encoding="utf-8", errors="replace").splitlines()
+    entries = [line.split()[0].partition("(")[0] for line in lines if line.strip()]
+    return frozenset(word for entry in entries for word in words(entry))
 
 
 def draw_distinct(cursor: Cursor, count: int) -> list[int]:
@@ -303,4 +321,5 @@ def dry_run(job: Job) -> list[str]:
     lines.append(
         f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"
     )
+    lines += heard_by(config, config.data.train, job.train)
     return lines + [f"note: {note}" for note in job.notes]

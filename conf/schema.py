@@ -33,7 +33,8 @@ class RunConfig(Strict):
     resume: Path | None = None
     """A run directory to go on from: its latest valid checkpoint."""
     staleness: Annotated[int, Field(ge=0, le=1)] = 0
-    """S: 0 generates and learns in turn (exactly on-policy); 1 generates the next batch meanwhile."""
+    """S: 0 generates and learns in turn (exactly on-policy); 1 generates the next batch meanwhile. A
+    checkpoint holds that batch, so an interrupt first lets it end."""
     eval_every: Annotated[int, Field(ge=0)] = 50
     """Steps between held-out evaluations (greedy); before and after always. 0: only before and after."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 50

@@ -9,56 +9,17 @@ easily pleased, so none of them can earn anything. The reply's text is a yardsti
 nobody who could be talked round is asked for an opinion.
 """
 
-from dataclasses import dataclass, fields
-from math import isfinite, log
-from pathlib import Path
+from dataclasses import dataclass
+from math import log
 
 from judge import measure
-from judge.asr import word_error_rate, words
+from judge.asr import word_error_rate
 from judge.types import Scale, Scored, Task
+from judge.voice import EMBEDDED, SpeechNorms
 from rollout.types import Speech
-from speech.checkpoint import read_json
+from speech.words import spoken
 
 JUDGE = "acoustic/1"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpeechNorms:
-    """How the voice speaks when nothing is asked of it, and how far a style departs from that.
-
-    Measured on decoded replies of the shipped voice (a test repeats it). A checkpoint that speaks with
-    another one says so in the section ``voice`` of its wavgate.json, with these names.
-    """
-
-    seconds_per_word: float = 0.248  # duration of a reply = words * this
-    seconds_per_letter: float = 0.0625  # + letters * this: long words take longer
-    slow_ratio: float = 1.345  # duration when speaking slowly / normally
-    level_dbfs: float = -25.0
-    loud_db: float = 8.5  # level when speaking loudly - normally
-
-    def seconds(self, text: str) -> float:
-        """Expected duration of a text at normal pace. ValueError: no words."""
-        said = words(text)
-        if not said:
-            raise ValueError(f"text must have words: got {text!r}")
-        return self.seconds_per_word * len(said) + self.seconds_per_letter * sum(map(len, said))
-
-
-def norms_of(model: Path) -> SpeechNorms:
-    """The norms of a checkpoint's voice.
-
-    ValueError: an unknown name, or not a positive number (a level may be any finite one).
-    """
-    file = model / "wavgate.json"
-    told = read_json(file).get("voice", {}) if file.is_file() else {}
-    names = [field.name for field in fields(SpeechNorms)]
-    if not isinstance(told, dict):
-        raise ValueError(f"{file}: voice must be an object: got {told!r}")
-    for name, value in told.items():
-        fits = isinstance(value, int | float) and isfinite(value) and (value > 0 or name == "level_dbfs")
-        if name not in names or not fits:
-            raise ValueError(f"{file}: voice has numbers named {', '.join(names)}: got {name}={value!r}")
-    return SpeechNorms(**told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +62,7 @@ class Sound:
 
 
 STYLE_WEIGHT = 0.4  # w: how much of an intelligible reply's score its manner decides
-NORMS = SpeechNorms()
+NORMS = EMBEDDED
 DECENCY = Decency()
 
 
@@ -111,7 +72,7 @@ def listen(speech: Speech, text: str, norms: SpeechNorms = NORMS) -> Sound:
     return Sound(
         seconds=speech.seconds,
         pace=speech.seconds / norms.seconds(text),
-        words_per_second=len(words(text)) / speech.seconds,
+        words_per_second=len(spoken(text)) / speech.seconds,
         syllables_per_second=measure.syllable_rate(wave, rate),
         level_dbfs=measure.level(wave, rate),
         silence=measure.silence_share(wave, rate),

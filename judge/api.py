@@ -31,6 +31,7 @@ from judge.rubric import RUBRICS, Rubric
 from judge.trials import Asked, smallest
 from judge.turns import Price
 from judge.types import Scale
+from judge.voice import Known
 
 FAILURES = 4  # attempts in a row, of two cases at least, that open the breaker: as many as a call has
 REST_S = 5.0  # before the first probe of an endpoint that is down
@@ -184,15 +185,15 @@ def sampling_of(asked: AskedConfig) -> Sampling:
 
 
 def api_panel(
-    config: JudgeConfig, root: Path, model: Path, found: Probed, access: Access, *, log: Path | None
+    config: JudgeConfig, root: Path, voice: Path | Known, found: Probed, access: Access, *, log: Path | None
 ) -> ApiPanel:
     """The shipped panel with API judges on its axes.
 
-    ``root``, ``model`` as in ``panel_from``; ``log``: of all calls.
+    ``root``, ``voice`` as in ``panel_from``; ``log``: of all calls.
 
     ValueError: a file of the recogniser is not there, or the cache or calibration cannot be used.
     """
-    panel, api, second = panel_from(config, root, model), config.api, config.second
+    panel, api, second = panel_from(config, root, voice), config.api, config.second
     caller = partial(_caller, log=log)
     maps = None if api.calibration is None else load(api.calibration)
     judge = _judge(api, caller(api, access.judge, cached=True), found.judge, panel.scale, maps)

@@ -4,7 +4,6 @@ Invariant: the same wave gives the same words whatever was decoded before: cepst
 utterance, the dither comes from a fixed seed, no state is carried over.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,12 @@ import jiwer
 import numpy as np
 import numpy.typing as npt
 
+from speech.words import alike, words
+
 SAMPLE_RATE = 16_000
 PADDING = 0.4  # seconds of near silence before and after
 DITHER = 2e-4
 LEVEL = 0.5  # peak the recogniser gets
-
-NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty"
-).split()
 
 FAST = {"ds": 2, "lw": 12.0}  # measured on held-out replies: half the time, no more errors
 
@@ -74,16 +70,9 @@ def _prepared(wave: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np
     return np.asarray(np.clip(padded + noise, -1, 1) * 32767, np.int16)
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words without punctuation; numbers up to twenty spelled out."""
-    found = re.findall(r"[a-z']+|\d+", text.lower())
-    small = {str(number): word for number, word in enumerate(NUMBER_WORDS)}
-    return [small.get(word.lstrip("0") or "0", word) if word.isdigit() else word for word in found]
-
-
 def word_error_rate(reference: str, heard: str) -> float:
     """Edits per reference word; nothing said and nothing heard is 0, words heard in silence 1."""
-    said, got = words(reference), words(heard)
+    said, got = alike(words(reference), words(heard))
     if not said:
         return float(bool(got))
     return float(jiwer.wer(" ".join(said), " ".join(got)))

@@ -10,6 +10,8 @@ and its like, or where a clause ends with them: "the answer is a large city" nam
 
 import re
 
+from speech.spelling import plain
+
 SOUNDS = {"a": "a", "ay": "a", "eh": "a", "bee": "b", "be": "b", "see": "c", "sea": "c", "cee": "c"}
 SOUNDS |= {"dee": "d", "ee": "e", "eff": "f", "ef": "f", "gee": "g", "i": "i"}
 
@@ -31,7 +33,7 @@ _ANSWER = re.compile(
 )
 _OPTION = re.compile(rf"\b(?:(?={_NAMED} )|{_NAMED} {_FILLERS}){_LETTERS}")
 _BEGINNING = re.compile(rf"(?:(?:it's|it is|that's|that is|so|well|i think|i believe|,) ){{0,8}}{_LETTERS}")
-_TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)*|[0-9]+|[.,;:!?]")
+_TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|[0-9]+|[.,;:!?]")
 
 
 def letters(text: str) -> frozenset[str]:
@@ -40,7 +42,7 @@ def letters(text: str) -> frozenset[str]:
     Example:
         letters("Option A is wrong, so the answer is bee.")  # {"b"}
     """
-    said = " ".join(_TOKEN.findall(text.lower().replace("’", "'")))
+    said = " ".join(_TOKEN.findall(plain(text)))
     for cue in (_ANSWER, _OPTION):
         found = list(cue.finditer(said))
         if found:

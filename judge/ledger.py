@@ -15,9 +15,9 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from conf.judging import Axis, JudgeConfig
-from judge.acoustic import norms_of
 from judge.replies import Item
 from judge.types import Judged, Missing, Scored
+from judge.voice import SpeechNorms
 from speech.files import replacing
 from speech.journal import Journal, Line, Named
 
@@ -105,13 +105,13 @@ class Ledger(Journal[Header, Entry]):
         return [item for item in items if item.id not in self.entries or not self.entries[item.id].lasts]
 
 
-def settings_hash(config: JudgeConfig, model: Path) -> str:
+def settings_hash(config: JudgeConfig, voice: SpeechNorms | None) -> str:
     """One hash over every setting that a verdict depends on; of files that it names, their content.
 
-    ``model``: whose voice's norms the acoustic rule uses. ValueError: they cannot be read.
+    ``voice``: the norms that the acoustic rule uses; None: there are none.
     """
     kept = config.model_dump(exclude=dict.fromkeys(HOW, True) | {"api": HOW_OF_API})
-    text = json.dumps([_content(kept), repr(norms_of(model))], sort_keys=True, default=str)
+    text = json.dumps([_content(kept), repr(voice)], sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()
 
 

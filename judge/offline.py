@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
@@ -28,6 +28,7 @@ from judge.limits import Limiter
 from judge.panel import Panel, panel_from
 from judge.replies import Item, reply_of, speech_of, task_of
 from judge.types import Judged, Missing
+from judge.voice import SpeechNorms, fitted, sample_of
 
 Score = Callable[[Item], Awaitable[Judged]]
 
@@ -36,6 +37,7 @@ UNKNOWN = "unknown"  # stands for words that are not known, where the panel want
 NO_WORDS = Missing(
     judge=acoustic.JUDGE, kind="nothing_to_check", reason="the reply's own words (text) are not known"
 )
+MEASURED = 64  # replies that a voice is measured on
 LAST = {"spend_cap", "quota", "breaker"}  # after these there is no point in asking on
 
 
@@ -49,18 +51,29 @@ class WorkerDied(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judges:
-    """Who judges, and what they are given. ``model``: the checkpoint whose voice's norms hold."""
+    """Who judges, and what they are given. ``norms``: of the voice that speaks; None: not known."""
 
     config: JudgeConfig
     root: Path
-    model: Path
+    norms: SpeechNorms | None
     folder: Path  # of the replies
     max_seconds: float
+
+    def voice(self) -> SpeechNorms | None:
+        """As panels ask for it."""
+        return self.norms
 
     @property
     def at_once(self) -> int:
         """Replies in hand at a time."""
         return self.config.api.concurrency if self.config.api_axes else self.config.workers
+
+
+def norms_in(items: Sequence[Item], folder: Path, max_seconds: float) -> SpeechNorms | None:
+    """The voice that these replies show where no style was asked for; None: too few have known words."""
+    plain = [item for item in items if item.text is not None and item.style is None][:MEASURED]
+    looks = [sample_of(item.text or "", speech_of(item, folder, max_seconds)) for item in plain]
+    return fitted([look for look in looks if look is not None])
 
 
 def check_vetoes(config: JudgeConfig, items: Iterable[Item]) -> None:
@@ -148,7 +161,7 @@ _here: Panel | None = None  # of a worker process, made with its first reply: wh
 def _score_here(judges: Judges, item: Item) -> Judged:
     global _here
     if _here is None:
-        _here = panel_from(judges.config, judges.root, judges.model)
+        _here = panel_from(judges.config, judges.root, judges.voice)
     return score_local(_here, judges, item)
 
 
@@ -158,7 +171,7 @@ def api_judges(judges: Judges, found: Probed, limiter: Limiter) -> Score:
     ValueError: a file of the recogniser is not there, or the cache cannot be used.
     """
     access = Access(judge=limiter, second=None)
-    panel = api_panel(judges.config, judges.root, judges.model, found, access, log=None)
+    panel = api_panel(judges.config, judges.root, judges.voice, found, access, log=None)
     return partial(score_api, panel, judges)
 
 

@@ -22,13 +22,15 @@ import numpy as np
 
 from conf.judging import Axis, JudgeConfig
 from judge import acoustic, verifiable, vetoes
-from judge.asr import word_error_rate, words
+from judge.asr import word_error_rate
 from judge.ear import Ear, Heard, Listener
 from judge.pitch import pitch
 from judge.plugins import Predictor, plugins_from
 from judge.recognisers import recogniser_from
 from judge.types import CallFailed, Judged, Missing, Scale, Scored, Task, Verdict
+from judge.voice import UNKNOWN, Known, Voice
 from rollout.types import Reply, Speech
+from speech.words import words
 
 JUDGE = "panel/1"
 FLOOR = "floor/1"
@@ -51,13 +53,13 @@ class Panel:
         self,
         config: JudgeConfig,
         recogniser: Listener,
-        norms: acoustic.SpeechNorms = acoustic.NORMS,
+        voice: Known = lambda: acoustic.NORMS,
         plugins: Sequence[Predictor] = (),
     ) -> None:
         self.scale = Scale(config.scale_lo, config.scale_hi)
         self.weights, self._axes = config.weights, config.axes
         self._ear = Ear(recogniser)
-        self._norms, self._plugins, self._vetoes = norms, plugins, config.vetoes
+        self._voice, self._plugins, self._vetoes = voice, plugins, config.vetoes
 
     def score(self, reply: Reply, speech: Speech, task: Task, heard: str | None = None) -> Judged:
         """Judge one reply, whatever policy and recogniser did. ``heard``: its transcript where one is known.
@@ -116,10 +118,13 @@ class Panel:
     def _judge(
         self, reply: Reply, speech: Speech, task: Task, heard: Heard
     ) -> tuple[dict[str, Verdict], dict[str, float], Verdict | None]:
-        sound = acoustic.listen(speech, reply.text, self._norms)
+        norms = self._voice()
+        sound = acoustic.listen(speech, reply.text, norms or acoustic.NORMS)
         axes: dict[str, Verdict] = {
             "semantic": verifiable.score(heard.transcript, task, self.scale),
-            "acoustic": acoustic.score(sound, reply.text, heard.transcript, task, self.scale, self._norms),
+            "acoustic": acoustic.score(sound, reply.text, heard.transcript, task, self.scale, norms)
+            if norms is not None
+            else Missing(judge=acoustic.JUDGE, reason=UNKNOWN, kind="nothing_to_check"),
         }
         if self.weights["holistic"] > 0:
             axes["holistic"] = Missing(
@@ -127,22 +132,28 @@ class Panel:
             )
         figures = _figures_of_words(reply.text, heard.transcript, task)
         figures |= {"rate": sound.words_per_second, "level": sound.level_dbfs}
-        figures |= {name: getattr(sound, name) for name in FAULTS}
-        if task.style is not None:
-            figures["style_followed"] = float(acoustic.style_followed(sound, task.style, self._norms))
-        limited, veto = self._vetoed(sound, speech)
+        figures |= {name: getattr(sound, name) for name in FAULTS if norms is not None or name != "pace"}
+        if task.style is not None and norms is not None:
+            figures["style_followed"] = float(acoustic.style_followed(sound, task.style, norms))
+        limited, veto = self._vetoed(sound, speech, without=() if norms is not None else ("pace",))
         axes = {name: _marked(verdict, heard.cached) for name, verdict in axes.items()}
         return axes, figures | limited, veto
 
-    def _vetoed(self, sound: acoustic.Sound, speech: Speech) -> tuple[dict[str, float], Verdict | None]:
-        """What the plugins and the vetoed measurements came to, and what the vetoes make of it."""
+    def _vetoed(
+        self, sound: acoustic.Sound, speech: Speech, without: Sequence[str]
+    ) -> tuple[dict[str, float], Verdict | None]:
+        """What the plugins and the vetoed measurements came to, and what the vetoes make of it.
+
+        ``without``: measurements that this voice's replies cannot have.
+        """
         named = {rule.measure for rule in self._vetoes}
         measured = asdict(sound)
         if named & {"pitch_semitones", "voiced"}:  # as long as all the rest together: only where it is wanted
             voice = pitch(speech.wave, speech.sample_rate)
             measured |= {"pitch_semitones": voice.semitones, "voiced": voice.voiced}
         figures = {name: figure for name, figure in measured.items() if name in named}
-        failures: dict[str, CallFailed] = {}
+        unknown = [name for name in without if figures.pop(name, None) is not None]
+        failures = {name: CallFailed("nothing_to_check", UNKNOWN) for name in unknown}
         for plugin in self._plugins:
             try:
                 figures[plugin.name] = plugin.measure(speech)
@@ -158,13 +169,14 @@ class Panel:
         return dict.fromkeys(self._axes, verdict)
 
 
-def panel_from(config: JudgeConfig, root: Path, model: Path) -> Panel:
-    """The shipped panel for the voice of a checkpoint; relative paths of the config start at ``root``.
+def panel_from(config: JudgeConfig, root: Path, voice: Path | Known) -> Panel:
+    """The shipped panel; relative paths of the config start at ``root``. ``voice``: the norms of the replies'
+    voice once they are known, or the folder of the checkpoint that has it.
 
-    ValueError: a file is not there or not what it should be, a package is not installed, or no norms.
+    ValueError: a file is not there or not what it should be, or a package is not installed.
     """
-    norms = acoustic.norms_of(model)
-    return Panel(config, recogniser_from(config.asr, root), norms, plugins_from(config.plugins, root))
+    known = Voice(voice).norms if isinstance(voice, Path) else voice
+    return Panel(config, recogniser_from(config.asr, root), known, plugins_from(config.plugins, root))
 
 
 def files_of(config: JudgeConfig) -> dict[str, Path]:

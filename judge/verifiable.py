@@ -6,8 +6,8 @@
     choice    the transcript must settle on the answer's letter (judge/choices.py); for "B: Paris" it may also
               end with the words when it names no letter
     contains  the answer's words must occur, one after another
-    regex     the pattern must be found in the transcript's words: lower case, no punctuation, numbers up to
-              twenty in letters
+    regex     the pattern must be found in the transcript's words (speech/words.py): lower case, no
+              punctuation, numbers up to twenty in letters and others in digits, with accents or without
     math      the last expression said must have the answer's value (speech/expressions.py)
 
 Right is scale.hi, anything else scale.lo; only ``exact`` has something between. No partial credit for an
@@ -21,12 +21,14 @@ a figure beside the score.
 
 from collections.abc import Callable, Mapping
 
-from judge.asr import word_error_rate, words
+from judge.asr import word_error_rate
 from judge.choices import letters
 from judge.types import Missing, Scale, Scored, Task, Verdict
 from speech.answers import SEARCH_S, option, pattern, problem
 from speech.expressions import expression, says
 from speech.numbers import number, numbers
+from speech.spelling import bare
+from speech.words import alike, words
 
 JUDGE = "verifiable/1"
 
@@ -92,12 +94,13 @@ def figures(text: str, heard: str, task: Task) -> dict[str, float]:
 
 
 def _final(text: str, answer: str) -> bool:
-    said, expected = words(text), words(answer)
+    said, expected = alike(words(text), words(answer))
     return said[-len(expected) :] == expected
 
 
 def _exact(text: str, answer: str) -> bool:
-    return words(text) == words(answer)
+    said, expected = alike(words(text), words(answer))
+    return said == expected
 
 
 def _number(text: str, answer: str) -> bool:
@@ -111,11 +114,14 @@ def _choice(text: str, answer: str) -> bool:
 
 
 def _contains(text: str, answer: str) -> bool:
-    return f" {' '.join(words(answer))} " in f" {' '.join(words(text))} "
+    said, expected = alike(words(text), words(answer))
+    return f" {' '.join(expected)} " in f" {' '.join(said)} "
 
 
 def _regex(text: str, answer: str) -> bool:
-    return pattern(answer).search(" ".join(words(text)), timeout=SEARCH_S) is not None
+    said = " ".join(words(text))
+    texts = (said,) if said.isascii() else (said, bare(said))
+    return any(pattern(answer).search(one, timeout=SEARCH_S) is not None for one in texts)
 
 
 def _math(text: str, answer: str) -> bool:

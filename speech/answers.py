@@ -5,6 +5,7 @@ Values come from manifests, which are hostile input: patterns are bounded before
 """
 
 import re
+import unicodedata
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -47,7 +48,7 @@ def option(value: str) -> tuple[str, str | None]:
 
     ValueError: it is neither.
     """
-    found = _OPTION.fullmatch(value.strip())
+    found = _OPTION.fullmatch(unicodedata.normalize("NFKC", value).strip())
     if found is None:
         raise ValueError("must be the letter of an option, alone or with its words: B, or B: Paris")
     return found[1].lower(), found[2]

@@ -13,6 +13,8 @@ next one. "a" is one before "hundred" and the scales only.
 import re
 from fractions import Fraction
 
+from speech.spelling import plain
+
 LONGEST = 40  # digits; a longer row of digits is no number
 
 _SMALL = {
@@ -34,20 +36,17 @@ _NOT_ZERO_POINT = ("a", "the", "this", "that", "which", "what", "some")  # "at t
 _TOKEN = re.compile(
     r"[0-9]+(?:st|nd|rd|th)\b"  # ordinals stay whole
     r"|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
-    r"|[a-z]+(?:'[a-z]+)*|\S"
+    r"|[^\W\d_]+(?:'[^\W\d_]+)*|\S"
 )
-_SIGNS = str.maketrans(
-    {"−": "-", "–": "-", "’": "'", "½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4"}
-    | dict.fromkeys("$€£", " ")
-)
+_SIGNS = str.maketrans(dict.fromkeys("$€£", " "))
 
 Found = tuple[Fraction, int]  # a value, and the index of the token after it
 
 
 def tokens(text: str) -> list[str]:
     """Lower-case words, digits without thousands separators, and every other sign by itself."""
-    plain = re.sub(r"(?<=[a-z]{2})-(?=[a-z]{2})", " ", text.lower().translate(_SIGNS))
-    return [token if len(token) == 1 else token.replace(",", "") for token in _TOKEN.findall(plain)]
+    said = re.sub(r"(?<=[a-z]{2})-(?=[a-z]{2})", " ", plain(text).translate(_SIGNS))
+    return [token if len(token) == 1 else token.replace(",", "") for token in _TOKEN.findall(said)]
 
 
 def cardinal(said: list[str], at: int, row: bool) -> Found | None:
@@ -62,6 +61,20 @@ def cardinal(said: list[str], at: int, row: bool) -> Found | None:
     if value.denominator > 1 and word_at(said, after) in SCALES:
         return value * SCALES[said[after]], after + 1
     return value, after
+
+
+def spelled(value: int) -> list[str]:
+    """A whole number in letters: 105 is "one hundred five". From 10^15 on in digits."""
+    if value < 20:
+        return [next(name for name, small in _SMALL.items() if small == value)]
+    if value < 100:
+        tens = next(name for name, ten in TENS.items() if ten == value // 10 * 10)
+        return [tens, *(spelled(value % 10) if value % 10 else [])]
+    scales = [(scale, name) for name, scale in (("hundred", 100), *SCALES.items()) if scale <= value]
+    scale, name = scales[-1]
+    if value // scale >= 1000:
+        return [str(value)]
+    return [*spelled(value // scale), name, *(spelled(value % scale) if value % scale else [])]
 
 
 def literal(said: list[str], at: int) -> Fraction | None:

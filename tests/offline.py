@@ -81,7 +81,7 @@ def asked(bodies: list[Body]) -> list[Body]:
 @asynccontextmanager
 async def in_this_process(judges: Judges) -> AsyncIterator[Score]:
     """``local_judges`` without processes of their own, which take seconds to start."""
-    panel = panel_from(judges.config, judges.root, judges.model)
+    panel = panel_from(judges.config, judges.root, judges.voice)
 
     async def judge(item: Item) -> Judged:
         return score_local(panel, judges, item)

@@ -128,6 +128,18 @@ def test_a_kill_during_a_save_leaves_the_older_snapshot_and_a_rest_that_is_clean
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == ["step_000001"]
 
 
+def test_a_resume_whose_run_went_on_since_it_was_looked_at_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    found, _, _ = checkpoint.newest(tmp_path)
+    checkpoint.check_newest(found)
+    saved(tmp_path, 2)
+    damaged = checkpoint.folder(tmp_path, 2)
+    with pytest.raises(UserError, match="has changed since it was looked at: start this command again"):
+        checkpoint.check_newest(found)
+    truncate(damaged)
+    checkpoint.check_newest(found)  # a damaged one was skipped before, too
+
+
 def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before_and_nothing_of_the_new_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ from rollout.request import prompt_of
 from rollout.types import Prompt, Reply
 from speech.manifest import read as read_rows
 from tests.processes import HANG_S, ended, wait_for
+from tests.test_working_folder import write_own
 
 ROOT = Path(__file__).parent.parent
 WORLD = ROOT / "examples" / "tiny_world"
@@ -46,11 +47,11 @@ SETTINGS = [
 pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
 
 
-def train(*arguments: str) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def train(*arguments: str, here: Path = ROOT) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "actors.driver", *arguments]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False
+        command, cwd=here, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -58,6 +59,7 @@ def train(*arguments: str) -> None:
 @pytest.fixture(scope="module")
 def run(short_world: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
+    write_own(root)
     train(
         *SETTINGS,
         *short_world,
@@ -65,6 +67,7 @@ def run(short_world: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
         "run.name=straight",
         f"run.steps={STEPS}",
         "log=tensorboard",
+        here=root / "own",
     )
     return root / "straight"
 
@@ -100,6 +103,10 @@ def unclocked(record: RolloutRecord) -> RolloutRecord:
         for axis, score in record.scores.items()
     }
     return record.model_copy(update={"judge_latency_s": None, "scores": scores})
+
+
+def test_workers_import_nothing_of_the_folder_that_the_run_was_started_in(run: Path) -> None:
+    assert (run.parent / "own" / "rollout.py").exists() and not (run.parent / "imported").exists()
 
 
 def test_metrics_are_finite_and_one_line_a_step(run: Path) -> None:
@@ -212,7 +219,7 @@ def test_the_run_directory_is_complete(run: Path) -> None:
         assert {one.step for one in held_out} == {found.step} and all(one.codes for one in held_out)
     kept = [record.audio for record in records(run, 2) if record.audio]
     assert kept and all((run / name).stat().st_size for name in kept)
-    assert not any(record.audio for record in records(run, 1))
+    assert not any(record.audio for record in records(run, 3)), "the first and the last are kept, too"
 
 
 def test_tensorboard_holds_what_metrics_jsonl_holds(run: Path) -> None:

@@ -63,7 +63,7 @@ def config_of(base: Path, codec: Path, manifest: Path, **rollout: Any) -> Config
     return Config.model_validate(
         {
             "run": {"name": "test"},
-            "model": {"family": "vita_audio", "path": str(base), "codec": str(codec)},
+            "model": {"family": "vita_audio", "path": str(base), "codec": str(codec), "max_length": 512},
             "data": data,
             "rollout": {"max_new_tokens": 64, **rollout},
             "learner": {"ranks": 1, "lr": 1e-2, "warmup_steps": 0, "tokens_per_microbatch": 1024},

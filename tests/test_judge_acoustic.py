@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from examples.tiny_world.speak import REPLY_MANNERS
 from examples.tiny_world.tasks import FAMILIES
 from judge import measure
-from judge.acoustic import NORMS, Ramp, SpeechNorms, listen, manner, norms_of, score, style_followed
-from judge.asr import words
+from judge.acoustic import NORMS, Ramp, listen, manner, score, style_followed
+from judge.voice import SpeechNorms, Voice, VoiceSample, fitted, keep, norms_of, sample_of
+from rollout.types import Speech
+from speech.words import words
 from tests.judging import RATE, REPLIES, SCALE, recorded, speech, spoken, task
 
 STYLES = (None, "slow", "loud")
@@ -207,9 +210,47 @@ def test_every_style_of_the_voice_is_known_here() -> None:
 
 
 def test_a_checkpoint_may_speak_with_another_voice(tmp_path: Path) -> None:
+    voice = {"seconds_per_word": 0.1, "seconds_per_letter": 0.05, "level_dbfs": -30, "slow_ratio": 1.5}
+    (tmp_path / "wavgate.json").write_text(json.dumps({"family": "x", "voice": voice}))
+    assert norms_of(tmp_path) == SpeechNorms(**voice)
+
+
+def test_the_embedded_voice_is_that_of_the_family_tiny_alone(tmp_path: Path) -> None:
+    assert norms_of(tmp_path) is None
+    (tmp_path / "wavgate.json").write_text('{"family": "tiny", "codec": "codec.safetensors"}')
     assert norms_of(tmp_path) == NORMS
-    (tmp_path / "wavgate.json").write_text('{"family": "x", "voice": {"level_dbfs": -30, "slow_ratio": 1.5}}')
-    assert norms_of(tmp_path) == SpeechNorms(level_dbfs=-30, slow_ratio=1.5)
+    (tmp_path / "wavgate.json").write_text('{"family": "x"}')
+    assert norms_of(tmp_path) is None
+
+
+def test_a_run_keeps_the_voice_for_its_resumption_and_its_final_weights(tmp_path: Path) -> None:
+    base, final = tmp_path / "models" / "base", tmp_path / "run" / "final"
+    for folder in (base, final):
+        folder.mkdir(parents=True)
+    voice = Voice(base, tmp_path / "run")
+    assert voice.norms() is None
+    norms = SpeechNorms(seconds_per_word=0.3, seconds_per_letter=0.01 / 3, level_dbfs=-20.5)
+    keep(norms, tmp_path / "run")
+    assert voice.norms() == norms == norms_of(base, tmp_path / "run") == norms_of(final)
+    assert norms_of(base) is None
+
+
+def test_a_voice_is_measured_on_replies_and_not_on_too_few() -> None:
+    said = [(3, 12, -20), (5, 30, -22), (2, 5, -24), (9, 31, -21), (7, 41, -23), (1, 9, -60), (4, 16, -22)]
+    samples = [
+        VoiceSample(words=w, letters=n, seconds=0.2 * w + 0.05 * n, level_dbfs=level)
+        for w, n, level in [*said, (6, 22, -22)]
+    ]
+    norms = fitted(samples)
+    assert norms is not None and norms.level_dbfs == -22
+    assert (norms.seconds_per_word, norms.seconds_per_letter) == pytest.approx((0.2, 0.05))
+    assert fitted(samples[:-1]) is None
+    quiet = Speech(wave=np.zeros(8000, np.float32), sample_rate=8000)
+    assert sample_of("words", quiet) is None and sample_of("...", quiet) is None
+    loud = Speech(wave=np.full(8000, 0.1, np.float32), sample_rate=8000)
+    found = sample_of("12 cats", loud)
+    assert found is not None and (found.words, found.letters, found.seconds) == (2, 10, 1)
+    assert found.level_dbfs == pytest.approx(-20, abs=0.01)
 
 
 @pytest.mark.parametrize(

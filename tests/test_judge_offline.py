@@ -12,12 +12,13 @@ from actors.errors import RunError, UserError
 from actors.judging import score
 from conf.judging import JudgeConfig
 from judge import offline, replies
+from judge.acoustic import NORMS
 from judge.ledger import Entry, Ledger
 from judge.offline import Judges, score_all, score_local
 from judge.types import Judged, Missing, Scored
 from speech import audio
 from tests.judge_server import Body, JudgeServer, said
-from tests.judging import RATE, WORLD, Parrot, panel_hearing, spoken
+from tests.judging import RATE, Parrot, panel_hearing, spoken
 from tests.offline import Row, asked, hum, manifest, served, settings, table
 
 TEXT = "the answer is twelve"
@@ -27,7 +28,7 @@ TEXT = "the answer is twelve"
 
 def judges(folder: Path, **changes: Any) -> Judges:
     config = JudgeConfig(**changes)
-    return Judges(config=config, root=folder, model=WORLD / "base", folder=folder, max_seconds=30.0)
+    return Judges(config=config, root=folder, norms=NORMS, folder=folder, max_seconds=30.0)
 
 
 def test_without_words_the_local_acoustic_axis_is_missing_and_nothing_is_the_floor(tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_local_judges_work_in_processes_of_their_own(tmp_path: Path) -> None:
     path = manifest(tmp_path, 2, **texts)
     path.write_text(path.read_text().replace("twelve 1", TEXT))
     out = tmp_path / "out.parquet"
-    assert score(path, out, ["judge.workers=1"]) == 0
+    assert score(path, out, ["data=tiny", "judge.workers=1"]) == 0
     wrong, right = table(out)
     assert wrong["semantic_value"] == 1.0 and right["semantic_value"] == right["reward"] == 5.0
     assert right["semantic_judge"].startswith("verifiable") and right["acoustic_judge"].startswith("acoustic")

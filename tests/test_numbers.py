@@ -167,7 +167,7 @@ def test_what_is_ambiguous_is_decided(said: str, values: list[int | Fraction]) -
 
 @pytest.mark.parametrize(
     "text",
-    ["", "twelve-ish", "12 apples", "1 2", "the answer is 12", "a", "third", "nan", "1e5", "٣", "9" * 41],
+    ["", "twelve-ish", "12 apples", "1 2", "the answer is 12", "a", "third", "nan", "1e5", "9" * 41],
 )
 def test_what_is_not_one_number_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be one number"):

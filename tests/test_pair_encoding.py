@@ -174,8 +174,8 @@ SETTINGS = [*PLAIN, "algo=dpo_text"]
 
 
 def pairs_file(folder: Path, *rows: dict[str, Any]) -> Path:
-    shutil.copy(WORLD / "data" / "bank" / "rms" / "twelve.flac", folder / "a.flac")
-    shutil.copy(WORLD / "data" / "bank" / "rms" / "eleven.flac", folder / "b.flac")
+    for clip, word in (("q.flac", "answer"), ("a.flac", "twelve"), ("b.flac", "eleven")):
+        shutil.copy(WORLD / "data" / "bank" / "rms" / f"{word}.flac", folder / clip)
     path = folder / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -183,7 +183,7 @@ def pairs_file(folder: Path, *rows: dict[str, Any]) -> Path:
 
 THEIRS: dict[str, Any] = {
     "messages": [{"role": "user", "content": MARKER}],
-    "audios": ["a.flac"],
+    "audios": ["q.flac"],
     "sft_target_text": "twelve",
     "sft_target_audio": "a.flac",
     "rejected_text": "eleven",
@@ -196,7 +196,7 @@ def test_a_run_knows_its_pairs_before_it_starts(tmp_path: Path) -> None:
     path = pairs_file(tmp_path, THEIRS, THEIRS | {"score_gap": 2})
     job = prepare([*SETTINGS, "algo=dpo_text", f"data.pairs={path}"])
     assert [row.id for row in job.pairs] == ["line-1", "line-2"]
-    assert job.notes == ("data.pairs: 1 of 2 are less than algo.margin apart, and used",)
+    assert job.notes[-1] == "data.pairs: 1 of 2 are less than algo.margin apart, and used"
     assert prepare(PLAIN).pairs == prepare([*PLAIN, f"data.pairs={path}"]).pairs == (), "DPO alone reads them"
     with pytest.raises(UserError, match=r"rollout\.prompts_per_step=3 needs as many pairs: .* has 2"):
         prepare([*SETTINGS, "algo=dpo_text", "rollout.prompts_per_step=3", f"data.pairs={path}"])

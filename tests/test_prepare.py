@@ -13,7 +13,8 @@ from actors import checkpoint, prepare
 from actors.checkpoint import DriverState
 from actors.cli import main
 from actors.errors import UserError
-from conf.load import ConfigError, dump, load
+from actors.prepare import unusable, usable_model
+from conf.load import ROOT, ConfigError, dump, load
 from conf.messages import shown
 from speech.manifest import ManifestError, read
 
@@ -278,3 +279,17 @@ def test_long_names_are_no_secrets() -> None:
     name = "tiny_world_grpo_text_lambda05_seed0_again"
     assert shown(name) == name and load([f"run.name={name}"]).run.name == name
     assert shown("a1" * 20) == "a secret, not shown"
+
+
+def test_words_that_a_recogniser_of_known_words_cannot_hear_are_a_problem_of_the_row(tmp_path: Path) -> None:
+    rows = read(ROOT / "examples/tiny_world/data/test.jsonl", 60.0)[:2]
+    config, family = load([]), usable_model(load([]))
+    assert not list(unusable(rows, ROOT / "examples/tiny_world/data/test.jsonl", family, config))
+    short = tmp_path / "few.dict"
+    short.write_text("the DH AH\nthe(2) DH IY\nanswer AE N S ER\n")
+    other = load([f"judge.asr.dictionary={short}"])
+    (problem, *_) = unusable(rows, ROOT / "examples/tiny_world/data/test.jsonl", family, other)
+    assert (
+        problem.field == "sft_target_text"
+        and "judge.asr.dictionary, no other is ever heard" in problem.message
+    )

@@ -347,7 +347,7 @@ def test_resume_forgets_the_canaries_of_later_steps(tmp_path: Path) -> None:
     from actors.record import RunDirectory
 
     write_lines(tmp_path / "canaries.jsonl", [canary(step=step).model_dump_json() for step in (0, 20, 40)])
-    RunDirectory(tmp_path)._cut(20)
+    RunDirectory(tmp_path)._cut(20, 20)
     assert [line.step for line in read.lines(tmp_path / "canaries.jsonl", TypeAdapter(Canary)).rows] == [
         0,
         20,

@@ -17,9 +17,9 @@ from examples.judge_server.case import Case, Reply
 from examples.tiny_world.tasks import FAMILIES, Item
 from judge import measure, verifiable
 from judge.acoustic import DECENCY, NORMS, STYLE_WEIGHT, Ramp
-from judge.asr import words
 from judge.types import Scale, Scored, Task
 from rollout.types import Speech
+from speech.words import words
 
 SCALE = Scale(1.0, 5.0)
 PADDING = 2.0  # times the words of the right reply: who says more hides the answer or talks to the judge

@@ -17,9 +17,10 @@ from transformers import Qwen2ForCausalLM
 from conf.schema import ModelConfig
 from examples.tiny_world.build import DATA
 from examples.tiny_world.pretrain import Encoder, read_rows
-from judge.asr import Recogniser, word_error_rate, words
+from judge.asr import Recogniser, word_error_rate
 from speech.families import load_family
 from speech.mel import Floats
+from speech.words import words
 
 MAX_REPLY = 128
 BATCH = 25

@@ -1,0 +1,153 @@
+"""How a voice speaks when nothing is asked of it: what pace and level are measured against.
+
+A checkpoint says it in the section ``voice`` of its wavgate.json; else a run measures it on the start
+policy's own replies before its first step and keeps it in RUN/voice.json, which a resumed run and RUN/final
+read again.
+Invariant: nobody is held against another voice; where it is not known there are no norms.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from judge import measure
+from rollout.types import Speech
+from speech.checkpoint import read_json
+from speech.files import write_whole
+from speech.words import spoken
+
+FILE = "voice.json"  # in a run's directory
+FEWEST = 8  # replies from which a voice is measured
+TRIED = 32  # replies that a run samples for it
+UNKNOWN = (
+    "how this voice speaks is not known: put it into the section voice of the checkpoint's wavgate.json "
+    "(judge/voice.py), or set judge.acoustic=0"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechNorms:
+    """A voice, and how far a style departs from it."""
+
+    seconds_per_word: float  # duration of a reply = words * this
+    seconds_per_letter: float  # + letters * this: long words take longer
+    level_dbfs: float
+    slow_ratio: float = 1.345  # what "slow" means: duration when speaking slowly / normally
+    loud_db: float = 8.5  # what "loud" means: level when speaking loudly - normally
+
+    def seconds(self, text: str) -> float:
+        """Expected duration of a text at normal pace. ValueError: no words."""
+        said = spoken(text)
+        if not said:
+            raise ValueError(f"text must have words: got {text!r}")
+        return self.seconds_per_word * len(said) + self.seconds_per_letter * sum(map(len, said))
+
+
+EMBEDDED = SpeechNorms(seconds_per_word=0.248, seconds_per_letter=0.0625, level_dbfs=-25.0)
+"""The shipped voice, measured on its decoded replies (a test repeats it): that of the family tiny alone."""
+
+
+def norms_of(model: Path, run: Path | None = None) -> SpeechNorms | None:
+    """The norms of a checkpoint's voice: its own words, else those of the run that it began or came out of.
+
+    None: not known. ValueError: an unknown name, or not a positive number (a level may be any finite one).
+    """
+    file = model / "wavgate.json"
+    declared = read_json(file) if file.is_file() else {}
+    if "voice" in declared:
+        return norms_from(declared["voice"], file)
+    if declared.get("family") == "tiny":
+        return EMBEDDED
+    for folder in (run, model.parent):
+        if folder is not None and (folder / FILE).is_file():
+            return norms_from(read_json(folder / FILE), folder / FILE)
+    return None
+
+
+def norms_from(told: Any, file: Path) -> SpeechNorms:
+    """The norms in a file. ValueError: see ``norms_of``."""
+    names = [field.name for field in fields(SpeechNorms)]
+    if not isinstance(told, Mapping):
+        raise ValueError(f"{file}: voice must be an object: got {told!r}")
+    for name, value in told.items():
+        fits = isinstance(value, int | float) and isfinite(value) and (value >= 0 or name == "level_dbfs")
+        fits = fits and (value > 0 or name in ("seconds_per_word", "seconds_per_letter", "level_dbfs"))
+        if name not in names or not fits:
+            raise ValueError(f"{file}: voice has numbers named {', '.join(names)}: got {name}={value!r}")
+    absent = [name for name in names[:3] if name not in told]
+    if absent or told["seconds_per_word"] + told["seconds_per_letter"] <= 0:
+        lacking = absent[0] if absent else "a duration above 0"
+        raise ValueError(f"{file}: voice must have {', '.join(names[:3])}: lacks {lacking}")
+    return SpeechNorms(**told)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoiceSample:
+    """What one reply shows of a voice."""
+
+    words: int
+    letters: int
+    seconds: float
+    level_dbfs: float
+
+
+def sample_of(text: str, speech: Speech) -> VoiceSample | None:
+    """None: no words, or nothing said in the sound."""
+    said = spoken(text)
+    wave = speech.wave
+    if not said or not len(wave) or not np.isfinite(wave).all():
+        return None
+    if not measure.speaking(measure.frame_levels(wave, speech.sample_rate)).any():
+        return None
+    return VoiceSample(
+        words=len(said),
+        letters=sum(map(len, said)),
+        seconds=speech.seconds,
+        level_dbfs=measure.level(wave, speech.sample_rate),
+    )
+
+
+def fitted(samples: Sequence[VoiceSample]) -> SpeechNorms | None:
+    """The norms that these replies are closest to, each counted by its share of its duration.
+
+    None: fewer than ``FEWEST``.
+    """
+    if len(samples) < FEWEST:
+        return None
+    shares = np.array([[one.words / one.seconds, one.letters / one.seconds] for one in samples])
+    (per_word, per_letter), _ = nnls(shares, np.ones(len(samples)))
+    level = float(np.median([one.level_dbfs for one in samples]))
+    return SpeechNorms(
+        seconds_per_word=float(per_word), seconds_per_letter=float(per_letter), level_dbfs=level
+    )
+
+
+def keep(norms: SpeechNorms, run: Path) -> None:
+    """Into the run's directory, whole or not at all."""
+    write_whole(run / FILE, json.dumps(asdict(norms), indent=1) + "\n")
+
+
+Known = Callable[[], SpeechNorms | None]  # None: not known yet, or not at all
+
+
+class Voice:
+    """The norms of a checkpoint as soon as they are known: a judge may start before they are measured."""
+
+    def __init__(self, model: Path, run: Path | None = None) -> None:
+        """ValueError: what the checkpoint says of it cannot be read."""
+        self._of = lru_cache(lambda: norms_of(model, run))
+        self.norms()
+
+    def norms(self) -> SpeechNorms | None:
+        """None: not known yet, or not at all."""
+        found = self._of()
+        if found is None:
+            self._of.cache_clear()
+        return found

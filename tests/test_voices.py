@@ -1,0 +1,139 @@
+"""A run measures the voice of its start policy before it judges, keeps it, and refuses an axis without it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.errors import RunError
+from actors.handles import JudgeActor
+from actors.voices import is_needed, measure_voice
+from conf.load import load
+from conf.schema import Config
+from judge.types import Missing, Scored, Task
+from judge.voice import FEWEST, VoiceSample, norms_of
+from rollout.types import Reply, Sampling, Speech
+from speech.manifest import Row
+from tests.judging import reply as reply_saying
+
+OWN = [
+    "data=manifest",
+    "data.train=a.jsonl",
+    "data.validation=a.jsonl",
+    "data.test=a.jsonl",
+    "model=glm4_voice",
+]
+RATE = 16_000
+
+
+class Fleet:
+    """Replies of three words at half a second a word; every second is cut off when ``cut``."""
+
+    def __init__(self, cut: bool = False) -> None:
+        self.cut, self.asked = cut, list[str]()
+        self.rollout = self.judges = self
+
+    async def ask(self, how: str, manifest: Path, rows: Sequence[Row]) -> list[Any]:
+        assert how == "encode"
+        return [SimpleNamespace(id=row.id, prompt=[1], features=()) for row in rows]
+
+    async def generate(
+        self, prompts: Sequence[Any], sampling: Sampling, deadline: float
+    ) -> AsyncIterator[tuple[Reply, list[Any]]]:
+        for place, prompt in enumerate(prompts):
+            self.asked.append(prompt)
+            finish = "length" if self.cut and place % 2 else "stop"
+            yield reply_saying("one two three", finish=finish), ["speech"]
+
+    async def sample(self, reply: Reply, speech: list[Any]) -> VoiceSample:
+        return VoiceSample(words=3, letters=11, seconds=1.5, level_dbfs=-30.0)
+
+
+def rows(count: int, style: str | None = None) -> list[Any]:
+    return [SimpleNamespace(id=f"p{i}", style=style) for i in range(count)]
+
+
+def config_of(folder: Path, *more: str) -> Config:
+    return load([*OWN, f"model.path={folder}", "model.codec=codec", *more])
+
+
+def measured(
+    fleet: Fleet, config: Config, asked: list[Any], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> str | None:
+    monkeypatch.setattr("actors.voices.prompt_of", lambda example: example.id)
+    return asyncio.run(measure_voice(fleet, config, Path("a.jsonl"), asked, run))  # type: ignore[arg-type]
+
+
+def test_the_voice_is_measured_once_and_read_again_by_a_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet, config, run = Fleet(), config_of(tmp_path / "base"), tmp_path / "run"
+    run.mkdir()
+    told = measured(fleet, config, rows(40), run, monkeypatch)
+    assert told is not None and told.startswith("the voice, measured on 32 replies")
+    norms = norms_of(config.model.path, run)
+    assert (
+        norms is not None and norms.level_dbfs == -30 and norms.seconds("one two three") == pytest.approx(1.5)
+    )
+    before = (run / "voice.json").read_bytes()
+    assert measured(fleet, config, rows(40), run, monkeypatch) is None
+    assert len(fleet.asked) == 32 and (run / "voice.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("asked", [rows(FEWEST - 1), rows(40, style="slow"), []])
+def test_a_voice_that_cannot_be_measured_refuses_the_acoustic_axis_and_nothing_else(
+    asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RunError, match=r"judge\.acoustic: .* are needed to measure its voice"):
+        measured(Fleet(), config_of(tmp_path), asked, tmp_path, monkeypatch)
+    told = measured(Fleet(), config_of(tmp_path, "judge.acoustic=0"), asked, tmp_path, monkeypatch)
+    assert told is not None and told.startswith("the voice was not measured")
+    assert not (tmp_path / "voice.json").exists()
+
+
+def test_replies_that_were_cut_off_are_no_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = measured(Fleet(cut=True), config_of(tmp_path), rows(32), tmp_path, monkeypatch)
+    assert told is not None and "measured on 16 replies" in told
+
+
+def test_the_embedded_voice_is_known_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet()
+    assert measured(fleet, load([]), rows(40), tmp_path, monkeypatch) is None and not fleet.asked
+
+
+def test_an_endpoint_that_hears_the_sound_needs_no_norms(tmp_path: Path) -> None:
+    api = ["judge.api.base_url=http://127.0.0.1:9/v1", "judge.api.model=m"]
+    assert is_needed(config_of(tmp_path).judge)
+    assert not is_needed(config_of(tmp_path, "judge=openai", *api).judge)
+    vetoes = "judge.vetoes=[{measure:pace,most:2}]"
+    assert is_needed(config_of(tmp_path, "judge=openai", *api, vetoes).judge)
+
+
+def test_a_judge_that_started_before_the_voice_was_known_uses_it_from_then_on(tmp_path: Path) -> None:
+    config = load([*OWN, f"model.path={tmp_path / 'base'}", "model.codec=codec", "judge.asr.by=pocketsphinx"])
+    judge = JudgeActor(config, tmp_path)
+    tone = np.sin(np.arange(RATE * 2) / 9).astype(np.float32) * 0.2
+    speech, asked = (
+        Speech(wave=tone, sample_rate=RATE),
+        Task(task_type="t", question="q", match=None, answer=None, style=None),
+    )
+    reply = reply_saying("one two three")
+    found = judge.score(reply, speech, asked, None).axes["acoustic"]
+    assert isinstance(found, Missing) and "how this voice speaks is not known" in found.reason
+    assert judge.sample("one two three", speech) is not None
+    (tmp_path / "voice.json").write_text(
+        '{"seconds_per_word": 0.5, "seconds_per_letter": 0.0, "level_dbfs": -20}'
+    )
+    assert isinstance(judge.score(reply, speech, asked, None).axes["acoustic"], Scored)
+
+
+def test_prompts_are_the_rows_that_ask_for_no_style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, mixed = Fleet(), rows(20)
+    for row in mixed[::2]:
+        row.style = "loud"
+    measured(fleet, config_of(tmp_path), mixed, tmp_path, monkeypatch)
+    assert fleet.asked == [row.id for row in mixed[1::2]]

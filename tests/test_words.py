@@ -1,0 +1,136 @@
+"""The same words always score the same, however people type and recognisers write them."""
+
+import unicodedata
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from judge.asr import word_error_rate
+from judge.choices import letters
+from judge.types import Scale, Scored, Task
+from judge.verifiable import right, score
+from speech.numbers import numbers
+from speech.spelling import plain
+from speech.words import alike, spoken, words
+
+SAME = [  # what is typed, what is written for the same words
+    ("don't", "don’t", "don‘t", "donʼt", "don´t", "don`t", "DON'T", "ｄｏｎ＇ｔ"),
+    ("café", "cafe\u0301", "CAFÉ", "ＣＡＦÉ", "ca\u00adfé", "ca\u200bfé", "\u200fcafé\u200e", "\ufeffcafé"),
+    ("naïve", "nai\u0308ve", "Naïve."),
+    ("office", "oﬃce", "oﬀice"),
+    ("well known", "well-known", "well–known", "well—known", "well‑known", "well — known"),
+    ("encyclopaedia", "encyclopædia"),
+    ("straße", "STRASSE", "strasse", "STRAẞE"),
+    ("twelve", "12", "１２", "١٢", "१२", "⑫", "12."),
+    ("twenty one", "twenty-one", "21", "２１"),
+    ("nineteen ninety nine", "1999", "1,999", "one thousand nine hundred and ninety-nine"),
+    ("nineteen oh five", "1905"),
+    ("two thousand and five", "2005", "2,005"),
+    ("a hundred and five", "one hundred five", "105"),
+    ("three point five", "3.5", "3.50", "٣.٥"),
+    ("fifty percent", "50%", "50 %", "fifty per cent", "５０％"),
+    ("minus three", "-3", "−3", "–3"),
+    ("seven plus five equals twelve", "7 + 5 = 12", "7+5=12"),
+    ("five dollars", "$5", "$ 5", "5 dollars", "＄5"),
+    ("one euro", "€1", "1 euro"),
+    ("two million pounds", "£2 million", "£2,000,000"),
+    ("salt and pepper", "salt & pepper"),
+    ("the twenty first", "the 21st", "the twenty-first"),
+    ("the third", "the 3rd", "the 3ʳᵈ"),
+    ("one half", "1/2", "½"),
+    ("mister smith", "Mr. Smith", "mr smith"),
+    ("x squared", "x²"),
+    ("eleven fifteen", "11:15"),
+    ("hello world", "“Hello,” world!", "«hello» world…", "'hello' world", "hello\u00a0world", "hello\u2003world\n"),
+    ("тест", "ТЕСТ", "Тест."),
+    ("سلام", "سلامـــ".replace("ـ", "\u0640"), "سلام؟"),
+    ("今天天气", "今天 天气", "今天天气。", "「今天天气」"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("forms", SAME, ids=lambda forms: str(forms[0]))
+def test_forms_of_the_same_words_are_the_same_list_and_have_no_error(forms: tuple[str, ...]) -> None:
+    for one, other in pairwise((*forms, forms[0])):
+        assert words(one) == words(other)
+        assert word_error_rate(one, other) == 0
+        said = Scored(value=5, judge="verifiable/1", why=f"heard {other!r}, expected final {one!r}")
+        assert score(other, _task("final", one), Scale(1, 5)) == said
+        assert right(f"it is {other}", _task("contains", one))
+
+
+DIFFERENT = [
+    ("seven", "27"), ("seven", "twenty seven"), ("five", "105"), ("12", "1.2"), ("50", "50%"),
+    ("el", "al"), ("año", "anos"), ("maté", "màte"), ("か", "が"), ("его", "ему"), ("cat", "cut"), ("1 2", "3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+def test_other_words_stay_other_words(one: str, other: str) -> None:
+    assert word_error_rate(one, other) > 0
+    assert not right(other, _task("final", one))
+
+
+def test_accents_that_one_side_leaves_out_are_no_error_and_letters_stay() -> None:
+    assert words("Café Muñoz, Ødegård") == ["café", "muñoz", "ødegård"]
+    assert word_error_rate("the café of José", "the cafe of josé") == 0
+    assert right("it is cafe", _task("final", "café")) and right("it is café", _task("final", "cafe"))
+    assert right("un café crème", _task("regex", "cafe creme")) and right("un café", _task("regex", "café"))
+    assert alike(["résumé"], ["resume"]) == (["resume"], ["resume"])
+
+
+def test_a_language_keeps_its_letters_and_one_without_blanks_is_compared_sign_by_sign() -> None:
+    assert words("Это тест") == ["это", "тест"]
+    assert words("안녕 세계") == ["안녕", "세계"]
+    assert words("नमस्ते दुनिया") == ["नमस्ते", "दुनिया"]
+    assert words("東京タワー") == list("東京タワー")
+    assert word_error_rate("今天天气很好", "今天天氣很好") == pytest.approx(1 / 6)
+    assert words("ที่นี่") and all(not unicodedata.combining(sign[0]) for sign in words("ที่นี่"))
+
+
+def test_numbers_and_choices_read_the_same_signs() -> None:
+    assert numbers("１２ and −٣ and 1½") == numbers("12 and -3 and 1 1/2")
+    assert letters("The answer is Ｂ．") == letters("the answer is b") == {"b"}
+    assert right("the answer is Ｂ", _task("choice", "Ｂ： Paris"))
+    assert right("x² + １", _task("math", "x^2+1")) and right("x squared plus one", _task("math", "x²+1"))
+
+
+def test_what_sounds_long_is_measured_long() -> None:
+    assert spoken("1999") == ["one", "thousand", "nine", "hundred", "ninety", "nine"]
+    assert spoken("$1,205") == ["one", "thousand", "two", "hundred", "five", "dollars"]
+    assert spoken("it's 12") == ["it's", "twelve"]
+
+
+PIECES = [
+    *"aé1 295.,'-’%$½²ⅷǄßİΣςŉ﷽の/",
+    "\u0301",
+    "\u200d",
+    "ท",
+    "ี",
+    "ﬁ",
+    " twenty ",
+    " hundred ",
+    " nineteen ",
+    " point ",
+]
+TEXT = st.lists(st.sampled_from(PIECES)).map("".join)
+
+
+@given(TEXT | st.text())
+def test_words_of_words_and_plain_text_of_plain_text_are_themselves(text: str) -> None:
+    said = words(text)
+    assert words(" ".join(said)) == said
+    assert plain(plain(text)) == plain(text)
+    assert word_error_rate(text, text) == 0
+
+
+@given(st.text())
+def test_case_and_composition_change_no_word(text: str) -> None:
+    once = words(text)
+    assert words(unicodedata.normalize("NFD", text)) == once == words(unicodedata.normalize("NFC", text))
+    assert words(plain(text)) == once
+
+
+def _task(match: str, answer: str) -> Task:
+    return Task(task_type="t", question="q", match=match, answer=answer, style=None)  # type: ignore[arg-type]
