@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 PROGRAMS = {  # -> minutes on two quiet cores
-    "codec_wer": 2,
+    "codec_wer": 8,
     "coverage": 1,
     "parity": 1,
     "train": 20,

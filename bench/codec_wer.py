@@ -2,9 +2,11 @@
 
     python -m bench.codec_wer [--rows N] [--open-rows N]
 
-The same test sentences are spoken in all three styles. "in-domain" is the n-gram from training
-replies, "open" the language model that pocketsphinx ships, which is slow and therefore hears the first
-replies only. Required in-domain: <= 2 % raw, <= 4 % after encode + decode; exit status 1: one of them is not.
+The same test sentences are spoken in all three styles. "in-domain" is pocketsphinx with the n-gram from
+training replies, "open" with the language model that it ships, "whisper" the installed tiny.en, which judges
+all data but the embedded; the two are slow and therefore hear the first replies only. Words are compared as
+judges do (speech/words.py). Required in-domain: <= 2 % raw, <= 4 % after encode + decode; exit status 1: one
+of them is not.
 """
 
 import argparse
@@ -19,8 +21,12 @@ from examples.tiny_world.build import BASE, DATA
 from examples.tiny_world.pretrain import read_rows
 from examples.tiny_world.speak import REPLY_MANNERS, read_clips
 from judge.asr import Recogniser
+from judge.ear import Listener
+from judge.installed import tiny_en
+from judge.whisper import FasterWhisper
 from speech.codecs.mel import MelCodec
 from speech.mel import Floats
+from speech.words import words
 
 BOUNDS = {"raw": 0.02, "codec": 0.04}  # highest word error rate in-domain
 
@@ -37,27 +43,33 @@ def spoken(texts: list[str], style: str | None) -> list[Floats]:
     return [read_clips(DATA, [f"bank/{folder}/{word}.flac" for word in text.split()]) for text in texts]
 
 
-def error_rate(recogniser: Recogniser, texts: list[str], waves: list[Floats]) -> tuple[float, float]:
+def error_rate(recogniser: Listener, texts: list[str], waves: list[Floats]) -> tuple[float, float]:
     """Word error rate over all texts, and the recogniser's real-time factor."""
     heard, seconds = timed(lambda wave: recogniser.transcribe(wave, 16_000), waves)
-    return float(jiwer.wer(texts, heard)), seconds / (sum(map(len, waves)) / 16_000)
+    said, got = ([" ".join(words(text)) for text in side] for side in (texts, heard))
+    return float(jiwer.wer(said, got)), seconds / (sum(map(len, waves)) / 16_000)
 
 
 def in_domain() -> Recogniser:
     return Recogniser(DATA / "asr.arpa", DATA / "asr.dict")
 
 
+def installed() -> Listener:
+    return FasterWhisper(tiny_en(), "en")
+
+
 def main() -> int:
     """0 when every bound was held."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, help="default: the whole test set")
-    parser.add_argument("--open-rows", type=int, default=30, help="of these, for the open language model")
+    parser.add_argument("--open-rows", type=int, default=30, help="of these, for open and whisper")
     options = parser.parse_args()
     texts = [row["sft_target_text"] for row in read_rows("test")][: options.rows]
     codec = MelCodec.load(BASE / "codec.safetensors")
-    listeners = {"in-domain": (in_domain(), len(texts))}
+    listeners: dict[str, tuple[Listener, int]] = {"in-domain": (in_domain(), len(texts))}
     if options.open_rows:
-        listeners["open"] = (Recogniser(None, None), min(options.open_rows, len(texts)))
+        few = min(options.open_rows, len(texts))
+        listeners |= {"open": (Recogniser(None, None), few), "whisper": (installed(), few)}
     counts = ", ".join(f"{name} {count}" for name, (_, count) in listeners.items())
     print(f"held-out replies: {counts}; word error rate (real-time factor of the recogniser)")
     held = []
