@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 LOST = [
     "sh",
     "-c",
-    "setsid sleep 3600 >/dev/null & echo $!",
+    "setsid sleep 3600 >/dev/null 2>&1 & echo $!",
 ]  # loses its parent at once, in a group of its own
 SUITE = f"""
 import os, signal, subprocess, sys
