@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from actors.cuda import check_nodes, cuda_devices
 from actors.errors import RunError, UserError
-from actors.reach import ROOT, initialise, join, protect_token
+from actors.reach import ROOT, end_processes_of, initialise, join, protect_token
 from conf.schema import Config
 from rollout.environment import CPU_ENV, ENV
 from speech.files import copy_contents
@@ -210,6 +210,7 @@ class Cluster:
                 return
             except BaseException as error:  # of Ray, when a busy machine makes it miss a deadline; or Ctrl-C
                 ray.shutdown()
+                end_processes_of(self._folder)
                 shutil.rmtree(self._folder, ignore_errors=True)
                 if not isinstance(error, Exception):
                     raise

@@ -4,11 +4,12 @@ That is asked before Ray is, which waits for minutes on who does not answer, and
 """
 
 import logging
-from contextlib import chdir
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import ray
 from ray._private.authentication.grpc_authentication_client_interceptor import (
     SyncAuthenticationMetadataClientInterceptor as Authenticated,
@@ -28,6 +29,14 @@ TOKEN_RULE = (
     "needs RAY_AUTH_MODE=token and the head's token, in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH"
     " names or in ~/.ray/auth_token (docs/cluster.md)"
 )
+
+
+def end_processes_of(session: Path) -> None:
+    """Kill what a private Ray that did not come up has left: it would live as long as this process."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if any(str(session) in word for word in process.cmdline()):
+                process.kill()
 
 
 def reachable(address: str) -> str:

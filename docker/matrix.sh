@@ -52,7 +52,7 @@ try() {  # what it is, expected (ok, or a part of the last line that refuses), c
     inside "$3" >"$said" 2>&1 </dev/null || status="exit $?"
     cat "$said" >>"$LOG"
     if [ "$2" != ok ] && [ "$status" != ok ] && grep -v '^make: ' "$said" | tail -1 | grep -q -e "$2"; then status=refused; fi
-    last=$(grep -E "^install: (uv,|pip,|.*  ->|failed)" "$said" | tail -1 | sed -E 's/^install: //' | cut -c1-150)
+    last=$({ grep -E "^install: (uv,|pip,|.*  ->|failed)" "$said" || true; } | tail -1 | sed -E 's/^install: //' | cut -c1-150)
     TABLE+=("$(printf '%-46s %-8s %5d s  %s' "$1" "$status" $((SECONDS - start)) "$last")")
     echo "${TABLE[-1]}"
     rm -f "$said"

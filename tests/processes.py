@@ -99,8 +99,10 @@ def supervise() -> None:
     sys.stderr.flush()
     parent = os.getpid()
     adopt()
+    wait = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     suite = os.fork()
     if suite == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, wait)
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
@@ -108,6 +110,7 @@ def supervise() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the child, too
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: os.kill(suite, number))
+    signal.pthread_sigmask(signal.SIG_SETMASK, wait)
     while (waited := os.wait())[0] != suite:  # reaps what it adopted
         pass
     code = os.waitstatus_to_exitcode(waited[1])
