@@ -23,7 +23,7 @@ from actors.interrupt import surviving_children
 
 ROOT = Path(__file__).resolve().parent.parent
 
-ANSWER_S = 20.0  # longest wait for the first answer; a head's takes milliseconds
+ANSWER_S = 10.0  # longest wait for the first answer; a head's takes milliseconds
 QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # what all of Ray asks a head first: an empty message
 TOKEN_RULE = (
     "needs RAY_AUTH_MODE=token and the head's token, in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH"
