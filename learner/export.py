@@ -7,6 +7,7 @@ names, shapes and dtypes; tensors that the learner does not hold (encoders, froz
 those that the umask gives.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -76,4 +77,19 @@ def _save(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]
     file.touch()
     mode = file.stat().st_mode
     save_file(dict(tensors), file, metadata=dict(metadata))
+    _sort_metadata(file)
     file.chmod(mode)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Order the header's metadata by its keys, in place. The library leaves that to chance, and equal weights
+    make equal files.
+    """
+    with file.open("r+b") as stored:
+        size = int.from_bytes(stored.read(8), "little")
+        header = json.loads(stored.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        assert len(ordered) == size, (len(ordered), size)
+        stored.seek(8)
+        stored.write(ordered)

@@ -313,17 +313,17 @@ def test_a_manifests_mixed_turns_are_encoded_and_measured(
         {"role": "assistant", "content": "<|audio|>two"},
         {"role": "user", "content": "\n<|audio|>"},
     ]
-    audios = [["0.wav"], ["1.wav", "2.wav"], ["3.wav", "4.wav"], ["3.wav"], ["1.wav", "2.wav"], ["0.wav"]]
+    audios = [["4.wav"], ["1.wav", "2.wav"], ["3.wav", "4.wav"], ["3.wav"], ["1.wav", "2.wav"], ["4.wav"]]
     content = row().model_dump(mode="json", exclude_none=True) | {"messages": messages, "audios": audios}
     (data / "manifest.jsonl").write_text(json.dumps(content) + "\n")
     (read,) = manifest.read(data / "manifest.jsonl", 10.0, deep=True)
     example = Encoder(family, data, 10.0).encode(read)
     turns = [
-        Turn.of("user", "what is", Heard(codes=(0,)), "plus", Heard(codes=(1, 2))),
+        Turn.of("user", "what is", Heard(codes=(4,)), "plus", Heard(codes=(1, 2))),
         Turn.of("assistant", "the", Heard(codes=(3,)), "answer", Heard(codes=(4,))),  # a clip per word
         Turn.of("user", "say it slowly", Heard(codes=(3,))),
         Turn.of("assistant", "two", Heard(codes=(1, 2))),
-        Turn.of("user", Heard(codes=(0,))),
+        Turn.of("user", Heard(codes=(4,))),
     ]
     assert example.prompt == family.prompt(turns)
     assert Lengths(family, data).of(read) == (len(example.prompt.ids), len(example.target))

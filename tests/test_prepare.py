@@ -12,6 +12,7 @@ import pytest
 from actors import checkpoint, prepare
 from actors.checkpoint import DriverState
 from actors.cli import main
+from actors.dry_run import describe_job
 from actors.errors import UserError
 from actors.prepare import unusable, usable_model
 from conf.load import ROOT, ConfigError, dump, load
@@ -139,7 +140,7 @@ def test_a_row_without_an_answer_is_usable_when_the_endpoint_judges_what_was_sai
     assert job.validation[0].answer is None
     line = "API judge: judge at http://127.0.0.1:9/v1 for semantic and acoustic: 8 calls for a group of 4 replies, 2 for a reply held out"
     note = "data.validation: is not held out from data.train: it shares 1 ids, 1 questions, 1 clips"
-    assert line in (told := prepare.dry_run(job)) and job.notes == (note,) and told[-1] == f"note: {note}"
+    assert line in (told := describe_job(job)) and job.notes == (note,) and told[-1] == f"note: {note}"
     with pytest.raises(ManifestError, match=r"judge\.semantic needs one"):
         prepare.prepare([*settings, "judge.semantic_by=local"])
 
