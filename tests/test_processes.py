@@ -10,11 +10,11 @@ import pytest
 from tests import processes
 
 ROOT = Path(__file__).parent.parent
-LOST = [
-    "sh",
+LOST = [  # prints the process that loses its parent at once, in a session of its own; by then it is `sleep`
+    sys.executable,
     "-c",
-    "setsid sleep 3600 >/dev/null 2>&1 & echo $!",
-]  # loses its parent at once, in a group of its own
+    "import subprocess as s; print(s.Popen(['sleep', '3600'], stdout=s.DEVNULL, start_new_session=True).pid)",
+]
 SUITE = f"""
 import os, signal, subprocess, sys
 from tests import processes
