@@ -33,14 +33,14 @@ def say(prompt: str, out: Path, model: Path | None, overrides: Sequence[str] = (
 
     if not prompt.strip():
         raise UserError("prompt: must be words, or name a sound file: got nothing")
-    if out.suffix not in audio.FORMATS:
+    if out.suffix.lower() not in audio.FORMATS:
         raise UserError(f"{out}: must end in one of {' '.join(audio.FORMATS)}")
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: no folder {out.absolute().parent}")
     config = model_of(model, overrides)
     family = load_family(config.model)
     try:
-        if prompt.endswith(SPEECH):
+        if prompt.lower().endswith(SPEECH):
             file = Path(prompt)
             turn = Encoder(family, file.parent, config.data.max_seconds).turn("user", (file.name,))
         else:

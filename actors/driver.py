@@ -141,13 +141,13 @@ class Driver:
             self._monitor.phase("sync")
             await self._fleet.sync(result.version)
             times["time/sync"] = time.perf_counter() - sync
+            times |= await self._fleet.asked()
         except asyncio.CancelledError:
             self._record(
                 batch, decision, await self._learning, {**times, "time/step": time.perf_counter() - start}
             )
             raise
-        asked = await self._fleet.asked()
-        self._record(batch, decision, result, {**times, **asked, "time/step": time.perf_counter() - start})
+        self._record(batch, decision, result, {**times, "time/step": time.perf_counter() - start})
 
     async def _decide(self, batch: Batch) -> Decision:
         groups, algo = batch.harvest.groups, self._config.algo

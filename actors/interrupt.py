@@ -28,7 +28,7 @@ async def until_terminated(work: Awaitable[None]) -> None:
 
     def stop() -> None:
         nonlocal stopped
-        if not stopped:
+        if not stopped and not task.cancelling():  # not after a Ctrl-C either
             stopped = True
             task.cancel()
 

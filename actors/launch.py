@@ -12,7 +12,6 @@ from pathlib import Path
 from actors import checkpoint
 from actors.cluster import Cluster
 from actors.driver import Driver
-from actors.errors import RunError
 from actors.fleet import Fleet
 from actors.interrupt import terminable, until_terminated
 from actors.judging import probe_judge
@@ -77,7 +76,7 @@ def _run_on(cluster: Cluster, job: Job, probed: Probed | None, held: ExitStack) 
             asyncio.run(until_terminated(Driver(job, directory, fleet, monitor).train()))
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise KeyboardInterrupt(left_behind(directory.path)) from None
-        except RunError:
+        except Exception:  # whatever ended it, what is there can be looked at and gone on with
             monitor.say(left_behind(directory.path))
             raise
         finally:

@@ -7,7 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from errno import EBADF, EIO, EPIPE
 from typing import Any, TextIO
+
+GONE = (EPIPE, EIO, EBADF)  # pipe without a reader, terminal that was closed, descriptor that was closed
 
 
 class Lasting:
@@ -24,16 +27,16 @@ class Lasting:
         """All of the text, or nothing where nobody reads it."""
         try:
             return self._stream.write(text)
-        except OSError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
             return len(text)
 
     def flush(self) -> None:
         """What is buffered goes the same way."""
         try:
             self._stream.flush()
-        except OSError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
 
     def when_lost(self, call: Callable[[], object]) -> None:
         """Call this once, when the reader goes away, or now where it is gone."""
@@ -41,8 +44,12 @@ class Lasting:
         if self._lost:
             call()
 
-    def _drop(self) -> None:
-        """From now on everything goes nowhere, also what libraries write to the same file."""
+    def _drop(self, error: OSError) -> None:
+        """From now on everything goes nowhere, also what libraries write to the same file. Raises what is not
+        a reader that is gone, a full disk for one.
+        """
+        if error.errno not in GONE:
+            raise error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

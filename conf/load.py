@@ -13,6 +13,7 @@ Invariant: what comes out holds no interpolation, no secret and no relative path
 process on any node.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def _family_without_preset(overrides: list[Override]) -> list[str]:
 def _option_rule(group: str, option: str, folders: list[Path]) -> str | None:
     """What an option of a group must be; None where it is."""
     if is_file(option):
-        file = Path(option).expanduser()
+        file = Path(os.path.expanduser(option))
         return None if file.is_file() and file.suffix == ".yaml" else "must be a .yaml file that exists"
     known = options(group, folders)
     return None if option in known else f"must be one of {', '.join(known)}"
@@ -147,7 +148,7 @@ def _composed(
 def _from_files(overrides: list[Override], config_name: str, folders: list[Path]) -> DictConfig:
     """What Hydra makes of the project's YAML, the user's own and the overrides."""
     files = {
-        one.key_or_group: Path(str(one.value())).expanduser().absolute()
+        one.key_or_group: Path(os.path.expanduser(str(one.value()))).absolute()
         for one in overrides
         if one.key_or_group in GROUPS and is_file(str(one.value()))
     }
@@ -179,7 +180,7 @@ def _forced(override: Override, names: dict[str, str]) -> str:
 def _saved(resume: Override, problems: list[str]) -> dict[str, Any]:
     if not str(resume.value() or "").strip():
         raise ConfigError([*problems, f"resume: {EMPTY} (got nothing)"])
-    run = Path(str(resume.value())).expanduser().absolute()
+    run = Path(os.path.expanduser(str(resume.value()))).absolute()
     if not (run / "config.yaml").is_file():
         problem = f"resume: must be a run directory with a config.yaml (got {shown(run)})"
         raise ConfigError([*problems, problem])

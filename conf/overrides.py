@@ -8,6 +8,7 @@
 Invariant: a value that the grammar does not know is taken as it stands or refused with its key, never cut.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +82,7 @@ def folders_of(overrides: Iterator[Override]) -> list[Path]:
     """The user's own folders with config groups, of ``--config-dir``."""
     given = [one.value() for one in overrides if one.key_or_group == FOLDERS and not one.is_sweep_override()]
     flat = [str(item) for value in given for item in (value if isinstance(value, list) else [value])]
-    return [Path(item.removeprefix("file://")).expanduser().absolute() for item in flat]
+    return [Path(os.path.expanduser(item.removeprefix("file://"))).absolute() for item in flat]
 
 
 def quoted(text: str) -> str:

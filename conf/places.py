@@ -4,6 +4,7 @@ A Ray job runs in a temporary copy of the folder that was sent with it. What lie
 it, and looked for again below the project's folder, then in the folder that a command is run in.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ def place_problems(config: Config) -> Iterator[str]:
         "judge.second.cache": config.judge.second.cache,
     }
     for key, path in written.items():
-        if in_ray_job() and path is not None and _is_temporary(path.expanduser()):
+        if in_ray_job() and path is not None and _is_temporary(Path(os.path.expanduser(path))):
             rule = "must be absolute in a Ray job, whose own folder is temporary, and outside of that"
             yield f"{key}: {rule} (got {path})"
 
@@ -73,7 +74,7 @@ def _each(node: Any, key: str, placed: Callable[[str, Path], Path]) -> Any:
 
 
 def _meant(key: str, path: Path) -> Path:
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))  # an unknown user's name stays as it is, as in a shell
     embedded = key not in WRITTEN and not path.exists() and (ROOT / path).exists()
     return ROOT / path if embedded else path.absolute()
 

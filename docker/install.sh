@@ -35,6 +35,7 @@ find_python() {  # a name on PATH may be a shim that does not run: try it
             "$candidate" -c 'import sys; print(sys.executable)'
             return
         fi
+        [ -z "${PYTHON:-}" ] || die "PYTHON=$PYTHON is not CPython 3.11, 3.12 or 3.13"
     done
     if python3 -c 'import sys; sys.exit(sys.version_info < (3, 14))' 2>/dev/null; then
         later=" (3.14 as soon as pocketsphinx has a wheel for it)"
@@ -59,7 +60,7 @@ machine() {
 }
 
 make_venv() {
-    if "$TARGET" -c "" 2>/dev/null; then return; fi
+    if "$TARGET" -c "" 2>/dev/null && { "$TARGET" -m pip --version >/dev/null 2>&1 || command -v uv >/dev/null; }; then return; fi
     say "making $VENV with $BASE"
     run "$BASE" -m venv --clear "$VENV" && return
     command -v uv >/dev/null || die "$BASE cannot make a virtual environment: install its venv module, or uv"
@@ -116,7 +117,7 @@ route() {  # what it costs, the command
     say "$1"
     log=$(mktemp)
     if "${@:2}" 2> >(tee "$log" >&2); then return; fi
-    sleep 0.2  # tee writes its last lines
+    wait $! || true  # tee writes its last lines
     FIRST=${FIRST:-$(ask reason "$log")}
     say "that did not work"
     return 1
@@ -154,6 +155,8 @@ check() {  # everything in a fresh interpreter; what fails is installed once mor
     "$TARGET" -P actors/dependencies.py after >/dev/null || exit 1
 }
 
+case "${WAVGATE_EXTRA:-cpu}" in cpu | gpu) ;; *) echo "install: WAVGATE_EXTRA must be cpu or gpu: got $WAVGATE_EXTRA" >&2; exit 2 ;; esac
+case "${WAVGATE_INSTALLER:-uv}" in uv | pip) ;; *) echo "install: WAVGATE_INSTALLER must be uv or pip: got $WAVGATE_INSTALLER" >&2; exit 2 ;; esac
 EXTRA=$(machine) PINS=constraints.txt VENV=${WAVGATE_VENV:-.venv}
 if [ -n "$INTO" ]; then
     TARGET=$(command -v "$INTO") || die "no interpreter at $INTO"

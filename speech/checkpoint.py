@@ -28,7 +28,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: a checkpoint folder must hold this file")
     try:
         content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: nested too deep
         raise ValueError(f"{file}: must be JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file}: must be a JSON object: got {type(content).__name__}")

@@ -22,8 +22,9 @@ HARMLESS = frozenset(  # what transformers writes in any config.json and no forw
     tokenizer_class torch_dtype torchscript use_bfloat16 use_cache
 
     bad_words_ids begin_suppress_tokens bos_token_id decoder_start_token_id diversity_penalty do_sample
-    early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
-    forced_bos_token_id forced_eos_token_id length_penalty max_length min_length no_repeat_ngram_size
+    early_stopping encoder_no_repeat_ngram_size eos_token_id eos_token_ids exponential_decay_length_penalty
+    forced_bos_token_id forced_decoder_ids forced_eos_token_id length_penalty max_length min_length
+    no_repeat_ngram_size
     num_beam_groups num_beams num_return_sequences output_scores pad_token_id remove_invalid_values
     repetition_penalty return_dict_in_generate sep_token_id suppress_tokens temperature top_k top_p typical_p
 

@@ -84,7 +84,7 @@ class _Ids:
         own = wanted
         if wanted in self._before and wanted not in self._here:
             own = fitting(f"{self._name()}-{wanted}")
-            self._progress.renamed += own not in self._before | self._here
+            self._progress.renamed += own not in self._before and own not in self._here
         if own in self._before or own in self._here:
             found.append(("id", f"must be unique: {own} was there before"))
             return None

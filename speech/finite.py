@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,11 @@ def check_finite(file: Path) -> None:
     A file that was looked at before, and is as it was, is not read again.
     """
     told = file.resolve().stat()
-    if broken := _broken(file.resolve(), told.st_size, told.st_mtime_ns):
+    try:
+        broken = _broken(file.resolve(), told.st_size, told.st_mtime_ns)
+    except SafetensorError as error:
+        raise ValueError(f"{file}: must be a whole safetensors file: {error}") from error
+    if broken:
         raise ValueError(f"{file}: weights must be finite: {broken} holds a NaN or an infinity")
 
 

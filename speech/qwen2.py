@@ -27,6 +27,7 @@ NEUTRAL: Mapping[str, Any] = {  # what some decoders multiply or add; this value
     "qk_norm": False,
     "qkv_bias": True,
     "residual_multiplier": 1.0,
+    "use_mrope": False,
     "use_qk_norm": False,
     "use_sliding_window": False,
 }

@@ -22,7 +22,7 @@ import psutil
 
 ADOPT, DIE_WITH_PARENT = 36, 1  # prctl(2)
 HANG_S = 900.0  # longer than anything takes on the busiest machine: what has not come by then does not come
-GRACE_S = 30.0  # for what is about to end by itself
+GRACE_S = 120.0  # for what is about to end by itself
 KEPT = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # Python's own, one for all tests
 
 
@@ -109,7 +109,7 @@ def supervise() -> None:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the child, too
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: os.kill(suite, number))
+        signal.signal(number, lambda number, _: _pass_on(suite, number))
     signal.pthread_sigmask(signal.SIG_SETMASK, wait)
     while (waited := os.wait())[0] != suite:  # reaps what it adopted
         pass
@@ -118,6 +118,11 @@ def supervise() -> None:
     for name in left:
         print(f"left running by the tests, and ended: {name}", file=sys.stderr, flush=True)
     os._exit(128 - code if code < 0 else code or bool(left))
+
+
+def _pass_on(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended meanwhile
+        os.kill(pid, number)
 
 
 def _status(process: psutil.Process) -> str:

@@ -290,6 +290,23 @@ def test_what_no_wheel_can_mend_is_said_before_anything_is_asked_for(
     assert not (tmp_path / "calls").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("PYTHON", "/no/python", "PYTHON=/no/python is not CPython 3.11, 3.12 or 3.13"),
+        ("WAVGATE_EXTRA", "gppu", "WAVGATE_EXTRA must be cpu or gpu: got gppu"),
+        ("WAVGATE_INSTALLER", "conda", "WAVGATE_INSTALLER must be uv or pip: got conda"),
+    ],
+)
+def test_what_is_named_and_not_there_is_refused_and_not_replaced(
+    machine: dict[str, str], tmp_path: Path, name: str, value: str, told: str
+) -> None:
+    machine[name] = value
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        printed(machine, tmp_path)
+    assert caught.value.stderr.strip() == f"install: {told}"
+
+
 def test_another_python_than_the_environments_is_refused_not_ignored(
     machine: dict[str, str], checkout: Path, tmp_path: Path
 ) -> None:

@@ -112,13 +112,15 @@ def saving(*sent: int) -> list[str]:
             said.append("saved")
             raise
 
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises((asyncio.CancelledError, KeyboardInterrupt)):
         asyncio.run(until_terminated(work()))
     return said
 
 
 @pytest.mark.parametrize(
-    "sent", [(signal.SIGHUP, signal.SIGHUP), (signal.SIGTERM, signal.SIGHUP)], ids=["terminal", "manager"]
+    "sent",
+    [(signal.SIGHUP, signal.SIGHUP), (signal.SIGTERM, signal.SIGHUP), (signal.SIGINT, signal.SIGTERM)],
+    ids=["terminal", "manager", "keyboard"],
 )
 def test_a_second_signal_of_the_same_goodbye_does_not_cut_the_checkpoint_short(sent: tuple[int, int]) -> None:
     with terminable():  # what holds outside of the loop

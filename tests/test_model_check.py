@@ -19,7 +19,7 @@ from conf.load import load
 from conf.schema import ModelConfig
 from learner import export as exporting
 from rollout.loading import load_language_model
-from speech.checkpoint import step_of
+from speech.checkpoint import read_json, step_of
 from speech.codecs.cache import CodeCache
 from speech.families import load_family
 from speech.finite import check_finite
@@ -145,6 +145,20 @@ def test_every_type_of_weights_is_looked_at(tmp_path: Path, dtype: torch.dtype, 
         return
     with pytest.raises(ValueError, match="weights must be finite: w holds"):
         check_finite(file)
+
+
+def test_a_pointer_in_place_of_weights_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n")
+    with pytest.raises(ValueError, match=f"{file}: must be a whole safetensors file"):
+        check_finite(file)
+
+
+def test_json_that_is_nested_too_deep_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"x": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ValueError, match=f"{file}: must be JSON"):
+        read_json(file)
 
 
 def test_large_numbers_are_numbers_and_scalars_are_read(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ HARMLESS: dict[str, dict[str, Any]] = {
     },
     "a type": {"torch_dtype": "float16", "dtype": "float16"},
     "a program's version": {"transformers_version": "4.41.0", "unsloth_version": "2025.1"},
-    "what generation would take": {"temperature": 0.1, "top_k": 5, "eos_token_id": [1, 2], "pad_token_id": 3},
+    "what generation would take": {"temperature": 0.1, "top_k": 5, "eos_token_ids": [1, 2], "pad_token_id": 3},
     "what training would take": {"attention_dropout": 0.5, "initializer_range": 0.5},
     "a window that is not used": {"use_sliding_window": False, "sliding_window": 4, "max_window_layers": 1},
     "nothing": {
@@ -261,6 +261,7 @@ HARMLESS: dict[str, dict[str, Any]] = {
         "layer_types": None,
     },
     "what leaves the model as it is": {
+        "use_mrope": False,
         "logits_scaling": 1,
         "residual_multiplier": 1.0,
         "partial_rotary_factor": 1.0,

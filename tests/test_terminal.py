@@ -51,3 +51,11 @@ def test_head_cuts_a_command_short_without_a_word() -> None:
     shell = f"set -o pipefail; {sys.executable} -m actors.cli train --cfg job | head -n 1"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "run:\n", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_that_does_not_fit_on_the_disk_is_an_error_and_not_dropped() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "actors.cli", "train", "--cfg", "job"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and "No space left" in done.stderr

@@ -31,7 +31,8 @@ SYSTEM = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interlea
 VOICE = "Your Voice: "  # before a spoken system turn: a voice to imitate
 RATIOS = (1, 10, 4, 10)  # Boost and Plus; Balance: 1, 4, 3, 8, 4, 10
 CODES_PER_SECOND = 12.5
-OTHERS = ("num_nextn_predict_layers", "mtp_loss_weight")  # of the config: read here, and of training
+# of the config: read here, of training, and written by its own class, whose model does not read it
+OTHERS = ("num_nextn_predict_layers", "mtp_loss_weight", "speech_token_offset")
 
 
 def load(model: ModelConfig) -> Family:
