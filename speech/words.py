@@ -81,7 +81,7 @@ def spoken(text: str) -> list[str]:
         spoken("3.14 in 1905")  # ["three", "point", "one", "four", "in", "nineteen", "oh", "five"]
     """
     said = words(text)
-    following = [*said[1:], ""]
+    following = [*said, ""][1:]
     return [
         one
         for word, after in zip(said, following, strict=True)

@@ -103,6 +103,7 @@ def test_what_sounds_long_is_measured_long() -> None:
     assert spoken("12,999") == "twelve thousand nine hundred ninety nine".split()
     assert spoken("$1,205") == ["one", "thousand", "two", "hundred", "five", "dollars"]
     assert spoken("it's 12") == ["it's", "twelve"]
+    assert spoken("...") == []
 
 
 AS_SAID = [  # what is said, how else it is written
