@@ -7,7 +7,8 @@
               end with the words when it names no letter
     contains  the answer's words must occur, one after another
     regex     the pattern must be found in the transcript's words (speech/words.py): lower case, no
-              punctuation, numbers up to twenty in letters and others in digits, with accents or without
+              punctuation, with accents or without, and the numbers as transcribed, in letters ("forty two"),
+              or up to twenty in letters and others in digits
     math      the last expression said must have the answer's value (speech/expressions.py)
 
 Right is scale.hi, anything else scale.lo; only ``exact`` has something between. No partial credit for an
@@ -28,7 +29,7 @@ from speech.answers import SEARCH_S, option, pattern, problem
 from speech.expressions import expression, says
 from speech.numbers import number, numbers
 from speech.spelling import bare
-from speech.words import alike, words
+from speech.words import alike, spoken, typed, words
 
 JUDGE = "verifiable/1"
 
@@ -119,9 +120,9 @@ def _contains(text: str, answer: str) -> bool:
 
 
 def _regex(text: str, answer: str) -> bool:
-    said = " ".join(words(text))
-    texts = (said,) if said.isascii() else (said, bare(said))
-    return any(pattern(answer).search(one, timeout=SEARCH_S) is not None for one in texts)
+    ways = [" ".join(say(text)) for say in (words, typed, spoken)]
+    texts = dict.fromkeys(spelling for way in ways for spelling in (way, bare(way)))
+    return any(pattern(answer).search(said, timeout=SEARCH_S) is not None for said in texts)
 
 
 def _math(text: str, answer: str) -> bool:

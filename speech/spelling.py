@@ -14,16 +14,17 @@ _TABLE = str.maketrans(
     | dict.fromkeys("‐‑‒–—―−﹘﹣－⁃", "-")
     | dict(zip("。｡、，！？；：؟،؛⁄", "..,,!?;:?,;/", strict=True))
     | {"½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4"}
-    | {"²": " squared ", "³": " cubed ", "æ": "ae", "Æ": "ae", "œ": "oe", "Œ": "oe", "ß": "ss", "ẞ": "ss"}
-    | {power: f"^{digit}" for power, digit in zip("⁰¹⁴⁵⁶⁷⁸⁹", "01456789", strict=True)}
+    | {"æ": "ae", "Æ": "ae", "œ": "oe", "Œ": "oe", "ß": "ss", "ẞ": "ss"}
 )
+_POWER = regex.compile(r"[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_POWERS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789", "⁺")
 _UNSEEN = regex.compile(r"[\p{Cf}\p{Variation_Selector}\u0640\u034f]+")  # and the Arabic stretch of a letter
 _DIGIT = regex.compile(r"[\p{Nd}--[0-9]]", regex.V1)
 
 
 def plain(text: str) -> str:
     """The text in lower case and one spelling; punctuation and blanks stay where they are."""
-    seen = _UNSEEN.sub("", text.translate(_TABLE))
+    seen = _POWER.sub(_power, _UNSEEN.sub("", text.translate(_TABLE)))
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
     spelled = _UNSEEN.sub("", folded.translate(_TABLE))
     return str(_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0], digit[0])), spelled))
@@ -32,8 +33,13 @@ def plain(text: str) -> str:
 def bare(word: str) -> str:
     """The word without its accents, points and strokes: "café" is "cafe"."""
     taken_apart = unicodedata.normalize("NFD", word.replace("ø", "o").replace("ł", "l").replace("đ", "d"))
-    return unicodedata.normalize("NFC", str(_ACCENT.sub("", taken_apart)))
+    return unicodedata.normalize("NFC", str(_ACCENT.sub(r"\1", taken_apart)))
+
+
+def _power(raised: "regex.Match[str]") -> str:
+    """One power for a whole row of raised digits: x¹⁰ is x^10, x⁻¹ is x^-1."""
+    return {"²": " squared ", "³": " cubed "}.get(raised[0], f"^{raised[0].translate(_POWERS)}")
 
 
 # What is written or left out beside a letter of these scripts; elsewhere a mark is a sound of its own.
-_ACCENT = regex.compile(r"(?<=[\p{Latin}\p{Greek}]\p{M}*)\p{M}|[\u0591-\u05c7\u064b-\u0652\u0670]")
+_ACCENT = regex.compile(r"([\p{Latin}\p{Greek}])\p{M}+|[\u0591-\u05c7\u064b-\u0652\u0670]")

@@ -7,7 +7,7 @@
     scripts   without blanks (Chinese, Japanese, Thai, ...): sign by sign
 
 Invariant: the words of words are themselves, and punctuation, case and spelling (speech/spelling.py) change
-nothing. One pass over a text and one over each row of numbers in it.
+nothing. A text is read in a few passes, however long it is.
 """
 
 from collections.abc import Sequence
@@ -36,6 +36,7 @@ _PARTS = {
     ("1", "2"): "one half", ("1", "3"): "one third", ("2", "3"): "two thirds",
     ("1", "4"): "one quarter", ("3", "4"): "three quarters",
 }  # fmt: skip
+_COUNTED = ("percent", *_COINS.values(), *(f"{coin}s" for coin in _COINS.values()))
 _READ_OUT = {"%": "percent", "+": "plus", "=": "equals", "&": "and", "mr": "mister", "fourty": "forty"}
 _ORDINAL = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth"}
 _ORDINAL |= {"nine": "ninth", "twelve": "twelfth"}
@@ -49,11 +50,16 @@ def words(text: str) -> list[str]:
     Example:
         words("It’s 12, café!")  # ["it's", "twelve", "café"]
     """
-    said = _MINUS.sub(" minus ", _MONEY.sub(_paid, _PART.sub(_part, plain(text))))
-    tokens = [one for token in _TOKEN.findall(said) for one in _written(token)]
+    tokens = typed(text)
     while (numbered := _numbered(tokens)) != tokens:  # "20 3" sounds as 23 does
         tokens = numbered
     return tokens
+
+
+def typed(text: str) -> list[str]:
+    """The words with every number as the text has it: "forty two" is two words, "42" is one."""
+    said = _MINUS.sub(" minus ", _MONEY.sub(_paid, _PART.sub(_part, plain(text))))
+    return [one for token in _TOKEN.findall(said) for one in _written(token)]
 
 
 def alike(said: Sequence[str], heard: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -67,11 +73,35 @@ def alike(said: Sequence[str], heard: Sequence[str]) -> tuple[list[str], list[st
 
 
 def spoken(text: str) -> list[str]:
-    """The words as they sound, numbers in letters: what a text's length is measured on."""
-    said = []
-    for word in words(text):
-        said += spelled(int(word)) if word.isascii() and word.isdecimal() and len(word) <= 15 else [word]
-    return said
+    """The words as they sound, numbers in letters: what a text's length is measured on.
+
+    1100 to 1999 and 2010 to 2099 sound as years do, in two pairs, unless they count money or percent.
+
+    Example:
+        spoken("3.14 in 1905")  # ["three", "point", "one", "four", "in", "nineteen", "oh", "five"]
+    """
+    said = words(text)
+    following = [*said, ""][1:]
+    return [
+        one
+        for word, after in zip(said, following, strict=True)
+        for one in _sound(word, may_be_year=after not in _COUNTED)
+    ]
+
+
+def _sound(word: str, may_be_year: bool) -> list[str]:
+    """A word in letters: 1905 as "nineteen oh five", 3.14 as "three point one four"; not from 10^15 on."""
+    whole, point, digits = word.partition(".")
+    if not (whole.isascii() and whole.isdecimal() and len(whole) <= 15):
+        return [word]
+    if point:
+        return [*spelled(int(whole)), "point", *(one for digit in digits for one in spelled(int(digit)))]
+    value = int(whole)
+    if not may_be_year or not (1100 <= value < 2000 or 2010 <= value < 2100):
+        return spelled(value)
+    first, second = divmod(value, 100)
+    last = spelled(second) if second else ["hundred"]
+    return [*spelled(first), *(["oh"] if 0 < second < 10 else []), *last]
 
 
 def _written(token: str) -> list[str]:
@@ -91,7 +121,8 @@ def _numbered(tokens: list[str]) -> list[str]:
     said: list[str] = []
     at, row = 0, False
     while at < len(tokens):
-        read = cardinal(tokens, at, row or tokens[at] not in _CENTURIES)
+        repeated = at > 0 and tokens[at - 1] == tokens[at] == "point"  # a pass for each of them otherwise
+        read = None if repeated else cardinal(tokens, at, row or tokens[at] not in _CENTURIES)
         if read is not None:
             said.append(_number(read[0]))
             row, at = True, read[1]

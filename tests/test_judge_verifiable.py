@@ -112,6 +112,11 @@ CHECKED = [  # match, answer, what is right, what is wrong
     ("contains", "12", ["twelve monkeys", "12 monkeys"], ["112 monkeys", "twelvemonkeys"]),
     ("regex", "Paris|London", ["in paris.", "LONDON"], ["rome", ""]),
     ("regex", r"^in .*(19|20)\d\d$", ["In the year 1984!"], ["1984", "in 1984 or so"]),
+    ("regex", "forty two", ["It is forty-two.", "42"], ["forty", "40 and 2", "24"]),
+    ("regex", "^one hundred$", ["One hundred", "100", "a hundred"], ["one", "one hundred five"]),
+    ("regex", "per cent", ["fifty per cent"], ["fifty"]),
+    ("regex", "42|1999", ["forty two", "nineteen ninety-nine", "1,999"], ["forty", "nineteen"]),
+    ("regex", "three point five", ["3.5", "three point five"], ["35", "three"]),
     ("math", "2x + 3", ["the answer is three plus two x", "2x+3"], ["two x", "2 x plus 3 x"]),
     ("math", "x = 3", ["x equals three", "so it is 3"], ["x", "x equals 4"]),
 ]  # fmt: skip

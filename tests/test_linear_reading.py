@@ -36,6 +36,7 @@ from speech.answers import option, problem
 from speech.ears.kaldi import read_shift_and_scale
 from speech.expressions import expression, says
 from speech.numbers import number, numbers
+from speech.spelling import bare
 from tests.judge_server import JudgeServer, limits
 from tests.processes import HANG_S
 
@@ -149,6 +150,13 @@ def test_the_longest_transcript_is_held_against_an_answer_in_one_pass(
     name: str, unit: list[tuple[str, str]], ends: tuple[str, str]
 ) -> None:
     reads(TRANSCRIPTS[name], repeated(unit, HEARD, ends))
+
+
+@pytest.mark.parametrize("row", ["point ", "\u0301"], ids=["points", "accents"])
+@pytest.mark.parametrize("start", ["a", "の", "five "])
+def test_words_and_letters_of_one_row_are_read_in_one_pass(start: str, row: str) -> None:
+    for reader in (words, bare):
+        reads(reader, start + row * (LONG // len(row)) + "oh")
 
 
 def test_a_file_of_statistics_is_read_in_one_pass(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ from judge.asr import word_error_rate
 from judge.choices import letters
 from judge.types import Scale, Scored, Task
 from judge.verifiable import right, score
+from judge.voice import EMBEDDED as NORMS
+from speech.algebra import same
+from speech.expressions import expression
 from speech.numbers import numbers
-from speech.spelling import plain
+from speech.spelling import bare, plain
 from speech.words import alike, spoken, words
 
 SAME = [  # what is typed, what is written for the same words
@@ -97,9 +100,42 @@ def test_numbers_and_choices_read_the_same_signs() -> None:
 
 
 def test_what_sounds_long_is_measured_long() -> None:
-    assert spoken("1999") == ["one", "thousand", "nine", "hundred", "ninety", "nine"]
+    assert spoken("12,999") == "twelve thousand nine hundred ninety nine".split()
     assert spoken("$1,205") == ["one", "thousand", "two", "hundred", "five", "dollars"]
     assert spoken("it's 12") == ["it's", "twelve"]
+    assert spoken("...") == []
+
+
+AS_SAID = [  # what is said, how else it is written
+    ("three point one four", "3.14"), ("zero point five", "0.5"), ("minus two point zero seven", "-2.07"),
+    ("it was nineteen ninety nine", "It was 1999."), ("nineteen oh five", "1905"), ("nineteen hundred", "1900"),
+    ("eleven oh one", "1101"), ("twelve fifteen", "1215"), ("twenty ten", "2010"), ("twenty ninety nine", "2099"),
+    ("two thousand nine", "2009"), ("two thousand one hundred", "2100"), ("one thousand ninety nine", "1099"),
+    ("one thousand two hundred dollars", "$1,200"), ("fifty point five percent", "50.5%"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "written"), AS_SAID)
+def test_years_and_decimals_last_as_long_as_they_sound_in_letters_and_in_digits(
+    said: str, written: str
+) -> None:
+    assert spoken(said) == spoken(written) == said.split()
+    assert NORMS.seconds(said) == NORMS.seconds(written)
+
+
+@pytest.mark.parametrize(
+    ("raised", "flat"),
+    [("x¹⁰", "x^10"), ("10²³", "10^23"), ("x⁻¹", "1/x"), ("2¹⁰", "1024"), ("x²", "x^2"), ("x³y⁻²", "x^3/y^2"),
+     ("x⁺⁴", "x^4"), ("2¹\u200b⁰", "1024")],
+)  # fmt: skip
+def test_a_row_of_raised_digits_is_one_power(raised: str, flat: str) -> None:
+    assert same(expression(raised), expression(flat))
+    assert plain(plain(raised)) == plain(raised)
+
+
+def test_marks_go_from_letters_that_have_them_as_accents_only() -> None:
+    assert bare("a\u0301\u0323bά が नी") == "abα が नी"
+    assert bare("שָׁלוֹם سَلام") == "שלום سلام"
 
 
 PIECES = [
