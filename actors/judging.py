@@ -5,7 +5,7 @@ Invariant: everything that is wrong with settings and files is said before the f
 
 import asyncio
 import sys
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +34,8 @@ from judge.panel import FLOOR, JUDGE
 from judge.replies import Replies
 from judge.types import Judged, Missing, Scale, Scored
 from judge.voice import SpeechNorms, norms_of
-from speech.manifest import ManifestError, read
+from speech.manifest import ManifestError, Row, asks_aloud, read
+from speech.rows import Rows
 
 OK = 0
 BY_RULE = {FLOOR, f"{JUDGE}({FLOOR})"}  # who gave a score that no judge was asked for
@@ -46,14 +47,22 @@ def probe(overrides: Sequence[str]) -> int:
     heard.
     """
     config = load(list(overrides))
-    found = probe_judge(config.judge, config.rollout.group_size)
     train = config.data.train
-    if found is None and not own(train):
+    if not config.judge.api_axes and not own(train):
         raise UserError(f"judge probe: {NO_API}")
+    rows = read(train, config.data.max_seconds)
+    found = probe_run(config, _prompts(config, rows))
     print("\n".join(found.describe() if found is not None else [NO_API]))
     if own(train):
-        print("\n".join(heard_by(config, train, read(train, config.data.max_seconds))))
+        print("\n".join(heard_by(config, train, rows)))
     return OK
+
+
+def _prompts(config: Config, train: Rows[Row]) -> Iterator[Row]:
+    """Those that a run of these settings has judged. A manifest is read once it is needed."""
+    yield from train
+    yield from read(config.data.validation, config.data.max_seconds)[: config.data.eval_prompts]
+    yield from read(config.data.test, config.data.max_seconds)
 
 
 def score(manifest: Path, to: Path, overrides: Sequence[str]) -> int:
@@ -219,6 +228,12 @@ def _judges(config: Config, given: Replies, voice: SpeechNorms | None) -> Judges
         folder=given.folder,
         max_seconds=given.max_seconds,
     )
+
+
+def probe_run(config: Config, rows: Iterable[Row]) -> Probed | None:
+    """What the endpoints can do of what a run on these rows will ask; else as ``probe_judge``."""
+    spoken = config.judge.holistic > 0 and asks_aloud(rows)
+    return probe_judge(config.judge, config.rollout.group_size, user_audio=spoken)
 
 
 def probe_judge(config: JudgeConfig, group_size: int = 1, *, user_audio: bool = True) -> Probed | None:

@@ -14,7 +14,7 @@ from actors.cluster import Cluster
 from actors.driver import Driver
 from actors.fleet import Fleet
 from actors.interrupt import terminable, until_terminated
-from actors.judging import probe_judge
+from actors.judging import probe_run
 from actors.lock import alone
 from actors.monitor import Monitor
 from actors.prepare import Job
@@ -22,7 +22,6 @@ from actors.record import RunDirectory
 from actors.terminal import when_lost
 from judge.api import Probed
 from report import page
-from speech.manifest import asks_aloud
 
 
 def run(job: Job) -> RunDirectory:
@@ -35,7 +34,7 @@ def run(job: Job) -> RunDirectory:
         if job.snapshot is not None:
             _take(held, job.config.run.root / job.config.run.name)
             checkpoint.check_newest(job.snapshot[0])
-        probed = _probed(job)
+        probed = probe_run(job.config, chain(job.train, job.validation, job.test))
         print("starting Ray" if job.config.cluster.address == "local" else "joining Ray", flush=True)
         cluster = Cluster(job.config, job.layout)  # before anything is written
         try:
@@ -47,13 +46,6 @@ def run(job: Job) -> RunDirectory:
 def _take(held: ExitStack, path: Path) -> None:
     """Nobody else may run in this folder until ``held`` is closed."""
     held.enter_context(alone(path, "a run"))
-
-
-def _probed(job: Job) -> Probed | None:
-    """What the judge's endpoints can do of what this job will ask."""
-    judge, rows = job.config.judge, chain(job.train, job.validation, job.test)
-    spoken = judge.holistic > 0 and asks_aloud(rows)
-    return probe_judge(judge, job.config.rollout.group_size, user_audio=spoken)
 
 
 def _run_on(cluster: Cluster, job: Job, probed: Probed | None, held: ExitStack) -> RunDirectory:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from actors.checkpoint import model_fingerprint
 from actors.cluster import cores, plan
 from actors.errors import RunError, UserError
-from actors.judging import probe_judge, resumable, users_mistakes
+from actors.judging import probe_run, resumable, users_mistakes
 from actors.pair_files import PairFiles
 from actors.pair_outcome import WHY, Outcome
 from actors.pair_sampling import Sampler, Work
@@ -37,7 +37,7 @@ from speech.audio import inside
 from speech.families.base import Family
 from speech.journal import Journal, Line
 from speech.layout import layout_of
-from speech.manifest import Cursor, ManifestError, asks_aloud, read
+from speech.manifest import Cursor, ManifestError, read
 from speech.pairs import PairRow, Provenance
 
 OK = 0
@@ -137,9 +137,7 @@ def _complete(work: Work, files: PairFiles, kept: Journal[Header, Outcome]) -> N
     todo = [row for row in work.rows if row.id not in kept.entries or kept.entries[row.id].again]
     if not todo:
         return
-    judge = work.config.judge
-    spoken = judge.holistic > 0 and asks_aloud(work.rows)
-    found = probe_judge(judge, work.config.rollout.group_size, user_audio=spoken)
+    found = probe_run(work.config, work.rows)
     _belongs(kept, header.model_copy(update={"mode": found.mode if found is not None else None}))
     with resumable("pairs", kept.entries, len(work.rows), "prompts"):
         files.start()

@@ -15,12 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from judge.failures import document, error_failure, failed, shown
 from judge.finish import unfinished
 
-DATED = r"([-@:][0-9]{3,}([.-][0-9]+)*)?"
-"""What an endpoint may add to the name that was asked for: a date or a build, never another model's name."""
+DATED = r"([-@:]([0-9]{4,}|0[0-9]{2})([.-][0-9]+)*)?"
+"""What an endpoint may add to the name that was asked for: a date or a build (-2025-08-28, -0613, -001), no
+size (-405)."""
 
 THOUGHT_ENDS = ("</think>", "</thinking>", "</thought>", "</reasoning>", "[/think]", "◁/think▷")
 """What stands between a thought and the answer where both come in one text, in lower case."""
-THOUGHT_BEGINS = tuple(end.replace("/", "") for end in THOUGHT_ENDS)
+END_OF_THOUGHT = re.compile("|".join(map(re.escape, THOUGHT_ENDS)), re.IGNORECASE | re.ASCII)
+BEGIN_OF_THOUGHT = re.compile(END_OF_THOUGHT.pattern.replace("/", ""), re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,8 @@ def read_completion(
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise failed("malformed", f"not a chat completion: {where}: {first['msg']}") from None
     used = _used(reply.usage)
+    for given in reply.choices or ():  # before the name: what failed on its way may bear any
+        _must_be_whole(given, used)
     if reply.model and not is_named(reply.model, (model, *also)):
         told = f"asked for {model}, answered by {reply.model}"
         raise failed("wrong_model", f"{told}; if it is the same: {settings}.also_named=[{reply.model}]", used)
@@ -124,11 +128,10 @@ def after_thought(text: str) -> tuple[str, str]:
 
     A thought that does not end has no answer behind it: the answer is empty.
     """
-    low = text.lower()
-    end = max((low.rfind(mark) + len(mark) for mark in THOUGHT_ENDS if mark in low), default=0)
+    end = max((mark.end() for mark in END_OF_THOUGHT.finditer(text)), default=0)
     if end:
         return text[end:], text[:end]
-    return ("", text) if low.lstrip().startswith(THOUGHT_BEGINS) else (text, "")
+    return ("", text) if BEGIN_OF_THOUGHT.match(text.lstrip()) else (text, "")
 
 
 def _advice(settings: str, most: int | None) -> str:
@@ -146,12 +149,19 @@ def _only_choice(reply: _Reply, used: tuple[int, int], body: bytes) -> _Choice:
     return choices[0]
 
 
-def _must_have_answered(choice: _Choice, used: tuple[int, int], advice: str) -> None:
-    """CallFailed: the choice holds an error, was refused or is not the model's whole answer."""
+def _must_be_whole(choice: _Choice, used: tuple[int, int]) -> None:
+    """CallFailed: the choice holds an error, or the server gave it up."""
     if choice.error:
         failure = error_failure(choice.error, f"inside the answer: {choice.error}")
         failure.tokens = used
         raise failure
+    stopped = unfinished(choice.finish_reason, used, "")
+    if stopped is not None and stopped.kind == "server":
+        raise stopped
+
+
+def _must_have_answered(choice: _Choice, used: tuple[int, int], advice: str) -> None:
+    """CallFailed: the choice was refused or is not the model's whole answer."""
     if choice.message is None:
         raise failed("empty", "no message in the answer", used)
     if choice.message.refusal:

@@ -30,18 +30,18 @@ WITHHELD: Names = frozenset(
 """Google's names, Anthropic's, Bedrock's, z.AI's."""
 BROKEN: Names = frozenset(
     "error network_error server_error internal_error upstream_error provider_error abort aborted cancel "
-    "cancelled canceled timeout insufficient_system_resource overloaded rate_limit".split()
+    "cancelled canceled timeout insufficient_system_resource overloaded rate_limit other unspecified".split()
 )
-"""The server gave up: OpenRouter, vLLM, SGLang, z.AI, DeepSeek."""
+"""The server gave up: OpenRouter, vLLM, SGLang, z.AI, DeepSeek; without a reason: Google."""
 
 End = Literal["own", "cut", "withheld", "broken", "unknown"]
 
 
 def meaning(reason: str | None) -> End:
-    """What a finish_reason says; none, or a blank one, says nothing against the answer."""
+    """What a finish_reason says; none, a blank one or "null" says nothing against the answer."""
     name = (reason or "").strip().lower().removeprefix("finish_reason_")
     name = name.translate(dict.fromkeys(map(ord, "-. "), "_")).strip("_")
-    if not name or name in ITS_OWN_END:
+    if name in ("", "null") or name in ITS_OWN_END:
         return "own"
     if name in CUT_OFF:
         return "cut"

@@ -184,7 +184,7 @@ class _Call(Generic[T]):
             raise failed("network", f"{type(broken).__name__}: {broken}") from None
         if not response.is_success:
             self.after_s = retry_after(response.headers.get("retry-after"), time.time())
-            raise status_failure(response.status_code, body)
+            raise await asyncio.to_thread(status_failure, response.status_code, body)
         if len(body) > most:
             raise failed("too_large", f"more than {most} bytes")
         kind = response.headers.get("content-type", "no content-type").partition(";")[0].strip().lower()

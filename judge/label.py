@@ -5,6 +5,7 @@ stands behind it ends the turn; where the tokens say anything else, they are not
 """
 
 import re
+from bisect import bisect_left, insort
 from collections.abc import Collection, Sequence
 from math import exp
 
@@ -53,10 +54,12 @@ def weights_of(labels: Collection[str], options: Sequence[tuple[str, float]]) ->
     for sign, logprob in options:
         if not logprob <= 1e-3:  # NaN as well
             raise CallFailed("malformed", f"a log-probability must not be positive: got {logprob}")
-        same = counted.setdefault(sign, [])
-        if plain(sign) in weights and not any(abs(logprob - other) <= ROUNDING for other in same):
+        same = counted.setdefault(sign, [])  # in order: one comparison, however many there are
+        at = bisect_left(same, logprob - ROUNDING)
+        again = at < len(same) and same[at] <= logprob + ROUNDING
+        if plain(sign) in weights and not again:
             weights[plain(sign)] += exp(logprob)
-            same.append(logprob)
+            insort(same, logprob)
     return weights
 
 

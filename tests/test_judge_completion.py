@@ -29,7 +29,7 @@ def failure_of(data: bytes, **how: Any) -> CallFailed:
 
 @pytest.mark.parametrize(
     "reason",
-    [None, *"|stop|STOP|stop | Stop\n|FINISH_REASON_STOP|end_turn|endturn|end-turn|END|eos|EOS|eos_token".split("|"),
+    [None, *"|null|stop|STOP|stop | Stop\n|FINISH_REASON_STOP|end_turn|endturn|end-turn|END|eos|EOS|eos_token".split("|"),
      "stop_sequence", "stop sequence", "COMPLETE"],
 )  # fmt: skip
 def test_a_model_that_came_to_its_own_end_has_answered_whatever_that_is_called(reason: str | None) -> None:
@@ -62,11 +62,11 @@ def test_a_model_that_came_to_its_own_end_has_answered_whatever_that_is_called(r
         ("tool_calls", "malformed"),
         ("function_call", "malformed"),
         ("MALFORMED_FUNCTION_CALL", "malformed"),
-        ("OTHER", "malformed"),
-        ("FINISH_REASON_UNSPECIFIED", "malformed"),
+        ("OTHER", "server"),
+        ("FINISH_REASON_OTHER", "server"),
+        ("FINISH_REASON_UNSPECIFIED", "server"),
         ("pause_turn", "malformed"),
         ("repetition", "malformed"),
-        ("null", "malformed"),
         ("nonstop", "malformed"),
         ("stop stop", "malformed"),
         (1, "malformed"),
@@ -108,12 +108,13 @@ def test_an_end_that_nobody_knows_is_never_the_models_own(reason: str) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["in the choice", "at the top"])
+@pytest.mark.parametrize("routed", [False, True], ids=["by its model", "by another name"])
 def test_an_error_inside_a_success_is_what_it_is_outside_wherever_it_stands(
-    error: Any, kind: Kind, where: str
+    error: Any, kind: Kind, where: str, routed: bool
 ) -> None:
     half = {"content": "<score>5</score>"}  # what was said before the upstream died is no answer
     data = body({"error": error}, half) if where == "in the choice" else body(message=half, error=error)
-    failure = failure_of(data)
+    failure = failure_of(data.replace(MODEL.encode(), b"a router") if routed else data)
     assert failure.kind == kind == error_failure(error, "").kind
     assert failure.retryable == (kind in ("server", "rate_limited", "network"))
     assert (
@@ -144,6 +145,11 @@ def test_a_refusal_of_any_form_is_one(refusal: Any) -> None:
     assert failure_of(body(message={"refusal": refusal})).kind == "refusal"
 
 
+def test_what_a_server_gave_up_is_its_failure_whatever_name_it_bears() -> None:
+    failure = failure_of(body({"finish_reason": "error", "message": None}, model="other"))
+    assert failure.kind == "server" and failure.retryable
+
+
 def test_of_two_choices_none_is_taken() -> None:
     choice = {"message": {"content": "4"}, "finish_reason": "stop"}
     failure = failure_of(json.dumps({"choices": [choice, choice]}).encode())
@@ -165,6 +171,9 @@ THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "2?"}]}
         ("2? no</think>4", "4"),
         ("[THINK]2?[/THINK]4", "4"),
         ("<think></think>4", "4"),
+        ("İİ</think>4.5", "4.5"),  # in lower case two characters each
+        ('<think>İyi</THINK>{"score": 4}', '{"score": 4}'),
+        ("<thin\u212a></thin\u212a>4", "<thin\u212a></thin\u212a>4"),  # the sign of kelvin, and no mark
     ],
 )
 def test_content_in_parts_and_thoughts_before_it_are_the_same_answer(content: Any, text: str) -> None:
@@ -244,6 +253,11 @@ def test_audio_that_was_counted_is_known() -> None:
         ("gpt-audio-mini", ["gpt-audio"], False),
         ("openai/gpt-audio", ["gpt-audio"], False),
         ("gptXaudio", ["gpt.audio"], False),
+        ("gemini-2.0-flash-001", ["gemini-2.0-flash"], True),
+        ("gpt-4-0613", ["gpt-4"], True),
+        ("llama-3-405", ["llama-3"], False),  # a size
+        ("qwen3:235", ["qwen3"], False),
+        ("qwen3:235-2507", ["qwen3"], False),
     ],
 )
 def test_a_model_may_answer_by_a_name_that_the_user_gave_it_and_by_no_other(
@@ -262,7 +276,7 @@ def test_an_answer_that_was_cut_off_names_the_settings_that_give_it_room() -> No
         assert part in failure.reason
 
 
-@given(st.text(st.sampled_from("<>/think[THINK]◁▷ 4\n"), max_size=60))
+@given(st.text(st.sampled_from("<>/think[THINK]◁▷İ 4\n"), max_size=60))
 def test_what_stands_behind_a_thought_is_the_end_of_the_text(text: str) -> None:
     answer, thought = after_thought(text)
     assert (thought + answer == text) or (answer == "" and thought == text)

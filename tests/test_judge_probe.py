@@ -1,13 +1,17 @@
 """The probe asks what the run will ask; what it finds is about the endpoint, not about its bookkeeping."""
 
 import asyncio
+import json
+import shutil
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
+from actors.cli import main
 from conf.load import load
 from judge import api
 from judge.answers import Mode, Sampling
@@ -24,6 +28,7 @@ from judge.trials import Asked
 from judge.types import CallFailed, Scale, Task
 from rollout.types import Speech
 from tests.judge_server import MODEL, Body, JudgeServer, limits, recordings
+from tests.judging import WORLD
 
 TASK = Task(task_type="t", question="Why?", match=None, answer=None, style=None)
 LACKS: dict[Mode, str] = {"logprobs": "", "schema": "logprobs", "tagged": "logprobs json_schema"}
@@ -300,3 +305,31 @@ def test_a_deployment_that_answers_by_its_models_name_is_used_once_that_is_liste
             assert found.judge.mode == "logprobs"
 
     asyncio.run(asyncio.wait_for(test(), 60))
+
+
+@pytest.mark.parametrize(("spoken", "code"), [(False, 0), (True, 2)], ids=["typed", "spoken"])
+def test_the_command_asks_with_the_users_voice_only_where_a_prompt_is_spoken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spoken: bool, code: int
+) -> None:
+    shutil.copy(WORLD / "data/bank/rms/twelve.flac", tmp_path / "twelve.flac")
+    typed = {
+        "id": "typed", "messages": [{"role": "user", "content": "how many?"}], "question_text": "how many?",
+        "task_type": "t", "answer": {"match": "final", "value": "twelve"}, "style": None, "audios": [],
+        "sft_target_text": "twelve", "sft_target_audio": ["twelve.flac"],
+    }  # fmt: skip
+    heard = {"messages": [{"role": "user", "content": "<|audio|>"}], "audios": [["twelve.flac"]]}
+    (tmp_path / "typed.jsonl").write_text(json.dumps(typed) + "\n")
+    (tmp_path / "test.jsonl").write_text(json.dumps(typed | heard if spoken else typed) + "\n")
+    data = [f"data.{split}={tmp_path}/typed.jsonl" for split in ("train", "validation")]
+    hears = ["judge.asr.by=pocketsphinx", f"judge.asr.language_model={WORLD}/data/asr.arpa"]
+    hears += [f"judge.asr.dictionary={WORLD}/data/asr.dict"]
+    axes = ["judge.semantic=0", "judge.acoustic=0", "judge.holistic=1"]
+
+    async def probed() -> int:
+        async with OneRecording(opinion) as server:
+            where = ["judge=openai", f"judge.api.base_url={server.base_url}", f"judge.api.model={MODEL}"]
+            told = [*where, *axes, *hears, "data=manifest", *data, f"data.test={tmp_path}/test.jsonl"]
+            return await asyncio.to_thread(main, ["judge", "probe", *told])
+
+    assert asyncio.run(asyncio.wait_for(probed(), 60)) == code
+    assert ("At most 1 audio" in capsys.readouterr().err) == spoken

@@ -26,6 +26,7 @@ from judge.choices import letters
 from judge.completion import after_thought, is_named, read_completion
 from judge.failures import status_failure
 from judge.http import Post, new_client, post, retry_after
+from judge.label import weights_of
 from judge.limits import Limiter
 from judge.ranking import parse_ranking
 from judge.rubric import escaped
@@ -56,6 +57,7 @@ ANSWERS: dict[str, Callable[[str], Any]] = {
     "tag_content": partial(tag_content, "score"),
     "tagged": lambda text: read(SCORE, "tagged", text, []),
     "schema": lambda text: read(SCORE, "schema", text, []),
+    "alternatives": lambda text: weights_of(["4"], [("4", -0.01 * i) for i in range(len(text) // 4)]),
     "label": lambda text: read(SCORE, "logprobs", text, [[("4", 0.0)]]),
     "ranking": lambda text: parse_ranking("tagged", f"Fine. <ranking>{text}</ranking>", 3),
     "english": check_english,
@@ -216,5 +218,35 @@ def test_other_calls_go_on_while_a_body_is_read() -> None:
                 if server.bodies:
                     went_on.set()
             assert (await call).found
+
+    asyncio.run(test())
+
+
+def test_other_calls_go_on_while_an_error_page_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, went_on = threading.Event(), threading.Event()
+
+    def slow(status: int, body: bytes) -> CallFailed:
+        begun.set()
+        assert went_on.wait(HANG_S / 10), "the loop stood still while an error page was read"
+        return status_failure(status, body)
+
+    monkeypatch.setattr("judge.http.status_failure", slow)
+
+    async def test() -> None:
+        from judge.endpoint import Endpoint
+
+        async with JudgeServer(lambda body: 4.0) as server, new_client() as client:
+            server.down = True
+            where = Endpoint(
+                base_url=server.base_url, model="m", key_env=None, deadline_s=2 * HANG_S, attempts=1
+            )
+            request = Post(path="/x", content_type="application/json", content=b"{}", read=lambda body: None)
+            call = asyncio.create_task(post(client, where, request))
+            while not call.done():
+                await asyncio.sleep(0.001)
+                if begun.is_set():
+                    went_on.set()
+            with pytest.raises(CallFailed, match="HTTP 503"):
+                await call
 
     asyncio.run(test())
