@@ -1,4 +1,4 @@
-"""The figures of a step's judged replies, under the metric names of DESIGN §4.
+"""The figures of a step's judged replies, under the metric names of docs/design.md §4.
 
 Invariant: a figure over no replies is left out, never invented.
 """

@@ -1,4 +1,4 @@
-"""The run directory: created once, appended to, cut back on resume; readable without this code (DESIGN §4).
+"""The run directory: created once, appended to, cut back on resume; readable without this code (docs/design.md §4).
 
 Invariant: after a resume from step k no metric, evaluation, held-out reply, sample, rollout, audio file or
 checkpoint of a later step is left, so no step appears twice; events.jsonl tells all that happened and

@@ -1,6 +1,6 @@
 """The objective's settings: a table component x channel -> weight, and how each component is computed.
 
-One file of conf/algo per row of METHOD §4 sets them; docs/method.md has every formula. What contradicts
+One file of conf/algo per row of docs/method.md §4 sets them; docs/method.md has every formula. What contradicts
 itself is refused here with the rule.
 """
 
@@ -35,7 +35,7 @@ def _even(weight: float) -> ChannelWeights:
 
 
 class GateConfig(Strict):
-    """Rollout statistics -> lambda (METHOD §3)."""
+    """Rollout statistics -> lambda (docs/method.md §3)."""
 
     lambda_max: Fraction = 0.8
     """Most that preference ever gets; 1 - lambda_max of anchoring always stays."""
@@ -70,7 +70,7 @@ RELEASED: dict[str, Any] = {
 
 
 class AlgoConfig(Strict):
-    """The objective: L = (1 - lambda) * SFT + lambda * PO (METHOD §2)."""
+    """The objective: L = (1 - lambda) * SFT + lambda * PO (docs/method.md §2)."""
 
     name: str = "gated"
     """For people; the fields below decide."""

@@ -1,6 +1,6 @@
 """Verdicts: a number on a declared scale with its spread and provenance, or missing with a reason.
 
-There is no third case and no default: nothing in this package turns a failure into a number (METHOD §5).
+There is no third case and no default: nothing in this package turns a failure into a number (docs/method.md §5).
 """
 
 from collections.abc import Mapping

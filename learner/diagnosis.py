@@ -75,7 +75,7 @@ class Diagnosis:
     shift: Mapping[str, Shift]
 
     def metrics(self) -> dict[str, float]:
-        """Under the names of DESIGN §4; what was not measured is left out."""
+        """Under the names of docs/design.md §4; what was not measured is left out."""
         named = {
             "grad/text_audio_ratio": self.model.text_audio_ratio,
             "grad/text_audio_cosine": self.model.text_audio_cosine,

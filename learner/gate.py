@@ -7,7 +7,7 @@
     lambda_t      = (1 - alpha) * mean_g(lambda_max * direction_g * information_g) + alpha * lambda_{t-1}
 
 One gate per run. It sees every group of a step before any loss is computed, so lambda is one number on
-every rank. Its whole state is the last lambda (``state_dict``): resume is exact. METHOD §3; WavAlign
+every rank. Its whole state is the last lambda (``state_dict``): resume is exact. docs/method.md §3; WavAlign
 (arXiv 2604.14932) §3.4. ``FixedMix`` is the same interface with a constant lambda.
 """
 
@@ -32,7 +32,7 @@ class GateReading:
     noise_variance: float | None = None  # judge's own variance, mean over groups
 
     def metrics(self) -> dict[str, float]:
-        """Under the names of DESIGN §4; what was not measured is left out."""
+        """Under the names of docs/design.md §4; what was not measured is left out."""
         named = {
             "lambda": self.weight,
             "lambda_raw": self.raw,

@@ -1,4 +1,4 @@
-"""What a pass over the micro-batches adds up to, under the metric names of DESIGN §4.
+"""What a pass over the micro-batches adds up to, under the metric names of docs/design.md §4.
 
 Invariants: only sums travel between ranks; every figure is a ratio of two global sums, so that it does not
 depend on how the batch was cut. A figure over no positions is left out, never invented; a loss that the rows

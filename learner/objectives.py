@@ -1,4 +1,4 @@
-"""The objective: what each position weighs in each component. METHOD §2 and §4; docs/method.md.
+"""The objective: what each position weighs in each component. docs/method.md §2 and §4.
 
     L = (1 - lambda) * SFT  +  lambda * (PO or DPO  +  KL  -  ENTROPY)
 

@@ -1,7 +1,7 @@
 """Parity: do engine and learner give the same log-probs to the same sampled tokens?
 
 Everything that can go wrong between the two (temperature, grammar mask, weights that did not arrive, ids
-that were re-tokenised) shows here as a difference, before it shows anywhere else. DESIGN §5, invariant 5.
+that were re-tokenised) shows here as a difference, before it shows anywhere else. docs/design.md §5, invariant 5.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """What a group of replies to one prompt says: how many were judged, how good, how different.
 
 Invariant: only rewards that exist count. A missing reward (None) has no effect on any figure but
-``size``; nothing stands in for it. A group with too few valid rewards has no statistics at all (METHOD
+``size``; nothing stands in for it. A group with too few valid rewards has no statistics at all (docs/method.md
 §3).
 """
 

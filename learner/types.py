@@ -84,7 +84,7 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepBatch:
-    """One optimiser step: L = (1 - weight) * SFT(anchors) + weight * PO(rollouts, pairs). METHOD §2."""
+    """One optimiser step: L = (1 - weight) * SFT(anchors) + weight * PO(rollouts, pairs). docs/method.md §2."""
 
     step: int
     weight: float  # lambda_t

@@ -1,7 +1,7 @@
 """The lines of a run directory's jsonl files: one frozen model per kind of line, for writer and reader alike.
 
 Invariant: nothing stands in for what is not known. A missing score has a reason and no value, a number
-that does not exist is null; NaN and infinity do not exist in these files. DESIGN §4.
+that does not exist is null; NaN and infinity do not exist in these files. docs/design.md §4.
 
 Example:
     file.write(record.model_dump_json() + "\\n")

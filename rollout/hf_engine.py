@@ -1,7 +1,7 @@
 """The slow reference: the same protocol on a plain transformers model, for checking vLLM against.
 
 One prompt at a time, its G replies as one batch, float32, a sampling loop with nothing in it that is not
-in METHOD §2: logits, grammar mask, temperature, softmax, one draw per reply from that reply's own
+in docs/method.md §2: logits, grammar mask, temperature, softmax, one draw per reply from that reply's own
 generator. When the weights change under a running batch its cache is thrown away and computed again.
 """
 

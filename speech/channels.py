@@ -1,6 +1,6 @@
 """Channels: which kind of thing each token id is.
 
-Every response position belongs to exactly one channel (METHOD §1). The map is built from exact
+Every response position belongs to exactly one channel (docs/method.md §1). The map is built from exact
 token ids by the model family; it is a table over the whole embedding, so an id that the tokenizer
 does not know (padding rows) is PAD and never "audio because it is large".
 """

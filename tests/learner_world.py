@@ -199,7 +199,7 @@ def naive_rows(checkpoint: Path, config: Config, batch: StepBatch, *, perturbed:
 def naive_gradient(
     checkpoint: Path, config: Config, batch: StepBatch, *, perturbed: bool = False
 ) -> tuple[Tensors, dict[str, float]]:
-    """METHOD §2 in the plainest possible way; the losses under the names of the metrics."""
+    """docs/method.md §2 in the plainest possible way; the losses under the names of the metrics."""
     rows, algo = naive_rows(checkpoint, config, batch, perturbed=perturbed), config.algo
     found = naive.losses(
         batch.weight, rows.rollouts, rows.anchors, rows.pairs, algo, config.rollout.max_new_tokens

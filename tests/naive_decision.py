@@ -1,4 +1,4 @@
-"""METHOD §3 and §4's advantages and pairs written a second time: loops, one formula each.
+"""docs/method.md §3 and §4's advantages and pairs written a second time: loops, one formula each.
 
 See ``naive_objective``: nothing is imported from the product, settings are read by name.
 """
@@ -22,7 +22,7 @@ class Told:
 
 
 def survivors(rewards: Sequence[float | None]) -> list[int]:
-    """Replies of a group that count: those with a reward, if there are max(2, ceil(G/2)) of them. METHOD §3."""
+    """Replies of a group that count: those with a reward, if there are max(2, ceil(G/2)) of them. docs/method.md §3."""
     valid = [i for i, reward in enumerate(rewards) if reward is not None]
     return valid if len(valid) >= max(2, -(-len(rewards) // 2)) else []
 
@@ -33,7 +33,7 @@ def equal(values: Sequence[float]) -> bool:
 
 
 def normalised(values: Sequence[float], how: str, faithful: bool) -> list[float]:
-    """Advantages within one group. METHOD §2; the released code adds 1e-4 to the standard deviation."""
+    """Advantages within one group. docs/method.md §2; the released code adds 1e-4 to the standard deviation."""
     if equal(values):
         return [0.0] * len(values)
     n, mean = len(values), sum(values) / len(values)
@@ -60,7 +60,7 @@ def advantages(
     def of(values: list[float]) -> list[float]:
         return normalised(values, algo.normalise, algo.faithful)
 
-    if algo.routed:  # each axis to its own tokens, normalised apart: METHOD §4
+    if algo.routed:  # each axis to its own tokens, normalised apart: docs/method.md §4
         said, sounded = (of([axis(told, name, lo) for told in group]) for name in ("semantic", "acoustic"))
         formed = of([1.0 if told.well_formed else 0.0 for told in group])
         return [{"T": t, "A": a, "B": f, "E": f} for t, a, f in zip(said, sounded, formed, strict=True)]
@@ -86,7 +86,7 @@ def differs(group: Sequence[Told], algo: Any, weights: dict[str, float], lo: flo
 
 
 def raw_lambda(group: Sequence[Told], gate: Any, lo: float, hi: float, readings: int = 1) -> float:
-    """lambda_max * g_R * v of one group's surviving replies. METHOD §3.
+    """lambda_max * g_R * v of one group's surviving replies. docs/method.md §3.
 
     A reward that is the mean of k readings with standard deviation s has the variance s^2 / (k - 1).
     """

@@ -1,4 +1,4 @@
-"""METHOD §2 and §4's losses written a second time, to hold the product to: float64, loops, one formula each.
+"""docs/method.md §2 and §4's losses written a second time, to hold the product to: float64, loops, one formula each.
 
 Nothing here is fast, packed, trimmed or shared, and nothing is imported from the product. Log-probs are
 lists with one scalar tensor per response position; settings are read from any object with the names of
@@ -94,7 +94,7 @@ def trust(row: Scored, t: int, algo: Any) -> float:
 
 
 def policy_loss_at(row: Scored, t: int, algo: Any) -> Tensor:
-    """l_t: the clipped surrogate at one position. METHOD §2."""
+    """l_t: the clipped surrogate at one position. docs/method.md §2."""
     advantage = row.advantage[row.channels[t]]
     rho = torch.exp(row.now[t] - row.old[t])
     free = rho * advantage

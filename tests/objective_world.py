@@ -220,7 +220,7 @@ class Verdicts:
 
 
 def verdicts(step: Step, previous: float | None = None) -> Verdicts:
-    """METHOD §2-4 on the step's groups."""
+    """docs/method.md §2-4 on the step's groups."""
     algo, judge, kept = step.algo, step.judge, []
     found = Verdicts(weight=0.0, groups=0, advantages={}, pairs=[])
     for group in step.groups:

@@ -2,7 +2,7 @@
 
 Restated from reading its masked RL+SFT trainer and its DPO trainer, in the structure they have: prompt by
 prompt, rewards of a full group, no clip, no old log-probs, ratio exp(logp - logp.detach()), everything at
-temperature 1. What METHOD §7 does not repeat is not restated: the empty mask that becomes all tokens, the
+temperature 1. What docs/method.md §7 does not repeat is not restated: the empty mask that becomes all tokens, the
 score of a failed judge call, the lambda that differs by rank and micro-batch.
 """
 
@@ -236,7 +236,7 @@ def test_advantages_have_the_released_codes_ten_thousandth_beside_the_deviation(
 def test_the_batch_of_given_rewards_has_the_worked_lambda_and_its_advantages(
     algo: AlgoConfig, rewards: tuple[float, ...], weight: float
 ) -> None:
-    """METHOD §3's worked values, through the decision of a step."""
+    """docs/method.md §3's worked values, through the decision of a step."""
     step = Step(algo=algo, judge=JUDGE, groups=[group_of(*map(float, rewards))])
     batch = decided(step).batch
     assert batch.weight == pytest.approx(weight, abs=1e-5 if weight > 0.001 else 5e-7)
@@ -247,7 +247,7 @@ def test_the_batch_of_given_rewards_has_the_worked_lambda_and_its_advantages(
 
 
 def test_a_group_without_any_word_teaches_nothing_where_the_released_code_took_all_tokens() -> None:
-    """METHOD §7: the empty mask never falls back, not even when faithful."""
+    """docs/method.md §7: the empty mask never falls back, not even when faithful."""
     step = Step(algo=faithful("text", mix="fixed"), judge=JUDGE, groups=[group_of(5.0, 1.0, channels="AAB")])
     found = product(step, decided(step).batch)
     assert found.losses["po"] == 0.0 and not found.gradient.any()

@@ -1,4 +1,4 @@
-"""The gate, group statistics and advantages against METHOD §3's closed form and worked values."""
+"""The gate, group statistics and advantages against docs/method.md §3's closed form and worked values."""
 
 from itertools import combinations
 from math import ceil, exp
@@ -121,7 +121,7 @@ def test_fixed_mix_is_constant_and_still_reports_what_the_gate_sees() -> None:
 def test_lambda_is_the_closed_form_on_the_surviving_rewards(
     step: list[tuple[list[float | None], None]],
 ) -> None:
-    """Also when judge calls failed: missing rewards leave no trace (DESIGN §5, invariants 2 and 3)."""
+    """Also when judge calls failed: missing rewards leave no trace (docs/design.md §5, invariants 2 and 3)."""
     kept = [group_statistics(rewards, len(rewards)) for rewards, _ in step]
     survivors = [group for group in kept if group is not None]
     weight = Gate(GateConfig(), Scale()).update(survivors).weight

@@ -1,4 +1,4 @@
-"""Reads the source of judge/: no number stands in for a score that is not there (METHOD §5)."""
+"""Reads the source of judge/: no number stands in for a score that is not there (docs/method.md §5)."""
 
 import ast
 from math import inf, nan

@@ -1,4 +1,4 @@
-"""The learner against METHOD §2 written naively, on one rank in this process and on two in their own."""
+"""The learner against docs/method.md §2 written naively, on one rank in this process and on two in their own."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Every objective against METHOD written a second time (``naive_objective``), on random steps.
+"""Every objective against docs/method.md written a second time (``naive_objective``), on random steps.
 
 Group sizes 2 to 8, missing and vetoed and equal rewards, channels that never occur, forced and PAD
 positions, every option at random; on one rank or two, in micro-batches of any size. In float64, so that

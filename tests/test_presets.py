@@ -1,4 +1,4 @@
-"""Every row of METHOD §4 is one config value that says what the method says, and nothing contradicts itself."""
+"""Every row of docs/method.md §4 is one config value that says what the method says, and nothing contradicts itself."""
 
 from typing import Any
 

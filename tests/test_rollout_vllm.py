@@ -1,4 +1,4 @@
-"""The vLLM engine samples from the distribution that the learner scores, whatever the weights (DESIGN §5)."""
+"""The vLLM engine samples from the distribution that the learner scores, whatever the weights (docs/design.md §5)."""
 
 import asyncio
 import dataclasses
@@ -30,7 +30,7 @@ from tests.rollout_models import (
     sharp_checkpoint,
 )
 
-TOLERANCE = 2e-4  # DESIGN §5.5; about 1e-5 is what it measures
+TOLERANCE = 2e-4  # docs/design.md §5, invariant 5; about 1e-5 is what it measures
 
 
 @pytest.fixture(scope="module")
