@@ -82,8 +82,9 @@ def _of_files() -> dict[str, list[str]]:
     own = os.environ.get("PIP_CONFIG_FILE", "")
     folders = os.environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(os.pathsep)
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    files = [*(Path(folder) / "pip/pip.conf" for folder in folders), Path("/etc/pip.conf"),
-             Path.home() / ".pip/pip.conf", config / "pip/pip.conf", Path(sys.prefix) / "pip.conf", Path(own)]  # fmt: skip
+    files = [Path(folder) / "pip/pip.conf" for folder in folders]
+    files += [Path("/etc/pip.conf"), Path.home() / ".pip/pip.conf", config / "pip/pip.conf"]
+    files += [Path(sys.prefix) / "pip.conf", Path(own)]
     chosen: dict[str, list[str]] = {}
     if own != os.devnull:  # which is how pip is told to read none
         parser = RawConfigParser(strict=False)
