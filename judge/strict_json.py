@@ -10,8 +10,9 @@ from typing import Any
 
 
 def strict_json(body: bytes) -> Any:
-    """The document in UTF-8, with or without a byte order mark. ValueError: not JSON, or JSON that two parsers
-    may read in two ways.
+    """The document in UTF-8; a byte order mark means nothing.
+
+    ValueError: not JSON, or JSON that two parsers may read in two ways.
     """
     text = body.decode("utf-8-sig")
     try:

@@ -179,7 +179,7 @@ TOOL = {"name": "grade", "arguments": "{}"}
 def test_a_tool_call_is_no_answer_whatever_words_stand_beside_it(message: dict[str, Any]) -> None:
     failure = failure_of(body(message=message))
     assert failure.kind == "malformed" and "called a tool" in failure.reason
-    none: dict[str, Any] = dict.fromkeys(message, []) | {"refusal": ""}
+    none: dict[str, Any] = {key: [] for key in message} | {"refusal": ""}
     assert read_completion(body(message=none), MODEL).text == "4"
 
 
