@@ -8,6 +8,7 @@ from pathlib import Path
 
 from conf.schema import Config
 from speech.checkpoint import INDEX, SINGLE, weight_files
+from speech.copies import check_copies
 from speech.families.base import Family
 from speech.finite import check_finite
 
@@ -36,12 +37,14 @@ def check_heads(config: Config, family: Family) -> None:
 
 
 def check_numbers(family: Family) -> None:
-    """ValueError: a weight of the model, its codec or its audio encoder is a NaN or an infinity.
+    """ValueError: a weight of the model, its codec or its audio encoder is a NaN or an infinity, or the model
+    lies there twice with other weights.
 
     Reads every weight file once: about as long as the disk takes.
     """
     for file in _files(family):
         check_finite(file)
+    check_copies(family.path)
 
 
 def _files(family: Family) -> Iterator[Path]:

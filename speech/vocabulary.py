@@ -196,7 +196,7 @@ def check_companions(file: Path, ids: Mapping[str, int]) -> None:
             known = ids.get(token)
             if known is not None and known != number:
                 raise ValueError(f"{other}: {token} must have the id {known} of {file.name}: got {number}")
-            if name != "vocab.json" and tokens.get(number, token) != token:
+            if tokens.get(number, token) != token:
                 raise ValueError(
                     f"{other}: {number} must be {tokens[number]}, as in {file.name}: got {token}"
                 )

@@ -80,6 +80,7 @@ def test_a_file_beside_the_tokenizer_that_gives_a_token_another_id_is_refused(tm
 
     decoder = {"5": {"content": "<|y|>"}}
     assert told("added_tokens.json", {"<|x|>": 6}) == "<|x|> must have the id 5 of tokenizer.json: got 6"
+    assert told("vocab.json", {"a": 0, "c": 1}) == "1 must be b, as in tokenizer.json: got c"
     assert told("vocab.json", {"a": 0, "b": 2}) == "b must have the id 1 of tokenizer.json: got 2"
     rule = "5 must be <|x|>, as in tokenizer.json: got <|y|>"
     assert told("tokenizer_config.json", {"added_tokens_decoder": decoder}) == rule
