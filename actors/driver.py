@@ -90,9 +90,9 @@ class Driver:
     async def _know_the_voice(self) -> None:
         """Engines hold the start policy's weights until the first sync, also in a resumed run."""
         config = self._config
-        told = await measure_voice(self._fleet, config, config.data.train, self._job.train, self._run.path)
-        if told is not None:
-            self._run.event("voice", told)
+        note = await measure_voice(self._fleet, config, config.data.train, self._job.train, self._run.path)
+        if note is not None:
+            self._run.event("voice", note)
 
     async def _begin(self) -> None:
         """Look at the start policy, or take the checkpoint up and give its weights to the engines."""

@@ -117,7 +117,7 @@ class Fleet:
             )
 
         rollout, learner = actor(RolloutActor, "rollout"), actor(LearnerActor, "learner")
-        judge = actor(JudgeActor, "judge", run.path)
+        judge = actor(JudgeActor, "judge")
         self._limiters: list[Any] = []
         if probed is not None:
             self._limiters = start_limiters(config.judge, config.rollout.group_size, run.path / LOG)
