@@ -1,7 +1,7 @@
 """WAV as chunks: where its data ends, and what stands in for its size where a stream had begun to be sent.
 
 A size that is a stand-in means all that is there up to the chunks at the end: 0, 2 or 4 GiB, or more than an
-hour of sound, of which the file has less. Any other size that the file is too short for means that it was cut.
+hour of sound, of which the file has less. Any other size that the file is too short for means it was cut.
 """
 
 import re
@@ -19,7 +19,7 @@ LITTLE = 4096  # bytes behind the sound that may be anything: padding, a tag
 MAX_CHUNKS = 1000
 TAIL = 1 << 20  # bytes at the end in which chunks may follow a sound of unknown size
 BEHIND = re.compile(
-    rb"LIST|id3 |ID3 |bext|iXML|_PMX|cue |fact|PEAK|smpl|inst|JUNK|junk|PAD |FLLR|cart|axml|chna|plst|acid|afsp"
+    rb"LIST|id3 |ID3 |bext|iXML|_PMX|cue |fact|PEAK|smpl|inst|JUNK|junk|PAD |FLLR|cart|axml|chna|plst|acid"
 )
 MOST_NAMES = 100  # that are looked at there
 PLAIN = (1, 3, 6, 7)  # codings with a sample in so many bytes: PCM, float, A-law, mu-law
