@@ -185,6 +185,9 @@ def _unread_prompt(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from (
             (f"messages[{i}].{key}", rule) for key in sorted(TURN & turn.keys()) if _filled(turn[key])
         )
+    rule = "must not be false: the last turn would be the reference reply, and it is marked as none"
+    marks = (("label", row), (f"messages[{len(_turns(row)) - 1}].loss", (_turns(row) or [{}])[-1]))
+    yield from ((place, rule) for place, of in marks if of.get(place.rpartition(".")[2]) is False)
 
 
 def _instructed(turns: list[Turn], row: _Any, found: Found) -> list[Turn]:
