@@ -76,6 +76,7 @@ def test_a_turn_of_words_and_sound_stays_one_with_its_clips(folder: Path, tmp_pa
             {"role": "assistant", "content": "<audio>it is 0"},
         ],
         "audios": [*given["audios"], given["sft_target_audio"]],
+        "tools": "[]",  # ms-swift's own rows: a list as JSON
     }
     for name, content in (("ours", given), ("swift", swift)):
         convert([as_lines(folder / f"{name}.jsonl", [content])], tmp_path / name, SECONDS)

@@ -173,7 +173,8 @@ def _turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _filled(value: Any) -> bool:
-    return value is not None and value not in ("", [], {}, ())
+    said = value.strip() if isinstance(value, str) else value  # ms-swift's rows hold lists as JSON
+    return said is not None and said not in ("", "[]", "{}", "null", [], {}, ())
 
 
 def _unread_prompt(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
