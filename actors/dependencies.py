@@ -95,13 +95,21 @@ def lacks_of_machine() -> list[str]:
         lacking.append(f"lscpu is missing, vLLM's CPU build asks it for the cores  ->  {remedy}")
     else:
         asked = ["lscpu", "--json", "--extended=CPU,CORE,NODE", "--online"]
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
-        if done.returncode != 0:
-            why = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        why = _failure_of(asked)
+        if why:
             lacking.append(
                 f"lscpu fails ({why}), vLLM's CPU build asks it for the cores  ->  mount /sys here"
             )
     return lacking
+
+
+def _failure_of(command: Sequence[str]) -> str:
+    """Why a small program failed, "" where it did not."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return " ".join(str(error).split())
+    return (" ".join(done.stderr.split()) or f"exit status {done.returncode}") if done.returncode else ""
 
 
 def lacks_of_python() -> list[str]:
@@ -136,16 +144,19 @@ def lacks_of_engine() -> list[str]:
 def examine(chosen: Sequence[Dependency] | None = None) -> Iterator[tuple[Dependency, str]]:
     """Import all, or some, in a fresh interpreter: each with "", or the line that says what it lacks.
 
-    One that kills the interpreter is named, and the rest is imported in another.
+    One that kills the interpreter is named, and the rest is imported in another. One that does not come to
+    its end within ``IMPORT_S`` is named too, and the rest with it.
     """
     every = DEPENDENCIES if chosen is None else chosen
-    rest = [one for one in every if one.required or installed(one.package) is not None]
+    rest = [known for known in every if known.required or installed(known.package) is not None]
     while rest:
-        errors, status = _in_child([one.module for one in rest])
-        if len(errors) < len(rest):
+        errors, status = _in_child([known.module for known in rest])
+        if status is None:
+            errors += [f"not imported within {IMPORT_S:g} s"] * (len(rest) - len(errors))
+        elif len(errors) < len(rest):
             errors.append(f"the interpreter died of it (status {status})")
-        for one, error in zip(rest, errors, strict=False):
-            yield one, _line(one.package, error, one.library) if error else ""
+        for known, error in zip(rest, errors, strict=False):
+            yield known, _line(known.package, error, known.library) if error else ""
         rest = rest[len(errors) :]
 
 
@@ -190,12 +201,18 @@ def _in_packages(file: str) -> bool:
     return "site-packages" in file or "dist-packages" in file
 
 
-def _in_child(modules: Sequence[str]) -> tuple[list[str], int]:
+def _in_child(modules: Sequence[str]) -> tuple[list[str], int | None]:
+    """The errors of the modules that were reached, and the child's exit status; None: it took too long."""
     command = [sys.executable, "-P", __file__, "import", *modules]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_S, env=environment)
-    told = [line.removeprefix(MARK) for line in done.stdout.splitlines() if line.startswith(MARK)]
-    return [str(json.loads(line)) for line in told], done.returncode
+    status = None
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=IMPORT_S, env=environment)
+        output, status = done.stdout, done.returncode
+    except subprocess.TimeoutExpired as late:
+        output = late.stdout or b""
+    lines = output.decode(errors="replace").splitlines()
+    return [str(json.loads(line.removeprefix(MARK))) for line in lines if line.startswith(MARK)], status
 
 
 def _import(modules: Sequence[str]) -> None:

