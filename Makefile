@@ -17,31 +17,31 @@ install:  ## .venv with everything; at once when it is there
 	@docker/install.sh
 
 train: install  ## the main job; make train ARGS="algo=sft run.steps=20"
-	@$(BIN)/wavgate train $(PLACE) $(ARGS)
+	@"$(BIN)/wavgate" train $(PLACE) $(ARGS)
 
 lint: install  ## ruff and mypy
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+	"$(BIN)/ruff" check .
+	"$(BIN)/mypy"
 
 test: lint  ## ruff, mypy and the tests; make test ARGS="-k gate"
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
+	"$(BIN)/python" -m pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
 
 test-long: install  ## the tests that take minutes each: every family end to end, a submitted job
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long $(ARGS)
+	"$(BIN)/python" -m pytest -n 2 --dist loadgroup -m long $(ARGS)
 
 test-quick: install  ## what starts no engine; make test-quick PYTHON=python3.13 WAVGATE_VENV=.venv-3.13
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not heavy and not long" $(ARGS)
+	"$(BIN)/python" -m pytest -n 2 --dist loadgroup -m "not heavy and not long" $(ARGS)
 
 bench: install  ## print the measured figures
-	$(BIN)/python -m bench $(ARGS)
+	"$(BIN)/python" -m bench $(ARGS)
 
 report: install  ## draw the page of a run again; make report RUN=runs/NAME
-	@$(BIN)/wavgate report $(RUN)
+	@"$(BIN)/wavgate" report $(RUN)
 
 tiny-world: install  ## rebuild the embedded speech, codec and model from nothing
 	@command -v flite >/dev/null || { echo "make tiny-world needs flite, the speech synthesiser (Debian: apt-get install flite)" >&2; exit 1; }
-	$(BIN)/python -m examples.tiny_world.build
-	$(BIN)/python -m examples.tiny_world.pretrain
+	"$(BIN)/python" -m examples.tiny_world.build
+	"$(BIN)/python" -m examples.tiny_world.pretrain
 
 # One list for CPU and GPU machines and for CPython 3.11 to 3.13: what only one kind of machine has is left to
 # torch's and vLLM's own pins.
@@ -51,6 +51,7 @@ constraints:  ## resolve constraints.txt anew
 		| grep -vE "sys_platform == '(win32|never|emscripten)'|^(torch|triton|apache-tvm-ffi|nvidia-.*|cuda-.*)==|== 's390x'$$|>= '3\.14'" \
 		| sed -E "/python_full_version [<>]=? '3\.1[1-3]/! s/ ; .*//" | uniq > constraints.txt
 
-clean:  ## remove environments and caches; runs stay
-	rm -rf .venv* .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+clean:  ## remove the environment and caches; runs and other environments stay
+	[ ! -e "$(WAVGATE_VENV)/pyvenv.cfg" ] || rm -rf -- "$(WAVGATE_VENV)"
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name '.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

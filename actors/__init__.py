@@ -5,6 +5,7 @@ command is run in or on PYTHONPATH: a ``judge.py`` or a ``conf/`` of the user's 
 Then the environment is set, before anything that reads it is imported.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,3 +15,4 @@ sys.path[:] = [_ROOT, *(folder for folder in sys.path if folder != _ROOT)]
 from rollout.environment import set_environment  # noqa: E402 - the project's own
 
 set_environment()
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it would log of a head out of reach, we say in a line

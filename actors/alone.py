@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # nothing heavy is imported until a command needs it
     from judge.types import Judged, Task
     from rollout.types import Prompt, Reply, Speech
 
-OK = 0
+OK, FAILED = 0, 1
 SPEECH = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
@@ -52,7 +52,10 @@ def say(prompt: str, out: Path, model: Path | None, overrides: Sequence[str] = (
         raise UserError(f"prompt: {error}") from error
     text, seconds = asyncio.run(_say(config, asked, out))
     print(text)
-    print(f"{out}: {seconds:.1f} s" if seconds else "no audio in the reply: nothing written", file=sys.stderr)
+    if not seconds:
+        print("no audio in the reply: nothing written", file=sys.stderr)
+        return FAILED
+    print(f"{out}: {seconds:.1f} s", file=sys.stderr)
     return OK
 
 

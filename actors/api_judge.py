@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.errors import RunError
-from actors.handles import Actor, own_id
+from actors.handles import Actor, JudgingActor, own_id
 from actors.pool import CALL_S
 from conf.judging import JudgeConfig
 from conf.schema import Config
@@ -24,7 +24,7 @@ from judge import api
 from judge.canary import CanaryResult
 from judge.limits import Figures, Limiter, Limits
 from judge.types import CallFailed, Judged, Task
-from judge.voice import Voice, VoiceSample, sample_of
+from judge.voice import VoiceSample, sample_of
 from judge.worker import keep
 from rollout.types import Reply, Speech
 from speech import audio
@@ -122,15 +122,15 @@ async def asked_of(reference: Awaitable[Any]) -> Any:
         raise RunError(f"the limiter of an API judge gave no answer within {CALL_S:g} s") from None
 
 
-class ApiJudgeActor(Actor):
+class ApiJudgeActor(JudgingActor):
     """One judge that leaves axes to the endpoint: has several replies or groups in hand."""
 
-    def __init__(self, config: Config, run: Path, found: api.Probed, limiters: Sequence[Any]) -> None:
+    def __init__(self, config: Config, run: Path, probed: api.Probed, limiters: Sequence[Any]) -> None:
         permits = [RemotePermits(limiter, own_id()) for limiter in limiters]
         access = api.Access(judge=permits[0], second=permits[1] if len(permits) > 1 else None)
         self._max_seconds = config.data.max_seconds
-        voice = Voice(config.model.path, run).norms
-        self._panel = api.api_panel(config.judge, Path.cwd(), voice, found, access, log=run / LOG)
+        log = run / LOG
+        self._panel = api.api_panel(config.judge, Path.cwd(), lambda: self.voice, probed, access, log=log)
 
     async def sample(self, text: str, speech: Speech) -> VoiceSample | None:
         """What a reply shows of its voice."""
@@ -167,8 +167,10 @@ def start_limiters(config: JudgeConfig, group_size: int, log: Path) -> list[Any]
     options["max_concurrency"] = api.calls_at_once(config, group_size) + SPARE
     kind: Any = ray.remote(LimiterActor)
     return [
-        kind.options(**options).remote(api.limits_of(one), spent_on(log, one.base_url, one.model))
-        for one in config.asked
+        kind.options(**options).remote(
+            api.limits_of(endpoint), spent_on(log, endpoint.base_url, endpoint.model)
+        )
+        for endpoint in config.asked
     ]
 
 

@@ -18,6 +18,7 @@ from actors.buffer import Admission
 from actors.collect import Harvest, encode, encode_pairs, harvest_step, joined
 from actors.data_pairs import pair_of
 from actors.decide import Group, differs
+from actors.errors import reason_of
 from actors.fleet import Fleet
 from actors.monitor import Monitor
 from actors.prepare import Job, draw_distinct
@@ -128,9 +129,9 @@ class Batches:
         )
 
     async def take(self) -> Batch:
-        """The batch that was started, when it is complete."""
+        """The batch that was started, when it is complete. Who is cancelled here leaves it to ``end``."""
         assert self._ahead is not None, "start a batch first"
-        self._taken = await self._ahead
+        self._taken = await asyncio.shield(self._ahead)
         self._ahead = None
         self._admission.finish()
         return self._taken
@@ -141,11 +142,22 @@ class Batches:
             await asyncio.wait({self._ahead})  # bounded by the deadlines inside
 
     async def end(self, step: int) -> None:
-        """Stop what is under way after ``step``; a batch that could not be drawn again is let to end."""
+        """Stop what is under way after ``step``; a batch that could not be drawn again is let to end. That it
+        fails is an event: there is a checkpoint to write.
+        """
+        if self._ahead is None:
+            return
+        self._ahead.add_done_callback(self._tell_failure)
         if self._config.run.staleness and 0 < step == self._drawn - 1:
             await self.sampled()
-        elif self._ahead is not None:
+        else:
             self._ahead.cancel()
+
+    def _tell_failure(self, batch: asyncio.Task[Batch]) -> None:
+        error = None if batch.cancelled() else batch.exception()
+        if error is not None:
+            rule = "what was being sampled failed, a resumed run samples it again"
+            self._run.event("interrupt", f"{rule}: {reason_of(error)}")
 
     async def _collect(self, draw: Draw) -> Batch:
         """Sampled, judged and encoded."""

@@ -1,7 +1,8 @@
 """Which model ``wavgate say`` and ``eval`` run, and with which settings.
 
     wavgate say ... --model RUN                               the run's settings, its final/ weights
-    wavgate say ... --model FOLDER                            train.yaml; the family that wavgate.json names
+    wavgate say ... --model FOLDER                            train.yaml; the family that wavgate.json names,
+                                                              with its preset
     wavgate say ... model=vita_audio model.path=FOLDER ...    settings as for train, on top of either
 
 Invariant: a model that ``train`` would refuse is refused here, in the same line.
@@ -11,18 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actors.errors import UserError
+from conf.keys import GROUPS
 from conf.load import load, read
 from conf.schema import Config
 from speech.checkpoint import read_json
 
 HERE = "model.path=."  # where a preset wants one; what was named takes its place
+CODEC_WITHIN = "model.codec=null"  # where a preset wants one: the folder may hold or name its codec
 
 
 def model_of(model: Path | None, overrides: Sequence[str] = ()) -> Config:
     """The settings, with the path and the family of the model. UserError, ConfigError: it cannot be used."""
     from actors.prepare import check_engine, usable_model
 
-    placed = any(one.startswith("model.path=") for one in overrides)
+    placed = any(override.startswith("model.path=") for override in overrides)
     if model is not None and placed:
         raise UserError(
             f"model.path: is what --model names as well, give one of the two: got --model {model}"
@@ -34,8 +37,12 @@ def model_of(model: Path | None, overrides: Sequence[str] = ()) -> Config:
                 f"{model}: has no final/ yet: `wavgate export {model}` writes its newest checkpoint"
             )
     else:
-        config = load([*overrides, *([HERE] if model is not None else [])])
+        settings = [*overrides, *([HERE] if model is not None else [])]
+        config = load(settings)
         path = config.model.path if model is None else model.absolute()
+        declared = config.model.family if _names_family(overrides) else _declared(path, config.model.family)
+        if declared != config.model.family and declared in GROUPS["model"]:
+            config = load([f"model={declared}", CODEC_WITHIN, *settings])
     family = config.model.family if _names_family(overrides) else _declared(path, config.model.family)
     model_config = config.model.model_copy(update={"path": path, "family": family})
     config = config.model_copy(update={"model": model_config})
@@ -52,7 +59,7 @@ def _of_run(run: Path, overrides: Sequence[str]) -> Config:
 
 
 def _names_family(overrides: Sequence[str]) -> bool:
-    return any(one.startswith(("model=", "model.family=")) for one in overrides)
+    return any(override.startswith(("model=", "model.family=")) for override in overrides)
 
 
 def _declared(path: Path, default: str) -> str:

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from actors.cuda import check_nodes, cuda_devices
+from actors.cuda import bare_nodes, cuda_devices
 from actors.errors import RunError, UserError
 from actors.reach import ROOT, end_processes_of, initialise, join, protect_token
 from conf.schema import Config
@@ -176,17 +177,25 @@ class Cluster:
         wanted = ENVIRONMENT if config.cluster.kind == "local" else ENV
         if self._private and config.cluster.kind == "gpu" and not cuda_devices():
             raise UserError("cluster.kind=gpu: this machine has no CUDA device; cluster=local needs none")
+        try:
+            self._enter(config, wanted)
+            self._place()
+            self._node = ray.get_runtime_context().get_node_id()
+        except BaseException:
+            self.close(logs=None)
+            raise
+
+    def _enter(self, config: Config, wanted: Mapping[str, str]) -> None:
+        """A Ray of our own, or the running one. ``wanted``: environment of the actors."""
         if self._private:
-            total = sum(role.count for role in layout.roles)
+            total = sum(role.count for role in self.plan.roles)
             claims = {} if config.cluster.kind == "gpu" else {"num_cpus": max(1, total), "num_gpus": 0}
             path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             self._start({"env_vars": {**wanted, "PYTHONPATH": path}}, claims)
-        else:
-            free = {name: value for name, value in wanted.items() if _ours(name, value)}
-            join(config.cluster.address, {"env_vars": free})
-            protect_token()
-        self._group = self._place()
-        self._node = ray.get_runtime_context().get_node_id()
+            return
+        free = {name: value for name, value in wanted.items() if _ours(name, value)}
+        join(config.cluster.address, {"env_vars": free})
+        protect_token()
 
     def _start(self, runtime_env: dict[str, Any], claims: dict[str, int]) -> None:
         """A Ray of our own, with a token that never touches the disk.
@@ -219,28 +228,31 @@ class Cluster:
                         f"Ray does not start on this machine: {error} (see `wavgate doctor`)"
                     ) from error
 
-    def _place(self) -> PlacementGroup | None:
+    def _place(self) -> None:
+        """Reserve what the plan's bundles hold. UserError: it is not there. RunError: others have it."""
         if not self.plan.bundles:
-            return None
+            return
         have = ray.cluster_resources()
-        for resource in ("GPU", "CPU"):
-            need = sum(bundle.get(resource, 0.0) for bundle in self.plan.bundles)
-            if need > have.get(resource, 0.0):
+        need = {name: sum(bundle.get(name, 0.0) for bundle in self.plan.bundles) for name in ("GPU", "CPU")}
+        for resource, count in need.items():
+            if count > have.get(resource, 0.0):
                 raise UserError(
-                    f"the plan needs {need:g} {resource}s: this Ray cluster has {have.get(resource, 0.0):g}"
+                    f"the plan needs {count:g} {resource}s: this Ray cluster has {have.get(resource, 0.0):g}"
                 )
-        if not self._private:
-            check_nodes()
-        group: PlacementGroup = placement_group(
-            [dict(bundle) for bundle in self.plan.bundles], strategy="PACK"
+        avoided = [] if self._private else bare_nodes(need["GPU"])
+        self._group = placement_group(  # removed at the end, whatever happens now
+            [dict(bundle) for bundle in self.plan.bundles],
+            strategy="PACK",
+            bundle_label_selector=self._away_from(avoided),
         )
-        if not group.wait(READY_S):
-            remove_placement_group(group)
-            raise RunError(
-                f"no room in the cluster after {READY_S:g} s for {list(self.plan.bundles)}: "
-                f"other jobs hold it"
-            )
-        return group
+        if not self._group.wait(READY_S):
+            wanted = f"{READY_S:g} s for {list(self.plan.bundles)}"
+            raise RunError(f"no room in the cluster after {wanted}: other jobs hold it")
+
+    def _away_from(self, nodes: Sequence[str]) -> list[dict[str, str]]:
+        """For each bundle where Ray may put it: one with GPUs on none of these nodes."""
+        rule = {"ray.io/node-id": f"!in({','.join(nodes)})"} if nodes else {}
+        return [rule if bundle.get("GPU") else {} for bundle in self.plan.bundles]
 
     def options(self, role: str, index: int) -> dict[str, Any]:
         """Ray options of actor ``index`` of a role.

@@ -5,11 +5,14 @@ Ray counts what it was told (``--num-gpus``) or finds in /dev; only the driver k
 
 import ctypes
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.errors import UserError
+from actors.errors import UserError, reason_of
 
 ANSWER_S = 120.0  # longest wait for a node: it starts a process for the question
 
@@ -30,23 +33,54 @@ def _devices_of_node() -> int:
     return cuda_devices()
 
 
-def check_nodes() -> None:
-    """UserError: a node of the cluster that we joined counts GPUs for Ray, and has no CUDA device."""
+def bare_nodes(need: float) -> list[str]:
+    """Ids of the nodes of the cluster that we joined which count GPUs for Ray and have no CUDA device, or say
+    nothing: no bundle with GPUs may go there.
+
+    UserError: without them there are fewer than ``need`` GPUs.
+    """
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) > 0]
-    ask = ray.remote(max_calls=1)(_devices_of_node)  # its process sees all GPUs: no other work may get it
+    return _unusable(nodes, [_devices_or_reason(asked) for asked in _ask(nodes)], need)
+
+
+def _unusable(nodes: Sequence[Mapping[str, Any]], answers: Sequence[int | str], need: float) -> list[str]:
+    """``answers``: of each node its devices, or why it gave none."""
+    bare, reasons, left = [], [], 0.0
+    for node, answer in zip(nodes, answers, strict=True):
+        gpus = node["Resources"]["GPU"]
+        if isinstance(answer, int) and answer > 0:
+            left += gpus
+            continue
+        bare.append(node["NodeID"])
+        reason = "no CUDA device can be used" if answer == 0 else answer
+        reasons.append(f"{node['NodeManagerHostname']} ({gpus:g} for Ray): {reason}")
+    if left < need:
+        rule = f"the plan needs {need:g} GPUs, {left:g} of this Ray cluster can be used"
+        raise UserError(f"cluster.kind=gpu: {rule}; {'; '.join(reasons)} (see nvidia-smi there)")
+    return bare
+
+
+def _ask(nodes: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Every node for its devices; all have answered, or their time is over."""
+    question = ray.remote(max_calls=1)(
+        _devices_of_node
+    )  # its process sees all GPUs: no other work may get it
     asked = [
-        ask.options(
+        question.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote()
         for node in nodes
     ]
-    counts = ray.get(asked, timeout=ANSWER_S)
-    bare = [
-        f"{node['NodeManagerHostname']} ({node['Resources']['GPU']:g} for Ray)"
-        for node, count in zip(nodes, counts, strict=True)
-        if count == 0
-    ]
-    if bare:
-        raise UserError(
-            f"cluster.kind=gpu: no CUDA device can be used on {', '.join(bare)}: see nvidia-smi there"
-        )
+    if asked:
+        ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
+    return asked
+
+
+def _devices_or_reason(asked: Any) -> int | str:
+    try:
+        return int(ray.get(asked, timeout=0))
+    except GetTimeoutError:
+        ray.cancel(asked, force=True)
+        return f"no answer within {ANSWER_S:g} s"
+    except RayError as error:
+        return reason_of(error)

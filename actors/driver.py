@@ -77,11 +77,9 @@ class Driver:
                 await self._step(step)
                 if self._canaries.due(step):
                     await self._canaries.check(step)
-                last = step == self._config.run.steps
-                if last or due(step, self._config.run.checkpoint_every):
+                if step == self._config.run.steps or due(step, self._config.run.checkpoint_every):
                     await self._checkpoint()
-                if not last and due(step, self._config.run.eval_every):
-                    await self._held_out.evaluate("validation", "during", step)
+                await self._look_during(step)
             await self._finish()
         except asyncio.CancelledError:
             await self._interrupted()
@@ -90,9 +88,9 @@ class Driver:
     async def _know_the_voice(self) -> None:
         """Engines hold the start policy's weights until the first sync, also in a resumed run."""
         config = self._config
-        told = await measure_voice(self._fleet, config, config.data.train, self._job.train, self._run.path)
-        if told is not None:
-            self._run.event("voice", told)
+        note = await measure_voice(self._fleet, config, config.data.train, self._job.train, self._run.path)
+        if note is not None:
+            self._run.event("voice", note)
 
     async def _begin(self) -> None:
         """Look at the start policy, or take the checkpoint up and give its weights to the engines."""
@@ -113,12 +111,20 @@ class Driver:
         await self._canaries.check(state.step)
         if state.step == 0:
             await self._look_before()
+        else:
+            await self._look_during(state.step)
 
     async def _look_before(self) -> None:
         """Evaluate the start policy where that was not done before an interruption."""
         for split in ("test", "validation"):
             if not self._held_out.done(split, "before", 0):
                 await self._held_out.evaluate(split, "before", 0)
+
+    async def _look_during(self, step: int) -> None:
+        """Evaluate the policy of a step where that is due and was not done before an interruption."""
+        is_due = step < self._config.run.steps and due(step, self._config.run.eval_every)
+        if is_due and not self._held_out.done("validation", "during", step):
+            await self._held_out.evaluate("validation", "during", step)
 
     async def _step(self, step: int) -> None:
         """Sample, judge, decide, learn, sync, record."""

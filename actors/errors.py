@@ -30,7 +30,9 @@ class SyncFailed(RunError):
 
 
 def reason_of(error: BaseException, deadline: float | None = None) -> str:
-    """An error on one line: the cause that a Ray error carries, without its traceback."""
+    """An error on one line: the cause that a Ray error carries, without its traceback; a group's first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     if isinstance(error, TimeoutError):
         return "no answer in time" if deadline is None else f"not finished within {deadline:g} s"
     cause = getattr(error, "cause", None) or error

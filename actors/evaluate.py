@@ -15,7 +15,7 @@ from actors.judge_pool import JudgePool
 from actors.monitor import Monitor
 from actors.pool import RolloutPool
 from actors.prepare import Job
-from actors.record import RunDirectory, score_of
+from actors.record import RunDirectory, heldout_file, score_of
 from conf.schema import RolloutConfig
 from judge.types import Judged, Missing, Task
 from report.records import Evaluation, HeldOutReply, Sample
@@ -48,7 +48,7 @@ class HeldOut:
 
     def done(self, split: Split, when: When, step: int) -> bool:
         """Whether this evaluation is in the run directory already."""
-        return (self._run.path / _file(split, when, step)).exists()
+        return (self._run.path / heldout_file(split, when, step)).exists()
 
     async def evaluate(self, split: Split, when: When, step: int) -> Evaluation:
         """Evaluate; write heldout/ with a line per prompt, one line of evaluations.jsonl and, for the test
@@ -74,30 +74,26 @@ class HeldOut:
             progress=self._monitor.tick,
         )
         check_outage([judgement for _, judgement in batch.replies], self._config.judge.max_missing)
-        found = summed_up(rows, batch, step=step, split=split, when=when)
-        kept = [held_out(found, row, *pair) for row, pair in zip(rows, batch.replies, strict=True)]
-        self._run.write(_file(split, when, step), kept)
-        self._run.append("evaluations.jsonl", found)
+        evaluation = summed_up(rows, batch, step=step, split=split, when=when)
+        kept = [held_out(evaluation, row, *pair) for row, pair in zip(rows, batch.replies, strict=True)]
+        self._run.append("evaluations.jsonl", evaluation)
         for sample in samples(rows, batch, chosen, when, folder) if when != "during" else ():
             self._run.append("samples.jsonl", sample)
-        self._monitor.say(_line(found, batch))
-        return found
+        self._run.write(heldout_file(split, when, step), kept)  # last: it says that all is there
+        self._monitor.say(_line(evaluation, batch))
+        return evaluation
 
 
-def _file(split: Split, when: When, step: int) -> str:
-    return f"heldout/{split}_{f'step_{step:06d}' if when == 'during' else when}.jsonl"
-
-
-def _line(found: Evaluation, batch: Harvest) -> str:
+def _line(evaluation: Evaluation, batch: Harvest) -> str:
     shown = (
-        ("right as heard", found.heard_right),
-        ("in text", found.text_right),
-        ("style", found.style_followed),
-        ("WER", found.wer),
+        ("right as heard", evaluation.heard_right),
+        ("in text", evaluation.text_right),
+        ("style", evaluation.style_followed),
+        ("WER", evaluation.wer),
     )
     figures = "  ".join(f"{name} {value:.1%}" for name, value in shown if value is not None)
-    took = f"({found.count} prompts, {batch.generate_s + batch.judge_s:.1f} s)"
-    return f"{found.split} {found.when} step {found.step}: {figures}  {took}"
+    took = f"({evaluation.count} prompts, {batch.generate_s + batch.judge_s:.1f} s)"
+    return f"{evaluation.split} {evaluation.when} step {evaluation.step}: {figures}  {took}"
 
 
 def listened(rows: Sequence[Row]) -> list[str]:
@@ -180,13 +176,13 @@ def samples(
     rows: Sequence[Row], batch: Harvest, chosen: Sequence[str], when: Literal["before", "after"], folder: Path
 ) -> list[Sample]:
     """The chosen replies, to listen to."""
-    found = []
+    heard = []
     for row, (reply, judged) in zip(rows, batch.replies, strict=True):
         if row.id not in chosen:
             continue
         file = folder / f"{when}_{row.id}.ogg"
         right = judged.figures.get("heard_right")
-        found.append(
+        heard.append(
             Sample(
                 when=when,
                 row_id=row.id,
@@ -199,7 +195,7 @@ def samples(
                 audio=f"{folder.name}/{file.name}" if file.exists() else None,
             )
         )
-    return found
+    return heard
 
 
 def _figure(judged: Sequence[Judged], name: str) -> float | None:

@@ -23,7 +23,7 @@ from judge.limits import Figures
 from learner.diagnosis import Diagnosis
 from learner.types import Rollout, StepBatch, StepResult
 
-STEP_WAITS = 10  # a collective call may take this many times learner.timeout_s
+STEP_WAITS = 10  # a whole call of all ranks has this many times learner.timeout_s, which bounds each exchange
 
 
 class LearnerGroup(Pool):
@@ -117,7 +117,7 @@ class Fleet:
             )
 
         rollout, learner = actor(RolloutActor, "rollout"), actor(LearnerActor, "learner")
-        judge = actor(JudgeActor, "judge", run.path)
+        judge = actor(JudgeActor, "judge")
         self._limiters: list[Any] = []
         if probed is not None:
             self._limiters = start_limiters(config.judge, config.rollout.group_size, run.path / LOG)

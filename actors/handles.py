@@ -17,7 +17,7 @@ from actors.provenance import source_hash
 from actors.weight_sync import Published
 from conf.schema import Config
 from judge.types import Judged, Task
-from judge.voice import VoiceSample, sample_of
+from judge.voice import SpeechNorms, VoiceSample, sample_of
 from learner.diagnosis import Diagnosis
 from learner.types import Rollout, StepBatch, StepResult
 from rollout.engine import WeightManifest
@@ -102,16 +102,24 @@ class RolloutActor(Actor):
         self._worker.close()
 
 
-class JudgeActor(Actor):
-    """One judge: scores one reply at a time. ``run``: the run's directory, which knows the voice."""
+class JudgingActor(Actor):
+    """What every judge is told by the driver: how the policy speaks when nothing is asked of its voice."""
 
-    def __init__(self, config: Config, run: Path) -> None:
+    voice: SpeechNorms | None = None  # not known yet, or not at all
+
+    def know_voice(self, norms: SpeechNorms) -> None:
+        """From now on replies are held against this voice."""
+        self.voice = norms
+
+
+class JudgeActor(JudgingActor):
+    """One judge: scores one reply at a time."""
+
+    def __init__(self, config: Config) -> None:
         from judge.panel import panel_from
-        from judge.voice import Voice
         from judge.worker import JudgeWorker
 
-        voice = Voice(config.model.path, run).norms
-        self._worker = JudgeWorker(panel_from(config.judge, Path.cwd(), voice))
+        self._worker = JudgeWorker(panel_from(config.judge, Path.cwd(), lambda: self.voice))
 
     def sample(self, text: str, speech: Speech) -> VoiceSample | None:
         """What a reply shows of its voice."""

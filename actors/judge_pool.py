@@ -17,7 +17,7 @@ from conf.schema import Config
 from judge.api import compares, slots, verdict_deadline
 from judge.canary import CanaryResult
 from judge.types import Judged, Missing, Task
-from judge.voice import VoiceSample
+from judge.voice import SpeechNorms, VoiceSample
 from rollout.types import Reply
 
 
@@ -35,6 +35,8 @@ class JudgePool(Pool):
     An answer has ``deadline`` seconds from the moment a judge takes it. Judges that can talk while they work
     are asked for a sign of life every ``alive_s`` seconds.
     """
+
+    voice: SpeechNorms | None = None  # that every judge knows, a fresh one too
 
     def __init__(
         self,
@@ -64,6 +66,23 @@ class JudgePool(Pool):
     def places(self) -> int:
         """What all judges together have in hand when they are busy."""
         return self._slots * len(self.handles)
+
+    async def know_voice(self, norms: SpeechNorms) -> None:
+        """Tell every judge how the policy speaks. RunError: one does not take it."""
+        self.voice = norms
+        await asyncio.gather(*(self._tell_voice(handle) for handle in self.handles))
+
+    async def ready(self, handle: Any) -> None:
+        """A fresh judge knows what the others do before it is given work."""
+        await super().ready(handle)
+        if self.voice is not None:
+            await self._tell_voice(handle)
+
+    async def _tell_voice(self, handle: Any) -> None:
+        try:
+            await asyncio.wait_for(_answer(handle.know_voice.remote(self.voice)), CALL_S)
+        except (RayError, TimeoutError) as error:
+            raise RunError(f"judge worker did not take the voice: {reason_of(error)}") from error
 
     async def score(self, reply: Reply, speech: list[Any], task: Task, audio: Path | None) -> Judged:
         """The verdicts, or Missing("deadline").

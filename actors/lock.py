@@ -3,17 +3,20 @@
     FOLDER/.lock   who is at work: host, process and since when; touched every ten seconds, empty afterwards
 
 flock ends with its process, also by SIGKILL, and network file systems pass it on to their server. Where one
-does not, or knows no locks at all, what the file says holds as long as it is touched.
+does not, or knows no locks at all, what the file says holds as long as it is touched. Whoever is refused is
+told for how long to wait, or which file to remove.
 """
 
 import errno
 import fcntl
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import ceil
 from pathlib import Path
 from typing import TextIO
 
@@ -42,13 +45,10 @@ class Holder(BaseModel):
 def alone(folder: Path, who: str) -> Iterator[int]:
     """The folder's lock, as a file that a child may inherit, which then holds it too.
 
-    ``who``: what works there, for the message. UserError: somebody does already.
+    ``who``: what works there, for the message. UserError: somebody does already, or we may not write there.
     """
-    with (folder / ".lock").open("a+") as file:
-        free = _lock(file)
-        holder = _holder(file)
-        if free is False or (holder is not None and _is_alive(holder, file, locks=free is True)):
-            raise UserError(f"{folder}: {who} is at work there: {holder or 'it does not say who'}")
+    with _opened(folder) as file:
+        _check_free(folder, who, file)
         _write(file, Holder(host=socket.gethostname(), pid=os.getpid(), since=time.time()).model_dump_json())
         ended = threading.Event()
         beats = threading.Thread(target=_beat, args=(file, ended), daemon=True, name="lock")
@@ -58,7 +58,33 @@ def alone(folder: Path, who: str) -> Iterator[int]:
         finally:
             ended.set()
             beats.join()
-            _write(file, "")
+            with suppress(OSError):  # of a full disk or a server that is gone: the lock ends with the file
+                _write(file, "")
+
+
+def _opened(folder: Path) -> TextIO:
+    try:
+        return (folder / ".lock").open("a+")
+    except OSError as error:
+        rule = "must be a folder that this user can write to"
+        raise UserError(f"{folder}: {rule}: {error.strerror}: {folder / '.lock'}") from error
+
+
+def _check_free(folder: Path, who: str, file: TextIO) -> None:
+    locked = _lock(file)
+    holder = _holder(file)
+    at_work = f"{folder}: {who} is at work there: {holder or 'it does not say who'}"
+    if locked is False:
+        raise UserError(at_work)
+    if holder is None:
+        return
+    if holder.host == socket.gethostname():
+        alive = locked is None and holder.pid != os.getpid() and Path(f"/proc/{holder.pid}").exists()
+        if alive:
+            raise UserError(at_work)
+    elif (wait := DEAD_S - _untouched_s(folder, file)) > 0:
+        rule = f"if that process has ended, start again in {ceil(wait)} s, or remove {folder / '.lock'}"
+        raise UserError(f"{at_work}; {rule}")
 
 
 def _lock(file: TextIO) -> bool | None:
@@ -82,15 +108,10 @@ def _holder(file: TextIO) -> Holder | None:
         return None
 
 
-def _is_alive(holder: Holder, file: TextIO, *, locks: bool) -> bool:
-    """Whether who is written there may be at work though the lock was given to us."""
-    if holder.host == socket.gethostname():
-        return not locks and holder.pid != os.getpid() and Path(f"/proc/{holder.pid}").exists()
-    seen = os.stat(file.fileno()).st_mtime
-    os.utime(file.fileno())  # the file server's clock
-    now = os.stat(file.fileno()).st_mtime
-    os.utime(file.fileno(), (seen, seen))
-    return now - seen < DEAD_S
+def _untouched_s(folder: Path, file: TextIO) -> float:
+    """Seconds since the file was touched, by the clock of its server, which a new file shows."""
+    with tempfile.TemporaryFile(dir=folder) as now:
+        return os.stat(now.fileno()).st_mtime - os.stat(file.fileno()).st_mtime
 
 
 def _write(file: TextIO, text: str) -> None:
@@ -102,4 +123,5 @@ def _write(file: TextIO, text: str) -> None:
 
 def _beat(file: TextIO, ended: threading.Event) -> None:
     while not ended.wait(BEAT_S):
-        os.utime(file.fileno())
+        with suppress(OSError):  # a server that is away for a while: the next beat may reach it
+            os.utime(file.fileno())

@@ -5,9 +5,11 @@ Invariant: every command that runs a model asks this, in the process that the us
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from conf.schema import Config
-from speech.checkpoint import INDEX, SINGLE, weight_files
+from speech.checkpoint import INDEX, SINGLE, read_json, weight_files
+from speech.copies import check_copies
 from speech.families.base import Family
 from speech.finite import check_finite
 
@@ -35,13 +37,39 @@ def check_heads(config: Config, family: Family) -> None:
         raise ValueError(f"{family.path / 'config.json'}: {wanted}: got {width}")
 
 
+def check_ends(family: Family) -> None:
+    """ValueError: a file of the folder names an id that ends a reply in transformers and vLLM, and not here.
+
+    Both stop at every id that generation_config.json or config.json lists; here the family's stop ids do.
+    """
+    if family.own_ends:
+        return
+    ends = set(family.stop_ids)
+    for name in ("generation_config.json", "config.json"):
+        file = family.path / name
+        config = read_json(file) if file.is_file() else {}
+        for key in ("eos_token_id", "eos_token_ids"):
+            others = [end for end in _listed(config.get(key)) if end not in ends]
+            if others:
+                rule = f"must be of the ids that end a reply of {family.name}, {sorted(ends)}"
+                raise ValueError(f"{file}: {key} {rule}: got {', '.join(map(str, others))}")
+
+
+def _listed(ids: Any) -> list[Any]:
+    if ids is None:
+        return []
+    return list(ids) if isinstance(ids, list) else [ids]
+
+
 def check_numbers(family: Family) -> None:
-    """ValueError: a weight of the model, its codec or its audio encoder is a NaN or an infinity.
+    """ValueError: a weight of the model, its codec or its audio encoder is a NaN or an infinity, or the model
+    lies there twice with other weights.
 
     Reads every weight file once: about as long as the disk takes.
     """
     for file in _files(family):
         check_finite(file)
+    check_copies(family.path)
 
 
 def _files(family: Family) -> Iterator[Path]:

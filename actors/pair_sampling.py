@@ -77,9 +77,9 @@ class Sampler:
     async def _on_fleet(self, todo: Sequence[Row], fleet: Fleet, monitor: Monitor) -> None:
         await fleet.start(learns=False)
         manifest, folder = self._work.manifest, self._files.folder
-        told = await measure_voice(fleet, self._config, manifest, self._work.rows, folder)
-        if told is not None:
-            monitor.say(told)
+        note = await measure_voice(fleet, self._config, manifest, self._work.rows, folder)
+        if note is not None:
+            monitor.say(note)
 
         async def collect(rows: Sequence[Row]) -> Harvest:
             examples = await encode(fleet.rollout, manifest, rows)

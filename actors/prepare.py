@@ -16,7 +16,7 @@ from actors.collect import asked_in
 from actors.data_pairs import usable_pairs
 from actors.errors import RunError, UserError
 from actors.footprint import memory_estimate, physical_memory
-from actors.model_check import check_heads, check_numbers
+from actors.model_check import check_ends, check_heads, check_numbers
 from actors.overlap import held_out
 from conf.load import load
 from conf.places import in_ray_job
@@ -30,6 +30,7 @@ from learner.gate import mixer_from
 from rollout.loading import Unfilled
 from rollout.sampling import check_sampling
 from speech import checkpoint as model_folder
+from speech.copies import unread_weights
 from speech.dataset import Lengths
 from speech.families import load_family
 from speech.families.base import Family
@@ -90,6 +91,8 @@ def prepare(arguments: Sequence[str]) -> Job:
     if snapshot is not None:
         _check_resume(config, snapshot[1], train, len(pairs))
     notes += held_out(config, manifests, pairs)
+    if unread := unread_weights(config.model.path, (family.codec_path, family.ear_path)):
+        notes.append(f"model.path: weights that are not read: {', '.join(unread)}")
     if config.data.pairs is not None and config.algo.loss != "dpo":
         notes.append(f"data.pairs: not read, algo.loss is {config.algo.loss}")
     close = below(pairs, config.margin)
@@ -130,6 +133,7 @@ def usable_model(config: Config) -> Family:
         model_folder.check(path, limit, family.backbone, family.names.parts, streams)
         check_sampling(config.rollout, family)
         check_heads(config, family)
+        check_ends(family)
         Unfilled(family, attention="sdpa")
         family.codec()
         if family.hears:

@@ -4,6 +4,8 @@ That is asked before Ray is, which waits for minutes on who does not answer, and
 """
 
 import logging
+import os
+import re
 from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,7 @@ from typing import Any
 import grpc
 import psutil
 import ray
-from ray._private.authentication.grpc_authentication_client_interceptor import (
-    SyncAuthenticationMetadataClientInterceptor as Authenticated,
-)
+from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
@@ -46,10 +46,9 @@ def reachable(address: str) -> str:
     except ConnectionError:
         rule = "start one (`ray start --head`), name one (host:port), or choose cluster.address=local"
         raise UserError(f"cluster.address={address}: no Ray runs on this machine: {rule}") from None
-    channel = grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)])
-    ask = grpc.intercept_channel(channel, Authenticated()).unary_unary(QUESTION)
+    channel = _channel(address, place)
     try:
-        ask(b"", timeout=ANSWER_S)
+        channel.unary_unary(QUESTION)(b"", timeout=ANSWER_S)
     except AuthenticationError:
         raise UserError(f"cluster.address={address}: this shell has no token: {TOKEN_RULE}") from None
     except grpc.RpcError as error:
@@ -57,6 +56,20 @@ def reachable(address: str) -> str:
     finally:
         channel.close()
     return place
+
+
+def _channel(address: str, place: str) -> grpc.Channel:
+    """As Ray itself makes one: with this shell's token and certificates. UserError: these are missing."""
+    try:
+        return init_grpc_channel(place, options=[("grpc.enable_http_proxy", 0)])
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cluster.address={address}: RAY_USE_TLS is set in this shell: {reason}") from None
+
+
+def _encrypts() -> bool:
+    """Whether Ray's processes of this shell speak TLS."""
+    return os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
 
 
 def _refusal(place: str, error: grpc.RpcError) -> str:
@@ -67,8 +80,20 @@ def _refusal(place: str, error: grpc.RpcError) -> str:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"nobody answers at {place} within {ANSWER_S:g} s"
         case grpc.StatusCode.UNAVAILABLE:
-            return f"nobody answers at {place}: {detail.rpartition('last error: ')[2]}"
+            reason = detail.rpartition("last error: ")[2]
+            return f"nobody answers at {place}: {reason}{_tls_rule(reason)}"
     return f"what answers at {place} is no Ray: {detail}"
+
+
+def _tls_rule(reason: str) -> str:
+    """What to look at where one side speaks TLS and the other does not, or they do not trust each other."""
+    if not re.search("handshake|certificate|closed|reset", reason, re.IGNORECASE):
+        return ""
+    if _encrypts():
+        return (
+            " (RAY_USE_TLS=1 here: the head needs it too, and its RAY_TLS_CA_CERT must know our certificate)"
+        )
+    return " (does the head speak TLS? then RAY_USE_TLS=1 and the RAY_TLS_* files are needed here)"
 
 
 def join(address: str, runtime_env: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from actors.provenance import versions
 from conf.algorithm import AlgoConfig
 from conf.load import dump
 from conf.schema import Config
-from judge.types import Judged, Missing, Task, Verdict
+from judge.types import Missing, Task, Verdict
 from learner.objectives import joined
 from learner.rows import channels_of
 from learner.types import StepBatch, StepResult
@@ -87,17 +87,18 @@ class RunDirectory:
         write_whole(self.path / "versions.json", json.dumps(versions(), indent=1) + "\n")
 
     def _cut(self, step: int, heard: int) -> None:
-        def later(line: Mapping[str, Any]) -> bool:
-            return line.get("step", 0) > step or line.get("when") == "after"
+        def stays(line: Mapping[str, Any]) -> bool:
+            return line.get("step", 0) <= step and line.get("when") != "after"
 
-        for name in (
-            "metrics.jsonl",
-            "evaluations.jsonl",
-            "samples.jsonl",
-            "canaries.jsonl",
-            "diagnostics.jsonl",
-        ):
-            _keep(self.path / name, lambda line: not later(line))
+        def is_whole(line: Mapping[str, Any]) -> bool:
+            """Whether an evaluation of this step, which is made again otherwise, came to its end."""
+            file = heldout_file(line.get("split", "test"), line["when"], step)
+            return line.get("step", 0) < step or (self.path / file).exists()
+
+        for name in ("metrics.jsonl", "canaries.jsonl", "diagnostics.jsonl"):
+            _keep(self.path / name, stays)
+        for name in ("evaluations.jsonl", "samples.jsonl"):
+            _keep(self.path / name, lambda line: stays(line) and is_whole(line))
         for entry in [*self.path.glob("rollouts/step_*"), *self.path.glob("audio/step_*")]:
             if int(entry.stem.removeprefix("step_")) > (heard if entry.is_dir() else step):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -161,6 +162,11 @@ def _make(path: Path) -> bool:
     return True
 
 
+def heldout_file(split: str, when: str, step: int) -> str:
+    """The replies of an evaluation, relative to the run directory: written last, when all else is there."""
+    return f"heldout/{split}_{f'step_{step:06d}' if when == 'during' else when}.jsonl"
+
+
 def due(step: int, every: int) -> bool:
     """Whether something that happens every n-th step (0: never) happens at this one."""
     return every > 0 and step % every == 0
@@ -210,7 +216,8 @@ def rollout_records(
     for place, group in enumerate(groups):
         for reply, judged in group.replies:
             key: Key = (reply.prompt_id, reply.index)
-            task, told = tasks[reply.prompt_id], decision.advantages.get(key)
+            task, advantage = tasks[reply.prompt_id], decision.advantages.get(key)
+            logps = result.learner_logps.get(f"{reply.prompt_id}/{reply.index}")
             records.append(
                 RolloutRecord(
                     step=step,
@@ -233,14 +240,16 @@ def rollout_records(
                     scores={axis: score_of(verdict) for axis, verdict in judged.axes.items()},
                     second={axis: score_of(verdict) for axis, verdict in judged.second.items()},
                     reward=reward_of(judged),
-                    missing=_reason(judged),
+                    missing=judged.reward.reason if isinstance(judged.reward, Missing) else None,
                     penalty=decision.penalties.get(key),
                     well_formed=reply.well_formed,
-                    advantage=None if told is None else told.whole,
-                    advantages=None if told is None or told.whole is not None else asdict(told),
+                    advantage=None if advantage is None else advantage.whole,
+                    advantages=None
+                    if advantage is None or advantage.whole is not None
+                    else asdict(advantage),
                     weights=weights.get(key),
                     behaviour_logps=list(reply.logps),
-                    learner_logps=_logps(result, reply),
+                    learner_logps=None if logps is None else list(logps),
                     dropped=decision.dropped.get(key, None if decision.batch.weight else "lambda is 0"),
                 )
             )
@@ -251,14 +260,14 @@ def _preference(batch: StepBatch, algo: AlgoConfig) -> dict[Key, list[float | No
     """Advantage times channel weight per token of each reply; of a pair, 1 or -1 times it."""
     if batch.weight == 0:
         return {}
-    found = {
+    weights = {
         (row.prompt_id, row.index): joined(row, algo.preference) * row.advantage.of(channels_of(row.channels))
         for row in batch.rollouts
     }
     for pair in batch.pairs:
         for row, sign in ((pair.chosen, 1.0), (pair.rejected, -1.0)):
-            found[row.prompt_id, row.index] = joined(row, algo.preference) * sign
-    return {key: weights.tolist() for key, weights in found.items()}
+            weights[row.prompt_id, row.index] = joined(row, algo.preference) * sign
+    return {key: weight.tolist() for key, weight in weights.items()}
 
 
 def score_of(verdict: Verdict) -> Score | NoScore:
@@ -272,15 +281,6 @@ def score_of(verdict: Verdict) -> Score | NoScore:
         why=verdict.why,
         cached=verdict.cached,
     )
-
-
-def _reason(judged: Judged) -> str | None:
-    return judged.reward.reason if isinstance(judged.reward, Missing) else None
-
-
-def _logps(result: StepResult, reply: Reply) -> list[float | None] | None:
-    found = result.learner_logps.get(f"{reply.prompt_id}/{reply.index}")
-    return None if found is None else list(found)
 
 
 def _keep(file: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:

@@ -6,7 +6,7 @@ What nobody can read any more is dropped, and the command goes on; who wants to 
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from errno import EBADF, EIO, EPIPE
 from typing import Any, TextIO
 
@@ -42,7 +42,7 @@ class Lasting:
         """Call this once, when the reader goes away, or now where it is gone."""
         self._on_lost = call
         if self._lost:
-            call()
+            self._tell()
 
     def _drop(self, error: OSError) -> None:
         """From now on everything goes nowhere, also what libraries write to the same file. Raises what is not
@@ -55,6 +55,10 @@ class Lasting:
         os.close(nowhere)
         if not self._lost:
             self._lost = True
+            self._tell()
+
+    def _tell(self) -> None:
+        with suppress(OSError):  # of a full disk: whoever prints has nothing to do with it
             self._on_lost()
 
 

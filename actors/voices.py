@@ -1,7 +1,8 @@
 """The voice of a policy, measured on the start policy's own replies before anything is judged.
 
-Invariant: a run has one voice, that of its start: it is kept in voice.json before the first verdict and a
-resumed run reads it again. Where it cannot be had, an acoustic axis that counts is refused.
+Invariant: a run has one voice, that of its start: it is kept in voice.json before the first verdict and the
+driver of a resumed run reads it again. Judges have it from the driver alone, for on a shared folder another
+node may not see a new file for a while. Where it cannot be had, an acoustic axis that counts is refused.
 """
 
 import asyncio
@@ -28,21 +29,25 @@ def is_needed(judge: JudgeConfig) -> bool:
 async def measure_voice(
     fleet: Fleet, config: Config, manifest: Path, rows: Sequence[Row], run: Path
 ) -> str | None:
-    """Measure and keep it; what was found, for people. None: it is known already.
+    """Measure it where it is not known, keep it and tell the judges.
 
-    ``rows``: of which those that ask for no style are tried. RunError: it is needed and cannot be measured.
+    ``rows``: of which those that ask for no style are tried. Returns what there is to say of it; None: it was
+    known already. RunError: it is needed and cannot be measured.
     """
-    if norms_of(config.model.path, run) is not None:
+    known = norms_of(config.model.path, run)
+    if known is not None:
+        await fleet.judges.know_voice(known)
         return None
     asked = [row for row in rows[: 4 * TRIED] if row.style is None][:TRIED]
     samples = await _samples(fleet, config, manifest, asked) if asked else []
     norms = fitted(samples)
     if norms is None:
-        found = f"{len(samples)} of {len(asked)} replies of the start policy end by themselves and say words"
+        count = f"{len(samples)} of {len(asked)} replies of the start policy end by themselves and say words"
         if is_needed(config.judge):
-            raise RunError(f"judge.acoustic: {found}, {FEWEST} are needed to measure its voice; {UNKNOWN}")
-        return f"the voice was not measured: {found}"
+            raise RunError(f"judge.acoustic: {count}, {FEWEST} are needed to measure its voice; {UNKNOWN}")
+        return f"the voice was not measured: {count}"
     keep(norms, run)
+    await fleet.judges.know_voice(norms)
     pace = f"{norms.seconds_per_word:.3f} s a word + {norms.seconds_per_letter:.3f} s a letter"
     return f"the voice, measured on {len(samples)} replies: {pace}, {norms.level_dbfs:.1f} dBFS (voice.json)"
 
@@ -55,4 +60,4 @@ async def _samples(fleet: Fleet, config: Config, manifest: Path, rows: Sequence[
         async for reply, speech in replies:
             if reply.finish == "stop":
                 looks.append(group.create_task(fleet.judges.sample(reply, speech)))
-    return [found for look in looks if (found := look.result()) is not None]
+    return [sample for look in looks if (sample := look.result()) is not None]

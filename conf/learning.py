@@ -31,4 +31,5 @@ class LearnerConfig(Strict):
     activation_checkpointing: bool = True
     """Recompute layer activations in the backward pass: a third more work, a fraction of the memory."""
     timeout_s: Seconds = 600.0
-    """Longest wait for another rank."""
+    """Longest wait of a rank for another one, in each exchange between them. A whole call of all ranks (a
+    step, a diagnosis, a checkpoint) has ten times as long; then the run ends and can be resumed."""

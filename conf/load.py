@@ -6,7 +6,7 @@ How a command line uses it (no ``hydra.main``: no output folder, no log file, no
 
     config = load(["algo=sft", "rollout.group_size=4"])  # ConfigError: print it, exit 2
     print(dump(config))                                   # --cfg job
-    runs = [load(one) for one in sweep(overrides)]        # --multirun: all checked before one starts
+    runs = [load(run) for run in sweep(overrides)]        # --multirun: all checked before one starts
 
 ``resume=RUN`` takes RUN's own ``config.yaml`` as the base instead of train.yaml and goes on in that folder.
 Invariant: what comes out holds no interpolation, no secret and no relative path: it means the same in any
@@ -14,13 +14,15 @@ process on any node.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
@@ -43,8 +45,6 @@ from conf.schema import Config
 
 __all__ = ["ROOT", "ConfigError", "dump", "load", "read", "sweep"]
 
-DEFAULT_MODEL = "tiny"
-"""The model where none is chosen."""
 
 def load(overrides: list[str], config_name: str = "train") -> Config:
     """The checked configuration for a list of ``key=value``.
@@ -60,11 +60,12 @@ def load(overrides: list[str], config_name: str = "train") -> Config:
     problems += folder_problems(folders)
     if folders and problems:
         raise ConfigError(problems)  # Hydra would warn of a folder that is not there, and go on
-    settings = [one for one in given if one.key_or_group not in (RESUME, FOLDERS)]
-    known = [one for one in settings if _is_known(one, problems, folders, resumes=bool(resumed))]
-    problems += _family_without_preset(known) if base is None else []
+    settings = [override for override in given if override.key_or_group not in (RESUME, FOLDERS)]
+    known = [
+        override for override in settings if _is_known(override, problems, folders, resumes=bool(resumed))
+    ]
     try:
-        raw = _composed(known, config_name, base, folders)
+        raw = _composed(known, config_name, base, folders, problems)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError([*problems, composition_problem(error, config_name)]) from None
     return _checked(raw, problems)
@@ -106,13 +107,16 @@ def _is_known(override: Override, problems: list[str], folders: list[Path], *, r
     return False
 
 
-def _family_without_preset(overrides: list[Override]) -> list[str]:
-    """A family that is set beside another model's preset would learn at that one's rate."""
-    said = {override.key_or_group: str(override.value()) for override in overrides}
-    family, model = said.get("model.family"), said.get("model", DEFAULT_MODEL)
-    if family is None or family == model or not {family, model} <= {*GROUPS["model"]}:
+def _family_without_preset(composed: DictConfig, files: Collection[str]) -> list[str]:
+    """A family on another one's preset would learn at that one's rate. ``files``: all that were composed."""
+    family = OmegaConf.select(composed, "model.family")
+    others = [name for name in GROUPS["model"] if f"model/{name}" in files and name != family]
+    if family not in GROUPS["model"] or not others:
         return []
-    return [f"model.family: must come with its preset, model={family} (got {family} beside model={model})"]
+    rule = (
+        f"must come with its preset, model={family} (in a file: `override /model: {family}` in its defaults)"
+    )
+    return [f"model.family: {rule} (got {family} beside model={others[0]})"]
 
 
 def _option_rule(group: str, option: str, folders: list[Path]) -> str | None:
@@ -125,14 +129,19 @@ def _option_rule(group: str, option: str, folders: list[Path]) -> str | None:
 
 
 def _composed(
-    overrides: list[Override], config_name: str, base: dict[str, Any] | None, folders: list[Path]
+    overrides: list[Override],
+    config_name: str,
+    base: dict[str, Any] | None,
+    folders: list[Path],
+    problems: list[str],
 ) -> dict[str, Any]:
     """Schema defaults, then the YAML files (or a run's own), then the overrides; interpolations resolved."""
     merged = OmegaConf.create({})
     for key, value in DEFAULTS.items():
         OmegaConf.update(merged, key, value)
     if base is None:
-        composed = _from_files(overrides, config_name, folders)
+        composed, files = _from_files(overrides, config_name, folders)
+        problems += _family_without_preset(composed, files)
         merged.merge_with(composed)
         for key in _unset(OmegaConf.to_container(composed, resolve=False)):
             OmegaConf.update(merged, key, "???")  # a file that says so takes the schema's default away
@@ -145,20 +154,27 @@ def _composed(
     return {str(key): value for key, value in raw.items()}
 
 
-def _from_files(overrides: list[Override], config_name: str, folders: list[Path]) -> DictConfig:
-    """What Hydra makes of the project's YAML, the user's own and the overrides."""
-    files = {
-        one.key_or_group: Path(os.path.expanduser(str(one.value()))).absolute()
-        for one in overrides
-        if one.key_or_group in GROUPS and is_file(str(one.value()))
+def _from_files(
+    overrides: list[Override], config_name: str, folders: list[Path]
+) -> tuple[DictConfig, set[str]]:
+    """What Hydra makes of the project's YAML, the user's own and the overrides; and the files that it took,
+    as ``group/option``.
+    """
+    own = {
+        override.key_or_group: Path(os.path.expanduser(str(override.value()))).absolute()
+        for override in overrides
+        if override.key_or_group in GROUPS and is_file(str(override.value()))
     }
     with (
-        as_options(files) as (made, names),
+        as_options(own) as (made, names),
         initialize_config_dir(config_dir=str(FOLDER), version_base="1.3"),
     ):
-        places = [quoted(f"file://{folder}") for folder in (*folders, *([made] if files else []))]
+        places = [quoted(f"file://{folder}") for folder in (*folders, *([made] if own else []))]
         lines = [f"{FOLDERS}=[{','.join(places)}]"] if places else []
-        return compose(config_name, overrides=lines + [_forced(one, names) for one in overrides])
+        lines += [_forced(override, names) for override in overrides]
+        loader = GlobalHydra.instance().config_loader()
+        taken = loader.compute_defaults_list(config_name, lines, RunMode.RUN).defaults
+        return compose(config_name, overrides=lines), {str(default.config_path) for default in taken}
 
 
 def _unset(node: Any, prefix: str = "") -> Iterator[str]:
@@ -208,11 +224,11 @@ def _rename(judge: Any) -> None:
 
 def _checked(raw: dict[str, Any], problems: list[str]) -> Config:
     problems = problems + list(value_problems(raw))
-    told = {problem.partition(":")[0] for problem in problems}
+    named = {problem.partition(":")[0] for problem in problems}
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        problems += [line for line in schema_problems(error) if line.partition(":")[0] not in told]
+        problems += [line for line in schema_problems(error) if line.partition(":")[0] not in named]
         raise ConfigError(problems) from None
     problems += place_problems(config)
     if problems:

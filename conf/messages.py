@@ -76,6 +76,7 @@ def schema_problems(error: ValidationError) -> Iterator[str]:
         else:
             rule = re.sub(r"^Input is not a valid path.*", "must be a path", one["msg"])
             rule = re.sub(r"^(Input|String|Value) should", "must", rule)
+            rule = rule.replace("a valid tuple", "a list, [a,b]")
             yield f"{key}: {re.split(', (unable to|got) ', rule)[0]} (got {shown(value)})"
 
 

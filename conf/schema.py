@@ -24,7 +24,7 @@ from conf.learning import LearnerConfig
 class RunConfig(Strict):
     """The run as a whole."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Folder name below ``root``."""
     root: Path = Path("runs")
     """Where run directories live. On a cluster: a file system that every node shares."""

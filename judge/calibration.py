@@ -133,6 +133,8 @@ class Calibrations:
 
 def load(path: Path) -> Calibrations:
     """Read what ``save`` wrote. ValueError: not there, or not a calibration, with every reason."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path}: a calibration must be a file, no folder and no pipe")
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

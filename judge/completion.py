@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from judge.failures import document, error_failure, failed, shown
-from judge.finish import unfinished
+from judge.finish import decisive, unfinished
 
 DATED = r"([-@:]([0-9]{4,}|0[0-9]{2})([.-][0-9]+)*)?"
 """What an endpoint may add to the name that was asked for: a date or a build (-2025-08-28, -0613, -001), no
@@ -60,13 +60,23 @@ class _Message(_Part):
     reasoning_content: Any = None
     reasoning: Any = None
     thinking: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+    error: Any = None
 
 
 class _Choice(_Part):
     message: _Message | None = None
     finish_reason: str | None = None
+    native_finish_reason: Any = None  # what a router was told by the endpoint behind it
+    stop_reason: Any = None
     logprobs: Any = None
     error: Any = None
+
+    @property
+    def ended(self) -> str | None:
+        """Why the model stopped."""
+        return decisive(self.finish_reason, self.native_finish_reason, self.stop_reason)
 
 
 class _Reply(_Part):
@@ -151,11 +161,12 @@ def _only_choice(reply: _Reply, used: tuple[int, int], body: bytes) -> _Choice:
 
 def _must_be_whole(choice: _Choice, used: tuple[int, int]) -> None:
     """CallFailed: the choice holds an error, or the server gave it up."""
-    if choice.error:
-        failure = error_failure(choice.error, f"inside the answer: {choice.error}")
+    error = choice.error or (choice.message and choice.message.error)
+    if error:
+        failure = error_failure(error, f"inside the answer: {error}")
         failure.tokens = used
         raise failure
-    stopped = unfinished(choice.finish_reason, used, "")
+    stopped = unfinished(choice.ended, used, "")
     if stopped is not None and stopped.kind == "server":
         raise stopped
 
@@ -166,9 +177,11 @@ def _must_have_answered(choice: _Choice, used: tuple[int, int], advice: str) -> 
         raise failed("empty", "no message in the answer", used)
     if choice.message.refusal:
         raise failed("refusal", str(choice.message.refusal), used)
-    stopped = unfinished(choice.finish_reason, used, advice)
+    stopped = unfinished(choice.ended, used, advice)
     if stopped is not None:
         raise stopped
+    if choice.message.tool_calls or choice.message.function_call:
+        raise failed("malformed", "the model called a tool instead of answering", used)
 
 
 def _said(message: _Message, used: tuple[int, int]) -> tuple[str, str]:

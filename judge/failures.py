@@ -40,8 +40,9 @@ def document(body: bytes) -> Any:
         found = strict_json(body)
     except ValueError as broken:
         raise failed("not_json", f"{broken}: {shown(body)}") from None
-    if isinstance(found, dict) and (found.get("error") or found.get("object") == "error"):
-        raise error_failure(found.get("error") or found, shown(body))
+    error = (found.get("error") or found.get("errors")) if isinstance(found, dict) else None
+    if error or (isinstance(found, dict) and found.get("object") == "error"):
+        raise error_failure(error or found, shown(body))
     return found
 
 

@@ -11,7 +11,7 @@ from judge.types import CallFailed
 
 Names = frozenset[str]
 
-# Compared in lower case, without "finish_reason_" in front and with "_" for "-", " " and ".".
+# Compared in lower case, with "_" for "-", " " and ".", and without "finish_reason_" in front.
 ITS_OWN_END: Names = frozenset(
     "stop end end_turn endturn eos eos_token eot eot_token stop_sequence stop_token "
     "stop_word im_end complete completed".split()
@@ -30,7 +30,8 @@ WITHHELD: Names = frozenset(
 """Google's names, Anthropic's, Bedrock's, z.AI's."""
 BROKEN: Names = frozenset(
     "error network_error server_error internal_error upstream_error provider_error abort aborted cancel "
-    "cancelled canceled timeout insufficient_system_resource overloaded rate_limit other unspecified".split()
+    "cancelled canceled failed timeout insufficient_system_resource overloaded rate_limit other "
+    "unspecified".split()
 )
 """The server gave up: OpenRouter, vLLM, SGLang, z.AI, DeepSeek; without a reason: Google."""
 
@@ -39,8 +40,8 @@ End = Literal["own", "cut", "withheld", "broken", "unknown"]
 
 def meaning(reason: str | None) -> End:
     """What a finish_reason says; none, a blank one or "null" says nothing against the answer."""
-    name = (reason or "").strip().lower().removeprefix("finish_reason_")
-    name = name.translate(dict.fromkeys(map(ord, "-. "), "_")).strip("_")
+    name = (reason or "").strip().lower().translate(dict.fromkeys(map(ord, "-. "), "_")).strip("_")
+    name = name.removeprefix("finish_reason_").removeprefix("finishreason_")  # an enum's, as Python writes it
     if name in ("", "null") or name in ITS_OWN_END:
         return "own"
     if name in CUT_OFF:
@@ -65,3 +66,13 @@ def unfinished(reason: str | None, tokens: tuple[int, int], advice: str) -> Call
     if end == "broken":
         return failed("server", f"the endpoint gave up: {named}", tokens)
     return failed("malformed", f"not the model's own end: {named}", tokens)
+
+
+def decisive(reason: str | None, *upstream: object) -> str | None:
+    """The reason that counts: the endpoint's own, or one of its ``upstream`` that was cut, withheld or broken
+    where the endpoint says that all went well. What nobody knows is the upstream's own word for an end.
+    """
+    if meaning(reason) != "own":
+        return reason
+    bad = (one for one in upstream if isinstance(one, str) and meaning(one) not in ("own", "unknown"))
+    return next(bad, reason)

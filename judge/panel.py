@@ -28,7 +28,7 @@ from judge.pitch import pitch
 from judge.plugins import Predictor, plugins_from
 from judge.recognisers import recogniser_from
 from judge.types import CallFailed, Judged, Missing, Scale, Scored, Task, Verdict
-from judge.voice import UNKNOWN, Known, Voice
+from judge.voice import UNKNOWN, Known, norms_of
 from rollout.types import Reply, Speech
 from speech.words import words
 
@@ -175,8 +175,14 @@ def panel_from(config: JudgeConfig, root: Path, voice: Path | Known) -> Panel:
 
     ValueError: a file is not there or not what it should be, or a package is not installed.
     """
-    known = Voice(voice).norms if isinstance(voice, Path) else voice
-    return Panel(config, recogniser_from(config.asr, root), known, plugins_from(config.plugins, root))
+    return Panel(config, recogniser_from(config.asr, root), _known(voice), plugins_from(config.plugins, root))
+
+
+def _known(voice: Path | Known) -> Known:
+    if not isinstance(voice, Path):
+        return voice
+    norms = norms_of(voice)
+    return lambda: norms
 
 
 def files_of(config: JudgeConfig) -> dict[str, Path]:

@@ -202,7 +202,9 @@ def _lines(path: Path) -> Sequence[tuple[int, bytes]]:
 
 
 def contents(path: Path, most: int) -> bytes:
-    """A file's bytes. ManifestError: it is not there, or has more than ``most``."""
+    """A file's bytes. ManifestError: it is not there, is no file, or has more than ``most``."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise unusable(path, "must be a file, no folder and no pipe")
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)

@@ -10,8 +10,11 @@ from typing import Any
 
 
 def strict_json(body: bytes) -> Any:
-    """The document in UTF-8. ValueError: not JSON, or JSON that two parsers may read in two ways."""
-    text = body.decode()
+    """The document in UTF-8; a byte order mark means nothing.
+
+    ValueError: not JSON, or JSON that two parsers may read in two ways.
+    """
+    text = body.decode("utf-8-sig")
     try:
         found = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
         if re.search(r"\\u[dD][89a-fA-F]", text):

@@ -8,7 +8,7 @@
     contains  the answer's words must occur, one after another
     regex     the pattern must be found in the transcript's words (speech/words.py): lower case, no
               punctuation, with accents or without, and the numbers as transcribed, in letters ("forty two"),
-              or up to twenty in letters and others in digits
+              or up to twelve in letters and others in digits
     math      the last expression said must have the answer's value (speech/expressions.py)
 
 Right is scale.hi, anything else scale.lo; only ``exact`` has something between. No partial credit for an

@@ -9,7 +9,6 @@ Invariant: nobody is held against another voice; where it is not known there are
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -135,19 +134,3 @@ def keep(norms: SpeechNorms, run: Path) -> None:
 
 
 Known = Callable[[], SpeechNorms | None]  # None: not known yet, or not at all
-
-
-class Voice:
-    """The norms of a checkpoint as soon as they are known: a judge may start before they are measured."""
-
-    def __init__(self, model: Path, run: Path | None = None) -> None:
-        """ValueError: what the checkpoint says of it cannot be read."""
-        self._of = lru_cache(lambda: norms_of(model, run))
-        self.norms()
-
-    def norms(self) -> SpeechNorms | None:
-        """None: not known yet, or not at all."""
-        found = self._of()
-        if found is None:
-            self._of.cache_clear()
-        return found

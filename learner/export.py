@@ -3,8 +3,8 @@
 Invariant: every weight file of the start checkpoint is written again under its name, with the same tensor
 names, shapes and dtypes; tensors that the learner does not hold (encoders, frozen heads) and every other file
 (config, tokenizer, wavgate.json, codec) are copied bit for bit, but for the start's weights in another form
-(pytorch_model.bin), which would be stale. So whatever loaded the start checkpoint loads the export. Modes are
-those that the umask gives.
+(pytorch_model.bin) and what is left of its training (optimizer.pt), which would be stale. So whatever loaded
+the start checkpoint loads the export. Modes are those that the umask gives.
 """
 
 import json
@@ -42,9 +42,10 @@ def export(policy: Policy, family: Family, target: Path, *, rank: int, step: int
     ValueError: ``target`` is not empty, or the folder holds a tensor that the policy does not have.
     """
     source = family.path
+    others = (family.codec_path, family.ear_path)
 
     def wanted(path: Path) -> bool:
-        stale = path.parent == source and is_stale(path.name)
+        stale = path.parent == source and path not in others and is_stale(path.name)
         return not (stale or path in files or path.name in LEFT_OUT)
 
     if target.exists() and any(target.iterdir()):

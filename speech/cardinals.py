@@ -7,7 +7,7 @@ scale ("thousand" to "trillion"), "point" and years join words.
     groups    below a thousand, each before a smaller scale: "two million three hundred and five thousand"
 
 Two two-digit numbers in words that stand alone are a year when the first is 11 to 20 and the second not the
-next one. "a" is one before "hundred" and the scales only.
+next one below twenty ("fifteen sixteen"). "a" is one before "hundred" and the scales only.
 """
 
 import re
@@ -29,6 +29,7 @@ TENS = {
     for tens, name in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
 } | {"fourty": 40}
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+RANK = "-th"  # a token of its own behind a number: it is an ordinal
 _MULTIPLES = ("hundred", *SCALES)
 _OH = ("oh", "o")
 _NOT_ZERO_POINT = ("a", "the", "this", "that", "which", "what", "some")  # "at this point five people"
@@ -112,15 +113,21 @@ def _decimals(said: list[str], at: int, whole: Fraction) -> Found | None:
 
 
 def _grouped(said: list[str], at: int) -> Found | None:
-    """Groups of hundreds before falling scales: "two million [and] three hundred and five thousand"."""
+    """Groups of hundreds before falling scales: "two million[,] [and] three hundred and five thousand".
+
+    A comma is part of a number in letters only, before a group of 100 or more: "one thousand, five" is two.
+    """
     total, last, after = Fraction(0), None, at
     while last is None or last > 1:
-        start = after + (last is not None and word_at(said, after) == "and")
+        comma = last is not None and word_at(said, after) == "," and word_at(said, after + 1).isalpha()
+        start = after + (comma or (last is not None and word_at(said, after) == "and"))
         read = _hundreds(said, start)
         if read is None:
             break
         scale = SCALES.get(word_at(said, read[1]), 1)
         if last is not None and (scale >= last or read[0] * scale >= last or read[0] == 0):
+            break
+        if comma and read[0] * scale < 100:
             break
         total, last = total + read[0] * scale, scale
         after = read[1] + (scale > 1)
@@ -167,9 +174,9 @@ def _year(said: list[str], at: int) -> Found | None:
     second = _below_hundred(said, first[1] + oh)
     if second is None or word_at(said, first[1])[:1].isdigit():
         return None
-    if (second[0] not in range(1, 10)) if oh else (second[0] < 10 or second[0] == first[0] + 1):
+    if (second[0] not in range(1, 10)) if oh else (second[0] < 10 or first[0] + 1 == second[0] < 20):
         return None
     after = word_at(said, second[1])
-    if after in SCALES or after in ("hundred", "point") or _below_hundred(said, second[1]) is not None:
+    if after in SCALES or after in ("hundred", "point", RANK) or _below_hundred(said, second[1]) is not None:
         return None
     return Fraction(100 * first[0] + second[0]), second[1]

@@ -15,11 +15,14 @@ from safetensors import SafetensorError, safe_open
 STEP = "wavgate_step"  # in the metadata of exported weights
 LAYER = re.compile(r"\blayers\.(\d+)\.")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-OWN_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|adapter_model\.safetensors")
+OWN_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+ADAPTER = re.compile(r"adapter_config\.json|adapter_model\.(safetensors|bin)")
 OTHER_WEIGHTS = re.compile(  # one model's weights under names that are not read
-    r"(model|pytorch_model|adapter_model|consolidated|flax_model|tf_model|rust_model)[.-].*"
-    r"(safetensors|bin|pth?|msgpack|h5|ot)(\.index.*\.json)?|.*\.gguf"
+    r"(model|pytorch_model|consolidated|flax_model|tf_model|rust_model)[.-].*"
+    r"(safetensors|bin|pth?|msgpack|h5|ot)(\.index.*\.json)?|.*\.gguf|(?!.*codec).*\.safetensors"
+    r"|(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|training_args\.bin"  # of a training run
 )
+OTHER_FOLDERS = re.compile(r"checkpoint-\d+|global_step\d+|original|onnx|openvino")  # the same, and older
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def weight_files(path: Path) -> list[Path]:
     """The model's own safetensors files; a codec may lie beside them.
 
-    ValueError: one is not there, or lies beside an index that does not name it.
+    ValueError: one is not there, or lies beside an index that does not name it; an adapter lies beside them.
     """
     shards = _index(path)
     files = [path / SINGLE] if shards is None else sorted({path / file for file in shards.values()})
@@ -58,6 +61,8 @@ def weight_files(path: Path) -> list[Path]:
                 f"{path}: a checkpoint must hold {file.name} (other weight formats are not read)"
             )
     for other in sorted(path.iterdir()):
+        if ADAPTER.fullmatch(other.name):
+            raise ValueError(f"{other}: must not lie here unread: merge the adapter into the weights")
         if OWN_WEIGHTS.fullmatch(other.name) and other not in files:
             why = f"{INDEX} does not name it" if shards is not None else f"{SINGLE} is what is read"
             raise ValueError(f"{other}: must not lie here unread: {why}")
@@ -65,8 +70,10 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def is_stale(name: str) -> bool:
-    """Whether a file beside the weights that were read holds a model's weights in another form."""
-    return name != INDEX and bool(OTHER_WEIGHTS.fullmatch(name))
+    """Whether a file or folder beside the weights that were read holds a model's weights in another form, or
+    what was left of training them.
+    """
+    return name != INDEX and bool(OTHER_WEIGHTS.fullmatch(name) or OTHER_FOLDERS.fullmatch(name))
 
 
 def _index(path: Path) -> dict[str, str] | None:

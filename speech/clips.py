@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from speech import audio
 from speech.recent import Recent
 
 Sound = tuple[int, int]
-"""Two hashes of a few samples, rounded on two grids: of the same sound one of them is the same, or both."""
-LOOKED, GOLDEN = 48, 0.618034  # samples, spread over the clip
-COARSE, FINE = 0.25, 0.05  # steps of the grids: in shares of the peak, and for the peak's logarithm
+"""Two hashes of a sketch, rounded on two grids: of the same sound one of them is the same, or both.
+
+The sketch weighs every sample by a sign of chance and sums them up in ``SUMS``; a stretch of the clip counts
+as much as any other, however quiet. Other sounds have other sums, about as far apart as a grid's steps.
+"""
+SUMS, STRETCHES = 32, 16
+FINE = 0.05  # step of the grids for the level's logarithm; for the sums, whose spread is 1, it is 1
 ROUNDED = 2.0**-13  # samples that are nearer are the same: 4 steps of 16 bits
 SILENCE = 1e-4  # of full scale: no sample beyond it, and nothing can be heard
 SHORTEST = 0.02  # seconds; a click
@@ -39,10 +44,9 @@ class Heard:
     def of(cls, wave: audio.Wave, rate: int) -> "Heard":
         """What decoded samples are."""
         peak = float(np.abs(wave).max())
-        places = (np.arange(LOOKED) * GOLDEN % 1 * len(wave)).astype(int)
-        features = np.append(wave[places] / max(peak, SILENCE) / COARSE, np.log(max(peak, SILENCE)) / FINE)
+        features = _sketch(wave.astype(np.float64))
         one, other = (
-            _hash(f"{len(wave)} {rate}".encode() + np.floor(features + shift).astype(np.int16).tobytes())
+            _hash(f"{len(wave)} {rate}".encode() + np.floor(features + shift).astype(np.int32).tobytes())
             for shift in (0.0, 0.5)
         )
         return cls(len(wave) / rate, peak, (one, other))
@@ -138,3 +142,17 @@ class Clips:
 
 def _hash(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def _sketch(wave: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The sums and the level, in steps of the grids."""
+    starts = np.unique(np.arange(STRETCHES) * len(wave) // STRETCHES)
+    lengths = np.diff(np.append(starts, len(wave)))
+    powers = np.add.reduceat(np.square(wave), starts)
+    even = wave / np.repeat(np.maximum(np.sqrt(powers / lengths), ROUNDED), lengths)
+    signs = np.unpackbits(np.frombuffer(np.random.default_rng(0).bytes(len(wave) // 8 + 1), np.uint8))
+    signed = np.pad(np.where(signs[: len(wave)], even, -even), (0, -len(wave) % SUMS))
+    spread = np.sqrt(max(1e-9, np.square(even).sum() / SUMS))
+    sums = signed.reshape(-1, SUMS).sum(axis=0) / spread
+    level = np.log(np.sqrt(powers.sum() / len(wave)) + SILENCE * ROUNDED)
+    return np.append(sums, level / FINE)

@@ -7,8 +7,8 @@ whose value is null says nothing.
 
 import json
 from collections.abc import Collection, Mapping
-from math import isfinite
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 from speech.checkpoint import read_json
@@ -107,14 +107,14 @@ def whole(
     """The positive integer of a key. ValueError: it is none, or not there and without ``default``."""
     found = told.get(name)
     found = default if found is None else found
-    if type(found) is not int or found < 1:
+    if type(found) is not int or not 1 <= found < 2**63:
         raise ValueError(f"{file}: {within}{name} must be a positive integer: got {shown(found)}")
     return found
 
 
 def positive(file: Path, name: str, value: object) -> float:
     """The value as a positive number. ValueError: it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (isfinite(value) and value > 0):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= float_info.max:
         raise ValueError(f"{file}: {name} must be a positive number: got {shown(value)}")
     return value
 

@@ -4,6 +4,7 @@ Invariant: a row is in the manifest as it was, or dropped with a reason that is 
 file:line:field or shard:key:field. What is in the manifest passes ``wavgate data check``.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -71,6 +72,9 @@ class _Ids:
     def __init__(self, files: Sequence[Path], progress: Progress, written: Sequence[str]) -> None:
         self._files, self._progress = files, progress
         self._before, self._here = set(written[: progress.before]), set(written[progress.before :])
+        stems = [file.stem for file in files]
+        counts = Counter(stems)
+        self._names = [stem if counts[stem] == 1 else f"{stem}-{at}" for at, stem in enumerate(stems)]
 
     def enter(self, file: Path) -> None:
         """The next row is of this file."""
@@ -83,18 +87,13 @@ class _Ids:
         """The id that the row has; None: a row of the same file has it, which goes to ``found``."""
         own = wanted
         if wanted in self._before and wanted not in self._here:
-            own = fitting(f"{self._name()}-{wanted}")
+            own = fitting(f"{self._names[self._progress.file]}-{wanted}")
             self._progress.renamed += own not in self._before and own not in self._here
         if own in self._before or own in self._here:
             found.append(("id", f"must be unique: {own} was there before"))
             return None
         self._here.add(own)
         return own
-
-    def _name(self) -> str:
-        at = self._progress.file
-        stems = [file.stem for file in self._files]
-        return stems[at] if stems.count(stems[at]) == 1 else f"{stems[at]}-{at}"
 
 
 def _row(record: Record, progress: Progress, keeper: Keeper, clips: Clips, ids: _Ids) -> bytes | None:

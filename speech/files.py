@@ -35,11 +35,15 @@ def write_whole(path: Path, text: str) -> None:
 def copy_contents(source: Path, target: Path, wanted: Callable[[Path], bool]) -> None:
     """The files below ``source`` whose paths, and whose folders' paths, are ``wanted``, into ``target``.
 
-    Contents, not modes or links: who may read the source is the source's business.
+    Contents, not modes or links: who may read the source is the source's business. A link to a folder that
+    it lies in is left out: its files are there already.
     """
+    above = {source: frozenset({os.path.realpath(source)})}
     for folder, folders, files in os.walk(source, followlinks=True):
         here = Path(folder)
-        folders[:] = [name for name in folders if wanted(here / name)]
+        real = {name: os.path.realpath(here / name) for name in folders if wanted(here / name)}
+        folders[:] = [name for name in folders if name in real and real[name] not in above[here]]
+        above |= {here / name: above[here] | {real[name]} for name in folders}
         (target / here.relative_to(source)).mkdir(parents=True, exist_ok=True)
         for name in files:
             if wanted(here / name):

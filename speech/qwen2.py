@@ -31,6 +31,7 @@ NEUTRAL: Mapping[str, Any] = {  # what some decoders multiply or add; this value
     "use_qk_norm": False,
     "use_sliding_window": False,
 }
+FURTHEST = 2**31 - 1  # position
 FULL = "full_attention"
 ORIGINAL = "original_max_position_embeddings"
 UNUSED = "sliding_window max_window_layers".split()  # while use_sliding_window is false
@@ -85,6 +86,9 @@ def read_decoder(
         raise ValueError(f"{file}: {within}layer_types must all be {FULL}: got {shown(kinds)}")
     rotations = _rotations(file, told, within, positions, theta)
     if rotations["rope_type"] == "yarn":  # the positions that the engine's table has
+        if rotations["factor"] > FURTHEST / rotations[ORIGINAL]:
+            rule = f"factor must give at most {FURTHEST} positions with {ORIGINAL} {rotations[ORIGINAL]}"
+            raise ValueError(f"{file}: {within}{rule}: got {shown(rotations['factor'])}")
         positions = int(rotations[ORIGINAL] * rotations["factor"])
     return {
         "model_type": "qwen2",

@@ -1,11 +1,13 @@
 """WAV as chunks: where its data ends, and what stands in for its size where a stream had begun to be sent.
 
-A size that is a stand-in means all that is there: 0, 2 or 4 GiB, or more than an hour of sound, of which the
-file has less. Any other size that the file is too short for means that it was cut.
+A size that is a stand-in means all that is there up to the chunks at the end: 0, 2 or 4 GiB, or more than an
+hour of sound, of which the file has less. Any other size that the file is too short for means it was cut.
 """
 
+import re
 import struct
 from dataclasses import dataclass
+from itertools import islice
 from typing import BinaryIO
 
 from speech.mpeg import at
@@ -15,6 +17,11 @@ ENDLESS = 0x7FFF_0000  # bytes; sizes of 2 and of 4 GiB are above it
 HOUR = 3600  # seconds
 LITTLE = 4096  # bytes behind the sound that may be anything: padding, a tag
 MAX_CHUNKS = 1000
+TAIL = 1 << 20  # bytes at the end in which chunks may follow a sound of unknown size
+BEHIND = re.compile(
+    rb"LIST|id3 |ID3 |bext|iXML|_PMX|cue |fact|PEAK|smpl|inst|JUNK|junk|PAD |FLLR|cart|axml|chna|plst|acid"
+)
+MOST_NAMES = 100  # that are looked at there
 PLAIN = (1, 3, 6, 7)  # codings with a sample in so many bytes: PCM, float, A-law, mu-law
 EXTENSIBLE = 0xFFFE  # the coding stands further behind
 
@@ -44,7 +51,8 @@ def true_size(file: BinaryIO, start: int, end: int) -> dict[int, bytes]:
     data = _data(file, start + 12, order)
     if isinstance(data, str) or not data.stands_in(file, end, order):
         return {}
-    return {data.field: struct.pack(data.form, min(end - data.place, ENDLESS))}
+    size = _sound_end(file, data.place, end, order) - data.place
+    return {data.field: struct.pack(data.form, min(size, ENDLESS))}
 
 
 def problem(file: BinaryIO, start: int, end: int) -> str | None:
@@ -53,13 +61,13 @@ def problem(file: BinaryIO, start: int, end: int) -> str | None:
     data = _data(file, start + 12, order)
     if isinstance(data, str):
         return data or None
+    if data.broken:
+        return f"must have a format that agrees with itself: got {data.broken}"
     if data.stands_in(file, end, order):
         return None
     if data.size > (rest := end - data.place):
         rule = "must end within the file, else it was cut"
         return f"{rule}: got {rest} of {data.size} bytes (is that a guess? ffmpeg -i IN -c copy OUT)"
-    if data.broken:
-        return f"must have a format that agrees with itself: got {data.broken}"
     place = data.place + data.size + data.size % 2
     for _ in range(MAX_CHUNKS):
         head = at(file, place, 8)
@@ -68,7 +76,7 @@ def problem(file: BinaryIO, start: int, end: int) -> str | None:
         name, size = struct.unpack(f"{order}4sI", head)
         if name in (*KINDS, b"data"):
             return "must be one recording: another follows it in the file"
-        if size > (rest := end - place - 8):
+        if size > (rest := end - place - 8) or not _is_name(name):
             return None if rest <= LITTLE else "must have chunks behind its data: got something else"
         place += 8 + size + size % 2
     return f"must have at most {MAX_CHUNKS} chunks: got more"
@@ -115,7 +123,20 @@ def _chunks_until(file: BinaryIO, place: int, end: int, order: str) -> bool:
         if end <= place <= end + 1:
             return True
         head = at(file, place, 8)
-        if len(head) < 8 or not head[:4].isascii() or not head[:4].strip().isalnum():
+        if len(head) < 8 or not _is_name(head[:4]):
             return False
         place += 8 + (size := struct.unpack(f"{order}I", head[4:])[0]) + size % 2
     return False
+
+
+def _is_name(name: bytes) -> bool:
+    """Of a chunk: four signs to be read."""
+    return all(32 <= byte < 127 for byte in name) and bool(name.strip())
+
+
+def _sound_end(file: BinaryIO, place: int, end: int, order: str) -> int:
+    """Where chunks begin that are behind a sound of unknown size and reach to the end; else the end."""
+    start = max(place, end - TAIL)
+    names = islice(BEHIND.finditer(at(file, start, end - start)), MOST_NAMES)
+    behind = (start + name.start() for name in names)
+    return next((first for first in behind if _chunks_until(file, first, end, order)), end)

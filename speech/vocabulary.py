@@ -18,8 +18,10 @@ import tiktoken
 from tokenizers import Tokenizer
 
 from speech.checkpoint import read_json
+from speech.config_keys import shown
 
 MARKER = re.compile(r"<\|.*\|>")
+MOST_RANK = 2**32 - 1
 LONGEST = 400_000  # characters: no turn has as many, and tiktoken panics on a million spaces
 
 
@@ -67,8 +69,9 @@ class Vocabulary:
         content = read_json(file)
         _check_model(file, content, "BPE")
         added = content.get("added_tokens") or []
-        if not all(isinstance(token, dict) for token in added):
-            raise ValueError(f"{file}: added_tokens must be objects with content and id: got {added[0]}")
+        if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+            rule = "added_tokens must be a list of objects with content and id"
+            raise ValueError(f"{file}: {rule}: got {shown(added)}")
         specials = _numbered(file, ((token.get("content"), token.get("id")) for token in added))
         plain = _numbered(file, content["model"]["vocab"].items())
         try:
@@ -85,8 +88,7 @@ class Vocabulary:
         if not file.is_file():
             raise ValueError(f"{file}: a checkpoint folder must hold this file")
         try:
-            pairs = (line.split() for line in file.read_bytes().splitlines() if line)
-            ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+            ranks = _ranks(file.read_bytes())
             encoding = tiktoken.Encoding(file.name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
         except (ValueError, binascii.Error) as error:
             raise ValueError(f"{file}: must hold one `base64 rank` per line: {error}") from error
@@ -181,6 +183,24 @@ class Ranks:
         return str(self.encoding.decode(list(ids), errors="replace"))
 
 
+def _ranks(content: bytes) -> dict[bytes, int]:
+    """Of a tiktoken file. ValueError: a line of another form, or what the library would panic at."""
+    ranks: dict[bytes, int] = {}
+    owners: set[int] = set()
+    for line in content.splitlines():
+        token, rank = line.split() if line.strip() else (b"", b"")
+        if not token:
+            continue
+        piece, number = base64.b64decode(token, validate=True), int(rank)
+        if not 0 <= number <= MOST_RANK:
+            raise ValueError(f"a rank is from 0 to {MOST_RANK}: got {number}")
+        if piece in ranks or number in owners:
+            raise ValueError(f"each token and each rank must be there once: got {line.decode()!r} again")
+        ranks[piece] = number
+        owners.add(number)
+    return ranks
+
+
 def check_companions(file: Path, ids: Mapping[str, int]) -> None:
     """ValueError: a file beside ``file``, which other programs read, gives a token another id.
 
@@ -193,10 +213,12 @@ def check_companions(file: Path, ids: Mapping[str, int]) -> None:
         if name == "tokenizer_config.json":
             content = _added(other, content)
         for token, number in content.items():
+            if type(number) is not int:
+                raise ValueError(f"{other}: the id of {token} must be a whole number: got {shown(number)}")
             known = ids.get(token)
             if known is not None and known != number:
                 raise ValueError(f"{other}: {token} must have the id {known} of {file.name}: got {number}")
-            if name != "vocab.json" and tokens.get(number, token) != token:
+            if tokens.get(number, token) != token:
                 raise ValueError(
                     f"{other}: {number} must be {tokens[number]}, as in {file.name}: got {token}"
                 )

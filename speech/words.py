@@ -1,47 +1,50 @@
 """The words of a text as they are compared: the same words, however typed or written down, are the same list.
 
     letters   of any script, with their marks and inner apostrophes: "don't", "café", "straße" as "strasse"
-    numbers   each one word: up to twenty in letters, above in digits, however said: "a hundred and five" is
-              "105", "nineteen ninety-nine" is "1999" (of the years, those from 1500 on)
-    signs     that are read out: % + = & and money
+    numbers   each one word: up to twelve in letters, above in digits, however said: "a hundred and five" is
+              "105", "the twenty-first" "21st", "nineteen ninety-nine" and "15:30" are "1999" and "1530" (of
+              the pairs, those from fifteen on), "two and a half" is "2.5"
+    signs     that are read out: % + = & and those of speech/signs.py
+    initials  "U.S.", "U S" and "US" are "us"; a row of letters with two that are no words is one word
     scripts   without blanks (Chinese, Japanese, Thai, ...): sign by sign
 
+What sounds the same is the same ("2000 5" is two numbers, "two thousand five" is one). A number ends where
+the text has a sign: "16, 70" is two. Contractions, fillers and British spellings stay as they are said.
 Invariant: the words of words are themselves, and punctuation, case and spelling (speech/spelling.py) change
-nothing. A text is read in a few passes, however long it is.
+no word but numbers. A text is read in a few passes, however long it is.
 """
 
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from itertools import groupby
 
 import regex
 
-from speech.cardinals import SCALES, cardinal, spelled
+from speech.cardinals import RANK, SCALES, cardinal, spelled, word_at
+from speech.ordinals import PLURAL, in_letters, marked, parts
+from speech.signs import COUNTED, NUMBER, read_out
 from speech.spelling import bare, plain
 
-_NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|(?<![\p{L}0-9])\.[0-9]+"
 _UNSPACED = "".join(
     rf"\p{{{script}}}" for script in "Han Hiragana Katakana Thai Lao Khmer Myanmar Tibetan".split()
 )
 _TOKEN = regex.compile(
-    rf"[0-9]+(?:st|nd|rd|th)\b|{_NUMBER}|[{_UNSPACED}]\p{{M}}*|[\p{{L}}--[{_UNSPACED}]]"
-    rf"(?:[\p{{L}}\p{{M}}--[{_UNSPACED}]]|'(?=[\p{{L}}--[{_UNSPACED}]]))*|[%+=&]",
+    rf"[0-9]+(?:st|nd|rd|th|s)\b|{NUMBER}|[{_UNSPACED}]\p{{M}}*|[\p{{L}}--[{_UNSPACED}]]"
+    rf"(?:[\p{{L}}\p{{M}}--[{_UNSPACED}]]|'(?=[\p{{L}}--[{_UNSPACED}]]))*|[%+=&]|[.,;:!?]",
     regex.V1,
 )
-_MONEY = regex.compile(rf"([$€£]) ?({_NUMBER})( (?:{'|'.join(SCALES)}))?")
-_COINS = {"$": "dollar", "€": "euro", "£": "pound"}
-_MINUS = regex.compile(r"(?<![\p{L}\p{M}0-9])-(?=\.?[0-9])")
-_PART = regex.compile(r"(?<![0-9/.,])([123])/([234])(?![0-9/.,])")
-_PARTS = {
-    ("1", "2"): "one half", ("1", "3"): "one third", ("2", "3"): "two thirds",
-    ("1", "4"): "one quarter", ("3", "4"): "three quarters",
+_STOPS = frozenset(".,;:!?")
+_READ_OUT = {
+    "%": "percent", "+": "plus", "=": "equals", "&": "and", "fourty": "forty",
+    "mr": "mister", "mrs": "missus", "dr": "doctor", "prof": "professor", "vs": "versus", "ok": "okay",
 }  # fmt: skip
-_COUNTED = ("percent", *_COINS.values(), *(f"{coin}s" for coin in _COINS.values()))
-_READ_OUT = {"%": "percent", "+": "plus", "=": "equals", "&": "and", "mr": "mister", "fourty": "forty"}
-_ORDINAL = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth"}
-_ORDINAL |= {"nine": "ninth", "twelve": "twelfth"}
 _CENTURIES = ("fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty")  # "twelve twelve" is two
-_FEW = 20  # up to which numbers are in letters
+_OH = ("oh", "o")
+_FEW = 12  # up to which numbers are in letters
+_LETTER_WORDS = frozenset("aeioy")  # of some language
+_PLACES = 120  # of a decimal number
+PASSES = 8  # one or two are enough for what people write
 
 
 def words(text: str) -> list[str]:
@@ -50,16 +53,17 @@ def words(text: str) -> list[str]:
     Example:
         words("It’s 12, café!")  # ["it's", "twelve", "café"]
     """
-    tokens = typed(text)
-    while (numbered := _numbered(tokens)) != tokens:  # "20 3" sounds as 23 does
-        tokens = numbered
-    return tokens
+    said = _once(text)
+    for _ in range(PASSES):
+        if (again := _once(" ".join(said))) == said:  # "one. point. five" sounds as "one point five" does
+            break
+        said = again
+    return said
 
 
 def typed(text: str) -> list[str]:
     """The words with every number as the text has it: "forty two" is two words, "42" is one."""
-    said = _MINUS.sub(" minus ", _MONEY.sub(_paid, _PART.sub(_part, plain(text))))
-    return [one for token in _TOKEN.findall(said) for one in _written(token)]
+    return [token for token in _tokens(text) if token not in _STOPS]
 
 
 def alike(said: Sequence[str], heard: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -85,65 +89,103 @@ def spoken(text: str) -> list[str]:
     return [
         one
         for word, after in zip(said, following, strict=True)
-        for one in _sound(word, may_be_year=after not in _COUNTED)
+        for one in _sound(word, may_be_year=after not in COUNTED)
     ]
 
 
 def _sound(word: str, may_be_year: bool) -> list[str]:
     """A word in letters: 1905 as "nineteen oh five", 3.14 as "three point one four"; not from 10^15 on."""
-    whole, point, digits = word.partition(".")
+    number, *mark = parts(word)
+    whole, point, digits = number.partition(".")
     if not (whole.isascii() and whole.isdecimal() and len(whole) <= 15):
         return [word]
     if point:
         return [*spelled(int(whole)), "point", *(one for digit in digits for one in spelled(int(digit)))]
     value = int(whole)
-    if not may_be_year or not (1100 <= value < 2000 or 2010 <= value < 2100):
-        return spelled(value)
-    first, second = divmod(value, 100)
+    is_year = may_be_year and mark != [RANK] and (1100 <= value < 2000 or 2010 <= value < 2100)
+    said = _pairs(value) if is_year else spelled(value)
+    return in_letters(said, mark[0]) if mark else said
+
+
+def _pairs(year: int) -> list[str]:
+    first, second = divmod(year, 100)
     last = spelled(second) if second else ["hundred"]
     return [*spelled(first), *(["oh"] if 0 < second < 10 else []), *last]
 
 
-def _written(token: str) -> list[str]:
-    if token[-1:].isalpha() and token[0].isdigit():
-        return _ordinal(int(token[:-2])) if len(token) <= 17 else [token]
-    return [_READ_OUT.get(token, token.replace(",", ""))]
+def _once(text: str) -> list[str]:
+    return _initials(_numbered([part for token in _tokens(text) for part in parts(token)]))
 
 
-def _ordinal(value: int) -> list[str]:
-    *first, last = spelled(value)
-    if last in _ORDINAL:
-        return [*first, _ORDINAL[last]]
-    return [*first, f"{last[:-1]}ieth" if last.endswith("y") else f"{last.removesuffix('e')}th"]
+def _tokens(text: str) -> list[str]:
+    """The words, numbers and stops."""
+    found = _TOKEN.findall(read_out(plain(text)))
+    return [_READ_OUT.get(token, token if token in _STOPS else token.replace(",", "")) for token in found]
 
 
 def _numbered(tokens: list[str]) -> list[str]:
+    """The words, each number one of them, without the stops."""
     said: list[str] = []
-    at, row = 0, False
+    at, row = 0, False  # in a row: a number was right before
     while at < len(tokens):
         repeated = at > 0 and tokens[at - 1] == tokens[at] == "point"  # a pass for each of them otherwise
-        read = None if repeated else cardinal(tokens, at, row or tokens[at] not in _CENTURIES)
+        no_year = tokens[at] not in _CENTURIES and word_at(tokens, at + 1) not in _OH
+        read = None if repeated else cardinal(tokens, at, row or no_year)
         if read is not None:
-            said.append(_number(read[0]))
-            row, at = True, read[1]
+            word, at = _number(tokens, *read)
+            said.append("oh" if row and word == "zero" and _goes_on(tokens, at) else word)
+            row = True
             continue
-        joins = tokens[at : at + 2] == ["per", "cent"]
-        said.append("percent" if joins else tokens[at])
-        row, at = False, at + 1 + joins
+        inside = row and tokens[at] in _OH and _goes_on(tokens, at + 1)
+        word, at = ("oh", at + 1) if inside else _other(tokens, at, row)
+        said += [word] if word else []
+        row = inside or (row and not word and tokens[at - 1] not in _STOPS)
     return said
 
 
-def _number(value: Fraction) -> str:
-    if value.denominator > 1:
-        with localcontext(prec=120):
-            return format((Decimal(value.numerator) / Decimal(value.denominator)).normalize(), "f")
-    return spelled(int(value))[0] if value <= _FEW else str(int(value))
+def _goes_on(tokens: list[str], at: int) -> bool:
+    """Whether the row of numbers does: "ten oh five" and "10 0 5" are the same."""
+    return word_at(tokens, at) in _OH or cardinal(tokens, at, True) is not None
 
 
-def _paid(found: "regex.Match[str]") -> str:
-    coin = _COINS[found[1]]
-    return f"{found[2]}{found[3] or ''} {coin if found[2] == '1' and not found[3] else coin + 's'} "
+def _number(tokens: list[str], value: Fraction, after: int) -> tuple[str, int]:
+    """A number that was read with what is behind it: its mark, or "and a half"."""
+    half = tokens[after : after + 3 : 2] == ["and", "half"] and tokens[after + 1] in ("a", "one", "1")
+    if half and value.denominator == 1:
+        value, after = value + Fraction(1, 2), after + 3
+        scale = SCALES.get(word_at(tokens, after))
+        value, after = (value * scale, after + 1) if scale else (value, after)
+    mark = word_at(tokens, after)
+    if mark in (RANK, PLURAL):
+        return marked(_digits(value), mark), after + 1
+    return spelled(int(value))[0] if value.denominator == 1 and value <= _FEW else _digits(value), after
 
 
-def _part(found: "regex.Match[str]") -> str:
-    return f" {_PARTS.get((found[1], found[2]), found[0])} "
+def _digits(value: Fraction) -> str:
+    if value.denominator == 1:
+        return str(int(value))
+    with localcontext(prec=_PLACES):
+        return format((Decimal(value.numerator) / Decimal(value.denominator)).normalize(), "f")
+
+
+def _other(tokens: list[str], at: int, row: bool) -> tuple[str, int]:
+    """A token that begins no number, or nothing, and where to go on."""
+    token, following = tokens[at], word_at(tokens, at + 1)
+    if token in _STOPS or token in (RANK, PLURAL) or (row and token == "o'clock"):
+        return "", at + 1
+    if token == "per" and following == "cent":
+        return "percent", at + 2
+    if token in ("a", "an") and following in ("half", "quarter"):
+        return "one", at + 1
+    return token, at + 1
+
+
+def _initials(said: list[str]) -> list[str]:
+    """Rows of single letters as one word each, unless they may be words: "a", "i", "y"."""
+    joined: list[str] = []
+    for single, row in groupby(said, lambda word: len(word) == 1 and "a" <= word <= "z"):
+        letters = list(row)
+        names = [letter not in _LETTER_WORDS for letter in letters]
+        whole = single and (sum(names) > 1 or (names[0] and len(names) > 2) or letters == ["a", "m"])
+        joined += ["".join(letters)] if whole else letters
+    return joined

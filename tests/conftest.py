@@ -10,6 +10,7 @@ os.environ.update(
     WAVGATE_CACHE="off",
 )
 
+import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,15 @@ def what_it_starts() -> Iterator[None]:
 
 of_a_module = pytest.fixture(scope="module", autouse=True)(what_it_starts)
 of_a_test = pytest.fixture(autouse=True)(what_it_starts)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def garbage_of_a_module(of_a_module: None) -> Iterator[None]:
+    """An error in something's end (``__del__``, a coroutine that nobody awaited) fails the file that left it:
+    collected whenever Python gets to it, it would fail a test of another file, now and then.
+    """
+    yield
+    gc.collect()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -340,7 +340,6 @@ FAULTS: dict[str, Fault] = (
     | ends("not_json", truncated, truncated_gzip, twice, wrong_type, no_type, events, duplicate_keys)
     | ends(
         "not_json",
-        byte_order_mark,
         junk,
         not_gzip,
         html=says(200, b"<html>Sign in</html>", content_type="text/html; charset=utf-8"),
@@ -385,5 +384,5 @@ FAULTS: dict[str, Fault] = (
         wrong_model=says(200, completion(model="cheaper-2")),
         shorter_model=says(200, completion(model=MODEL[:-1])),
     )
-    | ends(None, keeps_open, in_pieces, compressed, two_answers)
+    | ends(None, keeps_open, in_pieces, compressed, two_answers, byte_order_mark)
 )

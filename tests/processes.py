@@ -23,6 +23,7 @@ import psutil
 ADOPT, DIE_WITH_PARENT = 36, 1  # prctl(2)
 HANG_S = 900.0  # longer than anything takes on the busiest machine: what has not come by then does not come
 GRACE_S = 120.0  # for what is about to end by itself
+AWAITED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}  # by the supervisor
 KEPT = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # Python's own, one for all tests
 
 
@@ -46,34 +47,36 @@ def adopt() -> None:
 
 def children() -> set[int]:
     """The direct children of this process, the adopted among them; cheap enough to ask after every test."""
-    found = set[int]()
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():  # a kernel without CONFIG_PROC_CHILDREN
+        return {child.pid for child in psutil.Process().children()}
+    pids = set[int]()
     for listed in Path("/proc/self/task").glob("*/children"):
         with suppress(OSError):  # the thread has ended
-            found.update(map(int, listed.read_text().split()))
-    return found
+            pids.update(map(int, listed.read_text().split()))
+    return pids
 
 
 def running(pids: set[int]) -> list[psutil.Process]:
     """Those of them that do something, with all that is below them; a zombie or Python's own helper does not count."""
-    found = list[psutil.Process]()
+    alive = list[psutil.Process]()
     for pid in pids:
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
             if process.status() != psutil.STATUS_ZOMBIE and not any(
                 name in " ".join(process.cmdline()) for name in KEPT
             ):
-                found += [process, *process.children(recursive=True)]
-    return found
+                alive += [process, *process.children(recursive=True)]
+    return alive
 
 
 def ended(processes: Sequence[psutil.Process], seconds: float = HANG_S) -> bool:
     """Whether all of them come to their end in that time."""
     end = time.monotonic() + seconds
-    while left := [one for one in processes if one.is_running() and _status(one) != psutil.STATUS_ZOMBIE]:
+    while any(process.is_running() and _status(process) != psutil.STATUS_ZOMBIE for process in processes):
         if time.monotonic() > end:
             return False
         time.sleep(0.02)
-    return not left
+    return True
 
 
 def end_all(kept: set[int], grace_s: float = GRACE_S) -> list[str]:
@@ -99,30 +102,33 @@ def supervise() -> None:
     sys.stderr.flush()
     parent = os.getpid()
     adopt()
-    wait = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     suite = os.fork()
     if suite == 0:
-        signal.pthread_sigmask(signal.SIG_SETMASK, wait)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the child, too
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: _pass_on(suite, number))
-    signal.pthread_sigmask(signal.SIG_SETMASK, wait)
-    while (waited := os.wait())[0] != suite:  # reaps what it adopted
-        pass
-    code = os.waitstatus_to_exitcode(waited[1])
+    code = _exit_code(suite)
     left = end_all(set(), grace_s=GRACE_S if code >= 0 else 0.0)
     for name in left:
         print(f"left running by the tests, and ended: {name}", file=sys.stderr, flush=True)
     os._exit(128 - code if code < 0 else code or bool(left))
 
 
-def _pass_on(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError):  # it has ended meanwhile
-        os.kill(pid, number)
+def _exit_code(suite: int) -> int:
+    """That of this child, once it has ended. Meanwhile it is sent what this process is sent, and the adopted are reaped."""
+    while True:
+        received = signal.sigwaitinfo(AWAITED)
+        if received.si_signo != signal.SIGCHLD:
+            if received.si_code <= 0:  # sent by a process; what a terminal sends the child has already
+                os.kill(suite, received.si_signo)  # at worst it is a zombie: only here it is reaped
+            continue
+        with suppress(ChildProcessError):  # none is left
+            while (waited := os.waitpid(-1, os.WNOHANG))[0]:
+                if waited[0] == suite:
+                    return os.waitstatus_to_exitcode(waited[1])
 
 
 def _status(process: psutil.Process) -> str:

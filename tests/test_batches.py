@@ -1,11 +1,11 @@
 """A run that goes on from a checkpoint gets the batches that it would have got, also what was sampled ahead."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +13,7 @@ from actors import checkpoint
 from actors.batches import Batch, Batches, Cursors
 from actors.checkpoint import DriverState
 from actors.decide import reward_of
+from actors.errors import RunError
 from conf.load import load
 from judge.types import Judged, Missing, Scored, Task
 from rollout.request import seed_of
@@ -187,6 +188,53 @@ async def interrupted(run: Path, when: str) -> int:
         await made.sampled()
         engine.version = step
     raise AssertionError(when)
+
+
+async def cancelled(work: Coroutine[Any, Any, Any]) -> None:
+    """Begun, and interrupted as a signal does it."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+class BrokenEngine(Engine):
+    """Fails in the middle of a batch, also where it is asked to end."""
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, deadline: float
+    ) -> AsyncIterator[tuple[Reply, list[Any]]]:
+        try:
+            await asyncio.sleep(0.01)
+        finally:
+            raise RunError("an engine died too often")
+        yield
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_batch_that_fails_while_the_run_is_interrupted_is_an_event(staleness: int) -> None:
+    events: list[str] = []
+
+    async def interrupt() -> None:
+        engine = Engine(0)
+        made = batches(staleness, "keep", engine)
+        made._run = cast(
+            Any, SimpleNamespace(audio=made._run.audio, event=lambda kind, line: events.append(line))
+        )
+        made.start(1)
+        await made.take()
+        made._fleet = cast(Any, SimpleNamespace(rollout=BrokenEngine(1), judges=Judges()))
+        made.start(2)
+        await cancelled(made.take())
+        await made.end(1)
+        assert made.ahead_of(1) is None and made._ahead is not None
+        await asyncio.wait({made._ahead})
+
+    asyncio.run(interrupt())
+    assert events == [
+        "what was being sampled failed, a resumed run samples it again: RunError: an engine died too often"
+    ]
 
 
 @pytest.mark.parametrize("when", ["before the update", "in the update"])

@@ -14,19 +14,27 @@ from actors.driver import Driver
 async def nothing(*_: Any) -> None: ...
 
 
-@pytest.mark.parametrize(("step", "done", "looked"), [(0, ["test"], ["validation"]), (3, [], [])])
-def test_evaluations_before_training_that_an_interruption_cut_off_are_made_on_resume(
-    step: int, done: list[str], looked: list[str]
+@pytest.mark.parametrize(
+    ("step", "done", "looked"),
+    [
+        (0, [("test", "before", 0)], [("validation", "before", 0)]),
+        (3, [], []),
+        (4, [], [("validation", "during", 4)]),
+        (4, [("validation", "during", 4)], []),
+        (8, [], []),  # the last step: it is looked at after training
+    ],
+)
+def test_evaluations_that_an_interruption_cut_off_are_made_on_resume(
+    step: int, done: list[Any], looked: list[Any]
 ) -> None:
-    asked: list[str] = []
+    asked: list[Any] = []
 
-    async def evaluate(split: str, when: str, at: int) -> None:
-        assert (when, at) == ("before", 0)
-        asked.append(split)
+    async def evaluate(*evaluation: Any) -> None:
+        asked.append(evaluation)
 
     driver: Any = Driver.__new__(Driver)
     state = DriverState(step=step, seed=0, gate={}, cursors={})
-    driver._config = None
+    driver._config = SimpleNamespace(run=SimpleNamespace(steps=8, eval_every=4))
     driver._job = SimpleNamespace(snapshot=(Path("snapshot"), state))
     driver._fleet = SimpleNamespace(learner=SimpleNamespace(load=nothing), sync=nothing)
     driver._gate = SimpleNamespace(load_state_dict=lambda _: None)
@@ -34,6 +42,6 @@ def test_evaluations_before_training_that_an_interruption_cut_off_are_made_on_re
     driver._run = SimpleNamespace(cut=lambda *_: None, event=lambda *_: None)
     driver._monitor = SimpleNamespace(resume=lambda _: None)
     driver._canaries = SimpleNamespace(check=nothing)
-    driver._held_out = SimpleNamespace(done=lambda split, when, at: split in done, evaluate=evaluate)
+    driver._held_out = SimpleNamespace(done=lambda *which: which in done, evaluate=evaluate)
     asyncio.run(driver._begin())
     assert asked == looked

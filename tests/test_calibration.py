@@ -1,6 +1,7 @@
 """Maps from a judge's scores to people's: what is fitted, when it helps, and whom it may be used for."""
 
 import json
+import os
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -178,6 +179,9 @@ def test_a_file_that_is_no_calibration_is_refused_by_name(edit: Any, tmp_path: P
 
 
 def test_a_file_that_is_not_there_or_too_large_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="a calibration must be a file, no folder and no pipe"):
+        load(tmp_path / "pipe")
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         load(tmp_path / "none.json")
     path = tmp_path / "large.json"

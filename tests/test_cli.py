@@ -154,6 +154,29 @@ def test_other_commands_refuse_bad_input(arguments: list[str], capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["judge", "score", "PIPE", "--to", "OUT.parquet"],
+        ["judge", "calibrate", "PIPE"],
+        ["data", "check", "PIPE"],
+        ["data", "convert", "PIPE", "--to", "OUT"],
+        ["study", "PIPE"],
+        ["train", "--dry-run", "data.train=PIPE"],
+    ],
+)
+def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "PIPE")
+    assert (
+        main([one.replace("PIPE", f"{tmp_path}/PIPE").replace("OUT", f"{tmp_path}/out") for one in arguments])
+        == 2
+    )
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/PIPE" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
     ("given", "command", "overrides"),
     [
         (["score", "m.jsonl", "--to", "o.parquet", "judge=openai", "a=b"], "score", ["judge=openai", "a=b"]),

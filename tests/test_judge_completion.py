@@ -30,7 +30,7 @@ def failure_of(data: bytes, **how: Any) -> CallFailed:
 @pytest.mark.parametrize(
     "reason",
     [None, *"|null|stop|STOP|stop | Stop\n|FINISH_REASON_STOP|end_turn|endturn|end-turn|END|eos|EOS|eos_token".split("|"),
-     "stop_sequence", "stop sequence", "COMPLETE"],
+     "stop_sequence", "stop sequence", "COMPLETE", "FinishReason.STOP"],
 )  # fmt: skip
 def test_a_model_that_came_to_its_own_end_has_answered_whatever_that_is_called(reason: str | None) -> None:
     assert read_completion(body({"finish_reason": reason}), MODEL).text == "4"
@@ -64,6 +64,9 @@ def test_a_model_that_came_to_its_own_end_has_answered_whatever_that_is_called(r
         ("MALFORMED_FUNCTION_CALL", "malformed"),
         ("OTHER", "server"),
         ("FINISH_REASON_OTHER", "server"),
+        ("FinishReason.MAX_TOKENS", "malformed"),
+        ("FinishReason.SAFETY", "refusal"),
+        ("failed", "server"),
         ("FINISH_REASON_UNSPECIFIED", "server"),
         ("pause_turn", "malformed"),
         ("repetition", "malformed"),
@@ -107,13 +110,18 @@ def test_an_end_that_nobody_knows_is_never_the_models_own(reason: str) -> None:
         (True, "server"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("where", ["in the choice", "at the top"])
+@pytest.mark.parametrize("where", ["in the choice", "in the message", "at the top", "at the top, several"])
 @pytest.mark.parametrize("routed", [False, True], ids=["by its model", "by another name"])
 def test_an_error_inside_a_success_is_what_it_is_outside_wherever_it_stands(
     error: Any, kind: Kind, where: str, routed: bool
 ) -> None:
     half = {"content": "<score>5</score>"}  # what was said before the upstream died is no answer
-    data = body({"error": error}, half) if where == "in the choice" else body(message=half, error=error)
+    data = {
+        "in the choice": body({"error": error}, half),
+        "in the message": body(message=half | {"error": error}),
+        "at the top": body(message=half, error=error),
+        "at the top, several": body(message=half, errors=[error]),
+    }[where]
     failure = failure_of(data.replace(MODEL.encode(), b"a router") if routed else data)
     assert failure.kind == kind == error_failure(error, "").kind
     assert failure.retryable == (kind in ("server", "rate_limited", "network"))
@@ -143,6 +151,36 @@ def test_an_error_in_a_form_of_its_own_is_told_in_its_words(data: Any, kind: Kin
 @pytest.mark.parametrize("refusal", ["No.", ["No."], {"text": "No."}, True])
 def test_a_refusal_of_any_form_is_one(refusal: Any) -> None:
     assert failure_of(body(message={"refusal": refusal})).kind == "refusal"
+
+
+@pytest.mark.parametrize("named", ["native_finish_reason", "stop_reason"])
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [("MAX_TOKENS", "malformed"), ("max_tokens", "malformed"), ("SAFETY", "refusal"), ("error", "server")],
+)
+def test_what_the_endpoint_behind_a_router_cut_or_withheld_is_no_answer(
+    named: str, reason: str, kind: Kind
+) -> None:
+    failure = failure_of(body({named: reason}))
+    assert failure.kind == kind and reason in failure.reason
+
+
+@pytest.mark.parametrize("reason", ["STOP", "completed", "its own word", None, 7, 128009])
+def test_a_routers_note_that_is_no_failure_takes_nothing_from_an_answer(reason: Any) -> None:
+    assert read_completion(body({"native_finish_reason": reason, "stop_reason": reason}), MODEL).text == "4"
+
+
+TOOL = {"name": "grade", "arguments": "{}"}
+
+
+@pytest.mark.parametrize(
+    "message", [{"tool_calls": [{"type": "function", "function": TOOL}]}, {"function_call": TOOL}]
+)
+def test_a_tool_call_is_no_answer_whatever_words_stand_beside_it(message: dict[str, Any]) -> None:
+    failure = failure_of(body(message=message))
+    assert failure.kind == "malformed" and "called a tool" in failure.reason
+    none: dict[str, Any] = {key: [] for key in message} | {"refusal": ""}
+    assert read_completion(body(message=none), MODEL).text == "4"
 
 
 def test_what_a_server_gave_up_is_its_failure_whatever_name_it_bears() -> None:

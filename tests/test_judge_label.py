@@ -85,6 +85,14 @@ def test_a_label_given_twice_counts_once(options: list[tuple[str, float]], numbe
     assert expectation(SCORE, "4", [options]).number == pytest.approx(number, abs=1e-3)
 
 
+def test_a_label_without_its_alternatives_is_a_score_only_where_it_is_certain() -> None:
+    assert expectation(SCORE, "4", [[("4", log(0.995))]]).number == 4.0
+    with pytest.raises(
+        CallFailed, match="malformed: the answer '4' came without the probabilities of the others"
+    ):
+        expectation(SCORE, "4", [[("4", log(0.6))]])
+
+
 def test_labels_given_twice_that_come_to_more_than_all_are_no_score() -> None:
     with pytest.raises(CallFailed, match="malformed"):
         expectation(SCORE, "4", [[("4", log(0.9)), ("4", log(0.7)), ("5", log(0.1))]])

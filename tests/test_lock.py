@@ -1,11 +1,14 @@
 """One process at a time works in a folder: on this host, after a kill, and as far as another host tells."""
 
+import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,7 +95,14 @@ def test_a_lock_that_does_not_reach_us_counts_as_long_as_it_is_touched(
     else:
         with pytest.raises(UserError, match="process 4321 on another-host"), alone(tmp_path, "a run"):
             pass
-        with pytest.raises(UserError), alone(tmp_path, "a run"):  # to look at it is no touch
+        with pytest.raises(UserError) as caught, alone(tmp_path, "a run"):  # to look at it is no touch
+            pass
+        rule = re.search(
+            r"if that process has ended, start again in (\d+) s, or remove (.*)$", str(caught.value)
+        )
+        assert rule and 0 < int(rule[1]) <= DEAD_S - age + 1 and rule[2] == str(tmp_path / ".lock")
+        Path(rule[2]).unlink()
+        with alone(tmp_path, "a run"):
             pass
 
 
@@ -106,3 +116,37 @@ def test_without_locks_a_process_of_this_host_counts_as_long_as_it_lives(
     write(tmp_path, socket.gethostname(), 2**22 + 1, 0.0)  # no such process
     with alone(tmp_path, "a run"):
         pass
+
+
+def test_a_beat_that_fails_is_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touches: list[int] = []
+    again = threading.Event()
+
+    def touch(*_: object) -> None:
+        touches.append(1)
+        if len(touches) == 1:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        again.set()
+
+    monkeypatch.setattr(lock, "BEAT_S", 0.01)
+    monkeypatch.setattr("actors.lock.os.utime", touch)
+    with alone(tmp_path, "a run"):
+        assert again.wait(HANG_S)
+
+
+@pytest.mark.parametrize("place", ["nothing", "file"])
+def test_a_folder_that_cannot_hold_the_lock_is_one_line(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    rule = r"must be a folder that this user can write to: \w.*\.lock$"
+    with pytest.raises(UserError, match=rule), alone(tmp_path / place, "a run"):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_of_another_user_is_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(UserError, match="to: Permission denied"), alone(tmp_path, "a run"):
+            pass
+    finally:
+        tmp_path.chmod(0o755)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from actors.cli import main
-from actors.model_check import CPU_HEADS, check_heads
+from actors.model_check import CPU_HEADS, check_ends, check_heads
 from conf.load import load
 from conf.schema import ModelConfig
 from learner import export as exporting
 from rollout.loading import load_language_model
-from speech.checkpoint import read_json, step_of
+from speech.checkpoint import read_json, step_of, weight_files
 from speech.codecs.cache import CodeCache
+from speech.copies import check_copies, unread_weights
 from speech.families import load_family
 from speech.finite import check_finite
 from tests.families import glm4_voice, kimi_audio, step_audio2, vita_audio
@@ -235,9 +237,13 @@ def test_an_export_holds_no_weights_but_its_own_and_names_its_step(
     stale = (
         *("pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"),
         *("model.fp16.safetensors", "consolidated.00.pth", "model.gguf", "flax_model.msgpack"),
+        *("ema.safetensors", "optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin"),
+        *("checkpoint-10/model.safetensors", "original/consolidated.00.pth", "onnx/model.onnx"),
     )
     for name in stale:
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"old")
+    assert set(unread_weights(folder)) == {name.partition("/")[0] for name in stale}
     (folder / ".git" / "lfs").mkdir(parents=True)
     (folder / ".git" / "lfs" / "blob").write_bytes(b"old")
     (folder / "vocoder").mkdir()
@@ -261,7 +267,25 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an adapter": (
         lambda folder: save_file({"a": torch.ones(1)}, folder / "adapter_model.safetensors"),
-        "adapter_model.safetensors: must not lie here unread",
+        "adapter_model.safetensors: must not lie here unread: merge the adapter into the weights",
+    ),
+    "an adapter in another form": (
+        lambda folder: torch.save({"a": torch.ones(1)}, folder / "adapter_model.bin"),
+        "adapter_model.bin: must not lie here unread: merge the adapter into the weights",
+    ),
+    "an adapter's config": (
+        lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}'),
+        "adapter_config.json: must not lie here unread: merge the adapter into the weights",
+    ),
+    "the model again, later": (
+        lambda folder: torch.save(
+            {"model.norm.weight": torch.full((64,), 3.0)}, folder / "pytorch_model-00001-of-00001.bin"
+        ),
+        "pytorch_model-00001-of-00001.bin: must hold the same weights as ",
+    ),
+    "the model again, cut short": (
+        lambda folder: half_an_archive(folder / "pytorch_model.bin"),
+        "pytorch_model.bin: must be readable beside the weights that are read, or removed: ",
     ),
     "a shard that is not there": (
         lambda folder: (folder / "model-00002-of-00002.safetensors").unlink(),
@@ -276,6 +300,11 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
         "lm_head.weight must be in the file that model.safetensors.index.json names: it names none",
     ),
 }
+
+
+def half_an_archive(file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", b"cut")
 
 
 def moved(folder: Path, place: Callable[[str, str], str | None]) -> None:
@@ -294,6 +323,18 @@ def test_a_folder_whose_weight_files_say_two_things(
     change(folder)
     (line,) = lines("vita_audio", folder)
     assert line.startswith("model.path: ") and rule in line
+
+
+def test_the_same_model_in_another_form_may_lie_beside_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["vita_audio"], tmp_path / "vita"))
+    tensors = {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}
+    wider = {name: tensor.double() for name, tensor in tensors.items()}
+    torch.save(wider | {"rotary.inv_freq": torch.ones(2)}, folder / "pytorch_model.bin")
+    check_copies(folder)
+    tensors["model.norm.weight"].view(-1)[0] += 1
+    torch.save(tensors, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"model\.norm\.weight differs; remove the older one"):
+        check_copies(folder)
 
 
 def test_an_index_that_names_a_tensor_of_no_file(
@@ -324,3 +365,23 @@ def test_a_tied_head_with_values_of_its_own_is_refused_and_one_that_is_the_same_
     )
     with pytest.raises(ValueError, match=r"tie_word_embeddings must be false: lm_head\.weight differs"):
         load_language_model(family)
+
+
+@pytest.mark.parametrize("name", WRITE)
+def test_an_id_that_ends_a_reply_elsewhere_and_not_here_is_refused(
+    name: str, folders: dict[str, Path], codecs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / name
+    shutil.copytree(folders[name], folder)
+    family = load_family(ModelConfig(family=name, path=folder, codec=codecs[name]))
+    check_ends(family)
+    (other,) = {0, 1} - set(family.stop_ids) - {1}
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({"eos_token_id": list(family.stop_ids)}))
+    check_ends(family)
+    file.write_text(json.dumps({"eos_token_id": [*family.stop_ids, other]}))
+    if name in ("step_audio2", "kimi_audio"):  # whose published code does not read it
+        check_ends(family)
+        return
+    with pytest.raises(ValueError, match=rf"generation_config.json: eos_token_id must be .*: got {other}$"):
+        check_ends(family)

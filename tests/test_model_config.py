@@ -224,6 +224,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"num_attention_heads": 3},
         "hidden_size must be a multiple of num_attention_heads",
     ),
+    "an epsilon of null": ({"rms_norm_eps": None}, "rms_norm_eps must be a positive number: got null"),
+    "an epsilon beyond all numbers": ({"rms_norm_eps": 10**400}, "rms_norm_eps must be a positive number"),
+    "a factor beyond all positions": (
+        {"rope_parameters": YARN | {"rope_theta": 500.0, "factor": 1e300}},
+        "factor must give at most 2147483647 positions",
+    ),
     "a tie that is none": ({"tie_word_embeddings": "yes"}, "tie_word_embeddings must be"),
 }
 
@@ -251,7 +257,12 @@ HARMLESS: dict[str, dict[str, Any]] = {
     },
     "a type": {"torch_dtype": "float16", "dtype": "float16"},
     "a program's version": {"transformers_version": "4.41.0", "unsloth_version": "2025.1"},
-    "what generation would take": {"temperature": 0.1, "top_k": 5, "eos_token_ids": [1, 2], "pad_token_id": 3},
+    "what generation would take": {
+        "temperature": 0.1,
+        "top_k": 5,
+        "eos_token_ids": [1, 2],
+        "pad_token_id": 3,
+    },
     "what training would take": {"attention_dropout": 0.5, "initializer_range": 0.5},
     "a window that is not used": {"use_sliding_window": False, "sliding_window": 4, "max_window_layers": 1},
     "nothing": {

@@ -127,6 +127,57 @@ def test_a_family_beside_another_models_preset_is_refused_with_the_preset_to_cho
     load(["model=glm4_voice", "model.family=glm4_voice", *FOLDERS])
 
 
+FAMILY = "model:\n  family: glm4_voice\n"
+PRESET = "defaults:\n  - override /model: glm4_voice\n"
+
+
+def in_a_file(folder: Path, group: str, text: str) -> list[list[str]]:
+    """The ways to choose a file of one's own: by its path, and by name from a folder."""
+    (folder / group).mkdir()
+    (folder / group / "mine.yaml").write_text(f"# @package _global_\n{text}")
+    by_name = [f"hydra.searchpath=[file://{folder}]", f"{group}=mine"]
+    return [[f"{group}={folder / group / 'mine.yaml'}", *FOLDERS], [*by_name, *FOLDERS]]
+
+
+@pytest.mark.parametrize(
+    ("group", "text", "more"),
+    [
+        ("experiment", FAMILY, []),
+        ("experiment", "defaults:\n  - override /model: glm4_voice\nmodel:\n  family: vita_audio\n", []),
+        ("experiment", "run:\n  seed: 1\n", ["model.family=glm4_voice"]),
+        ("model", f"defaults:\n  - tiny\n  - _self_\n{FAMILY}", []),
+        ("data", FAMILY, []),
+        ("experiment", FAMILY, ["model=vita_audio"]),
+    ],
+)
+def test_a_family_that_a_file_sets_beside_another_preset_is_refused(
+    group: str, text: str, more: list[str], tmp_path: Path
+) -> None:
+    for overrides in in_a_file(tmp_path, group, text):
+        with pytest.raises(ConfigError) as caught:
+            load([*overrides, *more])
+        (line,) = (line for line in caught.value.problems if line.startswith("conf: model.family:"))
+        assert "must come with its preset, model=" in line and "`override /model: " in line
+
+
+@pytest.mark.parametrize(
+    ("group", "text", "more"),
+    [
+        ("experiment", PRESET, ["model.family=glm4_voice"]),
+        ("experiment", PRESET + FAMILY, []),
+        ("experiment", FAMILY, ["model=glm4_voice"]),
+        ("model", f"defaults:\n  - glm4_voice\n  - _self_\n{FAMILY}", ["model.family=glm4_voice"]),
+        ("model", FAMILY, []),
+    ],
+)
+def test_a_family_with_its_preset_or_with_none_is_taken_wherever_it_is_said(
+    group: str, text: str, more: list[str], tmp_path: Path
+) -> None:
+    for overrides in in_a_file(tmp_path, group, text):
+        config = load([*overrides, *more])
+        assert config.model.family == "glm4_voice" and config.learner.lr == 1e-6
+
+
 def test_the_first_stage_is_half_of_the_run_where_nothing_else_is_said() -> None:
     assert load(["algo=two_stage"]).algo.sft_steps == 30
     assert load(["algo=two_stage", "run.steps=9"]).algo.sft_steps == 4

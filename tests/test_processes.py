@@ -1,5 +1,6 @@
 """What a test starts ends with it, and what the suite starts ends with the suite, however it ends."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,22 @@ def test_a_process_that_lost_its_parent_is_found_ended_and_named() -> None:
     assert not processes.running(processes.children() - before)
 
 
+def test_children_are_found_on_a_kernel_that_does_not_list_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "3600"]) as there:
+        listed = processes.children()
+        monkeypatch.setattr(Path, "exists", lambda self: False)
+        assert there.pid in processes.children() <= listed
+        there.kill()
+
+
+def test_whether_all_have_ended_is_said_and_not_assumed() -> None:
+    with subprocess.Popen(["sleep", "3600"]) as there:
+        process = processes.psutil.Process(there.pid)
+        assert not processes.ended([process], seconds=0.0)
+        there.kill()
+        assert processes.ended([process])
+
+
 def test_what_ends_by_itself_is_no_failure_and_what_was_there_before_stays() -> None:
     with subprocess.Popen(["sleep", "3600"]) as there:
         before = processes.children()
@@ -47,8 +64,12 @@ def test_what_ends_by_itself_is_no_failure_and_what_was_there_before_stays() -> 
         ("sys.exit(3)", 3),
         ("os.kill(os.getpid(), signal.SIGKILL)", 128 + signal.SIGKILL),
         ("os.kill(os.getppid(), signal.SIGTERM); signal.pause()", 128 + signal.SIGTERM),
+        (
+            "signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(os.getppid(), signal.SIGINT); signal.pause()",
+            128 + signal.SIGINT,
+        ),
     ],
-    ids=["well", "failed", "killed", "told to"],
+    ids=["well", "failed", "killed", "told to", "interrupted"],
 )
 def test_nothing_of_a_suite_outlives_it_and_what_was_left_is_named(end: str, code: int) -> None:
     done = subprocess.run(
@@ -71,3 +92,20 @@ def test_what_a_private_ray_left_that_did_not_come_up_is_ended_and_nothing_else(
     end_processes_of(tmp_path / "a")
     assert left.wait(processes.HANG_S) == -signal.SIGKILL and other.poll() is None
     processes.end_all(kept=before, grace_s=0.0)
+
+
+def test_what_fails_at_its_end_fails_the_file_that_left_it(tmp_path: Path) -> None:
+    body = """
+import gc
+class Left:
+    def __init__(self): self.me = self
+    def __del__(self): 1 / 0
+def test_it(): gc.disable(); Left()
+"""
+    (tmp_path / "test_leaves.py").write_text(body)
+    (tmp_path / "test_next.py").write_text("import gc\ndef test_it(): gc.collect()")
+    settings = ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={tmp_path}", "-p", "tests.conftest"]
+    command = [sys.executable, "-m", "pytest", *settings, "-p", "no:cacheprovider", "-rA", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    told = re.findall(r"^(PASSED|ERROR|FAILED) .*?(test_\w+)\.py::", done.stdout, re.MULTILINE)
+    assert told == [("PASSED", "test_leaves"), ("PASSED", "test_next"), ("ERROR", "test_leaves")]

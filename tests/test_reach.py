@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from ray._common.tls_utils import generate_self_signed_tls_certs
 
 from actors import reach
 from actors.cli import main
@@ -44,7 +45,9 @@ def head() -> Iterator[str]:
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The token that Ray's own code finds, which reads it once in a process."""
     metadata: list[tuple[str, str]] = []
-    where = "ray._private.authentication.grpc_authentication_client_interceptor"
+    where = "ray._private.authentication"
+    monkeypatch.setattr(f"{where}.authentication_utils.is_token_auth_enabled", lambda: True)
+    where += ".grpc_authentication_client_interceptor"
     monkeypatch.setattr(f"{where}._get_authentication_metadata_tuple", lambda: tuple(metadata))
     return metadata
 
@@ -67,8 +70,8 @@ def test_a_head_with_another_token_says_what_it_needs(
     token: str | None, head: str, sent: list[tuple[str, str]]
 ) -> None:
     sent += [("authorization", f"Bearer {token}")] if token else []
-    told = refusal(head)
-    assert told.startswith(f"the Ray at {head} does not take this shell's token: needs RAY_AUTH_MODE=token")
+    line = refusal(head)
+    assert line.startswith(f"the Ray at {head} does not take this shell's token: needs RAY_AUTH_MODE=token")
 
 
 def test_nobody_at_an_address_is_told_at_once(sent: list[tuple[str, str]]) -> None:
@@ -100,6 +103,71 @@ def test_another_service_is_no_ray(sent: list[tuple[str, str]]) -> None:
         assert refusal(address).startswith(f"what answers at {address} is no Ray: ")
     finally:
         server.stop(None).wait()
+
+
+def certificate(folder: Path, name: str) -> tuple[bytes, bytes]:
+    """A key and a certificate of its own, which are files too."""
+    pytest.importorskip("cryptography")
+    cert, key = generate_self_signed_tls_certs()
+    (folder / f"{name}.crt").write_text(cert)
+    (folder / f"{name}.key").write_text(key)
+    return key.encode(), cert.encode()
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path) -> Iterator[str]:
+    """A head that speaks TLS with who has the certificate ``head``."""
+    key, cert = certificate(tmp_path, "head")
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Head()])
+    rule = grpc.ssl_server_credentials([(key, cert)], root_certificates=cert, require_client_auth=True)
+    address = f"localhost:{server.add_secure_port('127.0.0.1:0', rule)}"
+    server.start()
+    yield address
+    server.stop(None).wait()
+
+
+def encrypt(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, authority: str | None = None) -> None:
+    """What Ray reads before it speaks TLS."""
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    monkeypatch.setenv("RAY_TLS_SERVER_CERT", str(folder / f"{name}.crt"))
+    monkeypatch.setenv("RAY_TLS_SERVER_KEY", str(folder / f"{name}.key"))
+    monkeypatch.setenv("RAY_TLS_CA_CERT", str(folder / f"{authority or name}.crt"))
+
+
+def test_a_head_that_speaks_tls_is_joined_with_rays_own_certificates(
+    encrypted: str, sent: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent.append(("authorization", f"Bearer {TOKEN}"))
+    encrypt(monkeypatch, tmp_path, "head")
+    assert reachable(encrypted) == encrypted
+
+
+def test_a_head_that_speaks_tls_says_so_to_who_does_not(encrypted: str, sent: list[tuple[str, str]]) -> None:
+    assert "does the head speak TLS? then RAY_USE_TLS=1 and the RAY_TLS_* files" in refusal(encrypted)
+
+
+@pytest.mark.parametrize("authority", ["other", "head"])
+def test_another_certificate_is_one_line(
+    authority: str,
+    encrypted: str,
+    sent: list[tuple[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    certificate(tmp_path, "other")
+    encrypt(monkeypatch, tmp_path, "other", authority)
+    assert "RAY_TLS_CA_CERT must know our certificate" in refusal(encrypted)
+
+
+def test_tls_where_the_head_has_none_or_the_files_are_not_there_is_one_line(
+    head: str, sent: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encrypt(monkeypatch, tmp_path, "head")
+    assert refusal(head).startswith("RAY_USE_TLS is set in this shell: [Errno 2] No such file")
+    certificate(tmp_path, "head")
+    assert "RAY_USE_TLS=1 here: the head needs it too" in refusal(head)
+    monkeypatch.delenv("RAY_TLS_CA_CERT")
+    assert "RAY_TLS_CA_CERT must also be set" in refusal(head)
 
 
 def test_auto_without_a_ray_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech.sources.tar import Member, members
+from speech.sources.tar import Member, _records, members
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 KINDS = (
@@ -126,3 +126,16 @@ def test_any_bytes_end_in_members_or_an_error(changes: list[tuple[int, int]], le
 def test_nothing_is_written(tmp_path: Path) -> None:
     read(packed([entry(str(tmp_path / "a")), entry("../b")]))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_records_of_all_members_are_read_once_and_those_that_nothing_reads_are_not_kept() -> None:
+    lines = [b"path=shared"] + [b"vendor.%06d=%s" % (i, b"x" * 30) for i in range(20_000)]
+    told = b"".join(_record(line) for line in lines)
+    records = _records(told + b"\0" * 100)
+    assert records == {"path": "shared"}
+    assert _records(_record(b"GNU.sparse.major=1") + _record(b"size=7")) == {"GNU.sparse.": "1", "size": "7"}
+
+
+def _record(said: bytes) -> bytes:
+    size = next(n for n in range(len(said) + 3, len(said) + 9) if n == len(said) + 2 + len(str(n)))
+    return b"%d %s\n" % (size, said)

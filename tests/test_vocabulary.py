@@ -35,6 +35,9 @@ def pieces(folder: Path, **changes: Any) -> Path:
     [
         {"added_tokens": [{"content": "x"}]},
         {"added_tokens": [1]},
+        {"added_tokens": {"<|x|>": 5}},
+        {"added_tokens": 5},
+        {"added_tokens": "<|x|>"},
         {"added_tokens": [{"content": "x", "id": "z"}]},
         {"added_tokens": [{"content": "x", "id": -1}]},
         {"added_tokens": [{"content": 7, "id": 7}]},
@@ -80,6 +83,7 @@ def test_a_file_beside_the_tokenizer_that_gives_a_token_another_id_is_refused(tm
 
     decoder = {"5": {"content": "<|y|>"}}
     assert told("added_tokens.json", {"<|x|>": 6}) == "<|x|> must have the id 5 of tokenizer.json: got 6"
+    assert told("vocab.json", {"a": 0, "c": 1}) == "1 must be b, as in tokenizer.json: got c"
     assert told("vocab.json", {"a": 0, "b": 2}) == "b must have the id 1 of tokenizer.json: got 2"
     rule = "5 must be <|x|>, as in tokenizer.json: got <|y|>"
     assert told("tokenizer_config.json", {"added_tokens_decoder": decoder}) == rule
@@ -99,3 +103,22 @@ def test_two_tokens_of_one_id_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"an id must be one token's: <\|x\|> has 7, which is taken"):
         Vocabulary.of_ranks(tmp_path / "tokenizer.model", ".", {"<|x|>": 7})
+
+
+@pytest.mark.parametrize(
+    "last", ["YWI= 7", "YQ== 300", "YWI= -1", "YWI= 99999999999", "YWI= x", "YWI=", "é 300"]
+)
+def test_a_malformed_file_of_ranks_is_one_line_that_names_the_file(tmp_path: Path, last: str) -> None:
+    lines = [f"{base64.b64encode(piece).decode()} {rank}" for piece, rank in BYTES.items()]
+    file = tmp_path / "tokenizer.model"
+    file.write_text("\n".join([*lines, last]))
+    with pytest.raises(ValueError, match="must") as refused:
+        Vocabulary.of_ranks(file, ".", {})
+    assert str(refused.value).startswith(f"{file}: ") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [{"<|x|>": [5]}, {"<|x|>": {}}, {"<|x|>": "5"}])
+def test_an_id_that_is_no_number_beside_a_tokenizer_is_refused(tmp_path: Path, content: Any) -> None:
+    (tmp_path / "added_tokens.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"added_tokens.json: the id of <\|x\|> must be a whole number"):
+        Vocabulary.of_pieces(pieces(tmp_path))

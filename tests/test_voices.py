@@ -11,11 +11,12 @@ import pytest
 
 from actors.errors import RunError
 from actors.handles import JudgeActor
+from actors.judge_pool import JudgePool
 from actors.voices import is_needed, measure_voice
 from conf.load import load
 from conf.schema import Config
 from judge.types import Missing, Scored, Task
-from judge.voice import FEWEST, VoiceSample, norms_of
+from judge.voice import EMBEDDED, FEWEST, SpeechNorms, VoiceSample, norms_of
 from rollout.types import Reply, Sampling, Speech
 from speech.manifest import Row
 from tests.judging import reply as reply_saying
@@ -34,8 +35,11 @@ class Fleet:
     """Replies of three words at half a second a word; every second is cut off when ``cut``."""
 
     def __init__(self, cut: bool = False) -> None:
-        self.cut, self.asked = cut, list[str]()
+        self.cut, self.asked, self.judges_know = cut, list[str](), list[SpeechNorms]()
         self.rollout = self.judges = self
+
+    async def know_voice(self, norms: SpeechNorms) -> None:
+        self.judges_know.append(norms)
 
     async def ask(self, how: str, manifest: Path, rows: Sequence[Row]) -> list[Any]:
         assert how == "encode"
@@ -79,8 +83,10 @@ def test_the_voice_is_measured_once_and_read_again_by_a_resumed_run(
     assert (
         norms is not None and norms.level_dbfs == -30 and norms.seconds("one two three") == pytest.approx(1.5)
     )
+    assert fleet.judges_know == [norms]
     before = (run / "voice.json").read_bytes()
     assert measured(fleet, config, rows(40), run, monkeypatch) is None
+    assert fleet.judges_know == [norms, norms], "a resumed run's judges are told too"
     assert len(fleet.asked) == 32 and (run / "voice.json").read_bytes() == before
 
 
@@ -103,6 +109,26 @@ def test_replies_that_were_cut_off_are_no_sample(tmp_path: Path, monkeypatch: py
 def test_the_embedded_voice_is_known_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet()
     assert measured(fleet, load([]), rows(40), tmp_path, monkeypatch) is None and not fleet.asked
+    assert fleet.judges_know == [EMBEDDED]
+
+
+def test_a_judge_that_is_replaced_knows_the_voice_before_it_is_given_work() -> None:
+    knows: list[SpeechNorms] = []
+
+    async def hello() -> dict[str, str]:
+        return {"source": "same", "node": "here"}
+
+    async def know(norms: SpeechNorms) -> None:
+        knows.append(norms)
+
+    judge: Any = SimpleNamespace(hello=SimpleNamespace(remote=hello), know_voice=SimpleNamespace(remote=know))
+    pool: Any = JudgePool.__new__(JudgePool)
+    pool.role, pool._source, pool.handles = "judge", "same", [judge, judge]
+    asyncio.run(pool.ready(judge))
+    assert knows == []
+    asyncio.run(pool.know_voice(EMBEDDED))
+    asyncio.run(pool.ready(judge))
+    assert knows == [EMBEDDED] * 3
 
 
 def test_an_endpoint_that_hears_the_sound_needs_no_norms(tmp_path: Path) -> None:
@@ -115,19 +141,17 @@ def test_an_endpoint_that_hears_the_sound_needs_no_norms(tmp_path: Path) -> None
 
 def test_a_judge_that_started_before_the_voice_was_known_uses_it_from_then_on(tmp_path: Path) -> None:
     config = load([*OWN, f"model.path={tmp_path / 'base'}", "model.codec=codec", "judge.asr.by=pocketsphinx"])
-    judge = JudgeActor(config, tmp_path)
+    judge = JudgeActor(config)
     tone = np.sin(np.arange(RATE * 2) / 9).astype(np.float32) * 0.2
     speech, asked = (
         Speech(wave=tone, sample_rate=RATE),
         Task(task_type="t", question="q", match=None, answer=None, style=None),
     )
     reply = reply_saying("one two three")
-    found = judge.score(reply, speech, asked, None).axes["acoustic"]
-    assert isinstance(found, Missing) and "how this voice speaks is not known" in found.reason
+    verdict = judge.score(reply, speech, asked, None).axes["acoustic"]
+    assert isinstance(verdict, Missing) and "how this voice speaks is not known" in verdict.reason
     assert judge.sample("one two three", speech) is not None
-    (tmp_path / "voice.json").write_text(
-        '{"seconds_per_word": 0.5, "seconds_per_letter": 0.0, "level_dbfs": -20}'
-    )
+    judge.know_voice(SpeechNorms(seconds_per_word=0.5, seconds_per_letter=0.0, level_dbfs=-20.0))
     assert isinstance(judge.score(reply, speech, asked, None).axes["acoustic"], Scored)
 
 

@@ -46,6 +46,29 @@ SAME = [  # what is typed, what is written for the same words
     ("mister smith", "Mr. Smith", "mr smith"),
     ("x squared", "x²"),
     ("eleven fifteen", "11:15"),
+    ("fifteen thirty", "15:30", "1530"), ("ten oh five", "10:05", "ten zero five", "10 oh 5"),
+    ("seven", "7:00", "seven o'clock", "7 o’clock", "07:00"), ("seven thirty pm", "7:30 p.m.", "7:30pm", "7:30 PM"),
+    ("ten am", "10 a.m.", "10 am", "10am", "ten a m", "10 A.M.", "ten AM"), ("eleven oh five", "11:05", "1105"),
+    ("sixteen, seventy", "16, 70", "16; 70", "sixteen. Seventy."), ("one hundred. Five.", "100. 5.", "100; 5"),
+    ("nineteen, ninety nine", "19, 99"), ("ten thousand", "10 000", "10,000", "10\u202f000", "10\u00a0000", "10'000"),
+    ("a million", "1 000 000", "1,000,000", "1\u2009000\u2009000"), ("two thousand", "2 thousand", "2000"),
+    ("one thousand, two hundred", "1,200"), ("two million, three hundred thousand and five", "2,300,005"),
+    ("five euros", "5 €", "5€", "€5", "€5.00"), ("one dollar", "$1.00", "$1"), ("three pounds", "£3", "3 £"),
+    ("two dollars fifty cents", "$2.50", "2 dollars 50 cents"), ("two euros fifty cents", "2,50 €", "€2.50"),
+    ("ninety nine cents", "$0.99", "99¢"), ("one pound one penny", "£1.01"), ("minus five dollars", "-$5", "−$5"),
+    ("five to ten dollars", "$5-10", "$5–10"), ("five to ten", "5-10", "5–10"), ("us", "US", "U.S.", "U S", "u. s."),
+    ("the FBI", "the F.B.I.", "the F B I", "the f b i"), ("CIA", "C.I.A.", "C I A"), ("ещё", "еще", "ЕЩЁ", "ещё"),
+    ("two and a half", "2½", "2 1/2", "2.5", "two and one half"), ("a quarter", "one quarter", "1/4", "¼"),
+    ("two and a half million", "2½ million", "2.5 million", "2,500,000"), ("two and three quarters", "2¾", "2 3/4"),
+    ("three times four", "3×4", "3 x 4", "3 × 4", "3x4", "3 * 4"), ("five minus three", "5 - 3", "5 − 3"),
+    ("eight divided by two", "8 ÷ 2"), ("one hundred and fifth", "105th", "the hundred fifth".removeprefix("the ")),
+    ("twenty second rule", "22nd rule", "20-second rule", "20 second rule"), ("twelfth", "12th"),
+    ("nineteen nineties", "1990s", "1990’s"), ("the nineties", "the 90s", "the '90s"), ("hundreds of thousands", "100s of 1000s"),
+    ("number five", "No. 5", "no.5", "№5", "№ 5", "#5"), ("twenty degrees celsius", "20°C", "20 ℃", "20 °C", "20 degrees C"),
+    ("five five five one two three four", "555-1234"), ("zero zero seven", "007"), ("five hundred and fifty five", "555"),
+    ("one five five five one two three four five six seven", "1-555-123-4567", "1 (555) 123-4567"),
+    ("twenty twenty one", "2021"), ("nineteen twenty", "1920"), ("sixteen sixteen", "1616"), ("okay", "OK", "O.K."),
+    ("example dot com", "example.com"), ("doctor smith", "Dr. Smith", "Dr Smith"),
     ("hello world", "“Hello,” world!", "«hello» world…", "'hello' world", "hello\u00a0world", "hello\u2003world\n"),
     ("тест", "ТЕСТ", "Тест."),
     ("سلام", "سلامـــ".replace("ـ", "\u0640"), "سلام؟"),
@@ -65,6 +88,10 @@ def test_forms_of_the_same_words_are_the_same_list_and_have_no_error(forms: tupl
 
 DIFFERENT = [
     ("seven", "27"), ("seven", "twenty seven"), ("five", "105"), ("12", "1.2"), ("50", "50%"),
+    ("100 5", "105"), ("16, 70", "1670"), ("19, 99", "1999"), ("two thousand five", "2000 5"), ("1 000 200 x", "1 2"),
+    ("99", "1999"), ("30", "15:30"), ("second", "twenty second"), ("3:30", "330"), ("5-3", "5 to 3"), ("half", "2.5"),
+    ("100 200 300", "100200300"), ("one hundred, five", "105"), ("am I a doctor", "am ia doctor"), ("007", "7"),
+    ("is it? No. 5", "is it number 5"), ("5 cents", "5 dollars"), ("$2.50", "$250"), ("1/2", "12"), ("я и в", "яив"),
     ("el", "al"), ("año", "anos"), ("maté", "màte"), ("か", "が"), ("его", "ему"), ("cat", "cut"), ("1 2", "3"),
 ]  # fmt: skip
 
@@ -148,8 +175,9 @@ PIECES = [
     " twenty ",
     " hundred ",
     " nineteen ",
-    " point ",
-]
+    " point ", ":30 ", "15:05", "10 000", " and ", " half ", "th ", "nd ", "s ", " second ", "€", ".50", " x ", " - ", "U.S.",
+    " oh ", "o'clock", " fifth ", " a ", " I ", "°C", "No. ", "555-1234", " p.m.", "\u202f000", ", ", "million ", "ninety ",
+]  # fmt: skip
 TEXT = st.lists(st.sampled_from(PIECES)).map("".join)
 
 
@@ -166,6 +194,68 @@ def test_case_and_composition_change_no_word(text: str) -> None:
     once = words(text)
     assert words(unicodedata.normalize("NFD", text)) == once == words(unicodedata.normalize("NFC", text))
     assert words(plain(text)) == once
+
+
+def _said(value: int, british: bool) -> str:
+    """As num2words has it: "one million, two hundred and five thousand, one hundred"."""
+    if value < 100:
+        few = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+        few = f"{few} seventeen eighteen nineteen".split()
+        tens = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+        return (
+            few[value]
+            if value < 20
+            else tens[value // 10 - 2] + (f"-{few[value % 10]}" if value % 10 else "")
+        )
+    scale, name = next(
+        (s, n) for s, n in ((10**6, "million"), (1000, "thousand"), (100, "hundred")) if value >= s
+    )
+    rest = value % scale
+    link = " and " if british and rest < 100 else ", " if british and scale > 100 else " "
+    return f"{_said(value // scale, british)} {name}{link + _said(rest, british) if rest else ''}"
+
+
+@given(st.integers(0, 10**6) | st.integers(0, 10**9 - 1), st.booleans())
+def test_a_number_is_the_same_in_letters_and_in_digits(value: int, british: bool) -> None:
+    said = _said(value, british)
+    assert words(said) == words(str(value)) == words(f"{value:,}")
+    assert words(f"{value:,}".replace(",", "\u202f")) == words(said)
+    assert numbers(said) == [value]
+    assert words(f"minus {said}") == words(f"-{value}") and words(f"{said} percent") == words(f"{value}%")
+
+
+@given(st.integers(1, 10**6), st.booleans())
+def test_an_ordinal_is_the_same_in_letters_and_in_digits(value: int, british: bool) -> None:
+    said, odd = _said(value, british), {"one": "first", "two": "second", "three": "third", "five": "fifth"}
+    last = said.replace("-", " ").split()[-1]
+    odd |= {"eight": "eighth", "nine": "ninth", "twelve": "twelfth"}
+    ranked = said.removesuffix(last) + odd.get(
+        last, f"{last[:-1]}ieth" if last.endswith("y") else f"{last}th"
+    )
+    tail = "th" if value % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(value % 10, "th")
+    assert words(f"the {ranked} of them") == words(f"the {value}{tail} of them")
+
+
+@given(st.integers(0, 10**4), st.text("0123456789", min_size=1, max_size=5))
+def test_a_decimal_is_the_same_in_letters_and_in_digits(whole: int, places: str) -> None:
+    said = f"{_said(whole, False)} point {' '.join(_said(int(digit), False) for digit in places)}"
+    assert words(said) == words(f"{whole}.{places}")
+
+
+@given(st.integers(0, 23), st.integers(0, 59))
+def test_a_time_is_the_same_in_letters_and_in_digits(hour: int, minute: int) -> None:
+    minutes = (
+        "" if not minute else f" oh {_said(minute, False)}" if minute < 10 else f" {_said(minute, False)}"
+    )
+    for written in (f"{hour}:{minute:02}", f"{hour:02}:{minute:02}"):
+        assert words(f"at {_said(hour, False)}{minutes} sharp") == words(f"at {written} sharp")
+
+
+@given(st.integers(0, 10**4), st.integers(0, 99))
+def test_money_is_the_same_in_letters_and_in_digits(dollars: int, cents: int) -> None:
+    parts = [f"{_said(dollars, True)} dollar{'s' * (dollars != 1)}"] if dollars or not cents else []
+    parts += [f"{_said(cents, True)} cent{'s' * (cents != 1)}"] if cents else []
+    assert words(" ".join(parts)) == words(f"${dollars}.{cents:02}") == words(f"{dollars:,}.{cents:02} $")
 
 
 def _task(match: str, answer: str) -> Task:

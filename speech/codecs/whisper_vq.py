@@ -18,7 +18,7 @@ from typing import Any
 from speech.audio import Wave
 from speech.checkpoint import read_json, shapes, weight_files
 from speech.codec import check_wave
-from speech.config_keys import WHISPER, check_extractor, check_keys
+from speech.config_keys import EXTRACTOR, WHISPER, check_extractor, check_keys
 
 RATE = 16_000
 SECONDS = 30  # in one piece
@@ -38,7 +38,7 @@ UNREAD = (  # of its training, and of layers behind the quantiser
     "encoder_layers quantize_commit_coefficient quantize_ema_decay quantize_encoder_only quantize_loss_scale "
     "quantize_restart_interval"
 ).split()
-EXTRACTOR = {"sampling_rate": RATE, "hop_length": 160, "n_fft": 400, "chunk_length": SECONDS, "dither": 0.0}
+MELS = "sampling_rate hop_length n_fft chunk_length dither".split()
 
 
 class WhisperVQ:
@@ -59,9 +59,10 @@ class WhisperVQ:
         self._prefix = _prefix(path, self._config)  # first: what the sizes promise is there
         bins = self._config["num_mel_bins"]
         # What this file leaves out is the extractor's default; the encoder's defaults are other values.
-        _fixed(path / "preprocessor_config.json", EXTRACTOR | {"feature_size": bins}, EXTRACTOR)
+        extractor = {name: EXTRACTOR[name] for name in MELS}
+        _fixed(path / "preprocessor_config.json", extractor | {"feature_size": bins}, extractor)
         check_extractor(path / "preprocessor_config.json", bins)
-        self._features = WhisperFeatureExtractor(**EXTRACTOR | {"feature_size": bins})
+        self._features = WhisperFeatureExtractor(**extractor, feature_size=bins)
         self._stride = EXTRACTOR["hop_length"] * 2 * self._config["pooling_kernel_size"]
         self.frame_rate = RATE / self._stride
         self.size = int(self._config["quantize_vocab_size"])

@@ -78,6 +78,8 @@ class Family:
     """Token id of each code."""
     template: Template
     """The dialogue so far, up to where the assistant speaks. It is handed ``Family.retold``."""
+    own_ends: bool = False
+    """The published code ends replies at ids of its own and reads no ``eos_token_id`` of the folder."""
     target_end: str = ""
     """What follows the words of a reference reply, as in the data that the model was trained on."""
     backbone: Mapping[str, Any]

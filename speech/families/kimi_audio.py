@@ -93,6 +93,7 @@ def load(model: ModelConfig) -> Family:
     ear = model.ear or model.path / WHISPER
     return Family(
         name="kimi_audio",
+        own_ends=True,
         path=model.path,
         vocabulary=vocabulary,
         channels=channels,

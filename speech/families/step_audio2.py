@@ -64,6 +64,7 @@ def load(model: ModelConfig) -> Family:
 
     return Family(
         name="step_audio2",
+        own_ends=True,
         path=path,
         vocabulary=vocabulary,
         channels=channels,

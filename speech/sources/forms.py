@@ -173,7 +173,8 @@ def _turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _filled(value: Any) -> bool:
-    return value is not None and value not in ("", [], {}, ())
+    said = value.strip() if isinstance(value, str) else value  # ms-swift's rows hold lists as JSON
+    return said is not None and said not in ("", "[]", "{}", "null", [], {}, ())
 
 
 def _unread_prompt(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -184,6 +185,9 @@ def _unread_prompt(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from (
             (f"messages[{i}].{key}", rule) for key in sorted(TURN & turn.keys()) if _filled(turn[key])
         )
+    rule = "must not be false: the last turn would be the reference reply, and it is marked as none"
+    marks = (("label", row), (f"messages[{len(_turns(row)) - 1}].loss", (_turns(row) or [{}])[-1]))
+    yield from ((place, rule) for place, of in marks if of.get(place.rpartition(".")[2]) is False)
 
 
 def _instructed(turns: list[Turn], row: _Any, found: Found) -> list[Turn]:

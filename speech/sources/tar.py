@@ -16,6 +16,7 @@ MAX_ZEROS = 1 << 24  # bytes between archives, or behind the last
 OLD, FOLDER, SPARSE = b"\0", b"5", b"S"
 PLAIN = (b"0", OLD, b"7")
 EMPTY = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes: whatever size they have
+READ, HOLES = (b"path", b"size", b"GNU.sparse.name"), b"GNU.sparse."  # records, and what others begin with
 RECORDS, COMMON, LONG_NAME, LONG_LINK = b"x", b"g", b"L", b"K"
 
 
@@ -141,16 +142,21 @@ def _decimal(text: str) -> int:
 
 
 def _records(content: bytes) -> dict[str, str]:
-    """pax records: "LENGTH KEY=VALUE\\n", the length that of the whole."""
+    """pax records: "LENGTH KEY=VALUE\\n", the length that of the whole; those that are read here.
+
+    Every member has a copy of what all share, so that there must be few.
+    """
     records: dict[str, str] = {}
-    while content.strip(b"\0"):
-        length = content.partition(b" ")[0]
-        size = int(length) if length.isdigit() and len(length) < 10 else 0
-        key, equals, value = content[len(length) + 1 : size].partition(b"=")
-        if not equals or size > len(content) or not value.endswith(b"\n"):
+    at, end = 0, len(content.rstrip(b"\0"))
+    while at < end:
+        length = content[at : at + 10].partition(b" ")[0]
+        after = at + (int(length) if length.isdigit() and len(length) < 10 else 0)
+        key, equals, value = content[at + len(length) + 1 : after].partition(b"=")
+        if not equals or after > len(content) or not value.endswith(b"\n"):
             raise ValueError("a header is damaged")
-        records[_text(key)] = _text(value[:-1])
-        content = content[size:]
+        if key in READ or key.startswith(HOLES):
+            records[_text(key if key in READ else HOLES)] = _text(value[:-1])
+        at = after
     return records
 
 

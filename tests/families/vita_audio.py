@@ -42,6 +42,7 @@ def write_checkpoint(path: Path, kind: Kind = "boost", seed: int = 0) -> Path:
     tokenizer.save_pretrained(path)
     ahead = AHEAD if kind == "boost" else 0
     config = _config(kind, rows=-(-len(tokenizer) // 8) * 8 + 8, ahead=ahead)
+    config["eos_token_id"] = tokenizer.eos_token_id
     (path / "config.json").write_text(json.dumps(config))
     if kind == "boost":
         spoiler = {"do_sample": True, "top_k": 2, "temperature": 0.1, "mtp_inference_mode": [1, 10, 4, 10]}
@@ -102,7 +103,6 @@ def _config(kind: Kind, rows: int, ahead: int) -> dict[str, Any]:
             "AutoModelForCausalLM": f"modeling_qwen2.{name}ForCausalLM",
         },
         "bos_token_id": 1,
-        "eos_token_id": 2,
         "hidden_act": "silu",
         "hidden_size": HIDDEN,
         "initializer_range": 0.02,

@@ -1,0 +1,44 @@
+"""A Ray that cannot hold the plan is left again, whatever went wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors import cluster
+from actors.cluster import Cluster, plan
+from actors.errors import UserError
+from conf.load import load
+
+
+@pytest.mark.parametrize("error", [UserError("too few GPUs"), KeyboardInterrupt()])
+def test_a_cluster_whose_placing_fails_is_left_again(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    class Group:
+        def wait(self, seconds: float) -> bool:
+            happened.append("wait")
+            raise error
+
+    monkeypatch.setattr(cluster, "join", lambda *_: happened.append("join"))
+    monkeypatch.setattr(cluster, "protect_token", lambda: None)
+    monkeypatch.setattr(cluster, "bare_nodes", lambda need: ["f00"])
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"GPU": 8.0, "CPU": 99.0})
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: happened.append("shutdown"))
+    monkeypatch.setattr(cluster, "remove_placement_group", lambda group: happened.append("remove"))
+    asked: list[Any] = []
+
+    def reserve(bundles: list[Any], *, bundle_label_selector: list[Any], **_: Any) -> Group:
+        asked.extend(zip(bundles, bundle_label_selector, strict=True))
+        return Group()
+
+    monkeypatch.setattr(cluster, "placement_group", reserve)
+    config = load(["cluster=gpu8", f"run.root={tmp_path}"])
+    with pytest.raises(type(error)):
+        Cluster(config, plan(config, 4))
+    assert happened == ["join", "wait", "remove", "shutdown"]
+    rules = [rule for bundle, rule in asked if "GPU" in bundle]
+    assert rules == [{"ray.io/node-id": "!in(f00)"}] * 8
+    assert [rule for bundle, rule in asked if "GPU" not in bundle] == [{}] * config.judge.workers
