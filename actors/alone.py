@@ -120,9 +120,7 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-async def judge_of(
-    config: Config, *, user_audio: bool
-) -> "Callable[[Reply, Speech, Task], Awaitable[Judged]]":
+async def judge_of(config: Config, *, user_audio: bool) -> "Callable[[Reply, Speech, Task], Awaitable[Judged]]":
     """The judges of these settings in this process; ``user_audio``: some prompts were spoken.
 
     UserError: an API judge that is not usable.

@@ -167,9 +167,7 @@ def start_limiters(config: JudgeConfig, group_size: int, log: Path) -> list[Any]
     options["max_concurrency"] = api.calls_at_once(config, group_size) + SPARE
     kind: Any = ray.remote(LimiterActor)
     return [
-        kind.options(**options).remote(
-            api.limits_of(endpoint), spent_on(log, endpoint.base_url, endpoint.model)
-        )
+        kind.options(**options).remote(api.limits_of(endpoint), spent_on(log, endpoint.base_url, endpoint.model))
         for endpoint in config.asked
     ]
 
@@ -184,8 +182,6 @@ def spent_on(log: Path, endpoint: str | None, model: str | None) -> float:
                     call = json.loads(line)
                 except ValueError:
                     continue
-                ours = (
-                    isinstance(call, dict) and call.get("endpoint") == endpoint and call.get("model") == model
-                )
+                ours = isinstance(call, dict) and call.get("endpoint") == endpoint and call.get("model") == model
                 spent += call["spent"] if ours else 0.0
     return spent

@@ -134,9 +134,7 @@ def _data_parsers(data: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="of prompts or of pairs; of several, what they share is told too",
     )
-    convert = commands.add_parser(
-        "convert", help="a data set of others as a manifest", description=CONVERT_HELP
-    )
+    convert = commands.add_parser("convert", help="a data set of others as a manifest", description=CONVERT_HELP)
     convert.add_argument(
         "sources",
         type=Path,
@@ -168,9 +166,7 @@ def _judge_parsers(judge: argparse.ArgumentParser) -> None:
         "calibrate", help="hold the judge against people's ratings", description=CALIBRATE_HELP
     )
     calibrate.add_argument("ratings", type=Path, help="CSV: id, prompt_id, question, audio, human[, axis]")
-    calibrate.add_argument(
-        "--to", type=Path, default=Path("calibration.json"), help="the map (default: %(default)s)"
-    )
+    calibrate.add_argument("--to", type=Path, default=Path("calibration.json"), help="the map (default: %(default)s)")
     calibrate.add_argument(
         "--map", choices=("affine", "isotonic"), help="default: affine below 30 replies, else isotonic"
     )

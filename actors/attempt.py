@@ -66,9 +66,7 @@ def attempt(
     return Ended(code=code, seconds=time.monotonic() - start, error=error, interrupted=why == "interrupted")
 
 
-def _wait(
-    process: "subprocess.Popen[bytes]", start: float, limit_s: float | None, beat: Callable[[], None]
-) -> None:
+def _wait(process: "subprocess.Popen[bytes]", start: float, limit_s: float | None, beat: Callable[[], None]) -> None:
     """Until its end. TimeoutExpired: after ``limit_s`` since ``start``."""
     while True:
         beat()

@@ -96,9 +96,7 @@ def save(
     return final
 
 
-def _fill(
-    unfinished: Path, state: DriverState, save_learner: Callable[[Path], None], ahead: Ahead | None
-) -> None:
+def _fill(unfinished: Path, state: DriverState, save_learner: Callable[[Path], None], ahead: Ahead | None) -> None:
     """Everything of a snapshot, safe on the disk."""
     (unfinished / "learner").mkdir(parents=True)
     save_learner(unfinished / "learner")

@@ -27,15 +27,11 @@ def model_of(model: Path | None, overrides: Sequence[str] = ()) -> Config:
 
     placed = any(override.startswith("model.path=") for override in overrides)
     if model is not None and placed:
-        raise UserError(
-            f"model.path: is what --model names as well, give one of the two: got --model {model}"
-        )
+        raise UserError(f"model.path: is what --model names as well, give one of the two: got --model {model}")
     if model is not None and (model / "config.yaml").is_file():
         config, path = _of_run(model, overrides), (model / "final").absolute()
         if not path.is_dir():
-            raise UserError(
-                f"{model}: has no final/ yet: `wavgate export {model}` writes its newest checkpoint"
-            )
+            raise UserError(f"{model}: has no final/ yet: `wavgate export {model}` writes its newest checkpoint")
     else:
         settings = [*overrides, *([HERE] if model is not None else [])]
         config = load(settings)

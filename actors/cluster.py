@@ -89,8 +89,7 @@ def plan(config: Config, cores: int, learns: bool = True) -> Plan:
         for name, count in counted:
             if count > cores:
                 raise UserError(
-                    f"{name}={count} needs {count} cores: this machine has {cores}; "
-                    f"set {name}={cores} or less"
+                    f"{name}={count} needs {count} cores: this machine has {cores}; set {name}={cores} or less"
                 )
         return Plan(
             roles=(
@@ -132,9 +131,7 @@ def _gpu_plan(config: Config, ranks: int) -> Plan:
     if together:
         bundles = [{"GPU": 1.0, "CPU": 3.0}] * need
     else:
-        bundles = [{"GPU": 1.0, "CPU": 2.0}] * ranks + [
-            {"GPU": float(parallel), "CPU": 1.0 + parallel}
-        ] * workers
+        bundles = [{"GPU": 1.0, "CPU": 2.0}] * ranks + [{"GPU": float(parallel), "CPU": 1.0 + parallel}] * workers
     bundles = bundles + [{"CPU": 1.0}] * config.judge.workers
     return Plan(
         roles=(
@@ -224,9 +221,7 @@ class Cluster:
                 if not isinstance(error, Exception):
                     raise
                 if attempt == 3:
-                    raise RunError(
-                        f"Ray does not start on this machine: {error} (see `wavgate doctor`)"
-                    ) from error
+                    raise RunError(f"Ray does not start on this machine: {error} (see `wavgate doctor`)") from error
 
     def _place(self) -> None:
         """Reserve what the plan's bundles hold. UserError: it is not there. RunError: others have it."""

@@ -100,9 +100,7 @@ class _Busy:
 def asked_in(row: Row) -> Task:
     """What a reply to this row is held against, without the user's audio."""
     match, answer = (row.answer.match, row.answer.value) if row.answer else (None, None)
-    return Task(
-        task_type=row.task_type, question=row.question_text, match=match, answer=answer, style=row.style
-    )
+    return Task(task_type=row.task_type, question=row.question_text, match=match, answer=answer, style=row.style)
 
 
 def task_of(row: Row, manifest: Path) -> Task:
@@ -174,12 +172,8 @@ async def harvest(
                     running.create_task(judge(group))
     else:
         raise RunError(f"speech of replies was lost {ROUNDS} times in a row")
-    groups = tuple(
-        Group(prompt=prompt, replies=tuple(found[prompt.id, i] for i in range(size))) for prompt in prompts
-    )
-    return Harvest(
-        groups=groups, generate_s=last - start, judge_s=time.perf_counter() - last, overlap_s=overlap
-    )
+    groups = tuple(Group(prompt=prompt, replies=tuple(found[prompt.id, i] for i in range(size))) for prompt in prompts)
+    return Harvest(groups=groups, generate_s=last - start, judge_s=time.perf_counter() - last, overlap_s=overlap)
 
 
 async def harvest_step(

@@ -15,9 +15,7 @@ OK = 0
 TOLD = 20  # reasons and keys on the screen; convert.json has more of them
 
 
-def data_convert(
-    sources: Sequence[Path], to: Path, limit: int | None, audio: Path | None, max_seconds: float
-) -> int:
+def data_convert(sources: Sequence[Path], to: Path, limit: int | None, audio: Path | None, max_seconds: float) -> int:
     """Convert, or go on. UserError: not a source, no place for it, or not one row of it can be used."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit must be at least 1: got {limit}")
@@ -33,9 +31,7 @@ def data_convert(
     finally:
         line.end()
     if not progress.rows:
-        first = max(
-            progress.reasons, key=lambda reason: progress.reasons[reason], default="the source is empty"
-        )
+        first = max(progress.reasons, key=lambda reason: progress.reasons[reason], default="the source is empty")
         raise UserError(
             f"{to}: none of {progress.done} rows can be used, for the most part: {first}; "
             f"all problems: {to / 'problems.txt'}"

@@ -62,9 +62,7 @@ def _unusable(nodes: Sequence[Mapping[str, Any]], answers: Sequence[int | str], 
 
 def _ask(nodes: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Every node for its devices; all have answered, or their time is over."""
-    question = ray.remote(max_calls=1)(
-        _devices_of_node
-    )  # its process sees all GPUs: no other work may get it
+    question = ray.remote(max_calls=1)(_devices_of_node)  # its process sees all GPUs: no other work may get it
     asked = [
         question.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)

@@ -28,8 +28,7 @@ def usable_pairs(config: Config, family: Family) -> Sequence[PairRow]:
         raise ManifestError(problems)
     if len(rows) < config.rollout.prompts_per_step:
         raise UserError(
-            f"rollout.prompts_per_step={config.rollout.prompts_per_step} needs as many pairs: "
-            f"{path} has {len(rows)}"
+            f"rollout.prompts_per_step={config.rollout.prompts_per_step} needs as many pairs: {path} has {len(rows)}"
         )
     return rows
 

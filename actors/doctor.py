@@ -29,9 +29,7 @@ class Finding:
 
     def __str__(self) -> str:
         mark = "ok  " if self.ok else "FAIL" if self.needed else "warn"
-        return f"{mark}  {self.name:<14} {self.detail}" + (
-            f"  ->  {self.fix}" if self.fix and not self.ok else ""
-        )
+        return f"{mark}  {self.name:<14} {self.detail}" + (f"  ->  {self.fix}" if self.fix and not self.ok else "")
 
 
 def examine() -> Iterator[Finding]:
@@ -184,9 +182,7 @@ def gpu() -> Finding:
         return Finding(name="gpu", ok=False, detail=f"torch: {error}", fix="see packages", needed=False)
 
     names = (
-        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if torch.cuda.is_available()
-        else []
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
     return Finding(name="gpu", ok=True, detail=", ".join(names) or "none: cluster=local runs on CPU")
 

@@ -58,9 +58,7 @@ class Driver:
         self._model = checkpoint.model_fingerprint(job.config.model.path)
         self._learning: asyncio.Task[StepResult] | None = None
         self._saving: asyncio.Task[None] | None = None
-        self._state = (
-            self._state_after(0) if job.snapshot is None else job.snapshot[1]
-        )  # of the last whole step
+        self._state = self._state_after(0) if job.snapshot is None else job.snapshot[1]  # of the last whole step
 
     async def train(self) -> None:
         """From the start, or a checkpoint, to final/ and the report.
@@ -149,9 +147,7 @@ class Driver:
             times["time/sync"] = time.perf_counter() - sync
             times |= await self._fleet.asked()
         except asyncio.CancelledError:
-            self._record(
-                batch, decision, await self._learning, {**times, "time/step": time.perf_counter() - start}
-            )
+            self._record(batch, decision, await self._learning, {**times, "time/step": time.perf_counter() - start})
             raise
         self._record(batch, decision, result, {**times, "time/step": time.perf_counter() - start})
 
@@ -187,9 +183,7 @@ class Driver:
             **times,
             **idle,
         }
-        record_step(
-            self._run, batch.step, batch.rows, batch.harvest.groups, decision, result, self._config, metrics
-        )
+        record_step(self._run, batch.step, batch.rows, batch.harvest.groups, decision, result, self._config, metrics)
         self._monitor.step(batch.step, metrics)
 
     def _state_after(self, step: int) -> DriverState:

@@ -17,8 +17,7 @@ def describe_job(job: Job) -> list[str]:
     )
     lines = [f"placement: {where}, {cores()} cores here"]
     lines += [
-        f"  {role.name:<8} x {role.count}  CPUs {role.cpus:g}  GPUs {role.gpus:g} each"
-        for role in job.layout.roles
+        f"  {role.name:<8} x {role.count}  CPUs {role.cpus:g}  GPUs {role.gpus:g} each" for role in job.layout.roles
     ]
     lines += [f"  bundle {i}: {bundle}" for i, bundle in enumerate(job.layout.bundles)]
     estimate = memory_estimate(config, job.family)
@@ -33,8 +32,7 @@ def describe_job(job: Job) -> list[str]:
     during = (config.run.steps - 1) // config.run.eval_every if config.run.eval_every else 0
     held_out = 2 * (len(job.test) + len(job.validation)) + during * len(job.validation)
     lines.append(
-        f"judge calls: {replies} replies in {steps} sampled steps + {held_out} held out "
-        f"= {replies + held_out}"
+        f"judge calls: {replies} replies in {steps} sampled steps + {held_out} held out = {replies + held_out}"
     )
     if config.judge.api_axes:
         api, size = config.judge.api, config.rollout.group_size
@@ -43,8 +41,6 @@ def describe_job(job: Job) -> list[str]:
             f"{calls_per_group(config.judge, size)} calls for a group of {size} replies, "
             f"{calls_per_group(config.judge, 1)} for a reply held out"
         )
-    lines.append(
-        f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts"
-    )
+    lines.append(f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts")
     lines += heard_by(config, config.data.train, job.train)
     return lines + [f"note: {note}" for note in job.notes]

@@ -68,9 +68,7 @@ class HeldOut:
             {row.id: task_of(row, self._manifest[split]) for row in rows},
             self._examples[split],
             self._config.rollout,
-            audio=lambda reply: (
-                folder / f"{when}_{reply.prompt_id}.ogg" if reply.prompt_id in chosen else None
-            ),
+            audio=lambda reply: folder / f"{when}_{reply.prompt_id}.ogg" if reply.prompt_id in chosen else None,
             progress=self._monitor.tick,
         )
         check_outage([judgement for _, judgement in batch.replies], self._config.judge.max_missing)
@@ -129,9 +127,7 @@ def summed_up(rows: Sequence[Row], batch: Harvest, *, step: int, split: Split, w
     """The figures of an evaluation. A share is over the replies that have the figure; null when none has."""
     judged = [judgement for _, judgement in batch.replies]
     types = sorted({row.task_type for row in rows})
-    of_type = {
-        kind: [j for row, j in zip(rows, judged, strict=True) if row.task_type == kind] for kind in types
-    }
+    of_type = {kind: [j for row, j in zip(rows, judged, strict=True) if row.task_type == kind] for kind in types}
     return Evaluation(
         step=step,
         split=split,

@@ -103,9 +103,7 @@ class Fleet:
         fleet.close()
     """
 
-    def __init__(
-        self, config: Config, cluster: Cluster, run: RunDirectory, probed: Probed | None = None
-    ) -> None:
+    def __init__(self, config: Config, cluster: Cluster, run: RunDirectory, probed: Probed | None = None) -> None:
         """``probed``: the API judge's abilities, where an axis is judged by one."""
         source = source_hash()
         common: dict[str, Any] = {"source": source, "restarts": config.cluster.restarts, "journal": run}
@@ -174,9 +172,7 @@ class Fleet:
         down = named.get("judge/breaker_open_s", 0.0) - self._down_s
         if down > 0:
             self._down_s += down
-            self._run.event(
-                "judge", f"the endpoint was down for {down:.0f} s of this step, and the run waited"
-            )
+            self._run.event("judge", f"the endpoint was down for {down:.0f} s of this step, and the run waited")
         return named
 
     async def _forget(self, judge: str) -> None:

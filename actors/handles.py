@@ -66,9 +66,7 @@ class RolloutActor(Actor):
         async with self._encoding:
             return await asyncio.to_thread(self._worker.encode_pairs, manifest, rows)
 
-    async def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling
-    ) -> AsyncIterator[tuple[Reply, list[Any]]]:
+    async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[tuple[Reply, list[Any]]]:
         """Every reply as it finishes, with a reference to its speech in a list (else Ray fetches it)."""
         async for reply, speech in self._worker.generate(prompts, sampling):
             yield reply, [ray.put(speech)]
@@ -157,9 +155,7 @@ class LearnerActor(Actor):
 
         torch.set_num_threads(1)
         world = self._config.learner.ranks
-        connect(
-            rank=self._rank, world=world, address=f"{host}:{port}", timeout_s=self._config.learner.timeout_s
-        )
+        connect(rank=self._rank, world=world, address=f"{host}:{port}", timeout_s=self._config.learner.timeout_s)
         self._learner = Learner(self._config, self._rank, world)
 
     def step(self, batch: StepBatch) -> StepResult:
@@ -195,10 +191,7 @@ class LearnerActor(Actor):
             parallel = self._config.cluster.tensor_parallel
 
             def fan_out(call: str, infos: Sequence[dict[str, Any] | None], at: int | None) -> None:
-                asked = [
-                    engine.transfer.remote(call, info, at)
-                    for engine, info in zip(engines, infos, strict=True)
-                ]
+                asked = [engine.transfer.remote(call, info, at) for engine, info in zip(engines, infos, strict=True)]
                 ray.get(asked, timeout=self._config.learner.timeout_s)
 
             self._client = TransferClient(fan_out, len(engines), parallel)

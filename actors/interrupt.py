@@ -51,8 +51,7 @@ def undisturbed() -> Iterator[None]:
         return
     came: list[tuple[int, FrameType | None]] = []
     earlier = {
-        number: signal.signal(number, lambda *told: came.append(told))
-        for number in _heeded((signal.SIGINT, *STOPS))
+        number: signal.signal(number, lambda *told: came.append(told)) for number in _heeded((signal.SIGINT, *STOPS))
     }
     try:
         yield

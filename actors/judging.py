@@ -121,9 +121,7 @@ def _complete(config: Config, given: Replies, voice: SpeechNorms | None, kept: L
         judges = _judges(config, given, voice)
         limiter = Limiter(limits_of(config.judge.api))
         asyncio.run(
-            judge_all(
-                judges, items, found, limiter, lambda item, judged: kept.add(ledger.entry(item, judged))
-            )
+            judge_all(judges, items, found, limiter, lambda item, judged: kept.add(ledger.entry(item, judged)))
         )
 
 
@@ -142,9 +140,7 @@ def _summary(to: Path, given: Replies, kept: Ledger) -> Iterator[str]:
 
 def calibrate(path: Path, to: Path, kind: calibration.Kind | None, overrides: Sequence[str]) -> int:
     """Hold the judge against people and itself, axis by axis, and write the maps that help."""
-    config = _alone(
-        load(settings_for(path, overrides)), calibration=None
-    )  # a map is never fitted on mapped scores
+    config = _alone(load(settings_for(path, overrides)), calibration=None)  # a map is never fitted on mapped scores
     judge = config.judge
     if not to.absolute().parent.is_dir():
         raise UserError(f"--to {to}: its folder must exist")
@@ -203,9 +199,7 @@ async def _twice(
     first: dict[str, Judged] = {}
     second: dict[str, Judged] = {}
     limiter = Limiter(limits_of(config.judge.api))  # one cap for both
-    await judge_all(
-        _judges(config, given, voice), given.items, found, limiter, lambda i, j: first.update({i.id: j})
-    )
+    await judge_all(_judges(config, given, voice), given.items, found, limiter, lambda i, j: first.update({i.id: j}))
     if found is None:
         return first, second
     fresh = _alone(config, cache=None)
@@ -214,9 +208,7 @@ async def _twice(
         for item in given.items
         if any(isinstance(first[item.id].axes.get(axis), Scored) for axis in config.judge.api_axes)
     ]
-    await judge_all(
-        _judges(fresh, given, voice), heard, found, limiter, lambda i, j: second.update({i.id: j})
-    )
+    await judge_all(_judges(fresh, given, voice), heard, found, limiter, lambda i, j: second.update({i.id: j}))
     return first, second
 
 

@@ -31,9 +31,7 @@ def check_heads(config: Config, family: Family) -> None:
     else:
         fits, rule = width in CPU_HEADS, f"one of {', '.join(map(str, CPU_HEADS))}"
     if not fits:
-        wanted = (
-            f"hidden_size / num_attention_heads must be {rule} for vLLM (or rollout.engine=hf, which is slow)"
-        )
+        wanted = f"hidden_size / num_attention_heads must be {rule} for vLLM (or rollout.engine=hf, which is slow)"
         raise ValueError(f"{family.path / 'config.json'}: {wanted}: got {width}")
 
 

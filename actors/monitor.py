@@ -121,9 +121,7 @@ class Monitor:
 
     def _shown(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        values = [
-            f"{name.removeprefix('rollout/')} {self._last[name]:.3g}" for name in SHOWN if name in self._last
-        ]
+        values = [f"{name.removeprefix('rollout/')} {self._last[name]:.3g}" for name in SHOWN if name in self._last]
         table.add_row(*values, f"left {_minutes(self._left())}" if self._times else "")
         return Group(Text(self._line(), style="bold"), table)
 

@@ -42,8 +42,6 @@ def _between(files: Files, one: str, other: str) -> Iterator[str]:
     same = path.samefile(second)
     if same or rows.digest == others.digest:
         got = "the same file" if same else "a copy of it"
-        raise UserError(
-            f"{other}: must hold other rows than {one}, or nothing is held out: got {got}, {second}"
-        )
+        raise UserError(f"{other}: must hold other rows than {one}, or nothing is held out: got {got}, {second}")
     if common := shared(rows.traces, others.traces):
         yield f"{other}: is not held out from {one}: it shares {common}"

@@ -44,9 +44,7 @@ class PairFiles:
         if not self.journal.exists():
             for taken in (self.to, self.folder):
                 if taken.exists():
-                    raise UserError(
-                        f"--to {to}: {taken} exists, and no {self.journal.name} that it belongs to"
-                    )
+                    raise UserError(f"--to {to}: {taken} exists, and no {self.journal.name} that it belongs to")
 
     def start(self) -> None:
         """Make the folders. OSError: not writable."""

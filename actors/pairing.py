@@ -54,9 +54,7 @@ class Header(Line):
     mode: str | None
 
 
-def pairs(
-    to: Path, samples: int | None, manifest: Path | None, limit: int | None, overrides: Sequence[str]
-) -> int:
+def pairs(to: Path, samples: int | None, manifest: Path | None, limit: int | None, overrides: Sequence[str]) -> int:
     """Sample, judge and write what is not there yet. UserError: nothing is written. RunError: go on later."""
     if in_ray_job() and not to.is_absolute():
         raise UserError(f"--to {to}: must be absolute in a Ray job, whose own folder is temporary")
@@ -105,9 +103,7 @@ def settings(samples: int | None, overrides: Sequence[str]) -> Config:
     ours += [] if given & {f"judge.{axis}" for axis in ("semantic", "acoustic", "holistic")} else UTILITY
     config = load([*ours, *overrides_of(overrides)[0]])
     if config.rollout.group_size < 2:
-        raise UserError(
-            f"rollout.group_size: a pair needs at least 2 replies: got {config.rollout.group_size}"
-        )
+        raise UserError(f"rollout.group_size: a pair needs at least 2 replies: got {config.rollout.group_size}")
     alone = config.judge.model_copy(update={"second": SecondConfig()})  # nobody would look at its opinion
     return config.model_copy(update={"judge": alone})
 
@@ -190,9 +186,7 @@ def summary(work: Work, found: Sequence[Outcome], rows: Sequence[PairRow]) -> di
         "prompts": len(found),
         "samples": work.provenance.samples,
         "pairs": len(rows),
-        "sampled_tokens": None
-        if None in (counts := [one.tokens for one in found])
-        else sum(filter(None, counts)),
+        "sampled_tokens": None if None in (counts := [one.tokens for one in found]) else sum(filter(None, counts)),
         "weights": work.provenance.weights,
         "least_margin": work.config.margin,
         "margin_min": min(margins, default=None),

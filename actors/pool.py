@@ -54,9 +54,7 @@ class Pool:
         self._restarts = restarts
         self._journal = journal
         self._used = [0] * count
-        self.on_lost: Callable[[str], Awaitable[None]] | None = (
-            None  # told the name of a replica that was ended
-        )
+        self.on_lost: Callable[[str], Awaitable[None]] | None = None  # told the name of a replica that was ended
         self.handles: list[Any] = [None] * count
 
     async def start(self) -> None:
@@ -83,13 +81,10 @@ class Pool:
             await self.on_lost(self.handles[index]._actor_id.hex())
         if self._used[index] >= self._restarts:
             raise BudgetSpent(
-                f"{self.role} worker {index} failed after {self._used[index]} restarts (cluster.restarts): "
-                f"{reason}"
+                f"{self.role} worker {index} failed after {self._used[index]} restarts (cluster.restarts): {reason}"
             )
         self._used[index] += 1
-        self._journal.event(
-            "restart", f"{self.role} worker {index} replaced: {reason}", role=self.role, worker=index
-        )
+        self._journal.event("restart", f"{self.role} worker {index} replaced: {reason}", role=self.role, worker=index)
         self.handles[index] = self._create(index)
         await self.ready(self.handles[index])
 
@@ -129,9 +124,7 @@ class RolloutPool(Pool):
         except (RayError, TimeoutError) as error:
             raise SyncFailed(f"an engine does not tell its version: {reason_of(error)}") from error
         if set(found) != {version}:
-            raise SyncFailed(
-                f"weight sync: learner published version {version}, the engines read back {found}"
-            )
+            raise SyncFailed(f"weight sync: learner published version {version}, the engines read back {found}")
 
     async def ready(self, handle: Any) -> None:
         """A fresh engine holds the start weights: give it the newest before use."""
@@ -200,13 +193,9 @@ class RolloutPool(Pool):
         wanted = {(prompt.id, i) for prompt in prompts for i in range(sampling.group_size)}
         while wanted:
             open_prompts = [
-                prompt
-                for prompt in prompts
-                if any((prompt.id, i) in wanted for i in range(sampling.group_size))
+                prompt for prompt in prompts if any((prompt.id, i) in wanted for i in range(sampling.group_size))
             ]
-            stream = (
-                self.handles[index].generate.options(num_returns="streaming").remote(open_prompts, sampling)
-            )
+            stream = self.handles[index].generate.options(num_returns="streaming").remote(open_prompts, sampling)
             try:
                 async with asyncio.timeout(deadline):
                     async for reference in stream:

@@ -59,9 +59,7 @@ class Job:
 
 def overrides_of(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Command line -> overrides for ``conf.load`` (``run.resume``; in a Ray job ``run.root``), and notes."""
-    overrides = [
-        f"resume={a.removeprefix('run.resume=')}" if a.startswith("run.resume=") else a for a in arguments
-    ]
+    overrides = [f"resume={a.removeprefix('run.resume=')}" if a.startswith("run.resume=") else a for a in arguments]
     settled = any(a.startswith(("run.root=", "resume=")) or a == "cluster=multi" for a in overrides)
     if in_ray_job() and not settled:
         root = JOB_RUNS.expanduser()
@@ -201,9 +199,7 @@ def _check_resume(config: Config, state: DriverState, train: Rows[Row], pairs: i
     if state.data not in ("", train.digest):
         raise UserError(f"data.train: the run drew from other rows than {config.data.train} has now")
     if state.seed != config.run.seed:
-        raise UserError(
-            f"run.seed: the checkpoint was made with {state.seed}, this run asks for {config.run.seed}"
-        )
+        raise UserError(f"run.seed: the checkpoint was made with {state.seed}, this run asks for {config.run.seed}")
     if state.step > config.run.steps:
         raise UserError(
             f"run.steps: the checkpoint is at step {state.step} already, this run asks for {config.run.steps}"
@@ -256,9 +252,7 @@ def unusable(rows: Sequence[Row], path: Path, family: Family, config: Config) ->
                 yield Problem(path, line, field, rule)
         unheard = sorted({*words(row.sft_target_text)} - vocabulary) if vocabulary else []
         if unheard:
-            rule = (
-                "must be of words in judge.asr.dictionary, no other is ever heard (data=manifest knows all)"
-            )
+            rule = "must be of words in judge.asr.dictionary, no other is ever heard (data=manifest knows all)"
             yield Problem(path, line, "sft_target_text", f"{rule}: got {', '.join(unheard[:5])}")
         checks = config.judge.semantic > 0 and config.judge.semantic_by == "local"
         uncheckable = verifiable.checkable(asked_in(row)) if checks else None

@@ -90,9 +90,7 @@ def _tls_rule(reason: str) -> str:
     if not re.search("handshake|certificate|closed|reset", reason, re.IGNORECASE):
         return ""
     if _encrypts():
-        return (
-            " (RAY_USE_TLS=1 here: the head needs it too, and its RAY_TLS_CA_CERT must know our certificate)"
-        )
+        return " (RAY_USE_TLS=1 here: the head needs it too, and its RAY_TLS_CA_CERT must know our certificate)"
     return " (does the head speak TLS? then RAY_USE_TLS=1 and the RAY_TLS_* files are needed here)"
 
 
@@ -103,9 +101,7 @@ def join(address: str, runtime_env: dict[str, Any]) -> None:
         initialise(place, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # versions that differ, no node here, ...: Ray has no class for it
         reason = " ".join(str(error).split())[:400]
-        raise UserError(
-            f"cluster.address={address}: the Ray at {place} cannot be joined: {reason}"
-        ) from error
+        raise UserError(f"cluster.address={address}: the Ray at {place} cannot be joined: {reason}") from error
 
 
 def initialise(address: str, **settings: Any) -> None:

@@ -244,9 +244,7 @@ def rollout_records(
                     penalty=decision.penalties.get(key),
                     well_formed=reply.well_formed,
                     advantage=None if advantage is None else advantage.whole,
-                    advantages=None
-                    if advantage is None or advantage.whole is not None
-                    else asdict(advantage),
+                    advantages=None if advantage is None or advantage.whole is not None else asdict(advantage),
                     weights=weights.get(key),
                     behaviour_logps=list(reply.logps),
                     learner_logps=None if logps is None else list(logps),

@@ -97,9 +97,7 @@ class Runner:
         for one in self._files():
             if self._made(one) and (last := self._log.last(one.name)) and last.arguments != one.arguments:
                 then = " ".join(last.arguments)
-                problems.append(
-                    f"prepare.{one.name}: was `{then}`: choose another --to, or remove {one.file}"
-                )
+                problems.append(f"prepare.{one.name}: was `{then}`: choose another --to, or remove {one.file}")
         if problems:
             raise StudyError(file, problems)
 
@@ -175,9 +173,7 @@ class Runner:
 
     def _cell(self, cell: Planned, lock: int) -> Ended:
         run = self.path(cell)
-        broken = [
-            f"needs {one.name}: {self._broken[one.name]}" for one in cell.needs if one.name in self._broken
-        ]
+        broken = [f"needs {one.name}: {self._broken[one.name]}" for one in cell.needs if one.name in self._broken]
         if broken:
             ended = Ended(code=1, seconds=0.0, error=broken[0])
             self._log.note(cell.name, ended, fresh=False, arguments=())
@@ -188,9 +184,7 @@ class Runner:
         arguments = cell.overrides if fresh else (f"resume={quoted(str(run))}",)
         limit = 60.0 * self._settings.minutes if self._settings.minutes else None
         self._log.begin(cell.name, fresh=fresh, arguments=arguments)
-        ended = attempt(
-            [*DRIVER, *arguments], self.folder / "logs" / cell.name, limit, [lock], self._log.beat
-        )
+        ended = attempt([*DRIVER, *arguments], self.folder / "logs" / cell.name, limit, [lock], self._log.beat)
         if ended.error is None and not finished(run):
             ended = Ended(code=1, seconds=ended.seconds, error="ended well, but without held-out replies")
         self._log.note(cell.name, ended, fresh=fresh, arguments=arguments)

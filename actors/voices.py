@@ -26,9 +26,7 @@ def is_needed(judge: JudgeConfig) -> bool:
     return paced or (judge.acoustic > 0 and judge.acoustic_by == "local")
 
 
-async def measure_voice(
-    fleet: Fleet, config: Config, manifest: Path, rows: Sequence[Row], run: Path
-) -> str | None:
+async def measure_voice(fleet: Fleet, config: Config, manifest: Path, rows: Sequence[Row], run: Path) -> str | None:
     """Measure it where it is not known, keep it and tell the judges.
 
     ``rows``: of which those that ask for no style are tried. Returns what there is to say of it; None: it was

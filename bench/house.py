@@ -83,18 +83,11 @@ def split_functions(modules: list[Module]) -> tuple[dict[str, str], dict[str, st
     """Where -> name of the module-level functions, and of the methods that chose their own name."""
     named = [(module, function, owner) for module in modules for function, owner in list_functions(module)]
     required = {function.name for _, function, owner in named if owner and is_protocol(owner)}
-    free = {
-        f"{module.where}:{function.lineno}": function.name
-        for module, function, owner in named
-        if owner is None
-    }
+    free = {f"{module.where}:{function.lineno}": function.name for module, function, owner in named if owner is None}
     methods = {
         f"{module.where}:{function.lineno}": function.name
         for module, function, owner in named
-        if owner
-        and function.name not in required
-        and not function.name.startswith("__")
-        and not is_property(function)
+        if owner and function.name not in required and not function.name.startswith("__") and not is_property(function)
     }
     return free, methods
 
@@ -118,9 +111,7 @@ def share_names(modules: list[Module]) -> tuple[dict[str, list[str]], int]:
     for module in modules:
         for name in define_names(module):
             homes[name].append(module.name)
-    return {name: where for name, where in homes.items() if len(where) > 1 and name not in MAY_SHARE}, len(
-        homes
-    )
+    return {name: where for name, where in homes.items() if len(where) > 1 and name not in MAY_SHARE}, len(homes)
 
 
 def import_edges(modules: list[Module]) -> dict[str, set[str]]:
@@ -169,9 +160,7 @@ def list_undocumented(modules: list[Module]) -> tuple[list[str], int]:
             if not function.name.startswith("_") and not (owner and owner.name.startswith("_"))
         ]
         total += len(public)
-        missing += [
-            f"{module.where}:{node.lineno} {node.name}" for node in public if not ast.get_docstring(node)
-        ]
+        missing += [f"{module.where}:{node.lineno} {node.name}" for node in public if not ast.get_docstring(node)]
     return missing, total
 
 
@@ -211,9 +200,7 @@ def measure_house() -> tuple[list[tuple[str, str, str]], dict[str, list[str]]]:
     largest, most = max(files.items(), key=lambda item: item[1])
     sizes = {module.where: len(module.path.read_text().splitlines()) for module in modules}
     tests = sum(len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py"))
-    short = [
-        f"{where} {name}" for names in (free, methods) for where, name in names.items() if is_one_word(name)
-    ]
+    short = [f"{where} {name}" for names in (free, methods) for where, name in names.items() if is_one_word(name)]
     rows = [
         ("one-word module-level functions", share(map(is_one_word, free.values())), "<= 30 %"),
         ("one-word methods", share(map(is_one_word, methods.values())), "<= 70 %"),

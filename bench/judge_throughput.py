@@ -137,8 +137,7 @@ class Usage:
 
     def _seconds(self) -> dict[str, float]:
         return {
-            name: sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
-            for name, pids in self.pids.items()
+            name: sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids) for name, pids in self.pids.items()
         }
 
     def shares(self) -> str:
@@ -204,9 +203,7 @@ async def measure(config: Config, server: int, seconds: float) -> bool:
 def profile(config: Config, found: Probed, verdicts: int, to: Path) -> None:
     """The same path in this process, profiled over so many verdicts."""
     access = Access(judge=Limiter(limits_of(config.judge.api)), second=None)
-    panel = api_panel(
-        config.judge, Path.cwd(), config.model.path, found, access, log=to.with_suffix(".calls")
-    )
+    panel = api_panel(config.judge, Path.cwd(), config.model.path, found, access, log=to.with_suffix(".calls"))
     profiler = cProfile.Profile()
     start = time.perf_counter()
     took = profiler.runcall(asyncio.run, scored(panel.judge, 1, 8, lambda begun: begun < verdicts))
@@ -228,9 +225,7 @@ def instant() -> Any:
 
 def main() -> int:
     """0 when the required rate was had."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--concurrency", type=int, default=16, help="calls on their way, over all workers")

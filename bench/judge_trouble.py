@@ -68,11 +68,7 @@ class Run:
 
     def metrics(self, name: str) -> list[float]:
         """One metric, by step."""
-        return [
-            value
-            for row in metric_rows(self.path / "metrics.jsonl").rows
-            if (value := row.get(name)) is not None
-        ]
+        return [value for row in metric_rows(self.path / "metrics.jsonl").rows if (value := row.get(name)) is not None]
 
     def records(self, step: int) -> tuple[RolloutRecord, ...]:
         """The judged replies of a step."""
@@ -170,9 +166,7 @@ def failures(options: argparse.Namespace) -> bool:
         f"ratio {fmean(means) / before:.3f} (deviation over draws {pstdev(means) / before:.3f})"
     )
     held = abs(after / before - 1) <= WITHIN
-    print(
-        f"two runs: ratio {after / before:.3f}, required within {WITHIN:.0%}: {'held' if held else 'BROKEN'}"
-    )
+    print(f"two runs: ratio {after / before:.3f}, required within {WITHIN:.0%}: {'held' if held else 'BROKEN'}")
     return held
 
 
@@ -222,9 +216,7 @@ def outage(options: argparse.Namespace) -> bool:
     print(f"judge down for {ended - began:.1f} s after step {DOWN_AFTER}   {run.path}")
     print(f"calls that ended meanwhile: {', '.join(f'{k} {n}' for k, n in kinds.items()) or 'none'}")
     if after is not None:
-        print(
-            f"no step finished for {after - last:.1f} s, {after - ended:.1f} s of it after the judge was back"
-        )
+        print(f"no step finished for {after - last:.1f} s, {after - ended:.1f} s of it after the judge was back")
     print(f"a step takes {quiet:.1f} s otherwise")
     missing = [(step, record) for step in numbers for record in run.records(step) if record.missing]
     print(f"missing verdicts: {len(missing)} of {sum(len(run.records(step)) for step in numbers)}", end="")
@@ -243,9 +235,7 @@ def outage(options: argparse.Namespace) -> bool:
 
 def main() -> int:
     """0 when what is required was held."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--failures", action="store_true", help="two runs of 200 steps, 20 minutes in all")
     parser.add_argument("--outage", action="store_true", help="one run of 12 steps, three minutes")
     parser.add_argument("--steps", type=int, help="of a run (default: 200; outage: 12)")

@@ -91,13 +91,9 @@ def show(seed: int, measured: Measured) -> dict[str, tuple[float, float]]:
     print(f"\nseed {seed}: {measured.run}")
     slowest = max(line["time/sync"] for line in metrics)
     named = ", ".join(f"{phase.removeprefix('time/')} {seconds:.2f}" for phase, seconds in phases.items())
-    print(
-        f"  whole job {measured.seconds / 60:.1f} min, step 1 on disk after {measured.first_rollout_s:.0f} s"
-    )
+    print(f"  whole job {measured.seconds / 60:.1f} min, step 1 on disk after {measured.first_rollout_s:.0f} s")
     print(f"  peak memory {measured.peak_gib:.2f} GiB (PSS of all processes)")
-    print(
-        f"  step {fmean(steps):.2f} s ({named}), orchestration {rest:.1%} of it, slowest sync {slowest:.2f} s"
-    )
+    print(f"  step {fmean(steps):.2f} s ({named}), orchestration {rest:.1%} of it, slowest sync {slowest:.2f} s")
     print("  " + ", ".join(f"{name} {share:.0%}" for name, share in idle.items()))
     shares = before_after(measured)
     for share, (before, after) in shares.items():

@@ -209,16 +209,14 @@ class AlgoConfig(Strict):
         same = tuple(
             (
                 getattr(self, name) == (_even(0.0) if known[name].annotation is ChannelWeights else value),
-                f"{name} must be {_shown(value)}, as released, when faithful=true:"
-                f" got {_shown(getattr(self, name))}",
+                f"{name} must be {_shown(value)}, as released, when faithful=true: got {_shown(getattr(self, name))}",
             )
             for name, value in RELEASED.items()
         )
         members = tuple(
             (
                 joined.boundary == joined.audio and joined.stop == joined.text,
-                f"{name} must weigh boundary as audio and stop as text when faithful=true:"
-                f" got {_shown(joined)}",
+                f"{name} must weigh boundary as audio and stop as text when faithful=true: got {_shown(joined)}",
             )
             for name, joined in (("preference", self.preference), ("sft", self.sft))
         )

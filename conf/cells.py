@@ -53,9 +53,7 @@ def plan(study: StudyConfig, file: Path, to: Path) -> list[Planned]:
     names = [cell.name for cell in cells]
     problems += [f"methods: two cells would be called {name}" for name in names if names.count(name) > 1]
     made = {one.name for cell in cells for one in cell.needs}
-    problems += [
-        f"prepare: a cell is called {name} too: choose another name" for name in names if name in made
-    ]
+    problems += [f"prepare: a cell is called {name} too: choose another name" for name in names if name in made]
     if problems:
         raise StudyError(file, problems)
     return cells
@@ -81,9 +79,7 @@ def _planned(
     _check_own(study, changes)
     named = [(change, change.partition("=@")) for change in changes]
     needs = {name: _prepared(study, to, name, seed) for _, (_, at, name) in named if at}
-    settled = [
-        f"{key}={quoted(str(needs[name].file))}" if at else change for change, (key, at, name) in named
-    ]
+    settled = [f"{key}={quoted(str(needs[name].file))}" if at else change for change, (key, at, name) in named]
     root, name = (
         quoted(str(to / "runs")),
         f"{method}-seed{seed}" if arm == MAIN else f"{arm}-{method}-seed{seed}",

@@ -99,9 +99,7 @@ class ApiConfig(AskedConfig):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.calibration is not None and self.compare != "none":
-            raise ValueError(
-                f"calibration maps scores, compare={self.compare} gives win rates: set one of them"
-            )
+            raise ValueError(f"calibration maps scores, compare={self.compare} gives win rates: set one of them")
         return self
 
 

@@ -14,6 +14,4 @@ Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 class Strict(BaseModel):
     """Frozen, no unknown keys; the string under a field is its documentation."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())

@@ -153,9 +153,7 @@ class JudgeConfig(Strict):
             raise ValueError(f"semantic must be positive when the other axes are 0: got {self.semantic}")
         if not self.scale_lo < self.scale_hi:
             raise ValueError(f"scale_lo must be below scale_hi: got [{self.scale_lo}, {self.scale_hi}]")
-        absent = (
-            self.api.missing() if "api" in (self.semantic_by, self.acoustic_by) or self.holistic else None
-        )
+        absent = self.api.missing() if "api" in (self.semantic_by, self.acoustic_by) or self.holistic else None
         if absent is not None:
             raise ValueError(f"api.{absent} must be set when an axis is judged by api: got nothing")
         if (self.second.base_url is None) != (self.second.model is None):
@@ -163,9 +161,7 @@ class JudgeConfig(Strict):
         if self.second.base_url is not None and not self.api_axes:
             raise ValueError("second needs an axis that is judged by api: set semantic_by or acoustic_by")
         if self.noise > 0 and self.api_axes:
-            raise ValueError(
-                f"noise is for axes that are judged here alone: got {self.noise:g} beside an API judge"
-            )
+            raise ValueError(f"noise is for axes that are judged here alone: got {self.noise:g} beside an API judge")
         if self.asr.by == "endpoint" and self.asr.deadline_s >= self.deadline_s:
             rule = f"asr.deadline_s must be below judge.deadline_s={self.deadline_s:g}"
             raise ValueError(f"{rule}: got {self.asr.deadline_s:g}")

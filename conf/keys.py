@@ -22,9 +22,7 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
             yield from _fields(field.annotation, f"{prefix}{name}.")
 
 
-def _defaults(
-    model: type[BaseModel], whole: BaseModel | None = None, prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
+def _defaults(model: type[BaseModel], whole: BaseModel | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Of every leaf that has one. ``whole``: the default of the section itself, which may differ from its
     class's.
     """

@@ -61,9 +61,7 @@ def load(overrides: list[str], config_name: str = "train") -> Config:
     if folders and problems:
         raise ConfigError(problems)  # Hydra would warn of a folder that is not there, and go on
     settings = [override for override in given if override.key_or_group not in (RESUME, FOLDERS)]
-    known = [
-        override for override in settings if _is_known(override, problems, folders, resumes=bool(resumed))
-    ]
+    known = [override for override in settings if _is_known(override, problems, folders, resumes=bool(resumed))]
     try:
         raw = _composed(known, config_name, base, folders, problems)
     except (HydraException, OmegaConfBaseException) as error:
@@ -113,9 +111,7 @@ def _family_without_preset(composed: DictConfig, files: Collection[str]) -> list
     others = [name for name in GROUPS["model"] if f"model/{name}" in files and name != family]
     if family not in GROUPS["model"] or not others:
         return []
-    rule = (
-        f"must come with its preset, model={family} (in a file: `override /model: {family}` in its defaults)"
-    )
+    rule = f"must come with its preset, model={family} (in a file: `override /model: {family}` in its defaults)"
     return [f"model.family: {rule} (got {family} beside model={others[0]})"]
 
 
@@ -154,9 +150,7 @@ def _composed(
     return {str(key): value for key, value in raw.items()}
 
 
-def _from_files(
-    overrides: list[Override], config_name: str, folders: list[Path]
-) -> tuple[DictConfig, set[str]]:
+def _from_files(overrides: list[Override], config_name: str, folders: list[Path]) -> tuple[DictConfig, set[str]]:
     """What Hydra makes of the project's YAML, the user's own and the overrides; and the files that it took,
     as ``group/option``.
     """

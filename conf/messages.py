@@ -92,7 +92,5 @@ def _across_fields(section: str, text: str) -> str:
     first, _, rule = re.sub(r": got (.*)$", r" (got \1)", text).partition(" ")
     name, _, given = first.partition("=")
     key = f"{section}.{name}".removeprefix(".")
-    assert key in KEYS or unindexed(key) in ITEMS, (
-        f"the rule must start with a field's name: {section} {text}"
-    )
+    assert key in KEYS or unindexed(key) in ITEMS, f"the rule must start with a field's name: {section} {text}"
     return f"{key}: {given} {rule}" if given else f"{key}: {rule}"

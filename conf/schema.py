@@ -115,9 +115,7 @@ class RolloutConfig(Strict):
     @model_validator(mode="after")
     def _scorable(self) -> Self:
         if self.top_p != 1.0:
-            raise ValueError(
-                f"top_p must be 1, the learner cannot score a truncated distribution: got {self.top_p}"
-            )
+            raise ValueError(f"top_p must be 1, the learner cannot score a truncated distribution: got {self.top_p}")
         return self
 
 
@@ -146,9 +144,7 @@ class ClusterConfig(Strict):
     @model_validator(mode="after")
     def _transport_fits(self) -> Self:
         if self.kind == "local" and self.weight_transfer != "object_store":
-            raise ValueError(
-                f"weight_transfer must be object_store when kind=local: got {self.weight_transfer}"
-            )
+            raise ValueError(f"weight_transfer must be object_store when kind=local: got {self.weight_transfer}")
         if self.kind == "local" and self.gpus_per_node:
             raise ValueError(f"gpus_per_node must be 0 when kind=local: got {self.gpus_per_node}")
         if not re.fullmatch(r"local|auto|[^:/\s]+:\d{1,5}", self.address):
@@ -196,9 +192,7 @@ class Config(Strict):
     @property
     def margin(self) -> float:
         """``algo.margin``, or an eighth of the judge's scale."""
-        return (
-            (self.judge.scale_hi - self.judge.scale_lo) / 8 if self.algo.margin is None else self.algo.margin
-        )
+        return (self.judge.scale_hi - self.judge.scale_lo) / 8 if self.algo.margin is None else self.algo.margin
 
     @model_validator(mode="after")
     def _stage_has_an_end(self) -> Self:
@@ -232,14 +226,11 @@ class Config(Strict):
         rows = 2 if algo.loss != "grpo" and algo.prefers else 1
         if self.learner.tokens_per_microbatch < rows * self.model.max_length:
             what = "one row" if rows == 1 else "both replies of a pair, each"
-            rule = (
-                f"learner.tokens_per_microbatch must hold {what} of model.max_length={self.model.max_length}"
-            )
+            rule = f"learner.tokens_per_microbatch must hold {what} of model.max_length={self.model.max_length}"
             raise ValueError(f"{rule}: got {self.learner.tokens_per_microbatch}")
         if algo.loss == "dpo" and self.data.pairs is None:
             raise ValueError(
-                "data.pairs must name a manifest of pairs (`wavgate pairs` makes one) when algo.loss=dpo:"
-                " got nothing"
+                "data.pairs must name a manifest of pairs (`wavgate pairs` makes one) when algo.loss=dpo: got nothing"
             )
         if algo.mix == "two_stage" and (algo.sft_steps or 0) >= self.run.steps:
             raise ValueError(
@@ -249,8 +240,7 @@ class Config(Strict):
         theta = algo.gate.theta  # not set: on the scale
         if algo.mix == "gate" and theta is not None and not judge.scale_lo <= theta <= judge.scale_hi:
             raise ValueError(
-                f"algo.gate.theta must lie on the judge's scale [{judge.scale_lo}, {judge.scale_hi}]:"
-                f" got {theta}"
+                f"algo.gate.theta must lie on the judge's scale [{judge.scale_lo}, {judge.scale_hi}]: got {theta}"
             )
         if self.model.mtp == "trained" and not algo.anchors:
             raise ValueError(
@@ -275,8 +265,7 @@ class Config(Strict):
         cap = judge.api.spend_cap if judge.api_axes else None
         if algo.equal_groups == "refill" and cap is not None:
             raise ValueError(
-                "algo.equal_groups=refill asks the judge without bound, judge.api.spend_cap must be off:"
-                f" got {cap:g}"
+                f"algo.equal_groups=refill asks the judge without bound, judge.api.spend_cap must be off: got {cap:g}"
             )
         if algo.faithful and (judge.scale_lo, judge.scale_hi) != (1.0, 5.0):
             raise ValueError(

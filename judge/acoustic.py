@@ -116,9 +116,7 @@ def decency(sound: Sound, limits: Decency = DECENCY) -> dict[str, float]:
     return {name: factor for name, factor in factors.items() if factor < 1.0}
 
 
-def score(
-    sound: Sound, text: str, transcript: str, task: Task, scale: Scale, norms: SpeechNorms = NORMS
-) -> Scored:
+def score(sound: Sound, text: str, transcript: str, task: Task, scale: Scale, norms: SpeechNorms = NORMS) -> Scored:
     """Put what was measured and heard onto the scale."""
     understood = max(0.0, 1.0 - word_error_rate(text, transcript))
     followed = manner(sound, task.style, norms)

@@ -138,9 +138,7 @@ def repeat_variance(passes: Sequence[tuple[float, float, float, float]], repeats
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1: got {repeats}")
-    squares = [
-        repeats * (within**2 + again**2 + (mean - second) ** 2 / 2) for mean, within, second, again in passes
-    ]
+    squares = [repeats * (within**2 + again**2 + (mean - second) ** 2 / 2) for mean, within, second, again in passes]
     return fmean(squares) / (2 * repeats - 1) if squares else None
 
 
@@ -203,10 +201,7 @@ def _pearson_interval(groups: Sequence[Floats], draws: int, seed: int) -> tuple[
         return None
     centre = np.concatenate(groups).mean(axis=0)
     sums = np.array(
-        [
-            [len(g), *g.sum(0), *(g * g).sum(0), (g[:, 0] * g[:, 1]).sum()]
-            for g in (g - centre for g in groups)
-        ]
+        [[len(g), *g.sum(0), *(g * g).sum(0), (g[:, 0] * g[:, 1]).sum()] for g in (g - centre for g in groups)]
     )
     n, x, y, xx, yy, xy = (_drawn(len(groups), draws, seed) @ sums).T
     along, across = xx - x * x / n, yy - y * y / n

@@ -28,9 +28,7 @@ TOP = 20  # alternatives asked for; the most that the usual endpoints give
 LABEL_TOKENS = 8  # a label, a blank, an end: a judge that says more is cut off, and refused
 REASON_TOKENS = 400
 LONGEST_REASON = 2000  # characters that are kept
-COMMON = set(
-    "the is and of to it that but with not was were are this answer reply speech user clear no in".split()
-)
+COMMON = set("the is and of to it that but with not was were are this answer reply speech user clear no in".split())
 BOUNDS = {"greater_than_equal", "less_than_equal"}
 
 Reply = TypeVar("Reply", bound=BaseModel)

@@ -156,9 +156,7 @@ async def probed(config: JudgeConfig, group_size: int = 1, *, user_audio: bool =
     if config.api.calibration is not None:
         maps, model = load(config.api.calibration), endpoint_of(config.api).model
         scale, asked = Scale(config.scale_lo, config.scale_hi), rubrics(config).values()
-        mapped = [
-            maps.on_axis(rubric.name, name_of(model, rubric.id, found.judge), scale) for rubric in asked
-        ]
+        mapped = [maps.on_axis(rubric.name, name_of(model, rubric.id, found.judge), scale) for rubric in asked]
         if not any(mapped):
             axes = " and ".join(config.api_axes)
             raise ValueError(f"{config.api.calibration}: has no map for {axes}, which the endpoint judges")
@@ -230,9 +228,7 @@ def _caller(asked: AskedConfig, permits: Permits, *, cached: bool, log: Path | N
 def _judge(
     asked: AskedConfig, caller: Caller, able: Capabilities, scale: Scale, maps: Calibrations | None
 ) -> OpenAIJudge:
-    return OpenAIJudge(
-        caller, able, scale=scale, repeats=asked.repeats, sampling=sampling_of(asked), maps=maps
-    )
+    return OpenAIJudge(caller, able, scale=scale, repeats=asked.repeats, sampling=sampling_of(asked), maps=maps)
 
 
 def _comparing(api: ApiConfig, judge: OpenAIJudge) -> Compare | None:

@@ -137,9 +137,7 @@ class ApiPanel:
             }
         )
 
-    async def _second_opinion(
-        self, reply: Reply, transcript: str, speech: Speech, task: Task
-    ) -> dict[str, Verdict]:
+    async def _second_opinion(self, reply: Reply, transcript: str, speech: Speech, task: Task) -> dict[str, Verdict]:
         if self._second is None or not self._second.hears(reply):
             return {}
         return await self._opinion(self._second.judge, transcript, speech, task, case_of(reply))
@@ -150,9 +148,7 @@ class ApiPanel:
         assert self._comparing is not None, "the settings ask for no comparison"
         if len(candidates) < 2:
             return [unopposed(floors, self.judge.scale) for _ in candidates]
-        contest = Contest(
-            rubric=rubric, task=task, candidates=candidates, user_audio=self._user(task), case=case
-        )
+        contest = Contest(rubric=rubric, task=task, candidates=candidates, user_audio=self._user(task), case=case)
         found = await self._comparing(contest)
         return beside_floors(found, floors, self.judge.scale)
 

@@ -85,9 +85,7 @@ class Map(_Strict):
     def must_fit(self, scale: Scale) -> None:
         """ValueError: it was fitted on another scale."""
         if (scale.lo, scale.hi) != self.scale:
-            raise ValueError(
-                f"calibration is for the scale {list(self.scale)}: got [{scale.lo:g}, {scale.hi:g}]"
-            )
+            raise ValueError(f"calibration is for the scale {list(self.scale)}: got [{scale.lo:g}, {scale.hi:g}]")
 
     def apply(self, scored: Scored, scale: Scale) -> Scored:
         """The score as people would have given it, within the scale.
@@ -98,9 +96,7 @@ class Map(_Strict):
         if scored.judge != self.judge:
             raise ValueError(f"calibration is for {self.judge}: got a score of {scored.judge}")
         self.must_fit(scale)
-        low, value, high = (
-            within(self.curve.at(scored.value + step * scored.spread), scale) for step in (-1, 0, 1)
-        )
+        low, value, high = (within(self.curve.at(scored.value + step * scored.spread), scale) for step in (-1, 0, 1))
         return replace(scored, value=value, spread=(high - low) / 2, judge=scored.judge + MARK)
 
 

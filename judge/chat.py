@@ -54,8 +54,7 @@ async def ask(
     return Answer(
         text=without_key(key, posted.found.text),
         logprobs=[
-            [(without_key(key, token), logprob) for token, logprob in options]
-            for options in posted.found.logprobs
+            [(without_key(key, token), logprob) for token, logprob in options] for options in posted.found.logprobs
         ],
         prompt_tokens=posted.found.prompt_tokens,
         completion_tokens=posted.found.completion_tokens,

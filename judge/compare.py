@@ -127,9 +127,7 @@ def _kind(contest: Contest) -> str:
     return f"pairwise-{VERSION}:{contest.rubric.id}"
 
 
-def standings(
-    outcomes: Mapping[Pair, list[Scored] | CallFailed], count: int, judge: str
-) -> list[Scored | Missing]:
+def standings(outcomes: Mapping[Pair, list[Scored] | CallFailed], count: int, judge: str) -> list[Scored | Missing]:
     """Win rates of ``count`` replies, in order; Missing: why a reply has none."""
     scores = {pair: found[0] for pair, found in outcomes.items() if not isinstance(found, CallFailed)}
     rates = win_rates({pair: score.value for pair, score in scores.items()}, count)
@@ -219,9 +217,7 @@ def survivors(chances: Mapping[Pair, float], count: int) -> list[int]:
     left = list(range(count))
     while True:
         lost = {
-            one: sum(
-                (one, other) not in chances or (other, one) not in chances for other in left if other != one
-            )
+            one: sum((one, other) not in chances or (other, one) not in chances for other in left if other != one)
             for one in left
         }
         if not any(lost.values()):

@@ -146,9 +146,7 @@ class _Call(Generic[T]):
                 return await self._counted(self._post())
         except TimeoutError:
             before = f", before that {self._last}" if self._last else ""
-            raise failed(
-                "deadline", f"no whole answer within {self._endpoint.deadline_s:g} s{before}"
-            ) from None
+            raise failed("deadline", f"no whole answer within {self._endpoint.deadline_s:g} s{before}") from None
         except CallFailed as failure:  # whoever lent the turn is told, too, and never the key
             raise CallFailed(
                 failure.kind,

@@ -144,9 +144,7 @@ def _reward(verdict: Scored | Missing) -> dict[str, Any]:
 
 def _axis(axis: str, verdict: Scored | Missing | None) -> dict[str, Any]:
     """All columns None: the axis was not judged."""
-    row: dict[str, Any] = dict.fromkeys(
-        f"{axis}_{name}" for name in ("value", "spread", "judge", "why", "missing")
-    )
+    row: dict[str, Any] = dict.fromkeys(f"{axis}_{name}" for name in ("value", "spread", "judge", "why", "missing"))
     if isinstance(verdict, Missing):
         row |= {f"{axis}_judge": verdict.judge, f"{axis}_missing": f"{verdict.kind}: {verdict.reason}"}
     elif verdict is not None:

@@ -137,9 +137,7 @@ class Limiter:
         await limiter.release(lease, ok=True, spent=0.0004)
     """
 
-    def __init__(
-        self, limits: Limits, *, spent: float = 0.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, limits: Limits, *, spent: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits, self._spent, self._clock = limits, spent, clock
         self._breaker = Breaker(limits.breaker_failures, limits.breaker_rest_s)
         self._requests = requests(limits.requests_per_minute)

@@ -32,9 +32,7 @@ def noisy(judged: Judged, config: JudgeConfig, seed: int) -> Judged:
     return replace(judged, axes=axes, reward=vetoes.decided(judged) or combine(axes, config.weights))
 
 
-def _read(
-    verdict: Verdict, noise: float, config: JudgeConfig, scale: Scale, rng: np.random.Generator
-) -> Verdict:
+def _read(verdict: Verdict, noise: float, config: JudgeConfig, scale: Scale, rng: np.random.Generator) -> Verdict:
     readings = rng.normal(0.0, noise, config.readings)  # drawn whatever the verdict is
     if not isinstance(verdict, Scored) or verdict.judge == FLOOR:
         return verdict

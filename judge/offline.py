@@ -34,9 +34,7 @@ Score = Callable[[Item], Awaitable[Judged]]
 
 PACED = {"pace", "words_per_second"}  # measures that need the reply's own words
 UNKNOWN = "unknown"  # stands for words that are not known, where the panel wants some
-NO_WORDS = Missing(
-    judge=acoustic.JUDGE, kind="nothing_to_check", reason="the reply's own words (text) are not known"
-)
+NO_WORDS = Missing(judge=acoustic.JUDGE, kind="nothing_to_check", reason="the reply's own words (text) are not known")
 MEASURED = 64  # replies that a voice is measured on
 LAST = {"spend_cap", "quota", "breaker"}  # after these there is no point in asking on
 
@@ -81,14 +79,10 @@ def check_vetoes(config: JudgeConfig, items: Iterable[Item]) -> None:
     rules = sorted({rule.measure for rule in config.vetoes} & PACED)
     wordless = next((item.id for item in items if item.text is None), None)
     if rules and wordless is not None:
-        raise ValueError(
-            f"judge.vetoes on {' and '.join(rules)} need the text of every reply: {wordless} has none"
-        )
+        raise ValueError(f"judge.vetoes on {' and '.join(rules)} need the text of every reply: {wordless} has none")
 
 
-async def score_all(
-    items: Iterable[Item], score: Score, at_once: int, keep: Callable[[Item, Judged], None]
-) -> None:
+async def score_all(items: Iterable[Item], score: Score, at_once: int, keep: Callable[[Item, Judged], None]) -> None:
     """Judge every item, ``at_once`` at a time; ``keep`` gets each verdict as it comes.
 
     Stopped: the spend cap or the account is used up, or the endpoint stayed down; that reply is not kept.
@@ -179,9 +173,7 @@ def score_local(panel: Panel, judges: Judges, item: Item) -> Judged:
     """One reply by the local panel. ValueError: its sound has changed since it was looked at."""
     speech = speech_of(item, judges.folder, judges.max_seconds)
     task = task_of(item, judges.folder)
-    return _honest(
-        panel.score(reply_of(item, _words(item)), speech, task, item.transcript), judges, item, panel
-    )
+    return _honest(panel.score(reply_of(item, _words(item)), speech, task, item.transcript), judges, item, panel)
 
 
 async def score_api(panel: ApiPanel, judges: Judges, item: Item) -> Judged:

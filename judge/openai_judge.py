@@ -164,8 +164,6 @@ def missing(failure: CallFailed, judge: str) -> Missing:
 
 def on_scale(score: Scored, lowest: float, highest: float, scale: Scale) -> Scored:
     """A score between ``lowest`` and ``highest`` moved linearly onto the scale, its spread with it."""
-    fraction = min(
-        1.0, max(0.0, (score.value - lowest) / (highest - lowest))
-    )  # of rounding, a mean is inside
+    fraction = min(1.0, max(0.0, (score.value - lowest) / (highest - lowest)))  # of rounding, a mean is inside
     spread = score.spread * (scale.hi - scale.lo) / (highest - lowest)
     return replace(score, value=scale.at(fraction), spread=spread)

@@ -163,9 +163,7 @@ class _Probe:
     def _unreached(self, failure: CallFailed) -> ValueError:
         settings = "max_tokens_field, temperature and reasoning_effort"
         more = f", and {settings}, which not every model takes" if failure.kind == "rejected" else ""
-        return ValueError(
-            f"judge {self._model} does not answer: {failure}. Check address, key and model name{more}."
-        )
+        return ValueError(f"judge {self._model} does not answer: {failure}. Check address, key and model name{more}.")
 
 
 def _body(question: Question) -> dict[str, Any]:

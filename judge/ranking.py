@@ -57,8 +57,7 @@ async def groupwise(
     mode = capabilities.ranking
     name = f"openai({caller.model} {_kind(contest)} {mode})"
     questions = [
-        ranking_question(contest, mode=mode, sampling=sampling, judge=name, repeat=repeat)
-        for repeat in range(repeats)
+        ranking_question(contest, mode=mode, sampling=sampling, judge=name, repeat=repeat) for repeat in range(repeats)
     ]
     outcomes = await settled(caller, questions)
     verdicts: list[Verdict] = []

@@ -112,9 +112,7 @@ class Clips:
     def problems(self, content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Of an item as parsed, as (field, message): looked at even when another field is wrong."""
         spoken = content.get("user_audio")
-        clips = [
-            (f"user_audio[{i}]", clip) for i, clip in enumerate(spoken if isinstance(spoken, list) else ())
-        ]
+        clips = [(f"user_audio[{i}]", clip) for i, clip in enumerate(spoken if isinstance(spoken, list) else ())]
         seconds = 0.0
         for field, clip in [("audio", content.get("audio")), *clips]:
             if not isinstance(clip, str) or not re.fullmatch(PRINTED, clip):

@@ -76,6 +76,4 @@ def _form(fields: dict[str, str], audio: bytes) -> Post[str]:
     """``multipart/form-data`` as httpx2 writes it; the address is never asked."""
     file = {"file": ("reply.wav", audio, "audio/wav")}
     form = httpx2.Request("POST", "http://unused", data=fields, files=file)
-    return Post(
-        path=PATH, content_type=form.headers["content-type"], content=form.read(), read=read_transcript
-    )
+    return Post(path=PATH, content_type=form.headers["content-type"], content=form.read(), read=read_transcript)

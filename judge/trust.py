@@ -73,9 +73,7 @@ def trust(
     ]
     point = scale.point
     pairs = [] if second is None else _pairs(ours, second, axis)
-    curve, no_map = (
-        _map(items, judge, scale, kind) if maps else (None, "only an API judge's scores are mapped")
-    )
+    curve, no_map = _map(items, judge, scale, kind) if maps else (None, "only an API judge's scores are mapped")
     return Trust(
         axis=axis,
         judge=judge,
@@ -98,9 +96,7 @@ def _judge(scores: Iterable[Scored]) -> str | None:
     return names.most_common(1)[0][0] if names else None
 
 
-def _pairs(
-    ours: Mapping[str, Scored], second: Mapping[str, Judged], axis: str
-) -> list[tuple[Scored, Scored]]:
+def _pairs(ours: Mapping[str, Scored], second: Mapping[str, Judged], axis: str) -> list[tuple[Scored, Scored]]:
     again: dict[str, Verdict] = {name: judged.axes[axis] for name, judged in second.items()}
     found = [(one, again[name]) for name, one in ours.items() if name in again]
     return [(a, b) for a, b in found if isinstance(b, Scored) and b.judge == a.judge]
@@ -166,9 +162,7 @@ def _shown_map(found: Trust) -> str:
         return f"none: {found.no_map}"
     curve = found.curve.curve
     what = (
-        f"{curve.slope:.3f} * score {curve.intercept:+.3f}"
-        if curve.kind == "affine"
-        else f"{len(curve.knots)} knots"
+        f"{curve.slope:.3f} * score {curve.intercept:+.3f}" if curve.kind == "affine" else f"{len(curve.knots)} knots"
     )
     figures = f"{found.curve.mae_before:.2f} -> {found.curve.mae_after:.2f}"
     return f"{curve.kind}, {what}: mean absolute error {figures} on prompts left out of the fit"

@@ -84,9 +84,7 @@ class Outage:
             taken = True
             return asked.result()
         finally:
-            if (
-                not taken and not asked.cancel() and asked.exception() is None
-            ):  # granted while we were leaving
+            if not taken and not asked.cancel() and asked.exception() is None:  # granted while we were leaving
                 await self._permits.release(asked.result(), ok=None, spent=0.0)
 
     async def _still_down(self) -> bool:
@@ -101,9 +99,7 @@ class Outage:
 class Turns:
     """The leases of one call, one per attempt, and what the attempts took."""
 
-    def __init__(
-        self, permits: Permits, outage: Outage, about: str, audio_seconds: float, price: Price
-    ) -> None:
+    def __init__(self, permits: Permits, outage: Outage, about: str, audio_seconds: float, price: Price) -> None:
         self._permits, self._outage = permits, outage
         self._about, self._audio_seconds, self._price = about, audio_seconds, price
         self.count = 0

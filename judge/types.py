@@ -90,9 +90,7 @@ class Missing:
 class CallFailed(Exception):
     """A judge call that gave no score."""
 
-    def __init__(
-        self, kind: Kind, reason: str, *, retryable: bool = False, tokens: tuple[int, int] = (0, 0)
-    ) -> None:
+    def __init__(self, kind: Kind, reason: str, *, retryable: bool = False, tokens: tuple[int, int] = (0, 0)) -> None:
         """``tokens``: (prompt, completion) of an answer that was paid for and is of no use."""
         super().__init__(f"{kind}: {reason}")
         self.kind, self.reason, self.retryable, self.tokens = kind, reason, retryable, tokens

@@ -123,9 +123,7 @@ def fitted(samples: Sequence[VoiceSample]) -> SpeechNorms | None:
     shares = np.array([[one.words / one.seconds, one.letters / one.seconds] for one in samples])
     (per_word, per_letter), _ = nnls(shares, np.ones(len(samples)))
     level = float(np.median([one.level_dbfs for one in samples]))
-    return SpeechNorms(
-        seconds_per_word=float(per_word), seconds_per_letter=float(per_letter), level_dbfs=level
-    )
+    return SpeechNorms(seconds_per_word=float(per_word), seconds_per_letter=float(per_letter), level_dbfs=level)
 
 
 def keep(norms: SpeechNorms, run: Path) -> None:

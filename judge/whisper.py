@@ -52,9 +52,7 @@ class Whisper:
         except (OSError, ValueError, KeyError, RuntimeError) as broken:
             raise ValueError(f"{path}: must be a Whisper checkpoint: {broken}") from broken
         if told["missing_keys"]:  # they would be random
-            raise ValueError(
-                f"{path}: must have all weights: lacks {', '.join(sorted(told['missing_keys'])[:3])}"
-            )
+            raise ValueError(f"{path}: must have all weights: lacks {', '.join(sorted(told['missing_keys'])[:3])}")
         self._model = model.to(self._device).eval()
         many = getattr(self._model.generation_config, "is_multilingual", False)
         self._told = {"language": language, "task": "transcribe"} if many else {}
@@ -67,9 +65,7 @@ class Whisper:
     def _window(self, wave: Wave) -> str:
         import torch
 
-        found = self._features(
-            wave, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True
-        )
+        found = self._features(wave, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True)
         with torch.inference_mode():
             ids = self._model.generate(
                 found.input_features.to(self._device, self._dtype),
@@ -96,9 +92,7 @@ class FasterWhisper:
         try:
             from faster_whisper import WhisperModel
         except ImportError as missing:
-            raise ValueError(
-                f"judge.asr.by=faster_whisper needs the package faster-whisper: {HOW}"
-            ) from missing
+            raise ValueError(f"judge.asr.by=faster_whisper needs the package faster-whisper: {HOW}") from missing
         for name in ("model.bin", "config.json", "tokenizer.json"):  # without the last it would download one
             if not (path / name).is_file():
                 raise ValueError(f"{path}: a CTranslate2 checkpoint must hold {name}")

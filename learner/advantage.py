@@ -60,9 +60,7 @@ def group_advantages(
     if algo.routed:
         parts = [normalised(axes[name]) for name in ("semantic", "acoustic", "form")]
         return [
-            Advantage(text, audio, form)
-            if text is not None and audio is not None and form is not None
-            else None
+            Advantage(text, audio, form) if text is not None and audio is not None and form is not None else None
             for text, audio, form in zip(*parts, strict=True)
         ]
     if algo.normalise_by == "reward":
@@ -70,8 +68,6 @@ def group_advantages(
     total = fsum(weights.values())
     each = {name: normalised(axes[name]) for name in weights}
     return [
-        Advantage.shared(fsum(weights[name] * (each[name][i] or 0.0) for name in weights) / total)
-        if there
-        else None
+        Advantage.shared(fsum(weights[name] * (each[name][i] or 0.0) for name in weights) / total) if there else None
         for i, there in enumerate(valid)
     ]

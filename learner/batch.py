@@ -112,8 +112,7 @@ def share(rows: Sequence[Row], *, ranks: int, budget: int, streams: int) -> Plan
     bins = [_first_fit(mine, sizes, budget) for mine in held]
     most = max(len(b) for b in bins)
     return tuple(
-        tuple(tuple(i for u in micro for i in units[u]) for micro in b) + ((),) * (most - len(b))
-        for b in bins
+        tuple(tuple(i for u in micro for i in units[u]) for micro in b) + ((),) * (most - len(b)) for b in bins
     )
 
 
@@ -142,9 +141,7 @@ def pack(rows: Sequence[Row], streams: int) -> Microbatch:
     shares = {row.pair: row.pair_weight for row in cut.rows if row.pair is not None}
     pairs: dict[int | None, int] = {pair: place for place, pair in enumerate(shares)}
     ids = [np.array(row.ids[: n * streams]) for row, n in zip(cut.rows, cut.lengths, strict=False)]
-    heard = [
-        (begin, f) for begin, f in zip(cut.begins, (row.features for row in cut.rows), strict=False) if f
-    ]
+    heard = [(begin, f) for begin, f in zip(cut.begins, (row.features for row in cut.rows), strict=False) if f]
     return Microbatch(
         lengths=cut.lengths,
         ids_TS=_joined(ids or [np.zeros(streams)], torch.int64).view(-1, streams),

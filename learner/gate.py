@@ -83,9 +83,7 @@ class Gate:
         """
         if not groups:
             return GateReading(weight=0.0 if self._previous is None else self._previous)
-        raw = _mean(
-            [self._config.lambda_max * self._direction(group) * self._information(group) for group in groups]
-        )
+        raw = _mean([self._config.lambda_max * self._direction(group) * self._information(group) for group in groups])
         alpha = self._config.alpha
         self._previous = raw if self._previous is None else (1 - alpha) * raw + alpha * self._previous
         return GateReading(

@@ -74,9 +74,7 @@ class _Chosen(torch.autograd.Function):
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
         wide = _accumulator(hidden_NH.dtype)
-        logps, lses, entropies = (
-            torch.empty(len(hidden_NH), dtype=wide, device=hidden_NH.device) for _ in range(3)
-        )
+        logps, lses, entropies = (torch.empty(len(hidden_NH), dtype=wide, device=hidden_NH.device) for _ in range(3))
         for begin in range(0, len(hidden_NH), chunk):
             rows = slice(begin, begin + chunk)
             logits = _logits(hidden_NH, weight_VH, temperature_N, allowed_PV, phases_N, rows)
@@ -94,9 +92,7 @@ class _Chosen(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor | None, bonus_N: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden_NH, weight_VH, targets_N, temperature_N, allowed_PV, phases_N, lses, entropies = (
-            ctx.saved_tensors
-        )
+        hidden_NH, weight_VH, targets_N, temperature_N, allowed_PV, phases_N, lses, entropies = ctx.saved_tensors
         grad_N = torch.zeros_like(lses) if grad_N is None else grad_N
         grad_hidden = torch.empty_like(hidden_NH)
         learns = ctx.needs_input_grad[1]  # else the head is a constant

@@ -36,9 +36,7 @@ def reduce(scored: Sequence[Scored], factor: Sequence[float]) -> dict[str, float
 
     ``factor``: ``objectives.scales``. ``loss/kl_*`` is the weighted mean of the estimate itself.
     """
-    sums = totals(
-        {name: torch.stack([one[name] for one in map(_sums, scored)]).sum() for name in _sums(scored[0])}
-    )
+    sums = totals({name: torch.stack([one[name] for one in map(_sums, scored)]).sum() for name in _sums(scored[0])})
     scaled = [sums[name] * scale for name, scale in zip(COMPONENTS, factor, strict=True)]
     found = {"loss/total": sum(scaled) + sums["ahead"] * factor[Component.SFT]}
     shown = {"sft": "anchored", "po": "preferred", "dpo": "pairs", "ahead": "foreseen"}
@@ -71,9 +69,7 @@ def _sums(scored: Scored) -> dict[str, Tensor]:
     micro, terms = scored.micro, scored.terms
     real = micro.pairs_P != 0
     # an idle rank's micro-batch holds one token that stands for nothing
-    tokens = torch.tensor(
-        float(micro.ids_TS.numel()) if len(micro.keep_N) else 0.0, device=micro.ids_TS.device
-    )
+    tokens = torch.tensor(float(micro.ids_TS.numel()) if len(micro.keep_N) else 0.0, device=micro.ids_TS.device)
     sums = {
         **{name: getattr(terms, name) for name in (*COMPONENTS, "ahead", "foreseen", "clipped", "preferred")},
         "tokens": tokens,

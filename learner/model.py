@@ -56,9 +56,7 @@ def packed_causal(
     grouped = query.shape[1] != key.shape[1]
     parts = [
         F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
-        for q, k, v in zip(
-            *(torch.split(x, list(segment_lengths), 2) for x in (query, key, value)), strict=True
-        )
+        for q, k, v in zip(*(torch.split(x, list(segment_lengths), 2) for x in (query, key, value)), strict=True)
     ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 

@@ -58,9 +58,7 @@ def joined(rollout: Rollout | Anchor, weights: ChannelWeights) -> Weights:
     return found * np.array(rollout.sampled) if isinstance(rollout, Rollout) else found
 
 
-def aggregate(
-    weights: Sequence[Weights], aggregation: str, *, replies: int, max_new_tokens: int = 1
-) -> list[Weights]:
+def aggregate(weights: Sequence[Weights], aggregation: str, *, replies: int, max_new_tokens: int = 1) -> list[Weights]:
     """Each position's share of the component, one array per reply. ``replies``: what a mean over them divides
     by.
 
@@ -107,9 +105,7 @@ def _bare(batch: StepBatch, sampled: Sampled) -> list[Row]:
 
 def _rollout_rows(rollouts: Sequence[Rollout], algo: AlgoConfig, sampled: Sampled) -> list[Row]:
     preferred = [joined(r, algo.preference) for r in rollouts]
-    shares = aggregate(
-        preferred, algo.aggregation, replies=len(rollouts), max_new_tokens=sampled.max_new_tokens
-    )
+    shares = aggregate(preferred, algo.aggregation, replies=len(rollouts), max_new_tokens=sampled.max_new_tokens)
     penalties = _by_class(rollouts, algo.kl if algo.kl_in == "loss" else ChannelWeights())
     bonuses = _by_class(rollouts, algo.entropy)
     rows = []

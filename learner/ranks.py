@@ -42,11 +42,7 @@ def disconnect() -> None:
 
 def device() -> torch.device:
     """Where this rank computes."""
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def mesh(world: int) -> DeviceMesh:

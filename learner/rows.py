@@ -108,8 +108,7 @@ def rollout_row(
     lengths |= set() if rollout.logps is None else {len(rollout.logps)}
     if len(lengths) != 1 or not rollout.prompt_ids:
         raise ValueError(
-            f"{name}: ids, logps, channels and sampled must be equally long and follow a prompt: "
-            f"got {lengths}"
+            f"{name}: ids, logps, channels and sampled must be equally long and follow a prompt: got {lengths}"
         )
     own = rollout.logps is not None
     channels = channels_of(rollout.channels)

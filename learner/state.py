@@ -24,9 +24,7 @@ from learner.model import Policy
 from learner.ranks import barrier
 
 
-def save_state(
-    directory: Path, policy: Policy, optimizer: AdamW, *, rank: int, version: int, updates: int
-) -> None:
+def save_state(directory: Path, policy: Policy, optimizer: AdamW, *, rank: int, version: int, updates: int) -> None:
     """Write into ``directory``, which must be empty or new. Collective. OSError: the disk is full, say."""
     if rank == 0:
         directory.mkdir(parents=True, exist_ok=True)
@@ -55,8 +53,7 @@ def load_state(directory: Path, policy: Policy, optimizer: AdamW, *, rank: int) 
     wrong = [name for name, tensor in state.items() if stored.get(name) != tuple(tensor.shape)]
     if wrong or "counters" not in stored:
         raise ValueError(
-            f"{directory}: not a state of this model: {(wrong or ['counters'])[0]} "
-            "is missing or has another shape"
+            f"{directory}: not a state of this model: {(wrong or ['counters'])[0]} is missing or has another shape"
         )
     state["counters"] = torch.zeros(2, dtype=torch.int64)
     rng = f"rng.rank{rank}"

@@ -21,9 +21,7 @@ class GroupStatistics:
     mean: float
     variance: float  # population variance; exactly 0 when the rewards are equal up to rounding
     best: float
-    noise_variance: float = (
-        0.0  # sigma_J^2: variance of a reward by the judge's repeats, mean over the valid ones
-    )
+    noise_variance: float = 0.0  # sigma_J^2: variance of a reward by the judge's repeats, mean over the valid ones
 
     @property
     def std(self) -> float:

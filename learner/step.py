@@ -204,15 +204,11 @@ class Learner:
         ValueError: not a state of this model.
         """
         reshard(self.policy)
-        self._version, self._updates = state.load_state(
-            Path(directory), self.policy, self._optimizer, rank=self._rank
-        )
+        self._version, self._updates = state.load_state(Path(directory), self.policy, self._optimizer, rank=self._rank)
 
     # -- one step, piece by piece
 
-    def _epoch(
-        self, mine: _Share, old: list[Tensor] | None, weight: float
-    ) -> tuple[list[Scored], dict[str, float]]:
+    def _epoch(self, mine: _Share, old: list[Tensor] | None, weight: float) -> tuple[list[Scored], dict[str, float]]:
         """Forward and backward over all micro-batches, then one update.
 
         ``old``: log-probs of the first epoch.
@@ -221,9 +217,7 @@ class Learner:
         found = metrics.reduce(done, scales(weight))
         return done, {**found, **self._update()}
 
-    def _backward(
-        self, mine: _Share, old: list[Tensor] | None, weight: float, algo: AlgoConfig
-    ) -> list[Scored]:
+    def _backward(self, mine: _Share, old: list[Tensor] | None, weight: float, algo: AlgoConfig) -> list[Scored]:
         """Leave the step's gradient in the parameters."""
         done = []
         for m, (micro, reference) in enumerate(zip(mine.micros, mine.references, strict=True)):
@@ -235,9 +229,7 @@ class Learner:
             torch.autograd.backward(
                 terms.total * self._world
             )  # FSDP averages over ranks; our weights are already global
-            done.append(
-                Scored(micro=micro, logps_N=logps.detach(), entropies_N=entropies.detach(), terms=terms)
-            )
+            done.append(Scored(micro=micro, logps_N=logps.detach(), entropies_N=entropies.detach(), terms=terms))
         return done
 
     def _update(self) -> dict[str, float]:

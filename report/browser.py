@@ -34,18 +34,14 @@ def browser(run_dir: Path, by_step: Mapping[int, Sequence[RolloutRecord]]) -> tu
     Groups whose audio is on disk come first: a group to listen to says more than one to read.
     """
     found = {step: groups(records) for step, records in by_step.items()}
-    views = {
-        _key(group): [_reply(record) for record in group] for members in found.values() for group in members
-    }
+    views = {_key(group): [_reply(record) for record in group] for members in found.values() for group in members}
     sizes = {_key(group): _size(run_dir, group) for members in found.values() for group in members}
     queues = [sorted(members, key=lambda group: not sizes[_key(group)]) for members in found.values()]
     drawn = within(queues, lambda group: len(json.dumps(views[_key(group)])), TOKEN_BYTES)
     audible = [[group for group in drawn if _key(group)[0] == step and sizes[_key(group)]] for step in found]
     heard = within(audible, lambda group: sizes[_key(group)], CLIP_BYTES)
     paths = {record.audio for group in heard for record in group if record.audio}
-    playing = {
-        path: _data_uri(audio) for path in sorted(paths) if isinstance(audio := clip(run_dir, path), Clip)
-    }
+    playing = {path: _data_uri(audio) for path in sorted(paths) if isinstance(audio := clip(run_dir, path), Clip)}
     steps = []
     for step, members in found.items():
         chosen = sorted((group for group in drawn if _key(group)[0] == step), key=_key)
@@ -73,8 +69,7 @@ def _data_uri(found: Clip) -> str:
 def _group(run_dir: Path, group: Group, views: Sequence[Data], playing: Mapping[str, str]) -> Data:
     first = group[0]
     replies = [
-        {**view, "silent": _silent(run_dir, record, playing)}
-        for view, record in zip(views, group, strict=True)
+        {**view, "silent": _silent(run_dir, record, playing)} for view, record in zip(views, group, strict=True)
     ]
     return {
         "group": first.group,
@@ -148,9 +143,7 @@ def differences(said: str, heard: str | None) -> tuple[Words, Words | None]:
     if heard is None:
         return [(word, False) for word in left], None
     right = heard.split()
-    matcher = SequenceMatcher(
-        None, [_bare(word) for word in left], [_bare(word) for word in right], autojunk=False
-    )
+    matcher = SequenceMatcher(None, [_bare(word) for word in left], [_bare(word) for word in right], autojunk=False)
     same = matcher.get_matching_blocks()
     kept = {block.a + n for block in same for n in range(block.size)}
     found = {block.b + n for block in same for n in range(block.size)}

@@ -43,9 +43,7 @@ class Canvas:
         box = [(x - radius) * FINE, (y - radius) * FINE, (x + radius) * FINE, (y + radius) * FINE]
         self._draw.ellipse(box, fill="white" if hollow else colour, outline=colour, width=round(2.2 * FINE))
 
-    def text(
-        self, x: float, y: float, words: str, size: float = 15, colour: str = SOFT, anchor: str = "lm"
-    ) -> None:
+    def text(self, x: float, y: float, words: str, size: float = 15, colour: str = SOFT, anchor: str = "lm") -> None:
         """One line; ``anchor``: Pillow's."""
         font = ImageFont.load_default(size * FINE)
         self._draw.text((x * FINE, y * FINE), words, fill=colour, font=font, anchor=anchor)
@@ -65,9 +63,7 @@ class Canvas:
 class Axes:
     """A plot in a box of the canvas: grid, numbers, and from data to pixels."""
 
-    def __init__(
-        self, canvas: Canvas, box: Box, xs: Sequence[float], ys: Sequence[float], title: str
-    ) -> None:
+    def __init__(self, canvas: Canvas, box: Box, xs: Sequence[float], ys: Sequence[float], title: str) -> None:
         self._box = box
         left, top, right, bottom = box
         self._x, self._y = _reach(xs), _reach(ys)

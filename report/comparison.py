@@ -63,9 +63,7 @@ def sides(entries: Sequence[Entry], arm: str, baseline: str) -> Mapping[str, Sid
     """The sides of an arm, the base first: it is what the baseline's runs began with, or else any run's."""
     found: dict[str, dict[int, Replies]] = {}
     before: dict[int, Replies] = {}
-    for entry in sorted(
-        (entry for entry in entries if entry.arm == arm), key=lambda entry: entry.method == baseline
-    ):
+    for entry in sorted((entry for entry in entries if entry.arm == arm), key=lambda entry: entry.method == baseline):
         found.setdefault(entry.method, {})[entry.trial.seed] = entry.trial.after
         before[entry.trial.seed] = entry.trial.before
     order = dict.fromkeys(entry.method for entry in entries if entry.arm == arm)
@@ -149,13 +147,7 @@ class _Distances:
     def __init__(self, field: Mapping[str, Side], bootstrap: Bootstrap) -> None:
         self._field, self._bootstrap = field, bootstrap
         kinds = sorted(
-            {
-                code
-                for side in field.values()
-                for replies in side.values()
-                for r in replies
-                for code in r.codes
-            }
+            {code for side in field.values() for replies in side.values() for r in replies for code in r.codes}
         )
         self._place = {code: place for place, code in enumerate(kinds)}
         self._known: dict[str, tuple[list[int], Floats, Floats]] = {}
@@ -205,8 +197,7 @@ class _Distances:
             better=0,
             mean=paired.of_distances(found_S, drawn_BS, prompts, self._bootstrap),
             by_seed={
-                seed: _mean(one)
-                for seed, one in zip(seeds, paired.unbiased(found_S, drawn_BS)[:, None], strict=True)
+                seed: _mean(one) for seed, one in zip(seeds, paired.unbiased(found_S, drawn_BS)[:, None], strict=True)
             },
             gaps=[_mean(one) for one in gaps_S[:, None]],
             difference=difference if difference and difference.value is not None else None,

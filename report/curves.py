@@ -156,13 +156,9 @@ def curves(
         source = held if panel.title == "Held-out validation" else table
         panels.append(chart(panel, series, held_steps if source is held else steps, source))
         used |= {name for name, _, _ in series}
-    others = [
-        Panel(name, "", ((name, name, "c1"),)) for name in table if name not in used and name not in elsewhere
-    ]
+    others = [Panel(name, "", ((name, name, "c1"),)) for name in table if name not in used and name not in elsewhere]
     more = [chart(panel, panel.series, steps, table) for panel in others]
-    thinned = (
-        f"{len(shown)} of {len(rows)} steps are drawn, evenly spaced" if len(shown) < len(rows) else None
-    )
+    thinned = f"{len(shown)} of {len(rows)} steps are drawn, evenly spaced" if len(shown) < len(rows) else None
     return {"panels": panels, "more": more, "note": thinned}
 
 
@@ -173,9 +169,7 @@ def span(steps: Sequence[int]) -> str | None:
     return f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
 
 
-def chart(
-    panel: Panel, series: Sequence[tuple[str, str, str]], xs: list[float], table: Mapping[str, Column]
-) -> Data:
+def chart(panel: Panel, series: Sequence[tuple[str, str, str]], xs: list[float], table: Mapping[str, Column]) -> Data:
     """One panel as the page draws it; a metric without any value is named as absent."""
     present = {name for name, column in table.items() if any(value is not None for value in column)}
     known = [(name, label, look) for name, label, look in series if name in present]
@@ -220,9 +214,7 @@ def histograms(
     return [found for found in drawn if found is not None]
 
 
-def histogram(
-    name: str, sides: Sequence[Sequence[float | None]], scale: tuple[float, float] | None
-) -> Data | None:
+def histogram(name: str, sides: Sequence[Sequence[float | None]], scale: tuple[float, float] | None) -> Data | None:
     """Early and late values as shares per bin; a None is counted as missing. No value at all: None."""
     values = [[value for value in side if value is not None] for side in sides]
     if not any(values):

@@ -104,9 +104,7 @@ def learning(rows: Rows) -> list[Data]:
     """What there is to learn from at each step; of what the run did not log there is no chart."""
     steps, table = columns(rows)
     axes = sorted(
-        name
-        for name in table
-        if name.startswith(DIVERSITY) and name not in {name for name, *_ in SHARES.series}
+        name for name in table if name.startswith(DIVERSITY) and name not in {name for name, *_ in SHARES.series}
     )
     series = [(name, name.removeprefix(DIVERSITY), f"c{n % 6}") for n, name in enumerate(axes)]
     spread = Panel("Diversity per axis", "standard deviation within a group, in points", (), zero=True)

@@ -65,9 +65,7 @@ SHARES = {"Missing by kind", "From the cache"}  # drawn in percent
 def drawn(rows: Rows) -> set[str]:
     """The metrics that this section draws."""
     kinds = {name for row in rows for name in row if name.startswith(KIND)}
-    return (
-        kinds | {"judge/missing", "judge/latency_s"} | {name for panel in PANELS for name, *_ in panel.series}
-    )
+    return kinds | {"judge/missing", "judge/latency_s"} | {name for panel in PANELS for name, *_ in panel.series}
 
 
 def judges(run_dir: Path, rows: Rows, scale: tuple[float, float] | None) -> Data:
@@ -91,11 +89,7 @@ def judges(run_dir: Path, rows: Rows, scale: tuple[float, float] | None) -> Data
     some = f"verdicts are read from {len(steps)} of {len(files)} recorded steps, evenly spaced"
     notes = (
         some if len(steps) < len(files) else None,
-        *(
-            f"{name}: the first {MOST_ROWS} of {len(t)} rows"
-            for name, t in tables.items()
-            if len(t) > MOST_ROWS
-        ),
+        *(f"{name}: the first {MOST_ROWS} of {len(t)} rows" for name, t in tables.items() if len(t) > MOST_ROWS),
         *(lines.note for lines in found.values()),
         calls.note,
         birds.note if (run_dir / "canaries.jsonl").is_file() else None,
@@ -212,14 +206,8 @@ def _second(axis: str, asked: Replies, point: float) -> Data:
     from judge.agreement import Item, agreement
 
     pairs = [(reply.prompt_id, reply.scores.get(axis), reply.second[axis]) for reply in asked]
-    both = [
-        (p, ours, theirs)
-        for p, ours, theirs in pairs
-        if isinstance(ours, Score) and isinstance(theirs, Score)
-    ]
-    found = agreement(
-        [Item(prompt_id=p, judge=ours.value, human=theirs.value) for p, ours, theirs in both], point
-    )
+    both = [(p, ours, theirs) for p, ours, theirs in pairs if isinstance(ours, Score) and isinstance(theirs, Score)]
+    found = agreement([Item(prompt_id=p, judge=ours.value, human=theirs.value) for p, ours, theirs in both], point)
     return {
         "axis": axis,
         "judges": [_names(ours for _, ours, _ in both), _names(theirs for _, _, theirs in both)],

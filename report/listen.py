@@ -80,12 +80,8 @@ def sides_of(study: Study, wanted: Sequence[str] | None) -> tuple[Side, Side]:
     else:
         chosen = [_method(name, study.cells) for name in wanted]
         if chosen[0] == chosen[1]:
-            raise ValueError(
-                f"--listen: must name two sides: {wanted[0]} and {wanted[1]} are both {chosen[0]}"
-            )
-    left, right = (
-        _side(name, study, next(one for one in (*chosen, *methods) if one != BASE)) for name in chosen
-    )
+            raise ValueError(f"--listen: must name two sides: {wanted[0]} and {wanted[1]} are both {chosen[0]}")
+    left, right = (_side(name, study, next(one for one in (*chosen, *methods) if one != BASE)) for name in chosen)
     return left, right
 
 

@@ -126,8 +126,7 @@ MEASURES: tuple[Measure, ...] = (
         unit="%",
         better=-1,
         of=_fault("duration"),
-        meaning=f"{OF_HEARD}, those shorter than {FASTEST:g} or longer than {SLOWEST:g} times what "
-        "their words need",
+        meaning=f"{OF_HEARD}, those shorter than {FASTEST:g} or longer than {SLOWEST:g} times what their words need",
     ),
     Measure(
         name="fault_silence",
@@ -135,8 +134,7 @@ MEASURES: tuple[Measure, ...] = (
         unit="%",
         better=-1,
         of=_fault("silence"),
-        meaning=f"{OF_HEARD}, those silent more than {LONGEST_SILENCE:.0%} of the time or "
-        f"{LONGEST_PAUSE:g} s on end",
+        meaning=f"{OF_HEARD}, those silent more than {LONGEST_SILENCE:.0%} of the time or {LONGEST_PAUSE:g} s on end",
     ),
     Measure(
         name="fault_loop",

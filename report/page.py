@@ -118,9 +118,7 @@ def _table(evaluations: read.Lines[Evaluation], replies: tuple[table.Replies, ta
     before, after = table.pair(evaluations.rows)
     rows = [[row.label, *row.cells(), row.better] for row in table.rows(before, after, replies)]
     absent = [
-        f"no test evaluation {name} training"
-        for name, side in (("before", before), ("after", after))
-        if side is None
+        f"no test evaluation {name} training" for name, side in (("before", before), ("after", after)) if side is None
     ]
     heads = [[f"step {side.step}", side.count] if side else None for side in (before, after)]
     return {"rows": rows, "heads": heads, "notes": _notes(evaluations.note, *absent)}
@@ -132,17 +130,13 @@ def _rollouts(run_dir: Path, config: read.RunConfigFile | None) -> tuple[Data, d
     steps = list(files)
     quarter = max(1, min(MOST_FILES, len(steps) // 4))
     early, late = steps[:quarter], steps[quarter:][-quarter:]
-    offered = browser.browsed(
-        steps, [step for step in steps if (run_dir / "audio" / files[step].stem).is_dir()]
-    )
+    offered = browser.browsed(steps, [step for step in steps if (run_dir / "audio" / files[step].stem).is_dir()])
     found = {step: read.rollouts(files[step]) for step in sorted({*early, *late, *offered})}
     torn = [lines.note for lines in found.values() if lines.note]
     start, end = ([record for step in side for record in found[step].rows] for side in (early, late))
     scale = config.scale if config else None
     browsing, clips = browser.browser(run_dir, {step: found[step].rows for step in offered})
-    some = (
-        f"{len(offered)} of {len(steps)} recorded steps can be picked" if len(offered) < len(steps) else None
-    )
+    some = f"{len(offered)} of {len(steps)} recorded steps can be picked" if len(offered) < len(steps) else None
     missing = None if files else "rollouts/ has no step files"
     return {
         "histograms": {
@@ -154,9 +148,7 @@ def _rollouts(run_dir: Path, config: read.RunConfigFile | None) -> tuple[Data, d
     }, clips
 
 
-def render(
-    data: Mapping[str, object], scripts: Sequence[str] = SCRIPTS, styles: Sequence[str] = STYLES
-) -> str:
+def render(data: Mapping[str, object], scripts: Sequence[str] = SCRIPTS, styles: Sequence[str] = STYLES) -> str:
     """The page. Script and style are admitted by hash; no character of the data is markup."""
     style = "".join(_asset(name) for name in styles)
     script = "{" + "".join(_asset(name) for name in scripts) + "}"
@@ -173,9 +165,7 @@ def render(
             "trusted-types 'none'",
         )
     )
-    return Template(_asset("page.html")).substitute(
-        policy=policy, style=style, script=script, data=escaped(data)
-    )
+    return Template(_asset("page.html")).substitute(policy=policy, style=style, script=script, data=escaped(data))
 
 
 def escaped(data: Mapping[str, object]) -> str:

@@ -202,9 +202,7 @@ def _percentiles(drawn_B: Floats, bootstrap: Bootstrap) -> tuple[float | None, f
     return float(lo), float(hi)
 
 
-def _widened(
-    found: Estimate, drawn_B: Floats, seeds_S: Floats, prompts: int, bootstrap: Bootstrap
-) -> Estimate:
+def _widened(found: Estimate, drawn_B: Floats, seeds_S: Floats, prompts: int, bootstrap: Bootstrap) -> Estimate:
     """The interval k times as wide (see above); none of a single prompt."""
     value, lo, hi = found.value, found.lo, found.hi
     if value is None or lo is None or hi is None or prompts < 2:

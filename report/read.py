@@ -52,9 +52,7 @@ def lines(path: Path, kind: TypeAdapter[T]) -> Lines[T]:
             rows.append(kind.validate_json(piece))
         except ValidationError as error:
             if number == len(pieces):
-                return Lines(
-                    tuple(rows), f"{path.name}: line {number}, the last, is left out: {_first(error)}"
-                )
+                return Lines(tuple(rows), f"{path.name}: line {number}, the last, is left out: {_first(error)}")
             raise ValueError(f"{path}:{number}: {_first(error)}") from None
     return Lines(tuple(rows), None if rows else f"{path.name} is empty")
 
@@ -77,9 +75,7 @@ def metric_rows(path: Path) -> Lines[dict[str, float | None]]:
         by_step[step] = row
     again = len(found.rows) - len(by_step)
     notes = [found.note] if found.note else []
-    notes += (
-        [f"{again} steps were run again after a resume: the last run of a step is shown"] if again else []
-    )
+    notes += [f"{again} steps were run again after a resume: the last run of a step is shown"] if again else []
     return Lines(tuple(by_step[step] for step in sorted(by_step)), "; ".join(notes) or None)
 
 

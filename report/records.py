@@ -98,9 +98,7 @@ class RolloutRecord(Line):
         lengths |= {"learner_logps": self.learner_logps} if self.learner_logps is not None else {}
         for name, values in lengths.items():
             if len(values) != len(self.ids):
-                raise ValueError(
-                    f"{name} must have one entry per id: got {len(values)} for {len(self.ids)} ids"
-                )
+                raise ValueError(f"{name} must have one entry per id: got {len(values)} for {len(self.ids)} ids")
         if strangers := set(self.channels) - set("TABEP"):
             raise ValueError(f"channels must be letters of TABEP: got {sorted(strangers)}")
         if (self.reward is None) != (self.missing is not None):

@@ -96,9 +96,7 @@ def find(study: Study) -> Findings:
     """
     study, trials = _read(study)
     entries = [
-        Entry(arm=cell.arm, method=cell.method, trial=trials[cell.name])
-        for cell in study.cells
-        if cell.name in trials
+        Entry(arm=cell.arm, method=cell.method, trial=trials[cell.name]) for cell in study.cells if cell.name in trials
     ]
     found: list[Row] = []
     notes = [*study.notes, *_unfinished(study.cells), *_shared(study.prepared), *_mixed(trials)]

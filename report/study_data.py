@@ -191,9 +191,7 @@ class Overlay:
 
 def curves(trials: Mapping[str, Sequence[Trial]], name: str) -> Overlay:
     """One metric of all methods; a method that never logged it has no line."""
-    steps = spaced(
-        sorted({step for runs in trials.values() for trial in runs for step in trial.steps}), MOST_POINTS
-    )
+    steps = spaced(sorted({step for runs in trials.values() for trial in runs for step in trial.steps}), MOST_POINTS)
     lines = []
     for method, runs in trials.items():
         seeds = [_at(trial, name, steps) for trial in runs]

@@ -57,9 +57,7 @@ def study_of(runs: Sequence[Path]) -> Study:
 def _what(settings: Settings) -> tuple[tuple[str, str], ...]:
     """The settings that decide what is learnt."""
     return tuple(
-        sorted(
-            (key, value) for key, value in settings.items() if key not in APART and not key.startswith(PLACE)
-        )
+        sorted((key, value) for key, value in settings.items() if key not in APART and not key.startswith(PLACE))
     )
 
 
@@ -68,9 +66,7 @@ def _same_question(settings: Mapping[Path, Settings]) -> None:
     (first, known), *others = settings.items()
     for run, told in others:
         judged = {
-            key
-            for key in {*told, *known}
-            if key.startswith("judge.") and not key.startswith((*PLACE, *TRAINING))
+            key for key in {*told, *known} if key.startswith("judge.") and not key.startswith((*PLACE, *TRAINING))
         }
         differ = sorted(key for key in judged if told.get(key) != known.get(key))
         if told.get("data.test") != known.get("data.test") and not _same_file(told, known):

@@ -47,9 +47,7 @@ def draw(found: Findings) -> bytes:
     canvas.text(WIDTH - 40, 34, told, 15, anchor="rm")
     _pareto(canvas, (90, 110, 980, 850), rows, methods)
     trials = {method: found.of(arms[0], method) for method in methods}
-    for (name, title, _), box in zip(
-        study_data.CURVES, ((1090, 110, 1760, 440), (1090, 530, 1760, 850)), strict=True
-    ):
+    for (name, title, _), box in zip(study_data.CURVES, ((1090, 110, 1760, 440), (1090, 530, 1760, 850)), strict=True):
         _curves(canvas, box, title, study_data.curves(trials, name), methods, found.study.baseline)
     _legend(canvas, methods)
     return canvas.png()
@@ -115,9 +113,7 @@ def _curves(
     methods: Sequence[str],
     baseline: str,
 ) -> None:
-    values = [
-        v for line in drawn.lines for column in (line.mean, *line.seeds) for v in column if v is not None
-    ]
+    values = [v for line in drawn.lines for column in (line.mean, *line.seeds) for v in column if v is not None]
     if not values:
         canvas.text(box[0], box[1], f"{title}: not logged", 18, SOFT)
         return

@@ -54,9 +54,7 @@ def cells(found: Findings) -> str:
     lines = [_prepared(one) for one in found.study.prepared]
     for cell in found.study.cells:
         trial = found.trials.get(cell.name)
-        own = [
-            by_seed.get((cell.arm, cell.method, name), {}).get(cell.seed) for name in ("iq", "eq", "reward")
-        ]
+        own = [by_seed.get((cell.arm, cell.method, name), {}).get(cell.seed) for name in ("iq", "eq", "reward")]
         more = [trial.why.get(name) for name in known] if trial else []
         lines.append([*_cell(cell, trial, own), *more])
     heads = [*CELLS, *(f"why_{name}" for name in known)]

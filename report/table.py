@@ -60,9 +60,7 @@ class Row:
         return show(self.before), show(self.after), change
 
 
-def pair(
-    evaluations: Sequence[Evaluation], split: str = "test"
-) -> tuple[Evaluation | None, Evaluation | None]:
+def pair(evaluations: Sequence[Evaluation], split: str = "test") -> tuple[Evaluation | None, Evaluation | None]:
     """The evaluations before and after training; of several, the last one written."""
     found = {evaluation.when: evaluation for evaluation in evaluations if evaluation.split == split}
     return found.get("before"), found.get("after")

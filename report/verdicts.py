@@ -20,9 +20,7 @@ LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # seconds of audio between the
 QUANTILES = {"p50": 0.5, "p95": 0.95}
 MOST_TEXT = 160  # characters of a name or a reason
 MOST_KINDS = 40  # rows
-LATENCY = Panel(
-    "Latency per verdict", "seconds from a reply's arrival at a judge to its verdict", (), zero=True
-)
+LATENCY = Panel("Latency per verdict", "seconds from a reply's arrival at a judge to its verdict", (), zero=True)
 
 
 def everything(by_step: ByStep) -> list[JudgedReply]:
@@ -85,9 +83,7 @@ def _scores(replies: Replies, axis: str) -> dict[str, list[Score]]:
 
 def latency(by_step: ByStep, steps: Sequence[float], table: Mapping[str, Column]) -> Data:
     """p50 and p95 of every step's replies; where no record tells, the mean that the metrics hold."""
-    timed = {
-        float(step): found for step, replies in sorted(by_step.items()) if (found := _latencies(replies))
-    }
+    timed = {float(step): found for step, replies in sorted(by_step.items()) if (found := _latencies(replies))}
     if not timed:
         return chart(LATENCY, (("judge/latency_s", "mean", "c1"),), list(steps), table)
     quantiles = {name: [quantile(found, at) for found in timed.values()] for name, at in QUANTILES.items()}

@@ -144,9 +144,7 @@ def lines(files: Sequence[tuple[Path, Votes]]) -> list[str]:
     """For a terminal."""
     known = files[0][1]
     raters = ", ".join(votes.rater for _, votes in files)
-    table: list[tuple[str, ...]] = [
-        ("", f"{known.left} wins", f"{known.right} wins", "ties", "no vote", "share", "p")
-    ]
+    table: list[tuple[str, ...]] = [("", f"{known.left} wins", f"{known.right} wins", "ties", "no vote", "share", "p")]
     for tally in together(files):
         share = "-" if tally.share is None else f"{tally.share:.1%}"
         counts = (tally.wins, tally.losses, tally.ties, tally.unvoted)

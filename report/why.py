@@ -67,6 +67,4 @@ def meaning(name: str) -> str:
     if name.startswith(SHIFT):
         what = name.removeprefix(SHIFT).replace("_", " ")
         return f"log-probs of {what} since the start, nats per token, {LAST}"
-    return MEANINGS.get(
-        name, f"{name.removeprefix('groups_dropped_').replace('_', ' ')}, groups in all steps"
-    )
+    return MEANINGS.get(name, f"{name.removeprefix('groups_dropped_').replace('_', ' ')}, groups in all steps")

@@ -99,9 +99,7 @@ class Decoder:
             assert len(prompt.ids) % self._streams == 0, "a prompt is whole steps"
             for index in range(sampling.group_size):
                 generator = torch.Generator().manual_seed(seed_of(sampling.seed, prompt.id, index))
-                self._waiting.append(
-                    _Reply(call, prompt, index, sampling, list(prompt.ids), start, generator)
-                )
+                self._waiting.append(_Reply(call, prompt, index, sampling, list(prompt.ids), start, generator))
 
     def drop(self, call: Call) -> None:
         """Forget what a call still waits for."""

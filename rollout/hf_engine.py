@@ -33,17 +33,13 @@ class HfEngine:
         async for raw in engine.generate(prompts, sampling): ...
     """
 
-    def __init__(
-        self, family: Family, *, max_length: int, version: int = 0, device: str | None = None
-    ) -> None:
+    def __init__(self, family: Family, *, max_length: int, version: int = 0, device: str | None = None) -> None:
         """Loads ``family.path``. ``device``: a torch device; none: the GPU when there is one.
 
         ValueError: a family with parallel streams, transformers samples one.
         """
         if family.streams != 1:
-            raise ValueError(
-                f"rollout.engine must be torch for {family.name}: transformers samples one stream"
-            )
+            raise ValueError(f"rollout.engine must be torch for {family.name}: transformers samples one stream")
         self._family = family
         self._max_length = max_length
         self._version = version
@@ -145,9 +141,7 @@ class HfEngine:
                 inputs_GTH[:, list(heard.at)] = torch.from_numpy(heard.vectors).to(inputs_GTH)
         else:
             inputs_GTH = embed(group.rows[:, -1:])
-        output = self._lm(
-            inputs_embeds=inputs_GTH, past_key_values=group.cache, use_cache=True, logits_to_keep=1
-        )
+        output = self._lm(inputs_embeds=inputs_GTH, past_key_values=group.cache, use_cache=True, logits_to_keep=1)
         group.cache = output.past_key_values
         logits: Tensor = output.logits[:, -1].float()
         return logits
@@ -178,9 +172,7 @@ class _Group:
             prompt=prompt,
             sampling=sampling,
             rows=torch.tensor([prompt.ids] * size, device=device),
-            generators=[
-                torch.Generator().manual_seed(seed_of(sampling.seed, prompt.id, i)) for i in range(size)
-            ],
+            generators=[torch.Generator().manual_seed(seed_of(sampling.seed, prompt.id, i)) for i in range(size)],
             states=[family.interleave.start()] * size,
             ids=[[] for _ in range(size)],
             logps=[[] for _ in range(size)],

@@ -117,9 +117,7 @@ def together(names: Names, name: str, part: Callable[[str], Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def apart(
-    names: Names, name: str, tensor: Tensor, state: Mapping[str, Tensor]
-) -> Iterator[tuple[str, Tensor]]:
+def apart(names: Names, name: str, tensor: Tensor, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """(name in the module, tensor) of all that the checkpoint's tensor ``name`` holds.
 
     ``state``: the module's tensors, for the heights of a stack. ValueError: they do not add up.
@@ -131,9 +129,7 @@ def apart(
         return
     heights = [len(state[part]) for part in parts]
     if sum(heights) != len(tensor):
-        raise ValueError(
-            f"{name} must have {sum(heights)} rows, those of {' + '.join(parts)}: got {len(tensor)}"
-        )
+        raise ValueError(f"{name} must have {sum(heights)} rows, those of {' + '.join(parts)}: got {len(tensor)}")
     yield from zip(parts, tensor.split(heights), strict=True)
 
 

@@ -39,9 +39,7 @@ class _Place:
 
     def read(self, stored: Any) -> Tensor:
         """From the open file."""
-        found: Tensor = (
-            stored.get_tensor(self.name) if self.rows is None else stored.get_slice(self.name)[self.rows]
-        )
+        found: Tensor = stored.get_tensor(self.name) if self.rows is None else stored.get_slice(self.name)[self.rows]
         return found
 
 

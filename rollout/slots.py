@@ -79,9 +79,7 @@ def slotted(
         steps = key.shape[2]
         keys[at.slot, :, :steps], values[at.slot, :, :steps] = key[0], value[0]
         grouped = query.shape[1] != key.shape[1]
-        found = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
-        )
+        found = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
         return found.transpose(1, 2).contiguous(), None
     heads, count, size = query.shape[1:]
     slot_B = torch.arange(count, device=query.device)

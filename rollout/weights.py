@@ -39,13 +39,9 @@ def pack(tensors: Iterable[tuple[str, Tensor]], version: int) -> tuple[WeightMan
     dtypes = tuple(str(tensor.dtype).removeprefix("torch.") for _, tensor in named)
     shapes = tuple(tuple(tensor.shape) for _, tensor in named)
     if len(set(names)) != len(names):
-        raise ValueError(
-            f"weight names must be unique: {sorted({n for n in names if names.count(n) > 1})} came twice"
-        )
+        raise ValueError(f"weight names must be unique: {sorted({n for n in names if names.count(n) > 1})} came twice")
     spans, size = _spans(names, dtypes, shapes)
-    buffer = np.zeros(
-        size, dtype=np.uint8
-    )  # padding is part of the digest: it must not be whatever was in memory
+    buffer = np.zeros(size, dtype=np.uint8)  # padding is part of the digest: it must not be whatever was in memory
     flat = torch.from_numpy(buffer)
     for (_, tensor), (start, stop) in zip(named, spans, strict=True):
         flat[start:stop].copy_(tensor.contiguous().reshape(-1).view(torch.uint8))
@@ -80,9 +76,7 @@ def check(manifest: WeightManifest, buffer: Buffer) -> None:
         )
     _, size = _spans(manifest.names, manifest.dtypes, manifest.shapes)
     if buffer.dtype != np.uint8 or buffer.ndim != 1 or buffer.size != size:
-        raise ValueError(
-            f"weight buffer must be {size} bytes (uint8): got {buffer.dtype} of shape {buffer.shape}"
-        )
+        raise ValueError(f"weight buffer must be {size} bytes (uint8): got {buffer.dtype} of shape {buffer.shape}")
     found = digest(manifest.version, manifest.names, manifest.dtypes, manifest.shapes, buffer)
     if found != manifest.digest:
         raise ValueError(
@@ -97,9 +91,7 @@ def check_layout(manifest: WeightManifest, expected: Layout, optional: Collectio
     """
     sent = dict(zip(manifest.names, manifest.shapes, strict=True))
     if missing := sorted(set(expected) - set(sent) - set(optional)):
-        raise ValueError(
-            f"weight update lacks {len(missing)} of the model's tensors: {', '.join(missing[:3])}"
-        )
+        raise ValueError(f"weight update lacks {len(missing)} of the model's tensors: {', '.join(missing[:3])}")
     if unknown := sorted(set(sent) - set(expected)):
         raise ValueError(
             f"weight update holds {len(unknown)} tensors that the model has not: {', '.join(unknown[:3])}"
@@ -122,9 +114,7 @@ def check_finite(manifest: WeightManifest, buffer: Buffer) -> None:
 def views(manifest: WeightManifest, buffer: Buffer) -> Iterator[tuple[str, Tensor]]:
     """(name, view into the buffer) of a buffer that was checked before."""
     spans, _ = _spans(manifest.names, manifest.dtypes, manifest.shapes)
-    for name, dtype, shape, (start, stop) in zip(
-        manifest.names, manifest.dtypes, manifest.shapes, spans, strict=True
-    ):
+    for name, dtype, shape, (start, stop) in zip(manifest.names, manifest.dtypes, manifest.shapes, spans, strict=True):
         part = (
             torch.frombuffer(buffer, dtype=torch.uint8, count=stop - start, offset=start)
             if stop > start
@@ -141,9 +131,7 @@ def digest(
     buffer: Buffer,
 ) -> str:
     """sha256 over the layout (as JSON) and the buffer, in hexadecimal."""
-    layout = json.dumps(
-        [version, list(names), list(dtypes), [list(shape) for shape in shapes]], separators=(",", ":")
-    )
+    layout = json.dumps([version, list(names), list(dtypes), [list(shape) for shape in shapes]], separators=(",", ":"))
     hasher = hashlib.sha256(layout.encode())
     hasher.update(np.ascontiguousarray(buffer).data)
     return hasher.hexdigest()

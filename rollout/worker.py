@@ -55,9 +55,7 @@ class RolloutWorker:
         """Ids of a manifest's pairs. ValueError: a row the family cannot express, or ids of another one."""
         return [self._encoder(manifest).pair(row) for row in rows]
 
-    async def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling
-    ) -> AsyncIterator[tuple[Reply, Speech]]:
+    async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[tuple[Reply, Speech]]:
         """Yield every (prompt, index) once, decoded, as each finishes.
 
         ValueError: a prompt that does not fit, by id and lengths.

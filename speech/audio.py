@@ -117,9 +117,7 @@ def info(path: Path) -> Info:
 def check_length(path: Path, header: Info, max_seconds: float) -> None:
     """ValueError when the header announces more than ``max_seconds``."""
     if header.seconds > max_seconds:
-        raise ValueError(
-            f"{path}: audio must last at most {max_seconds:g} s: its header says {header.seconds:.1f} s"
-        )
+        raise ValueError(f"{path}: audio must last at most {max_seconds:g} s: its header says {header.seconds:.1f} s")
 
 
 def read(path: Path, sample_rate: int, max_seconds: float) -> Wave:
@@ -170,9 +168,7 @@ def write(path: Path, wave: Wave, sample_rate: int) -> None:
             for start in range(0, len(wave), BLOCK):  # Vorbis overflows its stack on one large write
                 file.write(wave[start : start + BLOCK])
     except soundfile.LibsndfileError as error:
-        raise ValueError(
-            f"{path}: cannot write {coding} at {sample_rate} Hz: {error.error_string}"
-        ) from error
+        raise ValueError(f"{path}: cannot write {coding} at {sample_rate} Hz: {error.error_string}") from error
 
 
 def _reason(error: soundfile.LibsndfileError) -> str:

@@ -57,9 +57,7 @@ def weight_files(path: Path) -> list[Path]:
     files = [path / SINGLE] if shards is None else sorted({path / file for file in shards.values()})
     for file in (*files, path / "config.json"):
         if not file.is_file():
-            raise ValueError(
-                f"{path}: a checkpoint must hold {file.name} (other weight formats are not read)"
-            )
+            raise ValueError(f"{path}: a checkpoint must hold {file.name} (other weight formats are not read)")
     for other in sorted(path.iterdir()):
         if ADAPTER.fullmatch(other.name):
             raise ValueError(f"{other}: must not lie here unread: merge the adapter into the weights")
@@ -153,9 +151,7 @@ def check(
         if shape != declared:
             raise ValueError(f"{path}: {name} must have the shape {declared} of config.json: got {shape}")
     layers = {int(match[1]) for name in found if (match := LAYER.search(name))}
-    wanted, reach = (
-        _number(path, backbone, name) for name in ("num_hidden_layers", "max_position_embeddings")
-    )
+    wanted, reach = (_number(path, backbone, name) for name in ("num_hidden_layers", "max_position_embeddings"))
     if layers and wanted is not None and len(layers) < wanted:
         raise ValueError(f"{path}: config.json says {wanted} layers: the weights have {len(layers)}")
     if reach is not None and max_length > reach * streams:

@@ -106,9 +106,7 @@ class Clips:
             return True
         paths = [audio.inside(self._root, name) for name in (clip, twin)]
         rates = [audio.info(path).sample_rate for path in paths]
-        one, other = (
-            audio.read(path, rate, self._max_seconds) for path, rate in zip(paths, rates, strict=True)
-        )
+        one, other = (audio.read(path, rate, self._max_seconds) for path, rate in zip(paths, rates, strict=True))
         return rates[0] == rates[1] and one.shape == other.shape and np.abs(one - other).max() <= ROUNDED
 
     def _entry(self, clips: list[Heard], spoken: bool) -> Iterator[str]:

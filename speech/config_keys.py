@@ -101,9 +101,7 @@ def check_extractor(file: Path, bins: int) -> None:
     check_fixed(file, told, {**EXTRACTOR, "feature_size": bins})
 
 
-def whole(
-    file: Path, told: Mapping[str, Any], name: str, within: str = "", default: int | None = None
-) -> int:
+def whole(file: Path, told: Mapping[str, Any], name: str, within: str = "", default: int | None = None) -> int:
     """The positive integer of a key. ValueError: it is none, or not there and without ``default``."""
     found = told.get(name)
     found = default if found is None else found

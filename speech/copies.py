@@ -53,9 +53,7 @@ def _pickled(file: Path) -> Mapping[str, "Tensor"]:
         found = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, UnpicklingError) as error:
         told = " ".join(str(error).split())[:100]
-        raise ValueError(
-            f"{file}: must be readable beside the weights that are read, or removed: {told}"
-        ) from error
+        raise ValueError(f"{file}: must be readable beside the weights that are read, or removed: {told}") from error
     tensors = found.items() if isinstance(found, dict) else ()
     return {str(name): tensor for name, tensor in tensors if isinstance(tensor, torch.Tensor)}
 

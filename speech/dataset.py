@@ -192,9 +192,7 @@ def _encoded(family: Family, row: Row, sound: Sound) -> Example:
     return Example(row_id=row.id, prompt=_prompt(family, row.messages, row.audios, sound), target=target)
 
 
-def _prompt(
-    family: Family, messages: Sequence[Message], audios: Sequence[tuple[str, ...]], sound: Sound
-) -> Encoded:
+def _prompt(family: Family, messages: Sequence[Message], audios: Sequence[tuple[str, ...]], sound: Sound) -> Encoded:
     clips = iter(audios)
     return family.prompt([_turn(family, message, clips, sound) for message in messages])
 

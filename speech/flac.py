@@ -99,13 +99,7 @@ def _samples(head: bytes, stream: Stream) -> tuple[int, int] | None:
     number, at_ = _number(head)
     sized, rated = {6: 1, 7: 2}.get(size, 0), {12: 1, 13: 2, 14: 2}.get(rate, 0)
     check = at_ + sized + rated
-    if (
-        number is None
-        or not size
-        or rate == 15
-        or len(head) <= check
-        or _checksum(head[:check]) != head[check]
-    ):
+    if number is None or not size or rate == 15 or len(head) <= check or _checksum(head[:check]) != head[check]:
         return None
     if sized:
         block = int.from_bytes(head[at_ : at_ + sized], "big") + 1

@@ -182,9 +182,7 @@ def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[Rows[PairRow],
 
     if form == "prompts" and path.is_file():
         wanted = "chosen and rejected (wavgate's), or rejected_text and rejected_audio (WavAlign's)"
-        return Rows(path, row_of), [
-            Problem(path, 0, "", f"must hold pairs: its first row must have {wanted}")
-        ]
+        return Rows(path, row_of), [Problem(path, 0, "", f"must hold pairs: its first row must have {wanted}")]
     return examine(path, row_of, _fields if form == "pairs" else wavalign.audio_fields, clips)
 
 
@@ -247,9 +245,7 @@ def _theirs(line: int, content: dict[str, Any], clips: Clips, found: Found) -> P
         margin=gap,
     )
     if _same(row.chosen, row.rejected, clips):
-        found.append(
-            ("rejected_audio", "must not be the same reply as sft_target_audio: same words, same sound")
-        )
+        found.append(("rejected_audio", "must not be the same reply as sft_target_audio: same words, same sound"))
         return None
     return row
 

@@ -147,9 +147,7 @@ def validated(model: type[M], content: Mapping[str, Any], found: Found) -> M | N
 
 def field_name(location: tuple[int | str, ...]) -> str:
     """("audios", 0, 1) -> "audios[0][1]"."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(
-        "."
-    )
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
 
 
 def reason(error: Any, row: type[BaseModel]) -> str:

@@ -113,9 +113,7 @@ def tied(file: Path, told: Mapping[str, Any], within: str = "") -> bool:
     return bool(found)
 
 
-def _rotations(
-    file: Path, told: Mapping[str, Any], within: str, positions: int, theta: float
-) -> dict[str, Any]:
+def _rotations(file: Path, told: Mapping[str, Any], within: str, positions: int, theta: float) -> dict[str, Any]:
     """``rope_parameters`` in full, whatever the spelling; the numbers may lie beside or inside it."""
     where, values = _said(file, told, within)
     kind = values.pop("rope_type", "default")

@@ -95,11 +95,7 @@ def examine(
     """
     rows = Rows(path, row_of)
     if not path.is_file():
-        there = (
-            "must be a file that can be read twice, no folder and no pipe"
-            if path.exists()
-            else "does not exist"
-        )
+        there = "must be a file that can be read twice, no folder and no pipe" if path.exists() else "does not exist"
         return rows, [Problem(path, 0, "", f"manifest {there}")]
     problems: list[Problem] = []
     named, ids = array("Q"), array("Q")  # lines that have an id, and its hash

@@ -36,9 +36,7 @@ class Traces:
         if words := re.findall(r"\w+", question.casefold()) if isinstance(question, str) else []:
             self.questions.append(_hash(" ".join(words)))
         asked = [clips.sound(_list(entry)) for entry in _list(content.get("audios"))]
-        replies = [
-            sound for one in _replies(content) if len(one) == 1 and (sound := clips.sound(one)) is not None
-        ]
+        replies = [sound for one in _replies(content) if len(one) == 1 and (sound := clips.sound(one)) is not None]
         for sound in (*asked, *replies):
             for grid, kept in zip(sound or (), self.clips, strict=False):
                 kept.append(grid)

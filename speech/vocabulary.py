@@ -219,9 +219,7 @@ def check_companions(file: Path, ids: Mapping[str, int]) -> None:
             if known is not None and known != number:
                 raise ValueError(f"{other}: {token} must have the id {known} of {file.name}: got {number}")
             if tokens.get(number, token) != token:
-                raise ValueError(
-                    f"{other}: {number} must be {tokens[number]}, as in {file.name}: got {token}"
-                )
+                raise ValueError(f"{other}: {number} must be {tokens[number]}, as in {file.name}: got {token}")
 
 
 def _added(file: Path, content: Mapping[str, Any]) -> dict[str, int]:
@@ -248,9 +246,7 @@ def _numbered(file: Path, pairs: Iterable[tuple[object, object]]) -> dict[str, i
     owners: dict[int, str] = {}
     for token, number in pairs:
         if not isinstance(token, str) or type(number) is not int or number < 0:
-            raise ValueError(
-                f"{file}: tokens must be text with an id of at least 0: got {token!r}: {number!r}"
-            )
+            raise ValueError(f"{file}: tokens must be text with an id of at least 0: got {token!r}: {number!r}")
         if owners.setdefault(number, token) != token or found.setdefault(token, number) != number:
             rule = f"tokens must have one id each: {owners[number]!r} and {token!r} have {number}"
             raise ValueError(f"{file}: {rule}")

@@ -26,9 +26,7 @@ from speech.ordinals import PLURAL, in_letters, marked, parts
 from speech.signs import COUNTED, NUMBER, read_out
 from speech.spelling import bare, plain
 
-_UNSPACED = "".join(
-    rf"\p{{{script}}}" for script in "Han Hiragana Katakana Thai Lao Khmer Myanmar Tibetan".split()
-)
+_UNSPACED = "".join(rf"\p{{{script}}}" for script in "Han Hiragana Katakana Thai Lao Khmer Myanmar Tibetan".split())
 _TOKEN = regex.compile(
     rf"[0-9]+(?:st|nd|rd|th|s)\b|{NUMBER}|[{_UNSPACED}]\p{{M}}*|[\p{{L}}--[{_UNSPACED}]]"
     rf"(?:[\p{{L}}\p{{M}}--[{_UNSPACED}]]|'(?=[\p{{L}}--[{_UNSPACED}]]))*|[%+=&]|[.,;:!?]",

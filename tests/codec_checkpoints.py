@@ -106,9 +106,7 @@ def write_glm4_tokenizer(path: Path, codes: int = 64, prefix: str = "") -> Path:
         "ema_weight": torch.zeros(codes, width),
         "embed_positions2.weight": torch.zeros(375, width),
     }
-    save_file(
-        tensors | {f"{prefix}{name}": tensor for name, tensor in extra.items()}, path / "model.safetensors"
-    )
+    save_file(tensors | {f"{prefix}{name}": tensor for name, tensor in extra.items()}, path / "model.safetensors")
     return path
 
 
@@ -171,9 +169,7 @@ def write_encoder(path: Path, codes: int = 64, sample_rate: int = 16_000, sample
     )
 
 
-def _save(
-    path: Path, nodes: list, tables: list, source: object, target: object, told: dict[str, str]
-) -> Path:  # type: ignore[type-arg]
+def _save(path: Path, nodes: list, tables: list, source: object, target: object, told: dict[str, str]) -> Path:  # type: ignore[type-arg]
     from onnx import helper
 
     graph = helper.make_graph(nodes, "half of a codec", [source], [target], tables)

@@ -60,17 +60,13 @@ def completion(text: str | None = "4", model: str = MODEL, **choice: Any) -> byt
     message = {"role": "assistant", "content": text} | choice.pop("message", {})
     first = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None} | choice
     usage = {"prompt_tokens": 7, "completion_tokens": 2}
-    return json.dumps(
-        {"object": "chat.completion", "model": model, "choices": [first], "usage": usage}
-    ).encode()
+    return json.dumps({"object": "chat.completion", "model": model, "choices": [first], "usage": usage}).encode()
 
 
 def message(status: int, body: bytes = b"", **headers: str | None) -> bytes:
     """An HTTP/1.1 response; a header given as None is left out, ``_`` in names stands for ``-``."""
     named = {"content_type": "application/json", "content_length": str(len(body))}
-    lines = [
-        f"{key.replace('_', '-')}: {value}" for key, value in (named | headers).items() if value is not None
-    ]
+    lines = [f"{key.replace('_', '-')}: {value}" for key, value in (named | headers).items() if value is not None]
     return "\r\n".join([f"HTTP/1.1 {status} Because", *lines, "", ""]).encode("latin-1") + body
 
 
@@ -169,9 +165,7 @@ async def leave_in_chunks(request: Request) -> None:
 
 
 async def bad_chunks(request: Request) -> None:
-    await request.send(
-        message(200, transfer_encoding="chunked", content_length=None) + b"oops\r\n" + request.good
-    )
+    await request.send(message(200, transfer_encoding="chunked", content_length=None) + b"oops\r\n" + request.good)
 
 
 async def not_http(request: Request) -> None:

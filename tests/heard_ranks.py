@@ -41,9 +41,7 @@ def batch(family: Family, *, rollouts: bool = True) -> StepBatch:
     letters = family.channels.letters(target)
 
     def anchor(name: str, prompt: Encoded) -> Anchor:
-        return Anchor(
-            prompt_id=name, prompt_ids=prompt.ids, ids=target, channels=letters, features=prompt.features
-        )
+        return Anchor(prompt_id=name, prompt_ids=prompt.ids, ids=target, channels=letters, features=prompt.features)
 
     def rollout(name: str, prompt: Encoded) -> Rollout:
         return Rollout(
@@ -80,9 +78,7 @@ def main(folder: Path, rank: int, world: int) -> None:
     found["sft"] = plain.step(batch(family, rollouts=False)).metrics
     gradient = moments(plain)
     if rank == 0:
-        save_file(
-            {n: t.contiguous() for n, t in gradient.items()}, folder / f"gradient_by_{world}.safetensors"
-        )
+        save_file({n: t.contiguous() for n, t in gradient.items()}, folder / f"gradient_by_{world}.safetensors")
         (folder / f"found_by_{world}.json").write_text(json.dumps(found))
 
 

@@ -65,9 +65,7 @@ def config(
     )
 
 
-def batch(
-    checkpoint: Path, *, groups: int = 3, size: int = 2, weight: float = 0.4, seed: int = 0
-) -> StepBatch:
+def batch(checkpoint: Path, *, groups: int = 3, size: int = 2, weight: float = 0.4, seed: int = 0) -> StepBatch:
     """Random replies in the tiny family's grammar, of unequal lengths; one forced token each; no zero
     advantages.
     """
@@ -79,9 +77,7 @@ def batch(
     def reply() -> tuple[int, ...]:
         chunks = range(rng.integers(1, 4))
         texts = [rng.choice(words, rng.integers(1, 4)).tolist() for _ in chunks]
-        return tuple(
-            family.interleave.merge(texts, [rng.choice(codes, rng.integers(1, 9)).tolist() for _ in chunks])
-        )
+        return tuple(family.interleave.merge(texts, [rng.choice(codes, rng.integers(1, 9)).tolist() for _ in chunks]))
 
     rollouts, anchors = [], []
     for g in range(groups):
@@ -201,9 +197,7 @@ def naive_gradient(
 ) -> tuple[Tensors, dict[str, float]]:
     """docs/method.md §2 in the plainest possible way; the losses under the names of the metrics."""
     rows, algo = naive_rows(checkpoint, config, batch, perturbed=perturbed), config.algo
-    found = naive.losses(
-        batch.weight, rows.rollouts, rows.anchors, rows.pairs, algo, config.rollout.max_new_tokens
-    )
+    found = naive.losses(batch.weight, rows.rollouts, rows.anchors, rows.pairs, algo, config.rollout.max_new_tokens)
     found["total"].backward()
     losses = {f"loss/{name}": float(found[name].detach()) for name in ("total", "sft", "po", "dpo")}
     for name, letters in {"text": "TBE", "audio": "A"}.items():  # the estimate itself, by coefficient
@@ -219,8 +213,7 @@ def naive_gradient(
         size = sum(weight for weight, _ in held)
         losses |= {f"loss/kl_{name}": sum(w * float(k) for w, k in held) / size} if size else {}
     gradient = {
-        name: p.grad if p.grad is not None else torch.zeros_like(p)
-        for name, p in rows.model.named_parameters()
+        name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in rows.model.named_parameters()
     }
     return gradient, losses
 
@@ -235,9 +228,7 @@ def _session(folder: Path, rank: int, world: int) -> None:
 
     def keep(name: str, tensors: Tensors) -> None:
         if rank == 0:
-            save_file(
-                {key: value.contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors"
-            )
+            save_file({key: value.contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors")
 
     learner = Learner(config(checkpoint), rank, world)
     perturb(learner.policy.parameters())
@@ -245,9 +236,7 @@ def _session(folder: Path, rank: int, world: int) -> None:
     result = learner.step(batch(checkpoint))
     keep("gradient", moments(learner))
     found["metrics"] = result.metrics
-    found["logps"] = {
-        key: [None if isnan(x) else x for x in values] for key, values in result.learner_logps.items()
-    }
+    found["logps"] = {key: [None if isnan(x) else x for x in values] for key, values in result.learner_logps.items()}
     learner.save(folder / "two_ranks")
     keep("weights_two_ranks", {name: t.clone() for name, t in full_tensors(learner.policy)})
     learner.step(batch(checkpoint, seed=1))

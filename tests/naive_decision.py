@@ -52,9 +52,7 @@ def axis(told: Told, name: str, lo: float) -> float:
     return value
 
 
-def advantages(
-    group: Sequence[Told], algo: Any, weights: dict[str, float], lo: float
-) -> list[dict[str, float]]:
+def advantages(group: Sequence[Told], algo: Any, weights: dict[str, float], lo: float) -> list[dict[str, float]]:
     """Of a group's surviving replies, by channel."""
 
     def of(values: list[float]) -> list[float]:

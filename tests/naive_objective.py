@@ -86,9 +86,7 @@ def trust(row: Scored, t: int, algo: Any) -> float:
     if algo.importance == "token":
         return min(exp(row.old[t] - row.behaviour[t]), algo.importance_cap)
     gap = sum(
-        row.old[s] - row.behaviour[s]
-        for s in range(len(row.channels))
-        if weight_at(row, s, algo.preference) > 0
+        row.old[s] - row.behaviour[s] for s in range(len(row.channels)) if weight_at(row, s, algo.preference) > 0
     )
     return min(exp(gap), algo.importance_cap)
 

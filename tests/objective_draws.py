@@ -143,8 +143,7 @@ def groups(draw: st.DrawFn, judge: JudgeConfig, alphabet: str, name: str) -> Gro
         channels = letters(rng, alphabet)
         n = len(channels)
         axes: dict[str, float | None] = {
-            axis: same[axis] if kind == "equal" else judge.scale_lo + point * int(rng.integers(0, 17))
-            for axis in AXES
+            axis: same[axis] if kind == "equal" else judge.scale_lo + point * int(rng.integers(0, 17)) for axis in AXES
         }
         absent = index > 0 if kind == "thin" else rng.random() < 0.1
         if absent:
@@ -181,13 +180,9 @@ def offline(rng: np.random.Generator, name: str, index: int, alphabet: str) -> R
 def steps(draw: st.DrawFn, kind: str, **fixed: Any) -> Step:
     """Any step of a kind of objective. ``fixed``: settings that are not drawn."""
     chosen = draw(algos(kind, **fixed))
-    mixes = [(0.6, 0.4, 0.0), (1.0, 0.5, 0.0)] + (
-        [] if chosen.routed else [(1.0, 0.0, 0.0), (0.25, 0.25, 0.5)]
-    )
+    mixes = [(0.6, 0.4, 0.0), (1.0, 0.5, 0.0)] + ([] if chosen.routed else [(1.0, 0.0, 0.0), (0.25, 0.25, 0.5)])
     semantic, acoustic, holistic = draw(st.sampled_from(mixes))
-    lo, hi = (
-        draw(st.sampled_from([(1.0, 5.0), (1.0, 5.0), (0.0, 10.0)])) if not chosen.faithful else (1.0, 5.0)
-    )
+    lo, hi = draw(st.sampled_from([(1.0, 5.0), (1.0, 5.0), (0.0, 10.0)])) if not chosen.faithful else (1.0, 5.0)
     readings = draw(st.sampled_from([1, 2, 5]))
     judge = JudgeConfig.model_construct(
         semantic=semantic, acoustic=acoustic, holistic=holistic, scale_lo=lo, scale_hi=hi,

@@ -38,13 +38,9 @@ Logits = dict[str, Tensor]  # by row name, [length, vocabulary]
 
 def sequences(step: Step) -> dict[str, tuple[int, ...]]:
     """Row name -> ids of prompt and response, for all that could become a row."""
-    found = {
-        f"rollout {r.prompt_id}/{r.index}": g.prompt.ids + r.ids for g in step.groups for r, _ in g.replies
-    }
+    found = {f"rollout {r.prompt_id}/{r.index}": g.prompt.ids + r.ids for g in step.groups for r, _ in g.replies}
     for pair in step.pairs:
-        found |= {
-            f"rollout {r.prompt_id}/{r.index}": r.prompt_ids + r.ids for r in (pair.chosen, pair.rejected)
-        }
+        found |= {f"rollout {r.prompt_id}/{r.index}": r.prompt_ids + r.ids for r in (pair.chosen, pair.rejected)}
     found |= {f"anchor {a.prompt_id}": a.prompt_ids + a.ids for a in step.anchors}
     return dict(sorted(found.items()))  # a row's logits do not depend on the order of the groups
 
@@ -158,9 +154,7 @@ def product(step: Step, batch: StepBatch, *, ranks: int = 1, room: int = 0) -> F
             reference = torch.full_like(old, 7.0)  # never read where nothing asks for it
             asked = [row.only((Component.DPO, Component.KL)) for row in mine]
             with patch.object(learner.batch, "torch", Wide()):
-                reference[micro.referenced_N], _ = scores(
-                    by_name(step, start), asked, pack_reference(mine, streams=1)
-                )
+                reference[micro.referenced_N], _ = scores(by_name(step, start), asked, pack_reference(mine, streams=1))
             terms = loss_terms(logps, entropies, old, reference, micro, weight=batch.weight, algo=step.algo)
             total = total + terms.total
             sums = {name: sums[name] + float(getattr(terms, name)) for name in COMPONENTS}
@@ -234,9 +228,7 @@ def verdicts(step: Step, previous: float | None = None) -> Verdicts:
         if algo.loss == "online_dpo":
             ends = naive_decision.extremes(alive, algo.margin)
             found.pairs += [(keys[ends[0]], keys[ends[1]])] if ends else []
-        elif algo.equal_groups == "keep" or naive_decision.differs(
-            alive, algo, judge.weights, judge.scale_lo
-        ):
+        elif algo.equal_groups == "keep" or naive_decision.differs(alive, algo, judge.weights, judge.scale_lo):
             each = naive_decision.advantages(alive, algo, judge.weights, judge.scale_lo)
             found.advantages |= dict(zip(keys, each, strict=True))
     found.groups = len(kept)
@@ -252,9 +244,7 @@ def expected(step: Step, found: Verdicts) -> Found:
     now.requires_grad_(True)
     tables = [by_name(step, padded) for padded in (now, before, start)]
 
-    def scored(
-        name: str, whole: tuple[int, ...], at: int, temperature: float, row: Any
-    ) -> naive_objective.Scored:
+    def scored(name: str, whole: tuple[int, ...], at: int, temperature: float, row: Any) -> naive_objective.Scored:
         new, old, ref = (naive_objective.log_probs(table[name], whole, at, temperature) for table in tables)
         return naive_objective.Scored(
             channels=row.channels, sampled=getattr(row, "sampled", (True,) * len(row.ids)), now=new,
@@ -276,14 +266,10 @@ def expected(step: Step, found: Verdicts) -> Found:
             for r in (pair.chosen, pair.rejected)
         ]
         pairs.append((both[0], both[1], pair.weight))
-    anchors = [
-        scored(f"anchor {a.prompt_id}", a.prompt_ids + a.ids, len(a.prompt_ids), 1.0, a) for a in step.anchors
-    ]
+    anchors = [scored(f"anchor {a.prompt_id}", a.prompt_ids + a.ids, len(a.prompt_ids), 1.0, a) for a in step.anchors]
     rollouts = [replies[key] for key in found.advantages]
     losses = naive_objective.losses(found.weight, rollouts, anchors, pairs, step.algo, MAX_NEW_TOKENS)
     gradient = torch.zeros_like(now)
     if losses["total"].requires_grad:
         (gradient,) = torch.autograd.grad(losses["total"], now)
-    return Found(
-        weight=found.weight, losses={n: float(v.detach()) for n, v in losses.items()}, gradient=gradient
-    )
+    return Found(weight=found.weight, losses={n: float(v.detach()) for n, v in losses.items()}, gradient=gradient)

@@ -46,8 +46,7 @@ def load(path: Path) -> Any:
 
 def prompts(n: int, *, first: int = 0) -> list[Prompt]:
     return [
-        Prompt(id=f"p{i}", ids=tuple((7 * i + 3 * j) % 70 for j in range(12 + i)))
-        for i in range(first, first + n)
+        Prompt(id=f"p{i}", ids=tuple((7 * i + 3 * j) % 70 for j in range(12 + i))) for i in range(first, first + n)
     ]
 
 
@@ -84,11 +83,7 @@ def largest_difference(
 ) -> float:
     by_id = {prompt.id: prompt.ids for prompt in asked}
     return max(
-        float(
-            (replay(model, by_id[r.prompt_id], r.ids, temperature, family) - torch.tensor(r.logps))
-            .abs()
-            .max()
-        )
+        float((replay(model, by_id[r.prompt_id], r.ids, temperature, family) - torch.tensor(r.logps)).abs().max())
         for r in replies
     )
 

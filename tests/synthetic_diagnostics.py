@@ -23,9 +23,7 @@ def part(name: str, size: float, ratio: float | None, cosine: float | None) -> P
     )
 
 
-def diagnosis(
-    step: int, done: float, *, layers: int = 28, rng: random.Random, flat: bool = False
-) -> Diagnosis:
+def diagnosis(step: int, done: float, *, layers: int = 28, rng: random.Random, flat: bool = False) -> Diagnosis:
     """``flat``: no reply was better than another, so that there is no preference gradient on AUDIO."""
     names = ["embedding", *(f"layer {n}" for n in range(layers)), "norm", "head"]
     depth = [abs(place / len(names) - 0.5) for place in range(len(names))]
@@ -58,9 +56,7 @@ def add_diagnostics(run: Path, *, steps: int = 20, every: int = 5, layers: int =
     """
     rng = random.Random(1)
     times = [1, *range(every, steps + 1, every)]
-    looks = {
-        step: diagnosis(step, step / steps, layers=layers, rng=rng, flat=step == times[1]) for step in times
-    }
+    looks = {step: diagnosis(step, step / steps, layers=layers, rng=rng, flat=step == times[1]) for step in times}
     write_lines(run / "diagnostics.jsonl", [look.model_dump_json() for look in looks.values()])
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for row in rows:

@@ -93,9 +93,7 @@ def add_api_judges(run: Path, *, hostile: bool = True, every: int = 5) -> Path:
     rows = [row | metrics(row["step"], totals, rng) for row in map(json.loads, lines)]
     write_lines(run / "metrics.jsonl", [json.dumps(row) for row in rows])
     steps = [0, *(row["step"] for row in rows if row["step"] % every == 0)]
-    birds = [
-        bird(step, axis, name, rng) for step in steps for name, axes in CANARIES.items() for axis in axes
-    ]
+    birds = [bird(step, axis, name, rng) for step in steps for name, axes in CANARIES.items() for axis in axes]
     if hostile:
         detail = {"name": XSS[1], "detail": XSS[2], "fate": "unknown", "value": None, "judge": XSS[4]}
         birds.append(birds[-1].model_copy(update=detail))

@@ -31,9 +31,7 @@ def write_clip(path: Path, seconds: float, pitch: float) -> None:
     """A vowel-like hum as Ogg/Opus."""
     path.parent.mkdir(parents=True, exist_ok=True)
     time = np.arange(int(16000 * seconds)) / 16000
-    wave = sum(np.sin(2 * np.pi * pitch * n * time) / n for n in range(1, 12)) * (
-        0.6 + 0.4 * np.sin(20 * time)
-    )
+    wave = sum(np.sin(2 * np.pi * pitch * n * time) / n for n in range(1, 12)) * (0.6 + 0.4 * np.sin(20 * time))
     soundfile.write(path, (0.2 * wave).astype(np.float32), 16000, format="OGG", subtype="OPUS")
 
 
@@ -96,9 +94,7 @@ def reply(
     said = text or rng.choice(
         ["seven plus five is twelve", "the opposite of hot is cold", "seven plus five is eleven", "twelve"]
     )
-    channels = (
-        "".join("T" * rng.randint(1, 4) + "B" + "A" * rng.randint(20, 50) + "B" for _ in range(3)) + "E"
-    )
+    channels = "".join("T" * rng.randint(1, 4) + "B" + "A" * rng.randint(20, 50) + "B" for _ in range(3)) + "E"
     missing = rng.random() < 0.06
     heard = said if rng.random() < 0.6 else said.replace("twelve", "shelf").replace("cold", "cold cold")
     semantic = rng.choice([1.0, 2.0, 3.0, 4.0, 5.0])
@@ -125,9 +121,7 @@ def reply(
         scores={
             "semantic": NoScore(missing="recogniser did not answer within 60 s", kind="recogniser")
             if missing
-            else Score(
-                value=semantic, spread=0.0, judge="verifiable/1", why=f"heard '{heard}', expected 'twelve'"
-            ),
+            else Score(value=semantic, spread=0.0, judge="verifiable/1", why=f"heard '{heard}', expected 'twelve'"),
             "acoustic": Score(
                 value=3.7, spread=0.2, judge="acoustic/1", why="WER 0.00, rate 3.9 syll/s, silence 0.12"
             ),
@@ -182,13 +176,9 @@ def make_run(
     }
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     (run / "versions.json").write_text(
-        json.dumps(
-            {"python": "3.11.2", "packages": {"torch": "2.13.0", "vllm": "0.32.0"}, "commit": "0" * 40}
-        )
+        json.dumps({"python": "3.11.2", "packages": {"torch": "2.13.0", "vllm": "0.32.0"}, "commit": "0" * 40})
     )
-    write_lines(
-        run / "metrics.jsonl", [json.dumps(metrics(step, steps, rng)) for step in range(1, steps + 1)]
-    )
+    write_lines(run / "metrics.jsonl", [json.dumps(metrics(step, steps, rng)) for step in range(1, steps + 1)])
     for step in range(1, steps + 1):
         audible = step % every == 0
         records = [
@@ -209,8 +199,7 @@ def make_run(
         write_lines(run / f"rollouts/step_{step:06d}.jsonl", [record.model_dump_json() for record in records])
     whole = [evaluation(0, "test", "before", 0.0), evaluation(0, "validation", "before", 0.0)]
     whole += [
-        evaluation(step, "validation", "during", step / steps + math.sin(step) / 9)
-        for step in range(5, steps, 5)
+        evaluation(step, "validation", "during", step / steps + math.sin(step) / 9) for step in range(5, steps, 5)
     ]
     write_lines(
         run / "evaluations.jsonl",
@@ -255,9 +244,7 @@ def make_run(
                 "worker": 0,
             }
         ),
-        Event(
-            time=1.79e9 + 90, kind="judge_missing", detail=XSS[2] if hostile else "timeout", step=13, count=3
-        ),
+        Event(time=1.79e9 + 90, kind="judge_missing", detail=XSS[2] if hostile else "timeout", step=13, count=3),
     ]
     write_lines(run / "events.jsonl", [event.model_dump_json() for event in events])
     return run

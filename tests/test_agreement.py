@@ -94,9 +94,7 @@ def test_one_prompt_has_figures_but_no_interval() -> None:
 
 @given(st.lists(st.lists(LEVELS, min_size=6, max_size=6), min_size=1, max_size=6))
 def test_repeat_variance_is_the_sample_variance_of_all_readings(readings: list[list[float]]) -> None:
-    passes = [
-        (fmean(one[:3]), float(np.std(one[:3])), fmean(one[3:]), float(np.std(one[3:]))) for one in readings
-    ]
+    passes = [(fmean(one[:3]), float(np.std(one[:3])), fmean(one[3:]), float(np.std(one[3:]))) for one in readings]
     assert repeat_variance(passes, 3) == pytest.approx(fmean(map(variance, readings)), abs=1e-9)
 
 

@@ -54,27 +54,21 @@ def judges(config: Config, events: Events) -> AbstractAsyncContextManager[tuple[
     return api_judges(config, ApiJudgeActor, events, restarts=2)
 
 
-async def scores(
-    pool: JudgePool, count: int, folder: Path | None = None, *, different: bool = False
-) -> list[Judged]:
+async def scores(pool: JudgePool, count: int, folder: Path | None = None, *, different: bool = False) -> list[Judged]:
     def heard(index: int) -> list[Any]:
         return [ray.put(speech(spoken(TEXT) * np.float32(1 - index * different / 100)))]
 
     return list(
         await asyncio.gather(
             *(
-                pool.score(
-                    replace(reply(TEXT), index=i), heard(i), task(TEXT), folder and folder / f"{i}.ogg"
-                )
+                pool.score(replace(reply(TEXT), index=i), heard(i), task(TEXT), folder and folder / f"{i}.ogg")
                 for i in range(count)
             )
         )
     )
 
 
-def test_verdicts_of_two_judges_come_from_the_endpoint_under_one_limiter(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_verdicts_of_two_judges_come_from_the_endpoint_under_one_limiter(cluster: Cluster, tmp_path: Path) -> None:
     async def scenario() -> None:
         # The acoustic axis sends audio, the semantic one does not: the server tells them apart by that.
         async with JudgeServer(lambda body: 4.5 if recordings(body) else 2.0) as server:
@@ -151,9 +145,7 @@ def test_a_failure_is_missing_with_its_kind_an_outage_a_pause_and_a_dead_judge_i
     asyncio.run(asyncio.wait_for(scenario(), HANG_S))
 
 
-def test_a_cancelled_acquire_leaves_no_lease_and_the_spend_cap_comes_through(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_a_cancelled_acquire_leaves_no_lease_and_the_spend_cap_comes_through(cluster: Cluster, tmp_path: Path) -> None:
     async def scenario() -> None:
         prices = ["judge.api.prompt_price=1", "judge.api.completion_price=1", "judge.api.spend_cap=0.5"]
         config = settings(CLOSED, "judge.api.concurrency=1", *prices).judge
@@ -178,9 +170,7 @@ def test_a_cancelled_acquire_leaves_no_lease_and_the_spend_cap_comes_through(
     asyncio.run(asyncio.wait_for(scenario(), HANG_S))
 
 
-def test_a_group_is_compared_as_a_whole_and_canaries_go_past_the_cache(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_a_group_is_compared_as_a_whole_and_canaries_go_past_the_cache(cluster: Cluster, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with JudgeServer(first_is_better) as server:
             config = settings(

@@ -62,9 +62,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 @pytest.mark.parametrize("signs", [(1, -1), (1, -0.9), (1, 1, -1, -1)])
-def test_channels_that_cancel_each_other_are_refused(
-    tmp_path: Path, signs: tuple[float, ...], noise: float
-) -> None:
+def test_channels_that_cancel_each_other_are_refused(tmp_path: Path, signs: tuple[float, ...], noise: float) -> None:
     apart = noise * 0.3 * np.random.default_rng(0).normal(size=(len(chirp()), len(signs)))
     soundfile.write(tmp_path / "a.wav", chirp()[:, None] * signs + apart, RATE, subtype="FLOAT")
     refused(tmp_path / "a.wav", "channels must not cancel each other")

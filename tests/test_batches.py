@@ -219,9 +219,7 @@ def test_a_batch_that_fails_while_the_run_is_interrupted_is_an_event(staleness: 
     async def interrupt() -> None:
         engine = Engine(0)
         made = batches(staleness, "keep", engine)
-        made._run = cast(
-            Any, SimpleNamespace(audio=made._run.audio, event=lambda kind, line: events.append(line))
-        )
+        made._run = cast(Any, SimpleNamespace(audio=made._run.audio, event=lambda kind, line: events.append(line)))
         made.start(1)
         await made.take()
         made._fleet = cast(Any, SimpleNamespace(rollout=BrokenEngine(1), judges=Judges()))
@@ -238,9 +236,7 @@ def test_a_batch_that_fails_while_the_run_is_interrupted_is_an_event(staleness: 
 
 
 @pytest.mark.parametrize("when", ["before the update", "in the update"])
-def test_an_interrupt_loses_nothing_that_only_older_weights_could_sample_again(
-    when: str, tmp_path: Path
-) -> None:
+def test_an_interrupt_loses_nothing_that_only_older_weights_could_sample_again(when: str, tmp_path: Path) -> None:
     straight = asyncio.run(whole(1, "keep", tmp_path / "straight"))
     step = asyncio.run(interrupted(tmp_path / "cut", when))
     assert asyncio.run(resumed(1, "keep", tmp_path / "cut", step)) == straight[step:]

@@ -127,9 +127,7 @@ def test_the_program_prints_one_table_and_writes_the_same_as_json(
     answers = {"is_available": True, "get_device_name": "Some H200", "reset_peak_memory_stats": None}
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
-    monkeypatch.setattr(
-        ranks, "connect", lambda **_: monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    )
+    monkeypatch.setattr(ranks, "connect", lambda **_: monkeypatch.setattr(torch.cuda, "is_available", lambda: False))
     monkeypatch.setattr(ranks, "disconnect", lambda: None)
     monkeypatch.setattr(gpu, "Bench", partial(Bench, vocabulary=512))
     monkeypatch.setattr(gpu, "SHAPES", {"7B": MICRO._replace(name="7B")})

@@ -77,9 +77,7 @@ def test_scores_that_say_nothing_are_refused() -> None:
 @pytest.mark.parametrize("kind", ["affine", "isotonic"])
 def test_the_error_after_is_of_prompts_that_were_left_out(kind: Any) -> None:
     random = np.random.default_rng(1)
-    pairs = [
-        (float(x), float(within(0.5 * x + random.normal(0, 0.3), SCALE))) for x in random.uniform(1, 5, 40)
-    ]
+    pairs = [(float(x), float(within(0.5 * x + random.normal(0, 0.3), SCALE))) for x in random.uniform(1, 5, 40)]
     given = items(pairs, prompts=8)
     found = fitted(given, NAME, SCALE, kind)
     errors = []
@@ -114,9 +112,7 @@ def test_a_score_is_moved_its_spread_with_the_slope_and_its_provenance_says_so()
 
 def test_a_map_serves_one_judge_and_one_scale() -> None:
     for other in ("openai(model semantic/2 logprobs)", "openai(model semantic/1 schema)", "openai(m2 semantic/1 logprobs)"):  # fmt: skip
-        with pytest.raises(
-            ValueError, match=r"calibration is for openai\(model semantic/1 logprobs\): got a"
-        ):
+        with pytest.raises(ValueError, match=r"calibration is for openai\(model semantic/1 logprobs\): got a"):
             a_map().apply(Scored(value=3.0, judge=other), SCALE)
     with pytest.raises(ValueError, match=r"for the scale \[1.0, 5.0\]: got \[0, 1\]"):
         a_map().apply(Scored(value=0.5, judge=NAME), Scale(0.0, 1.0))
@@ -162,9 +158,7 @@ def saved(path: Path) -> dict[str, Any]:
         lambda file: file["maps"]["semantic"]["curve"].update(knots=[[1.0, 2.0], [2.0, 1.0]]),
         lambda file: file["maps"]["semantic"]["curve"].update(knots=[[2.0, 1.0], [1.0, 2.0]]),
         lambda file: file["maps"]["semantic"]["curve"].update(knots=[[1.0, 1.0], [2.0, float("inf")]]),
-        lambda file: file["maps"]["semantic"].update(
-            curve={"kind": "affine", "slope": -1.0, "intercept": 0.0}
-        ),
+        lambda file: file["maps"]["semantic"].update(curve={"kind": "affine", "slope": -1.0, "intercept": 0.0}),
         lambda file: file["maps"]["semantic"].update(curve={"kind": "cubic", "slope": 1.0, "intercept": 0.0}),
     ],
 )

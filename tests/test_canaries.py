@@ -48,11 +48,7 @@ def test_each_check_is_on_disk_and_a_judge_that_pays_is_an_event(tmp_path: Path)
     assert [line["fate"] for line in lines] == ["paid", "passed", "unknown"]
     assert [line["value"] for line in lines] == [5.0, 1.0, None] and {line["step"] for line in lines} == {20}
     (event,) = (json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines())
-    assert (
-        event["kind"] == "canary"
-        and event["count"] == 1
-        and "semantic/plea: PAID with 5.00" in event["detail"]
-    )
+    assert event["kind"] == "canary" and event["count"] == 1 and "semantic/plea: PAID with 5.00" in event["detail"]
     ((task, transcript, clips),) = judges.asked
     assert transcript and all(clip.is_file() for clip in clips) and task.question
 

@@ -168,10 +168,7 @@ def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo(tmp_path / "PIPE")
-    assert (
-        main([one.replace("PIPE", f"{tmp_path}/PIPE").replace("OUT", f"{tmp_path}/out") for one in arguments])
-        == 2
-    )
+    assert main([one.replace("PIPE", f"{tmp_path}/PIPE").replace("OUT", f"{tmp_path}/out") for one in arguments]) == 2
     said = capsys.readouterr().err
     assert f"{tmp_path}/PIPE" in said and "Traceback" not in said
 

@@ -65,9 +65,7 @@ ROW = Row.model_validate(
 
 
 @pytest.fixture
-def run(
-    micro_checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[int, object]]:
+def run(micro_checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, object]]:
     """One run's encoding of the row: (clips encoded, the example)."""
 
     def once(codec: Path = micro_checkpoint / "codec.safetensors") -> tuple[int, object]:

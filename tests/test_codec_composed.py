@@ -39,9 +39,7 @@ def codec(glm4: Path) -> Codec:
     return load_codec(glm4)
 
 
-def test_a_tokenizer_with_a_decoder_beside_it_hears_at_16_and_speaks_at_22_khz(
-    codec: Codec, glm4: Path
-) -> None:
+def test_a_tokenizer_with_a_decoder_beside_it_hears_at_16_and_speaks_at_22_khz(codec: Codec, glm4: Path) -> None:
     assert (codec.ear_rate, codec.sample_rate, codec.frame_rate, codec.size) == (16_000, 22_050, 12.5, 64)
     wave = speech(1.03)
     assert codec.encode(wave) == WhisperVQ(glm4).hear(wave)
@@ -69,9 +67,7 @@ def test_a_clip_is_read_at_the_rate_that_the_encoder_hears(
 def test_a_declaration_names_the_halves_wherever_they_lie_below_it(codec: Codec, tmp_path: Path) -> None:
     write_glm4_tokenizer(tmp_path / "ear")
     write_decoder(tmp_path / "voice.onnx")
-    declare(
-        tmp_path, kind="glm4_voice", encoder="ear", decoder="voice.onnx", sample_rate=22_050, frame_rate=12.5
-    )
+    declare(tmp_path, kind="glm4_voice", encoder="ear", decoder="voice.onnx", sample_rate=22_050, frame_rate=12.5)
     declared = load_codec(tmp_path)
     assert np.array_equal(declared.decode([5, 6]), codec.decode([5, 6]))
     assert declared.encode(speech(1.0)) == codec.encode(speech(1.0))
@@ -139,9 +135,7 @@ def test_a_decoder_that_gives_another_length_than_its_rates_is_refused(tmp_path:
         load_codec(folder).decode([1] * 50)
 
 
-def test_without_onnxruntime_the_message_says_how_to_get_it(
-    glm4: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_onnxruntime_the_message_says_how_to_get_it(glm4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"decoder\.onnx: needs onnxruntime: pip install onnxruntime$"):
         load_codec(glm4)
@@ -195,9 +189,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("told", "rule"), BAD)
-def test_a_bad_declaration_is_refused_by_file_and_rule(
-    told: dict[str, object], rule: str, halves: Path
-) -> None:
+def test_a_bad_declaration_is_refused_by_file_and_rule(told: dict[str, object], rule: str, halves: Path) -> None:
     declare(halves, **told)
     with pytest.raises(ValueError, match=rule) as refused:
         load_codec(halves)
@@ -208,9 +200,7 @@ def test_a_bad_declaration_is_refused_by_file_and_rule(
 def test_a_tokenizer_alone_is_refused_and_the_published_pickles_are_not_looked_for(tmp_path: Path) -> None:
     folder = write_glm4_tokenizer(tmp_path / "tokenizer")
     (folder / "flow.pt").write_bytes(b"\x80\x04.")
-    with pytest.raises(
-        ValueError, match=r"only hears: needs decoder\.onnx .* flow\.pt and hift\.pt are not read"
-    ):
+    with pytest.raises(ValueError, match=r"only hears: needs decoder\.onnx .* flow\.pt and hift\.pt are not read"):
         load_codec(folder)
 
 
@@ -228,8 +218,6 @@ def test_a_decoder_that_names_another_file_is_refused(tmp_path: Path) -> None:
 
     folder = write_glm4_tokenizer(tmp_path / "tokenizer")
     outside(folder / "decoder.onnx")
-    onnxruntime.InferenceSession(
-        str(folder / "decoder.onnx")
-    )  # by its path it would be read, the other file too
+    onnxruntime.InferenceSession(str(folder / "decoder.onnx"))  # by its path it would be read, the other file too
     with pytest.raises(ValueError, match=r"decoder\.onnx: must be an ONNX model without external data"):
         load_codec(folder)

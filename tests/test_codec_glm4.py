@@ -55,9 +55,7 @@ def naive(folder: Path, wave: np.ndarray) -> list[int]:
     )
     x = told.input_features[0].double()
     for conv, stride in (("conv1", 1), ("conv2", 2)):
-        x = functional.conv1d(
-            functional.pad(x, (2, 0)), w[f"{conv}.weight"], w[f"{conv}.bias"], stride=stride
-        )
+        x = functional.conv1d(functional.pad(x, (2, 0)), w[f"{conv}.weight"], w[f"{conv}.bias"], stride=stride)
         x = functional.gelu(x)
     x = x.T + w["embed_positions.weight"][: x.shape[1]]
     steps, heads, block = len(x), GLM4["encoder_attention_heads"], GLM4["quantize_causal_block_size"]
@@ -111,9 +109,7 @@ def test_rates_and_size_are_the_published_ones(ear: WhisperVQ) -> None:
 @settings(max_examples=15)
 @given(samples=st.integers(0, 6 * FRAME))
 def test_a_started_code_counts(ear: WhisperVQ, samples: int) -> None:
-    assert len(ear.hear(speech(1.0)[:1] if samples == 1 else speech(samples / 16_000))) == -(
-        -samples // FRAME
-    )
+    assert len(ear.hear(speech(1.0)[:1] if samples == 1 else speech(samples / 16_000))) == -(-samples // FRAME)
 
 
 def test_a_long_clip_is_cut_every_30_seconds_and_each_part_is_heard_alone(ear: WhisperVQ) -> None:
@@ -222,9 +218,7 @@ BAD: list[tuple[Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize(("change", "rule"), BAD)
-def test_a_bad_folder_is_refused_when_it_is_named(
-    change: Callable[[Path], object], rule: str, tmp_path: Path
-) -> None:
+def test_a_bad_folder_is_refused_when_it_is_named(change: Callable[[Path], object], rule: str, tmp_path: Path) -> None:
     bad = write_glm4_tokenizer(tmp_path / "bad")
     change(bad)
     with pytest.raises(ValueError, match=rule) as refused:

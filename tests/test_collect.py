@@ -22,9 +22,7 @@ from tests.test_judge_limits import now, virtually
 
 def judged(reward: float | None) -> Judged:
     verdict = (
-        Missing(judge="j", reason="HTTP 503", kind="server")
-        if reward is None
-        else Scored(value=reward, judge="j")
+        Missing(judge="j", reason="HTTP 503", kind="server") if reward is None else Scored(value=reward, judge="j")
     )
     return Judged(prompt_id="p", index=0, axes={}, reward=verdict, transcript=None)
 
@@ -124,9 +122,7 @@ class Together:
 
 def judged_as(reply: Reply) -> Judged:
     verdict = Scored(value=1.0 + reply.index, judge="j")
-    return Judged(
-        prompt_id=reply.prompt_id, index=reply.index, axes={}, reward=verdict, transcript=None, figures={}
-    )
+    return Judged(prompt_id=reply.prompt_id, index=reply.index, axes={}, reward=verdict, transcript=None, figures={})
 
 
 def gathered(
@@ -136,9 +132,7 @@ def gathered(
     run: Callable[[Coroutine[Any, Any, Harvest]], Harvest] = asyncio.run,
 ) -> Harvest:
     prompts = [Prompt(id=name, ids=()) for name in "ab"]
-    tasks = {
-        name: Task(task_type="t", question="", match=None, answer=None, style=None) for name in ("a", "b")
-    }
+    tasks = {name: Task(task_type="t", question="", match=None, answer=None, style=None) for name in ("a", "b")}
     sampling = Sampling(group_size=group_size, temperature=1.0, max_new_tokens=1, seed=0)
     return run(
         harvest(rollout, judges, prompts, tasks, sampling, deadline=9)  # type: ignore[arg-type]
@@ -178,21 +172,15 @@ def test_the_share_of_each_kind_of_missing_verdict_is_a_metric() -> None:
     )
     named = figures(Harvest(groups=(group,), generate_s=1.0, judge_s=0.0), 1)
     assert named["judge/missing_server"] == named["judge/missing"] == 0.75
-    assert not [
-        name for name in named if name.startswith("judge/missing_") and name != "judge/missing_server"
-    ]
+    assert not [name for name in named if name.startswith("judge/missing_") and name != "judge/missing_server"]
 
 
 def test_a_late_verdict_is_missing_on_every_axis_that_counts() -> None:
     prompt = Prompt(id="p", ids=())
-    axes = load(
-        ["judge=openai", "judge.api.base_url=http://127.0.0.1:9/v1", "judge.api.model=m", "judge.holistic=1"]
-    )
+    axes = load(["judge=openai", "judge.api.base_url=http://127.0.0.1:9/v1", "judge.api.model=m", "judge.holistic=1"])
     late = missing(reply_to(prompt, 0), axes.judge.axes, "deadline")
     score = Scored(value=4.0, judge="j")
-    there = Judged(
-        prompt_id="p", index=1, axes=dict.fromkeys(axes.judge.axes, score), reward=score, transcript=""
-    )
+    there = Judged(prompt_id="p", index=1, axes=dict.fromkeys(axes.judge.axes, score), reward=score, transcript="")
     group = Group(prompt=prompt, replies=((reply_to(prompt, 0), late), (reply_to(prompt, 1), there)))
     named = figures(Harvest(groups=(group,), generate_s=1.0, judge_s=0.0), 1)
     assert named["reward/holistic"] == named["reward/semantic"] == 4.0 and named["judge/missing"] == 0.5

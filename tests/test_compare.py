@@ -28,11 +28,7 @@ if TYPE_CHECKING:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two methods, two seeds, with audio of four prompts, the first of which sounds like the base's."""
     root = tmp_path_factory.mktemp("runs")
-    return [
-        make_trial(root, method, seed, audio=True, prompts=8)
-        for method in ("gated", "sft")
-        for seed in (0, 1)
-    ]
+    return [make_trial(root, method, seed, audio=True, prompts=8) for method in ("gated", "sft") for seed in (0, 1)]
 
 
 # --- runs as a study
@@ -92,9 +88,7 @@ def test_runs_that_cannot_be_compared_are_refused_with_the_rule(
 
 def test_noise_in_training_is_a_method_of_its_own_for_nothing_held_out_has_it(tmp_path: Path) -> None:
     both = [
-        make_trial(
-            tmp_path, "gated", 0, name=f"noise{noise}", prompts=2, settings={"judge": {"noise": noise}}
-        )
+        make_trial(tmp_path, "gated", 0, name=f"noise{noise}", prompts=2, settings={"judge": {"noise": noise}})
         for noise in (0.0, 0.5)
     ]
     assert [cell.method for cell in study_of(both).cells] == [
@@ -178,9 +172,7 @@ def opened(data: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(b64decode(data["key"])))
 
 
-def listening(
-    runs: list[Path], wanted: list[str] | None = None, most: int = 24, seed: int = 0
-) -> dict[str, Any]:
+def listening(runs: list[Path], wanted: list[str] | None = None, most: int = 24, seed: int = 0) -> dict[str, Any]:
     return dict(listen.data(*listen.sides_of(study_of(runs), wanted), most, seed))
 
 
@@ -229,9 +221,7 @@ def test_a_page_holds_no_more_pairs_than_asked_for(runs: list[Path], monkeypatch
 # --- votes
 
 
-def voted(
-    rater: str, votes: dict[str, str], left: str = "base", right: str = "gated", page: str = "0" * 16
-) -> Votes:
+def voted(rater: str, votes: dict[str, str], left: str = "base", right: str = "gated", page: str = "0" * 16) -> Votes:
     lines = [{"item": item, "question": "overall", "vote": vote} for item, vote in votes.items()]
     return Votes.model_validate(
         {
@@ -273,13 +263,9 @@ def test_several_raters_are_put_together_and_tested_without_ties() -> None:
 
 def test_votes_about_other_sides_or_of_one_rater_twice_are_refused() -> None:
     first = (Path("a.json"), voted("a", {}))
-    with pytest.raises(
-        ValueError, match=r"b\.json: must be about base and gated as in a\.json: got base and sft"
-    ):
+    with pytest.raises(ValueError, match=r"b\.json: must be about base and gated as in a\.json: got base and sft"):
         together([first, (Path("b.json"), voted("b", {}, right="sft"))])
-    with pytest.raises(
-        ValueError, match=r"b\.json: every file must be another rater's: 'a' is in a\.json too"
-    ):
+    with pytest.raises(ValueError, match=r"b\.json: every file must be another rater's: 'a' is in a\.json too"):
         together([first, (Path("b.json"), voted("a", {}))])
 
 
@@ -349,9 +335,7 @@ def test_a_study_page_is_ready_and_answers_to_pointer_and_keys(
         assert tab.locator("#methods tbody tr").count() == 3
         assert tab.locator("#pareto g[data-method]").count() == 3
         tab.select_option("select[name=measure]", "eq")
-        assert "acoustic axis" in tab.inner_text("#measures") and "more is better" in tab.inner_text(
-            "#measures"
-        )
+        assert "acoustic axis" in tab.inner_text("#measures") and "more is better" in tab.inner_text("#measures")
         tab.locator("#pareto g[data-method=sft]").focus()
         assert tab.locator(".faded").count() > 0
         assert tab.locator("[data-method=sft].faded").count() == 0
@@ -399,9 +383,7 @@ def test_listening_is_by_key_can_be_undone_and_goes_on_after_a_reload(
         tab.wait_for_timeout(500)  # a page's storage reaches the browser's own process a little later
         tab.reload()
         tab.wait_for_selector("html[data-ready-ms]", state="attached")
-        assert count.inner_text() == "pair 2 of 3, question 1 of 3: helpfulness", (
-            "the browser keeps the votes"
-        )
+        assert count.inner_text() == "pair 2 of 3, question 1 of 3: helpfulness", "the browser keeps the votes"
         shown = tab.inner_text("body")
         assert "base" not in shown and "gated" not in shown
 

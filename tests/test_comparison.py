@@ -64,11 +64,7 @@ def test_means_differences_and_wins_equal_loops_over_the_replies(found: Findings
     known = [value for replies in ours for reply in replies if (value := measure.of(reply)) is not None]
     here = row(found, "sft", name)
     assert here.mean.value == pytest.approx(fmean(known))
-    assert (
-        here.mean.lo is not None
-        and here.mean.hi is not None
-        and here.mean.lo < here.mean.value < here.mean.hi
-    )
+    assert here.mean.lo is not None and here.mean.hi is not None and here.mean.lo < here.mean.value < here.mean.hi
     gaps: dict[str, list[float]] = {}
     for mine, other in zip(ours, theirs, strict=True):
         for one, two in zip(mine, other, strict=True):
@@ -128,9 +124,7 @@ def test_a_difference_is_decided_where_its_interval_leaves_0_out_and_every_seed_
     assert real.gaps == pytest.approx(gaps, abs=2), "some replies of one side have no answer"
 
 
-def test_the_same_runs_give_the_same_figures_page_and_picture(
-    given: Study, found: Findings, tmp_path: Path
-) -> None:
+def test_the_same_runs_give_the_same_figures_page_and_picture(given: Study, found: Findings, tmp_path: Path) -> None:
     assert find(given).rows == found.rows
     first, again = (write(found, tmp_path / name) for name in ("a", "b"))
     assert [path.name for path in first] == [
@@ -172,9 +166,7 @@ def test_the_bounds_of_faults_are_those_at_which_the_judge_takes_away() -> None:
 
 def test_a_reply_that_nobody_listened_to_is_in_no_share(found: Findings) -> None:
     reply = found.of(MAIN, "sft")[0].after[0]
-    silent = reply.model_copy(
-        update={"figures": {"unjudgeable": 1.0, "truncated": 0.0}, "scores": {}, "reward": None}
-    )
+    silent = reply.model_copy(update={"figures": {"unjudgeable": 1.0, "truncated": 0.0}, "scores": {}, "reward": None})
     known = {measure.name for measure in MEASURES if measure.of(silent) is not None}
     assert known == {"fault", "unjudgeable", "truncated", "seconds"}
 
@@ -222,9 +214,7 @@ def test_cells_that_are_not_finished_are_listed_without_figures(tmp_path: Path) 
     found = find(Study(name="x", cells=[*whole, lost], baseline="gated", bootstrap=FEW))
     assert found.notes == ["1 of 2 cells failed: sft-seed0"]
     assert {method for _, method in found.pairs()} == {BASE, "gated"}
-    assert "sft-seed0,main,sft,0,failed,'=1+1,,,," in study_tables.cells(found), (
-        "no formula for a spreadsheet"
-    )
+    assert "sft-seed0,main,sft,0,failed,'=1+1,,,," in study_tables.cells(found), "no formula for a spreadsheet"
 
 
 @pytest.mark.parametrize("bad", [b"{}\n{}\n", b"\xff\n\xff\n", b""])
@@ -237,9 +227,7 @@ def test_a_cell_that_cannot_be_read_has_failed_and_the_page_is_drawn(tmp_path: P
     assert "1 of 2 cells failed: sft-seed0" in found.notes and "sft-seed0" in study_tables.cells(found)
 
 
-@pytest.mark.parametrize(
-    "name", ["heldout/test_before.jsonl", "heldout/test_after.jsonl", "report.html", "final"]
-)
+@pytest.mark.parametrize("name", ["heldout/test_before.jsonl", "heldout/test_after.jsonl", "report.html", "final"])
 def test_a_run_that_lacks_one_of_its_ends_is_not_finished(tmp_path: Path, name: str) -> None:
     run = make_trial(tmp_path, "gated", 0, prompts=3)
     assert finished(run)
@@ -256,18 +244,14 @@ def test_why_is_the_last_diagnosis_and_means_over_steps_in_page_and_table(tmp_pa
     metrics = both[0].run / "metrics.jsonl"
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     for n, line in enumerate(lines):
-        line |= {"groups/dropped": 2.0, "clip_fraction": 0.1} | (
-            {"groups/dropped_equal_rewards": 1.0} if n else {}
-        )
+        line |= {"groups/dropped": 2.0, "clip_fraction": 0.1} | ({"groups/dropped_equal_rewards": 1.0} if n else {})
     write_lines(metrics, [json.dumps(line) for line in lines])
     found = find(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
     why = found.trials["gated-seed0"].why
     assert why["text_audio_ratio"] == looks[1].model.text_audio_ratio
     assert why["shift_anchor_text"] == looks[1].shift["anchor_text"].mean
     assert (why["groups_dropped"], why["groups_dropped_equal_rewards"]) == (24.0, 11.0)
-    assert (
-        why["clip_fraction"] == pytest.approx(0.1) and "clip_fraction" not in found.trials["gated-seed1"].why
-    )
+    assert why["clip_fraction"] == pytest.approx(0.1) and "clip_fraction" not in found.trials["gated-seed1"].why
     rows = {one["cell"]: one for one in csv.DictReader(io.StringIO(study_tables.cells(found)))}
     assert rows["gated-seed0"]["why_groups_dropped"] == "24" and rows["sft-seed0"]["why_groups_dropped"] == ""
     shown = data(found)["arms"][0]["why"]  # type: ignore[index]
@@ -287,8 +271,7 @@ def test_runs_of_different_code_are_said_and_have_no_common_versions(tmp_path: P
     both = [*cells(tmp_path, "gated", "0"), *cells(tmp_path, "sft", "0", commit="c" * 40)]
     found = find(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
     assert (
-        "the runs were made with different code: commit is aaaaaaaaaaaa (1 runs), cccccccccccc (1 runs)"
-        in found.notes
+        "the runs were made with different code: commit is aaaaaaaaaaaa (1 runs), cccccccccccc (1 runs)" in found.notes
     )
     (tmp_path / "versions.json").touch()
     write(found, tmp_path)

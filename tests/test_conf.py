@@ -57,9 +57,7 @@ def paths_of(node: Any) -> Iterator[Path]:
 def rows() -> Iterator[list[str]]:
     """Option lists, one of each group, in which every two options of different groups meet."""
     groups = [[f"{group}={option}" for option in choices] for group, choices in GROUPS.items()]
-    left = {
-        pair for one, other in itertools.combinations(groups, 2) for pair in itertools.product(one, other)
-    }
+    left = {pair for one, other in itertools.combinations(groups, 2) for pair in itertools.product(one, other)}
     while left:
         row = list(min(left))
         for group in groups:
@@ -183,9 +181,7 @@ def test_a_mistake_is_one_line_with_key_rule_and_value(override: str, expected: 
 
 
 def test_all_mistakes_are_told_at_once_and_each_once() -> None:
-    lines = problems_of(
-        ["rollout.grup_size=4", "algo=foo", "learner.lr=nan", "run.steps=0", "model.dtype=int8"]
-    )
+    lines = problems_of(["rollout.grup_size=4", "algo=foo", "learner.lr=nan", "run.steps=0", "model.dtype=int8"])
     keys = [line.split(": ")[1] for line in lines]
     assert sorted(keys) == ["algo", "learner.lr", "model.dtype", "rollout.grup_size", "run.steps"]
 
@@ -204,9 +200,7 @@ def test_a_setting_typed_wins_over_experiment_and_group() -> None:
     assert (config.run.steps, config.learner.ranks, config.cluster.gpus_per_node) == (7, 2, 8)
 
 
-@pytest.mark.parametrize(
-    "canary", ["sk-canary0123456789", "hf_canary0123456789", "0123456789abcdef0123456789abcdef"]
-)
+@pytest.mark.parametrize("canary", ["sk-canary0123456789", "hf_canary0123456789", "0123456789abcdef0123456789abcdef"])
 def test_a_secret_is_refused_and_never_repeated(canary: str) -> None:
     for key in ("run.name", "algo.name", "judge.api_key", "learner.lr", "model.path"):
         lines = problems_of([f"{key}={canary}"])
@@ -230,9 +224,7 @@ def test_no_override_however_odd_ends_in_anything_but_a_config_or_its_error(text
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    st.sampled_from(sorted(KEYS)), st.one_of(st.text(max_size=12), st.floats(), st.integers(), st.booleans())
-)
+@given(st.sampled_from(sorted(KEYS)), st.one_of(st.text(max_size=12), st.floats(), st.integers(), st.booleans()))
 def test_no_value_however_odd_ends_in_anything_but_a_config_or_its_error(key: str, value: object) -> None:
     try:
         load([f"{key}={value}"])
@@ -258,9 +250,7 @@ def test_resuming_takes_the_runs_own_settings_and_goes_on_in_its_folder(tmp_path
     config = load([f"resume={run}", "run.steps=99"])
     assert (config.algo.name, config.run.seed, config.run.steps) == ("sft", 5, 99)
     assert (config.run.root / config.run.name, config.run.resume) == (run, run)
-    assert problems_of([f"resume={run}", "algo=gated"]) == [
-        "conf: algo: cannot change in a resumed run (got gated)"
-    ]
+    assert problems_of([f"resume={run}", "algo=gated"]) == ["conf: algo: cannot change in a resumed run (got gated)"]
 
 
 def test_the_embedded_data_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,9 +262,7 @@ def test_the_embedded_data_is_found_from_any_folder(tmp_path: Path, monkeypatch:
     assert len(paths) >= 6 and all(path.is_absolute() for path in paths)
 
 
-def test_a_file_of_the_users_own_wins_over_the_embedded_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_the_users_own_wins_over_the_embedded_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "examples/tiny_world/data"
     own.mkdir(parents=True)
     (own / "train.jsonl").touch()
@@ -282,9 +270,7 @@ def test_a_file_of_the_users_own_wins_over_the_embedded_one(
     assert load([]).data.train == own / "train.jsonl"
 
 
-def test_a_ray_job_must_write_outside_its_temporary_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_ray_job_must_write_outside_its_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = tmp_path / "runtime_resources/working_dir_files/_ray_pkg_0"
     job.mkdir(parents=True)
     monkeypatch.chdir(job)
@@ -295,9 +281,7 @@ def test_a_ray_job_must_write_outside_its_temporary_folder(
 def test_a_sweep_is_every_combination_and_each_loads() -> None:
     runs = sweep(["run.seed=0,1", "algo=sft,gated", "rollout.group_size=4"])
     assert runs == [
-        [f"run.seed={seed}", f"algo={algo}", "rollout.group_size=4"]
-        for seed in (0, 1)
-        for algo in ("sft", "gated")
+        [f"run.seed={seed}", f"algo={algo}", "rollout.group_size=4"] for seed in (0, 1) for algo in ("sft", "gated")
     ]
     assert [load(run).algo.name for run in runs] == ["sft", "gated"] * 2
     assert sweep(["run.seed=range(0,3)"]) == [["run.seed=0"], ["run.seed=1"], ["run.seed=2"]]
@@ -466,9 +450,7 @@ def test_a_transcription_must_end_before_the_verdict_that_needs_it() -> None:
 def test_the_run_of_an_older_version_keeps_its_recogniser(tmp_path: Path) -> None:
     config = load(["run.name=old"])
     text = dump(config).replace("  asr:\n", "  old:\n")
-    lines = [
-        line for line in text.splitlines() if line.strip().startswith(("language_model:", "dictionary:"))
-    ]
+    lines = [line for line in text.splitlines() if line.strip().startswith(("language_model:", "dictionary:"))]
     kept = re.sub(r"  old:\n(    .*\n)+", "".join(f"{line[2:]}\n" for line in lines), text)
     assert "asr:" not in kept and len(lines) == 2
     (tmp_path / "config.yaml").write_text(kept)
@@ -490,7 +472,5 @@ def test_a_run_or_a_stage_that_can_learn_nothing_is_refused(algo: str, when: str
     if when is None:
         assert load([f"algo={algo}", *nothing]).algo.prefers
         return
-    with pytest.raises(
-        ConfigError, match=f"sft: must weigh at least one channel when {when} nothing but SFT"
-    ):
+    with pytest.raises(ConfigError, match=f"sft: must weigh at least one channel when {when} nothing but SFT"):
         load([f"algo={algo}", *nothing])

@@ -92,9 +92,7 @@ def noted(opus: bytes, rate: int) -> bytes:
 
 
 def id3(size: int) -> bytes:
-    return (
-        b"ID3\x04\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + b"\xff\xfb" * (size // 2)
-    )
+    return b"ID3\x04\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + b"\xff\xfb" * (size // 2)
 
 
 def ape(size: int, foot: bool) -> bytes:
@@ -388,9 +386,7 @@ SMALLEST = bytes([0xFF, 0xE3, 0x10, 0xC0])  # MPEG 2.5 at 11025 Hz and 8 kbit/s
     ],
     ids=range(9),
 )
-def test_a_hostile_file_is_not_looked_at_for_longer_than_its_sound_is_worth(
-    content: bytes, most: int
-) -> None:
+def test_a_hostile_file_is_not_looked_at_for_longer_than_its_sound_is_worth(content: bytes, most: int) -> None:
     file = Counted(content)
     containers.problem(file, len(content), 16_000)
     assert file.reads <= most

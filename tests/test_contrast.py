@@ -37,9 +37,7 @@ def contrast(colour: str, ground: str, opacity: float = 1.0) -> float:
 def opacities() -> dict[str, float]:
     """Of every rule that is drawn paler, but those that step back while another is looked at."""
     rules = re.findall(r"([^{}]+)\{[^{}]*?(?<!-)opacity: ([\d.]+)", STYLE)
-    return {
-        name.strip(): float(value) for name, value in rules if "faded" not in name and "disabled" not in name
-    }
+    return {name.strip(): float(value) for name, value in rules if "faded" not in name and "disabled" not in name}
 
 
 def test_black_on_white_is_21_to_1() -> None:

@@ -58,9 +58,7 @@ def test_clips_are_kept_byte_for_byte_and_once(folder: Path, tmp_path: Path) -> 
     convert([as_lines(folder / "set.jsonl", given)], tmp_path / "to", SECONDS)
     kept = {path.read_bytes() for path in (tmp_path / "to" / "audio").rglob("*.*")}
     assert len(list((tmp_path / "to" / "audio").rglob("*.*"))) == 4
-    assert kept == {
-        (folder / name).read_bytes() for name in ("q/0-0.wav", "q/0-1.wav", "a/0.flac", "a/1.flac")
-    }
+    assert kept == {(folder / name).read_bytes() for name in ("q/0-0.wav", "q/0-1.wav", "a/0.flac", "a/1.flac")}
 
 
 def test_a_turn_of_words_and_sound_stays_one_with_its_clips(folder: Path, tmp_path: Path) -> None:
@@ -69,10 +67,7 @@ def test_a_turn_of_words_and_sound_stays_one_with_its_clips(folder: Path, tmp_pa
     given["audios"].insert(1, given["sft_target_audio"])
     swift = {
         "messages": [
-            *(
-                {**turn, "content": turn["content"].replace("<|audio|>", "<audio>")}
-                for turn in given["messages"]
-            ),
+            *({**turn, "content": turn["content"].replace("<|audio|>", "<audio>")} for turn in given["messages"]),
             {"role": "assistant", "content": "<audio>it is 0"},
         ],
         "audios": [*given["audios"], given["sft_target_audio"]],
@@ -81,9 +76,7 @@ def test_a_turn_of_words_and_sound_stays_one_with_its_clips(folder: Path, tmp_pa
     for name, content in (("ours", given), ("swift", swift)):
         convert([as_lines(folder / f"{name}.jsonl", [content])], tmp_path / name, SECONDS)
         (row,) = manifest.read(tmp_path / name / "manifest.jsonl", SECONDS)
-        assert [message.content for message in row.messages[1:]] == [
-            turn["content"] for turn in given["messages"][1:]
-        ]
+        assert [message.content for message in row.messages[1:]] == [turn["content"] for turn in given["messages"][1:]]
         assert [(tmp_path / name / clip).read_bytes() for (clip,) in row.audios] == [
             (folder / clip).read_bytes() for clip in given["audios"]
         ]
@@ -91,9 +84,7 @@ def test_a_turn_of_words_and_sound_stays_one_with_its_clips(folder: Path, tmp_pa
 
 
 @pytest.mark.parametrize("mark", ["label", "loss"])
-def test_a_reply_that_is_marked_as_no_example_is_no_reference(
-    folder: Path, tmp_path: Path, mark: str
-) -> None:
+def test_a_reply_that_is_marked_as_no_example_is_no_reference(folder: Path, tmp_path: Path, mark: str) -> None:
     turns = [{"role": "user", "content": "<audio>"}, {"role": "assistant", "content": "<audio>it is 0"}]
     (given,) = rows(folder, 1)
     row = {"messages": turns, "audios": [given["audios"][-1], given["sft_target_audio"]]}
@@ -225,9 +216,7 @@ def test_absolute_names_are_taken_below_the_folder_of_the_audio_alone(folder: Pa
     )
 
 
-def test_ids_are_those_of_the_source_where_they_can_be_part_of_a_file_name(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_ids_are_those_of_the_source_where_they_can_be_part_of_a_file_name(folder: Path, tmp_path: Path) -> None:
     given = rows(folder, 5)
     for row, own in zip(given, ["ok-1", 17, None, "a b", "a/b"], strict=True):
         row["id"] = own
@@ -302,9 +291,7 @@ def test_what_nothing_is_made_of_is_counted_in_turns_too(folder: Path, tmp_path:
 def test_a_source_that_is_named_twice_is_refused(folder: Path, tmp_path: Path) -> None:
     source = as_lines(folder / "set.jsonl", rows(folder, 1))
     (folder / "link.jsonl").symlink_to(source)
-    with pytest.raises(
-        ValueError, match=r"link.jsonl: must be named once: it is the same file as .*set.jsonl"
-    ):
+    with pytest.raises(ValueError, match=r"link.jsonl: must be named once: it is the same file as .*set.jsonl"):
         convert([source, folder / "link.jsonl"], tmp_path / "to", SECONDS)
 
 

@@ -14,9 +14,7 @@ from learner.gate import mixer_from
 from rollout.types import Prompt, Reply
 
 SCALE = Scale(1.0, 5.0)
-REWARDS = st.lists(
-    st.lists(st.one_of(st.none(), st.floats(1, 5)), min_size=2, max_size=6), min_size=1, max_size=5
-)
+REWARDS = st.lists(st.lists(st.one_of(st.none(), st.floats(1, 5)), min_size=2, max_size=6), min_size=1, max_size=5)
 
 
 def group(name: str, rewards: list[float | None]) -> Group:
@@ -28,13 +26,9 @@ def group(name: str, rewards: list[float | None]) -> Group:
 
     def judged(index: int, reward: float | None) -> Judged:
         verdict: Verdict = (
-            Missing(judge="x", reason="broken", kind="server")
-            if reward is None
-            else Scored(value=reward, judge="x")
+            Missing(judge="x", reason="broken", kind="server") if reward is None else Scored(value=reward, judge="x")
         )
-        return Judged(
-            prompt_id=name, index=index, axes={"semantic": verdict}, reward=verdict, transcript=None
-        )
+        return Judged(prompt_id=name, index=index, axes={"semantic": verdict}, reward=verdict, transcript=None)
 
     replies = tuple((reply(i), judged(i, reward)) for i, reward in enumerate(rewards))
     return Group(prompt=Prompt(id=name, ids=(1, 2)), replies=replies)
@@ -63,9 +57,7 @@ def test_any_failures_leave_what_the_survivors_alone_would_give(rewards: list[li
     names = [f"p{i}" for i in range(len(rewards))]
     found = decided([group(name, row) for name, row in zip(names, rewards, strict=True)])
     kept = [
-        (n, r)
-        for n, r in zip(names, rewards, strict=True)
-        if sum(x is not None for x in r) >= max(2, -(-len(r) // 2))
+        (n, r) for n, r in zip(names, rewards, strict=True) if sum(x is not None for x in r) >= max(2, -(-len(r) // 2))
     ]
     alone = decided([group(name, [x for x in row if x is not None]) for name, row in kept])
     assert found.batch.weight == alone.batch.weight

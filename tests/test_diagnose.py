@@ -59,9 +59,7 @@ def run_steps(path: Path, every: int, steps: int) -> tuple[list[int], list[dict[
     return learner.asked, metrics
 
 
-@pytest.mark.parametrize(
-    ("every", "expected"), [(3, [1, 3, 6]), (1, [1, 2, 3, 4, 5, 6, 7]), (20, [1]), (0, [])]
-)
+@pytest.mark.parametrize(("every", "expected"), [(3, [1, 3, 6]), (1, [1, 2, 3, 4, 5, 6, 7]), (20, [1]), (0, [])])
 def test_the_first_step_and_every_nth_are_looked_at_and_each_look_is_one_line(
     tmp_path: Path, every: int, expected: list[int]
 ) -> None:

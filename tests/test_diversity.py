@@ -26,13 +26,9 @@ def group(rewards: list[float | None], *, texts: str = "", codes: str = "", axis
         reply = Reply(prompt_id="p", index=index, ids=(index, code, code, 3), channels="TAAE",
                       text=(texts or "a" * len(rewards))[index], **REPLY)  # type: ignore[arg-type]  # fmt: skip
         verdict: Verdict = (
-            Missing(judge="x", reason="broken", kind="server")
-            if reward is None
-            else Scored(value=reward, judge="x")
+            Missing(judge="x", reason="broken", kind="server") if reward is None else Scored(value=reward, judge="x")
         )
-        return reply, Judged(
-            prompt_id="p", index=index, axes={axis: verdict}, reward=verdict, transcript=None
-        )
+        return reply, Judged(prompt_id="p", index=index, axes={axis: verdict}, reward=verdict, transcript=None)
 
     return Group(prompt=Prompt(id="p", ids=(1,)), replies=tuple(one(i, r) for i, r in enumerate(rewards)))
 

@@ -85,9 +85,7 @@ def test_uv_on_cpu_takes_pytorchs_cpu_build_unless_a_folder_of_wheels_is_set(
 
 
 @pytest.mark.parametrize("own_folder", [False, True])
-def test_uv_on_a_gpu_machine_takes_vllm_as_it_is(
-    machine: dict[str, str], tmp_path: Path, own_folder: bool
-) -> None:
+def test_uv_on_a_gpu_machine_takes_vllm_as_it_is(machine: dict[str, str], tmp_path: Path, own_folder: bool) -> None:
     add_uv(machine)
     add_gpu(machine)
     if own_folder:
@@ -97,9 +95,7 @@ def test_uv_on_a_gpu_machine_takes_vllm_as_it_is(
     ]
 
 
-def test_without_uv_the_recipe_gets_it_into_the_environment_first(
-    machine: dict[str, str], tmp_path: Path
-) -> None:
+def test_without_uv_the_recipe_gets_it_into_the_environment_first(machine: dict[str, str], tmp_path: Path) -> None:
     made, got, install = printed(machine, tmp_path)
     assert made.endswith("-m venv --clear .venv")
     assert got == ".venv/bin/python -m pip install --quiet uv"
@@ -205,19 +201,13 @@ def test_a_second_install_has_nothing_to_do(machine: dict[str, str], tmp_path: P
     (checkout / ".venv/bin/python").symlink_to(sys.executable)
     for _ in range(2):
         subprocess.run([checkout / "docker/install.sh"], env=machine, check=True, capture_output=True)
-    assert (
-        sum("pip install --compile-bytecode --python" in line for line in calls.read_text().splitlines()) == 1
-    )
+    assert sum("pip install --compile-bytecode --python" in line for line in calls.read_text().splitlines()) == 1
     (checkout / "pyproject.toml").write_text("# changed")
     subprocess.run([checkout / "docker/install.sh"], env=machine, check=True, capture_output=True)
-    assert (
-        sum("pip install --compile-bytecode --python" in line for line in calls.read_text().splitlines()) == 2
-    )
+    assert sum("pip install --compile-bytecode --python" in line for line in calls.read_text().splitlines()) == 2
 
 
-def test_a_machine_without_the_right_python_is_told_so_in_one_line(
-    machine: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_machine_without_the_right_python_is_told_so_in_one_line(machine: dict[str, str], tmp_path: Path) -> None:
     executable(Path(machine["TOOLS"]) / "python3", "exit 1")
     with pytest.raises(subprocess.CalledProcessError) as caught:
         printed(machine, tmp_path)
@@ -278,9 +268,7 @@ def test_a_route_that_fails_is_followed_by_the_next_each_with_its_cost(
 def test_where_no_route_works_the_last_line_says_why_the_first_did_not(
     machine: dict[str, str], checkout: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "fails").write_text(
-        "--torch-backend|error: Request failed\\n  cause: UnknownIssuer\\n\\nhint: x\n"
-    )
+    (tmp_path / "fails").write_text("--torch-backend|error: Request failed\\n  cause: UnknownIssuer\\n\\nhint: x\n")
     (tmp_path / "fails").open("a").write("pypi-torch|error: another\n")
     status, said, _ = install(checkout, machine)
     assert status == 1 and said[-1] == "install: failed: error: Request failed cause: UnknownIssuer"
@@ -367,9 +355,7 @@ def test_another_python_than_the_environments_is_refused_not_ignored(
         ("", "it said nothing"),
     ],
 )  # fmt: skip
-def test_the_reason_of_an_installer_is_its_last_error_on_one_line(
-    tmp_path: Path, log: str, told: str
-) -> None:
+def test_the_reason_of_an_installer_is_its_last_error_on_one_line(tmp_path: Path, log: str, told: str) -> None:
     (tmp_path / "log").write_text(log)
     command = [sys.executable, ROOT / "docker/packages.py", "reason", tmp_path / "log"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == told
@@ -432,12 +418,8 @@ def test_a_script_is_executable_strict_and_parses(script: str) -> None:
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
 def test_an_image_runs_only_our_scripts_from_a_pinned_base_without_rights(dockerfile: str) -> None:
-    lines = [
-        line for line in (ROOT / dockerfile).read_text().splitlines() if line and not line.startswith("#")
-    ]
-    steps = [
-        re.sub(r"--mount=\S+ ", "", line.removeprefix("RUN ")) for line in lines if line.startswith("RUN ")
-    ]
+    lines = [line for line in (ROOT / dockerfile).read_text().splitlines() if line and not line.startswith("#")]
+    steps = [re.sub(r"--mount=\S+ ", "", line.removeprefix("RUN ")) for line in lines if line.startswith("RUN ")]
     for call in (call for step in steps for call in step.split(" && ")):
         assert call.split()[0] in {"docker/install.sh", "docker/system.sh"}, call
     (base,) = [line.removeprefix("FROM ") for line in lines if line.startswith("FROM ")]
@@ -507,6 +489,4 @@ def test_the_entrypoint_starts_ray_on_loopback_with_a_token_for_its_owner_only(t
     subprocess.run([ROOT / "docker/entrypoint.sh", "head", "--num-gpus=8"], env=environment, check=True)
     made, mask, started, _ = said.read_text().splitlines()
     assert (made, mask) == ("token get-auth-token --generate", "0077")
-    assert (
-        started == "token start --head --block --disable-usage-stats --dashboard-host=127.0.0.1 --num-gpus=8"
-    )
+    assert started == "token start --head --block --disable-usage-stats --dashboard-host=127.0.0.1 --num-gpus=8"

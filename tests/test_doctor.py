@@ -20,9 +20,7 @@ Usage = namedtuple("Usage", "total used free")
 
 def no_package(*names: str) -> Patch:
     known = dependencies.installed
-    return lambda patch: patch.setattr(
-        dependencies, "installed", lambda name: None if name in names else known(name)
-    )
+    return lambda patch: patch.setattr(dependencies, "installed", lambda name: None if name in names else known(name))
 
 
 def no_library(patch: pytest.MonkeyPatch) -> None:

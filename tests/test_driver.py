@@ -240,10 +240,7 @@ def test_export_writes_what_the_run_ended_with(run: Path, tmp_path: Path) -> Non
 
 def test_eval_finds_what_the_run_found_after_training(run: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    assert (
-        main(["eval", str(read(run / "config.yaml").data.test), "--model", str(run), "--json", str(figures)])
-        == 0
-    )
+    assert main(["eval", str(read(run / "config.yaml").data.test), "--model", str(run), "--json", str(figures)]) == 0
     found = json.loads(figures.read_text())
     evaluations = lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
     after = next(e for e in evaluations if (e.split, e.when) == ("test", "after"))
@@ -320,9 +317,7 @@ def test_resume_equals_the_straight_run_bit_for_bit_also_with_two_engines(run: P
     assert all(ours[name] == theirs[name] for name in ours)
     states = [json.loads((folder(path, STEPS) / "driver.json").read_text()) for path in (resumed, run)]
     assert states[0] == states[1]
-    assert (resumed / "final" / "model.safetensors").read_bytes() == (
-        run / "final" / "model.safetensors"
-    ).read_bytes()
+    assert (resumed / "final" / "model.safetensors").read_bytes() == (run / "final" / "model.safetensors").read_bytes()
 
 
 def tensors(path: Path) -> dict[str, bytes]:
@@ -336,9 +331,7 @@ def tensors(path: Path) -> dict[str, bytes]:
 def test_diagnoses_are_taken_at_their_steps_and_again_after_a_resume(run: Path, resumed: Path) -> None:
     straight, again = (lines(path / FILE, TypeAdapter(Diagnosis)).rows for path in (run, resumed))
     assert [found.step for found in straight] == [1, 2, 4] and straight == again
-    assert {(s.mean, s.mean_abs) for s in straight[0].shift.values()} == {
-        (0.0, 0.0)
-    }  # nothing was learnt yet
+    assert {(s.mean, s.mean_abs) for s in straight[0].shift.values()} == {(0.0, 0.0)}  # nothing was learnt yet
     assert straight[-1].shift["anchor_text"].mean_abs
     for found, row in zip(straight, (metrics(run)[step - 1] for step in (1, 2, 4)), strict=True):
         assert (row.get("grad/text_audio_ratio"), row["shift/anchor_text"]) == (

@@ -65,17 +65,13 @@ def test_vectors_are_those_of_the_published_computation(ear: KimiEar, folder: Pa
 
 
 def test_an_encoder_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"model\.ear must be a local folder of Whisper-large-v3: got none at"
-    ):
+    with pytest.raises(ValueError, match=r"model\.ear must be a local folder of Whisper-large-v3: got none at"):
         KimiEar(folder, tmp_path / "none")
     other = tmp_path / "whisper"
     shutil.copytree(folder / "whisper-large-v3", other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"d_model": 20}))
-    with pytest.raises(
-        ValueError, match="d_model 16, a fourth of kimia_adaptor_input_dim: got whisper with 20"
-    ):
+    with pytest.raises(ValueError, match="d_model 16, a fourth of kimia_adaptor_input_dim: got whisper with 20"):
         KimiEar(folder, other)
     cases = (
         ({"encoder_layers": 2}, r"whisper: lacks the audio encoder's tensor encoder\.layers\.1\."),

@@ -67,9 +67,7 @@ def naive_ear(folder: Path, wave: Floats) -> Floats:
         kernel, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
         padded = np.pad(x, ((0, 0), (1, 1)))
         places = range(0, padded.shape[1] - 2, stride)
-        return gelu(
-            np.stack([np.einsum("oik,ik->o", kernel, padded[:, p : p + 3]) + bias for p in places], 1)
-        )
+        return gelu(np.stack([np.einsum("oik,ik->o", kernel, padded[:, p : p + 3]) + bias for p in places], 1))
 
     def linear(x: Floats, name: str) -> Floats:
         return np.asarray(x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0))
@@ -147,9 +145,7 @@ def test_weights_in_bfloat16_are_heard_in_float32(folder: Path, tmp_path: Path) 
         ({"n_audio_ctx": 1000}, r"n_audio_ctx must hold 25 seconds, 1251 places: got 1000"),
     ],
 )
-def test_an_encoder_of_another_kind_is_refused(
-    folder: Path, changes: dict[str, object], message: str
-) -> None:
+def test_an_encoder_of_another_kind_is_refused(folder: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ear_of(folder, **changes)
 
@@ -163,9 +159,7 @@ def test_a_checkpoint_without_its_encoder_is_refused_when_it_hears(folder: Path,
     (tmp_path / "config.json").write_text(json.dumps({}))
     ear = ear_of(tmp_path)
     assert ear.length(1.0) == 13
-    with pytest.raises(
-        ValueError, match=r"lacks the audio encoder's tensor encoder\.blocks\.1\.attn_ln\.weight"
-    ):
+    with pytest.raises(ValueError, match=r"lacks the audio encoder's tensor encoder\.blocks\.1\.attn_ln\.weight"):
         ear.hear(clip(1.0, seed=0))
     for wrong in (np.zeros((2, 9), np.float32), np.full(9000, np.nan, np.float32)):
         with pytest.raises(ValueError, match="wave must be"):

@@ -74,18 +74,14 @@ def test_clips_in_another_order_are_heard_anew(family: Family, ear: Counting, da
     assert np.array_equal(other, vectors(Encoder(family, data, 10.0), "b.wav", "a.wav"))
 
 
-def test_a_clip_that_is_too_long_is_refused_before_it_is_heard(
-    family: Family, ear: Counting, data: Path
-) -> None:
+def test_a_clip_that_is_too_long_is_refused_before_it_is_heard(family: Family, ear: Counting, data: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.wav: audio must last at most 0\.3 s"):
         Encoder(family, data, 0.3).vectors(("a.wav",))
     assert ear.heard == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), max_size=40), st.integers(0, 5))
-def test_the_least_lately_used_go_first_and_the_bytes_stay_bounded(
-    uses: list[tuple[int, int]], limit: int
-) -> None:
+def test_the_least_lately_used_go_first_and_the_bytes_stay_bounded(uses: list[tuple[int, int]], limit: int) -> None:
     kept, naive = KeptVectors(limit=4 * limit), list[tuple[int, Vectors]]()  # naive: the latest last
     for name, length in uses:
         known = next((pair for pair in naive if pair[0] == name), None)

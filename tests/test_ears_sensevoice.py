@@ -81,9 +81,7 @@ def test_filter_banks_are_those_of_the_definition() -> None:
 def test_low_rate_frames_hold_seven_neighbours_of_every_sixth_and_repeat_the_ends(frames: int) -> None:
     features = np.arange(frames, dtype=np.float32)[:, None] + np.zeros(80, np.float32)
     found = kaldi.low_rate(features)[:, ::80]
-    wanted = [
-        [min(max(6 * i + k, 0), frames - 1) for k in range(-3, 4)] for i in range(math.ceil(frames / 6))
-    ]
+    wanted = [[min(max(6 * i + k, 0), frames - 1) for k in range(-3, 4)] for i in range(math.ceil(frames / 6))]
     assert found.tolist() == wanted
 
 
@@ -123,15 +121,11 @@ def naive_hear(folder: Path, wave: NDArray[np.float32]) -> Array:
             for tap in range(11):
                 if 0 <= i + tap - 5 < len(x):
                     memory[i] += kernel[:, 0, tap] * v[i + tap - 5]
-        mixed = (
-            mixed @ enc[f"{name}.self_attn.linear_out.weight"].T + enc[f"{name}.self_attn.linear_out.bias"]
-        )
+        mixed = mixed @ enc[f"{name}.self_attn.linear_out.weight"].T + enc[f"{name}.self_attn.linear_out.bias"]
         y = mixed + memory + (x if x.shape == memory.shape else 0)
         inner = norm(y, f"{name}.norm2") @ enc[f"{name}.feed_forward.w_1.weight"].T
         inner = np.maximum(inner + enc[f"{name}.feed_forward.w_1.bias"], 0)
-        return np.asarray(
-            y + inner @ enc[f"{name}.feed_forward.w_2.weight"].T + enc[f"{name}.feed_forward.w_2.bias"]
-        )
+        return np.asarray(y + inner @ enc[f"{name}.feed_forward.w_2.weight"].T + enc[f"{name}.feed_forward.w_2.bias"])
 
     features = (kaldi.low_rate(kaldi.fbank(wave)) + shift) * scale
     x = np.concatenate([enc["embed.weight"][[0, 1, 2, 15]], features]) * math.sqrt(HEARS)

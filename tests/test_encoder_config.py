@@ -45,9 +45,7 @@ def test_the_published_configs_are_read(tmp_path: Path) -> None:
     mimi = write_residual(tmp_path / "mimi", "mimi")
     told = json.loads((mimi / "config.json").read_text())
     rotations = told.pop("rope_parameters")
-    (mimi / "config.json").write_text(
-        json.dumps(told | {"rope_theta": rotations["rope_theta"], "_frame_rate": 12.5})
-    )
+    (mimi / "config.json").write_text(json.dumps(told | {"rope_theta": rotations["rope_theta"], "_frame_rate": 12.5}))
     assert load_codec(mimi).size == 64
     checkpoint = kimi_audio.write_checkpoint(tmp_path / "kimi")
     edit(checkpoint / "whisper-large-v3" / "preprocessor_config.json", **EXTRACTOR | {"feature_size": 128})
@@ -60,9 +58,7 @@ def test_a_codec_with_a_key_that_nobody_reads(tmp_path: Path, kind: str) -> None
     folder = write_residual(tmp_path / kind, kind)
     assert load_codec(folder).size == 64
     edit(folder / "config.json", output_gain=2.0)
-    with pytest.raises(
-        ValueError, match=r"config\.json: output_gain is not read and may change .*: got 2\.0"
-    ):
+    with pytest.raises(ValueError, match=r"config\.json: output_gain is not read and may change .*: got 2\.0"):
         load_codec(folder)
 
 

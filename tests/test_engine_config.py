@@ -49,13 +49,9 @@ def test_engine_and_learner_turn_by_the_same_angles(case: str) -> None:
 
     decoder = read_decoder(Path("config.json"), CONFIG | {"rope_parameters": ROTATIONS[case]})
     reach = decoder["max_position_embeddings"]
-    cos, sin = Qwen2RotaryEmbedding(Qwen2Config(**decoder))(
-        torch.zeros(1, reach, 64), torch.arange(reach)[None]
-    )
+    cos, sin = Qwen2RotaryEmbedding(Qwen2Config(**decoder))(torch.zeros(1, reach, 64), torch.arange(reach)[None])
     with set_current_vllm_config(VllmConfig()):
-        rope = get_rope(
-            32, max_position=reach, rope_parameters=decoder["rope_parameters"], dtype=torch.float32
-        )
+        rope = get_rope(32, max_position=reach, rope_parameters=decoder["rope_parameters"], dtype=torch.float32)
     table = rope.cos_sin_cache
     assert len(table) >= reach
     assert torch.allclose(torch.cat([cos[0, :, :16], sin[0, :, :16]], dim=-1), table[:reach], atol=1e-6)

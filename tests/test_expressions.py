@@ -139,13 +139,7 @@ def polynomial(text: str) -> dict[tuple[int, ...], Fraction]:
         match node:
             case ast.BinOp(left=left, op=op, right=right):
                 one, two = build(left), build(right)
-                return (
-                    one + two
-                    if isinstance(op, ast.Add)
-                    else one - two
-                    if isinstance(op, ast.Sub)
-                    else one * two
-                )
+                return one + two if isinstance(op, ast.Add) else one - two if isinstance(op, ast.Sub) else one * two
             case ast.Name(id=name):
                 return values[name]
             case ast.Constant(value=int(value)):
@@ -185,7 +179,9 @@ def test_the_names_of_an_expression_are_its_variables() -> None:
     assert names_of(expression("2*pi*r + x^2 - 3")) == {"pi", "r", "x"}
 
 
-SCRAPS = "x y a i two 3 1/2 plus minus - times over / ^ squared ( ) all is equals square root of the to power % .".split()
+SCRAPS = (
+    "x y a i two 3 1/2 plus minus - times over / ^ squared ( ) all is equals square root of the to power % .".split()
+)
 
 
 @given(st.one_of(st.text(max_size=80), st.lists(st.sampled_from(SCRAPS), max_size=40).map(" ".join)))

@@ -70,9 +70,7 @@ def released_sft(step: Step, logits: dict[str, Tensor], text: float, speech: flo
     """Weighted mean of a sample's tokens, then over samples."""
     losses = []
     for anchor in step.anchors:
-        logps = picked(
-            logits[f"anchor {anchor.prompt_id}"], anchor.prompt_ids + anchor.ids, len(anchor.prompt_ids)
-        )
+        logps = picked(logits[f"anchor {anchor.prompt_id}"], anchor.prompt_ids + anchor.ids, len(anchor.prompt_ids))
         kinds = zip(token_types(anchor.channels, "text"), token_types(anchor.channels, "speech"), strict=True)
         weights = torch.tensor([text * t + speech * s for t, s in kinds], dtype=torch.float64)
         losses.append(-(logps * weights).sum() / weights.sum().clamp(min=1e-6))

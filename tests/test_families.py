@@ -44,18 +44,12 @@ def test_channels_follow_the_tokenizer_and_cover_the_whole_embedding(family: Fam
     channels = family.channels
     assert channels.vocab == json.loads((family.path / "config.json").read_text())["vocab_size"] > len(ids)
     assert set(np.flatnonzero(channels.table_SV[0] == Channel.TEXT)) == {ids[word] for word in WORDS}
-    assert set(np.flatnonzero(channels.table_SV[0] == Channel.AUDIO)) == {
-        ids[f"<|audio_{i}|>"] for i in range(32)
-    }
+    assert set(np.flatnonzero(channels.table_SV[0] == Channel.AUDIO)) == {ids[f"<|audio_{i}|>"] for i in range(32)}
     assert set(np.flatnonzero(channels.table_SV[0] == Channel.BOUNDARY)) == {
         ids["<|begin_of_audio|>"],
         ids["<|end_of_audio|>"],
     }
-    assert (
-        set(np.flatnonzero(channels.table_SV[0] == Channel.STOP))
-        == {ids["<|im_end|>"]}
-        == set(family.stop_ids)
-    )
+    assert set(np.flatnonzero(channels.table_SV[0] == Channel.STOP)) == {ids["<|im_end|>"]} == set(family.stop_ids)
 
 
 def test_a_prompt_is_laid_out_as_documented(family: Family) -> None:
@@ -273,9 +267,7 @@ def codec(family: Family, monkeypatch: pytest.MonkeyPatch) -> CountingCodec:
     return counting
 
 
-def test_a_target_with_a_clip_per_word_is_word_aligned(
-    family: Family, data: Path, codec: CountingCodec
-) -> None:
+def test_a_target_with_a_clip_per_word_is_word_aligned(family: Family, data: Path, codec: CountingCodec) -> None:
     example = Encoder(family, data, 10.0).encode(row())
     assert example.row_id == "row-1"
     assert example.prompt == family.prompt([Turn.of("user", Heard(codes=(0, 1)))])
@@ -303,9 +295,7 @@ def test_written_and_spoken_turns_mix_in_order(family: Family, data: Path, codec
     assert example.prompt == family.prompt(turns)
 
 
-def test_a_manifests_mixed_turns_are_encoded_and_measured(
-    family: Family, data: Path, codec: CountingCodec
-) -> None:
+def test_a_manifests_mixed_turns_are_encoded_and_measured(family: Family, data: Path, codec: CountingCodec) -> None:
     messages = [
         {"role": "user", "content": "what is <|audio|> plus\n<|audio|>"},
         {"role": "assistant", "content": "the answer\n<|audio|>"},
@@ -329,9 +319,7 @@ def test_a_manifests_mixed_turns_are_encoded_and_measured(
     assert Lengths(family, data).of(read) == (len(example.prompt.ids), len(example.target))
 
 
-def test_equal_clips_are_encoded_once_whatever_their_name(
-    family: Family, data: Path, codec: CountingCodec
-) -> None:
+def test_equal_clips_are_encoded_once_whatever_their_name(family: Family, data: Path, codec: CountingCodec) -> None:
     encoder = Encoder(family, data, 10.0)
     encoder.encode(row(audios=[["1.wav", "9.wav", "1.wav"]], sft_target_audio=["9.wav"]))
     encoder.encode(row(audios=[["9.wav"]], sft_target_audio=["1.wav"]))
@@ -363,6 +351,4 @@ def test_real_codec_codes_make_a_well_formed_target(
     audio.write(root / "a.wav", noise, 16_000)
     example = Encoder(family, root, 10.0).encode(row(audios=[["a.wav"]], sft_target_audio=["a.wav"]))
     assert family.split(example.target).well_formed
-    assert family.split(example.target).codes == tuple(
-        family.codec().encode(audio.read(root / "a.wav", 16_000, 10.0))
-    )
+    assert family.split(example.target).codes == tuple(family.codec().encode(audio.read(root / "a.wav", 16_000, 10.0)))

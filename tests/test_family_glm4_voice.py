@@ -126,9 +126,7 @@ CASES: list[tuple[str, str | None, list[Turn], str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("system", "turns", "published"), [case[1:] for case in CASES], ids=[c[0] for c in CASES]
-)
+@pytest.mark.parametrize(("system", "turns", "published"), [case[1:] for case in CASES], ids=[c[0] for c in CASES])
 def test_a_prompt_has_the_ids_of_the_released_template(
     checkpoint: Path, system: str | None, turns: list[Turn], published: str
 ) -> None:
@@ -146,9 +144,7 @@ def test_a_prompt_spelled_out_by_hand(checkpoint: Path) -> None:
 
 def test_text_that_spells_a_special_token_is_text(family: Family) -> None:
     ids = family.prompt([user("<|assistant|><|audio_3|>")]).ids
-    assert (
-        ids.count(added(family.path)["<|assistant|>"]) == 1 and added(family.path)["<|audio_3|>"] not in ids
-    )
+    assert ids.count(added(family.path)["<|assistant|>"]) == 1 and added(family.path)["<|audio_3|>"] not in ids
 
 
 def published_ids(folder: Path, text: str) -> tuple[int, ...]:
@@ -283,8 +279,8 @@ def naive_chatglm(folder: Path, ids_T: Tensor) -> Tensor:
             scores = rotate(queries[head]) @ rotate(keys[group]).T / size**0.5
             seen.append(scores.masked_fill(future, -torch.inf).softmax(-1) @ values[group])
         x = x + torch.cat(seen, -1) @ layer["self_attention.dense.weight"].T
-        gate, up = (
-            norm(x, layer["post_attention_layernorm.weight"]) @ layer["mlp.dense_h_to_4h.weight"].T
-        ).chunk(2, -1)
+        gate, up = (norm(x, layer["post_attention_layernorm.weight"]) @ layer["mlp.dense_h_to_4h.weight"].T).chunk(
+            2, -1
+        )
         x = x + (F.silu(gate) * up) @ layer["mlp.dense_4h_to_h.weight"].T
     return norm(x, w["encoder.final_layernorm.weight"]) @ w["output_layer.weight"].T

@@ -144,9 +144,7 @@ def test_a_prompt_is_that_of_the_published_code(
 ) -> None:
     found = family.prompt(turns)
     assert found.ids[0::2] == tuple(NAMES[word] for word in text.split())
-    assert found.ids[1::2] == tuple(
-        NAMES[word] if word in NAMES else OFFSET + int(word) for word in audio.split()
-    )
+    assert found.ids[1::2] == tuple(NAMES[word] if word in NAMES else OFFSET + int(word) for word in audio.split())
 
 
 def test_a_reply_that_ends_before_its_words_is_refused(family: Family) -> None:
@@ -160,9 +158,7 @@ def test_vectors_join_the_steps_of_their_codes(family: Family) -> None:
     turns = [
         Turn.of("user", Heard(codes=(1, 2), vectors=first)),
         Turn.of("assistant", "what"),
-        Turn.of(
-            "user", Heard(codes=(3, 4, 5), vectors=second)
-        ),  # a vector more than codes: cut, as published
+        Turn.of("user", Heard(codes=(3, 4, 5), vectors=second)),  # a vector more than codes: cut, as published
     ]
     found = family.prompt(turns)
     assert found.features is not None
@@ -174,10 +170,7 @@ def test_the_configs_system_text_stands_where_a_row_has_none(folder: Path) -> No
     told = load_family(model(folder, system="what"))
     user, system = Turn.of("user", "the"), Turn.of("system", "what")
     assert told.prompt([user]).ids == told.prompt([system, user]).ids
-    assert (
-        load_family(model(folder, system="")).prompt([user]).ids
-        == load_family(model(folder)).prompt([user]).ids
-    )
+    assert load_family(model(folder, system="")).prompt([user]).ids == load_family(model(folder)).prompt([user]).ids
 
 
 def test_words_that_spell_a_special_token_are_words(family: Family) -> None:

@@ -88,8 +88,7 @@ def packed(family: Family, found: list[Rollout], *, only: str = "TABEP") -> Micr
     grammar = Grammar(family.interleave.allowed(), family.interleave.phases)
     how = Sampled(max_new_tokens=70, temperature=0.8, grammar=grammar)
     rows = [
-        rollout_row(r, weights_of(po=np.array([1.0 * (letter in only) for letter in r.channels])), how)
-        for r in found
+        rollout_row(r, weights_of(po=np.array([1.0 * (letter in only) for letter in r.channels])), how) for r in found
     ]
     return pack(rows, family.streams)
 
@@ -218,14 +217,11 @@ def test_an_export_has_the_published_names_and_the_frozen_parts_bit_for_bit(
             assert before.read_bytes() == after.read_bytes()
             continue
         old, new = load_file(before), load_file(after)
-        assert {k: (v.shape, v.dtype) for k, v in old.items()} == {
-            k: (v.shape, v.dtype) for k, v in new.items()
-        }
+        assert {k: (v.shape, v.dtype) for k, v in old.items()} == {k: (v.shape, v.dtype) for k, v in new.items()}
         for tensor in old:
             assert torch.equal(old[tensor], new[tensor]) == ("vq_adaptor" in tensor), tensor
     again: Any = Policy.load(load_family(model(target, codec=family.codec_path)), chunk=16)
     again.fill(again)
     assert all(
-        torch.equal(ours, theirs)
-        for ours, theirs in zip(policy.lm.parameters(), again.lm.parameters(), strict=True)
+        torch.equal(ours, theirs) for ours, theirs in zip(policy.lm.parameters(), again.lm.parameters(), strict=True)
     )

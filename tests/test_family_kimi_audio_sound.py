@@ -31,9 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_clips_of_one_entry_are_laid_out_as_messages_that_follow_each_other(
-    family: Family, data: Path
-) -> None:
+def test_clips_of_one_entry_are_laid_out_as_messages_that_follow_each_other(family: Family, data: Path) -> None:
     """kimia_infer/api/prompt_manager.py: role once; begin, codes and end of each; ctd and over at the end."""
     blank, user, assistant, begin, end, ctd, over = (BASE + place for place in (23, 27, 28, 18, 20, 33, 2))
     waves = [audio.read(data / f"{i}.wav", 16_000, SECONDS) for i in range(3)]

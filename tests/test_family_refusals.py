@@ -57,9 +57,7 @@ FAMILIES = {
         shipped_codec="token2wav",
         rate=25.0,
     ),
-    "kimi_audio": Case(
-        write=kimi_audio.write_checkpoint, tokenizer=("tiktoken.model",), heard="whisper-large-v3"
-    ),
+    "kimi_audio": Case(write=kimi_audio.write_checkpoint, tokenizer=("tiktoken.model",), heard="whisper-large-v3"),
     "vita_audio": Case(
         write=partial(vita_audio.write_checkpoint, kind="plus"), tokenizer=("tokenizer.json",), heard="am.mvn"
     ),
@@ -123,16 +121,12 @@ def test_a_whole_checkpoint_is_taken(
 
 
 @pytest.mark.parametrize(("name", "other"), list(permutations(FAMILIES, 2)))
-def test_a_checkpoint_of_another_family(
-    checkpoints: dict[str, Path], refusal: Refusal, name: str, other: str
-) -> None:
+def test_a_checkpoint_of_another_family(checkpoints: dict[str, Path], refusal: Refusal, name: str, other: str) -> None:
     told = refusal(name, checkpoints[other])
     assert told.startswith(f"{checkpoints[other]}/") and "must" in told
 
 
-@pytest.mark.parametrize(
-    ("name", "file"), [(name, file) for name, c in FAMILIES.items() for file in c.tokenizer]
-)
+@pytest.mark.parametrize(("name", "file"), [(name, file) for name, c in FAMILIES.items() for file in c.tokenizer])
 def test_a_tokenizer_file_that_is_not_there(
     copy: Callable[[str], Path], refusal: Refusal, name: str, file: str
 ) -> None:
@@ -142,9 +136,7 @@ def test_a_tokenizer_file_that_is_not_there(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_vocabulary_that_ends_before_the_last_code(
-    copy: Callable[[str], Path], refusal: Refusal, name: str
-) -> None:
+def test_a_vocabulary_that_ends_before_the_last_code(copy: Callable[[str], Path], refusal: Refusal, name: str) -> None:
     folder, rows, nested = copy(name), FAMILIES[name].rows, FAMILIES[name].nested
     last = load_family(ModelConfig(family=name, path=folder)).vocabulary.largest
     config = json.loads((folder / "config.json").read_text())
@@ -208,8 +200,7 @@ def test_a_config_that_no_known_class_can_follow(
         "hidden_act": 'hidden_act must be "silu"',
     }.get(
         setting,
-        f"{setting}.rope_type must be one of default, linear, llama3, yarn, "
-        "which engine and learner both compute",
+        f"{setting}.rope_type must be one of default, linear, llama3, yarn, which engine and learner both compute",
     )
     within = "" if nested is None else f"{nested}."
     assert refusal(name, folder) == f'{folder / "config.json"}: {within}{rule}: got "ours"'
@@ -264,9 +255,7 @@ def test_quantised_weights(copy: Callable[[str], Path], refusal: Refusal, name: 
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_length_beyond_the_models_positions(
-    checkpoints: dict[str, Path], refusal: Refusal, name: str
-) -> None:
+def test_a_length_beyond_the_models_positions(checkpoints: dict[str, Path], refusal: Refusal, name: str) -> None:
     family = load_family(ModelConfig(family=name, path=checkpoints[name]))
     reach = family.backbone["max_position_embeddings"] * family.streams  # a position has an id of each stream
     told = refusal(name, checkpoints[name], max_length=reach + 1)
@@ -284,9 +273,7 @@ def test_weights_of_another_format(copy: Callable[[str], Path], refusal: Refusal
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_setting_that_the_family_would_ignore(
-    checkpoints: dict[str, Path], refusal: Refusal, name: str
-) -> None:
+def test_a_setting_that_the_family_would_ignore(checkpoints: dict[str, Path], refusal: Refusal, name: str) -> None:
     known = import_module(f"speech.families.{name}").OPTIONS
     foreign = {"ear": "somewhere", "system": "hello", "ratios": "[1,4]", "mtp": "trained"}
     for option, value in foreign.items():
@@ -320,9 +307,7 @@ def test_glm4_voice_names_what_it_cannot_use(
     assert rule in told and str(folder) in told
 
 
-def test_glm4_voice_needs_every_code_and_a_tiktoken_file(
-    copy: Callable[[str], Path], refusal: Refusal
-) -> None:
+def test_glm4_voice_needs_every_code_and_a_tiktoken_file(copy: Callable[[str], Path], refusal: Refusal) -> None:
     folder = copy("glm4_voice")
     file = folder / "tokenizer_config.json"
     tokens = json.loads(file.read_text())["added_tokens_decoder"]

@@ -116,9 +116,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def model(folder: Path, **changes: Any) -> ModelConfig:
-    return ModelConfig(
-        **{"family": "step_audio2", "path": folder, "codec": folder.parent / "codec"} | changes
-    )
+    return ModelConfig(**{"family": "step_audio2", "path": folder, "codec": folder.parent / "codec"} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +171,7 @@ def test_every_id_is_in_its_channel(folder: Path, family: Family) -> None:
     assert family.channels.letters([family.channels.vocab - 1]) == "P"
 
 
-WORDS = st.lists(
-    st.sampled_from(["the", "answer", "is", "two", "12", "ünï", "user's"]), min_size=1, max_size=6
-)
+WORDS = st.lists(st.sampled_from(["the", "answer", "is", "two", "12", "ünï", "user's"]), min_size=1, max_size=6)
 
 
 @given(WORDS, st.lists(st.integers(0, CODES - 1), min_size=1, max_size=40), st.integers(0, 80))
@@ -238,9 +234,7 @@ def test_an_export_has_the_same_names_shapes_and_types_and_the_frozen_parts_bit_
             assert file.is_dir() or (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
             continue
         before, after = load_file(file), load_file(tmp_path / "out" / file.name)
-        assert {n: (t.shape, t.dtype) for n, t in before.items()} == {
-            n: (t.shape, t.dtype) for n, t in after.items()
-        }
+        assert {n: (t.shape, t.dtype) for n, t in before.items()} == {n: (t.shape, t.dtype) for n, t in after.items()}
         for name, tensor in before.items():
             assert torch.equal(tensor, after[name]) == name.startswith(("encoder.", "adapter.")), name
     assert (tmp_path / "out" / "token2wav" / "flow.yaml").is_file()
@@ -253,9 +247,7 @@ def test_the_folders_own_code_is_not_run(folder: Path, family: Family) -> None:
     usable_model(settings(folder))
 
 
-def edited(
-    folder: Path, target: Path, change: Callable[[dict[str, Any]], object], file: str = "config.json"
-) -> Path:
+def edited(folder: Path, target: Path, change: Callable[[dict[str, Any]], object], file: str = "config.json") -> Path:
     shutil.copytree(folder, target)
     content = json.loads((target / file).read_text())
     change(content)

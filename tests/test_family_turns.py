@@ -62,9 +62,7 @@ def held(ids: tuple[int, ...], part: tuple[int, ...]) -> bool:
     return any(ids[i : i + len(part)] == part for i in range(len(ids) - len(part) + 1))
 
 
-def test_rows_of_mixed_turns_are_encoded_and_their_lengths_are_known_beforehand(
-    family: Family, data: Path
-) -> None:
+def test_rows_of_mixed_turns_are_encoded_and_their_lengths_are_known_beforehand(family: Family, data: Path) -> None:
     asked = [
         ("system", f"the voice: {MARKER}\n"),
         ("user", f"what is\n\n{MARKER}"),

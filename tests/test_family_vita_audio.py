@@ -25,8 +25,7 @@ from speech.turns import Chunk, Heard, Turn
 from tests.families.vita_audio import CODES, HIDDEN, write_checkpoint, write_codec
 
 LUKE = (
-    "<|im_start|>system\nYour Name: Luke\nYour Gender: male\n\n"
-    "Respond in a text-audio interleaved manner.<|im_end|>\n"
+    "<|im_start|>system\nYour Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner.<|im_end|>\n"
 )
 READY = "<|im_start|>assistant\n"
 
@@ -39,8 +38,7 @@ PROMPTS: dict[str, tuple[str | None, list[Turn], str]] = {
     "spoken": (
         None,
         [Turn.of("user", Heard(codes=(7, 0, 31)))],
-        LUKE
-        + "<|im_start|>user\n<|begin_of_audio|><|audio_7|><|audio_0|><|audio_31|><|end_of_audio|><|im_end|>\n",
+        LUKE + "<|im_start|>user\n<|begin_of_audio|><|audio_7|><|audio_0|><|audio_31|><|end_of_audio|><|im_end|>\n",
     ),
     "own system turn": (
         None,
@@ -130,8 +128,7 @@ def test_an_earlier_reply_is_interleaved_as_in_the_training_data(folder: Path) -
     before, sound = ids_of(folder, "<|im_start|>assistant\n"), [f"<|audio_{i}|>" for i in range(10)]
     assert len(text) > 5
     first, second = (  # 1,10,4,10 with boundaries: eight codes behind one text, what is left behind the rest
-        ids_of(folder, "".join(("<|begin_of_audio|>", *codes, "<|end_of_audio|>")))
-        for codes in (sound[:8], sound[8:])
+        ids_of(folder, "".join(("<|begin_of_audio|>", *codes, "<|end_of_audio|>"))) for codes in (sound[:8], sound[8:])
     )
     after = ids_of(folder, "<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n" + READY)
     expected = [*before, *text[:1], *first, *text[1:], *second, *after]
@@ -168,8 +165,7 @@ PLUS_PROMPTS: dict[str, tuple[list[Turn], list[int | str]]] = {
             6,
             "<|end_of_audio|>\n<|im_end|>\n<|im_start|>user\n<|begin_of_audio|>",
             7,
-            "<|end_of_audio|><|im_end|>\n<|im_start|>assistant\none two\n<|im_end|>\n"
-            "<|im_start|>user\nHi<|im_end|>\n",
+            "<|end_of_audio|><|im_end|>\n<|im_start|>assistant\none two\n<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n",
         ],
     ),
     "spoken history of the assistant is codes": (
@@ -233,9 +229,7 @@ def test_channels_come_from_the_tokenizer_and_all_else_is_no_part_of_a_reply(fam
     assert family.stop_ids[0] == at["<|im_end|>"]
 
 
-def published_chunks(
-    text: list[int], codes: list[int], ratios: tuple[int, ...]
-) -> list[tuple[list[int], list[int]]]:
+def published_chunks(text: list[int], codes: list[int], ratios: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
     """``text_audio_interval`` told anew: both sides are cut by their counts, the last of which repeats; then the
     shorter side decides how many chunks there are, and the last takes what the longer has left."""
     sides = []

@@ -217,9 +217,7 @@ def test_a_preference_teaches_the_depths_nothing(folder: Path) -> None:
     assert "loss/ahead" not in found
 
 
-def test_engines_never_get_the_depths_and_exports_have_them_under_their_names(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_engines_never_get_the_depths_and_exports_have_them_under_their_names(folder: Path, tmp_path: Path) -> None:
     learner, _ = after(folder, "trained", 0.25)
     family = load_family(config(folder, "trained").model)
     layout, _optional = checkpoint_layout(family)
@@ -229,9 +227,7 @@ def test_engines_never_get_the_depths_and_exports_have_them_under_their_names(
     learner.export(tmp_path / "out")
     for file in weight_files(folder):
         before, now = load_file(file), load_file(tmp_path / "out" / file.name)
-        assert {n: (t.shape, t.dtype) for n, t in before.items()} == {
-            n: (t.shape, t.dtype) for n, t in now.items()
-        }
+        assert {n: (t.shape, t.dtype) for n, t in before.items()} == {n: (t.shape, t.dtype) for n, t in now.items()}
         assert not any(torch.equal(tensor, now[name]) for name, tensor in before.items())
     again = state(Learner(config(tmp_path / "out", "trained"), 0, 1))
     assert all(torch.equal(again[n], t.bfloat16().float()) for n, t in state(learner).items())
@@ -239,7 +235,5 @@ def test_engines_never_get_the_depths_and_exports_have_them_under_their_names(
 
 def test_depths_that_are_not_there_cannot_be_trained(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "plus", "plus")
-    with pytest.raises(
-        ValueError, match=r"config\.json: model\.mtp=trained needs MCTP layers: the model has"
-    ):
+    with pytest.raises(ValueError, match=r"config\.json: model\.mtp=trained needs MCTP layers: the model has"):
         load_family(config(folder, "trained").model)

@@ -126,9 +126,7 @@ def learn(learner: Learner, world: World, steps: int) -> None:
 
 
 @pytest.mark.parametrize("grammar", [False, True])
-def test_engine_and_learner_give_the_same_log_probs_before_and_after_an_update(
-    world: World, grammar: bool
-) -> None:
+def test_engine_and_learner_give_the_same_log_probs_before_and_after_an_update(world: World, grammar: bool) -> None:
     """The first round is with the weights that the engine itself read from the folder."""
     rollout = world.config.rollout.model_copy(update={"grammar": grammar})
     learner = Learner(world.config.model_copy(update={"rollout": rollout}), 0, 1)
@@ -141,9 +139,7 @@ def test_engine_and_learner_give_the_same_log_probs_before_and_after_an_update(
         found = parity.compare(rollouts, learner.score(rollouts))
         assert found.passed and set(found.channels) >= set("TAB" if grammar else "TABE"), found
         learn(learner, world, 3)
-        assert not parity.compare(
-            rollouts, learner.score(rollouts)
-        ).passed  # the next round has other weights
+        assert not parity.compare(rollouts, learner.score(rollouts)).passed  # the next round has other weights
 
 
 def test_an_export_has_the_folders_names_shapes_and_types_and_its_frozen_tensors_bit_for_bit(

@@ -48,9 +48,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = [sys.executable, "-m", "tests.heard_ranks", str(root)]
-        ranks = [
-            subprocess.Popen([*command, str(rank), str(world), str(port)], cwd=ROOT) for rank in range(world)
-        ]
+        ranks = [subprocess.Popen([*command, str(rank), str(world), str(port)], cwd=ROOT) for rank in range(world)]
         assert [rank.wait(HANG_S) for rank in ranks] == [0] * world
     return root
 
@@ -102,9 +100,7 @@ def test_the_gradient_is_that_of_a_plain_model_over_embeddings(folder: Path, fam
         losses.append(F.cross_entropy(logits[counted], torch.tensor(anchor.ids)[counted]))
     torch.stack(losses).mean().backward()
     gradient = load_file(folder / "gradient_by_2.safetensors")
-    expected = {
-        name: torch.zeros_like(p) if p.grad is None else 0.1 * p.grad for name, p in model.named_parameters()
-    }
+    expected = {name: torch.zeros_like(p) if p.grad is None else 0.1 * p.grad for name, p in model.named_parameters()}
     assert relative_error(gradient, expected) < 1e-5
     heard = next(anchor for anchor in batch(family).anchors if anchor.features is not None)
     assert heard.features is not None

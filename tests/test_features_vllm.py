@@ -148,9 +148,7 @@ def greedy(model: Any, prompt: Prompt, family: Family, budget: int) -> tuple[int
     return tuple(ids)
 
 
-def test_prompts_that_differ_in_their_vectors_alone_share_no_cached_prefix(
-    engine: Any, family: Family
-) -> None:
+def test_prompts_that_differ_in_their_vectors_alone_share_no_cached_prefix(engine: Any, family: Family) -> None:
     model = load_language_model(family).eval()
     asyncio.run(engine.update_weights(*pack(model.named_parameters(), engine.version + 1)))
     heard = prompts(family)[2]
@@ -159,8 +157,7 @@ def test_prompts_that_differ_in_their_vectors_alone_share_no_cached_prefix(
     changed = {"a": vectors, "b": -vectors, "c": vectors[::-1].copy(), "d": vectors.copy()}
     changed["d"][0] += 1.0  # in the middle of the prompt, one vector of forty
     asked = [
-        Prompt(id=name, ids=heard.ids, features=Features(heard.features.at, one))
-        for name, one in changed.items()
+        Prompt(id=name, ids=heard.ids, features=Features(heard.features.at, one)) for name, one in changed.items()
     ]
     expected = {prompt.id: greedy(model, prompt, family, 24) for prompt in asked}
     assert len(set(expected.values())) == len(asked)

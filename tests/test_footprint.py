@@ -21,15 +21,11 @@ from tests.families.kimi_audio import write_checkpoint, write_codec
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[torch.dtype, Path]:
     root = tmp_path_factory.mktemp("footprint")
     write_codec(root / "codec")
-    return {
-        dtype: write_checkpoint(root / str(dtype), dtype=dtype) for dtype in (torch.float32, torch.bfloat16)
-    }
+    return {dtype: write_checkpoint(root / str(dtype), dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
 
 
 def settings(folder: Path, *more: str) -> tuple[Config, Family]:
-    config = load(
-        ["model=kimi_audio", f"model.path={folder}", f"model.codec={folder.parent / 'codec'}", *more]
-    )
+    config = load(["model=kimi_audio", f"model.path={folder}", f"model.codec={folder.parent / 'codec'}", *more])
     return config, load_family(config.model)
 
 
@@ -49,8 +45,7 @@ def test_masters_gradients_and_moments_are_float32_whatever_is_stored(
     assert found[torch.float32]["learner"] == found[torch.bfloat16]["learner"]
     model, _ = numbers(folders[torch.float32])
     one, more = (
-        memory_estimate(*settings(folders[torch.bfloat16], f"learner.ranks={ranks}"))["learner"]
-        for ranks in (1, 2)
+        memory_estimate(*settings(folders[torch.bfloat16], f"learner.ranks={ranks}"))["learner"] for ranks in (1, 2)
     )
     rank = more - one  # what a further rank costs: a process, its work, a model gathered, its gradients
     assert one - rank == model * (4 + 4 + 8 + 4) + 2 * 2 * model
@@ -59,8 +54,7 @@ def test_masters_gradients_and_moments_are_float32_whatever_is_stored(
 def test_no_start_policy_is_counted_where_none_is_held(folders: dict[torch.dtype, Path]) -> None:
     folder = folders[torch.float32]
     held, none = (
-        memory_estimate(*settings(folder, f"log.diagnose_every={every}", "algo=sft"))["learner"]
-        for every in (5, 0)
+        memory_estimate(*settings(folder, f"log.diagnose_every={every}", "algo=sft"))["learner"] for every in (5, 0)
     )
     assert held - none == 4 * numbers(folder)[0]
 
@@ -95,9 +89,7 @@ def test_a_decoder_with_other_tensor_names_has_a_cache_too(tmp_path: Path) -> No
     assert large - small == 512 * (fused - queries) * BYTES["bfloat16"]
 
 
-def test_a_container_has_no_more_memory_than_its_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_container_has_no_more_memory_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = footprint.physical_memory()
     monkeypatch.setattr(footprint, "LIMIT", tmp_path / "memory.max")
     found = []

@@ -67,8 +67,7 @@ UNHEARD = judged("b", NONE, {"seconds": 2.0}, None)
 def written() -> tuple[list[HeldOutReply], float | None]:
     rows, pairs = [row("a"), row("b")], [(reply("a"), HEARD), (reply("b", "TE"), UNHEARD)]
     groups = tuple(
-        Group(prompt=Prompt(id=one.id, ids=()), replies=(pair,))
-        for one, pair in zip(rows, pairs, strict=True)
+        Group(prompt=Prompt(id=one.id, ids=()), replies=(pair,)) for one, pair in zip(rows, pairs, strict=True)
     )
     batch = Harvest(groups=groups, generate_s=3.0, judge_s=0.5)
     found = summed_up(rows, batch, step=0, split="test", when="before")

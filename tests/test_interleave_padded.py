@@ -59,9 +59,7 @@ def test_a_target_is_whole_groups_and_splits_back(text: list[int], code: list[in
 
 
 @given(texts, codes, st.integers(0, 80))
-def test_it_parses_wherever_it_is_cut_and_every_id_is_allowed(
-    text: list[int], code: list[int], at: int
-) -> None:
+def test_it_parses_wherever_it_is_cut_and_every_id_is_allowed(text: list[int], code: list[int], at: int) -> None:
     padded = grammar(4)
     ids = padded.merge([text], [code])
     phases = padded.phases(ids)

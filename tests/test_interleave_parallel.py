@@ -33,9 +33,7 @@ anything = st.lists(st.integers(0, 47), max_size=30)
 
 def spell(ids: list[int]) -> str:
     names = {STOP: "S", OTHER_STOP: "S", END: "E", BLANK: "_"}
-    return "".join(
-        {**names, **dict.fromkeys(TEXTS, "T"), **dict.fromkeys(CODES, "A")}.get(i, "x") for i in ids
-    )
+    return "".join({**names, **dict.fromkeys(TEXTS, "T"), **dict.fromkeys(CODES, "A")}.get(i, "x") for i in ids)
 
 
 def reference(ids: list[int], delay: int) -> bool:
@@ -63,9 +61,7 @@ def test_a_reply_is_well_formed_as_its_streams_are_on_every_short_reply(delay: i
 
 
 @given(texts, codes, delays, st.data())
-def test_the_same_holds_of_near_misses(
-    text: list[int], code: list[int], delay: int, data: st.DataObject
-) -> None:
+def test_the_same_holds_of_near_misses(text: list[int], code: list[int], delay: int, data: st.DataObject) -> None:
     ids = grammar(delay).merge([text], [code])
     ids[data.draw(st.integers(0, len(ids) - 1))] = data.draw(st.sampled_from([9, 20, END, BLANK, STOP, 0]))
     assert grammar(delay).well_formed(ids) == reference(ids, delay)
@@ -84,9 +80,7 @@ def test_what_is_merged_is_well_formed_splits_back_and_is_allowed_everywhere(
 
 
 @given(texts, codes, delays, st.data())
-def test_a_reply_cut_anywhere_still_parses(
-    text: list[int], code: list[int], delay: int, data: st.DataObject
-) -> None:
+def test_a_reply_cut_anywhere_still_parses(text: list[int], code: list[int], delay: int, data: st.DataObject) -> None:
     one = grammar(delay)
     ids = one.merge([text], [code])
     cut = ids[: data.draw(st.integers(0, len(ids) - 1))]

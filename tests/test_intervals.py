@@ -63,10 +63,7 @@ def test_a_change_between_before_and_after_has_an_interval() -> None:
         [reply("before", row, 0.0) for row in range(4)],
         [reply("after", row, right) for row, right in enumerate((0.0, 1.0, 1.0, 0.0))],
     )
-    rows = {
-        row.label.strip(): row
-        for row in table.rows(evaluation("before", 0.0), evaluation("after", 0.5), replies)
-    }
+    rows = {row.label.strip(): row for row in table.rows(evaluation("before", 0.0), evaluation("after", 0.5), replies)}
     heard = rows["answer right, as heard"]
     assert heard.change is not None and heard.change.value == 0.5 == heard.difference
     assert heard.change.lo is not None and heard.change.lo < 0.5 and "+50.0 pts [" in heard.cells()[2]

@@ -74,9 +74,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
 def answers(url: str, token: str) -> bool:
     """Whether the job server is up, and takes this token."""
     try:
-        return httpx2.get(
-            url, headers={"Authorization": f"Bearer {token}"}, timeout=processes.HANG_S
-        ).is_success
+        return httpx2.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=processes.HANG_S).is_success
     except httpx2.TransportError:
         return False
 
@@ -97,9 +95,7 @@ def test_a_submitted_job_trains_on_the_cluster(head: dict[str, str], tmp_path: P
     ]  # fmt: skip
     with started("--key-env", NAME, **{NAME: SECRET}) as url:
         command.append(f"judge.api.base_url={url}")
-        done = subprocess.run(
-            command, env=head, capture_output=True, text=True, timeout=processes.HANG_S, check=False
-        )
+        done = subprocess.run(command, env=head, capture_output=True, text=True, timeout=processes.HANG_S, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     listed = subprocess.run(
         [str(RAY), "job", "list"],

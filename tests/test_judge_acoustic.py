@@ -24,9 +24,7 @@ SAMPLE = [  # replies of every task
 
 
 def tone(seconds: float, amplitude: float = 0.5, hertz: float = 440.0) -> np.ndarray:
-    return (amplitude * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(
-        np.float32
-    )
+    return (amplitude * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
 
 
 def hush(seconds: float) -> np.ndarray:
@@ -65,8 +63,7 @@ def test_syllables_are_counted_per_second_of_speech() -> None:
 
 def test_slow_speech_has_fewer_syllables_per_second() -> None:
     normal, slow = (
-        np.mean([measure.syllable_rate(recorded(text, style), RATE) for text in SAMPLE])
-        for style in (None, "slow")
+        np.mean([measure.syllable_rate(recorded(text, style), RATE) for text in SAMPLE]) for style in (None, "slow")
     )
     assert slow < 0.92 * normal
 

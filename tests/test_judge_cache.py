@@ -111,9 +111,7 @@ def test_a_verdict_comes_back_exactly_and_says_that_it_is_cached(
 ) -> None:
     name = uuid4().hex
     shared.put(name, Scored(value=value, judge=judge, spread=spread, why=why, cached=cached))
-    assert repr(shared.get(name)) == repr(
-        Scored(value=value, judge=judge, spread=spread, why=why, cached=True)
-    )
+    assert repr(shared.get(name)) == repr(Scored(value=value, judge=judge, spread=spread, why=why, cached=True))
 
 
 def test_what_was_not_put_is_not_there(path: Path) -> None:

@@ -24,9 +24,7 @@ from tests.processes import HANG_S
 RATE = 8_000
 TASK = Task(task_type="t", question="What is two plus two?", match=None, answer=None, style="loud")
 TIME = np.arange(2 * RATE) / RATE
-WAVE = (0.4 * np.sin(2 * np.pi * 200 * TIME) * np.abs(np.sin(2 * np.pi * 1.5 * TIME + 0.3))).astype(
-    np.float32
-)
+WAVE = (0.4 * np.sin(2 * np.pi * 200 * TIME) * np.abs(np.sin(2 * np.pi * 1.5 * TIME + 0.3))).astype(np.float32)
 REPLY = Speech(wave=WAVE, sample_rate=RATE)
 HEARD = "the answer is certainly four"
 

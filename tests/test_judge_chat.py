@@ -37,18 +37,14 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("judge.http.FIRST_WAIT", 0.02)
 
 
-def plan(
-    server: FaultServer, handler: Handler, faults: int = 1, text: str = "good", name: str = "plan"
-) -> Plan:
+def plan(server: FaultServer, handler: Handler, faults: int = 1, text: str = "good", name: str = "plan") -> Plan:
     """What calls to ``name`` meet from now on."""
     fault = Fault(handler=handler, kind=None)
     server.plans[name] = Plan(fault=fault, faults=faults, rng=Random(0), text=text)
     return server.plans[name]
 
 
-def with_server(
-    work: Callable[[FaultServer, httpx2.AsyncClient], Awaitable[Found]], connections: int = 100
-) -> Found:
+def with_server(work: Callable[[FaultServer, httpx2.AsyncClient], Awaitable[Found]], connections: int = 100) -> Found:
     async def whole() -> Found:
         async with running() as server, new_client(connections) as client:
             return await work(server, client)
@@ -86,9 +82,7 @@ def test_every_fault_ends_as_its_own_kind_in_time_and_never_as_an_answer() -> No
     outcomes = asyncio.run(storm(FAULTS, schedules=3, seed=0, concurrency=16))
     assert len(outcomes) == 3 * len(FAULTS)
     assert [outcome for outcome in outcomes if outcome.wrong] == []
-    assert any(outcome.kind is None and FAULTS[outcome.name].again for outcome in outcomes), (
-        "a retry that helped"
-    )
+    assert any(outcome.kind is None and FAULTS[outcome.name].again for outcome in outcomes), "a retry that helped"
 
 
 def test_there_is_a_fault_for_every_kind_that_a_call_can_end_as() -> None:
@@ -146,9 +140,7 @@ def test_a_call_that_waits_for_a_connection_keeps_its_deadline_and_gives_the_con
     async def work(server: FaultServer, client: httpx2.AsyncClient) -> list[Answer | BaseException]:
         stuck_at = plan(server, hang, faults=99)
         endpoint = server.endpoint("plan", 0.5)
-        stuck = await asyncio.gather(
-            *(ask(client, endpoint, BODY) for _ in range(20)), return_exceptions=True
-        )
+        stuck = await asyncio.gather(*(ask(client, endpoint, BODY) for _ in range(20)), return_exceptions=True)
         assert len(stuck_at.heads) < 10, "they waited for one connection, not one after the other"
         plan(server, hang, faults=0)
         return [*stuck, await ask(client, server.endpoint("plan", HANG_S), BODY)]
@@ -225,9 +217,7 @@ def test_a_call_that_is_cancelled_from_outside_is_cancelled() -> None:
         ("Mon, 01 Jan 2024 00:00:00 +999999999", 0),
     ],
 )
-def test_retry_after_is_seconds_or_a_date_and_garbage_asks_for_nothing(
-    header: str | None, seconds: float
-) -> None:
+def test_retry_after_is_seconds_or_a_date_and_garbage_asks_for_nothing(header: str | None, seconds: float) -> None:
     assert retry_after(header, now=1_800_000_000) == seconds
 
 
@@ -239,9 +229,7 @@ def test_no_retry_after_header_breaks_the_client(header: str) -> None:
 @given(st.datetimes(datetime(2027, 2, 1), datetime(2100, 1, 1)))
 def test_any_date_to_come_is_waited_for(date: datetime) -> None:
     date = date.replace(tzinfo=UTC, microsecond=0)
-    assert (
-        retry_after(format_datetime(date, usegmt=True), now=1_800_000_000) == date.timestamp() - 1_800_000_000
-    )
+    assert retry_after(format_datetime(date, usegmt=True), now=1_800_000_000) == date.timestamp() - 1_800_000_000
 
 
 # --- what is sent, and to whom
@@ -270,9 +258,7 @@ def test_without_a_key_nothing_is_authorized() -> None:
     assert "authorization" not in met.heads[0].lower()
 
 
-def test_proxies_and_passwords_of_the_environment_are_not_used(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
+def test_proxies_and_passwords_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret")
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
@@ -292,9 +278,7 @@ def test_a_surplus_answer_is_never_taken_for_that_of_the_next_call() -> None:
             return (await ask(client, endpoint, BODY)).text
 
     assert asyncio.run(second_text(new_client())) == "mine"
-    assert (
-        asyncio.run(second_text(httpx2.AsyncClient())) == "another's answer"
-    )  # what kept-alive connections do
+    assert asyncio.run(second_text(httpx2.AsyncClient())) == "another's answer"  # what kept-alive connections do
 
 
 # --- secrets
@@ -339,9 +323,7 @@ def test_error_pages_are_quoted_short_and_printable() -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", "two words", "wrapped\n", "schlüssel"])
-def test_a_key_that_cannot_be_sent_is_the_users_mistake(
-    monkeypatch: pytest.MonkeyPatch, value: str | None
-) -> None:
+def test_a_key_that_cannot_be_sent_is_the_users_mistake(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("JUDGE_KEY", value)
@@ -369,9 +351,7 @@ def test_a_key_that_cannot_be_sent_is_the_users_mistake(
         ({"max_bytes": 0}, "max_bytes must be at least 1: got 0"),
     ],
 )
-def test_an_endpoint_that_cannot_work_is_refused_without_showing_a_key(
-    fields: dict[str, Any], rule: str
-) -> None:
+def test_an_endpoint_that_cannot_work_is_refused_without_showing_a_key(fields: dict[str, Any], rule: str) -> None:
     good = {"base_url": "https://host/v1", "model": MODEL, "key_env": None, "deadline_s": 1.0}
     with pytest.raises(ValueError, match=rule) as mistake:
         Endpoint(**good | fields)
@@ -423,9 +403,7 @@ def test_bytes_are_an_answer_or_a_named_failure(noise: bytes) -> None:
 
 
 @given(st.integers(0, len(completion()) - 1), st.binary(max_size=3), st.integers(0, 3))
-def test_a_damaged_answer_is_an_answer_with_finite_log_probs_or_a_named_failure(
-    at: int, put: bytes, cut: int
-) -> None:
+def test_a_damaged_answer_is_an_answer_with_finite_log_probs_or_a_named_failure(at: int, put: bytes, cut: int) -> None:
     whole = completion(logprobs={"content": [{"token": "4", "logprob": -0.5}]})
     try:
         found = read_completion(whole[:at] + put + whole[at + cut :], MODEL)

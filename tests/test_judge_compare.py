@@ -64,9 +64,7 @@ async def paired(
     cache: VerdictCache | None = None,
 ) -> list[Verdict]:
     contest = Contest(rubric=rubric, task=TASK, candidates=candidates)
-    return await pairwise(
-        caller(server, cache), able(mode), contest, scale=SCALE, sampling=Sampling(temperature=0.0)
-    )
+    return await pairwise(caller(server, cache), able(mode), contest, scale=SCALE, sampling=Sampling(temperature=0.0))
 
 
 async def ranked(

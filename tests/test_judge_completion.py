@@ -76,9 +76,7 @@ def test_a_model_that_came_to_its_own_end_has_answered_whatever_that_is_called(r
         ({"type": "stop"}, "malformed"),
     ],
 )
-def test_whatever_else_ended_an_answer_there_is_no_answer_and_its_name_is_told(
-    reason: Any, kind: Kind
-) -> None:
+def test_whatever_else_ended_an_answer_there_is_no_answer_and_its_name_is_told(reason: Any, kind: Kind) -> None:
     failure = failure_of(body({"finish_reason": reason}))
     assert failure.kind == kind and failure.retryable == (kind == "server")
     assert not isinstance(reason, str) or reason in failure.reason
@@ -125,9 +123,7 @@ def test_an_error_inside_a_success_is_what_it_is_outside_wherever_it_stands(
     failure = failure_of(data.replace(MODEL.encode(), b"a router") if routed else data)
     assert failure.kind == kind == error_failure(error, "").kind
     assert failure.retryable == (kind in ("server", "rate_limited", "network"))
-    assert (
-        str(error["message"] if isinstance(error, dict) and "message" in error else "")[:9] in failure.reason
-    )
+    assert str(error["message"] if isinstance(error, dict) and "message" in error else "")[:9] in failure.reason
 
 
 @pytest.mark.parametrize(
@@ -158,9 +154,7 @@ def test_a_refusal_of_any_form_is_one(refusal: Any) -> None:
     ("reason", "kind"),
     [("MAX_TOKENS", "malformed"), ("max_tokens", "malformed"), ("SAFETY", "refusal"), ("error", "server")],
 )
-def test_what_the_endpoint_behind_a_router_cut_or_withheld_is_no_answer(
-    named: str, reason: str, kind: Kind
-) -> None:
+def test_what_the_endpoint_behind_a_router_cut_or_withheld_is_no_answer(named: str, reason: str, kind: Kind) -> None:
     failure = failure_of(body({named: reason}))
     assert failure.kind == kind and reason in failure.reason
 
@@ -234,9 +228,7 @@ def test_content_in_parts_and_thoughts_before_it_are_the_same_answer(content: An
         ({"content": 4}, "malformed"),
     ],
 )
-def test_a_thought_is_no_answer_and_neither_is_a_part_that_is_no_text(
-    message: dict[str, Any], kind: Kind
-) -> None:
+def test_a_thought_is_no_answer_and_neither_is_a_part_that_is_no_text(message: dict[str, Any], kind: Kind) -> None:
     assert failure_of(body(message=message)).kind == kind
 
 
@@ -268,9 +260,7 @@ def test_a_thought_of_its_own_is_kept_apart(field: str) -> None:
         ("none", (0, 0)),
     ],
 )
-def test_a_usage_that_does_not_count_takes_nothing_from_a_sound_answer(
-    usage: Any, counts: tuple[int, int]
-) -> None:
+def test_a_usage_that_does_not_count_takes_nothing_from_a_sound_answer(usage: Any, counts: tuple[int, int]) -> None:
     found = read_completion(body(usage=usage), MODEL)
     assert (found.text, found.prompt_tokens, found.completion_tokens) == ("4", *counts)
 

@@ -87,9 +87,7 @@ def test_a_label_given_twice_counts_once(options: list[tuple[str, float]], numbe
 
 def test_a_label_without_its_alternatives_is_a_score_only_where_it_is_certain() -> None:
     assert expectation(SCORE, "4", [[("4", log(0.995))]]).number == 4.0
-    with pytest.raises(
-        CallFailed, match="malformed: the answer '4' came without the probabilities of the others"
-    ):
+    with pytest.raises(CallFailed, match="malformed: the answer '4' came without the probabilities of the others"):
         expectation(SCORE, "4", [[("4", log(0.6))]])
 
 

@@ -560,8 +560,7 @@ def test_what_a_dead_worker_had_or_wanted_is_free_again() -> None:
         lease = await asyncio.wait_for(live, 1)
         assert lease not in held and limiter.state().in_flight == 1 and limiter.state().waiting == 0
         assert all(
-            isinstance(one, asyncio.CancelledError)
-            for one in await asyncio.gather(*orphans, return_exceptions=True)
+            isinstance(one, asyncio.CancelledError) for one in await asyncio.gather(*orphans, return_exceptions=True)
         )
         await limiter.release(held[0], ok=False, spent=0.5)
         assert limiter.state().breaker == "closed" and limiter.state().spent == 0.5, "late news is only money"

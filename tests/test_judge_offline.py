@@ -43,9 +43,7 @@ def test_without_words_the_local_acoustic_axis_is_missing_and_nothing_is_the_flo
     assert isinstance(acoustic, Missing) and isinstance(reward, Missing) and isinstance(known.reward, Scored)
     assert acoustic.kind == reward.kind == "nothing_to_check" and not acoustic.retryable
     alone = score_local(panel_hearing(Parrot(TEXT), acoustic=0.0), judges(tmp_path, acoustic=0.0), item)
-    assert isinstance(alone.reward, Scored) and alone.reward.value == 5.0, (
-        "an axis without weight costs nothing"
-    )
+    assert isinstance(alone.reward, Scored) and alone.reward.value == 5.0, "an axis without weight costs nothing"
     silent = item.model_copy(update={"text": " "})
     floor = score_local(panel, judges(tmp_path), silent)
     assert isinstance(floor.reward, Scored) and floor.reward.value == 1.0, "no words by its own account"
@@ -135,9 +133,7 @@ def test_scoring_that_was_stopped_goes_on_and_asks_nothing_twice(
         server.bodies.clear()
         before = parts.read_bytes()
         assert score(path, parts, one) == 0
-        assert server.bodies == [] and parts.read_bytes() == before, (
-            "nothing is left to ask, not even a probe"
-        )
+        assert server.bodies == [] and parts.read_bytes() == before, "nothing is left to ask, not even a probe"
 
     served(scenario)
 
@@ -238,9 +234,7 @@ def test_a_judge_that_scored_nothing_fails_with_the_first_reason_and_keeps_the_t
 
     def scenario(server: JudgeServer) -> None:
         server.edit = lambda body, text: "no idea" if "six plus six" in said(body) else text
-        with pytest.raises(
-            RunError, match=r"scored none of 6; the first is missing for malformed: .*'no idea'"
-        ):
+        with pytest.raises(RunError, match=r"scored none of 6; the first is missing for malformed: .*'no idea'"):
             score(path, out, settings(server, "judge.acoustic=0"))
         assert [row["missing_kind"] for row in table(out)] == ["malformed"] * 6
 
@@ -251,9 +245,7 @@ def test_one_score_is_enough(tmp_path: Path) -> None:
     path, out = manifest(tmp_path), tmp_path / "out.parquet"
 
     def scenario(server: JudgeServer) -> None:
-        server.edit = lambda body, text: (
-            text if "six plus six" not in said(body) or "twelve 3" in said(body) else "?"
-        )
+        server.edit = lambda body, text: text if "six plus six" not in said(body) or "twelve 3" in said(body) else "?"
         assert score(path, out, settings(server, "judge.acoustic=0")) == 0
         assert [row["id"] for row in table(out) if row["reward"] is not None] == ["r3"]
 

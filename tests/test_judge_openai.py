@@ -156,9 +156,7 @@ def test_repeats_are_the_mean_and_the_population_spread_of_that_many_calls() -> 
 
 
 @pytest.mark.parametrize("failing", range(3))
-def test_one_missing_repeat_makes_the_verdict_missing_and_the_others_are_kept(
-    failing: int, tmp_path: Path
-) -> None:
+def test_one_missing_repeat_makes_the_verdict_missing_and_the_others_are_kept(failing: int, tmp_path: Path) -> None:
     async def test() -> None:
         cache = VerdictCache(tmp_path / "cache", 1 << 20)
         async with JudgeServer(lambda body: 4.0) as server:
@@ -268,13 +266,9 @@ def test_a_run_pauses_while_the_endpoint_is_down_and_resumes() -> None:
             asked, probes = len(server.bodies), limiter.state().opened
             server.down = False
             verdicts = await asyncio.gather(*calls)
-        assert (
-            asked <= 6 + probes
-        )  # paused, not hammering: the first calls, and one whenever it may be up again
+        assert asked <= 6 + probes  # paused, not hammering: the first calls, and one whenever it may be up again
         lost = [verdict for verdict in verdicts if isinstance(verdict, Missing)]
-        assert len(lost) <= 1 and all(
-            verdict.kind == "server" for verdict in lost
-        )  # before the breaker opened
+        assert len(lost) <= 1 and all(verdict.kind == "server" for verdict in lost)  # before the breaker opened
         assert limiter.state().breaker == "closed" and limiter.state().in_flight == 0
 
     run(test())
@@ -371,9 +365,7 @@ def test_every_attempt_has_a_lease_and_waiting_for_one_does_not_use_up_the_deadl
                     put_forward(6000.0)
                 await asyncio.sleep(0.001)
         last = call.result()
-        assert isinstance(last, Missing) and last.kind == "server", (
-            "three waits, each longer than the deadline"
-        )
+        assert isinstance(last, Missing) and last.kind == "server", "three waits, each longer than the deadline"
         assert limiter.state().requests == len(server.bodies) == 4, "each attempt was one request"
 
     clocks.run(test())
@@ -417,9 +409,7 @@ def test_two_replies_that_fail_by_themselves_keep_nobody_waiting() -> None:
         limiter = Limiter(limits(breaker_failures=2, breaker_rest_s=0.02, concurrency=2))
         async with Poisoned() as server:
             asks = partial(ask, new_client(), endpoint(server))
-            judge = judge_of(
-                server, limiter=limiter, outage_s=600.0, ping=partial(asks, smallest(Sampling()))
-            )
+            judge = judge_of(server, limiter=limiter, outage_s=600.0, ping=partial(asks, smallest(Sampling())))
             cases = [score(judge, SEMANTIC, f"poison {i}", tone(i)) for i in range(2)]
             bad = await asyncio.gather(*cases)
             good = await score(judge, SEMANTIC, "four", tone(3))
@@ -484,9 +474,7 @@ def test_a_cancelled_call_gives_its_lease_back(when: str) -> None:
 # --- log and secrets ---
 
 
-def test_the_log_has_every_call_and_neither_audio_nor_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_log_has_every_call_and_neither_audio_nor_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY_KEY", "sk-canary-very-secret")
 
     async def test() -> None:
@@ -550,9 +538,7 @@ def test_a_chatty_judge_is_made_to_choose_where_the_endpoint_can() -> None:
 def test_a_choice_that_is_ignored_is_no_choice() -> None:
     async def test() -> None:
         async with JudgeServer() as server:
-            server.edit = lambda body, text: (
-                text if "logprobs" in body else f"It is fine. <score>{text}</score>"
-            )
+            server.edit = lambda body, text: text if "logprobs" in body else f"It is fine. <score>{text}</score>"
             found = await probe(partial(ask, new_client(), endpoint(server)), MODEL, asked(SEMANTIC))
         assert not found.choice and "not enforced" in found.lacks["choice"]
 

@@ -47,9 +47,7 @@ def test_what_is_wrong_with_a_wave_is_logged_as_it_was_measured() -> None:
     for text in REPLIES:
         judged = judge(text, spoken(text))
         sound = listen(speech(spoken(text)), text)
-        assert {name: judged.figures[name] for name in FAULTS} == {
-            name: getattr(sound, name) for name in FAULTS
-        }
+        assert {name: judged.figures[name] for name in FAULTS} == {name: getattr(sound, name) for name in FAULTS}
         assert judged.figures["unjudgeable"] == 0
 
 
@@ -159,9 +157,7 @@ def test_an_axis_of_weight_zero_is_reported_but_not_counted() -> None:
 
 VERDICT = st.one_of(
     st.builds(Scored, value=st.floats(1, 5), judge=st.just("j/1"), spread=st.floats(0, 2)),
-    st.builds(
-        Missing, judge=st.just("j/1"), reason=st.just("down"), kind=st.just("server"), retryable=st.booleans()
-    ),
+    st.builds(Missing, judge=st.just("j/1"), reason=st.just("down"), kind=st.just("server"), retryable=st.booleans()),
 )
 
 
@@ -183,9 +179,7 @@ def test_a_wave_heard_before_is_not_recognised_again() -> None:
     again = panel.score(reply(TEXT), speech(spoken(TEXT).copy()), task(TEXT))
     other_rate = panel.score(reply(TEXT), Speech(wave=spoken(TEXT), sample_rate=22_050), task(TEXT))
     assert listener.calls == 2
-    flags = [
-        judged.reward.cached for judged in (first, again, other_rate) if isinstance(judged.reward, Scored)
-    ]
+    flags = [judged.reward.cached for judged in (first, again, other_rate) if isinstance(judged.reward, Scored)]
     assert flags == [False, True, False]
     assert value(first.reward) == value(again.reward)
 
@@ -217,9 +211,7 @@ def test_any_text_and_transcript_are_judged_on_the_scale(text: str, heard: str, 
 
 def test_figures_name_what_was_measured() -> None:
     made = reply(TEXT, channels="TTTTBAAABE", finish="length")
-    figures = (
-        panel_hearing(Parrot(TEXT)).score(made, speech(spoken(TEXT, "slow")), task(TEXT, "slow")).figures
-    )
+    figures = panel_hearing(Parrot(TEXT)).score(made, speech(spoken(TEXT, "slow")), task(TEXT, "slow")).figures
     assert figures["text_tokens"] == 4 and figures["audio_tokens"] == 3
     assert figures["truncated"] == 1 and figures["well_formed"] == 1 and figures["wer"] == 0
     assert figures["style_followed"] == 1

@@ -27,9 +27,7 @@ def noise(seconds: float, amplitude: float = 0.1, seed: int = 0) -> Wave:
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("harmonics", [range(1, 2), range(1, 9), range(2, 7)], ids=["sine", "voice", "no f0"])
 @pytest.mark.parametrize("hertz", [65.0, 98.7, 146.8, 220.0, 331.0, 480.0])
-def test_the_pitch_of_a_steady_sound_is_right_within_one_percent(
-    hertz: float, harmonics: range, rate: int
-) -> None:
+def test_the_pitch_of_a_steady_sound_is_right_within_one_percent(hertz: float, harmonics: range, rate: int) -> None:
     found = pitch(stack(hertz, rate, harmonics), rate)
     assert found.hertz == pytest.approx(hertz, rel=0.01)
     assert found.voiced > 0.9 and found.semitones < 0.2
@@ -62,9 +60,7 @@ def test_noise_has_no_pitch(seed: int) -> None:
 
 
 def test_the_voiced_share_is_one_of_the_speech_not_of_the_pauses() -> None:
-    half = np.concatenate(
-        [stack(130, RATE, range(1, 9), 1.0), np.zeros(2 * RATE, np.float32), noise(1, 0.15)]
-    )
+    half = np.concatenate([stack(130, RATE, range(1, 9), 1.0), np.zeros(2 * RATE, np.float32), noise(1, 0.15)])
     assert pitch(half, RATE).voiced == pytest.approx(0.5, abs=0.05)
 
 

@@ -113,9 +113,7 @@ class OneRecording(JudgeServer):
 
     def _answer(self, body: Body) -> tuple[int, Body]:
         if len(recordings(body)) > self.most:
-            return 400, {
-                "error": {"message": f"At most {self.most} audio(s) may be provided in one request."}
-            }
+            return 400, {"error": {"message": f"At most {self.most} audio(s) may be provided in one request."}}
         return super()._answer(body)
 
 
@@ -147,9 +145,7 @@ def test_an_endpoint_that_takes_one_recording_less_than_the_run_sends_is_refused
                 return
             server.most = count - 1
             several = f", {count} recordings in one request" if count > 1 else ""
-            with pytest.raises(
-                ValueError, match=f"takes input_audio{several}, and this one did not: rejected"
-            ):
+            with pytest.raises(ValueError, match=f"takes input_audio{several}, and this one did not: rejected"):
                 await api.probed(config, size, user_audio=user_audio)
 
     asyncio.run(asyncio.wait_for(test(), 60))
@@ -213,14 +209,10 @@ def test_what_a_server_leaves_out_of_its_usage_makes_no_model_deaf(
 
 def test_audio_tokens_prove_that_a_recording_was_heard() -> None:
     asked = Asked(rubrics=[ACOUSTIC], sampling=Sampling())
-    assert asyncio.run(
-        api.probe(answers(lambda call, clips, known: 300, audio_tokens=25), MODEL, asked)
-    ).audio
+    assert asyncio.run(api.probe(answers(lambda call, clips, known: 300, audio_tokens=25), MODEL, asked)).audio
 
 
-@pytest.mark.parametrize(
-    "count", [lambda call, clips, known: 300, lambda call, clips, known: 12 if known else 300]
-)
+@pytest.mark.parametrize("count", [lambda call, clips, known: 300, lambda call, clips, known: 12 if known else 300])
 def test_recordings_that_cost_nothing_even_when_nothing_is_cached_were_dropped(
     count: Callable[[int, int, bool], int],
 ) -> None:
@@ -239,9 +231,7 @@ def test_recordings_that_cost_nothing_even_when_nothing_is_cached_were_dropped(
         (CallFailed("malformed", "cut off: raise judge.api.max_tokens"), "judge.api.max_tokens"),
     ],
 )
-def test_an_endpoint_that_cannot_be_used_as_it_is_is_told_with_what_would_help(
-    failure: CallFailed, told: str
-) -> None:
+def test_an_endpoint_that_cannot_be_used_as_it_is_is_told_with_what_would_help(failure: CallFailed, told: str) -> None:
     async def failing(body: Body, under: Any = None) -> Answer:
         raise failure
 
@@ -268,9 +258,7 @@ def test_a_judge_that_thinks_is_used_once_it_has_room_to() -> None:
         async with Thinking(opinion) as server:
             with pytest.raises(ValueError, match=r"of 400, thought included: raise judge\.api\.max_tokens"):
                 await api.probed(judge_settings(server))
-            assert (
-                await api.probed(judge_settings(server, "judge.api.max_tokens=2000"))
-            ).judge.mode == "logprobs"
+            assert (await api.probed(judge_settings(server, "judge.api.max_tokens=2000"))).judge.mode == "logprobs"
 
     asyncio.run(asyncio.wait_for(test(), 60))
 

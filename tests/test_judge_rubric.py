@@ -119,9 +119,7 @@ def test_audio_that_cannot_be_heard_is_refused(wave: list[float]) -> None:
         wav(Speech(wave=np.array(wave, np.float32), sample_rate=8_000))
 
 
-HOSTILE = st.text(
-    st.one_of(st.sampled_from("<>/&[]|＜＞﹤ \n\x00\u202e\ud800score5"), st.characters()), max_size=60
-)
+HOSTILE = st.text(st.one_of(st.sampled_from("<>/&[]|＜＞﹤ \n\x00\u202e\ud800score5"), st.characters()), max_size=60)
 
 
 @given(HOSTILE)
@@ -263,9 +261,7 @@ def test_a_reason_must_be_english() -> None:
         ("", [[("", 0.0)]], "malformed"),
     ],
 )
-def test_probabilities_that_do_not_belong_to_one_digit_are_no_score(
-    text: str, logprobs: Logprobs, kind: str
-) -> None:
+def test_probabilities_that_do_not_belong_to_one_digit_are_no_score(text: str, logprobs: Logprobs, kind: str) -> None:
     assert kind_of(text, "logprobs", logprobs) == kind
 
 
@@ -286,9 +282,7 @@ def test_the_expected_score_is_the_mean_of_the_renormalised_distribution(
     if mass < 0.5 + 1e-9:
         return
     taken = options[int(text) - 1] if int(text) - 1 != split else halves[0]
-    others = [
-        option for option in [*options[:split], *halves, *options[split + 1 :], *noise] if option != taken
-    ]
+    others = [option for option in [*options[:split], *halves, *options[split + 1 :], *noise] if option != taken]
     reading = read(SCORE, "logprobs", text, [[taken, *others]])
     levels = np.arange(1, 6)
     mean = float(shares @ levels)
@@ -311,18 +305,16 @@ def test_whatever_a_judge_says_is_a_level_or_a_named_failure(text: str) -> None:
 def test_what_the_schema_allows_is_what_is_read(form: Form) -> None:
     schema = json_schema(form)
     labels = schema["properties"][form.field]["enum"]
-    assert schema["additionalProperties"] is False and list(schema["properties"]) == list(
-        form.reply.model_fields
-    )
+    assert schema["additionalProperties"] is False and list(schema["properties"]) == list(form.reply.model_fields)
     for label in labels:
         answer = json.dumps({"reason": "It is.", form.field: label})
         assert read(form, "schema", answer, []).number == form.numbers[str(label)]
 
 
 def test_a_choice_is_read_as_the_chance_that_a_is_better() -> None:
-    assert expectation(
-        CHOICE, "A", [[("A", log(0.7)), ("B", log(0.2)), ("T", log(0.1))]]
-    ).number == pytest.approx(0.75)
+    assert expectation(CHOICE, "A", [[("A", log(0.7)), ("B", log(0.2)), ("T", log(0.1))]]).number == pytest.approx(
+        0.75
+    )
     assert read(CHOICE, "tagged", "The first is clearer. <choice>B</choice>", []).number == 0
     with pytest.raises(CallFailed, match="malformed"):
         read(CHOICE, "tagged", "Both. <choice>C</choice>", [])

@@ -62,16 +62,12 @@ class Client:
     config: JudgeConfig
 
     def judge(self, mode: Mode = "logprobs", repeats: int = 1) -> OpenAIJudge:
-        config = self.config.model_copy(
-            update={"api": self.config.api.model_copy(update={"repeats": repeats})}
-        )
+        config = self.config.model_copy(update={"api": self.config.api.model_copy(update={"repeats": repeats})})
         access = api.Access(judge=Limiter(limits_of(config.api)), second=None)
         found = api.Probed(judge=able(mode), second=None)
         return api_panel(config, WORLD / "data", WORLD / "base", found, access, log=None).judge
 
-    async def verdict(
-        self, rubric: Rubric, task: Task, text: str, sound: Speech, mode: Mode = "logprobs"
-    ) -> Verdict:
+    async def verdict(self, rubric: Rubric, task: Task, text: str, sound: Speech, mode: Mode = "logprobs") -> Verdict:
         return await self.judge(mode).score(rubric, task, text, sound, None)
 
 
@@ -211,9 +207,7 @@ def test_pairs_and_groups_are_put_in_order() -> None:
             for mode in MODES:
                 said = Contest(rubric=SEMANTIC, task=SUM, candidates=candidates)
                 whole = Contest(rubric=HOLISTIC, task=SUM, candidates=candidates)
-                pairs = await pairwise(
-                    caller, able(mode), said, scale=Scale(), sampling=Sampling(temperature=0.0)
-                )
+                pairs = await pairwise(caller, able(mode), said, scale=Scale(), sampling=Sampling(temperature=0.0))
                 groups = await groupwise(
                     caller, able(mode), whole, scale=Scale(), repeats=2, sampling=Sampling(temperature=0.0)
                 )
@@ -264,9 +258,7 @@ def test_failures_come_at_their_share_without_a_score_and_the_same_ones_again() 
     async def scenario() -> list[Verdict]:
         async with served(Troubles(fail=0.2, seed=3)) as client:
             judge = client.judge("tagged")
-            asks = (
-                judge.score(SEMANTIC, replace(SUM, question=q), "no idea", good(), None) for q in questions
-            )
+            asks = (judge.score(SEMANTIC, replace(SUM, question=q), "no idea", good(), None) for q in questions)
             return await asyncio.gather(*asks)
 
     first, second = run(scenario()), run(scenario())
@@ -311,9 +303,7 @@ def test_a_key_is_asked_for_when_one_is_set(monkeypatch: pytest.MonkeyPatch) -> 
         async with served(key_env="SERVER_KEY") as client:
             keyed = [
                 Client(
-                    client.config.model_copy(
-                        update={"api": client.config.api.model_copy(update={"key_env": name})}
-                    )
+                    client.config.model_copy(update={"api": client.config.api.model_copy(update={"key_env": name})})
                 )
                 for name in ("CLIENT_KEY", "SERVER_KEY")
             ]
@@ -346,9 +336,7 @@ def test_a_recording_is_transcribed() -> None:
 
 
 def chat(*parts: dict[str, Any], **more: Any) -> bytes:
-    return json.dumps(
-        {"model": MODEL, "messages": [{"role": "user", "content": list(parts)}]} | more
-    ).encode()
+    return json.dumps({"model": MODEL, "messages": [{"role": "user", "content": list(parts)}]} | more).encode()
 
 
 def audio(content: bytes) -> tuple[dict[str, Any], ...]:
@@ -390,9 +378,7 @@ MALFORMED = {  # -> the status that answers it
 def test_malformed_requests_get_json_errors_and_the_server_goes_on() -> None:
     async def send(port: int, sent: bytes) -> tuple[int, Any]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        head = (
-            b"" if b"HTTP/1.1" in sent or b"SSH" in sent else POST + b"Content-Length: %d\r\n\r\n" % len(sent)
-        )
+        head = b"" if b"HTTP/1.1" in sent or b"SSH" in sent else POST + b"Content-Length: %d\r\n\r\n" % len(sent)
         writer.write(head + sent)
         writer.write_eof()
         answer = await reader.read()
@@ -431,9 +417,7 @@ def test_a_server_that_does_not_come_up_is_told_at_once() -> None:
     "wrong",
     [["--fail", "1.5"], ["--noise", "nan"], ["--key-env", "sk-secret"], ["--key-env", "NOT_SET_HERE"]],
 )
-def test_wrong_options_are_refused_and_no_key_is_shown(
-    wrong: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_options_are_refused_and_no_key_is_shown(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         options_of(wrong)
     assert "sk-secret" not in capsys.readouterr().err

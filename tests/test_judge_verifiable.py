@@ -185,9 +185,7 @@ def test_a_reply_settles_on_the_letters_that_its_last_cue_names(heard: str, name
     assert letters(heard) == frozenset(named)
 
 
-@pytest.mark.parametrize(
-    "scrap", ["answer is", "answer", "option", "b or", "a", "the answer is b or", ",", "i think"]
-)
+@pytest.mark.parametrize("scrap", ["answer is", "answer", "option", "b or", "a", "the answer is b or", ",", "i think"])
 def test_a_very_long_reply_is_searched_for_letters_to_its_end(scrap: str) -> None:
     """A search whose work grew faster than the square of the length would not come back."""
     assert letters(f"{scrap} " * 5000) == letters(f"{scrap} " * 3)

@@ -66,9 +66,7 @@ def test_a_stack_comes_apart_and_together_again(heights: list[int]) -> None:
         list(apart(STACKED, "blocks.0.qkv", stacked[1:], module))
 
 
-def test_the_module_holds_the_folders_numbers_and_reads_no_other_tensors(
-    family: Family, tmp_path: Path
-) -> None:
+def test_the_module_holds_the_folders_numbers_and_reads_no_other_tensors(family: Family, tmp_path: Path) -> None:
     stored = load_file(family.path / "model.safetensors")
     folder = tmp_path / "renamed"
     folder.mkdir()

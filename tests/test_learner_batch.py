@@ -139,15 +139,11 @@ def test_tail_after_the_last_scored_position_is_cut() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(batches(), ALGOS, st.integers(1, 4), st.integers(14, 40))
-def test_plan_scores_every_weighted_position_once(
-    batch: StepBatch, algo: AlgoConfig, ranks: int, budget: int
-) -> None:
+def test_plan_scores_every_weighted_position_once(batch: StepBatch, algo: AlgoConfig, ranks: int, budget: int) -> None:
     rows = rows_of(batch, algo, SAMPLED)
     plan = share(rows, ranks=ranks, budget=budget, streams=1)
     assert len({len(micros) for micros in plan}) == 1  # nobody waits for a pass that the others do not make
-    assert all(
-        sum(length_of(rows[i], streams=1) for i in micro) <= budget for micros in plan for micro in micros
-    )
+    assert all(sum(length_of(rows[i], streams=1) for i in micro) <= budget for micros in plan for micro in micros)
     planned = sorted(position for rank in range(ranks) for position in scored_positions(rows, plan, rank))
     assert planned == [(i, j) for i, row in enumerate(rows) for j in np.flatnonzero(row.needed_R)]
     for rank, micros in enumerate(plan):

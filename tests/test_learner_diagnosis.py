@@ -21,9 +21,7 @@ from tests.fixtures import write_micro_checkpoint
 from tests.learner_world import batch, config, full_tensors, perturb
 from tests.processes import HANG_S
 
-LOUD: dict[str, Any] = {
-    "rollout": {"temperature": 0.7}
-}  # so that a mean over log-probs at 1 would be another
+LOUD: dict[str, Any] = {"rollout": {"temperature": 0.7}}  # so that a mean over log-probs at 1 would be another
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,9 +41,7 @@ def untied_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def naive(checkpoint: Path, config: Config, step: StepBatch) -> dict[str, dict[str, Tensor]]:
     """Direction -> part of the model -> its gradient, from one unsharded float64 model, a sequence at a time."""
-    model, start = (
-        AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float64).train() for _ in range(2)
-    )
+    model, start = (AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float64).train() for _ in range(2))
     perturb(model.parameters())
 
     def logps(model: Any, row: Any, heat: float) -> Tensor:
@@ -140,9 +136,7 @@ def test_advantages_and_pairs_of_other_objectives_are_followed(micro_checkpoint:
     step = batch(micro_checkpoint)
     routed = replace(
         step,
-        rollouts=tuple(
-            replace(r, advantage=Advantage(r.index - 0.3, 0.2 - r.index, 9.0)) for r in step.rollouts
-        ),
+        rollouts=tuple(replace(r, advantage=Advantage(r.index - 0.3, 0.2 - r.index, 9.0)) for r in step.rollouts),
     )
     free = [replace(r, logps=None, advantage=NONE) for r in step.rollouts]
     mute = replace(free[1], channels=free[1].channels.replace("A", "B"))
@@ -201,9 +195,7 @@ def test_shift_is_what_a_known_perturbation_did_to_each_channel(
 
 
 def test_diagnosed_run_has_the_weights_of_one_that_was_not(micro_checkpoint: Path) -> None:
-    settings = config(
-        micro_checkpoint, algo={"epochs": 2}, activation_checkpointing=True, tokens_per_microbatch=128
-    )
+    settings = config(micro_checkpoint, algo={"epochs": 2}, activation_checkpointing=True, tokens_per_microbatch=128)
     plain, diagnosed = Learner(settings, 0, 1), Learner(settings, 0, 1)
     results = []
     for n in range(3):
@@ -223,9 +215,9 @@ def test_what_a_batch_cannot_tell_is_left_out(micro_checkpoint: Path) -> None:
     learner, step = Learner(config(micro_checkpoint), 0, 1), batch(micro_checkpoint)
     anchors = learner.diagnose(replace(step, rollouts=()))
     assert set(anchors.shift) == {"anchor_text", "anchor_audio"}
-    assert {
-        (part.text, part.audio, part.text_audio_ratio, part.sft_text_cosine) for part in anchors.layers
-    } == {(None,) * 4}
+    assert {(part.text, part.audio, part.text_audio_ratio, part.sft_text_cosine) for part in anchors.layers} == {
+        (None,) * 4
+    }
     assert all(part.sft for part in anchors.layers)
     mute = tuple(replace(r, channels=r.channels.replace("T", "P")) for r in step.rollouts)
     audio = learner.diagnose(replace(step, rollouts=mute, anchors=()))

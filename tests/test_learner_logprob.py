@@ -11,9 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from learner.logprob import chosen_logprobs
 
 
-def inputs(
-    n: int, hidden: int, vocab: int, seed: int, dtype: torch.dtype = torch.float64
-) -> dict[str, torch.Tensor]:
+def inputs(n: int, hidden: int, vocab: int, seed: int, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
     """Random tensors; phase 0 allows everything, the others allow at least the target."""
     g = torch.Generator().manual_seed(seed)
     targets, phases = torch.randint(vocab, (n,), generator=g), torch.randint(3, (n,), generator=g)
@@ -41,9 +39,7 @@ def naive(x: dict[str, torch.Tensor], *, heat: bool, mask: bool) -> tuple[torch.
     return logps.gather(-1, x["targets"][:, None])[:, 0], entropies
 
 
-def chunked(
-    x: dict[str, torch.Tensor], chunk: int, *, heat: bool, mask: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+def chunked(x: dict[str, torch.Tensor], chunk: int, *, heat: bool, mask: bool) -> tuple[torch.Tensor, torch.Tensor]:
     return chosen_logprobs(
         x["hidden"],
         x["weight"],

@@ -59,9 +59,7 @@ def one_rank() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(
-    micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[dict[str, Any]]]:
+def two_ranks(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """Folder of a finished two-rank session, and what each rank reported."""
     folder = tmp_path_factory.mktemp("two_ranks")
     shutil.copytree(micro_checkpoint, folder / "base")
@@ -103,8 +101,7 @@ def test_a_penalty_in_the_reward_is_the_padded_one_on_one_rank_and_on_two(
     perturb(learner.policy.parameters())
     rows = naive_rows(micro_checkpoint, settings, step, perturbed=True).rollouts
     expected = {
-        r.key: naive_objective.kl_penalty(row, settings.algo)
-        for r, row in zip(step.rollouts, rows, strict=True)
+        r.key: naive_objective.kl_penalty(row, settings.algo) for r, row in zip(step.rollouts, rows, strict=True)
     }
     assert learner.penalties(step.rollouts) == pytest.approx(expected, rel=1e-4, abs=1e-6)
     for report in two_ranks[1]:
@@ -116,9 +113,7 @@ def test_a_penalty_in_the_reward_is_the_padded_one_on_one_rank_and_on_two(
     [{"tokens_per_microbatch": 96}, {"logprob_chunk": 1000}, {"activation_checkpointing": True}],
     ids=str,
 )
-def test_gradient_does_not_depend_on_how_the_step_is_cut(
-    micro_checkpoint: Path, settings: dict[str, Any]
-) -> None:
+def test_gradient_does_not_depend_on_how_the_step_is_cut(micro_checkpoint: Path, settings: dict[str, Any]) -> None:
     found = []
     for changed in ({}, settings):
         learner = Learner(config(micro_checkpoint, **changed), 0, 1)
@@ -170,9 +165,7 @@ def leaves(value: Any) -> tuple[list[Any], list[float]]:
     return ([], [value]) if isinstance(value, float) else ([value], [])
 
 
-def test_a_rank_without_work_takes_part(
-    micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]]
-) -> None:
+def test_a_rank_without_work_takes_part(micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, reports = two_ranks
     settings = config(micro_checkpoint, algo={"mix": "fixed", "fixed_lambda": 0.0})
     alone = StepBatch(step=0, weight=0.0, rollouts=(), anchors=batch(micro_checkpoint, groups=1).anchors)
@@ -188,9 +181,7 @@ def test_resume_is_bit_exact_on_two_ranks_and_loads_on_one(
     micro_checkpoint: Path, two_ranks: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     folder, reports = two_ranks
-    straight, resumed = (
-        load_file(folder / f"weights_{name}.safetensors") for name in ("straight", "resumed")
-    )
+    straight, resumed = (load_file(folder / f"weights_{name}.safetensors") for name in ("straight", "resumed"))
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     learner = Learner(config(micro_checkpoint), 0, 1)
     learner.load(folder / "two_ranks")
@@ -231,23 +222,15 @@ def test_export_loads_and_gives_equal_logits(micro_checkpoint: Path, tmp_path: P
     learner.export(tmp_path / "final")
     source, target = ({f.name for f in folder.iterdir()} for folder in (micro_checkpoint, tmp_path / "final"))
     assert source == target
-    assert (tmp_path / "final/codec.safetensors").read_bytes() == (
-        micro_checkpoint / "codec.safetensors"
-    ).read_bytes()
-    before, after = (
-        load_file(folder / "model.safetensors") for folder in (micro_checkpoint, tmp_path / "final")
-    )
-    assert {n: (t.shape, t.dtype) for n, t in before.items()} == {
-        n: (t.shape, t.dtype) for n, t in after.items()
-    }
+    assert (tmp_path / "final/codec.safetensors").read_bytes() == (micro_checkpoint / "codec.safetensors").read_bytes()
+    before, after = (load_file(folder / "model.safetensors") for folder in (micro_checkpoint, tmp_path / "final"))
+    assert {n: (t.shape, t.dtype) for n, t in before.items()} == {n: (t.shape, t.dtype) for n, t in after.items()}
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
     scored = learner.score(batch(micro_checkpoint).rollouts)
     for rollout in batch(micro_checkpoint).rollouts:
         ids = torch.tensor([rollout.prompt_ids + rollout.ids])
         with torch.no_grad():
-            logps = torch.log_softmax(model(ids).logits[0, :-1].float(), -1).gather(-1, ids[0, 1:, None])[
-                :, 0
-            ]
+            logps = torch.log_softmax(model(ids).logits[0, :-1].float(), -1).gather(-1, ids[0, 1:, None])[:, 0]
         mine = torch.tensor(scored[f"{rollout.prompt_id}/{rollout.index}"])
         torch.testing.assert_close(mine, logps[len(rollout.prompt_ids) - 1 :], atol=1e-5, rtol=0)
 
@@ -290,9 +273,7 @@ def test_empty_preference_mask_is_exactly_the_anchors_alone(micro_checkpoint: Pa
     """No text in any reply: the objective does not fall back to the audio."""
     algo = {**NO_KL, **WORDS}
     step = batch(micro_checkpoint)
-    mute = tuple(
-        replace(r, channels="".join("A" if c == "T" else c for c in r.channels)) for r in step.rollouts
-    )
+    mute = tuple(replace(r, channels="".join("A" if c == "T" else c for c in r.channels)) for r in step.rollouts)
     found = []
     for rollouts in (mute, ()):
         learner = Learner(config(micro_checkpoint, algo=algo), 0, 1)
@@ -310,9 +291,7 @@ def test_shut_gate_costs_no_preference_and_no_reference(micro_checkpoint: Path) 
     assert result.metrics == alone.metrics
     assert "loss/po" not in result.metrics
     assert all(x != x for values in result.learner_logps.values() for x in values)
-    assert all(
-        torch.equal(a, b) for a, b in zip(moments(learner).values(), moments(other).values(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(moments(learner).values(), moments(other).values(), strict=True))
 
 
 def test_zero_advantage_rows_are_skipped_exactly(micro_checkpoint: Path) -> None:
@@ -341,9 +320,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_weights(micro_checkpoi
     assert published is not None and set(published[0].dtypes) == {"bfloat16"}
 
 
-def test_later_epochs_use_the_first_epochs_ratio(
-    micro_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_epochs_use_the_first_epochs_ratio(micro_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[float] = []
 
     def reduce(*told: Any) -> dict[str, float]:
@@ -353,9 +330,7 @@ def test_later_epochs_use_the_first_epochs_ratio(
 
     reduced = step_metrics.reduce
     monkeypatch.setattr(step_metrics, "reduce", reduce)
-    learner = Learner(
-        config(micro_checkpoint, algo={"epochs": 3, "clip_low": 0.0, "clip_high": 0.0}, lr=1e-2), 0, 1
-    )
+    learner = Learner(config(micro_checkpoint, algo={"epochs": 3, "clip_low": 0.0, "clip_high": 0.0}, lr=1e-2), 0, 1)
     metrics = learner.step(batch(micro_checkpoint)).metrics
     assert learner.version == 1
     assert passes[0] == 0.0 < min(passes[1:])  # the first of three epochs cannot clip

@@ -209,9 +209,7 @@ def test_other_calls_go_on_while_a_body_is_read() -> None:
         async with JudgeServer(lambda body: 4.0) as server, new_client() as client:
             where = Endpoint(base_url=server.base_url, model="m", key_env=None, deadline_s=HANG_S)
             body = {"messages": [{"role": "system", "content": "score"}, {"role": "user", "content": []}]}
-            request = Post(
-                path="/x", content_type="application/json", content=json.dumps(body).encode(), read=slow
-            )
+            request = Post(path="/x", content_type="application/json", content=json.dumps(body).encode(), read=slow)
             call = asyncio.create_task(post(client, where, request))
             while not call.done():
                 await asyncio.sleep(0.001)
@@ -237,9 +235,7 @@ def test_other_calls_go_on_while_an_error_page_is_read(monkeypatch: pytest.Monke
 
         async with JudgeServer(lambda body: 4.0) as server, new_client() as client:
             server.down = True
-            where = Endpoint(
-                base_url=server.base_url, model="m", key_env=None, deadline_s=2 * HANG_S, attempts=1
-            )
+            where = Endpoint(base_url=server.base_url, model="m", key_env=None, deadline_s=2 * HANG_S, attempts=1)
             request = Post(path="/x", content_type="application/json", content=b"{}", read=lambda body: None)
             call = asyncio.create_task(post(client, where, request))
             while not call.done():

@@ -85,9 +85,7 @@ def test_a_child_that_inherits_it_holds_it_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("age", "free"), [(DEAD_S / 2, False), (DEAD_S * 2, True)])
-def test_a_lock_that_does_not_reach_us_counts_as_long_as_it_is_touched(
-    age: float, free: bool, tmp_path: Path
-) -> None:
+def test_a_lock_that_does_not_reach_us_counts_as_long_as_it_is_touched(age: float, free: bool, tmp_path: Path) -> None:
     write(tmp_path, "another-host", 4321, age)
     if free:
         with alone(tmp_path, "a run"):
@@ -97,9 +95,7 @@ def test_a_lock_that_does_not_reach_us_counts_as_long_as_it_is_touched(
             pass
         with pytest.raises(UserError) as caught, alone(tmp_path, "a run"):  # to look at it is no touch
             pass
-        rule = re.search(
-            r"if that process has ended, start again in (\d+) s, or remove (.*)$", str(caught.value)
-        )
+        rule = re.search(r"if that process has ended, start again in (\d+) s, or remove (.*)$", str(caught.value))
         assert rule and 0 < int(rule[1]) <= DEAD_S - age + 1 and rule[2] == str(tmp_path / ".lock")
         Path(rule[2]).unlink()
         with alone(tmp_path, "a run"):

@@ -100,9 +100,7 @@ def test_a_value_that_fits_its_match_is_read_as_it_stands(folder: Path, match: s
 def test_a_folder_or_a_pipe_is_no_manifest_and_nobody_waits(folder: Path) -> None:
     os.mkfifo(folder / "pipe.jsonl")
     for path in (folder / "pipe.jsonl", folder):
-        with pytest.raises(
-            ManifestError, match="manifest must be a file that can be read twice, no folder and no"
-        ):
+        with pytest.raises(ManifestError, match="manifest must be a file that can be read twice, no folder and no"):
             manifest.read(path, SECONDS)
 
 

@@ -183,9 +183,7 @@ def test_words_that_are_none_are_no_prompt(tmp_path: Path, capsys: pytest.Captur
         assert capsys.readouterr().err == "prompt: must be words, or name a sound file: got nothing\n"
 
 
-def test_eval_tells_what_it_cannot_do_before_it_begins(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_eval_tells_what_it_cannot_do_before_it_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flags, rule in (
         (["--limit", "0"], "--limit: must be at least 1: got 0"),
         (["--json", str(tmp_path / "no" / "out.json")], "--json: must be a file in a folder that is there"),
@@ -337,9 +335,7 @@ def test_the_same_model_in_another_form_may_lie_beside_it(folders: dict[str, Pat
         check_copies(folder)
 
 
-def test_an_index_that_names_a_tensor_of_no_file(
-    folders: dict[str, Path], tmp_path: Path, lines: Lines
-) -> None:
+def test_an_index_that_names_a_tensor_of_no_file(folders: dict[str, Path], tmp_path: Path, lines: Lines) -> None:
     folder = Path(shutil.copytree(folders["vita_audio"], tmp_path / "vita"))
     index = folder / "model.safetensors.index.json"
     told = json.loads(index.read_text())["weight_map"]

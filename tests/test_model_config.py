@@ -89,9 +89,7 @@ def reference(folder: Path, keys: dict[str, Any]) -> torch.Tensor:
 
 SPELLINGS: dict[str, dict[str, Any]] = {
     "theta beside": {"rope_theta": 500.0},
-    "theta inside, as transformers writes it now": {
-        "rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}
-    },
+    "theta inside, as transformers writes it now": {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}},
     "theta inside rope_scaling": {"rope_scaling": {"rope_theta": 500.0, "type": "default"}},
     "linear, the old name of its type": {
         "rope_scaling": {"type": "linear", "factor": 4.0},
@@ -105,9 +103,7 @@ SPELLINGS: dict[str, dict[str, Any]] = {
     },
     "llama3": {"rope_parameters": LLAMA3 | {"rope_theta": 500.0}},
     "llama3, its length beside": {
-        "rope_scaling": {
-            key: value for key, value in LLAMA3.items() if key != "original_max_position_embeddings"
-        },
+        "rope_scaling": {key: value for key, value in LLAMA3.items() if key != "original_max_position_embeddings"},
         "original_max_position_embeddings": 64,
         "rope_theta": 500.0,
     },
@@ -236,9 +232,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", QWEN)
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_not_computed_is_refused_with_its_key(
-    changed: Callable[..., Path], name: str, case: str
-) -> None:
+def test_what_is_not_computed_is_refused_with_its_key(changed: Callable[..., Path], name: str, case: str) -> None:
     keys, told = REFUSED[case]
     folder = changed(name, keys)
     with pytest.raises(ValueError) as refused:
@@ -308,9 +302,7 @@ def test_a_text_config_and_what_lies_beside_it_must_agree(folders: dict[str, Pat
     assert refused(use_sliding_window=True) == "use_sliding_window must be false: got true"
     assert refused(logits_scaling=2.0).startswith("logits_scaling is not read")
     text = told["text_config"] | {"tie_word_embeddings": False}
-    assert (
-        refused(tie_word_embeddings=True, text_config=text) == "tie_word_embeddings must be false: got true"
-    )
+    assert refused(tie_word_embeddings=True, text_config=text) == "tie_word_embeddings must be false: got true"
     text = told["text_config"] | {"num_attention_groups": 2}
     assert refused(text_config=text) == "text_config.num_attention_groups must be 1: got 2"
 
@@ -341,9 +333,7 @@ GLM: dict[str, tuple[dict[str, Any], str | None]] = {
 
 
 @pytest.mark.parametrize("case", GLM)
-def test_glm_is_honoured_or_refused(
-    changed: Callable[..., Path], folders: dict[str, Path], case: str
-) -> None:
+def test_glm_is_honoured_or_refused(changed: Callable[..., Path], folders: dict[str, Path], case: str) -> None:
     keys, told = GLM[case]
     folder = changed("glm4_voice", keys)
     if told is not None:

@@ -51,9 +51,7 @@ def test_noise_is_that_of_the_reply_and_the_seed() -> None:
 def test_scores_stay_on_the_scale_and_what_is_no_opinion_stays() -> None:
     loud = JudgeConfig(noise=50.0, readings=3)
     assert {
-        scored(
-            noisy(judged(f"p{i}", Scored(value=1.0, judge="x")), JudgeConfig(noise=50.0), 0).axes["semantic"]
-        ).value
+        scored(noisy(judged(f"p{i}", Scored(value=1.0, judge="x")), JudgeConfig(noise=50.0), 0).axes["semantic"]).value
         for i in range(20)
     } == {1.0, 5.0}
     gone = Missing(judge="x", reason="broken", kind="server")

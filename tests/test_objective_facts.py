@@ -144,9 +144,7 @@ def step_of(algo: dict[str, Any], *replies: tuple[str, float]) -> Step:
 @pytest.mark.parametrize(
     ("aggregation", "share"), [("sequence_mean", 0.5), ("token_mean", 1.0), ("sum", 0.5), ("constant", 0.5)]
 )
-def test_a_reply_without_preferred_tokens_counts_as_a_reply_and_not_as_tokens(
-    aggregation: str, share: float
-) -> None:
+def test_a_reply_without_preferred_tokens_counts_as_a_reply_and_not_as_tokens(aggregation: str, share: float) -> None:
     step = step_of({"aggregation": aggregation, "importance": "off"}, ("TTE", 5.0), ("AAB", 1.0))
     batch = decided(step).batch
     alone = product(step, replace(batch, rollouts=batch.rollouts[:1])).losses["po"]
@@ -166,9 +164,7 @@ def test_a_pair_that_compares_with_nothing_adds_zero_and_still_counts() -> None:
             sampled=one.sampled,
         )  # fmt: skip
 
-    whole, empty = (
-        Pair(chosen=offline(i, "TTE"), rejected=offline(i + 1, c)) for i, c in ((0, "TE"), (2, "AB"))
-    )
+    whole, empty = (Pair(chosen=offline(i, "TTE"), rejected=offline(i + 1, c)) for i, c in ((0, "TE"), (2, "AB")))
     algo = AlgoConfig.model_validate({"loss": "dpo", "mix": "fixed", "fixed_lambda": 1.0, "kl": NOTHING})
     step = Step(algo=algo, judge=JudgeConfig(), groups=[], pairs=[whole, empty])
     both, alone, nothing = (

@@ -125,11 +125,6 @@ def test_a_run_is_told_what_is_not_held_out(folder: Path) -> None:
         "data.test: is not held out from data.train: it shares 1 ids, 0 questions, 1 clips",
     ]
     for split in held:
-        with pytest.raises(
-            UserError, match=f"data.{split}: must hold other rows than data.train, or nothing is"
-        ):
+        with pytest.raises(UserError, match=f"data.{split}: must hold other rows than data.train, or nothing is"):
             held_out(*of_run(folder, **({"train": train} | held | {split: train})), ())
-    assert (
-        held_out(*of_run(folder, train=train[:1], validation=held["validation"], test=held["validation"]), ())
-        == []
-    )
+    assert held_out(*of_run(folder, train=train[:1], validation=held["validation"], test=held["validation"]), ()) == []

@@ -35,9 +35,7 @@ def test_quoted_text_is_read_back_whatever_is_in_it(text: str) -> None:
 def test_a_path_is_taken_as_it_was_typed(typed: str) -> None:
     assert load([f"data.train={typed}"]).data.train == Path(typed)
     assert load([f"data.train={quoted(typed)}"]).data.train == Path(typed)
-    assert [load(run).data.train for run in sweep([f"data.train={typed}", "run.seed=0,1"])] == [
-        Path(typed)
-    ] * 2
+    assert [load(run).data.train for run in sweep([f"data.train={typed}", "run.seed=0,1"])] == [Path(typed)] * 2
 
 
 @pytest.mark.parametrize("typed", ["~/train.jsonl", "~/(1)/train.jsonl"])

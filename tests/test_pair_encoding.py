@@ -65,9 +65,7 @@ def sampled(family: Family, **changes: Any) -> PairRow:
     letters = family.channels.letters
     row = heard(family).model_copy(
         update={
-            "chosen": Side(
-                text="nine", ids=whole, channels=letters(whole), sampled="1" * (len(whole) - 1) + "0"
-            ),
+            "chosen": Side(text="nine", ids=whole, channels=letters(whole), sampled="1" * (len(whole) - 1) + "0"),
             "rejected": Side(text="nine", ids=cut, channels=letters(cut), sampled="1" * len(cut)),
             "prompt_ids": (2, 7, 4),
             "provenance": made,
@@ -91,19 +89,14 @@ def test_the_learner_is_told_that_this_run_did_not_sample_a_pair(family: Family,
     pair = pair_of(example)
     assert (pair.weight, pair.chosen.key, pair.rejected.key) == (0.5, "r1/0", "r1/1")
     for rollout, side in ((pair.chosen, example.chosen), (pair.rejected, example.rejected)):
-        assert (
-            rollout.prompt_ids == example.prompt.ids and rollout.logps is None and rollout.advantage == NONE
-        )
+        assert rollout.prompt_ids == example.prompt.ids and rollout.logps is None and rollout.advantage == NONE
         assert (rollout.ids, rollout.channels, rollout.sampled) == (side.ids, side.channels, side.sampled)
 
 
-def test_words_and_sound_are_encoded_word_by_word_where_there_is_a_clip_each(
-    family: Family, folder: Path
-) -> None:
+def test_words_and_sound_are_encoded_word_by_word_where_there_is_a_clip_each(family: Family, folder: Path) -> None:
     pair = Encoder(family, folder, 60.0).pair(heard(family))
     one, two, three = (
-        family.codec().encode(audio.read(folder / f"{i}.wav", family.codec().ear_rate, 60.0))
-        for i in (1, 2, 3)
+        family.codec().encode(audio.read(folder / f"{i}.wav", family.codec().ear_rate, 60.0)) for i in (1, 2, 3)
     )
     chunks = [Chunk(text="nine", codes=tuple(two)), Chunk(text="ten", codes=tuple(three))]
     assert pair.chosen == response(family, chunks)
@@ -128,9 +121,7 @@ def test_words_and_sound_do_not_ask_for_whom_they_were_made(family: Family, fold
     elsewhere = made.model_copy(update={"layout": "0" * 16})
     encoder = Encoder(family, folder, 60.0)
     assert encoder.pair(heard(family, provenance=elsewhere)) == encoder.pair(heard(family))
-    with pytest.raises(
-        ValueError, match=rf"row r1: its ids were made for tiny of layout {'0' * 16}, the model is"
-    ):
+    with pytest.raises(ValueError, match=rf"row r1: its ids were made for tiny of layout {'0' * 16}, the model is"):
         encoder.pair(sampled(family, provenance=elsewhere))
 
 
@@ -205,9 +196,7 @@ def test_a_run_knows_its_pairs_before_it_starts(tmp_path: Path) -> None:
 def test_pairs_that_the_model_cannot_use_are_named_by_line(tmp_path: Path) -> None:
     long = {"messages": [{"role": "user", "content": MARKER * 60}], "audios": ["a.flac"] * 60}
     other = json.loads(
-        sampled(load_family(ModelConfig(family="tiny", path=WORLD / "base"))).model_dump_json(
-            exclude={"audios"}
-        )
+        sampled(load_family(ModelConfig(family="tiny", path=WORLD / "base"))).model_dump_json(exclude={"audios"})
     )
     path = pairs_file(tmp_path, THEIRS, THEIRS | {"sft_target_text": "xylophone"}, THEIRS | long)
     with pytest.raises(ManifestError) as caught:

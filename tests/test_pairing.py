@@ -42,9 +42,7 @@ SMALL = ["judge.workers=1", "rollout.prompts_per_step=2", "rollout.engine=hf"]
 Rewards = list[float | None]
 
 
-@given(
-    st.lists(st.none() | st.sampled_from([1.0, 1.5, 2.0, 3.7, 5.0]), min_size=2, max_size=9), st.floats(0, 4)
-)
+@given(st.lists(st.none() | st.sampled_from([1.0, 1.5, 2.0, 3.7, 5.0]), min_size=2, max_size=9), st.floats(0, 4))
 def test_best_and_worst_are_those_of_the_valid_rewards_and_the_first_of_equals(
     rewards: Rewards, margin: float
 ) -> None:
@@ -131,9 +129,7 @@ class World:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 audio.write(path, np.full(1600, index / 10, np.float32), 16_000)
             axes = {"semantic": verdict, "acoustic": BROKEN}
-            judged = Judged(
-                prompt_id=name, index=index, axes=axes, reward=verdict, transcript="x", figures={}
-            )
+            judged = Judged(prompt_id=name, index=index, axes=axes, reward=verdict, transcript="x", figures={})
             replies.append((reply, judged))
         return Group(prompt=Prompt(id=name, ids=(2, 7)), replies=tuple(replies))
 
@@ -271,9 +267,7 @@ def test_an_outage_stops_and_keeps_what_was_judged(
     world.verdicts = lambda name: [BROKEN] * 3 if name in down else [scored(1.0), scored(2.0), scored(5.0)]
     assert command(prompts, tmp_path / "out.jsonl", "rollout.prompts_per_step=1") == 1
     told = capsys.readouterr().err
-    assert (
-        "3 of 3 verdicts are missing" in told and "4 of 6 prompts are kept; the same command goes on" in told
-    )
+    assert "3 of 3 verdicts are missing" in told and "4 of 6 prompts are kept; the same command goes on" in told
     assert not (tmp_path / "out.jsonl").exists()
     world.asked.clear()
     down.clear()
@@ -287,9 +281,7 @@ def test_a_journal_is_gone_on_with_by_the_same_command_only(
     out = tmp_path / "out.jsonl"
     command(prompts, out)
     before = out.read_bytes()
-    assert command(prompts, out, "judge.deadline_s=9", "cluster.restarts=1") == 0, (
-        "changes nothing that is written"
-    )
+    assert command(prompts, out, "judge.deadline_s=9", "cluster.restarts=1") == 0, "changes nothing that is written"
     for other in (
         "run.seed=1", "rollout.temperature=0.7", "judge.semantic=0.7", "rollout.grammar=true", "algo.margin=0.4",
     ):  # fmt: skip
@@ -305,9 +297,7 @@ def test_a_journal_is_gone_on_with_by_the_same_command_only(
 def test_what_is_not_ours_is_not_written_over(prompts: Path, world: World, tmp_path: Path) -> None:
     mine = prompts.with_name("mine.jsonl")
     mine.write_text("mine")
-    with pytest.raises(
-        UserError, match=r"mine\.jsonl exists, and no mine\.journal\.jsonl that it belongs to"
-    ):
+    with pytest.raises(UserError, match=r"mine\.jsonl exists, and no mine\.journal\.jsonl that it belongs to"):
         pairs(mine, 3, prompts, None, SMALL)
     (tmp_path / "x.files").mkdir()
     with pytest.raises(UserError, match=r"x\.files exists"):
@@ -356,9 +346,7 @@ def test_no_step_of_a_run_samples_with_this_seed() -> None:
 # --- for real -------------------------------------------------------------------------------------------------
 
 
-def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(
-    prompts: Path, tmp_path: Path
-) -> None:
+def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(prompts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     asked = ["rollout.max_new_tokens=60", "rollout.prompts_per_step=6"]
     assert command(prompts, out, *asked) == 0

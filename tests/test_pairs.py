@@ -327,9 +327,7 @@ def test_a_line_that_is_too_long_is_one_problem_beside_those_behind_it(
         st.sampled_from([*OURS, *THEIRS]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(MARKER),
-            lambda inner: (
-                st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*SIDE, "role"]), inner)
-            ),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*SIDE, "role"]), inner),
             max_leaves=6,
         ),
     )

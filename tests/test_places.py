@@ -63,8 +63,6 @@ def test_elsewhere_every_path_is_written_as_it_is() -> None:
 
 @pytest.mark.parametrize("key", ["run.root", "judge.api.cache", "judge.second.cache"])
 @pytest.mark.parametrize("inside", ["kept", "{job}/kept"], ids=["relative", "absolute"])
-def test_nothing_that_a_job_writes_may_lie_in_its_folder(
-    key: str, inside: str, tmp_path: Path, job: Path
-) -> None:
+def test_nothing_that_a_job_writes_may_lie_in_its_folder(key: str, inside: str, tmp_path: Path, job: Path) -> None:
     with pytest.raises(ConfigError, match=f"conf: {key}: must be absolute in a Ray job, whose own folder is"):
         load([f"run.root={tmp_path}", f"{key}={inside.format(job=job)}"])

@@ -80,18 +80,12 @@ def test_the_figure_is_the_output_at_the_index_for_every_rank(tmp_path: Path, sh
 
 def test_a_clip_is_resampled_to_the_rate_of_the_predictor(tmp_path: Path) -> None:
     samples = plugin(tmp_path, moments(["n"]), output=2, sample_rate=16_000)
-    assert samples.measure(at(24_000, np.full(2400, 0.3))) == len(
-        resample(np.ones(2400, "f4"), 24_000, 16_000)
-    )
+    assert samples.measure(at(24_000, np.full(2400, 0.3))) == len(resample(np.ones(2400, "f4"), 24_000, 16_000))
     assert samples.measure(at(16_000, np.full(2400, 0.3))) == 2400
 
 
-@pytest.mark.parametrize(
-    ("samples", "fed"), [(800, RAMP), (300, RAMP[:300]), (2000, np.tile(RAMP, 3)[:2000])]
-)
-def test_where_the_length_is_fixed_a_clip_is_cut_or_repeated(
-    tmp_path: Path, samples: int, fed: np.ndarray
-) -> None:
+@pytest.mark.parametrize(("samples", "fed"), [(800, RAMP), (300, RAMP[:300]), (2000, np.tile(RAMP, 3)[:2000])])
+def test_where_the_length_is_fixed_a_clip_is_cut_or_repeated(tmp_path: Path, samples: int, fed: np.ndarray) -> None:
     for index in (0, 299, samples - 1):
         assert plugin(tmp_path, identity([1, samples]), output=index).measure(at(RATE, RAMP)) == fed[index]
 
@@ -173,9 +167,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["beside.bin", "../outside.bin", "ABSOLUTE", "link.bin"])
-def test_no_other_file_is_read_for_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_no_other_file_is_read_for_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -196,9 +188,7 @@ def test_no_other_file_is_read_for_a_model(
 def test_the_settings_lead_to_a_veto_by_a_predictor(tmp_path: Path) -> None:
     (tmp_path / "power.onnx").write_bytes(moments(["n"]))
     power = PluginConfig(name="power", path=tmp_path / "power.onnx", sample_rate=RATE, output=1)
-    config = CONFIG.model_copy(
-        update={"plugins": (power,), "vetoes": (VetoConfig(measure="power", least=1e-4),)}
-    )
+    config = CONFIG.model_copy(update={"plugins": (power,), "vetoes": (VetoConfig(measure="power", least=1e-4),)})
     panel = panel_from(config, WORLD / "data", WORLD / "base")
     heard = panel.score(reply(TEXT), speech(spoken(TEXT)), task(TEXT))
     assert isinstance(heard.reward, Scored) and heard.reward.value > 4

@@ -28,9 +28,7 @@ from tests.processes import HANG_S
 
 SAMPLING = Sampling(group_size=3, temperature=1.0, max_new_tokens=4, seed=5)
 PROMPTS = [Prompt(id=f"p{i}", ids=(i,)) for i in range(5)]
-TASKS = {
-    prompt.id: Task(task_type="x", question="", match=None, answer=None, style=None) for prompt in PROMPTS
-}
+TASKS = {prompt.id: Task(task_type="x", question="", match=None, answer=None, style=None) for prompt in PROMPTS}
 
 
 class Events:
@@ -50,9 +48,7 @@ class FakeRollout:
     async def hello(self) -> dict[str, Any]:
         return {"source": "same", "node": "here"}
 
-    async def generate(
-        self, prompts: list[Prompt], sampling: Sampling
-    ) -> AsyncIterator[tuple[Reply, list[Any]]]:
+    async def generate(self, prompts: list[Prompt], sampling: Sampling) -> AsyncIterator[tuple[Reply, list[Any]]]:
         given = 0
         for prompt in prompts:
             for index in range(sampling.group_size):
@@ -202,9 +198,7 @@ async def one_batch(
         panel.close()
 
 
-@pytest.mark.parametrize(
-    "trouble, until", [("die", None), ("hang", (1, 2 + 6))]
-)  # the other engine gives six
+@pytest.mark.parametrize("trouble, until", [("die", None), ("hang", (1, 2 + 6))])  # the other engine gives six
 def test_a_lost_engine_is_replaced_and_the_same_replies_come(
     cluster: Cluster, marker: Path, trouble: str, until: tuple[int, int] | None
 ) -> None:
@@ -288,9 +282,7 @@ def test_a_judge_that_hangs_is_replaced_long_before_its_deadline(cluster: Cluste
         )  # fmt: skip
         await pool.start()
         heard = [ray.put(Speech(wave=np.zeros(4, np.float32), sample_rate=8))]
-        asked = asyncio.gather(
-            *(pool.score(reply(PROMPTS[1], i, 0), heard, TASKS["p1"], None) for i in range(3))
-        )
+        asked = asyncio.gather(*(pool.score(reply(PROMPTS[1], i, 0), heard, TASKS["p1"], None) for i in range(3)))
         try:
             while marker.exists():
                 await asyncio.sleep(0.01)

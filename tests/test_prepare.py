@@ -242,9 +242,7 @@ def test_a_run_goes_on_with_the_rows_it_drew_from_alone(same: bool, saved: Path)
     if same:
         assert prepare.prepare([f"resume={saved}"]).train.digest == digest
     else:
-        with pytest.raises(
-            UserError, match=r"data\.train: the run drew from other rows than .*train\.jsonl has now"
-        ):
+        with pytest.raises(UserError, match=r"data\.train: the run drew from other rows than .*train\.jsonl has now"):
             prepare.prepare([f"resume={saved}"])
 
 
@@ -261,9 +259,7 @@ def test_a_malformed_checkpoint_manifest_is_a_problem_and_not_a_crash(content: s
     assert "not the manifest of a wavgate-checkpoint-3" in problem
 
 
-def test_settings_of_a_run_that_are_no_yaml_are_refused(
-    saved: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_settings_of_a_run_that_are_no_yaml_are_refused(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (saved / "config.yaml").write_text("run: [")
     assert main(["train", f"resume={saved}"]) == 2
     assert "config.yaml: must be a configuration" in capsys.readouterr().err
@@ -290,7 +286,4 @@ def test_words_that_a_recogniser_of_known_words_cannot_hear_are_a_problem_of_the
     short.write_text("the DH AH\nthe(2) DH IY\nanswer AE N S ER\n")
     other = load([f"judge.asr.dictionary={short}"])
     (problem, *_) = unusable(rows, ROOT / "examples/tiny_world/data/test.jsonl", family, other)
-    assert (
-        problem.field == "sft_target_text"
-        and "judge.asr.dictionary, no other is ever heard" in problem.message
-    )
+    assert problem.field == "sft_target_text" and "judge.asr.dictionary, no other is ever heard" in problem.message

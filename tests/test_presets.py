@@ -124,9 +124,7 @@ REFUSED: list[tuple[list[str], str]] = [
 @pytest.mark.parametrize(
     ("overrides", "problem"), REFUSED, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_settings_that_contradict_each_other_are_refused_in_one_line(
-    overrides: list[str], problem: str
-) -> None:
+def test_settings_that_contradict_each_other_are_refused_in_one_line(overrides: list[str], problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(overrides)
     (line,) = caught.value.problems

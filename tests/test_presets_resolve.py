@@ -39,11 +39,7 @@ def combinations(model: str) -> Iterator[list[str]]:
         judge, cluster = (GROUPS[name][place % len(GROUPS[name])] for name in ("judge", "cluster"))
         chosen = [f"model={model}", f"data={data}", f"judge={judge}", f"cluster={cluster}", f"algo={algo}"]
         more = [*(OWN if data == "manifest" else OWN[-1:]), *(FOLDERS if model != "tiny" else [])]
-        more += (
-            ["judge.noise=0.5", "judge.readings=2"]
-            if judge == "local"
-            else [*ENDPOINT, "judge.api.repeats=2"]
-        )
+        more += ["judge.noise=0.5", "judge.readings=2"] if judge == "local" else [*ENDPOINT, "judge.api.repeats=2"]
         more += ["run.root=/shared"] if cluster == "multi" else []
         yield [*chosen[place % 5 :], *chosen[: place % 5], *more]
 
@@ -71,18 +67,14 @@ def test_no_combination_of_presets_has_a_value_that_was_tuned_on_the_embedded_wo
         else:
             assert config.judge.asr == AsrConfig(), options
             assert (config.judge.asr.by, config.judge.asr.path) == ("faster_whisper", None)
-        assert tiny_values(config) == ([f"{s}.{n}" for s, n in OF_THE_MODEL] if model == "tiny" else []), (
-            options
-        )
+        assert tiny_values(config) == ([f"{s}.{n}" for s, n in OF_THE_MODEL] if model == "tiny" else []), options
 
 
 def test_the_embedded_values_are_what_they_were() -> None:
     config = load([])
     assert (config.learner.lr, config.run.steps, config.rollout.max_new_tokens) == (3e-4, 60, 160)
     assert config.judge.asr.by == "pocketsphinx"
-    assert [
-        path and path.name for path in (config.judge.asr.language_model, config.judge.asr.dictionary)
-    ] == [
+    assert [path and path.name for path in (config.judge.asr.language_model, config.judge.asr.dictionary)] == [
         "asr.arpa",
         "asr.dict",
     ]
@@ -186,8 +178,6 @@ def test_the_first_stage_is_half_of_the_run_where_nothing_else_is_said() -> None
 
 
 def test_whisper_tiny_en_is_for_english_alone() -> None:
-    with pytest.raises(
-        ConfigError, match=r"judge\.asr\.path: must be a folder of weights for a language other"
-    ):
+    with pytest.raises(ConfigError, match=r"judge\.asr\.path: must be a folder of weights for a language other"):
         load(["data=manifest", *OWN, "judge.asr.language=de"])
     load(["data=manifest", *OWN, "judge.asr.language=de", f"judge.asr.path={Path('weights')}"])

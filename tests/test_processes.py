@@ -72,9 +72,7 @@ def test_what_ends_by_itself_is_no_failure_and_what_was_there_before_stays() -> 
     ids=["well", "failed", "killed", "told to", "interrupted"],
 )
 def test_nothing_of_a_suite_outlives_it_and_what_was_left_is_named(end: str, code: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SUITE + end], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", SUITE + end], cwd=ROOT, capture_output=True, text=True, check=False)
     pid = int(done.stdout)
     assert done.returncode == code
     assert done.stderr == f"left running by the tests, and ended: {pid} sleep 3600\n"
@@ -86,9 +84,7 @@ def test_what_a_private_ray_left_that_did_not_come_up_is_ended_and_nothing_else(
 
     before = processes.children()
     command = ["sh", "-c", "sleep 3600", "--session-dir"]
-    left, other = (
-        subprocess.Popen([*command, str(tmp_path / name)], start_new_session=True) for name in "ab"
-    )
+    left, other = (subprocess.Popen([*command, str(tmp_path / name)], start_new_session=True) for name in "ab")
     end_processes_of(tmp_path / "a")
     assert left.wait(processes.HANG_S) == -signal.SIGKILL and other.poll() is None
     processes.end_all(kept=before, grace_s=0.0)

@@ -37,15 +37,11 @@ def test_several_lines_of_a_reply_are_several_raters_of_every_judged_axis(tmp_pa
     assert [item.id for item in found.replies.items] == ["r0", "r1"] and not found.left_out
     named = readings(rated(tmp_path, lambda i: [2.0], axis="acoustic"))
     assert list(named.of) == ["acoustic"]
-    whole = readings(
-        rated(tmp_path, lambda i: [2.0, 3.0], count=3, axis="acoustic"), ("semantic", "acoustic")
-    )
+    whole = readings(rated(tmp_path, lambda i: [2.0, 3.0], count=3, axis="acoustic"), ("semantic", "acoustic"))
     assert whole.of["acoustic"]["r2"] == (2.0, 3.0)
     assert (
         "has no rating of an axis that is judged (semantic)"
-        in refused(
-            lambda path: readings(path, ("semantic",)), rated(tmp_path, lambda i: [2.0], axis="holistic")
-        )[0]
+        in refused(lambda path: readings(path, ("semantic",)), rated(tmp_path, lambda i: [2.0], axis="holistic"))[0]
     )
 
 
@@ -147,13 +143,8 @@ def test_a_map_that_does_not_help_is_not_written_and_said_so(
         server.edit = lambda body, text: "no idea" if "twelve 5" in said(body) else text
         assert calibrate(path, to, None, settings(server, "judge.acoustic=0")) == 0
         shown = capsys.readouterr().out
-        assert (
-            "map                       none: affine would not help: mean absolute error 0.00 -> 0.00" in shown
-        )
-        assert (
-            "missing                   1 left out (malformed 1)" in shown
-            and "7 replies to 4 prompts" in shown
-        )
+        assert "map                       none: affine would not help: mean absolute error 0.00 -> 0.00" in shown
+        assert "missing                   1 left out (malformed 1)" in shown and "7 replies to 4 prompts" in shown
         assert "written: nothing, no map helps" in shown and not to.exists()
 
     served(scenario, JudgeServer(lambda body: opinion(said(body)) if "six" in said(body) else 3.0))
@@ -163,9 +154,7 @@ def test_a_judge_that_scored_none_of_the_rated_replies_fails_with_the_first_reas
     def scenario(server: JudgeServer) -> None:
         path = rated(tmp_path, lambda i: [1 + 0.5 * i], axis="semantic")
         server.edit = lambda body, text: "no idea" if "twelve" in said(body) else text
-        with pytest.raises(
-            RunError, match=r"scored none of 8; the first is missing for malformed: .*'no idea'"
-        ):
+        with pytest.raises(RunError, match=r"scored none of 8; the first is missing for malformed: .*'no idea'"):
             calibrate(path, tmp_path / "c.json", None, settings(server, "judge.acoustic=0"))
 
     served(scenario, JudgeServer(lambda body: 3.0))

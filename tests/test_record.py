@@ -17,9 +17,7 @@ from tests.test_decide import decided, group, settings
 
 
 def ended(finish: Any, one: Group) -> Group:
-    return replace(
-        one, replies=tuple((replace(reply, finish=finish), judged) for reply, judged in one.replies)
-    )
+    return replace(one, replies=tuple((replace(reply, finish=finish), judged) for reply, judged in one.replies))
 
 
 def recorded(run: Path, groups: list[Group], **algo: Any) -> RunDirectory:
@@ -55,8 +53,6 @@ def events(run: RunDirectory) -> list[str]:
 def test_a_step_in_which_every_reply_was_cut_off_is_an_event_with_what_to_do(tmp_path: Path) -> None:
     groups = [group("a", [1.0, 5.0]), group("b", [2.0, 3.0])]
     (told,) = events(recorded(tmp_path / "all", [ended("length", one) for one in groups]))
-    assert told.startswith(
-        "no reply came to its end within rollout.max_new_tokens=160: raise rollout.max_new"
-    )
+    assert told.startswith("no reply came to its end within rollout.max_new_tokens=160: raise rollout.max_new")
     assert events(recorded(tmp_path / "one", [ended("length", groups[0]), groups[1]])) == []
     assert events(recorded(tmp_path / "none", [])) == []  # a step that samples nothing

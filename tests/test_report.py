@@ -240,9 +240,7 @@ def test_histogram_holds_every_value_once(values: list[float], scale: tuple[floa
         ("a b c", "", (["a", "b", "c"], [])),
     ],
 )
-def test_words_without_a_counterpart_are_marked(
-    said: str, heard: str, odd: tuple[list[str], list[str]]
-) -> None:
+def test_words_without_a_counterpart_are_marked(said: str, heard: str, odd: tuple[list[str], list[str]]) -> None:
     left, right = browser.differences(said, heard)
     assert right is not None
     assert ([w for w, differs in left if differs], [w for w, differs in right if differs]) == odd
@@ -260,9 +258,7 @@ def test_spaced_keeps_the_ends_and_the_order(items: list[int], most: int) -> Non
 def test_within_never_overspends(queues: list[list[int]], budget: int) -> None:
     taken = choose.within(queues, lambda item: item, budget)
     assert sum(taken) <= budget
-    assert budget < sum(map(sum, queues)) or sorted(taken) == sorted(
-        item for queue in queues for item in queue
-    )
+    assert budget < sum(map(sum, queues)) or sorted(taken) == sorted(item for queue in queues for item in queue)
 
 
 def test_terminal_table_lines_up_and_gives_differences_in_points() -> None:
@@ -401,8 +397,7 @@ def test_playhead_follows_the_audio_over_audio_tokens(opened: "Page") -> None:
 def test_replies_are_sorted_by_advantage_and_steps_and_prompts_can_be_picked(opened: "Page") -> None:
     def advantages() -> list[float]:
         found = [
-            text.replace(MINUS, "-")
-            for text in opened.locator(".reply header span:last-child b").all_inner_texts()
+            text.replace(MINUS, "-") for text in opened.locator(".reply header span:last-child b").all_inner_texts()
         ]
         return [float(text) for text in found if text != DASH]
 

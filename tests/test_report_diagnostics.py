@@ -34,9 +34,7 @@ def test_a_map_holds_every_part_and_step_and_a_gap_where_nothing_was_defined(sec
         assert drawn["steps"] == [1, 5, 10, 15, 20]
         assert (drawn["rows"][0], drawn["rows"][1], drawn["rows"][-1]) == ("embedding", "layer 0", "head")
         assert drawn["marks"][:2] == ["emb", "0"] and len(drawn["marks"]) == len(drawn["values"]) == 31
-        assert all(
-            [value is None for value in row] == [False, True, False, False, False] for row in drawn["values"]
-        )
+        assert all([value is None for value in row] == [False, True, False, False, False] for row in drawn["values"])
 
 
 def test_lines_over_layers_are_early_against_late_with_few_marks(section: dict[str, Any]) -> None:
@@ -120,8 +118,7 @@ def test_a_run_without_diagnoses_has_an_empty_section_and_no_note(tmp_path: Path
 def test_a_diagnosis_made_again_counts_once_and_a_torn_line_is_said(tmp_path: Path) -> None:
     rng = random.Random(0)
     lines = [
-        diagnosis(step, done, layers=1, rng=rng).model_dump_json()
-        for step, done in ((1, 0.0), (5, 0.1), (5, 0.9))
+        diagnosis(step, done, layers=1, rng=rng).model_dump_json() for step, done in ((1, 0.0), (5, 0.1), (5, 0.9))
     ]
     write_lines(tmp_path / "diagnostics.jsonl", [*lines, '{"step": 10, "pol'])
     found = diagnostics.diagnostics(tmp_path, [])

@@ -71,9 +71,7 @@ def test_of_nothing_there_is_no_quantile_no_mean_and_no_share() -> None:
 # --- verdicts ---
 
 
-def test_verdicts_are_counted_per_axis_and_judge_as_a_plain_loop_does(
-    run_dir: Path, section: dict[str, Any]
-) -> None:
+def test_verdicts_are_counted_per_axis_and_judge_as_a_plain_loop_does(run_dir: Path, section: dict[str, Any]) -> None:
     records = [record for path in read.rollout_files(run_dir).values() for record in read.rollouts(path).rows]
     naive: Counter[tuple[str, str | None]] = Counter()
     for record in records:
@@ -145,9 +143,7 @@ def test_every_reply_of_known_length_is_in_one_bin(lengths: list[tuple[float, bo
     found = verdicts.by_length(replies)
     assert sum(found["counts"]) == len(lengths)
     weighed = zip(found["counts"], *found["shares"], strict=True) if lengths else []
-    assert sum(n * (part or 0) for n, part in weighed) == pytest.approx(
-        sum(bad for _, bad in lengths), abs=1e-3
-    )
+    assert sum(n * (part or 0) for n, part in weighed) == pytest.approx(sum(bad for _, bad in lengths), abs=1e-3)
 
 
 def test_rules_without_spread_have_no_histogram_of_it() -> None:
@@ -354,9 +350,7 @@ def test_resume_forgets_the_canaries_of_later_steps(tmp_path: Path) -> None:
     ]
 
 
-def test_run_of_many_steps_is_read_at_evenly_spaced_ones(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_of_many_steps_is_read_at_evenly_spaced_ones(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judges, "MOST_STEPS", 3)
     found: dict[str, Any] = judges.judges(run_dir, [], None)
     assert found["facts"]["verdicts"] == 3 * 8 * 3

@@ -109,10 +109,7 @@ def test_the_grammar_is_never_broken_and_its_log_probs_are_masked(
         for phase, token in zip(family.interleave.phases(r.ids), r.ids, strict=True)
     )
     assert all(family.split(r.ids).well_formed == (r.finish == "stop") for r in replies)
-    assert (
-        largest_difference(models[engine.version % 2], prompts(8), replies, temperature or 1.0, family)
-        <= TOLERANCE
-    )
+    assert largest_difference(models[engine.version % 2], prompts(8), replies, temperature or 1.0, family) <= TOLERANCE
 
 
 def test_masked_and_free_requests_share_a_batch(engine: Any, models: list[Any], family: Family) -> None:
@@ -151,9 +148,7 @@ def test_a_reply_ends_at_its_stop_id_or_at_the_budget(engine: Any, family: Famil
 
 
 @pytest.mark.parametrize("other", ["hf", "torch"])
-def test_vllm_and_the_other_engines_agree_greedily(
-    engine: Any, family: Family, models: list[Any], other: str
-) -> None:
+def test_vllm_and_the_other_engines_agree_greedily(engine: Any, family: Family, models: list[Any], other: str) -> None:
     make = HfEngine if other == "hf" else partial(TorchEngine, max_num_seqs=8)
     reference: Engine = make(family, max_length=512)
     asyncio.run(reference.update_weights(*pack(models[engine.version % 2].named_parameters(), 7)))
@@ -162,9 +157,7 @@ def test_vllm_and_the_other_engines_agree_greedily(
         ours, theirs = collect(engine, prompts(6), asked), collect(reference, prompts(6), asked)
         assert {key: r.ids for key, r in ours.items()} == {key: r.ids for key, r in theirs.items()}
         assert {key: r.finish for key, r in ours.items()} == {key: r.finish for key, r in theirs.items()}
-        worst = max(
-            abs(a - b) for key in ours for a, b in zip(ours[key].logps, theirs[key].logps, strict=True)
-        )
+        worst = max(abs(a - b) for key in ours for a, b in zip(ours[key].logps, theirs[key].logps, strict=True))
         assert worst <= TOLERANCE
 
 
@@ -189,9 +182,7 @@ def test_a_faulty_update_is_refused_and_the_engine_goes_on_with_its_old_weights(
         buffer[1000] ^= 1
     with pytest.raises(
         ValueError,
-        match={"bit": "digest", "name": "layers.9", "nan": "norm"}.get(
-            fault, fault if fault == "digest" else "norm"
-        ),
+        match={"bit": "digest", "name": "layers.9", "nan": "norm"}.get(fault, fault if fault == "digest" else "norm"),
     ):
         asyncio.run(engine.update_weights(manifest, buffer))
     assert engine.version == version
@@ -202,9 +193,7 @@ def test_a_faulty_update_is_refused_and_the_engine_goes_on_with_its_old_weights(
 
 def test_prompts_that_do_not_fit_are_refused_by_id_and_lengths(engine: Any) -> None:
     long = Prompt(id="long", ids=(1,) * 480)
-    with pytest.raises(
-        ValueError, match=r"'long' is too long: 480 tokens \+ max_new_tokens=48 > max_length=512"
-    ):
+    with pytest.raises(ValueError, match=r"'long' is too long: 480 tokens \+ max_new_tokens=48 > max_length=512"):
         collect(engine, [long], sampling())
     with pytest.raises(ValueError, match="'p0' came twice"):
         collect(engine, [*prompts(1), *prompts(1)], sampling())
@@ -227,9 +216,7 @@ def test_a_paused_engine_makes_no_step(engine: Any) -> None:
     assert asyncio.run(scenario()) == 16
 
 
-def test_replies_under_way_go_on_under_new_weights_with_a_version_per_token(
-    engine: Any, models: list[Any]
-) -> None:
+def test_replies_under_way_go_on_under_new_weights_with_a_version_per_token(engine: Any, models: list[Any]) -> None:
     old = engine.version
     asked = prompts(4)
 

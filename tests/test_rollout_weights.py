@@ -30,8 +30,7 @@ MODELS = st.lists(st.tuples(SHAPES, DTYPES), min_size=1, max_size=6)
 def model_of(columns: list[tuple[tuple[int, ...], torch.dtype]]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(len(columns))
     return {
-        f"layer.{i}": torch.randn(shape, generator=generator).to(dtype)
-        for i, (shape, dtype) in enumerate(columns)
+        f"layer.{i}": torch.randn(shape, generator=generator).to(dtype) for i, (shape, dtype) in enumerate(columns)
     }
 
 
@@ -58,9 +57,7 @@ def test_every_tensor_starts_at_a_multiple_of_64_bytes_and_packing_is_determinis
 ) -> None:
     model = model_of(columns)
     manifest, buffer = pack(model.items(), 1)
-    assert buffer.size == sum(
-        -(-t.numel() * t.element_size() // ALIGNMENT) * ALIGNMENT for t in model.values()
-    )
+    assert buffer.size == sum(-(-t.numel() * t.element_size() // ALIGNMENT) * ALIGNMENT for t in model.values())
     base = torch.from_numpy(buffer).data_ptr()
     assert all((t.data_ptr() - base) % ALIGNMENT == 0 for _, t in unpack(manifest, buffer) if t.numel())
     again, same = pack(model.items(), 1)
@@ -68,9 +65,7 @@ def test_every_tensor_starts_at_a_multiple_of_64_bytes_and_packing_is_determinis
 
 
 @given(columns=MODELS, data=st.data())
-def test_any_flipped_bit_is_refused(
-    columns: list[tuple[tuple[int, ...], torch.dtype]], data: st.DataObject
-) -> None:
+def test_any_flipped_bit_is_refused(columns: list[tuple[tuple[int, ...], torch.dtype]], data: st.DataObject) -> None:
     manifest, buffer = pack(model_of(columns).items(), 1)
     if buffer.size:
         buffer[data.draw(st.integers(0, buffer.size - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -79,9 +74,7 @@ def test_any_flipped_bit_is_refused(
 
 
 @given(columns=MODELS, cut=st.integers(1, 200))
-def test_a_buffer_of_another_size_is_refused(
-    columns: list[tuple[tuple[int, ...], torch.dtype]], cut: int
-) -> None:
+def test_a_buffer_of_another_size_is_refused(columns: list[tuple[tuple[int, ...], torch.dtype]], cut: int) -> None:
     manifest, buffer = pack(model_of(columns).items(), 1)
     with pytest.raises(ValueError, match="bytes"):
         unpack(manifest, np.concatenate([buffer, np.zeros(cut, np.uint8)]))

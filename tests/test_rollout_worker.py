@@ -167,9 +167,7 @@ def test_the_config_chooses_the_engine_and_hf_needs_no_vllm(micro_checkpoint: Pa
     assert worker.version == 4 and ("vllm" in sys.modules) == vllm_before
     pairs = run(worker)
     assert {(reply.prompt_id, reply.index) for reply, _ in pairs} == {("p0", 0), ("p0", 1)}
-    with pytest.raises(
-        ValueError, match=r"'long' is too long: 40 tokens \+ max_new_tokens=30 > max_length=64"
-    ):
+    with pytest.raises(ValueError, match=r"'long' is too long: 40 tokens \+ max_new_tokens=30 > max_length=64"):
         asyncio.run(anext(worker.generate([Prompt(id="long", ids=(1,) * 40)], SAMPLING)))  # type: ignore[arg-type]
     assert isinstance(worker._engine, HfEngine)
     worker.close()

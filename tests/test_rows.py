@@ -123,9 +123,7 @@ def test_each_line_with_an_id_of_before_names_the_first_that_has_it(
     told = [(one.line, one.field, one.message) for one in found]
     naive = [(line, ids.index(one) + 1, one) for line, one in enumerate(ids, 1)]
     assert told == [
-        (line, "id", f"must be unique: {one} is also on line {first}")
-        for line, first, one in naive
-        if first < line
+        (line, "id", f"must be unique: {one} is also on line {first}") for line, first, one in naive if first < line
     ]
 
 

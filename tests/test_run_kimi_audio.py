@@ -55,9 +55,7 @@ def test_the_export_loads_back_and_what_hears_is_untouched(run: Path) -> None:
     start, final = run.parent.parent / "base", run / "final"
     for file in start.glob("*.safetensors"):
         before, after = load_file(file), load_file(final / file.name)
-        assert {n: (t.shape, t.dtype) for n, t in before.items()} == {
-            n: (t.shape, t.dtype) for n, t in after.items()
-        }
+        assert {n: (t.shape, t.dtype) for n, t in before.items()} == {n: (t.shape, t.dtype) for n, t in after.items()}
         assert all(torch.equal(before[n], after[n]) == ("vq_adaptor" in n) for n in before)
     ear = Path("whisper-large-v3") / "model.safetensors"
     assert (start / ear).read_bytes() == (final / ear).read_bytes()

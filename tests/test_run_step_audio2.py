@@ -51,9 +51,7 @@ def test_the_export_loads_back_and_its_encoder_is_untouched(run: Path) -> None:
     model, final = run.parent.parent / "model", run / "final"
     for file in model.glob("*.safetensors"):
         before, after = load_file(file), load_file(final / file.name)
-        assert {n: (t.shape, t.dtype) for n, t in before.items()} == {
-            n: (t.shape, t.dtype) for n, t in after.items()
-        }
+        assert {n: (t.shape, t.dtype) for n, t in before.items()} == {n: (t.shape, t.dtype) for n, t in after.items()}
         frozen = {n for n in before if n.startswith(("encoder.", "adapter."))}
         assert all(torch.equal(before[n], after[n]) for n in frozen)
         assert not any(torch.equal(before[n], after[n]) for n in set(before) - frozen)

@@ -54,11 +54,7 @@ def holding(folder: Path, *wanted: bytes) -> list[Path]:
 def session_folders(processes: Iterable[psutil.Process]) -> set[Path]:
     """Of the Ray that these belong to: one, and those of starts that were given up, on a busy machine."""
     words = [word for process in processes for word in process.cmdline()]
-    return {
-        Path(word.partition("=")[2])
-        for word in words
-        if word.startswith(("--session-dir=", "--session_dir="))
-    }
+    return {Path(word.partition("=")[2]) for word in words if word.startswith(("--session-dir=", "--session_dir="))}
 
 
 def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(
@@ -94,9 +90,7 @@ def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(
     assert "actors.driver" in commands and SECRET not in commands
     run = runs / "keyed"
     scores = [
-        score
-        for record in rollouts(run / "rollouts" / "step_000002.jsonl").rows
-        for score in record.scores.values()
+        score for record in rollouts(run / "rollouts" / "step_000002.jsonl").rows for score in record.scores.values()
     ]
     assert any(isinstance(score, Score) and score.judge.startswith(f"openai({MODEL} ") for score in scores)
     calls = [json.loads(line) for line in (run / "judge_calls.jsonl").read_text().splitlines()]

@@ -348,9 +348,7 @@ def claimed(name: str, size: int) -> bytes:
 
 
 def test_the_size_of_a_file_is_checked_before_it_is_read(tmp_path: Path) -> None:
-    (tmp_path / "set.tar").write_bytes(
-        JSON[0].tobuf() + b"{}".ljust(512, b"\0") + claimed("a.wav", MAX_CLIP + 1)
-    )
+    (tmp_path / "set.tar").write_bytes(JSON[0].tobuf() + b"{}".ljust(512, b"\0") + claimed("a.wav", MAX_CLIP + 1))
     first = found_in(tmp_path / "set.tar")[0]
     assert first.endswith(f"a:wav: must have at most {MAX_CLIP} bytes: got {MAX_CLIP + 1}")
 
@@ -477,9 +475,7 @@ def test_a_table_that_is_cut_gives_the_rows_before_and_says_so(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("counts", [(2, 4), (4, 2), (3, 3)])
-def test_two_tables_in_one_file_are_no_table_of_half_their_rows(
-    counts: tuple[int, int], tmp_path: Path
-) -> None:
+def test_two_tables_in_one_file_are_no_table_of_half_their_rows(counts: tuple[int, int], tmp_path: Path) -> None:
     given = rows(tmp_path, 4)
     files = [as_parquet(tmp_path / f"{i}.parquet", tmp_path, given[:n]) for i, n in enumerate(counts)]
     both = tmp_path / "both.parquet"
@@ -518,9 +514,7 @@ UNUSABLE: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("given", "told"), UNUSABLE)
-def test_a_clip_that_cannot_be_used_says_why_and_leaves_nothing(
-    given: Any, told: str, tmp_path: Path
-) -> None:
+def test_a_clip_that_cannot_be_used_says_why_and_leaves_nothing(given: Any, told: str, tmp_path: Path) -> None:
     data, to = tmp_path / "data", tmp_path / "to"
     clip(data, "long.wav", 200, rate=16_000)
     short = (data / "long.wav").read_bytes()

@@ -185,9 +185,7 @@ PAIRS = (
 MAKES = "import sys; to = sys.argv[sys.argv.index('--to') + 1]; open(to, 'w').write(' '.join(sys.argv[1:]))"
 
 
-def test_what_cells_need_is_made_once_before_them(
-    tmp_path: Path, stub: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cells_need_is_made_once_before_them(tmp_path: Path, stub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, to = study_file(tmp_path, *PAIRS, seeds="[3, 4]"), tmp_path / "out"
     monkeypatch.setattr(study, "COMMAND", (sys.executable, "-c", MAKES))
     assert study.study(file, to, []) == 0
@@ -262,9 +260,7 @@ def test_an_attempt_that_ran_when_the_study_was_killed_is_counted_up_to_its_last
         again.recover()
 
 
-def test_it_is_said_now_and_then_that_a_process_still_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_said_now_and_then_that_a_process_still_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actors.attempt.BEAT_S", 0.05)
     heard = tmp_path / "heard"
     heard.touch()
@@ -298,9 +294,7 @@ def test_the_last_line_of_this_attempt_is_the_error_and_all_output_is_kept(tmp_p
         return [sys.executable, "-c", f"import sys; sys.stderr.write({told!r}); sys.exit(3)"]
 
     assert attempt(failing("one\ntwo\n\n"), tmp_path / "cell").error == "two"
-    assert attempt(failing(""), tmp_path / "cell").error == "ended with 3", (
-        "not the line of the attempt before"
-    )
+    assert attempt(failing(""), tmp_path / "cell").error == "ended with 3", "not the line of the attempt before"
     killed = "import os, signal; print('begun', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     assert attempt([sys.executable, "-c", killed], tmp_path / "cell").error == "killed by SIGKILL"
     assert attempt([sys.executable, "-c", "print('done')"], tmp_path / "cell").error is None

@@ -119,9 +119,7 @@ def viewed(sound: bytes, count: int) -> Any:
     """The same, as views of its bytes."""
     kind = pyarrow.binary_view()
     _, view, data = pyarrow.array([sound], kind).buffers()
-    return pyarrow.Array.from_buffers(
-        kind, count, [None, pyarrow.py_buffer(view.to_pybytes()[:16] * count), data]
-    )
+    return pyarrow.Array.from_buffers(kind, count, [None, pyarrow.py_buffer(view.to_pybytes()[:16] * count), data])
 
 
 BYTES = pyarrow.list_(pyarrow.int8(), 100)

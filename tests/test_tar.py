@@ -45,9 +45,7 @@ def read(content: bytes) -> list[Member]:
 
 @given(
     st.lists(
-        st.tuples(
-            st.text("aé/.\x01", min_size=1, max_size=300), st.integers(0, 1500), st.sampled_from(KINDS)
-        ),
+        st.tuples(st.text("aé/.\x01", min_size=1, max_size=300), st.integers(0, 1500), st.sampled_from(KINDS)),
         max_size=6,
     ),
     st.sampled_from(FORMATS),

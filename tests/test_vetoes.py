@@ -194,9 +194,7 @@ def test_nothing_is_vetoed_that_nobody_heard() -> None:
     assert isinstance(found.reward, Missing) and found.reward.kind == "recogniser"
 
 
-def test_without_onnxruntime_the_message_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_onnxruntime_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"pip install onnxruntime$"):
         Plugin(MOS_PLUGIN, tmp_path)

@@ -46,9 +46,7 @@ def pieces(folder: Path, **changes: Any) -> Path:
         {"model": {"type": "BPE", "vocab": [], "merges": []}},
     ],
 )
-def test_a_malformed_tokenizer_is_one_line_that_names_the_file(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_a_malformed_tokenizer_is_one_line_that_names_the_file(tmp_path: Path, changes: dict[str, Any]) -> None:
     file = pieces(tmp_path, **changes)
     with pytest.raises(ValueError, match="must") as refused:
         Vocabulary.of_pieces(file)
@@ -88,9 +86,7 @@ def test_a_file_beside_the_tokenizer_that_gives_a_token_another_id_is_refused(tm
     rule = "5 must be <|x|>, as in tokenizer.json: got <|y|>"
     assert told("tokenizer_config.json", {"added_tokens_decoder": decoder}) == rule
     assert "must give each id an object" in told("tokenizer_config.json", {"added_tokens_decoder": [1]})
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"added_tokens_decoder": {"5": {"content": "<|x|>"}}})
-    )
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {"5": {"content": "<|x|>"}}}))
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<|x|>": 5, "<|of another program|>": 9}))
     assert Vocabulary.of_pieces(file).special("<|x|>") == 5
 
@@ -105,9 +101,7 @@ def test_two_tokens_of_one_id_are_refused(tmp_path: Path) -> None:
         Vocabulary.of_ranks(tmp_path / "tokenizer.model", ".", {"<|x|>": 7})
 
 
-@pytest.mark.parametrize(
-    "last", ["YWI= 7", "YQ== 300", "YWI= -1", "YWI= 99999999999", "YWI= x", "YWI=", "é 300"]
-)
+@pytest.mark.parametrize("last", ["YWI= 7", "YQ== 300", "YWI= -1", "YWI= 99999999999", "YWI= x", "YWI=", "é 300"])
 def test_a_malformed_file_of_ranks_is_one_line_that_names_the_file(tmp_path: Path, last: str) -> None:
     lines = [f"{base64.b64encode(piece).decode()} {rank}" for piece, rank in BYTES.items()]
     file = tmp_path / "tokenizer.model"

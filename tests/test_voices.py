@@ -65,9 +65,7 @@ def config_of(folder: Path, *more: str) -> Config:
     return load([*OWN, f"model.path={folder}", "model.codec=codec", *more])
 
 
-def measured(
-    fleet: Fleet, config: Config, asked: list[Any], run: Path, monkeypatch: pytest.MonkeyPatch
-) -> str | None:
+def measured(fleet: Fleet, config: Config, asked: list[Any], run: Path, monkeypatch: pytest.MonkeyPatch) -> str | None:
     monkeypatch.setattr("actors.voices.prompt_of", lambda example: example.id)
     return asyncio.run(measure_voice(fleet, config, Path("a.jsonl"), asked, run))  # type: ignore[arg-type]
 
@@ -80,9 +78,7 @@ def test_the_voice_is_measured_once_and_read_again_by_a_resumed_run(
     told = measured(fleet, config, rows(40), run, monkeypatch)
     assert told is not None and told.startswith("the voice, measured on 32 replies")
     norms = norms_of(config.model.path, run)
-    assert (
-        norms is not None and norms.level_dbfs == -30 and norms.seconds("one two three") == pytest.approx(1.5)
-    )
+    assert norms is not None and norms.level_dbfs == -30 and norms.seconds("one two three") == pytest.approx(1.5)
     assert fleet.judges_know == [norms]
     before = (run / "voice.json").read_bytes()
     assert measured(fleet, config, rows(40), run, monkeypatch) is None

@@ -143,9 +143,7 @@ AS_SAID = [  # what is said, how else it is written
 
 
 @pytest.mark.parametrize(("said", "written"), AS_SAID)
-def test_years_and_decimals_last_as_long_as_they_sound_in_letters_and_in_digits(
-    said: str, written: str
-) -> None:
+def test_years_and_decimals_last_as_long_as_they_sound_in_letters_and_in_digits(said: str, written: str) -> None:
     assert spoken(said) == spoken(written) == said.split()
     assert NORMS.seconds(said) == NORMS.seconds(written)
 
@@ -202,14 +200,8 @@ def _said(value: int, british: bool) -> str:
         few = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
         few = f"{few} seventeen eighteen nineteen".split()
         tens = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-        return (
-            few[value]
-            if value < 20
-            else tens[value // 10 - 2] + (f"-{few[value % 10]}" if value % 10 else "")
-        )
-    scale, name = next(
-        (s, n) for s, n in ((10**6, "million"), (1000, "thousand"), (100, "hundred")) if value >= s
-    )
+        return few[value] if value < 20 else tens[value // 10 - 2] + (f"-{few[value % 10]}" if value % 10 else "")
+    scale, name = next((s, n) for s, n in ((10**6, "million"), (1000, "thousand"), (100, "hundred")) if value >= s)
     rest = value % scale
     link = " and " if british and rest < 100 else ", " if british and scale > 100 else " "
     return f"{_said(value // scale, british)} {name}{link + _said(rest, british) if rest else ''}"
@@ -229,9 +221,7 @@ def test_an_ordinal_is_the_same_in_letters_and_in_digits(value: int, british: bo
     said, odd = _said(value, british), {"one": "first", "two": "second", "three": "third", "five": "fifth"}
     last = said.replace("-", " ").split()[-1]
     odd |= {"eight": "eighth", "nine": "ninth", "twelve": "twelfth"}
-    ranked = said.removesuffix(last) + odd.get(
-        last, f"{last[:-1]}ieth" if last.endswith("y") else f"{last}th"
-    )
+    ranked = said.removesuffix(last) + odd.get(last, f"{last[:-1]}ieth" if last.endswith("y") else f"{last}th")
     tail = "th" if value % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(value % 10, "th")
     assert words(f"the {ranked} of them") == words(f"the {value}{tail} of them")
 
@@ -244,9 +234,7 @@ def test_a_decimal_is_the_same_in_letters_and_in_digits(whole: int, places: str)
 
 @given(st.integers(0, 23), st.integers(0, 59))
 def test_a_time_is_the_same_in_letters_and_in_digits(hour: int, minute: int) -> None:
-    minutes = (
-        "" if not minute else f" oh {_said(minute, False)}" if minute < 10 else f" {_said(minute, False)}"
-    )
+    minutes = "" if not minute else f" oh {_said(minute, False)}" if minute < 10 else f" {_said(minute, False)}"
     for written in (f"{hour}:{minute:02}", f"{hour:02}:{minute:02}"):
         assert words(f"at {_said(hour, False)}{minutes} sharp") == words(f"at {written} sharp")
 

@@ -33,9 +33,7 @@ def write_micro_whisper(path: Path, seed: int = 0, length: int = 24) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     letters = list(bytes_to_unicode().values())
     ids = {token: index for index, token in enumerate([*letters, *SPECIALS, *STAMPS])}
-    tokenizer = WhisperTokenizer(
-        vocab={letter: ids[letter] for letter in [*letters, "<|endoftext|>"]}, merges=[]
-    )
+    tokenizer = WhisperTokenizer(vocab={letter: ids[letter] for letter in [*letters, "<|endoftext|>"]}, merges=[])
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIALS[1:])})
     tokenizer.add_tokens(list(STAMPS))
     assert all(tokenizer.convert_tokens_to_ids(token) == index for token, index in ids.items())

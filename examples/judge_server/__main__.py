@@ -37,16 +37,12 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
         prog="python -m examples.judge_server", description="the tiny world's judge, OpenAI-compatible"
     )
     parser.add_argument("--port", type=int, default=8001, help="0: a free one (default: 8001)")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
-    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--model", default=MODEL, help=f"the name it answers to (default: {MODEL})")
     parser.add_argument("--key-env", help="NAME of the variable that holds the key clients must send")
     parser.add_argument("--seed", type=int, default=0, help="of what fails and of noise")
     parser.add_argument("--fail", type=share, default=0.0, help="share of the answers that hold no score")
-    parser.add_argument(
-        "--noise", type=number, default=0.0, help="standard deviation of its opinion, in levels"
-    )
+    parser.add_argument("--noise", type=number, default=0.0, help="standard deviation of its opinion, in levels")
     parser.add_argument("--delay", type=number, default=0.0, help="milliseconds before each answer")
     parser.add_argument("--down-file", type=Path, help="while this file is there, every request gets a 503")
     options = parser.parse_args(arguments)

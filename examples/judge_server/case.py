@@ -52,10 +52,7 @@ class _Audio(_Part):
 class _Message(_Part):
     role: str
     content: (
-        str
-        | Annotated[
-            list[Annotated[_Text | _Audio, Field(discriminator="type")]], Field(max_length=MOST_PARTS)
-        ]
+        str | Annotated[list[Annotated[_Text | _Audio, Field(discriminator="type")]], Field(max_length=MOST_PARTS)]
     )
 
 
@@ -142,9 +139,7 @@ def read_case(chat: Chat) -> Case:
 
 def _replies(texts: dict[str, str], waves: dict[str, Speech | None]) -> dict[str, Reply]:
     read = {
-        name.removeprefix("transcript").strip(): text
-        for name, text in texts.items()
-        if name.startswith("transcript")
+        name.removeprefix("transcript").strip(): text for name, text in texts.items() if name.startswith("transcript")
     }
     heard = {name.removeprefix("Reply "): wave for name, wave in waves.items() if name.startswith("Reply ")}
     if ONLY in waves:
@@ -183,7 +178,5 @@ def decoded_wav(content: bytes) -> Speech:
     except soundfile.SoundFileError as broken:
         raise Refused(400, f"audio cannot be read: {str(broken)[:100]}") from None
     if not 0 < len(wave) <= most or not np.isfinite(wave).all():
-        raise Refused(
-            400, f"a recording must have up to {LONGEST:g} s of finite samples: got {len(wave)} samples"
-        )
+        raise Refused(400, f"a recording must have up to {LONGEST:g} s of finite samples: got {len(wave)} samples")
     return Speech(wave=wave, sample_rate=file.samplerate)

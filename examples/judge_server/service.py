@@ -112,13 +112,9 @@ class Judge:
             noisy = value + random.gauss(0.0, self._troubles.noise)
             opinions[name] = min(SCALE.hi, max(SCALE.lo, noisy))
         if case.field == "ranking":
-            return worded(
-                "ranking", ranking(opinions), None, "schema" if case.style == "schema" else "tagged"
-            )
+            return worded("ranking", ranking(opinions), None, "schema" if case.style == "schema" else "tagged")
         chances = (
-            score_chances(opinions[""])
-            if case.field == "score"
-            else choice_chances(opinions["A"], opinions["B"])
+            score_chances(opinions[""]) if case.field == "score" else choice_chances(opinions["A"], opinions["B"])
         )
         label = drawn(chances, temperature, random)
         return worded(case.field, label, chances if logprobs else None, case.style)

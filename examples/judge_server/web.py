@@ -109,11 +109,7 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
-        if (
-            not colon
-            or name != name.strip()
-            or (name.lower() == "content-length" and name.lower() in headers)
-        ):
+        if not colon or name != name.strip() or (name.lower() == "content-length" and name.lower() in headers):
             raise Refused(400, "malformed headers")
         headers[name.lower()] = value.strip()
     body = await reader.readexactly(_length(words[0], headers))

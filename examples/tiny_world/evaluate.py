@@ -26,9 +26,7 @@ MAX_REPLY = 128
 BATCH = 25
 
 
-def replies(
-    model: Qwen2ForCausalLM, prompts: list[tuple[int, ...]], temperature: float, stop: int
-) -> list[list[int]]:
+def replies(model: Qwen2ForCausalLM, prompts: list[tuple[int, ...]], temperature: float, stop: int) -> list[list[int]]:
     """One reply per prompt; temperature 0 is greedy."""
     out: list[list[int]] = []
     for first in range(0, len(prompts), BATCH):

@@ -127,11 +127,7 @@ def corpus(encoder: Encoder, rows: list[dict[str, Any]], manners: Manners, rando
         words, style = row["sft_target_text"].split(), row["style"]
         if style and random.random() > manners.faithful:
             style = None
-        if (
-            manners.trailing
-            and len(words) > 1
-            and any(phrase in row["question_text"] for phrase in LESS_COMMON)
-        ):
+        if manners.trailing and len(words) > 1 and any(phrase in row["question_text"] for phrase in LESS_COMMON):
             words = words[:-1] if random.random() < manners.trailing else words
         folder = f"bank/{REPLY_MANNERS[style].name}"
         reply = [Chunk(text=word, codes=encoder.clip(f"{folder}/{word}.flac")) for word in words]

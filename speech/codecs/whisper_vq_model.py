@@ -40,9 +40,7 @@ class Encoder(nn.Module):
         steps = hidden.shape[1]
         hidden = hidden + self.embed_positions.weight[:steps]
         seen = block_causal(steps, self.block, hidden.device) & heard_BF[:, None, ::2]
-        mask = torch.zeros(seen.shape, device=hidden.device).masked_fill(
-            ~seen, torch.finfo(torch.float32).min
-        )
+        mask = torch.zeros(seen.shape, device=hidden.device).masked_fill(~seen, torch.finfo(torch.float32).min)
         for layer in self.layers:
             hidden = layer(hidden, mask[:, None])
         return torch.unflatten(hidden, 1, (-1, self.pool)).mean(dim=2)

@@ -55,9 +55,7 @@ class KimiEar:
         width = self._config.get("d_model")
         if self._config.get("model_type") != "whisper" or width is None or STACKED * width != wanted:
             rule = f"must be Whisper with d_model {wanted / STACKED:g}, a fourth of kimia_adaptor_input_dim"
-            raise ValueError(
-                f"{whisper / 'config.json'}: {rule}: got {self._config.get('model_type')} with {width}"
-            )
+            raise ValueError(f"{whisper / 'config.json'}: {rule}: got {self._config.get('model_type')} with {width}")
         self.width = width_of(checkpoint, f"{ADAPTOR}4")
         bins = self._config.get("num_mel_bins", 80)
         check_extractor(whisper / "preprocessor_config.json", bins)

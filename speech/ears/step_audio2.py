@@ -110,9 +110,7 @@ class StepAudio2Ear:
     def _block(self, x: Tensor, name: str, silent: Tensor) -> Tensor:
         weights = self._encoder
         y = normed(x, weights, f"{name}attn_ln")
-        parts = (
-            linear(y, weights, f"{name}attn.{part}", bias=part != "key") for part in ("query", "key", "value")
-        )
+        parts = (linear(y, weights, f"{name}attn.{part}", bias=part != "key") for part in ("query", "key", "value"))
         q, k, v = (part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in parts)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=silent)
         x = x + linear(mixed.transpose(1, 2).flatten(2), weights, f"{name}attn.out")

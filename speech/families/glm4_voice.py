@@ -169,9 +169,7 @@ def _checked(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """What counts of config.json, as vLLM's class reads it. ValueError: it needs the folder's own code."""
     for name, wanted in FIXED.items():
         if (got := config.get(name, wanted)) != wanted:
-            rule = (
-                f"{name} must be {json.dumps(wanted)} (the checkpoint's own code, for all else, is not run)"
-            )
+            rule = f"{name} must be {json.dumps(wanted)} (the checkpoint's own code, for all else, is not run)"
             raise ValueError(f"{file}: {rule}: got {json.dumps(got)[:60]}")
     check_keys(file, config, {*FIXED, *SIZES, *SAID, *UNREAD, *(name for name, _ in TWICE)})
     for name in SIZES:

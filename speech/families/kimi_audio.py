@@ -70,9 +70,7 @@ def load(model: ModelConfig) -> Family:
     config_file = model.path / "config.json"
     config = read_json(config_file)
     if ARCHITECTURE not in (config.get("architectures") or ()):
-        raise ValueError(
-            f"{config_file}: architectures must have {ARCHITECTURE}: got {config.get('architectures')}"
-        )
+        raise ValueError(f"{config_file}: architectures must have {ARCHITECTURE}: got {config.get('architectures')}")
     check_fixed(config_file, config, {"tie_word_embeddings": False})
     decoder = read_decoder(config_file, config, others=OTHERS)
     fork, side, delay = _numbers(config_file, config, model.max_length // 2)
@@ -168,9 +166,7 @@ class _Template:
     def __init__(self, vocabulary: Vocabulary, code_ids: tuple[int, ...], system: str | None) -> None:
         self._vocabulary, self._code_ids, self._system = vocabulary, code_ids, system
         names = "text_blank text_eos user_msg_start assistant_msg_start speech_ctd_id".split()
-        self._blank, self._eos, *starts, self._speak = (
-            vocabulary.special(f"<|im_kimia_{name}|>") for name in names
-        )
+        self._blank, self._eos, *starts, self._speak = (vocabulary.special(f"<|im_kimia_{name}|>") for name in names)
         self._starts: dict[Role, int] = dict(zip(("user", "assistant"), starts, strict=True))
         names = "media_begin media_end msg_end".split()
         self._begin, self._end, self._over = (vocabulary.special(f"<|im_{name}|>") for name in names)

@@ -47,9 +47,7 @@ def load(model: ModelConfig) -> Family:
     begin, end, pad = (vocabulary.special(f"<tts_{name}>") for name in ("start", "end", "pad"))
     stop = vocabulary.special("<|EOT|>")
     *codes, silence = vocabulary.numbered("<audio_{}>")
-    channels = ChannelMap.build(
-        vocab=rows, text=vocabulary.ordinary, audio=codes, boundary=(begin, end), stop=(stop,)
-    )
+    channels = ChannelMap.build(vocab=rows, text=vocabulary.ordinary, audio=codes, boundary=(begin, end), stop=(stop,))
     prompter = _Prompter(vocabulary)
     codec = path / "token2wav"
     system = SYSTEM if model.system is None else model.system
@@ -68,9 +66,7 @@ def load(model: ModelConfig) -> Family:
         path=path,
         vocabulary=vocabulary,
         channels=channels,
-        interleave=Interleave(
-            "padded", channels, (stop,), end=end, pattern=GROUP, text_pad=pad, audio_pad=silence
-        ),
+        interleave=Interleave("padded", channels, (stop,), end=end, pattern=GROUP, text_pad=pad, audio_pad=silence),
         code_ids=tuple(codes),
         template=template,
         backbone=backbone,
@@ -89,9 +85,7 @@ class _Prompter:
         self._vocabulary = vocabulary
         special = vocabulary.special
         self._turn, self._over, self._speak = special("<|BOT|>"), special("<|EOT|>"), special("<tts_start>")
-        self._begin, self._end, self._place = (
-            special(f"<audio_{name}>") for name in ("start", "end", "patch")
-        )
+        self._begin, self._end, self._place = (special(f"<audio_{name}>") for name in ("start", "end", "patch"))
 
     def encoded(self, turns: Sequence[Turn], retell: Retell) -> Encoded:
         """Every turn, then the start of a spoken answer."""

@@ -32,9 +32,7 @@ def load(model: ModelConfig) -> Family:
     vocabulary = Vocabulary.of_words(path / "tokenizer.json", names=get_args(Role))
     config = read_json(path / "config.json")
     if "auto_map" in config:
-        raise ValueError(
-            f"{path / 'config.json'}: auto_map must not be there: a folder's own code is not run"
-        )
+        raise ValueError(f"{path / 'config.json'}: auto_map must not be there: a folder's own code is not run")
     if config.get("model_type") != "qwen2":
         raise ValueError(f"{path / 'config.json'}: model_type must be qwen2: got {config.get('model_type')}")
     backbone = read_decoder(path / "config.json", config)

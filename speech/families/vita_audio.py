@@ -49,9 +49,7 @@ def load(model: ModelConfig) -> Family:
     stop = (vocabulary.special("<|im_end|>"), vocabulary.special("<|endoftext|>"))
     begin, end = vocabulary.special("<|begin_of_audio|>"), vocabulary.special("<|end_of_audio|>")
     code_ids = vocabulary.numbered("<|audio_{}|>")
-    channels = ChannelMap.build(
-        vocab=rows, text=vocabulary.ordinary, audio=code_ids, boundary=(begin, end), stop=stop
-    )
+    channels = ChannelMap.build(vocab=rows, text=vocabulary.ordinary, audio=code_ids, boundary=(begin, end), stop=stop)
     if model.mtp == "trained" and not ahead:
         raise ValueError(f"{path / 'config.json'}: model.mtp=trained needs MCTP layers: the model has none")
     told = {**config, "num_hidden_layers": layers}
@@ -90,8 +88,7 @@ class _Template:
     def __init__(self, vocabulary: Vocabulary, code_ids: Sequence[int], system: str, hears: bool) -> None:
         self._encode, self._code_ids, self._system = vocabulary.encode, code_ids, system
         self._start, self._stop, self._begin, self._end = (
-            vocabulary.special(f"<|{name}|>")
-            for name in "im_start im_end begin_of_audio end_of_audio".split()
+            vocabulary.special(f"<|{name}|>") for name in "im_start im_end begin_of_audio end_of_audio".split()
         )
         self._context = vocabulary.special("<|context_of_audio|>") if hears else None
 
@@ -162,9 +159,7 @@ def _pattern(model: ModelConfig) -> Pattern:
     """(texts, codes) of a reference reply's chunks; the ratios' audio counts include both boundaries."""
     ratios = model.ratios or _trained_ratios(model.path) or RATIOS
     if len(ratios) % 2 or any(audio < 3 for audio in ratios[1::2]):
-        rule = (
-            "model.ratios must be pairs of a text count and an audio count of at least 3 (boundaries count)"
-        )
+        rule = "model.ratios must be pairs of a text count and an audio count of at least 3 (boundaries count)"
         raise ValueError(f"{rule}: got {','.join(map(str, ratios))}")
     return tuple((text, audio - 2) for text, audio in zip(ratios[::2], ratios[1::2], strict=True))
 

@@ -59,9 +59,7 @@ class Draft:
 class _Any(BaseModel):
     """What a row of any form may have; keys that no form has are not read."""
 
-    id: Annotated[str | None, BeforeValidator(lambda given: str(given) if type(given) is int else given)] = (
-        None
-    )
+    id: Annotated[str | None, BeforeValidator(lambda given: str(given) if type(given) is int else given)] = None
     question_text: str | None = None
     task_type: str | None = None
     system: str | None = None
@@ -146,9 +144,7 @@ def draft(record: Record, form: Form) -> Draft | None:
         found.append(("sft_target_audio", "the reference reply must have sound: no clip is named"))
     question = row.question_text or asked(turns)
     if not question and not found:
-        found.append(
-            ("question_text", "key is missing, and the last question has no words to take its place")
-        )
+        found.append(("question_text", "key is missing, and the last question has no words to take its place"))
     if found:
         return None
     messages = [
@@ -182,9 +178,7 @@ def _unread_prompt(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     rule = "must be empty: it is part of the prompt, and nothing is made of it"
     yield from ((key, rule) for key in sorted(PROMPT & row.keys()) if _filled(row[key]))
     for i, turn in enumerate(_turns(row)):
-        yield from (
-            (f"messages[{i}].{key}", rule) for key in sorted(TURN & turn.keys()) if _filled(turn[key])
-        )
+        yield from ((f"messages[{i}].{key}", rule) for key in sorted(TURN & turn.keys()) if _filled(turn[key]))
     rule = "must not be false: the last turn would be the reference reply, and it is marked as none"
     marks = (("label", row), (f"messages[{len(_turns(row)) - 1}].loss", (_turns(row) or [{}])[-1]))
     yield from ((place, rule) for place, of in marks if of.get(place.rpartition(".")[2]) is False)
@@ -210,7 +204,5 @@ def _older(row: _Older) -> tuple[list[Turn], str, tuple[Clip, ...]]:
     between = "\n\n" if words and sound else ""
     question: list[Part] = [*([words + between] if words else []), *([sound] if sound else [])]
     turns += [("user", tuple(question))] if question else []
-    reply = clips("answer_audio_path", row.answer_audio_path) or clips(
-        "sft_target_audio", row.sft_target_audio
-    )
+    reply = clips("answer_audio_path", row.answer_audio_path) or clips("sft_target_audio", row.sft_target_audio)
     return turns, row.answer_text or row.sft_target_text or "", reply

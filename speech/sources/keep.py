@@ -88,9 +88,7 @@ class Keeper:
         if given.is_absolute():
             roots = [root for root in (self._root, self._root.resolve()) if given.is_relative_to(root)]
             if not roots:
-                raise ValueError(
-                    f"audio path must lie in the folder of the audio (--audio FOLDER): got {name!r}"
-                )
+                raise ValueError(f"audio path must lie in the folder of the audio (--audio FOLDER): got {name!r}")
             name = str(given.relative_to(roots[0]))
         path = audio.inside(self._root, name)
         try:

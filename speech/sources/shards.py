@@ -68,9 +68,7 @@ def samples(file: Path) -> Iterator[Record]:
         if sample is not None:
             sample.found.append(("", f"the archive cannot be read any further: {error}"))
         else:
-            yield Record(
-                file=file, content=None, found=[("", f"cannot be read as an uncompressed tar: {error}")]
-            )
+            yield Record(file=file, content=None, found=[("", f"cannot be read as an uncompressed tar: {error}")])
     if sample is not None:
         yield sample.record(file)
 

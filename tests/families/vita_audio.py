@@ -68,9 +68,7 @@ def _tokenizer(kind: Kind) -> Qwen2Tokenizer:
     vocabulary = {byte: i for i, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     merges: list[tuple[str, str]] = []
     for piece in PIECES:
-        ((spelled, _),) = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(
-            piece
-        )
+        ((spelled, _),) = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(piece)
         for n in range(1, len(spelled)):
             merge = (spelled[:n], spelled[n])
             if merge not in merges:
