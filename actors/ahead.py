@@ -7,12 +7,12 @@ anew; kept are the rows' places, the replies and their verdicts.
 
 from dataclasses import dataclass
 
-from judge.types import Judged
+from judge.types import ReplyJudgement
 from rollout.types import Reply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
+class DrawnRows:
     """The rows of one step, by their places in their manifests."""
 
     step: int
@@ -23,11 +23,11 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ahead:
+class PrefetchedBatch:
     """A batch without what its rows say. ``groups``: per prompt, by index; empty where nothing is sampled."""
 
-    draw: Draw
-    groups: tuple[tuple[tuple[Reply, Judged], ...], ...]
+    draw: DrawnRows
+    groups: tuple[tuple[tuple[Reply, ReplyJudgement], ...], ...]
     generate_s: float
     judge_s: float
     overlap_s: float

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TypeAlias
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+CommandParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 MODEL_HELP = "a checkpoint or a run directory (default: the embedded base)"
 OVERRIDES_HELP = "settings as for train: model=NAME model.path=FOLDER model.codec=FOLDER, ..."
 TRAIN_HELP = """key=value overrides (wavgate train algo=sft rollout.group_size=4), resume=RUN, and the flags
@@ -34,46 +34,46 @@ cache, so this costs two passes. Writes a map to people's ratings where that hel
 judge.api.calibration=FILE). Columns of the CSV: judge/ratings.py."""
 
 
-class Version(argparse.Action):
+class VersionAction(argparse.Action):
     """``--version``: worked out only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Say it and end."""
-        from actors.provenance import version_line
+        from actors.provenance import format_version_line
 
-        print(version_line())
+        print(format_version_line())
         parser.exit()
 
 
-def parse(given: list[str]) -> argparse.Namespace:
+def parse_arguments(given: list[str]) -> argparse.Namespace:
     """argparse leaves over a ``key=value`` behind a flag: it belongs to a command that takes overrides."""
-    top = parser()
+    top = build_parser()
     chosen, rest = top.parse_known_args(given)
-    if rest and (not hasattr(chosen, "overrides") or any(one.startswith("-") for one in rest)):
+    if rest and (not hasattr(chosen, "overrides") or any(argument.startswith("-") for argument in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         chosen.overrides += rest
     return chosen
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """All commands; ``train`` takes Hydra-style overrides and is parsed by ``conf.load``."""
     top = argparse.ArgumentParser(prog="wavgate", description="RL post-training for spoken dialogue models")
-    top.add_argument("--version", action=Version, nargs=0, help="version and hash of the source, and end")
+    top.add_argument("--version", action=VersionAction, nargs=0, help="version and hash of the source, and end")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="a run: key=value ..., resume=RUN, --dry-run", description=TRAIN_HELP)
-    _study_parsers(commands)
-    _pairs_parser(commands)
-    _checkpoint_parsers(commands)
-    _judge_parsers(commands.add_parser("judge", help="look at the judge: probe, score, calibrate"))
+    _add_study_parsers(commands)
+    _add_pairs_parser(commands)
+    _add_checkpoint_parsers(commands)
+    _add_judge_parsers(commands.add_parser("judge", help="look at the judge: probe, score, calibrate"))
     report = commands.add_parser("report", help="draw RUN/report.html again")
     report.add_argument("run", type=Path)
-    _data_parsers(commands.add_parser("data", help="manifests: check, convert"))
+    _add_data_parsers(commands.add_parser("data", help="manifests: check, convert"))
     commands.add_parser("doctor", help="is this machine ready?")
     return top
 
 
-def _checkpoint_parsers(commands: Commands) -> None:
+def _add_checkpoint_parsers(commands: CommandParsers) -> None:
     evaluate = commands.add_parser("eval", help="judge a checkpoint's greedy replies to a manifest")
     evaluate.add_argument("manifest", nargs="?", help="default: data.test, the embedded test set")
     evaluate.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
@@ -83,14 +83,14 @@ def _checkpoint_parsers(commands: Commands) -> None:
     say.add_argument("prompt", help="words, or a wav/flac/ogg file")
     say.add_argument("out", type=Path, help="the reply's audio: .wav, .flac or .ogg")
     say.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
-    for one in (evaluate, say):
-        one.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES_HELP)
+    for subparser in (evaluate, say):
+        subparser.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES_HELP)
     export = commands.add_parser("export", help="write the newest checkpoint of RUN as a Hugging Face folder")
     export.add_argument("run", type=Path)
     export.add_argument("to", type=Path, nargs="?", help="default: RUN/export-stepN")
 
 
-def _pairs_parser(commands: Commands) -> None:
+def _add_pairs_parser(commands: CommandParsers) -> None:
     pairs = commands.add_parser("pairs", help="write a manifest of pairs for DPO", description=PAIRS_HELP)
     pairs.add_argument("--to", type=Path, required=True, metavar="OUT.jsonl", help="the manifest")
     pairs.add_argument("--samples", type=int, metavar="N", help="replies per prompt (default: 8)")
@@ -101,7 +101,7 @@ def _pairs_parser(commands: Commands) -> None:
     pairs.add_argument("overrides", nargs="*", metavar="key=value", help="settings as for train")
 
 
-def _study_parsers(commands: Commands) -> None:
+def _add_study_parsers(commands: CommandParsers) -> None:
     study = commands.add_parser("study", help="methods x seeds from one YAML file", description=STUDY_HELP)
     study.add_argument("file", type=Path, metavar="STUDY.yaml")
     study.add_argument("--to", type=Path, metavar="DIR", help="default: runs/STUDY")
@@ -124,7 +124,7 @@ def _study_parsers(commands: Commands) -> None:
     )
 
 
-def _data_parsers(data: argparse.ArgumentParser) -> None:
+def _add_data_parsers(data: argparse.ArgumentParser) -> None:
     commands = data.add_subparsers(dest="what", required=True, metavar="check|convert")
     check = commands.add_parser("check", help="all problems of a manifest as file:line:field")
     check.add_argument(
@@ -150,13 +150,13 @@ def _data_parsers(data: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where names of clips start (default: the source's folder)",
     )
-    for one in (check, convert):
-        one.add_argument(
+    for subparser in (check, convert):
+        subparser.add_argument(
             "--max-seconds", type=float, default=60.0, help="longest audio of a row (default: %(default)g)"
         )
 
 
-def _judge_parsers(judge: argparse.ArgumentParser) -> None:
+def _add_judge_parsers(judge: argparse.ArgumentParser) -> None:
     commands = judge.add_subparsers(dest="what", required=True, metavar="probe|score|calibrate")
     probe = commands.add_parser("probe", help="ask the endpoint what it can do; starts nothing else")
     score = commands.add_parser("score", help="judge finished replies", description=SCORE_HELP)
@@ -170,5 +170,5 @@ def _judge_parsers(judge: argparse.ArgumentParser) -> None:
     calibrate.add_argument(
         "--map", choices=("affine", "isotonic"), help="default: affine below 30 replies, else isotonic"
     )
-    for one in (probe, score, calibrate):
-        one.add_argument("overrides", nargs="*", metavar="key=value", help="settings as for train")
+    for subparser in (probe, score, calibrate):
+        subparser.add_argument("overrides", nargs="*", metavar="key=value", help="settings as for train")

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from actors.interrupt import undisturbed
-from conf.load import ROOT
+from actors.interrupt import defer_signals
+from conf.load import PROJECT_ROOT
 
-GOODBYE_S = 300.0  # longest wait for the checkpoint of a process that was told to stop
-BEAT_S = 10.0
-LONGEST = 400  # characters of an error
+CHECKPOINT_GRACE_S = 300.0  # longest wait for the checkpoint of a process that was told to stop
+CHILD_POLL_INTERVAL_S = 10.0
+MAX_ERROR_LENGTH = 400  # characters of an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class AttemptResult:
     """How it went. ``error``: None when all is well."""
 
     code: int
@@ -31,13 +31,13 @@ class Ended:
     interrupted: bool = False  # by whoever started this
 
 
-def attempt(
+def run_command(
     command: Sequence[str],
     logs: Path,
     limit_s: float | None = None,
     hold: Sequence[int] = (),
     beat: Callable[[], None] = lambda: None,
-) -> Ended:
+) -> AttemptResult:
     """Run ``command`` to its end, or stop it after ``limit_s`` or at Ctrl-C.
 
     Output is added to ``logs``.log, errors to ``logs``.err. ``hold``: open files that it inherits.
@@ -49,61 +49,63 @@ def attempt(
     with out.open("ab") as output, err.open("ab") as errors:
         before = errors.tell()
         try:
-            with undisturbed():  # else an interrupt between fork and assignment leaves a process to nobody
+            with defer_signals():  # else an interrupt between fork and assignment leaves a process to nobody
                 process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=_environment(),
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=_build_environment(),
                     start_new_session=True, pass_fds=tuple(hold),
                 )  # fmt: skip
-            _wait(process, start, limit_s, beat)
+            _wait_for_end(process, start, limit_s, beat)
         except subprocess.TimeoutExpired:
             why = f"took longer than {limit_s:g} s and was stopped"
         except KeyboardInterrupt:
             why = "interrupted"
         if process is not None and why is not None:
-            _stop(process)
+            _stop_process(process)
     code = 0 if process is None else process.returncode
-    error = why or (None if code == 0 else _last_line(err, before) or _fate(code))
-    return Ended(code=code, seconds=time.monotonic() - start, error=error, interrupted=why == "interrupted")
+    error = why or (None if code == 0 else _read_last_line(err, before) or _describe_exit_code(code))
+    return AttemptResult(code=code, seconds=time.monotonic() - start, error=error, interrupted=why == "interrupted")
 
 
-def _wait(process: "subprocess.Popen[bytes]", start: float, limit_s: float | None, beat: Callable[[], None]) -> None:
+def _wait_for_end(
+    process: "subprocess.Popen[bytes]", start: float, limit_s: float | None, beat: Callable[[], None]
+) -> None:
     """Until its end. TimeoutExpired: after ``limit_s`` since ``start``."""
     while True:
         beat()
         left = inf if limit_s is None else max(0.0, start + limit_s - time.monotonic())
         try:
-            process.wait(min(left, BEAT_S))
+            process.wait(min(left, CHILD_POLL_INTERVAL_S))
         except subprocess.TimeoutExpired:
-            if left <= BEAT_S:
+            if left <= CHILD_POLL_INTERVAL_S:
                 raise
         else:
             return
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
+def _stop_process(process: "subprocess.Popen[bytes]") -> None:
     """Ask, wait, then insist."""
     process.terminate()
     try:
-        process.wait(GOODBYE_S)
+        process.wait(CHECKPOINT_GRACE_S)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
 
 
-def _environment() -> dict[str, str]:
+def _build_environment() -> dict[str, str]:
     """Ours, where the project's packages are found from any folder."""
-    known = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    known = [str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(known)}
 
 
-def _last_line(file: Path, start: int) -> str | None:
+def _read_last_line(file: Path, start: int) -> str | None:
     """The last line with anything on it since ``start``; whoever fails says why last."""
     with file.open("rb") as content:
         content.seek(start)
         lines = content.read().decode(errors="replace").split("\n")
-    told = [line.strip() for line in lines if line.strip()]
-    return told[-1][:LONGEST] if told else None
+    nonempty_lines = [line.strip() for line in lines if line.strip()]
+    return nonempty_lines[-1][:MAX_ERROR_LENGTH] if nonempty_lines else None
 
 
-def _fate(code: int) -> str:
+def _describe_exit_code(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"

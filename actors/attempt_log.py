@@ -10,14 +10,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from actors.attempt import Ended
+from actors.attempt import AttemptResult
 from actors.errors import UserError
-from report.read import lines
-from report.records import Line
-from speech.files import replacing
+from report.read import read_json_lines
+from report.records import FrozenRecord
+from speech.files import replace_atomically
 
 
-class Attempt(Line):
+class AttemptRecord(FrozenRecord):
     """One attempt."""
 
     name: str
@@ -30,7 +30,7 @@ class Attempt(Line):
     arguments: tuple[str, ...]
 
 
-class Running(Line):
+class RunningAttempt(FrozenRecord):
     """An attempt that has begun: of a study that was killed, what is left of it."""
 
     name: str
@@ -53,18 +53,18 @@ class AttemptLog:
         self._file = file
         self._running = file.with_name("running.json")
 
-    def note(self, name: str, ended: Ended, *, fresh: bool, arguments: Sequence[str]) -> None:
+    def record_end(self, name: str, ended: AttemptResult, *, fresh: bool, arguments: Sequence[str]) -> None:
         """One attempt, now."""
         self._add(name, time.time(), ended, fresh=fresh, arguments=arguments)
         self._running.unlink(missing_ok=True)
 
     def begin(self, name: str, *, fresh: bool, arguments: Sequence[str]) -> None:
         """An attempt begins, now."""
-        begun = Running(name=name, started=time.time(), fresh=fresh, arguments=tuple(arguments))
-        with replacing(self._running) as unfinished:
+        begun = RunningAttempt(name=name, started=time.time(), fresh=fresh, arguments=tuple(arguments))
+        with replace_atomically(self._running) as unfinished:
             unfinished.write_text(begun.model_dump_json() + "\n")
 
-    def beat(self) -> None:
+    def touch_running(self) -> None:
         """It still runs."""
         self._running.touch()
 
@@ -76,16 +76,16 @@ class AttemptLog:
         if not self._running.exists():
             return
         try:
-            left = Running.model_validate_json(self._running.read_bytes())
+            left = RunningAttempt.model_validate_json(self._running.read_bytes())
         except ValidationError:
             raise UserError(f"{self._running}: must be what a study wrote: remove it") from None
         seen = self._running.stat().st_mtime
-        killed = Ended(code=-9, seconds=max(0.0, seen - left.started), error="the study was killed")
+        killed = AttemptResult(code=-9, seconds=max(0.0, seen - left.started), error="the study was killed")
         self._add(left.name, seen, killed, fresh=left.fresh, arguments=left.arguments)
         self._running.unlink()
 
-    def _add(self, name: str, when: float, ended: Ended, *, fresh: bool, arguments: Sequence[str]) -> None:
-        attempt = Attempt(
+    def _add(self, name: str, when: float, ended: AttemptResult, *, fresh: bool, arguments: Sequence[str]) -> None:
+        attempt = AttemptRecord(
             name=name,
             ended=when,
             seconds=ended.seconds,
@@ -100,20 +100,20 @@ class AttemptLog:
             out.truncate(known.rfind(b"\n") + 1)  # a line that a kill tore says nothing
             out.write(attempt.model_dump_json().encode() + b"\n")
 
-    def of(self, name: str) -> list[Attempt]:
+    def read_attempts(self, name: str) -> list[AttemptRecord]:
         """All attempts at one thing. UserError: a malformed line, as file:line."""
         try:
-            found = lines(self._file, TypeAdapter(Attempt)).rows
+            attempts = read_json_lines(self._file, TypeAdapter(AttemptRecord)).rows
         except ValueError as error:
             raise UserError(str(error)) from error
-        return [one for one in found if one.name == name]
+        return [attempt for attempt in attempts if attempt.name == name]
 
-    def last(self, name: str) -> Attempt | None:
+    def last(self, name: str) -> AttemptRecord | None:
         """The latest attempt."""
-        return next(reversed(self.of(name)), None)
+        return next(reversed(self.read_attempts(name)), None)
 
     def wall_s(self, name: str) -> float | None:
         """Seconds of the attempts since the last fresh one, with it; None: nobody looked."""
-        tries = self.of(name)
-        begun = max((place for place, one in enumerate(tries) if one.fresh), default=None)
-        return None if begun is None else fsum(one.seconds for one in tries[begun:])
+        tries = self.read_attempts(name)
+        begun = max((place for place, attempt in enumerate(tries) if attempt.fresh), default=None)
+        return None if begun is None else fsum(attempt.seconds for attempt in tries[begun:])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Admission:
+class AdmissionControl:
     """Counts prompts admitted since the start of the run.
 
     Example:
@@ -27,13 +27,13 @@ class Admission:
     accepted: int = 0
     running: int = 0
 
-    def room(self, step: int) -> int:
+    def remaining_prompts(self, step: int) -> int:
         """Prompts that may still be admitted while ``step`` is the step being learnt."""
         return (self.staleness + step) * self.batch - self.accepted - self.running
 
     def admits(self, step: int) -> bool:
         """Whether one more batch may start."""
-        return self.room(step) >= self.batch
+        return self.remaining_prompts(step) >= self.batch
 
     def start(self) -> None:
         """One batch starts to run."""

@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from actors.ahead import Ahead
+from actors.ahead import PrefetchedBatch
 from actors.errors import RunError, UserError
 from speech.checkpoint import weight_files
 
-MANIFEST, AHEAD = "manifest.json", "ahead.json"
-FORMAT: Literal["wavgate-checkpoint-3"] = "wavgate-checkpoint-3"
+SNAPSHOT_MANIFEST_FILE, PREFETCHED_BATCH_FILE = "manifest.json", "ahead.json"
+CHECKPOINT_FORMAT: Literal["wavgate-checkpoint-3"] = "wavgate-checkpoint-3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class DriverState:
     data: str = ""  # digest of the training rows, which the cursors refer to
 
 
-class Manifest(BaseModel):
+class SnapshotManifest(BaseModel):
     """manifest.json: size and sha256 of every file of a snapshot, by its path in it."""
 
     format: Literal["wavgate-checkpoint-3"]
@@ -59,27 +59,27 @@ def model_fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def folder(run: Path, step: int) -> Path:
+def snapshot_folder(run: Path, step: int) -> Path:
     """Where the snapshot of ``step`` lives."""
     return run / "checkpoints" / f"step_{step:06d}"
 
 
-def save(
+def save_snapshot(
     run: Path,
     state: DriverState,
     save_learner: Callable[[Path], None],
     keep: int,
-    ahead: Ahead | None = None,
+    ahead: PrefetchedBatch | None = None,
 ) -> Path:
     """Write the snapshot of ``state.step``; ``save_learner`` fills a folder.
 
     Then drop all but the newest ``keep``. RunError: it cannot be written; nothing of it is left.
     """
-    final = folder(run, state.step)
+    final = snapshot_folder(run, state.step)
     unfinished = final.with_suffix(".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        _fill(unfinished, state, save_learner, ahead)
+        _write_snapshot_files(unfinished, state, save_learner, ahead)
     except Exception as error:
         shutil.rmtree(unfinished, ignore_errors=True)  # of a full disk it is what can be given back
         if not isinstance(error, OSError):
@@ -89,28 +89,30 @@ def save(
     if final.exists():  # the same step again after a resume: the new one wins
         shutil.rmtree(final)
     unfinished.rename(final)
-    _sync(final.parent)
-    _point(final)
-    for old in snapshots(run)[:-keep]:
+    _sync_to_disk(final.parent)
+    _point_latest_at(final)
+    for old in list_snapshots(run)[:-keep]:
         shutil.rmtree(old)
     return final
 
 
-def _fill(unfinished: Path, state: DriverState, save_learner: Callable[[Path], None], ahead: Ahead | None) -> None:
+def _write_snapshot_files(
+    unfinished: Path, state: DriverState, save_learner: Callable[[Path], None], ahead: PrefetchedBatch | None
+) -> None:
     """Everything of a snapshot, safe on the disk."""
     (unfinished / "learner").mkdir(parents=True)
     save_learner(unfinished / "learner")
     if ahead is not None:
-        (unfinished / AHEAD).write_text(json.dumps(asdict(ahead)))
+        (unfinished / PREFETCHED_BATCH_FILE).write_text(json.dumps(asdict(ahead)))
     (unfinished / "driver.json").write_text(json.dumps(asdict(state)))
-    files = {str(path.relative_to(unfinished)): _fingerprint(path) for path in _files(unfinished)}
-    manifest = Manifest(format=FORMAT, step=state.step, files=files)
-    (unfinished / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-    for path in [*_files(unfinished), *[path for path in unfinished.rglob("*") if path.is_dir()], unfinished]:
-        _sync(path)
+    files = {str(path.relative_to(unfinished)): _fingerprint_file(path) for path in _list_files(unfinished)}
+    manifest = SnapshotManifest(format=CHECKPOINT_FORMAT, step=state.step, files=files)
+    (unfinished / SNAPSHOT_MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1))
+    for path in [*_list_files(unfinished), *[path for path in unfinished.rglob("*") if path.is_dir()], unfinished]:
+        _sync_to_disk(path)
 
 
-def snapshots(run: Path) -> list[Path]:
+def list_snapshots(run: Path) -> list[Path]:
     """Complete snapshot folders, oldest first."""
     root = run / "checkpoints"
     return (
@@ -120,23 +122,23 @@ def snapshots(run: Path) -> list[Path]:
     )
 
 
-def clean(run: Path) -> None:
+def remove_unfinished_snapshots(run: Path) -> None:
     """Remove what a killed save left behind."""
     for path in (run / "checkpoints").glob("*.tmp"):
         shutil.rmtree(path)
 
 
-def check(snapshot: Path) -> list[str]:
+def check_snapshot(snapshot: Path) -> list[str]:
     """Everything wrong with a snapshot, one line each; empty when it is whole."""
-    path = snapshot / MANIFEST
+    path = snapshot / SNAPSHOT_MANIFEST_FILE
     if not path.is_file():
         return [f"{path}: missing"]
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = SnapshotManifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        return [f"{path}: not the manifest of a {FORMAT}: {where} {first['msg']}".replace(":  ", ": ")]
+        return [f"{path}: not the manifest of a {CHECKPOINT_FORMAT}: {where} {first['msg']}".replace(":  ", ": ")]
     problems = []
     for name, (size, digest) in manifest.files.items():
         file = snapshot / name
@@ -144,60 +146,64 @@ def check(snapshot: Path) -> list[str]:
             problems.append(f"{file}: missing")
         elif file.stat().st_size != size:
             problems.append(f"{file}: must have {size} bytes, has {file.stat().st_size}")
-        elif _fingerprint(file)[1] != digest:
-            problems.append(f"{file}: content differs from its sha256 in {MANIFEST}")
+        elif _fingerprint_file(file)[1] != digest:
+            problems.append(f"{file}: content differs from its sha256 in {SNAPSHOT_MANIFEST_FILE}")
     return problems
 
 
-def newest(run: Path) -> tuple[Path, DriverState, list[str]]:
+def find_newest_snapshot(run: Path) -> tuple[Path, DriverState, list[str]]:
     """The newest whole snapshot, its driver state, and what is wrong with newer ones.
 
     UserError: none is whole.
     """
     if not run.is_dir():
         raise UserError(f"run.resume: no run directory at {run}")
-    found = snapshots(run)
-    if not found:
+    candidates = list_snapshots(run)
+    if not candidates:
         raise UserError(f"run.resume: {run / 'checkpoints'} holds no checkpoint")
     problems: list[str] = []
-    for snapshot in reversed(found):
-        wrong = check(snapshot)
+    for snapshot in reversed(candidates):
+        wrong = check_snapshot(snapshot)
         if not wrong:
-            return snapshot, _state(snapshot), problems
+            return snapshot, _read_driver_state(snapshot), problems
         problems += wrong
     raise UserError("run.resume: no whole checkpoint: " + "; ".join(problems))
 
 
-def check_newest(snapshot: Path) -> None:
+def check_still_newest(snapshot: Path) -> None:
     """UserError: since this was found to be its run's newest whole snapshot, somebody has gone on from it."""
     run = snapshot.parent.parent
-    newer = [one for one in snapshots(run) if one.name > snapshot.name and not check(one)]
+    newer = [
+        candidate
+        for candidate in list_snapshots(run)
+        if candidate.name > snapshot.name and not check_snapshot(candidate)
+    ]
     if newer or not snapshot.is_dir():
         raise UserError(f"run.resume: {run} has changed since it was looked at: start this command again")
 
 
-def ahead_in(snapshot: Path) -> Ahead | None:
+def read_prefetched_batch(snapshot: Path) -> PrefetchedBatch | None:
     """The batch that was sampled before the weights of a whole snapshot were learnt; None: there is none."""
-    file = snapshot / AHEAD
-    return TypeAdapter(Ahead).validate_python(json.loads(file.read_bytes())) if file.is_file() else None
+    file = snapshot / PREFETCHED_BATCH_FILE
+    return TypeAdapter(PrefetchedBatch).validate_python(json.loads(file.read_bytes())) if file.is_file() else None
 
 
-def _state(snapshot: Path) -> DriverState:
+def _read_driver_state(snapshot: Path) -> DriverState:
     return DriverState(**json.loads((snapshot / "driver.json").read_text()))
 
 
-def _files(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.is_file() and path.name != MANIFEST) + (
-        [root / MANIFEST] if (root / MANIFEST).is_file() else []
+def _list_files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file() and path.name != SNAPSHOT_MANIFEST_FILE) + (
+        [root / SNAPSHOT_MANIFEST_FILE] if (root / SNAPSHOT_MANIFEST_FILE).is_file() else []
     )
 
 
-def _fingerprint(path: Path) -> tuple[int, str]:
+def _fingerprint_file(path: Path) -> tuple[int, str]:
     with path.open("rb") as file:
         return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def _sync_to_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -205,8 +211,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _point(final: Path) -> None:
+def _point_latest_at(final: Path) -> None:
     pointer = final.parent / "latest.new"
     pointer.write_text(final.name + "\n")
-    _sync(pointer)
+    _sync_to_disk(pointer)
     pointer.rename(final.parent / "latest")

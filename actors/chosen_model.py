@@ -12,53 +12,59 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actors.errors import UserError
-from conf.keys import GROUPS
-from conf.load import load, read
+from conf.keys import CONFIG_GROUPS
+from conf.load import load_config, read_config
 from conf.schema import Config
 from speech.checkpoint import read_json
 
-HERE = "model.path=."  # where a preset wants one; what was named takes its place
+CURRENT_FOLDER_OVERRIDE = "model.path=."  # where a preset wants one; what was named takes its place
 CODEC_WITHIN = "model.codec=null"  # where a preset wants one: the folder may hold or name its codec
 
 
-def model_of(model: Path | None, overrides: Sequence[str] = ()) -> Config:
+def load_model_config(model: Path | None, overrides: Sequence[str] = ()) -> Config:
     """The settings, with the path and the family of the model. UserError, ConfigError: it cannot be used."""
-    from actors.prepare import check_engine, usable_model
+    from actors.prepare import check_engine, load_usable_family
 
     placed = any(override.startswith("model.path=") for override in overrides)
     if model is not None and placed:
         raise UserError(f"model.path: is what --model names as well, give one of the two: got --model {model}")
     if model is not None and (model / "config.yaml").is_file():
-        config, path = _of_run(model, overrides), (model / "final").absolute()
+        config, path = _load_run_config(model, overrides), (model / "final").absolute()
         if not path.is_dir():
             raise UserError(f"{model}: has no final/ yet: `wavgate export {model}` writes its newest checkpoint")
     else:
-        settings = [*overrides, *([HERE] if model is not None else [])]
-        config = load(settings)
+        settings = [*overrides, *([CURRENT_FOLDER_OVERRIDE] if model is not None else [])]
+        config = load_config(settings)
         path = config.model.path if model is None else model.absolute()
-        declared = config.model.family if _names_family(overrides) else _declared(path, config.model.family)
-        if declared != config.model.family and declared in GROUPS["model"]:
-            config = load([f"model={declared}", CODEC_WITHIN, *settings])
-    family = config.model.family if _names_family(overrides) else _declared(path, config.model.family)
+        declared = (
+            config.model.family
+            if _has_family_override(overrides)
+            else _read_declared_family(path, config.model.family)
+        )
+        if declared != config.model.family and declared in CONFIG_GROUPS["model"]:
+            config = load_config([f"model={declared}", CODEC_WITHIN, *settings])
+    family = (
+        config.model.family if _has_family_override(overrides) else _read_declared_family(path, config.model.family)
+    )
     model_config = config.model.model_copy(update={"path": path, "family": family})
     config = config.model_copy(update={"model": model_config})
     check_engine(config)
-    usable_model(config)
+    load_usable_family(config)
     return config
 
 
-def _of_run(run: Path, overrides: Sequence[str]) -> Config:
+def _load_run_config(run: Path, overrides: Sequence[str]) -> Config:
     if not overrides:
-        return read(run / "config.yaml")
+        return read_config(run / "config.yaml")
     quoted = str(run.absolute()).replace("'", "\\'")
-    return load([f"resume='{quoted}'", *overrides])
+    return load_config([f"resume='{quoted}'", *overrides])
 
 
-def _names_family(overrides: Sequence[str]) -> bool:
+def _has_family_override(overrides: Sequence[str]) -> bool:
     return any(override.startswith(("model=", "model.family=")) for override in overrides)
 
 
-def _declared(path: Path, default: str) -> str:
+def _read_declared_family(path: Path, default: str) -> str:
     """What the folder's wavgate.json says."""
     file = path / "wavgate.json"
     try:

@@ -13,40 +13,40 @@ from collections.abc import Sequence
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
-from actors.arguments import parse
-from actors.terminal import lasting
+from actors.arguments import parse_arguments
+from actors.terminal import keep_output_open
 
 OK, FAILED, USER, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    with lasting():
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    with keep_output_open():
+        return _run_command(list(sys.argv[1:] if arguments is None else arguments))
 
 
-def _run(given: list[str]) -> int:
+def _run_command(given: list[str]) -> int:
     try:
         if given[:1] == ["train"]:
-            from actors.commands import train
+            from actors.commands import run_train_command
 
-            return train(given[1:])
-        return _other(given)
+            return run_train_command(given[1:])
+        return _dispatch_command(given)
     except KeyboardInterrupt as error:
         print("\n".join(filter(None, ["interrupted", str(error)])), file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        code = _told(error)
+        code = _report_error(error)
         if code is None:
             raise
         return code
 
 
-def _told(error: BaseException) -> int | None:
+def _report_error(error: BaseException) -> int | None:
     """Print what the user can act on; None for a bug, which deserves its traceback."""
     from actors import dependencies
 
-    lacking = dependencies.explain(error)
+    lacking = dependencies.explain_import_error(error)
     if lacking is not None:
         print(f"wavgate: {lacking}", file=sys.stderr)
         return FAILED
@@ -65,17 +65,17 @@ def _told(error: BaseException) -> int | None:
         print(f"stopped: {error}", file=sys.stderr)
         return FAILED
     if isinstance(error, BaseExceptionGroup):
-        return _told(error.exceptions[0])
+        return _report_error(error.exceptions[0])
     return None
 
 
-def _other(given: list[str]) -> int:
-    chosen = parse(given)
+def _dispatch_command(given: list[str]) -> int:
+    chosen = parse_arguments(given)
     if chosen.command == "doctor":
-        from actors.doctor import examine
+        from actors.doctor import examine_machine
 
         status = OK
-        for finding in examine():
+        for finding in examine_machine():
             print(finding, flush=True)  # as it comes: importing everything takes its time
             status = status if finding.ok or not finding.needed else FAILED
         return status
@@ -83,35 +83,37 @@ def _other(given: list[str]) -> int:
 
     match chosen.command:
         case "report":
-            return commands.report(chosen.run)
+            return commands.redraw_report(chosen.run)
         case "export":
-            return commands.export(chosen.run, chosen.to)
+            return commands.export_checkpoint(chosen.run, chosen.to)
         case "judge":
-            return _judge(chosen)
+            return _run_judge_command(chosen)
         case "study":
             from actors import study
 
-            return study.study(chosen.file, chosen.to, chosen.overrides, page_only=chosen.page)
+            return study.run_study(chosen.file, chosen.to, chosen.overrides, page_only=chosen.page)
         case "compare":
             from actors import compare
 
             if chosen.votes:
-                return compare.add_up(chosen.votes, chosen.runs)
-            return compare.compare(chosen.runs, chosen.to, chosen.listen, chosen.pairs, chosen.seed)
+                return compare.print_vote_summary(chosen.votes, chosen.runs)
+            return compare.compare_runs(chosen.runs, chosen.to, chosen.listen, chosen.pairs, chosen.seed)
         case "pairs":
             from actors import pairing
 
-            return pairing.pairs(chosen.to, chosen.samples, chosen.manifest, chosen.limit, chosen.overrides)
+            return pairing.make_preference_pairs(
+                chosen.to, chosen.samples, chosen.manifest, chosen.limit, chosen.overrides
+            )
         case "data":
-            return _data(chosen)
+            return _run_data_command(chosen)
         case "say":
-            return alone.say(chosen.prompt, chosen.out, chosen.model, chosen.overrides)
+            return alone.write_spoken_reply(chosen.prompt, chosen.out, chosen.model, chosen.overrides)
         case "eval":
             manifest, settings = chosen.manifest, chosen.overrides
             if manifest is not None and _is_setting(manifest):
                 manifest, settings = None, [manifest, *settings]
             place = None if manifest is None else Path(manifest)
-            return alone.evaluate(place, chosen.model, chosen.json, chosen.limit, settings)
+            return alone.evaluate_checkpoint(place, chosen.model, chosen.json, chosen.limit, settings)
     raise AssertionError(chosen.command)
 
 
@@ -120,26 +122,26 @@ def _is_setting(manifest: str) -> bool:
     return re.match(r"[a-z_]+(\.[a-z_]+)*=", manifest) is not None and not Path(manifest).exists()
 
 
-def _data(chosen: argparse.Namespace) -> int:
+def _run_data_command(chosen: argparse.Namespace) -> int:
     from actors import commands
 
     if chosen.what == "check":
-        return commands.data_check(chosen.manifests, chosen.max_seconds)
-    from actors.convert import data_convert
+        return commands.check_manifests(chosen.manifests, chosen.max_seconds)
+    from actors.convert import convert_data_set
 
-    return data_convert(chosen.sources, chosen.to, chosen.limit, chosen.audio, chosen.max_seconds)
+    return convert_data_set(chosen.sources, chosen.to, chosen.limit, chosen.audio, chosen.max_seconds)
 
 
-def _judge(chosen: argparse.Namespace) -> int:
+def _run_judge_command(chosen: argparse.Namespace) -> int:
     from actors import judging
 
     match chosen.what:
         case "probe":
-            return judging.probe(chosen.overrides)
+            return judging.probe_endpoint(chosen.overrides)
         case "score":
-            return judging.score(chosen.manifest, chosen.to, chosen.overrides)
+            return judging.score_manifest_replies(chosen.manifest, chosen.to, chosen.overrides)
         case "calibrate":
-            return judging.calibrate(chosen.ratings, chosen.to, chosen.map, chosen.overrides)
+            return judging.calibrate_judge(chosen.ratings, chosen.to, chosen.map, chosen.overrides)
     raise AssertionError(chosen.what)
 
 

@@ -21,28 +21,28 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from actors.cuda import bare_nodes, cuda_devices
+from actors.cuda import bare_nodes, count_cuda_devices
 from actors.errors import RunError, UserError
-from actors.reach import ROOT, end_processes_of, initialise, join, protect_token
+from actors.reach import WORKER_IMPORT_ROOT, initialise_ray, join_ray, kill_session_processes, protect_token
 from conf.schema import Config
 from rollout.environment import CPU_ENV, ENV
 from speech.files import copy_contents
 
 OBJECT_STORE_BYTES = 512 << 20
-READY_S = 300.0  # longest wait for placement
-TOKEN = secrets.token_hex(32)  # of the private Rays of this process
-SETTINGS = {  # a busy machine may take longer than Ray expects; workers are as important as the driver
+PLACEMENT_TIMEOUT_S = 300.0  # longest wait for placement
+PRIVATE_RAY_TOKEN = secrets.token_hex(32)  # of the private Rays of this process
+PRIVATE_RAY_SETTINGS = {  # a busy machine may take longer than Ray expects; workers are as important as the driver
     "RAY_agent_register_timeout_ms": "120000",
     "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_worker_niceness": "0",
 }
-ENVIRONMENT = {  # set before an actor imports anything; a local run is CPU processes even beside a GPU
+LOCAL_ACTOR_ENVIRONMENT = {  # set before an actor imports anything; a local run is CPU processes even beside a GPU
     **ENV, **CPU_ENV, "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Role:
+class ActorRole:
     """Actors of one kind and what one of them claims."""
 
     name: str
@@ -52,17 +52,17 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class PlacementPlan:
     """Who exists and on what.
 
     ``bundles`` is empty on one machine without GPUs: everything stays on the driver's node.
     """
 
-    roles: tuple[Role, ...]
+    roles: tuple[ActorRole, ...]
     bundles: tuple[dict[str, float], ...]
     colocated: bool
 
-    def role(self, name: str) -> Role:
+    def role(self, name: str) -> ActorRole:
         """The role of that name."""
         return next(role for role in self.roles if role.name == name)
 
@@ -74,7 +74,7 @@ class Plan:
         return start[name] + index
 
 
-def plan(config: Config, cores: int, learns: bool = True) -> Plan:
+def plan_placement(config: Config, cores: int, learns: bool = True) -> PlacementPlan:
     """Count the actors against the machine. UserError, with the arithmetic, when they do not fit.
 
     ``learns``: False where replies are sampled and judged only.
@@ -91,19 +91,19 @@ def plan(config: Config, cores: int, learns: bool = True) -> Plan:
                 raise UserError(
                     f"{name}={count} needs {count} cores: this machine has {cores}; set {name}={cores} or less"
                 )
-        return Plan(
+        return PlacementPlan(
             roles=(
-                Role(name="learner", count=ranks, cpus=0, gpus=0),
-                Role(name="rollout", count=workers, cpus=0, gpus=0),
-                Role(name="judge", count=config.judge.workers, cpus=0, gpus=0),
+                ActorRole(name="learner", count=ranks, cpus=0, gpus=0),
+                ActorRole(name="rollout", count=workers, cpus=0, gpus=0),
+                ActorRole(name="judge", count=config.judge.workers, cpus=0, gpus=0),
             ),
             bundles=(),
             colocated=False,
         )
-    return _gpu_plan(config, ranks)
+    return _plan_gpu_placement(config, ranks)
 
 
-def _gpu_plan(config: Config, ranks: int) -> Plan:
+def _plan_gpu_placement(config: Config, ranks: int) -> PlacementPlan:
     workers, parallel = config.rollout.workers, config.cluster.tensor_parallel
     together = config.cluster.colocate
     if together and parallel > 1:
@@ -133,28 +133,28 @@ def _gpu_plan(config: Config, ranks: int) -> Plan:
     else:
         bundles = [{"GPU": 1.0, "CPU": 2.0}] * ranks + [{"GPU": float(parallel), "CPU": 1.0 + parallel}] * workers
     bundles = bundles + [{"CPU": 1.0}] * config.judge.workers
-    return Plan(
+    return PlacementPlan(
         roles=(
-            Role(name="learner", count=ranks, cpus=2, gpus=0.5 if together else 1),
-            Role(
+            ActorRole(name="learner", count=ranks, cpus=2, gpus=0.5 if together else 1),
+            ActorRole(
                 name="rollout",
                 count=workers,
                 cpus=1 if together else 1 + parallel,
                 gpus=0.5 if together else parallel,
             ),
-            Role(name="judge", count=config.judge.workers, cpus=1, gpus=0),
+            ActorRole(name="judge", count=config.judge.workers, cpus=1, gpus=0),
         ),
         bundles=tuple(bundles),
         colocated=together,
     )
 
 
-def cores() -> int:
+def count_usable_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-NO_LOGS = ("old", "events", "export_events")
+SKIPPED_RAY_LOGS = ("old", "events", "export_events")
 
 
 class Cluster:
@@ -166,17 +166,17 @@ class Cluster:
         cluster.close(logs=run / "infra")
     """
 
-    def __init__(self, config: Config, layout: Plan) -> None:
+    def __init__(self, config: Config, layout: PlacementPlan) -> None:
         self.plan = layout
         self._private = config.cluster.address == "local"
         self._folder: Path | None = None
         self._group: PlacementGroup | None = None
-        wanted = ENVIRONMENT if config.cluster.kind == "local" else ENV
-        if self._private and config.cluster.kind == "gpu" and not cuda_devices():
+        wanted = LOCAL_ACTOR_ENVIRONMENT if config.cluster.kind == "local" else ENV
+        if self._private and config.cluster.kind == "gpu" and not count_cuda_devices():
             raise UserError("cluster.kind=gpu: this machine has no CUDA device; cluster=local needs none")
         try:
             self._enter(config, wanted)
-            self._place()
+            self._reserve_placement_group()
             self._node = ray.get_runtime_context().get_node_id()
         except BaseException:
             self.close(logs=None)
@@ -187,11 +187,11 @@ class Cluster:
         if self._private:
             total = sum(role.count for role in self.plan.roles)
             claims = {} if config.cluster.kind == "gpu" else {"num_cpus": max(1, total), "num_gpus": 0}
-            path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            path = os.pathsep.join([str(WORKER_IMPORT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             self._start({"env_vars": {**wanted, "PYTHONPATH": path}}, claims)
             return
-        free = {name: value for name, value in wanted.items() if _ours(name, value)}
-        join(config.cluster.address, {"env_vars": free})
+        free = {name: value for name, value in wanted.items() if _is_ours_to_set(name, value)}
+        join_ray(config.cluster.address, {"env_vars": free})
         protect_token()
 
     def _start(self, runtime_env: dict[str, Any], claims: dict[str, int]) -> None:
@@ -199,11 +199,13 @@ class Cluster:
 
         RunError: it does not come up, three times.
         """
-        os.environ.update({"RAY_AUTH_TOKEN": TOKEN, **SETTINGS})  # ray.init switches token mode on by itself
+        os.environ.update(
+            {"RAY_AUTH_TOKEN": PRIVATE_RAY_TOKEN, **PRIVATE_RAY_SETTINGS}
+        )  # ray.init switches token mode on by itself
         for attempt in (1, 2, 3):
             self._folder = Path(tempfile.mkdtemp(prefix="wg", dir="/tmp"))
             try:
-                initialise(
+                initialise_ray(
                     "local",
                     runtime_env=runtime_env,
                     include_dashboard=False,
@@ -216,14 +218,14 @@ class Cluster:
                 return
             except BaseException as error:  # of Ray, when a busy machine makes it miss a deadline; or Ctrl-C
                 ray.shutdown()
-                end_processes_of(self._folder)
+                kill_session_processes(self._folder)
                 shutil.rmtree(self._folder, ignore_errors=True)
                 if not isinstance(error, Exception):
                     raise
                 if attempt == 3:
                     raise RunError(f"Ray does not start on this machine: {error} (see `wavgate doctor`)") from error
 
-    def _place(self) -> None:
+    def _reserve_placement_group(self) -> None:
         """Reserve what the plan's bundles hold. UserError: it is not there. RunError: others have it."""
         if not self.plan.bundles:
             return
@@ -240,8 +242,8 @@ class Cluster:
             strategy="PACK",
             bundle_label_selector=self._away_from(avoided),
         )
-        if not self._group.wait(READY_S):
-            wanted = f"{READY_S:g} s for {list(self.plan.bundles)}"
+        if not self._group.wait(PLACEMENT_TIMEOUT_S):
+            wanted = f"{PLACEMENT_TIMEOUT_S:g} s for {list(self.plan.bundles)}"
             raise RunError(f"no room in the cluster after {wanted}: other jobs hold it")
 
     def _away_from(self, nodes: Sequence[str]) -> list[dict[str, str]]:
@@ -280,11 +282,11 @@ class Cluster:
             if logs is not None:
                 for session in self._folder.glob("session_2*"):
                     with suppress(OSError):  # a full disk, say: it must not hide why the run ended
-                        copy_contents(session / "logs", logs, lambda path: path.name not in NO_LOGS)
+                        copy_contents(session / "logs", logs, lambda path: path.name not in SKIPPED_RAY_LOGS)
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _ours(name: str, value: str) -> bool:
+def _is_ours_to_set(name: str, value: str) -> bool:
     """Whether actors get a variable from us: what a job or its shell has set otherwise wins."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     submitted = (job.get("runtime_env") or {}).get("env_vars") or {}

@@ -15,46 +15,46 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from actors.decide import Group, Key
+from actors.decide import ReplyGroup, ReplyKey
 from actors.errors import JudgeOutage, RunError, UserError
 from actors.judge_pool import JudgePool, SpeechLost
 from actors.pool import RolloutPool
 from conf.schema import Config
-from judge.noise import noisy
-from judge.types import Judged, Missing, Task
-from rollout.request import prompt_of
-from rollout.sampling import sampling_at
+from judge.noise import add_judge_noise
+from judge.types import JudgeTask, MissingVerdict, ReplyJudgement
+from rollout.request import example_to_prompt
+from rollout.sampling import build_step_sampling
 from rollout.types import Prompt, Reply, Sampling
-from speech.audio import inside
+from speech.audio import resolve_inside
 from speech.dataset import Example, PairExample
-from speech.manifest import MARKER, Row
+from speech.manifest import AUDIO_MARKER, ManifestRow
 from speech.pairs import PairRow
 
-Sampled = tuple[Reply, list[Any]]  # a reply and, in a list, the reference to its speech
+ReplyWithSpeech = tuple[Reply, list[Any]]  # a reply and, in a list, the reference to its speech
 
-ROUNDS = 8  # how often lost speech is sampled again before the run gives up
+MAX_SAMPLING_ROUNDS = 8  # how often lost speech is sampled again before the run gives up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Harvest:
+class JudgedBatch:
     """Judged groups, in prompt order, and where the time went."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[ReplyGroup, ...]
     generate_s: float  # until the last reply arrived
     judge_s: float  # from then until the last verdict
     overlap_s: float = 0.0  # of ``generate_s``, in which verdicts were in the making
 
     @classmethod
-    def nothing(cls) -> "Harvest":
+    def without_replies(cls) -> "JudgedBatch":
         """Of a step that samples nothing."""
         return cls(groups=(), generate_s=0.0, judge_s=0.0)
 
     @property
-    def replies(self) -> list[tuple[Reply, Judged]]:
+    def replies(self) -> list[tuple[Reply, ReplyJudgement]]:
         """All replies, group by group."""
         return [pair for group in self.groups for pair in group.replies]
 
-    def judged_by(self, change: Callable[[Judged], Judged]) -> "Harvest":
+    def map_verdicts(self, change: Callable[[ReplyJudgement], ReplyJudgement]) -> "JudgedBatch":
         """The same replies with changed verdicts."""
         groups = [
             replace(group, replies=tuple((reply, change(judged)) for reply, judged in group.replies))
@@ -63,9 +63,9 @@ class Harvest:
         return replace(self, groups=tuple(groups))
 
 
-def joined(first: Harvest, second: Harvest) -> Harvest:
+def join_judged_batches(first: JudgedBatch, second: JudgedBatch) -> JudgedBatch:
     """Two harvests, one after the other."""
-    return Harvest(
+    return JudgedBatch(
         groups=first.groups + second.groups,
         generate_s=first.generate_s + second.generate_s,
         judge_s=first.judge_s + second.judge_s,
@@ -73,7 +73,7 @@ def joined(first: Harvest, second: Harvest) -> Harvest:
     )
 
 
-class _Busy:
+class _BusyClock:
     """Seconds of the clock in which at least one thing was in hand."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class _Busy:
         return self._seconds + (time.perf_counter() - self._since if self._hands else 0.0)
 
     @contextmanager
-    def hand(self) -> Iterator[None]:
+    def count_as_busy(self) -> Iterator[None]:
         """One thing is in hand."""
         if not self._hands:
             self._since = time.perf_counter()
@@ -97,50 +97,50 @@ class _Busy:
             self._hands -= 1
 
 
-def asked_in(row: Row) -> Task:
+def row_to_text_task(row: ManifestRow) -> JudgeTask:
     """What a reply to this row is held against, without the user's audio."""
     match, answer = (row.answer.match, row.answer.value) if row.answer else (None, None)
-    return Task(task_type=row.task_type, question=row.question_text, match=match, answer=answer, style=row.style)
+    return JudgeTask(task_type=row.task_type, question=row.question_text, match=match, answer=answer, style=row.style)
 
 
-def task_of(row: Row, manifest: Path) -> Task:
+def row_to_judge_task(row: ManifestRow, manifest: Path) -> JudgeTask:
     """What a reply to this row of a manifest is held against."""
-    first = len(row.audios) - row.messages[-1].content.count(MARKER)
-    clips = tuple(inside(manifest.parent, clip) for entry in row.audios[first:] for clip in entry)
-    return replace(asked_in(row), user_audio=clips)
+    first = len(row.audios) - row.messages[-1].content.count(AUDIO_MARKER)
+    clips = tuple(resolve_inside(manifest.parent, clip) for entry in row.audios[first:] for clip in entry)
+    return replace(row_to_text_task(row), user_audio=clips)
 
 
-async def encode(rollout: RolloutPool, manifest: Path, rows: Sequence[Row]) -> list[Example]:
+async def encode_rows(rollout: RolloutPool, manifest: Path, rows: Sequence[ManifestRow]) -> list[Example]:
     """Rows to ids, in order. UserError: a row that the model cannot express."""
-    examples: list[Example] = await _asked(rollout, "encode", manifest, rows)
+    examples: list[Example] = await _ask_engine(rollout, "encode", manifest, rows)
     return examples
 
 
 async def encode_pairs(rollout: RolloutPool, manifest: Path, rows: Sequence[PairRow]) -> list[PairExample]:
     """Pairs to ids, in order. UserError: a row that the model cannot express, or ids of another family."""
-    pairs: list[PairExample] = await _asked(rollout, "encode_pairs", manifest, rows)
+    pairs: list[PairExample] = await _ask_engine(rollout, "encode_pairs", manifest, rows)
     return pairs
 
 
-async def _asked(rollout: RolloutPool, how: str, manifest: Path, rows: Sequence[Any]) -> Any:
+async def _ask_engine(rollout: RolloutPool, how: str, manifest: Path, rows: Sequence[Any]) -> Any:
     try:
-        return await rollout.ask(how, manifest, list(rows))
+        return await rollout.ask_engine(how, manifest, list(rows))
     except ValueError as error:
         cause = getattr(error, "cause", None) or error
         raise UserError(f"{manifest}: {str(cause).splitlines()[-1]}") from error
 
 
-async def harvest(
+async def sample_and_judge(
     rollout: RolloutPool,
     judges: JudgePool,
     prompts: Sequence[Prompt],
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, JudgeTask],
     sampling: Sampling,
     *,
     deadline: float,
     audio: Callable[[Reply], Path | None] = lambda reply: None,
     progress: Callable[[int, int], None] = lambda replies, tokens: None,
-) -> Harvest:
+) -> JudgedBatch:
     """Sample and judge: each reply as it arrives or, where judges compare, each group when it is whole.
 
     ``audio``: where a reply keeps its sound; ``progress`` is told of each reply and its tokens.
@@ -148,70 +148,73 @@ async def harvest(
     size = sampling.group_size
     together = judges.together and size > 1  # one reply has nothing to be compared with
     start = last = time.perf_counter()
-    found: dict[Key, tuple[Reply, Judged]] = {}
-    busy, overlap = _Busy(), 0.0
+    judged_replies: dict[ReplyKey, tuple[Reply, ReplyJudgement]] = {}
+    busy, overlap = _BusyClock(), 0.0
 
-    async def judge(group: Sequence[Sampled]) -> None:
-        with busy.hand(), suppress(SpeechLost):  # then they are sampled again
-            verdicts = await _verdicts(judges, group, tasks[group[0][0].prompt_id], audio, together)
-            for (reply, _), one in zip(group, verdicts, strict=True):
-                found[reply.prompt_id, reply.index] = (reply, one)
+    async def judge(group: Sequence[ReplyWithSpeech]) -> None:
+        with busy.count_as_busy(), suppress(SpeechLost):  # then they are sampled again
+            verdicts = await _judge_replies(judges, group, tasks[group[0][0].prompt_id], audio, together)
+            for (reply, _), judged in zip(group, verdicts, strict=True):
+                judged_replies[reply.prompt_id, reply.index] = (reply, judged)
 
-    for _ in range(ROUNDS):
-        todo = [prompt for prompt in prompts if any((prompt.id, i) not in found for i in range(size))]
+    for _ in range(MAX_SAMPLING_ROUNDS):
+        todo = [prompt for prompt in prompts if any((prompt.id, i) not in judged_replies for i in range(size))]
         if not todo:
             break
-        gathered = _Gathered(size if together else 1)
+        gathered = _GroupCollector(size if together else 1)
         async with asyncio.TaskGroup() as running:
             async for reply, speech in rollout.generate(todo, sampling, deadline):
                 last, overlap = time.perf_counter(), busy.seconds()
                 progress(1, len(reply.ids))
-                known = (reply.prompt_id, reply.index) in found
+                known = (reply.prompt_id, reply.index) in judged_replies
                 group = [] if known else gathered.add(reply, speech)
                 if group:
                     running.create_task(judge(group))
     else:
-        raise RunError(f"speech of replies was lost {ROUNDS} times in a row")
-    groups = tuple(Group(prompt=prompt, replies=tuple(found[prompt.id, i] for i in range(size))) for prompt in prompts)
-    return Harvest(groups=groups, generate_s=last - start, judge_s=time.perf_counter() - last, overlap_s=overlap)
+        raise RunError(f"speech of replies was lost {MAX_SAMPLING_ROUNDS} times in a row")
+    groups = tuple(
+        ReplyGroup(prompt=prompt, replies=tuple(judged_replies[prompt.id, i] for i in range(size)))
+        for prompt in prompts
+    )
+    return JudgedBatch(groups=groups, generate_s=last - start, judge_s=time.perf_counter() - last, overlap_s=overlap)
 
 
-async def harvest_step(
+async def sample_and_judge_step(
     rollout: RolloutPool,
     judges: JudgePool,
     config: Config,
     manifest: Path,
-    rows: Sequence[Row],
+    rows: Sequence[ManifestRow],
     examples: Sequence[Example],
     step: int,
     *,
     audio: Callable[[Reply], Path | None],
     progress: Callable[[int, int], None],
-) -> Harvest:
+) -> JudgedBatch:
     """Judged groups of these rows of a manifest, drawn as at ``step``, with ``judge.noise``."""
-    sampling = sampling_at(config, step)
-    found = await harvest(
+    sampling = build_step_sampling(config, step)
+    judged_batch = await sample_and_judge(
         rollout,
         judges,
-        [prompt_of(example) for example in examples],
-        {row.id: task_of(row, manifest) for row in rows},
+        [example_to_prompt(example) for example in examples],
+        {row.id: row_to_judge_task(row, manifest) for row in rows},
         sampling,
         deadline=config.rollout.deadline_s,
         audio=audio,
         progress=progress,
     )
     if not config.judge.noise:
-        return found
-    return found.judged_by(lambda judged: noisy(judged, config.judge, sampling.seed))
+        return judged_batch
+    return judged_batch.map_verdicts(lambda judged: add_judge_noise(judged, config.judge, sampling.seed))
 
 
-async def _verdicts(
+async def _judge_replies(
     judges: JudgePool,
-    group: Sequence[Sampled],
-    task: Task,
+    group: Sequence[ReplyWithSpeech],
+    task: JudgeTask,
     audio: Callable[[Reply], Path | None],
     together: bool,
-) -> list[Judged]:
+) -> list[ReplyJudgement]:
     """Of what is judged at once. SpeechLost: its maker died."""
     replies, speeches = [reply for reply, _ in group], [speech for _, speech in group]
     paths = [audio(reply) for reply in replies]
@@ -220,14 +223,14 @@ async def _verdicts(
     return [await judges.score(replies[0], speeches[0], task, paths[0])]
 
 
-class _Gathered:
+class _GroupCollector:
     """Replies by prompt until ``size`` of one are there: what is judged at once."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._waiting: dict[str, dict[int, Sampled]] = defaultdict(dict)
+        self._waiting: dict[str, dict[int, ReplyWithSpeech]] = defaultdict(dict)
 
-    def add(self, reply: Reply, speech: list[Any]) -> list[Sampled]:
+    def add(self, reply: Reply, speech: list[Any]) -> list[ReplyWithSpeech]:
         """The prompt's replies in order, once the last has come; nothing before."""
         waiting = self._waiting[reply.prompt_id]
         waiting[reply.index] = (reply, speech)
@@ -237,12 +240,12 @@ class _Gathered:
         return [waiting[index] for index in sorted(waiting)]
 
 
-def check_outage(judged: Sequence[Judged], most: float) -> None:
+def check_outage(judged: Sequence[ReplyJudgement], most: float) -> None:
     """JudgeOutage: more than a share ``most`` of the rewards is missing, or there will be no more."""
     for judgement in judged:
-        if isinstance(judgement.reward, Missing) and judgement.reward.kind in ("spend_cap", "quota"):
+        if isinstance(judgement.reward, MissingVerdict) and judgement.reward.kind in ("spend_cap", "quota"):
             raise JudgeOutage(f"the judge can be asked no more: {judgement.reward.reason}")
-    reasons = [judgement.reward.reason for judgement in judged if isinstance(judgement.reward, Missing)]
+    reasons = [judgement.reward.reason for judgement in judged if isinstance(judgement.reward, MissingVerdict)]
     if len(reasons) > most * len(judged):
         common = max(set(reasons), key=reasons.count)
         raise JudgeOutage(

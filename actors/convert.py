@@ -6,24 +6,26 @@ from pathlib import Path
 from time import monotonic
 
 from actors.errors import UserError
-from speech.convert import convert
-from speech.problems import printable
-from speech.sources.folder import Progress
-from speech.sources.forms import FORMS
+from speech.convert import convert_source
+from speech.problems import escape_unprintable
+from speech.sources.folder import ConversionProgress
+from speech.sources.forms import SOURCE_FORMS
 
 OK = 0
-TOLD = 20  # reasons and keys on the screen; convert.json has more of them
+MAX_LISTED_ENTRIES = 20  # reasons and keys on the screen; convert.json has more of them
 
 
-def data_convert(sources: Sequence[Path], to: Path, limit: int | None, audio: Path | None, max_seconds: float) -> int:
+def convert_data_set(
+    sources: Sequence[Path], to: Path, limit: int | None, audio: Path | None, max_seconds: float
+) -> int:
     """Convert, or go on. UserError: not a source, no place for it, or not one row of it can be used."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit must be at least 1: got {limit}")
     if not max_seconds > 0:
         raise UserError(f"--max-seconds must be above 0: got {max_seconds:g}")
-    line = Line()
+    line = ProgressLine()
     try:
-        progress = convert(sources, to, max_seconds, limit=limit, audio=audio, tell=line.tell)
+        progress = convert_source(sources, to, max_seconds, limit=limit, audio=audio, tell=line.tell)
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:
@@ -36,11 +38,11 @@ def data_convert(sources: Sequence[Path], to: Path, limit: int | None, audio: Pa
             f"{to}: none of {progress.done} rows can be used, for the most part: {first}; "
             f"all problems: {to / 'problems.txt'}"
         )
-    print("\n".join(_report(progress, to)))
+    print("\n".join(_format_report(progress, to)))
     return OK
 
 
-class Line:
+class ProgressLine:
     """How far it is: one line that is written over on a terminal, else a line now and then; on stderr."""
 
     def __init__(self) -> None:
@@ -48,7 +50,7 @@ class Line:
         self._every = 0.2 if self._terminal else 10.0
         self._last, self._open = monotonic(), False
 
-    def tell(self, progress: Progress) -> None:
+    def tell(self, progress: ConversionProgress) -> None:
         """Show it, if the last time was long enough ago."""
         if monotonic() - self._last >= self._every:
             said = f"{progress.rows} rows, {progress.dropped} dropped, of {progress.done} read"
@@ -66,17 +68,19 @@ class Line:
             print(file=sys.stderr)
 
 
-def _report(progress: Progress, to: Path) -> Iterator[str]:
+def _format_report(progress: ConversionProgress, to: Path) -> Iterator[str]:
     yield f"{to / 'manifest.jsonl'}: {progress.rows} rows of {progress.done}"
     several = len(progress.forms) > 1
     for form, count in progress.forms.items():
-        yield f"read as {FORMS[form]}" + f": {count}" * several
+        yield f"read as {SOURCE_FORMS[form]}" + f": {count}" * several
     if progress.renamed:
         yield f"{progress.renamed} rows have an id that an earlier file has: their file's name precedes it"
     if progress.dropped:
         yield f"dropped {progress.dropped}, each problem in {to / 'problems.txt'}:"
         often = sorted(progress.reasons.items(), key=lambda item: -item[1])
-        yield from (f"{count:>9}  {printable(reason)}" for reason, count in often[:TOLD])
+        yield from (f"{count:>9}  {escape_unprintable(reason)}" for reason, count in often[:MAX_LISTED_ENTRIES])
     if progress.unread:
-        keys = (f"{printable(key)} ({count})" for key, count in list(progress.unread.items())[:TOLD])
+        keys = (
+            f"{escape_unprintable(key)} ({count})" for key, count in list(progress.unread.items())[:MAX_LISTED_ENTRIES]
+        )
         yield "not read: " + ", ".join(keys)

@@ -12,12 +12,12 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.errors import UserError, reason_of
+from actors.errors import UserError, describe_error
 
-ANSWER_S = 120.0  # longest wait for a node: it starts a process for the question
+NODE_ANSWER_TIMEOUT_S = 120.0  # longest wait for a node: it starts a process for the question
 
 
-def cuda_devices() -> int:
+def count_cuda_devices() -> int:
     """How many devices of this machine the CUDA driver can use; 0 without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -28,9 +28,9 @@ def cuda_devices() -> int:
     return count.value if usable else 0
 
 
-def _devices_of_node() -> int:
+def _count_node_devices() -> int:
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides them all from who claims none
-    return cuda_devices()
+    return count_cuda_devices()
 
 
 def bare_nodes(need: float) -> list[str]:
@@ -62,7 +62,7 @@ def _unusable(nodes: Sequence[Mapping[str, Any]], answers: Sequence[int | str], 
 
 def _ask(nodes: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Every node for its devices; all have answered, or their time is over."""
-    question = ray.remote(max_calls=1)(_devices_of_node)  # its process sees all GPUs: no other work may get it
+    question = ray.remote(max_calls=1)(_count_node_devices)  # its process sees all GPUs: no other work may get it
     asked = [
         question.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -70,7 +70,7 @@ def _ask(nodes: Sequence[Mapping[str, Any]]) -> list[Any]:
         for node in nodes
     ]
     if asked:
-        ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
+        ray.wait(asked, num_returns=len(asked), timeout=NODE_ANSWER_TIMEOUT_S)
     return asked
 
 
@@ -79,6 +79,6 @@ def _devices_or_reason(asked: Any) -> int | str:
         return int(ray.get(asked, timeout=0))
     except GetTimeoutError:
         ray.cancel(asked, force=True)
-        return f"no answer within {ANSWER_S:g} s"
+        return f"no answer within {NODE_ANSWER_TIMEOUT_S:g} s"
     except RayError as error:
-        return reason_of(error)
+        return describe_error(error)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from actors.errors import UserError
 from conf.schema import Config
-from learner.types import Pair, Rollout
-from speech.dataset import Lengths, PairExample, Response
+from learner.types import PreferencePair, Rollout
+from speech.dataset import PairExample, Response, RowLengths
 from speech.families.base import Family
-from speech.pairs import PairRow, read
+from speech.pairs import PairRow, read_pairs
 from speech.problems import ManifestError, Problem
 
 
-def usable_pairs(config: Config, family: Family) -> Sequence[PairRow]:
+def load_usable_pairs(config: Config, family: Family) -> Sequence[PairRow]:
     """All pairs, checked before anything starts; none where the objective reads none.
 
     ManifestError lists all problems. UserError: there are fewer than a step draws.
@@ -20,10 +20,10 @@ def usable_pairs(config: Config, family: Family) -> Sequence[PairRow]:
     path = config.data.pairs
     if path is None or config.algo.loss != "dpo":
         return ()
-    rows = read(path, config.data.max_seconds)
+    rows = read_pairs(path, config.data.max_seconds)
     if any(row.prompt_ids is None for row in rows):  # then sound will be encoded: see that it can be read
-        rows = read(path, config.data.max_seconds, deep=True)
-    problems = list(_unusable(rows, path, family, config))
+        rows = read_pairs(path, config.data.max_seconds, deep=True)
+    problems = list(_find_unusable_pairs(rows, path, family, config))
     if problems:
         raise ManifestError(problems)
     if len(rows) < config.rollout.prompts_per_step:
@@ -33,7 +33,7 @@ def usable_pairs(config: Config, family: Family) -> Sequence[PairRow]:
     return rows
 
 
-def pair_of(example: PairExample) -> Pair:
+def example_to_pair(example: PairExample) -> PreferencePair:
     """An encoded row of a manifest as the learner takes it; this run did not sample it."""
 
     def reply(index: int, side: Response) -> Rollout:
@@ -49,14 +49,14 @@ def pair_of(example: PairExample) -> Pair:
         )
 
     chosen, rejected = (reply(index, side) for index, side in enumerate((example.chosen, example.rejected)))
-    return Pair(chosen=chosen, rejected=rejected, weight=example.weight)
+    return PreferencePair(chosen=chosen, rejected=rejected, weight=example.weight)
 
 
-def _unusable(rows: Sequence[PairRow], path: Path, family: Family, config: Config) -> Iterator[Problem]:
-    lengths = Lengths(family, path.parent)
+def _find_unusable_pairs(rows: Sequence[PairRow], path: Path, family: Family, config: Config) -> Iterator[Problem]:
+    lengths = RowLengths(family, path.parent)
     for line, row in enumerate(rows, start=1):
         try:
-            prompt, *replies = lengths.of_pair(row)
+            prompt, *replies = lengths.count_pair_ids(row)
         except ValueError as error:
             yield Problem(path, line, "", str(error))
             continue

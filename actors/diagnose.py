@@ -10,19 +10,19 @@ from dataclasses import asdict
 from actors.fleet import Fleet
 from actors.monitor import Monitor
 from actors.prepare import Job
-from actors.record import RunDirectory, due
-from learner.diagnosis import Diagnosis
+from actors.record import RunDirectory, is_due
+from learner.diagnosis import PolicyDiagnosis
 from learner.types import StepBatch
 from report import records
 
-FILE = "diagnostics.jsonl"
+DIAGNOSTICS_FILE = "diagnostics.jsonl"
 
 
-class Diagnoses:
+class DiagnosticsRecorder:
     """The diagnoses of a run.
 
     Example:
-        times["time/diagnose"] = await diagnoses.take(decision.batch)
+        times["time/diagnose"] = await diagnoses.diagnose_if_due(decision.batch)
         ...the step...
         metrics |= diagnoses.record(step)
     """
@@ -30,25 +30,25 @@ class Diagnoses:
     def __init__(self, job: Job, run: RunDirectory, fleet: Fleet, monitor: Monitor) -> None:
         self._every = job.config.log.diagnose_every
         self._run, self._fleet, self._monitor = run, fleet, monitor
-        self._taken: dict[int, Diagnosis] = {}  # of a step that is not recorded yet
+        self._taken: dict[int, PolicyDiagnosis] = {}  # of a step that is not recorded yet
 
-    def due(self, step: int) -> bool:
+    def is_due_at(self, step: int) -> bool:
         """Whether there is a diagnosis at this step. The first one shows the start policy itself."""
-        return self._every > 0 and (step == 1 or due(step, self._every))
+        return self._every > 0 and (step == 1 or is_due(step, self._every))
 
-    async def take(self, batch: StepBatch) -> float:
+    async def diagnose_if_due(self, batch: StepBatch) -> float:
         """Look at the policy that is about to learn from this batch, if it is time; the seconds it took."""
-        if not self.due(batch.step):
+        if not self.is_due_at(batch.step):
             return 0.0
-        self._monitor.phase("diagnose")
+        self._monitor.begin_phase("diagnose")
         start = time.perf_counter()
         self._taken = {batch.step: await self._fleet.learner.diagnose(batch)}
         return time.perf_counter() - start
 
     def record(self, step: int) -> dict[str, float]:
         """Write down what was found at this step; its metrics."""
-        found = self._taken.pop(step, None)
-        if found is None:
+        diagnosis = self._taken.pop(step, None)
+        if diagnosis is None:
             return {}
-        self._run.append(FILE, records.Diagnosis.model_validate({"step": step, **asdict(found)}))
-        return found.metrics()
+        self._run.append(DIAGNOSTICS_FILE, records.DiagnosisRecord.model_validate({"step": step, **asdict(diagnosis)}))
+        return diagnosis.metrics()

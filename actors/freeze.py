@@ -8,11 +8,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from actors.errors import UserError
-from actors.provenance import versions
-from speech.files import replacing
+from actors.provenance import collect_versions
+from speech.files import replace_atomically
 
 
-class Beginning(BaseModel):
+class StudySource(BaseModel):
     """The code of the first start. ``commit``: None where there was no git."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -21,16 +21,16 @@ class Beginning(BaseModel):
     commit: str | None
 
 
-def freeze(folder: Path) -> None:
+def pin_study_source(folder: Path) -> None:
     """Record the code at the first start. UserError: a later start with other code."""
-    made, file = versions(), folder / "study.json"
-    now = Beginning(source=made["source"], commit=made["commit"])
+    made, file = collect_versions(), folder / "study.json"
+    now = StudySource(source=made["source"], commit=made["commit"])
     if not file.exists():
-        with replacing(file) as unfinished:
+        with replace_atomically(file) as unfinished:
             unfinished.write_text(now.model_dump_json() + "\n")
         return
     try:
-        then = Beginning.model_validate_json(file.read_bytes())
+        then = StudySource.model_validate_json(file.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"{file}: must be what a study wrote at its first start: {first['msg']}") from None

@@ -13,47 +13,47 @@ from typing import Any
 
 import ray
 
-from actors.provenance import source_hash
-from actors.weight_sync import Published
+from actors.provenance import hash_source
+from actors.weight_sync import PublishedWeights
 from conf.schema import Config
-from judge.types import Judged, Task
-from judge.voice import SpeechNorms, VoiceSample, sample_of
-from learner.diagnosis import Diagnosis
+from judge.types import JudgeTask, ReplyJudgement
+from judge.voice import SpeechNorms, VoiceSample, measure_voice_sample
+from learner.diagnosis import PolicyDiagnosis
 from learner.types import Rollout, StepBatch, StepResult
 from rollout.engine import WeightManifest
 from rollout.types import Prompt, Reply, Sampling, Speech
 from speech.dataset import Example, PairExample
-from speech.manifest import Row
+from speech.manifest import ManifestRow
 from speech.pairs import PairRow
 
 
-class Actor:
+class BaseActor:
     """What every actor answers."""
 
     def hello(self) -> dict[str, Any]:
         """Who this is and which source tree it runs."""
-        where = {"pid": os.getpid(), "node": socket.gethostname(), "actor": own_id()}
-        return {**where, "source": source_hash()}
+        where = {"pid": os.getpid(), "node": socket.gethostname(), "actor": get_own_actor_id()}
+        return {**where, "source": hash_source()}
 
 
-def own_id() -> str:
+def get_own_actor_id() -> str:
     """The name that Ray gave this actor; no two, and no replacement, have the same."""
     return str(ray.get_runtime_context().get_actor_id())
 
 
-class RolloutActor(Actor):
+class RolloutActor(BaseActor):
     """One engine. Async: it can be asked for its health while it generates or encodes."""
 
     def __init__(self, config: Config) -> None:
-        from rollout.worker import RolloutWorker, engine_from
+        from rollout.worker import RolloutWorker, build_engine
         from speech.families import load_family
 
         family = load_family(config.model)
-        self._engine: Any = engine_from(config, family)
+        self._engine: Any = build_engine(config, family)
         self._worker = RolloutWorker(self._engine, family, config.data.max_seconds)
         self._encoding = asyncio.Lock()  # encoders are one thread's; who waits here takes no thread
 
-    async def encode(self, manifest: Path, rows: Sequence[Row]) -> list[Example]:
+    async def encode(self, manifest: Path, rows: Sequence[ManifestRow]) -> list[Example]:
         """Rows of a manifest to ids (audio is read and encoded here).
 
         ValueError: a row the family cannot express.
@@ -100,7 +100,7 @@ class RolloutActor(Actor):
         self._worker.close()
 
 
-class JudgingActor(Actor):
+class JudgingActor(BaseActor):
     """What every judge is told by the driver: how the policy speaks when nothing is asked of its voice."""
 
     voice: SpeechNorms | None = None  # not known yet, or not at all
@@ -114,23 +114,23 @@ class JudgeActor(JudgingActor):
     """One judge: scores one reply at a time."""
 
     def __init__(self, config: Config) -> None:
-        from judge.panel import panel_from
+        from judge.panel import build_panel
         from judge.worker import JudgeWorker
 
-        self._worker = JudgeWorker(panel_from(config.judge, Path.cwd(), lambda: self.voice))
+        self._worker = JudgeWorker(build_panel(config.judge, Path.cwd(), lambda: self.voice))
 
-    def sample(self, text: str, speech: Speech) -> VoiceSample | None:
+    def sample_voice(self, text: str, speech: Speech) -> VoiceSample | None:
         """What a reply shows of its voice."""
-        return sample_of(text, speech)
+        return measure_voice_sample(text, speech)
 
-    def score(self, reply: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:
+    def score(self, reply: Reply, speech: Speech, task: JudgeTask, audio: Path | None) -> ReplyJudgement:
         """The verdicts on one reply; its audio is kept at ``audio`` when given."""
         if audio is not None:
             audio.parent.mkdir(parents=True, exist_ok=True)
         return self._worker.score(reply, speech, task, audio)
 
 
-class LearnerActor(Actor):
+class LearnerActor(BaseActor):
     """One learner rank. Every method is collective: the driver calls it on all ranks at once."""
 
     def __init__(self, config: Config, rank: int) -> None:
@@ -150,12 +150,14 @@ class LearnerActor(Actor):
         """Join the group and load the policy."""
         import torch
 
-        from learner.ranks import connect
+        from learner.ranks import join_process_group
         from learner.step import Learner
 
         torch.set_num_threads(1)
         world = self._config.learner.ranks
-        connect(rank=self._rank, world=world, address=f"{host}:{port}", timeout_s=self._config.learner.timeout_s)
+        join_process_group(
+            rank=self._rank, world=world, address=f"{host}:{port}", timeout_s=self._config.learner.timeout_s
+        )
         self._learner = Learner(self._config, self._rank, world)
 
     def step(self, batch: StepBatch) -> StepResult:
@@ -163,28 +165,28 @@ class LearnerActor(Actor):
         result: StepResult = self._learner.step(batch)
         return result
 
-    def diagnose(self, batch: StepBatch) -> Diagnosis:
+    def diagnose(self, batch: StepBatch) -> PolicyDiagnosis:
         """A look at the policy before it learns from this batch."""
-        found: Diagnosis = self._learner.diagnose(batch)
-        return found
+        diagnosis: PolicyDiagnosis = self._learner.diagnose(batch)
+        return diagnosis
 
     def penalties(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
         """What each reply's reward loses to the KL penalty, by "prompt_id/index"."""
-        found: dict[str, float] = self._learner.penalties(rollouts)
-        return found
+        penalty_of_reply: dict[str, float] = self._learner.penalties(rollouts)
+        return penalty_of_reply
 
-    def publish(self, version: int) -> Published | None:
+    def publish(self, version: int) -> PublishedWeights | None:
         """The weights as one buffer in the object store, from rank 0; None from the others."""
         packed = self._learner.weights(version)
         if packed is None:
             return None
         manifest, buffer = packed
-        return Published(manifest, [ray.put(buffer)])
+        return PublishedWeights(manifest, [ray.put(buffer)])
 
     def send(self, engines: Sequence[Any], version: int) -> None:
         """The weights of this version over CUDA IPC or NCCL; rank 0 opens and closes the engines."""
-        from rollout.vllm_transfer import TransferClient, trainer_transfer
-        from rollout.weights import DTYPES
+        from rollout.vllm_transfer import TransferClient, init_trainer_transfer
+        from rollout.weights import TORCH_DTYPES
 
         names = [str(engine) for engine in engines]
         if names != self._linked:  # first time, or an engine was replaced
@@ -196,12 +198,12 @@ class LearnerActor(Actor):
 
             self._client = TransferClient(fan_out, len(engines), parallel)
             host, port = self.address()
-            self._trainer = trainer_transfer(
+            self._trainer = init_trainer_transfer(
                 "ipc" if self._config.cluster.weight_transfer == "ipc" else "nccl",
                 self._learner.policy.lm,
                 self._learner.family,
                 self._client,
-                dtype=DTYPES[self._config.model.dtype],
+                dtype=TORCH_DTYPES[self._config.model.dtype],
                 rank=self._rank,
                 master_address=host,
                 master_port=port,

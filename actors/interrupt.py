@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPS = (signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
-def _heeded(numbers: tuple[signal.Signals, ...]) -> list[signal.Signals]:
+def _select_heeded_signals(numbers: tuple[signal.Signals, ...]) -> list[signal.Signals]:
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-async def until_terminated(work: Awaitable[None]) -> None:
+async def run_until_terminated(work: Awaitable[None]) -> None:
     """Await ``work``; SIGTERM or SIGHUP cancels it, also where a shell has SIGINT ignored.
 
     Only the first of them counts: a terminal and its shell both send SIGHUP, a service manager sends both
@@ -32,7 +32,7 @@ async def until_terminated(work: Awaitable[None]) -> None:
             stopped = True
             task.cancel()
 
-    earlier = {number: signal.getsignal(number) for number in _heeded(STOPS)}
+    earlier = {number: signal.getsignal(number) for number in _select_heeded_signals(STOP_SIGNALS)}
     for number in earlier:
         loop.add_signal_handler(number, stop)  # in place of Ray's own
     try:
@@ -44,14 +44,15 @@ async def until_terminated(work: Awaitable[None]) -> None:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Signals that end a run wait until the end, and are then raised as ever: nothing is torn in two."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
     earlier = {
-        number: signal.signal(number, lambda *told: came.append(told)) for number in _heeded((signal.SIGINT, *STOPS))
+        number: signal.signal(number, lambda *signal_arguments: came.append(signal_arguments))
+        for number in _select_heeded_signals((signal.SIGINT, *STOP_SIGNALS))
     }
     try:
         yield
@@ -63,7 +64,7 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def interrupt_on_termination() -> Iterator[None]:
     """SIGTERM and SIGHUP raise KeyboardInterrupt inside, once; nothing is changed in a thread, which gets no
     signals.
     """
@@ -79,7 +80,7 @@ def terminable() -> Iterator[None]:
             came = True
             raise KeyboardInterrupt
 
-    earlier = {number: signal.signal(number, interrupt) for number in _heeded(STOPS)}
+    earlier = {number: signal.signal(number, interrupt) for number in _select_heeded_signals(STOP_SIGNALS)}
     try:
         yield
     finally:
@@ -88,14 +89,14 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def surviving_children() -> Iterator[None]:
+def shield_children_from_hangup() -> Iterator[None]:
     """Processes that are started inside are not ended by a terminal that is closed: whoever started them ends
     them, after the checkpoint. Handlers that somebody sets inside are taken back.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    earlier = {number: signal.getsignal(number) for number in STOPS}
+    earlier = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited, also through exec
     try:
         yield

@@ -13,49 +13,51 @@ from actors import checkpoint
 from actors.cluster import Cluster
 from actors.driver import Driver
 from actors.fleet import Fleet
-from actors.interrupt import terminable, until_terminated
-from actors.judging import probe_run
-from actors.lock import alone
+from actors.interrupt import interrupt_on_termination, run_until_terminated
+from actors.judging import probe_for_run
+from actors.lock import lock_folder
 from actors.monitor import Monitor
 from actors.prepare import Job
 from actors.record import RunDirectory
-from actors.terminal import when_lost
-from judge.api import Probed
+from actors.terminal import call_when_output_lost
+from judge.api import ProbedEndpoints
 from report import page
 
 
-def run(job: Job) -> RunDirectory:
+def run_job(job: Job) -> RunDirectory:
     """Run a prepared job to its end, in this process, on Ray.
 
     KeyboardInterrupt, with how to go on, after the checkpoint is written. UserError: the API judge is not
     usable, or somebody else is at work in the run directory.
     """
-    with terminable(), ExitStack() as held:
+    with interrupt_on_termination(), ExitStack() as held:
         if job.snapshot is not None:
-            _take(held, job.config.run.root / job.config.run.name)
-            checkpoint.check_newest(job.snapshot[0])
-        probed = probe_run(job.config, chain(job.train, job.validation, job.test))
+            _lock_run_directory(held, job.config.run.root / job.config.run.name)
+            checkpoint.check_still_newest(job.snapshot[0])
+        probed = probe_for_run(job.config, chain(job.train, job.validation, job.test))
         print("starting Ray" if job.config.cluster.address == "local" else "joining Ray", flush=True)
         cluster = Cluster(job.config, job.layout)  # before anything is written
         try:
-            return _run_on(cluster, job, probed, held)
+            return _run_on_cluster(cluster, job, probed, held)
         finally:
             cluster.close(logs=None)  # where nothing was written yet; else it is closed already
 
 
-def _take(held: ExitStack, path: Path) -> None:
+def _lock_run_directory(held: ExitStack, path: Path) -> None:
     """Nobody else may run in this folder until ``held`` is closed."""
-    held.enter_context(alone(path, "a run"))
+    held.enter_context(lock_folder(path, "a run"))
 
 
-def _run_on(cluster: Cluster, job: Job, probed: Probed | None, held: ExitStack) -> RunDirectory:
+def _run_on_cluster(cluster: Cluster, job: Job, probed: ProbedEndpoints | None, held: ExitStack) -> RunDirectory:
     if job.snapshot is None:
         directory = RunDirectory.create(job.config)
-        _take(held, directory.path)
+        _lock_run_directory(held, directory.path)
     else:
         directory = RunDirectory.reopen(job.config.run.root / job.config.run.name, job.snapshot[1].step)
     board = directory.path / "tensorboard" if job.config.log.tensorboard else None
-    when_lost(lambda: directory.note("output", "nobody reads it any more: the run goes on in silence"))
+    call_when_output_lost(
+        lambda: directory.record_event("output", "nobody reads it any more: the run goes on in silence")
+    )
     with Monitor(job.config.run.steps, tensorboard=board) as monitor:
         directory.on_event = monitor.event
         for note in job.notes:
@@ -65,11 +67,11 @@ def _run_on(cluster: Cluster, job: Job, probed: Probed | None, held: ExitStack) 
             directory.event("judge", line)
         fleet = Fleet(job.config, cluster, directory, probed)
         try:
-            asyncio.run(until_terminated(Driver(job, directory, fleet, monitor).train()))
+            asyncio.run(run_until_terminated(Driver(job, directory, fleet, monitor).train()))
         except (asyncio.CancelledError, KeyboardInterrupt):
-            raise KeyboardInterrupt(left_behind(directory.path)) from None
+            raise KeyboardInterrupt(report_unfinished_run(directory.path)) from None
         except Exception:  # whatever ended it, what is there can be looked at and gone on with
-            monitor.say(left_behind(directory.path))
+            monitor.say(report_unfinished_run(directory.path))
             raise
         finally:
             fleet.close()
@@ -77,13 +79,13 @@ def _run_on(cluster: Cluster, job: Job, probed: Probed | None, held: ExitStack) 
     return directory
 
 
-def left_behind(run: Path) -> str:
+def report_unfinished_run(run: Path) -> str:
     """Draw the report of a run that did not come to its end; where it is, and how to go on."""
     try:
-        report = str(page.build(run))
+        report = str(page.write_run_page(run))
     except (OSError, ValueError) as error:  # a full disk, say: it must not hide why the run ended
         report = f"not drawn: {error}"
     goes_on = f"go on with: wavgate train {shlex.quote(f'resume={run}')}"
     return f"report: {report}\n" + (
-        goes_on if checkpoint.snapshots(run) else "there is no checkpoint to go on from: start again"
+        goes_on if checkpoint.list_snapshots(run) else "there is no checkpoint to go on from: start again"
     )

@@ -24,12 +24,12 @@ from pydantic import BaseModel, ValidationError
 
 from actors.errors import UserError
 
-BEAT_S = 10.0
-DEAD_S = 120.0  # untouched for so long, who is on another host is gone (attributes are cached for 60 s)
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+LOCK_TOUCH_INTERVAL_S = 10.0
+HOLDER_DEAD_AFTER_S = 120.0  # untouched for so long, who is on another host is gone (attributes are cached for 60 s)
+LOCKS_UNSUPPORTED_ERRORS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-class Holder(BaseModel):
+class LockHolder(BaseModel):
     """Who is at work."""
 
     host: str
@@ -42,16 +42,18 @@ class Holder(BaseModel):
 
 
 @contextmanager
-def alone(folder: Path, who: str) -> Iterator[int]:
+def lock_folder(folder: Path, who: str) -> Iterator[int]:
     """The folder's lock, as a file that a child may inherit, which then holds it too.
 
     ``who``: what works there, for the message. UserError: somebody does already, or we may not write there.
     """
     with _opened(folder) as file:
         _check_free(folder, who, file)
-        _write(file, Holder(host=socket.gethostname(), pid=os.getpid(), since=time.time()).model_dump_json())
+        _overwrite_file(
+            file, LockHolder(host=socket.gethostname(), pid=os.getpid(), since=time.time()).model_dump_json()
+        )
         ended = threading.Event()
-        beats = threading.Thread(target=_beat, args=(file, ended), daemon=True, name="lock")
+        beats = threading.Thread(target=_keep_touching, args=(file, ended), daemon=True, name="lock")
         beats.start()
         try:
             yield file.fileno()
@@ -59,7 +61,7 @@ def alone(folder: Path, who: str) -> Iterator[int]:
             ended.set()
             beats.join()
             with suppress(OSError):  # of a full disk or a server that is gone: the lock ends with the file
-                _write(file, "")
+                _overwrite_file(file, "")
 
 
 def _opened(folder: Path) -> TextIO:
@@ -71,8 +73,8 @@ def _opened(folder: Path) -> TextIO:
 
 
 def _check_free(folder: Path, who: str, file: TextIO) -> None:
-    locked = _lock(file)
-    holder = _holder(file)
+    locked = _try_lock(file)
+    holder = _read_holder(file)
     at_work = f"{folder}: {who} is at work there: {holder or 'it does not say who'}"
     if locked is False:
         raise UserError(at_work)
@@ -82,28 +84,28 @@ def _check_free(folder: Path, who: str, file: TextIO) -> None:
         alive = locked is None and holder.pid != os.getpid() and Path(f"/proc/{holder.pid}").exists()
         if alive:
             raise UserError(at_work)
-    elif (wait := DEAD_S - _untouched_s(folder, file)) > 0:
+    elif (wait := HOLDER_DEAD_AFTER_S - _untouched_s(folder, file)) > 0:
         rule = f"if that process has ended, start again in {ceil(wait)} s, or remove {folder / '.lock'}"
         raise UserError(f"{at_work}; {rule}")
 
 
-def _lock(file: TextIO) -> bool | None:
+def _try_lock(file: TextIO) -> bool | None:
     """Whether the lock is ours now; None where the file system has none."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if error.errno not in LOCKS_UNSUPPORTED_ERRORS:
             raise
         return None
     return True
 
 
-def _holder(file: TextIO) -> Holder | None:
+def _read_holder(file: TextIO) -> LockHolder | None:
     file.seek(0)
     try:
-        return Holder.model_validate_json(file.read())
+        return LockHolder.model_validate_json(file.read())
     except ValidationError:
         return None
 
@@ -114,14 +116,14 @@ def _untouched_s(folder: Path, file: TextIO) -> float:
         return os.stat(now.fileno()).st_mtime - os.stat(file.fileno()).st_mtime
 
 
-def _write(file: TextIO, text: str) -> None:
+def _overwrite_file(file: TextIO, text: str) -> None:
     file.seek(0)
     file.truncate()
     file.write(text)
     file.flush()
 
 
-def _beat(file: TextIO, ended: threading.Event) -> None:
-    while not ended.wait(BEAT_S):
+def _keep_touching(file: TextIO, ended: threading.Event) -> None:
+    while not ended.wait(LOCK_TOUCH_INTERVAL_S):
         with suppress(OSError):  # a server that is away for a while: the next beat may reach it
             os.utime(file.fileno())

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import Config
-from speech.checkpoint import INDEX, SINGLE, read_json, weight_files
+from speech.checkpoint import SINGLE_WEIGHT_FILE, WEIGHT_INDEX_FILE, read_json, weight_files
 from speech.copies import check_copies
 from speech.families.base import Family
-from speech.finite import check_finite
+from speech.finite import check_tensors_finite
 
-CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # what vLLM's attention on CPU is built for
-GPU_HEAD, GPU_LARGEST = 8, 256  # on GPU: multiples, up to
+CPU_HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # what vLLM's attention on CPU is built for
+GPU_HEAD_MULTIPLE, GPU_MAX_HEAD_WIDTH = 8, 256  # on GPU: multiples, up to
 
 
-def check_heads(config: Config, family: Family) -> None:
+def check_attention_heads(config: Config, family: Family) -> None:
     """ValueError: vLLM has no attention for heads of this width."""
     if config.rollout.engine != "vllm":
         return
@@ -25,11 +25,11 @@ def check_heads(config: Config, family: Family) -> None:
     width = backbone.get("head_dim") or backbone["hidden_size"] // backbone["num_attention_heads"]
     if config.cluster.kind == "gpu":
         fits, rule = (
-            width % GPU_HEAD == 0 and width <= GPU_LARGEST,
-            f"a multiple of {GPU_HEAD} up to {GPU_LARGEST}",
+            width % GPU_HEAD_MULTIPLE == 0 and width <= GPU_MAX_HEAD_WIDTH,
+            f"a multiple of {GPU_HEAD_MULTIPLE} up to {GPU_MAX_HEAD_WIDTH}",
         )
     else:
-        fits, rule = width in CPU_HEADS, f"one of {', '.join(map(str, CPU_HEADS))}"
+        fits, rule = width in CPU_HEAD_WIDTHS, f"one of {', '.join(map(str, CPU_HEAD_WIDTHS))}"
     if not fits:
         wanted = f"hidden_size / num_attention_heads must be {rule} for vLLM (or rollout.engine=hf, which is slow)"
         raise ValueError(f"{family.path / 'config.json'}: {wanted}: got {width}")
@@ -59,25 +59,25 @@ def _listed(ids: Any) -> list[Any]:
     return list(ids) if isinstance(ids, list) else [ids]
 
 
-def check_numbers(family: Family) -> None:
+def check_weights_finite(family: Family) -> None:
     """ValueError: a weight of the model, its codec or its audio encoder is a NaN or an infinity, or the model
     lies there twice with other weights.
 
     Reads every weight file once: about as long as the disk takes.
     """
-    for file in _files(family):
-        check_finite(file)
+    for file in _list_weight_files(family):
+        check_tensors_finite(file)
     check_copies(family.path)
 
 
-def _files(family: Family) -> Iterator[Path]:
+def _list_weight_files(family: Family) -> Iterator[Path]:
     yield from weight_files(family.path)
     for place in (family.codec_path, family.ear_path if family.hears else None):
         if place is None or place == family.path:
             continue
         if place.is_file():
             yield place
-        elif (place / SINGLE).is_file() or (place / INDEX).is_file():
+        elif (place / SINGLE_WEIGHT_FILE).is_file() or (place / WEIGHT_INDEX_FILE).is_file():
             yield from weight_files(place)
         else:
             yield from sorted(place.rglob("*.safetensors"))

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from report.records import Event
 
-QUIET_S = 10.0  # longest silence where there is no live line
-SHOWN = ("reward/mean", "lambda", "rollout/heard_right", "loss/total", "rollout/tokens_per_s")
+MAX_SILENCE_S = 10.0  # longest silence where there is no live line
+SHOWN_METRICS = ("reward/mean", "lambda", "rollout/heard_right", "loss/total", "rollout/tokens_per_s")
 
 
 class Monitor:
@@ -38,13 +38,13 @@ class Monitor:
         self._last: Mapping[str, float] = {}
         self._times: list[float] = []
         self._live = (
-            Live(console=self._console, refresh_per_second=4, transient=True, get_renderable=self._shown)
+            Live(console=self._console, refresh_per_second=4, transient=True, get_renderable=self._render_live_view)
             if self._console.is_terminal
             else None
         )
         self._ended = threading.Event()
         self._beats = threading.Thread(target=self._break_silence, daemon=True, name="monitor")
-        self._board = None if tensorboard is None else Board(tensorboard)
+        self._board = None if tensorboard is None else TensorBoardWriter(tensorboard)
 
     def __enter__(self) -> "Monitor":
         if self._live is not None:
@@ -67,7 +67,7 @@ class Monitor:
         self._spoke = time.monotonic()
         self._console.print(Text(text), soft_wrap=not self._console.is_terminal)
 
-    def phase(self, name: str, total: int = 0) -> None:
+    def begin_phase(self, name: str, total: int = 0) -> None:
         """A phase begins; ``total``: how many things it has to do."""
         self._phase, self._done, self._total, self._tokens = name, 0, total, 0
         self._since = time.monotonic()
@@ -83,7 +83,7 @@ class Monitor:
         self._times.append(metrics["time/step"])
         if self._board is not None:
             self._board.add(step, metrics)
-        shown = "  ".join(f"{name} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
+        shown = "  ".join(f"{name} {metrics[name]:.3g}" for name in SHOWN_METRICS if name in metrics)
         times = " ".join(
             f"{name} {metrics[f'time/{name}']:.1f}"
             for name in ("generate", "judge", "learn", "sync")
@@ -91,7 +91,7 @@ class Monitor:
         )
         self.say(
             f"step {step}/{self._steps}  {shown}  {metrics['time/step']:.1f} s ({times})  "
-            f"left {_minutes(self._left())}"
+            f"left {_format_duration(self._estimate_seconds_left())}"
         )
 
     def resume(self, step: int) -> None:
@@ -103,7 +103,7 @@ class Monitor:
         """Something happened that people should know."""
         self.say(f"{event.kind}: {event.detail}")
 
-    def _left(self) -> float:
+    def _estimate_seconds_left(self) -> float:
         recent = self._times[-10:]
         return (self._steps - self._now) * sum(recent) / len(recent) if recent else 0.0
 
@@ -115,18 +115,20 @@ class Monitor:
         return f"{step}  {self._phase}{counted}{rate}  since {seconds:.0f} s"
 
     def _break_silence(self) -> None:
-        while not self._ended.wait(QUIET_S / 10):
-            if time.monotonic() - self._spoke > QUIET_S:
+        while not self._ended.wait(MAX_SILENCE_S / 10):
+            if time.monotonic() - self._spoke > MAX_SILENCE_S:
                 self.say(self._line())
 
-    def _shown(self) -> Group:
+    def _render_live_view(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        values = [f"{name.removeprefix('rollout/')} {self._last[name]:.3g}" for name in SHOWN if name in self._last]
-        table.add_row(*values, f"left {_minutes(self._left())}" if self._times else "")
+        values = [
+            f"{name.removeprefix('rollout/')} {self._last[name]:.3g}" for name in SHOWN_METRICS if name in self._last
+        ]
+        table.add_row(*values, f"left {_format_duration(self._estimate_seconds_left())}" if self._times else "")
         return Group(Text(self._line(), style="bold"), table)
 
 
-class Board:
+class TensorBoardWriter:
     """TensorBoard events without torch."""
 
     def __init__(self, folder: Path) -> None:
@@ -155,5 +157,5 @@ class Board:
         self._writer.close()
 
 
-def _minutes(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

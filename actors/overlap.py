@@ -6,42 +6,48 @@ from pathlib import Path
 
 from actors.errors import UserError
 from conf.schema import Config
-from speech.manifest import Row
+from speech.manifest import ManifestRow
 from speech.pairs import PairRow
-from speech.rows import Rows
-from speech.traces import shared
+from speech.rows import LazyRows
+from speech.traces import describe_overlap
 
-File = tuple[Path, Rows[Row] | Rows[PairRow]]
-Files = Mapping[str, File]  # by what they are called
+RowsFile = tuple[Path, LazyRows[ManifestRow] | LazyRows[PairRow]]
+RowsFilesByName = Mapping[str, RowsFile]  # by what they are called
 
 
-def overlaps(files: Files) -> list[str]:
+def describe_overlaps(files: RowsFilesByName) -> list[str]:
     """What there is to say, as lines. UserError: two of them are one file, or have the same lines."""
-    return [line for one, other in combinations(files, 2) for line in _between(files, one, other)] + [
+    return [
+        line for first_name, other in combinations(files, 2) for line in _describe_overlap(files, first_name, other)
+    ] + [
         f"{name}: {rows.traces.echoes} rows have the question's own sound as their reply"
         for name, (_, rows) in files.items()
         if rows.traces.echoes
     ]
 
 
-def held_out(config: Config, manifests: Sequence[Rows[Row]], pairs: Sequence[PairRow]) -> list[str]:
+def check_held_out(config: Config, manifests: Sequence[LazyRows[ManifestRow]], pairs: Sequence[PairRow]) -> list[str]:
     """What a run should know of its rows, as lines. UserError: it would be tested on what it trains on."""
     data = config.data
     train, *held = zip((data.train, data.validation, data.test), manifests, strict=True)
-    learnt: Files = {"data.train": train}
-    if data.pairs is not None and isinstance(pairs, Rows):
+    learnt: RowsFilesByName = {"data.train": train}
+    if data.pairs is not None and isinstance(pairs, LazyRows):
         learnt = {**learnt, "data.pairs": (data.pairs, pairs)}
-    told = [line for name, file in learnt.items() for line in overlaps({name: file})]
+    notes = [line for name, file in learnt.items() for line in describe_overlaps({name: file})]
     for name, file in zip(("data.validation", "data.test"), held, strict=True):
-        told += [line for one in learnt for line in _between({**learnt, name: file}, one, name)]
-    return told
+        notes += [
+            line for learnt_name in learnt for line in _describe_overlap({**learnt, name: file}, learnt_name, name)
+        ]
+    return notes
 
 
-def _between(files: Files, one: str, other: str) -> Iterator[str]:
-    (path, rows), (second, others) = files[one], files[other]
+def _describe_overlap(files: RowsFilesByName, first_name: str, other: str) -> Iterator[str]:
+    (path, rows), (second, others) = files[first_name], files[other]
     same = path.samefile(second)
     if same or rows.digest == others.digest:
         got = "the same file" if same else "a copy of it"
-        raise UserError(f"{other}: must hold other rows than {one}, or nothing is held out: got {got}, {second}")
-    if common := shared(rows.traces, others.traces):
-        yield f"{other}: is not held out from {one}: it shares {common}"
+        raise UserError(
+            f"{other}: must hold other rows than {first_name}, or nothing is held out: got {got}, {second}"
+        )
+    if common := describe_overlap(rows.traces, others.traces):
+        yield f"{other}: is not held out from {first_name}: it shares {common}"

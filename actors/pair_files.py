@@ -19,9 +19,9 @@ from typing import Any
 
 from actors.errors import UserError
 from rollout.types import Reply
-from speech.audio import inside
-from speech.files import replacing
-from speech.manifest import Row
+from speech.audio import resolve_inside
+from speech.files import replace_atomically
+from speech.manifest import ManifestRow
 from speech.pairs import PairRow
 
 
@@ -50,33 +50,33 @@ class PairFiles:
         """Make the folders. OSError: not writable."""
         for name in ("audio", "replies"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self.forget()
+        self.remove_unkept_audio()
 
-    def sampling(self, reply: Reply) -> Path:
+    def sampling_path(self, reply: Reply) -> Path:
         """Where the sound of a reply is as long as it is not known whether it is one of a pair."""
-        return self.folder / "sampling" / _name(reply)
+        return self.folder / "sampling" / _name_audio_file(reply)
 
     def keep(self, reply: Reply) -> tuple[str, ...]:
         """Keep the sound of a reply, if it has any."""
-        kept = self.folder / "replies" / _name(reply)
+        kept = self.folder / "replies" / _name_audio_file(reply)
         try:
-            self.sampling(reply).replace(kept)
+            self.sampling_path(reply).replace(kept)
         except FileNotFoundError:
             return ()
         return (self._relative(kept),)
 
-    def clips(self, row: Row, folder: Path) -> tuple[tuple[str, ...], ...]:
+    def keep_prompt_clips(self, row: ManifestRow, folder: Path) -> tuple[tuple[str, ...], ...]:
         """Keep the clips of a prompt from a manifest in ``folder``."""
-        return tuple(tuple(self._clip(inside(folder, clip)) for clip in clips) for clips in row.audios)
+        return tuple(tuple(self._clip(resolve_inside(folder, clip)) for clip in clips) for clips in row.audios)
 
-    def forget(self) -> None:
+    def remove_unkept_audio(self) -> None:
         """Remove the sound of replies that are not kept."""
         shutil.rmtree(self.folder / "sampling", ignore_errors=True)
 
     def write(self, rows: Iterable[PairRow]) -> None:
         """OUT.jsonl, whole or not at all, and away with replies that are in none of its rows."""
         named: set[str] = set()
-        with replacing(self.to) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        with replace_atomically(self.to) as unfinished, unfinished.open("w", encoding="utf-8") as file:
             for row in rows:
                 file.write(row.model_dump_json() + "\n")
                 named.update(row.chosen.audio + row.rejected.audio)
@@ -104,15 +104,15 @@ class PairFiles:
         return path.relative_to(self.to.parent).as_posix()
 
 
-def sampled_tokens(to: Path) -> float | None:
+def read_sampled_tokens(to: Path) -> float | None:
     """Tokens of all replies that OUT's pairs were chosen from; None where its summary does not tell."""
     try:
-        told = json.loads((to.with_suffix(".files") / "summary.json").read_bytes())
+        summary = json.loads((to.with_suffix(".files") / "summary.json").read_bytes())
     except (OSError, ValueError):
         return None
-    count = told.get("sampled_tokens") if isinstance(told, dict) else None
+    count = summary.get("sampled_tokens") if isinstance(summary, dict) else None
     return float(count) if isinstance(count, int) else None
 
 
-def _name(reply: Reply) -> str:
+def _name_audio_file(reply: Reply) -> str:
     return f"{reply.prompt_id}_{reply.index}.ogg"

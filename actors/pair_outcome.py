@@ -10,28 +10,28 @@ from collections.abc import Callable
 
 from pydantic import Field
 
-from actors.decide import Group
+from actors.decide import ReplyGroup
 from conf.schema import Config
-from judge.types import Judged, Missing, Scored
-from learner.extremes import Dropped, Why, best_and_worst
+from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict
+from learner.extremes import NoPair, NoPairReason, pick_best_and_worst
 from rollout.types import Prompt, Reply
-from speech.journal import Named
-from speech.manifest import Row
-from speech.pairs import AxisScore, PairRow, Provenance, Side
+from speech.journal import JournalEntry
+from speech.manifest import ManifestRow
+from speech.pairs import AxisScore, PairProvenance, PairReply, PairRow
 
-WHY: dict[Why, str] = {
+DROP_DESCRIPTIONS: dict[NoPairReason, str] = {
     "verdicts": "with too few verdicts",
     "margin": "with best and worst too close",
     "same": "with the same tokens in best and worst",
 }
-UNASKED = {"spend_cap", "quota", "breaker"}  # missing verdicts that nobody was asked for
+UNASKED_MISSING_KINDS = {"spend_cap", "quota", "breaker"}  # missing verdicts that nobody was asked for
 
 
-class Outcome(Named):
+class PairOutcome(JournalEntry):
     """What became of a prompt: a pair, or why there is none."""
 
     pair: PairRow | None
-    dropped: Why | None = None
+    dropped: NoPairReason | None = None
     reason: str | None = None
     missing: dict[str, int] = Field(default_factory=dict)
     """Kind -> how many of its verdicts are missing."""
@@ -41,52 +41,54 @@ class Outcome(Named):
     """The judge failed and there is no pair for that: another try may give one."""
 
 
-def outcome_of(
-    row: Row,
-    group: Group,
+def decide_pair_outcome(
+    row: ManifestRow,
+    group: ReplyGroup,
     config: Config,
-    provenance: Provenance,
-    clips: Callable[[Row], tuple[tuple[str, ...], ...]],
+    provenance: PairProvenance,
+    clips: Callable[[ManifestRow], tuple[tuple[str, ...], ...]],
     sound: Callable[[Reply], tuple[str, ...]],
-) -> Outcome:
+) -> PairOutcome:
     """What became of a prompt. ``clips``, ``sound`` keep the audio of a pair and say where it is."""
-    judged = [one for _, one in group.replies]
-    found = best_and_worst(group.rewards, config.margin)
-    missing = Counter[str](one.reward.kind for one in judged if isinstance(one.reward, Missing))
+    judged = [judgement for _, judgement in group.replies]
+    selection = pick_best_and_worst(group.rewards, config.margin)
+    missing = Counter[str](
+        judgement.reward.kind for judgement in judged if isinstance(judgement.reward, MissingVerdict)
+    )
     tokens = sum(len(reply.ids) for reply, _ in group.replies)
-    if not isinstance(found, Dropped):
-        best, worst = (group.replies[index] for index in found)
+    if not isinstance(selection, NoPair):
+        best, worst = (group.replies[index] for index in selection)
         if best[0].ids != worst[0].ids:
-            pair = _pair(row, group.prompt, best, worst, provenance, clips(row), sound)
-            return Outcome(id=row.id, pair=pair, missing=dict(missing), tokens=tokens)
-        found = Dropped(why="same", reason=f"replies {found[0]} and {found[1]} have the same tokens")
-    again = found.why == "verdicts" and any(map(_may_come, judged))
-    return Outcome(
+            pair = _build_pair_row(row, group.prompt, best, worst, provenance, clips(row), sound)
+            return PairOutcome(id=row.id, pair=pair, missing=dict(missing), tokens=tokens)
+        selection = NoPair(why="same", reason=f"replies {selection[0]} and {selection[1]} have the same tokens")
+    again = selection.why == "verdicts" and any(map(_is_verdict_retryable, judged))
+    return PairOutcome(
         id=row.id,
         pair=None,
-        dropped=found.why,
-        reason=found.reason,
+        dropped=selection.why,
+        reason=selection.reason,
         missing=dict(missing),
         tokens=tokens,
         again=again,
     )
 
 
-def _may_come(judged: Judged) -> bool:
+def _is_verdict_retryable(judged: ReplyJudgement) -> bool:
     reward = judged.reward
-    return isinstance(reward, Missing) and (reward.retryable or reward.kind in UNASKED)
+    return isinstance(reward, MissingVerdict) and (reward.retryable or reward.kind in UNASKED_MISSING_KINDS)
 
 
-def _pair(
-    row: Row,
+def _build_pair_row(
+    row: ManifestRow,
     prompt: Prompt,
-    best: tuple[Reply, Judged],
-    worst: tuple[Reply, Judged],
-    provenance: Provenance,
+    best: tuple[Reply, ReplyJudgement],
+    worst: tuple[Reply, ReplyJudgement],
+    provenance: PairProvenance,
     audios: tuple[tuple[str, ...], ...],
     sound: Callable[[Reply], tuple[str, ...]],
 ) -> PairRow:
-    chosen, rejected = (_side(reply, judged, sound(reply)) for reply, judged in (best, worst))
+    chosen, rejected = (_build_pair_side(reply, judged, sound(reply)) for reply, judged in (best, worst))
     assert chosen.reward is not None and rejected.reward is not None
     return PairRow(
         id=row.id,
@@ -104,21 +106,21 @@ def _pair(
     )
 
 
-def _side(reply: Reply, judged: Judged, audio: tuple[str, ...]) -> Side:
-    assert isinstance(judged.reward, Scored) and reply.finish != "abort"
-    return Side(
+def _build_pair_side(reply: Reply, judged: ReplyJudgement, audio: tuple[str, ...]) -> PairReply:
+    assert isinstance(judged.reward, ScoredVerdict) and reply.finish != "abort"
+    return PairReply(
         text=reply.text,
         audio=audio,
         index=reply.index,
         ids=reply.ids,
         channels=reply.channels,
-        sampled="".join("01"[one] for one in reply.sampled),
+        sampled="".join("01"[is_sampled] for is_sampled in reply.sampled),
         finish=reply.finish,
         transcript=judged.transcript,
         scores={
             axis: AxisScore(value=verdict.value, spread=verdict.spread, judge=verdict.judge)
             for axis, verdict in judged.axes.items()
-            if isinstance(verdict, Scored)
+            if isinstance(verdict, ScoredVerdict)
         },
         reward=judged.reward.value,
         judge=judged.reward.judge,

@@ -12,48 +12,48 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from actors.cluster import Cluster, Plan
-from actors.collect import Harvest, check_outage, encode, harvest_step
-from actors.figures import figures
+from actors.cluster import Cluster, PlacementPlan
+from actors.collect import JudgedBatch, check_outage, encode_rows, sample_and_judge_step
+from actors.figures import compute_reply_metrics
 from actors.fleet import Fleet
-from actors.interrupt import until_terminated
+from actors.interrupt import run_until_terminated
 from actors.monitor import Monitor
 from actors.pair_files import PairFiles
-from actors.pair_outcome import Outcome, outcome_of
+from actors.pair_outcome import PairOutcome, decide_pair_outcome
 from actors.record import RunDirectory
 from actors.voices import measure_voice
 from conf.schema import Config
-from judge.api import Probed
-from rollout.sampling import NO_STEP
-from speech.manifest import Row
-from speech.pairs import Provenance
+from judge.api import ProbedEndpoints
+from rollout.sampling import STEP_OUTSIDE_TRAINING
+from speech.manifest import ManifestRow
+from speech.pairs import PairProvenance
 
-Collect = Callable[[Sequence[Row]], Awaitable[Harvest]]
+CollectJudgedBatch = Callable[[Sequence[ManifestRow]], Awaitable[JudgedBatch]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class PairJob:
     """A command that can start."""
 
     config: Config
-    layout: Plan
+    layout: PlacementPlan
     manifest: Path
-    rows: tuple[Row, ...]
-    provenance: Provenance
+    rows: tuple[ManifestRow, ...]
+    provenance: PairProvenance
 
 
-class Sampler:
+class PairSampler:
     """Goes through the prompts that are open.
 
     Example:
         Sampler(work, files, journal.add).run(todo, probed)
     """
 
-    def __init__(self, work: Work, files: PairFiles, keep: Callable[[Outcome], None]) -> None:
+    def __init__(self, work: PairJob, files: PairFiles, keep: Callable[[PairOutcome], None]) -> None:
         self._work, self._files, self._keep = work, files, keep
         self._config = work.config
 
-    def run(self, todo: Sequence[Row], probed: Probed | None) -> None:
+    def run(self, todo: Sequence[ManifestRow], probed: ProbedEndpoints | None) -> None:
         """All of them, on Ray. KeyboardInterrupt, also for SIGTERM. RunError: it cannot go on."""
         run, batches = RunDirectory(self._files.folder), ceil(len(todo) / self._size)
         cluster = Cluster(self._config, self._work.layout)
@@ -66,7 +66,7 @@ class Sampler:
                     run.event("judge", line)
                 fleet = Fleet(self._config, cluster, run, probed)
                 try:
-                    asyncio.run(until_terminated(self._on_fleet(todo, fleet, monitor)))
+                    asyncio.run(run_until_terminated(self._on_fleet(todo, fleet, monitor)))
                 except asyncio.CancelledError:
                     raise KeyboardInterrupt from None
                 finally:
@@ -74,50 +74,50 @@ class Sampler:
         finally:
             cluster.close(self._files.folder / "infra")
 
-    async def _on_fleet(self, todo: Sequence[Row], fleet: Fleet, monitor: Monitor) -> None:
+    async def _on_fleet(self, todo: Sequence[ManifestRow], fleet: Fleet, monitor: Monitor) -> None:
         await fleet.start(learns=False)
         manifest, folder = self._work.manifest, self._files.folder
         note = await measure_voice(fleet, self._config, manifest, self._work.rows, folder)
         if note is not None:
             monitor.say(note)
 
-        async def collect(rows: Sequence[Row]) -> Harvest:
-            examples = await encode(fleet.rollout, manifest, rows)
-            monitor.phase("sample", total=len(rows) * self._config.rollout.group_size)
-            return await harvest_step(
+        async def collect(rows: Sequence[ManifestRow]) -> JudgedBatch:
+            examples = await encode_rows(fleet.rollout, manifest, rows)
+            monitor.begin_phase("sample", total=len(rows) * self._config.rollout.group_size)
+            return await sample_and_judge_step(
                 fleet.rollout,
                 fleet.judges,
                 self._config,
                 manifest,
                 rows,
                 examples,
-                NO_STEP,
-                audio=self._files.sampling,
+                STEP_OUTSIDE_TRAINING,
+                audio=self._files.sampling_path,
                 progress=monitor.tick,
             )
 
-        await self.go_through(todo, collect, monitor.step)
+        await self.sample_prompts(todo, collect, monitor.step)
 
-    async def go_through(
-        self, todo: Sequence[Row], collect: Collect, tell: Callable[[int, dict[str, float]], None]
+    async def sample_prompts(
+        self, todo: Sequence[ManifestRow], collect: CollectJudgedBatch, tell: Callable[[int, dict[str, float]], None]
     ) -> None:
         """Prompt by prompt, ``tell`` after each batch. JudgeOutage: too many verdicts are missing."""
         for number, start in enumerate(range(0, len(todo), self._size), start=1):
             clock, rows = time.perf_counter(), todo[start : start + self._size]
             batch = await collect(rows)
             for row, group in zip(rows, batch.groups, strict=True):
-                found = outcome_of(
+                outcome = decide_pair_outcome(
                     row,
                     group,
                     self._config,
                     self._work.provenance,
-                    clips=lambda row: self._files.clips(row, self._work.manifest.parent),
+                    clips=lambda row: self._files.keep_prompt_clips(row, self._work.manifest.parent),
                     sound=self._files.keep,
                 )
-                self._keep(found)
-            self._files.forget()
+                self._keep(outcome)
+            self._files.remove_unkept_audio()
             check_outage([judged for _, judged in batch.replies], self._config.judge.max_missing)
-            tell(number, {**figures(batch, step=1), "time/step": time.perf_counter() - clock})
+            tell(number, {**compute_reply_metrics(batch, step=1), "time/step": time.perf_counter() - clock})
 
     @property
     def _size(self) -> int:

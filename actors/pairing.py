@@ -12,41 +12,41 @@ from pathlib import Path
 from typing import Any, Literal
 
 from actors.checkpoint import model_fingerprint
-from actors.cluster import cores, plan
+from actors.cluster import count_usable_cores, plan_placement
 from actors.errors import RunError, UserError
-from actors.judging import probe_run, resumable, users_mistakes
+from actors.judging import convert_to_user_errors, explain_how_to_resume, probe_for_run
 from actors.pair_files import PairFiles
-from actors.pair_outcome import WHY, Outcome
-from actors.pair_sampling import Sampler, Work
+from actors.pair_outcome import DROP_DESCRIPTIONS, PairOutcome
+from actors.pair_sampling import PairJob, PairSampler
 from actors.prepare import (
     check_engine,
     check_judge,
     check_memory,
-    overrides_of,
-    unusable,
-    usable_model,
+    complete_overrides,
+    find_unusable_rows,
+    load_usable_family,
 )
-from actors.provenance import versions
+from actors.provenance import collect_versions
 from conf.endpoints import SecondConfig
-from conf.load import load
-from conf.places import in_ray_job
+from conf.load import load_config
+from conf.places import is_in_ray_job
 from conf.schema import Config
-from judge.ledger import settings_hash
-from judge.voice import norms_of
-from speech.audio import inside
+from judge.ledger import hash_judge_settings
+from judge.voice import find_voice_norms
+from speech.audio import resolve_inside
 from speech.families.base import Family
-from speech.journal import Journal, Line
-from speech.layout import layout_of
-from speech.manifest import Cursor, ManifestError, read
-from speech.pairs import PairRow, Provenance
+from speech.journal import Journal, JournalLine
+from speech.layout import fingerprint_layout
+from speech.manifest import ManifestError, RowCursor, read_manifest
+from speech.pairs import PairProvenance, PairRow
 
 OK = 0
-SAMPLES = 8  # the paper's
-UTILITY = ("judge.semantic=0.5", "judge.acoustic=0.5")  # the paper's
+DEFAULT_PAIR_SAMPLES = 8  # the paper's
+DEFAULT_PAIR_UTILITY = ("judge.semantic=0.5", "judge.acoustic=0.5")  # the paper's
 
 
-class Header(Line):
-    """First line of the journal. ``prompts``, ``settings``: hashes; ``mode``: how an endpoint answers."""
+class PairJournalHeader(JournalLine):
+    """First line of the journal. ``prompts``, ``load_pair_settings``: hashes; ``mode``: how an endpoint answers."""
 
     format: Literal["wavgate-pairs-1"] = "wavgate-pairs-1"
     prompts: str
@@ -54,43 +54,47 @@ class Header(Line):
     mode: str | None
 
 
-def pairs(to: Path, samples: int | None, manifest: Path | None, limit: int | None, overrides: Sequence[str]) -> int:
+def make_preference_pairs(
+    to: Path, samples: int | None, manifest: Path | None, limit: int | None, overrides: Sequence[str]
+) -> int:
     """Sample, judge and write what is not there yet. UserError: nothing is written. RunError: go on later."""
-    if in_ray_job() and not to.is_absolute():
+    if is_in_ray_job() and not to.is_absolute():
         raise UserError(f"--to {to}: must be absolute in a Ray job, whose own folder is temporary")
     files = PairFiles(to)
-    work = prepared(samples, manifest, limit, overrides)
-    with users_mistakes():
-        journal = Journal(files.journal, Header, Outcome, by="wavgate pairs")
+    work = prepare_pair_job(samples, manifest, limit, overrides)
+    with convert_to_user_errors():
+        journal = Journal(files.journal, PairJournalHeader, PairOutcome, by="wavgate pairs")
     with journal as kept:
-        _complete(work, files, kept)
-        return _finished(work, files, kept)
+        _sample_open_prompts(work, files, kept)
+        return _write_results(work, files, kept)
 
 
-def prepared(samples: int | None, manifest: Path | None, limit: int | None, overrides: Sequence[str]) -> Work:
+def prepare_pair_job(
+    samples: int | None, manifest: Path | None, limit: int | None, overrides: Sequence[str]
+) -> PairJob:
     """Check all of it. ``limit``: so many prompts, those that a run of this seed draws first.
 
     ConfigError, UserError, ManifestError: the user's to fix.
     """
-    config = settings(samples, overrides)
-    layout = plan(config, cores(), learns=False)
+    config = load_pair_settings(samples, overrides)
+    layout = plan_placement(config, count_usable_cores(), learns=False)
     check_engine(config)
-    family = usable_model(config)
+    family = load_usable_family(config)
     check_judge(config)
     check_memory(config, family, learns=False)
     path = (manifest or config.data.train).absolute()
-    rows = read(path, config.data.max_seconds, deep=True)
-    problems = list(unusable(rows, path, family, config))
+    rows = read_manifest(path, config.data.max_seconds, deep=True)
+    problems = list(find_unusable_rows(rows, path, family, config))
     if problems:
         raise ManifestError(problems)
     if limit is not None and limit < 1:
         raise UserError(f"--limit: must be at least 1: got {limit}")
-    drawn = Cursor(len(rows), config.run.seed).next(min(limit or len(rows), len(rows)))
-    made, chosen = _provenance(config, family), tuple(rows[i] for i in sorted(drawn))
-    return Work(config=config, layout=layout, manifest=path, rows=chosen, provenance=made)
+    drawn = RowCursor(len(rows), config.run.seed).draw_indices(min(limit or len(rows), len(rows)))
+    made, chosen = _build_provenance(config, family), tuple(rows[i] for i in sorted(drawn))
+    return PairJob(config=config, layout=layout, manifest=path, rows=chosen, provenance=made)
 
 
-def settings(samples: int | None, overrides: Sequence[str]) -> Config:
+def load_pair_settings(samples: int | None, overrides: Sequence[str]) -> Config:
     """Those of a run, with the paper's samples and utility where nothing else is said."""
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
     if "rollout.group_size" in given and samples is not None:
@@ -99,21 +103,21 @@ def settings(samples: int | None, overrides: Sequence[str]) -> Config:
         raise UserError(f"--samples: a pair needs at least 2 replies: got {samples}")
     if given & {"resume", "run.resume"}:
         raise UserError("resume: the same `wavgate pairs` command goes on by itself")
-    ours = [] if "rollout.group_size" in given else [f"rollout.group_size={samples or SAMPLES}"]
-    ours += [] if given & {f"judge.{axis}" for axis in ("semantic", "acoustic", "holistic")} else UTILITY
-    config = load([*ours, *overrides_of(overrides)[0]])
+    ours = [] if "rollout.group_size" in given else [f"rollout.group_size={samples or DEFAULT_PAIR_SAMPLES}"]
+    ours += [] if given & {f"judge.{axis}" for axis in ("semantic", "acoustic", "holistic")} else DEFAULT_PAIR_UTILITY
+    config = load_config([*ours, *complete_overrides(overrides)[0]])
     if config.rollout.group_size < 2:
         raise UserError(f"rollout.group_size: a pair needs at least 2 replies: got {config.rollout.group_size}")
     alone = config.judge.model_copy(update={"second": SecondConfig()})  # nobody would look at its opinion
     return config.model_copy(update={"judge": alone})
 
 
-def _provenance(config: Config, family: Family) -> Provenance:
-    made = versions()
-    return Provenance(
+def _build_provenance(config: Config, family: Family) -> PairProvenance:
+    made = collect_versions()
+    return PairProvenance(
         model=model_fingerprint(config.model.path),
         family=family.name,
-        layout=layout_of(family),
+        layout=fingerprint_layout(family),
         weights={axis: weight for axis, weight in config.judge.weights.items() if weight > 0},
         samples=config.rollout.group_size,
         temperature=config.rollout.temperature,
@@ -125,37 +129,41 @@ def _provenance(config: Config, family: Family) -> Provenance:
     )
 
 
-def _complete(work: Work, files: PairFiles, kept: Journal[Header, Outcome]) -> None:
+def _sample_open_prompts(work: PairJob, files: PairFiles, kept: Journal[PairJournalHeader, PairOutcome]) -> None:
     """Sample what is open. UserError: the journal is about something else. RunError: stopped half-way."""
-    header = _header(work)
+    header = _build_header(work)
     if kept.header is not None:
-        _belongs(kept, header.model_copy(update={"mode": kept.header.mode}))
+        _begin_or_check_journal(kept, header.model_copy(update={"mode": kept.header.mode}))
     todo = [row for row in work.rows if row.id not in kept.entries or kept.entries[row.id].again]
     if not todo:
         return
-    found = probe_run(work.config, work.rows)
-    _belongs(kept, header.model_copy(update={"mode": found.mode if found is not None else None}))
-    with resumable("pairs", kept.entries, len(work.rows), "prompts"):
+    probe_result = probe_for_run(work.config, work.rows)
+    _begin_or_check_journal(
+        kept, header.model_copy(update={"mode": probe_result.mode if probe_result is not None else None})
+    )
+    with explain_how_to_resume("pairs", kept.entries, len(work.rows), "prompts"):
         files.start()
-        Sampler(work, files, kept.add).run(todo, found)
+        PairSampler(work, files, kept.append_entry).run(todo, probe_result)
 
 
-def _header(work: Work) -> Header:
+def _build_header(work: PairJob) -> PairJournalHeader:
     """Everything that a pair depends on."""
     config, digest = work.config, sha256(work.manifest.read_bytes())
     for clip in sorted({clip for row in work.rows for clips in row.audios for clip in clips}):
-        with inside(work.manifest.parent, clip).open("rb") as file:
+        with resolve_inside(work.manifest.parent, clip).open("rb") as file:
             digest.update(file_digest(file, "sha256").digest())
     made = work.provenance.model_dump(exclude={"commit", "source"})
-    more = [config.rollout.engine, config.model.dtype, config.model.max_length, config.judge.api.compare]
-    judged = settings_hash(config.judge, norms_of(config.model.path))
-    told = json.dumps([made, more, judged, config.margin], sort_keys=True)
-    return Header(prompts=digest.hexdigest(), settings=sha256(told.encode()).hexdigest(), mode=None)
+    run_settings = [config.rollout.engine, config.model.dtype, config.model.max_length, config.judge.api.compare]
+    judged = hash_judge_settings(config.judge, find_voice_norms(config.model.path))
+    settings_json = json.dumps([made, run_settings, judged, config.margin], sort_keys=True)
+    return PairJournalHeader(
+        prompts=digest.hexdigest(), settings=sha256(settings_json.encode()).hexdigest(), mode=None
+    )
 
 
-def _belongs(kept: Journal[Header, Outcome], header: Header) -> None:
+def _begin_or_check_journal(kept: Journal[PairJournalHeader, PairOutcome], header: PairJournalHeader) -> None:
     """Start the journal, or see that it is about this. UserError: it is not."""
-    held = kept.begin(header)
+    held = kept.ensure_header(header)
     for name, what in (("prompts", "other prompts"), ("settings", "other settings")):
         if getattr(held, name) != getattr(header, name):
             raise UserError(f"{kept.path}: was begun with {what}: remove it, or choose another --to")
@@ -164,53 +172,55 @@ def _belongs(kept: Journal[Header, Outcome], header: Header) -> None:
         raise UserError(f"{kept.path}: {rule}: remove it, or choose another --to")
 
 
-def _finished(work: Work, files: PairFiles, kept: Journal[Header, Outcome]) -> int:
+def _write_results(work: PairJob, files: PairFiles, kept: Journal[PairJournalHeader, PairOutcome]) -> int:
     """Write the pairs and what became of the others. RunError: there is no pair."""
-    found = [kept.entries[row.id] for row in work.rows]
-    rows = [one.pair for one in found if one.pair is not None]
-    told = summary(work, found, rows)
-    with users_mistakes():
-        files.summary(told)
+    outcomes = [kept.entries[row.id] for row in work.rows]
+    rows = [outcome.pair for outcome in outcomes if outcome.pair is not None]
+    totals = summarise_pair_outcomes(work, outcomes, rows)
+    with convert_to_user_errors():
+        files.summary(totals)
         if rows:
             files.write(rows)
-    print("\n".join(_lines(files.to, told)))
+    print("\n".join(_format_pair_totals(files.to, totals)))
     if not rows:
         raise RunError(f"no prompt gave a pair: nothing is written to {files.to}")
     return OK
 
 
-def summary(work: Work, found: Sequence[Outcome], rows: Sequence[PairRow]) -> dict[str, Any]:
+def summarise_pair_outcomes(work: PairJob, outcomes: Sequence[PairOutcome], rows: Sequence[PairRow]) -> dict[str, Any]:
     """What became of the prompts, in numbers; a figure that nothing has is null."""
     margins = [row.margin for row in rows if row.margin is not None]
     return {
-        "prompts": len(found),
+        "prompts": len(outcomes),
         "samples": work.provenance.samples,
         "pairs": len(rows),
-        "sampled_tokens": None if None in (counts := [one.tokens for one in found]) else sum(filter(None, counts)),
+        "sampled_tokens": None
+        if None in (counts := [outcome.tokens for outcome in outcomes])
+        else sum(filter(None, counts)),
         "weights": work.provenance.weights,
         "least_margin": work.config.margin,
         "margin_min": min(margins, default=None),
         "margin_mean": sum(margins) / len(margins) if margins else None,
         "margin_max": max(margins, default=None),
-        "dropped": dict(Counter(one.dropped for one in found if one.dropped is not None)),
-        "missing_verdicts": dict(sum((Counter(one.missing) for one in found), Counter[str]())),
-        "again": sum(one.again for one in found),
+        "dropped": dict(Counter(outcome.dropped for outcome in outcomes if outcome.dropped is not None)),
+        "missing_verdicts": dict(sum((Counter(outcome.missing) for outcome in outcomes), Counter[str]())),
+        "again": sum(outcome.again for outcome in outcomes),
     }
 
 
-def _lines(to: Path, told: dict[str, Any]) -> Iterator[str]:
-    utility = " + ".join(f"{weight:g} {axis}" for axis, weight in told["weights"].items())
-    each = f"{told['prompts']} prompts, {told['samples']} replies each"
-    yield f"{to}: {told['pairs']} pairs of {each}, by {utility}"
-    if told["pairs"]:
+def _format_pair_totals(to: Path, totals: dict[str, Any]) -> Iterator[str]:
+    utility = " + ".join(f"{weight:g} {axis}" for axis, weight in totals["weights"].items())
+    each = f"{totals['prompts']} prompts, {totals['samples']} replies each"
+    yield f"{to}: {totals['pairs']} pairs of {each}, by {utility}"
+    if totals["pairs"]:
         yield (
-            f"best above worst by {told['margin_mean']:.2f} on average, "
-            f"{told['margin_min']:.2f} to {told['margin_max']:.2f}"
+            f"best above worst by {totals['margin_mean']:.2f} on average, "
+            f"{totals['margin_min']:.2f} to {totals['margin_max']:.2f}"
         )
-    if told["dropped"]:
-        yield "no pair: " + ", ".join(f"{count} {WHY[why]}" for why, count in told["dropped"].items())
-    if told["missing_verdicts"]:
-        kinds = sorted(told["missing_verdicts"].items())
+    if totals["dropped"]:
+        yield "no pair: " + ", ".join(f"{count} {DROP_DESCRIPTIONS[why]}" for why, count in totals["dropped"].items())
+    if totals["missing_verdicts"]:
+        kinds = sorted(totals["missing_verdicts"].items())
         yield "verdicts missing: " + ", ".join(f"{kind} {count}" for kind, count in kinds)
-    if told["again"]:
-        yield f"{told['again']} prompts are open because the judge failed: the same command asks again"
+    if totals["again"]:
+        yield f"{totals['again']} prompts are open because the judge failed: the same command asks again"

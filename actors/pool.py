@@ -12,23 +12,23 @@ import ray
 from ray.exceptions import RayError
 
 from actors import weight_sync
-from actors.errors import BudgetSpent, RunError, SyncFailed, UserError, reason_of
-from actors.weight_sync import Published
+from actors.errors import RestartBudgetSpent, RunError, UserError, WeightSyncFailed, describe_error
+from actors.weight_sync import PublishedWeights
 from rollout.types import Prompt, Reply, Sampling
 
-START_S = 300.0  # longest start of a worker: imports and model load on a busy machine
-CALL_S = 120.0  # longest answer to a small question
+WORKER_START_TIMEOUT_S = 300.0  # longest start of a worker: imports and model load on a busy machine
+WORKER_CALL_TIMEOUT_S = 120.0  # longest answer to a small question
 
 
-class Journal(Protocol):
+class EventSink(Protocol):
     """Where events go."""
 
-    def event(self, kind: str, detail: str, **more: Any) -> None:
+    def event(self, kind: str, detail: str, **extra_fields: Any) -> None:
         """Write one event, with its reason."""
         ...
 
 
-class Pool:
+class ActorPool:
     """Replicas of one role.
 
     Example:
@@ -46,7 +46,7 @@ class Pool:
         create: Callable[[int], Any],
         source: str,
         restarts: int,
-        journal: Journal,
+        journal: EventSink,
     ) -> None:
         self.role = role
         self._create = create
@@ -60,33 +60,33 @@ class Pool:
     async def start(self) -> None:
         """Start all replicas together. RunError: one does not come up, or runs another source tree."""
         self.handles = [self._create(index) for index in range(len(self.handles))]
-        await asyncio.gather(*(self.ready(handle) for handle in self.handles))
+        await asyncio.gather(*(self.wait_until_ready(handle) for handle in self.handles))
 
-    async def ready(self, handle: Any) -> None:
+    async def wait_until_ready(self, handle: Any) -> None:
         """Wait until a fresh replica may be given work."""
         try:
-            hello = await asyncio.wait_for(handle.hello.remote(), START_S)
+            hello = await asyncio.wait_for(handle.hello.remote(), WORKER_START_TIMEOUT_S)
         except (RayError, TimeoutError) as error:
-            raise RunError(f"{self.role} worker did not start: {reason_of(error)}") from error
+            raise RunError(f"{self.role} worker did not start: {describe_error(error)}") from error
         if hello["source"] != self._source:
             raise RunError(
                 f"{self.role} worker on {hello['node']} runs source {hello['source']}, "
                 f"the driver {self._source}: one run, one source tree"
             )
 
-    async def replace(self, index: int, reason: str) -> None:
+    async def replace_worker(self, index: int, reason: str) -> None:
         """Kill replica ``index`` and start a fresh one. BudgetSpent: too often."""
         ray.kill(self.handles[index])
         if self.on_lost is not None:
             await self.on_lost(self.handles[index]._actor_id.hex())
         if self._used[index] >= self._restarts:
-            raise BudgetSpent(
+            raise RestartBudgetSpent(
                 f"{self.role} worker {index} failed after {self._used[index]} restarts (cluster.restarts): {reason}"
             )
         self._used[index] += 1
         self._journal.event("restart", f"{self.role} worker {index} replaced: {reason}", role=self.role, worker=index)
         self.handles[index] = self._create(index)
-        await self.ready(self.handles[index])
+        await self.wait_until_ready(self.handles[index])
 
     @property
     def restarts(self) -> int:
@@ -100,19 +100,19 @@ class Pool:
                 ray.kill(handle)
 
 
-class RolloutPool(Pool):
+class RolloutPool(ActorPool):
     """Engines.
 
     Prompts are dealt round robin; replies depend on seeds only, so the number of engines does not matter.
     """
 
-    weights: Published | None = None
+    weights: PublishedWeights | None = None
     resend: Callable[[], Awaitable[None]] | None = None  # GPU transports: send to all engines again
     _turn = 0
 
-    async def replace(self, index: int, reason: str) -> None:
+    async def replace_worker(self, index: int, reason: str) -> None:
         """A fresh engine, with the newest weights."""
-        await super().replace(index, reason)
+        await super().replace_worker(index, reason)
         if self.resend is not None:
             await self.resend()
 
@@ -120,41 +120,45 @@ class RolloutPool(Pool):
         """SyncFailed: an engine reads back another version."""
         asked = asyncio.gather(*(handle.version.remote() for handle in self.handles))
         try:
-            found = await asyncio.wait_for(asked, CALL_S)
+            engine_versions = await asyncio.wait_for(asked, WORKER_CALL_TIMEOUT_S)
         except (RayError, TimeoutError) as error:
-            raise SyncFailed(f"an engine does not tell its version: {reason_of(error)}") from error
-        if set(found) != {version}:
-            raise SyncFailed(f"weight sync: learner published version {version}, the engines read back {found}")
+            raise WeightSyncFailed(f"an engine does not tell its version: {describe_error(error)}") from error
+        if set(engine_versions) != {version}:
+            raise WeightSyncFailed(
+                f"weight sync: learner published version {version}, the engines read back {engine_versions}"
+            )
 
-    async def ready(self, handle: Any) -> None:
+    async def wait_until_ready(self, handle: Any) -> None:
         """A fresh engine holds the start weights: give it the newest before use."""
-        await super().ready(handle)
+        await super().wait_until_ready(handle)
         if self.weights is not None:
-            await weight_sync.load(handle, self.weights, CALL_S)
+            await weight_sync.update_engine_weights(handle, self.weights, WORKER_CALL_TIMEOUT_S)
 
-    async def load(self, weights: Published) -> None:
+    async def load(self, weights: PublishedWeights) -> None:
         """Give every engine these weights; an engine that cannot take them is replaced."""
         self.weights = weights
 
-        async def one(index: int) -> None:
+        async def update_engine(index: int) -> None:
             try:
-                await weight_sync.load(self.handles[index], weights, CALL_S)
+                await weight_sync.update_engine_weights(self.handles[index], weights, WORKER_CALL_TIMEOUT_S)
             except (RayError, TimeoutError) as error:
-                await self.replace(index, f"weight update to version {weights.version}: {reason_of(error)}")
+                await self.replace_worker(
+                    index, f"weight update to version {weights.version}: {describe_error(error)}"
+                )
 
-        await asyncio.gather(*(one(index) for index in range(len(self.handles))))
+        await asyncio.gather(*(update_engine(index) for index in range(len(self.handles))))
 
-    async def ask(self, method: str, *arguments: Any) -> Any:
+    async def ask_engine(self, method: str, *arguments: Any) -> Any:
         """One idempotent question to some engine, asked again of a fresh one when it dies."""
         index = self._turn = (self._turn + 1) % len(self.handles)
         while True:
             try:
                 answer = getattr(self.handles[index], method).remote(*arguments)
-                return await asyncio.wait_for(answer, START_S)
+                return await asyncio.wait_for(answer, WORKER_START_TIMEOUT_S)
             except (RayError, TimeoutError) as error:
                 if isinstance(error, ValueError):  # the user's data, not the worker: it would fail again
                     raise
-                await self.replace(index, f"{method}: {reason_of(error)}")
+                await self.replace_worker(index, f"{method}: {describe_error(error)}")
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, deadline: float
@@ -164,7 +168,7 @@ class RolloutPool(Pool):
         count = len(self.handles)
 
         async def share(index: int) -> None:
-            await self._drain(index, list(prompts[index::count]), sampling, deadline, arrived)
+            await self._generate_share(index, list(prompts[index::count]), sampling, deadline, arrived)
 
         async def all_shares() -> None:
             try:
@@ -178,11 +182,11 @@ class RolloutPool(Pool):
         try:
             while (item := await arrived.get()) is not None:  # bounded: every share has its deadline
                 yield item
-            await _unwrapped(task)
+            await _await_unwrapped(task)
         finally:
             task.cancel()
 
-    async def _drain(
+    async def _generate_share(
         self,
         index: int,
         prompts: list[Prompt],
@@ -206,11 +210,11 @@ class RolloutPool(Pool):
                 assert not wanted, f"engine ended without {len(wanted)} replies"
             except (RayError, TimeoutError) as error:
                 if isinstance(error, ValueError):  # as in ``ask``
-                    raise UserError(reason_of(error)) from error
-                await self.replace(index, f"{len(wanted)} replies open: {reason_of(error, deadline)}")
+                    raise UserError(describe_error(error)) from error
+                await self.replace_worker(index, f"{len(wanted)} replies open: {describe_error(error, deadline)}")
 
 
-async def _unwrapped(task: "asyncio.Task[None]") -> None:
+async def _await_unwrapped(task: "asyncio.Task[None]") -> None:
     """Await a task group's task; a single error comes out as itself."""
     try:
         await task

@@ -11,28 +11,28 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("conf", "speech", "rollout", "judge", "learner", "actors")
+SOURCE_ROOT = Path(__file__).resolve().parent.parent
+HASHED_PACKAGES = ("conf", "speech", "rollout", "judge", "learner", "actors")
 
 
-def source_hash(root: Path = ROOT) -> str:
+def hash_source(root: Path = SOURCE_ROOT) -> str:
     """sha256 over every Python file of the packages that actors import, 12 digits."""
     digest = hashlib.sha256()
-    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
+    for path in sorted(path for package in HASHED_PACKAGES for path in (root / package).rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 
-def version_line() -> str:
+def format_version_line() -> str:
     """What ``wavgate --version`` says: a bug report needs no more."""
-    made = versions()
+    made = collect_versions()
     commit = f"commit {made['commit'][:12]}" if made["commit"] else "no git"
     return f"wavgate {made['packages'].get('wavgate', 'not installed')} ({commit}, source {made['source']})"
 
 
-def versions() -> dict[str, Any]:
+def collect_versions() -> dict[str, Any]:
     """What the run was made with: packages, git commit, source hash."""
-    found: dict[str, str] = {}
+    package_versions: dict[str, str] = {}
     for name in (
         "wavgate",
         "torch",
@@ -47,16 +47,21 @@ def versions() -> dict[str, Any]:
         "pocketsphinx",
     ):
         try:
-            found[name] = version(name)
+            package_versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"python": sys.version.split()[0], "packages": found, "commit": _commit(), "source": source_hash()}
+    return {
+        "python": sys.version.split()[0],
+        "packages": package_versions,
+        "commit": _read_git_commit(),
+        "source": hash_source(),
+    }
 
 
-def _commit() -> str | None:
+def _read_git_commit() -> str | None:
     """None for a submitted working directory, which has no .git, and in an image, which has no git."""
     if shutil.which("git") is None:
         return None
     command = ["git", "rev-parse", "HEAD"]
-    asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    asked = subprocess.run(command, cwd=SOURCE_ROOT, capture_output=True, text=True, check=False)
     return asked.stdout.strip() if asked.returncode == 0 else None

@@ -19,19 +19,19 @@ from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
 from actors.errors import UserError
-from actors.interrupt import surviving_children
+from actors.interrupt import shield_children_from_hangup
 
-ROOT = Path(__file__).resolve().parent.parent
+WORKER_IMPORT_ROOT = Path(__file__).resolve().parent.parent
 
-ANSWER_S = 10.0  # longest wait for the first answer; a head's takes milliseconds
-QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # what all of Ray asks a head first: an empty message
+HEAD_ANSWER_TIMEOUT_S = 10.0  # longest wait for the first answer; a head's takes milliseconds
+CLUSTER_ID_METHOD = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # what all of Ray asks a head first: an empty message
 TOKEN_RULE = (
     "needs RAY_AUTH_MODE=token and the head's token, in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH"
     " names or in ~/.ray/auth_token (docs/cluster.md)"
 )
 
 
-def end_processes_of(session: Path) -> None:
+def kill_session_processes(session: Path) -> None:
     """Kill what a private Ray that did not come up has left: it would live as long as this process."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -39,7 +39,7 @@ def end_processes_of(session: Path) -> None:
                 process.kill()
 
 
-def reachable(address: str) -> str:
+def find_ray_address(address: str) -> str:
     """host:port of the Ray at ``address``, which may be ``auto``. UserError: none answers, or not to us."""
     try:
         place: str = get_ray_address_from_environment(address, None)
@@ -48,11 +48,11 @@ def reachable(address: str) -> str:
         raise UserError(f"cluster.address={address}: no Ray runs on this machine: {rule}") from None
     channel = _channel(address, place)
     try:
-        channel.unary_unary(QUESTION)(b"", timeout=ANSWER_S)
+        channel.unary_unary(CLUSTER_ID_METHOD)(b"", timeout=HEAD_ANSWER_TIMEOUT_S)
     except AuthenticationError:
         raise UserError(f"cluster.address={address}: this shell has no token: {TOKEN_RULE}") from None
     except grpc.RpcError as error:
-        raise UserError(f"cluster.address={address}: {_refusal(place, error)}") from None
+        raise UserError(f"cluster.address={address}: {_explain_refusal(place, error)}") from None
     finally:
         channel.close()
     return place
@@ -72,13 +72,13 @@ def _encrypts() -> bool:
     return os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
 
 
-def _refusal(place: str, error: grpc.RpcError) -> str:
+def _explain_refusal(place: str, error: grpc.RpcError) -> str:
     code, detail = error.code(), " ".join(str(error.details()).split())
     match code:
         case grpc.StatusCode.UNAUTHENTICATED:
             return f"the Ray at {place} does not take this shell's token: {TOKEN_RULE}"
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return f"nobody answers at {place} within {ANSWER_S:g} s"
+            return f"nobody answers at {place} within {HEAD_ANSWER_TIMEOUT_S:g} s"
         case grpc.StatusCode.UNAVAILABLE:
             reason = detail.rpartition("last error: ")[2]
             return f"nobody answers at {place}: {reason}{_tls_rule(reason)}"
@@ -94,24 +94,24 @@ def _tls_rule(reason: str) -> str:
     return " (does the head speak TLS? then RAY_USE_TLS=1 and the RAY_TLS_* files are needed here)"
 
 
-def join(address: str, runtime_env: dict[str, Any]) -> None:
+def join_ray(address: str, runtime_env: dict[str, Any]) -> None:
     """Become a driver of a running Ray. UserError: there is none, or it does not let us."""
-    place = reachable(address)
+    place = find_ray_address(address)
     try:
-        initialise(place, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.CRITICAL)
+        initialise_ray(place, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # versions that differ, no node here, ...: Ray has no class for it
         reason = " ".join(str(error).split())[:400]
         raise UserError(f"cluster.address={address}: the Ray at {place} cannot be joined: {reason}") from error
 
 
-def initialise(address: str, **settings: Any) -> None:
+def initialise_ray(address: str, **settings: Any) -> None:
     """``ray.init``, after which every worker looks for modules in the project's folder first.
 
     Ray puts the driver's folder before all others, in which there may be a ``judge.py`` of the user's; and a
     job's working folder, where it has one.
     """
-    with chdir(ROOT), surviving_children():
-        ray.init(address, job_config=JobConfig(_py_driver_sys_path=[str(ROOT)]), **settings)
+    with chdir(WORKER_IMPORT_ROOT), shield_children_from_hangup():
+        ray.init(address, job_config=JobConfig(_py_driver_sys_path=[str(WORKER_IMPORT_ROOT)]), **settings)
 
 
 def protect_token() -> None:

@@ -18,23 +18,23 @@ from typing import Any
 from pydantic import BaseModel
 
 from actors import checkpoint
-from actors.collect import task_of
-from actors.decide import Decision, Group, Key, reward_of
+from actors.collect import row_to_judge_task
+from actors.decide import ReplyGroup, ReplyKey, StepDecision, reward_of
 from actors.errors import UserError
-from actors.provenance import versions
+from actors.provenance import collect_versions
 from conf.algorithm import AlgoConfig
-from conf.load import dump
+from conf.load import dump_config
 from conf.schema import Config
-from judge.types import Missing, Task, Verdict
-from learner.objectives import joined
-from learner.rows import channels_of
+from judge.types import JudgeTask, MissingVerdict, Verdict
+from learner.objectives import weigh_positions
+from learner.rows import letters_to_channels
 from learner.types import StepBatch, StepResult
-from report.records import Event, NoScore, RolloutRecord, Score
+from report.records import Event, MissingScoreRecord, RolloutRecord, ScoreRecord
 from rollout.types import Reply
-from speech.files import write_whole
-from speech.manifest import Row
+from speech.files import write_atomically
+from speech.manifest import ManifestRow
 
-LONGER = (
+TRUNCATION_ADVICE = (
     "raise rollout.max_new_tokens (model.max_length must hold prompt and reply), or first train on reference"
     " replies that fit (algo=sft)"
 )
@@ -59,7 +59,7 @@ class RunDirectory:
         """A fresh directory; a name that is taken gets a number."""
         wanted = config.run.root / config.run.name
         path, number = wanted, 2
-        while not _make(path):
+        while not _make_folder(path):
             path, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
         run = cls(path.absolute())
         run._describe(config)
@@ -69,24 +69,24 @@ class RunDirectory:
     def reopen(cls, path: Path, step: int) -> "RunDirectory":
         """An existing directory, as it is; ``cut`` it once the run can go on from ``step``."""
         run = cls(path.absolute())
-        checkpoint.clean(run.path)
-        _keep(run.path / "events.jsonl", lambda line: True)  # before anything is added to a torn line
+        checkpoint.remove_unfinished_snapshots(run.path)
+        _keep_lines(run.path / "events.jsonl", lambda line: True)  # before anything is added to a torn line
         run.step = step
         return run
 
-    def cut(self, step: int, config: Config, heard: int | None = None) -> None:
+    def discard_after(self, step: int, config: Config, heard: int | None = None) -> None:
         """Forget everything after ``step``; from here on these settings hold.
 
         ``heard``: the last step whose replies were sampled already, and keep their audio.
         """
-        self._cut(step, heard or step)
+        self._remove_later_files(step, heard or step)
         self._describe(config)
 
     def _describe(self, config: Config) -> None:
-        write_whole(self.path / "config.yaml", dump(config))
-        write_whole(self.path / "versions.json", json.dumps(versions(), indent=1) + "\n")
+        write_atomically(self.path / "config.yaml", dump_config(config))
+        write_atomically(self.path / "versions.json", json.dumps(collect_versions(), indent=1) + "\n")
 
-    def _cut(self, step: int, heard: int) -> None:
+    def _remove_later_files(self, step: int, heard: int) -> None:
         def stays(line: Mapping[str, Any]) -> bool:
             return line.get("step", 0) <= step and line.get("when") != "after"
 
@@ -96,9 +96,9 @@ class RunDirectory:
             return line.get("step", 0) < step or (self.path / file).exists()
 
         for name in ("metrics.jsonl", "canaries.jsonl", "diagnostics.jsonl"):
-            _keep(self.path / name, stays)
+            _keep_lines(self.path / name, stays)
         for name in ("evaluations.jsonl", "samples.jsonl"):
-            _keep(self.path / name, lambda line: stays(line) and is_whole(line))
+            _keep_lines(self.path / name, lambda line: stays(line) and is_whole(line))
         for entry in [*self.path.glob("rollouts/step_*"), *self.path.glob("audio/step_*")]:
             if int(entry.stem.removeprefix("step_")) > (heard if entry.is_dir() else step):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -106,8 +106,8 @@ class RunDirectory:
             _, _, when = file.stem.partition("_")
             if when == "after" or (when.startswith("step_") and int(when.removeprefix("step_")) > step):
                 file.unlink()
-        for snapshot in checkpoint.snapshots(self.path):
-            if snapshot.name > checkpoint.folder(self.path, step).name:
+        for snapshot in checkpoint.list_snapshots(self.path):
+            if snapshot.name > checkpoint.snapshot_folder(self.path, step).name:
                 shutil.rmtree(snapshot)
         shutil.rmtree(self.path / "final", ignore_errors=True)
 
@@ -123,33 +123,33 @@ class RunDirectory:
         """A whole jsonl file, or none of it."""
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, "".join(line.model_dump_json() + "\n" for line in lines))
+        write_atomically(file, "".join(line.model_dump_json() + "\n" for line in lines))
 
-    def event(self, kind: str, detail: str, **more: Any) -> None:
+    def event(self, kind: str, detail: str, **extra_fields: Any) -> None:
         """One event, with its reason, now."""
-        self.on_event(self.note(kind, detail, **more))
+        self.on_event(self.record_event(kind, detail, **extra_fields))
 
-    def note(self, kind: str, detail: str, **more: Any) -> Event:
+    def record_event(self, kind: str, detail: str, **extra_fields: Any) -> Event:
         """The same without telling anybody."""
-        event = Event(**{"time": time.time(), "kind": kind, "detail": detail, "step": self.step, **more})
+        event = Event(**{"time": time.time(), "kind": kind, "detail": detail, "step": self.step, **extra_fields})
         self.append("events.jsonl", event)
         return event
 
-    def audio(self, step: int, reply: Reply) -> Path:
+    def reply_audio_path(self, step: int, reply: Reply) -> Path:
         """Where a reply of a step keeps its audio."""
         return self.path / "audio" / f"step_{step:06d}" / f"{reply.prompt_id}_{reply.index}.ogg"
 
-    def kept(self, step: int) -> Callable[[Reply], str | None]:
+    def make_audio_lookup(self, step: int) -> Callable[[Reply], str | None]:
         """Reply -> its audio relative to the run directory, None when it was not kept."""
 
         def relative(reply: Reply) -> str | None:
-            path = self.audio(step, reply)
+            path = self.reply_audio_path(step, reply)
             return str(path.relative_to(self.path)) if path.exists() else None
 
         return relative
 
 
-def _make(path: Path) -> bool:
+def _make_folder(path: Path) -> bool:
     """Whether the folder is new and now there. UserError: there can be none."""
     try:
         path.mkdir(parents=True)
@@ -167,7 +167,7 @@ def heldout_file(split: str, when: str, step: int) -> str:
     return f"heldout/{split}_{f'step_{step:06d}' if when == 'during' else when}.jsonl"
 
 
-def due(step: int, every: int) -> bool:
+def is_due(step: int, every: int) -> bool:
     """Whether something that happens every n-th step (0: never) happens at this one."""
     return every > 0 and step % every == 0
 
@@ -175,9 +175,9 @@ def due(step: int, every: int) -> bool:
 def record_step(
     run: RunDirectory,
     step: int,
-    rows: Sequence[Row],
-    groups: Sequence[Group],
-    decision: Decision,
+    rows: Sequence[ManifestRow],
+    groups: Sequence[ReplyGroup],
+    decision: StepDecision,
     result: StepResult,
     config: Config,
     metrics: Mapping[str, float],
@@ -186,36 +186,38 @@ def record_step(
     run.append("metrics.jsonl", {name: value for name, value in metrics.items() if isfinite(value)})
     for reason, count in Counter(decision.dropped.values()).items():
         run.event("drop", reason, count=count)
-    if truncated_all(groups):
+    if are_all_truncated(groups):
         budget = f"rollout.max_new_tokens={config.rollout.max_new_tokens}"
-        run.event("truncated", f"no reply came to its end within {budget}: {LONGER}")
-    if due(step, config.log.rollouts_every):
-        tasks = {row.id: task_of(row, config.data.train) for row in rows}
-        for record in rollout_records(step, groups, tasks, decision, result, config.algo, run.kept(step)):
+        run.event("truncated", f"no reply came to its end within {budget}: {TRUNCATION_ADVICE}")
+    if is_due(step, config.log.rollouts_every):
+        tasks = {row.id: row_to_judge_task(row, config.data.train) for row in rows}
+        for record in build_rollout_records(
+            step, groups, tasks, decision, result, config.algo, run.make_audio_lookup(step)
+        ):
             run.append(f"rollouts/step_{step:06d}.jsonl", record)
 
 
-def truncated_all(groups: Sequence[Group]) -> bool:
+def are_all_truncated(groups: Sequence[ReplyGroup]) -> bool:
     """Whether replies were sampled, and every one used up its budget."""
     finishes = {reply.finish for group in groups for reply, _ in group.replies}
     return finishes == {"length"}
 
 
-def rollout_records(
+def build_rollout_records(
     step: int,
-    groups: Sequence[Group],
-    tasks: Mapping[str, Task],
-    decision: Decision,
+    groups: Sequence[ReplyGroup],
+    tasks: Mapping[str, JudgeTask],
+    decision: StepDecision,
     result: StepResult,
     algo: AlgoConfig,
     audio: Callable[[Reply], str | None],
 ) -> list[RolloutRecord]:
     """One record per reply, in group order. From these lambda and every advantage can be recomputed."""
-    weights = _preference(decision.batch, algo)
+    weights = _compute_token_weights(decision.batch, algo)
     records = []
     for place, group in enumerate(groups):
         for reply, judged in group.replies:
-            key: Key = (reply.prompt_id, reply.index)
+            key: ReplyKey = (reply.prompt_id, reply.index)
             task, advantage = tasks[reply.prompt_id], decision.advantages.get(key)
             logps = result.learner_logps.get(f"{reply.prompt_id}/{reply.index}")
             records.append(
@@ -237,10 +239,10 @@ def rollout_records(
                     audio=audio(reply),
                     seconds=judged.figures.get("seconds"),
                     judge_latency_s=judged.figures.get("latency_s"),
-                    scores={axis: score_of(verdict) for axis, verdict in judged.axes.items()},
-                    second={axis: score_of(verdict) for axis, verdict in judged.second.items()},
+                    scores={axis: verdict_to_score(verdict) for axis, verdict in judged.axes.items()},
+                    second={axis: verdict_to_score(verdict) for axis, verdict in judged.second.items()},
                     reward=reward_of(judged),
-                    missing=judged.reward.reason if isinstance(judged.reward, Missing) else None,
+                    missing=judged.reward.reason if isinstance(judged.reward, MissingVerdict) else None,
                     penalty=decision.penalties.get(key),
                     well_formed=reply.well_formed,
                     advantage=None if advantage is None else advantage.whole,
@@ -254,25 +256,26 @@ def rollout_records(
     return records
 
 
-def _preference(batch: StepBatch, algo: AlgoConfig) -> dict[Key, list[float | None]]:
+def _compute_token_weights(batch: StepBatch, algo: AlgoConfig) -> dict[ReplyKey, list[float | None]]:
     """Advantage times channel weight per token of each reply; of a pair, 1 or -1 times it."""
     if batch.weight == 0:
         return {}
     weights = {
-        (row.prompt_id, row.index): joined(row, algo.preference) * row.advantage.of(channels_of(row.channels))
+        (row.prompt_id, row.index): weigh_positions(row, algo.preference)
+        * row.advantage.per_position(letters_to_channels(row.channels))
         for row in batch.rollouts
     }
     for pair in batch.pairs:
         for row, sign in ((pair.chosen, 1.0), (pair.rejected, -1.0)):
-            weights[row.prompt_id, row.index] = joined(row, algo.preference) * sign
+            weights[row.prompt_id, row.index] = weigh_positions(row, algo.preference) * sign
     return {key: weight.tolist() for key, weight in weights.items()}
 
 
-def score_of(verdict: Verdict) -> Score | NoScore:
+def verdict_to_score(verdict: Verdict) -> ScoreRecord | MissingScoreRecord:
     """A verdict as the records have it."""
-    if isinstance(verdict, Missing):
-        return NoScore(missing=verdict.reason, kind=verdict.kind)
-    return Score(
+    if isinstance(verdict, MissingVerdict):
+        return MissingScoreRecord(missing=verdict.reason, kind=verdict.kind)
+    return ScoreRecord(
         value=verdict.value,
         spread=verdict.spread,
         judge=verdict.judge,
@@ -281,14 +284,14 @@ def score_of(verdict: Verdict) -> Score | NoScore:
     )
 
 
-def _keep(file: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
+def _keep_lines(file: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
     """Leave only the wanted lines in a jsonl file, and none that a kill cut short."""
     if file.exists():
-        lines = [line for line in file.read_text().split("\n") if _whole(line) and wanted(json.loads(line))]
-        write_whole(file, "".join(line + "\n" for line in lines))
+        lines = [line for line in file.read_text().split("\n") if _is_whole_line(line) and wanted(json.loads(line))]
+        write_atomically(file, "".join(line + "\n" for line in lines))
 
 
-def _whole(line: str) -> bool:
+def _is_whole_line(line: str) -> bool:
     """A line that a kill did not cut short."""
     try:
         json.loads(line)

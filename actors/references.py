@@ -9,39 +9,41 @@ from pathlib import Path
 from actors.errors import UserError
 from conf.judging import AsrConfig
 from conf.schema import Config
-from judge.asr import SAMPLE_RATE, word_error_rate
-from judge.recognisers import recogniser_from
+from judge.asr import POCKETSPHINX_SAMPLE_RATE, word_error_rate
+from judge.recognisers import build_recogniser
 from judge.types import CallFailed
-from speech.audio import inside, read_clips
-from speech.manifest import Row
+from speech.audio import read_clips, resolve_inside
+from speech.manifest import ManifestRow
 
-BOUND = 0.3  # word error rate from which a line warns
-EMBEDDED = Path("examples/tiny_world/data")
+WER_WARNING_BOUND = 0.3  # word error rate from which a line warns
+EMBEDDED_DATA_FOLDER = Path("examples/tiny_world/data")
 
 
-def own(manifest: Path) -> bool:
+def is_user_manifest(manifest: Path) -> bool:
     """Whether it is a user's, and not one of the embedded manifests."""
-    return not manifest.absolute().parent.as_posix().endswith(EMBEDDED.as_posix())
+    return not manifest.absolute().parent.as_posix().endswith(EMBEDDED_DATA_FOLDER.as_posix())
 
 
-def heard(asr: AsrConfig, manifest: Path, rows: Sequence[Row], max_seconds: float) -> list[str]:
-    """A line for each of two references, the first and the last, and one that warns above ``BOUND``.
+def describe_reference_transcripts(
+    asr: AsrConfig, manifest: Path, rows: Sequence[ManifestRow], max_seconds: float
+) -> list[str]:
+    """A line for each of two references, the first and the last, and one that warns above ``WER_WARNING_BOUND``.
 
     UserError: there is no such recogniser, or it fails.
     """
     lines, rates = [], []
     try:
-        listener = recogniser_from(asr, Path.cwd())
+        listener = build_recogniser(asr, Path.cwd())
         for row in [rows[0], rows[len(rows) - 1]][: len(rows)]:
-            clips = [inside(manifest.parent, clip) for clip in row.sft_target_audio]
-            wave = read_clips(clips, SAMPLE_RATE, max_seconds)
-            said = listener.transcribe(wave, SAMPLE_RATE)
+            clips = [resolve_inside(manifest.parent, clip) for clip in row.sft_target_audio]
+            wave = read_clips(clips, POCKETSPHINX_SAMPLE_RATE, max_seconds)
+            said = listener.transcribe(wave, POCKETSPHINX_SAMPLE_RATE)
             rates.append(word_error_rate(row.sft_target_text, said))
-            target = _short(row.sft_target_text)
-            lines.append(f"{asr.by} hears {row.id}: {_short(said)} for {target}, WER {rates[-1]:.0%}")
+            target = _shorten_text(row.sft_target_text)
+            lines.append(f"{asr.by} hears {row.id}: {_shorten_text(said)} for {target}, WER {rates[-1]:.0%}")
     except (CallFailed, ValueError) as failure:
         raise UserError(f"judge.asr: {failure}") from failure
-    if sum(rates) > BOUND * len(rates):
+    if sum(rates) > WER_WARNING_BOUND * len(rates):
         wrong = sum(rates) / len(rates)
         lines.append(
             f"warning: {asr.by} gets {wrong:.0%} of the words of these references wrong, and every reward"
@@ -50,10 +52,14 @@ def heard(asr: AsrConfig, manifest: Path, rows: Sequence[Row], max_seconds: floa
     return lines
 
 
-def heard_by(config: Config, manifest: Path, rows: Sequence[Row]) -> list[str]:
+def describe_user_references(config: Config, manifest: Path, rows: Sequence[ManifestRow]) -> list[str]:
     """The same with the settings of a run; nothing for the embedded manifests."""
-    return heard(config.judge.asr, manifest, rows, config.data.max_seconds) if own(manifest) else []
+    return (
+        describe_reference_transcripts(config.judge.asr, manifest, rows, config.data.max_seconds)
+        if is_user_manifest(manifest)
+        else []
+    )
 
 
-def _short(text: str) -> str:
+def _shorten_text(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:77]}...")

@@ -10,10 +10,10 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from errno import EBADF, EIO, EPIPE
 from typing import Any, TextIO
 
-GONE = (EPIPE, EIO, EBADF)  # pipe without a reader, terminal that was closed, descriptor that was closed
+READER_GONE_ERRORS = (EPIPE, EIO, EBADF)  # pipe without a reader, terminal that was closed, descriptor that was closed
 
 
-class Lasting:
+class LastingStream:
     """A text stream whose writes do not fail when its reader goes away."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -28,7 +28,7 @@ class Lasting:
         try:
             return self._stream.write(text)
         except OSError as error:
-            self._drop(error)
+            self._redirect_to_null(error)
             return len(text)
 
     def flush(self) -> None:
@@ -36,7 +36,7 @@ class Lasting:
         try:
             self._stream.flush()
         except OSError as error:
-            self._drop(error)
+            self._redirect_to_null(error)
 
     def when_lost(self, call: Callable[[], object]) -> None:
         """Call this once, when the reader goes away, or now where it is gone."""
@@ -44,11 +44,11 @@ class Lasting:
         if self._lost:
             self._tell()
 
-    def _drop(self, error: OSError) -> None:
+    def _redirect_to_null(self, error: OSError) -> None:
         """From now on everything goes nowhere, also what libraries write to the same file. Raises what is not
         a reader that is gone, a full disk for one.
         """
-        if error.errno not in GONE:
+        if error.errno not in READER_GONE_ERRORS:
             raise error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
@@ -63,10 +63,10 @@ class Lasting:
 
 
 @contextmanager
-def lasting() -> Iterator[None]:
+def keep_output_open() -> Iterator[None]:
     """Inside, stdout and stderr outlive their readers."""
-    _open_closed()
-    out, errors = Lasting(sys.stdout), Lasting(sys.stderr)
+    _reopen_closed_descriptors()
+    out, errors = LastingStream(sys.stdout), LastingStream(sys.stderr)
     with redirect_stdout(out), redirect_stderr(errors):
         try:
             yield
@@ -75,13 +75,13 @@ def lasting() -> Iterator[None]:
             errors.flush()
 
 
-def when_lost(call: Callable[[], object]) -> None:
+def call_when_output_lost(call: Callable[[], object]) -> None:
     """Call this once nobody reads stdout any more."""
-    if isinstance(sys.stdout, Lasting):
+    if isinstance(sys.stdout, LastingStream):
         sys.stdout.when_lost(call)
 
 
-def _open_closed() -> None:
+def _reopen_closed_descriptors() -> None:
     """Descriptors 0 to 2 that were closed would be taken by the next files to be opened: they go nowhere."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass

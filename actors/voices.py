@@ -9,53 +9,67 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.collect import encode
+from actors.collect import encode_rows
 from actors.errors import RunError
 from actors.fleet import Fleet
 from conf.judging import JudgeConfig
 from conf.schema import Config
-from judge.voice import FEWEST, TRIED, UNKNOWN, VoiceSample, fitted, keep, norms_of
-from rollout.request import prompt_of
-from rollout.sampling import greedy_sampling
-from speech.manifest import Row
+from judge.voice import (
+    MAX_VOICE_REPLIES,
+    MIN_VOICE_REPLIES,
+    UNKNOWN_VOICE_REASON,
+    VoiceSample,
+    find_voice_norms,
+    fit_voice_norms,
+    save_voice_norms,
+)
+from rollout.request import example_to_prompt
+from rollout.sampling import build_greedy_sampling
+from speech.manifest import ManifestRow
 
 
-def is_needed(judge: JudgeConfig) -> bool:
+def is_voice_needed(judge: JudgeConfig) -> bool:
     """Whether a reward rests on how the voice speaks when nothing is asked of it."""
     paced = any(rule.measure == "pace" for rule in judge.vetoes)
     return paced or (judge.acoustic > 0 and judge.acoustic_by == "local")
 
 
-async def measure_voice(fleet: Fleet, config: Config, manifest: Path, rows: Sequence[Row], run: Path) -> str | None:
+async def measure_voice(
+    fleet: Fleet, config: Config, manifest: Path, rows: Sequence[ManifestRow], run: Path
+) -> str | None:
     """Measure it where it is not known, keep it and tell the judges.
 
     ``rows``: of which those that ask for no style are tried. Returns what there is to say of it; None: it was
     known already. RunError: it is needed and cannot be measured.
     """
-    known = norms_of(config.model.path, run)
+    known = find_voice_norms(config.model.path, run)
     if known is not None:
         await fleet.judges.know_voice(known)
         return None
-    asked = [row for row in rows[: 4 * TRIED] if row.style is None][:TRIED]
-    samples = await _samples(fleet, config, manifest, asked) if asked else []
-    norms = fitted(samples)
+    asked = [row for row in rows[: 4 * MAX_VOICE_REPLIES] if row.style is None][:MAX_VOICE_REPLIES]
+    samples = await _collect_voice_samples(fleet, config, manifest, asked) if asked else []
+    norms = fit_voice_norms(samples)
     if norms is None:
         count = f"{len(samples)} of {len(asked)} replies of the start policy end by themselves and say words"
-        if is_needed(config.judge):
-            raise RunError(f"judge.acoustic: {count}, {FEWEST} are needed to measure its voice; {UNKNOWN}")
+        if is_voice_needed(config.judge):
+            raise RunError(
+                f"judge.acoustic: {count}, {MIN_VOICE_REPLIES} are needed to measure its voice; {UNKNOWN_VOICE_REASON}"
+            )
         return f"the voice was not measured: {count}"
-    keep(norms, run)
+    save_voice_norms(norms, run)
     await fleet.judges.know_voice(norms)
     pace = f"{norms.seconds_per_word:.3f} s a word + {norms.seconds_per_letter:.3f} s a letter"
     return f"the voice, measured on {len(samples)} replies: {pace}, {norms.level_dbfs:.1f} dBFS (voice.json)"
 
 
-async def _samples(fleet: Fleet, config: Config, manifest: Path, rows: Sequence[Row]) -> list[VoiceSample]:
-    prompts = [prompt_of(example) for example in await encode(fleet.rollout, manifest, rows)]
+async def _collect_voice_samples(
+    fleet: Fleet, config: Config, manifest: Path, rows: Sequence[ManifestRow]
+) -> list[VoiceSample]:
+    prompts = [example_to_prompt(example) for example in await encode_rows(fleet.rollout, manifest, rows)]
     looks: list[asyncio.Task[VoiceSample | None]] = []
     async with asyncio.TaskGroup() as group:
-        replies = fleet.rollout.generate(prompts, greedy_sampling(config.rollout), config.rollout.deadline_s)
+        replies = fleet.rollout.generate(prompts, build_greedy_sampling(config.rollout), config.rollout.deadline_s)
         async for reply, speech in replies:
             if reply.finish == "stop":
-                looks.append(group.create_task(fleet.judges.sample(reply, speech)))
+                looks.append(group.create_task(fleet.judges.sample_voice(reply, speech)))
     return [sample for look in looks if (sample := look.result()) is not None]

@@ -10,12 +10,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from actors.errors import SyncFailed
+from actors.errors import WeightSyncFailed
 from rollout.engine import WeightManifest
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedWeights:
     """One policy version in the object store.
 
     ``payload`` is a one-element list with the buffer's reference.
@@ -30,7 +30,7 @@ class Published:
         return self.manifest.version
 
 
-async def load(handle: Any, weights: Published, timeout: float) -> None:
+async def update_engine_weights(handle: Any, weights: PublishedWeights, timeout: float) -> None:
     """Give one engine these weights.
 
     SyncFailed: it reads back another version. Raises what the transfer raises.
@@ -39,7 +39,7 @@ async def load(handle: Any, weights: Published, timeout: float) -> None:
         await handle.pause.remote()
         version = await handle.update_weights.remote(weights.manifest, weights.payload[0])
         if version != weights.version:
-            raise SyncFailed(
+            raise WeightSyncFailed(
                 f"weight sync: learner published version {weights.version}, the engine reads back {version}"
             )
         await handle.resume.remote()

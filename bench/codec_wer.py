@@ -20,13 +20,13 @@ import jiwer
 from examples.tiny_world.build import BASE, DATA
 from examples.tiny_world.pretrain import read_rows
 from examples.tiny_world.speak import REPLY_MANNERS, read_clips
-from judge.asr import Recogniser
-from judge.ear import Listener
-from judge.installed import tiny_en
-from judge.whisper import FasterWhisper
+from judge.asr import PocketsphinxRecogniser
+from judge.ear import SpeechRecogniser
+from judge.installed import locate_tiny_en
+from judge.whisper import FasterWhisperRecogniser
 from speech.codecs.mel import MelCodec
-from speech.mel import Floats
-from speech.words import words
+from speech.mel import FloatArray
+from speech.words import split_words
 
 BOUNDS = {"raw": 0.02, "codec": 0.04}  # highest word error rate in-domain
 
@@ -37,25 +37,25 @@ def timed(work: Callable[[Any], Any], items: list[Any]) -> tuple[list[Any], floa
     return [work(item) for item in items], time.perf_counter() - started
 
 
-def spoken(texts: list[str], style: str | None) -> list[Floats]:
+def spoken(texts: list[str], style: str | None) -> list[FloatArray]:
     """The texts in one style, from the word bank."""
     folder = REPLY_MANNERS[style].name
     return [read_clips(DATA, [f"bank/{folder}/{word}.flac" for word in text.split()]) for text in texts]
 
 
-def error_rate(recogniser: Listener, texts: list[str], waves: list[Floats]) -> tuple[float, float]:
+def error_rate(recogniser: SpeechRecogniser, texts: list[str], waves: list[FloatArray]) -> tuple[float, float]:
     """Word error rate over all texts, and the recogniser's real-time factor."""
     heard, seconds = timed(lambda wave: recogniser.transcribe(wave, 16_000), waves)
-    said, got = ([" ".join(words(text)) for text in side] for side in (texts, heard))
+    said, got = ([" ".join(split_words(text)) for text in side] for side in (texts, heard))
     return float(jiwer.wer(said, got)), seconds / (sum(map(len, waves)) / 16_000)
 
 
-def in_domain() -> Recogniser:
-    return Recogniser(DATA / "asr.arpa", DATA / "asr.dict")
+def in_domain() -> PocketsphinxRecogniser:
+    return PocketsphinxRecogniser(DATA / "asr.arpa", DATA / "asr.dict")
 
 
-def installed() -> Listener:
-    return FasterWhisper(tiny_en(), "en")
+def installed() -> SpeechRecogniser:
+    return FasterWhisperRecogniser(locate_tiny_en(), "en")
 
 
 def main() -> int:
@@ -66,10 +66,10 @@ def main() -> int:
     options = parser.parse_args()
     texts = [row["sft_target_text"] for row in read_rows("test")][: options.rows]
     codec = MelCodec.load(BASE / "codec.safetensors")
-    listeners: dict[str, tuple[Listener, int]] = {"in-domain": (in_domain(), len(texts))}
+    listeners: dict[str, tuple[SpeechRecogniser, int]] = {"in-domain": (in_domain(), len(texts))}
     if options.open_rows:
         few = min(options.open_rows, len(texts))
-        listeners |= {"open": (Recogniser(None, None), few), "whisper": (installed(), few)}
+        listeners |= {"open": (PocketsphinxRecogniser(None, None), few), "whisper": (installed(), few)}
     counts = ", ".join(f"{name} {count}" for name, (_, count) in listeners.items())
     print(f"held-out replies: {counts}; word error rate (real-time factor of the recogniser)")
     held = []

@@ -10,7 +10,7 @@ import argparse
 
 import numpy as np
 
-from report.paired import Bootstrap, draws, mean
+from report.paired import Bootstrap, draw_bootstrap_counts, estimate_mean
 
 CASES = (  # standard deviations of seed, prompt and the rest
     (1.0, 1.0, 0.0),
@@ -33,8 +33,8 @@ def coverage(
             (chance.normal(0, spread, shape) for spread, shape in zip(case, shapes, strict=True)),
             np.zeros((seeds, prompts)),
         )
-        ours = mean(values, settings)
-        w_BP, v_BS = draws(values.shape, settings)
+        ours = estimate_mean(values, settings)
+        w_BP, v_BS = draw_bootstrap_counts(values.shape, settings)
         drawn_B = ((w_BP @ values.T) * v_BS).sum(axis=1) / (seeds * prompts)
         lo, hi = np.quantile(drawn_B, [0.025, 0.975])
         assert ours.lo is not None and ours.hi is not None

@@ -43,11 +43,11 @@ from bench.gpu_speech import (
 from bench.gpu_transfer import weight_transfer
 from conf.algorithm import AlgoConfig, ChannelWeights
 from learner import ranks
-from learner.batch import Microbatch, length_of, pack
+from learner.batch import Microbatch, count_needed_ids, pack_microbatch
 from learner.logprob import chosen_logprobs
-from learner.loss import loss_terms
-from learner.model import Policy, reshard, sharded
-from learner.rows import Row
+from learner.loss import compute_loss_terms
+from learner.model import Policy, reshard_policy, shard_policy
+from learner.rows import TrainingRow
 
 # Dense bf16 TFLOP/s from the makers' data sheets; the first name that is part of the device's counts.
 PEAKS = {"H100 PCIe": 756, "NVL": 835, "H100": 989, "H200": 989, "H800": 989, "B200": 2250, "A100": 312}
@@ -59,7 +59,7 @@ def learner_step(bench: Bench, shape: Shape, *, checkpointing: bool) -> Figures:
     learner = RandomLearner(bench, shape, checkpointing=checkpointing)
     seconds, peak, _ = timed(bench, lambda: learner.step(batch))
     used = rows(bench, batch, AlgoConfig(**NO_KL))
-    lengths = [length_of(row, streams=1) for row in used]
+    lengths = [count_needed_ids(row, streams=1) for row in used]
     scored = sum(int(row.needed_R.sum()) for row in used)
     keys = shape.hidden // shape.heads * shape.kv_heads
     weights = shape.layers * shape.hidden * (2 * shape.hidden + 2 * keys + 3 * shape.inner)
@@ -107,7 +107,7 @@ def log_probs(bench: Bench, hidden_size: int, positions: int, chunks: Sequence[i
         yield Figure(f"log-probs, V {bench.vocabulary}", setting, seconds, peak, found)
 
 
-def untrimmed(used: Sequence[Row], micro: Microbatch) -> Microbatch:
+def untrimmed(used: Sequence[TrainingRow], micro: Microbatch) -> Microbatch:
     """The same scored positions, but every row forwarded to its end."""
     lengths = tuple(len(row.ids) - 1 for row in used)
     begins = np.cumsum([0, *lengths])
@@ -125,18 +125,20 @@ def tail_trimming(bench: Bench, shape: Shape) -> Figures:
     """Text-only preference rows, without STOP and without a KL: either would score every row's end."""
     algo = AlgoConfig(preference=ChannelWeights(text=1.0), **NO_KL)
     used = rows(bench, speech_batch(bench, anchors=False), algo)
-    policy = sharded(Policy(language_model(bench, shape), chunk=512), ranks.mesh(1), dtype="bfloat16")
+    policy = shard_policy(
+        Policy(language_model(bench, shape), chunk=512), ranks.build_device_mesh(1), dtype="bfloat16"
+    )
 
     def run(micro: Microbatch) -> dict[str, float]:
         logps, entropies, _ = policy(micro)
         before, reference = logps.detach(), torch.zeros_like(logps)
-        terms = loss_terms(logps, entropies, before, reference, micro, weight=LAMBDA, algo=algo)
+        terms = compute_loss_terms(logps, entropies, before, reference, micro, weight=LAMBDA, algo=algo)
         torch.autograd.backward(terms.total)
         norm: Any = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         policy.zero_grad()
         return {"loss": float(terms.total.detach()), "gradient norm": float(norm.full_tensor())}
 
-    trimmed = pack(used, streams=1)
+    trimmed = pack_microbatch(used, streams=1)
     for name, micro in {"whole rows": untrimmed(used, trimmed), "trimmed": trimmed}.items():
         seconds, peak, equal = timed(bench, partial(run, micro.to(bench.device)))
         found = {"tokens": len(micro.ids_TS), "scored": len(micro.keep_N), **equal}
@@ -162,17 +164,17 @@ def parity(bench: Bench, shape: Shape) -> Figures:
     """
     policy = Policy(language_model(bench, shape), chunk=512)
     made = rows(bench, speech_batch(bench, anchors=True), AlgoConfig(**NO_KL))
-    micro = pack(made, streams=1).to(bench.device)
+    micro = pack_microbatch(made, streams=1).to(bench.device)
     asked = {temperature: drawn(policy, micro, temperature) for temperature in (1.0, 0.2)}
     wide = {temperature: policy(each) for temperature, each in asked.items()}
-    narrow = sharded(policy, ranks.mesh(1), dtype="bfloat16")
+    narrow = shard_policy(policy, ranks.build_device_mesh(1), dtype="bfloat16")
     for temperature, (logps, entropies, _) in wide.items():
         gap = (narrow(asked[temperature])[0] - logps).double()
         found: dict[str, Any] = {"positions": len(gap), "entropy": float(entropies.mean())}
         found |= {"mean |d|": float(gap.abs().mean()), "largest |d|": float(gap.abs().max())}
         found["k3"] = float((torch.expm1(gap) - gap).mean())
         yield Figure("bf16 against float32", f"{shape.name}, temperature {temperature}", found=found)
-    reshard(narrow)
+    reshard_policy(narrow)
 
 
 def plan(bench: Bench, names: Sequence[str]) -> Iterator[tuple[str, Figures]]:
@@ -220,8 +222,8 @@ def main() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    ranks.connect(rank=0, world=1, address=address, timeout_s=600)
-    bench = Bench(device=ranks.device(), tokens=given.tokens, steps=given.steps, peak=peak and peak * 1e12)
+    ranks.join_process_group(rank=0, world=1, address=address, timeout_s=600)
+    bench = Bench(device=ranks.get_rank_device(), tokens=given.tokens, steps=given.steps, peak=peak and peak * 1e12)
     print(f"{device}, torch {torch.__version__}, driver {driver}", flush=True)
     found: list[Figure] = []
     for name, figures in plan(bench, given.shapes):
@@ -229,7 +231,7 @@ def main() -> int:
         for figure in guarded(name, figures):
             print(figure.line(), flush=True)
             found.append(figure)
-    ranks.disconnect()
+    ranks.leave_process_group()
     machine = {"device": device, "torch": torch.__version__, "driver": driver, "peak": bench.peak}
     print("\n| what | setting | s | peak GiB | found |", "|---|---|---|---|---|", sep="\n")
     print(*(figure.line() for figure in found), sep="\n")

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from bench.gpu_figure import Bench
 from conf.algorithm import AlgoConfig, ChannelWeights
 from conf.schema import Config
-from learner.model import PACKED, Policy, sharded
-from learner.objectives import rows_of
-from learner.rows import Row, Sampled
+from learner.model import PACKED_ATTENTION, Policy, shard_policy
+from learner.objectives import build_training_rows
+from learner.rows import SamplingSetup, TrainingRow
 from learner.step import Learner
 from learner.types import Advantage, Anchor, Rollout, StepBatch
 
@@ -49,7 +49,7 @@ def language_model(bench: Bench, shape: Shape, dtype: torch.dtype = torch.float3
     )  # fmt: skip
     torch.manual_seed(0)
     with bench.device:
-        return AutoModelForCausalLM.from_config(config, attn_implementation=PACKED, dtype=dtype).train()
+        return AutoModelForCausalLM.from_config(config, attn_implementation=PACKED_ATTENTION, dtype=dtype).train()
 
 
 class RandomLearner(Learner):
@@ -73,7 +73,7 @@ class RandomLearner(Learner):
         lm = language_model(*self._material)
         if checkpointing:
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        return sharded(Policy(lm, chunk=512), self._mesh, dtype="bfloat16")
+        return shard_policy(Policy(lm, chunk=512), self._mesh, dtype="bfloat16")
 
 
 def reply(rng: np.random.Generator, vocabulary: int, length: int) -> tuple[tuple[int, ...], str]:
@@ -104,5 +104,5 @@ def speech_batch(bench: Bench, *, anchors: bool) -> StepBatch:
     return StepBatch(step=1, weight=LAMBDA, rollouts=tuple(rollouts), anchors=tuple(supervised))
 
 
-def rows(bench: Bench, batch: StepBatch, algo: AlgoConfig) -> list[Row]:
-    return rows_of(batch, algo, Sampled(max_new_tokens=bench.tokens, temperature=1.0))
+def rows(bench: Bench, batch: StepBatch, algo: AlgoConfig) -> list[TrainingRow]:
+    return build_training_rows(batch, algo, SamplingSetup(max_new_tokens=bench.tokens, temperature=1.0))

@@ -21,14 +21,14 @@ from multiprocessing.connection import Connection
 from random import Random
 from typing import Any
 
-from judge.limits import Limiter, Limits
+from judge.limits import EndpointLimits, Limiter
 from judge.types import CallFailed
 
 CALLERS = 16  # per process
 CLIP = 3.0  # seconds of audio per call
 PRICE = 1 / 64  # per call; sums of it are exact
 MINUTE = 60.0
-OPEN = Limits(
+OPEN = EndpointLimits(
     concurrency=64,
     requests_per_minute=None,
     audio_seconds_per_minute=None,
@@ -41,7 +41,7 @@ OPEN = Limits(
 class Served:
     """A limiter behind a socket."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: EndpointLimits) -> None:
         self.limiter = Limiter(limits)
         self.cap = limits.spend_cap or inf
         self.on_their_way = -1  # calls, when the cap was reached
@@ -97,7 +97,7 @@ def caller(port: int, seconds: float, seed: int, pipe: Connection) -> None:
     pipe.send(asyncio.run(main()))
 
 
-async def measure(limits: Limits, processes: int, seconds: float) -> tuple[list[float], Served]:
+async def measure(limits: EndpointLimits, processes: int, seconds: float) -> tuple[list[float], Served]:
     """When leases were had, in all processes together, and what served them."""
     served = Served(limits)
     server = await asyncio.start_server(served.caller, "127.0.0.1", 0)
@@ -125,7 +125,7 @@ def per_minute(times: list[float], amount: float, seconds: float) -> tuple[float
     return min(found), max(found)
 
 
-def rate(name: str, limits: Limits, limit: float, amount: float, options: argparse.Namespace) -> bool:
+def rate(name: str, limits: EndpointLimits, limit: float, amount: float, options: argparse.Namespace) -> bool:
     """Print a line. Whether the rate was held."""
     grants, _ = asyncio.run(measure(limits, options.processes, options.seconds))
     # Processes start one after another: the last seconds belong to those that started late.

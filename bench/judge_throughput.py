@@ -34,15 +34,22 @@ import psutil
 import ray
 
 from actors.api_judge import ApiJudgeActor
-from actors.cluster import Cluster, cores, plan
+from actors.cluster import Cluster, count_usable_cores, plan_placement
 from actors.judge_pool import JudgePool
-from conf.load import load
+from conf.load import load_config
 from conf.schema import Config
-from judge.api import Access, Probed, api_panel, limits_of, probed, slots
+from judge.api import (
+    EndpointLimiters,
+    ProbedEndpoints,
+    build_api_panel,
+    count_worker_slots,
+    limits_from_config,
+    probe_endpoints,
+)
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
-from judge.rubric import ACOUSTIC
-from judge.types import Scored, Task
+from judge.rubric import ACOUSTIC_RUBRIC
+from judge.types import JudgeTask, ScoredVerdict
 from rollout.types import Speech
 from tests.api_judges import api_judges
 from tests.judging import reply, spoken
@@ -50,7 +57,7 @@ from tests.judging import reply, spoken
 REQUIRED = 100.0  # verdicts per second
 RATE, SECONDS = 16_000, 3.0
 TEXT = "the answer is twelve"
-TASK = Task(task_type="bench", question="what is seven plus five", match="final", answer="twelve", style=None)
+TASK = JudgeTask(task_type="bench", question="what is seven plus five", match="final", answer="twelve", style=None)
 
 
 def answer() -> bytes:
@@ -116,8 +123,8 @@ async def scored(judge: OpenAIJudge, first: int, at_once: int, goes_on: Callable
             start = time.perf_counter()
             assert shift < len(noise) // 2, "every wave is used once"
             wave = noise[shift : shift + len(noise) // 2]
-            verdict = await judge.score(ACOUSTIC, TASK, TEXT, Speech(wave=wave, sample_rate=RATE), None)
-            assert isinstance(verdict, Scored) and not verdict.cached, verdict
+            verdict = await judge.score(ACOUSTIC_RUBRIC, TASK, TEXT, Speech(wave=wave, sample_rate=RATE), None)
+            assert isinstance(verdict, ScoredVerdict) and not verdict.cached, verdict
             took.append(time.perf_counter() - start)
 
     await asyncio.gather(*(line() for _ in range(at_once)))
@@ -160,7 +167,7 @@ def show(name: str, took: list[float], seconds: float, shares: str) -> float:
 
 async def by_path(pool: JudgePool, config: Config, usage: Usage, seconds: float) -> float:
     """The API judge alone."""
-    at_once = slots(config.judge)
+    at_once = count_worker_slots(config.judge)
     calls = [handle.verdicts.remote(i + 1, seconds, at_once) for i, handle in enumerate(pool.handles)]
     took = [one for found in await asyncio.gather(*calls) for one in found]
     return show("path", took, time.perf_counter() - usage.since, usage.shares())
@@ -177,7 +184,7 @@ async def by_whole(pool: JudgePool, usage: Usage, seconds: float) -> float:
             new = wave + random.normal(0, 1e-3, len(wave)).astype(np.float32)
             heard = [ray.put(Speech(wave=new, sample_rate=RATE))]
             judged = await pool.score(replace(reply(TEXT), index=next(numbers)), heard, TASK, None)
-            assert isinstance(judged.reward, Scored), judged.reward
+            assert isinstance(judged.reward, ScoredVerdict), judged.reward
             took.append(time.perf_counter() - start)
 
     await asyncio.gather(*(line() for _ in range(pool.places)))
@@ -200,10 +207,10 @@ async def measure(config: Config, server: int, seconds: float) -> bool:
     return rate >= REQUIRED
 
 
-def profile(config: Config, found: Probed, verdicts: int, to: Path) -> None:
+def profile(config: Config, found: ProbedEndpoints, verdicts: int, to: Path) -> None:
     """The same path in this process, profiled over so many verdicts."""
-    access = Access(judge=Limiter(limits_of(config.judge.api)), second=None)
-    panel = api_panel(config.judge, Path.cwd(), config.model.path, found, access, log=to.with_suffix(".calls"))
+    access = EndpointLimiters(judge=Limiter(limits_from_config(config.judge.api)), second=None)
+    panel = build_api_panel(config.judge, Path.cwd(), config.model.path, found, access, log=to.with_suffix(".calls"))
     profiler = cProfile.Profile()
     start = time.perf_counter()
     took = profiler.runcall(asyncio.run, scored(panel.judge, 1, 8, lambda begun: begun < verdicts))
@@ -236,7 +243,7 @@ def main() -> int:
     if options.serve:
         asyncio.run(serve())
     with instant() as (server, url), tempfile.TemporaryDirectory() as folder:
-        config = load(
+        config = load_config(
             [
                 "judge=openai",
                 "judge.semantic_by=local",
@@ -253,9 +260,9 @@ def main() -> int:
         )
         Path(folder, "run").mkdir()
         if options.profile is not None:
-            profile(config, asyncio.run(probed(config.judge)), options.verdicts, options.profile)
+            profile(config, asyncio.run(probe_endpoints(config.judge)), options.verdicts, options.profile)
             return 0
-        cluster = Cluster(config, plan(config, cores()))
+        cluster = Cluster(config, plan_placement(config, count_usable_cores()))
         try:
             held = asyncio.run(measure(config, server, options.seconds))
         finally:

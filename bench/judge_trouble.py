@@ -28,14 +28,14 @@ from random import Random
 from statistics import fmean, pstdev
 from typing import Any
 
-from conf.load import read
+from conf.load import read_config
 from examples.judge_server.service import MODEL
 from examples.judge_server.started import started
 from judge.types import Scale
-from learner.gate import mixer_from
-from learner.statistics import group_statistics
-from report.read import metric_rows, rollouts
-from report.records import RolloutRecord, Score
+from learner.gate import build_lambda_source
+from learner.statistics import compute_group_statistics
+from report.read import read_metric_rows, read_rollouts
+from report.records import RolloutRecord, ScoreRecord
 
 ROOT = Path("runs/bench")
 WITHIN = 0.06
@@ -68,11 +68,13 @@ class Run:
 
     def metrics(self, name: str) -> list[float]:
         """One metric, by step."""
-        return [value for row in metric_rows(self.path / "metrics.jsonl").rows if (value := row.get(name)) is not None]
+        return [
+            value for row in read_metric_rows(self.path / "metrics.jsonl").rows if (value := row.get(name)) is not None
+        ]
 
     def records(self, step: int) -> tuple[RolloutRecord, ...]:
         """The judged replies of a step."""
-        return rollouts(self.path / "rollouts" / f"step_{step:06d}.jsonl").rows
+        return read_rollouts(self.path / "rollouts" / f"step_{step:06d}.jsonl").rows
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The objects of one of its jsonl files; none: the file is not there."""
@@ -107,14 +109,14 @@ def train(
 
 def lambdas(run: Run, hidden: Callable[[RolloutRecord], bool]) -> list[float]:
     """The run's lambda at each step, had these rewards not come."""
-    config = read(run.path / "config.yaml")
-    gate = mixer_from(config.algo, Scale(config.judge.scale_lo, config.judge.scale_hi))
+    config = read_config(run.path / "config.yaml")
+    gate = build_lambda_source(config.algo, Scale(config.judge.scale_lo, config.judge.scale_hi))
     found = []
     for step in range(1, config.run.steps + 1):
         groups: dict[int, list[float | None]] = {}
         for record in run.records(step):
             groups.setdefault(record.group, []).append(None if hidden(record) else record.reward)
-        kept = [group_statistics(rewards, len(rewards)) for rewards in groups.values()]
+        kept = [compute_group_statistics(rewards, len(rewards)) for rewards in groups.values()]
         found.append(gate.update([group for group in kept if group is not None]).weight)
     return found
 
@@ -122,7 +124,7 @@ def lambdas(run: Run, hidden: Callable[[RolloutRecord], bool]) -> list[float]:
 def asked(record: RolloutRecord) -> bool:
     """Whether its reward needed the server: the floor of an unjudgeable reply does not."""
     score = record.scores.get("semantic")
-    return not isinstance(score, Score) or score.judge.startswith("openai")
+    return not isinstance(score, ScoreRecord) or score.judge.startswith("openai")
 
 
 def same_replies(run: Run, share: float) -> list[float]:

@@ -101,8 +101,8 @@ def batch_of(family: Family, prompts: list[Prompt], replies: list[RawReply]) -> 
             prompt_ids=asked[raw.prompt_id],
             ids=raw.ids,
             logps=raw.logps,
-            channels=family.channels.letters(raw.ids),
-            sampled=family.interleave.sampled(raw.ids),
+            channels=family.channels.to_letters(raw.ids),
+            sampled=family.interleave.sampled_flags(raw.ids),
             advantage=Advantage.shared(1.0 if raw.index % 2 else -1.0),
         )
         for raw in replies
@@ -134,8 +134,8 @@ def measure(shape: str, prompts: int, group: int, ids: int, folder: Path) -> Non
         }
     )
     config, family = settings(model, ids), load_family(model)
-    words = [Turn.of("user", chr(97 + i) * PROMPT) for i in range(prompts)]
-    asked = [Prompt(id=f"p{i}", ids=family.prompt([turn]).ids) for i, turn in enumerate(words)]
+    words = [Turn.from_parts("user", chr(97 + i) * PROMPT) for i in range(prompts)]
+    asked = [Prompt(id=f"p{i}", ids=family.encode_prompt([turn]).ids) for i, turn in enumerate(words)]
     engine = TorchEngine(family, max_length=length, max_num_seqs=prompts * group, dtype=model.dtype)
     learner = Learner(config, rank=0, world=1)
     for step in (1, 2):
@@ -160,12 +160,12 @@ def main() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    ranks.connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=60)
+    ranks.join_process_group(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=60)
     try:
         with TemporaryDirectory() as folder:
             measure(wanted.shape, wanted.prompts, wanted.group, wanted.ids, Path(folder))
     finally:
-        ranks.disconnect()
+        ranks.leave_process_group()
     return 0
 
 

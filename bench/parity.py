@@ -11,18 +11,18 @@ import socket
 import sys
 from pathlib import Path
 
-from conf.load import load
+from conf.load import load_config
 from conf.schema import Config
 from learner import parity, ranks
 from learner.step import Learner
 from learner.types import Anchor, Rollout, StepBatch
-from rollout.request import prompt_of
+from rollout.request import example_to_prompt
 from rollout.types import Sampling
-from rollout.worker import RolloutWorker, build_worker
+from rollout.worker import RolloutWorker, build_rollout_worker
 from speech.channels import ChannelMap
 from speech.dataset import Example
 from speech.families import load_family
-from speech.manifest import read
+from speech.manifest import read_manifest
 
 ROWS = 24
 GROUP = 4
@@ -30,7 +30,7 @@ GROUP = 4
 
 async def sample(worker: RolloutWorker, examples: list[Example], config: Config, seed: int) -> list[Rollout]:
     """Sampled replies as rows without a preference."""
-    prompts = {e.row_id: prompt_of(e) for e in examples}
+    prompts = {e.row_id: example_to_prompt(e) for e in examples}
     sampling = Sampling(
         group_size=GROUP,
         temperature=config.rollout.temperature,
@@ -53,7 +53,7 @@ async def sample(worker: RolloutWorker, examples: list[Example], config: Config,
     return found
 
 
-def show(when: str, result: parity.Parity) -> None:
+def show(when: str, result: parity.ParityReport) -> None:
     """One line per channel."""
     for letter, d in result.channels.items():
         print(f"{when:<22}{letter}  tokens {d.count:>6}  largest {d.largest:.1e}  mean {d.mean:.1e}")
@@ -63,7 +63,7 @@ def show(when: str, result: parity.Parity) -> None:
 def learn_something(learner: Learner, examples: list[Example], channels: ChannelMap) -> None:
     """A few supervised steps, so that the weights move."""
     anchors = tuple(
-        Anchor(prompt_id=e.row_id, prompt_ids=e.prompt.ids, ids=e.target, channels=channels.letters(e.target))
+        Anchor(prompt_id=e.row_id, prompt_ids=e.prompt.ids, ids=e.target, channels=channels.to_letters(e.target))
         for e in examples
     )
     for step in range(1, 4):
@@ -72,17 +72,17 @@ def learn_something(learner: Learner, examples: list[Example], channels: Channel
 
 async def measure() -> bool:
     """Sample, replay, learn, sync, sample, replay."""
-    config = load(["learner.ranks=1"])
+    config = load_config(["learner.ranks=1"])
     manifest = Path(config.data.validation)
-    rows = read(manifest, config.data.max_seconds)[:ROWS]
-    worker = build_worker(config, Path.cwd())
+    rows = read_manifest(manifest, config.data.max_seconds)[:ROWS]
+    worker = build_rollout_worker(config, Path.cwd())
     examples = worker.encode(manifest, rows)
     learner = Learner(config, rank=0, world=1)
     channels = load_family(config.model).channels
     held = []
     for when, seed in (("start policy", 0), ("after a weight update", 1)):
         rollouts = await sample(worker, examples, config, seed)
-        held.append(parity.compare(rollouts, learner.score(rollouts)))
+        held.append(parity.compare_logprobs(rollouts, learner.score(rollouts)))
         show(when, held[-1])
         learn_something(learner, examples, channels)
         published = learner.weights()
@@ -98,11 +98,11 @@ def main() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    ranks.connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=60)
+    ranks.join_process_group(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=60)
     try:
         return 0 if asyncio.run(measure()) else 1
     finally:
-        ranks.disconnect()
+        ranks.leave_process_group()
 
 
 if __name__ == "__main__":

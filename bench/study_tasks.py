@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from report.read import metric_rows
-from report.trials import Replies, Trial, finished, read_trial
+from report.read import read_metric_rows
+from report.trials import TestReplies, Trial, is_finished, read_trial
 
 
-def right(replies: Replies) -> Mapping[str, float]:
+def right(replies: TestReplies) -> Mapping[str, float]:
     """Kind of task -> share of right answers, as heard."""
     kinds = defaultdict(list)
     for reply in replies:
@@ -27,7 +27,7 @@ def right(replies: Replies) -> Mapping[str, float]:
 
 def anchoring(run: Path, last: int) -> float | None:
     """Mean of the anchoring loss over a run's last steps; None: it has none."""
-    losses = [row.get("loss/sft") for row in metric_rows(run / "metrics.jsonl").rows[-last:]]
+    losses = [row.get("loss/sft") for row in read_metric_rows(run / "metrics.jsonl").rows[-last:]]
     known = [loss for loss in losses if loss is not None]
     return fmean(known) if known else None
 
@@ -49,7 +49,7 @@ def main() -> int:
     asked = parser.parse_args()
     methods: dict[str, list[Trial]] = defaultdict(list)
     for run in sorted((asked.study / "runs").iterdir()):
-        if finished(run):
+        if is_finished(run):
             methods[run.name.rpartition("-seed")[0]].append(read_trial(run))
     if not methods:
         print(f"{asked.study}: no finished cell")

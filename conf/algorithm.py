@@ -9,19 +9,19 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from conf.fields import Fraction, NonNegative, Positive, Strict
+from conf.fields import Fraction, NonNegativeFloat, PositiveInt, StrictModel
 
 
-class ChannelWeights(Strict):
+class ChannelWeights(StrictModel):
     """One weight per channel; 0: the channel does not join."""
 
-    text: NonNegative = 0.0
+    text: NonNegativeFloat = 0.0
     """What is said."""
-    audio: NonNegative = 0.0
+    audio: NonNegativeFloat = 0.0
     """How it sounds."""
-    boundary: NonNegative = 0.0
+    boundary: NonNegativeFloat = 0.0
     """Switches between the two."""
-    stop: NonNegative = 0.0
+    stop: NonNegativeFloat = 0.0
     """The token that ends the turn."""
 
     @property
@@ -30,11 +30,11 @@ class ChannelWeights(Strict):
         return bool(self.text or self.audio or self.boundary or self.stop)
 
 
-def _even(weight: float) -> ChannelWeights:
+def _equal_weights(weight: float) -> ChannelWeights:
     return ChannelWeights(text=weight, audio=weight, boundary=weight, stop=weight)
 
 
-class GateConfig(Strict):
+class GateConfig(StrictModel):
     """Rollout statistics -> lambda (docs/method.md §3)."""
 
     lambda_max: Fraction = 0.8
@@ -53,7 +53,7 @@ class GateConfig(Strict):
     (n - 1) G / (n (G - 1)) of it."""
 
 
-RELEASED: dict[str, Any] = {
+RELEASED_SETTINGS: dict[str, Any] = {
     "aggregation": "sequence_mean",
     "sft_aggregation": "sequence_mean",
     "normalise": "std",
@@ -69,7 +69,7 @@ RELEASED: dict[str, Any] = {
 """What ``faithful`` stands for, beside the membership of BOUNDARY and STOP and the 1e-4 beside std."""
 
 
-class AlgoConfig(Strict):
+class AlgoConfig(StrictModel):
     """The objective: L = (1 - lambda) * SFT + lambda * PO (docs/method.md §2)."""
 
     name: str = "gated"
@@ -82,21 +82,21 @@ class AlgoConfig(Strict):
     against worst of each fresh group."""
     dpo_beta: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 0.1
     """Inverse temperature of DPO's logistic loss."""
-    margin: NonNegative | None = None
+    margin: NonNegativeFloat | None = None
     """Least difference in reward of a DPO pair, in points of the judge's scale; not set: an eighth of its
     width, 0.5 on 1..5."""
     mix: Literal["gate", "fixed", "two_stage"] = "gate"
     """Where lambda comes from; two_stage: 0 for the first ``sft_steps`` steps, then ``fixed_lambda``."""
     fixed_lambda: Fraction = 0.5
     """Lambda when it is not the gate's; 0 is plain SFT."""
-    sft_steps: Positive | None = None
+    sft_steps: PositiveInt | None = None
     """Length of the first stage of ``mix=two_stage``; not set: half of ``run.steps``."""
     gate: GateConfig = GateConfig()
     preference: ChannelWeights = ChannelWeights(text=1.0, stop=1.0)
     """Which tokens carry the preference loss, and how heavily each counts in its mean."""
-    sft: ChannelWeights = _even(1.0)
+    sft: ChannelWeights = _equal_weights(1.0)
     """Which tokens of a reference reply are anchored, and how heavily."""
-    kl: ChannelWeights = _even(0.01)
+    kl: ChannelWeights = _equal_weights(0.01)
     """Coefficients of the penalty for leaving the frozen start policy, whatever is preferred."""
     entropy: ChannelWeights = ChannelWeights()
     """Coefficients of an entropy bonus."""
@@ -112,9 +112,9 @@ class AlgoConfig(Strict):
     reply, sum / max_new_tokens."""
     sft_aggregation: Literal["token_mean", "sequence_mean"] = "token_mean"
     """The same for the reference replies."""
-    clip_low: NonNegative = 0.2
+    clip_low: NonNegativeFloat = 0.2
     """Ratio clip below 1. The ratio is to the policy at the start of the step: see ``epochs``."""
-    clip_high: NonNegative = 0.2
+    clip_high: NonNegativeFloat = 0.2
     """Ratio clip above 1."""
     clip_dual: Annotated[float, Field(gt=1.0, allow_inf_nan=False)] | None = None
     """Bound of ratio * advantage for negative advantages, as a multiple of the advantage; none: off."""
@@ -127,12 +127,12 @@ class AlgoConfig(Strict):
     """Of d = ref - logp: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1."""
     kl_in: Literal["loss", "reward"] = "loss"
     """The penalty is a loss of its own, or is taken off each reply's reward before advantages."""
-    epochs: Positive = 1
+    epochs: PositiveInt = 1
     """Passes over a batch, one optimiser step each; above 1 the ratio leaves 1 and the clip works."""
     equal_groups: Literal["keep", "drop", "refill"] = "keep"
     """Groups in which no reply was told from another: they stay and count, leave the loss, or leave it and
     further prompts are sampled in their place."""
-    refill_rounds: Positive = 3
+    refill_rounds: PositiveInt = 3
     """Most further rounds of sampling in a step of ``equal_groups=refill``."""
 
     @model_validator(mode="before")
@@ -142,7 +142,7 @@ class AlgoConfig(Strict):
         if not isinstance(given, Mapping) or not given.get("faithful"):
             return given
         said = {name: value for name, value in given.items() if not _is_default(name, value)}
-        return {**given, **RELEASED, **said}
+        return {**given, **RELEASED_SETTINGS, **said}
 
     @model_validator(mode="after")
     def _one_objective(self) -> Self:
@@ -195,7 +195,7 @@ class AlgoConfig(Strict):
             (
                 not self.routed or (self.preference.text > 0 and self.preference.audio > 0),
                 "preference must weigh text and audio with routed=true, where each has its own advantage:"
-                f" got {_shown(self.preference)}",
+                f" got {_format_setting(self.preference)}",
             ),
             (
                 not self.routed or (grpo and self.normalise_by == "reward"),
@@ -208,15 +208,17 @@ class AlgoConfig(Strict):
         known = AlgoConfig.model_fields
         same = tuple(
             (
-                getattr(self, name) == (_even(0.0) if known[name].annotation is ChannelWeights else value),
-                f"{name} must be {_shown(value)}, as released, when faithful=true: got {_shown(getattr(self, name))}",
+                getattr(self, name) == (_equal_weights(0.0) if known[name].annotation is ChannelWeights else value),
+                f"{name} must be {_format_setting(value)}, as released, when faithful=true:"
+                f" got {_format_setting(getattr(self, name))}",
             )
-            for name, value in RELEASED.items()
+            for name, value in RELEASED_SETTINGS.items()
         )
         members = tuple(
             (
                 joined.boundary == joined.audio and joined.stop == joined.text,
-                f"{name} must weigh boundary as audio and stop as text when faithful=true: got {_shown(joined)}",
+                f"{name} must weigh boundary as audio and stop as text when faithful=true:"
+                f" got {_format_setting(joined)}",
             )
             for name, joined in (("preference", self.preference), ("sft", self.sft))
         )
@@ -258,10 +260,10 @@ def _is_default(name: str, value: object) -> bool:
     if name not in AlgoConfig.model_fields:
         return False
     default = AlgoConfig.model_fields[name].get_default()
-    return bool(value == (default.model_dump() if isinstance(default, Strict) else default))
+    return bool(value == (default.model_dump() if isinstance(default, StrictModel) else default))
 
 
-def _shown(value: object) -> str:
+def _format_setting(value: object) -> str:
     weights = value.model_dump() if isinstance(value, ChannelWeights) else value
     if isinstance(weights, dict) and not any(weights.values()):
         return "0 on every channel"

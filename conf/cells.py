@@ -4,17 +4,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conf.load import load
-from conf.messages import ConfigError, shown
-from conf.overrides import quoted
+from conf.load import load_config
+from conf.messages import ConfigError, format_value
+from conf.overrides import quote_override
 from conf.schema import Config
-from conf.study import MAIN, UNTRAINED, StudyConfig, StudyError
+from conf.study import MAIN_ARM, UNTRAINED, StudyConfig, StudyError
 
-DECIDED = ("run.root", "run.name", "run.seed", "run.resume", "resume")  # by the study
+STUDY_DECIDED_KEYS = ("run.root", "run.name", "run.seed", "run.resume", "resume")  # by the study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class RequiredFile:
     """A file that cells need, and the command that makes it."""
 
     name: str
@@ -24,7 +24,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
+class PlannedRun:
     """One run. ``config``: its settings, checked."""
 
     name: str
@@ -32,66 +32,66 @@ class Planned:
     method: str
     seed: int
     overrides: tuple[str, ...]
-    needs: tuple[Prepared, ...]
+    needs: tuple[RequiredFile, ...]
     config: Config
 
 
-def plan(study: StudyConfig, file: Path, to: Path) -> list[Planned]:
+def plan_study_runs(study: StudyConfig, file: Path, to: Path) -> list[PlannedRun]:
     """Every cell in the order of running: seed by seed, so that a study that is cut short has whole seeds.
 
     StudyError: settings that a run would refuse, each with its place in the file.
     """
     problems: list[str] = []
-    cells: list[Planned] = []
+    cells: list[PlannedRun] = []
     known: dict[tuple[str, ...], Config] = {}
-    for seed, arm, method in _grid(study):
-        where = f"methods.{method}" if arm == MAIN else f"arms.{arm}, {method}"
+    for seed, arm, method in _iterate_cells(study):
+        where = f"methods.{method}" if arm == MAIN_ARM else f"arms.{arm}, {method}"
         try:
-            cells.append(_planned(study, to, arm, method, seed, known))
+            cells.append(_plan_run(study, to, arm, method, seed, known))
         except ConfigError as error:
             problems += [f"{where}: {problem.removeprefix('conf: ')}" for problem in error.problems]
     names = [cell.name for cell in cells]
     problems += [f"methods: two cells would be called {name}" for name in names if names.count(name) > 1]
-    made = {one.name for cell in cells for one in cell.needs}
+    made = {prepared.name for cell in cells for prepared in cell.needs}
     problems += [f"prepare: a cell is called {name} too: choose another name" for name in names if name in made]
     if problems:
         raise StudyError(file, problems)
     return cells
 
 
-def _grid(study: StudyConfig) -> Iterator[tuple[int, str, str]]:
+def _iterate_cells(study: StudyConfig) -> Iterator[tuple[int, str, str]]:
     seeds = dict.fromkeys([*study.seeds, *(s for arm in study.arms.values() for s in arm.seeds or ())])
     for seed in seeds:
         if seed in study.seeds:
-            yield from ((seed, MAIN, name) for name, own in study.methods.items() if own != UNTRAINED)
+            yield from ((seed, MAIN_ARM, name) for name, own in study.methods.items() if own != UNTRAINED)
         for arm, settings in study.arms.items():
             if seed in (settings.seeds or study.seeds):
                 yield from ((seed, arm, method) for method in settings.methods)
 
 
-def _planned(
+def _plan_run(
     study: StudyConfig, to: Path, arm: str, method: str, seed: int, known: dict[tuple[str, ...], Config]
-) -> Planned:
+) -> PlannedRun:
     """``known``: settings that were checked already. ConfigError: an override that no run takes."""
     own = study.methods[method]
     assert own != UNTRAINED
-    changes = (*study.common, *own, *(study.arms[arm].overrides if arm != MAIN else ()))
-    _check_own(study, changes)
+    changes = (*study.common, *own, *(study.arms[arm].overrides if arm != MAIN_ARM else ()))
+    _check_overrides(study, changes)
     named = [(change, change.partition("=@")) for change in changes]
-    needs = {name: _prepared(study, to, name, seed) for _, (_, at, name) in named if at}
-    settled = [f"{key}={quoted(str(needs[name].file))}" if at else change for change, (key, at, name) in named]
+    needs = {name: _plan_required_file(study, to, name, seed) for _, (_, at, name) in named if at}
+    settled = [f"{key}={quote_override(str(needs[name].file))}" if at else change for change, (key, at, name) in named]
     root, name = (
-        quoted(str(to / "runs")),
-        f"{method}-seed{seed}" if arm == MAIN else f"{arm}-{method}-seed{seed}",
+        quote_override(str(to / "runs")),
+        f"{method}-seed{seed}" if arm == MAIN_ARM else f"{arm}-{method}-seed{seed}",
     )
     overrides = (*settled, f"run.root={root}", f"run.name={name}", f"run.seed={seed}")
     # Seeds differ in nothing else, and to compose the settings takes its time.
     alike = (*settled, str(seed)) if any("${" in change for change in settled) else tuple(settled)
     if alike not in known:
-        known[alike] = load(list(overrides))
+        known[alike] = load_config(list(overrides))
     config = known[alike]
     run = config.run.model_copy(update={"name": name, "seed": seed})
-    return Planned(
+    return PlannedRun(
         name=name,
         arm=arm,
         method=method,
@@ -102,12 +102,12 @@ def _planned(
     )
 
 
-def _check_own(study: StudyConfig, changes: Sequence[str]) -> None:
+def _check_overrides(study: StudyConfig, changes: Sequence[str]) -> None:
     problems = []
     for change in changes:
         key, at, name = change.partition("=@")
-        if change.partition("=")[0].lstrip("+") in DECIDED:
-            problems.append(f"{change.partition('=')[0]}: is decided by the study (got {shown(change)})")
+        if change.partition("=")[0].lstrip("+") in STUDY_DECIDED_KEYS:
+            problems.append(f"{change.partition('=')[0]}: is decided by the study (got {format_value(change)})")
         elif at and name not in study.prepare:
             known = ", ".join(study.prepare) or "nothing"
             problems.append(f"{key}: @{name} must be one of prepare, which has {known}")
@@ -115,10 +115,10 @@ def _check_own(study: StudyConfig, changes: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-def _prepared(study: StudyConfig, to: Path, name: str, seed: int) -> Prepared:
+def _plan_required_file(study: StudyConfig, to: Path, name: str, seed: int) -> RequiredFile:
     command, each = study.prepare[name], study.prepare[name].each
     made = name if each == "study" else f"{name}-seed{seed}"
     file = to / "prepared" / f"{made}.jsonl"
     chosen = f"run.seed={study.seeds[0] if each == 'study' else seed}"
     arguments = (command.verb, "--to", str(file), *study.common, *command.arguments, chosen)
-    return Prepared(name=made, file=file, arguments=arguments, minutes=command.minutes)
+    return RequiredFile(name=made, file=file, arguments=arguments, minutes=command.minutes)

@@ -7,14 +7,14 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from conf.fields import Fraction, NonNegative, Positive, Seconds, Strict
+from conf.fields import Fraction, NonNegativeFloat, PositiveInt, PositiveSeconds, StrictModel
 
-Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-ENV_NAME = "[A-Z_][A-Z0-9_]*"
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+ENV_NAME_PATTERN = "[A-Z_][A-Z0-9_]*"
 TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
-class EndpointConfig(Strict):
+class EndpointConfig(StrictModel):
     """An OpenAI-compatible endpoint."""
 
     base_url: str | None = None
@@ -23,14 +23,14 @@ class EndpointConfig(Strict):
     """Name that the endpoint knows the model by."""
     key_env: str | None = None
     """Name of the environment variable that holds the key; none: the endpoint wants no key."""
-    deadline_s: Seconds = 60.0
+    deadline_s: PositiveSeconds = 60.0
     """One call, its retries and their waits included; waiting for the limits is not."""
 
     @model_validator(mode="after")
-    def _addressed(self) -> Self:
+    def _check_address(self) -> Self:
         if self.base_url is not None and not _is_address(self.base_url):  # not shown: it may hold a key
             raise ValueError("base_url must be http(s)://host[:port][/path] without user, query or fragment")
-        if self.key_env is not None and not re.fullmatch(ENV_NAME, self.key_env):
+        if self.key_env is not None and not re.fullmatch(ENV_NAME_PATTERN, self.key_env):
             raise ValueError(
                 "key_env must be the NAME of an environment variable (A-Z, 0-9, _); what was given is not "
                 "shown, it may be a key"
@@ -45,11 +45,11 @@ class EndpointConfig(Strict):
 class AskedConfig(EndpointConfig):
     """A judge behind a chat endpoint, and what it may be asked."""
 
-    repeats: Positive = 1
+    repeats: PositiveInt = 1
     """Readings per axis and reply; the score is their mean, its spread is reported."""
     temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = 1.0
     """Of JSON and tagged answers; token probabilities are read at 0."""
-    max_tokens: Positive | None = None
+    max_tokens: PositiveInt | None = None
     """Tokens of one answer; what a model thinks counts. None: 400, and 8 where the answer is one label."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """The request's field for that; some models take the newer name alone."""
@@ -57,25 +57,25 @@ class AskedConfig(EndpointConfig):
     """How long a model may think before it answers (``none``, ``low``, ...); none given: not sent."""
     also_named: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Other names by which this model may answer, as a deployment or a router does: ``[gpt-audio]``."""
-    outage_s: Seconds = 600.0
+    outage_s: PositiveSeconds = 600.0
     """Longest pause while the endpoint is down; then the verdicts that waited are missing."""
-    concurrency: Positive = 8
+    concurrency: PositiveInt = 8
     """Calls on their way at once, over all judge workers."""
-    requests_per_minute: Rate | None = None
+    requests_per_minute: PositiveFloat | None = None
     """Requests started in a minute, over all judge workers, retries included."""
-    audio_seconds_per_minute: Rate | None = None
+    audio_seconds_per_minute: PositiveFloat | None = None
     """Seconds of audio sent in a minute, over all judge workers."""
-    spend_cap: Rate | None = None
+    spend_cap: PositiveFloat | None = None
     """After this much no call starts, in the currency of the prices; a resumed run goes on counting."""
-    prompt_price: NonNegative | None = None
+    prompt_price: NonNegativeFloat | None = None
     """Of a million prompt tokens."""
-    completion_price: NonNegative | None = None
+    completion_price: NonNegativeFloat | None = None
     """Of a million generated tokens."""
     cache: Path | None = None
     """SQLite file of verdicts that were paid for, on a disk of the machine; none: each call is paid for."""
 
     @model_validator(mode="after")
-    def _priced(self) -> Self:
+    def _check_prices(self) -> Self:
         for name in ("prompt_price", "completion_price"):
             if self.spend_cap is not None and getattr(self, name) is None:
                 raise ValueError(f"{name} must be set when spend_cap is: got spend_cap={self.spend_cap:g}")
@@ -108,7 +108,7 @@ class SecondConfig(AskedConfig):
 
     share: Fraction = 0.1
     """Of the replies that it is asked about; which ones is settled by prompt, place and policy version."""
-    outage_s: Seconds = 30.0
+    outage_s: PositiveSeconds = 30.0
     """Longest pause while this endpoint is down; a run should not wait long for an opinion."""
 
 

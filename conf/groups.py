@@ -12,39 +12,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from conf.keys import GROUPS
+from conf.keys import CONFIG_GROUPS
 
 
-def options(group: str, folders: Sequence[Path]) -> list[str]:
+def list_options(group: str, folders: Sequence[Path]) -> list[str]:
     """The options of a group, the project's first; those of the user's folders may lie in subfolders."""
     own = [
         str(file.relative_to(folder / group).with_suffix(""))
         for folder in folders
         for file in sorted((folder / group).rglob("*.yaml"))
     ]
-    return [*GROUPS[group], *own]
+    return [*CONFIG_GROUPS[group], *own]
 
 
-def folder_problems(folders: Sequence[Path]) -> Iterator[str]:
+def find_folder_problems(folders: Sequence[Path]) -> Iterator[str]:
     """What is wrong with the user's folders."""
     for folder in folders:
-        held = [group for group in GROUPS if (folder / group).is_dir()]
+        held = [group for group in CONFIG_GROUPS if (folder / group).is_dir()]
         if not folder.is_dir():
             yield f"--config-dir: no folder at {folder}"
         elif not held:
-            yield f"--config-dir: must hold a folder named {', '.join(GROUPS)} (got {folder})"
+            yield f"--config-dir: must hold a folder named {', '.join(CONFIG_GROUPS)} (got {folder})"
         for group in held:
-            for name in set(GROUPS[group]) & set(options(group, [folder])[len(GROUPS[group]) :]):
+            for name in set(CONFIG_GROUPS[group]) & set(list_options(group, [folder])[len(CONFIG_GROUPS[group]) :]):
                 yield f"{group}: {folder / group / name}.yaml has the name of an option of the project"
 
 
-def is_file(option: str) -> bool:
+def is_file_option(option: str) -> bool:
     """Whether a group's option is given as a file."""
     return option.endswith((".yaml", ".yml"))
 
 
 @contextmanager
-def as_options(files: dict[str, Path]) -> Iterator[tuple[Path, dict[str, str]]]:
+def link_files_as_options(files: dict[str, Path]) -> Iterator[tuple[Path, dict[str, str]]]:
     """A folder for Hydra in which each group has its file, and the options' names."""
     with tempfile.TemporaryDirectory(prefix="wavgate-conf-") as made:
         names = {}

@@ -7,13 +7,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from conf.endpoints import ApiConfig, AskedConfig, EndpointConfig, SecondConfig
-from conf.fields import Fraction, NonNegative, Positive, Seconds, Strict
+from conf.fields import Fraction, NonNegativeFloat, PositiveInt, PositiveSeconds, StrictModel
 
-By = Literal["local", "api"]
+JudgedBy = Literal["local", "api"]
 Axis = Literal["semantic", "acoustic", "holistic"]
-Bound = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+VetoBound = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
-MEASURES = (
+VETO_MEASURES = (
     "seconds",
     "pace",
     "words_per_second",
@@ -28,7 +28,7 @@ MEASURES = (
 )
 """What a veto can name: ``judge.acoustic.Sound``, and of ``judge.pitch`` the range and the voiced share."""
 
-TAKEN = frozenset(
+RESERVED_FIGURES = frozenset(
     "text_tokens audio_tokens truncated well_formed unjudgeable wer text_right heard_right rate level "
     "style_followed latency_s vetoed".split()
 )
@@ -52,11 +52,11 @@ class AsrConfig(EndpointConfig):
     """ARPA language model of pocketsphinx; none: its own open model."""
     dictionary: Path | None = None
     """Pronunciations of pocketsphinx; none: its own."""
-    deadline_s: Seconds = 30.0
+    deadline_s: PositiveSeconds = 30.0
     """One transcription by the endpoint, its retries and their waits included."""
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _check_recogniser(self) -> Self:
         if self.by == "whisper" and self.path is None:
             raise ValueError("path must be a folder of weights when by=whisper: got nothing")
         if self.by == "faster_whisper" and self.path is None and self.language != "en":
@@ -70,7 +70,7 @@ class AsrConfig(EndpointConfig):
         return self
 
 
-class PluginConfig(Strict):
+class PluginConfig(StrictModel):
     """A predictor of one figure: an ONNX file that takes a waveform. Its figure is logged, and vetoes may
     use it; it is never part of a reward."""
 
@@ -92,18 +92,18 @@ class PluginConfig(Strict):
         return self
 
 
-class VetoConfig(Strict):
+class VetoConfig(StrictModel):
     """A bound that a reply may not break: one that does gets the scale's floor as its reward."""
 
     measure: str
-    """One of ``MEASURES`` or the name of a plugin."""
-    least: Bound | None = None
+    """One of ``VETO_MEASURES`` or the name of a plugin."""
+    least: VetoBound | None = None
     """Below this the veto holds."""
-    most: Bound | None = None
+    most: VetoBound | None = None
     """Above this the veto holds."""
 
     @model_validator(mode="after")
-    def _bounded(self) -> Self:
+    def _check_bounds(self) -> Self:
         if self.least is None and self.most is None:
             raise ValueError("most must be set where least is not: got nothing")
         if self.least is not None and self.most is not None and self.least > self.most:
@@ -111,36 +111,36 @@ class VetoConfig(Strict):
         return self
 
 
-class JudgeConfig(Strict):
+class JudgeConfig(StrictModel):
     """Who scores replies and how the axes are put together."""
 
-    workers: Positive = 2
+    workers: PositiveInt = 2
     """Judge replicas."""
-    semantic: NonNegative = 0.6
+    semantic: NonNegativeFloat = 0.6
     """Weight of what was said, as heard."""
-    acoustic: NonNegative = 0.4
+    acoustic: NonNegativeFloat = 0.4
     """Weight of how it sounded."""
-    holistic: NonNegative = 0.0
+    holistic: NonNegativeFloat = 0.0
     """Weight of the turn as a whole, heard with the user's own audio; only ``judge.api`` can judge it."""
-    semantic_by: By = "local"
+    semantic_by: JudgedBy = "local"
     """``local``: is the row's answer in what a recogniser heard? ``api``: ``judge.api`` reads that."""
-    acoustic_by: By = "local"
+    acoustic_by: JudgedBy = "local"
     """``local``: measurements of the waveform; ``api``: ``judge.api`` hears it."""
     scale_lo: float = 1.0
     """Lowest score."""
     scale_hi: float = 5.0
     """Highest score."""
-    noise: NonNegative = 0.0
+    noise: NonNegativeFloat = 0.0
     """Standard deviation, in points of the reward, of Gaussian noise put on the local axes in training: to
     study what a noisy judge does to a method. What leaves the scale is cut off, and so some of it."""
-    readings: Positive = 1
+    readings: PositiveInt = 1
     """How often a local axis is read; the score is the mean. More than 1 tells nothing without ``noise``."""
     asr: AsrConfig = AsrConfig()
     plugins: tuple[PluginConfig, ...] = ()
     """Predictors of figures to log and to veto with: ``[{name:mos,path:mos.onnx,sample_rate:16000}]``."""
     vetoes: tuple[VetoConfig, ...] = ()
     """Bounds whose breach makes the reward the scale's floor: ``[{measure:loop,most:0.9}]``."""
-    deadline_s: Seconds = 60.0
+    deadline_s: PositiveSeconds = 60.0
     """A verdict must arrive within this, else it is missing; what ``judge.api`` may take comes on top."""
     max_missing: Fraction = 0.5
     """A step with a larger share of missing verdicts stops the run: nothing is learnt from an outage."""
@@ -171,9 +171,9 @@ class JudgeConfig(Strict):
     def _names_known_measures(self) -> Self:
         names = [plugin.name for plugin in self.plugins]
         for index, name in enumerate(names):
-            if name in TAKEN or name in (*MEASURES, *names[:index]):
+            if name in RESERVED_FIGURES or name in (*VETO_MEASURES, *names[:index]):
                 raise ValueError(f"plugins must have names of their own: got {name}")
-        known = [*MEASURES, *names]
+        known = [*VETO_MEASURES, *names]
         for veto in self.vetoes:
             if veto.measure not in known:
                 close = get_close_matches(veto.measure, known, n=1)

@@ -28,75 +28,88 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
 
-from conf.groups import as_options, folder_problems, is_file, options
-from conf.keys import DEFAULTS, FOLDER, GROUPS, KEYS, takes_path, takes_text
+from conf.groups import find_folder_problems, is_file_option, link_files_as_options, list_options
+from conf.keys import CONFIG_FOLDER, CONFIG_GROUPS, LEAF_DEFAULTS, SETTING_KEYS, takes_path, takes_text
 from conf.messages import (
-    EMPTY,
+    EMPTY_VALUE_RULE,
     ConfigError,
-    composition_problem,
-    schema_problems,
-    shown,
-    unknown,
-    value_problems,
+    find_value_problems,
+    format_composition_problem,
+    format_schema_problems,
+    format_unknown_key,
+    format_value,
 )
-from conf.overrides import FOLDERS, RESUME, folders_of, parsed, quoted, sweep
-from conf.places import ROOT, absolute, place_problems, portable, settled
+from conf.overrides import (
+    RESUME_KEY,
+    SEARCHPATH_KEY,
+    expand_sweep,
+    find_config_folders,
+    parse_overrides,
+    quote_override,
+)
+from conf.places import (
+    PROJECT_ROOT,
+    find_place_problems,
+    make_paths_absolute,
+    make_paths_portable,
+    resolve_saved_paths,
+)
 from conf.schema import Config
 
-__all__ = ["ROOT", "ConfigError", "dump", "load", "read", "sweep"]
+__all__ = ["PROJECT_ROOT", "ConfigError", "dump_config", "expand_sweep", "load_config", "read_config"]
 
 
-def load(overrides: list[str], config_name: str = "train") -> Config:
+def load_config(overrides: list[str], config_name: str = "train") -> Config:
     """The checked configuration for a list of ``key=value``.
 
     Raises:
         ConfigError: everything that is wrong with it.
     """
     problems: list[str] = []
-    given = list(parsed(overrides, problems))
-    resumed = [override for override in given if override.key_or_group == RESUME]
-    base = _saved(resumed[-1], problems) if resumed else None
-    folders = folders_of(iter(given))
-    problems += folder_problems(folders)
+    given = list(parse_overrides(overrides, problems))
+    resumed = [override for override in given if override.key_or_group == RESUME_KEY]
+    base = _read_resumed_run(resumed[-1], problems) if resumed else None
+    folders = find_config_folders(iter(given))
+    problems += find_folder_problems(folders)
     if folders and problems:
         raise ConfigError(problems)  # Hydra would warn of a folder that is not there, and go on
-    settings = [override for override in given if override.key_or_group not in (RESUME, FOLDERS)]
+    settings = [override for override in given if override.key_or_group not in (RESUME_KEY, SEARCHPATH_KEY)]
     known = [override for override in settings if _is_known(override, problems, folders, resumes=bool(resumed))]
     try:
-        raw = _composed(known, config_name, base, folders, problems)
+        raw = _compose_settings(known, config_name, base, folders, problems)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError([*problems, composition_problem(error, config_name)]) from None
-    return _checked(raw, problems)
+        raise ConfigError([*problems, format_composition_problem(error, config_name)]) from None
+    return _validate_config(raw, problems)
 
 
-def read(path: Path) -> Config:
-    """The configuration that ``dump`` wrote, for example RUN/config.yaml."""
-    return _checked(_plain(path), [])
+def read_config(path: Path) -> Config:
+    """The configuration that ``dump_config`` wrote, for example RUN/config.yaml."""
+    return _validate_config(_read_saved_config(path), [])
 
 
-def dump(config: Config) -> str:
-    """YAML with every field; ``read`` gives the same configuration back, also after a Ray job's end."""
-    return OmegaConf.to_yaml(OmegaConf.create(portable(config).model_dump(mode="json")))
+def dump_config(config: Config) -> str:
+    """YAML with every field; ``read_config`` gives the same configuration back, also after a Ray job's end."""
+    return OmegaConf.to_yaml(OmegaConf.create(make_paths_portable(config).model_dump(mode="json")))
 
 
 def _is_known(override: Override, problems: list[str], folders: list[Path], *, resumes: bool) -> bool:
     """Whether the schema or a group has the key and option; adds the problem otherwise."""
     key = override.key_or_group
     if override.is_delete():
-        problem = f"{key}: must be set to a value, not deleted (got {shown(override.input_line)})"
+        problem = f"{key}: must be set to a value, not deleted (got {format_value(override.input_line)})"
     elif override.is_sweep_override():
         hint = f"; a comma in one value: {key}='\"...\"'" if takes_text(key) else ""
-        problem = f"{key}: a list of choices needs --multirun{hint} (got {shown(override.input_line)})"
-    elif key in GROUPS and override.package is None:
+        problem = f"{key}: a list of choices needs --multirun{hint} (got {format_value(override.input_line)})"
+    elif key in CONFIG_GROUPS and override.package is None:
         option = str(override.value())
-        rule = _option_rule(key, option, folders) if not resumes else "cannot change in a resumed run"
+        rule = _check_option(key, option, folders) if not resumes else "cannot change in a resumed run"
         if rule is None:
             return True
-        problem = f"{key}: {rule} (got {shown(option)})"
+        problem = f"{key}: {rule} (got {format_value(option)})"
     elif resumes and key in ("run.name", "run.root"):
-        problem = f"{key}: a resumed run goes on in its own folder (got {shown(override.value())})"
-    elif key not in KEYS:
-        problem = unknown(key, override.get_value_element_as_str())
+        problem = f"{key}: a resumed run goes on in its own folder (got {format_value(override.value())})"
+    elif key not in SETTING_KEYS:
+        problem = format_unknown_key(key, override.get_value_element_as_str())
     elif "${oc." in str(override.input_line) and not takes_path(key):
         problem = f"{key}: must be the NAME of an environment variable, its value would be written to disk"
     else:
@@ -105,26 +118,26 @@ def _is_known(override: Override, problems: list[str], folders: list[Path], *, r
     return False
 
 
-def _family_without_preset(composed: DictConfig, files: Collection[str]) -> list[str]:
+def _find_preset_problem(composed: DictConfig, files: Collection[str]) -> list[str]:
     """A family on another one's preset would learn at that one's rate. ``files``: all that were composed."""
     family = OmegaConf.select(composed, "model.family")
-    others = [name for name in GROUPS["model"] if f"model/{name}" in files and name != family]
-    if family not in GROUPS["model"] or not others:
+    others = [name for name in CONFIG_GROUPS["model"] if f"model/{name}" in files and name != family]
+    if family not in CONFIG_GROUPS["model"] or not others:
         return []
     rule = f"must come with its preset, model={family} (in a file: `override /model: {family}` in its defaults)"
     return [f"model.family: {rule} (got {family} beside model={others[0]})"]
 
 
-def _option_rule(group: str, option: str, folders: list[Path]) -> str | None:
+def _check_option(group: str, option: str, folders: list[Path]) -> str | None:
     """What an option of a group must be; None where it is."""
-    if is_file(option):
+    if is_file_option(option):
         file = Path(os.path.expanduser(option))
         return None if file.is_file() and file.suffix == ".yaml" else "must be a .yaml file that exists"
-    known = options(group, folders)
+    known = list_options(group, folders)
     return None if option in known else f"must be one of {', '.join(known)}"
 
 
-def _composed(
+def _compose_settings(
     overrides: list[Override],
     config_name: str,
     base: dict[str, Any] | None,
@@ -133,13 +146,13 @@ def _composed(
 ) -> dict[str, Any]:
     """Schema defaults, then the YAML files (or a run's own), then the overrides; interpolations resolved."""
     merged = OmegaConf.create({})
-    for key, value in DEFAULTS.items():
+    for key, value in LEAF_DEFAULTS.items():
         OmegaConf.update(merged, key, value)
     if base is None:
-        composed, files = _from_files(overrides, config_name, folders)
-        problems += _family_without_preset(composed, files)
+        composed, files = _compose_files(overrides, config_name, folders)
+        problems += _find_preset_problem(composed, files)
         merged.merge_with(composed)
-        for key in _unset(OmegaConf.to_container(composed, resolve=False)):
+        for key in _find_unset_keys(OmegaConf.to_container(composed, resolve=False)):
             OmegaConf.update(merged, key, "???")  # a file that says so takes the schema's default away
     else:
         merged.merge_with(base)
@@ -150,81 +163,81 @@ def _composed(
     return {str(key): value for key, value in raw.items()}
 
 
-def _from_files(overrides: list[Override], config_name: str, folders: list[Path]) -> tuple[DictConfig, set[str]]:
+def _compose_files(overrides: list[Override], config_name: str, folders: list[Path]) -> tuple[DictConfig, set[str]]:
     """What Hydra makes of the project's YAML, the user's own and the overrides; and the files that it took,
     as ``group/option``.
     """
     own = {
         override.key_or_group: Path(os.path.expanduser(str(override.value()))).absolute()
         for override in overrides
-        if override.key_or_group in GROUPS and is_file(str(override.value()))
+        if override.key_or_group in CONFIG_GROUPS and is_file_option(str(override.value()))
     }
     with (
-        as_options(own) as (made, names),
-        initialize_config_dir(config_dir=str(FOLDER), version_base="1.3"),
+        link_files_as_options(own) as (made, names),
+        initialize_config_dir(config_dir=str(CONFIG_FOLDER), version_base="1.3"),
     ):
-        places = [quoted(f"file://{folder}") for folder in (*folders, *([made] if own else []))]
-        lines = [f"{FOLDERS}=[{','.join(places)}]"] if places else []
-        lines += [_forced(override, names) for override in overrides]
+        places = [quote_override(f"file://{folder}") for folder in (*folders, *([made] if own else []))]
+        lines = [f"{SEARCHPATH_KEY}=[{','.join(places)}]"] if places else []
+        lines += [_format_forced_override(override, names) for override in overrides]
         loader = GlobalHydra.instance().config_loader()
         taken = loader.compute_defaults_list(config_name, lines, RunMode.RUN).defaults
         return compose(config_name, overrides=lines), {str(default.config_path) for default in taken}
 
 
-def _unset(node: Any, prefix: str = "") -> Iterator[str]:
+def _find_unset_keys(node: Any, prefix: str = "") -> Iterator[str]:
     for name, value in node.items():
         if isinstance(value, dict):
-            yield from _unset(value, f"{prefix}{name}.")
+            yield from _find_unset_keys(value, f"{prefix}{name}.")
         elif value == "???":
             yield f"{prefix}{name}"
 
 
-def _forced(override: Override, names: dict[str, str]) -> str:
+def _format_forced_override(override: Override, names: dict[str, str]) -> str:
     """Set a schema key whether or not a YAML file mentions it; ``names``: the options that are files."""
     key = override.key_or_group
     if key in names:
         return f"{key}={names[key]}"
-    return f"{'' if key in GROUPS else '++'}{key}={override.get_value_element_as_str()}"
+    return f"{'' if key in CONFIG_GROUPS else '++'}{key}={override.get_value_element_as_str()}"
 
 
-def _saved(resume: Override, problems: list[str]) -> dict[str, Any]:
+def _read_resumed_run(resume: Override, problems: list[str]) -> dict[str, Any]:
     if not str(resume.value() or "").strip():
-        raise ConfigError([*problems, f"resume: {EMPTY} (got nothing)"])
+        raise ConfigError([*problems, f"resume: {EMPTY_VALUE_RULE} (got nothing)"])
     run = Path(os.path.expanduser(str(resume.value()))).absolute()
     if not (run / "config.yaml").is_file():
-        problem = f"resume: must be a run directory with a config.yaml (got {shown(run)})"
+        problem = f"resume: must be a run directory with a config.yaml (got {format_value(run)})"
         raise ConfigError([*problems, problem])
-    raw = _plain(run / "config.yaml")
+    raw = _read_saved_config(run / "config.yaml")
     return raw | {"run": {**raw["run"], "root": str(run.parent), "name": run.name, "resume": str(run)}}
 
 
-def _plain(path: Path) -> dict[str, Any]:
+def _read_saved_config(path: Path) -> dict[str, Any]:
     try:
         raw = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError([f"{path}: must be a configuration that a run wrote: {shown(error)}"]) from None
+        raise ConfigError([f"{path}: must be a configuration that a run wrote: {format_value(error)}"]) from None
     if not isinstance(raw, dict) or not isinstance(raw.get("run"), dict):
         raise ConfigError([f"{path}: must be a configuration that a run wrote, with a section 'run'"])
-    _rename(raw.get("judge"))
-    return {str(key): settled(value, str(key)) for key, value in raw.items()}
+    _move_asr_files(raw.get("judge"))
+    return {str(key): resolve_saved_paths(value, str(key)) for key, value in raw.items()}
 
 
-def _rename(judge: Any) -> None:
+def _move_asr_files(judge: Any) -> None:
     """Runs of older versions have the files of pocketsphinx, the one recogniser then, beside the rest."""
     old = [name for name in ("language_model", "dictionary") if isinstance(judge, dict) and name in judge]
     for name in old:
         judge.setdefault("asr", {"by": "pocketsphinx"})[name] = judge.pop(name)
 
 
-def _checked(raw: dict[str, Any], problems: list[str]) -> Config:
-    problems = problems + list(value_problems(raw))
+def _validate_config(raw: dict[str, Any], problems: list[str]) -> Config:
+    problems = problems + list(find_value_problems(raw))
     named = {problem.partition(":")[0] for problem in problems}
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        problems += [line for line in schema_problems(error) if line.partition(":")[0] not in named]
+        problems += [line for line in format_schema_problems(error) if line.partition(":")[0] not in named]
         raise ConfigError(problems) from None
-    problems += place_problems(config)
+    problems += find_place_problems(config)
     if problems:
         raise ConfigError(problems)
-    return absolute(config)
+    return make_paths_absolute(config)

@@ -16,19 +16,19 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from conf.algorithm import AlgoConfig
-from conf.fields import Positive, Seconds, Strict
+from conf.fields import PositiveInt, PositiveSeconds, StrictModel
 from conf.judging import JudgeConfig
 from conf.learning import LearnerConfig
 
 
-class RunConfig(Strict):
+class RunConfig(StrictModel):
     """The run as a whole."""
 
     name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Folder name below ``root``."""
     root: Path = Path("runs")
     """Where run directories live. On a cluster: a file system that every node shares."""
-    steps: Positive = 400
+    steps: PositiveInt = 400
     """Optimiser steps."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides prompts, their order and every sampled reply."""
@@ -41,11 +41,11 @@ class RunConfig(Strict):
     """Steps between held-out evaluations (greedy); before and after always. 0: only before and after."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 50
     """Steps between checkpoints; one at the end always. 0: only at the end."""
-    keep_checkpoints: Positive = 2
+    keep_checkpoints: PositiveInt = 2
     """How many checkpoints stay on disk."""
 
 
-class ModelConfig(Strict):
+class ModelConfig(StrictModel):
     """The policy."""
 
     family: str = "tiny"
@@ -54,7 +54,7 @@ class ModelConfig(Strict):
     """A local Hugging Face folder with safetensors weights."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of engine and learner; master weights and optimiser stay float32."""
-    max_length: Positive = 2048
+    max_length: PositiveInt = 2048
     """Longest prompt + reply in tokens."""
     codec: Path | None = None
     """Local folder of the speech codec; none: the one that the checkpoint's own folder holds or names."""
@@ -62,13 +62,13 @@ class ModelConfig(Strict):
     """Local folder of the audio encoder, for a family whose checkpoint does not hold it."""
     system: str | None = None
     """System turn of rows that have none. Not set: the family's published one; "": none at all."""
-    ratios: tuple[Positive, ...] | None = None
+    ratios: tuple[PositiveInt, ...] | None = None
     """Text and audio counts of a reply's chunks, by turns (VITA-Audio); not set: the family's own."""
     mtp: Literal["frozen", "trained"] = "frozen"
     """Multi-token prediction layers, in a family that has them: learnt from the reference replies or not."""
 
 
-class DataConfig(Strict):
+class DataConfig(StrictModel):
     """Manifests; their audio paths are relative to the manifest's folder and may not leave it."""
 
     train: Path
@@ -79,60 +79,60 @@ class DataConfig(Strict):
     """Held-out prompts for the before/after table."""
     pairs: Path | None = None
     """Pairs of a better and a worse reply, for ``algo.loss=dpo``: of `wavgate pairs`, or WavAlign's JSONL."""
-    eval_prompts: Positive = 64
+    eval_prompts: PositiveInt = 64
     """How many validation prompts an evaluation during the run takes, from the top of the file."""
-    max_seconds: Seconds = 60.0
+    max_seconds: PositiveSeconds = 60.0
     """Longest audio that a row may hold."""
 
 
-class RolloutConfig(Strict):
+class RolloutConfig(StrictModel):
     """How replies are sampled."""
 
     engine: Literal["vllm", "hf", "torch"] = "vllm"
     """``torch`` is for families with parallel streams; ``hf`` the slow reference (a plain loop)."""
-    workers: Positive = 1
+    workers: PositiveInt = 1
     """Engine replicas."""
-    prompts_per_step: Positive = 16
+    prompts_per_step: PositiveInt = 16
     """B: prompts in a step."""
-    group_size: Positive = 4
+    group_size: PositiveInt = 4
     """G: replies per prompt."""
     temperature: Annotated[float, Field(gt=0.0, le=2.0, allow_inf_nan=False)] = 1.0
     """The learner's log-probs are taken at the same temperature."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Only 1: the log-probs of a nucleus need the kept set, which the learner does not have."""
-    max_new_tokens: Positive = 768
+    max_new_tokens: PositiveInt = 768
     """Token budget of a reply; a reply that uses it up is flagged as truncated. Each family's preset has one
     for 30 s of speech, in its own codes per second and streams."""
     grammar: bool = False
     """Mask the logits so that replies cannot break the family's grammar; the learner masks alike."""
-    max_num_seqs: Positive = 128
+    max_num_seqs: PositiveInt = 128
     """Replies an engine decodes together."""
-    kv_cache_mb: Positive = 64
+    kv_cache_mb: PositiveInt = 64
     """KV cache of one engine on CPU, in MiB (on GPU the engine takes ``cluster.gpu_memory``)."""
-    deadline_s: Seconds = 900.0
+    deadline_s: PositiveSeconds = 900.0
     """A step's generation must finish within this; then the worker is replaced and the rest sampled again."""
 
     @model_validator(mode="after")
-    def _scorable(self) -> Self:
+    def _check_top_p(self) -> Self:
         if self.top_p != 1.0:
             raise ValueError(f"top_p must be 1, the learner cannot score a truncated distribution: got {self.top_p}")
         return self
 
 
-class ClusterConfig(Strict):
+class ClusterConfig(StrictModel):
     """Where the actors run."""
 
     kind: Literal["local", "gpu"] = "local"
     """``local``: CPU processes of one machine."""
     address: str = "local"
     """``local`` starts a private Ray; ``auto`` joins the cluster of the job; or host:port."""
-    nodes: Positive = 1
+    nodes: PositiveInt = 1
     """Machines that hold learner ranks and engines."""
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
     """GPUs of each machine."""
     colocate: bool = False
     """Engine and learner rank share a GPU (weights by CUDA IPC) instead of having their own (NCCL)."""
-    tensor_parallel: Positive = 1
+    tensor_parallel: PositiveInt = 1
     """GPUs of one engine."""
     gpu_memory: Annotated[float, Field(gt=0.0, le=0.95)] = 0.85
     """Share of a GPU that an engine may take."""
@@ -161,14 +161,14 @@ class ClusterConfig(Strict):
         return self
 
 
-class LogConfig(Strict):
+class LogConfig(StrictModel):
     """What is written."""
 
     tensorboard: bool = True
     """Write metrics as TensorBoard events too."""
-    rollouts_every: Positive = 1
+    rollouts_every: PositiveInt = 1
     """Steps between rollout records."""
-    audio_every: Positive = 5
+    audio_every: PositiveInt = 5
     """Steps between rollout records that keep their audio; those of the first and the last step do."""
     diagnose_every: Annotated[int, Field(ge=0)] = 20
     """Steps between diagnoses (gradients by layer and channel, shift from the start policy); also at step 1.
@@ -176,7 +176,7 @@ class LogConfig(Strict):
     which is loaded for this where the objective does not need it. 0: never, and nothing is loaded."""
 
 
-class Config(Strict):
+class Config(StrictModel):
     """A whole run."""
 
     run: RunConfig
@@ -202,7 +202,7 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_engine(self) -> Self:
         if self.rollout.max_new_tokens >= self.model.max_length:
             raise ValueError(
                 f"rollout.max_new_tokens must be below model.max_length={self.model.max_length} to leave room"

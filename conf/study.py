@@ -27,17 +27,17 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from conf.fields import Fraction, Positive, Strict
-from conf.messages import ConfigError, shown
+from conf.fields import Fraction, PositiveInt, StrictModel
+from conf.messages import ConfigError, format_value
 
-BASE = "base"  # what every run begins with
-MAIN = "main"  # the arm of the methods themselves
+BASE_METHOD = "base"  # what every run begins with
+MAIN_ARM = "main"  # the arm of the methods themselves
 UNTRAINED: Literal["untrained"] = "untrained"
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Override = Annotated[str, StringConstraints(min_length=1)]
+StudyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+OverrideText = Annotated[str, StringConstraints(min_length=1)]
 Seed = Annotated[int, Field(ge=0, strict=True)]
-Overrides = tuple[Override, ...]
+Overrides = tuple[OverrideText, ...]
 
 
 class StudyError(ConfigError):
@@ -48,7 +48,7 @@ class StudyError(ConfigError):
         ValueError.__init__(self, "\n".join(self.problems))
 
 
-class PrepareConfig(Strict):
+class PrepareConfig(StrictModel):
     """A command that makes a file which cells need."""
 
     verb: Literal["pairs"] = "pairs"
@@ -57,22 +57,22 @@ class PrepareConfig(Strict):
     """One file for all cells (made with the first seed), or one for each seed."""
     arguments: Overrides = ()
     """More settings and flags of the command."""
-    minutes: Positive | None = None
+    minutes: PositiveInt | None = None
     """When it takes longer it is stopped and has failed; the next start goes on with it."""
 
 
-class ArmConfig(Strict):
+class ArmConfig(StrictModel):
     """Some methods once more, under other settings."""
 
     overrides: Annotated[Overrides, Field(min_length=1)]
     """What is different from the main arm."""
-    methods: Annotated[tuple[Name, ...], Field(min_length=1)]
+    methods: Annotated[tuple[StudyName, ...], Field(min_length=1)]
     """Which methods; the baseline among them, or nothing can be held against it."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     """Which seeds; those of the study where it does not say."""
 
 
-class BootstrapConfig(Strict):
+class BootstrapConfig(StrictModel):
     """How intervals are drawn."""
 
     draws: Annotated[int, Field(ge=100, le=100_000)] = 4000
@@ -83,7 +83,7 @@ class BootstrapConfig(Strict):
     """Share of the draws inside an interval."""
 
 
-class StudyConfig(Strict):
+class StudyConfig(StrictModel):
     """A whole study."""
 
     name: str = Field(min_length=1)
@@ -92,37 +92,39 @@ class StudyConfig(Strict):
     """Settings of every run."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     """One run of every method with each."""
-    baseline: Name = "gated"
+    baseline: StudyName = "gated"
     """The method that the others are held against."""
-    methods: Annotated[dict[Name, Literal["untrained"] | Overrides], Field(min_length=1)]
+    methods: Annotated[dict[StudyName, Literal["untrained"] | Overrides], Field(min_length=1)]
     """Name -> settings; ``base: untrained`` is what every run begins with."""
-    prepare: dict[Name, PrepareConfig] = Field(default_factory=dict)
+    prepare: dict[StudyName, PrepareConfig] = Field(default_factory=dict)
     """Name -> command; ``setting=@NAME`` stands for the file that it makes."""
-    arms: dict[Name, ArmConfig] = Field(default_factory=dict)
+    arms: dict[StudyName, ArmConfig] = Field(default_factory=dict)
     """Name -> methods under other settings."""
     bootstrap: BootstrapConfig = BootstrapConfig()
     notes: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
     """Reading aids of this study, shown on its page as they are."""
-    minutes: Positive | None = None
+    minutes: PositiveInt | None = None
     """A cell that takes longer is stopped (it keeps its checkpoint) and counts as failed."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         trained = [name for name, overrides in self.methods.items() if overrides != UNTRAINED]
         for name, overrides in self.methods.items():
-            if (overrides == UNTRAINED) != (name == BASE):
-                raise ValueError(f"methods.{name}: {BASE} alone must be untrained (got {shown(overrides)})")
+            if (overrides == UNTRAINED) != (name == BASE_METHOD):
+                raise ValueError(
+                    f"methods.{name}: {BASE_METHOD} alone must be untrained (got {format_value(overrides)})"
+                )
         for field, seeds in (
             ("seeds", self.seeds),
             *((f"arms.{a}.seeds", arm.seeds) for a, arm in self.arms.items()),
         ):
             if seeds is not None and len(set(seeds)) < len(seeds):
-                raise ValueError(f"{field}: must differ from each other (got {shown(list(seeds))})")
+                raise ValueError(f"{field}: must differ from each other (got {format_value(list(seeds))})")
         if self.baseline not in trained:
             raise ValueError(f"baseline: must be one of {', '.join(trained)} (got {self.baseline})")
         for name, arm in self.arms.items():
-            if name == MAIN:
-                raise ValueError(f"arms.{MAIN}: is what the study itself is called: choose another name")
+            if name == MAIN_ARM:
+                raise ValueError(f"arms.{MAIN_ARM}: is what the study itself is called: choose another name")
             for method in arm.methods:
                 if method not in trained:
                     raise ValueError(f"arms.{name}.methods: must be of {', '.join(trained)} (got {method})")
@@ -134,43 +136,43 @@ def read_study(file: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     if file.exists() and not file.is_file():  # a pipe would be waited for
         raise StudyError(file, ["must be a file, no folder and no pipe"])
     try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), _Unique)
+        raw = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(file, [f"must be a readable file: {getattr(error, 'strerror', None) or error}"]) from None
     except yaml.YAMLError as error:
         raise StudyError(file, [f"must be YAML: {' '.join(str(error).split())}"]) from None
     if not isinstance(raw, dict):
-        raise StudyError(file, [f"must be a mapping with name, seeds and methods (got {shown(raw)})"])
+        raise StudyError(file, [f"must be a mapping with name, seeds and methods (got {format_value(raw)})"])
     try:
         study = StudyConfig.model_validate(raw)
     except ValidationError as error:
-        raise StudyError(file, list(_problems(error))) from None
+        raise StudyError(file, list(_format_problems(error))) from None
     return study.model_copy(update={"common": (*study.common, *overrides)})
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
-    for one in error.errors(include_url=False):
-        key = ".".join(str(part) for part in one["loc"] if not str(part).startswith(("tuple", "literal")))
-        if one["type"] == "value_error":
-            yield str(one["ctx"]["error"])
-        elif one["type"] == "extra_forbidden":
+def _format_problems(error: ValidationError) -> Iterator[str]:
+    for detail in error.errors(include_url=False):
+        key = ".".join(str(part) for part in detail["loc"] if not str(part).startswith(("tuple", "literal")))
+        if detail["type"] == "value_error":
+            yield str(detail["ctx"]["error"])
+        elif detail["type"] == "extra_forbidden":
             known = f"; there are {', '.join(StudyConfig.model_fields)}" if "." not in key else ""
             yield f"{key}: unknown field{known}"
-        elif one["type"] == "missing":
+        elif detail["type"] == "missing":
             yield f"{key}: must be set"
-        elif one["type"] != "literal_error" or one["loc"][0] != "methods":  # the list's own error tells more
-            rule = re.sub(r"^(Input|String|Value|Tuple|Dictionary) should", "must", one["msg"])
+        elif detail["type"] != "literal_error" or detail["loc"][0] != "methods":  # the list's own error tells more
+            rule = re.sub(r"^(Input|String|Value|Tuple|Dictionary) should", "must", detail["msg"])
             rule = rule.replace("a valid tuple", "a list").replace("a valid dictionary", "a mapping")
-            yield f"{key}: {rule} (got {shown(one['input'])})"
+            yield f"{key}: {rule} (got {format_value(detail['input'])})"
 
 
-class _Unique(yaml.SafeLoader):
+class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML in which a name that stands twice is an error: the second would replace the first unseen."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        found: Mapping[Any, Any] = super().construct_mapping(node, deep)
+        mapping: Mapping[Any, Any] = super().construct_mapping(node, deep)
         names = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {twice[0]} stands twice")
-        return dict(found)
+        return dict(mapping)

@@ -15,37 +15,42 @@ from statistics import fmean
 
 import torch
 
-from actors.collect import task_of
-from actors.decide import Decision, Group, decide
-from conf.load import load
+from actors.collect import row_to_judge_task
+from actors.decide import ReplyGroup, StepDecision, decide_step
+from conf.load import load_config
 from conf.schema import Config
-from judge.panel import Panel, panel_from
+from judge.panel import Panel, build_panel
 from learner import ranks
-from learner.gate import mixer_from
+from learner.gate import build_lambda_source
 from learner.step import Learner
 from learner.types import Anchor
-from rollout.request import prompt_of
-from rollout.sampling import sampling_at
+from rollout.request import example_to_prompt
+from rollout.sampling import build_step_sampling
 from rollout.types import Prompt, Sampling
-from rollout.worker import RolloutWorker, engine_from
+from rollout.worker import RolloutWorker, build_engine
 from speech.dataset import Example
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import Cursor, Row, read
+from speech.manifest import ManifestRow, RowCursor, read_manifest
 
 SMALL = ["rollout.engine=torch", "rollout.prompts_per_step=4", "learner.anchors_per_step=4", "learner.ranks=1"]
 
 
 async def judge_groups(
-    worker: RolloutWorker, panel: Panel, rows: list[Row], prompts: list[Prompt], sampling: Sampling, manifest: Path
-) -> list[Group]:
+    worker: RolloutWorker,
+    panel: Panel,
+    rows: list[ManifestRow],
+    prompts: list[Prompt],
+    sampling: Sampling,
+    manifest: Path,
+) -> list[ReplyGroup]:
     """Sample ``sampling.group_size`` replies to each prompt and judge each as soon as it has been decoded to sound."""
-    tasks = {row.id: task_of(row, manifest) for row in rows}
+    tasks = {row.id: row_to_judge_task(row, manifest) for row in rows}
     judged = {}
     async for reply, speech in worker.generate(prompts, sampling):
         judged[reply.prompt_id, reply.index] = (reply, panel.score(reply, speech, tasks[reply.prompt_id]))
     return [
-        Group(prompt=prompt, replies=tuple(judged[prompt.id, index] for index in range(sampling.group_size)))
+        ReplyGroup(prompt=prompt, replies=tuple(judged[prompt.id, index] for index in range(sampling.group_size)))
         for prompt in prompts
     ]
 
@@ -61,7 +66,7 @@ def make_anchor(example: Example, family: Family) -> Anchor:
     )
 
 
-def print_step(decision: Decision, metrics: dict[str, float], groups: list[Group], seconds: float) -> None:
+def print_step(decision: StepDecision, metrics: dict[str, float], groups: list[ReplyGroup], seconds: float) -> None:
     """One line: the mean reward, lambda, how many groups were dropped, the losses."""
     rewards = [reward for group in groups for reward in group.rewards if reward is not None]
     shown = {name: metrics[name] for name in ("loss/sft", "loss/po", "grad_norm") if name in metrics}
@@ -78,20 +83,20 @@ async def train(config: Config, steps: int) -> None:
     """Take ``steps`` steps and print a line for each."""
     family = load_family(config.model)
     manifest = config.data.train.absolute()
-    data = read(manifest, config.data.max_seconds)
-    cursor = Cursor(len(data), seed=config.run.seed)
-    worker = RolloutWorker(engine_from(config, family), family, config.data.max_seconds)
-    panel = panel_from(config.judge, Path.cwd(), config.model.path)
-    gate = mixer_from(config.algo, panel.scale)
+    data = read_manifest(manifest, config.data.max_seconds)
+    cursor = RowCursor(len(data), seed=config.run.seed)
+    worker = RolloutWorker(build_engine(config, family), family, config.data.max_seconds)
+    panel = build_panel(config.judge, Path.cwd(), config.model.path)
+    gate = build_lambda_source(config.algo, panel.scale)
     learner = Learner(config, rank=0, world=1)
     for step in range(1, steps + 1):
         began = time.monotonic()
-        rows = [data[index] for index in cursor.next(config.rollout.prompts_per_step)]
+        rows = [data[index] for index in cursor.draw_indices(config.rollout.prompts_per_step)]
         examples = worker.encode(manifest, rows)
-        prompts = [prompt_of(example) for example in examples]
-        groups = await judge_groups(worker, panel, rows, prompts, sampling_at(config, step), manifest)
+        prompts = [example_to_prompt(example) for example in examples]
+        groups = await judge_groups(worker, panel, rows, prompts, build_step_sampling(config, step), manifest)
         anchors = [make_anchor(example, family) for example in examples]
-        decision = decide(step, groups, anchors, gate, config)
+        decision = decide_step(step, groups, anchors, gate, config)
         result = learner.step(decision.batch)
         published = learner.weights()
         assert published is not None, "rank 0 publishes"
@@ -104,11 +109,11 @@ def main(arguments: list[str]) -> int:
     """Read the settings, connect a learner of one rank, train."""
     steps = int(arguments.pop(0)) if arguments and arguments[0].isdigit() else 3
     torch.set_num_threads(1)
-    ranks.connect(rank=0, world=1, address="127.0.0.1:29511", timeout_s=60)
+    ranks.join_process_group(rank=0, world=1, address="127.0.0.1:29511", timeout_s=60)
     try:
-        asyncio.run(train(load(SMALL + arguments), steps))
+        asyncio.run(train(load_config(SMALL + arguments), steps))
     finally:
-        ranks.disconnect()
+        ranks.leave_process_group()
     return 0
 
 

@@ -2,7 +2,7 @@
 
     score = scale.at(intelligibility * (1 - w + w * manner) * product of decency factors)
 
-``intelligibility`` = 1 - WER of the reply's own words in what an independent recogniser heard. ``manner``
+``intelligibility`` = 1 - WER of the reply's own words in what an independent recogniser heard. ``rate_manner``
 only counts for words that were understood: noise played loudly is not loud speech. Decency factors (clipping,
 silence, loops, absurd pace) are 1 for ordinary speech and only take away: measurements of this kind are
 easily pleased, so none of them can earn anything. The reply's text is a yardstick here, not an argument:
@@ -14,12 +14,12 @@ from math import log
 
 from judge import measure
 from judge.asr import word_error_rate
-from judge.types import Scale, Scored, Task
-from judge.voice import EMBEDDED, SpeechNorms
+from judge.types import JudgeTask, Scale, ScoredVerdict
+from judge.voice import TINY_VOICE_NORMS, SpeechNorms
 from rollout.types import Speech
-from speech.words import spoken
+from speech.words import split_spoken_words
 
-JUDGE = "acoustic/1"
+ACOUSTIC_JUDGE = "acoustic/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,13 @@ class Ramp:
     start: float
     end: float
 
-    def factor(self, x: float) -> float:
+    def factor_at(self, x: float) -> float:
         """In [0, 1]."""
         return min(1.0, max(0.0, (self.end - x) / (self.end - self.start)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decency:
+class DecencyLimits:
     """What ordinary speech stays clear of, and where it stops being acceptable."""
 
     clipping: Ramp = Ramp(0.002, 0.02)  # share of samples
@@ -47,7 +47,7 @@ class Decency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sound:
+class SoundMeasurements:
     """Everything measured on one reply."""
 
     seconds: float
@@ -62,31 +62,31 @@ class Sound:
 
 
 STYLE_WEIGHT = 0.4  # w: how much of an intelligible reply's score its manner decides
-NORMS = EMBEDDED
-DECENCY = Decency()
+DEFAULT_NORMS = TINY_VOICE_NORMS
+DECENCY_LIMITS = DecencyLimits()
 
 
-def listen(speech: Speech, text: str, norms: SpeechNorms = NORMS) -> Sound:
+def measure_sound(speech: Speech, text: str, norms: SpeechNorms = DEFAULT_NORMS) -> SoundMeasurements:
     """Measure a finite, non-empty wave that should say ``text``. ValueError: the text has no words."""
     wave, rate = speech.wave, speech.sample_rate
-    return Sound(
+    return SoundMeasurements(
         seconds=speech.seconds,
         pace=speech.seconds / norms.seconds(text),
-        words_per_second=len(spoken(text)) / speech.seconds,
+        words_per_second=len(split_spoken_words(text)) / speech.seconds,
         syllables_per_second=measure.syllable_rate(wave, rate),
-        level_dbfs=measure.level(wave, rate),
+        level_dbfs=measure.measure_speech_level(wave, rate),
         silence=measure.silence_share(wave, rate),
         pause=measure.longest_pause(wave, rate),
         clipping=measure.clipping_share(wave),
-        loop=measure.loop(wave, rate),
+        loop=measure.measure_self_similarity(wave, rate),
     )
 
 
-def manner(sound: Sound, style: str | None, norms: SpeechNorms = NORMS) -> float:
+def rate_manner(sound: SoundMeasurements, style: str | None, norms: SpeechNorms = DEFAULT_NORMS) -> float:
     """How well the style was followed, 0..1, the worse of pace and level. No style means normal, both ways.
 
     One step is the way from normal to the style: full marks within a third of a step of the target, none from
-    two thirds on. More than was asked for is no fault here; ``Decency`` ends it where it is absurd. Fast and
+    two thirds on. More than was asked for is no fault here; ``DecencyLimits`` ends it where it is absurd. Fast and
     quiet have twice the room: there is no style on that side to be mistaken for.
     """
     if style not in (None, "slow", "loud"):
@@ -95,35 +95,42 @@ def manner(sound: Sound, style: str | None, norms: SpeechNorms = NORMS) -> float
     louder = (sound.level_dbfs - norms.level_dbfs) / norms.loud_db
     off_pace = max(0.0, 1.0 - slower) if style == "slow" else max(slower, -slower / 2)
     off_level = max(0.0, 1.0 - louder) if style == "loud" else max(louder, -louder / 2)
-    return Ramp(1 / 3, 2 / 3).factor(max(off_pace, off_level))
+    return Ramp(1 / 3, 2 / 3).factor_at(max(off_pace, off_level))
 
 
-def style_followed(sound: Sound, style: str | None, norms: SpeechNorms = NORMS) -> bool:
+def is_style_followed(sound: SoundMeasurements, style: str | None, norms: SpeechNorms = DEFAULT_NORMS) -> bool:
     """Closer to the style asked for than to any other."""
-    return manner(sound, style, norms) > 0.5
+    return rate_manner(sound, style, norms) > 0.5
 
 
-def decency(sound: Sound, limits: Decency = DECENCY) -> dict[str, float]:
+def find_decency_factors(sound: SoundMeasurements, limits: DecencyLimits = DECENCY_LIMITS) -> dict[str, float]:
     """The factors below 1, by name."""
     factors = {
-        "clipping": limits.clipping.factor(sound.clipping),
-        "silence": limits.silence.factor(sound.silence),
-        "pause": limits.pause.factor(sound.pause),
-        "loop": limits.loop.factor(sound.loop),
-        "drawl": limits.drawl.factor(sound.pace),
-        "rush": limits.rush.factor(1.0 / sound.pace),
+        "clipping": limits.clipping.factor_at(sound.clipping),
+        "silence": limits.silence.factor_at(sound.silence),
+        "pause": limits.pause.factor_at(sound.pause),
+        "loop": limits.loop.factor_at(sound.loop),
+        "drawl": limits.drawl.factor_at(sound.pace),
+        "rush": limits.rush.factor_at(1.0 / sound.pace),
     }
     return {name: factor for name, factor in factors.items() if factor < 1.0}
 
 
-def score(sound: Sound, text: str, transcript: str, task: Task, scale: Scale, norms: SpeechNorms = NORMS) -> Scored:
+def score_acoustics(
+    sound: SoundMeasurements,
+    text: str,
+    transcript: str,
+    task: JudgeTask,
+    scale: Scale,
+    norms: SpeechNorms = DEFAULT_NORMS,
+) -> ScoredVerdict:
     """Put what was measured and heard onto the scale."""
     understood = max(0.0, 1.0 - word_error_rate(text, transcript))
-    followed = manner(sound, task.style, norms)
+    followed = rate_manner(sound, task.style, norms)
     fraction = understood * (1.0 - STYLE_WEIGHT + STYLE_WEIGHT * followed)
-    faults = decency(sound)
+    faults = find_decency_factors(sound)
     for factor in faults.values():
         fraction *= factor
     why = f"understood {understood:.2f}, {task.style or 'normal'} manner {followed:.2f}"
     why += "".join(f", {name} {factor:.2f}" for name, factor in faults.items())
-    return Scored(value=scale.at(fraction), judge=JUDGE, why=why)
+    return ScoredVerdict(value=scale.at(fraction), judge=ACOUSTIC_JUDGE, why=why)

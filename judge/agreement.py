@@ -19,16 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-Floats = NDArray[np.float64]
+ScoreArray = NDArray[np.float64]
 
-DRAWS = 2000  # of the bootstrap
-COVERED = (2.5, 97.5)  # percentiles: 95 %
-ALIKE = 1e-12  # squared deviations below this share of the squared size are rounding
-ROUNDING = 1e-9
+BOOTSTRAP_DRAWS = 2000  # of the bootstrap
+INTERVAL_PERCENTILES = (2.5, 97.5)  # percentiles: 95 %
+MIN_VARIANCE_SHARE = 1e-12  # squared deviations below this share of the squared size are rounding
+SCORE_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class RatedReply:
     """One reply: the judge's score and the mean of its human ratings, on one scale."""
 
     prompt_id: str
@@ -37,7 +37,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class AgreementEstimate:
     """A figure and its 95 % interval; None where it is not defined."""
 
     value: float | None
@@ -53,8 +53,8 @@ class Agreement:
 
     items: int
     prompts: int
-    pearson: Estimate
-    spearman: Estimate
+    pearson: AgreementEstimate
+    spearman: AgreementEstimate
     ranked: int
     unranked: int
     mae: float | None
@@ -63,7 +63,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Raters:
+class RaterAgreement:
     """People among themselves, over the items with two raters or more.
 
     ``icc``: share of a single rating's variance that is the item's (one-way random effects, ICC(1)).
@@ -76,7 +76,7 @@ class Raters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retest:
+class RetestAgreement:
     """Two independent passes of one judge over the same items."""
 
     items: int
@@ -84,52 +84,56 @@ class Retest:
     mae: float | None
 
 
-def agreement(items: Sequence[Item], point: float = 1.0, *, draws: int = DRAWS, seed: int = 0) -> Agreement:
+def measure_agreement(
+    items: Sequence[RatedReply], point: float = 1.0, *, draws: int = BOOTSTRAP_DRAWS, seed: int = 0
+) -> Agreement:
     """The figures and their intervals; ``point``: one step of the scale (1 on 1..5).
 
     Example:
         agreement([Item(prompt_id="a", judge=4.0, human=5.0), Item(prompt_id="a", judge=2.0, human=1.0)])
     """
-    groups = [np.array([(item.judge, item.human) for item in group]) for group in _by_prompt(items).values()]
+    groups = [np.array([(item.judge, item.human) for item in group]) for group in _group_by_prompt(items).values()]
     pairs = np.concatenate(groups) if groups else np.empty((0, 2))
-    ranks = [spearman(group[:, 0], group[:, 1]) for group in groups if len(group) > 1]
-    found = [rank for rank in ranks if rank is not None]
+    ranks = [spearman_correlation(group[:, 0], group[:, 1]) for group in groups if len(group) > 1]
+    defined_ranks = [rank for rank in ranks if rank is not None]
     off = pairs[:, 0] - pairs[:, 1]
     return Agreement(
         items=len(pairs),
         prompts=len(groups),
-        pearson=Estimate(pearson(pairs[:, 0], pairs[:, 1]), _pearson_interval(groups, draws, seed)),
-        spearman=Estimate(_mean(found), _mean_interval(found, draws, seed)),
-        ranked=len(found),
-        unranked=len(ranks) - len(found),
-        mae=_mean(np.abs(off)),
-        bias=_mean(off),
-        within_one=_mean(np.abs(off) <= point + ROUNDING),
+        pearson=AgreementEstimate(
+            pearson_correlation(pairs[:, 0], pairs[:, 1]), _pearson_interval(groups, draws, seed)
+        ),
+        spearman=AgreementEstimate(_mean_or_none(defined_ranks), _mean_interval(defined_ranks, draws, seed)),
+        ranked=len(defined_ranks),
+        unranked=len(ranks) - len(defined_ranks),
+        mae=_mean_or_none(np.abs(off)),
+        bias=_mean_or_none(off),
+        within_one=_mean_or_none(np.abs(off) <= point + SCORE_TOLERANCE),
     )
 
 
-def pearson(first: Sequence[float] | Floats, second: Sequence[float] | Floats) -> float | None:
+def pearson_correlation(first: Sequence[float] | ScoreArray, second: Sequence[float] | ScoreArray) -> float | None:
     """Linear correlation; None for fewer than two pairs or a side that is all alike."""
     x, y = np.asarray(first, np.float64), np.asarray(second, np.float64)
     assert x.shape == y.shape
-    if len(x) < 2 or np.ptp(x) <= ROUNDING or np.ptp(y) <= ROUNDING:
+    if len(x) < 2 or np.ptp(x) <= SCORE_TOLERANCE or np.ptp(y) <= SCORE_TOLERANCE:
         return None
     x, y = x - x.mean(), y - y.mean()
     return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
 
 
-def spearman(first: Sequence[float] | Floats, second: Sequence[float] | Floats) -> float | None:
-    """Correlation of the ranks, equal values sharing the mean of theirs; None as for ``pearson``."""
-    return pearson(rankdata(np.asarray(first).round(9)), rankdata(np.asarray(second).round(9)))
+def spearman_correlation(first: Sequence[float] | ScoreArray, second: Sequence[float] | ScoreArray) -> float | None:
+    """Correlation of the ranks, equal values sharing the mean of theirs; None as for ``pearson_correlation``."""
+    return pearson_correlation(rankdata(np.asarray(first).round(9)), rankdata(np.asarray(second).round(9)))
 
 
-def retest(first: Sequence[float], second: Sequence[float]) -> Retest:
+def compare_passes(first: Sequence[float], second: Sequence[float]) -> RetestAgreement:
     """Scores of the same items, in the same order, by two passes."""
     off = np.abs(np.subtract(first, second))
-    return Retest(items=len(off), pearson=pearson(first, second), mae=_mean(off))
+    return RetestAgreement(items=len(off), pearson=pearson_correlation(first, second), mae=_mean_or_none(off))
 
 
-def repeat_variance(passes: Sequence[tuple[float, float, float, float]], repeats: int) -> float | None:
+def estimate_repeat_variance(passes: Sequence[tuple[float, float, float, float]], repeats: int) -> float | None:
     """Sample variance (n - 1) of one reading of one item, mean over the items.
 
     ``passes``: per item mean and population deviation of the ``repeats`` readings of a first and a second
@@ -142,49 +146,53 @@ def repeat_variance(passes: Sequence[tuple[float, float, float, float]], repeats
     return fmean(squares) / (2 * repeats - 1) if squares else None
 
 
-def raters(ratings: Sequence[Sequence[float]]) -> Raters:
+def measure_rater_agreement(ratings: Sequence[Sequence[float]]) -> RaterAgreement:
     """Human ratings item by item; items with a single one say nothing about agreement."""
-    several = [np.asarray(one, np.float64) for one in ratings if len(one) > 1]
-    differences = [abs(a - b) for one in several for a, b in combinations(one.tolist(), 2)]
-    return Raters(items=len(several), icc=_icc(several), difference=_mean(differences))
+    several = [np.asarray(item_ratings, np.float64) for item_ratings in ratings if len(item_ratings) > 1]
+    differences = [abs(a - b) for item_ratings in several for a, b in combinations(item_ratings.tolist(), 2)]
+    return RaterAgreement(
+        items=len(several), icc=_intraclass_correlation(several), difference=_mean_or_none(differences)
+    )
 
 
-def _icc(several: Sequence[Floats]) -> float | None:
+def _intraclass_correlation(several: Sequence[ScoreArray]) -> float | None:
     """From the mean squares between and within items, with the mean group size that unequal groups need."""
     if len(several) < 2:
         return None
-    sizes = np.array([len(one) for one in several])
+    sizes = np.array([len(item_ratings) for item_ratings in several])
     everything = np.concatenate(several)
-    means = np.array([one.mean() for one in several])
+    means = np.array([item_ratings.mean() for item_ratings in several])
     between = float(sizes @ (means - everything.mean()) ** 2) / (len(several) - 1)
-    within = sum(float(((one - one.mean()) ** 2).sum()) for one in several) / (sizes.sum() - len(several))
+    within = sum(float(((item_ratings - item_ratings.mean()) ** 2).sum()) for item_ratings in several) / (
+        sizes.sum() - len(several)
+    )
     size = float(sizes.sum() - (sizes**2).sum() / sizes.sum()) / (len(several) - 1)
     total = between + (size - 1) * within
-    return (between - within) / total if total > ROUNDING else None
+    return (between - within) / total if total > SCORE_TOLERANCE else None
 
 
-def _by_prompt(items: Sequence[Item]) -> Mapping[str, list[Item]]:
-    groups: dict[str, list[Item]] = {}
+def _group_by_prompt(items: Sequence[RatedReply]) -> Mapping[str, list[RatedReply]]:
+    groups: dict[str, list[RatedReply]] = {}
     for item in items:
         groups.setdefault(item.prompt_id, []).append(item)
     return groups
 
 
-def _mean(values: Any) -> float | None:
+def _mean_or_none(values: Any) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _drawn(count: int, draws: int, seed: int) -> NDArray[np.int64]:
+def _draw_prompt_counts(count: int, draws: int, seed: int) -> NDArray[np.int64]:
     """How often each of ``count`` prompts is in each draw; shape [draws, count]."""
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
 
 
-def _interval(values: Floats) -> tuple[float, float] | None:
+def _percentile_interval(values: ScoreArray) -> tuple[float, float] | None:
     """Of the draws in which the figure is defined; None when that is not even half of them."""
     defined = values[np.isfinite(values)]
     if 2 * len(defined) < len(values):
         return None
-    low, high = np.percentile(defined, COVERED)
+    low, high = np.percentile(defined, INTERVAL_PERCENTILES)
     return float(low), float(high)
 
 
@@ -192,10 +200,10 @@ def _mean_interval(values: Sequence[float], draws: int, seed: int) -> tuple[floa
     """Of the mean of one value per prompt."""
     if len(values) < 2:
         return None
-    return _interval(_drawn(len(values), draws, seed) @ np.asarray(values) / len(values))
+    return _percentile_interval(_draw_prompt_counts(len(values), draws, seed) @ np.asarray(values) / len(values))
 
 
-def _pearson_interval(groups: Sequence[Floats], draws: int, seed: int) -> tuple[float, float] | None:
+def _pearson_interval(groups: Sequence[ScoreArray], draws: int, seed: int) -> tuple[float, float] | None:
     """From sums per prompt: a draw only adds them up. Sums about the common mean, so that none is large."""
     if len(groups) < 2:
         return None
@@ -203,8 +211,8 @@ def _pearson_interval(groups: Sequence[Floats], draws: int, seed: int) -> tuple[
     sums = np.array(
         [[len(g), *g.sum(0), *(g * g).sum(0), (g[:, 0] * g[:, 1]).sum()] for g in (g - centre for g in groups)]
     )
-    n, x, y, xx, yy, xy = (_drawn(len(groups), draws, seed) @ sums).T
+    n, x, y, xx, yy, xy = (_draw_prompt_counts(len(groups), draws, seed) @ sums).T
     along, across = xx - x * x / n, yy - y * y / n
-    defined = (along > ALIKE * (1 + xx)) & (across > ALIKE * (1 + yy))
+    defined = (along > MIN_VARIANCE_SHARE * (1 + xx)) & (across > MIN_VARIANCE_SHARE * (1 + yy))
     product = np.sqrt(np.where(defined, along * across, np.nan))
-    return _interval(np.clip((xy - x * y / n) / product, -1, 1))
+    return _percentile_interval(np.clip((xy - x * y / n) / product, -1, 1))

@@ -10,10 +10,10 @@ from math import inf
 from typing import Literal
 
 BreakerState = Literal["closed", "open", "half_open"]
-LONGEST_REST = 8  # times the first rest; each failed probe doubles it up to here
+MAX_REST_FACTOR = 8  # times the first rest; each failed probe doubles it up to here
 
 
-class Breaker:
+class CircuitBreaker:
     """Opens after ``failures`` in a row and rests ``rest_s`` seconds before it lets a probe through."""
 
     def __init__(self, failures: int, rest_s: float) -> None:
@@ -75,7 +75,7 @@ class Breaker:
         if self._until is None:
             self._since = now
         self._until = now + self._rest
-        self._rest = min(2 * self._rest, LONGEST_REST * self._rest_s)
+        self._rest = min(2 * self._rest, MAX_REST_FACTOR * self._rest_s)
         self.opened += 1
 
     def _close(self, now: float) -> None:

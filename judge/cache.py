@@ -19,14 +19,16 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.types import Scored
+from judge.types import ScoredVerdict
 
-APPLICATION_ID = 0x57474331  # "WGC1" in the file's header: it is ours
-SCHEMA_VERSION = 1
-BUSY_S = 60.0  # how long one process waits for another's write, which takes well under a millisecond
-SMALLEST = 1 << 16  # bytes; below, the empty file would not fit
-FRESH = 60_000_000  # microseconds within which a second use is not written down: reading stays reading
-SCHEMA = """
+SQLITE_APPLICATION_ID = 0x57474331  # "WGC1" in the file's header: it is ours
+CACHE_SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 60.0  # how long one process waits for another's write, which takes well under a millisecond
+MIN_CACHE_BYTES = 1 << 16  # bytes; below, the empty file would not fit
+USE_UPDATE_INTERVAL_US = (
+    60_000_000  # microseconds within which a second use is not written down: reading stays reading
+)
+TABLE_SCHEMA = """
 CREATE TABLE verdicts (
     key TEXT PRIMARY KEY, verdict TEXT NOT NULL, checksum BLOB NOT NULL, used INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -34,13 +36,13 @@ CREATE INDEX by_use ON verdicts (used);
 """
 
 
-def pcm_hash(wave: NDArray[np.float32], sample_rate: int) -> str:
+def hash_pcm(wave: NDArray[np.float32], sample_rate: int) -> str:
     """SHA-256 over the rate in Hz and the samples as little-endian float32: equal for equal sound only."""
     samples = np.ascontiguousarray(wave, np.dtype("<f4"))
     return sha256(b"%d " % sample_rate + samples.tobytes()).hexdigest()
 
 
-def key(
+def make_verdict_key(
     *,
     model: str,
     rubric: str,
@@ -52,7 +54,7 @@ def key(
     """Name of one judge call, 64 hex digits: SHA-256 of everything the answer depends on, in canonical JSON.
 
     ``rubric``: name and version. ``sampling``: whatever else the request says (temperature, seed, mode), JSON
-    values. ``audio``: ``pcm_hash`` of each clip in the request's order; ``texts`` likewise. ValueError: NaN.
+    values. ``audio``: ``hash_pcm`` of each clip in the request's order; ``texts`` likewise. ValueError: NaN.
     """
     parts = {
         "model": model,
@@ -62,7 +64,7 @@ def key(
         "texts": list(texts),
         "repeat": repeat,
     }
-    return sha256(_canonical(parts).encode()).hexdigest()
+    return sha256(_canonical_json(parts).encode()).hexdigest()
 
 
 class VerdictCache:
@@ -80,18 +82,18 @@ class VerdictCache:
     """
 
     def __init__(self, path: Path, max_bytes: int, *, clock: Callable[[], float] = time.time) -> None:
-        if max_bytes < SMALLEST:
-            raise ValueError(f"verdict cache must be allowed at least {SMALLEST} bytes: got {max_bytes}")
+        if max_bytes < MIN_CACHE_BYTES:
+            raise ValueError(f"verdict cache must be allowed at least {MIN_CACHE_BYTES} bytes: got {max_bytes}")
         if not path.parent.is_dir():
             raise ValueError(f"{path}: folder of the verdict cache does not exist")
         self._path, self._max_bytes, self._clock = path, max_bytes, clock
         self._lock = Lock()  # SQLite serialises statements, not transactions, of threads on one connection
-        with self._named():
+        with self._name_file_in_errors():
             if not path.exists():
-                _create(path)
-            self._db = _connect(path)
+                _create_database(path)
+            self._db = _open_database(path)
             try:
-                self._check()
+                self._check_file()
                 self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut costs the last verdicts only
                 with self._transaction():
                     self._evict()
@@ -100,21 +102,21 @@ class VerdictCache:
                 self._db.close()
                 raise
 
-    def get(self, key: str) -> Scored | None:
-        """The verdict put under ``key``, marked as cached; None: there is none."""
-        with self._lock, self._named():
+    def get(self, key: str) -> ScoredVerdict | None:
+        """The verdict put under ``make_verdict_key``, marked as cached; None: there is none."""
+        with self._lock, self._name_file_in_errors():
             query = "SELECT verdict, checksum, used FROM verdicts WHERE key = ?"
             row = self._db.execute(query, (key,)).fetchone()
             if row is None:
                 return None
             text, checksum, used = row
-            if not isinstance(text, str) or checksum != _checksum(key, text):
+            if not isinstance(text, str) or checksum != _hash_row(key, text):
                 raise ValueError(f"{self._path}: verdict cache is damaged: delete it (entry {key})")
             now = self._now()
-            if not isinstance(used, int) or abs(now - used) > FRESH:
+            if not isinstance(used, int) or abs(now - used) > USE_UPDATE_INTERVAL_US:
                 self._db.execute("UPDATE verdicts SET used = ? WHERE key = ?", (now, key))
         stored = json.loads(text)
-        return Scored(
+        return ScoredVerdict(
             value=stored["value"],
             judge=stored["judge"],
             spread=stored["spread"],
@@ -122,16 +124,16 @@ class VerdictCache:
             cached=True,
         )
 
-    def put(self, key: str, verdict: Scored) -> None:
+    def put(self, key: str, verdict: ScoredVerdict) -> None:
         """Store a verdict; one that is there already stays. TypeError: no score. ValueError: not finite."""
-        if not isinstance(verdict, Scored):
+        if not isinstance(verdict, ScoredVerdict):
             raise TypeError(f"only a score may be cached: got {verdict!r}")
-        text = _canonical(
+        text = _canonical_json(
             {"value": verdict.value, "judge": verdict.judge, "spread": verdict.spread, "why": verdict.why}
         )
-        with self._lock, self._named():
+        with self._lock, self._name_file_in_errors():
             with self._transaction():
-                row = (key, text, _checksum(key, text), self._now())
+                row = (key, text, _hash_row(key, text), self._now())
                 self._db.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?)", row)
                 self._evict()
             self._truncate()
@@ -147,14 +149,14 @@ class VerdictCache:
     def _pragma(self, name: str) -> int:
         return cast(int, self._db.execute(f"PRAGMA {name}").fetchone()[0])
 
-    def _check(self) -> None:
+    def _check_file(self) -> None:
         """Before the first write: a foreign file stays as it is."""
-        if self._pragma("application_id") != APPLICATION_ID:
+        if self._pragma("application_id") != SQLITE_APPLICATION_ID:
             raise ValueError(f"{self._path}: not a verdict cache: name another file")
-        found = self._pragma("user_version")
-        if found != SCHEMA_VERSION:
-            rule = f"verdict cache must have version {SCHEMA_VERSION}"
-            raise ValueError(f"{self._path}: {rule}: got {found}: delete it or name another file")
+        version = self._pragma("user_version")
+        if version != CACHE_SCHEMA_VERSION:
+            rule = f"verdict cache must have version {CACHE_SCHEMA_VERSION}"
+            raise ValueError(f"{self._path}: {rule}: got {version}: delete it or name another file")
 
     def _evict(self) -> None:
         """Within a transaction: drop the least recently used eighth until what is left is small enough."""
@@ -183,7 +185,7 @@ class VerdictCache:
                 self._db.execute("ROLLBACK")
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _name_file_in_errors(self) -> Iterator[None]:
         """SQLite's complaints do not say about which file."""
         try:
             yield
@@ -191,20 +193,20 @@ class VerdictCache:
             raise ValueError(f"{self._path}: verdict cache cannot be used: {error}") from error
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+def _open_database(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
 
-def _create(path: Path) -> None:
+def _create_database(path: Path) -> None:
     """Finish the file under another name, then give it its own: nobody ever opens half of one."""
     new = path.with_name(f"{path.name}.{uuid4().hex}")
-    db = _connect(new)
+    db = _open_database(new)
     try:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        db.executescript(SCHEMA)
+        db.execute(f"PRAGMA application_id = {SQLITE_APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {CACHE_SCHEMA_VERSION}")
+        db.executescript(TABLE_SCHEMA)
         db.close()
         with suppress(FileExistsError):  # another process was faster; a rename would take its file's place
             path.hardlink_to(new)
@@ -213,10 +215,10 @@ def _create(path: Path) -> None:
         new.unlink(missing_ok=True)
 
 
-def _checksum(key: str, text: str) -> bytes:
+def _hash_row(key: str, text: str) -> bytes:
     return sha256(f"{key} {text}".encode()).digest()[:16]
 
 
-def _canonical(value: Any) -> str:
+def _canonical_json(value: Any) -> str:
     """One text per value: sorted, no spaces, ASCII; NaN and infinity are refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

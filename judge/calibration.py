@@ -21,39 +21,39 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy.optimize import isotonic_regression
 
-from judge.agreement import Item
-from judge.types import Scale, Scored
-from speech.files import write_whole
+from judge.agreement import RatedReply
+from judge.types import Scale, ScoredVerdict
+from speech.files import write_atomically
 
-MAX_BYTES = 1 << 20
-FEW = 30  # items below which two numbers are all that can be learnt
-MARK = "+calibrated"
+MAX_CALIBRATION_BYTES = 1 << 20
+MIN_ISOTONIC_ITEMS = 30  # items below which two numbers are all that can be learnt
+CALIBRATED_SUFFIX = "+calibrated"
 
-Kind = Literal["affine", "isotonic"]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+CurveKind = Literal["affine", "isotonic"]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
+class _StrictRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Affine(_Strict):
+class AffineCurve(_StrictRecord):
     """A rising straight line."""
 
     kind: Literal["affine"]
     slope: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    intercept: Finite
+    intercept: FiniteFloat
 
     def at(self, score: float) -> float:
         """The rating that people would give."""
         return self.slope * score + self.intercept
 
 
-class Isotonic(_Strict):
+class IsotonicCurve(_StrictRecord):
     """Straight lines between knots (score, rating), flat outside."""
 
     kind: Literal["isotonic"]
-    knots: Annotated[tuple[tuple[Finite, Finite], ...], Field(min_length=2, max_length=10_000)]
+    knots: Annotated[tuple[tuple[FiniteFloat, FiniteFloat], ...], Field(min_length=2, max_length=10_000)]
 
     @model_validator(mode="after")
     def _rises(self) -> Self:
@@ -68,26 +68,26 @@ class Isotonic(_Strict):
         return float(np.interp(score, xs, ys))
 
 
-Curve = Affine | Isotonic
+CalibrationCurve = AffineCurve | IsotonicCurve
 
 
-class Map(_Strict):
+class CalibrationMap(_StrictRecord):
     """What was fitted, for whom, and what it was worth on prompts that were left out of the fit."""
 
     judge: Annotated[str, Field(min_length=1, max_length=1000)]
-    curve: Annotated[Curve, Field(discriminator="kind")]
-    scale: tuple[Finite, Finite]
+    curve: Annotated[CalibrationCurve, Field(discriminator="kind")]
+    scale: tuple[FiniteFloat, FiniteFloat]
     items: Annotated[int, Field(ge=2)]
     prompts: Annotated[int, Field(ge=2)]
     mae_before: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     mae_after: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-    def must_fit(self, scale: Scale) -> None:
+    def check_scale(self, scale: Scale) -> None:
         """ValueError: it was fitted on another scale."""
         if (scale.lo, scale.hi) != self.scale:
             raise ValueError(f"calibration is for the scale {list(self.scale)}: got [{scale.lo:g}, {scale.hi:g}]")
 
-    def apply(self, scored: Scored, scale: Scale) -> Scored:
+    def apply(self, scored: ScoredVerdict, scale: Scale) -> ScoredVerdict:
         """The score as people would have given it, within the scale.
 
         Its spread is what the map makes of value +- spread, halved: the map's slope over just that stretch.
@@ -95,14 +95,16 @@ class Map(_Strict):
         """
         if scored.judge != self.judge:
             raise ValueError(f"calibration is for {self.judge}: got a score of {scored.judge}")
-        self.must_fit(scale)
-        low, value, high = (within(self.curve.at(scored.value + step * scored.spread), scale) for step in (-1, 0, 1))
-        return replace(scored, value=value, spread=(high - low) / 2, judge=scored.judge + MARK)
+        self.check_scale(scale)
+        low, value, high = (
+            clamp_to_scale(self.curve.at(scored.value + step * scored.spread), scale) for step in (-1, 0, 1)
+        )
+        return replace(scored, value=value, spread=(high - low) / 2, judge=scored.judge + CALIBRATED_SUFFIX)
 
 
-class _File(_Strict):
+class _CalibrationFile(_StrictRecord):
     format: Literal[1]
-    maps: Annotated[dict[str, Map], Field(min_length=1, max_length=16)]
+    maps: Annotated[dict[str, CalibrationMap], Field(min_length=1, max_length=16)]
     ratings_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -111,69 +113,71 @@ class Calibrations:
     """The maps of one file."""
 
     path: Path
-    maps: Mapping[str, Map]  # by axis
+    maps: Mapping[str, CalibrationMap]  # by axis
 
-    def on_axis(self, axis: str, judge: str, scale: Scale) -> Map | None:
+    def map_for_axis(self, axis: str, judge: str, scale: Scale) -> CalibrationMap | None:
         """The map of an axis; None: nobody rated it or no map helped, its scores stay as they come.
 
         ValueError: the axis has a map, and it is another judge's or for another scale.
         """
-        found = self.maps.get(axis)
-        if found is not None and found.judge != judge:
-            rule = f"has no map for {judge}, only for {found.judge}"
+        axis_map = self.maps.get(axis)
+        if axis_map is not None and axis_map.judge != judge:
+            rule = f"has no map for {judge}, only for {axis_map.judge}"
             raise ValueError(f"{self.path}: {rule}: run `wavgate judge calibrate` again")
-        if found is not None:
-            found.must_fit(scale)
-        return found
+        if axis_map is not None:
+            axis_map.check_scale(scale)
+        return axis_map
 
 
-def load(path: Path) -> Calibrations:
-    """Read what ``save`` wrote. ValueError: not there, or not a calibration, with every reason."""
+def load_calibrations(path: Path) -> Calibrations:
+    """Read what ``save_calibrations`` wrote. ValueError: not there, or not a calibration, with every reason."""
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise ValueError(f"{path}: a calibration must be a file, no folder and no pipe")
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(MAX_CALIBRATION_BYTES + 1)
     except OSError as error:
         raise ValueError(f"{path}: calibration cannot be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{path}: a calibration has at most {MAX_BYTES} bytes")
+    if len(data) > MAX_CALIBRATION_BYTES:
+        raise ValueError(f"{path}: a calibration has at most {MAX_CALIBRATION_BYTES} bytes")
     try:
-        return Calibrations(path, _File.model_validate_json(data).maps)
+        return Calibrations(path, _CalibrationFile.model_validate_json(data).maps)
     except ValidationError as error:
-        raise ValueError(f"{path}: not a calibration: {_reasons(error)}") from error
+        raise ValueError(f"{path}: not a calibration: {_format_errors(error)}") from error
 
 
-def _reasons(error: ValidationError) -> str:
-    found = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
-    return "; ".join(found)[:1000]
+def _format_errors(error: ValidationError) -> str:
+    reasons = (f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors(include_url=False))
+    return "; ".join(reasons)[:1000]
 
 
-def save(path: Path, maps: Mapping[str, Map], ratings_sha256: str) -> None:
+def save_calibrations(path: Path, maps: Mapping[str, CalibrationMap], ratings_sha256: str) -> None:
     """Write the maps whole or not at all. OSError: not writable."""
-    content = _File(format=1, maps=dict(maps), ratings_sha256=ratings_sha256)
-    write_whole(path, json.dumps(content.model_dump(mode="json"), indent=1) + "\n")
+    content = _CalibrationFile(format=1, maps=dict(maps), ratings_sha256=ratings_sha256)
+    write_atomically(path, json.dumps(content.model_dump(mode="json"), indent=1) + "\n")
 
 
-def fitted(items: Sequence[Item], judge: str, scale: Scale, kind: Kind | None = None) -> Map:
+def fit_calibration(
+    items: Sequence[RatedReply], judge: str, scale: Scale, kind: CurveKind | None = None
+) -> CalibrationMap:
     """Fit and cross-validate. ``kind`` None: affine below 30 items, else isotonic.
 
     ``mae_before``, ``mae_after``: of raw scores, and of maps each fitted without the prompt it is tried on.
     ValueError: fewer than two prompts, or people's ratings do not rise with the scores.
     """
-    kind = kind or ("affine" if len(items) < FEW else "isotonic")
+    kind = kind or ("affine" if len(items) < MIN_ISOTONIC_ITEMS else "isotonic")
     prompts = sorted({item.prompt_id for item in items})
     if len(prompts) < 2:
         raise ValueError(f"a map needs replies to at least 2 prompts: got {len(prompts)}")
-    curve, errors = fit(items, kind), []
+    curve, errors = fit_curve(items, kind), []
     for prompt in prompts:
         try:
-            other = fit([item for item in items if item.prompt_id != prompt], kind)
+            other = fit_curve([item for item in items if item.prompt_id != prompt], kind)
         except ValueError as error:
             raise ValueError(f"without prompt {prompt!r}: {error}") from error
         left_out = (item for item in items if item.prompt_id == prompt)
-        errors += [abs(within(other.at(item.judge), scale) - item.human) for item in left_out]
-    return Map(
+        errors += [abs(clamp_to_scale(other.at(item.judge), scale) - item.human) for item in left_out]
+    return CalibrationMap(
         judge=judge,
         curve=curve,
         scale=(scale.lo, scale.hi),
@@ -184,20 +188,20 @@ def fitted(items: Sequence[Item], judge: str, scale: Scale, kind: Kind | None = 
     )
 
 
-def fit(items: Sequence[Item], kind: Kind) -> Curve:
+def fit_curve(items: Sequence[RatedReply], kind: CurveKind) -> CalibrationCurve:
     """One curve through (judge, human). ValueError: no rising one exists."""
     x, y = np.array([item.judge for item in items]), np.array([item.human for item in items])
     if not len(x) or np.ptp(x) <= 1e-9:
         raise ValueError("the judge gave every reply the same score: there is nothing to map")
     if kind == "isotonic":
-        return _isotonic(x, y)
+        return _fit_isotonic(x, y)
     slope = float(np.cov(x, y, ddof=0)[0, 1] / x.var())
     if not slope > 1e-9:
         raise ValueError(f"people's ratings must rise with the judge's scores: the slope is {slope:.3g}")
-    return Affine(kind="affine", slope=slope, intercept=float(y.mean() - slope * x.mean()))
+    return AffineCurve(kind="affine", slope=slope, intercept=float(y.mean() - slope * x.mean()))
 
 
-def _isotonic(x: np.ndarray, y: np.ndarray) -> Isotonic:
+def _fit_isotonic(x: np.ndarray, y: np.ndarray) -> IsotonicCurve:
     """Pools of scores that no rising map can tell apart; each has its knot at its mean score and rating."""
     scores, where, counts = np.unique(x.round(9), return_inverse=True, return_counts=True)
     ratings = np.bincount(where, weights=y) / counts
@@ -209,9 +213,9 @@ def _isotonic(x: np.ndarray, y: np.ndarray) -> Isotonic:
     for first, end in pairwise(pools):
         middle = np.average(scores[first:end], weights=counts[first:end])
         knots.append((float(middle), float(best.x[first])))
-    return Isotonic(kind="isotonic", knots=tuple(knots))
+    return IsotonicCurve(kind="isotonic", knots=tuple(knots))
 
 
-def within(value: float, scale: Scale) -> float:
+def clamp_to_scale(value: float, scale: Scale) -> float:
     """Clamped to the scale."""
     return min(scale.hi, max(scale.lo, value))

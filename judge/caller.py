@@ -15,34 +15,34 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from judge.answers import Reading
-from judge.cache import VerdictCache, key, pcm_hash
-from judge.chat import Answer
+from judge.cache import VerdictCache, hash_pcm, make_verdict_key
+from judge.chat import ChatAnswer
 from judge.completion import Completion
-from judge.http import Under, at_once
-from judge.limits import Permits
-from judge.turns import Outage, Ping, Price, Turns
-from judge.types import CallFailed, Scored
+from judge.http import AttemptRunner, run_at_once
+from judge.limits import LimiterProtocol
+from judge.turns import AttemptLeases, EndpointPing, Outage, TokenPrice
+from judge.types import CallFailed, ScoredVerdict
 from rollout.types import Speech
 
 
-def about(*waves: Speech) -> str:
+def hash_speeches(*waves: Speech) -> str:
     """A name for the replies in hand: equal for equal sound only."""
-    return " ".join(pcm_hash(one.wave, one.sample_rate) for one in waves)
+    return " ".join(hash_pcm(speech.wave, speech.sample_rate) for speech in waves)
 
 
-class Ask(Protocol):
+class EndpointAsker(Protocol):
     """``judge.chat.ask`` with client and endpoint given."""
 
-    def __call__(self, body: dict[str, Any], under: Under[Completion] = at_once) -> Awaitable[Answer]:
+    def __call__(self, body: dict[str, Any], under: AttemptRunner[Completion] = run_at_once) -> Awaitable[ChatAnswer]:
         """One question."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class JudgeQuestion:
     """One call. ``clips``: the recordings of ``messages``, in order; ``read`` gives ``readings`` numbers.
 
-    ``about``: the sound that is judged, the same on every axis and repeat; ``case``: its name, for the log.
+    ``hash_speeches``: the sound that is judged, the same on every axis and repeat; ``case``: its name, for the log.
     """
 
     about: str
@@ -53,11 +53,11 @@ class Question:
     settings: dict[str, Any]  # every other field of the request
     clips: tuple[Speech, ...]
     repeat: int
-    read: Callable[[Answer], Sequence[Reading]]
+    read: Callable[[ChatAnswer], Sequence[Reading]]
     readings: int = 1
 
 
-class Caller:
+class JudgeCaller:
     """Asks one endpoint. Any number of calls may run at once.
 
     ``cache`` None: every call is paid for (canaries, test-retest). ``log``: a line of JSON per call is added.
@@ -70,85 +70,85 @@ class Caller:
 
     def __init__(
         self,
-        ask: Ask,
+        ask: EndpointAsker,
         model: str,
-        permits: Permits,
+        permits: LimiterProtocol,
         *,
         outage_s: float,
-        price: Price | None = None,
+        price: TokenPrice | None = None,
         cache: VerdictCache | None = None,
         log: Path | None = None,
         endpoint: str = "",
-        ping: Ping | None = None,
+        ping: EndpointPing | None = None,
     ) -> None:
         if not 0 < outage_s < float("inf"):
             raise ValueError(f"outage_s must be positive and finite: got {outage_s}")
         self.model = model
         self._ask, self._permits, self._outage_s = ask, permits, outage_s
-        self._price, self._cache, self._log = price or Price(), cache, log
+        self._price, self._cache, self._log = price or TokenPrice(), cache, log
         self._endpoint, self._ping = endpoint, ping
 
-    async def call(self, question: Question) -> list[Scored]:
+    async def call(self, question: JudgeQuestion) -> list[ScoredVerdict]:
         """What the judge read, on the scale of the question's form. CallFailed: why there is nothing.
 
         ValueError: the cache or the key cannot be used. OSError: the log cannot be written.
         """
-        hashes = [pcm_hash(clip.wave, clip.sample_rate) for clip in question.clips]
-        names = self._names(question, hashes)
+        hashes = [hash_pcm(clip.wave, clip.sample_rate) for clip in question.clips]
+        names = self._cache_keys(question, hashes)
         known = [self._cache.get(name) for name in names] if self._cache else []
-        found = [verdict for verdict in known if verdict is not None]
-        if len(found) == len(names):
-            return found
+        cached_scores = [verdict for verdict in known if verdict is not None]
+        if len(cached_scores) == len(names):
+            return cached_scores
         readings = await self._through_outages(question, hashes)
-        scores = [Scored(value=r.number, judge=question.judge, why=r.reason) for r in readings]
+        scores = [ScoredVerdict(value=r.number, judge=question.judge, why=r.reason) for r in readings]
         if self._cache:
             for name, score in zip(names, scores, strict=True):
                 self._cache.put(name, score)
         return scores
 
-    async def _through_outages(self, question: Question, hashes: list[str]) -> Sequence[Reading]:
+    async def _through_outages(self, question: JudgeQuestion, hashes: list[str]) -> Sequence[Reading]:
         outage = Outage(self._permits, self._outage_s, self._ping, self._price)
         while True:
             try:
                 return await self._once(question, hashes, outage)
             except CallFailed as failure:
-                if not failure.retryable or not await outage.goes_on(failure):
+                if not failure.retryable or not await outage.should_wait(failure):
                     raise
 
-    async def _once(self, question: Question, hashes: list[str], outage: Outage) -> Sequence[Reading]:
+    async def _once(self, question: JudgeQuestion, hashes: list[str], outage: Outage) -> Sequence[Reading]:
         seconds = sum(clip.seconds for clip in question.clips)
-        turns = Turns(self._permits, outage, question.about, seconds, self._price)
-        answer: Answer | None = None
+        turns = AttemptLeases(self._permits, outage, question.about, seconds, self._price)
+        answer: ChatAnswer | None = None
         try:
-            answer = await self._ask(question.settings | {"messages": question.messages}, turns.take)
+            answer = await self._ask(question.settings | {"messages": question.messages}, turns.run_leased)
             readings = await asyncio.to_thread(question.read, answer)  # other calls need the loop
         except CallFailed as failure:
-            self._write(question, hashes, turns, answer, failure)
+            self._log_call(question, hashes, turns, answer, failure)
             raise
         assert len(readings) == question.readings
-        self._write(question, hashes, turns, answer, None)
+        self._log_call(question, hashes, turns, answer, None)
         return readings
 
-    def _names(self, question: Question, hashes: list[str]) -> list[str]:
+    def _cache_keys(self, question: JudgeQuestion, hashes: list[str]) -> list[str]:
         """Keys of the cache, one per reading, over everything that is sent."""
         return [
-            key(
+            make_verdict_key(
                 model=self.model,
                 rubric=question.rubric,
                 sampling=question.settings | {"reading": reading},
                 audio=hashes,
-                texts=[text for message in question.messages for text in _texts(message["content"])],
+                texts=[text for message in question.messages for text in _message_texts(message["content"])],
                 repeat=question.repeat,
             )
             for reading in range(question.readings)
         ]
 
-    def _write(
+    def _log_call(
         self,
-        question: Question,
+        question: JudgeQuestion,
         hashes: list[str],
-        turns: Turns,
-        answer: Answer | None,
+        turns: AttemptLeases,
+        answer: ChatAnswer | None,
         failure: CallFailed | None,
     ) -> None:
         if self._log is None:
@@ -169,17 +169,17 @@ class Caller:
             "logprobs": answer.logprobs if answer else None,
             "tokens": [answer.prompt_tokens, answer.completion_tokens] if answer else None,
             "settings": question.settings,
-            "texts": [text for message in question.messages for text in _texts(message["content"])],
+            "texts": [text for message in question.messages for text in _message_texts(message["content"])],
             "audio": [
-                {"sha256": found, "seconds": clip.seconds, "sample_rate": clip.sample_rate}
-                for found, clip in zip(hashes, question.clips, strict=True)
+                {"sha256": clip_hash, "seconds": clip.seconds, "sample_rate": clip.sample_rate}
+                for clip_hash, clip in zip(hashes, question.clips, strict=True)
             ],
         }
         with self._log.open("ab", buffering=0) as file:  # one write: lines of many workers do not mix
             file.write(json.dumps(line).encode() + b"\n")
 
 
-def _texts(content: str | list[dict[str, Any]]) -> list[str]:
+def _message_texts(content: str | list[dict[str, Any]]) -> list[str]:
     if isinstance(content, str):
         return [content]
     return [part["text"] for part in content if part["type"] == "text"]

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from judge.answers import Mode
+from judge.answers import AnswerMode
 
-LABELS = {"logprobs": "expected score", "schema": "JSON", "tagged": "tagged text"}
+MODE_LABELS = {"logprobs": "expected score", "schema": "JSON", "tagged": "tagged text"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +20,8 @@ class Capabilities:
     choice: bool
     forced: bool
     latency_s: float  # of one answer in the chosen mode
-    mode: Mode
-    ranking: Mode = "tagged"
+    mode: AnswerMode
+    ranking: AnswerMode = "tagged"
     usage: bool = True  # it says how many tokens a call took
     lacks: dict[str, str] = field(default_factory=dict)  # what did not work -> why
 
@@ -34,4 +34,4 @@ class Capabilities:
             "choice": self.choice,
         }
         shown = [name if ok else f"no {name} ({self.lacks.get(name)})" for name, ok in works.items()]
-        return f"judge answers by {LABELS[self.mode]}, {self.latency_s:.2f} s a call: {', '.join(shown)}"
+        return f"judge answers by {MODE_LABELS[self.mode]}, {self.latency_s:.2f} s a call: {', '.join(shown)}"

@@ -12,12 +12,12 @@ import httpx2
 
 from conf.endpoints import TOKEN_FIELDS
 from judge.completion import Completion, read_completion
-from judge.endpoint import Endpoint, key_of, without_key
-from judge.http import Post, Under, at_once, post
+from judge.endpoint import Endpoint, read_endpoint_key, redact_key
+from judge.http import AttemptRunner, PostRequest, run_at_once, send_post
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ChatAnswer:
     """What the model said. Not blank, not cut off; whether it holds a score is for the rubric to say."""
 
     text: str
@@ -31,14 +31,17 @@ class Answer:
     thought: str = ""  # what the model thought, where it came in a field of its own or before the text
 
 
-async def ask(
-    client: httpx2.AsyncClient, endpoint: Endpoint, body: dict[str, Any], under: Under[Completion] = at_once
-) -> Answer:
+async def ask_endpoint(
+    client: httpx2.AsyncClient,
+    endpoint: Endpoint,
+    body: dict[str, Any],
+    under: AttemptRunner[Completion] = run_at_once,
+) -> ChatAnswer:
     """Send ``body`` for the endpoint's model, again if need be, until there is an answer or no time for one.
 
     ``client``, ``under`` and errors as in ``judge.http.post``.
     """
-    request = Post(
+    request = PostRequest(
         path="/chat/completions",
         content_type="application/json",
         content=json.dumps(body | {"model": endpoint.model}).encode(),
@@ -50,16 +53,16 @@ async def ask(
             most=next((body[name] for name in TOKEN_FIELDS if name in body), None),
         ),
     )
-    posted, key = await post(client, endpoint, request, under), key_of(endpoint)
-    return Answer(
-        text=without_key(key, posted.found.text),
+    posted, key = await send_post(client, endpoint, request, under), read_endpoint_key(endpoint)
+    return ChatAnswer(
+        text=redact_key(key, posted.parsed.text),
         logprobs=[
-            [(without_key(key, token), logprob) for token, logprob in options] for options in posted.found.logprobs
+            [(redact_key(key, token), logprob) for token, logprob in options] for options in posted.parsed.logprobs
         ],
-        prompt_tokens=posted.found.prompt_tokens,
-        completion_tokens=posted.found.completion_tokens,
+        prompt_tokens=posted.parsed.prompt_tokens,
+        completion_tokens=posted.parsed.completion_tokens,
         seconds=posted.seconds,
         attempts=posted.attempts,
-        audio_tokens=posted.found.audio_tokens,
-        thought=without_key(key, posted.found.thought),
+        audio_tokens=posted.parsed.audio_tokens,
+        thought=redact_key(key, posted.parsed.thought),
     )

@@ -10,17 +10,17 @@ and its like, or where a clause ends with them: "the answer is a large city" nam
 
 import re
 
-from speech.spelling import plain
+from speech.spelling import normalize_spelling
 
-SOUNDS = {"a": "a", "ay": "a", "eh": "a", "bee": "b", "be": "b", "see": "c", "sea": "c", "cee": "c"}
-SOUNDS |= {"dee": "d", "ee": "e", "eff": "f", "ef": "f", "gee": "g", "i": "i"}
+LETTER_SOUNDS = {"a": "a", "ay": "a", "eh": "a", "bee": "b", "be": "b", "see": "c", "sea": "c", "cee": "c"}
+LETTER_SOUNDS |= {"dee": "d", "ee": "e", "eff": "f", "ef": "f", "gee": "g", "i": "i"}
 
 _CLEAR = "[b-hj-z]"  # "a" and "i" are words too
-_ANY = f"(?:{_CLEAR}|{'|'.join(SOUNDS)})"
+_ANY = f"(?:{_CLEAR}|{'|'.join(LETTER_SOUNDS)})"
 _END = r"(?= [.,;:!?]| (?:because|since|as|and|or|which|so|but|not)\b|$)"
 _NAMED = r"(?:option|choice|letter)"
 _NOT_DENIED = r"(?! (?:is |was )?(?:not|wrong|incorrect|false|isn't|wasn't|can't|cannot)\b)"
-_LETTER = rf"(?:{_NAMED} {_ANY}|{_CLEAR}|(?:{'|'.join(SOUNDS)}){_END})\b{_NOT_DENIED}"
+_LETTER = rf"(?:{_NAMED} {_ANY}|{_CLEAR}|(?:{'|'.join(LETTER_SOUNDS)}){_END})\b{_NOT_DENIED}"
 _LETTERS = rf"(?P<letters>{_LETTER}(?:(?: ,)? (?:(?:or|and) )?{_LETTER}(?! is\b| was\b))*)"
 _FILLERS = (
     r"(?:(?:is|was|are|be|would|will|must|should|clearly|definitely|probably|most|likely|therefore|i think|"
@@ -36,21 +36,21 @@ _BEGINNING = re.compile(rf"(?:(?:it's|it is|that's|that is|so|well|i think|i bel
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|[0-9]+|[.,;:!?]")
 
 
-def letters(text: str) -> frozenset[str]:
+def find_chosen_letters(text: str) -> frozenset[str]:
     """The letters, lower case, that the deciding words name: one, or several ("b or c"), or none.
 
     Example:
         letters("Option A is wrong, so the answer is bee.")  # {"b"}
     """
-    said = " ".join(_TOKEN.findall(plain(text)))
+    said = " ".join(_TOKEN.findall(normalize_spelling(text)))
     for cue in (_ANSWER, _OPTION):
-        found = list(cue.finditer(said))
-        if found:
-            return _of(found[-1])
+        matches = list(cue.finditer(said))
+        if matches:
+            return _letters_in_match(matches[-1])
     beginning = _BEGINNING.match(said)
-    return _of(beginning) if beginning else frozenset()
+    return _letters_in_match(beginning) if beginning else frozenset()
 
 
-def _of(found: re.Match[str]) -> frozenset[str]:
-    named = re.findall(rf"\b{_ANY}\b", found.groupdict().get("praised") or found["letters"])
-    return frozenset(SOUNDS.get(name, name) for name in named)
+def _letters_in_match(match: re.Match[str]) -> frozenset[str]:
+    named = re.findall(rf"\b{_ANY}\b", match.groupdict().get("praised") or match["letters"])
+    return frozenset(LETTER_SOUNDS.get(name, name) for name in named)

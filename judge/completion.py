@@ -12,10 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from judge.failures import document, error_failure, failed, shown
-from judge.finish import decisive, unfinished
+from judge.failures import decode_body, failure_from_error, make_failure, parse_document
+from judge.finish import decisive, failure_from_finish_reason
 
-DATED = r"([-@:]([0-9]{4,}|0[0-9]{2})([.-][0-9]+)*)?"
+DATE_SUFFIX = r"([-@:]([0-9]{4,}|0[0-9]{2})([.-][0-9]+)*)?"
 """What an endpoint may add to the name that was asked for: a date or a build (-2025-08-28, -0613, -001), no
 size (-405)."""
 
@@ -51,7 +51,7 @@ class _Token(_Option):
     top_logprobs: list[_Option] | None = None
 
 
-TOKENS = TypeAdapter(list[_Token])
+TOKEN_LOGPROB_LIST = TypeAdapter(list[_Token])
 
 
 class _Message(_Part):
@@ -98,42 +98,44 @@ def read_completion(
     ``model``: the name asked for; ``also``: others that stand for the same; ``settings``: what reasons name
     when a setting would help; ``most``: tokens that were allowed.
     """
-    found = document(body)
+    parsed_body = parse_document(body)
     try:
-        reply = _Reply.model_validate(found)
+        reply = _Reply.model_validate(parsed_body)
     except ValidationError as broken:
         first, *_ = broken.errors(include_url=False, include_input=False)
         where = ".".join(map(str, first["loc"])) or "the whole"
-        raise failed("malformed", f"not a chat completion: {where}: {first['msg']}") from None
-    used = _used(reply.usage)
+        raise make_failure("malformed", f"not a chat completion: {where}: {first['msg']}") from None
+    used = _count_billed_tokens(reply.usage)
     for given in reply.choices or ():  # before the name: what failed on its way may bear any
         _must_be_whole(given, used)
-    if reply.model and not is_named(reply.model, (model, *also)):
-        told = f"asked for {model}, answered by {reply.model}"
-        raise failed("wrong_model", f"{told}; if it is the same: {settings}.also_named=[{reply.model}]", used)
+    if reply.model and not is_requested_model(reply.model, (model, *also)):
+        mismatch = f"asked for {model}, answered by {reply.model}"
+        raise make_failure(
+            "wrong_model", f"{mismatch}; if it is the same: {settings}.also_named=[{reply.model}]", used
+        )
     choice = _only_choice(reply, used, body)
-    _must_have_answered(choice, used, _advice(settings, most))
+    _must_have_answered(choice, used, _advise_on_length(settings, most))
     assert choice.message is not None
-    text, thought = _said(choice.message, used)
+    text, thought = _split_message(choice.message, used)
     if not text.strip():
         kept = f", {len(thought)} characters of thought" if thought.strip() else ""
-        raise failed("empty", f"no content, finish_reason {choice.finish_reason}{kept}", used)
+        raise make_failure("empty", f"no content, finish_reason {choice.finish_reason}{kept}", used)
     return Completion(
         text=text,
-        logprobs=_alternatives(choice.logprobs, used),
+        logprobs=_read_alternatives(choice.logprobs, used),
         prompt_tokens=used[0],
         completion_tokens=used[1],
-        audio_tokens=_count(_details(reply.usage), "audio_tokens"),
+        audio_tokens=_read_token_count(_prompt_token_details(reply.usage), "audio_tokens"),
         thought=thought,
     )
 
 
-def is_named(answered: str, names: Collection[str]) -> bool:
+def is_requested_model(answered: str, names: Collection[str]) -> bool:
     """Whether the name that an endpoint gives is one of these, or one of these with a date or a build."""
-    return any(re.fullmatch(re.escape(name) + DATED, answered) for name in names)
+    return any(re.fullmatch(re.escape(name) + DATE_SUFFIX, answered) for name in names)
 
 
-def after_thought(text: str) -> tuple[str, str]:
+def split_thought(text: str) -> tuple[str, str]:
     """(the answer, the thought before it) of a text that may begin with a thought.
 
     A thought that does not end has no answer behind it: the answer is empty.
@@ -144,7 +146,7 @@ def after_thought(text: str) -> tuple[str, str]:
     return ("", text) if BEGIN_OF_THOUGHT.match(text.lstrip()) else (text, "")
 
 
-def _advice(settings: str, most: int | None) -> str:
+def _advise_on_length(settings: str, most: int | None) -> str:
     """What can be done about an answer that was cut off."""
     allowed = "" if most is None else f" of {most}"
     return f"{allowed}, thought included: raise {settings}.max_tokens or lower {settings}.reasoning_effort"
@@ -153,9 +155,9 @@ def _advice(settings: str, most: int | None) -> str:
 def _only_choice(reply: _Reply, used: tuple[int, int], body: bytes) -> _Choice:
     choices = reply.choices or []
     if len(choices) > 1:
-        raise failed("malformed", f"the answer must hold one choice: got {len(choices)}", used)
+        raise make_failure("malformed", f"the answer must hold one choice: got {len(choices)}", used)
     if not choices:
-        raise failed("empty", f"no choice in the answer: {shown(body)}", used)
+        raise make_failure("empty", f"no choice in the answer: {decode_body(body)}", used)
     return choices[0]
 
 
@@ -163,10 +165,10 @@ def _must_be_whole(choice: _Choice, used: tuple[int, int]) -> None:
     """CallFailed: the choice holds an error, or the server gave it up."""
     error = choice.error or (choice.message and choice.message.error)
     if error:
-        failure = error_failure(error, f"inside the answer: {error}")
+        failure = failure_from_error(error, f"inside the answer: {error}")
         failure.tokens = used
         raise failure
-    stopped = unfinished(choice.ended, used, "")
+    stopped = failure_from_finish_reason(choice.ended, used, "")
     if stopped is not None and stopped.kind == "server":
         raise stopped
 
@@ -174,17 +176,17 @@ def _must_be_whole(choice: _Choice, used: tuple[int, int]) -> None:
 def _must_have_answered(choice: _Choice, used: tuple[int, int], advice: str) -> None:
     """CallFailed: the choice was refused or is not the model's whole answer."""
     if choice.message is None:
-        raise failed("empty", "no message in the answer", used)
+        raise make_failure("empty", "no message in the answer", used)
     if choice.message.refusal:
-        raise failed("refusal", str(choice.message.refusal), used)
-    stopped = unfinished(choice.ended, used, advice)
+        raise make_failure("refusal", str(choice.message.refusal), used)
+    stopped = failure_from_finish_reason(choice.ended, used, advice)
     if stopped is not None:
         raise stopped
     if choice.message.tool_calls or choice.message.function_call:
-        raise failed("malformed", "the model called a tool instead of answering", used)
+        raise make_failure("malformed", "the model called a tool instead of answering", used)
 
 
-def _said(message: _Message, used: tuple[int, int]) -> tuple[str, str]:
+def _split_message(message: _Message, used: tuple[int, int]) -> tuple[str, str]:
     """(answer, thought): whether they come in fields of their own, as parts or in one text."""
     fields = (message.reasoning_content, message.reasoning, message.thinking)
     apart = [field for field in fields if isinstance(field, str)]
@@ -196,20 +198,20 @@ def _said(message: _Message, used: tuple[int, int]) -> tuple[str, str]:
             case {"type": "thinking" | "reasoning" | "redacted_thinking" | "thought"}:
                 apart.append(str(part))
             case {"type": "refusal"}:
-                raise failed("refusal", str(part.get("refusal")), used)
+                raise make_failure("refusal", str(part.get("refusal")), used)
             case _:
-                raise failed("malformed", f"a part of the answer must be text: got {str(part)[:100]}", used)
-    answer, before = after_thought("".join(texts))
+                raise make_failure("malformed", f"a part of the answer must be text: got {str(part)[:100]}", used)
+    answer, before = split_thought("".join(texts))
     return answer, "\n".join([*apart, before] if before else apart)
 
 
-def _used(usage: Any) -> tuple[int, int]:
+def _count_billed_tokens(usage: Any) -> tuple[int, int]:
     """(prompt, completion) tokens that are billed: some endpoints count a thought in the total alone."""
-    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    return prompt, max(completion, _count(usage, "total_tokens") - prompt if prompt else completion)
+    prompt, completion = _read_token_count(usage, "prompt_tokens"), _read_token_count(usage, "completion_tokens")
+    return prompt, max(completion, _read_token_count(usage, "total_tokens") - prompt if prompt else completion)
 
 
-def _count(usage: Any, name: str) -> int:
+def _read_token_count(usage: Any, name: str) -> int:
     """How many tokens a usage says; 0 where it says nothing that is a count: many gateways do not count."""
     value = usage.get(name) if isinstance(usage, dict) else None
     if isinstance(value, float) and value.is_integer():
@@ -217,26 +219,26 @@ def _count(usage: Any, name: str) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31 else 0
 
 
-def _details(usage: Any) -> Any:
+def _prompt_token_details(usage: Any) -> Any:
     return usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
 
 
-def _alternatives(logprobs: Any, used: tuple[int, int]) -> list[list[tuple[str, float]]]:
+def _read_alternatives(logprobs: Any, used: tuple[int, int]) -> list[list[tuple[str, float]]]:
     """Per token the one that was taken, then its alternatives; none where they come in another form.
 
     CallFailed malformed: this form, with something in it that is no log-prob.
     """
     listed = logprobs.get("content") if isinstance(logprobs, dict) else None
     try:
-        return [_options(token) for token in TOKENS.validate_python(listed or [])]
+        return [_order_alternatives(token) for token in TOKEN_LOGPROB_LIST.validate_python(listed or [])]
     except ValidationError as broken:
         first, *_ = broken.errors(include_url=False, include_input=False)
         where = ".".join(map(str, first["loc"]))
-        raise failed("malformed", f"token probabilities: {where}: {first['msg']}", used) from None
+        raise make_failure("malformed", f"token probabilities: {where}: {first['msg']}", used) from None
 
 
-def _options(token: _Token) -> list[tuple[str, float]]:
-    options = [(one.token, one.logprob) for one in token.top_logprobs or []]
+def _order_alternatives(token: _Token) -> list[tuple[str, float]]:
+    options = [(alternative.token, alternative.logprob) for alternative in token.top_logprobs or []]
     same = [option for option in options if option[0] == token.token]
     taken = min(same, key=lambda option: abs(option[1] - token.logprob), default=(token.token, token.logprob))
     if same:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from rollout.types import Speech
 
-REMEMBERED = 4096  # transcripts
+MAX_CACHED_TRANSCRIPTS = 4096  # transcripts
 
 
-class Listener(Protocol):
+class SpeechRecogniser(Protocol):
     """What the panel needs of a recogniser."""
 
     def transcribe(self, wave: NDArray[np.float32], sample_rate: int) -> str:
@@ -26,30 +26,30 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class CachedTranscript:
     """A transcript and whether it was remembered rather than recognised now."""
 
     transcript: str
     cached: bool
 
 
-class Ear:
+class CachedRecogniser:
     """Remembers transcripts by content: identical waves are common (greedy replies, converged groups)."""
 
-    def __init__(self, recogniser: Listener, remembered: int = REMEMBERED) -> None:
+    def __init__(self, recogniser: SpeechRecogniser, remembered: int = MAX_CACHED_TRANSCRIPTS) -> None:
         self._recogniser = recogniser
         self._remembered = remembered
         self._transcripts: OrderedDict[str, str] = OrderedDict()
 
-    def hear(self, speech: Speech) -> Heard:
+    def recognise(self, speech: Speech) -> CachedTranscript:
         """Recognise once per distinct (samples, rate). A failure is raised and never remembered."""
         pcm = np.ascontiguousarray(speech.wave, np.float32)
         key = sha256(str(speech.sample_rate).encode() + b" " + pcm.tobytes()).hexdigest()
         if key in self._transcripts:
             self._transcripts.move_to_end(key)
-            return Heard(transcript=self._transcripts[key], cached=True)
+            return CachedTranscript(transcript=self._transcripts[key], cached=True)
         transcript = self._recogniser.transcribe(speech.wave, speech.sample_rate)
         self._transcripts[key] = transcript
         if len(self._transcripts) > self._remembered:
             self._transcripts.popitem(last=False)
-        return Heard(transcript=transcript, cached=False)
+        return CachedTranscript(transcript=transcript, cached=False)

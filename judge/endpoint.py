@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import httpx2
 
-from conf.endpoints import ENV_NAME, AskedConfig, EndpointConfig, SecondConfig
+from conf.endpoints import ENV_NAME_PATTERN, AskedConfig, EndpointConfig, SecondConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Endpoint:
             raise ValueError(f"base_url must be http(s)://host[:port][/path]: got {self.base_url!r}")
         if not self.model:
             raise ValueError("model must be named")
-        if self.key_env is not None and not re.fullmatch(ENV_NAME, self.key_env):
+        if self.key_env is not None and not re.fullmatch(ENV_NAME_PATTERN, self.key_env):
             raise ValueError(
                 "key_env must be the name of an environment variable (A-Z, 0-9, _); "
                 "what was given is not shown, it may be a key"
@@ -52,7 +52,7 @@ class Endpoint:
             raise ValueError(f"max_bytes must be at least 1: got {self.max_bytes}")
 
 
-def endpoint_of(config: EndpointConfig) -> Endpoint:
+def endpoint_from_config(config: EndpointConfig) -> Endpoint:
     """Where to ask, by the settings. ValueError: not an address, or nothing to ask there."""
     return Endpoint(
         base_url=config.base_url or "",
@@ -64,7 +64,7 @@ def endpoint_of(config: EndpointConfig) -> Endpoint:
     )
 
 
-def key_of(endpoint: Endpoint) -> str | None:
+def read_endpoint_key(endpoint: Endpoint) -> str | None:
     """The key, from the environment; None: the endpoint wants none. ValueError: it is not set, or no key."""
     if endpoint.key_env is None:
         return None
@@ -76,6 +76,6 @@ def key_of(endpoint: Endpoint) -> str | None:
     return key
 
 
-def without_key(key: str | None, text: str) -> str:
+def redact_key(key: str | None, text: str) -> str:
     """What an endpoint said, without the key if it repeats it."""
     return text if key is None else text.replace(key, "[key]")

@@ -7,13 +7,13 @@ and means the same everywhere. Reasons may quote what was sent, uncut: who shows
 import re
 from typing import Any
 
-from judge.strict_json import strict_json
-from judge.types import CallFailed, Kind
+from judge.strict_json import parse_strict_json
+from judge.types import CallFailed, MissingKind
 
-TRANSIENT: frozenset[Kind] = frozenset({"deadline", "network", "rate_limited", "server", "not_json"})
+TRANSIENT_KINDS: frozenset[MissingKind] = frozenset({"deadline", "network", "rate_limited", "server", "not_json"})
 """Kinds that say something about the endpoint rather than about the call: another call may succeed."""
 
-OUT_OF_MONEY = frozenset(
+QUOTA_CODES = frozenset(
     {
         "insufficient_quota",
         "billing_hard_limit_reached",
@@ -25,57 +25,61 @@ OUT_OF_MONEY = frozenset(
 )
 """Error codes of a used-up account, which come with 429, 403 or 400: waiting does not help."""
 
-TOO_FAST = frozenset({"rate_limit_exceeded", "rate_limit_error", "rate_limited", "resource_exhausted"})
+RATE_LIMIT_CODES = frozenset({"rate_limit_exceeded", "rate_limit_error", "rate_limited", "resource_exhausted"})
 """Error codes of asking too often, where no status says so."""
 
 
-def failed(kind: Kind, reason: str, tokens: tuple[int, int] = (0, 0)) -> CallFailed:
+def make_failure(kind: MissingKind, reason: str, tokens: tuple[int, int] = (0, 0)) -> CallFailed:
     """The failure of this kind, marked retryable when the kind is transient."""
-    return CallFailed(kind, reason, retryable=kind in TRANSIENT, tokens=tokens)
+    return CallFailed(kind, reason, retryable=kind in TRANSIENT_KINDS, tokens=tokens)
 
 
-def document(body: bytes) -> Any:
+def parse_document(body: bytes) -> Any:
     """The JSON in the body of a success. CallFailed: it is none, or holds an error all the same."""
     try:
-        found = strict_json(body)
+        parsed_body = parse_strict_json(body)
     except ValueError as broken:
-        raise failed("not_json", f"{broken}: {shown(body)}") from None
-    error = (found.get("error") or found.get("errors")) if isinstance(found, dict) else None
-    if error or (isinstance(found, dict) and found.get("object") == "error"):
-        raise error_failure(error or found, shown(body))
-    return found
+        raise make_failure("not_json", f"{broken}: {decode_body(body)}") from None
+    error = (parsed_body.get("error") or parsed_body.get("errors")) if isinstance(parsed_body, dict) else None
+    if error or (isinstance(parsed_body, dict) and parsed_body.get("object") == "error"):
+        raise failure_from_error(error or parsed_body, decode_body(body))
+    return parsed_body
 
 
-def status_failure(status: int, body: bytes) -> CallFailed:
+def failure_from_status(status: int, body: bytes) -> CallFailed:
     """The failure that an error status and its body mean."""
-    reason = f"HTTP {status}: {shown(body)}"
+    reason = f"HTTP {status}: {decode_body(body)}"
     try:
-        codes = _codes(strict_json(body))
+        codes = _read_error_codes(parse_strict_json(body))
     except ValueError:  # error pages are HTML as often as not: the status says enough
         codes = set()
-    if status == 402 or (400 <= status < 500 and OUT_OF_MONEY & codes):
-        return failed("quota", reason)
-    return failed(_kind(status), reason)
+    if status == 402 or (400 <= status < 500 and QUOTA_CODES & codes):
+        return make_failure("quota", reason)
+    return make_failure(_status_to_kind(status), reason)
 
 
-def error_failure(error: Any, told: str) -> CallFailed:
+def failure_from_error(error: Any, reason: str) -> CallFailed:
     """The failure that an error inside a success means: some gateways send status 200 and put the status of
     the model behind them into the body. What has no status of HTTP's is the server's."""
-    codes = _codes(error)
+    codes = _read_error_codes(error)
     status = next((int(code) for code in sorted(codes) if re.fullmatch("[45][0-9][0-9]", code)), None)
-    if status == 402 or OUT_OF_MONEY & codes:
-        return failed("quota", told)
-    if TOO_FAST & codes:
-        return failed("rate_limited", told)
-    return failed("server", told) if status is None else failed(_kind(status), f"error {status}: {told}")
+    if status == 402 or QUOTA_CODES & codes:
+        return make_failure("quota", reason)
+    if RATE_LIMIT_CODES & codes:
+        return make_failure("rate_limited", reason)
+    return (
+        make_failure("server", reason)
+        if status is None
+        else make_failure(_status_to_kind(status), f"error {status}: {reason}")
+    )
 
 
-def shown(body: bytes) -> str:
+def decode_body(body: bytes) -> str:
     """A body as text, for a reason."""
     return body.decode(errors="replace") or "nothing"
 
 
-def _kind(status: int) -> Kind:
+def _status_to_kind(status: int) -> MissingKind:
     if status == 408:  # the request did not arrive in time
         return "network"
     if status == 429:
@@ -83,9 +87,9 @@ def _kind(status: int) -> Kind:
     return "server" if 500 <= status < 600 else "rejected"
 
 
-def _codes(found: Any) -> set[str]:
+def _read_error_codes(error: Any) -> set[str]:
     """The codes of an error object, lower case: bare, under "error" or, as Google sends it, in a list."""
-    first = found[0] if isinstance(found, list) and found else found
+    first = error[0] if isinstance(error, list) and error else error
     inner = first.get("error", first) if isinstance(first, dict) else None
     codes = [inner.get(key) for key in ("code", "type", "status")] if isinstance(inner, dict) else []
     return {str(code).lower() for code in codes if isinstance(code, str | int) and not isinstance(code, bool)}

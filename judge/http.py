@@ -25,42 +25,42 @@ import httpx2
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
-from judge.endpoint import Endpoint, key_of, without_key
-from judge.failures import failed, status_failure
+from judge.endpoint import Endpoint, read_endpoint_key, redact_key
+from judge.failures import failure_from_status, make_failure
 from judge.types import CallFailed
 
-T = TypeVar("T")
-S = TypeVar("S")
-Attempt = Callable[[], Awaitable[T]]
-Under = Callable[[Attempt[T]], Awaitable[T]]  # runs an attempt when its turn has come
+_T = TypeVar("_T")
+_S = TypeVar("_S")
+AttemptCall = Callable[[], Awaitable[_T]]
+AttemptRunner = Callable[[AttemptCall[_T]], Awaitable[_T]]  # runs an attempt when its turn has come
 
-RETRIED = frozenset({"network", "rate_limited", "server"})
+RETRIED_KINDS = frozenset({"network", "rate_limited", "server"})
 FIRST_WAIT = 0.5  # seconds; the window of the first wait, doubled by every further one
-LONGEST_WAIT = 8.0
-SHOWN = 200  # characters of a reason
+MAX_WAIT_S = 8.0
+MAX_REASON_LINE_CHARS = 200  # characters of a reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Post(Generic[T]):
+class PostRequest(Generic[_T]):
     """What is sent, and how the body of a success is read (CallFailed: it is no answer)."""
 
     path: str  # below the endpoint's address
     content_type: str
     content: bytes
-    read: Callable[[bytes], T]
+    read: Callable[[bytes], _T]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Posted(Generic[T]):
+class PostResult(Generic[_T]):
     """What was read, and what it took."""
 
-    found: T
+    parsed: _T
     seconds: float  # of the deadline: attempts and the waits between them
     attempts: int
 
 
 def new_client(connections: int = 100) -> httpx2.AsyncClient:
-    """The client that ``post`` needs; ``connections`` open at once, more wait within their deadline.
+    """The client that ``send_post`` needs; ``connections`` open at once, more wait within their deadline.
 
     Takes no proxy and no password from the environment, uses no connection twice and has no clock of its own.
     """
@@ -75,31 +75,33 @@ def new_client(connections: int = 100) -> httpx2.AsyncClient:
     )
 
 
-async def at_once(attempt: Attempt[T]) -> T:
+async def run_at_once(attempt: AttemptCall[_T]) -> _T:
     """The ``under`` of a call that waits for nobody."""
     return await attempt()
 
 
-async def post(
-    client: httpx2.AsyncClient, endpoint: Endpoint, request: Post[T], under: Under[T] = at_once
-) -> Posted[T]:
+async def send_post(
+    client: httpx2.AsyncClient, endpoint: Endpoint, request: PostRequest[_T], under: AttemptRunner[_T] = run_at_once
+) -> PostResult[_T]:
     """Send, again if need be, until there is an answer or no time for one.
 
     ``client``: from ``new_client``; any number of calls may share it. ``under``: runs each attempt, may make
     it wait and sees its failure. CallFailed: why there is no answer. ValueError: the key's variable is unset.
     """
-    key = key_of(endpoint)
+    key = read_endpoint_key(endpoint)
     headers = {"Content-Type": request.content_type}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
-    call = _Call(client, endpoint, headers, request, under, lambda said: _shown(without_key(key, said)))
+    call = _RetriedPost(
+        client, endpoint, headers, request, under, lambda said: _to_printable_line(redact_key(key, said))
+    )
     failure: CallFailed
     try:
-        found: T = await _retrying(call, endpoint)(call.attempt)
+        parsed: _T = await _build_retry_policy(call, endpoint)(call.run_attempt)
     except CallFailed as last:
         failure = last
     else:
-        return Posted(found=found, seconds=endpoint.deadline_s - call.left_s, attempts=call.attempts)
+        return PostResult(parsed=parsed, seconds=endpoint.deadline_s - call.left_s, attempts=call.attempts)
     # Raised here and not in the handlers: what is chained to a failure holds the request and so the key.
     asked = f", asked to wait {call.after_s:g} s" if call.after_s else ""
     attempts = f"attempt {call.attempts} of {endpoint.attempts}{asked}"
@@ -107,7 +109,7 @@ async def post(
     raise CallFailed(failure.kind, said, retryable=failure.retryable, tokens=failure.tokens)
 
 
-class _Call(Generic[T]):
+class _RetriedPost(Generic[_T]):
     """The attempts of one request, and what the latest of them left behind."""
 
     def __init__(
@@ -115,8 +117,8 @@ class _Call(Generic[T]):
         client: httpx2.AsyncClient,
         endpoint: Endpoint,
         headers: dict[str, str],
-        request: Post[T],
-        under: Under[T],
+        request: PostRequest[_T],
+        under: AttemptRunner[_T],
         shown: Callable[[str], str],
     ) -> None:
         self._client, self._endpoint, self._under, self._shown = client, endpoint, under, shown
@@ -127,7 +129,7 @@ class _Call(Generic[T]):
         self.after_s = 0.0  # what the server asked to wait
         self._last: CallFailed | None = None
 
-    async def attempt(self) -> T:
+    async def run_attempt(self) -> _T:
         self.attempts += 1
         self.after_s = 0.0
         try:
@@ -136,17 +138,17 @@ class _Call(Generic[T]):
             self._last = failure
             raise
 
-    async def rest(self, seconds: float) -> None:
+    async def rest_between_attempts(self, seconds: float) -> None:
         """Between two attempts."""
-        await self._counted(asyncio.sleep(seconds))
+        await self._count_elapsed(asyncio.sleep(seconds))
 
-    async def _timed(self) -> T:
+    async def _timed(self) -> _T:
         try:
             async with asyncio.timeout(self.left_s):
-                return await self._counted(self._post())
+                return await self._count_elapsed(self._post())
         except TimeoutError:
             before = f", before that {self._last}" if self._last else ""
-            raise failed("deadline", f"no whole answer within {self._endpoint.deadline_s:g} s{before}") from None
+            raise make_failure("deadline", f"no whole answer within {self._endpoint.deadline_s:g} s{before}") from None
         except CallFailed as failure:  # whoever lent the turn is told, too, and never the key
             raise CallFailed(
                 failure.kind,
@@ -155,14 +157,14 @@ class _Call(Generic[T]):
                 tokens=failure.tokens,
             ) from None
 
-    async def _counted(self, doing: Awaitable[S]) -> S:
+    async def _count_elapsed(self, doing: Awaitable[_S]) -> _S:
         start = time.monotonic()
         try:
             return await doing
         finally:
             self.left_s -= time.monotonic() - start
 
-    async def _post(self) -> T:
+    async def _post(self) -> _T:
         most = self._endpoint.max_bytes
         try:
             async with self._client.stream(
@@ -174,30 +176,30 @@ class _Call(Generic[T]):
             ) as response:
                 if 300 <= response.status_code < 400:
                     where = response.headers.get("location", "nowhere")
-                    raise failed("redirect", f"HTTP {response.status_code} to {where}")
-                body = await _read(response, most)
+                    raise make_failure("redirect", f"HTTP {response.status_code} to {where}")
+                body = await _read_body(response, most)
         except httpx2.DecodingError as broken:
-            raise failed("not_json", f"compressed wrongly: {broken}") from None
+            raise make_failure("not_json", f"compressed wrongly: {broken}") from None
         except httpx2.TransportError as broken:
-            raise failed("network", f"{type(broken).__name__}: {broken}") from None
+            raise make_failure("network", f"{type(broken).__name__}: {broken}") from None
         if not response.is_success:
-            self.after_s = retry_after(response.headers.get("retry-after"), time.time())
-            raise await asyncio.to_thread(status_failure, response.status_code, body)
+            self.after_s = parse_retry_after(response.headers.get("retry-after"), time.time())
+            raise await asyncio.to_thread(failure_from_status, response.status_code, body)
         if len(body) > most:
-            raise failed("too_large", f"more than {most} bytes")
+            raise make_failure("too_large", f"more than {most} bytes")
         kind = response.headers.get("content-type", "no content-type").partition(";")[0].strip().lower()
         if not re.fullmatch(r"application/([\w.-]+\+)?json", kind):
             said = body.decode(errors="replace")
-            raise failed("not_json", f"HTTP {response.status_code} with {kind}: {said}")
+            raise make_failure("not_json", f"HTTP {response.status_code} with {kind}: {said}")
         return await asyncio.to_thread(self._request.read, body)  # a megabyte keeps no other call waiting
 
 
-def _retrying(call: _Call[T], endpoint: Endpoint) -> AsyncRetrying:
+def _build_retry_policy(call: _RetriedPost[_T], endpoint: Endpoint) -> AsyncRetrying:
     """Full jitter, never sooner than the server asked, and no wait that would end after the deadline.
 
     Four attempts wait for less than half of the deadline, however short it is.
     """
-    jitter = wait_random_exponential(multiplier=min(FIRST_WAIT, endpoint.deadline_s / 16), max=LONGEST_WAIT)
+    jitter = wait_random_exponential(multiplier=min(FIRST_WAIT, endpoint.deadline_s / 16), max=MAX_WAIT_S)
 
     def wait(state: RetryCallState) -> float:
         return max(jitter(state), call.after_s)
@@ -206,15 +208,15 @@ def _retrying(call: _Call[T], endpoint: Endpoint) -> AsyncRetrying:
         return call.attempts >= endpoint.attempts or state.upcoming_sleep >= call.left_s
 
     return AsyncRetrying(
-        sleep=call.rest,
-        retry=retry_if_exception(lambda error: isinstance(error, CallFailed) and error.kind in RETRIED),
+        sleep=call.rest_between_attempts,
+        retry=retry_if_exception(lambda error: isinstance(error, CallFailed) and error.kind in RETRIED_KINDS),
         wait=wait,
         stop=over,
         reraise=True,
     )
 
 
-async def _read(response: httpx2.Response, most: int) -> bytes:
+async def _read_body(response: httpx2.Response, most: int) -> bytes:
     """The unpacked body; of one longer than ``most`` bytes a part that is longer, too."""
     body = bytearray()
     async with aclosing(response.aiter_bytes()) as parts:  # unpacks at most 1 MiB at once
@@ -225,7 +227,7 @@ async def _read(response: httpx2.Response, most: int) -> bytes:
     return bytes(body)
 
 
-def retry_after(header: str | None, now: float) -> float:
+def parse_retry_after(header: str | None, now: float) -> float:
     """Seconds that a Retry-After header asks for; 0 for none, garbage or the past. ``now``: Unix time."""
     wanted = (header or "").strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", wanted):
@@ -239,7 +241,7 @@ def retry_after(header: str | None, now: float) -> float:
     return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
 
 
-def _shown(text: str) -> str:
+def _to_printable_line(text: str) -> str:
     """At most SHOWN printable characters of it on one line."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 20 * SHOWN]).split())
-    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 20 * MAX_REASON_LINE_CHARS]).split())
+    return line if len(line) <= MAX_REASON_LINE_CHARS else line[: MAX_REASON_LINE_CHARS - 1] + "…"

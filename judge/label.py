@@ -12,17 +12,17 @@ from math import exp
 from judge.completion import THOUGHT_ENDS
 from judge.types import CallFailed
 
-Logprobs = Sequence[Sequence[tuple[str, float]]]
+TokenLogprobs = Sequence[Sequence[tuple[str, float]]]
 """Per generated token: the one that was taken, then its alternatives; natural log."""
 
 BLANKS = " \t\r\n\u00a0\u2009\u200b\u202f\u3000\ufeff\u2581\u0120\u010a"  # the last three: of vocabularies
-ENDS = re.compile(r"<[^<>\s]{0,40}>|\[[^\[\]\s]{0,40}\]")  # "</s>", "<|im_end|>", "[EOS]"
-SPOKEN_NOW = (*THOUGHT_ENDS, "<|message|>")  # harmony's final channel begins so
-ROUNDING = 1e-3  # of one probability that was given twice
-COMPARED = 200  # last characters of a thought that must be those of the tokens before the label
+END_TOKEN = re.compile(r"<[^<>\s]{0,40}>|\[[^\[\]\s]{0,40}\]")  # "</s>", "<|im_end|>", "[EOS]"
+ANSWER_STARTS = (*THOUGHT_ENDS, "<|message|>")  # harmony's final channel begins so
+LOGPROB_TOLERANCE = 1e-3  # of one probability that was given twice
+COMPARED_CHARS = 200  # last characters of a thought that must be those of the tokens before the label
 
 
-def label_of(said: str, logprobs: Logprobs, thought: str = "") -> Sequence[tuple[str, float]]:
+def find_label_alternatives(said: str, logprobs: TokenLogprobs, thought: str = "") -> Sequence[tuple[str, float]]:
     """The alternatives at the one token that is the answer ``said``. CallFailed malformed: there is none.
 
     ``thought``: what the model thought, where it came in a field of its own.
@@ -34,18 +34,18 @@ def label_of(said: str, logprobs: Logprobs, thought: str = "") -> Sequence[tuple
     if last < 0:
         raise CallFailed("malformed", "the answer came without token probabilities")
     before = "".join(tokens[:last]).strip(BLANKS)
-    if plain(tokens[last]) != said or (before and not _is_thought(before, thought)):
+    if strip_blanks(tokens[last]) != said or (before and not _is_thought(before, thought)):
         spelt = "".join(tokens[max(0, last - 20) :])[-100:]
         raise CallFailed("malformed", f"the tokens do not spell the answer {said!r}: they end with {spelt!r}")
     return logprobs[last]
 
 
-def plain(token: str) -> str:
+def strip_blanks(token: str) -> str:
     """A token without blanks around it."""
     return token.strip(BLANKS)
 
 
-def weights_of(labels: Collection[str], options: Sequence[tuple[str, float]]) -> dict[str, float]:
+def sum_label_probabilities(labels: Collection[str], options: Sequence[tuple[str, float]]) -> dict[str, float]:
     """Label -> probability. Tokens that differ in blanks alone are one label; one given twice counts once.
 
     CallFailed malformed: a log-probability that is none.
@@ -55,20 +55,20 @@ def weights_of(labels: Collection[str], options: Sequence[tuple[str, float]]) ->
         if not logprob <= 1e-3:  # NaN as well
             raise CallFailed("malformed", f"a log-probability must not be positive: got {logprob}")
         same = counted.setdefault(sign, [])  # in order: one comparison, however many there are
-        at = bisect_left(same, logprob - ROUNDING)
-        again = at < len(same) and same[at] <= logprob + ROUNDING
-        if plain(sign) in weights and not again:
-            weights[plain(sign)] += exp(logprob)
+        at = bisect_left(same, logprob - LOGPROB_TOLERANCE)
+        again = at < len(same) and same[at] <= logprob + LOGPROB_TOLERANCE
+        if strip_blanks(sign) in weights and not again:
+            weights[strip_blanks(sign)] += exp(logprob)
             insort(same, logprob)
     return weights
 
 
 def _ends_turn(token: str) -> bool:
-    said = plain(token)
-    return not said or (ENDS.fullmatch(said) is not None and said.lower() not in THOUGHT_ENDS)
+    said = strip_blanks(token)
+    return not said or (END_TOKEN.fullmatch(said) is not None and said.lower() not in THOUGHT_ENDS)
 
 
 def _is_thought(before: str, thought: str) -> bool:
     """Whether the text before a label is a thought that has ended, by its mark or by what is known of it."""
-    known = thought.strip(BLANKS)[-COMPARED:]
-    return before.lower().endswith(SPOKEN_NOW) or bool(known and before.endswith(known))
+    known = thought.strip(BLANKS)[-COMPARED_CHARS:]
+    return before.lower().endswith(ANSWER_STARTS) or bool(known and before.endswith(known))

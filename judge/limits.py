@@ -14,16 +14,16 @@ from itertools import count
 from math import inf
 from typing import Protocol
 
-from judge.breaker import Breaker, BreakerState
+from judge.breaker import BreakerState, CircuitBreaker
 from judge.types import CallFailed
 
 MINUTE = 60.0  # seconds
-BURST = 0.01  # share of a minute's allowance that may go at once: makes up for timers that ring late
-PUNCTUAL = 1e-6  # seconds that a timer may ring early
+BURST_SHARE = 0.01  # share of a minute's allowance that may go at once: makes up for timers that ring late
+TIMER_TOLERANCE_S = 1e-6  # seconds that a timer may ring early
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class EndpointLimits:
     """What the endpoint and its owner allow. None: no such limit. ValueError: not a limit."""
 
     concurrency: int  # calls on their way
@@ -40,13 +40,13 @@ class Limits:
                 raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
         rates = ("requests_per_minute", "audio_seconds_per_minute", "spend_cap")
         for name in (*rates, "breaker_rest_s", "lease_s"):
-            found = getattr(self, name)
-            if not (found is None and name in rates) and not 0 < found < inf:
-                raise ValueError(f"{name} must be positive and finite: got {found}")
+            limit = getattr(self, name)
+            if not (limit is None and name in rates) and not 0 < limit < inf:
+                raise ValueError(f"{name} must be positive and finite: got {limit}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class LimiterFigures:
     """What the metrics show. Counts and sums since the limiter was made."""
 
     breaker: BreakerState
@@ -59,7 +59,7 @@ class Figures:
     seconds_open: float  # in which the breaker was not closed
 
 
-class Permits(Protocol):
+class LimiterProtocol(Protocol):
     """What a judge needs of a limiter, wherever it lives."""
 
     async def acquire(self, audio_seconds: float, about: str | None = None) -> int:
@@ -79,7 +79,7 @@ class Permits(Protocol):
         ...
 
 
-class Rate:
+class RateLimit:
     """An allowance per minute by virtual scheduling (the generic cell rate algorithm of ITU-T I.371).
 
     Whatever the demand, the amounts within any 60 s, but for the last of them, add up to less than
@@ -100,14 +100,14 @@ class Rate:
         self._scheduled = max(self._scheduled, now) + amount * self._cost
 
 
-def requests(per_minute: float | None) -> Rate:
+def limit_requests(per_minute: float | None) -> RateLimit:
     """Rate of calls: in no minute more than 1 % above, thus none at all below 100 a minute. None: any."""
-    return Rate(inf, 0) if per_minute is None else Rate(per_minute, BURST * per_minute // 1)
+    return RateLimit(inf, 0) if per_minute is None else RateLimit(per_minute, BURST_SHARE * per_minute // 1)
 
 
-def audio(per_minute: float | None) -> Rate:
+def limit_audio(per_minute: float | None) -> RateLimit:
     """Rate of audio seconds: in no minute more than 1 % and the last clip above. None: any."""
-    return Rate(inf, 0) if per_minute is None else Rate(per_minute, BURST * per_minute)
+    return RateLimit(inf, 0) if per_minute is None else RateLimit(per_minute, BURST_SHARE * per_minute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +137,13 @@ class Limiter:
         await limiter.release(lease, ok=True, spent=0.0004)
     """
 
-    def __init__(self, limits: Limits, *, spent: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limits: EndpointLimits, *, spent: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limits, self._spent, self._clock = limits, spent, clock
-        self._breaker = Breaker(limits.breaker_failures, limits.breaker_rest_s)
-        self._requests = requests(limits.requests_per_minute)
-        self._audio = audio(limits.audio_seconds_per_minute)
+        self._breaker = CircuitBreaker(limits.breaker_failures, limits.breaker_rest_s)
+        self._requests = limit_requests(limits.requests_per_minute)
+        self._audio = limit_audio(limits.audio_seconds_per_minute)
         self._waiting: OrderedDict[int, _Waiter] = OrderedDict()  # in the order of asking
         self._leases: OrderedDict[int, _Lease] = OrderedDict()  # in the order of giving, thus of expiry
         # From the wall clock: a lease from before a restart of the limiter must not be taken for a new one.
@@ -162,13 +164,13 @@ class Limiter:
         waiter = _Waiter(audio_seconds, about, owner, asyncio.get_running_loop().create_future())
         ticket = next(self._tickets)
         self._waiting[ticket] = waiter
-        self._serve()
+        self._grant_due_leases()
         try:
             granted = await waiter.granted
         except asyncio.CancelledError:
             if self._waiting.pop(ticket, None) is None:  # granted, and nobody left to use it
                 self._end(ticket, ok=None)
-            self._serve()
+            self._grant_due_leases()
             raise
         if granted:
             return ticket
@@ -188,7 +190,7 @@ class Limiter:
             self._cause = why
         self._spent += spent
         self._end(lease, ok)
-        self._serve()
+        self._grant_due_leases()
 
     async def down_s(self) -> float:
         """A breaker that waits for its probe is open to nobody else."""
@@ -207,13 +209,13 @@ class Limiter:
         for ticket, lease in list(self._leases.items()):
             if lease.owner == owner:
                 self._end(ticket, ok=None)
-        self._serve()
+        self._grant_due_leases()
 
-    def state(self) -> Figures:
+    def state(self) -> LimiterFigures:
         """The figures as of now."""
         now = self._clock()
-        self._reclaim(now)
-        return Figures(
+        self._reclaim_expired(now)
+        return LimiterFigures(
             breaker=self._breaker.state(now),
             in_flight=len(self._leases),
             waiting=len(self._waiting),
@@ -229,9 +231,9 @@ class Limiter:
         if lease is not None:
             self._breaker.end(lease.opened, ok, self._clock(), lease.about)
 
-    def _reclaim(self, now: float) -> None:
+    def _reclaim_expired(self, now: float) -> None:
         """A worker that died says nothing about the endpoint, and what its call cost is not known here."""
-        while self._leases and self._expiry() <= now + PUNCTUAL:
+        while self._leases and self._expiry() <= now + TIMER_TOLERANCE_S:
             self._end(next(iter(self._leases)), ok=None)
             self._reclaimed += 1
 
@@ -245,24 +247,24 @@ class Limiter:
             return inf
         return max(self._breaker.due(), self._requests.due(), self._audio.due())
 
-    def _serve(self) -> None:
+    def _grant_due_leases(self) -> None:
         """Give leases as long as all limits allow it, then come back when they may allow the next one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         now = self._clock()
-        self._reclaim(now)
+        self._reclaim_expired(now)
         if self._limits.spend_cap is not None and self._spent >= self._limits.spend_cap:
             while self._waiting:
-                self._answer(self._waiting.popitem(last=False)[1], granted=False)
+                self._answer_waiter(self._waiting.popitem(last=False)[1], granted=False)
         while self._waiting:
             due = self._due()
-            if due > now + PUNCTUAL:
+            if due > now + TIMER_TOLERANCE_S:
                 delay = min(due, self._expiry()) - now
-                self._timer = asyncio.get_running_loop().call_later(delay, self._serve)
+                self._timer = asyncio.get_running_loop().call_later(delay, self._grant_due_leases)
                 return
             ticket, waiter = self._waiting.popitem(last=False)
-            if self._answer(waiter, granted=True):
+            if self._answer_waiter(waiter, granted=True):
                 self._leases[ticket] = _Lease(
                     now + self._limits.lease_s, self._breaker.start(), waiter.about, waiter.owner
                 )
@@ -271,7 +273,7 @@ class Limiter:
                 self._given += 1
 
     @staticmethod
-    def _answer(waiter: _Waiter, *, granted: bool) -> bool:
+    def _answer_waiter(waiter: _Waiter, *, granted: bool) -> bool:
         """Whether anybody was still waiting: a cancelled task only notices when its turn comes."""
         if waiter.granted.done():
             return False

@@ -8,87 +8,87 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import find_peaks
 
-Wave = NDArray[np.float32]
-Curve = NDArray[np.float64]
+MonoWave = NDArray[np.float32]
+FrameValues = NDArray[np.float64]
 
-FRAME = 0.02  # seconds
-QUIETEST = -100.0  # dBFS reported for digital silence
-ACTIVE = 30.0  # dB below the loud frames that still counts as speech
-HUSH = -60.0  # dBFS below which nothing is speech, however quiet the rest
+FRAME_S = 0.02  # seconds
+MIN_LEVEL_DBFS = -100.0  # dBFS reported for digital silence
+SPEECH_RANGE_DB = 30.0  # dB below the loud frames that still counts as speech
+SPEECH_FLOOR_DBFS = -60.0  # dBFS below which nothing is speech, however quiet the rest
 FULL_SCALE = 0.99
-DIP = 3.0  # dB between two syllables
-SYLLABLE = 0.09  # seconds, shortest distance of two nuclei
-SHORTEST_LOOP = 1.0  # seconds
+SYLLABLE_DIP_DB = 3.0  # dB between two syllables
+MIN_SYLLABLE_GAP_S = 0.09  # seconds, shortest distance of two nuclei
+MIN_LOOP_S = 1.0  # seconds
 
 
-def frame_levels(wave: Wave, rate: int) -> Curve:
-    """RMS of each 20 ms frame in dBFS, at least ``QUIETEST``; a started frame counts."""
-    size = max(1, round(FRAME * rate))
+def measure_frame_levels(wave: MonoWave, rate: int) -> FrameValues:
+    """RMS of each 20 ms frame in dBFS, at least ``MIN_LEVEL_DBFS``; a started frame counts."""
+    size = max(1, round(FRAME_S * rate))
     padded = np.pad(np.asarray(wave, np.float64), (0, -len(wave) % size))
     power = np.square(padded.reshape(-1, size)).mean(axis=1)
-    return np.asarray(10 * np.log10(np.maximum(power, 10 ** (QUIETEST / 10))), np.float64)
+    return np.asarray(10 * np.log10(np.maximum(power, 10 ** (MIN_LEVEL_DBFS / 10))), np.float64)
 
 
-def speaking(levels: Curve) -> NDArray[np.bool_]:
-    """Which frames are speech: within ``ACTIVE`` dB of the loud ones and above ``HUSH``."""
+def find_speech_frames(levels: FrameValues) -> NDArray[np.bool_]:
+    """Which frames are speech: within ``SPEECH_RANGE_DB`` dB of the loud ones and above ``SPEECH_FLOOR_DBFS``."""
     if not len(levels):
         return np.zeros(0, bool)
-    return np.asarray(levels > max(HUSH, float(np.percentile(levels, 95)) - ACTIVE))
+    return np.asarray(levels > max(SPEECH_FLOOR_DBFS, float(np.percentile(levels, 95)) - SPEECH_RANGE_DB))
 
 
-def level(wave: Wave, rate: int) -> float:
+def measure_speech_level(wave: MonoWave, rate: int) -> float:
     """Level of the speech itself in dBFS: pauses do not make a voice quieter."""
-    levels = frame_levels(wave, rate)
-    heard = levels[speaking(levels)]
-    return float(10 * np.log10(np.mean(10 ** (heard / 10)))) if len(heard) else QUIETEST
+    levels = measure_frame_levels(wave, rate)
+    heard = levels[find_speech_frames(levels)]
+    return float(10 * np.log10(np.mean(10 ** (heard / 10)))) if len(heard) else MIN_LEVEL_DBFS
 
 
-def silence_share(wave: Wave, rate: int) -> float:
+def silence_share(wave: MonoWave, rate: int) -> float:
     """Share of the time without speech, 0..1; an empty wave is all silence."""
-    heard = speaking(frame_levels(wave, rate))
+    heard = find_speech_frames(measure_frame_levels(wave, rate))
     return float(1 - heard.mean()) if len(heard) else 1.0
 
 
-def longest_pause(wave: Wave, rate: int) -> float:
+def longest_pause(wave: MonoWave, rate: int) -> float:
     """Longest stretch without speech in seconds, beginning and end included."""
-    heard = np.flatnonzero(np.pad(speaking(frame_levels(wave, rate)), 1, constant_values=True))
-    return float((np.diff(heard).max() - 1) * FRAME)
+    heard = np.flatnonzero(np.pad(find_speech_frames(measure_frame_levels(wave, rate)), 1, constant_values=True))
+    return float((np.diff(heard).max() - 1) * FRAME_S)
 
 
-def clipping_share(wave: Wave) -> float:
+def clipping_share(wave: MonoWave) -> float:
     """Share of samples at or beyond full scale, 0..1."""
     return float((np.abs(wave) >= FULL_SCALE).mean()) if len(wave) else 0.0
 
 
-def syllable_rate(wave: Wave, rate: int) -> float:
+def syllable_rate(wave: MonoWave, rate: int) -> float:
     """Syllable nuclei (intensity peaks with a dip between them) per second of speech; 0 in silence."""
     hop = max(1, round(0.01 * rate))
     window = np.hanning(round(0.064 * rate) + 2)[1:-1]
     if len(wave) < len(window):
         return 0.0
     power = np.convolve(np.square(np.asarray(wave, np.float64)), window / window.sum(), "same")[::hop]
-    curve = 10 * np.log10(np.maximum(power, 10 ** (QUIETEST / 10)))
-    heard = speaking(curve)
+    curve = 10 * np.log10(np.maximum(power, 10 ** (MIN_LEVEL_DBFS / 10)))
+    heard = find_speech_frames(curve)
     if not heard.any():
         return 0.0
-    peaks, _ = find_peaks(curve, prominence=DIP, distance=max(1, round(SYLLABLE / 0.01)))
+    peaks, _ = find_peaks(curve, prominence=SYLLABLE_DIP_DB, distance=max(1, round(MIN_SYLLABLE_GAP_S / 0.01)))
     return float(heard[peaks].sum() / (heard.sum() * 0.01))
 
 
-def loop(wave: Wave, rate: int) -> float:
+def measure_self_similarity(wave: MonoWave, rate: int) -> float:
     """How much the wave repeats itself, 0..1: best self-correlation of its log spectrum at lags from 1 s.
 
     A sound that stands still is a loop too. At least a second and a third of the wave must overlap itself.
     """
-    bands = _bands(wave, rate)
-    shortest = round(SHORTEST_LOOP / FRAME)
+    bands = _band_energies(wave, rate)
+    shortest = round(MIN_LOOP_S / FRAME_S)
     longest = len(bands) - max(shortest, len(bands) // 3)
     if longest < shortest:
         return 0.0
     centred = bands - bands.mean(axis=0)
     energy = np.square(centred).sum(axis=1)
     if energy.mean() < 1e-3 * bands.shape[1]:
-        return 1.0 if speaking(frame_levels(wave, rate)).any() else 0.0
+        return 1.0 if find_speech_frames(measure_frame_levels(wave, rate)).any() else 0.0
     spectrum = np.fft.rfft(centred, 2 * len(centred), axis=0)
     matching = np.fft.irfft(np.square(np.abs(spectrum)), axis=0).sum(axis=1)[shortest : longest + 1]
     total = np.concatenate([[0.0], np.cumsum(energy)])
@@ -97,9 +97,9 @@ def loop(wave: Wave, rate: int) -> float:
     return float(np.clip((matching / np.maximum(norm, 1e-9)).max(), 0.0, 1.0))
 
 
-def _bands(wave: Wave, rate: int, count: int = 20) -> Curve:
+def _band_energies(wave: MonoWave, rate: int, count: int = 20) -> FrameValues:
     """Log energy in ``count`` bands, evenly wide on a mel-like scale, per 20 ms frame."""
-    hop = max(1, round(FRAME * rate))
+    hop = max(1, round(FRAME_S * rate))
     size = 2 * hop
     if len(wave) < size:
         return np.zeros((0, count))

@@ -12,11 +12,11 @@ import numpy as np
 
 from conf.judging import JudgeConfig
 from judge import vetoes
-from judge.panel import FLOOR, combine
-from judge.types import Judged, Scale, Scored, Verdict
+from judge.panel import FLOOR_JUDGE, combine_axes
+from judge.types import ReplyJudgement, Scale, ScoredVerdict, Verdict
 
 
-def noisy(judged: Judged, config: JudgeConfig, seed: int) -> Judged:
+def add_judge_noise(judged: ReplyJudgement, config: JudgeConfig, seed: int) -> ReplyJudgement:
     """What judges would have said whose reward errs by ``config.noise`` points, before it is cut off.
 
     Every axis errs alike, and each of ``config.readings`` readings so much that the mean of them, weighed
@@ -28,13 +28,13 @@ def noisy(judged: Judged, config: JudgeConfig, seed: int) -> Judged:
     scale = Scale(config.scale_lo, config.scale_hi)
     weights = [weight for weight in config.weights.values() if weight > 0]
     each = config.noise * sqrt(config.readings) * fsum(weights) / hypot(*weights)
-    axes = {axis: _read(verdict, each, config, scale, rng) for axis, verdict in judged.axes.items()}
-    return replace(judged, axes=axes, reward=vetoes.decided(judged) or combine(axes, config.weights))
+    axes = {axis: _add_noise(verdict, each, config, scale, rng) for axis, verdict in judged.axes.items()}
+    return replace(judged, axes=axes, reward=vetoes.find_veto(judged) or combine_axes(axes, config.weights))
 
 
-def _read(verdict: Verdict, noise: float, config: JudgeConfig, scale: Scale, rng: np.random.Generator) -> Verdict:
+def _add_noise(verdict: Verdict, noise: float, config: JudgeConfig, scale: Scale, rng: np.random.Generator) -> Verdict:
     readings = rng.normal(0.0, noise, config.readings)  # drawn whatever the verdict is
-    if not isinstance(verdict, Scored) or verdict.judge == FLOOR:
+    if not isinstance(verdict, ScoredVerdict) or verdict.judge == FLOOR_JUDGE:
         return verdict
     values = [min(max(verdict.value + off, scale.lo), scale.hi) for off in readings.tolist()]
     judge = f"{verdict.judge}+noise({config.noise:g})"

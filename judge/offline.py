@@ -22,33 +22,35 @@ from pathlib import Path
 
 from conf.judging import JudgeConfig
 from judge import acoustic
-from judge.api import Access, Probed, api_panel
+from judge.api import EndpointLimiters, ProbedEndpoints, build_api_panel
 from judge.api_panel import ApiPanel
 from judge.limits import Limiter
-from judge.panel import Panel, panel_from
-from judge.replies import Item, reply_of, speech_of, task_of
-from judge.types import Judged, Missing
-from judge.voice import SpeechNorms, fitted, sample_of
+from judge.panel import Panel, build_panel
+from judge.replies import FinishedReply, build_reply_task, build_rollout_reply, read_reply_speech
+from judge.types import MissingVerdict, ReplyJudgement
+from judge.voice import SpeechNorms, fit_voice_norms, measure_voice_sample
 
-Score = Callable[[Item], Awaitable[Judged]]
+ReplyScorer = Callable[[FinishedReply], Awaitable[ReplyJudgement]]
 
-PACED = {"pace", "words_per_second"}  # measures that need the reply's own words
-UNKNOWN = "unknown"  # stands for words that are not known, where the panel wants some
-NO_WORDS = Missing(judge=acoustic.JUDGE, kind="nothing_to_check", reason="the reply's own words (text) are not known")
-MEASURED = 64  # replies that a voice is measured on
-LAST = {"spend_cap", "quota", "breaker"}  # after these there is no point in asking on
+WORD_BASED_MEASURES = {"pace", "words_per_second"}  # measures that need the reply's own words
+UNKNOWN_WORDS = "unknown"  # stands for words that are not known, where the panel wants some
+UNKNOWN_WORDS_VERDICT = MissingVerdict(
+    judge=acoustic.ACOUSTIC_JUDGE, kind="nothing_to_check", reason="the reply's own words (text) are not known"
+)
+MAX_NORM_REPLIES = 64  # replies that a voice is measured on
+FINAL_KINDS = {"spend_cap", "quota", "breaker"}  # after these there is no point in asking on
 
 
-class Stopped(Exception):
+class EndpointStopped(Exception):
     """The endpoint will not answer any more for now; what was judged is kept."""
 
 
-class WorkerDied(Exception):
+class JudgeWorkerDied(Exception):
     """A judge process died; what was judged is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judges:
+class OfflineJudges:
     """Who judges, and what they are given. ``norms``: of the voice that speaks; None: not known."""
 
     config: JudgeConfig
@@ -67,39 +69,44 @@ class Judges:
         return self.config.api.concurrency if self.config.api_axes else self.config.workers
 
 
-def norms_in(items: Sequence[Item], folder: Path, max_seconds: float) -> SpeechNorms | None:
+def measure_norms(items: Sequence[FinishedReply], folder: Path, max_seconds: float) -> SpeechNorms | None:
     """The voice that these replies show where no style was asked for; None: too few have known words."""
-    plain = [item for item in items if item.text is not None and item.style is None][:MEASURED]
-    looks = [sample_of(item.text or "", speech_of(item, folder, max_seconds)) for item in plain]
-    return fitted([look for look in looks if look is not None])
+    plain = [item for item in items if item.text is not None and item.style is None][:MAX_NORM_REPLIES]
+    looks = [measure_voice_sample(item.text or "", read_reply_speech(item, folder, max_seconds)) for item in plain]
+    return fit_voice_norms([look for look in looks if look is not None])
 
 
-def check_vetoes(config: JudgeConfig, items: Iterable[Item]) -> None:
+def check_vetoes(config: JudgeConfig, items: Iterable[FinishedReply]) -> None:
     """ValueError: a veto rests on the words of a reply whose words are not known."""
-    rules = sorted({rule.measure for rule in config.vetoes} & PACED)
+    rules = sorted({rule.measure for rule in config.vetoes} & WORD_BASED_MEASURES)
     wordless = next((item.id for item in items if item.text is None), None)
     if rules and wordless is not None:
         raise ValueError(f"judge.vetoes on {' and '.join(rules)} need the text of every reply: {wordless} has none")
 
 
-async def score_all(items: Iterable[Item], score: Score, at_once: int, keep: Callable[[Item, Judged], None]) -> None:
+async def score_replies(
+    items: Iterable[FinishedReply],
+    score: ReplyScorer,
+    at_once: int,
+    keep: Callable[[FinishedReply, ReplyJudgement], None],
+) -> None:
     """Judge every item, ``at_once`` at a time; ``keep`` gets each verdict as it comes.
 
     Stopped: the spend cap or the account is used up, or the endpoint stayed down; that reply is not kept.
     Whatever is raised, nothing is left running.
     """
-    waiting, running = iter(items), dict[asyncio.Task[Judged], Item]()
+    waiting, running = iter(items), dict[asyncio.Task[ReplyJudgement], FinishedReply]()
     try:
         while True:
             for item in islice(waiting, at_once - len(running)):
-                running[asyncio.create_task(_awaited(score, item))] = item
+                running[asyncio.create_task(_await_score(score, item))] = item
             if not running:
                 return
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             stop: BaseException | None = None
             for task in done:
                 item, failure = running.pop(task), task.exception()
-                failure = failure or _end(task.result())
+                failure = failure or _stop_for_verdict(task.result())
                 if failure is None:
                     keep(item, task.result())
                 stop = stop or failure
@@ -111,86 +118,95 @@ async def score_all(items: Iterable[Item], score: Score, at_once: int, keep: Cal
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _awaited(score: Score, item: Item) -> Judged:
+async def _await_score(score: ReplyScorer, item: FinishedReply) -> ReplyJudgement:
     return await score(item)
 
 
-def _end(judged: Judged) -> Stopped | None:
+def _stop_for_verdict(judged: ReplyJudgement) -> EndpointStopped | None:
     for verdict in judged.axes.values():
-        if isinstance(verdict, Missing) and verdict.kind in LAST:
-            return Stopped(f"{verdict.kind}: {verdict.reason}")
+        if isinstance(verdict, MissingVerdict) and verdict.kind in FINAL_KINDS:
+            return EndpointStopped(f"{verdict.kind}: {verdict.reason}")
     return None
 
 
 @asynccontextmanager
-async def local_judges(judges: Judges) -> AsyncIterator[Score]:
+async def open_local_judges(judges: OfflineJudges) -> AsyncIterator[ReplyScorer]:
     """The local panel in ``workers`` processes. WorkerDied: one of them was killed."""
     spawn = multiprocessing.get_context("spawn")  # a fork would copy this process's event loop and threads
     loop = asyncio.get_running_loop()
-    pool = ProcessPoolExecutor(judges.config.workers, spawn, initializer=_begin)
+    pool = ProcessPoolExecutor(judges.config.workers, spawn, initializer=_start_worker)
     try:
-        yield lambda item: loop.run_in_executor(pool, _score_here, judges, item)
+        yield lambda item: loop.run_in_executor(pool, _score_in_worker, judges, item)
     except BrokenProcessPool as error:
-        raise WorkerDied("a judge process was killed (memory?)") from error
+        raise JudgeWorkerDied("a judge process was killed (memory?)") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin() -> None:
+def _start_worker() -> None:
     """In a worker: an interrupt is the parent's to handle, and a worker does not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process
-    threading.Thread(target=_follow, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _follow() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-_here: Panel | None = None  # of a worker process, made with its first reply: what is wrong is raised there
+_worker_panel: Panel | None = None  # of a worker process, made with its first reply: what is wrong is raised there
 
 
-def _score_here(judges: Judges, item: Item) -> Judged:
-    global _here
-    if _here is None:
-        _here = panel_from(judges.config, judges.root, judges.voice)
-    return score_local(_here, judges, item)
+def _score_in_worker(judges: OfflineJudges, item: FinishedReply) -> ReplyJudgement:
+    global _worker_panel
+    if _worker_panel is None:
+        _worker_panel = build_panel(judges.config, judges.root, judges.voice)
+    return score_local(_worker_panel, judges, item)
 
 
-def api_judges(judges: Judges, found: Probed, limiter: Limiter) -> Score:
+def build_api_scorer(judges: OfflineJudges, probed_endpoints: ProbedEndpoints, limiter: Limiter) -> ReplyScorer:
     """The endpoint on its axes, in this process.
 
     ValueError: a file of the recogniser is not there, or the cache cannot be used.
     """
-    access = Access(judge=limiter, second=None)
-    panel = api_panel(judges.config, judges.root, judges.voice, found, access, log=None)
+    access = EndpointLimiters(judge=limiter, second=None)
+    panel = build_api_panel(judges.config, judges.root, judges.voice, probed_endpoints, access, log=None)
     return partial(score_api, panel, judges)
 
 
-def score_local(panel: Panel, judges: Judges, item: Item) -> Judged:
+def score_local(panel: Panel, judges: OfflineJudges, item: FinishedReply) -> ReplyJudgement:
     """One reply by the local panel. ValueError: its sound has changed since it was looked at."""
-    speech = speech_of(item, judges.folder, judges.max_seconds)
-    task = task_of(item, judges.folder)
-    return _honest(panel.score(reply_of(item, _words(item)), speech, task, item.transcript), judges, item, panel)
+    speech = read_reply_speech(item, judges.folder, judges.max_seconds)
+    task = build_reply_task(item, judges.folder)
+    return _without_unknown_words(
+        panel.score(build_rollout_reply(item, _known_words_or_placeholder(item)), speech, task, item.transcript),
+        judges,
+        item,
+        panel,
+    )
 
 
-async def score_api(panel: ApiPanel, judges: Judges, item: Item) -> Judged:
+async def score_api(panel: ApiPanel, judges: OfflineJudges, item: FinishedReply) -> ReplyJudgement:
     """One reply, some axes by the endpoint. ValueError: as ``score_local``, or as ``ApiPanel.score``."""
-    speech = await asyncio.to_thread(speech_of, item, judges.folder, judges.max_seconds)
-    task = task_of(item, judges.folder)
-    judged = await panel.score(reply_of(item, _words(item)), speech, task, item.transcript)
-    return _honest(judged, judges, item, panel)
+    speech = await asyncio.to_thread(read_reply_speech, item, judges.folder, judges.max_seconds)
+    task = build_reply_task(item, judges.folder)
+    judged = await panel.score(
+        build_rollout_reply(item, _known_words_or_placeholder(item)), speech, task, item.transcript
+    )
+    return _without_unknown_words(judged, judges, item, panel)
 
 
-def _words(item: Item) -> str:
-    return UNKNOWN if item.text is None else item.text
+def _known_words_or_placeholder(item: FinishedReply) -> str:
+    return UNKNOWN_WORDS if item.text is None else item.text
 
 
-def _honest(judged: Judged, judges: Judges, item: Item, panel: Panel | ApiPanel) -> Judged:
+def _without_unknown_words(
+    judged: ReplyJudgement, judges: OfflineJudges, item: FinishedReply, panel: Panel | ApiPanel
+) -> ReplyJudgement:
     """Without the verdict that was only true of the words that stood in for unknown ones."""
     if item.text is not None or judged.transcript is None or "acoustic" in judges.config.api_axes:
         return judged
-    axes = {**judged.axes, "acoustic": NO_WORDS}
+    axes = {**judged.axes, "acoustic": UNKNOWN_WORDS_VERDICT}
     return replace(judged, axes=axes, reward=panel.reward(axes, judged))

@@ -9,16 +9,25 @@ from dataclasses import replace
 from functools import partial
 from statistics import fmean, pstdev
 
-from judge.answers import SCORE, Form, Mode, Reading, Sampling, read, rule, settings
+from judge.answers import (
+    SCORE_FORM,
+    AnswerForm,
+    AnswerMode,
+    AnswerSampling,
+    Reading,
+    build_answer_settings,
+    read_judge_answer,
+    write_answer_instructions,
+)
 from judge.calibration import Calibrations
-from judge.caller import Caller, Question, about
+from judge.caller import JudgeCaller, JudgeQuestion, hash_speeches
 from judge.capabilities import Capabilities
-from judge.chat import Answer
-from judge.rubric import Rubric, clips, messages
-from judge.types import CallFailed, Missing, Scale, Scored, Task, Verdict
+from judge.chat import ChatAnswer
+from judge.rubric import Rubric, build_score_messages, select_rubric_clips
+from judge.types import CallFailed, JudgeTask, MissingVerdict, Scale, ScoredVerdict, Verdict
 from rollout.types import Speech
 
-LOWEST, HIGHEST = min(SCORE.numbers.values()), max(SCORE.numbers.values())
+MIN_LABEL_SCORE, MAX_LABEL_SCORE = min(SCORE_FORM.numbers.values()), max(SCORE_FORM.numbers.values())
 
 
 class OpenAIJudge:
@@ -31,12 +40,12 @@ class OpenAIJudge:
 
     def __init__(
         self,
-        caller: Caller,
+        caller: JudgeCaller,
         capabilities: Capabilities,
         *,
         scale: Scale,
         repeats: int,
-        sampling: Sampling,
+        sampling: AnswerSampling,
         maps: Calibrations | None = None,
     ) -> None:
         if repeats < 1:
@@ -47,12 +56,12 @@ class OpenAIJudge:
 
     def _name(self, rubric: str) -> str:
         """Provenance of a verdict."""
-        return name_of(self.caller.model, rubric, self.capabilities)
+        return format_judge_name(self.caller.model, rubric, self.capabilities)
 
     async def score(
         self,
         rubric: Rubric,
-        task: Task,
+        task: JudgeTask,
         transcript: str,
         speech: Speech,
         user_audio: Speech | None,
@@ -67,7 +76,7 @@ class OpenAIJudge:
         """
         name, able = self._name(rubric.id), self.capabilities
         questions = [
-            score_question(
+            build_score_question(
                 rubric,
                 task,
                 transcript,
@@ -82,73 +91,75 @@ class OpenAIJudge:
             )
             for repeat in range(self._repeats)
         ]
-        verdict = combined(await settled(self.caller, questions), name)
-        if isinstance(verdict, Missing):
+        verdict = combine_repeats(await ask_questions(self.caller, questions), name)
+        if isinstance(verdict, MissingVerdict):
             return verdict
-        score = on_scale(verdict, LOWEST, HIGHEST, self.scale)
-        found = None if self._maps is None else self._maps.on_axis(rubric.name, name, self.scale)
-        return score if found is None else found.apply(score, self.scale)
+        score = rescale_score(verdict, MIN_LABEL_SCORE, MAX_LABEL_SCORE, self.scale)
+        axis_map = None if self._maps is None else self._maps.map_for_axis(rubric.name, name, self.scale)
+        return score if axis_map is None else axis_map.apply(score, self.scale)
 
 
-def name_of(model: str, rubric: str, capabilities: Capabilities) -> str:
+def format_judge_name(model: str, rubric: str, capabilities: Capabilities) -> str:
     """Provenance of a score: model, rubric and version, way of answering."""
     return f"openai({model} {rubric} {capabilities.mode})"
 
 
-def score_question(
+def build_score_question(
     rubric: Rubric,
-    task: Task,
+    task: JudgeTask,
     transcript: str,
     speech: Speech,
     user_audio: Speech | None,
     *,
-    mode: Mode,
+    mode: AnswerMode,
     forced: bool,
-    sampling: Sampling,
+    sampling: AnswerSampling,
     judge: str = "",
     case: str = "",
     repeat: int = 0,
-) -> Question:
+) -> JudgeQuestion:
     """What is asked about one axis of one reply, as ``OpenAIJudge.score`` is told of it."""
-    told = rule(SCORE, mode)
-    return Question(
-        about=about(speech),
+    instructions = write_answer_instructions(SCORE_FORM, mode)
+    return JudgeQuestion(
+        about=hash_speeches(speech),
         case=case,
         judge=judge,
         rubric=rubric.id,
-        messages=messages(rubric, task, transcript, speech, user_audio, answer_rule=told, repeat=repeat),
-        settings=settings(SCORE, mode, sampling, forced=forced),
-        clips=clips(rubric, user_audio, speech),
+        messages=build_score_messages(
+            rubric, task, transcript, speech, user_audio, answer_rule=instructions, repeat=repeat
+        ),
+        settings=build_answer_settings(SCORE_FORM, mode, sampling, forced=forced),
+        clips=select_rubric_clips(rubric, user_audio, speech),
         repeat=repeat,
-        read=partial(reading, SCORE, mode),
+        read=partial(read_single_answer, SCORE_FORM, mode),
     )
 
 
-def reading(form: Form, mode: Mode, answer: Answer) -> list[Reading]:
+def read_single_answer(form: AnswerForm, mode: AnswerMode, answer: ChatAnswer) -> list[Reading]:
     """An answer to a question of one number."""
-    return [read(form, mode, answer.text, answer.logprobs, answer.thought)]
+    return [read_judge_answer(form, mode, answer.text, answer.logprobs, answer.thought)]
 
 
-async def settled(caller: Caller, questions: list[Question]) -> list[list[Scored] | CallFailed]:
+async def ask_questions(caller: JudgeCaller, questions: list[JudgeQuestion]) -> list[list[ScoredVerdict] | CallFailed]:
     """Each question's scores or failure, in order; all are waited for: what was paid for is cached."""
     asked = await asyncio.gather(*map(caller.call, questions), return_exceptions=True)
-    found: list[list[Scored] | CallFailed] = []
+    outcomes: list[list[ScoredVerdict] | CallFailed] = []
     for outcome in asked:
         if isinstance(outcome, BaseException) and not isinstance(outcome, CallFailed):
             raise outcome
-        found.append(outcome)
-    return found
+        outcomes.append(outcome)
+    return outcomes
 
 
-def combined(outcomes: list[list[Scored] | CallFailed], judge: str) -> Verdict:
+def combine_repeats(outcomes: list[list[ScoredVerdict] | CallFailed], judge: str) -> Verdict:
     """Mean and spread over the repeats of one question; Missing as soon as one of them is."""
-    scores: list[Scored] = []
+    scores: list[ScoredVerdict] = []
     for outcome in outcomes:
         if isinstance(outcome, CallFailed):
-            return missing(outcome, judge)
+            return failure_to_missing(outcome, judge)
         scores += outcome
     values = [score.value for score in scores]
-    return Scored(
+    return ScoredVerdict(
         value=fmean(values),
         judge=judge,
         spread=pstdev(values),
@@ -157,12 +168,12 @@ def combined(outcomes: list[list[Scored] | CallFailed], judge: str) -> Verdict:
     )
 
 
-def missing(failure: CallFailed, judge: str) -> Missing:
+def failure_to_missing(failure: CallFailed, judge: str) -> MissingVerdict:
     """The failure as a verdict."""
-    return Missing(judge=judge, reason=failure.reason, kind=failure.kind, retryable=failure.retryable)
+    return MissingVerdict(judge=judge, reason=failure.reason, kind=failure.kind, retryable=failure.retryable)
 
 
-def on_scale(score: Scored, lowest: float, highest: float, scale: Scale) -> Scored:
+def rescale_score(score: ScoredVerdict, lowest: float, highest: float, scale: Scale) -> ScoredVerdict:
     """A score between ``lowest`` and ``highest`` moved linearly onto the scale, its spread with it."""
     fraction = min(1.0, max(0.0, (score.value - lowest) / (highest - lowest)))  # of rounding, a mean is inside
     spread = score.spread * (scale.hi - scale.lo) / (highest - lowest)

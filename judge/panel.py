@@ -23,19 +23,19 @@ import numpy as np
 from conf.judging import Axis, JudgeConfig
 from judge import acoustic, verifiable, vetoes
 from judge.asr import word_error_rate
-from judge.ear import Ear, Heard, Listener
-from judge.pitch import pitch
-from judge.plugins import Predictor, plugins_from
-from judge.recognisers import recogniser_from
-from judge.types import CallFailed, Judged, Missing, Scale, Scored, Task, Verdict
-from judge.voice import UNKNOWN, Known, norms_of
+from judge.ear import CachedRecogniser, CachedTranscript, SpeechRecogniser
+from judge.pitch import measure_pitch
+from judge.plugins import FigurePredictor, load_plugins
+from judge.recognisers import build_recogniser
+from judge.types import CallFailed, JudgeTask, MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
+from judge.voice import UNKNOWN_VOICE_REASON, NormsSource, find_voice_norms
 from rollout.types import Reply, Speech
-from speech.words import words
+from speech.words import split_words
 
-JUDGE = "panel/1"
-FLOOR = "floor/1"
-LONGEST = 120.0  # seconds of audio that a recogniser is asked to hear
-FAULTS = ("pace", "silence", "pause", "clipping", "loop")  # measurements that tell what is wrong with a wave
+PANEL_JUDGE = "panel/1"
+FLOOR_JUDGE = "floor/1"
+MAX_JUDGED_AUDIO_S = 120.0  # seconds of audio that a recogniser is asked to hear
+LOGGED_FAULTS = ("pace", "silence", "pause", "clipping", "loop")  # measurements that tell what is wrong with a wave
 
 
 class Panel:
@@ -52,95 +52,97 @@ class Panel:
     def __init__(
         self,
         config: JudgeConfig,
-        recogniser: Listener,
-        voice: Known = lambda: acoustic.NORMS,
-        plugins: Sequence[Predictor] = (),
+        recogniser: SpeechRecogniser,
+        voice: NormsSource = lambda: acoustic.DEFAULT_NORMS,
+        plugins: Sequence[FigurePredictor] = (),
     ) -> None:
         self.scale = Scale(config.scale_lo, config.scale_hi)
         self.weights, self._axes = config.weights, config.axes
-        self._ear = Ear(recogniser)
+        self._ear = CachedRecogniser(recogniser)
         self._voice, self._plugins, self._vetoes = voice, plugins, config.vetoes
 
-    def score(self, reply: Reply, speech: Speech, task: Task, heard: str | None = None) -> Judged:
+    def score(self, reply: Reply, speech: Speech, task: JudgeTask, heard: str | None = None) -> ReplyJudgement:
         """Judge one reply, whatever policy and recogniser did. ``heard``: its transcript where one is known.
 
         ValueError: an unknown style in the task.
         """
         start = perf_counter()
-        figures = _counts(reply, speech)
+        figures = _collect_reply_figures(reply, speech)
         transcript: str | None = None
         veto: Verdict | None = None
         axes: dict[str, Verdict]
-        fault = unjudgeable(reply, speech)
+        fault = find_policy_fault(reply, speech)
         figures |= {} if reply.finish == "abort" else {"unjudgeable": float(fault is not None)}
         if reply.finish == "abort":
             reason = "the reply was cut off by the system"
-            axes = self._everywhere(Missing(judge=JUDGE, reason=reason, kind="aborted"))
+            axes = self._everywhere(MissingVerdict(judge=PANEL_JUDGE, reason=reason, kind="aborted"))
         elif fault is not None:
-            axes = self._everywhere(Scored(value=self.scale.lo, judge=FLOOR, why=fault))
-            figures |= _figures_of_words(reply.text, "", task)
+            axes = self._everywhere(ScoredVerdict(value=self.scale.lo, judge=FLOOR_JUDGE, why=fault))
+            figures |= _collect_word_figures(reply.text, "", task)
             figures |= {} if task.style is None else {"style_followed": float(False)}
         else:
-            found = self._hear(speech) if heard is None else Heard(transcript=heard, cached=False)
-            if isinstance(found, Missing):
-                axes = self._everywhere(found)
+            transcription = (
+                self._transcribe(speech) if heard is None else CachedTranscript(transcript=heard, cached=False)
+            )
+            if isinstance(transcription, MissingVerdict):
+                axes = self._everywhere(transcription)
             else:
-                transcript = found.transcript
-                axes, measured, veto = self._judge(reply, speech, task, found)
+                transcript = transcription.transcript
+                axes, measured, veto = self._judge_axes(reply, speech, task, transcription)
                 figures |= measured
         figures["latency_s"] = perf_counter() - start
-        return Judged(
+        return ReplyJudgement(
             prompt_id=reply.prompt_id,
             index=reply.index,
             axes=axes,
-            reward=veto or combine(axes, self.weights),
+            reward=veto or combine_axes(axes, self.weights),
             transcript=transcript,
             figures=figures,
         )
 
-    def reward(self, axes: Mapping[str, Verdict], local: Judged) -> Verdict:
+    def reward(self, axes: Mapping[str, Verdict], local: ReplyJudgement) -> Verdict:
         """The reward of a reply that this panel judged as ``local``, once others have judged its axes.
 
         A veto of the panel holds whatever they say.
         """
-        return vetoes.decided(local) or combine(axes, self.weights)
+        return vetoes.find_veto(local) or combine_axes(axes, self.weights)
 
-    def _hear(self, speech: Speech) -> Heard | Missing:
+    def _transcribe(self, speech: Speech) -> CachedTranscript | MissingVerdict:
         try:
-            return self._ear.hear(speech)
+            return self._ear.recognise(speech)
         except CallFailed as failure:
             reason = f"recogniser: {failure.reason}"
-            return Missing(judge=JUDGE, reason=reason, kind=failure.kind, retryable=failure.retryable)
+            return MissingVerdict(judge=PANEL_JUDGE, reason=reason, kind=failure.kind, retryable=failure.retryable)
         except Exception as failure:  # whatever it throws is the judge's failure, not the reply's
             reason = f"recogniser failed: {type(failure).__name__}: {failure}"
-            return Missing(judge=JUDGE, reason=reason, kind="recogniser", retryable=True)
+            return MissingVerdict(judge=PANEL_JUDGE, reason=reason, kind="recogniser", retryable=True)
 
-    def _judge(
-        self, reply: Reply, speech: Speech, task: Task, heard: Heard
+    def _judge_axes(
+        self, reply: Reply, speech: Speech, task: JudgeTask, heard: CachedTranscript
     ) -> tuple[dict[str, Verdict], dict[str, float], Verdict | None]:
         norms = self._voice()
-        sound = acoustic.listen(speech, reply.text, norms or acoustic.NORMS)
+        sound = acoustic.measure_sound(speech, reply.text, norms or acoustic.DEFAULT_NORMS)
         axes: dict[str, Verdict] = {
-            "semantic": verifiable.score(heard.transcript, task, self.scale),
-            "acoustic": acoustic.score(sound, reply.text, heard.transcript, task, self.scale, norms)
+            "semantic": verifiable.score_answer(heard.transcript, task, self.scale),
+            "acoustic": acoustic.score_acoustics(sound, reply.text, heard.transcript, task, self.scale, norms)
             if norms is not None
-            else Missing(judge=acoustic.JUDGE, reason=UNKNOWN, kind="nothing_to_check"),
+            else MissingVerdict(judge=acoustic.ACOUSTIC_JUDGE, reason=UNKNOWN_VOICE_REASON, kind="nothing_to_check"),
         }
         if self.weights["holistic"] > 0:
-            axes["holistic"] = Missing(
-                judge=JUDGE, reason="no local rule hears a turn as a whole", kind="nothing_to_check"
+            axes["holistic"] = MissingVerdict(
+                judge=PANEL_JUDGE, reason="no local rule hears a turn as a whole", kind="nothing_to_check"
             )
-        figures = _figures_of_words(reply.text, heard.transcript, task)
+        figures = _collect_word_figures(reply.text, heard.transcript, task)
         figures |= {"rate": sound.words_per_second, "level": sound.level_dbfs}
-        figures |= {name: getattr(sound, name) for name in FAULTS if norms is not None or name != "pace"}
+        figures |= {name: getattr(sound, name) for name in LOGGED_FAULTS if norms is not None or name != "pace"}
         if task.style is not None and norms is not None:
-            figures["style_followed"] = float(acoustic.style_followed(sound, task.style, norms))
-        limited, veto = self._vetoed(sound, speech, without=() if norms is not None else ("pace",))
-        axes = {name: _marked(verdict, heard.cached) for name, verdict in axes.items()}
+            figures["style_followed"] = float(acoustic.is_style_followed(sound, task.style, norms))
+        limited, veto = self._apply_vetoes(sound, speech, without=() if norms is not None else ("pace",))
+        axes = {name: _mark_cached(verdict, heard.cached) for name, verdict in axes.items()}
         return axes, figures | limited, veto
 
-    def _vetoed(
-        self, sound: acoustic.Sound, speech: Speech, without: Sequence[str]
+    def _apply_vetoes(
+        self, sound: acoustic.SoundMeasurements, speech: Speech, without: Sequence[str]
     ) -> tuple[dict[str, float], Verdict | None]:
         """What the plugins and the vetoed measurements came to, and what the vetoes make of it.
 
@@ -149,11 +151,11 @@ class Panel:
         named = {rule.measure for rule in self._vetoes}
         measured = asdict(sound)
         if named & {"pitch_semitones", "voiced"}:  # as long as all the rest together: only where it is wanted
-            voice = pitch(speech.wave, speech.sample_rate)
+            voice = measure_pitch(speech.wave, speech.sample_rate)
             measured |= {"pitch_semitones": voice.semitones, "voiced": voice.voiced}
         figures = {name: figure for name, figure in measured.items() if name in named}
         unknown = [name for name in without if figures.pop(name, None) is not None]
-        failures = {name: CallFailed("nothing_to_check", UNKNOWN) for name in unknown}
+        failures = {name: CallFailed("nothing_to_check", UNKNOWN_VOICE_REASON) for name in unknown}
         for plugin in self._plugins:
             try:
                 figures[plugin.name] = plugin.measure(speech)
@@ -162,30 +164,30 @@ class Panel:
             except Exception as failure:  # whatever it throws: there is no figure
                 reason = f"{type(failure).__name__}: {failure}"
                 failures[plugin.name] = CallFailed("malformed", reason, retryable=True)
-        veto = vetoes.verdict(figures, failures, self._vetoes, self.scale)
-        return figures | ({"vetoed": float(True)} if isinstance(veto, Scored) else {}), veto
+        veto = vetoes.judge_by_vetoes(figures, failures, self._vetoes, self.scale)
+        return figures | ({"vetoed": float(True)} if isinstance(veto, ScoredVerdict) else {}), veto
 
     def _everywhere(self, verdict: Verdict) -> dict[str, Verdict]:
         return dict.fromkeys(self._axes, verdict)
 
 
-def panel_from(config: JudgeConfig, root: Path, voice: Path | Known) -> Panel:
+def build_panel(config: JudgeConfig, root: Path, voice: Path | NormsSource) -> Panel:
     """The shipped panel; relative paths of the config start at ``root``. ``voice``: the norms of the replies'
     voice once they are known, or the folder of the checkpoint that has it.
 
     ValueError: a file is not there or not what it should be, or a package is not installed.
     """
-    return Panel(config, recogniser_from(config.asr, root), _known(voice), plugins_from(config.plugins, root))
+    return Panel(config, build_recogniser(config.asr, root), _known(voice), load_plugins(config.plugins, root))
 
 
-def _known(voice: Path | Known) -> Known:
+def _known(voice: Path | NormsSource) -> NormsSource:
     if not isinstance(voice, Path):
         return voice
-    norms = norms_of(voice)
+    norms = find_voice_norms(voice)
     return lambda: norms
 
 
-def files_of(config: JudgeConfig) -> dict[str, Path]:
+def find_panel_files(config: JudgeConfig) -> dict[str, Path]:
     """What the panel reads when it is made: the setting's name below ``judge`` -> its file or folder."""
     asr = config.asr
     named: dict[str, Path | None] = {}
@@ -198,45 +200,45 @@ def files_of(config: JudgeConfig) -> dict[str, Path]:
     return {name: path for name, path in named.items() if path is not None}
 
 
-def unjudgeable(reply: Reply, speech: Speech) -> str | None:
+def find_policy_fault(reply: Reply, speech: Speech) -> str | None:
     """What the policy did that leaves nothing to judge; None when there is something."""
     if "A" not in reply.channels or not len(speech.wave):
         return "no audio"
     if not np.isfinite(speech.wave).all():
         return "audio is not finite"
-    if not words(reply.text):
+    if not split_words(reply.text):
         return "no words"
-    if speech.seconds > LONGEST:
-        return f"audio must not exceed {LONGEST:.0f} s: got {speech.seconds:.0f} s"
+    if speech.seconds > MAX_JUDGED_AUDIO_S:
+        return f"audio must not exceed {MAX_JUDGED_AUDIO_S:.0f} s: got {speech.seconds:.0f} s"
     return None
 
 
-def combine(axes: Mapping[str, Verdict], weights: Mapping[Axis, float]) -> Verdict:
+def combine_axes(axes: Mapping[str, Verdict], weights: Mapping[Axis, float]) -> Verdict:
     """Weighted mean of the axes with a positive weight, Missing as soon as one is; each has a verdict."""
     counted = [name for name, weight in weights.items() if weight > 0]
     assert counted, "the config demands a positive weight"
     assert axes.keys() >= set(counted), f"weighted axes without a verdict: {set(counted) - axes.keys()}"
     weighted = [(weights[name], name, axes[name]) for name in counted]
-    scored: list[tuple[float, Scored]] = []
+    scored: list[tuple[float, ScoredVerdict]] = []
     for weight, name, verdict in weighted:
-        if isinstance(verdict, Missing):
+        if isinstance(verdict, MissingVerdict):
             return replace(verdict, reason=f"{name}: {verdict.reason}")
         scored.append((weight, verdict))
     total = sum(weight for weight, _ in scored)
-    return Scored(
+    return ScoredVerdict(
         value=sum(weight * verdict.value for weight, verdict in scored) / total,
-        judge=f"{JUDGE}({'+'.join(sorted({verdict.judge for _, verdict in scored}))})",
+        judge=f"{PANEL_JUDGE}({'+'.join(sorted({verdict.judge for _, verdict in scored}))})",
         spread=hypot(*(weight * verdict.spread for weight, verdict in scored)) / total,
         why="; ".join(dict.fromkeys(verdict.why for _, verdict in scored)),
         cached=any(verdict.cached for _, verdict in scored),
     )
 
 
-def _marked(verdict: Verdict, cached: bool) -> Verdict:
-    return verdict if isinstance(verdict, Missing) else replace(verdict, cached=cached)
+def _mark_cached(verdict: Verdict, cached: bool) -> Verdict:
+    return verdict if isinstance(verdict, MissingVerdict) else replace(verdict, cached=cached)
 
 
-def _counts(reply: Reply, speech: Speech) -> dict[str, float]:
+def _collect_reply_figures(reply: Reply, speech: Speech) -> dict[str, float]:
     return {
         "seconds": speech.seconds,
         "text_tokens": float(reply.channels.count("T")),
@@ -246,7 +248,7 @@ def _counts(reply: Reply, speech: Speech) -> dict[str, float]:
     }
 
 
-def _figures_of_words(text: str, heard: str, task: Task) -> dict[str, float]:
+def _collect_word_figures(text: str, heard: str, task: JudgeTask) -> dict[str, float]:
     """Right as written, right as heard, and how far the two are apart; what does not apply is left out."""
-    figures = {"wer": word_error_rate(text, heard)} if words(text) else {}
-    return figures | verifiable.figures(text, heard, task)
+    figures = {"wer": word_error_rate(text, heard)} if split_words(text) else {}
+    return figures | verifiable.measure_correctness(text, heard, task)

@@ -3,7 +3,8 @@
     d(lag)   sum over a window of (x[t] - x[t + lag])^2
     d'(lag)  d(lag) * lag / sum of d up to lag: 1 on average for noise, near 0 at a period
 
-A frame is voiced when it is speech and d' falls below ``PERIODIC``; its period is the first dip below that,
+A frame is voiced when it is speech and d' falls below ``MAX_VOICED_DIFFERENCE``; its period is the first dip
+below that,
 made finer by a parabola. Defined for every finite wave; never NaN or infinite. About 2 ms a second of audio.
 
 A codec that keeps only the envelope of a voice, as that of the embedded world does, leaves next to no pitch.
@@ -13,16 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from judge.measure import FRAME, Curve, Wave, frame_levels, speaking
+from judge.measure import FRAME_S, FrameValues, MonoWave, find_speech_frames, measure_frame_levels
 
-LOWEST, HIGHEST = 60.0, 500.0  # Hz
-WINDOW = 0.025  # seconds that are compared
-PERIODIC = 0.2
-AT_ONCE = 256  # frames, which bounds the memory
+MIN_PITCH_HZ, MAX_PITCH_HZ = 60.0, 500.0  # Hz
+PITCH_WINDOW_S = 0.025  # seconds that are compared
+MAX_VOICED_DIFFERENCE = 0.2
+FRAMES_AT_ONCE = 256  # frames, which bounds the memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pitch:
+class PitchFigures:
     """Of a whole wave. ``semitones``: from the 5th to the 95th percentile of voiced frames, 0 without any."""
 
     hertz: float | None  # median; None: nothing is voiced
@@ -30,31 +31,33 @@ class Pitch:
     voiced: float  # share of the speech, 0..1; 0 in silence
 
 
-def pitch(wave: Wave, rate: int) -> Pitch:
+def measure_pitch(wave: MonoWave, rate: int) -> PitchFigures:
     """Median, range and share of the voiced frames, 20 ms each."""
-    track = f0(wave, rate)
-    heard = speaking(frame_levels(wave, rate))[: len(track)]
+    track = track_pitch(wave, rate)
+    heard = find_speech_frames(measure_frame_levels(wave, rate))[: len(track)]
     voiced = track[heard & (track > 0)]
     if not len(voiced):
-        return Pitch(hertz=None, semitones=0.0, voiced=0.0)
+        return PitchFigures(hertz=None, semitones=0.0, voiced=0.0)
     low, median, high = np.percentile(voiced, [5, 50, 95])
     share = len(voiced) / int(heard.sum())
-    return Pitch(hertz=float(median), semitones=float(12 * np.log2(high / low)), voiced=share)
+    return PitchFigures(hertz=float(median), semitones=float(12 * np.log2(high / low)), voiced=share)
 
 
-def f0(wave: Wave, rate: int) -> Curve:
+def track_pitch(wave: MonoWave, rate: int) -> FrameValues:
     """Hz of each 20 ms frame that a window fits behind; 0 where nothing repeats itself."""
-    hop, window = max(1, round(FRAME * rate)), max(2, round(WINDOW * rate))
-    shortest, longest = max(2, int(rate / HIGHEST)), int(rate / LOWEST) + 1
+    hop, window = max(1, round(FRAME_S * rate)), max(2, round(PITCH_WINDOW_S * rate))
+    shortest, longest = max(2, int(rate / MAX_PITCH_HZ)), int(rate / MIN_PITCH_HZ) + 1
     size = window + longest + 1
     if len(wave) < size or longest <= shortest:
         return np.zeros(0)
     frames = np.lib.stride_tricks.sliding_window_view(np.asarray(wave, np.float64), size)[::hop]
-    parts = [frames[start : start + AT_ONCE] for start in range(0, len(frames), AT_ONCE)]
-    return np.concatenate([_f0(_difference(part, window), shortest, rate) for part in parts])
+    parts = [frames[start : start + FRAMES_AT_ONCE] for start in range(0, len(frames), FRAMES_AT_ONCE)]
+    return np.concatenate(
+        [_pitch_from_difference(_normalised_difference(part, window), shortest, rate) for part in parts]
+    )
 
 
-def _difference(frames: Curve, window: int) -> Curve:
+def _normalised_difference(frames: FrameValues, window: int) -> FrameValues:
     """d' of every frame at the lags 0, 1, ... (frames, lags)."""
     size = frames.shape[1]
     frames = frames / np.maximum(np.abs(frames).max(axis=1, keepdims=True), 1e-9)
@@ -70,9 +73,11 @@ def _difference(frames: Curve, window: int) -> Curve:
     return np.concatenate([np.ones((len(frames), 1)), scaled], axis=1)
 
 
-def _f0(curves: Curve, shortest: int, rate: int) -> Curve:
+def _pitch_from_difference(curves: FrameValues, shortest: int, rate: int) -> FrameValues:
     inner = curves[:, shortest:-1]
-    dip = (inner < PERIODIC) & (inner <= curves[:, shortest - 1 : -2]) & (inner < curves[:, shortest + 1 :])
+    dip = (
+        (inner < MAX_VOICED_DIFFERENCE) & (inner <= curves[:, shortest - 1 : -2]) & (inner < curves[:, shortest + 1 :])
+    )
     at = dip.argmax(axis=1) + shortest
     rows = np.arange(len(curves))
     left, middle, right = curves[rows, at - 1], curves[rows, at], curves[rows, at + 1]

@@ -19,14 +19,14 @@ from conf.judging import PluginConfig
 from judge.types import CallFailed
 from rollout.types import Speech
 from speech.audio import read, resample
-from speech.onnx import opened
+from speech.onnx import open_onnx_session
 
-Vector = NDArray[np.float64]
+FigureVector = NDArray[np.float64]
 
-LONGEST = 120.0  # seconds of a reference
+MAX_REFERENCE_S = 120.0  # seconds of a reference
 
 
-class Predictor(Protocol):
+class FigurePredictor(Protocol):
     """What the panel needs of a plugin."""
 
     @property
@@ -39,7 +39,7 @@ class Predictor(Protocol):
         ...
 
 
-class Plugin:
+class OnnxPredictor:
     """One ONNX predictor.
 
     Example:
@@ -55,17 +55,17 @@ class Plugin:
         self.name = config.name
         self._output, self._rate = config.output, config.sample_rate
         path = root / config.path
-        self._session, self._input, self._shape = _opened(path)
-        self._reference: Vector | None = None
+        self._session, self._input, self._shape = _open_session(path)
+        self._reference: FigureVector | None = None
         clip = np.random.default_rng(0).normal(0, 0.01, self._rate).astype(np.float32)
         if config.reference is not None:
-            clip = read(root / config.reference, self._rate, LONGEST)
+            clip = read(root / config.reference, self._rate, MAX_REFERENCE_S)
         try:
-            found = self._run(clip)
+            output = self._run(clip)
             if config.reference is None:
-                found[self._output]
+                output[self._output]
             else:
-                self._reference = _unit(found)
+                self._reference = _unit_vector(output)
         except Exception as broken:  # whatever it throws, a run must not start with it
             raise ValueError(f"{path}: gives no figure at output {self._output}: {broken}") from broken
 
@@ -74,16 +74,16 @@ class Plugin:
         wave = speech.wave
         if speech.sample_rate != self._rate:
             wave = resample(wave, speech.sample_rate, self._rate)
-        found = self._run(wave)
+        output = self._run(wave)
         if self._reference is None:
-            if not np.isfinite(found[self._output]):
-                raise CallFailed("malformed", f"its output is {found[self._output]}")
-            return float(found[self._output])
-        if found.shape != self._reference.shape:
-            raise CallFailed("malformed", f"{len(found)} numbers, {len(self._reference)} for the reference")
-        return float(_unit(found) @ self._reference)
+            if not np.isfinite(output[self._output]):
+                raise CallFailed("malformed", f"its output is {output[self._output]}")
+            return float(output[self._output])
+        if output.shape != self._reference.shape:
+            raise CallFailed("malformed", f"{len(output)} numbers, {len(self._reference)} for the reference")
+        return float(_unit_vector(output) @ self._reference)
 
-    def _run(self, wave: NDArray[np.float32]) -> Vector:
+    def _run(self, wave: NDArray[np.float32]) -> FigureVector:
         samples = self._shape[-1]
         if isinstance(samples, int):
             wave = np.resize(wave, samples)  # repeats or cuts
@@ -92,14 +92,14 @@ class Plugin:
         return np.asarray(first, np.float64).reshape(-1)
 
 
-def plugins_from(configs: tuple[PluginConfig, ...], root: Path) -> list[Predictor]:
-    """The predictors of ``judge.plugins``; errors as ``Plugin``."""
-    return [Plugin(config, root) for config in configs]
+def load_plugins(configs: tuple[PluginConfig, ...], root: Path) -> list[FigurePredictor]:
+    """The predictors of ``judge.plugins``; errors as ``OnnxPredictor``."""
+    return [OnnxPredictor(config, root) for config in configs]
 
 
-def _opened(path: Path) -> tuple[Any, str, list[int | str | None]]:
+def _open_session(path: Path) -> tuple[Any, str, list[int | str | None]]:
     """A session, and its input's name and shape."""
-    session = opened(path, "a plugin")
+    session = open_onnx_session(path, "a plugin")
     inputs = session.get_inputs()
     shape = list(inputs[0].shape)
     leading = all(size == 1 or not isinstance(size, int) for size in shape[:-1])
@@ -109,7 +109,7 @@ def _opened(path: Path) -> tuple[Any, str, list[int | str | None]]:
     return session, inputs[0].name, shape
 
 
-def _unit(vector: Vector) -> Vector:
+def _unit_vector(vector: FigureVector) -> FigureVector:
     length = float(np.linalg.norm(vector))
     if not 0 < length < float("inf"):
         raise CallFailed("malformed", f"a vector of length {length} has no direction")

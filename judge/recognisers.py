@@ -6,14 +6,14 @@ Invariant: each is imported only when it is asked for, so that what a run does n
 from pathlib import Path
 
 from conf.judging import AsrConfig
-from judge.asr import Recogniser
-from judge.ear import Listener
-from judge.endpoint import endpoint_of
-from judge.installed import tiny_en
-from judge.transcription import Transcriber
+from judge.asr import PocketsphinxRecogniser
+from judge.ear import SpeechRecogniser
+from judge.endpoint import endpoint_from_config
+from judge.installed import locate_tiny_en
+from judge.transcription import EndpointRecogniser
 
 
-def recogniser_from(config: AsrConfig, root: Path) -> Listener:
+def build_recogniser(config: AsrConfig, root: Path) -> SpeechRecogniser:
     """The listener of ``judge.asr``; relative paths start at ``root``.
 
     ValueError: a file, folder, field or package that it needs is not there.
@@ -21,12 +21,14 @@ def recogniser_from(config: AsrConfig, root: Path) -> Listener:
     match config.by:
         case "pocketsphinx":
             model, words = (p and root / p for p in (config.language_model, config.dictionary))
-            return Recogniser(model, words)
+            return PocketsphinxRecogniser(model, words)
         case "endpoint":
-            return Transcriber(endpoint_of(config), config.language)
+            return EndpointRecogniser(endpoint_from_config(config), config.language)
     from judge import whisper
 
     if config.by == "faster_whisper":
-        return whisper.FasterWhisper(root / config.path if config.path else tiny_en(), config.language)
+        return whisper.FasterWhisperRecogniser(
+            root / config.path if config.path else locate_tiny_en(), config.language
+        )
     assert config.path is not None, "the config demands a path"
-    return whisper.Whisper(root / config.path, config.language)
+    return whisper.WhisperRecogniser(root / config.path, config.language)

@@ -12,17 +12,17 @@ import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.endpoint import Endpoint, key_of, without_key
-from judge.failures import document, failed
-from judge.http import Post, new_client, post
-from judge.rubric import wav_bytes
+from judge.endpoint import Endpoint, read_endpoint_key, redact_key
+from judge.failures import make_failure, parse_document
+from judge.http import PostRequest, new_client, send_post
+from judge.rubric import encode_wav
 from rollout.types import Speech
 
-PATH = "/audio/transcriptions"
-LONGEST = 20_000  # characters; the longest reply that is heard lasts two minutes
+TRANSCRIPTIONS_PATH = "/audio/transcriptions"
+MAX_TRANSCRIPT_CHARS = 20_000  # characters; the longest reply that is heard lasts two minutes
 
 
-class Transcriber:
+class EndpointRecogniser:
     """Sends each reply as a WAV at its true rate.
 
     Example:
@@ -32,7 +32,7 @@ class Transcriber:
 
     def __init__(self, endpoint: Endpoint, language: str) -> None:
         """ValueError: the key's variable is not set."""
-        key_of(endpoint)  # said now, and not of every reply
+        read_endpoint_key(endpoint)  # said now, and not of every reply
         self._endpoint = endpoint
         self._fields = {"model": endpoint.model, "language": language}
         self._fields |= {"response_format": "json", "temperature": "0"}
@@ -48,10 +48,10 @@ class Transcriber:
         """
         if not len(wave):
             return ""
-        request = _form(self._fields, wav_bytes(Speech(wave=wave, sample_rate=sample_rate)))
-        sent = post(self._client, self._endpoint, request)
+        request = _build_upload(self._fields, encode_wav(Speech(wave=wave, sample_rate=sample_rate)))
+        sent = send_post(self._client, self._endpoint, request)
         posted = self._thread.submit(self._loop.run, sent).result()
-        return without_key(key_of(self._endpoint), posted.found)
+        return redact_key(read_endpoint_key(self._endpoint), posted.parsed)
 
     def close(self) -> None:
         """End the thread and its loop; a judge worker that lives as long as its process need not."""
@@ -61,19 +61,23 @@ class Transcriber:
 
 def read_transcript(body: bytes) -> str:
     """The text in the body of a success, blanks at its ends removed. CallFailed: there is none."""
-    found: Any = document(body)
-    text = found.get("text") if isinstance(found, dict) else None
+    parsed_body: Any = parse_document(body)
+    text = parsed_body.get("text") if isinstance(parsed_body, dict) else None
     if not isinstance(text, str):
-        raise failed(
+        raise make_failure(
             "malformed", f"a transcription must be an object with a text: got {body.decode(errors='replace')}"
         )
-    if len(text) > LONGEST:
-        raise failed("too_large", f"a transcription must have at most {LONGEST} characters: got {len(text)}")
+    if len(text) > MAX_TRANSCRIPT_CHARS:
+        raise make_failure(
+            "too_large", f"a transcription must have at most {MAX_TRANSCRIPT_CHARS} characters: got {len(text)}"
+        )
     return text.strip()
 
 
-def _form(fields: dict[str, str], audio: bytes) -> Post[str]:
+def _build_upload(fields: dict[str, str], audio: bytes) -> PostRequest[str]:
     """``multipart/form-data`` as httpx2 writes it; the address is never asked."""
     file = {"file": ("reply.wav", audio, "audio/wav")}
     form = httpx2.Request("POST", "http://unused", data=fields, files=file)
-    return Post(path=PATH, content_type=form.headers["content-type"], content=form.read(), read=read_transcript)
+    return PostRequest(
+        path=TRANSCRIPTIONS_PATH, content_type=form.headers["content-type"], content=form.read(), read=read_transcript
+    )

@@ -10,21 +10,21 @@ from typing import Literal
 
 import numpy as np
 
-from judge.answers import Mode, Sampling
-from judge.caller import Question
-from judge.compare import Candidate, Contest, pair_question
-from judge.openai_judge import score_question
-from judge.ranking import ranking_question
-from judge.rubric import SEMANTIC, Rubric
-from judge.types import Task
+from judge.answers import AnswerMode, AnswerSampling
+from judge.caller import JudgeQuestion
+from judge.compare import Candidate, Contest, build_pair_question
+from judge.openai_judge import build_score_question
+from judge.ranking import build_ranking_question
+from judge.rubric import SEMANTIC_RUBRIC, Rubric
+from judge.types import JudgeTask
 from rollout.types import Speech
 
-TASK = Task(task_type="probe", question="What is two plus two?", match=None, answer=None, style=None)
-HEARD = "two plus two is four"
+TRIAL_TASK = JudgeTask(task_type="probe", question="What is two plus two?", match=None, answer=None, style=None)
+TRIAL_TRANSCRIPT = "two plus two is four"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class TrialPlan:
     """What will be asked.
 
     ``compare``: how the ``group_size`` replies to a prompt are held against each other; ``user_audio``:
@@ -32,7 +32,7 @@ class Asked:
     """
 
     rubrics: Collection[Rubric]
-    sampling: Sampling
+    sampling: AnswerSampling
     compare: Literal["none", "pairwise", "ranking"] = "none"
     group_size: int = 1
     user_audio: bool = True
@@ -50,39 +50,43 @@ class Asked:
     @property
     def user(self) -> Speech | None:
         """What stands for the user's recording."""
-        return hum() if self.user_audio else None
+        return synthesise_hum() if self.user_audio else None
 
 
-def score_trial(asked: Asked, mode: Mode, *, forced: bool = False) -> Question:
+def build_score_trial(asked: TrialPlan, mode: AnswerMode, *, forced: bool = False) -> JudgeQuestion:
     """One reply, scored: held-out replies and canaries are, whatever is done with groups."""
     hardest, how = asked.hardest, asked.sampling
-    return score_question(hardest, TASK, HEARD, hum(), asked.user, mode=mode, forced=forced, sampling=how)
+    return build_score_question(
+        hardest, TRIAL_TASK, TRIAL_TRANSCRIPT, synthesise_hum(), asked.user, mode=mode, forced=forced, sampling=how
+    )
 
 
-def pair_trial(asked: Asked, mode: Mode, *, forced: bool = False) -> Question:
+def build_pair_trial(asked: TrialPlan, mode: AnswerMode, *, forced: bool = False) -> JudgeQuestion:
     """Two replies against each other."""
-    return pair_question(_contest(asked, 2), (0, 1), mode=mode, forced=forced, sampling=asked.sampling)
+    return build_pair_question(_build_contest(asked, 2), (0, 1), mode=mode, forced=forced, sampling=asked.sampling)
 
 
-def ranking_trial(asked: Asked, mode: Mode) -> Question:
+def build_ranking_trial(asked: TrialPlan, mode: AnswerMode) -> JudgeQuestion:
     """A whole group ranked."""
-    return ranking_question(_contest(asked, asked.group_size), mode=mode, sampling=asked.sampling)
+    return build_ranking_question(_build_contest(asked, asked.group_size), mode=mode, sampling=asked.sampling)
 
 
-def largest_trial(asked: Asked) -> Question:
+def build_largest_trial(asked: TrialPlan) -> JudgeQuestion:
     """The question with the most recordings, in the way of answering that any model knows."""
     if asked.compares:
-        return ranking_trial(asked, "tagged") if asked.compare == "ranking" else pair_trial(asked, "tagged")
-    return score_trial(asked, "tagged")
+        return (
+            build_ranking_trial(asked, "tagged") if asked.compare == "ranking" else build_pair_trial(asked, "tagged")
+        )
+    return build_score_trial(asked, "tagged")
 
 
-def smallest(sampling: Sampling) -> dict[str, object]:
+def build_smallest_body(sampling: AnswerSampling) -> dict[str, object]:
     """A question that any endpoint which is up answers, one way or another: a few words, no audio."""
-    question = score_trial(Asked(rubrics=[SEMANTIC], sampling=sampling), "tagged")
+    question = build_score_trial(TrialPlan(rubrics=[SEMANTIC_RUBRIC], sampling=sampling), "tagged")
     return question.settings | {"messages": question.messages}
 
 
-def hum() -> Speech:
+def synthesise_hum() -> Speech:
     """A second of a gliding hum at 16 kHz, always the same: small, and not silence."""
     time = np.arange(16_000) / 16_000
     phase = 2 * np.pi * (140 * time + 20 * time**2)
@@ -90,6 +94,6 @@ def hum() -> Speech:
     return Speech(wave=np.asarray(wave, np.float32), sample_rate=16_000)
 
 
-def _contest(asked: Asked, count: int) -> Contest:
-    candidates = [Candidate(transcript=HEARD, speech=hum())] * count
-    return Contest(rubric=asked.hardest, task=TASK, candidates=candidates, user_audio=asked.user)
+def _build_contest(asked: TrialPlan, count: int) -> Contest:
+    candidates = [Candidate(transcript=TRIAL_TRANSCRIPT, speech=synthesise_hum())] * count
+    return Contest(rubric=asked.hardest, task=TRIAL_TASK, candidates=candidates, user_audio=asked.user)

@@ -34,7 +34,7 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
+class ScoredVerdict:
     """A number on the scale. ``why`` is for people: what was heard, what was expected.
 
     ValueError: not a number. Nothing would notice it later: a mean with it is NaN, and NaN is above no bound.
@@ -52,7 +52,7 @@ class Scored:
             raise ValueError(f"{rule}: {self.judge} gave {self.value} and {self.spread}")
 
 
-Kind = Literal[
+MissingKind = Literal[
     "nothing_to_check",  # the task has no checkable answer
     "aborted",  # the system cut the reply off
     "recogniser",  # the transcript could not be had
@@ -78,37 +78,39 @@ Kind = Literal[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Missing:
+class MissingVerdict:
     """No number, and why. ``retryable``: the judge failed, another call may succeed."""
 
     judge: str
     reason: str
-    kind: Kind
+    kind: MissingKind
     retryable: bool = False
 
 
 class CallFailed(Exception):
     """A judge call that gave no score."""
 
-    def __init__(self, kind: Kind, reason: str, *, retryable: bool = False, tokens: tuple[int, int] = (0, 0)) -> None:
+    def __init__(
+        self, kind: MissingKind, reason: str, *, retryable: bool = False, tokens: tuple[int, int] = (0, 0)
+    ) -> None:
         """``tokens``: (prompt, completion) of an answer that was paid for and is of no use."""
         super().__init__(f"{kind}: {reason}")
         self.kind, self.reason, self.retryable, self.tokens = kind, reason, retryable, tokens
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Whole on the other side of a process border, where ``args`` alone would not do."""
-        return _call_failed, (self.kind, self.reason, self.retryable, self.tokens)
+        return _rebuild_call_failed, (self.kind, self.reason, self.retryable, self.tokens)
 
 
-def _call_failed(kind: Kind, reason: str, retryable: bool, tokens: tuple[int, int]) -> CallFailed:
+def _rebuild_call_failed(kind: MissingKind, reason: str, retryable: bool, tokens: tuple[int, int]) -> CallFailed:
     return CallFailed(kind, reason, retryable=retryable, tokens=tokens)
 
 
-Verdict = Scored | Missing
+Verdict = ScoredVerdict | MissingVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class JudgeTask:
     """What a reply is held against; taken from the manifest row, never from the policy."""
 
     task_type: str
@@ -120,7 +122,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class ReplyJudgement:
     """Everything the judges found about one reply.
 
     ``axes``: verdict per axis ("semantic", "acoustic", "holistic"). ``reward`` combines them on the same

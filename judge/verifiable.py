@@ -16,125 +16,127 @@ answer: "the answer is eleven" is as wrong as silence when the answer is twelve,
 sentence would pay for talking without knowing. Repeating a sentence is a task of many words, so there each
 word counts. ``contains`` and ``regex`` are pleased by saying everything: where that is a danger, use another.
 
-The rule never sees the policy's text when it scores; ``figures`` holds that text against the answer too, for
-a figure beside the score.
+The rule never sees the policy's text when it scores; ``measure_correctness`` holds that text against the answer
+too, for a figure beside the score.
 """
 
 from collections.abc import Callable, Mapping
 
 from judge.asr import word_error_rate
-from judge.choices import letters
-from judge.types import Missing, Scale, Scored, Task, Verdict
-from speech.answers import SEARCH_S, option, pattern, problem
-from speech.expressions import expression, says
-from speech.numbers import number, numbers
-from speech.spelling import bare
-from speech.words import alike, spoken, typed, words
+from judge.choices import find_chosen_letters
+from judge.types import JudgeTask, MissingVerdict, Scale, ScoredVerdict, Verdict
+from speech.answers import PATTERN_SEARCH_LIMIT_S, compile_answer_pattern, find_answer_problem, parse_option
+from speech.expressions import last_expression_equals, parse_expression
+from speech.numbers import parse_numbers, parse_single_number
+from speech.spelling import strip_accents
+from speech.words import split_spoken_words, split_typed_words, split_words, unify_accents
 
-JUDGE = "verifiable/1"
+VERIFIABLE_JUDGE = "verifiable/1"
 
 
-def checkable(task: Task) -> str | None:
+def explain_uncheckable(task: JudgeTask) -> str | None:
     """Why this task's answer cannot be checked; None when it can."""
     if task.match is None or task.answer is None:
         return "the task has no checkable answer"
-    if task.match not in _RIGHT:
-        return f"match must be {', '.join(_RIGHT)}: got {task.match!r}"
-    broken = problem(task.match, task.answer)
+    if task.match not in _MATCHERS:
+        return f"match must be {', '.join(_MATCHERS)}: got {task.match!r}"
+    broken = find_answer_problem(task.match, task.answer)
     if broken is not None:
         return f"{broken}: got {task.answer!r}"
     of_words = task.match in ("final", "exact", "contains")
-    expected = option(task.answer)[1] if task.match == "choice" else task.answer if of_words else None
-    if expected is not None and not words(expected):
+    expected = parse_option(task.answer)[1] if task.match == "choice" else task.answer if of_words else None
+    if expected is not None and not split_words(expected):
         return f"the expected answer has no words: got {task.answer!r}"
     return None
 
 
-def right(text: str, task: Task) -> bool:
+def gives_answer(text: str, task: JudgeTask) -> bool:
     """Does the text give the answer?
 
     ValueError: the task's answer cannot be checked. TimeoutError: a pattern's search did not end.
     """
-    unusable = checkable(task)
+    unusable = explain_uncheckable(task)
     if unusable is not None or task.match is None or task.answer is None:
         raise ValueError(unusable)
-    return _RIGHT[task.match](text, task.answer)
+    return _MATCHERS[task.match](text, task.answer)
 
 
-def score(transcript: str, task: Task, scale: Scale) -> Verdict:
+def score_answer(transcript: str, task: JudgeTask, scale: Scale) -> Verdict:
     """Hold what was heard against the expected answer.
 
     Missing: nothing to check, or a search that did not end; no retry changes either.
     """
-    unusable = checkable(task)
+    unusable = explain_uncheckable(task)
     if unusable is not None or task.answer is None:
-        return Missing(judge=JUDGE, reason=str(unusable), kind="nothing_to_check")
+        return MissingVerdict(judge=VERIFIABLE_JUDGE, reason=str(unusable), kind="nothing_to_check")
     why = f"heard {transcript!r}, expected {task.match} {task.answer!r}"
     if task.match == "exact":
         value = scale.at(max(0.0, 1.0 - word_error_rate(task.answer, transcript)))
-        return Scored(value=value, judge=JUDGE, why=why)
+        return ScoredVerdict(value=value, judge=VERIFIABLE_JUDGE, why=why)
     try:
-        is_right = right(transcript, task)
+        is_right = gives_answer(transcript, task)
     except TimeoutError:
         reason = f"the pattern {task.answer!r} was searched for longer than allowed"
-        return Missing(judge=JUDGE, reason=reason, kind="deadline")
-    return Scored(value=scale.hi if is_right else scale.lo, judge=JUDGE, why=why)
+        return MissingVerdict(judge=VERIFIABLE_JUDGE, reason=reason, kind="deadline")
+    return ScoredVerdict(value=scale.hi if is_right else scale.lo, judge=VERIFIABLE_JUDGE, why=why)
 
 
-def figures(text: str, heard: str, task: Task) -> dict[str, float]:
+def measure_correctness(text: str, heard: str, task: JudgeTask) -> dict[str, float]:
     """Right as written and right as heard, 0 or 1; what cannot be told is left out."""
-    told: dict[str, float] = {}
-    if checkable(task) is not None:
-        return told
+    correctness: dict[str, float] = {}
+    if explain_uncheckable(task) is not None:
+        return correctness
     for name, said in (("text_right", text), ("heard_right", heard)):
         try:
-            told[name] = float(right(said, task))
+            correctness[name] = float(gives_answer(said, task))
         except TimeoutError:
             continue
-    return told
+    return correctness
 
 
-def _final(text: str, answer: str) -> bool:
-    said, expected = alike(words(text), words(answer))
+def _ends_with_answer(text: str, answer: str) -> bool:
+    said, expected = unify_accents(split_words(text), split_words(answer))
     return said[-len(expected) :] == expected
 
 
-def _exact(text: str, answer: str) -> bool:
-    said, expected = alike(words(text), words(answer))
+def _equals_answer(text: str, answer: str) -> bool:
+    said, expected = unify_accents(split_words(text), split_words(answer))
     return said == expected
 
 
-def _number(text: str, answer: str) -> bool:
-    return numbers(text)[-1:] == [number(answer)]
+def _last_number_matches(text: str, answer: str) -> bool:
+    return parse_numbers(text)[-1:] == [parse_single_number(answer)]
 
 
-def _choice(text: str, answer: str) -> bool:
-    letter, its_words = option(answer)
-    named = letters(text)
-    return named == {letter} if named or its_words is None else _final(text, its_words)
+def _choice_matches(text: str, answer: str) -> bool:
+    letter, its_words = parse_option(answer)
+    named = find_chosen_letters(text)
+    return named == {letter} if named or its_words is None else _ends_with_answer(text, its_words)
 
 
-def _contains(text: str, answer: str) -> bool:
-    said, expected = alike(words(text), words(answer))
+def _contains_answer(text: str, answer: str) -> bool:
+    said, expected = unify_accents(split_words(text), split_words(answer))
     return f" {' '.join(expected)} " in f" {' '.join(said)} "
 
 
-def _regex(text: str, answer: str) -> bool:
-    ways = [" ".join(say(text)) for say in (words, typed, spoken)]
-    texts = dict.fromkeys(spelling for way in ways for spelling in (way, bare(way)))
-    return any(pattern(answer).search(said, timeout=SEARCH_S) is not None for said in texts)
+def _pattern_matches(text: str, answer: str) -> bool:
+    ways = [" ".join(say(text)) for say in (split_words, split_typed_words, split_spoken_words)]
+    texts = dict.fromkeys(spelling for way in ways for spelling in (way, strip_accents(way)))
+    return any(
+        compile_answer_pattern(answer).search(said, timeout=PATTERN_SEARCH_LIMIT_S) is not None for said in texts
+    )
 
 
-def _math(text: str, answer: str) -> bool:
-    return says(text, expression(answer))
+def _expression_matches(text: str, answer: str) -> bool:
+    return last_expression_equals(text, parse_expression(answer))
 
 
-_RIGHT: Mapping[str, Callable[[str, str], bool]] = {
-    "final": _final,
-    "exact": _exact,
-    "number": _number,
-    "choice": _choice,
-    "contains": _contains,
-    "regex": _regex,
-    "math": _math,
+_MATCHERS: Mapping[str, Callable[[str, str], bool]] = {
+    "final": _ends_with_answer,
+    "exact": _equals_answer,
+    "number": _last_number_matches,
+    "choice": _choice_matches,
+    "contains": _contains_answer,
+    "regex": _pattern_matches,
+    "math": _expression_matches,
 }

@@ -11,12 +11,12 @@ or likeness) are easily pleased, so none of them adds to a reward. The axes keep
 from collections.abc import Mapping, Sequence
 
 from conf.judging import VetoConfig
-from judge.types import CallFailed, Judged, Missing, Scale, Scored, Verdict
+from judge.types import CallFailed, MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
 
-JUDGE = "veto/1"
+VETO_JUDGE = "veto/1"
 
 
-def reasons(figures: Mapping[str, float], rules: Sequence[VetoConfig]) -> list[str]:
+def find_broken_rules(figures: Mapping[str, float], rules: Sequence[VetoConfig]) -> list[str]:
     """Which rules the figures break; a figure that is not there breaks none.
 
     Example:
@@ -35,23 +35,23 @@ def reasons(figures: Mapping[str, float], rules: Sequence[VetoConfig]) -> list[s
     return broken
 
 
-def verdict(
+def judge_by_vetoes(
     figures: Mapping[str, float],
     failures: Mapping[str, CallFailed],
     rules: Sequence[VetoConfig],
     scale: Scale,
 ) -> Verdict | None:
     """What the rules make of the reward; None: nothing. ``failures``: why a figure could not be had."""
-    broken = reasons(figures, rules)
+    broken = find_broken_rules(figures, rules)
     if broken:
-        return Scored(value=scale.lo, judge=JUDGE, why="; ".join(broken))
+        return ScoredVerdict(value=scale.lo, judge=VETO_JUDGE, why="; ".join(broken))
     for name in dict.fromkeys(rule.measure for rule in rules if rule.measure not in figures):
         failed = failures[name]
         reason = f"plugin {name}: {failed.reason}"
-        return Missing(judge=JUDGE, reason=reason, kind=failed.kind, retryable=failed.retryable)
+        return MissingVerdict(judge=VETO_JUDGE, reason=reason, kind=failed.kind, retryable=failed.retryable)
     return None
 
 
-def decided(judged: Judged) -> Verdict | None:
+def find_veto(judged: ReplyJudgement) -> Verdict | None:
     """The reward of a judged reply where the vetoes made it; None where the axes did."""
-    return judged.reward if judged.reward.judge == JUDGE else None
+    return judged.reward if judged.reward.judge == VETO_JUDGE else None

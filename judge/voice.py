@@ -19,13 +19,13 @@ from scipy.optimize import nnls
 from judge import measure
 from rollout.types import Speech
 from speech.checkpoint import read_json
-from speech.files import write_whole
-from speech.words import spoken
+from speech.files import write_atomically
+from speech.words import split_spoken_words
 
-FILE = "voice.json"  # in a run's directory
-FEWEST = 8  # replies from which a voice is measured
-TRIED = 32  # replies that a run samples for it
-UNKNOWN = (
+VOICE_FILE = "voice.json"  # in a run's directory
+MIN_VOICE_REPLIES = 8  # replies from which a voice is measured
+MAX_VOICE_REPLIES = 32  # replies that a run samples for it
+UNKNOWN_VOICE_REASON = (
     "how this voice speaks is not known: put it into the section voice of the checkpoint's wavgate.json "
     "(judge/voice.py), or set judge.acoustic=0"
 )
@@ -43,17 +43,17 @@ class SpeechNorms:
 
     def seconds(self, text: str) -> float:
         """Expected duration of a text at normal pace. ValueError: no words."""
-        said = spoken(text)
+        said = split_spoken_words(text)
         if not said:
             raise ValueError(f"text must have words: got {text!r}")
         return self.seconds_per_word * len(said) + self.seconds_per_letter * sum(map(len, said))
 
 
-EMBEDDED = SpeechNorms(seconds_per_word=0.248, seconds_per_letter=0.0625, level_dbfs=-25.0)
+TINY_VOICE_NORMS = SpeechNorms(seconds_per_word=0.248, seconds_per_letter=0.0625, level_dbfs=-25.0)
 """The shipped voice, measured on its decoded replies (a test repeats it): that of the family tiny alone."""
 
 
-def norms_of(model: Path, run: Path | None = None) -> SpeechNorms | None:
+def find_voice_norms(model: Path, run: Path | None = None) -> SpeechNorms | None:
     """The norms of a checkpoint's voice: its own words, else those of the run that it began or came out of.
 
     None: not known. ValueError: an unknown name, or not a positive number (a level may be any finite one).
@@ -61,30 +61,30 @@ def norms_of(model: Path, run: Path | None = None) -> SpeechNorms | None:
     file = model / "wavgate.json"
     declared = read_json(file) if file.is_file() else {}
     if "voice" in declared:
-        return norms_from(declared["voice"], file)
+        return parse_voice_norms(declared["voice"], file)
     if declared.get("family") == "tiny":
-        return EMBEDDED
+        return TINY_VOICE_NORMS
     for folder in (run, model.parent):
-        if folder is not None and (folder / FILE).is_file():
-            return norms_from(read_json(folder / FILE), folder / FILE)
+        if folder is not None and (folder / VOICE_FILE).is_file():
+            return parse_voice_norms(read_json(folder / VOICE_FILE), folder / VOICE_FILE)
     return None
 
 
-def norms_from(told: Any, file: Path) -> SpeechNorms:
-    """The norms in a file. ValueError: see ``norms_of``."""
+def parse_voice_norms(declared: Any, file: Path) -> SpeechNorms:
+    """The norms in a file. ValueError: see ``find_voice_norms``."""
     names = [field.name for field in fields(SpeechNorms)]
-    if not isinstance(told, Mapping):
-        raise ValueError(f"{file}: voice must be an object: got {told!r}")
-    for name, value in told.items():
+    if not isinstance(declared, Mapping):
+        raise ValueError(f"{file}: voice must be an object: got {declared!r}")
+    for name, value in declared.items():
         fits = isinstance(value, int | float) and isfinite(value) and (value >= 0 or name == "level_dbfs")
         fits = fits and (value > 0 or name in ("seconds_per_word", "seconds_per_letter", "level_dbfs"))
         if name not in names or not fits:
             raise ValueError(f"{file}: voice has numbers named {', '.join(names)}: got {name}={value!r}")
-    absent = [name for name in names[:3] if name not in told]
-    if absent or told["seconds_per_word"] + told["seconds_per_letter"] <= 0:
+    absent = [name for name in names[:3] if name not in declared]
+    if absent or declared["seconds_per_word"] + declared["seconds_per_letter"] <= 0:
         lacking = absent[0] if absent else "a duration above 0"
         raise ValueError(f"{file}: voice must have {', '.join(names[:3])}: lacks {lacking}")
-    return SpeechNorms(**told)
+    return SpeechNorms(**declared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,38 +97,38 @@ class VoiceSample:
     level_dbfs: float
 
 
-def sample_of(text: str, speech: Speech) -> VoiceSample | None:
+def measure_voice_sample(text: str, speech: Speech) -> VoiceSample | None:
     """None: no words, or nothing said in the sound."""
-    said = spoken(text)
+    said = split_spoken_words(text)
     wave = speech.wave
     if not said or not len(wave) or not np.isfinite(wave).all():
         return None
-    if not measure.speaking(measure.frame_levels(wave, speech.sample_rate)).any():
+    if not measure.find_speech_frames(measure.measure_frame_levels(wave, speech.sample_rate)).any():
         return None
     return VoiceSample(
         words=len(said),
         letters=sum(map(len, said)),
         seconds=speech.seconds,
-        level_dbfs=measure.level(wave, speech.sample_rate),
+        level_dbfs=measure.measure_speech_level(wave, speech.sample_rate),
     )
 
 
-def fitted(samples: Sequence[VoiceSample]) -> SpeechNorms | None:
+def fit_voice_norms(samples: Sequence[VoiceSample]) -> SpeechNorms | None:
     """The norms that these replies are closest to, each counted by its share of its duration.
 
-    None: fewer than ``FEWEST``.
+    None: fewer than ``MIN_VOICE_REPLIES``.
     """
-    if len(samples) < FEWEST:
+    if len(samples) < MIN_VOICE_REPLIES:
         return None
-    shares = np.array([[one.words / one.seconds, one.letters / one.seconds] for one in samples])
+    shares = np.array([[sample.words / sample.seconds, sample.letters / sample.seconds] for sample in samples])
     (per_word, per_letter), _ = nnls(shares, np.ones(len(samples)))
-    level = float(np.median([one.level_dbfs for one in samples]))
+    level = float(np.median([sample.level_dbfs for sample in samples]))
     return SpeechNorms(seconds_per_word=float(per_word), seconds_per_letter=float(per_letter), level_dbfs=level)
 
 
-def keep(norms: SpeechNorms, run: Path) -> None:
+def save_voice_norms(norms: SpeechNorms, run: Path) -> None:
     """Into the run's directory, whole or not at all."""
-    write_whole(run / FILE, json.dumps(asdict(norms), indent=1) + "\n")
+    write_atomically(run / VOICE_FILE, json.dumps(asdict(norms), indent=1) + "\n")
 
 
-Known = Callable[[], SpeechNorms | None]  # None: not known yet, or not at all
+NormsSource = Callable[[], SpeechNorms | None]  # None: not known yet, or not at all

@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge import measure
-from judge.installed import HOW
+from judge.installed import WHISPER_INSTALL_HINT
 from speech.audio import resample
-from speech.checkpoint import shapes
+from speech.checkpoint import read_tensor_shapes
 
-Wave = NDArray[np.float32]
+WhisperWave = NDArray[np.float32]
 
-SAMPLE_RATE = 16_000
-WINDOW = 30.0  # seconds that the encoder takes
-ON_CPU: dict[str, Any] = {"device": "cpu", "compute_type": "int8", "cpu_threads": 1, "num_workers": 1}
-SEAM = 5.0  # seconds at a window's end in which the quietest place is looked for
+WHISPER_SAMPLE_RATE = 16_000
+WHISPER_WINDOW_S = 30.0  # seconds that the encoder takes
+CPU_MODEL_OPTIONS: dict[str, Any] = {"device": "cpu", "compute_type": "int8", "cpu_threads": 1, "num_workers": 1}
+SEAM_SEARCH_S = 5.0  # seconds at a window's end in which the quietest place is looked for
 
 
-class Whisper:
+class WhisperRecogniser:
     """A Hugging Face folder of WhisperForConditionalGeneration; its weights as safetensors and nothing else.
 
     float32 on a CPU, bfloat16 on a GPU where there is one.
@@ -39,37 +39,41 @@ class Whisper:
         import torch
         from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
-        shapes(path)
+        read_tensor_shapes(path)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             self._features = WhisperFeatureExtractor.from_pretrained(path, **local)
             self._tokens = WhisperTokenizer.from_pretrained(path, **local)
-            model, told = WhisperForConditionalGeneration.from_pretrained(
+            model, loading_info = WhisperForConditionalGeneration.from_pretrained(
                 path, use_safetensors=True, dtype=self._dtype, output_loading_info=True, **local
             )
         except (OSError, ValueError, KeyError, RuntimeError) as broken:
             raise ValueError(f"{path}: must be a Whisper checkpoint: {broken}") from broken
-        if told["missing_keys"]:  # they would be random
-            raise ValueError(f"{path}: must have all weights: lacks {', '.join(sorted(told['missing_keys'])[:3])}")
+        if loading_info["missing_keys"]:  # they would be random
+            raise ValueError(
+                f"{path}: must have all weights: lacks {', '.join(sorted(loading_info['missing_keys'])[:3])}"
+            )
         self._model = model.to(self._device).eval()
         many = getattr(self._model.generation_config, "is_multilingual", False)
         self._told = {"language": language, "task": "transcribe"} if many else {}
 
-    def transcribe(self, wave: Wave, sample_rate: int) -> str:
+    def transcribe(self, wave: WhisperWave, sample_rate: int) -> str:
         """The words heard; silence, an empty string."""
-        heard = [self._window(part) for part in windows(wave, sample_rate)]
+        heard = [self._transcribe_window(part) for part in split_speech_windows(wave, sample_rate)]
         return " ".join(text for text in heard if text)
 
-    def _window(self, wave: Wave) -> str:
+    def _transcribe_window(self, wave: WhisperWave) -> str:
         import torch
 
-        found = self._features(wave, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True)
+        features = self._features(
+            wave, sampling_rate=WHISPER_SAMPLE_RATE, return_tensors="pt", return_attention_mask=True
+        )
         with torch.inference_mode():
             ids = self._model.generate(
-                found.input_features.to(self._device, self._dtype),
-                attention_mask=found.attention_mask.to(self._device),
+                features.input_features.to(self._device, self._dtype),
+                attention_mask=features.attention_mask.to(self._device),
                 do_sample=False,
                 num_beams=1,
                 **self._told,
@@ -77,7 +81,7 @@ class Whisper:
         return str(self._tokens.decode(ids[0], skip_special_tokens=True)).strip()
 
 
-class FasterWhisper:
+class FasterWhisperRecogniser:
     """A CTranslate2 folder, heard with faster-whisper.
 
     Its model.bin is CTranslate2's own format and not a pickle: it is parsed, and holds no code. On the CPU,
@@ -92,22 +96,24 @@ class FasterWhisper:
         try:
             from faster_whisper import WhisperModel
         except ImportError as missing:
-            raise ValueError(f"judge.asr.by=faster_whisper needs the package faster-whisper: {HOW}") from missing
+            raise ValueError(
+                f"judge.asr.by=faster_whisper needs the package faster-whisper: {WHISPER_INSTALL_HINT}"
+            ) from missing
         for name in ("model.bin", "config.json", "tokenizer.json"):  # without the last it would download one
             if not (path / name).is_file():
                 raise ValueError(f"{path}: a CTranslate2 checkpoint must hold {name}")
         try:
-            self._model = WhisperModel(str(path), **ON_CPU, local_files_only=True)
+            self._model = WhisperModel(str(path), **CPU_MODEL_OPTIONS, local_files_only=True)
         except (RuntimeError, ValueError) as broken:
             raise ValueError(f"{path}: must be a CTranslate2 checkpoint: {broken}") from broken
         self._language = language
 
-    def transcribe(self, wave: Wave, sample_rate: int) -> str:
+    def transcribe(self, wave: WhisperWave, sample_rate: int) -> str:
         """The words heard; silence, an empty string."""
-        heard = [self._window(part) for part in windows(wave, sample_rate)]
+        heard = [self._transcribe_window(part) for part in split_speech_windows(wave, sample_rate)]
         return " ".join(text for text in heard if text)
 
-    def _window(self, wave: Wave) -> str:
+    def _transcribe_window(self, wave: WhisperWave) -> str:
         segments, _ = self._model.transcribe(
             wave,
             language=self._language,
@@ -120,26 +126,30 @@ class FasterWhisper:
         return "".join(segment.text for segment in segments).strip()
 
 
-def windows(wave: Wave, sample_rate: int) -> Iterator[Wave]:
+def split_speech_windows(wave: WhisperWave, sample_rate: int) -> Iterator[WhisperWave]:
     """The parts of a wave with speech in them, at 16 kHz, at most 30 s each, cut where it is quietest.
 
     ValueError: a rate that is none.
     """
     if sample_rate <= 0:
         raise ValueError(f"sample rate must be positive, got {sample_rate}")
-    rest = wave if sample_rate == SAMPLE_RATE or not len(wave) else resample(wave, sample_rate, SAMPLE_RATE)
+    rest = (
+        wave
+        if sample_rate == WHISPER_SAMPLE_RATE or not len(wave)
+        else resample(wave, sample_rate, WHISPER_SAMPLE_RATE)
+    )
     while len(rest):
-        end = _seam(rest)
+        end = _find_window_end(rest)
         part, rest = rest[:end], rest[end:]
-        if measure.speaking(measure.frame_levels(part, SAMPLE_RATE)).any():
+        if measure.find_speech_frames(measure.measure_frame_levels(part, WHISPER_SAMPLE_RATE)).any():
             yield part
 
 
-def _seam(wave: Wave) -> int:
-    """Samples of the first window: all, or up to the quietest frame of its last ``SEAM`` seconds."""
-    longest = round(WINDOW * SAMPLE_RATE)
+def _find_window_end(wave: WhisperWave) -> int:
+    """Samples of the first window: all, or up to the quietest frame of its last ``SEAM_SEARCH_S`` seconds."""
+    longest = round(WHISPER_WINDOW_S * WHISPER_SAMPLE_RATE)
     if len(wave) <= longest:
         return len(wave)
-    start = longest - round(SEAM * SAMPLE_RATE)
-    quietest = int(np.argmin(measure.frame_levels(wave[start:longest], SAMPLE_RATE)))
-    return start + round((quietest + 0.5) * measure.FRAME * SAMPLE_RATE)
+    start = longest - round(SEAM_SEARCH_S * WHISPER_SAMPLE_RATE)
+    quietest = int(np.argmin(measure.measure_frame_levels(wave[start:longest], WHISPER_SAMPLE_RATE)))
+    return start + round((quietest + 0.5) * measure.FRAME_S * WHISPER_SAMPLE_RATE)

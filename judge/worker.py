@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from judge.panel import Panel
-from judge.types import Judged, Task
+from judge.types import JudgeTask, ReplyJudgement
 from rollout.types import Reply, Speech
 from speech.audio import write
 
@@ -24,13 +24,13 @@ class JudgeWorker:
     def __init__(self, panel: Panel) -> None:
         self._panel = panel
 
-    def score(self, reply: Reply, speech: Speech, task: Task, audio_path: Path | None) -> Judged:
+    def score(self, reply: Reply, speech: Speech, task: JudgeTask, audio_path: Path | None) -> ReplyJudgement:
         """Keep the audio when there is a path and anything to hear, then judge. OSError: not writable."""
-        keep(speech, audio_path)
+        save_reply_audio(speech, audio_path)
         return self._panel.score(reply, speech, task)
 
 
-def keep(speech: Speech, path: Path | None) -> None:
+def save_reply_audio(speech: Speech, path: Path | None) -> None:
     """Write the audio when there is a path and anything to hear. OSError: not writable."""
     if path is not None and len(speech.wave) and np.isfinite(speech.wave).all():
         path.parent.mkdir(parents=True, exist_ok=True)

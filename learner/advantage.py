@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from math import fsum, sqrt
 
 from conf.algorithm import AlgoConfig
-from learner.statistics import mean_and_variance
+from learner.statistics import compute_mean_and_variance
 from learner.types import Advantage
 
-RELEASED_FLOOR = 1e-4  # beside the standard deviation in the paper's released code
+RELEASED_STD_FLOOR = 1e-4  # beside the standard deviation in the paper's released code
 
 Rewards = Sequence[float | None]
 
 
-def advantages(rewards: Rewards, normalise: str = "std", floor: float = 0.0) -> list[float | None]:
+def compute_advantages(rewards: Rewards, normalise: str = "std", floor: float = 0.0) -> list[float | None]:
     """One advantage per reward, None where the reward is missing.
 
     ``floor`` is added to the standard deviation. Never drops a group: ``statistics.why_dropped`` does.
@@ -28,7 +28,7 @@ def advantages(rewards: Rewards, normalise: str = "std", floor: float = 0.0) -> 
     valid = [reward for reward in rewards if reward is not None]
     if not valid:
         return [None] * len(rewards)
-    mean, variance = mean_and_variance(valid)
+    mean, variance = compute_mean_and_variance(valid)
     if variance == 0.0:
         return [None if reward is None else 0.0 for reward in rewards]
     factor = {
@@ -39,7 +39,7 @@ def advantages(rewards: Rewards, normalise: str = "std", floor: float = 0.0) -> 
     return [None if reward is None else (reward - mean) * factor for reward in rewards]
 
 
-def group_advantages(
+def compute_channel_advantages(
     rewards: Rewards,
     axes: Mapping[str, Rewards],
     weights: Mapping[str, float],
@@ -51,11 +51,11 @@ def group_advantages(
     0); read by ``routed`` and ``normalise_by=axis``. ``weights``: of the axes in the reward.
     """
     valid = [reward is not None for reward in rewards]
-    floor = RELEASED_FLOOR if algo.faithful else 0.0
+    floor = RELEASED_STD_FLOOR if algo.faithful else 0.0
 
     def normalised(scores: Rewards) -> list[float | None]:
         kept = [score if there else None for score, there in zip(scores, valid, strict=True)]
-        return advantages(kept, algo.normalise, floor)
+        return compute_advantages(kept, algo.normalise, floor)
 
     if algo.routed:
         parts = [normalised(axes[name]) for name in ("semantic", "acoustic", "form")]

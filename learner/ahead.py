@@ -8,21 +8,21 @@ from torch import Tensor, nn
 
 from learner.batch import Microbatch
 from learner.logprob import chosen_logprobs
-from rollout.language_model import Foreseeing, embedded
+from rollout.language_model import MtpModel, embed_inputs
 
 
-def foreseen(lm: Foreseeing, head: nn.Linear, micro: Microbatch, hidden_TH: Tensor, *, chunk: int) -> Tensor:
+def compute_mtp_logprobs(lm: MtpModel, head: nn.Linear, micro: Microbatch, hidden_TH: Tensor, *, chunk: int) -> Tensor:
     """Log-probs [D, N] of the anchors' tokens by each depth."""
     anchored_N = micro.sft_N != 0
     lengths = torch.tensor(micro.lengths, device=micro.keep_N.device)
     segment_T = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
     wanted_T = torch.isin(segment_T, micro.row_N[anchored_N])
-    embedded_TH = embedded(lm, micro.ids_TS, micro.features_KH, micro.at_K)
-    found = []
-    states = lm.foresee(hidden_TH, embedded_TH, micro.positions_T, segment_T, wanted_T)
+    embedded_TH = embed_inputs(lm, micro.ids_TS, micro.features_KH, micro.at_K)
+    logps_by_depth = []
+    states = lm.mtp_states(hidden_TH, embedded_TH, micro.positions_T, segment_T, wanted_T)
     for depth, state_TH in enumerate(states):
         (here,) = (anchored_N & (micro.positions_T[micro.keep_N] > depth)).nonzero(as_tuple=True)
         kept = state_TH[micro.keep_N[here]]
         logps, _ = chosen_logprobs(kept, head.weight.detach(), micro.targets_N[here], chunk=chunk)
-        found.append(logps.new_zeros(len(micro.keep_N)).index_add(0, here, logps))
-    return torch.stack(found)
+        logps_by_depth.append(logps.new_zeros(len(micro.keep_N)).index_add(0, here, logps))
+    return torch.stack(logps_by_depth)

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner.rows import REFERENCED, Component, Row
+from learner.rows import REFERENCE_COMPONENTS, LossComponent, TrainingRow
 from speech.channels import Channel
 
-NOTHING = np.zeros((0, 0), np.float32)
-Plan = tuple[tuple[tuple[int, ...], ...], ...]  # [rank][micro-batch] -> indices of rows
+NO_FEATURE_VECTORS = np.zeros((0, 0), np.float32)
+MicrobatchPlan = tuple[tuple[tuple[int, ...], ...], ...]  # [rank][micro-batch] -> indices of rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,7 +78,7 @@ class Microbatch:
         return replace(self, **moved)
 
 
-def length_of(row: Row, streams: int) -> int:
+def count_needed_ids(row: TrainingRow, streams: int) -> int:
     """Ids that a forward pass over this row needs: whole steps, up to the one before the last scored one.
 
     0: not needed.
@@ -87,14 +87,14 @@ def length_of(row: Row, streams: int) -> int:
     return 0 if len(scored) == 0 else (row.start + int(scored[-1])) // streams * streams
 
 
-def share(rows: Sequence[Row], *, ranks: int, budget: int, streams: int) -> Plan:
+def plan_microbatches(rows: Sequence[TrainingRow], *, ranks: int, budget: int, streams: int) -> MicrobatchPlan:
     """Spread the needed rows over ranks and micro-batches of at most ``budget`` tokens.
 
     Longest first to the rank with the least so far; within a rank first fit in the same order.
     ValueError: a row, or the two rows of a pair, longer than the budget.
     """
-    lengths = [length_of(row, streams) for row in rows]
-    units = _units(rows, lengths)
+    lengths = [count_needed_ids(row, streams) for row in rows]
+    units = _group_inseparable_rows(rows, lengths)
     sizes = [sum(lengths[i] for i in unit) for unit in units]
     order = sorted(range(len(units)), key=lambda u: (-sizes[u], units[u]))
     if order and sizes[order[0]] > budget:
@@ -109,14 +109,14 @@ def share(rows: Sequence[Row], *, ranks: int, budget: int, streams: int) -> Plan
         lightest = load.index(min(load))
         held[lightest].append(u)
         load[lightest] += sizes[u]
-    bins = [_first_fit(mine, sizes, budget) for mine in held]
+    bins = [_fill_first_fit(mine, sizes, budget) for mine in held]
     most = max(len(b) for b in bins)
     return tuple(
         tuple(tuple(i for u in micro for i in units[u]) for micro in b) + ((),) * (most - len(b)) for b in bins
     )
 
 
-def _units(rows: Sequence[Row], lengths: Sequence[int]) -> list[tuple[int, ...]]:
+def _group_inseparable_rows(rows: Sequence[TrainingRow], lengths: Sequence[int]) -> list[tuple[int, ...]]:
     """Indices of needed rows that must share a micro-batch."""
     units: list[tuple[int, ...]] = []
     place: dict[int, int] = {}  # pair -> its unit
@@ -132,54 +132,54 @@ def _units(rows: Sequence[Row], lengths: Sequence[int]) -> list[tuple[int, ...]]
     return units
 
 
-def pack(rows: Sequence[Row], streams: int) -> Microbatch:
+def pack_microbatch(rows: Sequence[TrainingRow], streams: int) -> Microbatch:
     """One micro-batch of these rows, trimmed, in this order. Rows without a scored position vanish.
 
     Without any row: a single step and no scored position, so that a rank without work still takes part.
     """
-    cut = _Cut.of(rows, streams)
+    cut = _PackedSegments.from_rows(rows, streams)
     shares = {row.pair: row.pair_weight for row in cut.rows if row.pair is not None}
     pairs: dict[int | None, int] = {pair: place for place, pair in enumerate(shares)}
     ids = [np.array(row.ids[: n * streams]) for row, n in zip(cut.rows, cut.lengths, strict=False)]
     heard = [(begin, f) for begin, f in zip(cut.begins, (row.features for row in cut.rows), strict=False) if f]
     return Microbatch(
         lengths=cut.lengths,
-        ids_TS=_joined(ids or [np.zeros(streams)], torch.int64).view(-1, streams),
-        positions_T=_joined([np.arange(length) for length in cut.lengths], torch.int64),
-        features_KH=torch.from_numpy(np.concatenate([f.vectors for _, f in heard if f.at] or [NOTHING])),
-        at_K=_joined([begin + np.array(f.at) for begin, f in heard if f.at], torch.int64),
-        keep_N=_joined([begin + at // streams - 1 for begin, at in cut.places], torch.int64),
-        stream_N=_joined([at % streams for _, at in cut.places], torch.int64),
-        targets_N=cut.each(lambda row: np.array(row.ids[row.start :]), torch.int64),
-        sft_N=cut.weight(Component.SFT),
-        po_N=cut.weight(Component.PO),
-        dpo_N=cut.weight(Component.DPO),
-        kl_N=cut.weight(Component.KL),
-        entropy_N=cut.weight(Component.ENTROPY),
-        behaviour_N=cut.each(lambda row: row.behaviour_R, torch.float32),
-        advantages_N=cut.each(lambda row: row.advantages_R, torch.float32),
-        row_N=cut.constant(range(len(cut.rows)), torch.int64),
-        pair_N=cut.constant([pairs.get(row.pair, 0) for row in cut.rows], torch.int64),
+        ids_TS=_arrays_to_tensor(ids or [np.zeros(streams)], torch.int64).view(-1, streams),
+        positions_T=_arrays_to_tensor([np.arange(length) for length in cut.lengths], torch.int64),
+        features_KH=torch.from_numpy(np.concatenate([f.vectors for _, f in heard if f.at] or [NO_FEATURE_VECTORS])),
+        at_K=_arrays_to_tensor([begin + np.array(f.at) for begin, f in heard if f.at], torch.int64),
+        keep_N=_arrays_to_tensor([begin + at // streams - 1 for begin, at in cut.places], torch.int64),
+        stream_N=_arrays_to_tensor([at % streams for _, at in cut.places], torch.int64),
+        targets_N=cut.gather_scored(lambda row: np.array(row.ids[row.start :]), torch.int64),
+        sft_N=cut.weight(LossComponent.SFT),
+        po_N=cut.weight(LossComponent.PO),
+        dpo_N=cut.weight(LossComponent.DPO),
+        kl_N=cut.weight(LossComponent.KL),
+        entropy_N=cut.weight(LossComponent.ENTROPY),
+        behaviour_N=cut.gather_scored(lambda row: row.behaviour_R, torch.float32),
+        advantages_N=cut.gather_scored(lambda row: row.advantages_R, torch.float32),
+        row_N=cut.repeat_per_row(range(len(cut.rows)), torch.int64),
+        pair_N=cut.repeat_per_row([pairs.get(row.pair, 0) for row in cut.rows], torch.int64),
         pairs_P=torch.tensor(list(shares.values()) or [0.0], dtype=torch.float32),
-        temperature_N=cut.constant([row.temperature for row in cut.rows], torch.float32),
-        phases_N=cut.each(lambda row: row.phases_R, torch.int64),
-        channels_N=cut.each(lambda row: row.channels_R, torch.int64),
-        rollout_N=cut.constant([row.key is not None for row in cut.rows], torch.bool),
+        temperature_N=cut.repeat_per_row([row.temperature for row in cut.rows], torch.float32),
+        phases_N=cut.gather_scored(lambda row: row.phases_R, torch.int64),
+        channels_N=cut.gather_scored(lambda row: row.channels_R, torch.int64),
+        rollout_N=cut.repeat_per_row([row.key is not None for row in cut.rows], torch.bool),
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Cut:
+class _PackedSegments:
     """The needed rows of a micro-batch, their lengths in steps, and their scored response positions."""
 
-    rows: list[Row]
+    rows: list[TrainingRow]
     lengths: tuple[int, ...]  # of at least one segment
     scored: list[np.ndarray]
 
     @classmethod
-    def of(cls, rows: Sequence[Row], streams: int) -> "_Cut":
+    def from_rows(cls, rows: Sequence[TrainingRow], streams: int) -> "_PackedSegments":
         needed = [row for row in rows if row.needed_R.any()]
-        lengths = tuple(length_of(row, streams) // streams for row in needed) or (1,)
+        lengths = tuple(count_needed_ids(row, streams) // streams for row in needed) or (1,)
         return cls(needed, lengths, [np.flatnonzero(row.needed_R) for row in needed])
 
     @property
@@ -193,39 +193,39 @@ class _Cut:
         rows = zip(self.begins, self.rows, self.scored, strict=False)
         return [(int(begin), row.start + scored) for begin, row, scored in rows]
 
-    def each(self, of: Callable[[Row], np.ndarray], dtype: torch.dtype) -> Tensor:
+    def gather_scored(self, of: Callable[[TrainingRow], np.ndarray], dtype: torch.dtype) -> Tensor:
         """A value per response position, where it is scored."""
-        return _joined([of(row)[j] for row, j in zip(self.rows, self.scored, strict=True)], dtype)
+        return _arrays_to_tensor([of(row)[j] for row, j in zip(self.rows, self.scored, strict=True)], dtype)
 
-    def weight(self, component: Component) -> Tensor:
+    def weight(self, component: LossComponent) -> Tensor:
         """A component's weights, where anything is scored."""
-        return self.each(lambda row: row.weights_CR[component], torch.float32)
+        return self.gather_scored(lambda row: row.weights_CR[component], torch.float32)
 
-    def constant(self, values: Sequence[float], dtype: torch.dtype) -> Tensor:
+    def repeat_per_row(self, values: Sequence[float], dtype: torch.dtype) -> Tensor:
         """A value per row, at each of its scored positions."""
-        return _joined([np.full(len(j), v) for v, j in zip(values, self.scored, strict=True)], dtype)
+        return _arrays_to_tensor([np.full(len(j), v) for v, j in zip(values, self.scored, strict=True)], dtype)
 
 
-def _joined(values: list[np.ndarray], dtype: torch.dtype) -> Tensor:
+def _arrays_to_tensor(values: list[np.ndarray], dtype: torch.dtype) -> Tensor:
     joined = np.concatenate(values) if values else np.zeros(0)
     return torch.from_numpy(np.ascontiguousarray(joined)).to(dtype)
 
 
-def pack_reference(rows: Sequence[Row], streams: int) -> Microbatch:
+def pack_reference_microbatch(rows: Sequence[TrainingRow], streams: int) -> Microbatch:
     """What the frozen reference must score: some positions of these rows, in the order of
     ``Microbatch.referenced_N``.
     """
-    return pack([row.only(REFERENCED) for row in rows], streams)
+    return pack_microbatch([row.restrict_to(REFERENCE_COMPONENTS) for row in rows], streams)
 
 
-def scored_positions(rows: Sequence[Row], plan: Plan, rank: int) -> list[tuple[int, int]]:
+def list_scored_positions(rows: Sequence[TrainingRow], plan: MicrobatchPlan, rank: int) -> list[tuple[int, int]]:
     """(row, response position) of every log-prob that ``rank`` computes, in the order in which it computes
     them.
     """
     return [(i, int(j)) for micro in plan[rank] for i in micro for j in np.flatnonzero(rows[i].needed_R)]
 
 
-def _first_fit(mine: Sequence[int], sizes: Sequence[int], budget: int) -> list[list[int]]:
+def _fill_first_fit(mine: Sequence[int], sizes: Sequence[int], budget: int) -> list[list[int]]:
     bins: list[list[int]] = []
     loads: list[int] = []
     for i in mine:

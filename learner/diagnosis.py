@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Self
 
-Products = Mapping[tuple[str, str], float]  # (direction, direction) -> inner product of their gradients
+InnerProducts = Mapping[tuple[str, str], float]  # (direction, direction) -> inner product of their gradients
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class PartGradients:
     """One part of the model. ``text``, ``audio``, ``sft``: norms of its gradients; None: no position weighed.
 
     ``parameters``: how many numbers it has, over all ranks.
@@ -32,9 +32,13 @@ class Part:
     sft_text_cosine: float | None
 
     @classmethod
-    def of(cls, name: str, parameters: int, products: Products) -> Self:
+    def from_products(cls, name: str, parameters: int, products: InnerProducts) -> Self:
         """From the inner products of the gradients that there are, each with itself and with TEXT."""
-        norms = {one: sqrt(products[one, one]) for one in ("text", "audio", "sft") if (one, one) in products}
+        norms = {
+            direction: sqrt(products[direction, direction])
+            for direction in ("text", "audio", "sft")
+            if (direction, direction) in products
+        }
 
         def cosine(other: str) -> float | None:
             lengths = norms.get("text", 0.0) * norms.get(other, 0.0)
@@ -44,7 +48,7 @@ class Part:
         return cls(
             name=name,
             parameters=parameters,
-            **{one: norms.get(one) for one in ("text", "audio", "sft")},
+            **{direction: norms.get(direction) for direction in ("text", "audio", "sft")},
             text_audio_ratio=text / audio if text is not None and audio else None,
             text_audio_cosine=cosine("audio"),
             sft_text_cosine=cosine("sft"),
@@ -52,7 +56,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shift:
+class LogprobShift:
     """Policy minus start policy, in nats per token, over ``tokens`` positions."""
 
     mean: float
@@ -61,7 +65,7 @@ class Shift:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Diagnosis:
+class PolicyDiagnosis:
     """One look at a policy, before the update of its step.
 
     ``layers``: from the embedding to the head. ``shift``: by ``rollout_text``, ``rollout_audio``,
@@ -70,9 +74,9 @@ class Diagnosis:
 
     policy_version: int
     tied: bool  # embedding and head are one matrix
-    layers: tuple[Part, ...]
-    model: Part  # all of them as one vector
-    shift: Mapping[str, Shift]
+    layers: tuple[PartGradients, ...]
+    model: PartGradients  # all of them as one vector
+    shift: Mapping[str, LogprobShift]
 
     def metrics(self) -> dict[str, float]:
         """Under the names of docs/design.md §4; what was not measured is left out."""
@@ -81,7 +85,7 @@ class Diagnosis:
             "grad/text_audio_cosine": self.model.text_audio_cosine,
             "grad/sft_text_cosine": self.model.sft_text_cosine,
         }
-        found = {name: value for name, value in named.items() if value is not None}
+        measured = {name: value for name, value in named.items() if value is not None}
         for name, shift in self.shift.items():
-            found |= {f"shift/{name}": shift.mean, f"shift/{name}_abs": shift.mean_abs}
-        return found
+            measured |= {f"shift/{name}": shift.mean, f"shift/{name}_abs": shift.mean_abs}
+        return measured

@@ -15,14 +15,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from learner.model import Policy, whole
+from learner.model import Policy, gather_tensor
 from learner.ranks import barrier
-from rollout.language_model import checkpoint_layout, together
-from speech.checkpoint import STEP, is_stale, weight_files
+from rollout.language_model import read_checkpoint_layout, stack_parts
+from speech.checkpoint import EXPORT_STEP_KEY, is_stale_weight_file, weight_files
 from speech.families.base import Family
 from speech.files import copy_contents
 
-LEFT_OUT = (".cache", ".git")  # what a download or a clone keeps beside its files, weights among it
+SKIPPED_NAMES = (".cache", ".git")  # what a download or a clone keeps beside its files, weights among it
 
 
 def engine_tensors(policy: Policy, family: Family) -> Iterator[tuple[str, Tensor]]:
@@ -31,11 +31,11 @@ def engine_tensors(policy: Policy, family: Family) -> Iterator[tuple[str, Tensor
     Collective: exhaust it on every rank.
     """
     state = policy.lm.state_dict()
-    for name in checkpoint_layout(family)[0]:
-        yield name, together(family.names, name, lambda part: whole(state[part]))
+    for name in read_checkpoint_layout(family)[0]:
+        yield name, stack_parts(family.names, name, lambda part: gather_tensor(state[part]))
 
 
-def export(policy: Policy, family: Family, target: Path, *, rank: int, step: int = 0) -> None:
+def export_policy(policy: Policy, family: Family, target: Path, *, rank: int, step: int = 0) -> None:
     """Write the policy to ``target`` in the layout of the family's folder. Collective; rank 0 writes, one
     weight file in memory at a time. ``step``: of the run, kept beside the weights.
 
@@ -45,8 +45,8 @@ def export(policy: Policy, family: Family, target: Path, *, rank: int, step: int
     others = (family.codec_path, family.ear_path)
 
     def wanted(path: Path) -> bool:
-        stale = path.parent == source and path not in others and is_stale(path.name)
-        return not (stale or path in files or path.name in LEFT_OUT)
+        stale = path.parent == source and path not in others and is_stale_weight_file(path.name)
+        return not (stale or path in files or path.name in SKIPPED_NAMES)
 
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"export needs an empty folder: {target} is not")
@@ -59,21 +59,21 @@ def export(policy: Policy, family: Family, target: Path, *, rank: int, step: int
         tensors: dict[str, Tensor] = {}
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118 - not a mapping
-                parts = family.names.parts(name)
+                parts = family.names.module_names(name)
                 if lacking := [part for part in parts if part not in state]:
                     raise ValueError(f"{file}: the policy has no tensor {lacking[0]} for {name}")
-                value = together(family.names, name, lambda part: whole(state[part])) if parts else None
+                value = stack_parts(family.names, name, lambda part: gather_tensor(state[part])) if parts else None
                 if rank == 0:
                     before = stored.get_tensor(name)
                     tensors[name] = before if value is None else value.to(before.dtype).contiguous()
-            metadata = {**(stored.metadata() or {"format": "pt"}), STEP: str(step)}
+            metadata = {**(stored.metadata() or {"format": "pt"}), EXPORT_STEP_KEY: str(step)}
         if rank == 0:
-            _save(tensors, target / file.name, metadata)
+            _save_tensors(tensors, target / file.name, metadata)
     if rank == 0:  # last: nobody waits in a gather while gigabytes of encoders are copied
         copy_contents(source, target, wanted)
 
 
-def _save(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
+def _save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
     """As a new file of this process is made; the library alone makes one that only its owner reads."""
     file.touch()
     mode = file.stat().st_mode

@@ -9,28 +9,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from learner.statistics import ROUNDING, why_dropped
+from learner.statistics import REWARD_ROUNDING, explain_dropped_group
 
-Why = Literal["verdicts", "margin", "same"]
+NoPairReason = Literal["verdicts", "margin", "same"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dropped:
+class NoPair:
     """Why a group gives no pair; ``reason`` is for people."""
 
-    why: Why
+    why: NoPairReason
     reason: str
 
 
-def best_and_worst(rewards: Sequence[float | None], margin: float) -> tuple[int, int] | Dropped:
+def pick_best_and_worst(rewards: Sequence[float | None], margin: float) -> tuple[int, int] | NoPair:
     """Indices of the best and the worst reply; of equal ones the first. Equal up to rounding: no pair."""
-    reason = why_dropped(rewards, len(rewards))
+    reason = explain_dropped_group(rewards, len(rewards))
     if reason is not None:
-        return Dropped(why="verdicts", reason=reason)
+        return NoPair(why="verdicts", reason=reason)
     valid = [(reward, index) for index, reward in enumerate(rewards) if reward is not None]
-    worst, best = min(valid), max(valid, key=lambda one: (one[0], -one[1]))
-    gap, noise = best[0] - worst[0], ROUNDING * max(1.0, abs(best[0]))
+    worst, best = min(valid), max(valid, key=lambda candidate: (candidate[0], -candidate[1]))
+    gap, noise = best[0] - worst[0], REWARD_ROUNDING * max(1.0, abs(best[0]))
     if gap <= noise or gap < margin - noise:
-        told = f"best {best[0]:g} and worst {worst[0]:g} must be at least {margin:g} apart"
-        return Dropped(why="margin", reason=told)
+        message = f"best {best[0]:g} and worst {worst[0]:g} must be at least {margin:g} apart"
+        return NoPair(why="margin", reason=message)
     return best[1], worst[1]

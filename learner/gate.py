@@ -8,7 +8,7 @@
 
 One gate per run. It sees every group of a step before any loss is computed, so lambda is one number on
 every rank. Its whole state is the last lambda (``state_dict``): resume is exact. docs/method.md §3; WavAlign
-(arXiv 2604.14932) §3.4. ``FixedMix`` is the same interface with a constant lambda.
+(arXiv 2604.14932) §3.4. ``FixedLambda`` is the same interface with a constant lambda.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class GateReading:
         return {name: value for name, value in named.items() if value is not None}
 
 
-class Mixer(Protocol):
+class LambdaSource(Protocol):
     """Where lambda comes from."""
 
     def update(self, groups: Sequence[GroupStatistics]) -> GateReading:
@@ -112,7 +112,7 @@ class Gate:
         return min(max((group.variance - noise) / seen / self._largest_variance, 0.0), 1.0)
 
 
-class FixedMix:
+class FixedLambda:
     """Lambda is a constant.
 
     Still reads the groups, so that a fixed run logs what the gate would have seen.
@@ -141,10 +141,10 @@ class FixedMix:
         """Nothing to take."""
 
 
-def mixer_from(config: AlgoConfig, scale: Scale) -> Mixer:
+def build_lambda_source(config: AlgoConfig, scale: Scale) -> LambdaSource:
     """The mixer that ``algo.mix`` names. Stages are not its business: ``AlgoConfig.prefers_at``."""
     gate = Gate(config.gate, scale)
-    return gate if config.mix == "gate" else FixedMix(config.fixed_lambda, gate)
+    return gate if config.mix == "gate" else FixedLambda(config.fixed_lambda, gate)
 
 
 def _mean(values: list[float]) -> float:

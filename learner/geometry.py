@@ -20,49 +20,49 @@ from torch.distributed.tensor import DTensor
 
 from conf.algorithm import AlgoConfig, ChannelWeights
 from learner.batch import Microbatch
-from learner.diagnosis import Diagnosis, Part, Shift
+from learner.diagnosis import LogprobShift, PartGradients, PolicyDiagnosis
 from learner.metrics import CHANNELS
-from learner.model import Policy, reshard
-from learner.objectives import joined, rows_of
-from learner.ranks import totals
-from learner.rows import Row, Sampled, anchor_row, rollout_row, weights_of
+from learner.model import Policy, reshard_policy
+from learner.objectives import build_training_rows, weigh_positions
+from learner.ranks import sum_over_ranks
+from learner.rows import SamplingSetup, TrainingRow, build_anchor_row, build_rollout_row, build_weight_table
 from learner.types import Rollout, StepBatch
 from speech.channels import Channel
 
-PIECE = 1 << 22  # numbers that are in float64 at a time
-SPOKEN = ChannelWeights(text=1.0, audio=1.0)
+PRODUCT_CHUNK = 1 << 22  # numbers that are in float64 at a time
+TEXT_AND_AUDIO = ChannelWeights(text=1.0, audio=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Direction:
+class DiagnosticLoss:
     """A loss to take the gradient of: these rows under this objective at this lambda."""
 
     name: str  # text, audio, sft
-    rows: list[Row]
+    rows: list[TrainingRow]
     algo: AlgoConfig
     weight: float
 
 
-def directions(batch: StepBatch, algo: AlgoConfig, sampled: Sampled) -> list[Direction]:
+def build_diagnostic_losses(batch: StepBatch, algo: AlgoConfig, sampled: SamplingSetup) -> list[DiagnosticLoss]:
     """The preference over TEXT alone and over AUDIO alone, and the anchors; lambda is in none of them."""
-    both = everything_preferred(algo)
-    preferred = rows_of(replace(batch, weight=1.0, anchors=()), both, sampled)
-    anchors = rows_of(replace(batch, weight=0.0, rollouts=(), pairs=()), algo, sampled)
+    both = prefer_text_and_audio(algo)
+    preferred = build_training_rows(replace(batch, weight=1.0, anchors=()), both, sampled)
+    anchors = build_training_rows(replace(batch, weight=0.0, rollouts=(), pairs=()), algo, sampled)
     return [
         *(
-            Direction(name=name, rows=_part_of(preferred, channel), algo=both, weight=1.0)
+            DiagnosticLoss(name=name, rows=_restrict_to_channel(preferred, channel), algo=both, weight=1.0)
             for name, channel in CHANNELS.items()
         ),
-        Direction(name="sft", rows=anchors, algo=algo, weight=0.0),
+        DiagnosticLoss(name="sft", rows=anchors, algo=algo, weight=0.0),
     ]
 
 
-def everything_preferred(algo: AlgoConfig) -> AlgoConfig:
+def prefer_text_and_audio(algo: AlgoConfig) -> AlgoConfig:
     """The same objective with TEXT and AUDIO in the preference loss and nothing beside it."""
-    return algo.model_copy(update={"preference": SPOKEN, "kl": ChannelWeights(), "entropy": ChannelWeights()})
+    return algo.model_copy(update={"preference": TEXT_AND_AUDIO, "kl": ChannelWeights(), "entropy": ChannelWeights()})
 
 
-def _part_of(rows: Sequence[Row], channel: Channel) -> list[Row]:
+def _restrict_to_channel(rows: Sequence[TrainingRow], channel: Channel) -> list[TrainingRow]:
     """The rows with one channel's part of their loss; its denominators stay those of the whole.
 
     A pair of which one reply has nothing of this channel has no such part.
@@ -72,23 +72,27 @@ def _part_of(rows: Sequence[Row], channel: Channel) -> list[Row]:
     return [row for row in cut if row.pair is None or row.pair not in broken]
 
 
-def shift_rows(batch: StepBatch, sampled: Sampled) -> dict[str, list[Row]]:
+def build_shift_rows(batch: StepBatch, sampled: SamplingSetup) -> dict[str, list[TrainingRow]]:
     """Rows that ask for the log-probs of all TEXT and AUDIO: of what this run sampled, of the anchors, and of
     both sides of a manifest's pairs.
     """
 
-    def rows(replies: Iterable[Rollout]) -> list[Row]:
-        return [rollout_row(r, weights_of(po=joined(r, SPOKEN)), sampled) for r in replies]
+    def rows(replies: Iterable[Rollout]) -> list[TrainingRow]:
+        return [
+            build_rollout_row(r, build_weight_table(po=weigh_positions(r, TEXT_AND_AUDIO)), sampled) for r in replies
+        ]
 
     return {
         "rollout": rows(batch.replies),
-        "anchor": [anchor_row(a, weights_of(sft=joined(a, SPOKEN))) for a in batch.anchors],
+        "anchor": [
+            build_anchor_row(a, build_weight_table(sft=weigh_positions(a, TEXT_AND_AUDIO))) for a in batch.anchors
+        ],
         "chosen": rows(pair.chosen for pair in batch.pairs if pair.chosen.logps is None),
         "rejected": rows(pair.rejected for pair in batch.pairs if pair.rejected.logps is None),
     }
 
 
-def parts_of(policy: Policy) -> dict[str, list[nn.Parameter]]:
+def group_parameters_by_part(policy: Policy) -> dict[str, list[nn.Parameter]]:
     """The parameters by part of the model, from input to output; a matrix at both ends is one part."""
     lm = policy.lm
     inputs, head = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
@@ -106,93 +110,100 @@ def parts_of(policy: Policy) -> dict[str, list[nn.Parameter]]:
     return parts
 
 
-class Survey:
+class DiagnosticsCollector:
     """Gathers the sums of one diagnosis.
 
     Example:
         survey = Survey(policy)
         for direction in directions(batch, algo, sampled):
             ...backward...
-            survey.take(direction.name)  # and the gradient is gone
+            survey.record_and_clear(direction.name)  # and the gradient is gone
         survey.compare("rollout", micros, start_policy)
         diagnosis = survey.diagnosis(version)
     """
 
     def __init__(self, policy: Policy) -> None:
-        self._policy, self._parts = policy, parts_of(policy)
+        self._policy, self._parts = policy, group_parameters_by_part(policy)
         self._sizes = {name: sum(p.numel() for p in held) for name, held in self._parts.items()}
         self._tied = policy.lm.get_input_embeddings().weight is policy.lm.get_output_embeddings().weight
         self._text: dict[int, Tensor] = {}  # this rank's shards of the first gradient, on the host
         self._sums: dict[tuple[str, ...], Tensor] = {}
 
-    def take(self, name: str) -> None:
+    def record_and_clear(self, name: str) -> None:
         """Add up the gradient that a backward pass left, and take it away. TEXT comes first."""
         for part, parameters in self._parts.items():
-            shards = {id(parameter): _shard(parameter) for parameter in parameters}
-            self._sums[part, name, name] = _total([_dot(mine, mine) for mine in shards.values()])
+            shards = {id(parameter): _get_local_gradient(parameter) for parameter in parameters}
+            self._sums[part, name, name] = _sum_scalars([_dot_in_float64(mine, mine) for mine in shards.values()])
             if name == "text":
                 self._text |= {key: mine.cpu() for key, mine in shards.items()}
             elif self._text:
-                products = [_dot(mine, self._text[key]) for key, mine in shards.items()]
-                self._sums[part, "text", name] = _total(products)
+                products = [_dot_in_float64(mine, self._text[key]) for key, mine in shards.items()]
+                self._sums[part, "text", name] = _sum_scalars(products)
             for parameter in parameters:
                 parameter.grad = None
 
     @torch.no_grad()
-    def compare(self, name: str, micros: Sequence[Microbatch], start: Policy) -> None:
+    def record_shift(self, name: str, micros: Sequence[Microbatch], start: Policy) -> None:
         """Add up how far the log-probs of these positions are from the start policy's. Collective."""
         for micro in micros:
             gap = (self._policy(micro)[0] - start(micro)[0]).double()
             for channel, number in CHANNELS.items():
                 here = micro.channels_N == number
-                found = {"mean": gap[here].sum(), "abs": gap[here].abs().sum(), "tokens": here.sum()}
-                for what, value in found.items():
+                channel_sums = {"mean": gap[here].sum(), "abs": gap[here].abs().sum(), "tokens": here.sum()}
+                for what, value in channel_sums.items():
                     key = ("shift", f"{name}_{channel}", what)
                     self._sums[key] = self._sums.get(key, torch.zeros_like(value)) + value
-        reshard(self._policy)
+        reshard_policy(self._policy)
 
-    def diagnosis(self, version: int) -> Diagnosis:
+    def build_diagnosis(self, version: int) -> PolicyDiagnosis:
         """What it all comes to. Collective: the sums of all ranks meet here."""
-        added = totals({"/".join(key): value for key, value in self._sums.items()}) if self._sums else {}
+        added = sum_over_ranks({"/".join(key): value for key, value in self._sums.items()}) if self._sums else {}
         sums = dict(zip(self._sums, added.values(), strict=True))
-        layers = [Part.of(name, self._sizes[name], _products(sums, [name])) for name in self._parts]
-        return Diagnosis(
+        layers = [
+            PartGradients.from_products(name, self._sizes[name], _sum_inner_products(sums, [name]))
+            for name in self._parts
+        ]
+        return PolicyDiagnosis(
             policy_version=version,
             tied=self._tied,
             layers=tuple(layers),
-            model=Part.of("model", sum(self._sizes.values()), _products(sums, list(self._parts))),
-            shift=_shifts(sums),
+            model=PartGradients.from_products(
+                "model", sum(self._sizes.values()), _sum_inner_products(sums, list(self._parts))
+            ),
+            shift=_sums_to_shifts(sums),
         )
 
 
-def _products(sums: Mapping[tuple[str, ...], float], parts: Sequence[str]) -> dict[tuple[str, str], float]:
+def _sum_inner_products(sums: Mapping[tuple[str, ...], float], parts: Sequence[str]) -> dict[tuple[str, str], float]:
     """Inner products over these parts as one vector."""
-    pairs = [(one, one) for one in ("text", "audio", "sft")] + [("text", "audio"), ("text", "sft")]
+    pairs = [(direction, direction) for direction in ("text", "audio", "sft")] + [("text", "audio"), ("text", "sft")]
     return {(a, b): sum(sums[part, a, b] for part in parts) for a, b in pairs if (parts[0], a, b) in sums}
 
 
-def _shifts(sums: Mapping[tuple[str, ...], float]) -> dict[str, Shift]:
-    found = {}
+def _sums_to_shifts(sums: Mapping[tuple[str, ...], float]) -> dict[str, LogprobShift]:
+    shifts = {}
     for name in ("_".join(pair) for pair in product(("rollout", "anchor"), CHANNELS)):
         tokens = sums.get(("shift", name, "tokens"), 0.0)
         if tokens:
             mean, size = (sums["shift", name, what] / tokens for what in ("mean", "abs"))
-            found[name] = Shift(mean=mean, mean_abs=size, tokens=int(tokens))
-    return found
+            shifts[name] = LogprobShift(mean=mean, mean_abs=size, tokens=int(tokens))
+    return shifts
 
 
-def _shard(parameter: nn.Parameter) -> Tensor:
+def _get_local_gradient(parameter: nn.Parameter) -> Tensor:
     """This rank's piece of the gradient; zeros where the loss did not touch the parameter."""
-    found = parameter if parameter.grad is None else parameter.grad
-    local = found.to_local() if isinstance(found, DTensor) else found
+    gradient_or_parameter = parameter if parameter.grad is None else parameter.grad
+    local = gradient_or_parameter.to_local() if isinstance(gradient_or_parameter, DTensor) else gradient_or_parameter
     return torch.zeros_like(local) if parameter.grad is None else local
 
 
-def _dot(first: Tensor, second: Tensor) -> Tensor:
+def _dot_in_float64(first: Tensor, second: Tensor) -> Tensor:
     """Inner product in float64, on the first one's device, a piece at a time."""
-    pieces = zip(first.flatten().split(PIECE), second.to(first.device).flatten().split(PIECE), strict=True)
-    return _total([(a.double() * b.double()).sum() for a, b in pieces])
+    pieces = zip(
+        first.flatten().split(PRODUCT_CHUNK), second.to(first.device).flatten().split(PRODUCT_CHUNK), strict=True
+    )
+    return _sum_scalars([(a.double() * b.double()).sum() for a, b in pieces])
 
 
-def _total(values: Sequence[Tensor]) -> Tensor:
+def _sum_scalars(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(values)).sum()

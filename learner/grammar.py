@@ -16,7 +16,7 @@ from torch import Tensor
 from conf.schema import Config
 from speech.families.base import Family
 
-Phases = Callable[[Sequence[int]], Sequence[int]]  # ids of a reply -> grammar phase per position
+GrammarStateReader = Callable[[Sequence[int]], Sequence[int]]  # ids of a reply -> grammar phase per position
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,13 +24,13 @@ class Grammar:
     """Which tokens each phase allows (bool [P, V]) and which phase each position of a reply is in."""
 
     allowed_PV: NDArray[np.bool_]
-    phases: Phases
+    phases: GrammarStateReader
 
     def tensor(self) -> Tensor:
         """``allowed_PV`` for the model."""
         return torch.from_numpy(self.allowed_PV.copy())
 
-    def phases_of(self, ids: Sequence[int], name: str) -> NDArray[np.int64]:
+    def grammar_states_of(self, ids: Sequence[int], name: str) -> NDArray[np.int64]:
         """Phase per position. ValueError, by ``name``: an id that its phase forbids."""
         phases = np.array(self.phases(ids), dtype=np.int64)
         forbidden = np.flatnonzero(~self.allowed_PV[phases, np.array(ids, dtype=np.int64)])
@@ -42,8 +42,8 @@ class Grammar:
         return phases
 
 
-def grammar_from(config: Config, family: Family) -> Grammar | None:
+def build_sampling_grammar(config: Config, family: Family) -> Grammar | None:
     """The model family's reply grammar if ``rollout.grammar`` masked the sampling, else None."""
     if not config.rollout.grammar:
         return None
-    return Grammar(family.interleave.allowed(), family.interleave.phases)
+    return Grammar(family.interleave.allowed_masks(), family.interleave.grammar_states)

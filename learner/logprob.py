@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-MASKED = -1e30  # finite, so that p * logit of a forbidden token is 0 and not nan
+MASKED_LOGIT = -1e30  # finite, so that p * logit of a forbidden token is 0 and not nan
 
 
 def chosen_logprobs(
@@ -37,15 +37,15 @@ def chosen_logprobs(
         raise ValueError(f"chunk must be at least 1: got {chunk}")
     assert (allowed_PV is None) == (phases_N is None), "a mask needs phases and phases need a mask"
     inputs = (hidden_NH, weight_VH, targets_N, temperature_N, allowed_PV, phases_N, chunk)
-    logps, entropies = _Chosen.apply(*inputs)  # type: ignore[no-untyped-call]
+    logps, entropies = _ChosenLogprobs.apply(*inputs)  # type: ignore[no-untyped-call]
     return logps, entropies
 
 
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
+def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _logits(
+def _compute_logits(
     hidden_NH: Tensor,
     weight_VH: Tensor,
     temperature_N: Tensor | None,
@@ -53,15 +53,15 @@ def _logits(
     phases_N: Tensor | None,
     rows: slice,
 ) -> Tensor:
-    logits = (hidden_NH[rows] @ weight_VH.T).to(_accumulator(hidden_NH.dtype))
+    logits = (hidden_NH[rows] @ weight_VH.T).to(_accumulation_dtype(hidden_NH.dtype))
     if temperature_N is not None:
         logits.div_(temperature_N[rows, None])
     if allowed_PV is not None and phases_N is not None:
-        logits.masked_fill_(~allowed_PV[phases_N[rows]], MASKED)
+        logits.masked_fill_(~allowed_PV[phases_N[rows]], MASKED_LOGIT)
     return logits
 
 
-class _Chosen(torch.autograd.Function):
+class _ChosenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -73,11 +73,11 @@ class _Chosen(torch.autograd.Function):
         phases_N: Tensor | None,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
-        wide = _accumulator(hidden_NH.dtype)
+        wide = _accumulation_dtype(hidden_NH.dtype)
         logps, lses, entropies = (torch.empty(len(hidden_NH), dtype=wide, device=hidden_NH.device) for _ in range(3))
         for begin in range(0, len(hidden_NH), chunk):
             rows = slice(begin, begin + chunk)
-            logits = _logits(hidden_NH, weight_VH, temperature_N, allowed_PV, phases_N, rows)
+            logits = _compute_logits(hidden_NH, weight_VH, temperature_N, allowed_PV, phases_N, rows)
             lse = torch.logsumexp(logits, dim=-1)
             logps[rows] = logits.gather(-1, targets_N[rows, None])[:, 0] - lse
             probabilities = torch.exp(logits - lse[:, None])
@@ -96,10 +96,10 @@ class _Chosen(torch.autograd.Function):
         grad_N = torch.zeros_like(lses) if grad_N is None else grad_N
         grad_hidden = torch.empty_like(hidden_NH)
         learns = ctx.needs_input_grad[1]  # else the head is a constant
-        grad_weight = torch.zeros_like(weight_VH, dtype=_accumulator(weight_VH.dtype)) if learns else None
+        grad_weight = torch.zeros_like(weight_VH, dtype=_accumulation_dtype(weight_VH.dtype)) if learns else None
         for begin in range(0, len(hidden_NH), ctx.chunk):
             rows = slice(begin, begin + ctx.chunk)
-            logits = _logits(hidden_NH, weight_VH, temperature_N, allowed_PV, phases_N, rows)
+            logits = _compute_logits(hidden_NH, weight_VH, temperature_N, allowed_PV, phases_N, rows)
             logps = logits.sub_(lses[rows, None])
             # d logp / d logits = onehot(target) - softmax; d entropy / d logits = -softmax * (logp + entropy)
             pull = grad_N[rows, None]

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from conf.algorithm import AlgoConfig
 from learner.batch import Microbatch
-from learner.objectives import scales
-from learner.rows import Component
+from learner.objectives import compute_component_scales
+from learner.rows import LossComponent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Terms:
+class LossTerms:
     """Loss of one micro-batch (scalar, differentiable) and its parts (detached scalars, before their
     factors).
     """
@@ -43,7 +43,7 @@ class Terms:
     gaps_P: Tensor  # z of each pair: above 0 where the policy agrees with it
 
 
-def loss_terms(
+def compute_loss_terms(
     logps_N: Tensor,
     entropies_N: Tensor,
     old_N: Tensor,
@@ -53,16 +53,16 @@ def loss_terms(
     *,
     weight: float,
     algo: AlgoConfig,
-) -> Terms:
+) -> LossTerms:
     """The loss of one micro-batch at lambda = ``weight``.
 
     ``reference_N`` is read where ``micro.referenced_N``; anything finite elsewhere.
     """
-    gain_N, clipped_N = _gains(logps_N, old_N, micro, algo)
+    gain_N, clipped_N = _compute_clipped_gains(logps_N, old_N, micro, algo)
     bonus_N = entropies_N if algo.entropy.any else entropies_N.detach()  # an unused gradient is not free
     drift_N = torch.where(micro.referenced_N, logps_N - reference_N, 0.0)
     gaps_P = algo.dpo_beta * torch.zeros_like(micro.pairs_P).index_add(0, micro.pair_N, micro.dpo_N * drift_N)
-    penalty_N = divergence(torch.where(micro.kl_N != 0, -drift_N, 0.0), algo.kl_estimator)
+    penalty_N = estimate_kl(torch.where(micro.kl_N != 0, -drift_N, 0.0), algo.kl_estimator)
     parts = (
         -(micro.sft_N * logps_N).sum(),
         -(micro.po_N * gain_N).sum(),
@@ -70,15 +70,17 @@ def loss_terms(
         (micro.kl_N * penalty_N).sum(),
         (micro.entropy_N * bonus_N).sum(),
     )
-    total = sum((scale * part for scale, part in zip(scales(weight), parts, strict=True)), torch.zeros(()))
+    total = sum(
+        (scale * part for scale, part in zip(compute_component_scales(weight), parts, strict=True)), torch.zeros(())
+    )
     depths = 0 if ahead_DN is None else len(ahead_DN)
     ahead = micro.sft_N.new_zeros(())
     if ahead_DN is not None and depths:
         ahead = -(micro.sft_N * ahead_DN.mean(0)).sum()
-    total = total + scales(weight)[Component.SFT] * ahead
+    total = total + compute_component_scales(weight)[LossComponent.SFT] * ahead
     sft, po, dpo, kl, entropy = (part.detach() for part in parts)
     preferred_N = (micro.po_N != 0) & (micro.advantages_N != 0)  # importance=sequence weighs others too
-    return Terms(
+    return LossTerms(
         total=total,
         sft=sft,
         po=po,
@@ -94,7 +96,7 @@ def loss_terms(
     )
 
 
-def divergence(gap_N: Tensor, estimator: str) -> Tensor:
+def estimate_kl(gap_N: Tensor, estimator: str) -> Tensor:
     """Estimate of KL(policy || reference) at sampled tokens from d = ref - logp; each has mean KL or, k2,
     nearly so.
     """
@@ -108,7 +110,9 @@ def divergence(gap_N: Tensor, estimator: str) -> Tensor:
     raise ValueError(f"unknown estimator: {estimator!r}")
 
 
-def _gains(logps_N: Tensor, old_N: Tensor, micro: Microbatch, algo: AlgoConfig) -> tuple[Tensor, Tensor]:
+def _compute_clipped_gains(
+    logps_N: Tensor, old_N: Tensor, micro: Microbatch, algo: AlgoConfig
+) -> tuple[Tensor, Tensor]:
     """What each position adds to the objective, and whether its ratio was clipped."""
     advantages = micro.advantages_N
     # where: no preference, no ratio; exp must not overflow there, 0 * inf is no gradient
@@ -118,10 +122,10 @@ def _gains(logps_N: Tensor, old_N: Tensor, micro: Microbatch, algo: AlgoConfig) 
     if algo.clip_dual is not None:
         gain = torch.where(advantages < 0, torch.maximum(gain, algo.clip_dual * advantages), gain)
     clipped = torch.where(advantages > 0, ratio > 1 + algo.clip_high, ratio < 1 - algo.clip_low)
-    return _trust(old_N, micro, algo) * gain, clipped
+    return _compute_importance_weights(old_N, micro, algo) * gain, clipped
 
 
-def _trust(old_N: Tensor, micro: Microbatch, algo: AlgoConfig) -> Tensor:
+def _compute_importance_weights(old_N: Tensor, micro: Microbatch, algo: AlgoConfig) -> Tensor:
     """Truncated importance weight of each position, from what sampled to the policy before the update."""
     surprise = old_N - micro.behaviour_N
     match algo.importance:

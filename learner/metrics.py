@@ -2,7 +2,7 @@
 
 Invariants: only sums travel between ranks; every figure is a ratio of two global sums, so that it does not
 depend on how the batch was cut. A figure over no positions is left out, never invented; a loss that the rows
-ask for is never left out (``check_losses``).
+ask for is never left out (``check_losses_present``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,35 +12,40 @@ import torch
 from torch import Tensor
 
 from learner.batch import Microbatch
-from learner.loss import Terms
-from learner.ranks import totals
-from learner.rows import Component, Row
+from learner.loss import LossTerms
+from learner.ranks import sum_over_ranks
+from learner.rows import LossComponent, TrainingRow
 from speech.channels import Channel
 
 CHANNELS = {"text": Channel.TEXT, "audio": Channel.AUDIO}
-COMPONENTS = ("sft", "po", "dpo", "kl", "entropy")  # in the order of ``Component``
+COMPONENT_NAMES = ("sft", "po", "dpo", "kl", "entropy")  # in the order of ``Component``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Scored:
+class ScoredMicrobatch:
     """One micro-batch after its forward pass; everything detached."""
 
     micro: Microbatch
     logps_N: Tensor
     entropies_N: Tensor
-    terms: Terms
+    terms: LossTerms
 
 
-def reduce(scored: Sequence[Scored], factor: Sequence[float]) -> dict[str, float]:
+def reduce_metrics(scored: Sequence[ScoredMicrobatch], factor: Sequence[float]) -> dict[str, float]:
     """Metrics of one pass over the whole step, identical on every rank. Collective.
 
     ``factor``: ``objectives.scales``. ``loss/kl_*`` is the weighted mean of the estimate itself.
     """
-    sums = totals({name: torch.stack([one[name] for one in map(_sums, scored)]).sum() for name in _sums(scored[0])})
-    scaled = [sums[name] * scale for name, scale in zip(COMPONENTS, factor, strict=True)]
-    found = {"loss/total": sum(scaled) + sums["ahead"] * factor[Component.SFT]}
+    sums = sum_over_ranks(
+        {
+            name: torch.stack([micro_sums[name] for micro_sums in map(_sum_microbatch, scored)]).sum()
+            for name in _sum_microbatch(scored[0])
+        }
+    )
+    scaled = [sums[name] * scale for name, scale in zip(COMPONENT_NAMES, factor, strict=True)]
+    metrics = {"loss/total": sum(scaled) + sums["ahead"] * factor[LossComponent.SFT]}
     shown = {"sft": "anchored", "po": "preferred", "dpo": "pairs", "ahead": "foreseen"}
-    found |= {f"loss/{name}": sums[name] for name, count in shown.items() if sums[count]}
+    metrics |= {f"loss/{name}": sums[name] for name, count in shown.items() if sums[count]}
     ratios = {
         **{f"loss/kl_{name}": (f"penalty/{name}", f"held/{name}") for name in CHANNELS},
         **{f"entropy/{name}": (f"entropy/{name}", f"count/{name}") for name in CHANNELS},
@@ -49,29 +54,29 @@ def reduce(scored: Sequence[Scored], factor: Sequence[float]) -> dict[str, float
         "dpo/agreed": ("agreed", "pairs"),
         "dpo/gap": ("gap", "pairs"),
     }
-    found |= {name: sums[over] / sums[under] for name, (over, under) in ratios.items() if sums[under]}
-    return {**found, "tokens": sums["tokens"]}
+    metrics |= {name: sums[over] / sums[under] for name, (over, under) in ratios.items() if sums[under]}
+    return {**metrics, "tokens": sums["tokens"]}
 
 
-def check_losses(found: Mapping[str, float], rows: Sequence[Row], depths: int) -> None:
+def check_losses_present(metrics: Mapping[str, float], rows: Sequence[TrainingRow], depths: int) -> None:
     """RuntimeError: a loss that these rows of the whole step ask for is not among the metrics.
 
     ``depths``: how many layers learn from the anchors beside the decoder.
     """
-    asked = {component for row in rows for component in Component if row.weights_CR[component].any()}
-    wanted = {f"loss/{c.name.lower()}" for c in asked & {Component.SFT, Component.PO, Component.DPO}}
-    wanted |= {"loss/ahead"} if depths and Component.SFT in asked else set()
-    if lost := sorted(wanted - found.keys()):
+    asked = {component for row in rows for component in LossComponent if row.weights_CR[component].any()}
+    wanted = {f"loss/{c.name.lower()}" for c in asked & {LossComponent.SFT, LossComponent.PO, LossComponent.DPO}}
+    wanted |= {"loss/ahead"} if depths and LossComponent.SFT in asked else set()
+    if lost := sorted(wanted - metrics.keys()):
         raise RuntimeError(f"the step asked for {', '.join(lost)}, and nothing was learnt of it")
 
 
-def _sums(scored: Scored) -> dict[str, Tensor]:
+def _sum_microbatch(scored: ScoredMicrobatch) -> dict[str, Tensor]:
     micro, terms = scored.micro, scored.terms
     real = micro.pairs_P != 0
     # an idle rank's micro-batch holds one token that stands for nothing
     tokens = torch.tensor(float(micro.ids_TS.numel()) if len(micro.keep_N) else 0.0, device=micro.ids_TS.device)
     sums = {
-        **{name: getattr(terms, name) for name in (*COMPONENTS, "ahead", "foreseen", "clipped", "preferred")},
+        **{name: getattr(terms, name) for name in (*COMPONENT_NAMES, "ahead", "foreseen", "clipped", "preferred")},
         "tokens": tokens,
         "anchored": (micro.sft_N != 0).sum(),
         "pairs": real.sum(),

@@ -21,17 +21,17 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from learner.ahead import foreseen
+from learner.ahead import compute_mtp_logprobs
 from learner.batch import Microbatch
 from learner.logprob import chosen_logprobs
-from rollout.language_model import blocks, depths, heads, states
-from rollout.loading import Unfilled
+from rollout.language_model import compute_hidden_states, get_model_layers, get_mtp_heads, get_stream_heads
+from rollout.loading import UnfilledModel
 from speech.families.base import Family
 
-PACKED = "packed_causal"  # our name in transformers' attention registry
+PACKED_ATTENTION = "packed_causal"  # our name in transformers' attention registry
 
 
-def packed_causal(
+def attend_packed_segments(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -61,11 +61,11 @@ def packed_causal(
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(PACKED, packed_causal)
-AttentionMaskInterface.register(PACKED, lambda *_, **__: None)
+AttentionInterface.register(PACKED_ATTENTION, attend_packed_segments)
+AttentionMaskInterface.register(PACKED_ATTENTION, lambda *_, **__: None)
 
 
-class Scores(NamedTuple):
+class PolicyScores(NamedTuple):
     """What a pass gives for the scored positions, float32."""
 
     logps_N: Tensor
@@ -100,9 +100,9 @@ class Policy(nn.Module):
         """
         super().__init__()
         self.fill = fill
-        self.heads = heads(lm, streams)
-        self.blocks = list(blocks(lm, streams))  # a list: registered once, by ``lm``
-        self.depths = list(depths(lm, ahead))
+        self.heads = get_stream_heads(lm, streams)
+        self.blocks = list(get_model_layers(lm, streams))  # a list: registered once, by ``lm``
+        self.depths = list(get_mtp_heads(lm, ahead))
         assert streams == 1 or not ahead, "depths look ahead in one stream"
         self.lm = lm
         self._chunk = chunk
@@ -113,7 +113,7 @@ class Policy(nn.Module):
         cls, family: Family, *, chunk: int, allowed_PV: Tensor | None = None, checkpointing: bool = False
     ) -> "Policy":
         """Float32 weights of the family's folder, to be read by ``fill``. ValueError: they do not fit."""
-        unfilled = Unfilled(family, attention=PACKED)
+        unfilled = UnfilledModel(family, attention=PACKED_ATTENTION)
         lm = unfilled.lm
         if checkpointing:
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -124,34 +124,34 @@ class Policy(nn.Module):
         shape = {"streams": family.streams, "ahead": family.depths}
         return cls(lm, chunk=chunk, allowed_PV=allowed_PV, fill=unfilled.fill, **shape)
 
-    def forward(self, micro: Microbatch) -> Scores:
+    def forward(self, micro: Microbatch) -> PolicyScores:
         """Log-probs and entropies with gradient, at each position's temperature and phase."""
-        found = self._states(micro)
-        if len(found) == 1:
-            scores = self._scores(0, found[0], micro, slice(None))
-            return Scores(*scores, self._ahead(micro, found[0]))
+        states_by_stream = self._states(micro)
+        if len(states_by_stream) == 1:
+            scores = self._score_stream(0, states_by_stream[0], micro, slice(None))
+            return PolicyScores(*scores, self._mtp_logprobs(micro, states_by_stream[0]))
         logps_N, entropies_N = (torch.zeros(len(micro.keep_N), device=micro.keep_N.device) for _ in range(2))
-        for stream, hidden_TH in enumerate(found):  # each takes part, scored or not: see ``batch``
+        for stream, hidden_TH in enumerate(states_by_stream):  # each takes part, scored or not: see ``batch``
             (here,) = (micro.stream_N == stream).nonzero(as_tuple=True)
-            logps, entropies = self._scores(stream, hidden_TH, micro, here)
+            logps, entropies = self._score_stream(stream, hidden_TH, micro, here)
             logps_N, entropies_N = (
                 logps_N.index_add(0, here, logps),
                 entropies_N.index_add(0, here, entropies),
             )
-        return Scores(logps_N, entropies_N, logps_N.new_zeros(0, len(logps_N)))
+        return PolicyScores(logps_N, entropies_N, logps_N.new_zeros(0, len(logps_N)))
 
     def _states(self, micro: Microbatch) -> Sequence[Tensor]:
         """Last hidden states [T, H], one per stream."""
         place = {"position_ids": micro.positions_T[None], "segment_lengths": micro.lengths}
-        return states(self.lm, micro.ids_TS, micro.features_KH, micro.at_K, **place)
+        return compute_hidden_states(self.lm, micro.ids_TS, micro.features_KH, micro.at_K, **place)
 
-    def _ahead(self, micro: Microbatch, hidden_TH: Tensor) -> Tensor:
+    def _mtp_logprobs(self, micro: Microbatch, hidden_TH: Tensor) -> Tensor:
         """Log-probs [D, N] by the depths; nothing where nobody learns."""
         if not self.depths or not torch.is_grad_enabled():
             return hidden_TH.new_zeros(0, len(micro.keep_N), dtype=torch.float32)
-        return foreseen(self.lm, self.heads[0], micro, hidden_TH, chunk=self._chunk)
+        return compute_mtp_logprobs(self.lm, self.heads[0], micro, hidden_TH, chunk=self._chunk)
 
-    def _scores(
+    def _score_stream(
         self, stream: int, hidden_TH: Tensor, micro: Microbatch, here: Tensor | slice
     ) -> tuple[Tensor, Tensor]:
         return chosen_logprobs(
@@ -165,12 +165,12 @@ class Policy(nn.Module):
         )
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_tensor(tensor: Tensor) -> Tensor:
     """A sharded tensor put together, on CPU. Collective."""
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
 
 
-def sharded(policy: Policy, mesh: DeviceMesh, *, dtype: str) -> Policy:
+def shard_policy(policy: Policy, mesh: DeviceMesh, *, dtype: str) -> Policy:
     """Shard in place, one FSDP group per layer and one for the rest. ``dtype``: compute type; reductions
     stay float32. Each group is filled just before it is sharded: a rank holds its part and one group.
 
@@ -188,31 +188,31 @@ def sharded(policy: Policy, mesh: DeviceMesh, *, dtype: str) -> Policy:
     return policy.to(mesh.device_type) if free else policy
 
 
-def frozen(policy: Policy) -> Policy:
+def freeze_policy(policy: Policy) -> Policy:
     """The same as a reference: no gradient, evaluation mode."""
     policy.requires_grad_(False)
     return policy.eval()
 
 
-def reshard(policy: Policy) -> None:
+def reshard_policy(policy: Policy) -> None:
     """Drop gathered weights. Needed after a pass without backward, before weights change under it."""
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
-def clip(policy: Policy, largest: float) -> float:
+def clip_gradients(policy: Policy, largest: float) -> float:
     """Clip the gradient; its norm before, not finite where any of it is not.
 
     Layers that foresee are clipped apart: they do not shorten the step of those that speak.
     """
     apart = {id(parameter) for depth in policy.depths for parameter in depth.parameters()}
     parts = [[p for p in policy.parameters() if (id(p) in apart) == foresees] for foresees in (False, True)]
-    norms = [whole(torch.nn.utils.clip_grad_norm_(part, largest)).item() for part in parts if part]
+    norms = [gather_tensor(torch.nn.utils.clip_grad_norm_(part, largest)).item() for part in parts if part]
     return norms[0] if all(map(isfinite, norms)) else nan
 
 
-def synchronise_gradients(policy: Policy, on: bool) -> None:
+def set_gradient_sync(policy: Policy, on: bool) -> None:
     """Whether the next backward pass reduces gradients over the ranks.
 
     On CPU only a step's last micro-batch does, for gloo is slow; on GPU each does, for unreduced gradients

@@ -14,7 +14,7 @@ FLOAT32_BOUND = 2e-4  # largest difference accepted for float32 on both sides; 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class LogprobDifference:
     """|learner - engine| in nats over the compared positions of one channel."""
 
     count: int
@@ -23,10 +23,10 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parity:
+class ParityReport:
     """Differences by channel letter, and the verdict against the bound."""
 
-    channels: dict[str, Difference]
+    channels: dict[str, LogprobDifference]
     bound: float
 
     @property
@@ -35,9 +35,9 @@ class Parity:
         return bool(self.channels) and all(d.largest <= self.bound for d in self.channels.values())
 
 
-def compare(
+def compare_logprobs(
     rollouts: Sequence[Rollout], learner_logps: Mapping[str, Sequence[float]], *, bound: float = FLOAT32_BOUND
-) -> Parity:
+) -> ParityReport:
     """Compare at sampled positions that the learner scored (not NaN). A log-prob that is not finite counts
     as infinitely far.
 
@@ -45,16 +45,16 @@ def compare(
     """
     gaps: dict[str, list[float]] = {}
     for rollout in rollouts:
-        found = learner_logps[rollout.key]
+        rollout_logps = learner_logps[rollout.key]
         for letter, sampled, engine, learner in zip(
-            rollout.channels, rollout.sampled, rollout.logps or (), found, strict=True
+            rollout.channels, rollout.sampled, rollout.logps or (), rollout_logps, strict=True
         ):
             if sampled and not isnan(learner):
                 gap = abs(learner - engine)
                 gaps.setdefault(letter, []).append(gap if isfinite(gap) else float("inf"))
-    return Parity(
+    return ParityReport(
         channels={
-            letter: Difference(count=len(g), mean=sum(g) / len(g), largest=max(g))
+            letter: LogprobDifference(count=len(g), mean=sum(g) / len(g), largest=max(g))
             for letter, g in sorted(gaps.items())
         },
         bound=bound,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 
-def connect(*, rank: int, world: int, address: str, timeout_s: float) -> None:
+def join_process_group(*, rank: int, world: int, address: str, timeout_s: float) -> None:
     """Join the learner's group at ``address`` (host:port of rank 0). RuntimeError when the others do not
     come in time.
 
@@ -34,20 +34,20 @@ def connect(*, rank: int, world: int, address: str, timeout_s: float) -> None:
     )
 
 
-def disconnect() -> None:
+def leave_process_group() -> None:
     """Leave the group. Idempotent."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def device() -> torch.device:
+def get_rank_device() -> torch.device:
     """Where this rank computes."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def mesh(world: int) -> DeviceMesh:
+def build_device_mesh(world: int) -> DeviceMesh:
     """The one-dimensional mesh over all ranks."""
-    return init_device_mesh(device().type, (world,), mesh_dim_names=("shard",))
+    return init_device_mesh(get_rank_device().type, (world,), mesh_dim_names=("shard",))
 
 
 def barrier() -> None:
@@ -55,17 +55,17 @@ def barrier() -> None:
     dist.all_reduce(torch.zeros(1))
 
 
-def totals(sums: Mapping[str, Tensor]) -> dict[str, float]:
+def sum_over_ranks(sums: Mapping[str, Tensor]) -> dict[str, float]:
     """Sum of each scalar over the ranks, in float64, identical on every rank."""
     packed = torch.stack([value.to(torch.float64) for value in sums.values()]).cpu()
     dist.all_reduce(packed)
     return dict(zip(sums, packed.tolist(), strict=True))
 
 
-def gathered(values: Tensor, lengths: Sequence[int]) -> list[list[float]]:
+def gather_over_ranks(values: Tensor, lengths: Sequence[int]) -> list[list[float]]:
     """Every rank's 1-d values; ``lengths[r]`` is how many rank r has, which all ranks know."""
     padded = torch.zeros(max(lengths))
     padded[: len(values)] = values.float().cpu()
-    found = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(found, padded)
-    return [part[:length].tolist() for part, length in zip(found, lengths, strict=True)]
+    received = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(received, padded)
+    return [part[:length].tolist() for part, length in zip(received, lengths, strict=True)]

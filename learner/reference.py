@@ -9,31 +9,35 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from learner.batch import Microbatch, Plan, pack_reference
+from learner.batch import Microbatch, MicrobatchPlan, pack_reference_microbatch
 from learner.model import Policy
-from learner.ranks import totals
-from learner.rows import REFERENCED, Row
+from learner.ranks import sum_over_ranks
+from learner.rows import REFERENCE_COMPONENTS, TrainingRow
 
 
 @torch.no_grad()
-def reference_logps(
-    reference: Policy | None, rows: Sequence[Row], plan: Plan, rank: int, micros: Sequence[Microbatch]
+def compute_reference_logps(
+    reference: Policy | None,
+    rows: Sequence[TrainingRow],
+    plan: MicrobatchPlan,
+    rank: int,
+    micros: Sequence[Microbatch],
 ) -> list[Tensor]:
     """[N] per micro-batch of this rank, 0 where ``referenced_N`` is not set. Collective."""
-    asking = [row.only(REFERENCED).needed_R.any() for row in rows]
-    found = []
+    asking = [row.restrict_to(REFERENCE_COMPONENTS).needed_R.any() for row in rows]
+    logps_by_micro = []
     for m, (mine, micro) in enumerate(zip(plan[rank], micros, strict=True)):
         logps = torch.zeros(len(micro.keep_N), device=micro.ids_TS.device)
         if any(asking[i] for theirs in plan for i in theirs[m]):
             assert reference is not None, "a weight that needs a reference without one"
-            asked = reference(pack_reference([rows[i] for i in mine], micro.streams).to(logps.device))[0]
+            asked = reference(pack_reference_microbatch([rows[i] for i in mine], micro.streams).to(logps.device))[0]
             logps[micro.referenced_N] = asked
-        found.append(logps)
-    return found
+        logps_by_micro.append(logps)
+    return logps_by_micro
 
 
-def penalties(
-    rows: Sequence[Row],
+def sum_kl_penalties(
+    rows: Sequence[TrainingRow],
     held: Sequence[Sequence[int]],
     micros: Sequence[Microbatch],
     estimates: Sequence[Tensor],
@@ -47,4 +51,4 @@ def penalties(
         needed = [i for i in mine if rows[i].needed_R.any()]
         for place, i in enumerate(needed):
             sums[i] = priced_N[micro.row_N == place].sum()
-    return totals({str(row.key): paid for row, paid in zip(rows, sums, strict=True)}) if rows else {}
+    return sum_over_ranks({str(row.key): paid for row, paid in zip(rows, sums, strict=True)}) if rows else {}

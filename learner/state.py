@@ -31,13 +31,13 @@ def save_state(directory: Path, policy: Policy, optimizer: AdamW, *, rank: int, 
         if any(directory.iterdir()):
             raise ValueError(f"learner state needs an empty folder: {directory} is not")
     barrier()
-    state = _tensors(policy, optimizer)
+    state = _collect_state_tensors(policy, optimizer)
     state["counters"] = torch.tensor([version, updates])
     state[f"rng.rank{rank}"] = torch.get_rng_state()
     try:
         write_tensors(state, storage_writer=HuggingFaceStorageWriter(str(directory), save_distributed=True))
     except CheckpointException as failed:  # no Exception: it would end the rank, with a page of traceback
-        raise _first(failed) from None
+        raise _get_first_failure(failed) from None
     barrier()
 
 
@@ -49,7 +49,7 @@ def load_state(directory: Path, policy: Policy, optimizer: AdamW, *, rank: int) 
     reader = HuggingFaceStorageReader(str(directory))
     entries = reader.read_metadata().state_dict_metadata
     stored = {name: tuple(e.size) for name, e in entries.items() if isinstance(e, TensorStorageMetadata)}
-    state = _tensors(policy, optimizer)
+    state = _collect_state_tensors(policy, optimizer)
     wrong = [name for name, tensor in state.items() if stored.get(name) != tuple(tensor.shape)]
     if wrong or "counters" not in stored:
         raise ValueError(
@@ -62,7 +62,7 @@ def load_state(directory: Path, policy: Policy, optimizer: AdamW, *, rank: int) 
     try:
         read_tensors(state, storage_reader=reader)  # in place
     except CheckpointException as failed:
-        raise _first(failed) from None
+        raise _get_first_failure(failed) from None
     version, updates = (int(value) for value in state["counters"])
     for _, parameter in policy.lm.named_parameters():
         optimizer.state[parameter]["step"].fill_(float(updates))
@@ -72,13 +72,13 @@ def load_state(directory: Path, policy: Policy, optimizer: AdamW, *, rank: int) 
     return version, updates
 
 
-def _first(failed: CheckpointException) -> Exception:
+def _get_first_failure(failed: CheckpointException) -> Exception:
     """What went wrong on the first rank on which something did."""
     error = next(iter(failed.failures.values()))[0]
     return error if isinstance(error, Exception) else RuntimeError(str(error))
 
 
-def prepare(policy: Policy, optimizer: AdamW) -> None:
+def initialise_moments(policy: Policy, optimizer: AdamW) -> None:
     """Give every parameter its zero moments now, so that the state has the same tensors before and after the
     first step.
     """
@@ -90,7 +90,7 @@ def prepare(policy: Policy, optimizer: AdamW) -> None:
         }
 
 
-def _tensors(policy: Policy, optimizer: AdamW) -> dict[str, Tensor]:
+def _collect_state_tensors(policy: Policy, optimizer: AdamW) -> dict[str, Tensor]:
     """The live tensors by name. Tied parameters appear once."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in policy.lm.named_parameters():

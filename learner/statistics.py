@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, fsum, sqrt
 
-ROUNDING = 1e-9  # rewards closer than this, relative to their size, differ by float rounding only
+REWARD_ROUNDING = 1e-9  # rewards closer than this, relative to their size, differ by float rounding only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,29 +29,29 @@ class GroupStatistics:
         return sqrt(self.variance)
 
 
-def minimum_valid(group_size: int) -> int:
+def minimum_valid_rewards(group_size: int) -> int:
     """Fewest valid rewards that a group of ``group_size`` replies needs."""
     return max(2, ceil(group_size / 2))
 
 
-def why_dropped(rewards: Sequence[float | None], group_size: int) -> str | None:
+def explain_dropped_group(rewards: Sequence[float | None], group_size: int) -> str | None:
     """Why this group is left out of the step, or None when it is kept."""
-    valid, needed = sum(reward is not None for reward in rewards), minimum_valid(group_size)
+    valid, needed = sum(reward is not None for reward in rewards), minimum_valid_rewards(group_size)
     return None if valid >= needed else f"{valid} of {group_size} replies have a reward, {needed} needed"
 
 
-def mean_and_variance(values: Sequence[float]) -> tuple[float, float]:
+def compute_mean_and_variance(values: Sequence[float]) -> tuple[float, float]:
     """Mean and population variance; the variance is exactly 0 when the values are equal up to rounding."""
     mean = fsum(values) / len(values)
-    if max(values) - min(values) <= ROUNDING * max(1.0, abs(mean)):
+    if max(values) - min(values) <= REWARD_ROUNDING * max(1.0, abs(mean)):
         return mean, 0.0
     return mean, fsum((value - mean) ** 2 for value in values) / len(values)
 
 
-def group_statistics(
+def compute_group_statistics(
     rewards: Sequence[float | None], group_size: int, errors: Sequence[float | None] | None = None
 ) -> GroupStatistics | None:
-    """Statistics over the valid rewards of a group; None when it is dropped (``why_dropped`` says why).
+    """Statistics over the valid rewards of a group; None when it is dropped (``explain_dropped_group`` says why).
 
     ``errors``: the judge's standard error per reward, aligned with ``rewards``; read where a reward is
     valid.
@@ -61,10 +61,10 @@ def group_statistics(
         raise ValueError(f"a group has at most group_size={group_size} rewards: got {len(rewards)}")
     if errors is not None and len(errors) != len(rewards):
         raise ValueError(f"errors must be aligned with rewards: got {len(errors)} for {len(rewards)}")
-    if why_dropped(rewards, group_size) is not None:
+    if explain_dropped_group(rewards, group_size) is not None:
         return None
     valid = [reward for reward in rewards if reward is not None]
-    mean, variance = mean_and_variance(valid)
+    mean, variance = compute_mean_and_variance(valid)
     noise = [
         error**2
         for reward, error in zip(rewards, errors or (), strict=False)

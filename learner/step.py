@@ -25,25 +25,24 @@ from conf.algorithm import AlgoConfig
 from conf.schema import Config
 from learner import export as exporting
 from learner import metrics, ranks, state
-from learner.batch import Microbatch, Plan, pack, scored_positions, share
-from learner.diagnosis import Diagnosis
-from learner.geometry import Survey, directions, shift_rows
-from learner.grammar import grammar_from
-from learner.loss import divergence, loss_terms
-from learner.metrics import Scored
-from learner.model import Policy, clip, frozen, reshard, sharded, synchronise_gradients
-from learner.objectives import needs_reference, penalty_rows, rows_of, scales
-from learner.reference import penalties, reference_logps
-from learner.rows import Row, Sampled, scoring_rows
+from learner.batch import Microbatch, MicrobatchPlan, list_scored_positions, pack_microbatch, plan_microbatches
+from learner.diagnosis import PolicyDiagnosis
+from learner.geometry import DiagnosticsCollector, build_diagnostic_losses, build_shift_rows
+from learner.grammar import build_sampling_grammar
+from learner.loss import compute_loss_terms, estimate_kl
+from learner.metrics import ScoredMicrobatch
+from learner.model import Policy, clip_gradients, freeze_policy, reshard_policy, set_gradient_sync, shard_policy
+from learner.objectives import build_penalty_rows, build_training_rows, compute_component_scales, needs_reference
+from learner.reference import compute_reference_logps, sum_kl_penalties
+from learner.rows import SamplingSetup, TrainingRow, build_scoring_rows
 from learner.types import Rollout, StepBatch, StepResult
 from rollout.engine import WeightManifest
-from rollout.weights import DTYPES
-from rollout.weights import pack as pack_weights
+from rollout.weights import TORCH_DTYPES, pack_weights
 from speech.families import load_family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Share:
+class _RankBatch:
     """This rank's part of a step. ``references[m]`` is read where ``micros[m].referenced_N``."""
 
     micros: list[Microbatch]
@@ -71,23 +70,23 @@ class Learner:
                 f"model.max_length={config.model.max_length}: got {config.learner.tokens_per_microbatch}"
             )
         self._config, self._rank, self._world = config, rank, world
-        self._mesh = ranks.mesh(world)
+        self._mesh = ranks.build_device_mesh(world)
         self.family = load_family(config.model)
-        self._sampled = Sampled(
+        self._sampled = SamplingSetup(
             max_new_tokens=config.rollout.max_new_tokens,
             temperature=config.rollout.temperature,
-            grammar=grammar_from(config, self.family),
+            grammar=build_sampling_grammar(config, self.family),
         )
         self.policy = self._load(checkpointing=config.learner.activation_checkpointing)
         asked = needs_reference(config.algo) or config.log.diagnose_every > 0
-        self._reference = frozen(self._load(checkpointing=False)) if asked else None
+        self._reference = freeze_policy(self._load(checkpointing=False)) if asked else None
         learning = config.learner
         self._optimizer = torch.optim.AdamW(
             self.policy.parameters(),
             lr=learning.lr, betas=learning.betas, weight_decay=learning.weight_decay,
-            fused=ranks.device().type == "cuda",  # the default there holds a second copy of the weights
+            fused=ranks.get_rank_device().type == "cuda",  # the default there holds a second copy of the weights
         )  # fmt: skip
-        state.prepare(self.policy, self._optimizer)
+        state.initialise_moments(self.policy, self._optimizer)
         self._version = 0
         self._updates = 0  # of the optimiser: more than one per version when epochs > 1
 
@@ -102,27 +101,29 @@ class Learner:
         A batch that gives no position any weight changes nothing but the version. FloatingPointError: the
         gradient is not finite (nothing was updated by it). ValueError: a row that no micro-batch can hold.
         """
-        rows = rows_of(batch, self._config.algo, self._sampled)
+        rows = build_training_rows(batch, self._config.algo, self._sampled)
         plan = self._plan(rows)
         self._version += 1
         if not plan[0]:
             return StepResult(
                 version=self._version,
                 metrics={"tokens": 0.0, "grad_norm": 0.0},
-                learner_logps=self._unscored(batch.replies),
+                learner_logps=self._unscored_logps(batch.replies),
             )
-        mine = self._shared(rows, plan)
-        first, found = self._epoch(mine, None, batch.weight)
-        metrics.check_losses(found, rows, len(self.policy.depths))
+        mine = self._prepare_rank_batch(rows, plan)
+        first, step_metrics = self._epoch(mine, None, batch.weight)
+        metrics.check_losses_present(step_metrics, rows, len(self.policy.depths))
         old = [scored.logps_N for scored in first]
-        passes = [found]
+        passes = [step_metrics]
         for _ in range(1, self._config.algo.epochs):
             passes.append(self._epoch(mine, old, batch.weight)[1])
-        found["grad_norm"] = fmean(one["grad_norm"] for one in passes)
-        if "clip_fraction" in found:  # of the passes that can clip: the first one's ratio is 1
-            found["clip_fraction"] = fmean(one["clip_fraction"] for one in passes[1:] or passes)
-        logps = self._collect(rows, plan, old, batch.replies)
-        return StepResult(version=self._version, metrics=found, learner_logps=logps)
+        step_metrics["grad_norm"] = fmean(pass_metrics["grad_norm"] for pass_metrics in passes)
+        if "clip_fraction" in step_metrics:  # of the passes that can clip: the first one's ratio is 1
+            step_metrics["clip_fraction"] = fmean(
+                pass_metrics["clip_fraction"] for pass_metrics in passes[1:] or passes
+            )
+        logps = self._gather_logps(rows, plan, old, batch.replies)
+        return StepResult(version=self._version, metrics=step_metrics, learner_logps=logps)
 
     @torch.no_grad()
     def score(self, rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
@@ -130,53 +131,53 @@ class Learner:
 
         Collective. For ``parity``.
         """
-        rows = scoring_rows(rollouts, self._sampled)
+        rows = build_scoring_rows(rollouts, self._sampled)
         plan = self._plan(rows)
         if not plan[0]:
-            return self._unscored(rollouts)
-        logps = [self.policy(micro)[0] for micro in self._packed(rows, plan)]
-        reshard(self.policy)
-        return self._collect(rows, plan, logps, rollouts)
+            return self._unscored_logps(rollouts)
+        logps = [self.policy(micro)[0] for micro in self._pack_own_microbatches(rows, plan)]
+        reshard_policy(self.policy)
+        return self._gather_logps(rows, plan, logps, rollouts)
 
     @torch.no_grad()
     def penalties(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
         """What ``kl_in=reward`` takes off each reply's reward, by rollout key: the sum of coefficient times
         KL estimate under the present policy. Collective, the same on every rank.
         """
-        rows = penalty_rows(rollouts, self._config.algo, self._sampled)
+        rows = build_penalty_rows(rollouts, self._config.algo, self._sampled)
         plan = self._plan(rows)
-        micros = self._packed(rows, plan)
-        references = reference_logps(self._reference, rows, plan, self._rank, micros)
+        micros = self._pack_own_microbatches(rows, plan)
+        references = compute_reference_logps(self._reference, rows, plan, self._rank, micros)
         estimates = [
-            divergence(reference - self.policy(micro)[0], self._config.algo.kl_estimator)
+            estimate_kl(reference - self.policy(micro)[0], self._config.algo.kl_estimator)
             for micro, reference in zip(micros, references, strict=True)
         ]
-        reshard(self.policy)
-        return penalties(rows, plan[self._rank], micros, estimates)
+        reshard_policy(self.policy)
+        return sum_kl_penalties(rows, plan[self._rank], micros, estimates)
 
-    def diagnose(self, batch: StepBatch) -> Diagnosis:
+    def diagnose(self, batch: StepBatch) -> PolicyDiagnosis:
         """Gradients by part of the model and channel, and the shift from the start policy, before ``step``.
 
         Collective; changes nothing. Costs a backward pass each for TEXT, AUDIO and SFT, and two forward
         passes over rollouts and anchors. No shift where no start policy is held (``log.diagnose_every=0``).
         """
-        survey = Survey(self.policy)
-        for direction in directions(batch, self._config.algo, self._sampled):
+        survey = DiagnosticsCollector(self.policy)
+        for direction in build_diagnostic_losses(batch, self._config.algo, self._sampled):
             plan = self._plan(direction.rows)
             if plan[0]:
-                self._backward(self._shared(direction.rows, plan), None, direction.weight, direction.algo)
-                survey.take(direction.name)
+                self._backward(self._prepare_rank_batch(direction.rows, plan), None, direction.weight, direction.algo)
+                survey.record_and_clear(direction.name)
         if self._reference is not None:
-            for name, rows in shift_rows(batch, self._sampled).items():
-                survey.compare(name, self._packed(rows, self._plan(rows)), self._reference)
-        return survey.diagnosis(self._version)
+            for name, rows in build_shift_rows(batch, self._sampled).items():
+                survey.record_shift(name, self._pack_own_microbatches(rows, self._plan(rows)), self._reference)
+        return survey.build_diagnosis(self._version)
 
     def weights(self, version: int | None = None) -> tuple[WeightManifest, NDArray[np.uint8]] | None:
         """All weights in the engine's type, tied ones under each name; on rank 0, None elsewhere.
 
         Collective.
         """
-        dtype = DTYPES[self._config.model.dtype]
+        dtype = TORCH_DTYPES[self._config.model.dtype]
         kept = []
         for name, tensor in exporting.engine_tensors(self.policy, self.family):
             if self._rank == 0:
@@ -185,7 +186,7 @@ class Learner:
 
     def export(self, directory: Path) -> None:
         """Hugging Face folder like the start checkpoint's. Collective."""
-        exporting.export(self.policy, self.family, Path(directory), rank=self._rank, step=self._version)
+        exporting.export_policy(self.policy, self.family, Path(directory), rank=self._rank, step=self._version)
 
     def save(self, directory: Path) -> None:
         """Everything that the next step depends on, as safetensors, into an empty folder. Collective."""
@@ -203,39 +204,45 @@ class Learner:
 
         ValueError: not a state of this model.
         """
-        reshard(self.policy)
+        reshard_policy(self.policy)
         self._version, self._updates = state.load_state(Path(directory), self.policy, self._optimizer, rank=self._rank)
 
     # -- one step, piece by piece
 
-    def _epoch(self, mine: _Share, old: list[Tensor] | None, weight: float) -> tuple[list[Scored], dict[str, float]]:
+    def _epoch(
+        self, mine: _RankBatch, old: list[Tensor] | None, weight: float
+    ) -> tuple[list[ScoredMicrobatch], dict[str, float]]:
         """Forward and backward over all micro-batches, then one update.
 
         ``old``: log-probs of the first epoch.
         """
         done = self._backward(mine, old, weight, self._config.algo)
-        found = metrics.reduce(done, scales(weight))
-        return done, {**found, **self._update()}
+        loss_metrics = metrics.reduce_metrics(done, compute_component_scales(weight))
+        return done, {**loss_metrics, **self._update()}
 
-    def _backward(self, mine: _Share, old: list[Tensor] | None, weight: float, algo: AlgoConfig) -> list[Scored]:
+    def _backward(
+        self, mine: _RankBatch, old: list[Tensor] | None, weight: float, algo: AlgoConfig
+    ) -> list[ScoredMicrobatch]:
         """Leave the step's gradient in the parameters."""
         done = []
         for m, (micro, reference) in enumerate(zip(mine.micros, mine.references, strict=True)):
             last = m == len(mine.micros) - 1
-            synchronise_gradients(self.policy, last or ranks.device().type == "cuda")
+            set_gradient_sync(self.policy, last or ranks.get_rank_device().type == "cuda")
             logps, entropies, ahead = self.policy(micro)
             before = logps.detach() if old is None else old[m]
-            terms = loss_terms(logps, entropies, before, reference, micro, ahead, weight=weight, algo=algo)
+            terms = compute_loss_terms(logps, entropies, before, reference, micro, ahead, weight=weight, algo=algo)
             torch.autograd.backward(
                 terms.total * self._world
             )  # FSDP averages over ranks; our weights are already global
-            done.append(Scored(micro=micro, logps_N=logps.detach(), entropies_N=entropies.detach(), terms=terms))
+            done.append(
+                ScoredMicrobatch(micro=micro, logps_N=logps.detach(), entropies_N=entropies.detach(), terms=terms)
+            )
         return done
 
     def _update(self) -> dict[str, float]:
         """Clip, step, forget the gradient."""
         learning = self._config.learner
-        size = clip(self.policy, learning.clip)
+        size = clip_gradients(self.policy, learning.clip)
         if not isfinite(size):
             self._optimizer.zero_grad()
             raise FloatingPointError(f"gradient norm must be finite: got {size} at version {self._version}")
@@ -247,20 +254,20 @@ class Learner:
         self._updates += 1
         return {"grad_norm": size, "lr": rate}
 
-    def _collect(
-        self, rows: Sequence[Row], plan: Plan, logps: Sequence[Tensor], rollouts: Sequence[Rollout]
+    def _gather_logps(
+        self, rows: Sequence[TrainingRow], plan: MicrobatchPlan, logps: Sequence[Tensor], rollouts: Sequence[Rollout]
     ) -> dict[str, list[float]]:
         """Bring the rollouts' log-probs to rank 0, by key; nan where nobody needed one."""
-        where = [scored_positions(rows, plan, rank) for rank in range(self._world)]
-        parts = ranks.gathered(torch.cat(list(logps)), [len(w) for w in where])
-        found = self._unscored(rollouts)
+        where = [list_scored_positions(rows, plan, rank) for rank in range(self._world)]
+        parts = ranks.gather_over_ranks(torch.cat(list(logps)), [len(w) for w in where])
+        logps_by_key = self._unscored_logps(rollouts)
         if self._rank == 0:
             for positions, values in zip(where, parts, strict=True):
                 for (i, j), value in zip(positions, values, strict=True):
                     key = rows[i].key
                     if key is not None:
-                        found[key][j] = value
-        return found
+                        logps_by_key[key][j] = value
+        return logps_by_key
 
     # -- small things
 
@@ -272,20 +279,20 @@ class Learner:
             allowed_PV=None if grammar is None else grammar.tensor(),
             checkpointing=checkpointing,
         )
-        return sharded(policy, self._mesh, dtype=self._config.model.dtype)
+        return shard_policy(policy, self._mesh, dtype=self._config.model.dtype)
 
-    def _plan(self, rows: Sequence[Row]) -> Plan:
+    def _plan(self, rows: Sequence[TrainingRow]) -> MicrobatchPlan:
         budget, streams = self._config.learner.tokens_per_microbatch, self.family.streams
-        return share(rows, ranks=self._world, budget=budget, streams=streams)
+        return plan_microbatches(rows, ranks=self._world, budget=budget, streams=streams)
 
-    def _packed(self, rows: Sequence[Row], plan: Plan) -> list[Microbatch]:
+    def _pack_own_microbatches(self, rows: Sequence[TrainingRow], plan: MicrobatchPlan) -> list[Microbatch]:
         held, streams = plan[self._rank], self.family.streams
-        return [pack([rows[i] for i in micro], streams).to(ranks.device()) for micro in held]
+        return [pack_microbatch([rows[i] for i in micro], streams).to(ranks.get_rank_device()) for micro in held]
 
-    def _shared(self, rows: Sequence[Row], plan: Plan) -> _Share:
-        micros = self._packed(rows, plan)
-        references = reference_logps(self._reference, rows, plan, self._rank, micros)
-        return _Share(micros=micros, references=references)
+    def _prepare_rank_batch(self, rows: Sequence[TrainingRow], plan: MicrobatchPlan) -> _RankBatch:
+        micros = self._pack_own_microbatches(rows, plan)
+        references = compute_reference_logps(self._reference, rows, plan, self._rank, micros)
+        return _RankBatch(micros=micros, references=references)
 
-    def _unscored(self, rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
+    def _unscored_logps(self, rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
         return {r.key: [nan] * len(r.ids) for r in rollouts} if self._rank == 0 else {}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech.channels import Channel
-from speech.features import Features
+from speech.features import AudioFeatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Advantage:
         """The one number where every token has the same, else None."""
         return self.text if self.text == self.audio == self.form else None
 
-    def of(self, channels_R: NDArray[np.int8]) -> NDArray[np.float64]:
+    def per_position(self, channels_R: NDArray[np.int8]) -> NDArray[np.float64]:
         """One advantage per position; PAD has none."""
         table = np.zeros(len(Channel))
         table[[Channel.TEXT, Channel.AUDIO]] = self.text, self.audio
@@ -39,7 +39,7 @@ class Advantage:
         return np.asarray(table[channels_R])
 
 
-NONE = Advantage.shared(0.0)
+NO_ADVANTAGE = Advantage.shared(0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +53,8 @@ class Rollout:
     logps: tuple[float, ...] | None  # behaviour log-probs, one per id; None: this run did not sample it
     channels: str  # T A B E P, one per id
     sampled: tuple[bool, ...]
-    advantage: Advantage = NONE
-    features: Features | None = None  # of the prompt
+    advantage: Advantage = NO_ADVANTAGE
+    features: AudioFeatures | None = None  # of the prompt
 
     @property
     def key(self) -> str:
@@ -63,7 +63,7 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class PreferencePair:
     """Two replies to one prompt, of which one was found better; ``weight`` > 0 among the step's pairs."""
 
     chosen: Rollout
@@ -79,7 +79,7 @@ class Anchor:
     prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
     channels: str
-    features: Features | None = None  # of the prompt
+    features: AudioFeatures | None = None  # of the prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ class StepBatch:
     weight: float  # lambda_t
     rollouts: tuple[Rollout, ...]
     anchors: tuple[Anchor, ...]
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[PreferencePair, ...] = ()
 
     @property
     def replies(self) -> tuple[Rollout, ...]:

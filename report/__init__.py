@@ -1,5 +1,5 @@
 """A run directory in, one self-contained HTML page out."""
 
-from report.page import build
+from report.page import write_run_page
 
-__all__ = ["build"]
+__all__ = ["write_run_page"]

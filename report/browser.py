@@ -12,64 +12,84 @@ from difflib import SequenceMatcher
 from itertools import groupby
 from pathlib import Path
 
-from report.choose import spaced, within
-from report.curves import Data
-from report.read import Clip, clip
-from report.records import Event, RolloutRecord, Sample, Score
+from report.choose import pick_evenly_spaced, take_within_budget
+from report.curves import PageData
+from report.read import AudioClip, read_clip
+from report.records import Event, RolloutRecord, Sample, ScoreRecord
 
-TOKEN_BYTES, CLIP_BYTES, SAMPLE_BYTES = 3_200_000, 4_400_000, 1_500_000
-MOST_EVENTS = 300
+TOKEN_BUDGET_BYTES, CLIP_BUDGET_BYTES, SAMPLE_BUDGET_BYTES = 3_200_000, 4_400_000, 1_500_000
+MAX_EVENT_ROWS = 300
 
-Group = tuple[RolloutRecord, ...]
+RecordGroup = tuple[RolloutRecord, ...]
 
 
-def groups(records: Sequence[RolloutRecord]) -> list[Group]:
+def group_records(records: Sequence[RolloutRecord]) -> list[RecordGroup]:
     """One step's records, sorted by group, as groups."""
     return [tuple(members) for _, members in groupby(records, key=lambda record: record.group)]
 
 
-def browser(run_dir: Path, by_step: Mapping[int, Sequence[RolloutRecord]]) -> tuple[Data, dict[str, str]]:
+def build_rollout_browser(
+    run_dir: Path, by_step: Mapping[int, Sequence[RolloutRecord]]
+) -> tuple[PageData, dict[str, str]]:
     """The rollout browser's groups by step, and the clips they play by path.
 
     Groups whose audio is on disk come first: a group to listen to says more than one to read.
     """
-    found = {step: groups(records) for step, records in by_step.items()}
-    views = {_key(group): [_reply(record) for record in group] for members in found.values() for group in members}
-    sizes = {_key(group): _size(run_dir, group) for members in found.values() for group in members}
-    queues = [sorted(members, key=lambda group: not sizes[_key(group)]) for members in found.values()]
-    drawn = within(queues, lambda group: len(json.dumps(views[_key(group)])), TOKEN_BYTES)
-    audible = [[group for group in drawn if _key(group)[0] == step and sizes[_key(group)]] for step in found]
-    heard = within(audible, lambda group: sizes[_key(group)], CLIP_BYTES)
+    groups_by_step = {step: group_records(records) for step, records in by_step.items()}
+    views = {
+        _group_key(group): [_format_reply(record) for record in group]
+        for members in groups_by_step.values()
+        for group in members
+    }
+    sizes = {
+        _group_key(group): _count_clip_bytes(run_dir, group)
+        for members in groups_by_step.values()
+        for group in members
+    }
+    queues = [sorted(members, key=lambda group: not sizes[_group_key(group)]) for members in groups_by_step.values()]
+    drawn = take_within_budget(queues, lambda group: len(json.dumps(views[_group_key(group)])), TOKEN_BUDGET_BYTES)
+    audible = [
+        [group for group in drawn if _group_key(group)[0] == step and sizes[_group_key(group)]]
+        for step in groups_by_step
+    ]
+    heard = take_within_budget(audible, lambda group: sizes[_group_key(group)], CLIP_BUDGET_BYTES)
     paths = {record.audio for group in heard for record in group if record.audio}
-    playing = {path: _data_uri(audio) for path in sorted(paths) if isinstance(audio := clip(run_dir, path), Clip)}
+    playing = {
+        path: _clip_to_data_uri(audio)
+        for path in sorted(paths)
+        if isinstance(audio := read_clip(run_dir, path), AudioClip)
+    }
     steps = []
-    for step, members in found.items():
-        chosen = sorted((group for group in drawn if _key(group)[0] == step), key=_key)
-        shown = [_group(run_dir, group, views[_key(group)], playing) for group in chosen]
+    for step, members in groups_by_step.items():
+        chosen = sorted((group for group in drawn if _group_key(group)[0] == step), key=_group_key)
+        shown = [_format_group(run_dir, group, views[_group_key(group)], playing) for group in chosen]
         steps.append({"step": step, "groups": shown, "left_out": len(members) - len(chosen)})
     silent = sum(len(queue) for queue in audible) - len(heard)
     note = f"{silent} of {silent + len(heard)} groups with audio are shown without it (page budget)"
     return {"steps": steps, "note": note if silent else None}, playing
 
 
-def _key(group: Group) -> tuple[int, int]:
+def _group_key(group: RecordGroup) -> tuple[int, int]:
     return group[0].step, group[0].group
 
 
-def _size(run_dir: Path, group: Group) -> int:
+def _count_clip_bytes(run_dir: Path, group: RecordGroup) -> int:
     """Bytes of a group's clips in the page (base64); 0 when it has none on disk."""
     paths = [run_dir / record.audio for record in group if record.audio]
     return sum(-(-path.stat().st_size // 3) * 4 for path in paths if path.is_file())
 
 
-def _data_uri(found: Clip) -> str:
-    return f"data:{found.media};base64,{b64encode(found.content).decode('ascii')}"
+def _clip_to_data_uri(audio: AudioClip) -> str:
+    return f"data:{audio.media};base64,{b64encode(audio.content).decode('ascii')}"
 
 
-def _group(run_dir: Path, group: Group, views: Sequence[Data], playing: Mapping[str, str]) -> Data:
+def _format_group(
+    run_dir: Path, group: RecordGroup, views: Sequence[PageData], playing: Mapping[str, str]
+) -> PageData:
     first = group[0]
     replies = [
-        {**view, "silent": _silent(run_dir, record, playing)} for view, record in zip(views, group, strict=True)
+        {**view, "silent": _explain_silence(run_dir, record, playing)}
+        for view, record in zip(views, group, strict=True)
     ]
     return {
         "group": first.group,
@@ -81,22 +101,22 @@ def _group(run_dir: Path, group: Group, views: Sequence[Data], playing: Mapping[
     }
 
 
-def _silent(run_dir: Path, record: RolloutRecord, playing: Mapping[str, str]) -> str | None:
+def _explain_silence(run_dir: Path, record: RolloutRecord, playing: Mapping[str, str]) -> str | None:
     """Why a reply has no player; None when it has one."""
     if record.audio is None:
         return "audio not kept at this step"
     if record.audio in playing:
         return None
-    found = clip(run_dir, record.audio)
-    return found if isinstance(found, str) else "audio left out: page budget"
+    clip_or_reason = read_clip(run_dir, record.audio)
+    return clip_or_reason if isinstance(clip_or_reason, str) else "audio left out: page budget"
 
 
-def _reply(record: RolloutRecord) -> Data:
-    said, heard = differences(record.text, record.transcript)
-    verdicts = {**record.scores, **{f"{axis}, second": found for axis, found in record.second.items()}}
+def _format_reply(record: RolloutRecord) -> PageData:
+    said, heard = diff_words(record.text, record.transcript)
+    verdicts = {**record.scores, **{f"{axis}, second": verdict for axis, verdict in record.second.items()}}
     scores = [
         [axis, score.value, score.spread, score.judge, score.why]
-        if isinstance(score, Score)
+        if isinstance(score, ScoreRecord)
         else [axis, None, None, "", score.missing]
         for axis, score in verdicts.items()
     ]
@@ -119,57 +139,61 @@ def _reply(record: RolloutRecord) -> Data:
         "dropped": record.dropped,
         "channels": record.channels,
         "ids": record.ids,
-        "logps": [_digits(value, 3) for value in record.behaviour_logps],
-        "gaps": [_digits(value, 2) for value in gaps],
-        "weights": None if record.weights is None else _runs([_digits(value, 4) for value in record.weights]),
+        "logps": [_round_digits(value, 3) for value in record.behaviour_logps],
+        "gaps": [_round_digits(value, 2) for value in gaps],
+        "weights": None
+        if record.weights is None
+        else _encode_run_lengths([_round_digits(value, 4) for value in record.weights]),
     }
 
 
-def _digits(value: float | None, significant: int) -> float | None:
+def _round_digits(value: float | None, significant: int) -> float | None:
     return None if value is None else float(f"{value:.{significant}g}")
 
 
-def _runs(values: Sequence[float | None]) -> list[tuple[float | None, int]]:
+def _encode_run_lengths(values: Sequence[float | None]) -> list[tuple[float | None, int]]:
     """Run lengths: a reply's weight is the same over long stretches."""
     return [(value, len(tuple(run))) for value, run in groupby(values)]
 
 
-Words = list[tuple[str, bool]]
+MarkedWords = list[tuple[str, bool]]
 
 
-def differences(said: str, heard: str | None) -> tuple[Words, Words | None]:
+def diff_words(said: str, heard: str | None) -> tuple[MarkedWords, MarkedWords | None]:
     """The words of both sides, each with whether it has no counterpart. Case and punctuation do not count."""
     left = said.split()
     if heard is None:
         return [(word, False) for word in left], None
     right = heard.split()
-    matcher = SequenceMatcher(None, [_bare(word) for word in left], [_bare(word) for word in right], autojunk=False)
+    matcher = SequenceMatcher(
+        None, [_strip_word(word) for word in left], [_strip_word(word) for word in right], autojunk=False
+    )
     same = matcher.get_matching_blocks()
     kept = {block.a + n for block in same for n in range(block.size)}
-    found = {block.b + n for block in same for n in range(block.size)}
+    matched = {block.b + n for block in same for n in range(block.size)}
     return [(word, n not in kept) for n, word in enumerate(left)], [
-        (word, n not in found) for n, word in enumerate(right)
+        (word, n not in matched) for n, word in enumerate(right)
     ]
 
 
-def _bare(word: str) -> str:
+def _strip_word(word: str) -> str:
     return "".join(letter for letter in word.casefold() if letter.isalnum()) or word
 
 
-def listen(run_dir: Path, samples: Sequence[Sample]) -> tuple[Data, dict[str, str]]:
+def pair_samples(run_dir: Path, samples: Sequence[Sample]) -> tuple[PageData, dict[str, str]]:
     """Held-out replies before and after, paired by row, and their clips."""
     pairs: dict[str, dict[str, Sample]] = {}
     for sample in samples:
         pairs.setdefault(sample.row_id, {})[sample.when] = sample
-    clips = {sample.audio: clip(run_dir, sample.audio) for sample in samples if sample.audio}
-    uris = {path: _data_uri(found) for path, found in clips.items() if isinstance(found, Clip)}
+    clips = {sample.audio: read_clip(run_dir, sample.audio) for sample in samples if sample.audio}
+    uris = {path: _clip_to_data_uri(audio) for path, audio in clips.items() if isinstance(audio, AudioClip)}
     sides = [tuple(pair.values()) for pair in pairs.values()]
-    shown = within(
+    shown = take_within_budget(
         [sides],
         lambda pair: sum(len(uris.get(sample.audio or "", "")) for sample in pair) + 500,
-        SAMPLE_BYTES,
+        SAMPLE_BUDGET_BYTES,
     )
-    rows = [_pair({sample.when: sample for sample in pair}, uris, clips) for pair in shown]
+    rows = [_format_sample_pair({sample.when: sample for sample in pair}, uris, clips) for pair in shown]
     note = (
         f"{len(sides) - len(shown)} of {len(sides)} pairs are left out (page budget)"
         if len(shown) < len(sides)
@@ -179,11 +203,13 @@ def listen(run_dir: Path, samples: Sequence[Sample]) -> tuple[Data, dict[str, st
     return {"pairs": rows, "note": note}, {path: uri for path, uri in uris.items() if path in kept}
 
 
-def _pair(pair: Mapping[str, Sample], uris: Mapping[str, str], clips: Mapping[str, Clip | str]) -> Data:
+def _format_sample_pair(
+    pair: Mapping[str, Sample], uris: Mapping[str, str], clips: Mapping[str, AudioClip | str]
+) -> PageData:
     first = next(iter(pair.values()))
-    sides: Data = {}
+    sides: PageData = {}
     for when, sample in pair.items():
-        said, heard = differences(sample.text, sample.transcript)
+        said, heard = diff_words(sample.text, sample.transcript)
         problem = clips.get(sample.audio) if sample.audio else "no audio"
         sides[when] = {
             "said": said,
@@ -201,7 +227,7 @@ def _pair(pair: Mapping[str, Sample], uris: Mapping[str, str], clips: Mapping[st
     }
 
 
-def happened(events: Sequence[Event]) -> Data:
+def tabulate_events(events: Sequence[Event]) -> PageData:
     """Counts by kind and the latest events with their reasons."""
     counts: Counter[str] = Counter()
     for event in events:
@@ -215,7 +241,7 @@ def happened(events: Sequence[Event]) -> Data:
             "count": event.count,
             "more": " ".join(f"{key}={value}" for key, value in (event.model_extra or {}).items()),
         }
-        for event in events[-MOST_EVENTS:]
+        for event in events[-MAX_EVENT_ROWS:]
     ]
     note = (
         f"the first {len(events) - len(rows)} of {len(events)} events are left out"
@@ -225,6 +251,6 @@ def happened(events: Sequence[Event]) -> Data:
     return {"counts": counts.most_common(), "rows": rows, "note": note}
 
 
-def browsed(steps: Sequence[int], with_audio: Sequence[int]) -> list[int]:
+def choose_browser_steps(steps: Sequence[int], with_audio: Sequence[int]) -> list[int]:
     """Steps the browser offers: up to 8 that kept audio, and up to 8 others evenly spaced."""
-    return sorted({*spaced(with_audio, 8), *spaced(steps, 8)})
+    return sorted({*pick_evenly_spaced(with_audio, 8), *pick_evenly_spaced(steps, 8)})

@@ -10,8 +10,8 @@ from math import ceil, floor, hypot, log10
 
 from PIL import Image, ImageDraw, ImageFont
 
-FINE = 2  # drawn this much larger, then reduced: smooth edges
-INK, SOFT, GRID = "#1c1d20", "#676b73", "#e6e7ea"
+SUPERSAMPLING = 2  # drawn this much larger, then reduced: smooth edges
+INK_COLOUR, SOFT_COLOUR, GRID_COLOUR = "#1c1d20", "#676b73", "#e6e7ea"
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -22,7 +22,7 @@ class Canvas:
     """A picture in units of its final pixels."""
 
     def __init__(self, width: int, height: int) -> None:
-        self._image = Image.new("RGB", (width * FINE, height * FINE), "white")
+        self._image = Image.new("RGB", (width * SUPERSAMPLING, height * SUPERSAMPLING), "white")
         self._draw = ImageDraw.Draw(self._image)
 
     def line(
@@ -33,29 +33,36 @@ class Canvas:
         dash: Dash | None = None,
     ) -> None:
         """Joined points."""
-        for part in [points] if dash is None else list(_dashed(points, dash)):
+        for part in [points] if dash is None else list(_cut_into_dashes(points, dash)):
             if len(part) > 1:
-                scaled = [(x * FINE, y * FINE) for x, y in part]
-                self._draw.line(scaled, fill=colour, width=max(1, round(width * FINE)), joint="curve")
+                scaled = [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in part]
+                self._draw.line(scaled, fill=colour, width=max(1, round(width * SUPERSAMPLING)), joint="curve")
 
     def dot(self, x: float, y: float, radius: float, colour: str, *, hollow: bool = False) -> None:
         """A filled circle, or a ring."""
-        box = [(x - radius) * FINE, (y - radius) * FINE, (x + radius) * FINE, (y + radius) * FINE]
-        self._draw.ellipse(box, fill="white" if hollow else colour, outline=colour, width=round(2.2 * FINE))
+        box = [
+            (x - radius) * SUPERSAMPLING,
+            (y - radius) * SUPERSAMPLING,
+            (x + radius) * SUPERSAMPLING,
+            (y + radius) * SUPERSAMPLING,
+        ]
+        self._draw.ellipse(box, fill="white" if hollow else colour, outline=colour, width=round(2.2 * SUPERSAMPLING))
 
-    def text(self, x: float, y: float, words: str, size: float = 15, colour: str = SOFT, anchor: str = "lm") -> None:
+    def text(
+        self, x: float, y: float, words: str, size: float = 15, colour: str = SOFT_COLOUR, anchor: str = "lm"
+    ) -> None:
         """One line; ``anchor``: Pillow's."""
-        font = ImageFont.load_default(size * FINE)
-        self._draw.text((x * FINE, y * FINE), words, fill=colour, font=font, anchor=anchor)
+        font = ImageFont.load_default(size * SUPERSAMPLING)
+        self._draw.text((x * SUPERSAMPLING, y * SUPERSAMPLING), words, fill=colour, font=font, anchor=anchor)
 
     def width_of(self, words: str, size: float) -> float:
         """Of one line, in pixels."""
-        return self._draw.textlength(words, font=ImageFont.load_default(size * FINE)) / FINE
+        return self._draw.textlength(words, font=ImageFont.load_default(size * SUPERSAMPLING)) / SUPERSAMPLING
 
     def png(self) -> bytes:
         """The file."""
         out = BytesIO()
-        size = (self._image.width // FINE, self._image.height // FINE)
+        size = (self._image.width // SUPERSAMPLING, self._image.height // SUPERSAMPLING)
         self._image.resize(size, Image.Resampling.LANCZOS).save(out, "PNG", optimize=True)
         return out.getvalue()
 
@@ -66,26 +73,26 @@ class Axes:
     def __init__(self, canvas: Canvas, box: Box, xs: Sequence[float], ys: Sequence[float], title: str) -> None:
         self._box = box
         left, top, right, bottom = box
-        self._x, self._y = _reach(xs), _reach(ys)
-        canvas.text(left, top - 20, title, 18, INK)
-        for value in _ticks(*self._y):
-            y = self.at(self._x[0], value)[1]
-            canvas.line([(left, y), (right, y)], GRID)
+        self._x, self._y = _pad_range(xs), _pad_range(ys)
+        canvas.text(left, top - 20, title, 18, INK_COLOUR)
+        for value in _choose_ticks(*self._y):
+            y = self.to_pixels(self._x[0], value)[1]
+            canvas.line([(left, y), (right, y)], GRID_COLOUR)
             canvas.text(left - 8, y, f"{value:g}", 13, anchor="rm")
-        for value in _ticks(*self._x):
-            x = self.at(value, self._y[0])[0]
-            canvas.line([(x, bottom), (x, bottom + 5)], SOFT)
+        for value in _choose_ticks(*self._x):
+            x = self.to_pixels(value, self._y[0])[0]
+            canvas.line([(x, bottom), (x, bottom + 5)], SOFT_COLOUR)
             canvas.text(x, bottom + 16, f"{value:g}", 13, anchor="mm")
-        canvas.line([(left, bottom), (right, bottom)], SOFT)
+        canvas.line([(left, bottom), (right, bottom)], SOFT_COLOUR)
 
-    def at(self, x: float, y: float) -> Point:
+    def to_pixels(self, x: float, y: float) -> Point:
         """Pixels of a point."""
         left, top, right, bottom = self._box
         across, up = ((v - lo) / (hi - lo) for v, (lo, hi) in ((x, self._x), (y, self._y)))
         return left + across * (right - left), bottom - up * (bottom - top)
 
 
-def _dashed(points: Sequence[Point], dash: Dash) -> list[list[Point]]:
+def _cut_into_dashes(points: Sequence[Point], dash: Dash) -> list[list[Point]]:
     """The strokes of a dashed line; the pattern runs on over the corners."""
     strokes: list[list[Point]] = [[points[0]]]
     on, left = True, dash[0]
@@ -106,14 +113,14 @@ def _dashed(points: Sequence[Point], dash: Dash) -> list[list[Point]]:
     return strokes
 
 
-def _reach(values: Sequence[float]) -> tuple[float, float]:
+def _pad_range(values: Sequence[float]) -> tuple[float, float]:
     """An axis around the values, with a little room."""
     lo, hi = min(values), max(values)
     room = 0.05 * (hi - lo) or 0.5
     return lo - room, hi + room
 
 
-def _ticks(lo: float, hi: float) -> list[float]:
+def _choose_ticks(lo: float, hi: float) -> list[float]:
     """Round numbers on the axis, about six."""
     rough = (hi - lo) / 6
     power = 10.0 ** floor(log10(rough))

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def spaced(items: Sequence[T], most: int) -> list[T]:
+def pick_evenly_spaced(items: Sequence[T], most: int) -> list[T]:
     """At most ``most`` items: the first, the last and evenly spaced ones between, in their order."""
     if most < 1:
         raise ValueError(f"most must be at least 1: got {most}")
@@ -20,7 +20,7 @@ def spaced(items: Sequence[T], most: int) -> list[T]:
     return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]
 
 
-def within(queues: Sequence[Sequence[T]], cost: Callable[[T], int], budget: int) -> list[T]:
+def take_within_budget(queues: Sequence[Sequence[T]], cost: Callable[[T], int], budget: int) -> list[T]:
     """Take the first item of every queue, then the second of every queue, ... as long as ``budget`` lasts.
 
     So every step is represented before any step is complete. What does not fit is passed over.

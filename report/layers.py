@@ -6,55 +6,55 @@ Invariant: a figure that a diagnosis lacks is a gap; a mean is over the diagnose
 from collections.abc import Sequence
 from math import exp, log
 
-from report.choose import spaced
-from report.curves import Data, Panel, chart, short, span
-from report.records import Diagnosis
+from report.choose import pick_evenly_spaced
+from report.curves import ChartPanel, PageData, build_chart, format_step_span, round_for_page
+from report.records import DiagnosisRecord
 
-MOST_MARKS = 9  # of parts below a chart
+MAX_AXIS_MARKS = 9  # of parts below a chart
 
-Looks = Sequence[Diagnosis]
-Series = tuple[str, Looks, str, str]  # label, diagnoses, field of a part, colour class
+DiagnosisRecords = Sequence[DiagnosisRecord]
+LayerSeries = tuple[str, DiagnosisRecords, str, str]  # label, diagnoses, field of a part, colour class
 
-OVER_PARTS = (
+LAYER_CHARTS = (
     ("Text / audio, by layer", "text_audio_ratio"),
     ("Text · audio, by layer", "text_audio_cosine"),
     ("Reference answers · text, by layer", "sft_text_cosine"),
 )
 
 
-def maps(looks: Looks) -> list[Data]:
+def build_layer_maps(looks: DiagnosisRecords) -> list[PageData]:
     """Part of the model x step, for the ratio and the cosine. No diagnosis: none."""
     if not looks:
         return []
     ratio, cosine = "ratio of gradient norms; deepest from 8 to 1 on", "cosine of the two gradients"
     return [
-        _map("Text / audio, by layer and step", ratio, looks, "text_audio_ratio"),
-        _map("Text · audio, by layer and step", cosine, looks, "text_audio_cosine"),
+        _build_layer_map("Text / audio, by layer and step", ratio, looks, "text_audio_ratio"),
+        _build_layer_map("Text · audio, by layer and step", cosine, looks, "text_audio_cosine"),
     ]
 
 
-def _map(title: str, hint: str, looks: Looks, field: str) -> Data:
-    names = names_of(looks)
+def _build_layer_map(title: str, hint: str, looks: DiagnosisRecords, field: str) -> PageData:
+    names = list_part_names(looks)
     return {
         "kind": "map",
         "title": title,
         "hint": hint,
         "scale": field.rpartition("_")[2],
         "rows": names,
-        "marks": [mark(name) for name in names],
+        "marks": [shorten_part_name(name) for name in names],
         "steps": [look.step for look in looks],
-        "values": [[short(figure(look, name, field)) for look in looks] for name in names],
+        "values": [[round_for_page(get_part_figure(look, name, field)) for look in looks] for name in names],
     }
 
 
-def lines(looks: Looks) -> list[Data]:
+def build_layer_charts(looks: DiagnosisRecords) -> list[PageData]:
     """Ratio and cosines by layer, early against late, and the norms as they are late. No diagnosis: none."""
     if not looks:
         return []
     quarter = max(1, len(looks) // 4)
     early, late = looks[:quarter], looks[quarter:][-quarter:]
     sides = [("early", early, "c0"), ("late", late, "c1")] if late else [("early", early, "c1")]
-    when = "; ".join(f"{name}: {span([look.step for look in side])}" for name, side, _ in sides)
+    when = "; ".join(f"{name}: {format_step_span([look.step for look in side])}" for name, side, _ in sides)
     _, last, _ = sides[-1]
     norms = [
         ("text", last, "text", "c1"),
@@ -63,49 +63,49 @@ def lines(looks: Looks) -> list[Data]:
     ]
     return [
         *(
-            _lines(title, when, [(name, side, field, look) for name, side, look in sides])
-            for title, field in OVER_PARTS
+            _build_layer_chart(title, when, [(name, side, field, look) for name, side, look in sides])
+            for title, field in LAYER_CHARTS
         ),
-        _lines("Gradient norm, by layer", str(span([look.step for look in last])), norms),
+        _build_layer_chart("Gradient norm, by layer", str(format_step_span([look.step for look in last])), norms),
     ]
 
 
-def _lines(title: str, hint: str, series: Sequence[Series]) -> Data:
-    names = names_of(series[0][1])
+def _build_layer_chart(title: str, hint: str, series: Sequence[LayerSeries]) -> PageData:
+    names = list_part_names(series[0][1])
     table = {
-        label: [middle(field, [figure(look, name, field) for look in looks]) for name in names]
+        label: [average_figure(field, [get_part_figure(look, name, field) for look in looks]) for name in names]
         for label, looks, field, _ in series
     }
     known = [(label, label, look) for label, _, _, look in series]
     places = [float(place) for place in range(len(names))]
-    shown = set(spaced(range(len(names)), MOST_MARKS))
+    shown = set(pick_evenly_spaced(range(len(names)), MAX_AXIS_MARKS))
     field = series[0][2]
     rule = {"rule": 1 if field.endswith("ratio") else 0} if "_" in field else {}  # equal, orthogonal
     return {
-        **chart(Panel(title, hint, (), zero=True), known, places, table),
+        **build_chart(ChartPanel(title, hint, (), zero=True), known, places, table),
         "names": names,
-        "marks": [mark(name) if place in shown else "" for place, name in enumerate(names)],
+        "marks": [shorten_part_name(name) if place in shown else "" for place, name in enumerate(names)],
         **rule,
     }
 
 
-def names_of(looks: Looks) -> list[str]:
+def list_part_names(looks: DiagnosisRecords) -> list[str]:
     """The parts of the model, from input to output."""
     return [part.name for part in looks[-1].layers]
 
 
-def mark(name: str) -> str:
+def shorten_part_name(name: str) -> str:
     """A part's name, as short as an axis needs it."""
     return "emb" if name.startswith("embedding") else name.removeprefix("layer ")
 
 
-def figure(look: Diagnosis, name: str, field: str) -> float | None:
+def get_part_figure(look: DiagnosisRecord, name: str, field: str) -> float | None:
     """One number of one part."""
-    found: float | None = next((getattr(part, field) for part in look.layers if part.name == name), None)
-    return found
+    value: float | None = next((getattr(part, field) for part in look.layers if part.name == name), None)
+    return value
 
 
-def middle(field: str, values: Sequence[float | None]) -> float | None:
+def average_figure(field: str, values: Sequence[float | None]) -> float | None:
     """The mean of cosines, the geometric mean of what is positive; of nothing, None."""
     if field.endswith("cosine"):
         known = [value for value in values if value is not None]

@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from report.records import HeldOutReply, Score
+from report.records import HeldOutReply, ScoreRecord
 
-Unit = Literal["%", "points", "bits", "s"]
+MeasureUnit = Literal["%", "points", "bits", "s"]
 
-LONGEST_SILENCE = 0.5  # share of the time
-LONGEST_PAUSE = 1.0  # seconds
-MOST_LOOP = 0.8  # self-correlation
-MOST_CLIPPING = 0.002  # share of samples
-SLOWEST, FASTEST = 2.2, 1 / 2.0  # duration / what the words need
+MAX_SILENCE_SHARE = 0.5  # share of the time
+MAX_PAUSE_S = 1.0  # seconds
+MAX_SELF_CORRELATION = 0.8  # self-correlation
+MAX_CLIPPING_SHARE = 0.002  # share of samples
+MAX_DURATION_RATIO, MIN_DURATION_RATIO = 2.2, 1 / 2.0  # duration / what the words need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +27,13 @@ class Measure:
 
     name: str
     label: str
-    unit: Unit
+    unit: MeasureUnit
     better: int
     of: Callable[[HeldOutReply], float | None]  # in its unit; None: this reply has no such figure
     meaning: str
 
 
-def _percent(name: str) -> Callable[[HeldOutReply], float | None]:
+def _figure_in_percent(name: str) -> Callable[[HeldOutReply], float | None]:
     def of(reply: HeldOutReply) -> float | None:
         figure = reply.figures.get(name)
         return None if figure is None else 100 * figure
@@ -41,43 +41,43 @@ def _percent(name: str) -> Callable[[HeldOutReply], float | None]:
     return of
 
 
-def _fault(name: str) -> Callable[[HeldOutReply], float | None]:
+def _fault_in_percent(name: str) -> Callable[[HeldOutReply], float | None]:
     """100 or 0 for a reply that was listened to."""
 
     def of(reply: HeldOutReply) -> float | None:
-        return 100.0 * FAULTS[name](reply.figures) if "pace" in reply.figures else None
+        return 100.0 * SPEECH_FAULTS[name](reply.figures) if "pace" in reply.figures else None
 
     return of
 
 
-def _any_fault(reply: HeldOutReply) -> float | None:
+def _any_fault_in_percent(reply: HeldOutReply) -> float | None:
     """100 or 0; None for a reply that could be judged and that nobody listened to."""
     if reply.figures.get("unjudgeable"):
         return 100.0
-    return 100.0 * any(fault(reply.figures) for fault in FAULTS.values()) if "pace" in reply.figures else None
+    return 100.0 * any(fault(reply.figures) for fault in SPEECH_FAULTS.values()) if "pace" in reply.figures else None
 
 
-def _acoustic(reply: HeldOutReply) -> float | None:
+def _get_acoustic_score(reply: HeldOutReply) -> float | None:
     score = reply.scores.get("acoustic")
-    return score.value if isinstance(score, Score) else None
+    return score.value if isinstance(score, ScoreRecord) else None
 
 
 OF_HEARD = "of the replies that could be heard"
 
-FAULTS: dict[str, Callable[[Mapping[str, float]], bool]] = {
-    "duration": lambda figures: not FASTEST <= figures["pace"] <= SLOWEST,
-    "silence": lambda figures: figures["silence"] > LONGEST_SILENCE or figures["pause"] > LONGEST_PAUSE,
-    "loop": lambda figures: figures["loop"] > MOST_LOOP,
-    "clipping": lambda figures: figures["clipping"] > MOST_CLIPPING,
+SPEECH_FAULTS: dict[str, Callable[[Mapping[str, float]], bool]] = {
+    "duration": lambda figures: not MIN_DURATION_RATIO <= figures["pace"] <= MAX_DURATION_RATIO,
+    "silence": lambda figures: figures["silence"] > MAX_SILENCE_SHARE or figures["pause"] > MAX_PAUSE_S,
+    "loop": lambda figures: figures["loop"] > MAX_SELF_CORRELATION,
+    "clipping": lambda figures: figures["clipping"] > MAX_CLIPPING_SHARE,
 }
 
-MEASURES: tuple[Measure, ...] = (
+HELD_OUT_MEASURES: tuple[Measure, ...] = (
     Measure(
         name="iq",
         label="IQ, as heard",
         unit="%",
         better=1,
-        of=_percent("heard_right"),
+        of=_figure_in_percent("heard_right"),
         meaning="answers right in what the recogniser heard, of the prompts with a checkable answer",
     ),
     Measure(
@@ -85,7 +85,7 @@ MEASURES: tuple[Measure, ...] = (
         label="IQ, in text",
         unit="%",
         better=1,
-        of=_percent("text_right"),
+        of=_figure_in_percent("text_right"),
         meaning="answers right in the text channel",
     ),
     Measure(
@@ -93,7 +93,7 @@ MEASURES: tuple[Measure, ...] = (
         label="EQ, acoustic score",
         unit="points",
         better=1,
-        of=_acoustic,
+        of=_get_acoustic_score,
         meaning="the judge's acoustic axis, on its scale",
     ),
     Measure(
@@ -101,7 +101,7 @@ MEASURES: tuple[Measure, ...] = (
         label="style followed",
         unit="%",
         better=1,
-        of=_percent("style_followed"),
+        of=_figure_in_percent("style_followed"),
         meaning="of the prompts that ask for a style",
     ),
     Measure(
@@ -109,7 +109,7 @@ MEASURES: tuple[Measure, ...] = (
         label="WER, own text vs heard",
         unit="%",
         better=-1,
-        of=_percent("wer"),
+        of=_figure_in_percent("wer"),
         meaning="word errors of what was heard against the reply's own text, mean over replies",
     ),
     Measure(
@@ -117,7 +117,7 @@ MEASURES: tuple[Measure, ...] = (
         label="any fault",
         unit="%",
         better=-1,
-        of=_any_fault,
+        of=_any_fault_in_percent,
         meaning="replies with any of the four faults, or unjudgeable: of all that the judge did not fail on",
     ),
     Measure(
@@ -125,39 +125,40 @@ MEASURES: tuple[Measure, ...] = (
         label="duration faults",
         unit="%",
         better=-1,
-        of=_fault("duration"),
-        meaning=f"{OF_HEARD}, those shorter than {FASTEST:g} or longer than {SLOWEST:g} times what their words need",
+        of=_fault_in_percent("duration"),
+        meaning=f"{OF_HEARD}, those shorter than {MIN_DURATION_RATIO:g} or longer than {MAX_DURATION_RATIO:g} times"
+        " what their words need",
     ),
     Measure(
         name="fault_silence",
         label="silence faults",
         unit="%",
         better=-1,
-        of=_fault("silence"),
-        meaning=f"{OF_HEARD}, those silent more than {LONGEST_SILENCE:.0%} of the time or {LONGEST_PAUSE:g} s on end",
+        of=_fault_in_percent("silence"),
+        meaning=f"{OF_HEARD}, those silent more than {MAX_SILENCE_SHARE:.0%} of the time or {MAX_PAUSE_S:g} s on end",
     ),
     Measure(
         name="fault_loop",
         label="loop faults",
         unit="%",
         better=-1,
-        of=_fault("loop"),
-        meaning=f"{OF_HEARD}, those whose sound repeats itself: self-correlation above {MOST_LOOP:g}",
+        of=_fault_in_percent("loop"),
+        meaning=f"{OF_HEARD}, those whose sound repeats itself: self-correlation above {MAX_SELF_CORRELATION:g}",
     ),
     Measure(
         name="fault_clipping",
         label="clipping faults",
         unit="%",
         better=-1,
-        of=_fault("clipping"),
-        meaning=f"{OF_HEARD}, those with more than {MOST_CLIPPING:.1%} of their samples at full scale",
+        of=_fault_in_percent("clipping"),
+        meaning=f"{OF_HEARD}, those with more than {MAX_CLIPPING_SHARE:.1%} of their samples at full scale",
     ),
     Measure(
         name="unjudgeable",
         label="unjudgeable",
         unit="%",
         better=-1,
-        of=_percent("unjudgeable"),
+        of=_figure_in_percent("unjudgeable"),
         meaning="replies without words, without audio, or endless: they get the floor and nobody hears them",
     ),
     Measure(
@@ -165,7 +166,7 @@ MEASURES: tuple[Measure, ...] = (
         label="truncated",
         unit="%",
         better=-1,
-        of=_percent("truncated"),
+        of=_figure_in_percent("truncated"),
         meaning="replies that used up their token budget",
     ),
     Measure(
@@ -173,7 +174,7 @@ MEASURES: tuple[Measure, ...] = (
         label="well formed",
         unit="%",
         better=1,
-        of=_percent("well_formed"),
+        of=_figure_in_percent("well_formed"),
         meaning="replies that keep to the family's grammar",
     ),
     Measure(
@@ -194,7 +195,7 @@ MEASURES: tuple[Measure, ...] = (
     ),
 )
 
-DISTANCE = "distance"
+TOKEN_DISTANCE = "distance"
 DISTANCE_LABEL = "audio tokens, from base"
 DISTANCE_MEANING = (
     "Jensen-Shannon divergence, in bits, between the histograms of the audio tokens of all test replies, "

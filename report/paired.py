@@ -33,10 +33,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
-Floats = NDArray[np.float64]
+FigureArray = NDArray[np.float64]
 
-ROUNDING = 1e-9  # means over seeds that are closer than this are equal
-ROWS = 512  # draws whose histograms exist at the same time
+MEAN_ROUNDING = 1e-9  # means over seeds that are closer than this are equal
+DRAWS_PER_CHUNK = 512  # draws whose histograms exist at the same time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Bootstrap:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class IntervalEstimate:
     """A figure and its interval; None where it is not defined."""
 
     value: float | None
@@ -65,7 +65,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Signs:
+class SignCounts:
     """Prompts on which one side did better; ``p``: of so uneven a split, were both sides alike."""
 
     wins: int
@@ -74,32 +74,32 @@ class Signs:
     p: float
 
 
-def mean(values_SP: Floats, bootstrap: Bootstrap) -> Estimate:
+def estimate_mean(values_SP: FigureArray, bootstrap: Bootstrap) -> IntervalEstimate:
     """The mean of what is there, over seeds and prompts."""
     known_SP = values_SP[:, ~np.isnan(values_SP).all(axis=0)]
     if not known_SP.size:
-        return Estimate(None)
-    drawn_B = _ratio(known_SP, *draws(known_SP.shape, bootstrap))
+        return IntervalEstimate(None)
+    drawn_B = _average_draws(known_SP, *draw_bootstrap_counts(known_SP.shape, bootstrap))
     seeds_S = np.array([np.nanmean(row) for row in known_SP if not np.isnan(row).all()])
     value, prompts = float(np.nanmean(known_SP)), known_SP.shape[1]
-    lo, hi = _percentiles(drawn_B, bootstrap)
-    return _widened(Estimate(value, lo, hi), drawn_B, seeds_S, prompts, bootstrap)
+    lo, hi = _compute_percentiles(drawn_B, bootstrap)
+    return _widen_interval(IntervalEstimate(value, lo, hi), drawn_B, seeds_S, prompts, bootstrap)
 
 
-def difference(values_SP: Floats, baseline_SP: Floats, bootstrap: Bootstrap) -> Estimate:
+def estimate_difference(values_SP: FigureArray, baseline_SP: FigureArray, bootstrap: Bootstrap) -> IntervalEstimate:
     """``values - baseline`` over the seeds and prompts that both have; row s of both is the same seed."""
-    return mean(values_SP - baseline_SP, bootstrap)
+    return estimate_mean(values_SP - baseline_SP, bootstrap)
 
 
-def signs(values_SP: Floats, baseline_SP: Floats, better: int) -> Signs | None:
+def count_signs(values_SP: FigureArray, baseline_SP: FigureArray, better: int) -> SignCounts | None:
     """Prompt by prompt; ``better``: +1 when more is better, -1 when less is. None: no prompt in common."""
     gaps_SP = (values_SP - baseline_SP) * better
     gaps_SP = gaps_SP[:, ~np.isnan(gaps_SP).all(axis=0)]
     if not gaps_SP.size:
         return None
     gaps_P = np.nanmean(gaps_SP, axis=0)
-    wins, losses = int((gaps_P > ROUNDING).sum()), int((gaps_P < -ROUNDING).sum())
-    return Signs(wins, losses, len(gaps_P) - wins - losses, sign_test(wins, losses))
+    wins, losses = int((gaps_P > MEAN_ROUNDING).sum()), int((gaps_P < -MEAN_ROUNDING).sum())
+    return SignCounts(wins, losses, len(gaps_P) - wins - losses, sign_test(wins, losses))
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -109,25 +109,27 @@ def sign_test(wins: int, losses: int) -> float:
     return float(min(Fraction(1), Fraction(2 * tail, 2**n)))
 
 
-def distances(counts_SPV: Floats, base_SPV: Floats) -> Floats:
+def compute_token_distances(counts_SPV: FigureArray, base_SPV: FigureArray) -> FigureArray:
     """Per seed, the divergence in bits of the audio tokens of all prompts from the base's; shape [S]."""
-    return divergence(counts_SPV.sum(axis=1), base_SPV.sum(axis=1))
+    return compute_jensen_shannon(counts_SPV.sum(axis=1), base_SPV.sum(axis=1))
 
 
-def drawn_distances(counts_SPV: Floats, base_SPV: Floats, bootstrap: Bootstrap) -> Floats:
-    """``distances`` of the prompts of every draw; shape [B, S]."""
+def bootstrap_token_distances(counts_SPV: FigureArray, base_SPV: FigureArray, bootstrap: Bootstrap) -> FigureArray:
+    """``compute_token_distances`` of the prompts of every draw; shape [B, S]."""
     seeds, prompts, _ = counts_SPV.shape
-    w_BP, _ = draws((seeds, prompts), bootstrap)
+    w_BP, _ = draw_bootstrap_counts((seeds, prompts), bootstrap)
     found_BS = np.empty((len(w_BP), seeds))
-    for start in range(0, len(w_BP), ROWS):
-        rows = w_BP[start : start + ROWS]
+    for start in range(0, len(w_BP), DRAWS_PER_CHUNK):
+        rows = w_BP[start : start + DRAWS_PER_CHUNK]
         for s in range(seeds):
-            found_BS[start : start + ROWS, s] = divergence(rows @ counts_SPV[s], rows @ base_SPV[s])
+            found_BS[start : start + DRAWS_PER_CHUNK, s] = compute_jensen_shannon(
+                rows @ counts_SPV[s], rows @ base_SPV[s]
+            )
     return found_BS
 
 
-def unbiased(values_S: Floats, drawn_BS: Floats) -> Floats:
-    """``distances``, or differences of two, without what few tokens alone make of them; shape [S].
+def remove_bias(values_S: FigureArray, drawn_BS: FigureArray) -> FigureArray:
+    """``compute_token_distances``, or differences of two, without what few tokens alone make of them; shape [S].
 
     Histograms of few tokens are apart though they have one source, by about as much as those of a draw are
     more apart than their own. What is left can be below 0: no more apart than chance has it.
@@ -137,27 +139,31 @@ def unbiased(values_S: Floats, drawn_BS: Floats) -> Floats:
         return np.asarray(2 * values_S - np.nan_to_num(drawn_BS).sum(axis=0) / known_BS.sum(axis=0))
 
 
-def of_distances(values_S: Floats, drawn_BS: Floats, prompts: int, bootstrap: Bootstrap) -> Estimate:
-    """The mean over seeds of ``distances``, or of the difference of two of them, without its bias.
+def estimate_mean_distance(
+    values_S: FigureArray, drawn_BS: FigureArray, prompts: int, bootstrap: Bootstrap
+) -> IntervalEstimate:
+    """The mean over seeds of ``compute_token_distances``, or of the difference of two of them, without its bias.
 
     The percentiles are mirrored at the plain figure: draws are as far above it as it is above the truth.
     """
-    seeds_S = unbiased(values_S, drawn_BS)
+    seeds_S = remove_bias(values_S, drawn_BS)
     seeds_S = seeds_S[~np.isnan(seeds_S)]
     if not seeds_S.size:
-        return Estimate(None)
-    _, v_BS = draws((len(values_S), prompts), bootstrap)
+        return IntervalEstimate(None)
+    _, v_BS = draw_bootstrap_counts((len(values_S), prompts), bootstrap)
     known_BS = ~np.isnan(drawn_BS)
     with np.errstate(invalid="ignore"):
         drawn_B = (v_BS * np.nan_to_num(drawn_BS)).sum(axis=1) / (v_BS * known_BS).sum(axis=1)
     plain, value = float(np.nanmean(values_S)), float(seeds_S.mean())
-    lo, hi = _percentiles(drawn_B, bootstrap)
+    lo, hi = _compute_percentiles(drawn_B, bootstrap)
     if lo is None or hi is None:
-        return Estimate(value)
-    return _widened(Estimate(value, 2 * plain - hi, 2 * plain - lo), drawn_B, seeds_S, prompts, bootstrap)
+        return IntervalEstimate(value)
+    return _widen_interval(
+        IntervalEstimate(value, 2 * plain - hi, 2 * plain - lo), drawn_B, seeds_S, prompts, bootstrap
+    )
 
 
-def divergence(p_NV: Floats, q_NV: Floats) -> Floats:
+def compute_jensen_shannon(p_NV: FigureArray, q_NV: FigureArray) -> FigureArray:
     """Jensen-Shannon divergence of two histograms of counts, in bits; NaN where one is empty; shape [N].
 
     0: the same shares of every token; 1: no token in common.
@@ -165,25 +171,25 @@ def divergence(p_NV: Floats, q_NV: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         p_NV = p_NV / p_NV.sum(axis=-1, keepdims=True)
         q_NV = q_NV / q_NV.sum(axis=-1, keepdims=True)
-        gap_N = _entropy((p_NV + q_NV) / 2) - (_entropy(p_NV) + _entropy(q_NV)) / 2
+        gap_N = _compute_entropy((p_NV + q_NV) / 2) - (_compute_entropy(p_NV) + _compute_entropy(q_NV)) / 2
     return np.asarray(np.clip(gap_N, 0.0, 1.0))
 
 
-def draws(shape: tuple[int, ...], bootstrap: Bootstrap) -> tuple[Floats, Floats]:
+def draw_bootstrap_counts(shape: tuple[int, ...], bootstrap: Bootstrap) -> tuple[FigureArray, FigureArray]:
     """How often each prompt [B, P] and each seed [B, S] is in each draw, for values of shape [S, P]."""
     seeds, prompts = shape
-    return _drawn(0, prompts, bootstrap), _drawn(1, seeds, bootstrap)
+    return _draw_multinomial(0, prompts, bootstrap), _draw_multinomial(1, seeds, bootstrap)
 
 
 @lru_cache(maxsize=16)  # drawing takes longer than all the sums
-def _drawn(which: int, count: int, bootstrap: Bootstrap) -> Floats:
+def _draw_multinomial(which: int, count: int, bootstrap: Bootstrap) -> FigureArray:
     chance = np.random.default_rng([bootstrap.seed, which, count])
-    found = chance.multinomial(count, np.full(count, 1 / count), size=bootstrap.draws).astype(np.float64)
-    found.setflags(write=False)
-    return found
+    drawn_counts = chance.multinomial(count, np.full(count, 1 / count), size=bootstrap.draws).astype(np.float64)
+    drawn_counts.setflags(write=False)
+    return drawn_counts
 
 
-def _ratio(values_SP: Floats, w_BP: Floats, v_BS: Floats) -> Floats:
+def _average_draws(values_SP: FigureArray, w_BP: FigureArray, v_BS: FigureArray) -> FigureArray:
     """The weighted mean of every draw; NaN where a draw holds no value at all."""
     known_SP = ~np.isnan(values_SP)
     sums_B = (v_BS * (w_BP @ np.nan_to_num(values_SP).T)).sum(axis=1)
@@ -192,7 +198,7 @@ def _ratio(values_SP: Floats, w_BP: Floats, v_BS: Floats) -> Floats:
         return np.asarray(sums_B / counts_B)
 
 
-def _percentiles(drawn_B: Floats, bootstrap: Bootstrap) -> tuple[float | None, float | None]:
+def _compute_percentiles(drawn_B: FigureArray, bootstrap: Bootstrap) -> tuple[float | None, float | None]:
     """Of the draws; None where half of them or more hold no value."""
     defined_B = drawn_B[~np.isnan(drawn_B)]
     if 2 * len(defined_B) <= len(drawn_B):
@@ -202,44 +208,46 @@ def _percentiles(drawn_B: Floats, bootstrap: Bootstrap) -> tuple[float | None, f
     return float(lo), float(hi)
 
 
-def _widened(found: Estimate, drawn_B: Floats, seeds_S: Floats, prompts: int, bootstrap: Bootstrap) -> Estimate:
+def _widen_interval(
+    estimate: IntervalEstimate, drawn_B: FigureArray, seeds_S: FigureArray, prompts: int, bootstrap: Bootstrap
+) -> IntervalEstimate:
     """The interval k times as wide (see above); none of a single prompt."""
-    value, lo, hi = found.value, found.lo, found.hi
+    value, lo, hi = estimate.value, estimate.lo, estimate.hi
     if value is None or lo is None or hi is None or prompts < 2:
-        return Estimate(value)
+        return IntervalEstimate(value)
     shown = float(np.nanvar(drawn_B))
-    if shown <= ROUNDING**2:
-        return found
+    if shown <= MEAN_ROUNDING**2:
+        return estimate
     seeds = len(seeds_S)
     of_seeds = float(seeds_S.var(ddof=1)) / seeds if seeds > 1 else 0.0
     whole = shown + of_seeds / seeds
     noise = of_seeds**2 / max(1, seeds - 1) + (whole - of_seeds) ** 2 / (prompts - 1)
     quantile = (1 + bootstrap.level) / 2
     k = float(stdtrit(whole**2 / noise, quantile) / ndtri(quantile)) * (whole / shown) ** 0.5
-    return Estimate(value, value - k * (value - lo), value + k * (hi - value))
+    return IntervalEstimate(value, value - k * (value - lo), value + k * (hi - value))
 
 
-def with_width(
-    found: Estimate, prompts: int, whole: float | None, bootstrap: Bootstrap, *, signed: bool = False
-) -> Estimate:
+def replace_zero_width_interval(
+    estimate: IntervalEstimate, prompts: int, whole: float | None, bootstrap: Bootstrap, *, signed: bool = False
+) -> IntervalEstimate:
     """An interval of no width says that the replies agree, not that the figure is known.
 
     Of a share at none or all of the prompts (``whole``: the value of all) it is Wilson's for 0 of n; of a
     difference of shares (``signed``), as if so many prompts might differ. Of any other figure there is none.
     """
-    value, lo, hi = found.value, found.lo, found.hi
-    if value is None or lo is None or hi is None or hi - lo > ROUNDING:
-        return found
-    if whole is None or min(abs(value), abs(whole - abs(value))) > ROUNDING:
-        return Estimate(value)
+    value, lo, hi = estimate.value, estimate.lo, estimate.hi
+    if value is None or lo is None or hi is None or hi - lo > MEAN_ROUNDING:
+        return estimate
+    if whole is None or min(abs(value), abs(whole - abs(value))) > MEAN_ROUNDING:
+        return IntervalEstimate(value)
     z_2 = float(ndtri((1 + bootstrap.level) / 2)) ** 2
     most = whole * z_2 / (prompts + z_2)
     if signed:
-        return Estimate(value, max(-whole, value - 2 * most), min(whole, value + 2 * most))
-    return Estimate(value, max(0.0, value - most), min(whole, value + most))
+        return IntervalEstimate(value, max(-whole, value - 2 * most), min(whole, value + 2 * most))
+    return IntervalEstimate(value, max(0.0, value - most), min(whole, value + most))
 
 
-def _entropy(p_NV: Floats) -> Floats:
+def _compute_entropy(p_NV: FigureArray) -> FigureArray:
     """In bits; 0 log 0 is 0, and of no distribution it is NaN."""
     logs = np.log2(np.where(p_NV > 0, p_NV, 1.0))
     return np.asarray(-(p_NV * logs).sum(axis=-1))

@@ -14,17 +14,17 @@ from typing import Annotated, Generic, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
-from report.records import Number, RolloutRecord, Verdict
+from report.records import NullableNumber, RolloutRecord, VerdictRecord
 
 T = TypeVar("T")
-MEDIA = {".ogg": "audio/ogg", ".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg"}
-LARGEST_CLIP = 1_000_000  # bytes; a larger clip would eat the page
+MEDIA_TYPES = {".ogg": "audio/ogg", ".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg"}
+MAX_PAGE_CLIP_BYTES = 1_000_000  # bytes; a larger clip would eat the page
 
-Metrics = TypeAdapter(dict[str, Number])
+METRICS_ADAPTER = TypeAdapter(dict[str, NullableNumber])
 
 
 @dataclass(frozen=True, slots=True)
-class Lines(Generic[T]):
+class JsonLines(Generic[T]):
     """What a jsonl file holds. ``note``: why something is not in ``rows``, for the reader of the page."""
 
     rows: tuple[T, ...]
@@ -32,17 +32,17 @@ class Lines(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class AudioClip:
     """One audio file as it is on disk."""
 
     media: str
     content: bytes
 
 
-def lines(path: Path, kind: TypeAdapter[T]) -> Lines[T]:
+def read_json_lines(path: Path, kind: TypeAdapter[T]) -> JsonLines[T]:
     """Every line of a jsonl file. ValueError: a malformed line that is not the last one, as file:line."""
     if not path.is_file():
-        return Lines((), f"{path.name} is not there")
+        return JsonLines((), f"{path.name} is not there")
     # Split at \n only: str.splitlines would also cut at U+2028 inside a JSON string.
     pieces = path.read_bytes().split(b"\n")
     pieces = pieces[:-1] if not pieces[-1] else pieces
@@ -52,44 +52,46 @@ def lines(path: Path, kind: TypeAdapter[T]) -> Lines[T]:
             rows.append(kind.validate_json(piece))
         except ValidationError as error:
             if number == len(pieces):
-                return Lines(tuple(rows), f"{path.name}: line {number}, the last, is left out: {_first(error)}")
-            raise ValueError(f"{path}:{number}: {_first(error)}") from None
-    return Lines(tuple(rows), None if rows else f"{path.name} is empty")
+                return JsonLines(
+                    tuple(rows), f"{path.name}: line {number}, the last, is left out: {_format_first_problem(error)}"
+                )
+            raise ValueError(f"{path}:{number}: {_format_first_problem(error)}") from None
+    return JsonLines(tuple(rows), None if rows else f"{path.name} is empty")
 
 
-def _first(error: ValidationError) -> str:
+def _format_first_problem(error: ValidationError) -> str:
     """The first problem in one line: field and rule."""
     problem = error.errors(include_url=False, include_context=False)[0]
     field = ".".join(str(part) for part in problem["loc"])
     return f"{field}: {problem['msg']}" if field else problem["msg"]
 
 
-def metric_rows(path: Path) -> Lines[dict[str, float | None]]:
+def read_metric_rows(path: Path) -> JsonLines[dict[str, float | None]]:
     """metrics.jsonl in order of steps. A step that was run again after a resume: the last line counts."""
-    found = lines(path, Metrics)
+    metric_lines = read_json_lines(path, METRICS_ADAPTER)
     by_step: dict[float, dict[str, float | None]] = {}
-    for number, row in enumerate(found.rows, start=1):
+    for number, row in enumerate(metric_lines.rows, start=1):
         step = row.get("step")
         if step is None:
             raise ValueError(f"{path}:{number}: step: a metrics line must have a step")
         by_step[step] = row
-    again = len(found.rows) - len(by_step)
-    notes = [found.note] if found.note else []
+    again = len(metric_lines.rows) - len(by_step)
+    notes = [metric_lines.note] if metric_lines.note else []
     notes += [f"{again} steps were run again after a resume: the last run of a step is shown"] if again else []
-    return Lines(tuple(by_step[step] for step in sorted(by_step)), "; ".join(notes) or None)
+    return JsonLines(tuple(by_step[step] for step in sorted(by_step)), "; ".join(notes) or None)
 
 
-def rollout_files(run_dir: Path) -> dict[int, Path]:
+def list_rollout_files(run_dir: Path) -> dict[int, Path]:
     """Step -> its rollout file, in order of steps."""
     paths = (path for path in run_dir.glob("rollouts/step_*.jsonl") if path.stem[len("step_") :].isdecimal())
     return dict(sorted((int(path.stem[len("step_") :]), path) for path in paths))
 
 
-def rollouts(path: Path) -> Lines[RolloutRecord]:
+def read_rollouts(path: Path) -> JsonLines[RolloutRecord]:
     """One step's replies, by group and index. A reply written twice: the last line counts."""
-    found = lines(path, TypeAdapter(RolloutRecord))
-    unique = {(record.group, record.index): record for record in found.rows}
-    return Lines(tuple(unique[key] for key in sorted(unique)), found.note)
+    record_lines = read_json_lines(path, TypeAdapter(RolloutRecord))
+    unique = {(record.group, record.index): record for record in record_lines.rows}
+    return JsonLines(tuple(unique[key] for key in sorted(unique)), record_lines.note)
 
 
 class JudgedReply(BaseModel):
@@ -101,77 +103,77 @@ class JudgedReply(BaseModel):
     prompt_id: str
     group: int
     index: int
-    scores: dict[str, Verdict]
-    second: dict[str, Verdict] = {}
-    seconds: Number = None
-    judge_latency_s: Number = None
+    scores: dict[str, VerdictRecord]
+    second: dict[str, VerdictRecord] = {}
+    seconds: NullableNumber = None
+    judge_latency_s: NullableNumber = None
 
 
-def verdicts(path: Path) -> Lines[JudgedReply]:
+def read_judged_replies(path: Path) -> JsonLines[JudgedReply]:
     """What the judges said about one step's replies, by group and index."""
-    found = lines(path, TypeAdapter(JudgedReply))
-    unique = {(reply.group, reply.index): reply for reply in found.rows}
-    return Lines(tuple(unique[key] for key in sorted(unique)), found.note)
+    reply_lines = read_json_lines(path, TypeAdapter(JudgedReply))
+    unique = {(reply.group, reply.index): reply for reply in reply_lines.rows}
+    return JsonLines(tuple(unique[key] for key in sorted(unique)), reply_lines.note)
 
 
-def clip(run_dir: Path, relative: str) -> Clip | str:
+def read_clip(run_dir: Path, relative: str) -> AudioClip | str:
     """An audio file of the run, or why there is none. A link out of the run directory is not followed."""
     path = (run_dir / relative).resolve()
     if not path.is_relative_to(run_dir.resolve()):
         return f"{relative} leads out of the run directory"
-    if path.suffix not in MEDIA:
-        return f"{relative} is not one of {', '.join(MEDIA)}"
+    if path.suffix not in MEDIA_TYPES:
+        return f"{relative} is not one of {', '.join(MEDIA_TYPES)}"
     if not path.is_file():
         return f"{relative} is not there"
-    if path.stat().st_size > LARGEST_CLIP:
-        return f"{relative} is too large for a page: {path.stat().st_size} bytes, more than {LARGEST_CLIP}"
-    return Clip(MEDIA[path.suffix], path.read_bytes())
+    if path.stat().st_size > MAX_PAGE_CLIP_BYTES:
+        return f"{relative} is too large for a page: {path.stat().st_size} bytes, more than {MAX_PAGE_CLIP_BYTES}"
+    return AudioClip(MEDIA_TYPES[path.suffix], path.read_bytes())
 
 
-class _Loose(BaseModel):
+class _LenientModel(BaseModel):
     """Only what the page shows: a config of another version must still be readable."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
 
-Shown = Annotated[str, BeforeValidator(str)]
+ShownText = Annotated[str, BeforeValidator(str)]
 
 
-class RunPart(_Loose):
+class RunPart(_LenientModel):
     """config.yaml: run."""
 
-    name: Shown | None = None
+    name: ShownText | None = None
     steps: int | None = None
-    seed: Shown | None = None
-    staleness: Shown | None = None
+    seed: ShownText | None = None
+    staleness: ShownText | None = None
 
 
-class ModelPart(_Loose):
+class ModelPart(_LenientModel):
     """config.yaml: model."""
 
-    family: Shown | None = None
-    path: Shown | None = None
+    family: ShownText | None = None
+    path: ShownText | None = None
 
 
-class RolloutPart(_Loose):
+class RolloutPart(_LenientModel):
     """config.yaml: rollout."""
 
-    engine: Shown | None = None
-    prompts_per_step: Shown | None = None
-    group_size: Shown | None = None
+    engine: ShownText | None = None
+    prompts_per_step: ShownText | None = None
+    group_size: ShownText | None = None
 
 
-class JudgePart(_Loose):
+class JudgePart(_LenientModel):
     """config.yaml: judge."""
 
     scale_lo: float | None = None
     scale_hi: float | None = None
 
 
-class AlgoPart(_Loose):
+class AlgoPart(_LenientModel):
     """config.yaml: algo."""
 
-    name: Shown | None = None
+    name: ShownText | None = None
     preference: dict[str, float] = {}
 
     @property
@@ -180,7 +182,7 @@ class AlgoPart(_Loose):
         return ", ".join(name for name, weight in self.preference.items() if weight) or None
 
 
-class RunConfigFile(_Loose):
+class RunConfigFile(_LenientModel):
     """config.yaml, as far as the page shows it; ``text`` is the whole file."""
 
     text: str = ""
@@ -197,7 +199,7 @@ class RunConfigFile(_Loose):
         return None if lo is None or hi is None else (lo, hi)
 
 
-def config(run_dir: Path) -> RunConfigFile | None:
+def read_run_config(run_dir: Path) -> RunConfigFile | None:
     """config.yaml; None when it is not there. ValueError: not YAML, or a shown field of the wrong type."""
     path = run_dir / "config.yaml"
     if not path.is_file():
@@ -206,12 +208,12 @@ def config(run_dir: Path) -> RunConfigFile | None:
     try:
         return RunConfigFile.model_validate({**(yaml.safe_load(text) or {}), "text": text})
     except ValidationError as error:
-        raise ValueError(f"{path}: {_first(error)}") from None
+        raise ValueError(f"{path}: {_format_first_problem(error)}") from None
     except (yaml.YAMLError, TypeError) as error:
         raise ValueError(f"{path}: must be a YAML mapping: {' '.join(str(error).split())}") from None
 
 
-def versions(run_dir: Path) -> list[tuple[str, str]] | None:
+def read_versions(run_dir: Path) -> list[tuple[str, str]] | None:
     """versions.json as (dotted name, value); None when it is not there. ValueError: not a JSON object."""
     path = run_dir / "versions.json"
     if not path.is_file():
@@ -222,13 +224,13 @@ def versions(run_dir: Path) -> list[tuple[str, str]] | None:
         raise ValueError(f"{path}: must be JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must be a JSON object: got {type(content).__name__}")
-    return [(name, "none" if value is None else str(value)) for name, value in leaves(content)]
+    return [(name, "none" if value is None else str(value)) for name, value in flatten_mapping(content)]
 
 
-def leaves(content: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+def flatten_mapping(content: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """(dotted name, value) of everything in nested mappings."""
     for key, value in content.items():
         if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
+            yield from flatten_mapping(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

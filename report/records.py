@@ -15,50 +15,50 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
-def _inside(path: str) -> str:
+def _check_path_inside(path: str) -> str:
     """A path that stays in the run directory: relative, forward slashes, no '..'."""
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path or not path:
         raise ValueError(f"audio must be a relative path inside the run directory: got {path!r}")
     return path
 
 
-def _number(value: object) -> object:
+def _nan_to_none(value: object) -> object:
     """NaN and infinity become null: JSON has neither, and neither is a number to plot."""
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Number = Annotated[Finite | None, BeforeValidator(_number)]  # null: not known
-Inside = Annotated[str, AfterValidator(_inside)]
+FiniteValue = Annotated[float, Field(allow_inf_nan=False)]
+NullableNumber = Annotated[FiniteValue | None, BeforeValidator(_nan_to_none)]  # null: not known
+PathInsideRun = Annotated[str, AfterValidator(_check_path_inside)]
 
 
-class Line(BaseModel):
+class FrozenRecord(BaseModel):
     """Frozen; an unknown key is an error, so that a misspelt field cannot vanish."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Score(Line):
+class ScoreRecord(FrozenRecord):
     """A judge's number on one axis, with its provenance."""
 
-    value: Finite
-    spread: Finite = 0.0
+    value: FiniteValue
+    spread: FiniteValue = 0.0
     judge: str
     why: str = ""
     cached: bool = False  # nobody was asked again
 
 
-class NoScore(Line):
+class MissingScoreRecord(FrozenRecord):
     """No number on this axis, and why. ``kind``: of judge.types.Kind; older runs have none."""
 
     missing: str = Field(min_length=1)
     kind: str = "unknown"
 
 
-Verdict = Score | NoScore
+VerdictRecord = ScoreRecord | MissingScoreRecord
 
 
-class RolloutRecord(Line):
+class RolloutRecord(FrozenRecord):
     """One judged reply. Per-token lists have one entry per id, the stop token included."""
 
     step: int
@@ -75,20 +75,20 @@ class RolloutRecord(Line):
     text: str  # the TEXT channel
     transcript: str | None  # what the recogniser heard; null: not recognised
     finish: Literal["stop", "length", "abort"]
-    audio: Inside | None  # "audio/step_000010/<prompt>_<index>.ogg"; null: not kept
-    seconds: Number = None  # of audio
-    judge_latency_s: Number = None  # from the reply's arrival at a judge to its verdict
-    scores: dict[str, Verdict]  # by axis
-    second: dict[str, Verdict] = {}  # by axis, of the second judge; empty: it was not asked
-    reward: Finite | None
+    audio: PathInsideRun | None  # "audio/step_000010/<prompt>_<index>.ogg"; null: not kept
+    seconds: NullableNumber = None  # of audio
+    judge_latency_s: NullableNumber = None  # from the reply's arrival at a judge to its verdict
+    scores: dict[str, VerdictRecord]  # by axis
+    second: dict[str, VerdictRecord] = {}  # by axis, of the second judge; empty: it was not asked
+    reward: FiniteValue | None
     missing: str | None  # why there is no reward
-    penalty: Finite | None = None  # taken off the reward before advantages; null: nothing is
+    penalty: FiniteValue | None = None  # taken off the reward before advantages; null: nothing is
     well_formed: bool | None = None  # to the family's grammar; older runs do not tell
-    advantage: Finite | None  # null: no reward, the group was dropped, or ``advantages`` has several
-    advantages: dict[str, Finite] | None = None  # of text, audio and form, where they are not the same
-    weights: list[Number] | None  # preference weight per token: advantage * channel weight; null: none
-    behaviour_logps: list[Number]  # natural log, of the engine that sampled
-    learner_logps: list[Number] | None  # before the update; null where the learner did not need them
+    advantage: FiniteValue | None  # null: no reward, the group was dropped, or ``advantages`` has several
+    advantages: dict[str, FiniteValue] | None = None  # of text, audio and form, where they are not the same
+    weights: list[NullableNumber] | None  # preference weight per token: advantage * channel weight; null: none
+    behaviour_logps: list[NullableNumber]  # natural log, of the engine that sampled
+    learner_logps: list[NullableNumber] | None  # before the update; null where the learner did not need them
     dropped: str | None  # why this reply taught nothing; null: it did
 
     @model_validator(mode="after")
@@ -108,7 +108,7 @@ class RolloutRecord(Line):
         return self
 
 
-class HeldOutReply(Line):
+class HeldOutReply(FrozenRecord):
     """The judged greedy reply to one held-out prompt; a file per evaluation, in the manifest's order."""
 
     split: Literal["test", "validation"]
@@ -121,12 +121,12 @@ class HeldOutReply(Line):
     transcript: str | None  # what the recogniser heard; null: not recognised
     finish: Literal["stop", "length", "abort"]
     well_formed: bool
-    seconds: Number  # of audio
+    seconds: NullableNumber  # of audio
     codes: list[int]  # ids of the AUDIO tokens in order
-    scores: dict[str, Verdict]  # by axis
-    reward: Finite | None
+    scores: dict[str, VerdictRecord]  # by axis
+    reward: FiniteValue | None
     missing: str | None  # why there is no reward
-    figures: dict[str, Finite]  # judge.types.Judged; a figure that nobody could take is not there
+    figures: dict[str, FiniteValue]  # judge.types.Judged; a figure that nobody could take is not there
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -137,20 +137,20 @@ class HeldOutReply(Line):
         return self
 
 
-class Canary(Line):
+class CanaryRecord(FrozenRecord):
     """What a judge made of a reply that deserves nothing."""
 
     step: int
     axis: str
     name: str
     judge: str
-    value: Number  # null: no score
-    most: Number  # the highest score that is not pay; null: unknown
+    value: NullableNumber  # null: no score
+    most: NullableNumber  # the highest score that is not pay; null: unknown
     fate: Literal["passed", "paid", "unknown"]
     detail: str = ""
 
 
-class PartGradient(Line):
+class PartGradientRecord(FrozenRecord):
     """The gradients of one part of the model: norms, and the angles between them. null: not defined.
 
     ``text``, ``audio``: of the preference loss over that channel alone, without lambda; ``sft``: of the
@@ -159,53 +159,53 @@ class PartGradient(Line):
 
     name: str  # embedding, layer 0, ..., norm, head; "embedding, head": one matrix; model: all of them
     parameters: int
-    text: Number
-    audio: Number
-    sft: Number
-    text_audio_ratio: Number
-    text_audio_cosine: Number
-    sft_text_cosine: Number
+    text: NullableNumber
+    audio: NullableNumber
+    sft: NullableNumber
+    text_audio_ratio: NullableNumber
+    text_audio_cosine: NullableNumber
+    sft_text_cosine: NullableNumber
 
 
-class ChannelShift(Line):
+class ChannelShiftRecord(FrozenRecord):
     """Log-probs of the policy minus those of the start policy, in nats per token."""
 
-    mean: Number
-    mean_abs: Number
+    mean: NullableNumber
+    mean_abs: NullableNumber
     tokens: int
 
 
-class Diagnosis(Line):
+class DiagnosisRecord(FrozenRecord):
     """A look at the policy before the update of its step. A shift without positions is not there."""
 
     step: int
     policy_version: int
     tied: bool  # embedding and head are one matrix
-    layers: list[PartGradient]  # from input to output
-    model: PartGradient
-    shift: dict[str, ChannelShift]  # {rollout,anchor,chosen,rejected}_{text,audio}
+    layers: list[PartGradientRecord]  # from input to output
+    model: PartGradientRecord
+    shift: dict[str, ChannelShiftRecord]  # {rollout,anchor,chosen,rejected}_{text,audio}
 
 
-class Evaluation(Line):
+class Evaluation(FrozenRecord):
     """Greedy replies to held-out prompts, summed up. Shares lie in [0, 1]; null: no row of that kind."""
 
     step: int
     split: Literal["test", "validation"]
     when: Literal["before", "during", "after"]
     count: int  # prompts
-    heard_right: Number  # the answer is right in what the recogniser heard
-    text_right: Number  # the answer is right in the text channel
-    style_followed: Number  # of the prompts that ask for a style
-    wer: Number  # own text against heard words
-    reward: Number
-    seconds: Number  # mean length of a reply
-    truncated: Number
-    well_formed: Number
-    by_task: dict[str, Number] = {}  # heard_right of each task type
-    took_s: Number = None  # of the clock; older runs do not tell
+    heard_right: NullableNumber  # the answer is right in what the recogniser heard
+    text_right: NullableNumber  # the answer is right in the text channel
+    style_followed: NullableNumber  # of the prompts that ask for a style
+    wer: NullableNumber  # own text against heard words
+    reward: NullableNumber
+    seconds: NullableNumber  # mean length of a reply
+    truncated: NullableNumber
+    well_formed: NullableNumber
+    by_task: dict[str, NullableNumber] = {}  # heard_right of each task type
+    took_s: NullableNumber = None  # of the clock; older runs do not tell
 
 
-class Sample(Line):
+class Sample(FrozenRecord):
     """One held-out reply to listen to."""
 
     when: Literal["before", "after"]
@@ -216,10 +216,10 @@ class Sample(Line):
     text: str
     transcript: str | None
     right: bool | None  # as heard; null: no checkable answer
-    audio: Inside | None
+    audio: PathInsideRun | None
 
 
-class Event(Line):
+class Event(FrozenRecord):
     """Something that happened to the run. Further keys are welcome and shown as they are."""
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -16,26 +16,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from conf.study import BASE, MAIN
-from report.comparison import Entry, Row, rows, sides
+from conf.study import BASE_METHOD, MAIN_ARM
+from report.comparison import StudyRow, TrialEntry, collect_sides, compare_methods
 from report.paired import Bootstrap
-from report.trials import MADE_WITH, Trial, read_trial
-from speech.files import replacing
+from report.trials import CODE_VERSION_KEYS, Trial, read_trial
+from speech.files import replace_atomically
 
-State = Literal["finished", "failed", "stopped", "waiting"]
-MOST_NAMES = 6  # in one note
+CellState = Literal["finished", "failed", "stopped", "waiting"]
+MAX_NOTE_NAMES = 6  # in one note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class StudyCell:
     """One run of a study, whatever became of it."""
 
     name: str
     method: str
     seed: int
     run: Path
-    arm: str = MAIN
-    state: State = "finished"
+    arm: str = MAIN_ARM
+    state: CellState = "finished"
     detail: str | None = None  # why it failed
     wall_s: float | None = None  # on the clock, all attempts from its beginning on; None: nobody looked
 
@@ -45,7 +45,7 @@ class PreparedFile:
     """What cells needed before they could begin. ``methods``, ``seeds``: of the cells that use it."""
 
     name: str
-    state: State
+    state: CellState
     detail: str | None
     wall_s: float | None
     sampled: float | None  # tokens; None: not told
@@ -58,7 +58,7 @@ class Study:
     """What is compared. ``settings``: shown as it is; ``arms``: name -> what it changes."""
 
     name: str
-    cells: Sequence[Cell]
+    cells: Sequence[StudyCell]
     baseline: str
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     settings: str = ""
@@ -70,47 +70,56 @@ class Study:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
+class StudyFindings:
     """The figures of a study."""
 
     study: Study
     trials: Mapping[str, Trial]  # by name of the cell; finished ones alone
-    rows: Sequence[Row]
+    rows: Sequence[StudyRow]
     notes: Sequence[str]
 
-    def of(self, arm: str, method: str) -> list[Trial]:
+    def trials_of(self, arm: str, method: str) -> list[Trial]:
         """The finished runs of a method, by seed."""
-        found = [cell for cell in self.study.cells if (cell.arm, cell.method) == (arm, method)]
-        ordered = sorted(found, key=lambda cell: cell.seed)
+        method_cells = [cell for cell in self.study.cells if (cell.arm, cell.method) == (arm, method)]
+        ordered = sorted(method_cells, key=lambda cell: cell.seed)
         return [self.trials[cell.name] for cell in ordered if cell.name in self.trials]
 
-    def pairs(self) -> list[tuple[str, str]]:
+    def list_arm_methods(self) -> list[tuple[str, str]]:
         """(arm, method) in order, the base of each arm first."""
         return list(dict.fromkeys((row.arm, row.method) for row in self.rows))
 
 
-def find(study: Study) -> Findings:
+def compute_findings(study: Study) -> StudyFindings:
     """Read every finished run and work the figures out; one that cannot be read has failed, and says why.
 
     ValueError: runs of one arm with different test prompts.
     """
-    study, trials = _read(study)
+    study, trials = _read_trials(study)
     entries = [
-        Entry(arm=cell.arm, method=cell.method, trial=trials[cell.name]) for cell in study.cells if cell.name in trials
+        TrialEntry(arm=cell.arm, method=cell.method, trial=trials[cell.name])
+        for cell in study.cells
+        if cell.name in trials
     ]
-    found: list[Row] = []
-    notes = [*study.notes, *_unfinished(study.cells), *_shared(study.prepared), *_mixed(trials)]
+    study_rows: list[StudyRow] = []
+    notes = [
+        *study.notes,
+        *_note_unfinished_cells(study.cells),
+        *_note_shared_files(study.prepared),
+        *_note_mixed_versions(trials),
+    ]
     for arm in dict.fromkeys(entry.arm for entry in entries):
         here = [entry for entry in entries if entry.arm == arm]
-        _same_prompts(here)
-        found += rows(arm, sides(entries, arm, study.baseline), study.baseline, study.bootstrap)
-        notes += [note if arm == MAIN else f"{arm}: {note}" for note in _doubts(here, study.baseline)]
-    return Findings(study=study, trials=trials, rows=found, notes=notes)
+        _check_same_prompts(here)
+        study_rows += compare_methods(
+            arm, collect_sides(entries, arm, study.baseline), study.baseline, study.bootstrap
+        )
+        notes += [note if arm == MAIN_ARM else f"{arm}: {note}" for note in _note_doubts(here, study.baseline)]
+    return StudyFindings(study=study, trials=trials, rows=study_rows, notes=notes)
 
 
-def _read(study: Study) -> tuple[Study, dict[str, Trial]]:
+def _read_trials(study: Study) -> tuple[Study, dict[str, Trial]]:
     """The finished runs by cell, and the study with the fate of those that cannot be read."""
-    cells: list[Cell] = []
+    cells: list[StudyCell] = []
     trials: dict[str, Trial] = {}
     for cell in study.cells:
         if cell.state == "finished":
@@ -122,33 +131,35 @@ def _read(study: Study) -> tuple[Study, dict[str, Trial]]:
     return replace(study, cells=cells), trials
 
 
-def write(found: Findings, to: Path, stem: str = "study") -> list[Path]:
+def write_study_files(findings: StudyFindings, to: Path, stem: str = "study") -> list[Path]:
     """Page, tables and picture, each whole or not at all. ValueError: ``to`` is a run directory."""
     from report import study_data, study_picture, study_tables
-    from report.page import render
+    from report.page import render_page
 
     if (to / "config.yaml").exists():
         raise ValueError(f"--to: must not be a run directory, its files would be mixed with these: got {to}")
     to.mkdir(parents=True, exist_ok=True)
     parts = {
-        f"{stem}.html": render(study_data.data(found), study_data.SCRIPTS, study_data.STYLES).encode(),
-        f"{stem}.csv": study_tables.measures(found).encode(),
-        "cells.csv": study_tables.cells(found).encode(),
-        f"{stem}.png": study_picture.draw(found),
+        f"{stem}.html": render_page(
+            study_data.build_study_data(findings), study_data.STUDY_PAGE_SCRIPTS, study_data.STUDY_PAGE_STYLES
+        ).encode(),
+        f"{stem}.csv": study_tables.measures_to_csv(findings).encode(),
+        "cells.csv": study_tables.cells_to_csv(findings).encode(),
+        f"{stem}.png": study_picture.draw_study_picture(findings),
     }
-    agreed = {tuple(trial.versions.items()) for trial in found.trials.values()}
-    told = [trial.run / "versions.json" for trial in found.trials.values()]
-    if len(agreed) == 1 and told[0].is_file():
-        parts["versions.json"] = told[0].read_bytes()
+    agreed = {tuple(trial.versions.items()) for trial in findings.trials.values()}
+    version_files = [trial.run / "versions.json" for trial in findings.trials.values()]
+    if len(agreed) == 1 and version_files[0].is_file():
+        parts["versions.json"] = version_files[0].read_bytes()
     else:
         (to / "versions.json").unlink(missing_ok=True)  # of an earlier drawing
     for name, content in parts.items():
-        with replacing(to / name) as unfinished:
+        with replace_atomically(to / name) as unfinished:
             unfinished.write_bytes(content)
     return [to / name for name in parts]
 
 
-def _same_prompts(entries: Sequence[Entry]) -> None:
+def _check_same_prompts(entries: Sequence[TrialEntry]) -> None:
     first = entries[0].trial
     for entry in entries[1:]:
         if entry.trial.asked != first.asked:
@@ -156,46 +167,46 @@ def _same_prompts(entries: Sequence[Entry]) -> None:
             raise ValueError(f"{rule}: {entry.trial.run} differs from {first.run}")
 
 
-def _unfinished(cells: Sequence[Cell]) -> list[str]:
+def _note_unfinished_cells(cells: Sequence[StudyCell]) -> list[str]:
     notes = []
-    told: tuple[tuple[State, str], ...] = (
+    state_verbs: tuple[tuple[CellState, str], ...] = (
         ("failed", "failed"),
         ("stopped", "were stopped"),
         ("waiting", "have not begun"),
     )
-    for state, verb in told:
+    for state, verb in state_verbs:
         names = [cell.name for cell in cells if cell.state == state]
-        notes += [f"{len(names)} of {len(cells)} cells {verb}: {_named(names)}"] if names else []
+        notes += [f"{len(names)} of {len(cells)} cells {verb}: {_join_names(names)}"] if names else []
     return notes
 
 
-def _shared(files: Sequence[PreparedFile]) -> list[str]:
+def _note_shared_files(files: Sequence[PreparedFile]) -> list[str]:
     """Seeds that share what they learn from differ by less."""
     return [
-        f"{_named(one.methods)}: all seeds train on the one file {one.name}: that its pairs were "
-        "sampled once is not in their spread"
-        for one in files
-        if len(one.seeds) > 1
+        f"{_join_names(prepared_file.methods)}: all seeds train on the one file {prepared_file.name}: that its"
+        " pairs were sampled once is not in their spread"
+        for prepared_file in files
+        if len(prepared_file.seeds) > 1
     ]
 
 
-def _mixed(trials: Mapping[str, Trial]) -> list[str]:
+def _note_mixed_versions(trials: Mapping[str, Trial]) -> list[str]:
     """Runs of different code or packages are not quite comparable."""
     notes = []
     names = sorted({name for trial in trials.values() for name in trial.versions})
     for name in names:
         counts = Counter(trial.versions.get(name, "not told") for trial in trials.values())
         if len(counts) > 1:
-            told = ", ".join(f"{value[:12]} ({count} runs)" for value, count in counts.most_common())
-            what = "made with different code" if name in MADE_WITH else "made with different packages"
-            notes.append(f"the runs were {what}: {name} is {told}")
+            version_counts = ", ".join(f"{value[:12]} ({count} runs)" for value, count in counts.most_common())
+            what = "made with different code" if name in CODE_VERSION_KEYS else "made with different packages"
+            notes.append(f"the runs were {what}: {name} is {version_counts}")
     return notes
 
 
-def _doubts(entries: Sequence[Entry], baseline: str) -> list[str]:
+def _note_doubts(entries: Sequence[TrialEntry], baseline: str) -> list[str]:
     """What a reader of the figures of one arm must know."""
     notes = []
-    if baseline != BASE and all(entry.method != baseline for entry in entries):
+    if baseline != BASE_METHOD and all(entry.method != baseline for entry in entries):
         notes.append(f"no finished run of {baseline}: there is nothing to hold the others against")
     first = entries[0].trial.before
     changed = [
@@ -205,7 +216,7 @@ def _doubts(entries: Sequence[Entry], baseline: str) -> list[str]:
     ]
     if changed:
         notes.append(
-            f"the replies before training are not the same in all runs: {_named(changed)} differ from "
+            f"the replies before training are not the same in all runs: {_join_names(changed)} differ from "
             f"{entries[0].trial.run.name}"
         )
     seeds = {method: sorted(e.trial.seed for e in entries if e.method == method) for method in
@@ -213,13 +224,13 @@ def _doubts(entries: Sequence[Entry], baseline: str) -> list[str]:
     everyone = sorted({seed for own in seeds.values() for seed in own})
     fewer = [f"{method} ({', '.join(map(str, own))})" for method, own in seeds.items() if own != everyone]
     if fewer:
-        notes.append(f"not every method has the seeds {', '.join(map(str, everyone))}: {_named(fewer)}")
+        notes.append(f"not every method has the seeds {', '.join(map(str, everyone))}: {_join_names(fewer)}")
     silent = sum(reply.reward is None for entry in entries for reply in entry.trial.after)
     if silent:
         notes.append(f"{silent} replies after training have no reward: the judge gave none")
     return notes
 
 
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+def _join_names(names: Sequence[str]) -> str:
+    omitted_note = f" and {len(names) - MAX_NOTE_NAMES} more" if len(names) > MAX_NOTE_NAMES else ""
+    return ", ".join(names[:MAX_NOTE_NAMES]) + omitted_note

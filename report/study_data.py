@@ -5,49 +5,51 @@ from dataclasses import dataclass
 from math import fsum
 from statistics import fmean
 
-from report.choose import spaced
-from report.comparison import Row
-from report.curves import Column, Data, short
-from report.measures import DISTANCE, DISTANCE_MEANING, MEASURES
-from report.paired import Estimate
-from report.study import Cell, Findings, PreparedFile
-from report.study_tables import weights
+from report.choose import pick_evenly_spaced
+from report.comparison import StudyRow
+from report.curves import MetricColumn, PageData, round_for_page
+from report.measures import DISTANCE_MEANING, HELD_OUT_MEASURES, TOKEN_DISTANCE
+from report.paired import IntervalEstimate
+from report.study import PreparedFile, StudyCell, StudyFindings
+from report.study_tables import summarise_lambda
 from report.trials import Trial
-from report.why import meaning, names, over_seeds
+from report.why import average_over_seeds, describe_why_figure, list_why_figures
 
-SCRIPTS = ("elements.js", "charts.js", "study_plots.js", "study.js")
-STYLES = ("page.css", "study.css")
-MOST_POINTS = 120  # of one curve
-CURVES = (
+STUDY_PAGE_SCRIPTS = ("elements.js", "charts.js", "study_plots.js", "study.js")
+STUDY_PAGE_STYLES = ("page.css", "study.css")
+MAX_STUDY_POINTS = 120  # of one curve
+STUDY_CURVES = (
     ("lambda", "Lambda", "share of preference in the loss, per step"),
     ("reward/mean", "Reward in training", "mean over the step's sampled replies, on the judge's scale"),
 )
-MEANINGS = {measure.name: measure.meaning for measure in MEASURES} | {DISTANCE: DISTANCE_MEANING}
+MEASURE_MEANINGS = {measure.name: measure.meaning for measure in HELD_OUT_MEASURES} | {
+    TOKEN_DISTANCE: DISTANCE_MEANING
+}
 
 
-def data(found: Findings) -> Data:
+def build_study_data(findings: StudyFindings) -> PageData:
     """Everything on the page."""
-    methods = list(dict.fromkeys(method for _, method in found.pairs()))
-    arms = list(dict.fromkeys(arm for arm, _ in found.pairs()))
+    methods = list(dict.fromkeys(method for _, method in findings.list_arm_methods()))
+    arms = list(dict.fromkeys(arm for arm, _ in findings.list_arm_methods()))
     return {
-        "head": _head(found),
-        "baseline": found.study.baseline,
+        "head": _build_study_head(findings),
+        "baseline": findings.study.baseline,
         "methods": methods,
-        "made_of": dict(found.study.methods),
-        "arms": [_arm(found, arm) for arm in arms],
+        "made_of": dict(findings.study.methods),
+        "arms": [_build_arm(findings, arm) for arm in arms],
         "cells": [
-            *(_prepared(one) for one in found.study.prepared),
-            *(_cell(found, cell) for cell in found.study.cells),
+            *(_build_prepared_row(prepared_file) for prepared_file in findings.study.prepared),
+            *(_build_cell_row(findings, cell) for cell in findings.study.cells),
         ],
     }
 
 
-def _head(found: Findings) -> Data:
-    study, trials = found.study, list(found.trials.values())
+def _build_study_head(findings: StudyFindings) -> PageData:
+    study, trials = findings.study, list(findings.trials.values())
     seeds = sorted({cell.seed for cell in study.cells})
-    spent = [*(cell.wall_s for cell in study.cells), *(one.wall_s for one in study.prepared)]
+    spent = [*(cell.wall_s for cell in study.cells), *(prepared_file.wall_s for prepared_file in study.prepared)]
     walls = [seconds for seconds in spent if seconds is not None]
-    counts = [*(trial.sampled for trial in trials), *(one.sampled for one in study.prepared)]
+    counts = [*(trial.sampled for trial in trials), *(prepared_file.sampled for prepared_file in study.prepared)]
     sampled = [count for count in counts if count is not None]
     bootstrap = study.bootstrap
     commits = sorted({trial.versions.get("commit", "") for trial in trials} - {"", "none"})
@@ -70,82 +72,85 @@ def _head(found: Findings) -> Data:
         "file": study.file,
         "config": study.settings,
         "versions": sorted(agreed.items()),
-        "notes": list(found.notes),
+        "notes": list(findings.notes),
     }
 
 
-def _arm(found: Findings, arm: str) -> Data:
-    rows = [row for row in found.rows if row.arm == arm]
+def _build_arm(findings: StudyFindings, arm: str) -> PageData:
+    rows = [row for row in findings.rows if row.arm == arm]
     methods = list(dict.fromkeys(row.method for row in rows))
-    trials = {method: found.of(arm, method) for method in methods}
+    trials = {method: findings.trials_of(arm, method) for method in methods}
     return {
         "name": arm,
-        "changes": found.study.arms.get(arm, ""),
-        "methods": [_method(method, trials[method]) for method in methods],
+        "changes": findings.study.arms.get(arm, ""),
+        "methods": [_build_method(method, trials[method]) for method in methods],
         "measures": [
-            _measure([row for row in rows if row.measure == name])
+            _build_measure([row for row in rows if row.measure == name])
             for name in dict.fromkeys(row.measure for row in rows)
         ],
-        "why": _why(trials),
-        "front": front(rows),
+        "why": _build_why_table(trials),
+        "front": find_pareto_front(rows),
         "curves": [
-            {"title": title, "hint": hint, "name": name, **_drawn(curves(trials, name))}
-            for name, title, hint in CURVES
+            {"title": title, "hint": hint, "name": name, **_overlay_to_json(overlay_curves(trials, name))}
+            for name, title, hint in STUDY_CURVES
         ],
     }
 
 
-def _method(name: str, trials: Sequence[Trial]) -> Data:
+def _build_method(name: str, trials: Sequence[Trial]) -> PageData:
     """Lambda and minutes are means over the seeds."""
-    means = [mean for trial in trials if (mean := weights(trial)[0]) is not None]
-    lasts = [last for trial in trials if (last := weights(trial)[1]) is not None]
+    means = [mean for trial in trials if (mean := summarise_lambda(trial)[0]) is not None]
+    lasts = [last for trial in trials if (last := summarise_lambda(trial)[1]) is not None]
     seconds = [trial.train_s for trial in trials if trial.train_s is not None]
     return {
         "name": name,
         "seeds": [trial.seed for trial in trials],
-        "lambda": short(fmean(means)) if means else None,
-        "lambda_seeds": [short(mean) for mean in means],
-        "lambda_last": short(fmean(lasts)) if lasts else None,
-        "minutes": short(fmean(seconds) / 60) if seconds else None,
-        "sampled": _mean([trial.sampled for trial in trials]),
-        "trained": _mean([trial.trained for trial in trials]),
+        "lambda": round_for_page(fmean(means)) if means else None,
+        "lambda_seeds": [round_for_page(mean) for mean in means],
+        "lambda_last": round_for_page(fmean(lasts)) if lasts else None,
+        "minutes": round_for_page(fmean(seconds) / 60) if seconds else None,
+        "sampled": _mean_for_page([trial.sampled for trial in trials]),
+        "trained": _mean_for_page([trial.trained for trial in trials]),
     }
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean_for_page(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return short(fmean(known)) if known else None
+    return round_for_page(fmean(known)) if known else None
 
 
-def _why(trials: Mapping[str, Sequence[Trial]]) -> Data:
+def _build_why_table(trials: Mapping[str, Sequence[Trial]]) -> PageData:
     """Means over the seeds; a figure that no run has is not there."""
-    known = names([trial.why for runs in trials.values() for trial in runs])
+    known = list_why_figures([trial.why for runs in trials.values() for trial in runs])
     return {
-        "figures": [{"name": name, "meaning": meaning(name)} for name in known],
+        "figures": [{"name": name, "meaning": describe_why_figure(name)} for name in known],
         "rows": [
-            {"method": method, "values": [short(over_seeds([t.why for t in runs], name)) for name in known]}
+            {
+                "method": method,
+                "values": [round_for_page(average_over_seeds([t.why for t in runs], name)) for name in known],
+            }
             for method, runs in trials.items()
         ],
     }
 
 
-def _measure(rows: Sequence[Row]) -> Data:
+def _build_measure(rows: Sequence[StudyRow]) -> PageData:
     first = rows[0]
     return {
         "name": first.measure,
         "label": first.label,
         "unit": first.unit,
         "better": first.better,
-        "meaning": MEANINGS[first.measure],
+        "meaning": MEASURE_MEANINGS[first.measure],
         "rows": [
             {
                 "method": row.method,
-                "mean": _three(row.mean),
-                "diff": _three(row.difference) if row.difference else None,
+                "mean": _estimate_to_list(row.mean),
+                "diff": _estimate_to_list(row.difference) if row.difference else None,
                 "verdict": row.decided * row.better,
                 "signs": [row.signs.wins, row.signs.losses, row.signs.ties] if row.signs else None,
-                "p": short(row.signs.p) if row.signs else None,
-                "seeds": [[seed, short(value)] for seed, value in row.by_seed.items()],
+                "p": round_for_page(row.signs.p) if row.signs else None,
+                "seeds": [[seed, round_for_page(value)] for seed, value in row.by_seed.items()],
                 "prompts": row.prompts,
             }
             for row in rows
@@ -153,11 +158,11 @@ def _measure(rows: Sequence[Row]) -> Data:
     }
 
 
-def _three(estimate: Estimate) -> list[float | None]:
-    return [short(estimate.value), short(estimate.lo), short(estimate.hi)]
+def _estimate_to_list(estimate: IntervalEstimate) -> list[float | None]:
+    return [round_for_page(estimate.value), round_for_page(estimate.lo), round_for_page(estimate.hi)]
 
 
-def front(rows: Sequence[Row]) -> list[str]:
+def find_pareto_front(rows: Sequence[StudyRow]) -> list[str]:
     """The methods that no other beats in both IQ and EQ (as good in one and better in the other)."""
     points: dict[str, tuple[float, float]] = {}
     of = {(row.method, row.measure): row.mean.value for row in rows}
@@ -173,80 +178,82 @@ def front(rows: Sequence[Row]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class MethodCurve:
     """One method's curve: the mean over the seeds that tell the step, and every seed."""
 
     method: str
-    mean: Column
-    seeds: Sequence[Column]
+    mean: MetricColumn
+    seeds: Sequence[MetricColumn]
 
 
 @dataclass(frozen=True, slots=True)
-class Overlay:
+class CurveOverlay:
     """The curves of all methods on common steps."""
 
     steps: Sequence[float]
-    lines: Sequence[Line]
+    lines: Sequence[MethodCurve]
 
 
-def curves(trials: Mapping[str, Sequence[Trial]], name: str) -> Overlay:
+def overlay_curves(trials: Mapping[str, Sequence[Trial]], name: str) -> CurveOverlay:
     """One metric of all methods; a method that never logged it has no line."""
-    steps = spaced(sorted({step for runs in trials.values() for trial in runs for step in trial.steps}), MOST_POINTS)
+    steps = pick_evenly_spaced(
+        sorted({step for runs in trials.values() for trial in runs for step in trial.steps}), MAX_STUDY_POINTS
+    )
     lines = []
     for method, runs in trials.items():
-        seeds = [_at(trial, name, steps) for trial in runs]
+        seeds = [_values_at_steps(trial, name, steps) for trial in runs]
         if any(value is not None for column in seeds for value in column):
-            lines.append(Line(method, mean_of(seeds), seeds))
-    return Overlay(steps, lines)
+            lines.append(MethodCurve(method, average_columns(seeds), seeds))
+    return CurveOverlay(steps, lines)
 
 
-def _drawn(overlay: Overlay) -> Data:
+def _overlay_to_json(overlay: CurveOverlay) -> PageData:
     lines = [{"method": line.method, "mean": line.mean, "seeds": line.seeds} for line in overlay.lines]
     return {"xs": overlay.steps, "lines": lines}
 
 
-def _at(trial: Trial, name: str, steps: Sequence[float]) -> Column:
-    told = dict(zip(trial.steps, trial.curves[name], strict=True))
-    return [short(told.get(step)) for step in steps]
+def _values_at_steps(trial: Trial, name: str, steps: Sequence[float]) -> MetricColumn:
+    value_by_step = dict(zip(trial.steps, trial.curves[name], strict=True))
+    return [round_for_page(value_by_step.get(step)) for step in steps]
 
 
-def mean_of(columns: Sequence[Column]) -> Column:
+def average_columns(columns: Sequence[MetricColumn]) -> MetricColumn:
     """Step by step over the columns that tell it; null where none does."""
-    told = [[value for value in row if value is not None] for row in zip(*columns, strict=True)]
-    return [short(fmean(values)) if values else None for values in told]
+    known_by_step = [[value for value in row if value is not None] for row in zip(*columns, strict=True)]
+    return [round_for_page(fmean(values)) if values else None for values in known_by_step]
 
 
-def _prepared(one: PreparedFile) -> Data:
+def _build_prepared_row(prepared_file: PreparedFile) -> PageData:
     return {
-        "name": one.name,
+        "name": prepared_file.name,
         "arm": "",
-        "method": f"for {', '.join(one.methods)}",
-        "seed": ", ".join(map(str, one.seeds)),
-        "state": one.state,
-        "detail": one.detail,
-        "wall_s": short(one.wall_s),
-        "sampled": short(one.sampled),
+        "method": f"for {', '.join(prepared_file.methods)}",
+        "seed": ", ".join(map(str, prepared_file.seeds)),
+        "state": prepared_file.state,
+        "detail": prepared_file.detail,
+        "wall_s": round_for_page(prepared_file.wall_s),
+        "sampled": round_for_page(prepared_file.sampled),
     }
 
 
-def _cell(found: Findings, cell: Cell) -> Data:
-    trial = found.trials.get(cell.name)
-    told: Data = {
+def _build_cell_row(findings: StudyFindings, cell: StudyCell) -> PageData:
+    trial = findings.trials.get(cell.name)
+    cell_facts: PageData = {
         "name": cell.name,
         "arm": cell.arm,
         "method": cell.method,
         "seed": cell.seed,
         "state": cell.state,
         "detail": cell.detail,
-        "wall_s": short(cell.wall_s),
+        "wall_s": round_for_page(cell.wall_s),
     }
     if trial is None:
-        return told
-    return told | {
+        return cell_facts
+    return cell_facts | {
         "steps": len(trial.steps),
-        "train_s": short(trial.train_s),
-        "evaluation_s": short(trial.evaluation_s),
-        "sampled": short(trial.sampled),
-        "trained": short(trial.trained),
+        "train_s": round_for_page(trial.train_s),
+        "evaluation_s": round_for_page(trial.evaluation_s),
+        "sampled": round_for_page(trial.sampled),
+        "trained": round_for_page(trial.trained),
         "commit": trial.versions.get("commit", "")[:12],
     }

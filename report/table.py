@@ -10,15 +10,17 @@ from typing import Literal
 import numpy as np
 
 from report import paired
-from report.paired import Bootstrap, Estimate
+from report.paired import Bootstrap, IntervalEstimate
 from report.records import Evaluation, HeldOutReply
 
-Replies = Sequence[HeldOutReply]
-BOOTSTRAP = Bootstrap(draws=2000)
+HeldOutReplies = Sequence[HeldOutReply]
+TABLE_BOOTSTRAP = Bootstrap(draws=2000)
 
-Unit = Literal["share", "plain"]
+FigureUnit = Literal["share", "plain"]
 
-FIGURES: tuple[tuple[str, str, Unit, int], ...] = (  # field, label, unit, direction in which it gets better
+TABLE_FIGURES: tuple[
+    tuple[str, str, FigureUnit, int], ...
+] = (  # field, label, unit, direction in which it gets better
     ("heard_right", "answer right, as heard", "share", 1),
     ("text_right", "answer right, in text", "share", 1),
     ("style_followed", "style followed", "share", 1),
@@ -31,15 +33,15 @@ FIGURES: tuple[tuple[str, str, Unit, int], ...] = (  # field, label, unit, direc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class BeforeAfterRow:
     """One figure. ``better``: +1 when the difference is an improvement, -1 when it is a loss, 0 neither."""
 
     label: str
     before: float | None
     after: float | None
-    unit: Unit
+    unit: FigureUnit
     better: int
-    change: Estimate | None = None  # after minus before, over the prompts that both have; None: not known
+    change: IntervalEstimate | None = None  # after minus before, over the prompts that both have; None: not known
 
     @property
     def difference(self) -> float | None:
@@ -60,47 +62,51 @@ class Row:
         return show(self.before), show(self.after), change
 
 
-def pair(evaluations: Sequence[Evaluation], split: str = "test") -> tuple[Evaluation | None, Evaluation | None]:
+def find_before_after(
+    evaluations: Sequence[Evaluation], split: str = "test"
+) -> tuple[Evaluation | None, Evaluation | None]:
     """The evaluations before and after training; of several, the last one written."""
-    found = {evaluation.when: evaluation for evaluation in evaluations if evaluation.split == split}
-    return found.get("before"), found.get("after")
+    evaluation_by_when = {evaluation.when: evaluation for evaluation in evaluations if evaluation.split == split}
+    return evaluation_by_when.get("before"), evaluation_by_when.get("after")
 
 
-def rows(
-    before: Evaluation | None, after: Evaluation | None, replies: tuple[Replies, Replies] = ((), ())
-) -> list[Row]:
+def build_before_after_rows(
+    before: Evaluation | None, after: Evaluation | None, replies: tuple[HeldOutReplies, HeldOutReplies] = ((), ())
+) -> list[BeforeAfterRow]:
     """The figures that at least one side has, then ``heard_right`` of every task type.
 
     ``replies``: those that were judged before and after, for the intervals of the differences.
     """
-    found = [
-        _row(
+    table_rows = [
+        _build_row(
             label, getattr(before, field, None), getattr(after, field, None), unit, direction,
-            _change(field, unit, replies),
+            _estimate_change(field, unit, replies),
         )
-        for field, label, unit, direction in FIGURES
+        for field, label, unit, direction in TABLE_FIGURES
     ]  # fmt: skip
     tasks = sorted({task for side in (before, after) if side for task in side.by_task})
     for task in tasks:
         start, end = (side.by_task.get(task) if side else None for side in (before, after))
-        of_task = tuple(tuple(one for one in side if one.task_type == task) for side in replies)
-        change = _change("heard_right", "share", (of_task[0], of_task[1]))
-        found.append(_row(f"  {task}, as heard", start, end, "share", 1, change))
-    return [row for row in found if row.before is not None or row.after is not None]
+        of_task = tuple(tuple(reply for reply in side if reply.task_type == task) for side in replies)
+        change = _estimate_change("heard_right", "share", (of_task[0], of_task[1]))
+        table_rows.append(_build_row(f"  {task}, as heard", start, end, "share", 1, change))
+    return [row for row in table_rows if row.before is not None or row.after is not None]
 
 
-def _change(field: str, unit: Unit, replies: tuple[Replies, Replies]) -> Estimate | None:
+def _estimate_change(
+    field: str, unit: FigureUnit, replies: tuple[HeldOutReplies, HeldOutReplies]
+) -> IntervalEstimate | None:
     """The difference with its interval, prompt by prompt."""
-    before, after = ({one.row_id: _figure(one, field) for one in side} for side in replies)
+    before, after = ({reply.row_id: _get_reply_figure(reply, field) for reply in side} for side in replies)
     both = [(x, y) for name, y in after.items() if y is not None and (x := before.get(name)) is not None]
     if not both:
         return None
     old_1P, new_1P = (np.array([side], dtype=np.float64) for side in zip(*both, strict=True))
-    found, whole = paired.difference(new_1P, old_1P, BOOTSTRAP), 1.0 if unit == "share" else None
-    return paired.with_width(found, len(both), whole, BOOTSTRAP, signed=True)
+    estimate, whole = paired.estimate_difference(new_1P, old_1P, TABLE_BOOTSTRAP), 1.0 if unit == "share" else None
+    return paired.replace_zero_width_interval(estimate, len(both), whole, TABLE_BOOTSTRAP, signed=True)
 
 
-def _figure(reply: HeldOutReply, field: str) -> float | None:
+def _get_reply_figure(reply: HeldOutReply, field: str) -> float | None:
     match field:
         case "reward":
             return reply.reward
@@ -113,35 +119,38 @@ def _figure(reply: HeldOutReply, field: str) -> float | None:
     return reply.figures.get(field)
 
 
-def _row(
+def _build_row(
     label: str,
     before: float | None,
     after: float | None,
-    unit: Unit,
+    unit: FigureUnit,
     direction: int,
-    change: Estimate | None = None,
-) -> Row:
+    change: IntervalEstimate | None = None,
+) -> BeforeAfterRow:
     gap = 0.0 if before is None or after is None else after - before
     sign = (gap > 0) - (gap < 0)
-    return Row(label=label, before=before, after=after, unit=unit, better=sign * direction, change=change)
+    return BeforeAfterRow(label=label, before=before, after=after, unit=unit, better=sign * direction, change=change)
 
 
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+def align_columns(table: Sequence[Sequence[str]]) -> list[str]:
     """Rows of words as lines whose columns begin below each other."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
 
 
-def lines(evaluations: Sequence[Evaluation], split: str = "test") -> list[str]:
+def format_table(evaluations: Sequence[Evaluation], split: str = "test") -> list[str]:
     """The table as aligned text lines for a terminal; one sentence when there is nothing to compare."""
-    before, after = pair(evaluations, split)
+    before, after = find_before_after(evaluations, split)
     if before is None and after is None:
         return [f"no evaluation of the {split} split"]
     heads = [
         f"{split}, {name} ({side.count})" if side else f"{split}, {name}: none"
         for name, side in (("before", before), ("after", after))
     ]
-    table = [("held out", *heads, "change"), *((row.label, *row.cells()) for row in rows(before, after))]
+    table = [
+        ("held out", *heads, "change"),
+        *((row.label, *row.cells()) for row in build_before_after_rows(before, after)),
+    ]
     widths = [max(len(line[column]) for line in table) for column in range(4)]
     return [
         f"{line[0]:<{widths[0]}}  "

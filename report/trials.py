@@ -13,15 +13,15 @@ from typing import Literal
 import yaml
 from pydantic import TypeAdapter
 
-from report.curves import Column
-from report.read import leaves, lines, metric_rows, versions
-from report.records import Diagnosis, Evaluation, HeldOutReply
-from report.why import why
+from report.curves import MetricColumn
+from report.read import flatten_mapping, read_json_lines, read_metric_rows, read_versions
+from report.records import DiagnosisRecord, Evaluation, HeldOutReply
+from report.why import compute_why_figures
 
-Settings = Mapping[str, str]  # dotted key -> value as JSON
-Replies = tuple[HeldOutReply, ...]
+RunSettings = Mapping[str, str]  # dotted key -> value as JSON
+TestReplies = tuple[HeldOutReply, ...]
 
-MADE_WITH = ("commit", "source")  # of versions.json: the code
+CODE_VERSION_KEYS = ("commit", "source")  # of versions.json: the code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +29,12 @@ class Trial:
     """One run. ``before``: the base's replies to the test prompts; ``after``: those of what was learnt."""
 
     run: Path
-    settings: Settings
+    settings: RunSettings
     versions: Mapping[str, str]  # of packages and code; empty: not told
-    before: Replies
-    after: Replies
+    before: TestReplies
+    after: TestReplies
     steps: tuple[float, ...]
-    curves: Mapping[str, Column]  # "lambda" and "reward/mean", one value per step
+    curves: Mapping[str, MetricColumn]  # "lambda" and "reward/mean", one value per step
     sampled: float | None  # tokens of all replies in training
     trained: float | None  # tokens that went through the learner, prompts included
     train_s: float | None
@@ -59,37 +59,37 @@ class Trial:
 
 def read_trial(run: Path) -> Trial:
     """ValueError: not the folder of a finished run with held-out replies, or a malformed file in it."""
-    settings = settings_of(run)
-    before, after = held_out_replies(run, "before"), held_out_replies(run, "after")
+    settings = read_settings(run)
+    before, after = read_held_out_replies(run, "before"), read_held_out_replies(run, "after")
     if [reply.row_id for reply in before] != [reply.row_id for reply in after]:
         raise ValueError(f"{run}: heldout/test_before.jsonl and test_after.jsonl must have the same row_ids")
-    metrics = metric_rows(run / "metrics.jsonl").rows
-    evaluations = lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
+    metrics = read_metric_rows(run / "metrics.jsonl").rows
+    evaluations = read_json_lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
     known = [row for row in metrics if row["step"] is not None]
     speeds = [(row.get("rollout/tokens_per_s"), row.get("time/generate")) for row in known]
     return Trial(
         run=run,
         settings=settings,
-        versions=dict(versions(run) or []),
+        versions=dict(read_versions(run) or []),
         before=before,
         after=after,
         steps=tuple(step for row in known if (step := row["step"]) is not None),
         curves={name: [row.get(name) for row in known] for name in ("lambda", "reward/mean")},
-        sampled=_sum([None if a is None or b is None else a * b for a, b in speeds]),
-        trained=_sum([row.get("tokens") for row in known]),
-        train_s=_sum([row.get("time/step") for row in known]),
-        evaluation_s=_sum([one.took_s for one in evaluations]),
-        why=why(lines(run / "diagnostics.jsonl", TypeAdapter(Diagnosis)).rows, known),
+        sampled=_sum_known([None if a is None or b is None else a * b for a, b in speeds]),
+        trained=_sum_known([row.get("tokens") for row in known]),
+        train_s=_sum_known([row.get("time/step") for row in known]),
+        evaluation_s=_sum_known([evaluation.took_s for evaluation in evaluations]),
+        why=compute_why_figures(read_json_lines(run / "diagnostics.jsonl", TypeAdapter(DiagnosisRecord)).rows, known),
     )
 
 
-def finished(run: Path) -> bool:
+def is_finished(run: Path) -> bool:
     """Whether a run has come to its end: replies before and after, the model and the report are there."""
     files = ("heldout/test_before.jsonl", "heldout/test_after.jsonl", "report.html")
     return all((run / name).is_file() for name in files) and (run / "final").is_dir()
 
 
-def settings_of(run: Path) -> dict[str, str]:
+def read_settings(run: Path) -> dict[str, str]:
     """config.yaml as dotted keys. ValueError: not there, or not a mapping."""
     path = run / "config.yaml"
     if not path.is_file():
@@ -98,36 +98,36 @@ def settings_of(run: Path) -> dict[str, str]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: must be YAML: {' '.join(str(error).split())}") from None
-    found = flat(content) if isinstance(content, dict) else {}
-    if not found.get("run.seed", "").isdecimal():
+    settings = flatten_settings(content) if isinstance(content, dict) else {}
+    if not settings.get("run.seed", "").isdecimal():
         raise ValueError(f"{path}: must be a configuration that a run wrote, with run.seed")
-    return found
+    return settings
 
 
-def flat(content: Mapping[str, object]) -> dict[str, str]:
+def flatten_settings(content: Mapping[str, object]) -> dict[str, str]:
     """Dotted key -> value as JSON."""
-    return {key: json.dumps(value, default=str) for key, value in leaves(content)}
+    return {key: json.dumps(value, default=str) for key, value in flatten_mapping(content)}
 
 
-def plain(value: str) -> str:
+def unquote_setting(value: str) -> str:
     """A setting's value as people write it: without the quotes of JSON."""
     loaded = json.loads(value)
     return loaded if isinstance(loaded, str) else value
 
 
-def held_out_replies(run: Path, when: Literal["before", "after"]) -> Replies:
+def read_held_out_replies(run: Path, when: Literal["before", "after"]) -> TestReplies:
     """The replies to all test prompts. ValueError: not there, or not whole."""
     path = run / "heldout" / f"test_{when}.jsonl"
     if not path.is_file():
         why = "the run has not come to its end, or is of a version that did not keep held-out replies"
         raise ValueError(f"{run}: has no heldout/{path.name}: {why}")
-    found = lines(path, TypeAdapter(HeldOutReply))
-    if found.note:
-        raise ValueError(f"{run}: {found.note}")
-    return found.rows
+    reply_lines = read_json_lines(path, TypeAdapter(HeldOutReply))
+    if reply_lines.note:
+        raise ValueError(f"{run}: {reply_lines.note}")
+    return reply_lines.rows
 
 
-def _sum(values: Sequence[float | None]) -> float | None:
+def _sum_known(values: Sequence[float | None]) -> float | None:
     """Of what is told; None where nothing is."""
-    told = [value for value in values if value is not None]
-    return fsum(told) if told else None
+    known = [value for value in values if value is not None]
+    return fsum(known) if known else None

@@ -14,53 +14,53 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from report.paired import sign_test
-from report.records import Line
-from report.table import aligned
-from speech.problems import UNPRINTED
+from report.records import FrozenRecord
+from report.table import align_columns
+from speech.problems import UNPRINTABLE_CHARACTERS
 
-Format = Literal["wavgate-votes-2"]
-Question = Literal["helpfulness", "naturalness", "overall"]
-FORMAT: Format = "wavgate-votes-2"
-QUESTIONS: tuple[Question, ...] = get_args(Question)
-Choice = Literal["left", "right", "tie", "skip"]
+VoteFormat = Literal["wavgate-votes-2"]
+VoteQuestion = Literal["helpfulness", "naturalness", "overall"]
+VOTE_FORMAT: VoteFormat = "wavgate-votes-2"
+VOTE_QUESTIONS: tuple[VoteQuestion, ...] = get_args(VoteQuestion)
+VoteChoice = Literal["left", "right", "tie", "skip"]
 
 
-def _printed(text: str) -> str:
-    if UNPRINTED.search(text):
+def _check_printable(text: str) -> str:
+    if UNPRINTABLE_CHARACTERS.search(text):
         raise ValueError("must have no control characters")
     return text
 
 
-Printed = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_printed)]
+PrintableText = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_check_printable)]
 
 
-class Vote(Line):
+class Vote(FrozenRecord):
     """One answer about one pair."""
 
-    item: Printed  # row_id/seed
-    question: Question
-    vote: Choice
+    item: PrintableText  # row_id/seed
+    question: VoteQuestion
+    vote: VoteChoice
 
 
-class Votes(Line):
+class RaterVotes(FrozenRecord):
     """A rater's file, as the listening page saves it. ``left`` and ``right``: the sides, not the buttons."""
 
-    format: Format
+    format: VoteFormat
     page: str = Field(pattern=r"^[0-9a-f]{16}$")  # whose votes these are: other pages have other pairs
-    rater: Printed
-    left: Printed
-    right: Printed
+    rater: PrintableText
+    left: PrintableText
+    right: PrintableText
     votes: tuple[Vote, ...]
 
     @model_validator(mode="before")
     @classmethod
-    def _whole(cls, content: Any) -> Any:
+    def _refuse_unfinished(cls, content: Any) -> Any:
         if isinstance(content, dict) and content.get("left", "") is None:
             raise ValueError("was saved midway, without the sides: answer the rest, then save again")
         return content
 
     @model_validator(mode="after")
-    def _once(self) -> Self:
+    def _check_one_vote_each(self) -> Self:
         asked = Counter((vote.item, vote.question) for vote in self.votes)
         twice = next((key for key, count in asked.items() if count > 1), None)
         if twice is not None:
@@ -69,10 +69,10 @@ class Votes(Line):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
+class VoteTally:
     """Prompts by who won them. ``share``: wins of wins and losses; None: nobody preferred anything."""
 
-    question: Question
+    question: VoteQuestion
     wins: int
     losses: int
     ties: int
@@ -81,20 +81,20 @@ class Tally:
     p: float
 
 
-def read_votes(file: Path) -> Votes:
+def read_votes(file: Path) -> RaterVotes:
     """ValueError: not a file that the listening page saved, as file: field: rule."""
     try:
-        return Votes.model_validate_json(file.read_bytes())
+        return RaterVotes.model_validate_json(file.read_bytes())
     except OSError as error:
         raise ValueError(f"{file}: must be a readable file: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         said = f"{f'{where}: ' if where else ''}{first['msg']}"
-        raise ValueError(f"{file}: {UNPRINTED.sub(lambda match: ascii(match[0])[1:-1], said)}") from None
+        raise ValueError(f"{file}: {UNPRINTABLE_CHARACTERS.sub(lambda match: ascii(match[0])[1:-1], said)}") from None
 
 
-def together(files: Sequence[tuple[Path, Votes]]) -> list[Tally]:
+def tally_votes(files: Sequence[tuple[Path, RaterVotes]]) -> list[VoteTally]:
     """One tally per question. ValueError: another page than the first file's, or a rater twice."""
     (first, known), *others = files
     for file, votes in others:
@@ -108,19 +108,19 @@ def together(files: Sequence[tuple[Path, Votes]]) -> list[Tally]:
         if raters.setdefault(votes.rater, file) != file:
             rule = f"every file must be another rater's: {votes.rater!r} is in {raters[votes.rater]} too"
             raise ValueError(f"{file}: {rule}")
-    return [_tally(question, [votes for _, votes in files]) for question in QUESTIONS]
+    return [_tally_question(question, [votes for _, votes in files]) for question in VOTE_QUESTIONS]
 
 
-def _tally(question: Question, files: Sequence[Votes]) -> Tally:
-    by_prompt: dict[str, list[Choice]] = {}
+def _tally_question(question: VoteQuestion, files: Sequence[RaterVotes]) -> VoteTally:
+    by_prompt: dict[str, list[VoteChoice]] = {}
     for votes in files:
         for vote in votes.votes:
             if vote.question == question:
                 prompt = vote.item.rpartition("/")[0] or vote.item
                 by_prompt.setdefault(prompt, []).append(vote.vote)
-    counts = Counter(majority(choices) for choices in by_prompt.values())
+    counts = Counter(find_majority(choices) for choices in by_prompt.values())
     wins, losses = counts["left"], counts["right"]
-    return Tally(
+    return VoteTally(
         question=question,
         wins=wins,
         losses=losses,
@@ -131,7 +131,7 @@ def _tally(question: Question, files: Sequence[Votes]) -> Tally:
     )
 
 
-def majority(choices: Sequence[Choice]) -> Choice:
+def find_majority(choices: Sequence[VoteChoice]) -> VoteChoice:
     """What more than half of those who voted say, else a tie; "skip" when nobody voted."""
     voted = [choice for choice in choices if choice != "skip"]
     if not voted:
@@ -140,14 +140,14 @@ def majority(choices: Sequence[Choice]) -> Choice:
     return choice if 2 * count > len(voted) else "tie"
 
 
-def lines(files: Sequence[tuple[Path, Votes]]) -> list[str]:
+def format_votes(files: Sequence[tuple[Path, RaterVotes]]) -> list[str]:
     """For a terminal."""
     known = files[0][1]
     raters = ", ".join(votes.rater for _, votes in files)
     table: list[tuple[str, ...]] = [("", f"{known.left} wins", f"{known.right} wins", "ties", "no vote", "share", "p")]
-    for tally in together(files):
+    for tally in tally_votes(files):
         share = "-" if tally.share is None else f"{tally.share:.1%}"
         counts = (tally.wins, tally.losses, tally.ties, tally.unvoted)
         table.append((tally.question, *map(str, counts), share, f"{tally.p:.4f}"))
-    told = f"{len(files)} raters: {raters}; a prompt goes to who has more than half of its votes"
-    return [told, *aligned(table)]
+    caption = f"{len(files)} raters: {raters}; a prompt goes to who has more than half of its votes"
+    return [caption, *align_columns(table)]

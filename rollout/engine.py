@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rollout.types import Finish, Prompt, Sampling
+from rollout.types import FinishReason, Prompt, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class RawReply:
     ids: tuple[int, ...]
     logps: tuple[float, ...]
     versions: tuple[int, ...]
-    finish: Finish
+    finish: FinishReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

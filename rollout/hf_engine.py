@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rollout.draw import draw
+from rollout.draw import draw_token_ids
 from rollout.engine import RawReply, WeightManifest
-from rollout.language_model import checkpoint_layout, copy_into
+from rollout.language_model import copy_checkpoint_tensors, read_checkpoint_layout
 from rollout.loading import load_language_model
-from rollout.request import EngineDead, WeightsBroken, check_fits, seed_of
+from rollout.request import EngineDead, WeightsBroken, check_prompts_fit, derive_seed
 from rollout.types import Prompt, Sampling
-from rollout.weights import check_finite, check_layout, unpack
+from rollout.weights import check_finite_weights, check_weight_layout, unpack_weights
 from speech.families.base import Family
 
 
@@ -44,9 +44,9 @@ class HfEngine:
         self._max_length = max_length
         self._version = version
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._layout, self._optional = checkpoint_layout(family)
+        self._layout, self._optional = read_checkpoint_layout(family)
         self._lm = load_language_model(family, device=str(self._device)).requires_grad_(False)
-        self._forbidden = ~torch.from_numpy(family.interleave.allowed().copy()).to(self._device)
+        self._forbidden = ~torch.from_numpy(family.interleave.allowed_masks().copy()).to(self._device)
         self._weights = threading.Lock()  # held for each forward pass and for a load
         self._going = threading.Event()
         self._going.set()
@@ -61,12 +61,12 @@ class HfEngine:
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[RawReply]:
         """Yield the G replies of one prompt after another. ValueError: a prompt that does not fit."""
-        check_fits(prompts, sampling, self._max_length)
+        check_prompts_fit(prompts, sampling, self._max_length)
         self._running += len(prompts) * sampling.group_size
         left = len(prompts) * sampling.group_size
         try:
             for prompt in prompts:
-                group = _Group.start(prompt, sampling, self._family, self._device)
+                group = _SampledGroup.start(prompt, sampling, self._family, self._device)
                 while group.live:
                     await asyncio.to_thread(self._advance, group)
                 for raw in group.replies():
@@ -89,7 +89,7 @@ class HfEngine:
 
     async def update_weights(self, manifest: WeightManifest, payload: Any) -> int:
         """Check everything, then copy between two passes. ValueError: names, shapes, digest, a NaN."""
-        check_layout(manifest, self._layout, self._optional)
+        check_weight_layout(manifest, self._layout, self._optional)
         return await asyncio.to_thread(self._load, manifest, payload)
 
     def health(self) -> Mapping[str, float]:
@@ -104,15 +104,15 @@ class HfEngine:
         self._going.set()
 
     def _load(self, manifest: WeightManifest, payload: Any) -> int:
-        tensors = unpack(manifest, payload)
-        check_finite(manifest, payload)
+        tensors = unpack_weights(manifest, payload)
+        check_finite_weights(manifest, payload)
         with self._weights:
             self._broken = f"the load of version {manifest.version} did not finish"
-            copy_into(self._lm, self._family.names, tensors)
+            copy_checkpoint_tensors(self._lm, self._family.names, tensors)
             self._version, self._broken = manifest.version, None
         return self._version
 
-    def _advance(self, group: "_Group") -> None:
+    def _advance(self, group: "_SampledGroup") -> None:
         """One token for every live reply of the group."""
         self._going.wait()
         with self._weights, torch.no_grad():
@@ -123,15 +123,15 @@ class HfEngine:
             began = time.monotonic()
             logits_GV = self._logits(group)
             if group.sampling.grammar:
-                phases = [self._family.interleave.phase(state) for state in group.states]
+                phases = [self._family.interleave.grammar_state(state) for state in group.states]
                 logits_GV.masked_fill_(self._forbidden[phases], float("-inf"))
             greedy = group.sampling.temperature == 0
             logps_GV = torch.log_softmax(logits_GV / (1.0 if greedy else group.sampling.temperature), dim=-1)
-            tokens = logps_GV.argmax(-1).tolist() if greedy else draw(logps_GV, group.generators).tolist()
+            tokens = logps_GV.argmax(-1).tolist() if greedy else draw_token_ids(logps_GV, group.generators).tolist()
             group.append(tokens, logps_GV, self._version, self._family)
             self._busy_s += time.monotonic() - began
 
-    def _logits(self, group: "_Group") -> Tensor:
+    def _logits(self, group: "_SampledGroup") -> Tensor:
         """float32 [G, vocab] for the next position; a cache is used only under the weights that filled it."""
         embed, heard = self._lm.get_input_embeddings(), group.prompt.features
         if group.cache is None or group.cache_version != self._version:
@@ -148,7 +148,7 @@ class HfEngine:
 
 
 @dataclass(slots=True)
-class _Group:
+class _SampledGroup:
     """The replies of one prompt being sampled. A finished row stays in the batch; its draws are not kept."""
 
     prompt: Prompt
@@ -165,15 +165,15 @@ class _Group:
     cache_version: int = -1
 
     @classmethod
-    def start(cls, prompt: Prompt, sampling: Sampling, family: Family, device: torch.device) -> "_Group":
+    def start(cls, prompt: Prompt, sampling: Sampling, family: Family, device: torch.device) -> "_SampledGroup":
         """Nothing sampled yet."""
         size = sampling.group_size
         return cls(
             prompt=prompt,
             sampling=sampling,
             rows=torch.tensor([prompt.ids] * size, device=device),
-            generators=[torch.Generator().manual_seed(seed_of(sampling.seed, prompt.id, i)) for i in range(size)],
-            states=[family.interleave.start()] * size,
+            generators=[torch.Generator().manual_seed(derive_seed(sampling.seed, prompt.id, i)) for i in range(size)],
+            states=[family.interleave.start_state()] * size,
             ids=[[] for _ in range(size)],
             logps=[[] for _ in range(size)],
             versions=[[] for _ in range(size)],

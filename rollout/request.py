@@ -19,18 +19,18 @@ class WeightsBroken(RuntimeError):
     """A weight load failed half-way: the model is neither old nor new. Only a full update helps."""
 
 
-def prompt_of(example: Example) -> Prompt:
+def example_to_prompt(example: Example) -> Prompt:
     """What an engine is given of an encoded row."""
     return Prompt(id=example.row_id, ids=example.prompt.ids, features=example.prompt.features)
 
 
-def seed_of(seed: int, prompt_id: str, index: int) -> int:
+def derive_seed(seed: int, prompt_id: str, index: int) -> int:
     """A stable 63-bit seed; the same in every process, unlike ``hash``."""
     text = f"{seed}\x1f{prompt_id}\x1f{index}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
-def check_fits(prompts: Sequence[Prompt], sampling: Sampling, max_length: int) -> None:
+def check_prompts_fit(prompts: Sequence[Prompt], sampling: Sampling, max_length: int) -> None:
     """ValueError: an id twice, no ids, prompt + reply above ``max_length`` (an engine would just cut it)."""
     seen: set[str] = set()
     for prompt in prompts:

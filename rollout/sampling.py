@@ -5,11 +5,11 @@ from rollout.types import Sampling
 from speech.families.base import Family
 
 SEEDS_PER_RUN = 1_000_000  # a step's sampling seed is run.seed * this + step: no two steps draw alike
-NO_STEP = 0  # steps count from 1: what is sampled outside a run draws like none of its steps
+STEP_OUTSIDE_TRAINING = 0  # steps count from 1: what is sampled outside a run draws like none of its steps
 
 
-def sampling_at(config: Config, step: int) -> Sampling:
-    """Of this step of a run, or of ``NO_STEP``."""
+def build_step_sampling(config: Config, step: int) -> Sampling:
+    """Of this step of a run, or of ``STEP_OUTSIDE_TRAINING``."""
     rollout = config.rollout
     return Sampling(
         group_size=rollout.group_size,
@@ -32,7 +32,7 @@ def check_sampling(rollout: RolloutConfig, family: Family) -> None:
         raise ValueError(f"{rule}: got false")
 
 
-def greedy_sampling(config: RolloutConfig) -> Sampling:
+def build_greedy_sampling(config: RolloutConfig) -> Sampling:
     """One reply per prompt, the likeliest token each time; the rest as in training."""
     return Sampling(
         group_size=1, temperature=0.0, max_new_tokens=config.max_new_tokens, seed=0, grammar=config.grammar

@@ -4,8 +4,8 @@
     slot 1 │ k v │ k v │
     ...
 
-A pass is a packed row, as in the learner: either one sequence from its beginning (``Fill``), or the next step
-of the replies in slots 0 .. B-1 (``Next``). Layers are told apart by their ``layer_idx``.
+A pass is a packed row, as in the learner: either one sequence from its beginning (``PrefillPass``), or the next step
+of the replies in slots 0 .. B-1 (``DecodePass``). Layers are told apart by their ``layer_idx``.
 """
 
 from dataclasses import dataclass
@@ -16,32 +16,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-SLOTTED = "slotted"  # our name in transformers' attention registry
+SLOT_ATTENTION = "slotted"  # our name in transformers' attention registry
 
 
 @dataclass(frozen=True, slots=True)
-class Fill:
+class PrefillPass:
     """A sequence from its first step on, into one slot."""
 
     slot: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Next:
+class DecodePass:
     """One step of each of the first B slots."""
 
     positions_B: Tensor  # int64, steps that lie before
     seen_BL: Tensor  # bool, which of the first L steps each may look at, its own included
 
 
-class Slots:
+class KeyValueSlots:
     """Keys and values of ``count`` replies of at most ``length`` steps."""
 
     def __init__(self, count: int, length: int) -> None:
         self.count, self.length = count, length
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def of(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def layer_cache(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [count, heads, length, d]. ``like``: a key [1, heads, T, d] of this layer."""
         if layer not in self._layers:
             shape = (self.count, like.shape[1], self.length, like.shape[3])
@@ -55,15 +55,15 @@ class Slots:
             values[target, :, :steps] = values[source, :, :steps]
 
 
-def slotted(
+def attend_slots(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: None,
     *,
-    slots: Slots,
-    at: Fill | Next,
+    slots: KeyValueSlots,
+    at: PrefillPass | DecodePass,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **_: Any,
@@ -74,13 +74,13 @@ def slotted(
         raise ValueError(
             f"model.max_length must fit the model's sliding window {sliding_window}: got {slots.length} steps"
         )
-    keys, values = slots.of(int(module.layer_idx), key)  # type: ignore[arg-type]
-    if isinstance(at, Fill):
+    keys, values = slots.layer_cache(int(module.layer_idx), key)  # type: ignore[arg-type]
+    if isinstance(at, PrefillPass):
         steps = key.shape[2]
         keys[at.slot, :, :steps], values[at.slot, :, :steps] = key[0], value[0]
         grouped = query.shape[1] != key.shape[1]
-        found = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
-        return found.transpose(1, 2).contiguous(), None
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+        return attended.transpose(1, 2).contiguous(), None
     heads, count, size = query.shape[1:]
     slot_B = torch.arange(count, device=query.device)
     keys[slot_B, :, at.positions_B] = key[0].transpose(0, 1)
@@ -88,15 +88,15 @@ def slotted(
     reach = at.seen_BL.shape[1]
     # Query heads that share a key head stand where a sequence's positions would: nothing is repeated.
     asked = query[0].transpose(0, 1).reshape(count, keys.shape[1], -1, size)
-    found = F.scaled_dot_product_attention(
+    attended = F.scaled_dot_product_attention(
         asked,
         keys[:count, :, :reach],
         values[:count, :, :reach],
         attn_mask=at.seen_BL[:, None, None],
         scale=scaling,
     )
-    return found.reshape(1, count, heads, size), None
+    return attended.reshape(1, count, heads, size), None
 
 
-AttentionInterface.register(SLOTTED, slotted)
-AttentionMaskInterface.register(SLOTTED, lambda *_, **__: None)
+AttentionInterface.register(SLOT_ATTENTION, attend_slots)
+AttentionMaskInterface.register(SLOT_ATTENTION, lambda *_, **__: None)

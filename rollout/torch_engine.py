@@ -13,17 +13,17 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from rollout.decoder import Call, Decoder
+from rollout.decoder import Decoder, GenerateCall
 from rollout.engine import RawReply, WeightManifest
-from rollout.language_model import checkpoint_layout, copy_into
+from rollout.language_model import copy_checkpoint_tensors, read_checkpoint_layout
 from rollout.loading import load_language_model
-from rollout.request import EngineDead, WeightsBroken, check_fits
-from rollout.slots import SLOTTED
+from rollout.request import EngineDead, WeightsBroken, check_prompts_fit
+from rollout.slots import SLOT_ATTENTION
 from rollout.types import Prompt, Sampling
-from rollout.weights import DTYPES, check, check_finite, check_layout, views
+from rollout.weights import TORCH_DTYPES, check_finite_weights, check_weight_buffer, check_weight_layout, view_tensors
 from speech.families.base import Family
 
-TURN = 0.05  # seconds that the thread steps before others may ask for it, and that a paused waiter sleeps
+THREAD_SLICE_S = 0.05  # seconds that the thread steps before others may ask for it, and that a paused waiter sleeps
 
 T = TypeVar("T")
 
@@ -49,10 +49,10 @@ class TorchEngine:
     ) -> None:
         """Loads ``family.path``. ``device``: a torch device; none: the GPU when there is one."""
         self._family, self._max_length, self._version = family, max_length, version
-        self._layout, self._optional = checkpoint_layout(family)
+        self._layout, self._optional = read_checkpoint_layout(family)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         # Its buffers stay float32: a position times a frequency is large.
-        self._lm = load_language_model(family, attention=SLOTTED, dtype=DTYPES[dtype], device=device)
+        self._lm = load_language_model(family, attention=SLOT_ATTENTION, dtype=TORCH_DTYPES[dtype], device=device)
         self._lm.requires_grad_(False)
         self._decoder = Decoder(family, self._lm, slots=max_num_seqs, length=max_length)
         self._thread = ThreadPoolExecutor(1, "torch-engine")
@@ -72,20 +72,20 @@ class TorchEngine:
         ValueError: a prompt that does not fit. EngineDead: a step failed, this call's or another's.
         Leaving the iterator early frees what still runs.
         """
-        check_fits(prompts, sampling, self._max_length)
-        call, left = Call(), len(prompts) * sampling.group_size
-        await self._on_thread(lambda: self._decoder.add(call, prompts, sampling))
+        check_prompts_fit(prompts, sampling, self._max_length)
+        call, left = GenerateCall(), len(prompts) * sampling.group_size
+        await self._on_thread(lambda: self._decoder.queue_prompts(call, prompts, sampling))
         try:
             while left:
-                await self._on_thread(lambda: self._turn(call))
+                await self._on_thread(lambda: self._step_for_call(call))
                 while call.finished:
                     left -= 1
                     yield call.finished.popleft()
                 if self._paused:
-                    await asyncio.sleep(TURN)
+                    await asyncio.sleep(THREAD_SLICE_S)
         finally:
             if left and self._gone is None:
-                self._thread.submit(self._decoder.drop, call)
+                self._thread.submit(self._decoder.drop_call, call)
 
     async def pause(self) -> None:
         """Stop stepping; returns once the step under way is over."""
@@ -101,13 +101,13 @@ class TorchEngine:
 
         ValueError (nothing was touched): names, shapes, digest, a NaN.
         """
-        check_layout(manifest, self._layout, self._optional)
+        check_weight_layout(manifest, self._layout, self._optional)
         await asyncio.to_thread(_check_payload, manifest, payload)  # hashing runs beside the steps
         return await self._on_thread(lambda: self._load(manifest, payload))
 
     def health(self) -> Mapping[str, float]:
         """running, tokens, busy_s, as in ``VllmEngine``. EngineDead when it is."""
-        self._check()
+        self._raise_if_gone()
         return {"running": float(self._decoder.left), "tokens": float(self._tokens), "busy_s": self._busy_s}
 
     def close(self) -> None:
@@ -116,26 +116,26 @@ class TorchEngine:
         self._thread.shutdown(wait=False)
 
     async def _on_thread(self, task: Callable[[], T]) -> T:
-        self._check()
+        self._raise_if_gone()
         return await asyncio.get_running_loop().run_in_executor(self._thread, task)
 
-    def _check(self) -> None:
+    def _raise_if_gone(self) -> None:
         if self._gone is not None:
             raise EngineDead(f"the torch engine is gone: {self._gone}")
 
     # -- on the thread
 
-    def _turn(self, call: Call) -> None:
+    def _step_for_call(self, call: GenerateCall) -> None:
         """Steps until this call has something to yield, or others have waited long enough."""
         began = now = time.monotonic()
         while not self._paused and not call.finished:
-            self._check()
+            self._raise_if_gone()
             if self._broken is not None:
                 raise WeightsBroken(self._broken)
             self._tokens += self._step()
             self._busy_s += time.monotonic() - now
             now = time.monotonic()
-            if now > began + TURN:
+            if now > began + THREAD_SLICE_S:
                 break
 
     def _step(self) -> int:
@@ -148,12 +148,12 @@ class TorchEngine:
 
     def _load(self, manifest: WeightManifest, payload: Any) -> int:
         self._broken = f"the load of version {manifest.version} did not finish"
-        copy_into(self._lm, self._family.names, views(manifest, payload))
-        self._decoder.forget()
+        copy_checkpoint_tensors(self._lm, self._family.names, view_tensors(manifest, payload))
+        self._decoder.evict_caches()
         self._version, self._broken = manifest.version, None
         return self._version
 
 
 def _check_payload(manifest: WeightManifest, payload: Any) -> None:
-    check(manifest, payload)
-    check_finite(manifest, payload)
+    check_weight_buffer(manifest, payload)
+    check_finite_weights(manifest, payload)

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from speech.features import Features
+from speech.features import AudioFeatures
 
-Finish = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class Prompt:
 
     id: str
     ids: tuple[int, ...]
-    features: Features | None = None
+    features: AudioFeatures | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Reply:
     channels: str  # T A B E P, one letter per id
     sampled: tuple[bool, ...]  # False: forced, joins no objective
     versions: tuple[int, ...]  # policy version that sampled each token
-    finish: Finish
+    finish: FinishReason
     text: str  # the TEXT channel, decoded
     well_formed: bool  # the ids obey the family's reply grammar
 

@@ -7,7 +7,7 @@ Invariant: all that shapes the sampled distribution is explicit here, nothing co
 
 from rollout.environment import prepare_environment
 
-GPU = prepare_environment()
+HAS_GPU = prepare_environment()
 
 import json
 import os
@@ -24,10 +24,16 @@ from vllm.sampling_params import RequestOutputKind
 
 from conf.schema import ModelConfig
 from rollout.types import Prompt, Sampling
-from rollout.vllm_worker import EXTENSION, GRAMMAR, LOAD_FORMAT, MODEL, PROCESSOR
+from rollout.vllm_worker import (
+    GRAMMAR_ARGUMENT,
+    GRAMMAR_PROCESSOR_PATH,
+    MODEL_CONFIG_FILE,
+    WAVGATE_LOAD_FORMAT,
+    WORKER_EXTENSION_PATH,
+)
 from speech.families.base import Family
 
-Transfer = Literal["object_store", "ipc", "nccl"]
+WeightTransport = Literal["object_store", "ipc", "nccl"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +46,11 @@ class VllmSettings:
     grammar: bool = False
     tensor_parallel: int = 1
     gpu_memory: float = 0.85
-    transfer: Transfer = "object_store"
+    transfer: WeightTransport = "object_store"
     version: int = 0  # policy version of the weights in ``model.path``
 
 
-def sampling_params(stop_ids: Sequence[int], sampling: Sampling, seed: int) -> SamplingParams:
+def build_sampling_params(stop_ids: Sequence[int], sampling: Sampling, seed: int) -> SamplingParams:
     """No penalty, no filter, no default of the model's folder."""
     return SamplingParams(
         temperature=sampling.temperature,
@@ -59,11 +65,11 @@ def sampling_params(stop_ids: Sequence[int], sampling: Sampling, seed: int) -> S
         flat_logprobs=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
-        extra_args={GRAMMAR: True} if sampling.grammar else None,
+        extra_args={GRAMMAR_ARGUMENT: True} if sampling.grammar else None,
     )
 
 
-def vllm_prompt(prompt: Prompt) -> Any:
+def build_vllm_prompt(prompt: Prompt) -> Any:
     """Ids; with continuous audio, vectors at its steps and ids, embedded by the engine, at all others."""
     if prompt.features is None:
         return {"prompt_token_ids": list(prompt.ids)}
@@ -77,11 +83,11 @@ def vllm_prompt(prompt: Prompt) -> Any:
     }
 
 
-def engine_args(config: VllmSettings, family: Family, folder: Path) -> EngineArgs:
-    """One place for what differs between CPU and GPU. ``folder``: as ``write_folder`` leaves it."""
+def build_engine_args(config: VllmSettings, family: Family, folder: Path) -> EngineArgs:
+    """One place for what differs between CPU and GPU. ``folder``: as ``write_engine_folder`` leaves it."""
     args: dict[str, Any] = {
         "model": str(folder),
-        "load_format": LOAD_FORMAT,
+        "load_format": WAVGATE_LOAD_FORMAT,
         "dtype": config.model.dtype,
         "max_model_len": config.model.max_length,
         "max_num_seqs": config.max_num_seqs,
@@ -93,12 +99,12 @@ def engine_args(config: VllmSettings, family: Family, folder: Path) -> EngineArg
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "weight_transfer_config": WeightTransferConfig(backend=config.transfer),
-        "worker_extension_cls": EXTENSION,
+        "worker_extension_cls": WORKER_EXTENSION_PATH,
         "enable_prompt_embeds": bool(family.hears),
     }
     if config.grammar:
-        args["logits_processors"] = [PROCESSOR]
-    if GPU:
+        args["logits_processors"] = [GRAMMAR_PROCESSOR_PATH]
+    if HAS_GPU:
         args |= {"gpu_memory_utilization": config.gpu_memory, "tensor_parallel_size": config.tensor_parallel}
         if config.grammar:
             os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the new runner refuses this kind of processor
@@ -112,10 +118,10 @@ def engine_args(config: VllmSettings, family: Family, folder: Path) -> EngineArg
     return EngineArgs(**args)
 
 
-def write_folder(folder: Path, model: ModelConfig, family: Family) -> None:
+def write_engine_folder(folder: Path, model: ModelConfig, family: Family) -> None:
     """What vLLM may read of a checkpoint: the engine's config, and where the weights lie.
 
     So no code, generation settings or tokenizer of the checkpoint's own folder can have a say.
     """
     (folder / "config.json").write_text(json.dumps(dict(family.engine_config or family.backbone)))
-    (folder / MODEL).write_text(model.model_dump_json())
+    (folder / MODEL_CONFIG_FILE).write_text(model.model_dump_json())

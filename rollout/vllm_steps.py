@@ -48,7 +48,7 @@ class Mailbox:
 
 
 @dataclass(slots=True)
-class _Command:
+class _StepCommand:
     """Something to do between two steps."""
 
     run: Callable[[], Any]
@@ -81,35 +81,35 @@ class StepThread:
         self.tokens, self.busy_s = 0, 0.0
         self._lock = threading.Lock()  # no command is put while the thread says good-bye
         self._death: EngineDead | None = None
-        self._commands: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[_StepCommand | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="vllm-steps", daemon=True)
         self._thread.start()
 
-    async def ask(self, run: Callable[[], T]) -> T:
+    async def run_between_steps(self, run: Callable[[], T]) -> T:
         """Run between two steps; its result. EngineDead when the thread is gone or ends before."""
         return cast(T, await asyncio.wrap_future(self._put(run)))
 
-    def tell(self, run: Callable[[], Any]) -> None:
+    def schedule_between_steps(self, run: Callable[[], Any]) -> None:
         """Run between two steps, nobody waits. Nothing to do when the engine is dead."""
         with contextlib.suppress(EngineDead):
             self._put(run)
 
-    def check(self) -> None:
+    def raise_if_dead(self) -> None:
         """EngineDead when it is."""
         if self._death is not None:
             raise self._death
 
-    def drop(self, requests: list[str]) -> None:
+    def abort_requests(self, requests: list[str]) -> None:
         """On the thread: these replies are not wanted any more."""
         self._engine.abort_request(requests)
         for request in requests:
             self.mailboxes.pop(request, None)
 
-    def evict(self, error: Exception) -> None:
+    def fail_running_replies(self, error: Exception) -> None:
         """On the thread: running replies cannot go on; their waiters get ``error``."""
         for mailbox in set(self.mailboxes.values()):
             mailbox.put(error)
-        self.drop(list(self.mailboxes))
+        self.abort_requests(list(self.mailboxes))
 
     def close(self) -> None:
         """End the thread and free vLLM. Idempotent."""
@@ -117,9 +117,9 @@ class StepThread:
         self._thread.join()
 
     def _put(self, run: Callable[[], Any]) -> "Future[Any]":
-        command = _Command(run, Future())
+        command = _StepCommand(run, Future())
         with self._lock:
-            self.check()
+            self.raise_if_dead()
             self._commands.put(command)
         return command.result
 
@@ -129,7 +129,7 @@ class StepThread:
             self._loop()
         except BaseException as error:  # whatever it is, the waiters must hear of it
             reason = error
-        self._die(reason)
+        self._fail_all_waiters(reason)
         self._engine.engine_core.shutdown()
 
     def _loop(self) -> None:
@@ -154,7 +154,7 @@ class StepThread:
                 self.tokens += len(output.outputs[0].token_ids)
                 mailbox.put(output)
 
-    def _die(self, reason: BaseException | None) -> None:
+    def _fail_all_waiters(self, reason: BaseException | None) -> None:
         why = "it was closed" if reason is None else f"{type(reason).__name__}: {reason}"
         death = EngineDead(f"the vLLM engine is gone: {why}")
         death.__cause__ = reason

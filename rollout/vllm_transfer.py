@@ -19,7 +19,7 @@ from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource, mater
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-from rollout.language_model import checkpoint_layout, together
+from rollout.language_model import read_checkpoint_layout, stack_parts
 from speech.families.base import Family
 
 # (call, info per engine, version) for ``VllmEngine.transfer`` on every engine at once; returns when all have.
@@ -63,7 +63,7 @@ class CheckpointSource(WeightSource):
     ``Learner.weights``; a tied head goes once, as embedding."""
 
     def __init__(self, module: torch.nn.Module, family: Family, dtype: torch.dtype) -> None:
-        layout, tied = checkpoint_layout(family)
+        layout, tied = read_checkpoint_layout(family)
         self._layout = {name: shape for name, shape in layout.items() if name not in tied}
         self._parameters, self._names = dict(module.named_parameters()), family.names
         self._dtype = dtype
@@ -75,14 +75,14 @@ class CheckpointSource(WeightSource):
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Collective."""
         for name in self._layout:
-            yield name, together(self._names, name, self._whole)
+            yield name, stack_parts(self._names, name, self._gather_parameter)
 
-    def _whole(self, name: str) -> torch.Tensor:
+    def _gather_parameter(self, name: str) -> torch.Tensor:
         whole: torch.Tensor = materialize_full_tensor(self._parameters[name])
         return whole.to(self._dtype)
 
 
-def trainer_transfer(
+def init_trainer_transfer(
     kind: Literal["ipc", "nccl"],
     module: torch.nn.Module,
     family: Family,

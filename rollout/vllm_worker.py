@@ -23,41 +23,41 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 
 from conf.schema import ModelConfig
 from rollout.engine import WeightManifest
-from rollout.weights import views
+from rollout.weights import view_tensors
 from speech.checkpoint import read_json, weight_files
 from speech.families import load_family
 from speech.families.base import Family
 
-Weights = Generator[tuple[str, torch.Tensor], None, None]
+NamedTensors = Generator[tuple[str, torch.Tensor], None, None]
 
-BACKEND = "object_store"
-GRAMMAR = "grammar"  # key of SamplingParams.extra_args
-EXTENSION = "rollout.vllm_worker.WorkerExtension"
-LOAD_FORMAT = "wavgate"
-MODEL = "wavgate_model.json"  # beside the engine's config.json: which checkpoint, as ModelConfig
-PROCESSOR = "rollout.vllm_worker:GrammarProcessor"
+OBJECT_STORE_BACKEND = "object_store"
+GRAMMAR_ARGUMENT = "grammar"  # key of SamplingParams.extra_args
+WORKER_EXTENSION_PATH = "rollout.vllm_worker.WorkerExtension"
+WAVGATE_LOAD_FORMAT = "wavgate"
+MODEL_CONFIG_FILE = "wavgate_model.json"  # beside the engine's config.json: which checkpoint, as ModelConfig
+GRAMMAR_PROCESSOR_PATH = "rollout.vllm_worker:GrammarProcessor"
 
 
-@register_model_loader(LOAD_FORMAT)
+@register_model_loader(WAVGATE_LOAD_FORMAT)
 class CheckpointLoader(DefaultModelLoader):
     """Reads the language model's own safetensors only: encoders, further heads and a codec may lie beside
     them, which vLLM's classes refuse, and no pickle is ever opened."""
 
     def _prepare_weights(self, model_name_or_path: str, *_: Any) -> tuple[str, list[str], bool, str]:
-        path = family_of(model_name_or_path).path
+        path = load_engine_family(model_name_or_path).path
         return str(path), [str(file) for file in weight_files(path)], True, "model.safetensors.index.json"
 
-    def get_all_weights(self, model_config: Any, model: torch.nn.Module) -> Weights:
+    def get_all_weights(self, model_config: Any, model: torch.nn.Module) -> NamedTensors:
         """(checkpoint name, tensor) of what engines run."""
-        names = family_of(model_config.model).names
+        names = load_engine_family(model_config.model).names
         for name, tensor in super().get_all_weights(model_config, model):
-            if names.sampled(name):
+            if names.is_sampled(name):
                 yield name, tensor
 
 
-def family_of(engine_folder: str) -> Family:
+def load_engine_family(engine_folder: str) -> Family:
     """The family of the checkpoint that an engine's folder stands for."""
-    return load_family(ModelConfig.model_validate(read_json(Path(engine_folder) / MODEL)))
+    return load_family(ModelConfig.model_validate(read_json(Path(engine_folder) / MODEL_CONFIG_FILE)))
 
 
 @dataclass
@@ -91,7 +91,7 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdate]
 
     def receive_weights(self, update_info: ObjectStoreUpdate) -> None:
         """Load every tensor of the buffer; layers are packed again as soon as they are complete."""
-        self.model.load_weights(views(update_info.manifest, update_info.payload))
+        self.model.load_weights(view_tensors(update_info.manifest, update_info.payload))
         self._received = update_info.manifest.version
 
     def finish_weight_update(self) -> None:
@@ -148,18 +148,18 @@ class GrammarProcessor(LogitsProcessor):
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """ValueError: ``grammar`` is neither true nor false."""
-        wanted = (sampling_params.extra_args or {}).get(GRAMMAR, False)
+        wanted = (sampling_params.extra_args or {}).get(GRAMMAR_ARGUMENT, False)
         if not isinstance(wanted, bool):
-            raise ValueError(f"extra_args[{GRAMMAR!r}] must be true or false: got {wanted!r}")
+            raise ValueError(f"extra_args[{GRAMMAR_ARGUMENT!r}] must be true or false: got {wanted!r}")
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        self._interleave = family_of(vllm_config.model_config.model).interleave
-        allowed = torch.from_numpy(self._interleave.allowed().copy())
+        self._interleave = load_engine_family(vllm_config.model_config.model).interleave
+        allowed = torch.from_numpy(self._interleave.allowed_masks().copy())
         vocab = vllm_config.model_config.get_vocab_size()
         if allowed.shape[1] != vocab:
             raise ValueError(f"the grammar covers {allowed.shape[1]} ids, the model has {vocab}")
         self._forbidden = ~allowed.to(device)
-        self._rows: dict[int, _Progress] = {}
+        self._rows: dict[int, _GrammarProgress] = {}
 
     def is_argmax_invariant(self) -> bool:
         """Greedy replies obey the grammar too."""
@@ -173,8 +173,8 @@ class GrammarProcessor(LogitsProcessor):
             self._rows.pop(row, None)
         for row, params, _, output in batch_update.added:
             self._rows.pop(row, None)
-            if (params.extra_args or {}).get(GRAMMAR, False):
-                self._rows[row] = _Progress(output, self._interleave.start())
+            if (params.extra_args or {}).get(GRAMMAR_ARGUMENT, False):
+                self._rows[row] = _GrammarProgress(output, self._interleave.start_state())
         for source, target, direction in batch_update.moved:
             here, there = self._rows.pop(source, None), self._rows.pop(target, None)
             if here is not None:
@@ -186,21 +186,21 @@ class GrammarProcessor(LogitsProcessor):
         """Minus infinity on forbidden ids, in place; ``logits``: float32 [rows, vocab]."""
         if self._rows:
             rows = list(self._rows)
-            phases = [progress.phase(self._interleave) for progress in self._rows.values()]
+            phases = [progress.next_grammar_state(self._interleave) for progress in self._rows.values()]
             masked = logits[rows].masked_fill_(self._forbidden[phases], float("-inf"))
             logits[rows] = masked
         return logits
 
 
 @dataclass(slots=True)
-class _Progress:
+class _GrammarProgress:
     """How far the grammar has read a request's output; ``output`` is vLLM's own growing list."""
 
     output: list[int]
     state: int
     read: int = 0
 
-    def phase(self, interleave: Any) -> int:
+    def next_grammar_state(self, interleave: Any) -> int:
         """Read what is new, then the phase of the next position."""
         for token in self.output[self.read :]:
             self.state = interleave.advance(self.state, token)
@@ -209,5 +209,5 @@ class _Progress:
         return phase
 
 
-if BACKEND not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreEngine)
+if OBJECT_STORE_BACKEND not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(OBJECT_STORE_BACKEND, ObjectStoreEngine)

@@ -18,10 +18,10 @@ from conf.schema import Config
 from rollout.engine import Engine, RawReply, WeightManifest
 from rollout.sampling import check_sampling
 from rollout.types import Prompt, Reply, Sampling, Speech
-from speech.dataset import Encoder, Example, PairExample
+from speech.dataset import Example, PairExample, RowEncoder
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import Row
+from speech.manifest import ManifestRow
 from speech.pairs import PairRow
 
 
@@ -40,20 +40,20 @@ class RolloutWorker:
         self._engine = engine
         self._family = family
         self._max_seconds = max_seconds
-        self._encoders: dict[Path, Encoder] = {}  # by the manifest's folder, which clips are relative to
+        self._encoders: dict[Path, RowEncoder] = {}  # by the manifest's folder, which clips are relative to
 
     @property
     def version(self) -> int:
         """Policy version of the engine's weights."""
         return self._engine.version
 
-    def encode(self, manifest: Path, rows: Sequence[Row]) -> list[Example]:
+    def encode(self, manifest: Path, rows: Sequence[ManifestRow]) -> list[Example]:
         """Ids of a manifest's rows. Reads audio. ValueError: a row the family cannot express."""
         return [self._encoder(manifest).encode(row) for row in rows]
 
     def encode_pairs(self, manifest: Path, rows: Sequence[PairRow]) -> list[PairExample]:
         """Ids of a manifest's pairs. ValueError: a row the family cannot express, or ids of another one."""
-        return [self._encoder(manifest).pair(row) for row in rows]
+        return [self._encoder(manifest).encode_pair(row) for row in rows]
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[tuple[Reply, Speech]]:
         """Yield every (prompt, index) once, decoded, as each finishes.
@@ -63,7 +63,7 @@ class RolloutWorker:
         raw_replies = self._engine.generate(prompts, sampling)
         try:
             async for raw in raw_replies:
-                yield await asyncio.to_thread(self._finish, raw, sampling.grammar)
+                yield await asyncio.to_thread(self._decode_reply, raw, sampling.grammar)
         finally:
             # Else an abandoned iteration's requests would run until the garbage collector comes by.
             if hasattr(raw_replies, "aclose"):
@@ -89,44 +89,44 @@ class RolloutWorker:
         """Free the engine. Idempotent."""
         self._engine.close()
 
-    def _encoder(self, manifest: Path) -> Encoder:
+    def _encoder(self, manifest: Path) -> RowEncoder:
         folder = manifest.parent
         if folder not in self._encoders:
-            self._encoders[folder] = Encoder(self._family, folder, self._max_seconds)
+            self._encoders[folder] = RowEncoder(self._family, folder, self._max_seconds)
         return self._encoders[folder]
 
-    def _finish(self, raw: RawReply, grammar: bool) -> tuple[Reply, Speech]:
-        spoken = self._family.split(raw.ids)
+    def _decode_reply(self, raw: RawReply, grammar: bool) -> tuple[Reply, Speech]:
+        spoken = self._family.parse_reply(raw.ids)
         reply = Reply(
             prompt_id=raw.prompt_id,
             index=raw.index,
             ids=raw.ids,
             logps=raw.logps,
-            channels=self._family.channels.letters(raw.ids),
-            sampled=self._family.interleave.sampled(raw.ids) if grammar else (True,) * len(raw.ids),
+            channels=self._family.channels.to_letters(raw.ids),
+            sampled=self._family.interleave.sampled_flags(raw.ids) if grammar else (True,) * len(raw.ids),
             versions=raw.versions,
             finish=raw.finish,
             text=spoken.text,
             well_formed=spoken.well_formed,
         )
-        return reply, self._speak(spoken.codes)
+        return reply, self._decode_speech(spoken.codes)
 
-    def _speak(self, codes: Sequence[int]) -> Speech:
+    def _decode_speech(self, codes: Sequence[int]) -> Speech:
         codec = self._family.codec()
         wave = codec.decode(codes) if codes else np.zeros(0, dtype=np.float32)
         return Speech(wave=wave, sample_rate=codec.sample_rate)
 
 
-def build_worker(config: Config, root: Path, version: int = 0) -> RolloutWorker:
+def build_rollout_worker(config: Config, root: Path, version: int = 0) -> RolloutWorker:
     """The worker that the config asks for. ``root``: what a relative ``model.path`` is relative to.
 
     ``version``: policy version of the weights in that folder. ValueError: unfit checkpoint folder.
     """
     family = load_family(config.model.model_copy(update={"path": root / config.model.path}))
-    return RolloutWorker(engine_from(config, family, version), family, config.data.max_seconds)
+    return RolloutWorker(build_engine(config, family, version), family, config.data.max_seconds)
 
 
-def engine_from(config: Config, family: Family, version: int = 0) -> Engine:
+def build_engine(config: Config, family: Family, version: int = 0) -> Engine:
     """An engine on ``family.path``. Takes seconds: vLLM is imported here, and only when it is chosen.
 
     ValueError: a family that this way of sampling does not fit.

@@ -2,7 +2,7 @@
 
 Invariant: a wave that leaves here is mono float32, finite, not empty, at the rate asked for and no longer
 than the limit given; no sample of its file is beyond +-LOUDEST. A header is checked before anything is
-decoded, and is not believed while decoding: blocks are counted. Paths of a data set go through ``inside`` and
+decoded, and is not believed while decoding: blocks are counted. Paths of a data set go through ``resolve_inside`` and
 cannot leave its folder.
 """
 
@@ -16,29 +16,29 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from speech.containers import check_whole
-from speech.headers import opened
+from speech.containers import check_whole_recording
+from speech.headers import open_sound_file
 
 Wave = NDArray[np.float32]
 
-FORMATS = {  # suffix -> what ``write`` makes of it
+WRITE_FORMATS = {  # suffix -> what ``write`` makes of it
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
     ".ogg": ("OGG", "VORBIS"),
     ".opus": ("OGG", "OPUS"),
 }
-READABLE = (*FORMATS, ".mp3")
-CONTAINERS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")  # whatever the suffix says
+READABLE_SUFFIXES = (*WRITE_FORMATS, ".mp3")
+READABLE_CONTAINERS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")  # whatever the suffix says
 MAX_CHANNELS = 8
-MAX_RATE = 384_000
-CANCELLED = 0.1  # share of the power that channels which have nothing in common leave in their mean
-LOUDEST = 100.0  # full scale is 1; float files go beyond it by some dB, not by 40
-UNKNOWN = 2**63 - 1  # frames: of FLAC from a pipe; in older libsndfile, of Ogg that does not end with a page
-BLOCK = 65_536  # frames decoded or encoded at a time
+MAX_SAMPLE_RATE = 384_000
+CANCELLED_POWER_SHARE = 0.1  # share of the power that channels which have nothing in common leave in their mean
+MAX_SAMPLE_VALUE = 100.0  # full scale is 1; float files go beyond it by some dB, not by 40
+UNKNOWN_LENGTH = 2**63 - 1  # frames: of FLAC from a pipe; in older libsndfile, of Ogg that does not end with a page
+AUDIO_BLOCK_FRAMES = 65_536  # frames decoded or encoded at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Info:
+class AudioHeader:
     """What a file's header says."""
 
     frames: int
@@ -51,7 +51,7 @@ class Info:
         return self.frames / self.sample_rate
 
 
-def inside(root: Path, relative: str) -> Path:
+def resolve_inside(root: Path, relative: str) -> Path:
     """``root / relative``. ValueError: it leaves ``root`` (absolute, ``..``, a link out), or is a URL."""
     if "://" in relative:
         raise ValueError(f"audio path must be a local file, not a URL: got {relative!r}")
@@ -59,7 +59,7 @@ def inside(root: Path, relative: str) -> Path:
         raise ValueError(f"audio path must be relative to its data folder, without '..': got {relative!r}")
     path = root / relative
     try:
-        stays = _followed(path).is_relative_to(_followed(root))
+        stays = _resolve_links(path).is_relative_to(_resolve_links(root))
     except (OSError, RuntimeError) as error:  # a loop of links
         raise ValueError(f"audio path cannot be followed: {relative!r}: {error}") from error
     if not stays:
@@ -67,7 +67,7 @@ def inside(root: Path, relative: str) -> Path:
     return path
 
 
-def _followed(path: Path) -> Path:
+def _resolve_links(path: Path) -> Path:
     """Where its links lead. OSError, RuntimeError: in a circle; from 3.13 on only ``strict`` tells."""
     try:
         return path.resolve(strict=True)
@@ -75,7 +75,7 @@ def _followed(path: Path) -> Path:
         return path.resolve()
 
 
-def check_plain(path: Path) -> None:
+def check_regular_file(path: Path) -> None:
     """ValueError: not a file that can be opened without waiting for somebody. OSError: cannot be asked."""
     try:
         mode = path.stat().st_mode
@@ -86,35 +86,35 @@ def check_plain(path: Path) -> None:
         raise ValueError(f"{path}: audio must be a file: got {what}")
 
 
-def info(path: Path) -> Info:
+def read_audio_header(path: Path) -> AudioHeader:
     """The header of an audio file, with every rule that it can break by itself checked. Decodes nothing."""
-    if path.suffix.lower() not in READABLE:
-        raise ValueError(f"{path}: audio must be one of {' '.join(READABLE)}")
+    if path.suffix.lower() not in READABLE_SUFFIXES:
+        raise ValueError(f"{path}: audio must be one of {' '.join(READABLE_SUFFIXES)}")
     try:
-        check_plain(path)
-        with opened(path) as header:
+        check_regular_file(path)
+        with open_sound_file(path) as header:
             form, coding = header.format, header.subtype
-            found = Info(frames=header.frames, channels=header.channels, sample_rate=header.samplerate)
+            audio_header = AudioHeader(frames=header.frames, channels=header.channels, sample_rate=header.samplerate)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: cannot be read as audio: {_reason(error)}") from error
+        raise ValueError(f"{path}: cannot be read as audio: {_explain_libsndfile_error(error)}") from error
     except OSError as error:  # a name too long, a folder that may not be entered
         raise ValueError(f"{path}: cannot be opened: {error.strerror}") from error
-    if form not in CONTAINERS:  # libsndfile reads two dozen, and goes by the content
+    if form not in READABLE_CONTAINERS:  # libsndfile reads two dozen, and goes by the content
         raise ValueError(f"{path}: audio must be WAV, FLAC, Ogg or MP3: got {form}")
     if form != "MP3" and coding.startswith("MPEG"):  # its frames are counted in an MP3 alone
         raise ValueError(f"{path}: audio must not be {coding} in another container: got {form}")
-    if found.frames == UNKNOWN:
+    if audio_header.frames == UNKNOWN_LENGTH:
         raise ValueError(f"{path}: audio must say how long it is: it was cut, or written to a pipe")
-    if not 1 <= found.sample_rate <= MAX_RATE:
-        raise ValueError(f"{path}: sample rate must lie in [1, {MAX_RATE}] Hz: got {found.sample_rate}")
-    if not 1 <= found.channels <= MAX_CHANNELS:
-        raise ValueError(f"{path}: audio must have 1 to {MAX_CHANNELS} channels: got {found.channels}")
-    if found.frames < 1:
-        raise ValueError(f"{path}: audio must not be empty: got {found.frames} frames")
-    return found
+    if not 1 <= audio_header.sample_rate <= MAX_SAMPLE_RATE:
+        raise ValueError(f"{path}: sample rate must lie in [1, {MAX_SAMPLE_RATE}] Hz: got {audio_header.sample_rate}")
+    if not 1 <= audio_header.channels <= MAX_CHANNELS:
+        raise ValueError(f"{path}: audio must have 1 to {MAX_CHANNELS} channels: got {audio_header.channels}")
+    if audio_header.frames < 1:
+        raise ValueError(f"{path}: audio must not be empty: got {audio_header.frames} frames")
+    return audio_header
 
 
-def check_length(path: Path, header: Info, max_seconds: float) -> None:
+def check_length(path: Path, header: AudioHeader, max_seconds: float) -> None:
     """ValueError when the header announces more than ``max_seconds``."""
     if header.seconds > max_seconds:
         raise ValueError(f"{path}: audio must last at most {max_seconds:g} s: its header says {header.seconds:.1f} s")
@@ -122,11 +122,11 @@ def check_length(path: Path, header: Info, max_seconds: float) -> None:
 
 def read(path: Path, sample_rate: int, max_seconds: float) -> Wave:
     """Mono float32 at ``sample_rate``; channels are averaged. ValueError: what this module's rules refuse."""
-    header = info(path)
+    header = read_audio_header(path)
     check_length(path, header, max_seconds)
-    wave, apart = _decoded(path, header)
-    check_whole(path, len(wave))
-    if header.channels**2 * float(np.var(wave)) < CANCELLED * apart:
+    wave, apart = _decode_to_mono(path, header)
+    check_whole_recording(path, len(wave))
+    if header.channels**2 * float(np.var(wave)) < CANCELLED_POWER_SHARE * apart:
         rule = "channels must not cancel each other: their mean is all but silent"
         raise ValueError(f"{path}: {rule}; keep one (ffmpeg -i IN -af 'pan=mono|c0=c0' OUT)")
     if header.sample_rate != sample_rate:
@@ -139,7 +139,7 @@ def read_clips(paths: Sequence[Path], sample_rate: int, max_seconds: float) -> W
     """Clips played one after another; ``max_seconds`` holds for the sum, checked before any is decoded."""
     if not paths:
         raise ValueError("audio needs at least one clip: got none")
-    seconds = sum(info(path).seconds for path in paths)
+    seconds = sum(read_audio_header(path).seconds for path in paths)
     if seconds > max_seconds:
         rule = f"clips must last at most {max_seconds:g} s together"
         raise ValueError(f"{paths[0]} and what follows: {rule}: got {seconds:.1f} s")
@@ -154,24 +154,24 @@ def resample(wave: Wave, source: int, target: int) -> Wave:
 
 def write(path: Path, wave: Wave, sample_rate: int) -> None:
     """Write a mono wave as its suffix says: wav, flac (16 bit), ogg (Vorbis), opus. Beyond +-1 is clipped."""
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"{path}: audio is written as one of {' '.join(FORMATS)}")
+    if path.suffix.lower() not in WRITE_FORMATS:
+        raise ValueError(f"{path}: audio is written as one of {' '.join(WRITE_FORMATS)}")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: folder does not exist")
     if wave.ndim != 1 or not len(wave):
         raise ValueError(f"{path}: a mono wave with at least one sample is needed: got shape {wave.shape}")
     if not np.isfinite(wave).all():
         raise ValueError(f"{path}: samples must be finite: got NaN or infinity")
-    container, coding = FORMATS[path.suffix.lower()]
+    container, coding = WRITE_FORMATS[path.suffix.lower()]
     try:
         with soundfile.SoundFile(str(path), "w", sample_rate, 1, coding, format=container) as file:
-            for start in range(0, len(wave), BLOCK):  # Vorbis overflows its stack on one large write
-                file.write(wave[start : start + BLOCK])
+            for start in range(0, len(wave), AUDIO_BLOCK_FRAMES):  # Vorbis overflows its stack on one large write
+                file.write(wave[start : start + AUDIO_BLOCK_FRAMES])
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot write {coding} at {sample_rate} Hz: {error.error_string}") from error
 
 
-def _reason(error: soundfile.LibsndfileError) -> str:
+def _explain_libsndfile_error(error: soundfile.LibsndfileError) -> str:
     if "SF_INFO" in error.error_string:  # what libsndfile says to a WAV of 0 Hz, or with two chunks of data
         return "the header must name channels, a sample rate of at least 1 Hz and one chunk of data"
     return str(error.error_string)
@@ -180,19 +180,19 @@ def _reason(error: soundfile.LibsndfileError) -> str:
 def _check_samples(path: Path, block: NDArray[np.float32], where: str) -> None:
     if not np.isfinite(block).all():
         raise ValueError(f"{path}: samples must be finite: got NaN or infinity {where}")
-    if (peak := np.abs(block).max()) > LOUDEST:
-        rule = f"samples must lie in [-{LOUDEST:g}, {LOUDEST:g}], where full scale is 1"
+    if (peak := np.abs(block).max()) > MAX_SAMPLE_VALUE:
+        rule = f"samples must lie in [-{MAX_SAMPLE_VALUE:g}, {MAX_SAMPLE_VALUE:g}], where full scale is 1"
         raise ValueError(f"{path}: {rule}: got {peak:g} {where}")
 
 
-def _decoded(path: Path, header: Info) -> tuple[Wave, float]:
+def _decode_to_mono(path: Path, header: AudioHeader) -> tuple[Wave, float]:
     """(the mean of the channels, never more of it than the header announced; the sum of their variances)."""
     blocks: list[Wave] = []
     total, sums, squares = 0, np.zeros(header.channels), np.zeros(header.channels)
     try:
-        with opened(path) as file:
+        with open_sound_file(path) as file:
             while total < header.frames:
-                block = file.read(min(BLOCK, header.frames - total), dtype="float32", always_2d=True)
+                block = file.read(min(AUDIO_BLOCK_FRAMES, header.frames - total), dtype="float32", always_2d=True)
                 if not len(block):
                     break
                 _check_samples(path, block, f"near {total / header.sample_rate:.2f} s")

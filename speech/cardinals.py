@@ -13,9 +13,9 @@ next one below twenty ("fifteen sixteen"). "a" is one before "hundred" and the s
 import re
 from fractions import Fraction
 
-from speech.spelling import plain
+from speech.spelling import normalize_spelling
 
-LONGEST = 40  # digits; a longer row of digits is no number
+MAX_DIGITS = 40  # digits; a longer row of digits is no number
 
 _SMALL = {
     name: value
@@ -41,47 +41,47 @@ _TOKEN = re.compile(
 )
 _SIGNS = str.maketrans(dict.fromkeys("$€£", " "))
 
-Found = tuple[Fraction, int]  # a value, and the index of the token after it
+ParsedNumber = tuple[Fraction, int]  # a value, and the index of the token after it
 
 
-def tokens(text: str) -> list[str]:
+def split_number_tokens(text: str) -> list[str]:
     """Lower-case words, digits without thousands separators, and every other sign by itself."""
-    said = re.sub(r"(?<=[a-z]{2})-(?=[a-z]{2})", " ", plain(text).translate(_SIGNS))
+    said = re.sub(r"(?<=[a-z]{2})-(?=[a-z]{2})", " ", normalize_spelling(text).translate(_SIGNS))
     return [token if len(token) == 1 else token.replace(",", "") for token in _TOKEN.findall(said)]
 
 
-def cardinal(said: list[str], at: int, row: bool) -> Found | None:
+def parse_cardinal(said: list[str], at: int, row: bool) -> ParsedNumber | None:
     """The number that begins at a token. ``row``: another ends right before it, so no year begins here."""
-    read = _year(said, at) if not row else None
-    read = read or _grouped(said, at) or _pointed(said, at)
+    read = _parse_year(said, at) if not row else None
+    read = read or _parse_scale_groups(said, at) or _parse_point_decimal(said, at)
     if read is None:
         return None
     value, after = read
     if word_at(said, after) == "point" and value.denominator == 1:
-        value, after = _decimals(said, after + 1, value) or (value, after)
+        value, after = _parse_decimals(said, after + 1, value) or (value, after)
     if value.denominator > 1 and word_at(said, after) in SCALES:
         return value * SCALES[said[after]], after + 1
     return value, after
 
 
-def spelled(value: int) -> list[str]:
+def spell_number(value: int) -> list[str]:
     """A whole number in letters: 105 is "one hundred five". From 10^15 on in digits."""
     if value < 20:
         return [next(name for name, small in _SMALL.items() if small == value)]
     if value < 100:
         tens = next(name for name, ten in TENS.items() if ten == value // 10 * 10)
-        return [tens, *(spelled(value % 10) if value % 10 else [])]
+        return [tens, *(spell_number(value % 10) if value % 10 else [])]
     scales = [(scale, name) for name, scale in (("hundred", 100), *SCALES.items()) if scale <= value]
     scale, name = scales[-1]
     if value // scale >= 1000:
         return [str(value)]
-    return [*spelled(value // scale), name, *(spelled(value % scale) if value % scale else [])]
+    return [*spell_number(value // scale), name, *(spell_number(value % scale) if value % scale else [])]
 
 
-def literal(said: list[str], at: int) -> Fraction | None:
+def parse_digit_token(said: list[str], at: int) -> Fraction | None:
     """The number that a token of digits is."""
     word = word_at(said, at)
-    readable = word[:1] in "0123456789." and word[-1:].isdecimal() and len(word) <= LONGEST
+    readable = word[:1] in "0123456789." and word[-1:].isdecimal() and len(word) <= MAX_DIGITS
     return Fraction(word) if word and readable else None
 
 
@@ -90,21 +90,21 @@ def word_at(said: list[str], at: int) -> str:
     return said[at] if 0 <= at < len(said) else ""
 
 
-def _pointed(said: list[str], at: int) -> Found | None:
+def _parse_point_decimal(said: list[str], at: int) -> ParsedNumber | None:
     """ "point five", when it does not follow "this" or "the"."""
     if word_at(said, at) != "point" or word_at(said, at - 1) in _NOT_ZERO_POINT:
         return None
-    return _decimals(said, at + 1, Fraction(0))
+    return _parse_decimals(said, at + 1, Fraction(0))
 
 
-def _decimals(said: list[str], at: int, whole: Fraction) -> Found | None:
+def _parse_decimals(said: list[str], at: int, whole: Fraction) -> ParsedNumber | None:
     """The digits after "point": "one four", "oh five", "fourteen"."""
     digits = ""
-    while at < len(said) and len(digits) < LONGEST:
+    while at < len(said) and len(digits) < MAX_DIGITS:
         if said[at] in _OH:
             digits, at = digits + "0", at + 1
             continue
-        read = _below_hundred(said, at)
+        read = _parse_below_hundred(said, at)
         if read is None:
             break
         digits += said[at] if said[at][0].isdigit() else str(read[0])
@@ -112,7 +112,7 @@ def _decimals(said: list[str], at: int, whole: Fraction) -> Found | None:
     return (whole + Fraction(int(digits), 10 ** len(digits)), at) if digits else None
 
 
-def _grouped(said: list[str], at: int) -> Found | None:
+def _parse_scale_groups(said: list[str], at: int) -> ParsedNumber | None:
     """Groups of hundreds before falling scales: "two million[,] [and] three hundred and five thousand".
 
     A comma is part of a number in letters only, before a group of 100 or more: "one thousand, five" is two.
@@ -121,7 +121,7 @@ def _grouped(said: list[str], at: int) -> Found | None:
     while last is None or last > 1:
         comma = last is not None and word_at(said, after) == "," and word_at(said, after + 1).isalpha()
         start = after + (comma or (last is not None and word_at(said, after) == "and"))
-        read = _hundreds(said, start)
+        read = _parse_hundreds(said, start)
         if read is None:
             break
         scale = SCALES.get(word_at(said, read[1]), 1)
@@ -134,25 +134,25 @@ def _grouped(said: list[str], at: int) -> Found | None:
     return None if last is None else (total, after)
 
 
-def _hundreds(said: list[str], at: int) -> Found | None:
+def _parse_hundreds(said: list[str], at: int) -> ParsedNumber | None:
     """ "five", "a hundred and five", "nineteen hundred", digits; "a" only before hundred and the scales."""
     if word_at(said, at) in ("a", "an") and word_at(said, at + 1) in _MULTIPLES:
-        read: Found | None = (Fraction(1), at + 1)
+        read: ParsedNumber | None = (Fraction(1), at + 1)
     elif word_at(said, at) in _MULTIPLES:
         read = (Fraction(1), at)
     else:
-        digits, small = literal(said, at), _below_hundred(said, at)
+        digits, small = parse_digit_token(said, at), _parse_below_hundred(said, at)
         read = (digits, at + 1) if digits is not None else small and (Fraction(small[0]), small[1])
     if read is None or word_at(said, read[1]) != "hundred" or read[0] == 0:
         return read
     value, after = read[0] * 100, read[1] + 1
-    rest = _below_hundred(said, after + (word_at(said, after) == "and"))
+    rest = _parse_below_hundred(said, after + (word_at(said, after) == "and"))
     if rest is None or rest[0] == 0 or word_at(said, rest[1]) == "hundred" or value % 100:
         return value, after
     return value + rest[0], rest[1]
 
 
-def _below_hundred(said: list[str], at: int) -> tuple[int, int] | None:
+def _parse_below_hundred(said: list[str], at: int) -> tuple[int, int] | None:
     """ "zero" to "ninety nine", or digits for it."""
     word = word_at(said, at)
     if word in TENS:
@@ -163,20 +163,20 @@ def _below_hundred(said: list[str], at: int) -> tuple[int, int] | None:
     return (int(word), at + 1) if word.isdecimal() and word.isascii() and len(word) <= 2 else None
 
 
-def _year(said: list[str], at: int) -> Found | None:
+def _parse_year(said: list[str], at: int) -> ParsedNumber | None:
     """Two two-digit numbers in words and nothing more: 11 to 20, then 10 to 99 or "oh" and a digit."""
     if word_at(said, at)[:1].isdigit():
         return None
-    first = _below_hundred(said, at)
+    first = _parse_below_hundred(said, at)
     if first is None or not 11 <= first[0] <= 20:
         return None
     oh = word_at(said, first[1]) in _OH
-    second = _below_hundred(said, first[1] + oh)
+    second = _parse_below_hundred(said, first[1] + oh)
     if second is None or word_at(said, first[1])[:1].isdigit():
         return None
     if (second[0] not in range(1, 10)) if oh else (second[0] < 10 or first[0] + 1 == second[0] < 20):
         return None
     after = word_at(said, second[1])
-    if after in SCALES or after in ("hundred", "point", RANK) or _below_hundred(said, second[1]) is not None:
+    if after in SCALES or after in ("hundred", "point", RANK) or _parse_below_hundred(said, second[1]) is not None:
         return None
     return Fraction(100 * first[0] + second[0]), second[1]

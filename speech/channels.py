@@ -85,12 +85,12 @@ class ChannelMap:
         """Ids per step."""
         return len(self.table_SV)
 
-    def of(self, ids: Sequence[int]) -> NDArray[np.int8]:
+    def channels_of(self, ids: Sequence[int]) -> NDArray[np.int8]:
         """Channel of each id, shape [len(ids)]. IndexError: an id beyond the embedding."""
         tokens = np.asarray(ids, dtype=np.int64)
-        found: NDArray[np.int8] = self.table_SV[np.arange(len(tokens)) % self.streams, tokens]
-        return found
+        channels: NDArray[np.int8] = self.table_SV[np.arange(len(tokens)) % self.streams, tokens]
+        return channels
 
-    def letters(self, ids: Sequence[int]) -> str:
+    def to_letters(self, ids: Sequence[int]) -> str:
         """The channels as a string, one of T A B E P per id."""
-        return "".join("TABEP"[c] for c in self.of(ids))
+        return "".join("TABEP"[c] for c in self.channels_of(ids))

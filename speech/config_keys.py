@@ -14,7 +14,7 @@ from typing import Any
 from speech.checkpoint import read_json
 
 QUANTISED = "quantization_config"
-HARMLESS = frozenset(  # what transformers writes in any config.json and no forward pass of ours is changed by
+HARMLESS_KEYS = frozenset(  # what transformers writes in any config.json and no forward pass of ours is changed by
     """
     architectures attn_implementation auto_map chunk_size_feed_forward dtype finetuning_task id2label
     initializer_factor initializer_range is_decoder label2id model_type output_attentions
@@ -31,7 +31,7 @@ HARMLESS = frozenset(  # what transformers writes in any config.json and no forw
     attention_dropout activation_dropout classifier_dropout dropout hidden_dropout resid_pdrop
     """.split()
 )
-OFF: Mapping[str, Any] = {  # of any config.json; another value is another model
+SWITCHED_OFF_KEYS: Mapping[str, Any] = {  # of any config.json; another value is another model
     "add_cross_attention": False,
     "cross_attention_hidden_size": None,
     "is_encoder_decoder": False,
@@ -39,7 +39,7 @@ OFF: Mapping[str, Any] = {  # of any config.json; another value is another model
     "tie_encoder_decoder": False,
     QUANTISED: None,
 }
-WHISPER = frozenset(  # of its decoder, its training or its generation: not read to encode
+UNREAD_WHISPER_KEYS = frozenset(  # of its decoder, its training or its generation: not read to encode
     """
     apply_spec_augment classifier_proj_size decoder_attention_heads decoder_ffn_dim decoder_layerdrop
     decoder_layers encoder_layerdrop init_std is_encoder_decoder mask_feature_length
@@ -49,7 +49,7 @@ WHISPER = frozenset(  # of its decoder, its training or its generation: not read
     """.split()
 )
 
-EXTRACTOR: Mapping[str, Any] = {  # of a preprocessor_config.json: the log-mels that are computed here
+LOG_MEL_SETTINGS: Mapping[str, Any] = {  # of a preprocessor_config.json: the log-mels that are computed here
     "sampling_rate": 16_000,
     "hop_length": 160,
     "n_fft": 400,
@@ -61,63 +61,67 @@ EXTRACTOR: Mapping[str, Any] = {  # of a preprocessor_config.json: the log-mels 
     "nb_max_frames": 3000,
     "do_normalize": False,
 }
-UNREAD = (  # of the same file: notes, and the filters that its other numbers give
+UNREAD_EXTRACTOR_KEYS = (  # of the same file: notes, and the filters that its other numbers give
     "feature_extractor_type feature_size mel_filters processor_class return_attention_mask"
 ).split()
 
 
-def check_keys(file: Path, told: Mapping[str, Any], read: Collection[str], within: str = "") -> None:
+def check_keys(file: Path, config: Mapping[str, Any], read: Collection[str], within: str = "") -> None:
     """ValueError: a key that is neither ``read`` nor harmless. ``within``: ``text_config.``, for the message.
 
     Names that begin with an underscore are transformers' own notes, and ``..._version`` a program's.
     """
-    check_fixed(file, told, {name: value for name, value in OFF.items() if name not in read}, within)
+    check_fixed(file, config, {name: value for name, value in SWITCHED_OFF_KEYS.items() if name not in read}, within)
     foreign = [
         name
-        for name, value in told.items()
-        if not (value is None or name in read or name in HARMLESS or name in OFF)
+        for name, value in config.items()
+        if not (value is None or name in read or name in HARMLESS_KEYS or name in SWITCHED_OFF_KEYS)
         if not (name.startswith("_") or name.endswith("_version"))
     ]
     if foreign:
-        first, more = foreign[0], f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
+        first, remainder = foreign[0], f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
         rule = f"{within}{first} is not read and may change the model, take it out if it does not"
-        raise ValueError(f"{file}: {rule}: got {shown(told[first])}{more}")
+        raise ValueError(f"{file}: {rule}: got {format_json_value(config[first])}{remainder}")
 
 
-def check_fixed(file: Path, told: Mapping[str, Any], fixed: Mapping[str, Any], within: str = "") -> None:
+def check_fixed(file: Path, config: Mapping[str, Any], fixed: Mapping[str, Any], within: str = "") -> None:
     """ValueError: a key is there with another value than the one that is computed with."""
     for name, wanted in fixed.items():
-        got = told.get(name)
+        got = config.get(name)
         if got is None or (got == wanted and isinstance(got, bool) == isinstance(wanted, bool)):
             continue
         why = ", quantised weights cannot be trained" if name == QUANTISED else ""
-        raise ValueError(f"{file}: {within}{name} must be {shown(wanted)}{why}: got {shown(got)}")
+        raise ValueError(
+            f"{file}: {within}{name} must be {format_json_value(wanted)}{why}: got {format_json_value(got)}"
+        )
 
 
 def check_extractor(file: Path, bins: int) -> None:
     """ValueError: a preprocessor_config.json asks for other features than Whisper's log-mels of ``bins``."""
-    told = read_json(file) if file.is_file() else {}
-    check_keys(file, told, {*EXTRACTOR, *UNREAD})
-    check_fixed(file, told, {**EXTRACTOR, "feature_size": bins})
+    config = read_json(file) if file.is_file() else {}
+    check_keys(file, config, {*LOG_MEL_SETTINGS, *UNREAD_EXTRACTOR_KEYS})
+    check_fixed(file, config, {**LOG_MEL_SETTINGS, "feature_size": bins})
 
 
-def whole(file: Path, told: Mapping[str, Any], name: str, within: str = "", default: int | None = None) -> int:
+def read_positive_int(
+    file: Path, config: Mapping[str, Any], name: str, within: str = "", default: int | None = None
+) -> int:
     """The positive integer of a key. ValueError: it is none, or not there and without ``default``."""
-    found = told.get(name)
-    found = default if found is None else found
-    if type(found) is not int or not 1 <= found < 2**63:
-        raise ValueError(f"{file}: {within}{name} must be a positive integer: got {shown(found)}")
-    return found
-
-
-def positive(file: Path, name: str, value: object) -> float:
-    """The value as a positive number. ValueError: it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= float_info.max:
-        raise ValueError(f"{file}: {name} must be a positive number: got {shown(value)}")
+    value = config.get(name)
+    value = default if value is None else value
+    if type(value) is not int or not 1 <= value < 2**63:
+        raise ValueError(f"{file}: {within}{name} must be a positive integer: got {format_json_value(value)}")
     return value
 
 
-def shown(value: object) -> str:
+def require_positive_number(file: Path, name: str, value: object) -> float:
+    """The value as a positive number. ValueError: it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= float_info.max:
+        raise ValueError(f"{file}: {name} must be a positive number: got {format_json_value(value)}")
+    return value
+
+
+def format_json_value(value: object) -> str:
     """A value as JSON, cut to a part of a line."""
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -13,26 +13,30 @@ from pathlib import Path
 from typing import BinaryIO
 
 from speech import flac, mpeg, ogg, riff
-from speech.headers import beginning
+from speech.headers import find_container_start
 
 
-def check_whole(path: Path, decoded: int) -> None:
+def check_whole_recording(path: Path, decoded: int) -> None:
     """ValueError: a file of which so many samples were decoded was cut, or holds more than that."""
     try:
         with path.open("rb") as file:
-            wrong = problem(file, os.fstat(file.fileno()).st_size, decoded)
+            wrong = find_container_problem(file, os.fstat(file.fileno()).st_size, decoded)
     except OSError as error:
         raise ValueError(f"{path}: cannot be opened: {error.strerror}") from error
     if wrong:
         raise ValueError(f"{path}: audio {wrong}")
 
 
-def problem(file: BinaryIO, end: int, decoded: int) -> str | None:
+def find_container_problem(file: BinaryIO, end: int, decoded: int) -> str | None:
     """What is wrong with a file of ``end`` bytes, of which so many samples were decoded."""
-    start = beginning(file)
-    kind = mpeg.at(file, start, 4)
-    if kind in riff.KINDS:
-        return riff.problem(file, start, end)
+    start = find_container_start(file)
+    kind = mpeg.read_bytes_at(file, start, 4)
+    if kind in riff.RIFF_KINDS:
+        return riff.find_riff_problem(file, start, end)
     if kind == b"OggS":
-        return ogg.problem(file, start, end, decoded)
-    return flac.problem(file, start, end) if kind == b"fLaC" else mpeg.problem(file, start, end, decoded)
+        return ogg.find_ogg_problem(file, start, end, decoded)
+    return (
+        flac.find_flac_problem(file, start, end)
+        if kind == b"fLaC"
+        else mpeg.find_mpeg_problem(file, start, end, decoded)
+    )

@@ -12,7 +12,7 @@ from zipfile import is_zipfile
 
 from safetensors import safe_open
 
-from speech.checkpoint import Header, headers, is_stale, weight_files
+from speech.checkpoint import TensorHeader, is_stale_weight_file, read_tensor_headers, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ def unread_weights(path: Path, others: Collection[Path | None] = ()) -> list[str
     the model's own.
     """
     read = {*weight_files(path), *others}
-    return sorted(file.name for file in path.iterdir() if file not in read and is_stale(file.name))
+    return sorted(file.name for file in path.iterdir() if file not in read and is_stale_weight_file(file.name))
 
 
 def check_copies(path: Path) -> None:
@@ -34,7 +34,7 @@ def check_copies(path: Path) -> None:
     Tensors are compared in the type of the latter; what only one of them has says nothing.
     """
     files = sorted(file for file in path.iterdir() if PICKLED.fullmatch(file.name) and is_zipfile(file))
-    stored = headers(path) if files else {}
+    stored = read_tensor_headers(path) if files else {}
     for file in files:
         for name, tensor in _pickled(file).items():
             header = stored.get(name)
@@ -58,7 +58,7 @@ def _pickled(file: Path) -> Mapping[str, "Tensor"]:
     return {str(name): tensor for name, tensor in tensors if isinstance(tensor, torch.Tensor)}
 
 
-def _equal(header: Header, name: str, other: "Tensor") -> bool:
+def _equal(header: TensorHeader, name: str, other: "Tensor") -> bool:
     import torch
 
     with safe_open(str(header.file), framework="pt") as stored:

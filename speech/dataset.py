@@ -16,24 +16,24 @@ from numpy.typing import NDArray
 
 from speech import audio
 from speech.codecs.cache import CodeCache
-from speech.ears.kept import KeptVectors
-from speech.families.base import Family, Hearing
-from speech.features import Encoded, Vectors
-from speech.layout import layout_of
-from speech.manifest import MARKER, Message, Row
-from speech.pairs import PairRow, Side
-from speech.recent import Recent
-from speech.turns import Chunk, Heard, Part, Role, Turn
+from speech.ears.kept import AudioVectorCache
+from speech.families.base import AudioInput, Family
+from speech.features import AudioVectors, EncodedPrompt
+from speech.layout import fingerprint_layout
+from speech.manifest import AUDIO_MARKER, DialogueMessage, ManifestRow
+from speech.pairs import PairReply, PairRow
+from speech.recent import RecentDict
+from speech.turns import AudioPart, ReplyChunk, Role, Turn, TurnPart
 
 
-class Sound(Protocol):
+class ClipEncoder(Protocol):
     """What clips are to the model, played one after another."""
 
     def codes(self, clips: tuple[str, ...]) -> tuple[int, ...]:
         """As the codec's codes."""
         ...
 
-    def vectors(self, clips: tuple[str, ...]) -> Vectors:
+    def vectors(self, clips: tuple[str, ...]) -> AudioVectors:
         """As the ear's vectors."""
         ...
 
@@ -43,7 +43,7 @@ class Example:
     """One encoded row. ``target`` ends with the stop id."""
 
     row_id: str
-    prompt: Encoded
+    prompt: EncodedPrompt
     target: tuple[int, ...]
 
 
@@ -61,13 +61,13 @@ class PairExample:
     """One encoded pair. Where its row has ids, these are they."""
 
     row_id: str
-    prompt: Encoded
+    prompt: EncodedPrompt
     chosen: Response
     rejected: Response
     weight: float
 
 
-class Lengths:
+class RowLengths:
     """How many ids rows have, from text and audio headers alone: no audio is decoded.
 
     Example:
@@ -77,34 +77,34 @@ class Lengths:
     def __init__(self, family: Family, root: Path) -> None:
         self._family, self._root = family, root
         self._rate = family.codec().frame_rate
-        self._layout = layout_of(family)
-        self._known: Recent[str, float] = Recent()
+        self._layout = fingerprint_layout(family)
+        self._known: RecentDict[str, float] = RecentDict()
 
-    def of(self, row: Row) -> tuple[int, int]:
+    def count_ids(self, row: ManifestRow) -> tuple[int, int]:
         """(ids of the prompt, ids of the reference reply). ValueError: an unknown word."""
-        example = _encoded(self._family, row, self)
+        example = _encode_row(self._family, row, self)
         return len(example.prompt.ids), len(example.target)
 
-    def of_pair(self, row: PairRow) -> tuple[int, int, int]:
+    def count_pair_ids(self, row: PairRow) -> tuple[int, int, int]:
         """(ids of the prompt, of the preferred reply, of the other one). ValueError: as ``Encoder.pair``."""
-        pair = _pair(self._family, self._layout, row, self)
+        pair = _encode_pair(self._family, self._layout, row, self)
         return len(pair.prompt.ids), len(pair.chosen.ids), len(pair.rejected.ids)
 
     def codes(self, clips: tuple[str, ...]) -> tuple[int, ...]:
         """As many as there will be."""
         return (0,) * sum(ceil(self._seconds(clip) * self._rate - 1e-6) for clip in clips)
 
-    def vectors(self, clips: tuple[str, ...]) -> Vectors:
+    def vectors(self, clips: tuple[str, ...]) -> AudioVectors:
         """As many as there will be, without width."""
-        return np.zeros((self._family.ear().length(sum(map(self._seconds, clips))), 0), np.float32)
+        return np.zeros((self._family.audio_encoder().count_vectors(sum(map(self._seconds, clips))), 0), np.float32)
 
     def _seconds(self, clip: str) -> float:
         if clip not in self._known:
-            self._known[clip] = audio.info(audio.inside(self._root, clip)).seconds
+            self._known[clip] = audio.read_audio_header(audio.resolve_inside(self._root, clip)).seconds
         return self._known[clip]
 
 
-class Encoder:
+class RowEncoder:
     """Encodes rows of one manifest; knows a clip by the hash of its file, from this run or one before.
 
     Example:
@@ -114,72 +114,72 @@ class Encoder:
 
     def __init__(self, family: Family, root: Path, max_seconds: float) -> None:
         self._family, self._root, self._max_seconds = family, root, max_seconds
-        self._layout = layout_of(family)
-        self._digests: Recent[str, str] = Recent()  # clip -> sha256; files do not change during a run
-        self._codes: Recent[str, NDArray[np.int32]] = Recent()  # sha256 -> codes
-        self._vectors = KeptVectors()
+        self._layout = fingerprint_layout(family)
+        self._digests: RecentDict[str, str] = RecentDict()  # clip -> sha256; files do not change during a run
+        self._codes: RecentDict[str, NDArray[np.int32]] = RecentDict()  # sha256 -> codes
+        self._vectors = AudioVectorCache()
         self._kept: CodeCache | None = None  # made with the first clip: it needs the codec
 
-    def encode(self, row: Row) -> Example:
+    def encode(self, row: ManifestRow) -> Example:
         """Ids of a row. ValueError names the row: audio that breaks a rule, a word not in the family."""
         try:
-            return _encoded(self._family, row, self)
+            return _encode_row(self._family, row, self)
         except ValueError as error:
             raise ValueError(f"row {row.id}: {error}") from error
 
-    def pair(self, row: PairRow) -> PairExample:
+    def encode_pair(self, row: PairRow) -> PairExample:
         """Ids of a pair: those that it has, else those of its words and sound.
 
         ValueError names the row: as ``encode``, or its ids have another meaning here.
         """
         try:
-            return _pair(self._family, self._layout, row, self)
+            return _encode_pair(self._family, self._layout, row, self)
         except ValueError as error:
             raise ValueError(f"row {row.id}: {error}") from error
 
     def codes(self, clips: tuple[str, ...]) -> tuple[int, ...]:
         """Each clip's codes. ValueError: audio that breaks a rule."""
-        return tuple(code for clip in clips for code in self._clip(clip).tolist())
+        return tuple(code for clip in clips for code in self._encode_clip(clip).tolist())
 
-    def vectors(self, clips: tuple[str, ...]) -> Vectors:
+    def vectors(self, clips: tuple[str, ...]) -> AudioVectors:
         """What the ear makes of the clips as one wave, finite. ValueError: audio that breaks a rule."""
-        digests = tuple(map(self._digest, clips))
+        digests = tuple(map(self._hash_clip_file, clips))
         vectors = self._vectors.get(digests)
         if vectors is None:
-            ear = self._family.ear()
-            paths = [audio.inside(self._root, clip) for clip in clips]
+            ear = self._family.audio_encoder()
+            paths = [audio.resolve_inside(self._root, clip) for clip in clips]
             waves = [audio.read(path, ear.sample_rate, self._max_seconds) for path in paths]
-            vectors = ear.hear(np.concatenate(waves))
+            vectors = ear.encode(np.concatenate(waves))
             if not np.isfinite(vectors).all():
                 where = " and ".join(clips)
                 raise ValueError(f"{where}: the ear's vectors must be finite: got NaN or infinity")
             self._vectors.put(digests, vectors)
         return vectors
 
-    def turn(self, role: Role, clips: tuple[str, ...]) -> Turn:
+    def encode_turn(self, role: Role, clips: tuple[str, ...]) -> Turn:
         """A spoken turn as the family hears it. ValueError: audio that breaks a rule."""
-        return Turn.of(role, *_heard(self._family.hearing(role), clips, self))
+        return Turn.from_parts(role, *_encode_clips(self._family.audio_input_of(role), clips, self))
 
-    def _clip(self, clip: str) -> NDArray[np.int32]:
-        digest = self._digest(clip)
+    def _encode_clip(self, clip: str) -> NDArray[np.int32]:
+        digest = self._hash_clip_file(clip)
         if digest not in self._codes:
-            self._codes[digest] = self._of_file(audio.inside(self._root, clip), digest)
+            self._codes[digest] = self._encode_file(audio.resolve_inside(self._root, clip), digest)
         return self._codes[digest]
 
-    def _digest(self, clip: str) -> str:
+    def _hash_clip_file(self, clip: str) -> str:
         """The sha256 of a clip's file. ValueError: its header breaks a rule."""
         if clip not in self._digests:
-            path = audio.inside(self._root, clip)
-            header = audio.info(path)  # exists, is a file, is audio: before it is read
+            path = audio.resolve_inside(self._root, clip)
+            header = audio.read_audio_header(path)  # exists, is a file, is audio: before it is read
             audio.check_length(path, header, self._max_seconds)  # also where it is known from another run
             with path.open("rb") as file:
                 self._digests[clip] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._digests[clip]
 
-    def _of_file(self, path: Path, digest: str) -> NDArray[np.int32]:
+    def _encode_file(self, path: Path, digest: str) -> NDArray[np.int32]:
         codec = self._family.codec()
         if self._kept is None:
-            self._kept = CodeCache.of(codec)
+            self._kept = CodeCache.for_codec(codec)
         codes = self._kept.get(digest)
         if codes is None:
             codes = np.asarray(codec.encode(audio.read(path, codec.ear_rate, self._max_seconds)), np.int32)
@@ -187,72 +187,76 @@ class Encoder:
         return codes
 
 
-def _encoded(family: Family, row: Row, sound: Sound) -> Example:
-    target = family.target(_chunks(row.sft_target_text, row.sft_target_audio, sound))
-    return Example(row_id=row.id, prompt=_prompt(family, row.messages, row.audios, sound), target=target)
+def _encode_row(family: Family, row: ManifestRow, sound: ClipEncoder) -> Example:
+    target = family.encode_target(_build_chunks(row.sft_target_text, row.sft_target_audio, sound))
+    return Example(row_id=row.id, prompt=_encode_prompt(family, row.messages, row.audios, sound), target=target)
 
 
-def _prompt(family: Family, messages: Sequence[Message], audios: Sequence[tuple[str, ...]], sound: Sound) -> Encoded:
+def _encode_prompt(
+    family: Family, messages: Sequence[DialogueMessage], audios: Sequence[tuple[str, ...]], sound: ClipEncoder
+) -> EncodedPrompt:
     clips = iter(audios)
-    return family.prompt([_turn(family, message, clips, sound) for message in messages])
+    return family.encode_prompt([_encode_turn(family, message, clips, sound) for message in messages])
 
 
-def _turn(family: Family, message: Message, clips: Iterator[tuple[str, ...]], sound: Sound) -> Turn:
+def _encode_turn(
+    family: Family, message: DialogueMessage, clips: Iterator[tuple[str, ...]], sound: ClipEncoder
+) -> Turn:
     """As the family hears it; an earlier reply of words and sound as a reference reply, which is codes."""
     role, parts = message.role, message.parts
-    hearing = family.hearing(role)
-    if role == "assistant" and set(parts) > {MARKER}:
+    hearing = family.audio_input_of(role)
+    if role == "assistant" and set(parts) > {AUDIO_MARKER}:
         hearing = "codes"
         if len(parts) == 2:
-            chunks = _chunks(message.content.replace(MARKER, ""), next(clips), sound)
-            return Turn(role, tuple(chain(*((one.text, Heard(codes=one.codes)) for one in chunks))))
-    said = (_heard(hearing, next(clips), sound) if part == MARKER else [part] for part in parts)
-    return Turn.of(role, *chain(*said))
+            chunks = _build_chunks(message.content.replace(AUDIO_MARKER, ""), next(clips), sound)
+            return Turn(role, tuple(chain(*((chunk.text, AudioPart(codes=chunk.codes)) for chunk in chunks))))
+    said = (_encode_clips(hearing, next(clips), sound) if part == AUDIO_MARKER else [part] for part in parts)
+    return Turn.from_parts(role, *chain(*said))
 
 
-def _heard(hearing: Hearing, clips: tuple[str, ...], sound: Sound) -> list[Part]:
+def _encode_clips(hearing: AudioInput, clips: tuple[str, ...], sound: ClipEncoder) -> list[TurnPart]:
     """The clips as one sound; in a family that hears both each is one: codes are rounded up clip by clip, and
     vectors of the joined wave would drift from them.
     """
     if hearing == "both":
-        return [Heard(codes=sound.codes((clip,)), vectors=sound.vectors((clip,))) for clip in clips]
-    return [Heard(codes=sound.codes(clips)) if hearing == "codes" else Heard(vectors=sound.vectors(clips))]
+        return [AudioPart(codes=sound.codes((clip,)), vectors=sound.vectors((clip,))) for clip in clips]
+    return [AudioPart(codes=sound.codes(clips)) if hearing == "codes" else AudioPart(vectors=sound.vectors(clips))]
 
 
-def _pair(family: Family, layout: str, row: PairRow, sound: Sound) -> PairExample:
+def _encode_pair(family: Family, layout: str, row: PairRow, sound: ClipEncoder) -> PairExample:
     if row.provenance is not None and row.prompt_ids is not None and row.provenance.layout != layout:
         raise ValueError(
             f"its ids were made for {row.provenance.family} of layout {row.provenance.layout}, the model is "
             f"{family.name} of layout {layout}; without prompt_ids and ids words and sound are encoded anew"
         )
     if row.prompt_ids is None or family.hears:  # vectors are not written down
-        prompt = _prompt(family, row.messages, row.audios, sound)
+        prompt = _encode_prompt(family, row.messages, row.audios, sound)
     else:
-        _letters(family, row.prompt_ids)
-        prompt = Encoded(row.prompt_ids)
-    chosen, rejected = (_response(family, side, sound) for side in (row.chosen, row.rejected))
+        _ids_to_letters(family, row.prompt_ids)
+        prompt = EncodedPrompt(row.prompt_ids)
+    chosen, rejected = (_encode_response(family, side, sound) for side in (row.chosen, row.rejected))
     return PairExample(row_id=row.id, prompt=prompt, chosen=chosen, rejected=rejected, weight=row.weight)
 
 
-def _response(family: Family, side: Side, sound: Sound) -> Response:
+def _encode_response(family: Family, side: PairReply, sound: ClipEncoder) -> Response:
     if side.ids is None:
-        ids = family.target(_chunks(side.text, side.audio, sound))
-        return Response(ids=ids, channels=family.channels.letters(ids), sampled=(True,) * len(ids))
-    letters = _letters(family, side.ids)
+        ids = family.encode_target(_build_chunks(side.text, side.audio, sound))
+        return Response(ids=ids, channels=family.channels.to_letters(ids), sampled=(True,) * len(ids))
+    letters = _ids_to_letters(family, side.ids)
     if side.channels != letters:
         raise ValueError("channels must be those of the ids in the model's family")
-    return Response(ids=side.ids, channels=letters, sampled=tuple(one == "1" for one in side.sampled or ""))
+    return Response(ids=side.ids, channels=letters, sampled=tuple(digit == "1" for digit in side.sampled or ""))
 
 
-def _letters(family: Family, ids: Sequence[int]) -> str:
+def _ids_to_letters(family: Family, ids: Sequence[int]) -> str:
     if max(ids) >= family.channels.vocab:
         raise ValueError(f"id must lie in [0, {family.channels.vocab}): got {max(ids)}")
-    return family.channels.letters(ids)
+    return family.channels.to_letters(ids)
 
 
-def _chunks(text: str, clips: tuple[str, ...], sound: Sound) -> list[Chunk]:
+def _build_chunks(text: str, clips: tuple[str, ...], sound: ClipEncoder) -> list[ReplyChunk]:
     """One chunk per word when there is a clip per word, else one for everything."""
     words = text.split()
     if len(words) != len(clips):
-        return [Chunk(text=text, codes=sound.codes(clips))]
-    return [Chunk(text=word, codes=sound.codes((clip,))) for word, clip in zip(words, clips, strict=True)]
+        return [ReplyChunk(text=text, codes=sound.codes(clips))]
+    return [ReplyChunk(text=word, codes=sound.codes((clip,))) for word, clip in zip(words, clips, strict=True)]

@@ -10,21 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]  # [K, H]
+AudioVectors = NDArray[np.float32]  # [K, H]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Features:
+class AudioFeatures:
     """``vectors[k]`` takes the place of step ``at[k]`` (in a family with two streams: joins it)."""
 
     at: tuple[int, ...]
-    vectors: Vectors
+    vectors: AudioVectors
 
     def __post_init__(self) -> None:
         assert self.vectors.ndim == 2 and len(self.at) == len(self.vectors), "one vector per step"
 
     @classmethod
-    def joined(cls, parts: "Sequence[Features]") -> "Features | None":
+    def join_features(cls, parts: "Sequence[AudioFeatures]") -> "AudioFeatures | None":
         """Those of several turns; None where no turn has any."""
         if not parts:
             return None
@@ -33,8 +33,8 @@ class Features:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedPrompt:
     """A prompt; ids at steps that features replace are place holders."""
 
     ids: tuple[int, ...]
-    features: Features | None = None
+    features: AudioFeatures | None = None

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """Where to write what becomes ``path`` when the block ends well; else ``path`` stays as it was.
 
     OSError: nothing can be written there.
@@ -26,9 +26,9 @@ def replacing(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """The text as the file. OSError: as ``replacing``."""
-    with replacing(path) as unfinished:
+def write_atomically(path: Path, text: str) -> None:
+    """The text as the file. OSError: as ``replace_atomically``."""
+    with replace_atomically(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 

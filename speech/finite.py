@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 if TYPE_CHECKING:
     from torch import Tensor
 
-PIECE = 1 << 24  # numbers that are in memory at a time
-EXPONENTS = {  # by type: integers of its width, and which of their bits are the exponent's
+PIECE_NUMBERS = 1 << 24  # numbers that are in memory at a time
+EXPONENT_BITS = {  # by type: integers of its width, and which of their bits are the exponent's
     "F64": ("int64", 0x7FF0_0000_0000_0000),
     "F32": ("int32", 0x7F80_0000),
     "F16": ("int16", 0x7C00),
@@ -23,14 +23,14 @@ EXPONENTS = {  # by type: integers of its width, and which of their bits are the
 }
 
 
-def check_finite(file: Path) -> None:
+def check_tensors_finite(file: Path) -> None:
     """ValueError naming a tensor of a safetensors file that holds a NaN or an infinity.
 
     A file that was looked at before, and is as it was, is not read again.
     """
-    told = file.resolve().stat()
+    stat = file.resolve().stat()
     try:
-        broken = _broken(file.resolve(), told.st_size, told.st_mtime_ns)
+        broken = _find_broken_tensor(file.resolve(), stat.st_size, stat.st_mtime_ns)
     except SafetensorError as error:
         raise ValueError(f"{file}: must be a whole safetensors file: {error}") from error
     if broken:
@@ -38,24 +38,24 @@ def check_finite(file: Path) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _broken(file: Path, size: int, changed: int) -> str | None:
+def _find_broken_tensor(file: Path, size: int, changed: int) -> str | None:
     """The first such tensor."""
     with safe_open(str(file), framework="pt") as stored:
         for name in stored.keys():  # noqa: SIM118 - not a mapping
             type = stored.get_slice(name).get_dtype()
-            if type in EXPONENTS and not all(_is_finite(piece, type) for piece in _pieces(stored, name)):
+            if type in EXPONENT_BITS and not all(_is_finite(piece, type) for piece in _iterate_pieces(stored, name)):
                 return str(name)
     return None
 
 
-def _pieces(stored: Any, name: str) -> Iterator["Tensor"]:
+def _iterate_pieces(stored: Any, name: str) -> Iterator["Tensor"]:
     """A tensor, some rows at a time."""
     tensor = stored.get_slice(name)
     shape = tensor.get_shape()
     if not shape:
         yield stored.get_tensor(name)
         return
-    step = max(1, PIECE // max(1, prod(shape[1:])))
+    step = max(1, PIECE_NUMBERS // max(1, prod(shape[1:])))
     for start in range(0, shape[0], step):
         yield tensor[start : start + step]
 
@@ -64,6 +64,6 @@ def _is_finite(piece: "Tensor", type: str) -> bool:
     """Exact: a NaN or an infinity is what has all bits of its exponent set."""
     import torch
 
-    bits, exponent = EXPONENTS[type]
+    bits, exponent = EXPONENT_BITS[type]
     whole = piece.view(getattr(torch, bits))
     return not piece.numel() or int((whole & exponent).max()) != exponent

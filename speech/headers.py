@@ -17,37 +17,37 @@ import soundfile
 
 from speech import mpeg, ogg, riff
 
-MAX_TAGS = 16
+MAX_ID3_TAGS = 16
 
 
-def beginning(file: BinaryIO) -> int:
+def find_container_start(file: BinaryIO) -> int:
     """Where the container begins, behind ID3v2 tags."""
     start = 0
-    for _ in range(MAX_TAGS):
-        start += mpeg.tag_length(mpeg.at(file, start, 10))
+    for _ in range(MAX_ID3_TAGS):
+        start += mpeg.id3_tag_length(mpeg.read_bytes_at(file, start, 10))
     return start
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[soundfile.SoundFile]:
+def open_sound_file(path: Path) -> Iterator[soundfile.SoundFile]:
     """The file for a decoder. LibsndfileError: it is not audio. OSError: it cannot be opened."""
     with path.open("rb") as file:
-        changes = _replaced(file, os.fstat(file.fileno()).st_size)
-        source = _Replaced(file, changes) if changes else str(path)
+        changes = _find_corrections(file, os.fstat(file.fileno()).st_size)
+        source = _CorrectedFile(file, changes) if changes else str(path)
         with soundfile.SoundFile(source) as sound:
             yield sound
 
 
-def _replaced(file: BinaryIO, end: int) -> dict[int, bytes]:
+def _find_corrections(file: BinaryIO, end: int) -> dict[int, bytes]:
     """Place -> the bytes that should be there."""
-    start = beginning(file)
-    kind = mpeg.at(file, start, 4)
-    if kind in riff.KINDS:
-        return riff.true_size(file, start, end)
-    return ogg.true_rate(file, start) if kind == b"OggS" else {}
+    start = find_container_start(file)
+    kind = mpeg.read_bytes_at(file, start, 4)
+    if kind in riff.RIFF_KINDS:
+        return riff.correct_data_size(file, start, end)
+    return ogg.correct_opus_rate(file, start) if kind == b"OggS" else {}
 
 
-class _Replaced:
+class _CorrectedFile:
     """A file some bytes of which read as others; what soundfile asks of one."""
 
     def __init__(self, file: BinaryIO, changes: Mapping[int, bytes]) -> None:

@@ -21,13 +21,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from speech.automaton import FREE, Automaton, Pattern, Symbol, counted, delimited, padded, parallel
+from speech.automaton import (
+    FREE,
+    Automaton,
+    ChunkPattern,
+    GrammarSymbol,
+    build_counted_automaton,
+    build_delimited_automaton,
+    build_padded_automaton,
+    build_parallel_automaton,
+)
 from speech.channels import Channel, ChannelMap
 
-__all__ = ["FREE", "Interleave", "Kind", "Pattern"]
+__all__ = ["FREE", "ChunkPattern", "GrammarKind", "Interleave"]
 
-Kind = Literal["delimited", "counted", "padded", "parallel"]
-IDS: dict[Kind, set[str]] = {
+GrammarKind = Literal["delimited", "counted", "padded", "parallel"]
+GRAMMAR_IDS: dict[GrammarKind, set[str]] = {
     "delimited": {"begin", "end"},
     "counted": set(),
     "padded": {"end", "text_pad", "audio_pad"},
@@ -53,12 +62,12 @@ class Interleave:
             state = interleave.advance(state, token)
     """
 
-    kind: Kind
+    kind: GrammarKind
     channels: ChannelMap
     stop: tuple[int, ...]
     begin: int | None = None
     end: int | None = None
-    pattern: Pattern = ()
+    pattern: ChunkPattern = ()
     blank: int | None = None
     delay: int = 0
     text_pad: int | None = None
@@ -67,9 +76,9 @@ class Interleave:
     def __post_init__(self) -> None:
         if not self.stop:
             raise ValueError("a reply grammar needs a stop id: got none")
-        given = {name for name in chain(*IDS.values()) if getattr(self, name) is not None}
-        if given != IDS[self.kind]:
-            wanted = " and ".join(sorted(IDS[self.kind])) or "stop ids only"
+        given = {name for name in chain(*GRAMMAR_IDS.values()) if getattr(self, name) is not None}
+        if given != GRAMMAR_IDS[self.kind]:
+            wanted = " and ".join(sorted(GRAMMAR_IDS[self.kind])) or "stop ids only"
             raise ValueError(f"a {self.kind} reply grammar needs {wanted}: got {sorted(given)}")
         if (self.channels.streams == 2) != (self.kind == "parallel"):
             raise ValueError(f"parallel replies have two streams, others one: got {self.channels.streams}")
@@ -88,12 +97,12 @@ class Interleave:
             (Channel.PAD, self._last, (self.blank, self.text_pad, self.audio_pad)),
         ):
             for token in tokens:
-                if token is not None and (found := self._channel(token, stream)) != channel:
-                    raise ValueError(f"id {token} must be in channel {channel.name}: it is {found.name}")
+                if token is not None and (actual := self._channel_of(token, stream)) != channel:
+                    raise ValueError(f"id {token} must be in channel {channel.name}: it is {actual.name}")
 
     # -- the automaton, one token at a time
 
-    def start(self) -> int:
+    def start_state(self) -> int:
         """State before the first token of a reply."""
         return 0
 
@@ -104,44 +113,44 @@ class Interleave:
             raise ValueError(f"token id must lie in [0, {len(symbols)}): got {token}")
         return self._automaton.moves[state][symbols[token]]
 
-    def phase(self, state: int) -> int:
+    def grammar_state(self, state: int) -> int:
         """Row of ``allowed()`` that holds in ``state``."""
         return self._automaton.phase[state]
 
     # -- whole replies
 
-    def allowed(self) -> NDArray[np.bool_]:
+    def allowed_masks(self) -> NDArray[np.bool_]:
         """Which ids each phase allows, bool [phases, vocab], read-only; row FREE is all true."""
         return self._allowed
 
-    def phases(self, ids: Sequence[int]) -> list[int]:
+    def grammar_states(self, ids: Sequence[int]) -> list[int]:
         """The phase at every position, given the ids before it; one per id."""
-        found, state = [], self.start()
+        grammar_states, state = [], self.start_state()
         for token in ids:
-            found.append(self.phase(state))
+            grammar_states.append(self.grammar_state(state))
             state = self.advance(state, token)
-        return found
+        return grammar_states
 
-    def sampled(self, ids: Sequence[int]) -> tuple[bool, ...]:
+    def sampled_flags(self, ids: Sequence[int]) -> tuple[bool, ...]:
         """False where the grammar left one id only: it was forced, whatever the weights."""
         choices = self._allowed.sum(axis=1)
-        return tuple(bool(choices[phase] > 1) for phase in self.phases(ids))
+        return tuple(bool(choices[phase] > 1) for phase in self.grammar_states(ids))
 
     def well_formed(self, ids: Sequence[int]) -> bool:
         """True for a whole reply that obeys the grammar, stop id included and nothing behind it."""
-        return self._run(ids) == 1
+        return self._final_state(ids) == 1
 
-    def split(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
+    def split_text_and_codes(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """(text ids, code ids) in order, up to the first stop. Takes any reply: cut, broken or empty."""
         streams = self.channels.streams
         stops = [i for i, token in enumerate(ids) if token in self.stop and i % streams == self._last]
         kept = ids[: stops[0]] if stops else ids
-        channels = self.channels.of(kept)
+        channels = self.channels.channels_of(kept)
         texts = [token for token, channel in zip(kept, channels, strict=True) if channel == Channel.TEXT]
         codes = [token for token, channel in zip(kept, channels, strict=True) if channel == Channel.AUDIO]
         return texts, codes
 
-    def merge(self, texts: Sequence[Sequence[int]], codes: Sequence[Sequence[int]]) -> list[int]:
+    def merge_chunks(self, texts: Sequence[Sequence[int]], codes: Sequence[Sequence[int]]) -> list[int]:
         """A well-formed reply of the given chunks: ``texts[i]`` are the words that ``codes[i]`` speaks.
 
         A pattern joins the chunks and cuts them again. ValueError: an empty chunk, unequal numbers of chunks,
@@ -149,11 +158,11 @@ class Interleave:
         """
         self._check_chunks(texts, codes)
         if self.kind == "parallel":
-            return self._side_by_side(list(chain(*texts)), list(chain(*codes)))
+            return self._merge_parallel(list(chain(*texts)), list(chain(*codes)))
         if self.kind == "padded":
-            return self._filled(list(chain(*texts)), list(chain(*codes)))
+            return self._merge_padded(list(chain(*texts)), list(chain(*codes)))
         if self.pattern:
-            texts, codes = self._cut(list(chain(*texts)), list(chain(*codes)))
+            texts, codes = self._cut_by_pattern(list(chain(*texts)), list(chain(*codes)))
         before = [] if self.begin is None else [self.begin]
         after = [] if self.end is None else [self.end]
         merged: list[int] = []
@@ -163,8 +172,8 @@ class Interleave:
 
     # -- private
 
-    def _run(self, ids: Sequence[int]) -> int:
-        state = self.start()
+    def _final_state(self, ids: Sequence[int]) -> int:
+        state = self.start_state()
         for token in ids:
             state = self.advance(state, token)
         return state
@@ -177,11 +186,11 @@ class Interleave:
             for chunk in chunks:
                 if not len(chunk):
                     raise ValueError(f"a chunk needs at least one {channel.name} id: got none")
-                wrong = [token for token in chunk if self._channel(token, stream) != channel]
+                wrong = [token for token in chunk if self._channel_of(token, stream) != channel]
                 if wrong:
                     raise ValueError(f"id {wrong[0]} must be in channel {channel.name} to be merged there")
 
-    def _side_by_side(self, text: Sequence[int], code: Sequence[int]) -> list[int]:
+    def _merge_parallel(self, text: Sequence[int], code: Sequence[int]) -> list[int]:
         """Step by step: the text and its end, the late codes and their stop, blanks elsewhere."""
         assert self.end is not None and self.blank is not None
         steps = self.delay + len(code) + 1
@@ -192,7 +201,7 @@ class Interleave:
         codes = [*[self.blank] * self.delay, *code, self.stop[0]]
         return [token for step in zip(texts, codes, strict=True) for token in step]
 
-    def _filled(self, text: Sequence[int], code: Sequence[int]) -> list[int]:
+    def _merge_padded(self, text: Sequence[int], code: Sequence[int]) -> list[int]:
         """Whole groups, fillers behind what is over first, and the end."""
         assert self.end is not None and self.text_pad is not None and self.audio_pad is not None
         size = self.pattern[0][1]
@@ -202,7 +211,7 @@ class Interleave:
         slots = [(texts[g], *codes[g * size : (g + 1) * size]) for g in range(groups)]
         return [*chain(*slots), self.end, self.stop[0]]
 
-    def _cut(self, text: Sequence[int], code: Sequence[int]) -> tuple[list[list[int]], list[list[int]]]:
+    def _cut_by_pattern(self, text: Sequence[int], code: Sequence[int]) -> tuple[list[list[int]], list[list[int]]]:
         """Cut by the pattern; what is left of the longer side joins the last chunk."""
         texts: list[list[int]] = []
         codes: list[list[int]] = []
@@ -224,36 +233,36 @@ class Interleave:
         """The stream of codes and stops."""
         return self.channels.streams - 1
 
-    def _channel(self, token: int, stream: int) -> Channel:
+    def _channel_of(self, token: int, stream: int) -> Channel:
         return Channel(self.channels.table_SV[stream, token])
 
     @cached_property
     def _automaton(self) -> Automaton:
         if self.kind == "parallel":
-            return parallel(self.delay)
+            return build_parallel_automaton(self.delay)
         if self.kind == "padded":
-            return padded(self.pattern[0][1])
-        return delimited() if self.kind == "delimited" else counted(self.pattern)
+            return build_padded_automaton(self.pattern[0][1])
+        return build_delimited_automaton() if self.kind == "delimited" else build_counted_automaton(self.pattern)
 
     @cached_property
     def _symbols(self) -> list[list[int]]:
         """[stream][id] -> symbol."""
-        table_SV = np.full_like(self.channels.table_SV, Symbol.OTHER)
-        table_SV[self.channels.table_SV == Channel.TEXT] = Symbol.TEXT
-        table_SV[self.channels.table_SV == Channel.AUDIO] = Symbol.AUDIO
+        table_SV = np.full_like(self.channels.table_SV, GrammarSymbol.OTHER)
+        table_SV[self.channels.table_SV == Channel.TEXT] = GrammarSymbol.TEXT
+        table_SV[self.channels.table_SV == Channel.AUDIO] = GrammarSymbol.AUDIO
         for symbol, token in (
-            (Symbol.BEGIN, self.begin),
-            (Symbol.END, self.end),
-            (Symbol.TEXT_PAD, self.text_pad),
-            (Symbol.AUDIO_PAD, self.audio_pad),
+            (GrammarSymbol.BEGIN, self.begin),
+            (GrammarSymbol.END, self.end),
+            (GrammarSymbol.TEXT_PAD, self.text_pad),
+            (GrammarSymbol.AUDIO_PAD, self.audio_pad),
         ):
             if token is not None:
                 table_SV[0, token] = symbol
         if self.blank is not None:
-            table_SV[:, self.blank] = Symbol.BLANK
-        table_SV[self._last, list(self.stop)] = Symbol.STOP
-        found: list[list[int]] = table_SV.tolist()
-        return found
+            table_SV[:, self.blank] = GrammarSymbol.BLANK
+        table_SV[self._last, list(self.stop)] = GrammarSymbol.STOP
+        symbols: list[list[int]] = table_SV.tolist()
+        return symbols
 
     @cached_property
     def _allowed(self) -> NDArray[np.bool_]:

@@ -12,23 +12,23 @@ from typing import Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-MAX_LINE = 1 << 24
+MAX_JOURNAL_LINE = 1 << 24
 
 
-class Line(BaseModel):
+class JournalLine(BaseModel):
     """What a line holds; nothing else."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Named(Line):
+class JournalEntry(JournalLine):
     """A line but the first: what became of the item ``id``."""
 
     id: str
 
 
-H = TypeVar("H", bound=Line)
-E = TypeVar("E", bound=Named)
+H = TypeVar("H", bound=JournalLine)
+E = TypeVar("E", bound=JournalEntry)
 
 
 class Journal(Generic[H, E]):
@@ -54,7 +54,7 @@ class Journal(Generic[H, E]):
             raise ValueError(f"{path}: cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._read()
+            self._read_lines()
         except BlockingIOError as error:
             os.close(self._file)
             raise ValueError(f"{path}: another process is writing it") from error
@@ -70,37 +70,37 @@ class Journal(Generic[H, E]):
             self.path.unlink(missing_ok=True)
         os.close(self._file)
 
-    def begin(self, header: H) -> H:
+    def ensure_header(self, header: H) -> H:
         """The first line, written where there is none yet. OSError: the disk is full."""
         if self.header is None:
-            self._write(header)
+            self._append_line(header)
             self.header = header
         return self.header
 
-    def add(self, found: E) -> None:
+    def append_entry(self, entry: E) -> None:
         """Append one line. OSError: the disk is full."""
-        self._write(found)
-        self.entries[found.id] = found
+        self._append_line(entry)
+        self.entries[entry.id] = entry
 
-    def _write(self, line: Line) -> None:
+    def _append_line(self, line: JournalLine) -> None:
         data = line.model_dump_json().encode() + b"\n"
         while data:
             data = data[os.write(self._file, data) :]
 
-    def _read(self) -> None:
+    def _read_lines(self) -> None:
         size, whole = os.fstat(self._file).st_size, 0
         header, entry = self._kinds
         with open(self._file, "rb", closefd=False) as file:
             for number in range(1, size + 1):
-                line = file.readline(MAX_LINE)
-                if not line.endswith(b"\n") and len(line) < MAX_LINE:
+                line = file.readline(MAX_JOURNAL_LINE)
+                if not line.endswith(b"\n") and len(line) < MAX_JOURNAL_LINE:
                     break
                 try:
                     if self.header is None:
                         self.header = header.model_validate_json(line)
                     else:
-                        found = entry.model_validate_json(line)
-                        self.entries[found.id] = found
+                        item = entry.model_validate_json(line)
+                        self.entries[item.id] = item
                 except ValidationError as error:
                     raise ValueError(f"{self.path}:{number}: not a line that `{self._by}` wrote") from error
                 whole += len(line)

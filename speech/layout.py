@@ -6,11 +6,11 @@ import json
 from speech.families.base import Family
 
 
-def layout_of(family: Family) -> str:
+def fingerprint_layout(family: Family) -> str:
     """Of family, channels, stop ids, tokenizer and codec, 16 digits; the weights are no part of it."""
     codec = family.codec()
-    told = json.dumps([family.name, family.stop_ids, codec.size, codec.sample_rate, codec.frame_rate])
-    digest = hashlib.sha256(told.encode() + family.channels.table_SV.tobytes())
+    description = json.dumps([family.name, family.stop_ids, codec.size, codec.sample_rate, codec.frame_rate])
+    digest = hashlib.sha256(description.encode() + family.channels.table_SV.tobytes())
     tokenizer = family.vocabulary.file
     if tokenizer.is_file():
         with tokenizer.open("rb") as content:

@@ -1,6 +1,6 @@
 """Data sets: one JSON object per line, and the order in which a run draws from them.
 
-Invariant: a row that ``read`` returns is complete and its audio exists, is in bounds and lies below the
+Invariant: a row that ``read_manifest`` returns is complete and its audio exists, is in bounds and lies below the
 manifest's folder. Nothing stops at the first mistake: all of them are listed as file:line:field: message.
 """
 
@@ -13,27 +13,37 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from conf.fields import Strict
-from speech.answers import Match, problem
-from speech.clips import Clips
-from speech.problems import ID, Found, ManifestError, Problem, validated
-from speech.rows import Rows, examine
+from conf.fields import StrictModel
+from speech.answers import AnswerMatch, find_answer_problem
+from speech.clips import ClipInspector
+from speech.problems import ID_PATTERN, ManifestError, Problem, RowProblems, validate_model
+from speech.rows import LazyRows, examine_rows
 
-__all__ = ["MARKER", "Answer", "Cursor", "ManifestError", "Message", "Problem", "Row", "check", "read"]
+__all__ = [
+    "AUDIO_MARKER",
+    "DialogueMessage",
+    "ExpectedAnswer",
+    "ManifestError",
+    "ManifestRow",
+    "Problem",
+    "RowCursor",
+    "check_manifest",
+    "read_manifest",
+]
 
-MARKER = "<|audio|>"
-FOREIGN = "<audio>"  # ms-swift's marker, by mistake
+AUDIO_MARKER = "<|audio|>"
+FOREIGN_MARKER = "<audio>"  # ms-swift's marker, by mistake
 
 
-def fitting(own: str) -> str:
+def make_file_safe_id(own: str) -> str:
     """An id of another source as one that can be part of a file name; different ones stay different."""
-    if re.fullmatch(ID, own):
+    if re.fullmatch(ID_PATTERN, own):
         return own
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", own).strip("-._")[:100] or "row"
     return f"{readable}-{hashlib.sha256(own.encode()).hexdigest()[:8]}"
 
 
-class Message(Strict):
+class DialogueMessage(StrictModel):
     """One turn: words, ``<|audio|>`` for sound, or both in the order in which they are said."""
 
     role: Literal["system", "user", "assistant"]
@@ -41,11 +51,11 @@ class Message(Strict):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """``parts`` of the content."""
-        return parts(self.content)
+        """``split_at_markers`` of the content."""
+        return split_at_markers(self.content)
 
 
-class Answer(Strict):
+class ExpectedAnswer(StrictModel):
     """What a right reply says.
 
     final     it ends with ``value``
@@ -57,24 +67,24 @@ class Answer(Strict):
     math      the last expression said has the value of ``value``: 2x + 3, x = 1/2, (a + b)^2, sqrt(2)
     """
 
-    match: Match
+    match: AnswerMatch
     value: str = Field(min_length=1)
 
     @field_validator("value")
     @classmethod
-    def _fits(cls, value: str, info: ValidationInfo) -> str:
-        broken = problem(info.data["match"], value) if "match" in info.data else None
+    def _check_value(cls, value: str, info: ValidationInfo) -> str:
+        broken = find_answer_problem(info.data["match"], value) if "match" in info.data else None
         if broken is not None:
             raise ValueError(broken)
         return value
 
 
-class Row(Strict):
+class ManifestRow(StrictModel):
     """A prompt with its reference reply. Audio paths are relative to the manifest's folder."""
 
-    id: str = Field(pattern=ID)
+    id: str = Field(pattern=ID_PATTERN)
     """Unique; also part of file names."""
-    messages: tuple[Message, ...] = Field(min_length=1)
+    messages: tuple[DialogueMessage, ...] = Field(min_length=1)
     """The dialogue so far; the last turn is the user's."""
     audios: tuple[tuple[str, ...], ...] = ()
     """One entry per ``<|audio|>``, in the order they stand in: clips played one after another."""
@@ -82,7 +92,7 @@ class Row(Strict):
     """The user's words, for judges."""
     task_type: str = Field(min_length=1)
     """Groups rows in reports."""
-    answer: Answer | None = None
+    answer: ExpectedAnswer | None = None
     """None: nothing to check."""
     style: Literal["slow", "loud"] | None = None
     """How the reply was asked to sound."""
@@ -92,20 +102,20 @@ class Row(Strict):
     """Clips of the reference reply; as many as words: word-aligned."""
 
 
-def check(path: Path, max_seconds: float, deep: bool = True) -> list[Problem]:
+def check_manifest(path: Path, max_seconds: float, deep: bool = True) -> list[Problem]:
     """All problems, in file order. ``deep`` decodes every distinct clip; else only headers are read."""
-    return _examine(path, max_seconds, deep)[1]
+    return _examine_manifest(path, max_seconds, deep)[1]
 
 
-def read(path: Path, max_seconds: float, deep: bool = False) -> Rows[Row]:
+def read_manifest(path: Path, max_seconds: float, deep: bool = False) -> LazyRows[ManifestRow]:
     """The rows of a sound manifest, each read when it is used. ManifestError lists every problem."""
-    rows, problems = _examine(path, max_seconds, deep)
+    rows, problems = _examine_manifest(path, max_seconds, deep)
     if problems:
         raise ManifestError(problems)
     return rows
 
 
-class Cursor:
+class RowCursor:
     """Draws row indices for ever: every epoch all of them once, in an order made of (seed, epoch, series).
 
     Series of one seed are independent of each other and of those of every other seed. How a run cuts its
@@ -114,7 +124,7 @@ class Cursor:
 
     Example:
         cursor = Cursor(len(rows), seed=0)
-        batch = [rows[i] for i in cursor.next(16)]
+        batch = [rows[i] for i in cursor.draw_indices(16)]
         saved = cursor.state_dict()
     """
 
@@ -124,7 +134,7 @@ class Cursor:
         self._count, self._seed, self._drawn = count, seed, 0
         self._spawned = (series,) if series else ()  # as numpy's SeedSequence.spawn does
 
-    def next(self, n: int) -> list[int]:
+    def draw_indices(self, n: int) -> list[int]:
         """The next ``n`` indices in [0, count)."""
         indices: list[int] = []
         while len(indices) < n:
@@ -148,63 +158,63 @@ class Cursor:
         self._drawn = state["drawn"]
 
 
-def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[Rows[Row], list[Problem]]:
-    return examine(
+def _examine_manifest(path: Path, max_seconds: float, deep: bool) -> tuple[LazyRows[ManifestRow], list[Problem]]:
+    return examine_rows(
         path,
-        lambda line, content, found: sound(content, found),
-        clip_fields,
-        Clips(path.parent, max_seconds, deep),
+        lambda line, content, problems: validate_manifest_row(content, problems),
+        list_clip_fields,
+        ClipInspector(path.parent, max_seconds, deep),
     )
 
 
-def parts(content: str, marker: str = MARKER) -> tuple[str, ...]:
+def split_at_markers(content: str, marker: str = AUDIO_MARKER) -> tuple[str, ...]:
     """Words and markers in order. White space stands as it is, but beside markers alone it is nothing."""
-    found = [part for part in re.split(f"({re.escape(marker)})", content) if part]
+    pieces = [part for part in re.split(f"({re.escape(marker)})", content) if part]
     wordless = not content.replace(marker, "").strip()
-    return tuple(part for part in found if part == marker or not wordless)
+    return tuple(part for part in pieces if part == marker or not wordless)
 
 
-def asks_aloud(rows: Iterable[Row]) -> bool:
+def has_spoken_question(rows: Iterable[ManifestRow]) -> bool:
     """Whether the last turn of any row is spoken: judges then hear the user as well."""
-    return any(MARKER in row.messages[-1].content for row in rows)
+    return any(AUDIO_MARKER in row.messages[-1].content for row in rows)
 
 
-def sound(content: Mapping[str, Any], found: Found) -> Row | None:
+def validate_manifest_row(content: Mapping[str, Any], problems: RowProblems) -> ManifestRow | None:
     """The row of an object, or None; what is wrong goes to ``found``. Its clips are not looked at."""
-    row = validated(Row, content, found)
+    row = validate_model(ManifestRow, content, problems)
     if row is not None:
-        found += dialogue(row.messages, len(row.audios))
+        problems += check_dialogue(row.messages, len(row.audios))
         if not row.sft_target_text.strip():
-            found.append(("sft_target_text", "must not be blank"))
+            problems.append(("sft_target_text", "must not be blank"))
     return row
 
 
-def clip_fields(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def list_clip_fields(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """All clips of a row as parsed, entry by entry."""
-    return [*audio_fields(content), ("sft_target_audio", content.get("sft_target_audio"))]
+    return [*list_prompt_clips(content), ("sft_target_audio", content.get("sft_target_audio"))]
 
 
-def dialogue(messages: Sequence[Message], audios: int) -> Iterator[tuple[str, str]]:
+def check_dialogue(messages: Sequence[DialogueMessage], audios: int) -> Iterator[tuple[str, str]]:
     """Rules over turns and markers."""
     roles = [message.role for message in messages]
     if "user" not in roles:
         yield "messages", "must hold a user turn: got " + ", ".join(roles)
     elif roles[-1] != "user":
         yield "messages", f"must end with the user's turn: got {roles[-1]}"
-    markers = sum(message.content.count(MARKER) for message in messages)
+    markers = sum(message.content.count(AUDIO_MARKER) for message in messages)
     if markers != audios:
-        yield "audios", f"must have one entry per {MARKER}: got {audios} for {markers}"
+        yield "audios", f"must have one entry per {AUDIO_MARKER}: got {audios} for {markers}"
     for i, message in enumerate(messages):
         if not message.content.strip():
             yield f"messages[{i}].content", "must not be blank"
-        if FOREIGN in message.content:
+        if FOREIGN_MARKER in message.content:
             yield (
                 f"messages[{i}].content",
-                f"must not hold {FOREIGN}, which is said as it stands: {MARKER} is sound",
+                f"must not hold {FOREIGN_MARKER}, which is said as it stands: {AUDIO_MARKER} is sound",
             )
 
 
-def audio_fields(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def list_prompt_clips(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """``audios`` of a row as parsed, entry by entry."""
     audios = content.get("audios")
     return [(f"audios[{i}]", clips) for i, clips in enumerate(audios)] if isinstance(audios, list) else []

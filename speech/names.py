@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Names:
+class TensorNameMap:
     """Which of a checkpoint's tensors are the language model's, and what its torch module calls them.
 
     ``rules``: (pattern of a checkpoint name, names in the module), the first that matches holds; no rule: the
@@ -20,17 +20,17 @@ class Names:
     rules: tuple[tuple[str, tuple[str, ...]], ...] = ()
     unsampled: str | None = None
 
-    def parts(self, name: str) -> tuple[str, ...]:
+    def module_names(self, name: str) -> tuple[str, ...]:
         """Names of the module's tensors that the checkpoint's tensor ``name`` is made of."""
         for pattern, templates in self.rules:
             if match := re.fullmatch(pattern, name):
                 return tuple(match.expand(template) for template in templates)
         return (name,)
 
-    def sampled(self, name: str) -> bool:
+    def is_sampled(self, name: str) -> bool:
         """Whether engines have the checkpoint's tensor ``name``."""
-        return bool(self.parts(name)) and not (self.unsampled and re.fullmatch(self.unsampled, name))
+        return bool(self.module_names(name)) and not (self.unsampled and re.fullmatch(self.unsampled, name))
 
 
-ALL = Names()
+UNCHANGED_NAMES = TensorNameMap()
 """Every tensor, under the checkpoint's own names."""

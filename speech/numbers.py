@@ -13,7 +13,15 @@ twenty"). Ordinals are parts ("two thirds") or no numbers ("twenty third"); a se
 
 from fractions import Fraction
 
-from speech.cardinals import SCALES, TENS, Found, cardinal, literal, tokens, word_at
+from speech.cardinals import (
+    SCALES,
+    TENS,
+    ParsedNumber,
+    parse_cardinal,
+    parse_digit_token,
+    split_number_tokens,
+    word_at,
+)
 
 _ORDINALS = {
     name: value
@@ -29,16 +37,16 @@ _PARTS = {"half": 2, "quarter": 4} | _ORDINALS
 _PLURAL_PARTS = {"halves": 2} | {f"{name}s": value for name, value in _PARTS.items()}
 
 
-def numbers(text: str) -> list[Fraction]:
+def parse_numbers(text: str) -> list[Fraction]:
     """Every number in the order in which it is said.
 
     Example:
         numbers("twenty-one and two thirds of 1,200")  # [Fraction(65, 3), Fraction(1200, 1)]
     """
-    said, at, row = tokens(text), 0, False
-    found: list[Fraction] = []
+    said, at, row = split_number_tokens(text), 0, False
+    values: list[Fraction] = []
     while at < len(said):
-        read = _signed(said, at, row)
+        read = _parse_signed_number(said, at, row)
         if read is None:
             row, at = False, at + 1
             continue
@@ -46,26 +54,26 @@ def numbers(text: str) -> list[Fraction]:
         if _is_ordinal(said, after):
             row, at = False, after + 1
             continue
-        found.append(value)
+        values.append(value)
         row, at = True, after
-    return found
+    return values
 
 
-def number(text: str) -> Fraction:
+def parse_single_number(text: str) -> Fraction:
     """The number that a text is. ValueError: it is none, or more than one."""
-    said = tokens(text)
-    read = _signed(said, 0, False)
+    said = split_number_tokens(text)
+    read = _parse_signed_number(said, 0, False)
     if read is None or said[read[1] :] not in ([], ["."]):
         raise ValueError("must be one number, as 12, -3.5, 2/3, 75 % or three quarters")
     return read[0]
 
 
-def quantity(said: list[str], at: int, row: bool = False) -> Found | None:
+def parse_quantity(said: list[str], at: int, row: bool = False) -> ParsedNumber | None:
     """The number without a sign, a slash or a percentage that begins at a token; None when none does.
 
     ``row``: another number ends right before it, so no year begins here.
     """
-    read = _part(said, at) or _mixed(said, at, row)
+    read = _parse_part_word(said, at) or _parse_mixed_number(said, at, row)
     if read is None:
         return None
     value, after = read
@@ -75,15 +83,15 @@ def quantity(said: list[str], at: int, row: bool = False) -> Found | None:
     return value, after
 
 
-def _signed(said: list[str], at: int, row: bool) -> Found | None:
+def _parse_signed_number(said: list[str], at: int, row: bool) -> ParsedNumber | None:
     word = word_at(said, at)
     minus = word == "negative" or (word in ("-", "minus") and not row)
-    read = quantity(said, at + minus, row)
+    read = parse_quantity(said, at + minus, row)
     if read is None:
         return None
     value, after = read
     if word_at(said, after) in ("over", "/"):
-        below = quantity(said, after + 1)
+        below = parse_quantity(said, after + 1)
         if below is not None and below[0] != 0:
             value, after = value / below[0], below[1]
     if word_at(said, after) in ("percent", "%"):
@@ -93,25 +101,25 @@ def _signed(said: list[str], at: int, row: bool) -> Found | None:
     return -value if minus else value, after
 
 
-def _mixed(said: list[str], at: int, row: bool) -> Found | None:
+def _parse_mixed_number(said: list[str], at: int, row: bool) -> ParsedNumber | None:
     """A cardinal, and what goes with it: "two and a half", "two thirds", "1 1/2"."""
-    read = cardinal(said, at, row)
+    read = parse_cardinal(said, at, row)
     if read is None:
         return None
     value, after = read
-    below = _denominator(said, after, value)
+    below = _find_denominator(said, after, value)
     if below is not None:
         return value / below, after + 1
     joined = word_at(said, after) == "and"
-    part = _slashed(said, after + joined)
+    part = _parse_slash_fraction(said, after + joined)
     if part is None and joined:
-        part = _part(said, after + 1) or _counted_part(said, after + 1)
+        part = _parse_part_word(said, after + 1) or _parse_counted_part(said, after + 1)
     if part is not None and part[0] < 1 and value.denominator == 1:
         return value + part[0], part[1]
     return value, after
 
 
-def _part(said: list[str], at: int) -> Found | None:
+def _parse_part_word(said: list[str], at: int) -> ParsedNumber | None:
     """ "half", "a half", "a quarter", "an eighth"."""
     article = word_at(said, at) in ("a", "an")
     word = word_at(said, at + article)
@@ -120,13 +128,13 @@ def _part(said: list[str], at: int) -> Found | None:
     return None
 
 
-def _counted_part(said: list[str], at: int) -> Found | None:
-    read = cardinal(said, at, True)
-    below = None if read is None else _denominator(said, read[1], read[0])
+def _parse_counted_part(said: list[str], at: int) -> ParsedNumber | None:
+    read = parse_cardinal(said, at, True)
+    below = None if read is None else _find_denominator(said, read[1], read[0])
     return None if read is None or below is None else (read[0] / below, read[1] + 1)
 
 
-def _denominator(said: list[str], at: int, above: Fraction) -> int | None:
+def _find_denominator(said: list[str], at: int, above: Fraction) -> int | None:
     """What a count of parts is divided by; "twenty third" is a rank, "two third" a plural badly heard."""
     word = word_at(said, at)
     if above.denominator > 1 or (word == "half" and above != 1):
@@ -138,9 +146,9 @@ def _is_ordinal(said: list[str], at: int) -> bool:
     return word_at(said, at) in {"first", *_ORDINALS} and said[at - 1] in {"hundred", *TENS}
 
 
-def _slashed(said: list[str], at: int) -> Found | None:
+def _parse_slash_fraction(said: list[str], at: int) -> ParsedNumber | None:
     """ "1/2" in digits, for "1 1/2" and "1 and 1/2"."""
-    above, below = literal(said, at), literal(said, at + 2)
+    above, below = parse_digit_token(said, at), parse_digit_token(said, at + 2)
     if word_at(said, at + 1) != "/" or above is None or not below:
         return None
     return above / below, at + 3

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-LARGEST = (1 << 31) - 1  # bytes; protobuf has no longer message
+MAX_ONNX_BYTES = (1 << 31) - 1  # bytes; protobuf has no longer message
 
 
-def opened(file: Path, what: str, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Any:
+def open_onnx_session(file: Path, what: str, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Any:
     """A session of one thread with one input, on the first of ``providers`` that is there.
 
     ValueError, saying ``what`` the file was to be: no onnxruntime, no such file, not a whole model.
@@ -16,7 +16,7 @@ def opened(file: Path, what: str, providers: Sequence[str] = ("CPUExecutionProvi
         import onnxruntime
     except ImportError as missing:
         raise ValueError(f"{file}: needs onnxruntime: pip install onnxruntime") from missing
-    if not file.is_file() or file.stat().st_size > LARGEST:
+    if not file.is_file() or file.stat().st_size > MAX_ONNX_BYTES:
         raise ValueError(f"{file}: {what} must be an .onnx file of at most 2 GiB")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -3,7 +3,7 @@
 Invariant: the end of one in letters ("a hundred and fifth") and behind digits ("105th") is the same mark.
 """
 
-from speech.cardinals import RANK, SCALES, TENS, spelled
+from speech.cardinals import RANK, SCALES, TENS, spell_number
 
 PLURAL = "-s"  # a token of its own behind a number: a decade, or hundreds of something
 
@@ -27,7 +27,7 @@ def _several(word: str) -> str:
 
 
 _LARGE = (*TENS, "hundred", *SCALES)
-ORDINALS = {_rank(word): word for word in (*(spelled(value)[0] for value in range(1, 20)), *_LARGE)}
+ORDINALS = {_rank(word): word for word in (*(spell_number(value)[0] for value in range(1, 20)), *_LARGE)}
 PLURALS = {_several(word): word for word in _LARGE}
 
 

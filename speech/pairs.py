@@ -5,7 +5,7 @@ Two forms are read. Which of them a file has is decided once, by the keys of its
     chosen, rejected                 ours, what ``wavgate pairs`` writes: ``PairRow`` below
     rejected_text, rejected_audio    WavAlign's: speech/wavalign.py
 
-Invariant: the two replies of a row that ``read`` returns differ, the preferred one was not scored below the
+Invariant: the two replies of a row that ``read_pairs`` returns differ, the preferred one was not scored below the
 other, and each is there as token ids or as words and sound. All mistakes are listed as file:line:field.
 """
 
@@ -15,42 +15,42 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from conf.fields import Strict
+from conf.fields import StrictModel
 from speech import wavalign
-from speech.clips import Clips
-from speech.manifest import Answer, Message, audio_fields, dialogue
+from speech.clips import ClipInspector
+from speech.manifest import DialogueMessage, ExpectedAnswer, check_dialogue, list_prompt_clips
 from speech.problems import (
-    ID,
-    Found,
+    ID_PATTERN,
     ManifestError,
     Problem,
-    lines,
+    RowProblems,
+    iterate_numbered_lines,
     parse_object,
-    validated,
+    validate_model,
 )
-from speech.rows import Rows, examine
+from speech.rows import LazyRows, examine_rows
 
-Form = Literal["prompts", "pairs", "wavalign"]
-FORMS: dict[Form, str] = {
+PairsForm = Literal["prompts", "pairs", "wavalign"]
+PAIRS_FORMS: dict[PairsForm, str] = {
     "prompts": "prompts",
     "pairs": "wavgate's pairs (its first row has chosen or rejected)",
     "wavalign": "WavAlign's pairs (its first row has rejected_text or rejected_audio)",
 }
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Id = Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]
-Ids = Annotated[tuple[Id, ...], Field(fail_fast=True, min_length=1)]  # the first that is wrong is told
+FiniteNumber = Annotated[float, Field(allow_inf_nan=False)]
+TokenId = Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]
+TokenIds = Annotated[tuple[TokenId, ...], Field(fail_fast=True, min_length=1)]  # the first that is wrong is told
 
 
-class AxisScore(Strict):
+class AxisScore(StrictModel):
     """What a judge gave on one axis."""
 
-    value: Finite
+    value: FiniteNumber
     spread: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     judge: str
     """Who, with which version of which rule."""
 
 
-class Side(Strict):
+class PairReply(StrictModel):
     """One of the two replies: as tokens, which are used as they stand, or as words and sound."""
 
     text: str
@@ -59,7 +59,7 @@ class Side(Strict):
     """Clips; as many as words: word-aligned. None only where there are tokens."""
     index: Annotated[int, Field(ge=0)] | None = None
     """Which of the samples it was."""
-    ids: Ids | None = None
+    ids: TokenIds | None = None
     """The tokens that were sampled."""
     channels: Annotated[str, Field(pattern=r"^[TABEP]*$")] | None = None
     """T A B E P, one letter per id."""
@@ -70,12 +70,12 @@ class Side(Strict):
     """What a recogniser heard."""
     scores: dict[str, AxisScore] = Field(default_factory=dict)
     """By axis."""
-    reward: Finite | None = None
+    reward: FiniteNumber | None = None
     judge: str | None = None
     """Who put the axes together."""
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _check_complete(self) -> Self:
         parts = (self.ids, self.channels, self.sampled)
         if any((part is None) != (self.ids is None) for part in parts):
             raise ValueError("ids, channels and sampled must come together")
@@ -86,7 +86,7 @@ class Side(Strict):
         return self
 
 
-class Provenance(Strict):
+class PairProvenance(StrictModel):
     """How the replies of a row came to be."""
 
     model: str
@@ -94,11 +94,11 @@ class Provenance(Strict):
     family: str
     layout: str
     """Fingerprint of what the ids mean (speech/layout.py)."""
-    weights: dict[str, Finite]
+    weights: dict[str, FiniteNumber]
     """Of the axes in the reward."""
     samples: Annotated[int, Field(ge=2)]
     """Replies to the prompt, of which these are the best and the worst."""
-    temperature: Finite
+    temperature: FiniteNumber
     max_new_tokens: int
     grammar: bool
     seed: int
@@ -108,36 +108,36 @@ class Provenance(Strict):
     """Hash of the source tree."""
 
 
-class PairRow(Strict):
+class PairRow(StrictModel):
     """A prompt with two replies. Audio paths are relative to the file's folder."""
 
-    id: str = Field(pattern=ID)
+    id: str = Field(pattern=ID_PATTERN)
     """Unique; the prompt's."""
-    messages: tuple[Message, ...] = Field(min_length=1)
+    messages: tuple[DialogueMessage, ...] = Field(min_length=1)
     """The dialogue so far; the last turn is the user's."""
     audios: tuple[tuple[str, ...], ...] = ()
     """One entry per ``<|audio|>``: clips played one after another."""
     question_text: Annotated[str, Field(min_length=1)] | None = None
     """The user's words; null: not known."""
     task_type: Annotated[str, Field(min_length=1)] | None = None
-    answer: Answer | None = None
+    answer: ExpectedAnswer | None = None
     style: Literal["slow", "loud"] | None = None
-    chosen: Side
+    chosen: PairReply
     """The preferred reply."""
-    rejected: Side
+    rejected: PairReply
     """The other one."""
     margin: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
     """How much better the preferred one was scored; null: not known."""
     weight: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
     """Of this pair in the loss."""
-    prompt_ids: Ids | None = None
+    prompt_ids: TokenIds | None = None
     """The tokens of the prompt; there if and only if the replies have theirs."""
-    provenance: Provenance | None = None
+    provenance: PairProvenance | None = None
 
 
-def form_of(path: Path) -> Form:
+def detect_pairs_form(path: Path) -> PairsForm:
     """What a file holds, by its first object; ``prompts`` where no key of pairs says otherwise."""
-    for _, _, text in lines(path) if path.is_file() else ():
+    for _, _, text in iterate_numbered_lines(path) if path.is_file() else ():
         content = parse_object(text, [])
         if content is not None:
             keys = content.keys()
@@ -146,123 +146,129 @@ def form_of(path: Path) -> Form:
     return "prompts"
 
 
-def read(path: Path, max_seconds: float, deep: bool = False) -> Rows[PairRow]:
+def read_pairs(path: Path, max_seconds: float, deep: bool = False) -> LazyRows[PairRow]:
     """The rows of a sound file of either form, each read when it is used. ManifestError lists every problem.
 
     ``deep`` decodes every distinct clip; else only headers are read.
     """
-    rows, problems = _examine(path, max_seconds, deep)
+    rows, problems = _examine_pairs(path, max_seconds, deep)
     if problems:
         raise ManifestError(problems)
     return rows
 
 
-def below(rows: Sequence[PairRow], margin: float) -> int:
+def count_below_margin(rows: Sequence[PairRow], margin: float) -> int:
     """How many rows have a known margin that is less."""
     return sum(row.margin is not None and row.margin < margin for row in rows)
 
 
-def described(rows: Sequence[PairRow], form: Form) -> Iterator[str]:
+def describe_pairs(rows: Sequence[PairRow], form: PairsForm) -> Iterator[str]:
     """What there is to say about sound rows, as lines."""
     margins = [row.margin for row in rows if row.margin is not None]
     sampled = sum(row.prompt_ids is not None for row in rows)
-    yield f"read as {FORMS[form]}; {sampled} with their tokens, {len(rows) - sampled} as words and sound"
+    yield f"read as {PAIRS_FORMS[form]}; {sampled} with their tokens, {len(rows) - sampled} as words and sound"
     if margins:
         yield f"score of chosen above rejected: {min(margins):g} to {max(margins):g}, known of {len(margins)}"
 
 
-def _examine(path: Path, max_seconds: float, deep: bool) -> tuple[Rows[PairRow], list[Problem]]:
-    form = form_of(path)
-    clips = Clips(path.parent, max_seconds, deep)
+def _examine_pairs(path: Path, max_seconds: float, deep: bool) -> tuple[LazyRows[PairRow], list[Problem]]:
+    form = detect_pairs_form(path)
+    clips = ClipInspector(path.parent, max_seconds, deep)
 
-    def row_of(line: int, content: dict[str, Any], found: Found) -> PairRow | None:
-        row = _ours(content, clips, found) if form == "pairs" else _theirs(line, content, clips, found)
-        found[:] = [(field, _placed(message, form)) for field, message in found]
+    def row_of(line: int, content: dict[str, Any], problems: RowProblems) -> PairRow | None:
+        row = (
+            _validate_pair(content, clips, problems)
+            if form == "pairs"
+            else _validate_wavalign_pair(line, content, clips, problems)
+        )
+        problems[:] = [(field, _add_form_hint(message, form)) for field, message in problems]
         return row
 
     if form == "prompts" and path.is_file():
         wanted = "chosen and rejected (wavgate's), or rejected_text and rejected_audio (WavAlign's)"
-        return Rows(path, row_of), [Problem(path, 0, "", f"must hold pairs: its first row must have {wanted}")]
-    return examine(path, row_of, _fields if form == "pairs" else wavalign.audio_fields, clips)
+        return LazyRows(path, row_of), [Problem(path, 0, "", f"must hold pairs: its first row must have {wanted}")]
+    return examine_rows(path, row_of, _list_pair_clips if form == "pairs" else wavalign.list_wavalign_clips, clips)
 
 
-def _placed(message: str, form: Form) -> str:
+def _add_form_hint(message: str, form: PairsForm) -> str:
     """A key that is missing or unknown is so in the form that the file was taken for."""
     keys = message.startswith(("unknown key", "key is missing"))
-    return f"{message}; the file is read as {FORMS[form]}" if keys else message
+    return f"{message}; the file is read as {PAIRS_FORMS[form]}" if keys else message
 
 
-def _ours(content: dict[str, Any], clips: Clips, found: Found) -> PairRow | None:
-    row = validated(PairRow, content, found)
+def _validate_pair(content: dict[str, Any], clips: ClipInspector, problems: RowProblems) -> PairRow | None:
+    row = validate_model(PairRow, content, problems)
     if row is not None:
-        found += dialogue(row.messages, len(row.audios))
-        found += _rules(row, clips)
+        problems += check_dialogue(row.messages, len(row.audios))
+        problems += _check_pair(row, clips)
     return row
 
 
-def _rules(row: PairRow, clips: Clips) -> Iterator[tuple[str, str]]:
+def _check_pair(row: PairRow, clips: ClipInspector) -> Iterator[tuple[str, str]]:
     """Rules over both replies."""
     tokens = [part is not None for part in (row.prompt_ids, row.chosen.ids, row.rejected.ids)]
     if any(tokens) and not all(tokens):
         yield "prompt_ids", "must come with the ids of both replies, or none of the three"
     if any(tokens) and row.provenance is None:
         yield "provenance", "must be there where there are ids: it says what they mean"
-    if _same(row.chosen, row.rejected, clips):
+    if _is_same_reply(row.chosen, row.rejected, clips):
         yield "rejected", "must not be the same reply as chosen: same words, same sound"
-    if _less(row.chosen.reward, row.rejected.reward):
+    if _is_less(row.chosen.reward, row.rejected.reward):
         yield "chosen.reward", f"must not be below that of rejected: got {row.chosen.reward}"
 
 
-def _same(one: Side, other: Side, clips: Clips) -> bool:
+def _is_same_reply(reply: PairReply, other: PairReply, clips: ClipInspector) -> bool:
     """Nothing could be learnt from such a pair."""
-    if one.ids is not None or other.ids is not None:
-        return one.ids == other.ids
-    if one.text.split() != other.text.split():
+    if reply.ids is not None or other.ids is not None:
+        return reply.ids == other.ids
+    if reply.text.split() != other.text.split():
         return False
-    return one.audio == other.audio or clips.alike(one.audio, other.audio)
+    return reply.audio == other.audio or clips.are_same_sound(reply.audio, other.audio)
 
 
-def _theirs(line: int, content: dict[str, Any], clips: Clips, found: Found) -> PairRow | None:
-    given = validated(wavalign.WavAlignRow, content, found)
+def _validate_wavalign_pair(
+    line: int, content: dict[str, Any], clips: ClipInspector, problems: RowProblems
+) -> PairRow | None:
+    given = validate_model(wavalign.WavAlignRow, content, problems)
     if given is None:
         return None
-    messages = wavalign.prompt_of(given.messages) or given.messages
-    found += dialogue(messages, len(given.audios))
-    found += _their_rules(given)
-    if found:
+    messages = wavalign.drop_final_answers(given.messages) or given.messages
+    problems += check_dialogue(messages, len(given.audios))
+    problems += _check_wavalign_scores(given)
+    if problems:
         return None
     gap = given.score_gap
     if gap is None and given.chosen_score is not None and given.rejected_score is not None:
         gap = given.chosen_score - given.rejected_score
     row = PairRow(
         id=given.id or f"line-{line}",
-        messages=wavalign.bare(messages),
+        messages=wavalign.strip_written_messages(messages),
         audios=tuple((clip,) for clip in given.audios),
         question_text=given.question_text or None,
         task_type=given.task_type or None,
-        chosen=Side(text=given.sft_target_text, audio=(given.sft_target_audio,), reward=given.chosen_score),
-        rejected=Side(text=given.rejected_text, audio=(given.rejected_audio,), reward=given.rejected_score),
+        chosen=PairReply(text=given.sft_target_text, audio=(given.sft_target_audio,), reward=given.chosen_score),
+        rejected=PairReply(text=given.rejected_text, audio=(given.rejected_audio,), reward=given.rejected_score),
         margin=gap,
     )
-    if _same(row.chosen, row.rejected, clips):
-        found.append(("rejected_audio", "must not be the same reply as sft_target_audio: same words, same sound"))
+    if _is_same_reply(row.chosen, row.rejected, clips):
+        problems.append(("rejected_audio", "must not be the same reply as sft_target_audio: same words, same sound"))
         return None
     return row
 
 
-def _their_rules(row: wavalign.WavAlignRow) -> Iterator[tuple[str, str]]:
+def _check_wavalign_scores(row: wavalign.WavAlignRow) -> Iterator[tuple[str, str]]:
     for field in ("sft_target_text", "rejected_text"):
         if not getattr(row, field).strip():
             yield field, "must not be blank"
-    if _less(row.chosen_score, row.rejected_score):
+    if _is_less(row.chosen_score, row.rejected_score):
         yield "chosen_score", f"must not be below rejected_score: got {row.chosen_score}"
 
 
-def _less(one: float | None, other: float | None) -> bool:
-    return one is not None and other is not None and one < other
+def _is_less(value: float | None, other: float | None) -> bool:
+    return value is not None and other is not None and value < other
 
 
-def _fields(content: dict[str, Any]) -> list[tuple[str, Any]]:
+def _list_pair_clips(content: dict[str, Any]) -> list[tuple[str, Any]]:
     sides = [(name, content.get(name)) for name in ("chosen", "rejected")]
     clips = [(f"{name}.audio", side.get("audio")) for name, side in sides if isinstance(side, dict)]
-    return [*audio_fields(content), *clips]
+    return [*list_prompt_clips(content), *clips]

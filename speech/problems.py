@@ -16,15 +16,15 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 MAX_LINE = 1 << 24  # bytes; a row has thousands
-ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-SHOWN = 20  # problems of a manifest on the screen
-UNPRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a line, or talk to a terminal
-Found = list[tuple[str, str]]  # what is wrong with a line: field, message
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+MAX_SHOWN_PROBLEMS = 20  # problems of a manifest on the screen
+UNPRINTABLE_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a line, or talk to a terminal
+RowProblems = list[tuple[str, str]]  # what is wrong with a line: field, message
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """Text of a hostile file as one line that says nothing to a terminal."""
-    return UNPRINTED.sub(lambda match: ascii(match[0])[1:-1], text)
+    return UNPRINTABLE_CHARACTERS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +39,26 @@ class Problem:
     def __str__(self) -> str:
         where = [str(self.file), str(self.line) if self.line else "", self.field]
         said = ":".join(part for part in where if part) + f": {self.message}"
-        return printable(said)
+        return escape_unprintable(said)
 
 
 class ManifestError(ValueError):
     """Everything that is wrong with a manifest: the first problems, a line each, then how many of which."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(_told(problems)))
+        super().__init__("\n".join(_summarize_problems(problems)))
         self.problems = problems
 
 
-def _told(problems: list[Problem]) -> Iterator[str]:
-    yield from (str(problem) for problem in problems[:SHOWN])
-    if len(problems) > SHOWN:
-        rules = Counter(rule_of(problem.field, problem.message) for problem in problems)
-        yield f"{len(problems)} problems in all, {SHOWN} shown:"
-        yield from (f"{count:>9}  {printable(rule)}" for rule, count in rules.most_common(SHOWN))
+def _summarize_problems(problems: list[Problem]) -> Iterator[str]:
+    yield from (str(problem) for problem in problems[:MAX_SHOWN_PROBLEMS])
+    if len(problems) > MAX_SHOWN_PROBLEMS:
+        rules = Counter(strip_problem_values(problem.field, problem.message) for problem in problems)
+        yield f"{len(problems)} problems in all, {MAX_SHOWN_PROBLEMS} shown:"
+        yield from (f"{count:>9}  {escape_unprintable(rule)}" for rule, count in rules.most_common(MAX_SHOWN_PROBLEMS))
 
 
-def rule_of(field: str, message: str) -> str:
+def strip_problem_values(field: str, message: str) -> str:
     """A problem without the values: what rows can be counted by."""
     where = re.sub(r"\[\d+\]", "", field)
     first, _, rest = message.partition(": ")
@@ -69,7 +69,7 @@ def rule_of(field: str, message: str) -> str:
 M = TypeVar("M", bound=BaseModel)
 
 
-def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+def iterate_numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """Lines with their numbers, from 1, and where they start; an empty file has one.
 
     Of a line that is too long, ``MAX_LINE`` + 1 bytes: what follows in it is passed over piece by piece.
@@ -87,15 +87,15 @@ def lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
             yield 1, 0, b""
 
 
-def parse_object(text: bytes, found: Found) -> dict[str, Any] | None:
+def parse_object(text: bytes, problems: RowProblems) -> dict[str, Any] | None:
     """The object on a line, or None; what is wrong with it goes to ``found``."""
     if len(text) > MAX_LINE:
-        found.append(("", f"a line has at most {MAX_LINE} bytes"))
+        problems.append(("", f"a line has at most {MAX_LINE} bytes"))
         return None
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, n in Counter(key for key, _ in items).items() if n > 1]
-        found.extend((key, "key must not appear twice") for key in twice)
+        problems.extend((key, "key must not appear twice") for key in twice)
         return dict(items)
 
     try:
@@ -103,68 +103,68 @@ def parse_object(text: bytes, found: Found) -> dict[str, Any] | None:
         if b"\\u" in text:  # half a surrogate pair is no character and could not be written again
             json.dumps(content, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
-        what = _no_json(text, error)
+        what = _explain_bad_json(text, error)
     except RecursionError:
         what = "nested too deeply"
     except UnicodeError as error:
-        what = _no_text(text) or f"must be UTF-8: {error}"
+        what = _explain_bad_text(text) or f"must be UTF-8: {error}"
     except ValueError:
         what = "a number has thousands of digits"
     else:
         if isinstance(content, dict):
             return content
         what = f"got {type(content).__name__}" + ", write each object on a line" * isinstance(content, list)
-    found.append(("", f"must be one JSON object: {what}"))
+    problems.append(("", f"must be one JSON object: {what}"))
     return None
 
 
-def _no_json(text: bytes, error: json.JSONDecodeError) -> str:
+def _explain_bad_json(text: bytes, error: json.JSONDecodeError) -> str:
     if not text.strip():
         return "the line is empty"
     if error.pos >= len(error.doc.rstrip()):
         return f"it goes on behind the line, and must not: {error.msg} at column {error.colno}"
-    return _no_text(text) or f"{error.msg} at column {error.colno}"
+    return _explain_bad_text(text) or f"{error.msg} at column {error.colno}"
 
 
-def _no_text(text: bytes) -> str:
+def _explain_bad_text(text: bytes) -> str:
     """What a line is that holds no UTF-8; nothing: it may."""
     if text.startswith(b"\x1f\x8b"):
         return "the file is compressed (gzip): unpack it"
     return "the file must be UTF-8: it is UTF-16 or UTF-32, or no text" if b"\0" in text else ""
 
 
-def validated(model: type[M], content: Mapping[str, Any], found: Found) -> M | None:
+def validate_model(model: type[M], content: Mapping[str, Any], problems: RowProblems) -> M | None:
     """The model of a line, or None; what is wrong with it goes to ``found``."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        for one in error.errors(include_url=False):
-            if one["type"] == "too_short" and one["input"]:
+        for detail in error.errors(include_url=False):
+            if detail["type"] == "too_short" and detail["input"]:
                 continue  # pydantic counts only the items that are sound; their own problems are listed
-            found.append((field_name(one["loc"]), reason(one, model)))
+            problems.append((format_field_path(detail["loc"]), explain_validation_error(detail, model)))
         return None
 
 
-def field_name(location: tuple[int | str, ...]) -> str:
+def format_field_path(location: tuple[int | str, ...]) -> str:
     """("audios", 0, 1) -> "audios[0][1]"."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
 
 
-def reason(error: Any, row: type[BaseModel]) -> str:
+def explain_validation_error(error: Any, row: type[BaseModel]) -> str:
     """pydantic's error about a field of ``row`` in our words."""
     if error["type"] == "extra_forbidden":
-        model = _model_at(row, error["loc"][:-1])
+        model = _find_nested_model(row, error["loc"][:-1])
         near = get_close_matches(str(error["loc"][-1]), model.model_fields, n=1, cutoff=0.5)
         return "unknown key" + (f", did you mean {near[0]}?" if near else "")
     if error["type"] == "missing":
         return "key is missing"
     if error["type"] in ("too_short", "string_too_short"):
         return "must not be empty"
-    rule, given = _words(error), repr(error["input"])
+    rule, given = _explain_rule(error), repr(error["input"])
     return f"{rule[:1].lower()}{rule[1:]}: got {given if len(given) <= 60 else given[:57] + '...'}"
 
 
-KINDS = {  # pydantic's kind of error -> what JSON calls the thing that is wanted
+JSON_TYPE_NAMES = {  # pydantic's kind of error -> what JSON calls the thing that is wanted
     "tuple_type": "a list",
     "list_type": "a list",
     "string_type": "text",
@@ -177,20 +177,20 @@ KINDS = {  # pydantic's kind of error -> what JSON calls the thing that is wante
     "model_type": "an object",
     "model_attributes_type": "an object",
 }
-PATTERNS = {ID: "must be 1 to 128 letters, digits, . _ or -, the first a letter or a digit"}
+PATTERN_RULES = {ID_PATTERN: "must be 1 to 128 letters, digits, . _ or -, the first a letter or a digit"}
 
 
-def _words(error: Any) -> str:
-    if error["type"] in KINDS:
-        return f"must be {KINDS[error['type']]}"
+def _explain_rule(error: Any) -> str:
+    if error["type"] in JSON_TYPE_NAMES:
+        return f"must be {JSON_TYPE_NAMES[error['type']]}"
     if error["type"] == "string_pattern_mismatch":
         pattern = error["ctx"]["pattern"]
-        return PATTERNS.get(pattern, f"must match {pattern}")
+        return PATTERN_RULES.get(pattern, f"must match {pattern}")
     rule = str(error["msg"]).removeprefix("Value error, ")
     return re.sub(r"^(Input|String|Value|Tuple|List) should", "must", rule)
 
 
-def _model_at(model: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:
+def _find_nested_model(model: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:
     """The model within ``model`` that a place in it belongs to."""
 
     def within(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -3,14 +3,14 @@
 from collections import OrderedDict
 from typing import TypeVar
 
-KNOWN = 1 << 16  # clips, as a rule: a name and a few numbers each
+RECENT_DICT_SIZE = 1 << 16  # clips, as a rule: a name and a few numbers each
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Recent(OrderedDict[K, V]):
-    """A dict of the last ``KNOWN`` keys that were put in; the oldest is dropped.
+class RecentDict(OrderedDict[K, V]):
+    """A dict of the last ``RECENT_DICT_SIZE`` keys that were put in; the oldest is dropped.
 
     Example:
         seconds: Recent[str, float] = Recent()
@@ -21,5 +21,5 @@ class Recent(OrderedDict[K, V]):
 
     def __setitem__(self, key: K, value: V) -> None:
         super().__setitem__(key, value)
-        if len(self) > KNOWN:
+        if len(self) > RECENT_DICT_SIZE:
             self.popitem(last=False)

@@ -14,9 +14,9 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 
 import numpy as np
 
-from speech.clips import Clips
-from speech.problems import MAX_LINE, Found, ManifestError, Problem, lines, parse_object
-from speech.traces import Traces
+from speech.clips import ClipInspector
+from speech.problems import MAX_LINE, ManifestError, Problem, RowProblems, iterate_numbered_lines, parse_object
+from speech.traces import RowTraces
 
 
 class _Named(Protocol):
@@ -25,21 +25,21 @@ class _Named(Protocol):
 
 
 R = TypeVar("R", bound=_Named)
-RowOf = Callable[[int, dict[str, Any], Found], R | None]
+RowReader = Callable[[int, dict[str, Any], RowProblems], R | None]
 
 
-class Rows(Sequence[R], Generic[R]):
-    """Rows of a file without a problem; ``examine`` makes them.
+class LazyRows(Sequence[R], Generic[R]):
+    """Rows of a file without a problem; ``examine_rows`` makes them.
 
     Example:
         rows = manifest.read(path, max_seconds=60.0)
-        batch = [rows[i] for i in cursor.next(16)]
+        batch = [rows[i] for i in cursor.draw_indices(16)]
     """
 
-    def __init__(self, path: Path, row_of: RowOf[R]) -> None:
+    def __init__(self, path: Path, row_of: RowReader[R]) -> None:
         self._path, self._row_of = path, row_of
         self._starts, self._hashes = array("Q"), array("Q")
-        self.traces = Traces()
+        self.traces = RowTraces()
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -58,10 +58,10 @@ class Rows(Sequence[R], Generic[R]):
                 file.seek(self._starts[at])
                 text = file.readline(MAX_LINE + 1)
         except OSError as error:
-            raise self._lost(at, f"cannot be read any more: {error.strerror}") from error
-        row = self._row_at(at, text) if _hash(text) == self._hashes[at] else None
+            raise self._lost_row_error(at, f"cannot be read any more: {error.strerror}") from error
+        row = self._row_at(at, text) if _hash_line(text) == self._hashes[at] else None
         if row is None:
-            raise self._lost(at, "must not change while it is in use: the line is another now")
+            raise self._lost_row_error(at, "must not change while it is in use: the line is another now")
         return row
 
     @property
@@ -69,53 +69,53 @@ class Rows(Sequence[R], Generic[R]):
         """Tells the contents of files apart."""
         return hashlib.sha256(self._hashes.tobytes()).hexdigest()[:16]
 
-    def add(self, start: int, text: bytes) -> None:
+    def add_line(self, start: int, text: bytes) -> None:
         """The next line of the file, whatever it holds, and where it starts."""
         self._starts.append(start)
-        self._hashes.append(_hash(text))
+        self._hashes.append(_hash_line(text))
 
     def _row_at(self, at: int, text: bytes) -> R | None:
         content = parse_object(text, [])
         return None if content is None else self._row_of(at + 1, content, [])
 
-    def _lost(self, at: int, message: str) -> ManifestError:
+    def _lost_row_error(self, at: int, message: str) -> ManifestError:
         return ManifestError([Problem(self._path, at + 1, "", message)])
 
 
-def examine(
+def examine_rows(
     path: Path,
-    row_of: RowOf[R],
+    row_of: RowReader[R],
     fields: Callable[[dict[str, Any]], Iterable[tuple[str, Any]]],
-    clips: Clips,
-) -> tuple[Rows[R], list[Problem]]:
+    clips: ClipInspector,
+) -> tuple[LazyRows[R], list[Problem]]:
     """Every line of a file through ``row_of``, which is given its number and object and says what is wrong.
 
     ``fields``: those of an object that name ``clips``. What cannot be parsed is a problem, and so is an id
     that an earlier line has. The rows are those of a file without any.
     """
-    rows = Rows(path, row_of)
+    rows = LazyRows(path, row_of)
     if not path.is_file():
         there = "must be a file that can be read twice, no folder and no pipe" if path.exists() else "does not exist"
         return rows, [Problem(path, 0, "", f"manifest {there}")]
     problems: list[Problem] = []
     named, ids = array("Q"), array("Q")  # lines that have an id, and its hash
-    for line, start, text in lines(path):
-        rows.add(start, text)
-        found: Found = []
-        content = parse_object(text, found)
-        row = row_of(line, content, found) if content is not None else None
+    for line, start, text in iterate_numbered_lines(path):
+        rows.add_line(start, text)
+        line_problems: RowProblems = []
+        content = parse_object(text, line_problems)
+        row = row_of(line, content, line_problems) if content is not None else None
         if content is not None:
-            found += clips.problems(fields(content))
-            rows.traces.add(content, clips)
+            line_problems += clips.find_problems(fields(content))
+            rows.traces.add_row(content, clips)
         if row is not None:
             named.append(line)
-            ids.append(_hash(row.id.encode()))
-        problems += [Problem(path, line, field, message) for field, message in found]
-    problems += _twice(path, rows, named, ids)
+            ids.append(_hash_line(row.id.encode()))
+        problems += [Problem(path, line, field, message) for field, message in line_problems]
+    problems += _find_repeated_ids(path, rows, named, ids)
     return rows, sorted(problems, key=lambda problem: problem.line)
 
 
-def _twice(path: Path, rows: Rows[R], named: "array[int]", ids: "array[int]") -> Iterator[Problem]:
+def _find_repeated_ids(path: Path, rows: LazyRows[R], named: "array[int]", ids: "array[int]") -> Iterator[Problem]:
     """Lines with the id of an earlier one; where hashes are equal, the ids are looked up."""
     hashes = np.frombuffer(ids, np.uint64)
     order = np.argsort(hashes, kind="stable")  # of equal ones the first line stays first
@@ -132,5 +132,5 @@ def _twice(path: Path, rows: Rows[R], named: "array[int]", ids: "array[int]") ->
             yield Problem(path, line, "id", f"must be unique: {own} is also on line {first[own]}")
 
 
-def _hash(text: bytes) -> int:
+def _hash_line(text: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

@@ -17,7 +17,7 @@ from typing import Any
 
 import regex
 
-from speech.cardinals import SCALES, spelled
+from speech.cardinals import SCALES, spell_number
 
 NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![\p{L}0-9])\.[0-9]+"
 _COINS = {
@@ -47,8 +47,8 @@ def read_out(text: str) -> str:
 
 def _time(at: Any) -> str:
     hour, minute = int(at[1]), int(at[2])
-    minutes = [] if not minute else [*(["oh"] if minute < 10 else []), *spelled(minute)]
-    return f" {' '.join([*spelled(hour), *minutes])} "
+    minutes = [] if not minute else [*(["oh"] if minute < 10 else []), *spell_number(minute)]
+    return f" {' '.join([*spell_number(hour), *minutes])} "
 
 
 def _digits(of: Any) -> str:

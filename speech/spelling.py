@@ -4,7 +4,7 @@ Case, composed and decomposed letters, widths, ligatures, digits of other script
 written in one way; what is not seen (soft hyphens, zero-width and direction marks) goes. Letters stay.
 Thousands set apart are joined: by blanks that do not break and by ' always ("1'000"), by plain ones where one
 of the groups is 000 and no other number is next to them ("10 000"; "12 500" may be two numbers).
-Invariant: ``plain`` of plain text is the text itself, in time in proportion to its length.
+Invariant: ``normalize_spelling`` of plain text is the text itself, in time in proportion to its length.
 """
 
 import unicodedata
@@ -27,16 +27,16 @@ _THOUSANDS = regex.compile(r"(?<![0-9.,'] ?)[0-9]{1,3}(?:(?:'[0-9]{3})+(?![0-9']
 _DIGIT = regex.compile(r"[\p{Nd}--[0-9]]", regex.V1)
 
 
-def plain(text: str) -> str:
+def normalize_spelling(text: str) -> str:
     """The text in lower case and one spelling; punctuation and blanks stay where they are."""
-    seen = _POWER.sub(_power, _THIN.sub(_joined, _UNSEEN.sub("", text.translate(_TABLE))))
+    seen = _POWER.sub(_spell_raised_digits, _THIN.sub(_joined, _UNSEEN.sub("", text.translate(_TABLE))))
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
     spelled = _UNSEEN.sub("", folded.translate(_TABLE))
     digits = str(_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0], digit[0])), spelled))
     return str(_THOUSANDS.sub(lambda at: _joined(at) if "'" in at[0] or " 000" in at[0] else at[0], digits))
 
 
-def bare(word: str) -> str:
+def strip_accents(word: str) -> str:
     """The word without its accents, points and strokes: "café" is "cafe"."""
     taken_apart = unicodedata.normalize("NFD", word.replace("ø", "o").replace("ł", "l").replace("đ", "d"))
     return unicodedata.normalize("NFC", str(_ACCENT.sub(r"\1", taken_apart)))
@@ -46,7 +46,7 @@ def _joined(groups: "regex.Match[str]") -> str:
     return "".join(sign for sign in groups[0] if sign.isdecimal())
 
 
-def _power(raised: "regex.Match[str]") -> str:
+def _spell_raised_digits(raised: "regex.Match[str]") -> str:
     """One power for a whole row of raised digits: x¹⁰ is x^10, x⁻¹ is x^-1."""
     return {"²": " squared ", "³": " cubed "}.get(raised[0], f"^{raised[0].translate(_POWERS)}")
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Literal
 
-from speech.features import Vectors
+from speech.features import AudioVectors
 
 Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
+class ReplyChunk:
     """A stretch of a reply: words, then the codes that speak them."""
 
     text: str
@@ -18,18 +18,18 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Heard:
+class AudioPart:
     """Sound as the family hears it: codes, vectors, or both."""
 
     codes: tuple[int, ...] | None = None
-    vectors: Vectors | None = None
+    vectors: AudioVectors | None = None
 
     def __post_init__(self) -> None:
         if self.codes is None and self.vectors is None:
             raise ValueError("sound is codes, vectors, or both: got neither")
 
 
-Part = str | Heard
+TurnPart = str | AudioPart
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,15 +45,15 @@ class Turn:
     """
 
     role: Role
-    parts: tuple[Part, ...]
+    parts: tuple[TurnPart, ...]
 
     def __post_init__(self) -> None:
         words = [isinstance(part, str) for part in self.parts]
-        if not words or any(one and other for one, other in pairwise(words)):
+        if not words or any(is_words and other for is_words, other in pairwise(words)):
             raise ValueError(f"a turn is words or sound or both, each stretch of words one part: got {self}")
 
     @classmethod
-    def of(cls, role: Role, *parts: Part) -> "Turn":
+    def from_parts(cls, role: Role, *parts: TurnPart) -> "Turn":
         """The turn of these parts."""
         return cls(role, parts)
 
@@ -65,7 +65,7 @@ class Turn:
     @property
     def codes(self) -> tuple[int, ...]:
         """Of all its sound."""
-        return tuple(chain(*(part.codes or () for part in self.parts if isinstance(part, Heard))))
+        return tuple(chain(*(part.codes or () for part in self.parts if isinstance(part, AudioPart))))
 
     @property
     def written(self) -> bool:
@@ -83,17 +83,17 @@ class Turn:
         return self.role == "assistant" and not self.written and not self.spoken
 
     @property
-    def items(self) -> tuple[Part, ...]:
+    def items(self) -> tuple[TurnPart, ...]:
         """The parts without the white space around words that stand beside sound, blank ones left out."""
         if self.written:
             return self.parts
         bare = (part.strip() if isinstance(part, str) else part for part in self.parts)
         return tuple(part for part in bare if part != "")
 
-    def chunks(self) -> list[Chunk]:
+    def to_chunks(self) -> list[ReplyChunk]:
         """Words with their sound, pair by pair where they take turns, else all words with all codes."""
         texts = [part for part in self.items if isinstance(part, str)]
-        codes = [part.codes or () for part in self.items if isinstance(part, Heard)]
+        codes = [part.codes or () for part in self.items if isinstance(part, AudioPart)]
         if [isinstance(part, str) for part in self.items] == [True, False] * len(texts):
-            return [Chunk(text=text, codes=own) for text, own in zip(texts, codes, strict=True)]
-        return [Chunk(text=" ".join(texts), codes=self.codes)]
+            return [ReplyChunk(text=text, codes=own) for text, own in zip(texts, codes, strict=True)]
+        return [ReplyChunk(text=" ".join(texts), codes=self.codes)]

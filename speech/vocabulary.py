@@ -18,14 +18,14 @@ import tiktoken
 from tokenizers import Tokenizer
 
 from speech.checkpoint import read_json
-from speech.config_keys import shown
+from speech.config_keys import format_json_value
 
-MARKER = re.compile(r"<\|.*\|>")
+SPECIAL_TOKEN_PATTERN = re.compile(r"<\|.*\|>")
 MOST_RANK = 2**32 - 1
-LONGEST = 400_000  # characters: no turn has as many, and tiktoken panics on a million spaces
+MAX_TEXT_CHARACTERS = 400_000  # characters: no turn has as many, and tiktoken panics on a million spaces
 
 
-class Encoding(Protocol):
+class TextEncoding(Protocol):
     """Plain text and ids, special tokens unknown."""
 
     def encode(self, text: str) -> list[int]:
@@ -48,7 +48,7 @@ class Vocabulary:
     """
 
     file: Path
-    encoding: Encoding
+    encoding: TextEncoding
     ordinary: frozenset[int]  # ids of plain text
     specials: Mapping[str, int]
 
@@ -57,11 +57,11 @@ class Vocabulary:
         """A tokenizer.json of whole words; special are <|...|> and ``names``. ValueError: another model."""
         content = read_json(file)
         _check_model(file, content, "WordLevel")
-        words = _numbered(file, content["model"]["vocab"].items())
-        specials = {word: i for word, i in words.items() if MARKER.fullmatch(word) or word in names}
+        words = _map_tokens_to_ids(file, content["model"]["vocab"].items())
+        specials = {word: i for word, i in words.items() if SPECIAL_TOKEN_PATTERN.fullmatch(word) or word in names}
         plain = {word: i for word, i in words.items() if word not in specials}
-        check_companions(file, words)
-        return cls(file, Words(plain), frozenset(plain.values()), specials)
+        check_companion_files(file, words)
+        return cls(file, WordEncoding(plain), frozenset(plain.values()), specials)
 
     @classmethod
     def of_pieces(cls, file: Path) -> "Vocabulary":
@@ -71,16 +71,16 @@ class Vocabulary:
         added = content.get("added_tokens") or []
         if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
             rule = "added_tokens must be a list of objects with content and id"
-            raise ValueError(f"{file}: {rule}: got {shown(added)}")
-        specials = _numbered(file, ((token.get("content"), token.get("id")) for token in added))
-        plain = _numbered(file, content["model"]["vocab"].items())
+            raise ValueError(f"{file}: {rule}: got {format_json_value(added)}")
+        specials = _map_tokens_to_ids(file, ((token.get("content"), token.get("id")) for token in added))
+        plain = _map_tokens_to_ids(file, content["model"]["vocab"].items())
         try:
             tokenizer = Tokenizer.from_str(json.dumps(content | {"added_tokens": []}))
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{file}: cannot be read as a tokenizer: {error}") from error
         ordinary = frozenset(plain.values()) - frozenset(specials.values())
-        check_companions(file, {**plain, **specials})
-        return cls(file, Pieces(tokenizer), ordinary, specials)
+        check_companion_files(file, {**plain, **specials})
+        return cls(file, BytePairEncoding(tokenizer), ordinary, specials)
 
     @classmethod
     def of_ranks(cls, file: Path, pattern: str, specials: Mapping[str, int]) -> "Vocabulary":
@@ -97,8 +97,8 @@ class Vocabulary:
             if token in taken:
                 raise ValueError(f"{file}: an id must be one token's: {name} has {token}, which is taken")
             taken.add(token)
-        check_companions(file, specials)
-        return cls(file, Ranks(encoding), frozenset(ranks.values()), specials)
+        check_companion_files(file, specials)
+        return cls(file, TiktokenEncoding(encoding), frozenset(ranks.values()), specials)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text. ValueError: a word that the tokenizer does not know."""
@@ -108,20 +108,20 @@ class Vocabulary:
         """Text of plain ids; special ones are left out."""
         return self.encoding.decode([token for token in ids if token in self.ordinary])
 
-    def special(self, name: str) -> int:
+    def special_id(self, name: str) -> int:
         """Id of a special token. ValueError: the tokenizer does not have it."""
         if name not in self.specials:
             raise ValueError(f"{self.file}: the tokenizer must know the special token {name}")
         return self.specials[name]
 
-    def numbered(self, pattern: str) -> tuple[int, ...]:
+    def numbered_ids(self, pattern: str) -> tuple[int, ...]:
         """Ids of ``pattern`` with 0, 1, 2, ... in place of {}. ValueError: none, or a gap."""
         shape = re.compile(re.escape(pattern).replace(re.escape("{}"), r"(\d+)"))
-        found = {int(m[1]): i for name, i in self.specials.items() if (m := shape.fullmatch(name))}
-        if not found or sorted(found) != list(range(len(found))):
+        id_by_number = {int(m[1]): i for name, i in self.specials.items() if (m := shape.fullmatch(name))}
+        if not id_by_number or sorted(id_by_number) != list(range(len(id_by_number))):
             rule = f"{pattern.format('i')} must be numbered from 0 without a gap"
-            raise ValueError(f"{self.file}: {rule}: got {len(found)} of them")
-        return tuple(found[number] for number in range(len(found)))
+            raise ValueError(f"{self.file}: {rule}: got {len(id_by_number)} of them")
+        return tuple(id_by_number[number] for number in range(len(id_by_number)))
 
     @cached_property
     def largest(self) -> int:
@@ -130,7 +130,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Words:
+class WordEncoding:
     """Whole words: a word is a token or it is unknown. Between any two there is one space."""
 
     ids: Mapping[str, int]
@@ -152,7 +152,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Pieces:
+class BytePairEncoding:
     """A ``tokenizers`` model; added tokens were taken out of it, so text cannot spell one."""
 
     tokenizer: Tokenizer
@@ -167,15 +167,15 @@ class Pieces:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class TiktokenEncoding:
     """A tiktoken encoding without special tokens."""
 
     encoding: tiktoken.Encoding
 
     def encode(self, text: str) -> list[int]:
         """Byte-pair ids. ValueError: text so long that the library's expression would overflow."""
-        if len(text) > LONGEST:
-            raise ValueError(f"text must have at most {LONGEST} characters: got {len(text)}")
+        if len(text) > MAX_TEXT_CHARACTERS:
+            raise ValueError(f"text must have at most {MAX_TEXT_CHARACTERS} characters: got {len(text)}")
         return list(self.encoding.encode_ordinary(text))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -201,7 +201,7 @@ def _ranks(content: bytes) -> dict[bytes, int]:
     return ranks
 
 
-def check_companions(file: Path, ids: Mapping[str, int]) -> None:
+def check_companion_files(file: Path, ids: Mapping[str, int]) -> None:
     """ValueError: a file beside ``file``, which other programs read, gives a token another id.
 
     ``ids``: of the tokens, as they are read here. A token that only the other file has is nobody's here.
@@ -211,10 +211,10 @@ def check_companions(file: Path, ids: Mapping[str, int]) -> None:
         other = file.with_name(name)
         content = read_json(other) if other.is_file() else {}
         if name == "tokenizer_config.json":
-            content = _added(other, content)
+            content = _read_added_tokens(other, content)
         for token, number in content.items():
             if type(number) is not int:
-                raise ValueError(f"{other}: the id of {token} must be a whole number: got {shown(number)}")
+                raise ValueError(f"{other}: the id of {token} must be a whole number: got {format_json_value(number)}")
             known = ids.get(token)
             if known is not None and known != number:
                 raise ValueError(f"{other}: {token} must have the id {known} of {file.name}: got {number}")
@@ -222,7 +222,7 @@ def check_companions(file: Path, ids: Mapping[str, int]) -> None:
                 raise ValueError(f"{other}: {number} must be {tokens[number]}, as in {file.name}: got {token}")
 
 
-def _added(file: Path, content: Mapping[str, Any]) -> dict[str, int]:
+def _read_added_tokens(file: Path, content: Mapping[str, Any]) -> dict[str, int]:
     """Token -> id, as added_tokens_decoder has them."""
     added = content.get("added_tokens_decoder") or {}
     try:
@@ -240,14 +240,14 @@ def _check_model(file: Path, content: Mapping[str, Any], wanted: str) -> None:
         raise ValueError(f"{file}: the tokenizer must have a vocabulary of words and ids")
 
 
-def _numbered(file: Path, pairs: Iterable[tuple[object, object]]) -> dict[str, int]:
+def _map_tokens_to_ids(file: Path, pairs: Iterable[tuple[object, object]]) -> dict[str, int]:
     """Token -> id. ValueError: a token that is no text, an id that is no natural number or another's."""
-    found: dict[str, int] = {}
+    id_by_token: dict[str, int] = {}
     owners: dict[int, str] = {}
     for token, number in pairs:
         if not isinstance(token, str) or type(number) is not int or number < 0:
             raise ValueError(f"{file}: tokens must be text with an id of at least 0: got {token!r}: {number!r}")
-        if owners.setdefault(number, token) != token or found.setdefault(token, number) != number:
+        if owners.setdefault(number, token) != token or id_by_token.setdefault(token, number) != number:
             rule = f"tokens must have one id each: {owners[number]!r} and {token!r} have {number}"
             raise ValueError(f"{file}: {rule}")
-    return found
+    return id_by_token

@@ -14,32 +14,32 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from conf.fields import Strict
-from speech.manifest import MARKER, Message, fitting
+from conf.fields import StrictModel
+from speech.manifest import AUDIO_MARKER, DialogueMessage, make_file_safe_id
 
-Words = Annotated[str, Field(min_length=1)]
-Score = Annotated[float, Field(allow_inf_nan=False)] | None
+NonEmptyText = Annotated[str, Field(min_length=1)]
+OptionalScore = Annotated[float, Field(allow_inf_nan=False)] | None
 
 
-class WavAlignRow(Strict):
+class WavAlignRow(StrictModel):
     """A line. Audio paths are relative to the file's folder."""
 
-    messages: tuple[Message, ...] = Field(min_length=1)
+    messages: tuple[DialogueMessage, ...] = Field(min_length=1)
     audios: tuple[str, ...] = ()
     """One clip per ``<|audio|>``."""
-    sft_target_text: Words
-    sft_target_audio: Words
-    rejected_text: Words
-    rejected_audio: Words
-    chosen_score: Score = None
-    rejected_score: Score = None
+    sft_target_text: NonEmptyText
+    sft_target_audio: NonEmptyText
+    rejected_text: NonEmptyText
+    rejected_audio: NonEmptyText
+    chosen_score: OptionalScore = None
+    rejected_score: OptionalScore = None
     score_gap: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
     question_text: str | None = None
     task_type: str | None = None
     id: Annotated[
         str | None,
         BeforeValidator(lambda given: str(given) if type(given) is int else given),
-        AfterValidator(lambda given: fitting(given) if given else None),
+        AfterValidator(lambda given: make_file_safe_id(given) if given else None),
     ] = None
     """Of the data set it came from, made fit for file names. None: made of the line's number."""
 
@@ -58,7 +58,7 @@ class WavAlignRow(Strict):
     source_dataset: Any = None
 
 
-def prompt_of(messages: Sequence[Message]) -> tuple[Message, ...]:
+def drop_final_answers(messages: Sequence[DialogueMessage]) -> tuple[DialogueMessage, ...]:
     """The dialogue up to the last turn that is not the assistant's."""
     end = len(messages)
     while end and messages[end - 1].role == "assistant":
@@ -66,15 +66,17 @@ def prompt_of(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(messages[:end])
 
 
-def bare(messages: Sequence[Message]) -> tuple[Message, ...]:
+def strip_written_messages(messages: Sequence[DialogueMessage]) -> tuple[DialogueMessage, ...]:
     """Written turns without the white space around them; words beside ``<|audio|>`` as they stand."""
     return tuple(
-        message if MARKER in message.content else Message(role=message.role, content=message.content.strip())
+        message
+        if AUDIO_MARKER in message.content
+        else DialogueMessage(role=message.role, content=message.content.strip())
         for message in messages
     )
 
 
-def audio_fields(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def list_wavalign_clips(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Every clip of a row as parsed, with the name of its field."""
     audios = content.get("audios")
     prompt = [(f"audios[{i}]", clip) for i, clip in enumerate(audios)] if isinstance(audios, list) else []

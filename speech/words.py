@@ -21,10 +21,10 @@ from itertools import groupby
 
 import regex
 
-from speech.cardinals import RANK, SCALES, cardinal, spelled, word_at
+from speech.cardinals import RANK, SCALES, parse_cardinal, spell_number, word_at
 from speech.ordinals import PLURAL, in_letters, marked, parts
 from speech.signs import COUNTED, NUMBER, read_out
-from speech.spelling import bare, plain
+from speech.spelling import normalize_spelling, strip_accents
 
 _UNSPACED = "".join(rf"\p{{{script}}}" for script in "Han Hiragana Katakana Thai Lao Khmer Myanmar Tibetan".split())
 _TOKEN = regex.compile(
@@ -45,7 +45,7 @@ _PLACES = 120  # of a decimal number
 PASSES = 8  # one or two are enough for what people write
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The words, in order.
 
     Example:
@@ -59,22 +59,26 @@ def words(text: str) -> list[str]:
     return said
 
 
-def typed(text: str) -> list[str]:
+def split_typed_words(text: str) -> list[str]:
     """The words with every number as the text has it: "forty two" is two words, "42" is one."""
     return [token for token in _tokens(text) if token not in _STOPS]
 
 
-def alike(said: Sequence[str], heard: Sequence[str]) -> tuple[list[str], list[str]]:
+def unify_accents(said: Sequence[str], heard: Sequence[str]) -> tuple[list[str], list[str]]:
     """Both with the same accents: a word that either side has bare is bare on both ("cafe", "café")."""
-    plainly = {word for word in (*said, *heard) if word.isascii() or bare(word) == word}
+    plainly = {word for word in (*said, *heard) if word.isascii() or strip_accents(word) == word}
 
     def settled(word: str) -> str:
-        return word if word in plainly else next((one for one in (bare(word),) if one in plainly), word)
+        return (
+            word
+            if word in plainly
+            else next((unaccented for unaccented in (strip_accents(word),) if unaccented in plainly), word)
+        )
 
     return [settled(word) for word in said], [settled(word) for word in heard]
 
 
-def spoken(text: str) -> list[str]:
+def split_spoken_words(text: str) -> list[str]:
     """The words as they sound, numbers in letters: what a text's length is measured on.
 
     1100 to 1999 and 2010 to 2099 sound as years do, in two pairs, unless they count money or percent.
@@ -82,55 +86,59 @@ def spoken(text: str) -> list[str]:
     Example:
         spoken("3.14 in 1905")  # ["three", "point", "one", "four", "in", "nineteen", "oh", "five"]
     """
-    said = words(text)
+    said = split_words(text)
     following = [*said, ""][1:]
     return [
-        one
+        spoken_word
         for word, after in zip(said, following, strict=True)
-        for one in _sound(word, may_be_year=after not in COUNTED)
+        for spoken_word in _spell_as_spoken(word, may_be_year=after not in COUNTED)
     ]
 
 
-def _sound(word: str, may_be_year: bool) -> list[str]:
+def _spell_as_spoken(word: str, may_be_year: bool) -> list[str]:
     """A word in letters: 1905 as "nineteen oh five", 3.14 as "three point one four"; not from 10^15 on."""
     number, *mark = parts(word)
     whole, point, digits = number.partition(".")
     if not (whole.isascii() and whole.isdecimal() and len(whole) <= 15):
         return [word]
     if point:
-        return [*spelled(int(whole)), "point", *(one for digit in digits for one in spelled(int(digit)))]
+        return [
+            *spell_number(int(whole)),
+            "point",
+            *(digit_word for digit in digits for digit_word in spell_number(int(digit))),
+        ]
     value = int(whole)
     is_year = may_be_year and mark != [RANK] and (1100 <= value < 2000 or 2010 <= value < 2100)
-    said = _pairs(value) if is_year else spelled(value)
+    said = _pairs(value) if is_year else spell_number(value)
     return in_letters(said, mark[0]) if mark else said
 
 
 def _pairs(year: int) -> list[str]:
     first, second = divmod(year, 100)
-    last = spelled(second) if second else ["hundred"]
-    return [*spelled(first), *(["oh"] if 0 < second < 10 else []), *last]
+    last = spell_number(second) if second else ["hundred"]
+    return [*spell_number(first), *(["oh"] if 0 < second < 10 else []), *last]
 
 
 def _once(text: str) -> list[str]:
-    return _initials(_numbered([part for token in _tokens(text) for part in parts(token)]))
+    return _initials(_join_number_words([part for token in _tokens(text) for part in parts(token)]))
 
 
 def _tokens(text: str) -> list[str]:
     """The words, numbers and stops."""
-    found = _TOKEN.findall(read_out(plain(text)))
+    found = _TOKEN.findall(read_out(normalize_spelling(text)))
     return [_READ_OUT.get(token, token if token in _STOPS else token.replace(",", "")) for token in found]
 
 
-def _numbered(tokens: list[str]) -> list[str]:
+def _join_number_words(tokens: list[str]) -> list[str]:
     """The words, each number one of them, without the stops."""
     said: list[str] = []
     at, row = 0, False  # in a row: a number was right before
     while at < len(tokens):
         repeated = at > 0 and tokens[at - 1] == tokens[at] == "point"  # a pass for each of them otherwise
         no_year = tokens[at] not in _CENTURIES and word_at(tokens, at + 1) not in _OH
-        read = None if repeated else cardinal(tokens, at, row or no_year)
+        read = None if repeated else parse_cardinal(tokens, at, row or no_year)
         if read is not None:
-            word, at = _number(tokens, *read)
+            word, at = _format_number(tokens, *read)
             said.append("oh" if row and word == "zero" and _goes_on(tokens, at) else word)
             row = True
             continue
@@ -143,10 +151,10 @@ def _numbered(tokens: list[str]) -> list[str]:
 
 def _goes_on(tokens: list[str], at: int) -> bool:
     """Whether the row of numbers does: "ten oh five" and "10 0 5" are the same."""
-    return word_at(tokens, at) in _OH or cardinal(tokens, at, True) is not None
+    return word_at(tokens, at) in _OH or parse_cardinal(tokens, at, True) is not None
 
 
-def _number(tokens: list[str], value: Fraction, after: int) -> tuple[str, int]:
+def _format_number(tokens: list[str], value: Fraction, after: int) -> tuple[str, int]:
     """A number that was read with what is behind it: its mark, or "and a half"."""
     half = tokens[after : after + 3 : 2] == ["and", "half"] and tokens[after + 1] in ("a", "one", "1")
     if half and value.denominator == 1:
@@ -156,7 +164,7 @@ def _number(tokens: list[str], value: Fraction, after: int) -> tuple[str, int]:
     mark = word_at(tokens, after)
     if mark in (RANK, PLURAL):
         return marked(_digits(value), mark), after + 1
-    return spelled(int(value))[0] if value.denominator == 1 and value <= _FEW else _digits(value), after
+    return spell_number(int(value))[0] if value.denominator == 1 and value <= _FEW else _digits(value), after
 
 
 def _digits(value: Fraction) -> str:

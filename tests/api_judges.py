@@ -6,10 +6,10 @@ from typing import Any
 
 import ray
 
-from actors.api_judge import LOG, start_limiters
-from actors.judge_pool import JudgePool, judge_pool
+from actors.api_judge import JUDGE_CALLS_FILE, start_limiters
+from actors.judge_pool import JudgePool, build_judge_pool
 from conf.schema import Config
-from judge.api import probed
+from judge.api import probe_endpoints
 
 
 @asynccontextmanager
@@ -19,10 +19,10 @@ async def api_judges(
     """A started pool of actors of this kind, and the first limiter. The run's folder is made."""
     run = config.run.root / config.run.name
     run.mkdir(parents=True, exist_ok=True)
-    found = await probed(config.judge)
-    limiters = start_limiters(config.judge, config.rollout.group_size, run / LOG)
+    found = await probe_endpoints(config.judge)
+    limiters = start_limiters(config.judge, config.rollout.group_size, run / JUDGE_CALLS_FILE)
     actor: Any = ray.remote(kind)
-    pool = judge_pool(
+    pool = build_judge_pool(
         config,
         lambda index: actor.options(num_cpus=0).remote(config, run, found, limiters),
         source=(await limiters[0].hello.remote())["source"],

@@ -85,14 +85,14 @@ def write_glm4_tokenizer(path: Path, codes: int = 64, prefix: str = "") -> Path:
     """A folder as glm-4-voice-tokenizer, of two layers. ``prefix``: of its tensors' names."""
     from safetensors.torch import save_file
 
-    from speech.codecs.whisper_vq_model import Encoder
+    from speech.codecs.whisper_vq_model import WhisperVQEncoder
 
     path.mkdir(parents=True)
     config = GLM4 | {"quantize_vocab_size": codes}
     (path / "config.json").write_text(json.dumps(config))
     (path / "preprocessor_config.json").write_text(json.dumps(EXTRACTOR))
     random = torch.Generator().manual_seed(0)
-    model = Encoder(config).eval()
+    model = WhisperVQEncoder(config).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(torch.randn(weight.shape, generator=random) * 0.5)

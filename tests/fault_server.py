@@ -16,7 +16,7 @@ import httpx2
 
 from judge import chat, http
 from judge.endpoint import Endpoint
-from judge.types import CallFailed, Kind
+from judge.types import CallFailed, MissingKind
 from tests.faults import FAULTS, MODEL, SHORT, Fault, Request, bomb, completion, message
 from tests.processes import HANG_S
 
@@ -104,7 +104,7 @@ class Outcome:
 
     name: str
     faults: int
-    kind: Kind | None
+    kind: MissingKind | None
     seconds: float
     over: float  # seconds past the deadline; negative before it
     wrong: str
@@ -117,11 +117,11 @@ async def _call(client: httpx2.AsyncClient, server: FaultServer, name: str, path
     mended = fault.again and plan.faults < ATTEMPTS
     expected = None if mended else fault.kind
     requests = plan.faults + 1 if mended else ATTEMPTS if fault.again else 1
-    kind: Kind | None = None
+    kind: MissingKind | None = None
     wrong = ""
     start = time.monotonic()
     try:
-        answer = await chat.ask(client, endpoint, {"messages": []})
+        answer = await chat.ask_endpoint(client, endpoint, {"messages": []})
         if answer.text != plan.text:
             wrong = f"the answer of another call: {answer.text!r}"
     except CallFailed as failure:

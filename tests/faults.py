@@ -16,7 +16,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from judge.types import Kind
+from judge.types import MissingKind
 
 MODEL = "judge-1"
 SHORT = 0.3  # seconds: the deadline of calls that must meet it
@@ -51,7 +51,7 @@ class Fault:
     """``kind``: how a call ends that meets nothing else; None: with an Answer."""
 
     handler: Handler
-    kind: Kind | None
+    kind: MissingKind | None
     again: bool = False  # the client tries again by itself
 
 
@@ -272,7 +272,7 @@ async def echo(request: Request) -> None:
     await request.send(message(401, error("x" * 150 + " refused: " + " ".join(request.head.split()))))
 
 
-def ends(kind: Kind | None, *named: Handler, again: bool = False, **others: Handler) -> dict[str, Fault]:
+def ends(kind: MissingKind | None, *named: Handler, again: bool = False, **others: Handler) -> dict[str, Fault]:
     """Faults that all end as ``kind``, by the names of their functions or by those given."""
     handlers = {handler.__name__: handler for handler in named} | others
     return {name: Fault(handler=handler, kind=kind, again=again) for name, handler in handlers.items()}

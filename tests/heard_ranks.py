@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import save_file
 
 from conf.schema import Config, ModelConfig
-from learner.ranks import connect, disconnect
+from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
 from learner.types import Advantage, Anchor, Rollout, StepBatch
 from speech.families import load_family
 from speech.families.base import Family
-from speech.features import Encoded
-from speech.turns import Chunk, Heard, Turn
+from speech.features import EncodedPrompt
+from speech.turns import AudioPart, ReplyChunk, Turn
 from tests.learner_world import config, moments
 from tests.processes import HANG_S
 
@@ -35,15 +35,15 @@ def batch(family: Family, *, rollouts: bool = True) -> StepBatch:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(20, family.backbone["hidden_size"])).astype(np.float32)
     codes = tuple(range(20)) if family.hearing("user") == "both" else ()
-    spoken = family.prompt([Turn.of("user", Heard(codes=codes, vectors=vectors))])
-    written = family.prompt([Turn.of("user", "what is two")])
-    target = family.target([Chunk(text="the answer is two", codes=tuple(rng.integers(0, 32, 9).tolist()))])
+    spoken = family.prompt([Turn.from_parts("user", AudioPart(codes=codes, vectors=vectors))])
+    written = family.prompt([Turn.from_parts("user", "what is two")])
+    target = family.target([ReplyChunk(text="the answer is two", codes=tuple(rng.integers(0, 32, 9).tolist()))])
     letters = family.channels.letters(target)
 
-    def anchor(name: str, prompt: Encoded) -> Anchor:
+    def anchor(name: str, prompt: EncodedPrompt) -> Anchor:
         return Anchor(prompt_id=name, prompt_ids=prompt.ids, ids=target, channels=letters, features=prompt.features)
 
-    def rollout(name: str, prompt: Encoded) -> Rollout:
+    def rollout(name: str, prompt: EncodedPrompt) -> Rollout:
         return Rollout(
             prompt_id=name,
             index=0,
@@ -85,7 +85,7 @@ def main(folder: Path, rank: int, world: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     families, rank_, world_, port = Path(sys.argv[1]), *map(int, sys.argv[2:])
-    connect(rank=rank_, world=world_, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
+    join_process_group(rank=rank_, world=world_, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
     for place in sorted(families.iterdir()):
         main(place, rank_, world_)
-    disconnect()
+    leave_process_group()

@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from judge.answers import Mode
+from judge.answers import AnswerMode
 from judge.capabilities import Capabilities
-from judge.limits import Limits
+from judge.limits import EndpointLimits
 
 Body = dict[str, Any]
 MODEL = "loopback-judge"
 
 
-def limits(**changes: Any) -> Limits:
+def limits(**changes: Any) -> EndpointLimits:
     """Hardly any, but for what a test changes."""
     none: dict[str, Any] = {"requests_per_minute": None, "audio_seconds_per_minute": None, "spend_cap": None}
-    return Limits(**(none | {"concurrency": 8, "breaker_failures": 2, "breaker_rest_s": 0.05} | changes))
+    return EndpointLimits(**(none | {"concurrency": 8, "breaker_failures": 2, "breaker_rest_s": 0.05} | changes))
 
 
-def able(mode: Mode) -> Capabilities:
+def able(mode: AnswerMode) -> Capabilities:
     """What a probe finds at an endpoint whose best way of answering this is."""
     return Capabilities(
         audio=True,

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from conf.judging import AsrConfig, JudgeConfig
 from examples.tiny_world.speak import REPLY_MANNERS, read_clips
-from judge.ear import Listener
-from judge.panel import Panel, panel_from
-from judge.types import Judged, Scale, Scored, Task, Verdict
-from rollout.types import Finish, Reply, Speech
+from judge.ear import SpeechRecogniser
+from judge.panel import Panel, build_panel
+from judge.types import JudgeTask, ReplyJudgement, Scale, ScoredVerdict, Verdict
+from rollout.types import FinishReason, Reply, Speech
 from speech.codecs.mel import MelCodec
 
 WORLD = Path(__file__).parents[1] / "examples" / "tiny_world"
@@ -55,12 +55,12 @@ def speech(wave: NDArray[np.float32]) -> Speech:
     return Speech(wave=np.asarray(wave, np.float32), sample_rate=RATE)
 
 
-def task(text: str, style: str | None = None) -> Task:
+def task(text: str, style: str | None = None) -> JudgeTask:
     match, answer = REPLIES[text]
-    return Task(task_type="test", question="?", match=match, answer=answer, style=style)
+    return JudgeTask(task_type="test", question="?", match=match, answer=answer, style=style)
 
 
-def reply(text: str, channels: str = "TTTBAAAABE", finish: Finish = "stop") -> Reply:
+def reply(text: str, channels: str = "TTTBAAAABE", finish: FinishReason = "stop") -> Reply:
     n = len(channels)
     return Reply(
         prompt_id="p",
@@ -78,7 +78,7 @@ def reply(text: str, channels: str = "TTTBAAAABE", finish: Finish = "stop") -> R
 
 @cache
 def shipped_panel() -> Panel:
-    return panel_from(CONFIG, WORLD / "data", WORLD / "base")
+    return build_panel(CONFIG, WORLD / "data", WORLD / "base")
 
 
 class Parrot:
@@ -108,15 +108,15 @@ class Broken:
         return self.transcript
 
 
-def panel_hearing(listener: Listener, **changes: float) -> Panel:
+def panel_hearing(listener: SpeechRecogniser, **changes: float) -> Panel:
     return Panel(CONFIG.model_copy(update=changes), listener)
 
 
 def value(verdict: Verdict) -> float:
-    assert isinstance(verdict, Scored), verdict
+    assert isinstance(verdict, ScoredVerdict), verdict
     return verdict.value
 
 
-def judge(text: str, wave: NDArray[np.float32], style: str | None = None, said: str | None = None) -> Judged:
+def judge(text: str, wave: NDArray[np.float32], style: str | None = None, said: str | None = None) -> ReplyJudgement:
     """The shipped panel on a wave whose reply claims to say ``said`` (the task's own text by default)."""
     return shipped_panel().score(reply(said or text), speech(wave), task(text, style))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from conf.keys import FOLDER
-from learner.types import Advantage, Pair, StepBatch
+from conf.keys import CONFIG_FOLDER
+from learner.types import Advantage, PreferencePair, StepBatch
 
 
 def routed(step: StepBatch) -> StepBatch:
@@ -23,7 +23,7 @@ def paired(step: StepBatch, *, own: bool) -> StepBatch:
     """Each group's two replies as a pair instead. ``own``: of this run's sampling."""
     replies = step.rollouts if own else [replace(r, logps=None) for r in step.rollouts]
     pairs = [
-        Pair(chosen=best, rejected=worst, weight=1.0 + (best.prompt_id == "p1"))
+        PreferencePair(chosen=best, rejected=worst, weight=1.0 + (best.prompt_id == "p1"))
         for best, worst in zip(replies[::2], replies[1::2], strict=True)
     ]
     return replace(step, rollouts=(), pairs=tuple(pairs))
@@ -31,7 +31,7 @@ def paired(step: StepBatch, *, own: bool) -> StepBatch:
 
 def preset(name: str, **more: Any) -> dict[str, Any]:
     """What conf/algo says."""
-    return {**yaml.safe_load((FOLDER / f"algo/{name}.yaml").read_text()), **more}
+    return {**yaml.safe_load((CONFIG_FOLDER / f"algo/{name}.yaml").read_text()), **more}
 
 
 def same(step: StepBatch) -> StepBatch:

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from conf.schema import Config, ModelConfig
-from learner.model import Policy, whole
-from learner.ranks import connect, disconnect
+from learner.model import Policy, gather_tensor
+from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
-from learner.types import NONE, Advantage, Anchor, Rollout, StepBatch
+from learner.types import NO_ADVANTAGE, Advantage, Anchor, Rollout, StepBatch
 from speech.families import load_family
 from tests import naive_objective as naive
 from tests.learner_variants import HOT, PENALISED, VARIANTS
@@ -113,13 +113,13 @@ def perturb(parameters: Any) -> None:
 def full_tensors(policy: Policy) -> Iterator[tuple[str, Tensor]]:
     """(name in the module, whole tensor), tied ones under each of their names. Collective."""
     for name, tensor in policy.lm.state_dict().items():
-        yield name, whole(tensor)
+        yield name, gather_tensor(tensor)
 
 
 def moments(learner: Learner) -> Tensors:
     """Adam's first moment by name, whole. Collective."""
     named = learner.policy.lm.named_parameters()
-    return {name: whole(learner._optimizer.state[p]["exp_avg"]).clone() for name, p in named}
+    return {name: gather_tensor(learner._optimizer.state[p]["exp_avg"]).clone() for name, p in named}
 
 
 def relative_error(found: Tensors, expected: Tensors) -> float:
@@ -169,7 +169,7 @@ def naive_rows(checkpoint: Path, config: Config, batch: StepBatch, *, perturbed:
         own = isinstance(row, Rollout) and row.logps is not None
         place = (row.prompt_ids + row.ids, len(row.prompt_ids), config.rollout.temperature if own else 1.0)
         now, start = naive.log_probs(logits[i], *place), naive.log_probs(frozen[i], *place)
-        told = row.advantage if isinstance(row, Rollout) else NONE
+        told = row.advantage if isinstance(row, Rollout) else NO_ADVANTAGE
         return naive.Scored(
             channels=row.channels,
             sampled=row.sampled if isinstance(row, Rollout) else (True,) * len(row.ids),
@@ -278,6 +278,6 @@ def _session(folder: Path, rank: int, world: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     place, rank_, world_, port = Path(sys.argv[1]), *map(int, sys.argv[2:])
-    connect(rank=rank_, world=world_, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
+    join_process_group(rank=rank_, world=world_, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
     _session(place, rank_, world_)
-    disconnect()
+    leave_process_group()

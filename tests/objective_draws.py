@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from actors.decide import Group
+from actors.decide import ReplyGroup
 from conf.algorithm import AlgoConfig
 from conf.endpoints import ApiConfig
 from conf.judging import JudgeConfig
-from judge.types import Judged, Missing, Scored, Verdict
-from judge.vetoes import JUDGE as VETO
-from learner.types import Anchor, Pair, Rollout
+from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict, Verdict
+from judge.vetoes import VETO_JUDGE as VETO
+from learner.types import Anchor, PreferencePair, Rollout
 from rollout.types import Prompt, Reply
 
 VOCABULARY, LONGEST_PROMPT, LONGEST_REPLY = 5, 3, 6
@@ -25,9 +25,9 @@ class Step:
 
     algo: AlgoConfig
     judge: JudgeConfig
-    groups: list[Group]
+    groups: list[ReplyGroup]
     anchors: list[Anchor] = field(default_factory=list)
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[PreferencePair] = field(default_factory=list)
     temperature: float = 0.75
     number: int = 1
     seed: int = 0
@@ -110,13 +110,13 @@ def ids(rng: np.random.Generator, count: int) -> tuple[int, ...]:
 
 def verdict(value: float | None, judge: str = "x", spread: float = 0.0) -> Verdict:
     if value is None:
-        return Missing(judge=judge, reason="broken", kind="server")
-    return Scored(value=value, judge=judge, spread=spread)
+        return MissingVerdict(judge=judge, reason="broken", kind="server")
+    return ScoredVerdict(value=value, judge=judge, spread=spread)
 
 
 def judged(
     key: tuple[str, int], axes: dict[str, float | None], judge: JudgeConfig, *, spread: float, veto: bool
-) -> Judged:
+) -> ReplyJudgement:
     """The reward is the weighted mean of the axes, missing as soon as one weighted axis is; a veto is the
     floor whatever the axes say."""
     counted = {name: weight for name, weight in judge.weights.items() if weight > 0}
@@ -124,14 +124,14 @@ def judged(
     if all(axes[name] is not None for name in counted):
         reward = sum(w * axes[name] for name, w in counted.items()) / sum(counted.values())  # type: ignore[operator, misc]
     found = verdict(judge.scale_lo, VETO) if veto else verdict(reward, spread=spread)
-    return Judged(
+    return ReplyJudgement(
         prompt_id=key[0], index=key[1], axes={name: verdict(value) for name, value in axes.items()},
         reward=found, transcript=None, figures={"vetoed": 1.0} if veto else {},
     )  # fmt: skip
 
 
 @st.composite
-def groups(draw: st.DrawFn, judge: JudgeConfig, alphabet: str, name: str) -> Group:
+def groups(draw: st.DrawFn, judge: JudgeConfig, alphabet: str, name: str) -> ReplyGroup:
     """One prompt's replies: scores all different, all equal, many missing, some vetoed."""
     size, kind = draw(st.sampled_from([2, 3, 4, 8])), draw(st.sampled_from(["any", "any", "equal", "thin"]))
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
@@ -157,7 +157,7 @@ def groups(draw: st.DrawFn, judge: JudgeConfig, alphabet: str, name: str) -> Gro
         veto = vetoes and kind != "thin" and bool(rng.random() < 0.25)
         spread = int(rng.integers(0, 9)) / 8 * 4 * point
         replies.append((reply, judged((name, index), axes, judge, spread=spread, veto=veto)))
-    return Group(
+    return ReplyGroup(
         prompt=Prompt(id=name, ids=ids(rng, int(rng.integers(1, LONGEST_PROMPT + 1)))), replies=tuple(replies)
     )
 
@@ -198,7 +198,7 @@ def steps(draw: st.DrawFn, kind: str, **fixed: Any) -> Step:
         groups=[draw(groups(judge, alphabet, f"g{i}")) for i in range(fresh)],
         anchors=[anchor(rng, f"a{i}", "TABEP" if i else alphabet) for i in range(draw(st.integers(0, 3)))],
         pairs=[
-            Pair(
+            PreferencePair(
                 chosen=offline(rng, f"d{i}", 0, alphabet),
                 rejected=offline(rng, f"d{i}", 1, alphabet),
                 weight=float(rng.choice([1.0, 0.5, 3.0])),

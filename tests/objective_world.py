@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 import learner.batch
-from actors.decide import Decision, Group, decide, rewarded
+from actors.decide import ReplyGroup, StepDecision, decide_step, select_rewarded_rollouts
 from conf.schema import Config
-from judge.types import Scale, Scored
-from learner.batch import Microbatch, length_of, pack, pack_reference, share
-from learner.gate import Mixer, mixer_from
-from learner.loss import divergence, loss_terms
-from learner.objectives import penalty_rows, rows_of
-from learner.rows import Component, Row, Sampled
+from judge.types import Scale, ScoredVerdict
+from learner.batch import Microbatch, count_needed_ids, pack_microbatch, pack_reference_microbatch, plan_microbatches
+from learner.gate import LambdaSource, build_lambda_source
+from learner.loss import compute_loss_terms, estimate_kl
+from learner.objectives import build_penalty_rows, build_training_rows
+from learner.rows import LossComponent, SamplingSetup, TrainingRow
 from learner.types import Rollout, StepBatch
 from rollout.types import Reply
 from tests import naive_decision, naive_objective
@@ -66,14 +66,14 @@ class Wide:
         return getattr(torch, name)
 
 
-def packed(rows: Sequence[Row]) -> Microbatch:
+def packed(rows: Sequence[TrainingRow]) -> Microbatch:
     with patch.object(learner.batch, "torch", Wide()):
-        return pack(rows, streams=1)
+        return pack_microbatch(rows, streams=1)
 
 
-def scores(logits: Logits, rows: Sequence[Row], micro: Microbatch) -> tuple[Tensor, Tensor]:
+def scores(logits: Logits, rows: Sequence[TrainingRow], micro: Microbatch) -> tuple[Tensor, Tensor]:
     """(log-probs, entropies) of a micro-batch's positions, as a model would give them."""
-    rows = [row for row in rows if length_of(row, streams=1)]
+    rows = [row for row in rows if count_needed_ids(row, streams=1)]
     begins = np.cumsum([0, *micro.lengths])
     assert sum(micro.lengths) == len(micro.ids_TS)
     logps, entropies = [], []
@@ -101,17 +101,17 @@ class Found:
     gradient: Tensor  # of the total with respect to the padded logits
 
 
-def decided(step: Step, mixer: Mixer | None = None) -> Decision:
+def decided(step: Step, mixer: LambdaSource | None = None) -> StepDecision:
     """As the driver decides. ``mixer``: carries lambda from step to step."""
     penalties: dict[Any, float] = {}
     if step.algo.kl_in == "reward":
         _, before, start = (by_name(step, padded) for padded in models(step))
-        penalties = product_penalties(step, rewarded(step.groups), before, start)
-    return decide(
+        penalties = product_penalties(step, select_rewarded_rollouts(step.groups), before, start)
+    return decide_step(
         step.number,
         step.groups,
         step.anchors,
-        mixer or mixer_from(step.algo, Scale(step.judge.scale_lo, step.judge.scale_hi)),
+        mixer or build_lambda_source(step.algo, Scale(step.judge.scale_lo, step.judge.scale_hi)),
         Config.model_construct(algo=step.algo, judge=step.judge),
         pairs=step.pairs,
         penalties=penalties,
@@ -123,16 +123,16 @@ def product_penalties(
 ) -> dict[tuple[str, int], float]:
     """As ``Learner.penalties`` adds them up."""
     found = {}
-    for rollout, row in zip(rollouts, penalty_rows(rollouts, step.algo, sampled(step)), strict=True):
+    for rollout, row in zip(rollouts, build_penalty_rows(rollouts, step.algo, sampled(step)), strict=True):
         micro = packed([row])
         gap = scores(start, [row], micro)[0] - scores(before, [row], micro)[0]
-        penalty = (micro.kl_N * divergence(gap, step.algo.kl_estimator)).sum()
+        penalty = (micro.kl_N * estimate_kl(gap, step.algo.kl_estimator)).sum()
         found[rollout.prompt_id, rollout.index] = float(penalty)
     return found
 
 
-def sampled(step: Step) -> Sampled:
-    return Sampled(max_new_tokens=MAX_NEW_TOKENS, temperature=step.temperature)
+def sampled(step: Step) -> SamplingSetup:
+    return SamplingSetup(max_new_tokens=MAX_NEW_TOKENS, temperature=step.temperature)
 
 
 def product(step: Step, batch: StepBatch, *, ranks: int = 1, room: int = 0) -> Found:
@@ -140,22 +140,24 @@ def product(step: Step, batch: StepBatch, *, ranks: int = 1, room: int = 0) -> F
     beyond the least that holds every row."""
     now, before, start = models(step)
     now.requires_grad_(True)
-    rows = rows_of(batch, step.algo, sampled(step))
-    longest = max([length_of(row, streams=1) for row in rows], default=0)
+    rows = build_training_rows(batch, step.algo, sampled(step))
+    longest = max([count_needed_ids(row, streams=1) for row in rows], default=0)
     budget = max(1, longest * (2 if batch.pairs else 1)) + room
     total = torch.zeros((), dtype=torch.float64)
     sums = dict.fromkeys(COMPONENTS, 0.0)
-    for micros in share(rows, ranks=ranks, budget=budget, streams=1):
+    for micros in plan_microbatches(rows, ranks=ranks, budget=budget, streams=1):
         for held in micros:
             mine = [rows[i] for i in held]
             micro = packed(mine)
             logps, entropies = scores(by_name(step, now), mine, micro)
             old, _ = scores(by_name(step, before), mine, micro)
             reference = torch.full_like(old, 7.0)  # never read where nothing asks for it
-            asked = [row.only((Component.DPO, Component.KL)) for row in mine]
+            asked = [row.only((LossComponent.DPO, LossComponent.KL)) for row in mine]
             with patch.object(learner.batch, "torch", Wide()):
-                reference[micro.referenced_N], _ = scores(by_name(step, start), asked, pack_reference(mine, streams=1))
-            terms = loss_terms(logps, entropies, old, reference, micro, weight=batch.weight, algo=step.algo)
+                reference[micro.referenced_N], _ = scores(
+                    by_name(step, start), asked, pack_reference_microbatch(mine, streams=1)
+                )
+            terms = compute_loss_terms(logps, entropies, old, reference, micro, weight=batch.weight, algo=step.algo)
             total = total + terms.total
             sums = {name: sums[name] + float(getattr(terms, name)) for name in COMPONENTS}
     gradient = torch.zeros_like(now)
@@ -167,15 +169,15 @@ def product(step: Step, batch: StepBatch, *, ranks: int = 1, room: int = 0) -> F
 # -- what the reference makes of it
 
 
-def told(step: Step, group: Group) -> list[naive_decision.Told]:
+def told(step: Step, group: ReplyGroup) -> list[naive_decision.Told]:
     found = []
     for reply, judged in group.replies:
         paid = judged.reward
         found.append(
             naive_decision.Told(
-                reward=paid.value if isinstance(paid, Scored) else None,
-                axes={n: one.value if isinstance(one, Scored) else None for n, one in judged.axes.items()},
-                spread=paid.spread if isinstance(paid, Scored) else 0.0,
+                reward=paid.value if isinstance(paid, ScoredVerdict) else None,
+                axes={n: one.value if isinstance(one, ScoredVerdict) else None for n, one in judged.axes.items()},
+                spread=paid.spread if isinstance(paid, ScoredVerdict) else 0.0,
                 well_formed=reply.well_formed,
                 vetoed="vetoed" in judged.figures,
                 penalty=penalty(step, group, reply) if step.algo.kl_in == "reward" else 0.0,
@@ -184,7 +186,7 @@ def told(step: Step, group: Group) -> list[naive_decision.Told]:
     return found
 
 
-def penalty(step: Step, group: Group, reply: Reply) -> float:
+def penalty(step: Step, group: ReplyGroup, reply: Reply) -> float:
     _, before, start = (by_name(step, padded) for padded in models(step))
     name, at = f"rollout {reply.prompt_id}/{reply.index}", len(group.prompt.ids)
     old, ref = (

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from judge.offline import Judges, Score, score_local
-from judge.panel import panel_from
-from judge.replies import Item
-from judge.types import Judged
+from judge.offline import OfflineJudges, ReplyScorer, score_local
+from judge.panel import build_panel
+from judge.replies import FinishedReply
+from judge.types import ReplyJudgement
 from speech import audio
 from speech.manifest import ManifestError
 from tests.judge_server import MODEL, Body, JudgeServer, recordings, said
@@ -79,11 +79,11 @@ def asked(bodies: list[Body]) -> list[Body]:
 
 
 @asynccontextmanager
-async def in_this_process(judges: Judges) -> AsyncIterator[Score]:
+async def in_this_process(judges: OfflineJudges) -> AsyncIterator[ReplyScorer]:
     """``local_judges`` without processes of their own, which take seconds to start."""
-    panel = panel_from(judges.config, judges.root, judges.voice)
+    panel = build_panel(judges.config, judges.root, judges.voice)
 
-    async def judge(item: Item) -> Judged:
+    async def judge(item: FinishedReply) -> ReplyJudgement:
         return score_local(panel, judges, item)
 
     yield judge

@@ -15,7 +15,7 @@ from types import FrameType
 
 from actors import checkpoint
 from actors.checkpoint import DriverState
-from conf.load import dump, load
+from conf.load import dump_config, load_config
 from tests.synthetic_study import make_trial
 
 
@@ -25,11 +25,11 @@ def named(variable: str, name: str) -> bool:
 
 def save(run: Path) -> None:
     state = DriverState(step=4, seed=0, gate={}, cursors={})
-    checkpoint.save(run, state, lambda folder: (folder / "x").write_text("x") and None, keep=2)  # type: ignore[func-returns-value]
+    checkpoint.save_snapshot(run, state, lambda folder: (folder / "x").write_text("x") and None, keep=2)  # type: ignore[func-returns-value]
 
 
 def main(arguments: list[str]) -> int:
-    config = load(arguments)
+    config = load_config(arguments)
     run, resumed = config.run.root / config.run.name, config.run.resume is not None
     with Path(os.environ["STUB_LOG"]).open("a") as log:
         log.write(json.dumps({"name": run.name, "resumed": resumed, "there": run.exists()}) + "\n")
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         return 1
     if not resumed:
         run.mkdir(parents=True)
-        (run / "config.yaml").write_text(dump(config))
+        (run / "config.yaml").write_text(dump_config(config))
     if named("STUB_HANG", run.name):
         return hang(run)
     if named("STUB_CRASH", run.name) and not resumed:
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
         return 1
     shutil.rmtree(run)
     make_trial(run.parent, config.algo.name, config.run.seed, name=run.name, prompts=6)
-    (run / "config.yaml").write_text(dump(config))
+    (run / "config.yaml").write_text(dump_config(config))
     return 0
 
 

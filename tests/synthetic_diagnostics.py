@@ -4,14 +4,14 @@ import json
 import random
 from pathlib import Path
 
-from report.records import ChannelShift, Diagnosis, PartGradient
+from report.records import ChannelShiftRecord, DiagnosisRecord, PartGradientRecord
 from tests.synthetic_run import write_lines
 
 SHIFTS = {"rollout_text": 0.4, "rollout_audio": 0.02, "anchor_text": 0.3, "anchor_audio": -0.03}
 
 
-def part(name: str, size: float, ratio: float | None, cosine: float | None) -> PartGradient:
-    return PartGradient(
+def part(name: str, size: float, ratio: float | None, cosine: float | None) -> PartGradientRecord:
+    return PartGradientRecord(
         name=name,
         parameters=1000,
         text=size,
@@ -23,7 +23,7 @@ def part(name: str, size: float, ratio: float | None, cosine: float | None) -> P
     )
 
 
-def diagnosis(step: int, done: float, *, layers: int = 28, rng: random.Random, flat: bool = False) -> Diagnosis:
+def diagnosis(step: int, done: float, *, layers: int = 28, rng: random.Random, flat: bool = False) -> DiagnosisRecord:
     """``flat``: no reply was better than another, so that there is no preference gradient on AUDIO."""
     names = ["embedding", *(f"layer {n}" for n in range(layers)), "norm", "head"]
     depth = [abs(place / len(names) - 0.5) for place in range(len(names))]
@@ -37,10 +37,10 @@ def diagnosis(step: int, done: float, *, layers: int = 28, rng: random.Random, f
         for name, d in zip(names, depth, strict=True)
     ]
     shift = {
-        name: ChannelShift(mean=most * done, mean_abs=abs(most) * (0.1 + done), tokens=100)
+        name: ChannelShiftRecord(mean=most * done, mean_abs=abs(most) * (0.1 + done), tokens=100)
         for name, most in SHIFTS.items()
     }
-    return Diagnosis(
+    return DiagnosisRecord(
         step=step,
         policy_version=step - 1,
         tied=False,

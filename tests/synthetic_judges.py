@@ -4,8 +4,8 @@ import json
 import random
 from pathlib import Path
 
-from report.read import rollout_files, rollouts
-from report.records import Canary, NoScore, RolloutRecord, Score, Verdict
+from report.read import list_rollout_files, read_rollouts
+from report.records import CanaryRecord, MissingScoreRecord, RolloutRecord, ScoreRecord, VerdictRecord
 from tests.synthetic_run import XSS, write_lines
 
 MODEL, SECOND = "qwen3-omni-30b", "gpt-audio-2"
@@ -36,16 +36,16 @@ def judge(axis: str, model: str = MODEL) -> str:
     return f"openai({model} {AXES[axis]} logprobs)"
 
 
-def verdict(axis: str, merit: float, late: bool, rng: random.Random, model: str = MODEL) -> Verdict:
+def verdict(axis: str, merit: float, late: bool, rng: random.Random, model: str = MODEL) -> VerdictRecord:
     """Long audio fails more often; a failure has a kind and a reason."""
     if rng.random() < (0.25 if late else 0.02):
         kind = "deadline" if late and rng.random() < 0.8 else rng.choice(list(FAILURES))
-        return NoScore(missing=FAILURES[kind], kind=kind)
+        return MissingScoreRecord(missing=FAILURES[kind], kind=kind)
     noise = 0.35 if axis == "acoustic" else 0.2
     value = min(5.0, max(1.0, merit + rng.gauss(0, noise)))
     spread = abs(rng.gauss(0, noise))
     why = "Clear voice, right answer, small hesitation."
-    return Score(
+    return ScoreRecord(
         value=value, spread=spread, judge=judge(axis, model), why=why, cached=rng.random() < 0.15 and not late
     )
 
@@ -58,10 +58,10 @@ def judged(record: RolloutRecord, rng: random.Random) -> RolloutRecord:
     scores = {axis: verdict(axis, merit, late, rng) for axis in AXES}
     asked = rng.random() < 0.25
     second = {axis: verdict(axis, merit - 0.4, late, rng, SECOND) for axis in AXES} if asked else {}
-    absent = next((score.missing for score in scores.values() if isinstance(score, NoScore)), None)
+    absent = next((score.missing for score in scores.values() if isinstance(score, MissingScoreRecord)), None)
     reward = None
     if absent is None:
-        reward = sum(score.value for score in scores.values() if isinstance(score, Score)) / 3
+        reward = sum(score.value for score in scores.values() if isinstance(score, ScoreRecord)) / 3
     update = {
         "scores": scores,
         "second": second,
@@ -79,8 +79,8 @@ def add_api_judges(run: Path, *, hostile: bool = True, every: int = 5) -> Path:
     """Rewrites the records and metrics of a run, adds its calls and canaries. ``hostile``: some names are."""
     rng = random.Random(1)
     calls: list[str] = []
-    for path in rollout_files(run).values():
-        records = [judged(record, rng) for record in rollouts(path).rows]
+    for path in list_rollout_files(run).values():
+        records = [judged(record, rng) for record in read_rollouts(path).rows]
         if hostile:
             records[0] = named(records[0], XSS[0])
         write_lines(path, [record.model_dump_json() for record in records])
@@ -103,9 +103,9 @@ def add_api_judges(run: Path, *, hostile: bool = True, every: int = 5) -> Path:
 
 def named(record: RolloutRecord, name: str) -> RolloutRecord:
     """With a judge, an axis and a kind of failure that are called like this."""
-    bad: dict[str, Verdict] = {
-        name: Score(value=3.0, judge=name, why=name),
-        f"{name}2": NoScore(missing=name, kind=name),
+    bad: dict[str, VerdictRecord] = {
+        name: ScoreRecord(value=3.0, judge=name, why=name),
+        f"{name}2": MissingScoreRecord(missing=name, kind=name),
     }
     return record.model_copy(update={"scores": {**record.scores, **bad}, "second": {name: bad[name]}})
 
@@ -154,7 +154,7 @@ def call(model: str, axis: str, rng: random.Random, name: str | None = None) -> 
     )
 
 
-def bird(step: int, axis: str, name: str, rng: random.Random) -> Canary:
+def bird(step: int, axis: str, name: str, rng: random.Random) -> CanaryRecord:
     """The acoustic judge comes to like volume; noise could not be judged the last time."""
     most = 2.0 if name != "louder copy" else 4.1
     value: float | None = 1.0 + abs(rng.gauss(0, 0.25)) + (2.9 if name == "louder copy" else 0.0)
@@ -170,7 +170,7 @@ def bird(step: int, axis: str, name: str, rng: random.Random) -> Canary:
         "passed": f"{axis}/{name}: passed with {value or 0:.2f}, at most {most:.2f} allowed",
         "unknown": f"{axis}/{name}: not judged (deadline: no whole answer within 60 s)",
     }
-    return Canary.model_validate(
+    return CanaryRecord.model_validate(
         {
             "step": step,
             "axis": axis,

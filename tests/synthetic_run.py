@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 import yaml
 
-from report.records import Evaluation, Event, NoScore, RolloutRecord, Sample, Score
+from report.records import Evaluation, Event, MissingScoreRecord, RolloutRecord, Sample, ScoreRecord
 
 XSS = (
     "<script>document.title='owned'</script>",
@@ -119,10 +119,12 @@ def reply(
         seconds=channels.count("A") / 40,
         judge_latency_s=0.05 + 0.002 * len(channels) + rng.expovariate(20),
         scores={
-            "semantic": NoScore(missing="recogniser did not answer within 60 s", kind="recogniser")
+            "semantic": MissingScoreRecord(missing="recogniser did not answer within 60 s", kind="recogniser")
             if missing
-            else Score(value=semantic, spread=0.0, judge="verifiable/1", why=f"heard '{heard}', expected 'twelve'"),
-            "acoustic": Score(
+            else ScoreRecord(
+                value=semantic, spread=0.0, judge="verifiable/1", why=f"heard '{heard}', expected 'twelve'"
+            ),
+            "acoustic": ScoreRecord(
                 value=3.7, spread=0.2, judge="acoustic/1", why="WER 0.00, rate 3.9 syll/s, silence 0.12"
             ),
         },

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from report.records import Evaluation, HeldOutReply, NoScore, Sample, Score
+from report.records import Evaluation, HeldOutReply, MissingScoreRecord, Sample, ScoreRecord
 from tests.synthetic_run import write_clip, write_lines
 
 PROMPTS = 40
@@ -48,7 +48,7 @@ def reply(index: int, when: str, skill: float, eq: float, rng: random.Random, st
             "style": style, "text": "seven", "transcript": None if failed else "seven",
             "finish": "stop", "well_formed": True, "seconds": rng.uniform(1, 3),
             "codes": [rng.randrange(shift) for _ in range(30)],
-            "scores": {"acoustic": NoScore(missing="HTTP 503", kind="server") if failed else Score(value=score, judge="acoustic/1")},
+            "scores": {"acoustic": MissingScoreRecord(missing="HTTP 503", kind="server") if failed else ScoreRecord(value=score, judge="acoustic/1")},
             "reward": None if failed else score, "missing": "HTTP 503" if failed else None, "figures": figures,
         }
     )  # fmt: skip

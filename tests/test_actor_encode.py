@@ -17,7 +17,7 @@ from speech import audio
 from speech.audio import Wave
 from speech.codecs.mel import MelCodec
 from speech.dataset import Example
-from speech.manifest import Row
+from speech.manifest import ManifestRow
 from tests.processes import HANG_S
 
 
@@ -58,7 +58,7 @@ def actor(
     actor._worker.close()
 
 
-def rows(folder: Path) -> list[Row]:
+def rows(folder: Path) -> list[ManifestRow]:
     found = []
     for n in range(3):
         noise = np.random.default_rng(n).normal(0, 0.1, 4000).astype(np.float32)
@@ -72,7 +72,7 @@ def rows(folder: Path) -> list[Row]:
             "sft_target_text": "two",
             "sft_target_audio": [f"{n}.wav"],
         }
-        found.append(Row.model_validate(content))
+        found.append(ManifestRow.model_validate(content))
     return found
 
 

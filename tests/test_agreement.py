@@ -9,11 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from judge.agreement import Item, agreement, pearson, raters, repeat_variance, retest, spearman
+from judge.agreement import (
+    RatedReply,
+    compare_passes,
+    estimate_repeat_variance,
+    measure_agreement,
+    measure_rater_agreement,
+    pearson_correlation,
+    spearman_correlation,
+)
 
 LEVELS = st.sampled_from([1.0, 1.5, 2.0, 3.0, 3.25, 4.0, 5.0])
 PAIRS = st.lists(st.tuples(LEVELS, LEVELS), min_size=0, max_size=12)
-ITEMS = st.lists(st.builds(Item, prompt_id=st.sampled_from("abcd"), judge=LEVELS, human=LEVELS), max_size=25)
+ITEMS = st.lists(st.builds(RatedReply, prompt_id=st.sampled_from("abcd"), judge=LEVELS, human=LEVELS), max_size=25)
 
 
 def constant(values: list[float]) -> bool:
@@ -24,24 +32,24 @@ def constant(values: list[float]) -> bool:
 def test_correlations_are_scipys_or_undefined(pairs: list[tuple[float, float]]) -> None:
     x, y = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     if constant(x) or constant(y):
-        assert pearson(x, y) is None and spearman(x, y) is None
+        assert pearson_correlation(x, y) is None and spearman_correlation(x, y) is None
     else:
-        assert pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-9)
-        assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-9)
+        assert pearson_correlation(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-9)
+        assert spearman_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-9)
 
 
 @given(ITEMS)
 @settings(max_examples=60)
-def test_the_five_figures_are_their_definitions(items: list[Item]) -> None:
-    found = agreement(items, draws=20)
+def test_the_five_figures_are_their_definitions(items: list[RatedReply]) -> None:
+    found = measure_agreement(items, draws=20)
     groups = [[item for item in items if item.prompt_id == name] for name in "abcd"]
     several = [group for group in groups if len(group) > 1]
-    ranks = [spearman([i.judge for i in g], [i.human for i in g]) for g in several]
+    ranks = [spearman_correlation([i.judge for i in g], [i.human for i in g]) for g in several]
     defined = [rank for rank in ranks if rank is not None]
     assert (found.items, found.prompts) == (len(items), sum(map(bool, groups)))
     assert (found.ranked, found.unranked) == (len(defined), len(ranks) - len(defined))
     assert found.spearman.value == (pytest.approx(fmean(defined)) if defined else None)
-    whole = pearson([i.judge for i in items], [i.human for i in items])
+    whole = pearson_correlation([i.judge for i in items], [i.human for i in items])
     assert found.pearson.value == (None if whole is None else pytest.approx(whole))
     off = [item.judge - item.human for item in items]
     if not items:
@@ -52,20 +60,20 @@ def test_the_five_figures_are_their_definitions(items: list[Item]) -> None:
 
 
 def test_one_point_is_what_the_scale_says_and_rounding_does_not_cost_it() -> None:
-    items = [Item(prompt_id="a", judge=0.1 + 0.2, human=0.05), Item(prompt_id="a", judge=1.0, human=0.74)]
-    assert agreement(items, 0.25).within_one == 0.5
+    items = [RatedReply(prompt_id="a", judge=0.1 + 0.2, human=0.05), RatedReply(prompt_id="a", judge=1.0, human=0.74)]
+    assert measure_agreement(items, 0.25).within_one == 0.5
 
 
-def drawn_again(items: list[Item], seed: int) -> tuple[list[float | None], list[float]]:
+def drawn_again(items: list[RatedReply], seed: int) -> tuple[list[float | None], list[float]]:
     """The bootstrap written out: the same draws, the figures from the items themselves."""
     names = list(dict.fromkeys(item.prompt_id for item in items))
     groups = [[item for item in items if item.prompt_id == name] for name in names]
-    ranks = [spearman([i.judge for i in g], [i.human for i in g]) for g in groups]
+    ranks = [spearman_correlation([i.judge for i in g], [i.human for i in g]) for g in groups]
     counts = np.random.default_rng(seed).multinomial(len(names), [1 / len(names)] * len(names), size=300)
     whole: list[float | None] = []
     for draw in counts:
         taken = [item for group, times in zip(groups, draw, strict=True) for item in group * times]
-        whole.append(pearson([i.judge for i in taken], [i.human for i in taken]))
+        whole.append(pearson_correlation([i.judge for i in taken], [i.human for i in taken]))
     defined = [rank for rank in ranks if rank is not None]
     assert len(defined) == len(ranks)
     return whole, (counts @ np.array(defined) / len(defined)).tolist()
@@ -74,20 +82,20 @@ def drawn_again(items: list[Item], seed: int) -> tuple[list[float | None], list[
 def test_intervals_are_percentiles_over_prompts_drawn_again() -> None:
     random = np.random.default_rng(5)
     items = [
-        Item(prompt_id=f"p{prompt}", judge=float(quality + noise), human=float(quality))
+        RatedReply(prompt_id=f"p{prompt}", judge=float(quality + noise), human=float(quality))
         for prompt in range(9)
         for quality, noise in zip(random.uniform(1, 5, 4), random.normal(0, 1, 4), strict=True)
     ]
-    found = agreement(items, draws=300, seed=3)
+    found = measure_agreement(items, draws=300, seed=3)
     whole, ranks = drawn_again(items, 3)
     assert found.pearson.interval == pytest.approx(tuple(np.percentile(np.array(whole, float), (2.5, 97.5))))
     assert found.spearman.interval == pytest.approx(tuple(np.percentile(ranks, (2.5, 97.5))))
-    assert agreement(items, draws=300, seed=3) == found != agreement(items, draws=300, seed=4)
+    assert measure_agreement(items, draws=300, seed=3) == found != measure_agreement(items, draws=300, seed=4)
 
 
 def test_one_prompt_has_figures_but_no_interval() -> None:
-    items = [Item(prompt_id="a", judge=float(x), human=float(x)) for x in (1, 3, 5)]
-    found = agreement(items)
+    items = [RatedReply(prompt_id="a", judge=float(x), human=float(x)) for x in (1, 3, 5)]
+    found = measure_agreement(items)
     assert found.pearson.value == found.spearman.value == pytest.approx(1.0)
     assert found.pearson.interval is found.spearman.interval is None
 
@@ -95,27 +103,27 @@ def test_one_prompt_has_figures_but_no_interval() -> None:
 @given(st.lists(st.lists(LEVELS, min_size=6, max_size=6), min_size=1, max_size=6))
 def test_repeat_variance_is_the_sample_variance_of_all_readings(readings: list[list[float]]) -> None:
     passes = [(fmean(one[:3]), float(np.std(one[:3])), fmean(one[3:]), float(np.std(one[3:]))) for one in readings]
-    assert repeat_variance(passes, 3) == pytest.approx(fmean(map(variance, readings)), abs=1e-9)
+    assert estimate_repeat_variance(passes, 3) == pytest.approx(fmean(map(variance, readings)), abs=1e-9)
 
 
 def test_with_one_reading_a_pass_the_variance_is_that_between_passes() -> None:
-    assert repeat_variance([(2.0, 0.0, 4.0, 0.0), (3.0, 0.0, 3.0, 0.0)], 1) == pytest.approx(1.0)
-    assert repeat_variance([], 1) is None
+    assert estimate_repeat_variance([(2.0, 0.0, 4.0, 0.0), (3.0, 0.0, 3.0, 0.0)], 1) == pytest.approx(1.0)
+    assert estimate_repeat_variance([], 1) is None
     with pytest.raises(ValueError, match="repeats must be at least 1: got 0"):
-        repeat_variance([], 0)
+        estimate_repeat_variance([], 0)
 
 
 def test_a_retest_correlates_and_measures_two_passes() -> None:
-    found = retest([1.0, 2.0, 4.0], [1.5, 2.0, 3.5])
+    found = compare_passes([1.0, 2.0, 4.0], [1.5, 2.0, 3.5])
     assert found.items == 3 and found.mae == pytest.approx(1 / 3)
     assert found.pearson == pytest.approx(stats.pearsonr([1, 2, 4], [1.5, 2, 3.5]).statistic)
-    assert retest([], []).pearson is None and retest([], []).mae is None
+    assert compare_passes([], []).pearson is None and compare_passes([], []).mae is None
 
 
 def test_people_agree_by_anova_over_the_items_that_several_rated() -> None:
     groups = [[1.0, 2.0], [4.0, 5.0, 5.0], [3.0], [2.0, 2.0]]
     several = [group for group in groups if len(group) > 1]
-    found = raters(groups)
+    found = measure_rater_agreement(groups)
     pairs = [abs(a - b) for group in several for a, b in combinations(group, 2)]
     assert found.items == 3 and found.difference == pytest.approx(fmean(pairs))
     n, k = sum(map(len, several)), len(several)
@@ -129,4 +137,4 @@ def test_people_agree_by_anova_over_the_items_that_several_rated() -> None:
 
 @pytest.mark.parametrize("ratings", [[], [[1.0], [2.0]], [[3.0, 3.0], [3.0, 3.0]]])
 def test_raters_that_say_nothing_about_each_other_have_no_figure(ratings: list[list[float]]) -> None:
-    assert raters(ratings).icc is None
+    assert measure_rater_agreement(ratings).icc is None

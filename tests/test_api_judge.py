@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 import ray
 
-from actors.api_judge import LOG, ApiJudgeActor, RemotePermits, spent_on, start_limiters
+from actors.api_judge import JUDGE_CALLS_FILE, ApiJudgeActor, RemoteLimiter, start_limiters, sum_logged_spend
 from actors.cli import main
-from actors.cluster import Cluster, cores, plan
+from actors.cluster import Cluster, count_usable_cores, plan_placement
 from actors.errors import RunError, UserError
 from actors.judge_pool import JudgePool
 from actors.judging import probe_judge
-from conf.load import load
+from conf.load import load_config
 from conf.schema import Config
-from judge.api import calls_at_once, slots, verdict_deadline
-from judge.panel import LONGEST
-from judge.types import CallFailed, Judged, Missing, Scored
+from judge.api import calls_at_once, count_worker_slots, verdict_deadline
+from judge.panel import MAX_JUDGED_AUDIO_S
+from judge.types import CallFailed, MissingVerdict, ReplyJudgement, ScoredVerdict
 from tests.api_judges import api_judges
 from tests.judge_server import MODEL, JudgeServer, recordings, said
 from tests.judging import WORLD, reply, speech, spoken, task, value
@@ -39,13 +39,13 @@ CLOSED = "http://127.0.0.1:9/v1"
 
 def settings(url: str, *more: str, root: Path = Path("runs")) -> Config:
     api = [f"judge.api.base_url={url}", f"judge.api.model={MODEL}", f"run.root={root}", "run.name=run"]
-    return load(["judge=openai", "rollout.workers=1", "learner.ranks=1", *api, *more])
+    return load_config(["judge=openai", "rollout.workers=1", "learner.ranks=1", *api, *more])
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    config = load(["rollout.workers=1", "learner.ranks=1"])
-    found = Cluster(config, plan(config, cores()))
+    config = load_config(["rollout.workers=1", "learner.ranks=1"])
+    found = Cluster(config, plan_placement(config, count_usable_cores()))
     yield found
     found.close(logs=None)
 
@@ -54,7 +54,9 @@ def judges(config: Config, events: Events) -> AbstractAsyncContextManager[tuple[
     return api_judges(config, ApiJudgeActor, events, restarts=2)
 
 
-async def scores(pool: JudgePool, count: int, folder: Path | None = None, *, different: bool = False) -> list[Judged]:
+async def scores(
+    pool: JudgePool, count: int, folder: Path | None = None, *, different: bool = False
+) -> list[ReplyJudgement]:
     def heard(index: int) -> list[Any]:
         return [ray.put(speech(spoken(TEXT) * np.float32(1 - index * different / 100)))]
 
@@ -90,15 +92,15 @@ def test_verdicts_of_two_judges_come_from_the_endpoint_under_one_limiter(cluster
         for verdict in judged:
             assert verdict.transcript and verdict.figures["heard_right"] == 1
             semantic, acoustic = verdict.axes["semantic"], verdict.axes["acoustic"]
-            assert isinstance(semantic, Scored) and isinstance(acoustic, Scored)
+            assert isinstance(semantic, ScoredVerdict) and isinstance(acoustic, ScoredVerdict)
             assert (semantic.value, acoustic.value) == pytest.approx((2.0, 4.5))
             assert semantic.judge == f"openai({MODEL} semantic/1 logprobs)"
-            assert isinstance(verdict.reward, Scored)
+            assert isinstance(verdict.reward, ScoredVerdict)
             assert verdict.reward.value == pytest.approx(0.6 * 2.0 + 0.4 * 4.5)
         assert len(server.bodies) == 20 and figures.requests == 24 and figures.in_flight == 0
         assert seconds >= (20 - 1 - 6) / 10, "two judges share 600 requests a minute, of which 6 may burst"
         assert (tmp_path / "9.ogg").is_file()
-        lines = (tmp_path / "run" / LOG).read_text().splitlines()
+        lines = (tmp_path / "run" / JUDGE_CALLS_FILE).read_text().splitlines()
         assert len(lines) == 24 and all(json.loads(line)["kind"] is None for line in lines)
 
     asyncio.run(asyncio.wait_for(scenario(), HANG_S))
@@ -134,11 +136,11 @@ def test_a_failure_is_missing_with_its_kind_an_outage_a_pause_and_a_dead_judge_i
                 os.kill(pid, signal.SIGKILL)
                 after = await calls
                 left = await limiter.state.remote()
-        assert isinstance(malformed.axes["semantic"], Missing) and isinstance(malformed.reward, Missing)
+        assert isinstance(malformed.axes["semantic"], MissingVerdict) and isinstance(malformed.reward, MissingVerdict)
         assert malformed.axes["semantic"].kind == malformed.reward.kind == "malformed"
-        assert isinstance(malformed.axes["acoustic"], Scored), "the local axis has its own verdict"
-        assert all(isinstance(one.reward, Scored) for one in paused), "they waited for the end of the outage"
-        assert all(isinstance(judged.reward, Scored) for judged in after)
+        assert isinstance(malformed.axes["acoustic"], ScoredVerdict), "the local axis has its own verdict"
+        assert all(isinstance(one.reward, ScoredVerdict) for one in paused), "they waited for the end of the outage"
+        assert all(isinstance(judged.reward, ScoredVerdict) for judged in after)
         assert left.in_flight == left.waiting == 0, "what the dead judge had or wanted is free"
         assert [kind for kind, _ in events.found] == ["restart"]
 
@@ -149,8 +151,8 @@ def test_a_cancelled_acquire_leaves_no_lease_and_the_spend_cap_comes_through(clu
     async def scenario() -> None:
         prices = ["judge.api.prompt_price=1", "judge.api.completion_price=1", "judge.api.spend_cap=0.5"]
         config = settings(CLOSED, "judge.api.concurrency=1", *prices).judge
-        (limiter,) = start_limiters(config, 4, tmp_path / LOG)
-        gate = RemotePermits(limiter, "me")
+        (limiter,) = start_limiters(config, 4, tmp_path / JUDGE_CALLS_FILE)
+        gate = RemoteLimiter(limiter, "me")
         lease = await gate.acquire(0.0)
         waiting = asyncio.create_task(gate.acquire(0.0))
         while (await limiter.state.remote()).waiting == 0:
@@ -226,8 +228,8 @@ def test_a_dead_limiter_ends_the_run_with_what_to_do(cluster: Cluster, tmp_path:
 
 
 def test_what_a_resumed_run_has_spent_is_read_from_its_calls(tmp_path: Path) -> None:
-    log = tmp_path / LOG
-    assert spent_on(log, "http://a/v1", "m") == 0
+    log = tmp_path / JUDGE_CALLS_FILE
+    assert sum_logged_spend(log, "http://a/v1", "m") == 0
     calls = [
         ("http://a/v1", "m", 0.25),
         ("http://a/v1", "n", 8),
@@ -236,17 +238,20 @@ def test_what_a_resumed_run_has_spent_is_read_from_its_calls(tmp_path: Path) -> 
     ]
     lines = [json.dumps({"endpoint": where, "model": name, "spent": spent}) for where, name, spent in calls]
     log.write_text("\n".join([*lines, "12", '{"mo']))
-    assert spent_on(log, "http://a/v1", "m") == 1.25
+    assert sum_logged_spend(log, "http://a/v1", "m") == 1.25
 
 
 def test_the_deadline_covers_hearing_every_round_of_calls_the_rates_and_an_outage() -> None:
     config = settings(CLOSED, "judge.workers=3", "judge.api.concurrency=8", "judge.api.repeats=2").judge
-    assert slots(config) == 3 and calls_at_once(config, 4) == 3 * 3 * 2 * 2
+    assert count_worker_slots(config) == 3 and calls_at_once(config, 4) == 3 * 3 * 2 * 2
     assert verdict_deadline(config, 4) == 3 * 60 + (5 + 1) * 60 + 600
     slow = settings(CLOSED, "judge.api.requests_per_minute=6", "judge.api.audio_seconds_per_minute=60").judge
-    rates = max(16 / 6, 8 * 2 * LONGEST / 60) * 60
+    rates = max(16 / 6, 8 * 2 * MAX_JUDGED_AUDIO_S / 60) * 60
     assert calls_at_once(slow, 4) == 16 and verdict_deadline(slow, 4) == 4 * 60 + 3 * 60 + 600 + rates
-    assert verdict_deadline(load([]).judge, 4) == load([]).judge.deadline_s and slots(load([]).judge) == 1
+    assert (
+        verdict_deadline(load_config([]).judge, 4) == load_config([]).judge.deadline_s
+        and count_worker_slots(load_config([]).judge) == 1
+    )
     pairs = settings(CLOSED, "judge.workers=2", "judge.api.compare=pairwise").judge
     assert calls_at_once(pairs, 5) == 2 * 4 * 2 * 20 and calls_at_once(pairs, 1) == 16
     assert verdict_deadline(pairs, 5) == 4 * 5 * 60 + (40 + 1) * 60 + 600

@@ -24,7 +24,7 @@ def chirp(seconds: float = 0.5, rate: int = RATE) -> audio.Wave:
 def refused(path: Path, rule: str, *, header_only: bool = False) -> None:
     """``read`` refuses the file in one line that names it and the rule."""
     with pytest.raises(ValueError, match=rule) as caught:
-        audio.info(path) if header_only else audio.read(path, RATE, 10.0)
+        audio.read_audio_header(path) if header_only else audio.read(path, RATE, 10.0)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -37,14 +37,14 @@ def test_a_wave_read_back_has_the_same_length_and_rate(tmp_path: Path, suffix: s
     back = audio.read(path, rate, 10.0)
     stored = 48_000 if suffix == ".opus" else rate
     frames = len(wave) * stored // rate
-    assert audio.info(path) == audio.Info(frames=frames, channels=1, sample_rate=stored)
+    assert audio.read_audio_header(path) == audio.AudioHeader(frames=frames, channels=1, sample_rate=stored)
     assert back.dtype == np.float32 and back.shape == wave.shape
     limit = 2**-15 if suffix.lower() in (".wav", ".flac") else 0.1
     assert np.abs(back - wave)[100:-100].max() <= limit
 
 
 @settings(max_examples=20)
-@given(st.integers(1, 3 * audio.BLOCK), st.sampled_from([".wav", ".flac"]))
+@given(st.integers(1, 3 * audio.AUDIO_BLOCK_FRAMES), st.sampled_from([".wav", ".flac"]))
 def test_length_survives_at_every_block_edge(
     tmp_path_factory: pytest.TempPathFactory, frames: int, suffix: str
 ) -> None:
@@ -102,7 +102,7 @@ def test_a_small_flac_that_expands_to_hours_is_refused_from_its_header(
         for _ in range(20):
             file.write(np.zeros((48_000 * 60, 2), np.int16))
     assert path.stat().st_size < 1_000_000
-    monkeypatch.setattr(audio, "_decoded", None)  # nothing may be decoded
+    monkeypatch.setattr(audio, "_decode_to_mono", None)  # nothing may be decoded
     refused(path, r"at most 10 s: its header says 1200.0 s")
 
 
@@ -191,7 +191,7 @@ def test_writing_refuses_what_could_not_be_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("relative", ["a.wav", "deep/er/a.wav", "./a.wav", "..a/b..wav"])
 def test_a_path_below_the_root_is_taken(tmp_path: Path, relative: str) -> None:
-    assert audio.inside(tmp_path, relative) == tmp_path / relative
+    assert audio.resolve_inside(tmp_path, relative) == tmp_path / relative
 
 
 @pytest.mark.parametrize(
@@ -217,4 +217,4 @@ def test_a_path_out_of_the_root_is_refused(tmp_path: Path, relative: str, rule: 
     (root / "link.wav").symlink_to(tmp_path / "a.wav")
     (root / "loop").symlink_to(root / "loop")
     with pytest.raises(ValueError, match=rule):
-        audio.inside(root, relative)
+        audio.resolve_inside(root, relative)

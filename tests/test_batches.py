@@ -10,16 +10,16 @@ from typing import Any, cast
 import pytest
 
 from actors import checkpoint
-from actors.batches import Batch, Batches, Cursors
+from actors.batches import BatchScheduler, CollectedBatch, CursorStates
 from actors.checkpoint import DriverState
 from actors.decide import reward_of
 from actors.errors import RunError
-from conf.load import load
-from judge.types import Judged, Missing, Scored, Task
-from rollout.request import seed_of
+from conf.load import load_config
+from judge.types import JudgeTask, MissingVerdict, ReplyJudgement, ScoredVerdict
+from rollout.request import derive_seed
 from rollout.types import Prompt, Reply, Sampling
 from speech.dataset import Example
-from speech.features import Encoded
+from speech.features import EncodedPrompt
 
 STEPS, ROWS, SIZE = 6, 7, 2
 
@@ -42,7 +42,7 @@ class Engine:
         self.version = version
 
     async def ask(self, how: str, manifest: Path, rows: Sequence[Any]) -> list[Example]:
-        return [Example(row_id=one.id, prompt=Encoded((1, 2)), target=(3, 4)) for one in rows]
+        return [Example(row_id=one.id, prompt=EncodedPrompt((1, 2)), target=(3, 4)) for one in rows]
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, deadline: float
@@ -50,7 +50,7 @@ class Engine:
         for prompt in prompts:
             for index in range(sampling.group_size):
                 await asyncio.sleep(0)
-                drawn = seed_of(10 * sampling.seed + self.version, prompt.id, index) % 1009
+                drawn = derive_seed(10 * sampling.seed + self.version, prompt.id, index) % 1009
                 reply = Reply(
                     prompt_id=prompt.id,
                     index=index,
@@ -71,12 +71,12 @@ class Judges:
 
     together = False
 
-    async def score(self, reply: Reply, speech: list[Any], task: Task, path: Path | None) -> Judged:
+    async def score(self, reply: Reply, speech: list[Any], task: JudgeTask, path: Path | None) -> ReplyJudgement:
         drawn = reply.ids[0]
-        verdict: Any = Scored(value=1 + drawn % 3 / 3, judge="j", spread=0.1, why="w")
+        verdict: Any = ScoredVerdict(value=1 + drawn % 3 / 3, judge="j", spread=0.1, why="w")
         if drawn % 5 == 0:
-            verdict = Missing(judge="j", reason="HTTP 503", kind="server", retryable=True)
-        return Judged(
+            verdict = MissingVerdict(judge="j", reason="HTTP 503", kind="server", retryable=True)
+        return ReplyJudgement(
             prompt_id=reply.prompt_id,
             index=reply.index,
             axes={"semantic": verdict, "acoustic": verdict},
@@ -86,8 +86,8 @@ class Judges:
         )
 
 
-def batches(staleness: int, equal_groups: str, engine: Engine) -> Batches:
-    config = load(
+def batches(staleness: int, equal_groups: str, engine: Engine) -> BatchScheduler:
+    config = load_config(
         [
             f"run.steps={STEPS}",
             f"run.staleness={staleness}",
@@ -104,29 +104,29 @@ def batches(staleness: int, equal_groups: str, engine: Engine) -> Batches:
     monitor: Any = SimpleNamespace(phase=lambda *_, **__: None, tick=lambda *_: None)
     run: Any = SimpleNamespace(audio=lambda step, reply: None)
     fleet: Any = SimpleNamespace(rollout=engine, judges=Judges())
-    return Batches(job, run, fleet, monitor)
+    return BatchScheduler(job, run, fleet, monitor)
 
 
-def untimed(batch: Batch) -> Batch:
+def untimed(batch: CollectedBatch) -> CollectedBatch:
     return replace(batch, harvest=replace(batch.harvest, generate_s=0.0, judge_s=0.0, overlap_s=0.0))
 
 
-def snapshot(run: Path, made: Batches, step: int) -> None:
+def snapshot(run: Path, made: BatchScheduler, step: int) -> None:
     """As the driver writes it."""
-    ahead = made.ahead_of(step)
-    cursors: Cursors = made.cursors(step)
+    ahead = made.prefetched_after(step)
+    cursors: CursorStates = made.cursors(step)
     state = DriverState(step=step, seed=3, gate={}, cursors=cursors)
-    checkpoint.save(run, state, lambda folder: None, 99, None if ahead is None else ahead.ahead)
+    checkpoint.save_snapshot(run, state, lambda folder: None, 99, None if ahead is None else ahead.ahead)
 
 
-async def whole(staleness: int, equal_groups: str, run: Path) -> list[Batch]:
+async def whole(staleness: int, equal_groups: str, run: Path) -> list[CollectedBatch]:
     """A run in the driver's order of calls, with a checkpoint after every step."""
     engine = Engine(0)
     made, found = batches(staleness, equal_groups, engine), []
     snapshot(run, made, 0)
     for step in range(1, STEPS + 1):
         made.start(step)
-        found.append(untimed(await made.take()))
+        found.append(untimed(await made.wait_for_batch()))
         made.start(step)
         await made.sampled()
         engine.version = step
@@ -134,18 +134,18 @@ async def whole(staleness: int, equal_groups: str, run: Path) -> list[Batch]:
     return found
 
 
-async def resumed(staleness: int, equal_groups: str, run: Path, step: int) -> list[Batch]:
+async def resumed(staleness: int, equal_groups: str, run: Path, step: int) -> list[CollectedBatch]:
     """The rest of it."""
-    folder = checkpoint.folder(run, step)
-    assert checkpoint.check(folder) == []
+    folder = checkpoint.snapshot_folder(run, step)
+    assert checkpoint.check_snapshot(folder) == []
     engine = Engine(step)
     made, found = batches(staleness, equal_groups, engine), []
-    _, state, _ = checkpoint.newest(run)
+    _, state, _ = checkpoint.find_newest_snapshot(run)
     assert state.step == step
-    made.load(step, state.cursors, checkpoint.ahead_in(folder))
+    made.load(step, state.cursors, checkpoint.read_prefetched_batch(folder))
     for now in range(step + 1, STEPS + 1):
         made.start(now)
-        found.append(untimed(await made.take()))
+        found.append(untimed(await made.wait_for_batch()))
         made.start(now)
         await made.sampled()
         engine.version = now
@@ -163,7 +163,7 @@ def test_a_resumed_run_learns_from_the_batches_of_the_straight_one(
     ]
     assert any(reward_of(judged) is None for b in straight for _, judged in b.harvest.replies)
     for step in reversed(range(STEPS)):
-        for later in checkpoint.snapshots(tmp_path)[step + 1 :]:
+        for later in checkpoint.list_snapshots(tmp_path)[step + 1 :]:
             later.rename(tmp_path / later.name)
         assert asyncio.run(resumed(staleness, equal_groups, tmp_path, step)) == straight[step:]
 
@@ -174,7 +174,7 @@ async def interrupted(run: Path, when: str) -> int:
     made = batches(1, "keep", engine)
     for step in (1, 2, 3):
         made.start(step)
-        await made.take()
+        await made.wait_for_batch()
         made.start(step)
         if step == 3 and when == "before the update":  # batch 3 was taken, and nothing was learnt of it
             await made.end(2)
@@ -221,12 +221,12 @@ def test_a_batch_that_fails_while_the_run_is_interrupted_is_an_event(staleness: 
         made = batches(staleness, "keep", engine)
         made._run = cast(Any, SimpleNamespace(audio=made._run.audio, event=lambda kind, line: events.append(line)))
         made.start(1)
-        await made.take()
+        await made.wait_for_batch()
         made._fleet = cast(Any, SimpleNamespace(rollout=BrokenEngine(1), judges=Judges()))
         made.start(2)
-        await cancelled(made.take())
+        await cancelled(made.wait_for_batch())
         await made.end(1)
-        assert made.ahead_of(1) is None and made._ahead is not None
+        assert made.prefetched_after(1) is None and made._ahead is not None
         await asyncio.wait({made._ahead})
 
     asyncio.run(interrupt())

@@ -43,5 +43,5 @@ def test_evaluations_that_an_interruption_cut_off_are_made_on_resume(
     driver._monitor = SimpleNamespace(resume=lambda _: None)
     driver._canaries = SimpleNamespace(check=nothing)
     driver._held_out = SimpleNamespace(done=lambda *which: which in done, evaluate=evaluate)
-    asyncio.run(driver._begin())
+    asyncio.run(driver._start_or_resume())
     assert asked == looked

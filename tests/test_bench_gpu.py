@@ -19,7 +19,7 @@ from bench.gpu_speech import NO_KL, Shape, reply, rows, speech_batch
 from bench.gpu_transfer import checksum, weight_transfer
 from conf.algorithm import AlgoConfig
 from learner import ranks
-from learner.batch import pack
+from learner.batch import pack_microbatch
 
 MICRO = Shape("micro", 64, 128, 2, 4, 2)
 
@@ -29,9 +29,9 @@ def bench() -> Iterator[Bench]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    ranks.connect(rank=0, world=1, address=address, timeout_s=60)
-    yield Bench(device=ranks.device(), tokens=600, steps=1, vocabulary=512)
-    ranks.disconnect()
+    ranks.join_process_group(rank=0, world=1, address=address, timeout_s=60)
+    yield Bench(device=ranks.get_rank_device(), tokens=600, steps=1, vocabulary=512)
+    ranks.leave_process_group()
 
 
 def test_without_cuda_it_says_so_and_succeeds(
@@ -54,7 +54,7 @@ def test_replies_are_fifteen_percent_text_and_end_in_audio(length: int) -> None:
 def test_rows_fill_the_tokens_and_a_quarter_are_anchors() -> None:
     wide = Bench(device=torch.device("cpu"), tokens=16384, steps=1)
     batch = speech_batch(wide, anchors=True)
-    assert 14_000 < len(pack(rows(wide, batch, AlgoConfig(**NO_KL)), streams=1).ids_TS) <= 16_384
+    assert 14_000 < len(pack_microbatch(rows(wide, batch, AlgoConfig(**NO_KL)), streams=1).ids_TS) <= 16_384
     assert len(batch.anchors) == (len(batch.anchors) + len(batch.rollouts)) // 4 > 0
     assert not speech_batch(wide, anchors=False).anchors
 
@@ -127,8 +127,10 @@ def test_the_program_prints_one_table_and_writes_the_same_as_json(
     answers = {"is_available": True, "get_device_name": "Some H200", "reset_peak_memory_stats": None}
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
-    monkeypatch.setattr(ranks, "connect", lambda **_: monkeypatch.setattr(torch.cuda, "is_available", lambda: False))
-    monkeypatch.setattr(ranks, "disconnect", lambda: None)
+    monkeypatch.setattr(
+        ranks, "join_process_group", lambda **_: monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    )
+    monkeypatch.setattr(ranks, "leave_process_group", lambda: None)
     monkeypatch.setattr(gpu, "Bench", partial(Bench, vocabulary=512))
     monkeypatch.setattr(gpu, "SHAPES", {"7B": MICRO._replace(name="7B")})
     target = tmp_path / "figures.json"

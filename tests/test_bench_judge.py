@@ -8,9 +8,9 @@ import pytest
 from bench.__main__ import PROGRAMS
 from bench.judge_throughput import instant, profile
 from bench.judge_trouble import DOWN_AFTER, Run, Switch, lambdas, same_replies
-from conf.load import dump, load
-from judge.api import probed
-from report.records import RolloutRecord, Score
+from conf.load import dump_config, load_config
+from judge.api import probe_endpoints
+from report.records import RolloutRecord, ScoreRecord
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,7 +25,7 @@ def test_the_instant_server_is_a_judge_and_every_verdict_of_it_is_paid_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with instant() as (_, url):
-        config = load(
+        config = load_config(
             [
                 "judge=openai",
                 "judge.semantic_by=local",
@@ -34,7 +34,7 @@ def test_the_instant_server_is_a_judge_and_every_verdict_of_it_is_paid_for(
                 f"judge.api.cache={tmp_path / 'verdicts.sqlite'}",
             ]
         )
-        found = asyncio.run(probed(config.judge))
+        found = asyncio.run(probe_endpoints(config.judge))
         assert found.judge.mode == "logprobs" and found.judge.audio
         profile(config, found, 20, tmp_path / "profile")
     calls = (tmp_path / "profile.calls").read_text().splitlines()
@@ -46,7 +46,7 @@ def record(group: int, index: int, reward: float, judge: str) -> RolloutRecord:
     return RolloutRecord(
         step=1, prompt_id=f"p{group}", group=group, index=index, policy_version=0, question="", expected=None,
         style=None, ids=[], channels="", text="", transcript="", finish="stop", audio=None,
-        scores={"semantic": Score(value=reward, judge=judge)}, reward=reward, missing=None, advantage=None,
+        scores={"semantic": ScoreRecord(value=reward, judge=judge)}, reward=reward, missing=None, advantage=None,
         weights=None, behaviour_logps=[], learner_logps=None, dropped=None,
     )  # fmt: skip
 
@@ -54,7 +54,7 @@ def record(group: int, index: int, reward: float, judge: str) -> RolloutRecord:
 def run_of(path: Path, judge: str) -> Run:
     """One step of forty groups of four; half of each group is as good as can be, half worthless."""
     (path / "rollouts").mkdir(parents=True)
-    (path / "config.yaml").write_text(dump(load(["run.steps=1"])))
+    (path / "config.yaml").write_text(dump_config(load_config(["run.steps=1"])))
     rows = [record(group, i, 5.0 if i % 2 else 1.0, judge) for group in range(40) for i in range(4)]
     lines = "\n".join(row.model_dump_json() for row in rows)
     (path / "rollouts" / "step_000001.jsonl").write_text(lines + "\n")

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from actors.canaries import FILE, Canaries
-from actors.errors import JudgePays
+from actors.canaries import CANARIES_FILE, CanaryChecks
+from actors.errors import CanaryPaid
 from actors.record import RunDirectory
-from conf.load import load
+from conf.load import load_config
 from judge.canary import CanaryResult
-from judge.types import Missing, Scored, Task
-from speech.manifest import read
+from judge.types import JudgeTask, MissingVerdict, ScoredVerdict
+from speech.manifest import read_manifest
 
 API = ["judge=openai", "judge.api.base_url=http://127.0.0.1:9/v1", "judge.api.model=m"]
-PAID = CanaryResult(name="plea", axis="semantic", verdict=Scored(value=5.0, judge="j"), most=2.0)
-PASSED = CanaryResult(name="noise", axis="acoustic", verdict=Scored(value=1.0, judge="j"), most=2.0)
+PAID = CanaryResult(name="plea", axis="semantic", verdict=ScoredVerdict(value=5.0, judge="j"), most=2.0)
+PASSED = CanaryResult(name="noise", axis="acoustic", verdict=ScoredVerdict(value=1.0, judge="j"), most=2.0)
 UNKNOWN = CanaryResult(
-    name="silence", axis="acoustic", verdict=Missing(judge="j", reason="HTTP 503", kind="server"), most=2.0
+    name="silence", axis="acoustic", verdict=MissingVerdict(judge="j", reason="HTTP 503", kind="server"), most=2.0
 )
 
 
@@ -28,23 +28,23 @@ class Judges:
     def __init__(self, found: list[CanaryResult]) -> None:
         self.found, self.asked = found, []  # type: ignore[var-annotated]
 
-    async def canaries(self, task: Task, transcript: str, clips: list[Path]) -> list[CanaryResult]:
+    async def canaries(self, task: JudgeTask, transcript: str, clips: list[Path]) -> list[CanaryResult]:
         self.asked.append((task, transcript, clips))
         return self.found
 
 
-def canaries_of(run: RunDirectory, judges: Judges, *settings: str) -> Canaries:
-    config = load(list(settings))
-    job: Any = SimpleNamespace(config=config, train=read(config.data.train, 60.0)[:1])
+def canaries_of(run: RunDirectory, judges: Judges, *settings: str) -> CanaryChecks:
+    config = load_config(list(settings))
+    job: Any = SimpleNamespace(config=config, train=read_manifest(config.data.train, 60.0)[:1])
     fleet: Any = SimpleNamespace(judges=judges)
     monitor: Any = SimpleNamespace(phase=lambda *_: None)
-    return Canaries(job, run, fleet, monitor)
+    return CanaryChecks(job, run, fleet, monitor)
 
 
 def test_each_check_is_on_disk_and_a_judge_that_pays_is_an_event(tmp_path: Path) -> None:
     run, judges = RunDirectory(tmp_path), Judges([PAID, PASSED, UNKNOWN])
     asyncio.run(canaries_of(run, judges, *API).check(20))
-    lines = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / CANARIES_FILE).read_text().splitlines()]
     assert [line["fate"] for line in lines] == ["paid", "passed", "unknown"]
     assert [line["value"] for line in lines] == [5.0, 1.0, None] and {line["step"] for line in lines} == {20}
     (event,) = (json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines())
@@ -55,7 +55,7 @@ def test_each_check_is_on_disk_and_a_judge_that_pays_is_an_event(tmp_path: Path)
 
 def test_a_judge_that_pays_ends_the_run_when_the_settings_say_so(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    with pytest.raises(JudgePays, match=r"semantic/plea: PAID.*judge\.api\.canary_stop"):
+    with pytest.raises(CanaryPaid, match=r"semantic/plea: PAID.*judge\.api\.canary_stop"):
         asyncio.run(canaries_of(run, Judges([PAID]), *API, "judge.api.canary_stop=true").check(0))
     asyncio.run(canaries_of(run, Judges([PASSED, UNKNOWN]), *API, "judge.api.canary_stop=true").check(0))
 
@@ -67,4 +67,4 @@ def test_canaries_are_due_every_so_often_and_never_for_local_judges(tmp_path: Pa
     assert not canaries_of(run, judges, *API, "judge.api.canary_every=0").due(20)
     local = canaries_of(run, judges)
     asyncio.run(local.check(0))
-    assert not local.due(20) and not judges.asked and not (tmp_path / FILE).exists()
+    assert not local.due(20) and not judges.asked and not (tmp_path / CANARIES_FILE).exists()

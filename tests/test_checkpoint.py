@@ -31,7 +31,7 @@ def write_shard(folder: Path) -> None:
 
 def saved(run: Path, *steps: int, keep: int = 9) -> None:
     for step in steps:
-        checkpoint.save(run, state(step), write_shard, keep)
+        checkpoint.save_snapshot(run, state(step), write_shard, keep)
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -40,14 +40,14 @@ def tree(root: Path) -> dict[str, bytes]:
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     saved(tmp_path, 2)
-    folder, found, problems = checkpoint.newest(tmp_path)
+    folder, found, problems = checkpoint.find_newest_snapshot(tmp_path)
     assert (folder.name, found, problems) == ("step_000002", state(2), [])
     assert (tmp_path / "checkpoints" / "latest").read_text().strip() == "step_000002"
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2, 3, keep=2)
-    assert [path.name for path in checkpoint.snapshots(tmp_path)] == ["step_000002", "step_000003"]
+    assert [path.name for path in checkpoint.list_snapshots(tmp_path)] == ["step_000002", "step_000003"]
 
 
 def truncate(snapshot: Path) -> None:
@@ -77,9 +77,9 @@ DAMAGE = {
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_named_and_the_older_snapshot_is_taken(tmp_path: Path, name: str) -> None:
     saved(tmp_path, 1, 2)
-    DAMAGE[name](checkpoint.folder(tmp_path, 2))
+    DAMAGE[name](checkpoint.snapshot_folder(tmp_path, 2))
     before = tree(tmp_path)
-    folder, _, problems = checkpoint.newest(tmp_path)
+    folder, _, problems = checkpoint.find_newest_snapshot(tmp_path)
     assert folder.name == "step_000001"
     assert any(name in problem and "step_000002" in problem for problem in problems), problems
     assert tree(tmp_path) == before
@@ -88,18 +88,18 @@ def test_damage_is_named_and_the_older_snapshot_is_taken(tmp_path: Path, name: s
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_of_the_only_snapshot_is_refused_and_changes_nothing(tmp_path: Path, name: str) -> None:
     saved(tmp_path, 1)
-    DAMAGE[name](checkpoint.folder(tmp_path, 1))
+    DAMAGE[name](checkpoint.snapshot_folder(tmp_path, 1))
     before = tree(tmp_path)
     with pytest.raises(UserError, match=name):
-        checkpoint.newest(tmp_path)
+        checkpoint.find_newest_snapshot(tmp_path)
     assert tree(tmp_path) == before
 
 
 def test_no_run_and_no_checkpoint_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run directory"):
-        checkpoint.newest(tmp_path / "nowhere")
+        checkpoint.find_newest_snapshot(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no checkpoint"):
-        checkpoint.newest(tmp_path)
+        checkpoint.find_newest_snapshot(tmp_path)
 
 
 KILLED = """
@@ -123,21 +123,21 @@ def test_a_kill_during_a_save_leaves_the_older_snapshot_and_a_rest_that_is_clean
     )
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "checkpoints" / "step_000002.tmp").is_dir()
-    assert checkpoint.newest(tmp_path)[1] == state(1)
-    checkpoint.clean(tmp_path)
+    assert checkpoint.find_newest_snapshot(tmp_path)[1] == state(1)
+    checkpoint.remove_unfinished_snapshots(tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == ["step_000001"]
 
 
 def test_a_resume_whose_run_went_on_since_it_was_looked_at_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, 1)
-    found, _, _ = checkpoint.newest(tmp_path)
-    checkpoint.check_newest(found)
+    found, _, _ = checkpoint.find_newest_snapshot(tmp_path)
+    checkpoint.check_still_newest(found)
     saved(tmp_path, 2)
-    damaged = checkpoint.folder(tmp_path, 2)
+    damaged = checkpoint.snapshot_folder(tmp_path, 2)
     with pytest.raises(UserError, match="has changed since it was looked at: start this command again"):
-        checkpoint.check_newest(found)
+        checkpoint.check_still_newest(found)
     truncate(damaged)
-    checkpoint.check_newest(found)  # a damaged one was skipped before, too
+    checkpoint.check_still_newest(found)  # a damaged one was skipped before, too
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before_and_nothing_of_the_new_one(
@@ -151,12 +151,12 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before_and_nothing_of
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(RunError, match=r"step_000002\.tmp: .* before is whole: No space left on device$"):
-        checkpoint.save(tmp_path, state(2), full, 1)
-    assert tree(tmp_path) == before and checkpoint.check(checkpoint.folder(tmp_path, 1)) == []
+        checkpoint.save_snapshot(tmp_path, state(2), full, 1)
+    assert tree(tmp_path) == before and checkpoint.check_snapshot(checkpoint.snapshot_folder(tmp_path, 1)) == []
 
     def train(arguments: list[str]) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # wherever else a run writes
 
-    monkeypatch.setattr(commands, "train", train)
+    monkeypatch.setattr(commands, "run_train_command", train)
     assert main(["train"]) == 1
     assert capsys.readouterr().err.startswith("stopped: a file: No space left on device: make room")

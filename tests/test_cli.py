@@ -17,10 +17,10 @@ import soundfile
 from actors import checkpoint
 from actors.checkpoint import DriverState
 from actors.cli import main
-from actors.cluster import cores, plan
+from actors.cluster import count_usable_cores, plan_placement
 from actors.errors import UserError
-from actors.prepare import overrides_of
-from conf.load import load
+from actors.prepare import complete_overrides
+from conf.load import load_config
 from rollout.environment import CPU_ENV, ENV
 from tests.processes import HANG_S, ended, wait_for
 
@@ -34,7 +34,7 @@ BAD = {
     "group of one": (["rollout.group_size=1"], "rollout.group_size"),
     "alpha": (["algo.gate.alpha=1.5"], "algo.gate.alpha"),
     "top_p": (["rollout.top_p=0.9"], "rollout.top_p"),
-    "ranks": (["learner.ranks=4096"], f"learner.ranks=4096 needs 4096 cores: this machine has {cores()}"),
+    "ranks": (["learner.ranks=4096"], f"learner.ranks=4096 needs 4096 cores: this machine has {count_usable_cores()}"),
     "engines": (["rollout.workers=4096", "learner.ranks=1"], "rollout.workers=4096"),
     "gpus": (["cluster=gpu1", "learner.ranks=2"], "= 2 GPUs: cluster.nodes=1 x gpus_per_node=1 = 1"),
     "no model": (["model.path=/nowhere"], "model.path: no folder at /nowhere"),
@@ -66,11 +66,13 @@ def test_a_damaged_checkpoint_is_named_and_the_run_is_untouched(
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    from conf.load import dump
+    from conf.load import dump_config
 
-    (run / "config.yaml").write_text(dump(load([f"run.root={tmp_path}", "run.name=run", "learner.ranks=1"])))
+    (run / "config.yaml").write_text(
+        dump_config(load_config([f"run.root={tmp_path}", "run.name=run", "learner.ranks=1"]))
+    )
     state = DriverState(step=1, seed=0, gate={}, cursors={})
-    saved = checkpoint.save(run, state, lambda folder: (folder / "x").write_text("abc") and None, keep=2)  # type: ignore[func-returns-value]
+    saved = checkpoint.save_snapshot(run, state, lambda folder: (folder / "x").write_text("abc") and None, keep=2)  # type: ignore[func-returns-value]
     (saved / "learner" / "x").write_text("ab")
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
     assert main(["train", f"run.resume={run}"]) == 2
@@ -97,23 +99,23 @@ def test_cfg_prints_the_resolved_settings(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_gpu_plans_count_gpus_apart_and_colocated() -> None:
-    apart = plan(load(["cluster=gpu8"]), 1)
+    apart = plan_placement(load_config(["cluster=gpu8"]), 1)
     assert sum(bundle.get("GPU", 0) for bundle in apart.bundles) == 8
     assert apart.bundle_of("rollout", 0) == apart.role("learner").count
-    together = plan(load(["cluster=gpu1"]), 1)
+    together = plan_placement(load_config(["cluster=gpu1"]), 1)
     assert sum(bundle.get("GPU", 0) for bundle in together.bundles) == 1
     assert together.bundle_of("rollout", 0) == together.bundle_of("learner", 0) == 0
     with pytest.raises(UserError, match="tensor_parallel=1"):
-        plan(load(["cluster=gpu1", "cluster.tensor_parallel=2"]), 1)
+        plan_placement(load_config(["cluster=gpu1", "cluster.tensor_parallel=2"]), 1)
 
 
 def test_a_ray_job_writes_to_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = tmp_path / "runtime_resources" / "working_dir_files"
     job.mkdir(parents=True)
     monkeypatch.chdir(job)
-    overrides, notes = overrides_of(["algo=sft"])
+    overrides, notes = complete_overrides(["algo=sft"])
     assert overrides == ["algo=sft", f"run.root={Path('~/wavgate-runs').expanduser()}"] and len(notes) == 1
-    assert overrides_of(["run.root=/data"]) == (["run.root=/data"], [])
+    assert complete_overrides(["run.root=/data"]) == (["run.root=/data"], [])
 
 
 def test_data_check_lists_all_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from speech import audio
-from speech.clips import Clips, Heard
+from speech.clips import ClipInfo, ClipInspector
 
 RATE = 16_000
 
@@ -21,7 +21,7 @@ def noise(seed: int) -> audio.Wave:
     return (wave / np.abs(wave).max() * 10 ** dice.uniform(-1.5, 0)).astype(np.float32)
 
 
-def same(one: Heard, other: Heard) -> bool:
+def same(one: ClipInfo, other: ClipInfo) -> bool:
     assert one.sound is not None and other.sound is not None
     return one.sound[0] == other.sound[0] or one.sound[1] == other.sound[1]
 
@@ -29,14 +29,18 @@ def same(one: Heard, other: Heard) -> bool:
 def test_a_sound_is_the_same_in_the_two_ways_in_which_writers_round() -> None:
     for seed in range(200):
         ways = [np.round(noise(seed) * scale).clip(-32_768, 32_767) / 32_768 for scale in (32_767, 32_768)]
-        one, other = (Heard.of(way.astype(np.float32), RATE) for way in ways)
+        one, other = (ClipInfo.from_wave(way.astype(np.float32), RATE) for way in ways)
         assert same(one, other)
 
 
 def test_sounds_that_differ_a_little_more_are_others() -> None:
-    heard = [Heard.of(tone(hz), RATE) for hz in range(200, 400)]
-    heard += [Heard.of(tone(300, level), RATE) for level in (0.1, 0.2, 0.28)]
-    heard += [Heard.of(tone(300), 8_000), Heard.of(tone(300)[:-1], RATE), Heard.of(-tone(300), RATE)]
+    heard = [ClipInfo.from_wave(tone(hz), RATE) for hz in range(200, 400)]
+    heard += [ClipInfo.from_wave(tone(300, level), RATE) for level in (0.1, 0.2, 0.28)]
+    heard += [
+        ClipInfo.from_wave(tone(300), 8_000),
+        ClipInfo.from_wave(tone(300)[:-1], RATE),
+        ClipInfo.from_wave(-tone(300), RATE),
+    ]
     for grid in (0, 1):
         assert len({one.sound[grid] for one in heard if one.sound}) == len(heard)
 
@@ -45,10 +49,10 @@ def test_sounds_that_differ_a_little_more_are_others() -> None:
 def test_clips_are_alike_sample_by_sample(tmp_path: Path, suffix: str) -> None:
     for name, wave in (("a.wav", tone(300)), (f"b{suffix}", tone(300)), (f"c{suffix}", tone(300, 0.301))):
         audio.write(tmp_path / name, wave, RATE)
-    clips = Clips(tmp_path, 1.0, deep=True)
+    clips = ClipInspector(tmp_path, 1.0, deep=True)
     assert clips.alike(["a.wav"], [f"b{suffix}"]) and clips.alike(["a.wav"] * 2, [f"b{suffix}"] * 2)
     assert not clips.alike(["a.wav"], [f"c{suffix}"]) and not clips.alike(["a.wav"], ["a.wav"] * 2)
-    assert not Clips(tmp_path, 1.0, deep=False).alike(["a.wav"], [f"b{suffix}"]), "nobody knows"
+    assert not ClipInspector(tmp_path, 1.0, deep=False).are_same_sound(["a.wav"], [f"b{suffix}"]), "nobody knows"
 
 
 def voice(seed: int, seconds: float = 2.0) -> audio.Wave:
@@ -59,8 +63,8 @@ def voice(seed: int, seconds: float = 2.0) -> audio.Wave:
     return np.asarray(wave / np.abs(wave).max(), np.float32)
 
 
-def rounded(wave: audio.Wave, scale: int) -> Heard:
-    return Heard.of((np.round(wave * scale).clip(-32_768, 32_767) / 32_768).astype(np.float32), RATE)
+def rounded(wave: audio.Wave, scale: int) -> ClipInfo:
+    return ClipInfo.from_wave((np.round(wave * scale).clip(-32_768, 32_767) / 32_768).astype(np.float32), RATE)
 
 
 @pytest.mark.parametrize("level", [1.0, 0.01, 0.001])
@@ -75,4 +79,4 @@ def test_voices_of_one_length_and_one_peak_in_much_silence_are_others(level: flo
 def test_a_clip_with_one_other_word_in_it_is_another() -> None:
     spoken = voice(0, 4.0)
     quiet = np.append(spoken, 0.01 * voice(1, 1.0)), np.append(spoken, 0.01 * voice(2, 1.0))
-    assert not same(*(Heard.of(wave.astype(np.float32), RATE) for wave in quiet))
+    assert not same(*(ClipInfo.from_wave(wave.astype(np.float32), RATE) for wave in quiet))

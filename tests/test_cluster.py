@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from actors import cluster
-from actors.cluster import Cluster, plan
+from actors.cluster import Cluster, plan_placement
 from actors.errors import UserError
-from conf.load import load
+from conf.load import load_config
 
 
 @pytest.mark.parametrize("error", [UserError("too few GPUs"), KeyboardInterrupt()])
@@ -22,7 +22,7 @@ def test_a_cluster_whose_placing_fails_is_left_again(
             happened.append("wait")
             raise error
 
-    monkeypatch.setattr(cluster, "join", lambda *_: happened.append("join"))
+    monkeypatch.setattr(cluster, "join_ray", lambda *_: happened.append("join"))
     monkeypatch.setattr(cluster, "protect_token", lambda: None)
     monkeypatch.setattr(cluster, "bare_nodes", lambda need: ["f00"])
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"GPU": 8.0, "CPU": 99.0})
@@ -35,9 +35,9 @@ def test_a_cluster_whose_placing_fails_is_left_again(
         return Group()
 
     monkeypatch.setattr(cluster, "placement_group", reserve)
-    config = load(["cluster=gpu8", f"run.root={tmp_path}"])
+    config = load_config(["cluster=gpu8", f"run.root={tmp_path}"])
     with pytest.raises(type(error)):
-        Cluster(config, plan(config, 4))
+        Cluster(config, plan_placement(config, 4))
     assert happened == ["join", "wait", "remove", "shutdown"]
     rules = [rule for bundle, rule in asked if "GPU" in bundle]
     assert rules == [{"ray.io/node-id": "!in(f00)"}] * 8

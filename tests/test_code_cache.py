@@ -15,10 +15,10 @@ from speech import audio
 from speech.codec import Wave
 from speech.codecs.cache import cache_root
 from speech.codecs.mel import MelCodec
-from speech.dataset import Encoder
+from speech.dataset import RowEncoder
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import Row
+from speech.manifest import ManifestRow
 from tests.processes import HANG_S
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-ROW = Row.model_validate(
+ROW = ManifestRow.model_validate(
     {
         "id": "row",
         "messages": [{"role": "user", "content": "<|audio|>"}],
@@ -72,7 +72,7 @@ def run(micro_checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> 
         family: Family = load_family(ModelConfig(family="tiny", path=micro_checkpoint))
         counting = Counting.load(codec)
         monkeypatch.setitem(vars(family), "_codec", counting)  # where it is kept once it is made
-        example = Encoder(family, data, 60.0).encode(ROW)
+        example = RowEncoder(family, data, 60.0).encode(ROW)
         return counting.encoded, example
 
     return once
@@ -129,7 +129,7 @@ def test_a_clip_that_is_too_long_is_refused_also_when_its_codes_are_kept(
 ) -> None:
     run()
     with pytest.raises(ValueError, match=r"row row: .*at most 0\.1 s"):
-        Encoder(load_family(ModelConfig(family="tiny", path=micro_checkpoint)), data, 0.1).encode(ROW)
+        RowEncoder(load_family(ModelConfig(family="tiny", path=micro_checkpoint)), data, 0.1).encode(ROW)
 
 
 def test_a_folder_that_cannot_be_written_is_told_once_and_ends_nothing(run, root: Path) -> None:  # type: ignore[no-untyped-def]

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from speech.codecs import load_codec
-from speech.codecs.mel import BENDS, CEPSTRA, MelCodec
-from speech.mel import Floats
+from speech.codecs.mel import CEPSTRA, TIME_COEFFICIENTS, MelCodec
+from speech.mel import FloatArray
 
 BASE = Path(__file__).parents[1] / "examples" / "tiny_world" / "base"
 GRID = 1280
 
 
-def clip(seed: int, blocks: int, gain: float = 0.2) -> Floats:
+def clip(seed: int, blocks: int, gain: float = 0.2) -> FloatArray:
     """Noisy vowels with 20 ms of silence at both ends."""
     random = np.random.default_rng(seed)
     time = np.arange(blocks * GRID) / 16_000
@@ -95,7 +95,7 @@ def test_fitting_twice_gives_the_same_codebook(codec: MelCodec) -> None:
 def test_too_little_speech_or_a_codebook_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 48 blocks"):
         MelCodec.fit([clip(0, 4)], size=48, seed=0)
-    with pytest.raises(ValueError, match=f"{BENDS * CEPSTRA} columns"):
+    with pytest.raises(ValueError, match=f"{TIME_COEFFICIENTS * CEPSTRA} columns"):
         MelCodec(np.zeros((4, 7), np.float32))
 
 

@@ -15,7 +15,7 @@ from speech import audio
 from speech.codec import Codec
 from speech.codecs import load_codec
 from speech.codecs.whisper_vq import WhisperVQ
-from speech.dataset import Encoder
+from speech.dataset import RowEncoder
 from speech.families import load_family
 from tests.codec_checkpoints import write_decoder, write_encoder, write_glm4_codec, write_glm4_tokenizer
 
@@ -42,7 +42,7 @@ def codec(glm4: Path) -> Codec:
 def test_a_tokenizer_with_a_decoder_beside_it_hears_at_16_and_speaks_at_22_khz(codec: Codec, glm4: Path) -> None:
     assert (codec.ear_rate, codec.sample_rate, codec.frame_rate, codec.size) == (16_000, 22_050, 12.5, 64)
     wave = speech(1.03)
-    assert codec.encode(wave) == WhisperVQ(glm4).hear(wave)
+    assert codec.encode(wave) == WhisperVQ(glm4).encode(wave)
 
 
 def test_what_it_says_it_hears_as_as_many_codes(codec: Codec) -> None:
@@ -61,7 +61,7 @@ def test_a_clip_is_read_at_the_rate_that_the_encoder_hears(
     monkeypatch.setitem(vars(family), "_codec", codec)  # where it is kept once it is made
     audio.write(tmp_path / "clip.wav", speech(2.0, 22_050), 22_050)
     heard = audio.read(tmp_path / "clip.wav", 16_000, 60.0)
-    assert Encoder(family, tmp_path, 60.0).codes(("clip.wav",)) == tuple(codec.encode(heard))
+    assert RowEncoder(family, tmp_path, 60.0).codes(("clip.wav",)) == tuple(codec.encode(heard))
 
 
 def test_a_declaration_names_the_halves_wherever_they_lie_below_it(codec: Codec, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from speech.codecs.whisper_vq import WhisperVQ
-from speech.codecs.whisper_vq_model import block_causal
+from speech.codecs.whisper_vq_model import build_block_causal_mask
 from tests.codec_checkpoints import GLM4, write_glm4_tokenizer
 
 FRAME = 1280
@@ -135,14 +135,14 @@ def test_the_mask_is_triangle_or_own_block(steps: int, block: int) -> None:
         *(torch.ones(min(block, steps - s), min(block, steps - s)) for s in range(0, steps, block))
     )
     wanted = torch.ones(steps, steps).tril().bool() | squares.bool()
-    assert torch.equal(block_causal(steps, block, torch.device("cpu")), wanted)
+    assert torch.equal(build_block_causal_mask(steps, block, torch.device("cpu")), wanted)
 
 
 def test_a_checkpoint_saved_with_its_decoder_gives_the_same_codes(
     ear: WhisperVQ, folder: Path, tmp_path: Path
 ) -> None:
     whole = write_glm4_tokenizer(tmp_path / "whole", prefix="model.encoder.")
-    assert WhisperVQ(whole).hear(speech(1.0)) == ear.hear(speech(1.0))
+    assert WhisperVQ(whole).encode(speech(1.0)) == ear.hear(speech(1.0))
 
 
 def test_a_checkpoint_in_shards_gives_the_same_codes(ear: WhisperVQ, folder: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_checkpoint_in_shards_gives_the_same_codes(ear: WhisperVQ, folder: Pat
     for file in set(index.values()):
         save_file({name: tensors[name] for name in names if index[name] == file}, shards / file)
     (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    assert WhisperVQ(shards).hear(speech(1.0)) == ear.hear(speech(1.0))
+    assert WhisperVQ(shards).encode(speech(1.0)) == ear.hear(speech(1.0))
 
 
 def test_the_weights_are_read_with_the_first_clip(folder: Path) -> None:

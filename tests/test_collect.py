@@ -9,22 +9,24 @@ from typing import Any
 import pytest
 
 from actors import evaluate
-from actors.collect import Harvest, check_outage, harvest
-from actors.decide import Group
+from actors.collect import JudgedBatch, check_outage, sample_and_judge
+from actors.decide import ReplyGroup
 from actors.errors import JudgeOutage
-from actors.figures import figures
-from actors.judge_pool import SpeechLost, missing
-from conf.load import load
-from judge.types import Judged, Missing, Scored, Task
+from actors.figures import compute_reply_metrics
+from actors.judge_pool import SpeechLost, build_missing_verdict
+from conf.load import load_config
+from judge.types import JudgeTask, MissingVerdict, ReplyJudgement, ScoredVerdict
 from rollout.types import Prompt, Reply, Sampling
 from tests.test_judge_limits import now, virtually
 
 
-def judged(reward: float | None) -> Judged:
+def judged(reward: float | None) -> ReplyJudgement:
     verdict = (
-        Missing(judge="j", reason="HTTP 503", kind="server") if reward is None else Scored(value=reward, judge="j")
+        MissingVerdict(judge="j", reason="HTTP 503", kind="server")
+        if reward is None
+        else ScoredVerdict(value=reward, judge="j")
     )
-    return Judged(prompt_id="p", index=0, axes={}, reward=verdict, transcript=None)
+    return ReplyJudgement(prompt_id="p", index=0, axes={}, reward=verdict, transcript=None)
 
 
 def test_as_many_missing_verdicts_as_allowed_are_no_outage() -> None:
@@ -48,7 +50,7 @@ def test_an_evaluation_on_an_outage_writes_no_figure(monkeypatch: pytest.MonkeyP
     async def nothing(*_: object) -> list[object]:
         return []
 
-    async def all_missing(*_: object, **__: object) -> Harvest:
+    async def all_missing(*_: object, **__: object) -> JudgedBatch:
         reply = Reply(
             prompt_id="p",
             index=0,
@@ -61,12 +63,12 @@ def test_an_evaluation_on_an_outage_writes_no_figure(monkeypatch: pytest.MonkeyP
             text="",
             well_formed=True,
         )
-        group = Group(prompt=Prompt(id="p", ids=()), replies=((reply, judged(None)),))
-        return Harvest(groups=(group,), generate_s=0.0, judge_s=0.0)
+        group = ReplyGroup(prompt=Prompt(id="p", ids=()), replies=((reply, judged(None)),))
+        return JudgedBatch(groups=(group,), generate_s=0.0, judge_s=0.0)
 
-    monkeypatch.setattr(evaluate, "encode", nothing)
-    monkeypatch.setattr(evaluate, "greedy", all_missing)
-    held_out = evaluate.HeldOut(job, run, SimpleNamespace(rollout=None, judges=None), monitor)  # type: ignore[arg-type]
+    monkeypatch.setattr(evaluate, "encode_rows", nothing)
+    monkeypatch.setattr(evaluate, "judge_greedy_replies", all_missing)
+    held_out = evaluate.HeldOutEvaluator(job, run, SimpleNamespace(rollout=None, judges=None), monitor)  # type: ignore[arg-type]
     with pytest.raises(JudgeOutage, match="1 of 1 verdicts"):
         asyncio.run(held_out.evaluate("test", "before", 0))
     assert written == []
@@ -104,8 +106,8 @@ class Together:
         self.groups: list[list[str]] = []
 
     async def compare(
-        self, replies: list[Reply], speeches: list[list[str]], task: Task, audio: list[Path | None]
-    ) -> list[Judged]:
+        self, replies: list[Reply], speeches: list[list[str]], task: JudgeTask, audio: list[Path | None]
+    ) -> list[ReplyJudgement]:
         assert len(replies) == len(speeches) == len(audio)
         self.groups.append([speech[0] for speech in speeches])
         await asyncio.sleep(self.seconds)
@@ -114,28 +116,30 @@ class Together:
             raise SpeechLost("gone")
         return [judged_as(reply) for reply in replies]
 
-    async def score(self, reply: Reply, speech: list[str], task: Task, audio: Path | None) -> Judged:
+    async def score(self, reply: Reply, speech: list[str], task: JudgeTask, audio: Path | None) -> ReplyJudgement:
         self.groups.append(speech)
         await asyncio.sleep(self.seconds)
         return judged_as(reply)
 
 
-def judged_as(reply: Reply) -> Judged:
-    verdict = Scored(value=1.0 + reply.index, judge="j")
-    return Judged(prompt_id=reply.prompt_id, index=reply.index, axes={}, reward=verdict, transcript=None, figures={})
+def judged_as(reply: Reply) -> ReplyJudgement:
+    verdict = ScoredVerdict(value=1.0 + reply.index, judge="j")
+    return ReplyJudgement(
+        prompt_id=reply.prompt_id, index=reply.index, axes={}, reward=verdict, transcript=None, figures={}
+    )
 
 
 def gathered(
     rollout: Sampled,
     judges: Together,
     group_size: int = 3,
-    run: Callable[[Coroutine[Any, Any, Harvest]], Harvest] = asyncio.run,
-) -> Harvest:
+    run: Callable[[Coroutine[Any, Any, JudgedBatch]], JudgedBatch] = asyncio.run,
+) -> JudgedBatch:
     prompts = [Prompt(id=name, ids=()) for name in "ab"]
-    tasks = {name: Task(task_type="t", question="", match=None, answer=None, style=None) for name in ("a", "b")}
+    tasks = {name: JudgeTask(task_type="t", question="", match=None, answer=None, style=None) for name in ("a", "b")}
     sampling = Sampling(group_size=group_size, temperature=1.0, max_new_tokens=1, seed=0)
     return run(
-        harvest(rollout, judges, prompts, tasks, sampling, deadline=9)  # type: ignore[arg-type]
+        sample_and_judge(rollout, judges, prompts, tasks, sampling, deadline=9)  # type: ignore[arg-type]
     )
 
 
@@ -162,37 +166,41 @@ def test_the_overlap_is_the_time_in_which_judging_was_hidden_behind_generation(
     assert hidden.overlap_s == 5 * 2.0, "all but the last are judged while others are sampled"
     shown = gathered(Sampled(), Together(seconds=5.0), run=virtually)
     assert (shown.generate_s, shown.judge_s, shown.overlap_s) == (0.0, 5.0, 0.0)
-    assert figures(hidden, 1)["time/judge_overlapped"] == hidden.overlap_s
+    assert compute_reply_metrics(hidden, 1)["time/judge_overlapped"] == hidden.overlap_s
 
 
 def test_the_share_of_each_kind_of_missing_verdict_is_a_metric() -> None:
-    group = Group(
+    group = ReplyGroup(
         prompt=Prompt(id="p", ids=()),
         replies=tuple((reply_to(Prompt(id="p", ids=()), i), judged(None if i else 3.0)) for i in range(4)),
     )
-    named = figures(Harvest(groups=(group,), generate_s=1.0, judge_s=0.0), 1)
+    named = compute_reply_metrics(JudgedBatch(groups=(group,), generate_s=1.0, judge_s=0.0), 1)
     assert named["judge/missing_server"] == named["judge/missing"] == 0.75
     assert not [name for name in named if name.startswith("judge/missing_") and name != "judge/missing_server"]
 
 
 def test_a_late_verdict_is_missing_on_every_axis_that_counts() -> None:
     prompt = Prompt(id="p", ids=())
-    axes = load(["judge=openai", "judge.api.base_url=http://127.0.0.1:9/v1", "judge.api.model=m", "judge.holistic=1"])
-    late = missing(reply_to(prompt, 0), axes.judge.axes, "deadline")
-    score = Scored(value=4.0, judge="j")
-    there = Judged(prompt_id="p", index=1, axes=dict.fromkeys(axes.judge.axes, score), reward=score, transcript="")
-    group = Group(prompt=prompt, replies=((reply_to(prompt, 0), late), (reply_to(prompt, 1), there)))
-    named = figures(Harvest(groups=(group,), generate_s=1.0, judge_s=0.0), 1)
+    axes = load_config(
+        ["judge=openai", "judge.api.base_url=http://127.0.0.1:9/v1", "judge.api.model=m", "judge.holistic=1"]
+    )
+    late = build_missing_verdict(reply_to(prompt, 0), axes.judge.axes, "deadline")
+    score = ScoredVerdict(value=4.0, judge="j")
+    there = ReplyJudgement(
+        prompt_id="p", index=1, axes=dict.fromkeys(axes.judge.axes, score), reward=score, transcript=""
+    )
+    group = ReplyGroup(prompt=prompt, replies=((reply_to(prompt, 0), late), (reply_to(prompt, 1), there)))
+    named = compute_reply_metrics(JudgedBatch(groups=(group,), generate_s=1.0, judge_s=0.0), 1)
     assert named["reward/holistic"] == named["reward/semantic"] == 4.0 and named["judge/missing"] == 0.5
 
 
 def test_a_used_up_cap_or_account_stops_the_step_however_few_verdicts_it_cost() -> None:
     for kind in ("spend_cap", "quota"):
-        last = Judged(
+        last = ReplyJudgement(
             prompt_id="p",
             index=0,
             axes={},
-            reward=Missing(judge="j", reason="spent 5 of 5", kind=kind),  # type: ignore[arg-type]
+            reward=MissingVerdict(judge="j", reason="spent 5 of 5", kind=kind),  # type: ignore[arg-type]
             transcript=None,
         )
         with pytest.raises(JudgeOutage, match="can be asked no more: spent 5 of 5"):

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from actors.cli import main
-from conf.study import BASE
+from conf.study import BASE_METHOD
 from report import listen
 from report.paired import sign_test
-from report.study_of_runs import study_of
-from report.votes import QUESTIONS, Votes, majority, read_votes, together
+from report.study_of_runs import build_study_from_runs
+from report.votes import VOTE_QUESTIONS, RaterVotes, find_majority, read_votes, tally_votes
 from tests.pages import launched, until, visit
 from tests.synthetic_run import XSS
 from tests.synthetic_study import make_trial
@@ -37,7 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_runs_that_differ_in_their_seed_alone_are_one_method_and_the_first_is_the_baseline(
     runs: list[Path],
 ) -> None:
-    found = study_of([runs[3], *runs])
+    found = build_study_from_runs([runs[3], *runs])
     assert [(cell.method, cell.seed) for cell in found.cells] == [
         ("sft", 1),
         ("sft", 0),
@@ -45,7 +45,9 @@ def test_runs_that_differ_in_their_seed_alone_are_one_method_and_the_first_is_th
         ("gated", 1),
     ]
     assert found.baseline == "sft" and found.name == "sft and gated"
-    assert study_of(runs[:2]).baseline == BASE, "a single method is held against what it began with"
+    assert build_study_from_runs(runs[:2]).baseline == BASE_METHOD, (
+        "a single method is held against what it began with"
+    )
 
 
 def test_methods_of_one_name_are_told_apart_by_what_differs(tmp_path: Path) -> None:
@@ -59,7 +61,7 @@ def test_methods_of_one_name_are_told_apart_by_what_differs(tmp_path: Path) -> N
         run("b", 0.5),
         run("c", 0.9, log={"rollouts_every": 5}, run={"seed": 1, "name": "c", "root": "x"}),
     ]
-    assert [cell.method for cell in study_of(three).cells] == [
+    assert [cell.method for cell in build_study_from_runs(three).cells] == [
         "gated algo.gate.alpha=0.9", "gated algo.gate.alpha=0.9", "gated algo.gate.alpha=0.5"
     ]  # fmt: skip
 
@@ -83,7 +85,7 @@ def test_runs_that_cannot_be_compared_are_refused_with_the_rule(
         for name, settings in (("a", {}), ("b", change))
     )
     with pytest.raises(ValueError, match=rule):
-        study_of([first, other])
+        build_study_from_runs([first, other])
 
 
 def test_noise_in_training_is_a_method_of_its_own_for_nothing_held_out_has_it(tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_noise_in_training_is_a_method_of_its_own_for_nothing_held_out_has_it(tm
         make_trial(tmp_path, "gated", 0, name=f"noise{noise}", prompts=2, settings={"judge": {"noise": noise}})
         for noise in (0.0, 0.5)
     ]
-    assert [cell.method for cell in study_of(both).cells] == [
+    assert [cell.method for cell in build_study_from_runs(both).cells] == [
         "gated judge.noise=0.0",
         "gated judge.noise=0.5",
     ]
@@ -104,7 +106,7 @@ def test_the_same_prompts_in_another_place_and_other_workers_are_no_difference(t
         make_trial(tmp_path, method, 0, prompts=2, settings={"data": {"test": str(tmp_path / place)}, "judge": {"workers": count}})
         for method, place, count in (("gated", "x", 1), ("sft", "y", 2))
     ]  # fmt: skip
-    assert len(study_of(both).cells) == 2
+    assert len(build_study_from_runs(both).cells) == 2
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_a_run_that_is_not_finished_is_named(tmp_path: Path) -> None:
     run = make_trial(tmp_path, "gated", 0, prompts=2)
     (run / "report.html").unlink()
     with pytest.raises(ValueError, match="must have come to its end"):
-        study_of([run])
+        build_study_from_runs([run])
 
 
 def test_compare_writes_the_page_the_tables_and_the_listening_page(
@@ -173,7 +175,7 @@ def opened(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def listening(runs: list[Path], wanted: list[str] | None = None, most: int = 24, seed: int = 0) -> dict[str, Any]:
-    return dict(listen.data(*listen.sides_of(study_of(runs), wanted), most, seed))
+    return dict(listen.build_listening_data(*listen.choose_sides(build_study_from_runs(runs), wanted), most, seed))
 
 
 def test_pairs_are_the_same_prompt_and_seed_and_those_that_sound_alike_are_left_out(runs: list[Path]) -> None:
@@ -183,7 +185,7 @@ def test_pairs_are_the_same_prompt_and_seed_and_those_that_sound_alike_are_left_
     ]
     assert data["notes"] == ["2 pairs sound the same on both sides and are left out"]
     key = opened(data)
-    assert (key["left"], key["right"], len(key["swapped"])) == (BASE, "sft", 6)
+    assert (key["left"], key["right"], len(key["swapped"])) == (BASE_METHOD, "sft", 6)
     for place, (item, swap) in enumerate(zip(data["items"], key["swapped"], strict=True)):
         row, seed = item["item"].split("/")
         run = runs[2 + int(seed)]
@@ -214,16 +216,18 @@ def test_the_page_names_no_side_outside_its_key(runs: list[Path]) -> None:
 def test_a_page_holds_no_more_pairs_than_asked_for(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     few = listening(runs, ["base", str(runs[0])], most=2)
     assert len(few["items"]) == 2 and "2 of 6 pairs are here" in few["notes"]
-    monkeypatch.setattr(listen, "CLIP_BYTES", 30_000)
+    monkeypatch.setattr(listen, "LISTENING_BUDGET_BYTES", 30_000)
     assert 0 < len(listening(runs, ["base", str(runs[0])])["items"]) < 6
 
 
 # --- votes
 
 
-def voted(rater: str, votes: dict[str, str], left: str = "base", right: str = "gated", page: str = "0" * 16) -> Votes:
+def voted(
+    rater: str, votes: dict[str, str], left: str = "base", right: str = "gated", page: str = "0" * 16
+) -> RaterVotes:
     lines = [{"item": item, "question": "overall", "vote": vote} for item, vote in votes.items()]
-    return Votes.model_validate(
+    return RaterVotes.model_validate(
         {
             "format": "wavgate-votes-2",
             "page": page,
@@ -244,7 +248,7 @@ def voted(rater: str, votes: dict[str, str], left: str = "base", right: str = "g
 )  # fmt: skip
 def test_a_pair_goes_to_who_has_more_than_half_of_those_who_voted(said: str, most: str) -> None:
     words: dict[str, Any] = {"l": "left", "r": "right", "t": "tie", "s": "skip"}
-    assert majority([words[letter] for letter in said]) == most
+    assert find_majority([words[letter] for letter in said]) == most
 
 
 def test_several_raters_are_put_together_and_tested_without_ties() -> None:
@@ -253,8 +257,8 @@ def test_several_raters_are_put_together_and_tested_without_ties() -> None:
         voted("b", {"1": "right", "2": "left", "3": "tie", "4": "left", "5": "skip"}),
         voted("c", {"1": "right", "2": "right", "3": "left", "4": "skip", "5": "skip", "6": "right"}),
     ]
-    tallies = together([(Path(one.rater), one) for one in three])
-    assert [tally.question for tally in tallies] == list(QUESTIONS)
+    tallies = tally_votes([(Path(one.rater), one) for one in three])
+    assert [tally.question for tally in tallies] == list(VOTE_QUESTIONS)
     overall = tallies[-1]
     assert (overall.wins, overall.losses, overall.ties, overall.unvoted) == (1, 3, 1, 1)
     assert overall.share == 0.25 and overall.p == sign_test(1, 3) == 0.625
@@ -264,20 +268,20 @@ def test_several_raters_are_put_together_and_tested_without_ties() -> None:
 def test_votes_about_other_sides_or_of_one_rater_twice_are_refused() -> None:
     first = (Path("a.json"), voted("a", {}))
     with pytest.raises(ValueError, match=r"b\.json: must be about base and gated as in a\.json: got base and sft"):
-        together([first, (Path("b.json"), voted("b", {}, right="sft"))])
+        tally_votes([first, (Path("b.json"), voted("b", {}, right="sft"))])
     with pytest.raises(ValueError, match=r"b\.json: every file must be another rater's: 'a' is in a\.json too"):
-        together([first, (Path("b.json"), voted("a", {}))])
+        tally_votes([first, (Path("b.json"), voted("a", {}))])
 
 
 def test_a_prompt_counts_once_whatever_number_of_its_seeds_was_heard() -> None:
     votes = voted("a", {"p/0": "left", "p/1": "left", "p/2": "right", "q/x/0": "left", "q/x/1": "tie"})
-    overall = together([(Path("a"), votes)])[-1]
+    overall = tally_votes([(Path("a"), votes)])[-1]
     assert (overall.wins, overall.losses, overall.ties) == (1, 0, 1)
 
 
 def test_votes_of_another_page_are_refused() -> None:
     with pytest.raises(ValueError, match=r"b\.json: must be of page 0000000000000000 as a\.json: got 1111"):
-        together([(Path("a.json"), voted("a", {})), (Path("b.json"), voted("b", {}, page="1" * 16))])
+        tally_votes([(Path("a.json"), voted("a", {})), (Path("b.json"), voted("b", {}, page="1" * 16))])
 
 
 @pytest.mark.parametrize("rater", ["a\n raters: all", "\x1b[2J", "\u2028", ""])
@@ -367,7 +371,9 @@ def press(tab: "Page", keys: str) -> None:
 def test_listening_is_by_key_can_be_undone_and_goes_on_after_a_reload(
     chromium: "Browser", runs: list[Path], tmp_path: Path
 ) -> None:
-    page = listen.write(*listen.sides_of(study_of(runs), ["base", str(runs[0])]), tmp_path, 3, 1)
+    page = listen.write_listening_page(
+        *listen.choose_sides(build_study_from_runs(runs), ["base", str(runs[0])]), tmp_path, 3, 1
+    )
     with visit(chromium, page) as tab:
         count = tab.locator(".count")
         assert count.inner_text() == "pair 1 of 3, question 1 of 3: helpfulness"
@@ -391,9 +397,9 @@ def test_listening_is_by_key_can_be_undone_and_goes_on_after_a_reload(
 def test_the_sides_are_told_after_the_last_vote_and_the_file_adds_up(
     chromium: "Browser", runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    left, right = listen.sides_of(study_of(runs), ["base", str(runs[0])])
-    page = listen.write(left, right, tmp_path, 3, 2)
-    swapped = opened(dict(listen.data(left, right, 3, 2)))["swapped"]
+    left, right = listen.choose_sides(build_study_from_runs(runs), ["base", str(runs[0])])
+    page = listen.write_listening_page(left, right, tmp_path, 3, 2)
+    swapped = opened(dict(listen.build_listening_data(left, right, 3, 2)))["swapped"]
     with visit(chromium, page) as tab:
         tab.fill("input", "ab")
         press(tab, "xx")  # into the name

@@ -13,15 +13,15 @@ from statistics import fmean
 import pytest
 from PIL import Image
 
-from conf.study import BASE, MAIN
-from judge.acoustic import DECENCY
+from conf.study import BASE_METHOD, MAIN_ARM
+from judge.acoustic import DECENCY_LIMITS
 from report import measures, study_picture, study_tables
-from report.comparison import Row, pairs
-from report.measures import MEASURES
-from report.paired import Bootstrap, Estimate, sign_test
-from report.study import Cell, Findings, Study, find, write
-from report.study_data import data, front, mean_of
-from report.trials import finished, read_trial
+from report.comparison import StudyRow, pair_seeds
+from report.measures import HELD_OUT_MEASURES
+from report.paired import Bootstrap, IntervalEstimate, sign_test
+from report.study import Study, StudyCell, StudyFindings, compute_findings, write_study_files
+from report.study_data import average_columns, build_study_data, find_pareto_front
+from report.trials import is_finished, read_trial
 from tests.synthetic_diagnostics import diagnosis
 from tests.synthetic_run import write_lines
 from tests.synthetic_study import make_trial
@@ -30,14 +30,14 @@ FEW = Bootstrap(draws=200)
 
 
 def cells(
-    root: Path, methods: str = "sft gated grpo_all", seeds: str = "012", arm: str = MAIN, **more: str
-) -> list[Cell]:
+    root: Path, methods: str = "sft gated grpo_all", seeds: str = "012", arm: str = MAIN_ARM, **more: str
+) -> list[StudyCell]:
     found = []
     for method in methods.split():
         for seed in map(int, seeds):
-            name = f"{method}-seed{seed}" if arm == MAIN else f"{arm}-{method}-seed{seed}"
+            name = f"{method}-seed{seed}" if arm == MAIN_ARM else f"{arm}-{method}-seed{seed}"
             run = make_trial(root, method, seed, name=name, **more)  # type: ignore[arg-type]
-            found.append(Cell(name=name, arm=arm, method=method, seed=seed, run=run, wall_s=100.0))
+            found.append(StudyCell(name=name, arm=arm, method=method, seed=seed, run=run, wall_s=100.0))
     return found
 
 
@@ -49,18 +49,18 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 @pytest.fixture(scope="module")
-def found(given: Study) -> Findings:
-    return find(given)
+def found(given: Study) -> StudyFindings:
+    return compute_findings(given)
 
 
-def row(found: Findings, method: str, measure: str, arm: str = MAIN) -> Row:
+def row(found: StudyFindings, method: str, measure: str, arm: str = MAIN_ARM) -> StudyRow:
     return next(r for r in found.rows if (r.arm, r.method, r.measure) == (arm, method, measure))
 
 
 @pytest.mark.parametrize("name", ["iq", "eq", "style", "wer", "reward", "fault_loop", "seconds"])
-def test_means_differences_and_wins_equal_loops_over_the_replies(found: Findings, name: str) -> None:
-    measure = next(one for one in MEASURES if one.name == name)
-    ours, theirs = ([trial.after for trial in found.of(MAIN, method)] for method in ("sft", "gated"))
+def test_means_differences_and_wins_equal_loops_over_the_replies(found: StudyFindings, name: str) -> None:
+    measure = next(one for one in HELD_OUT_MEASURES if one.name == name)
+    ours, theirs = ([trial.after for trial in found.of(MAIN_ARM, method)] for method in ("sft", "gated"))
     known = [value for replies in ours for reply in replies if (value := measure.of(reply)) is not None]
     here = row(found, "sft", name)
     assert here.mean.value == pytest.approx(fmean(known))
@@ -83,24 +83,24 @@ def test_means_differences_and_wins_equal_loops_over_the_replies(found: Findings
 
 
 def test_the_base_is_what_the_runs_began_with_and_the_baseline_is_not_held_against_itself(
-    found: Findings,
+    found: StudyFindings,
 ) -> None:
-    trials = found.of(MAIN, "gated")
+    trials = found.of(MAIN_ARM, "gated")
     right = [reply.figures["heard_right"] for trial in trials for reply in trial.before]
-    assert row(found, BASE, "iq").mean.value == pytest.approx(100 * fmean(right))
-    assert row(found, BASE, "distance").mean.value == 0
+    assert row(found, BASE_METHOD, "iq").mean.value == pytest.approx(100 * fmean(right))
+    assert row(found, BASE_METHOD, "distance").mean.value == 0
     assert row(found, "gated", "iq").difference is None and row(found, "gated", "iq").signs is None
-    assert [method for arm, method in found.pairs() if arm == MAIN] == [BASE, "sft", "gated", "grpo_all"]
-    assert [method for arm, method in found.pairs() if arm == "noise"] == [BASE, "gated"]
+    assert [method for arm, method in found.pairs() if arm == MAIN_ARM] == [BASE_METHOD, "sft", "gated", "grpo_all"]
+    assert [method for arm, method in found.pairs() if arm == "noise"] == [BASE_METHOD, "gated"]
 
 
-def test_the_distance_is_the_divergence_of_the_histograms_less_what_is_chance(found: Findings) -> None:
+def test_the_distance_is_the_divergence_of_the_histograms_less_what_is_chance(found: StudyFindings) -> None:
     def shares(replies: tuple[measures.HeldOutReply, ...]) -> dict[int, float]:
         counts = Counter(code for reply in replies for code in reply.codes)
         return {code: count / counts.total() for code, count in counts.items()}
 
     by_seed = []
-    for trial in found.of(MAIN, "grpo_all"):
+    for trial in found.of(MAIN_ARM, "grpo_all"):
         p, q = shares(trial.after), shares(trial.before)
         middle = {code: (p.get(code, 0) + q.get(code, 0)) / 2 for code in {*p, *q}}
         by_seed.append(sum(x / 2 * log2(x / middle[code]) for side in (p, q) for code, x in side.items()))
@@ -111,22 +111,24 @@ def test_the_distance_is_the_divergence_of_the_histograms_less_what_is_chance(fo
 
 
 def test_a_difference_is_decided_where_its_interval_leaves_0_out_and_every_seed_agrees(
-    found: Findings,
+    found: StudyFindings,
 ) -> None:
-    one = replace(row(found, "sft", "iq"), difference=Estimate(-1.0, -2.0, -0.5))
+    one = replace(row(found, "sft", "iq"), difference=IntervalEstimate(-1.0, -2.0, -0.5))
     assert replace(one, gaps=[-1.0, -0.1, -3.0]).decided == -1
     assert replace(one, gaps=[-1.0, 0.1, -3.0]).decided == 0
     assert replace(one, gaps=[-1.0, 0.0]).decided == replace(one, gaps=[-1.0, None]).decided == 0
-    assert replace(one, gaps=[-1.0], difference=Estimate(-1.0, -2.0, 0.5)).decided == 0
+    assert replace(one, gaps=[-1.0], difference=IntervalEstimate(-1.0, -2.0, 0.5)).decided == 0
     real = row(found, "sft", "iq")
     mine, theirs = real.by_seed, row(found, "gated", "iq").by_seed
     gaps = [(mine[seed] or 0) - (theirs[seed] or 0) for seed in mine]
     assert real.gaps == pytest.approx(gaps, abs=2), "some replies of one side have no answer"
 
 
-def test_the_same_runs_give_the_same_figures_page_and_picture(given: Study, found: Findings, tmp_path: Path) -> None:
-    assert find(given).rows == found.rows
-    first, again = (write(found, tmp_path / name) for name in ("a", "b"))
+def test_the_same_runs_give_the_same_figures_page_and_picture(
+    given: Study, found: StudyFindings, tmp_path: Path
+) -> None:
+    assert compute_findings(given).rows == found.rows
+    first, again = (write_study_files(found, tmp_path / name) for name in ("a", "b"))
     assert [path.name for path in first] == [
         "study.html",
         "study.csv",
@@ -137,19 +139,19 @@ def test_the_same_runs_give_the_same_figures_page_and_picture(given: Study, foun
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
     assert first[0].stat().st_size < 2_000_000
     with Image.open(first[3]) as drawn:
-        assert drawn.format == "PNG" and drawn.size == (study_picture.WIDTH, study_picture.HEIGHT)
+        assert drawn.format == "PNG" and drawn.size == (study_picture.PICTURE_WIDTH, study_picture.PICTURE_HEIGHT)
 
 
-def test_the_tables_hold_every_measure_and_every_cell(found: Findings) -> None:
-    rows = list(csv.DictReader(io.StringIO(study_tables.measures(found))))
-    assert len(rows) == (4 + 2) * (len(MEASURES) + 1) and tuple(rows[0]) == study_tables.MEASURES
+def test_the_tables_hold_every_measure_and_every_cell(found: StudyFindings) -> None:
+    rows = list(csv.DictReader(io.StringIO(study_tables.measures_to_csv(found))))
+    assert len(rows) == (4 + 2) * (len(HELD_OUT_MEASURES) + 1) and tuple(rows[0]) == study_tables.MEASURE_COLUMNS
     sft = next(r for r in rows if (r["arm"], r["method"], r["measure"]) == ("main", "sft", "iq"))
     assert float(sft["lo"]) < float(sft["mean"]) < float(sft["hi"]) and (sft["prompts"], sft["seeds"]) == (
         "40",
         "3",
     )
-    runs = list(csv.DictReader(io.StringIO(study_tables.cells(found))))
-    assert len(runs) == 12 and tuple(runs[0]) == study_tables.CELLS, "no run has more to tell"
+    runs = list(csv.DictReader(io.StringIO(study_tables.cells_to_csv(found))))
+    assert len(runs) == 12 and tuple(runs[0]) == study_tables.CELL_COLUMNS, "no run has more to tell"
     assert (runs[0]["sampled_tokens"], runs[0]["trained_tokens"], runs[0]["train_s"]) == (
         "36000",
         "60000",
@@ -159,22 +161,31 @@ def test_the_tables_hold_every_measure_and_every_cell(found: Findings) -> None:
 
 
 def test_the_bounds_of_faults_are_those_at_which_the_judge_takes_away() -> None:
-    assert DECENCY.silence.start == measures.LONGEST_SILENCE and DECENCY.pause.start == measures.LONGEST_PAUSE
-    assert DECENCY.loop.start == measures.MOST_LOOP and DECENCY.clipping.start == measures.MOST_CLIPPING
-    assert (DECENCY.drawl.start, 1 / DECENCY.rush.start) == (measures.SLOWEST, measures.FASTEST)
+    assert (
+        DECENCY_LIMITS.silence.start == measures.MAX_SILENCE_SHARE
+        and DECENCY_LIMITS.pause.start == measures.MAX_PAUSE_S
+    )
+    assert (
+        DECENCY_LIMITS.loop.start == measures.MAX_SELF_CORRELATION
+        and DECENCY_LIMITS.clipping.start == measures.MAX_CLIPPING_SHARE
+    )
+    assert (DECENCY_LIMITS.drawl.start, 1 / DECENCY_LIMITS.rush.start) == (
+        measures.MAX_DURATION_RATIO,
+        measures.MIN_DURATION_RATIO,
+    )
 
 
-def test_a_reply_that_nobody_listened_to_is_in_no_share(found: Findings) -> None:
-    reply = found.of(MAIN, "sft")[0].after[0]
+def test_a_reply_that_nobody_listened_to_is_in_no_share(found: StudyFindings) -> None:
+    reply = found.of(MAIN_ARM, "sft")[0].after[0]
     silent = reply.model_copy(update={"figures": {"unjudgeable": 1.0, "truncated": 0.0}, "scores": {}, "reward": None})
-    known = {measure.name for measure in MEASURES if measure.of(silent) is not None}
+    known = {measure.name for measure in HELD_OUT_MEASURES if measure.of(silent) is not None}
     assert known == {"fault", "unjudgeable", "truncated", "seconds"}
 
 
-def test_any_fault_counts_what_cannot_be_judged_and_not_what_the_judge_failed_on(found: Findings) -> None:
-    fault = next(one for one in MEASURES if one.name == "fault")
+def test_any_fault_counts_what_cannot_be_judged_and_not_what_the_judge_failed_on(found: StudyFindings) -> None:
+    fault = next(one for one in HELD_OUT_MEASURES if one.name == "fault")
     sound = {"pace": 1.0, "silence": 0.1, "pause": 0.1, "loop": 0.1, "clipping": 0.0}
-    reply = found.of(MAIN, "sft")[0].after[0]
+    reply = found.of(MAIN_ARM, "sft")[0].after[0]
     figures: list[tuple[dict[str, float], float | None]] = [
         (sound, 0.0), (sound | {"loop": 0.9}, 100.0), (sound | {"pace": 3.0}, 100.0), (sound | {"pause": 1.5}, 100.0),
         ({"unjudgeable": 1.0}, 100.0), ({"unjudgeable": 0.0}, None),
@@ -185,12 +196,12 @@ def test_any_fault_counts_what_cannot_be_judged_and_not_what_the_judge_failed_on
 
 
 def test_seeds_are_paired_with_themselves_or_in_order() -> None:
-    assert pairs([0, 1, 2], [1, 2, 3]) == [(1, 1), (2, 2)]
-    assert pairs([0, 1], [5]) == [(0, 5)]
+    assert pair_seeds([0, 1, 2], [1, 2, 3]) == [(1, 1), (2, 2)]
+    assert pair_seeds([0, 1], [5]) == [(0, 5)]
 
 
-def test_a_method_is_on_the_front_when_none_beats_it_in_both(found: Findings) -> None:
-    def at(method: str, iq: float | None, eq: float | None) -> list[Row]:
+def test_a_method_is_on_the_front_when_none_beats_it_in_both(found: StudyFindings) -> None:
+    def at(method: str, iq: float | None, eq: float | None) -> list[StudyRow]:
         known = {"iq": iq, "eq": eq}
         return [
             replace(one, method=method, mean=replace(one.mean, value=known[one.measure]))
@@ -198,11 +209,11 @@ def test_a_method_is_on_the_front_when_none_beats_it_in_both(found: Findings) ->
         ]
 
     rows = [*at("a", 70, 3), *at("b", 60, 4), *at("c", 60, 3.5), *at("d", 70, 3), *at("e", None, 5)]
-    assert front(rows) == ["a", "b", "d"]
+    assert find_pareto_front(rows) == ["a", "b", "d"]
 
 
 def test_the_mean_of_curves_is_over_the_seeds_that_tell_the_step() -> None:
-    assert mean_of([[1.0, None, None], [3.0, 2.0, None]]) == [2.0, 2.0, None]
+    assert average_columns([[1.0, None, None], [3.0, 2.0, None]]) == [2.0, 2.0, None]
 
 
 # --- what does not fit
@@ -210,29 +221,29 @@ def test_the_mean_of_curves_is_over_the_seeds_that_tell_the_step() -> None:
 
 def test_cells_that_are_not_finished_are_listed_without_figures(tmp_path: Path) -> None:
     whole = cells(tmp_path, "gated", "0")
-    lost = Cell(name="sft-seed0", method="sft", seed=0, run=tmp_path / "none", state="failed", detail="=1+1")
-    found = find(Study(name="x", cells=[*whole, lost], baseline="gated", bootstrap=FEW))
+    lost = StudyCell(name="sft-seed0", method="sft", seed=0, run=tmp_path / "none", state="failed", detail="=1+1")
+    found = compute_findings(Study(name="x", cells=[*whole, lost], baseline="gated", bootstrap=FEW))
     assert found.notes == ["1 of 2 cells failed: sft-seed0"]
-    assert {method for _, method in found.pairs()} == {BASE, "gated"}
-    assert "sft-seed0,main,sft,0,failed,'=1+1,,,," in study_tables.cells(found), "no formula for a spreadsheet"
+    assert {method for _, method in found.pairs()} == {BASE_METHOD, "gated"}
+    assert "sft-seed0,main,sft,0,failed,'=1+1,,,," in study_tables.cells_to_csv(found), "no formula for a spreadsheet"
 
 
 @pytest.mark.parametrize("bad", [b"{}\n{}\n", b"\xff\n\xff\n", b""])
 def test_a_cell_that_cannot_be_read_has_failed_and_the_page_is_drawn(tmp_path: Path, bad: bytes) -> None:
     both = cells(tmp_path, "gated sft", "0")
     (both[1].run / "heldout" / "test_after.jsonl").write_bytes(bad)
-    found = find(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
+    found = compute_findings(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
     assert list(found.trials) == ["gated-seed0"] and found.study.cells[1].state == "failed"
     assert str(found.study.cells[1].detail).startswith("cannot be read: ")
-    assert "1 of 2 cells failed: sft-seed0" in found.notes and "sft-seed0" in study_tables.cells(found)
+    assert "1 of 2 cells failed: sft-seed0" in found.notes and "sft-seed0" in study_tables.cells_to_csv(found)
 
 
 @pytest.mark.parametrize("name", ["heldout/test_before.jsonl", "heldout/test_after.jsonl", "report.html", "final"])
 def test_a_run_that_lacks_one_of_its_ends_is_not_finished(tmp_path: Path, name: str) -> None:
     run = make_trial(tmp_path, "gated", 0, prompts=3)
-    assert finished(run)
+    assert is_finished(run)
     (run / name).rename(tmp_path / "away")
-    assert not finished(run)
+    assert not is_finished(run)
 
 
 def test_why_is_the_last_diagnosis_and_means_over_steps_in_page_and_table(tmp_path: Path) -> None:
@@ -246,15 +257,15 @@ def test_why_is_the_last_diagnosis_and_means_over_steps_in_page_and_table(tmp_pa
     for n, line in enumerate(lines):
         line |= {"groups/dropped": 2.0, "clip_fraction": 0.1} | ({"groups/dropped_equal_rewards": 1.0} if n else {})
     write_lines(metrics, [json.dumps(line) for line in lines])
-    found = find(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
+    found = compute_findings(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
     why = found.trials["gated-seed0"].why
     assert why["text_audio_ratio"] == looks[1].model.text_audio_ratio
     assert why["shift_anchor_text"] == looks[1].shift["anchor_text"].mean
     assert (why["groups_dropped"], why["groups_dropped_equal_rewards"]) == (24.0, 11.0)
     assert why["clip_fraction"] == pytest.approx(0.1) and "clip_fraction" not in found.trials["gated-seed1"].why
-    rows = {one["cell"]: one for one in csv.DictReader(io.StringIO(study_tables.cells(found)))}
+    rows = {one["cell"]: one for one in csv.DictReader(io.StringIO(study_tables.cells_to_csv(found)))}
     assert rows["gated-seed0"]["why_groups_dropped"] == "24" and rows["sft-seed0"]["why_groups_dropped"] == ""
-    shown = data(found)["arms"][0]["why"]  # type: ignore[index]
+    shown = build_study_data(found)["arms"][0]["why"]  # type: ignore[index]
     named = [figure["name"] for figure in shown["figures"]]
     table = {row["method"]: dict(zip(named, row["values"], strict=True)) for row in shown["rows"]}
     assert table["gated"]["clip_fraction"] == pytest.approx(0.1), "of the seed that tells it"
@@ -262,28 +273,28 @@ def test_why_is_the_last_diagnosis_and_means_over_steps_in_page_and_table(tmp_pa
 
 
 def test_a_study_without_any_finished_run_has_a_page(tmp_path: Path) -> None:
-    waiting = Cell(name="a", method="gated", seed=0, run=tmp_path, state="waiting")
-    found = find(Study(name="x", cells=[waiting], baseline="gated"))
-    assert all(path.stat().st_size for path in write(found, tmp_path / "out"))
+    waiting = StudyCell(name="a", method="gated", seed=0, run=tmp_path, state="waiting")
+    found = compute_findings(Study(name="x", cells=[waiting], baseline="gated"))
+    assert all(path.stat().st_size for path in write_study_files(found, tmp_path / "out"))
 
 
 def test_runs_of_different_code_are_said_and_have_no_common_versions(tmp_path: Path) -> None:
     both = [*cells(tmp_path, "gated", "0"), *cells(tmp_path, "sft", "0", commit="c" * 40)]
-    found = find(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
+    found = compute_findings(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
     assert (
         "the runs were made with different code: commit is aaaaaaaaaaaa (1 runs), cccccccccccc (1 runs)" in found.notes
     )
     (tmp_path / "versions.json").touch()
-    write(found, tmp_path)
+    write_study_files(found, tmp_path)
     assert not (tmp_path / "versions.json").exists()
-    assert ["commit", "a" * 40] not in data(found)["head"]["versions"]  # type: ignore[index]
+    assert ["commit", "a" * 40] not in build_study_data(found)["head"]["versions"]  # type: ignore[index]
 
 
 def test_missing_seeds_baselines_and_other_beginnings_are_said(tmp_path: Path) -> None:
     some = [*cells(tmp_path, "sft", "01"), *cells(tmp_path, "grpo_all", "0")]
     file = some[0].run / "heldout" / "test_before.jsonl"
     file.write_text(file.read_text().replace('"text":"seven"', '"text":"eight"', 1))
-    notes = find(Study(name="x", cells=some, baseline="gated", bootstrap=FEW)).notes
+    notes = compute_findings(Study(name="x", cells=some, baseline="gated", bootstrap=FEW)).notes
     assert any(note.startswith("no finished run of gated") for note in notes)
     assert "not every method has the seeds 0, 1: grpo_all (0)" in notes
     assert any(note.startswith("the replies before training are not the same in all runs") for note in notes)
@@ -292,7 +303,7 @@ def test_missing_seeds_baselines_and_other_beginnings_are_said(tmp_path: Path) -
 def test_runs_with_other_prompts_are_refused(tmp_path: Path) -> None:
     both = [*cells(tmp_path, "gated", "0"), *cells(tmp_path, "sft", "0", prompts=8)]  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"same test prompts in the same order: .*sft-seed0 differs from"):
-        find(Study(name="x", cells=both, baseline="gated"))
+        compute_findings(Study(name="x", cells=both, baseline="gated"))
 
 
 def test_rows_of_the_same_ids_that_ask_something_else_are_refused(tmp_path: Path) -> None:
@@ -301,7 +312,7 @@ def test_rows_of_the_same_ids_that_ask_something_else_are_refused(tmp_path: Path
         file = both[1].run / "heldout" / f"test_{when}.jsonl"
         file.write_text(file.read_text().replace('"style":"slow"', '"style":"fast"'))
     with pytest.raises(ValueError, match="same test prompts in the same order"):
-        find(Study(name="x", cells=both, baseline="gated"))
+        compute_findings(Study(name="x", cells=both, baseline="gated"))
 
 
 @pytest.mark.parametrize(

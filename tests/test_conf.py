@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.algorithm import AlgoConfig
-from conf.keys import FOLDER, GROUPS, ITEMS, KEYS, LEAVES
-from conf.load import ROOT, ConfigError, dump, load, read, sweep
+from conf.keys import CONFIG_FOLDER, CONFIG_GROUPS, LEAF_KEYS, LIST_ITEM_KEYS, SETTING_KEYS
+from conf.load import ROOT, ConfigError, dump_config, load_config, read_config, sweep
 from conf.schema import RolloutConfig
 
 MANIFESTS = ["data.train=a.jsonl", "data.validation=b.jsonl", "data.test=c.jsonl"]
@@ -40,7 +40,7 @@ OWN_VALUES = {
 
 def problems_of(overrides: list[str]) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        load(overrides)
+        load_config(overrides)
     assert str(caught.value).splitlines() == caught.value.problems
     return caught.value.problems
 
@@ -56,7 +56,7 @@ def paths_of(node: Any) -> Iterator[Path]:
 
 def rows() -> Iterator[list[str]]:
     """Option lists, one of each group, in which every two options of different groups meet."""
-    groups = [[f"{group}={option}" for option in choices] for group, choices in GROUPS.items()]
+    groups = [[f"{group}={option}" for option in choices] for group, choices in CONFIG_GROUPS.items()]
     left = {pair for one, other in itertools.combinations(groups, 2) for pair in itertools.product(one, other)}
     while left:
         row = list(min(left))
@@ -68,41 +68,41 @@ def rows() -> Iterator[list[str]]:
 
 
 def test_every_two_shipped_options_go_together() -> None:
-    assert {"model", "data", "judge", "algo", "cluster", "log", "experiment"} == set(GROUPS)
+    assert {"model", "data", "judge", "algo", "cluster", "log", "experiment"} == set(CONFIG_GROUPS)
     for chosen in rows():
-        load(chosen + [extra for choice in chosen for extra in OWN_VALUES.get(choice, [])])
+        load_config(chosen + [extra for choice in chosen for extra in OWN_VALUES.get(choice, [])])
 
 
 def test_the_default_is_the_gated_method_on_the_embedded_model_on_this_machine() -> None:
-    config = load([])
+    config = load_config([])
     assert (config.algo.name, config.algo.mix, config.algo.loss) == ("gated", "gate", "grpo")
     assert (config.cluster.kind, config.cluster.address, config.learner.ranks) == ("local", "local", 2)
     assert re.fullmatch(r"gated-seed0-\d{8}-\d{6}", config.run.name)
 
 
 def test_what_no_file_says_is_what_the_schema_says() -> None:
-    assert load([]).algo == AlgoConfig()  # also where a section's default differs from its class's
+    assert load_config([]).algo == AlgoConfig()  # also where a section's default differs from its class's
     real = ["model=glm4_voice", *OWN_VALUES["model=glm4_voice"], "rollout.max_new_tokens=768"]
-    assert load(real).rollout == RolloutConfig()
+    assert load_config(real).rollout == RolloutConfig()
 
 
 def test_algo_options_differ_where_the_method_says() -> None:
-    sft, text, everything = (load([f"algo={name}"]).algo for name in ("sft", "grpo_text", "grpo_all"))
+    sft, text, everything = (load_config([f"algo={name}"]).algo for name in ("sft", "grpo_text", "grpo_all"))
     assert (sft.mix, sft.fixed_lambda) == ("fixed", 0.0)
     assert (text.mix, text.fixed_lambda, text.preference.audio) == ("fixed", 0.5, 0.0)
     assert (everything.mix, everything.preference.audio, everything.preference.boundary) == ("fixed", 1, 1)
 
 
 def test_every_yaml_file_says_in_its_first_lines_what_it_is_for() -> None:
-    for path in FOLDER.rglob("*.yaml"):
+    for path in CONFIG_FOLDER.rglob("*.yaml"):
         head = [line for line in path.read_text().splitlines()[:2] if not line.startswith("# @package")]
         assert re.match(r"# \w.{20,}", head[0]), path
 
 
 def test_there_are_fewer_than_eighty_settings_and_each_is_documented() -> None:
     of_api_judge = re.compile(r"(judge\.(api\.|second\.|asr\.|\w+_by$)|algo\.)")
-    assert len([key for key in LEAVES if not of_api_judge.match(key)]) < 80
-    for key, field in (LEAVES | ITEMS).items():
+    assert len([key for key in LEAF_KEYS if not of_api_judge.match(key)]) < 80
+    for key, field in (LEAF_KEYS | LIST_ITEM_KEYS).items():
         assert field.description and len(field.description) > 10, key
 
 
@@ -187,16 +187,16 @@ def test_all_mistakes_are_told_at_once_and_each_once() -> None:
 
 
 def test_plain_sft_needs_no_group() -> None:
-    assert load(["algo=sft", "rollout.group_size=1"]).rollout.group_size == 1
+    assert load_config(["algo=sft", "rollout.group_size=1"]).rollout.group_size == 1
 
 
 def test_a_plus_before_a_known_key_changes_nothing() -> None:
-    assert load(["+rollout.group_size=8"]).rollout.group_size == 8
-    assert load(["+experiment=smoke"]).run.steps == 3
+    assert load_config(["+rollout.group_size=8"]).rollout.group_size == 8
+    assert load_config(["+experiment=smoke"]).run.steps == 3
 
 
 def test_a_setting_typed_wins_over_experiment_and_group() -> None:
-    config = load(["experiment=smoke", "run.steps=7", "cluster=gpu8", "learner.ranks=2"])
+    config = load_config(["experiment=smoke", "run.steps=7", "cluster=gpu8", "learner.ranks=2"])
     assert (config.run.steps, config.learner.ranks, config.cluster.gpus_per_node) == (7, 2, 8)
 
 
@@ -218,16 +218,18 @@ def test_an_environment_variable_is_not_read_into_the_configuration(monkeypatch:
 @given(st.text(max_size=40))
 def test_no_override_however_odd_ends_in_anything_but_a_config_or_its_error(text: str) -> None:
     try:
-        load([text])
+        load_config([text])
     except ConfigError as error:
         assert error.problems
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(sorted(KEYS)), st.one_of(st.text(max_size=12), st.floats(), st.integers(), st.booleans()))
+@given(
+    st.sampled_from(sorted(SETTING_KEYS)), st.one_of(st.text(max_size=12), st.floats(), st.integers(), st.booleans())
+)
 def test_no_value_however_odd_ends_in_anything_but_a_config_or_its_error(key: str, value: object) -> None:
     try:
-        load([f"{key}={value}"])
+        load_config([f"{key}={value}"])
     except ConfigError as error:
         assert error.problems
 
@@ -238,16 +240,16 @@ def test_what_is_dumped_reads_back_as_the_same_configuration(tmp_path: Path) -> 
         ["algo=sft", "learner.lr=1e-6", "run.name=a"],
         ["cluster=gpu8", "judge.asr.language_model=null"],
     ):
-        config = load(overrides)
-        (tmp_path / "config.yaml").write_text(dump(config))
-        assert read(tmp_path / "config.yaml") == config
+        config = load_config(overrides)
+        (tmp_path / "config.yaml").write_text(dump_config(config))
+        assert read_config(tmp_path / "config.yaml") == config
 
 
 def test_resuming_takes_the_runs_own_settings_and_goes_on_in_its_folder(tmp_path: Path) -> None:
     run = tmp_path / "moved"
     run.mkdir()
-    (run / "config.yaml").write_text(dump(load(["algo=sft", "run.seed=5", "run.name=old"])))
-    config = load([f"resume={run}", "run.steps=99"])
+    (run / "config.yaml").write_text(dump_config(load_config(["algo=sft", "run.seed=5", "run.name=old"])))
+    config = load_config([f"resume={run}", "run.steps=99"])
     assert (config.algo.name, config.run.seed, config.run.steps) == ("sft", 5, 99)
     assert (config.run.root / config.run.name, config.run.resume) == (run, run)
     assert problems_of([f"resume={run}", "algo=gated"]) == ["conf: algo: cannot change in a resumed run (got gated)"]
@@ -255,7 +257,7 @@ def test_resuming_takes_the_runs_own_settings_and_goes_on_in_its_folder(tmp_path
 
 def test_the_embedded_data_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = load([])
+    config = load_config([])
     assert config.data.train == ROOT / "examples/tiny_world/data/train.jsonl"
     assert config.run.root == tmp_path / "runs"
     paths = list(paths_of(config.model_dump()))
@@ -267,7 +269,7 @@ def test_a_file_of_the_users_own_wins_over_the_embedded_one(tmp_path: Path, monk
     own.mkdir(parents=True)
     (own / "train.jsonl").touch()
     monkeypatch.chdir(tmp_path)
-    assert load([]).data.train == own / "train.jsonl"
+    assert load_config([]).data.train == own / "train.jsonl"
 
 
 def test_a_ray_job_must_write_outside_its_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +277,7 @@ def test_a_ray_job_must_write_outside_its_temporary_folder(tmp_path: Path, monke
     job.mkdir(parents=True)
     monkeypatch.chdir(job)
     assert problems_of([])[0].startswith("conf: run.root: must be absolute in a Ray job")
-    assert load([f"run.root={tmp_path}"]).run.root == tmp_path
+    assert load_config([f"run.root={tmp_path}"]).run.root == tmp_path
 
 
 def test_a_sweep_is_every_combination_and_each_loads() -> None:
@@ -283,7 +285,7 @@ def test_a_sweep_is_every_combination_and_each_loads() -> None:
     assert runs == [
         [f"run.seed={seed}", f"algo={algo}", "rollout.group_size=4"] for seed in (0, 1) for algo in ("sft", "gated")
     ]
-    assert [load(run).algo.name for run in runs] == ["sft", "gated"] * 2
+    assert [load_config(run).algo.name for run in runs] == ["sft", "gated"] * 2
     assert sweep(["run.seed=range(0,3)"]) == [["run.seed=0"], ["run.seed=1"], ["run.seed=2"]]
 
 
@@ -331,25 +333,25 @@ def test_the_api_judge_must_be_told_where_and_whom_to_ask() -> None:
         "judge.api.base_url",
         "judge.api.model",
     }
-    judge = load(["judge=openai", *ENDPOINT]).judge
+    judge = load_config(["judge=openai", *ENDPOINT]).judge
     assert judge.api_axes == ("semantic", "acoustic")
-    assert load(["judge=openai", *ENDPOINT, "judge.acoustic=0"]).judge.api_axes == ("semantic",)
-    assert load([]).judge.api_axes == ()
+    assert load_config(["judge=openai", *ENDPOINT, "judge.acoustic=0"]).judge.api_axes == ("semantic",)
+    assert load_config([]).judge.api_axes == ()
 
 
 def test_the_panel_checks_here_what_was_said_asks_how_it_sounded_and_vetoes() -> None:
-    judge = load(["judge=panel", *ENDPOINT]).judge
+    judge = load_config(["judge=panel", *ENDPOINT]).judge
     assert (judge.semantic_by, judge.api_axes) == ("local", ("acoustic",))
     assert {veto.measure for veto in judge.vetoes} == {"loop", "clipping"}
     assert {line.split(": ")[1] for line in problems_of(["judge=panel"])} == {
         "judge.api.base_url",
         "judge.api.model",
     }
-    assert load([]).judge.vetoes == load(["judge=openai", *ENDPOINT]).judge.vetoes == ()
+    assert load_config([]).judge.vetoes == load_config(["judge=openai", *ENDPOINT]).judge.vetoes == ()
 
 
 def test_the_cache_of_verdicts_is_an_absolute_path_of_its_own() -> None:
-    cache = load(["judge=openai", *ENDPOINT, "judge.api.cache=README.md"]).judge.api.cache
+    cache = load_config(["judge=openai", *ENDPOINT, "judge.api.cache=README.md"]).judge.api.cache
     assert cache == Path.cwd() / "README.md"
 
 
@@ -361,23 +363,23 @@ def test_lists_of_plugins_and_vetoes_are_set_on_the_command_line_and_read_back(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     vetoes = "judge.vetoes=[{measure:loop,most:0.9},{measure:mos,least:2,most:4.5}]"
-    config = load([PLUGIN, vetoes])
+    config = load_config([PLUGIN, vetoes])
     (plugin,) = config.judge.plugins
     assert (plugin.path, plugin.reference) == (tmp_path / "mos.onnx", tmp_path / "voice.wav")
     assert [(veto.measure, veto.least, veto.most) for veto in config.judge.vetoes] == [
         ("loop", None, 0.9),
         ("mos", 2.0, 4.5),
     ]
-    (tmp_path / "config.yaml").write_text(dump(config))
-    assert read(tmp_path / "config.yaml") == config
-    assert load(["judge.vetoes=[]"]).judge.vetoes == ()
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert read_config(tmp_path / "config.yaml") == config
+    assert load_config(["judge.vetoes=[]"]).judge.vetoes == ()
 
 
 def test_a_plugin_below_the_projects_folder_is_found_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (plugin,) = load(["judge.plugins=[{name:mos,path:README.md,sample_rate:16000}]"]).judge.plugins
+    (plugin,) = load_config(["judge.plugins=[{name:mos,path:README.md,sample_rate:16000}]"]).judge.plugins
     assert plugin.path == ROOT / "README.md"
 
 
@@ -441,20 +443,20 @@ def test_a_mistake_about_recogniser_plugins_or_vetoes_is_one_line(override: str,
 
 def test_a_transcription_must_end_before_the_verdict_that_needs_it() -> None:
     asked = ["judge.asr.by=endpoint", "judge.asr.base_url=http://127.0.0.1:1/v1", "judge.asr.model=w"]
-    assert load(asked).judge.asr.deadline_s == 30
+    assert load_config(asked).judge.asr.deadline_s == 30
     assert problems_of([*asked, "judge.deadline_s=30"]) == [
         "conf: judge.asr.deadline_s: must be below judge.deadline_s=30 (got 30)"
     ]
 
 
 def test_the_run_of_an_older_version_keeps_its_recogniser(tmp_path: Path) -> None:
-    config = load(["run.name=old"])
-    text = dump(config).replace("  asr:\n", "  old:\n")
+    config = load_config(["run.name=old"])
+    text = dump_config(config).replace("  asr:\n", "  old:\n")
     lines = [line for line in text.splitlines() if line.strip().startswith(("language_model:", "dictionary:"))]
     kept = re.sub(r"  old:\n(    .*\n)+", "".join(f"{line[2:]}\n" for line in lines), text)
     assert "asr:" not in kept and len(lines) == 2
     (tmp_path / "config.yaml").write_text(kept)
-    assert read(tmp_path / "config.yaml") == config
+    assert read_config(tmp_path / "config.yaml") == config
 
 
 def test_a_key_in_an_address_is_refused_and_not_shown() -> None:
@@ -470,7 +472,7 @@ def test_a_key_in_an_address_is_refused_and_not_shown() -> None:
 def test_a_run_or_a_stage_that_can_learn_nothing_is_refused(algo: str, when: str | None) -> None:
     nothing = [f"algo.sft.{channel}=0" for channel in ("text", "audio", "boundary", "stop")]
     if when is None:
-        assert load([f"algo={algo}", *nothing]).algo.prefers
+        assert load_config([f"algo={algo}", *nothing]).algo.prefers
         return
     with pytest.raises(ConfigError, match=f"sft: must weigh at least one channel when {when} nothing but SFT"):
-        load([f"algo={algo}", *nothing])
+        load_config([f"algo={algo}", *nothing])

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speech import audio, containers, mpeg, ogg
-from speech.clips import Clips
-from speech.sources.keep import Keeper
+from speech.clips import ClipInspector
+from speech.sources.keep import ClipStore
 
 RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 SUFFIX = {"WAV": ".wav", "WAVEX": ".wav", "RF64": ".wav", "FLAC": ".flac", "OGG": ".ogg", "MP3": ".mp3"}
@@ -42,7 +42,7 @@ VARIABLE = written("MP3", "MPEG_LAYER_III", bitrate_mode="VARIABLE", compression
 
 def bare(mp3: bytes) -> bytes:
     """Without the frame of its Xing header."""
-    frame = mpeg.frame_of(mp3)
+    frame = mpeg.parse_mpeg_frame(mp3)
     assert frame is not None and mp3[frame.xing :][:4] in (b"Xing", b"Info")
     return mp3[frame.length :]
 
@@ -74,7 +74,7 @@ def pages(content: bytes) -> list[bytes]:
 
 def sealed(page: bytes) -> bytes:
     """With the checksum that it should have."""
-    return page[:22] + ogg._checksum(page[:22] + bytes(4) + page[26:]) + page[26:]
+    return page[:22] + ogg._compute_ogg_crc(page[:22] + bytes(4) + page[26:]) + page[26:]
 
 
 def mixed(one: bytes, other: bytes) -> bytes:
@@ -104,7 +104,7 @@ def ape(size: int, foot: bool) -> bytes:
 def read(folder: Path, suffix: str, content: bytes) -> audio.Wave:
     path = folder / f"a{suffix}"
     path.write_bytes(content)
-    return audio.read(path, audio.info(path).sample_rate, 60.0)
+    return audio.read(path, audio.read_audio_header(path).sample_rate, 60.0)
 
 
 @pytest.mark.parametrize(("kind", "coding"), KINDS)
@@ -224,11 +224,11 @@ def test_what_would_be_read_short_is_refused(tmp_path: Path, suffix: str, conten
     with pytest.raises(ValueError, match=rf"^{tmp_path}/a\{suffix}: {rule}") as caught:
         read(tmp_path, suffix, content)
     assert "\n" not in str(caught.value)
-    checked = Clips(tmp_path, 60.0, deep=True).problems([("audios[0]", f"a{suffix}")])
+    checked = ClipInspector(tmp_path, 60.0, deep=True).find_problems([("audios[0]", f"a{suffix}")])
     assert list(checked) == [("audios[0]", str(caught.value))]
     (tmp_path / "to").mkdir()
     with pytest.raises(ValueError, match=f"^{rule}"):
-        Keeper(tmp_path / "to", tmp_path, 60.0, Clips(tmp_path, 60.0, True)).keep(f"a{suffix}", None)
+        ClipStore(tmp_path / "to", tmp_path, 60.0, ClipInspector(tmp_path, 60.0, True)).store_clip(f"a{suffix}", None)
     assert not [path for path in (tmp_path / "to").rglob("*") if path.is_file()]
 
 
@@ -236,16 +236,18 @@ def test_what_would_be_read_short_is_refused(tmp_path: Path, suffix: str, conten
 def test_opus_is_read_as_it_is_whatever_its_head_notes(tmp_path: Path, rate: int) -> None:
     wave = read(tmp_path, ".opus", noted(OPUS, rate))
     assert np.array_equal(wave, read(tmp_path, ".opus", noted(OPUS, 48_000))) and len(wave) == 72_000
-    assert audio.info(tmp_path / "a.opus").sample_rate == 48_000
+    assert audio.read_audio_header(tmp_path / "a.opus").sample_rate == 48_000
 
 
 @given(frames=st.integers(1, 20_000), level=st.sampled_from([0.0, 0.5, 1.0]), rate=st.sampled_from(RATES))
 def test_flac_is_counted_as_it_is_decoded(frames: int, level: float, rate: int) -> None:
     content = written("FLAC", "PCM_16", frames, rate, compression_level=level)
-    assert containers.problem(io.BytesIO(content), len(content), frames) is None
+    assert containers.find_container_problem(io.BytesIO(content), len(content), frames) is None
     if frames > 1:
         short = counted(content, frames - 1)
-        assert "samples that its header counts" in str(containers.problem(io.BytesIO(short), len(short), 1))
+        assert "samples that its header counts" in str(
+            containers.find_container_problem(io.BytesIO(short), len(short), 1)
+        )
 
 
 def test_a_wav_of_no_sound_is_empty_whatever_chunks_follow(tmp_path: Path) -> None:
@@ -296,7 +298,7 @@ def test_a_wav_whose_format_contradicts_itself_is_refused(tmp_path: Path, bits: 
 
 
 def test_a_little_behind_the_last_page_is_no_gap() -> None:
-    assert containers.problem(io.BytesIO(VORBIS + bytes(512)), len(VORBIS) + 512, 36_000) is None
+    assert containers.find_container_problem(io.BytesIO(VORBIS + bytes(512)), len(VORBIS) + 512, 36_000) is None
 
 
 def test_another_container_is_refused_whatever_its_suffix(tmp_path: Path) -> None:
@@ -316,7 +318,7 @@ def test_what_is_left_of_a_file_is_whole_or_refused(
         wave = read(tmp_path_factory.mktemp("cut"), suffix, cut)
     except ValueError:
         return
-    assert len(wave) >= 36_000 - mpeg.FEW * 576
+    assert len(wave) >= 36_000 - mpeg.FRAME_TOLERANCE * 576
 
 
 class Counted(io.BytesIO):
@@ -349,7 +351,7 @@ BEGINNINGS = (
 )
 def test_any_bytes_get_an_answer(beginning: bytes, rest: list[bytes], decoded: int) -> None:
     content = b"".join([beginning, *rest])
-    found = containers.problem(Counted(content), len(content), decoded)
+    found = containers.find_container_problem(Counted(content), len(content), decoded)
     assert found is None or (found.startswith("must ") and "\n" not in found)
 
 
@@ -378,7 +380,7 @@ SMALLEST = bytes([0xFF, 0xE3, 0x10, 0xC0])  # MPEG 2.5 at 11025 Hz and 8 kbit/s
         ((b"OggS\0\0" + bytes(21)) * 100_000, 2_100),
         (b"ID3\x04\0\0\0\0\0\0" * 100_000, 30_000),
         (bytes(2_000_000), 300),
-        (b"\xff" * 500_000, 4 * mpeg.JUNK),
+        (b"\xff" * 500_000, 4 * mpeg.MAX_JUNK_BYTES),
         ((SMALLEST + bytes(48)) * 100_000, 200),
         ((SMALLEST + bytes(49)) * 100_000, 10_000),
         (FLAC[:42] + b"\xff\xf8" * 100_000, 30),
@@ -388,7 +390,7 @@ SMALLEST = bytes([0xFF, 0xE3, 0x10, 0xC0])  # MPEG 2.5 at 11025 Hz and 8 kbit/s
 )
 def test_a_hostile_file_is_not_looked_at_for_longer_than_its_sound_is_worth(content: bytes, most: int) -> None:
     file = Counted(content)
-    containers.problem(file, len(content), 16_000)
+    containers.find_container_problem(file, len(content), 16_000)
     assert file.reads <= most
 
 
@@ -407,4 +409,4 @@ def test_zeros_behind_a_sound_are_something_else_and_a_broken_format_is_told_fir
     streamed = bytearray(sized(0xFFFFFFFF))
     at = streamed.index(b"fmt ") + 20
     streamed[at : at + 2] = struct.pack("<H", 3)
-    assert "agrees with itself" in str(containers.problem(io.BytesIO(streamed), len(streamed), 100))
+    assert "agrees with itself" in str(containers.find_container_problem(io.BytesIO(streamed), len(streamed), 100))

@@ -4,17 +4,17 @@ import re
 
 import pytest
 
-from report.page import HERE
-from report.study_picture import COLOURS
+from report.page import ASSET_FOLDER
+from report.study_picture import METHOD_COLOURS
 
 TEXT = ("ink", "soft", "good", "bad", "warn")
 LINES = ("c0", "c1", "c2", "c3", "c4", "c5", "c6", "pad", "note", "soft")
-STYLE = "".join((HERE / name).read_text() for name in ("page.css", "study.css", "listen.css"))
+STYLE = "".join((ASSET_FOLDER / name).read_text() for name in ("page.css", "study.css", "listen.css"))
 
 
 def themes() -> list[dict[str, str]]:
     """Light and dark, by the names of their colours."""
-    blocks = re.findall(r":root \{(.*?)\}", (HERE / "page.css").read_text(), re.DOTALL)
+    blocks = re.findall(r":root \{(.*?)\}", (ASSET_FOLDER / "page.css").read_text(), re.DOTALL)
     return [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in blocks]
 
 
@@ -78,4 +78,4 @@ def test_what_is_drawn_paler_keeps_a_contrast_of_three(theme: dict[str, str]) ->
 
 
 def test_the_picture_of_a_study_has_the_colours_of_its_page() -> None:
-    assert list(COLOURS) == [themes()[0][f"c{place}"] for place in range(1, 7)]
+    assert list(METHOD_COLOURS) == [themes()[0][f"c{place}"] for place in range(1, 7)]

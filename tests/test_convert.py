@@ -12,8 +12,8 @@ import pytest
 from actors.cli import main
 from speech import convert as conversion
 from speech import manifest
-from speech.convert import convert
-from speech.sources.folder import Progress
+from speech.convert import convert_source
+from speech.sources.folder import ConversionProgress
 from tests.sources import as_lines, as_parquet, as_saved, as_tar, clip, rows, samples
 
 SECONDS = 1.0
@@ -45,17 +45,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_container_gives_the_same_sound_manifest(container: str, folder: Path, tmp_path: Path) -> None:
     given = rows(folder, 5)
     plain, other = tmp_path / "plain", tmp_path / "other"
-    convert([as_lines(folder / "plain.jsonl", given)], plain, SECONDS)
-    progress = convert([CONTAINERS[container](folder, given)], other, SECONDS)
+    convert_source([as_lines(folder / "plain.jsonl", given)], plain, SECONDS)
+    progress = convert_source([CONTAINERS[container](folder, given)], other, SECONDS)
     assert contents(other) == contents(plain)
     assert (progress.rows, progress.done, progress.unread) == (5, 5, {"speaker": 5})
-    assert manifest.check(other / "manifest.jsonl", SECONDS) == []
+    assert manifest.check_manifest(other / "manifest.jsonl", SECONDS) == []
 
 
 def test_clips_are_kept_byte_for_byte_and_once(folder: Path, tmp_path: Path) -> None:
     given = rows(folder, 2)
     given[1]["audios"] = given[0]["audios"]
-    convert([as_lines(folder / "set.jsonl", given)], tmp_path / "to", SECONDS)
+    convert_source([as_lines(folder / "set.jsonl", given)], tmp_path / "to", SECONDS)
     kept = {path.read_bytes() for path in (tmp_path / "to" / "audio").rglob("*.*")}
     assert len(list((tmp_path / "to" / "audio").rglob("*.*"))) == 4
     assert kept == {(folder / name).read_bytes() for name in ("q/0-0.wav", "q/0-1.wav", "a/0.flac", "a/1.flac")}
@@ -74,8 +74,8 @@ def test_a_turn_of_words_and_sound_stays_one_with_its_clips(folder: Path, tmp_pa
         "tools": "[]",  # ms-swift's own rows: a list as JSON
     }
     for name, content in (("ours", given), ("swift", swift)):
-        convert([as_lines(folder / f"{name}.jsonl", [content])], tmp_path / name, SECONDS)
-        (row,) = manifest.read(tmp_path / name / "manifest.jsonl", SECONDS)
+        convert_source([as_lines(folder / f"{name}.jsonl", [content])], tmp_path / name, SECONDS)
+        (row,) = manifest.read_manifest(tmp_path / name / "manifest.jsonl", SECONDS)
         assert [message.content for message in row.messages[1:]] == [turn["content"] for turn in given["messages"][1:]]
         assert [(tmp_path / name / clip).read_bytes() for (clip,) in row.audios] == [
             (folder / clip).read_bytes() for clip in given["audios"]
@@ -89,15 +89,15 @@ def test_a_reply_that_is_marked_as_no_example_is_no_reference(folder: Path, tmp_
     (given,) = rows(folder, 1)
     row = {"messages": turns, "audios": [given["audios"][-1], given["sft_target_audio"]]}
     (row if mark == "label" else turns[1])[mark] = False  # type: ignore[index]
-    progress = convert([as_lines(folder / "swift.jsonl", [row])], tmp_path / "to", SECONDS)
+    progress = convert_source([as_lines(folder / "swift.jsonl", [row])], tmp_path / "to", SECONDS)
     assert progress.rows == 0 and any("must not be false" in reason for reason in progress.reasons)
 
 
 def test_our_own_manifest_with_word_clips_and_answers_comes_out_as_it_went_in(tmp_path: Path) -> None:
     source = Path(__file__).parent.parent / "examples" / "tiny_world" / "data" / "test.jsonl"
-    convert([source], tmp_path / "to", 60.0, limit=3)
+    convert_source([source], tmp_path / "to", 60.0, limit=3)
     before, after = (
-        [row.model_dump(exclude={"audios", "sft_target_audio"}) for row in manifest.read(path, 60.0)[:3]]
+        [row.model_dump(exclude={"audios", "sft_target_audio"}) for row in manifest.read_manifest(path, 60.0)[:3]]
         for path in (source, tmp_path / "to" / "manifest.jsonl")
     )
     assert after == before and len(after) == 3
@@ -111,27 +111,27 @@ class Killed(Exception):
 def test_a_conversion_that_is_killed_anywhere_ends_with_the_same_bytes(
     container: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "EVERY", 3)
+    monkeypatch.setattr(conversion, "SAVE_INTERVAL_ROWS", 3)
     given = rows(folder, 7)
     given[2]["sft_target_text"] = " "
     given[5]["id"] = given[0]["id"]
     source = CONTAINERS[container](folder, given)
-    whole = convert([source], tmp_path / "whole", SECONDS)
+    whole = convert_source([source], tmp_path / "whole", SECONDS)
     assert (whole.rows, whole.dropped) == (5, 2)
     for kill in range(1, 8):
         to = tmp_path / f"killed-{kill}"
 
-        def tell(progress: Progress, kill: int = kill) -> None:
+        def tell(progress: ConversionProgress, kill: int = kill) -> None:
             if progress.done == kill:
                 raise Killed
 
         with pytest.raises(Killed):
-            convert([source], to, SECONDS, tell=tell)
+            convert_source([source], to, SECONDS, tell=tell)
         assert not (to / "manifest.jsonl").exists()
         for left in (to / ".convert.json.17", to / "audio" / ".unfinished.17.wav"):
             left.touch()
         done: list[int] = []
-        convert([source], to, SECONDS, tell=lambda progress, done=done: done.append(progress.done))  # type: ignore[misc]
+        convert_source([source], to, SECONDS, tell=lambda progress, done=done: done.append(progress.done))  # type: ignore[misc]
         assert done[0] == kill - kill % 3 + 1, "what was noted is not read again"
         assert contents(to) == contents(tmp_path / "whole")
         assert (to / "convert.json").read_bytes() == (tmp_path / "whole" / "convert.json").read_bytes()
@@ -139,19 +139,19 @@ def test_a_conversion_that_is_killed_anywhere_ends_with_the_same_bytes(
 
 def test_a_finished_conversion_is_told_again_and_not_done_again(folder: Path, tmp_path: Path) -> None:
     source = as_lines(folder / "set.jsonl", rows(folder, 3))
-    first = convert([source], tmp_path / "to", SECONDS)
+    first = convert_source([source], tmp_path / "to", SECONDS)
     before = contents(tmp_path / "to")
-    told: list[Progress] = []
-    assert convert([source], tmp_path / "to", SECONDS, tell=told.append) == first
+    told: list[ConversionProgress] = []
+    assert convert_source([source], tmp_path / "to", SECONDS, tell=told.append) == first
     assert not told and contents(tmp_path / "to") == before
 
 
 def test_a_kill_between_the_last_note_and_the_manifest_is_made_good(folder: Path, tmp_path: Path) -> None:
     source, to = as_lines(folder / "set.jsonl", rows(folder, 3)), tmp_path / "to"
-    convert([source], to, SECONDS)
+    convert_source([source], to, SECONDS)
     before = contents(to)
     (to / "manifest.jsonl").rename(to / ".manifest.unfinished")
-    convert([source], to, SECONDS)
+    convert_source([source], to, SECONDS)
     assert contents(to) == before
 
 
@@ -161,7 +161,7 @@ def test_a_folder_that_somebody_else_writes_is_left_alone(folder: Path, tmp_path
     lock = os.open(to, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     with pytest.raises(ValueError, match="another process is writing it"):
-        convert([source], to, SECONDS)
+        convert_source([source], to, SECONDS)
     os.close(lock)
     assert list(to.iterdir()) == []
 
@@ -173,7 +173,7 @@ def test_what_is_dropped_is_counted_by_rule_and_listed_by_place(folder: Path, tm
     given[3]["messages"] = given[3]["messages"][:3]
     given[5]["audios"] = given[5]["audios"][:1]
     source = as_lines(folder / "set.jsonl", given)
-    progress = convert([source], tmp_path / "to", SECONDS)
+    progress = convert_source([source], tmp_path / "to", SECONDS)
     assert (progress.rows, progress.dropped) == (2, 4)
     assert progress.reasons == {
         "audios: audio file does not exist": 1,
@@ -198,7 +198,7 @@ def test_a_line_that_is_too_long_is_dropped_and_the_rest_is_converted(
     given = rows(folder, 6)
     given[3]["speaker"] = "x" * 20_000
     source = as_lines(folder / "set.jsonl", given)
-    progress = convert([source], tmp_path / "to", SECONDS)
+    progress = convert_source([source], tmp_path / "to", SECONDS)
     assert (progress.done, progress.rows, progress.dropped) == (6, 5, 1)
     assert (tmp_path / "to" / "problems.txt").read_text() == f"{source}:4: a line has at most 5000 bytes\n"
 
@@ -209,7 +209,7 @@ def test_absolute_names_are_taken_below_the_folder_of_the_audio_alone(folder: Pa
     for row in given:
         row["audios"] = [str(sounds / name) for name in row["audios"]]
     given[1]["sft_target_audio"] = str(folder / clip(folder, "elsewhere.wav", 300))
-    progress = convert([as_lines(folder / "set.jsonl", given)], tmp_path / "to", SECONDS, audio=sounds)
+    progress = convert_source([as_lines(folder / "set.jsonl", given)], tmp_path / "to", SECONDS, audio=sounds)
     assert (progress.rows, list(progress.reasons)) == (
         1,
         ["sft_target_audio: audio path must lie in the folder of the audio (--audio FOLDER)"],
@@ -220,8 +220,8 @@ def test_ids_are_those_of_the_source_where_they_can_be_part_of_a_file_name(folde
     given = rows(folder, 5)
     for row, own in zip(given, ["ok-1", 17, None, "a b", "a/b"], strict=True):
         row["id"] = own
-    convert([as_lines(folder / "set.jsonl", given)], tmp_path / "to", SECONDS)
-    ids = [row.id for row in manifest.read(tmp_path / "to" / "manifest.jsonl", SECONDS)]
+    convert_source([as_lines(folder / "set.jsonl", given)], tmp_path / "to", SECONDS)
+    ids = [row.id for row in manifest.read_manifest(tmp_path / "to" / "manifest.jsonl", SECONDS)]
     assert ids[:3] == ["ok-1", "17", "row-3"]
     assert [one.rpartition("-")[0] for one in ids[3:]] == ["a-b", "a-b"] and len(set(ids)) == 5
 
@@ -230,33 +230,33 @@ def test_ids_are_those_of_the_source_where_they_can_be_part_of_a_file_name(folde
 def test_ids_that_begin_anew_in_each_file_cost_no_row(
     container: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "EVERY", 2)
+    monkeypatch.setattr(conversion, "SAVE_INTERVAL_ROWS", 2)
     given = [row | {"id": f"{i % 3:06}"} for i, row in enumerate(rows(folder, 9))]
     sources = []
     for i in range(3):
         source = CONTAINERS[container](folder, given[3 * i : 3 * i + 3])
         sources.append(source.rename(source.with_name(f"{i}-{source.name}")))
-    whole = convert(sources, tmp_path / "whole", SECONDS)
+    whole = convert_source(sources, tmp_path / "whole", SECONDS)
     own = ["000000", "000001", "000002"]
-    ids = [row.id for row in manifest.read(tmp_path / "whole" / "manifest.jsonl", SECONDS)]
+    ids = [row.id for row in manifest.read_manifest(tmp_path / "whole" / "manifest.jsonl", SECONDS)]
     assert ids == own + [f"{i}-set-{one}" for i in (1, 2) for one in own]
     assert (whole.rows, whole.renamed) == (9, 6)
     for kill in range(1, 10):
 
-        def tell(progress: Progress, kill: int = kill) -> None:
+        def tell(progress: ConversionProgress, kill: int = kill) -> None:
             if progress.done == kill:
                 raise Killed
 
         with pytest.raises(Killed):
-            convert(sources, tmp_path / f"to-{kill}", SECONDS, tell=tell)
-        assert convert(sources, tmp_path / f"to-{kill}", SECONDS) == whole
+            convert_source(sources, tmp_path / f"to-{kill}", SECONDS, tell=tell)
+        assert convert_source(sources, tmp_path / f"to-{kill}", SECONDS) == whole
         assert contents(tmp_path / f"to-{kill}") == contents(tmp_path / "whole")
 
 
 def test_an_id_twice_in_a_later_file_costs_its_second_row(folder: Path, tmp_path: Path) -> None:
     given = [row | {"id": "same"} for row in rows(folder, 3)]
     sources = [as_lines(folder / "a.jsonl", given[:1]), as_lines(folder / "b.jsonl", given[1:])]
-    progress = convert(sources, tmp_path / "to", SECONDS)
+    progress = convert_source(sources, tmp_path / "to", SECONDS)
     assert (progress.rows, progress.renamed, progress.reasons) == (2, 1, {"id: must be unique": 1})
 
 
@@ -272,7 +272,7 @@ def test_rows_of_several_forms_are_read_each_as_what_it_is(
     }
     source, to = as_lines(folder / "set.jsonl", [{"text": "x"}, vita, ours]), tmp_path / "to"
     assert main(["data", "convert", str(source), "--to", str(to)]) == 0
-    assert [row.sft_target_text for row in manifest.read(to / "manifest.jsonl", SECONDS)] == [
+    assert [row.sft_target_text for row in manifest.read_manifest(to / "manifest.jsonl", SECONDS)] == [
         "it is 1",
         "it is 0",
     ]
@@ -284,7 +284,7 @@ def test_rows_of_several_forms_are_read_each_as_what_it_is(
 def test_what_nothing_is_made_of_is_counted_in_turns_too(folder: Path, tmp_path: Path) -> None:
     given = rows(folder, 2)
     given[0]["messages"][0] = {**given[0]["messages"][0], "weight": 0, "name": None}
-    progress = convert([as_lines(folder / "set.jsonl", given)], tmp_path / "to", SECONDS)
+    progress = convert_source([as_lines(folder / "set.jsonl", given)], tmp_path / "to", SECONDS)
     assert (progress.rows, progress.unread) == (2, {"messages.weight": 1, "speaker": 2})
 
 
@@ -292,7 +292,7 @@ def test_a_source_that_is_named_twice_is_refused(folder: Path, tmp_path: Path) -
     source = as_lines(folder / "set.jsonl", rows(folder, 1))
     (folder / "link.jsonl").symlink_to(source)
     with pytest.raises(ValueError, match=r"link.jsonl: must be named once: it is the same file as .*set.jsonl"):
-        convert([source, folder / "link.jsonl"], tmp_path / "to", SECONDS)
+        convert_source([source, folder / "link.jsonl"], tmp_path / "to", SECONDS)
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
@@ -341,7 +341,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
         (folder / empty).parent.mkdir(parents=True, exist_ok=True)
         (folder / empty).touch()
     (folder / "dict" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    convert([Path("bad.jsonl")], Path("begun"), 60.0)
+    convert_source([Path("bad.jsonl")], Path("begun"), 60.0)
     os.mkfifo(folder / "pipe.jsonl")
     arguments, told = MISTAKES[name]
     to = [] if "--to" in arguments else ["--to", "to"]

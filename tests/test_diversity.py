@@ -4,9 +4,9 @@ from math import sqrt
 
 import pytest
 
-from actors.decide import Group
-from actors.diversity import diversity
-from judge.types import Judged, Missing, Scored, Verdict
+from actors.decide import ReplyGroup
+from actors.diversity import compute_diversity_metrics
+from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict, Verdict
 from rollout.types import Prompt, Reply
 
 REPLY = {
@@ -18,23 +18,25 @@ REPLY = {
 }
 
 
-def group(rewards: list[float | None], *, texts: str = "", codes: str = "", axis: str = "semantic") -> Group:
+def group(rewards: list[float | None], *, texts: str = "", codes: str = "", axis: str = "semantic") -> ReplyGroup:
     """Reply i says ``texts[i]`` and sounds like ``codes[i]``; every reply alike where they are empty."""
 
-    def one(index: int, reward: float | None) -> tuple[Reply, Judged]:
+    def one(index: int, reward: float | None) -> tuple[Reply, ReplyJudgement]:
         code = ord((codes or "a" * len(rewards))[index])
         reply = Reply(prompt_id="p", index=index, ids=(index, code, code, 3), channels="TAAE",
                       text=(texts or "a" * len(rewards))[index], **REPLY)  # type: ignore[arg-type]  # fmt: skip
         verdict: Verdict = (
-            Missing(judge="x", reason="broken", kind="server") if reward is None else Scored(value=reward, judge="x")
+            MissingVerdict(judge="x", reason="broken", kind="server")
+            if reward is None
+            else ScoredVerdict(value=reward, judge="x")
         )
-        return reply, Judged(prompt_id="p", index=index, axes={axis: verdict}, reward=verdict, transcript=None)
+        return reply, ReplyJudgement(prompt_id="p", index=index, axes={axis: verdict}, reward=verdict, transcript=None)
 
-    return Group(prompt=Prompt(id="p", ids=(1,)), replies=tuple(one(i, r) for i, r in enumerate(rewards)))
+    return ReplyGroup(prompt=Prompt(id="p", ids=(1,)), replies=tuple(one(i, r) for i, r in enumerate(rewards)))
 
 
 def test_spread_is_the_mean_over_groups_of_the_deviation_within_one() -> None:
-    found = diversity([group([1, 5]), group([2, 2, None]), group([1, 2, 3], axis="acoustic")])
+    found = compute_diversity_metrics([group([1, 5]), group([2, 2, None]), group([1, 2, 3], axis="acoustic")])
     assert found["diversity/reward"] == pytest.approx((2 + 0 + sqrt(2 / 3)) / 3)
     assert found["diversity/semantic"] == pytest.approx(1)
     assert found["diversity/acoustic"] == pytest.approx(sqrt(2 / 3))
@@ -42,13 +44,13 @@ def test_spread_is_the_mean_over_groups_of_the_deviation_within_one() -> None:
 
 
 def test_replies_differ_by_text_and_by_audio_tokens_each_apart() -> None:
-    found = diversity([group([1, 2, 3, 4], texts="aabb", codes="abcd"), group([1, 1], texts="ab")])
+    found = compute_diversity_metrics([group([1, 2, 3, 4], texts="aabb", codes="abcd"), group([1, 1], texts="ab")])
     assert found["diversity/text"] == pytest.approx((0.5 + 1) / 2)
     assert found["diversity/audio"] == pytest.approx((1 + 0.5) / 2)
 
 
 def test_rewards_that_differ_by_rounding_are_equal() -> None:
-    found = diversity([group([0.1 + 0.2, 0.3])])
+    found = compute_diversity_metrics([group([0.1 + 0.2, 0.3])])
     assert (found["diversity/reward"], found["diversity/equal_groups"]) == (0.0, 1.0)
 
 
@@ -62,4 +64,4 @@ def test_rewards_that_differ_by_rounding_are_equal() -> None:
     ],
 )
 def test_a_figure_over_no_group_is_left_out(rewards: list[list[float | None]], names: set[str]) -> None:
-    assert set(diversity([group(row) for row in rewards])) == {f"diversity/{name}" for name in names}
+    assert set(compute_diversity_metrics([group(row) for row in rewards])) == {f"diversity/{name}" for name in names}

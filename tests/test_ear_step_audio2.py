@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy.special import erf
 
-from speech.ears.step_audio2 import PIECE, StepAudio2Ear, vectors_of
+from speech.ears.step_audio2 import PIECE_SAMPLES, StepAudio2Encoder, count_piece_vectors
 from speech.families import step_audio2 as family_file
 from tests.families.step_audio2 import ENCODER, write_checkpoint
 from tests.families.world import clip
@@ -25,8 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("step") / "model")
 
 
-def ear_of(folder: Path, **changes: object) -> StepAudio2Ear:
-    return StepAudio2Ear(folder, ENCODER | changes)
+def ear_of(folder: Path, **changes: object) -> StepAudio2Encoder:
+    return StepAudio2Encoder(folder, ENCODER | changes)
 
 
 def published_length(samples: int) -> int:
@@ -111,9 +111,9 @@ def test_it_hears_what_the_published_model_hears(folder: Path, samples: int) -> 
     assert np.abs(heard - expected).max() < 1e-3
 
 
-@given(st.integers(1, PIECE))
+@given(st.integers(1, PIECE_SAMPLES))
 def test_it_gives_as_many_vectors_as_published(samples: int) -> None:
-    assert vectors_of(samples) == published_length(samples)
+    assert count_piece_vectors(samples) == published_length(samples)
 
 
 def test_it_gives_as_many_vectors_as_it_says_piece_by_piece(folder: Path) -> None:
@@ -121,11 +121,11 @@ def test_it_gives_as_many_vectors_as_it_says_piece_by_piece(folder: Path) -> Non
     for seconds in (0.0, 0.001, 0.02, 0.0201, 1.0, 24.999, 25.0, 25.01, 51.3):
         samples = round(seconds * 16_000)
         wave = clip(seconds, seed=1)
-        pieces = [wave[begin : begin + PIECE] for begin in range(0, samples, PIECE)]
-        assert len(ear.hear(wave)) == ear.length(seconds) == sum(vectors_of(len(piece)) for piece in pieces)
-    assert vectors_of(PIECE) == family_file.PIECE
-    whole, first = ear.hear(clip(26.0, seed=2)), ear.hear(clip(26.0, seed=2)[:PIECE])
-    assert np.array_equal(whole[: family_file.PIECE], first)  # a piece is heard by itself
+        pieces = [wave[begin : begin + PIECE_SAMPLES] for begin in range(0, samples, PIECE_SAMPLES)]
+        assert len(ear.hear(wave)) == ear.length(seconds) == sum(count_piece_vectors(len(piece)) for piece in pieces)
+    assert count_piece_vectors(PIECE_SAMPLES) == family_file.PIECE_VECTORS
+    whole, first = ear.hear(clip(26.0, seed=2)), ear.hear(clip(26.0, seed=2)[:PIECE_SAMPLES])
+    assert np.array_equal(whole[: family_file.PIECE_VECTORS], first)  # a piece is heard by itself
 
 
 def test_weights_in_bfloat16_are_heard_in_float32(folder: Path, tmp_path: Path) -> None:

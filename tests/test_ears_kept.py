@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 
 from conf.schema import ModelConfig
 from speech import audio
-from speech.dataset import Encoder
-from speech.ears.kept import KeptVectors
-from speech.ears.step_audio2 import StepAudio2Ear
+from speech.dataset import RowEncoder
+from speech.ears.kept import AudioVectorCache
+from speech.ears.step_audio2 import StepAudio2Encoder
 from speech.families import load_family
 from speech.families.base import Family
-from speech.features import Vectors
+from speech.features import AudioVectors
 from tests.families.step_audio2 import ENCODER, write_checkpoint, write_codec
 from tests.families.world import clip, heard_row
 
 
-class Counting(StepAudio2Ear):
+class Counting(StepAudio2Encoder):
     """The family's ear; ``heard``: how often."""
 
     heard = 0
 
-    def hear(self, wave: NDArray[np.float32]) -> Vectors:
+    def hear(self, wave: NDArray[np.float32]) -> AudioVectors:
         self.heard += 1
         return super().hear(wave)
 
@@ -54,35 +54,35 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def vectors(encoder: Encoder, *clips: str) -> Vectors:
+def vectors(encoder: RowEncoder, *clips: str) -> AudioVectors:
     features = encoder.encode(heard_row(*clips)).prompt.features
     assert features is not None
     return features.vectors
 
 
 def test_a_row_that_is_drawn_again_is_not_heard_again(family: Family, ear: Counting, data: Path) -> None:
-    encoder = Encoder(family, data, 10.0)
+    encoder = RowEncoder(family, data, 10.0)
     first, again, copied = (vectors(encoder, name, "b.wav") for name in ("a.wav", "a.wav", "copy.wav"))
     assert ear.heard == 1
     assert np.array_equal(first, again) and np.array_equal(first, copied)
 
 
 def test_clips_in_another_order_are_heard_anew(family: Family, ear: Counting, data: Path) -> None:
-    encoder = Encoder(family, data, 10.0)
+    encoder = RowEncoder(family, data, 10.0)
     one, other = vectors(encoder, "a.wav", "b.wav"), vectors(encoder, "b.wav", "a.wav")
     assert ear.heard == 2 and not np.array_equal(one, other)
-    assert np.array_equal(other, vectors(Encoder(family, data, 10.0), "b.wav", "a.wav"))
+    assert np.array_equal(other, vectors(RowEncoder(family, data, 10.0), "b.wav", "a.wav"))
 
 
 def test_a_clip_that_is_too_long_is_refused_before_it_is_heard(family: Family, ear: Counting, data: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.wav: audio must last at most 0\.3 s"):
-        Encoder(family, data, 0.3).vectors(("a.wav",))
+        RowEncoder(family, data, 0.3).vectors(("a.wav",))
     assert ear.heard == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), max_size=40), st.integers(0, 5))
 def test_the_least_lately_used_go_first_and_the_bytes_stay_bounded(uses: list[tuple[int, int]], limit: int) -> None:
-    kept, naive = KeptVectors(limit=4 * limit), list[tuple[int, Vectors]]()  # naive: the latest last
+    kept, naive = AudioVectorCache(limit=4 * limit), list[tuple[int, AudioVectors]]()  # naive: the latest last
     for name, length in uses:
         known = next((pair for pair in naive if pair[0] == name), None)
         found = kept.get((str(name),))
@@ -99,7 +99,7 @@ def test_the_least_lately_used_go_first_and_the_bytes_stay_bounded(uses: list[tu
 
 
 def test_what_is_kept_cannot_be_written_in() -> None:
-    kept, vectors = KeptVectors(), np.zeros((1, 1), np.float32)
+    kept, vectors = AudioVectorCache(), np.zeros((1, 1), np.float32)
     kept.put(("a",), vectors)
     with pytest.raises(ValueError, match="read-only"):
         vectors[0, 0] = 1

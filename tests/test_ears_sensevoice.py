@@ -64,7 +64,7 @@ def naive_fbank(wave: NDArray[np.float32]) -> Array:
 
 
 def test_filter_banks_are_kaldis() -> None:
-    found = kaldi.fbank(chirp())
+    found = kaldi.compute_fbank(chirp())
     assert found.shape == (23, 80)
     for frame, numbers in KALDI.items():
         assert found[frame, list(COLUMNS)] == pytest.approx(numbers, abs=2e-4)
@@ -72,23 +72,23 @@ def test_filter_banks_are_kaldis() -> None:
 
 def test_filter_banks_are_those_of_the_definition() -> None:
     wave = np.random.default_rng(0).normal(0, 0.1, 800).astype(np.float32)
-    assert np.abs(kaldi.fbank(wave) - naive_fbank(wave)).max() <= 1e-4
-    silence = kaldi.fbank(np.zeros(400, np.float32))
+    assert np.abs(kaldi.compute_fbank(wave) - naive_fbank(wave)).max() <= 1e-4
+    silence = kaldi.compute_fbank(np.zeros(400, np.float32))
     assert np.isfinite(silence).all() and (silence == silence[0, 0]).all()
 
 
 @given(frames=st.integers(1, 40))
 def test_low_rate_frames_hold_seven_neighbours_of_every_sixth_and_repeat_the_ends(frames: int) -> None:
     features = np.arange(frames, dtype=np.float32)[:, None] + np.zeros(80, np.float32)
-    found = kaldi.low_rate(features)[:, ::80]
+    found = kaldi.stack_low_rate_frames(features)[:, ::80]
     wanted = [[min(max(6 * i + k, 0), frames - 1) for k in range(-3, 4)] for i in range(math.ceil(frames / 6))]
     assert found.tolist() == wanted
 
 
 @given(samples=st.integers(400, 20_000))
 def test_the_length_of_a_clip_is_known_before_it_is_heard(samples: int) -> None:
-    features = kaldi.low_rate(np.zeros((1 + (samples - 400) // 160, 80), np.float32))
-    assert kaldi.frames_of(samples) == len(features)
+    features = kaldi.stack_low_rate_frames(np.zeros((1 + (samples - 400) // 160, 80), np.float32))
+    assert kaldi.count_low_rate_frames(samples) == len(features)
 
 
 def naive_hear(folder: Path, wave: NDArray[np.float32]) -> Array:
@@ -127,7 +127,7 @@ def naive_hear(folder: Path, wave: NDArray[np.float32]) -> Array:
         inner = np.maximum(inner + enc[f"{name}.feed_forward.w_1.bias"], 0)
         return np.asarray(y + inner @ enc[f"{name}.feed_forward.w_2.weight"].T + enc[f"{name}.feed_forward.w_2.bias"])
 
-    features = (kaldi.low_rate(kaldi.fbank(wave)) + shift) * scale
+    features = (kaldi.stack_low_rate_frames(kaldi.compute_fbank(wave)) + shift) * scale
     x = np.concatenate([enc["embed.weight"][[0, 1, 2, 15]], features]) * math.sqrt(HEARS)
     for i in range(len(x)):
         for j in range(280):
@@ -143,7 +143,7 @@ def naive_hear(folder: Path, wave: NDArray[np.float32]) -> Array:
 
 
 def test_vectors_are_those_of_the_naive_encoder(folder: Path) -> None:
-    ear = sensevoice.load(folder, folder)
+    ear = sensevoice.load_sensevoice(folder, folder)
     wave = np.random.default_rng(1).normal(0, 0.1, 6000).astype(np.float32)
     found, expected = ear.hear(wave), naive_hear(folder, wave)
     assert found.shape == expected.shape == (ear.length(6000 / 16000), HIDDEN)
@@ -152,18 +152,18 @@ def test_vectors_are_those_of_the_naive_encoder(folder: Path) -> None:
 
 
 def test_what_cannot_be_heard_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
-    ear = sensevoice.load(folder, folder)
+    ear = sensevoice.load_sensevoice(folder, folder)
     with pytest.raises(ValueError, match=r"audio must last at least 25 ms: got 399 samples"):
         ear.hear(np.zeros(399, np.float32))
     with pytest.raises(ValueError, match=r"at least 25 ms"):
         ear.length(0.01)
     with pytest.raises(ValueError, match=r"am\.mvn: the folder of the audio encoder must hold this file"):
-        sensevoice.load(folder, tmp_path)
+        sensevoice.load_sensevoice(folder, tmp_path)
     (tmp_path / "am.mvn").write_text("<AddShift> 2 2\n<LearnRateCoef> 0 [ 1 nan ]\n")
     with pytest.raises(ValueError, match=r"am\.mvn: <AddShift> must hold 560 numbers: got 2"):
-        sensevoice.load(folder, tmp_path)
+        sensevoice.load_sensevoice(folder, tmp_path)
     deaf = write_checkpoint(tmp_path / "boost")
     with pytest.raises(
         ValueError, match=r"boost: lacks the audio encoder's tensor model\.audio_projection\.mlp\.2\.weight"
     ):
-        sensevoice.load(deaf, folder)
+        sensevoice.load_sensevoice(deaf, folder)

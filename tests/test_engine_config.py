@@ -8,7 +8,7 @@ import torch
 from transformers import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
-from actors.model_check import CPU_HEADS
+from actors.model_check import CPU_HEAD_WIDTHS
 from rollout.environment import prepare_environment
 from speech.qwen2 import read_decoder
 
@@ -61,4 +61,4 @@ def test_the_heads_that_are_let_through_are_those_of_vllms_attention_on_cpu() ->
     prepare_environment()
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
-    assert list(CPU_HEADS) == CPUAttentionBackend.get_supported_head_sizes()
+    assert list(CPU_HEAD_WIDTHS) == CPUAttentionBackend.get_supported_head_sizes()

@@ -14,7 +14,7 @@ from rollout.hf_engine import HfEngine
 from rollout.request import EngineDead, WeightsBroken
 from rollout.torch_engine import TorchEngine
 from rollout.types import Sampling
-from rollout.weights import pack
+from rollout.weights import pack_weights
 from speech.families import load_family
 from tests.rollout_models import collect, gather, load, prompts, replay, sharp_checkpoint
 
@@ -53,14 +53,14 @@ def test_the_same_seed_gives_the_same_replies_alone_or_together(engine: Any) -> 
 def test_a_reply_under_way_goes_on_under_new_weights(
     engine: Any, folder: Path, other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_engine, "TURN", 0.0)
+    monkeypatch.setattr(torch_engine, "THREAD_SLICE_S", 0.0)
 
     async def scenario() -> Any:
         running = asyncio.create_task(gather(engine.generate(prompts(1), sampling(max_new_tokens=200))))
         while engine.health()["busy_s"] == 0:
             await asyncio.sleep(0)
         await engine.pause()
-        assert await engine.update_weights(*pack(other.named_parameters(), 1)) == engine.version == 1
+        assert await engine.update_weights(*pack_weights(other.named_parameters(), 1)) == engine.version == 1
         await engine.resume()
         return await running
 
@@ -78,12 +78,12 @@ def test_a_reply_under_way_goes_on_under_new_weights(
 
 def test_a_faulty_update_is_refused_and_changes_nothing(engine: Any, other: Any) -> None:
     before = collect(engine, prompts(1), sampling())
-    manifest, buffer = pack(other.named_parameters(), 1)
+    manifest, buffer = pack_weights(other.named_parameters(), 1)
     buffer[5] ^= 1
     with pytest.raises(ValueError, match="digest"):
         asyncio.run(engine.update_weights(manifest, buffer))
     with pytest.raises(ValueError, match="lacks 1"):
-        asyncio.run(engine.update_weights(*pack(list(other.named_parameters())[1:], 1)))
+        asyncio.run(engine.update_weights(*pack_weights(list(other.named_parameters())[1:], 1)))
     assert engine.version == 0 and collect(engine, prompts(1), sampling()) == before
 
 
@@ -93,7 +93,7 @@ def test_a_load_that_fails_half_way_stops_generation_until_a_full_update(
     def fails() -> Any:
         raise RuntimeError("no memory")
 
-    update = pack(other.named_parameters(), 1)
+    update = pack_weights(other.named_parameters(), 1)
     with monkeypatch.context() as patch:
         patch.setattr(engine._lm, "named_parameters", fails)
         with pytest.raises(RuntimeError, match="no memory"):

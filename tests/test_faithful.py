@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from actors.decide import Group
+from actors.decide import ReplyGroup
 from conf.algorithm import AlgoConfig
 from conf.judging import JudgeConfig
 from judge.types import Scale
-from learner.gate import mixer_from
-from learner.types import Anchor, Pair, Rollout
+from learner.gate import build_lambda_source
+from learner.types import Anchor, PreferencePair, Rollout
 from rollout.types import Prompt, Reply
 from tests.objective_draws import Step, judged
 from tests.objective_world import by_name, decided, models, product
@@ -124,7 +124,7 @@ def texts(draw: st.DrawFn, least: str) -> str:
 
 
 @st.composite
-def groups(draw: st.DrawFn, count: int) -> list[Group]:
+def groups(draw: st.DrawFn, count: int) -> list[ReplyGroup]:
     """Full groups of whole rewards; every reply has words and speech."""
     found = []
     for g in range(count):
@@ -139,7 +139,7 @@ def groups(draw: st.DrawFn, count: int) -> list[Group]:
             )  # fmt: skip
             score = {"semantic": float(draw(st.integers(1, 5)))}
             told.append((reply, judged((f"g{g}", index), score, JUDGE, spread=0.0, veto=False)))
-        found.append(Group(prompt=Prompt(id=f"g{g}", ids=(1, 2)), replies=tuple(told)))
+        found.append(ReplyGroup(prompt=Prompt(id=f"g{g}", ids=(1, 2)), replies=tuple(told)))
     return found
 
 
@@ -171,7 +171,7 @@ def assert_released(step: Step, loss: Tensor, now: Tensor) -> None:
     st.sampled_from([(1.0, 1.0), (1.0, 0.5), (2.0, 1.0)]),
 )  # fmt: skip
 def test_loss_and_gradient_at_a_gated_step_are_the_released_codes(
-    judged_groups: list[Group], anchored: list[Anchor], selected: str, seed: int, sft: tuple[float, float]
+    judged_groups: list[ReplyGroup], anchored: list[Anchor], selected: str, seed: int, sft: tuple[float, float]
 ) -> None:
     text, speech = sft
     weights = {"text": text, "stop": text, "audio": speech, "boundary": speech}
@@ -188,8 +188,8 @@ def test_loss_and_gradient_at_a_gated_step_are_the_released_codes(
 
 @FEW
 @given(st.lists(st.integers(1, 3).flatmap(groups), min_size=1, max_size=5), st.sampled_from([0.9, 0.5, 0.0]))
-def test_lambda_over_a_run_is_the_released_codes(run: list[list[Group]], alpha: float) -> None:
-    mixer, state = mixer_from(faithful("text", gate={"alpha": alpha}), Scale()), None
+def test_lambda_over_a_run_is_the_released_codes(run: list[list[ReplyGroup]], alpha: float) -> None:
+    mixer, state = build_lambda_source(faithful("text", gate={"alpha": alpha}), Scale()), None
     for number, seen in enumerate(run, start=1):
         step = Step(algo=faithful("text"), judge=JUDGE, groups=seen, number=number)
         rewards = [[j.reward.value for _, j in group.replies] for group in seen]  # type: ignore[union-attr]
@@ -208,7 +208,7 @@ def test_dpo_on_pairs_is_the_released_codes(written: list[tuple[str, str]], sele
         )  # fmt: skip
 
     pairs = [
-        Pair(chosen=offline(f"d{i}", 0, best), rejected=offline(f"d{i}", 1, worst))
+        PreferencePair(chosen=offline(f"d{i}", 0, best), rejected=offline(f"d{i}", 1, worst))
         for i, (best, worst) in enumerate(written)
     ]
     algo = faithful(selected, loss="dpo", mix="fixed", fixed_lambda=1.0)
@@ -251,7 +251,7 @@ def test_a_group_without_any_word_teaches_nothing_where_the_released_code_took_a
     assert found.losses["po"] == 0.0 and not found.gradient.any()
 
 
-def group_of(*scores: float, channels: str = "TAE") -> Group:
+def group_of(*scores: float, channels: str = "TAE") -> ReplyGroup:
     told = []
     for index, score in enumerate(scores):
         reply = Reply(
@@ -259,4 +259,4 @@ def group_of(*scores: float, channels: str = "TAE") -> Group:
             sampled=(True,) * len(channels), versions=(0,) * len(channels), finish="stop", text="", well_formed=True,
         )  # fmt: skip
         told.append((reply, judged(("g", index), {"semantic": score}, JUDGE, spread=0.0, veto=False)))
-    return Group(prompt=Prompt(id="g", ids=(1, 2)), replies=tuple(told))
+    return ReplyGroup(prompt=Prompt(id="g", ids=(1, 2)), replies=tuple(told))

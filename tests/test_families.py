@@ -15,16 +15,16 @@ from conf.schema import ModelConfig
 from speech import audio, manifest
 from speech.channels import Channel
 from speech.codecs.mel import MelCodec
-from speech.dataset import Encoder, Lengths
+from speech.dataset import RowEncoder, RowLengths
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import Row
-from speech.turns import Chunk, Heard, Turn
+from speech.manifest import ManifestRow
+from speech.turns import AudioPart, ReplyChunk, Turn
 from tests.fixtures import WORDS
 
 WORD = st.sampled_from(WORDS)
 CHUNK = st.builds(
-    lambda words, codes: Chunk(text=" ".join(words), codes=tuple(codes)),
+    lambda words, codes: ReplyChunk(text=" ".join(words), codes=tuple(codes)),
     st.lists(WORD, min_size=1, max_size=3),
     st.lists(st.integers(0, 31), min_size=1, max_size=5),
 )
@@ -55,10 +55,10 @@ def test_channels_follow_the_tokenizer_and_cover_the_whole_embedding(family: Fam
 def test_a_prompt_is_laid_out_as_documented(family: Family) -> None:
     ids = tokens(family)
     turns = [
-        Turn.of("system", "say it slowly"),
-        Turn.of("user", Heard(codes=(3, 3, 31))),
-        Turn.of("assistant", "the answer is two"),
-        Turn.of("user", "what is one plus two"),
+        Turn.from_parts("system", "say it slowly"),
+        Turn.from_parts("user", AudioPart(codes=(3, 3, 31))),
+        Turn.from_parts("assistant", "the answer is two"),
+        Turn.from_parts("user", "what is one plus two"),
     ]
     expected = (
         "<|im_start|> system say it slowly <|im_end|> "
@@ -72,12 +72,12 @@ def test_a_prompt_is_laid_out_as_documented(family: Family) -> None:
 
 
 def test_a_target_is_laid_out_as_documented(family: Family) -> None:
-    target = family.target([Chunk(text="the answer", codes=(1, 2)), Chunk(text="two", codes=(5,))])
+    target = family.target([ReplyChunk(text="the answer", codes=(1, 2)), ReplyChunk(text="two", codes=(5,))])
     assert family.channels.letters(target) == "TTBAABTBABE"
 
 
 @given(chunks=st.lists(CHUNK, min_size=1, max_size=4))
-def test_a_target_splits_back_into_its_words_and_codes(family: Family, chunks: list[Chunk]) -> None:
+def test_a_target_splits_back_into_its_words_and_codes(family: Family, chunks: list[ReplyChunk]) -> None:
     spoken = family.split(family.target(chunks))
     assert spoken.well_formed
     assert spoken.text == " ".join(chunk.text for chunk in chunks)
@@ -90,22 +90,22 @@ def test_any_ids_split_and_only_whole_replies_are_well_formed(family: Family, da
     spoken = family.split(ids)
     assert all(0 <= code < 32 for code in spoken.codes)
     assert spoken.well_formed == family.interleave.well_formed(ids)
-    target = family.target([Chunk(text="two", codes=(1,))])
+    target = family.target([ReplyChunk(text="two", codes=(1,))])
     assert not any(family.split(target[:n]).well_formed for n in range(len(target)))
 
 
 @pytest.mark.parametrize(
     ("use", "rule"),
     [
-        (lambda f: f.prompt([Turn.of("user", "what is pi")]), "not in the model's vocabulary: pi"),
-        (lambda f: f.prompt([Turn.of("user", "user")]), "not in the model's vocabulary: user"),
-        (lambda f: f.target([Chunk(text="One", codes=(1,))]), "not in the model's vocabulary: One"),
-        (lambda f: f.target([Chunk(text="<|audio_1|>", codes=(1,))]), "vocabulary: <|audio_1|>"),
-        (lambda f: f.prompt([Turn.of("user", Heard(codes=(32,)))]), r"code must lie in \[0, 32\): got 32"),
-        (lambda f: f.prompt([Turn.of("user", Heard(codes=(-1,)))]), "got -1"),
+        (lambda f: f.prompt([Turn.from_parts("user", "what is pi")]), "not in the model's vocabulary: pi"),
+        (lambda f: f.prompt([Turn.from_parts("user", "user")]), "not in the model's vocabulary: user"),
+        (lambda f: f.target([ReplyChunk(text="One", codes=(1,))]), "not in the model's vocabulary: One"),
+        (lambda f: f.target([ReplyChunk(text="<|audio_1|>", codes=(1,))]), "vocabulary: <|audio_1|>"),
+        (lambda f: f.prompt([Turn.from_parts("user", AudioPart(codes=(32,)))]), r"code must lie in \[0, 32\): got 32"),
+        (lambda f: f.prompt([Turn.from_parts("user", AudioPart(codes=(-1,)))]), "got -1"),
         (lambda f: f.prompt([]), "at least one turn"),
         (lambda f: f.target([]), "at least one: got 0 and 0"),
-        (lambda f: f.target([Chunk(text="", codes=(1,))]), "at least one TEXT id"),
+        (lambda f: f.target([ReplyChunk(text="", codes=(1,))]), "at least one TEXT id"),
     ],
 )
 def test_what_has_no_ids_is_refused(family: Family, use: Callable[[Family], Any], rule: str) -> None:
@@ -116,13 +116,13 @@ def test_what_has_no_ids_is_refused(family: Family, use: Callable[[Family], Any]
 def test_a_turn_has_something_and_words_do_not_follow_words() -> None:
     for parts in ((), ("one", "two")):
         with pytest.raises(ValueError, match="each stretch of words one part"):
-            Turn.of("user", *parts)
+            Turn.from_parts("user", *parts)
     with pytest.raises(ValueError, match="sound is codes, vectors, or both: got neither"):
-        Heard()
+        AudioPart()
 
 
 def test_words_and_sound_of_a_turn_stand_in_their_order(family: Family) -> None:
-    turn = Turn.of("user", "say \n", Heard(codes=(3, 31)), "\n", Heard(codes=(4,)), " slowly")
+    turn = Turn.from_parts("user", "say \n", AudioPart(codes=(3, 31)), "\n", AudioPart(codes=(4,)), " slowly")
     expected = (
         "<|im_start|> user say <|begin_of_audio|> <|audio_3|> <|audio_31|> <|end_of_audio|> "
         "<|begin_of_audio|> <|audio_4|> <|end_of_audio|> slowly <|im_end|> <|im_start|> assistant"
@@ -132,17 +132,17 @@ def test_words_and_sound_of_a_turn_stand_in_their_order(family: Family) -> None:
 
 
 def test_an_earlier_reply_has_the_ids_of_a_reference_reply(family: Family) -> None:
-    asked, opened = Turn.of("user", "what is two"), family.prompt([Turn.of("user", "what is two")]).ids
-    one, two = Heard(codes=(3, 4)), Heard(codes=(5,))
-    pairs = [Chunk(text="the", codes=(3, 4)), Chunk(text="answer", codes=(5,))]
-    whole = [Chunk(text="the answer", codes=(3, 4, 5))]
+    asked, opened = Turn.from_parts("user", "what is two"), family.prompt([Turn.from_parts("user", "what is two")]).ids
+    one, two = AudioPart(codes=(3, 4)), AudioPart(codes=(5,))
+    pairs = [ReplyChunk(text="the", codes=(3, 4)), ReplyChunk(text="answer", codes=(5,))]
+    whole = [ReplyChunk(text="the answer", codes=(3, 4, 5))]
     for parts, chunks in (
         (("the ", one, " answer\n", two), pairs),
         (("the answer", one, two), whole),
         ((one, two, "the answer"), whole),
         ((one, "the", two, "answer"), whole),
     ):
-        prompt = family.prompt([asked, Turn.of("assistant", *parts), asked])
+        prompt = family.prompt([asked, Turn.from_parts("assistant", *parts), asked])
         assert prompt.ids == (*opened, *family.target(chunks), *opened)
 
 
@@ -247,7 +247,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def row(**changes: Any) -> Row:
+def row(**changes: Any) -> ManifestRow:
     content: dict[str, Any] = {
         "id": "row-1",
         "messages": [{"role": "user", "content": "<|audio|>"}],
@@ -257,7 +257,7 @@ def row(**changes: Any) -> Row:
         "sft_target_text": "the answer is two",
         "sft_target_audio": ["1.wav", "2.wav", "3.wav", "4.wav"],
     }
-    return Row.model_validate(content | changes)
+    return ManifestRow.model_validate(content | changes)
 
 
 @pytest.fixture
@@ -268,16 +268,16 @@ def codec(family: Family, monkeypatch: pytest.MonkeyPatch) -> CountingCodec:
 
 
 def test_a_target_with_a_clip_per_word_is_word_aligned(family: Family, data: Path, codec: CountingCodec) -> None:
-    example = Encoder(family, data, 10.0).encode(row())
+    example = RowEncoder(family, data, 10.0).encode(row())
     assert example.row_id == "row-1"
-    assert example.prompt == family.prompt([Turn.of("user", Heard(codes=(0, 1)))])
+    assert example.prompt == family.prompt([Turn.from_parts("user", AudioPart(codes=(0, 1)))])
     words = zip("the answer is two".split(), (1, 2, 3, 4), strict=True)
-    assert example.target == family.target([Chunk(text=word, codes=(code,)) for word, code in words])
+    assert example.target == family.target([ReplyChunk(text=word, codes=(code,)) for word, code in words])
 
 
 def test_a_target_with_other_clips_is_one_chunk(family: Family, data: Path, codec: CountingCodec) -> None:
-    example = Encoder(family, data, 10.0).encode(row(sft_target_audio=["1.wav", "2.wav"]))
-    assert example.target == family.target([Chunk(text="the answer is two", codes=(1, 2))])
+    example = RowEncoder(family, data, 10.0).encode(row(sft_target_audio=["1.wav", "2.wav"]))
+    assert example.target == family.target([ReplyChunk(text="the answer is two", codes=(1, 2))])
 
 
 def test_written_and_spoken_turns_mix_in_order(family: Family, data: Path, codec: CountingCodec) -> None:
@@ -286,11 +286,11 @@ def test_written_and_spoken_turns_mix_in_order(family: Family, data: Path, codec
         {"role": "assistant", "content": "the answer is two"},
         {"role": "user", "content": "<|audio|>"},
     ]
-    example = Encoder(family, data, 10.0).encode(row(messages=messages, audios=[["3.wav"], ["4.wav"]]))
+    example = RowEncoder(family, data, 10.0).encode(row(messages=messages, audios=[["3.wav"], ["4.wav"]]))
     turns = [
-        Turn.of("user", Heard(codes=(3,))),
-        Turn.of("assistant", "the answer is two"),
-        Turn.of("user", Heard(codes=(4,))),
+        Turn.from_parts("user", AudioPart(codes=(3,))),
+        Turn.from_parts("assistant", "the answer is two"),
+        Turn.from_parts("user", AudioPart(codes=(4,))),
     ]
     assert example.prompt == family.prompt(turns)
 
@@ -306,21 +306,21 @@ def test_a_manifests_mixed_turns_are_encoded_and_measured(family: Family, data: 
     audios = [["4.wav"], ["1.wav", "2.wav"], ["3.wav", "4.wav"], ["3.wav"], ["1.wav", "2.wav"], ["4.wav"]]
     content = row().model_dump(mode="json", exclude_none=True) | {"messages": messages, "audios": audios}
     (data / "manifest.jsonl").write_text(json.dumps(content) + "\n")
-    (read,) = manifest.read(data / "manifest.jsonl", 10.0, deep=True)
-    example = Encoder(family, data, 10.0).encode(read)
+    (read,) = manifest.read_manifest(data / "manifest.jsonl", 10.0, deep=True)
+    example = RowEncoder(family, data, 10.0).encode(read)
     turns = [
-        Turn.of("user", "what is", Heard(codes=(4,)), "plus", Heard(codes=(1, 2))),
-        Turn.of("assistant", "the", Heard(codes=(3,)), "answer", Heard(codes=(4,))),  # a clip per word
-        Turn.of("user", "say it slowly", Heard(codes=(3,))),
-        Turn.of("assistant", "two", Heard(codes=(1, 2))),
-        Turn.of("user", Heard(codes=(4,))),
+        Turn.from_parts("user", "what is", AudioPart(codes=(4,)), "plus", AudioPart(codes=(1, 2))),
+        Turn.from_parts("assistant", "the", AudioPart(codes=(3,)), "answer", AudioPart(codes=(4,))),  # a clip per word
+        Turn.from_parts("user", "say it slowly", AudioPart(codes=(3,))),
+        Turn.from_parts("assistant", "two", AudioPart(codes=(1, 2))),
+        Turn.from_parts("user", AudioPart(codes=(4,))),
     ]
     assert example.prompt == family.prompt(turns)
-    assert Lengths(family, data).of(read) == (len(example.prompt.ids), len(example.target))
+    assert RowLengths(family, data).count_ids(read) == (len(example.prompt.ids), len(example.target))
 
 
 def test_equal_clips_are_encoded_once_whatever_their_name(family: Family, data: Path, codec: CountingCodec) -> None:
-    encoder = Encoder(family, data, 10.0)
+    encoder = RowEncoder(family, data, 10.0)
     encoder.encode(row(audios=[["1.wav", "9.wav", "1.wav"]], sft_target_audio=["9.wav"]))
     encoder.encode(row(audios=[["9.wav"]], sft_target_audio=["1.wav"]))
     assert codec.encoded == 1
@@ -338,7 +338,7 @@ def test_a_row_that_cannot_be_encoded_is_named(
     family: Family, data: Path, codec: CountingCodec, changes: dict[str, Any], rule: str
 ) -> None:
     with pytest.raises(ValueError, match=rule):
-        Encoder(family, data, 10.0).encode(row(**changes))
+        RowEncoder(family, data, 10.0).encode(row(**changes))
 
 
 @settings(max_examples=5)
@@ -349,6 +349,6 @@ def test_real_codec_codes_make_a_well_formed_target(
     root = tmp_path_factory.mktemp("clips")
     noise = np.random.default_rng(0).normal(0, 0.1, round(seconds * 16_000)).astype(np.float32)
     audio.write(root / "a.wav", noise, 16_000)
-    example = Encoder(family, root, 10.0).encode(row(audios=[["a.wav"]], sft_target_audio=["a.wav"]))
+    example = RowEncoder(family, root, 10.0).encode(row(audios=[["a.wav"]], sft_target_audio=["a.wav"]))
     assert family.split(example.target).well_formed
     assert family.split(example.target).codes == tuple(family.codec().encode(audio.read(root / "a.wav", 16_000, 10.0)))

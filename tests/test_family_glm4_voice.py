@@ -22,7 +22,7 @@ from rollout.loading import load_language_model
 from speech.channels import Channel
 from speech.families import load_family
 from speech.families.base import Family
-from speech.turns import Chunk, Heard, Turn
+from speech.turns import AudioPart, ReplyChunk, Turn
 from tests.families import glm4_voice as micro
 
 SPEECH = (
@@ -58,11 +58,11 @@ def load(path: Path, **model: Any) -> Family:
 
 
 def user(text: str) -> Turn:
-    return Turn.of("user", text)
+    return Turn.from_parts("user", text)
 
 
 def codes(role: Any, *numbers: int) -> Turn:
-    return Turn.of(role, Heard(codes=numbers))
+    return Turn.from_parts(role, AudioPart(codes=numbers))
 
 
 HEARD = "<|begin_of_audio|><|audio_3|><|audio_31|><|audio_3|><|end_of_audio|>"
@@ -83,7 +83,7 @@ CASES: list[tuple[str, str | None, list[Turn], str]] = [
     (
         "written history: the system turn of the first question stays",
         None,
-        [user("what is 12345?"), Turn.of("assistant", "the answer\n"), codes("user", 3, 31, 3)],
+        [user("what is 12345?"), Turn.from_parts("assistant", "the answer\n"), codes("user", 3, 31, 3)],
         f"<|system|>\n{TEXT}<|user|>\nwhat is 12345?{OPENING}the answer<|user|>\n{HEARD}{OPENING}",
     ),
     (
@@ -95,25 +95,25 @@ CASES: list[tuple[str, str | None, list[Turn], str]] = [
     (  # the demo sends its input back as one string, words or sound; a mixed one is our own: both, as given
         "words and sound in one turn",
         None,
-        [Turn.of("user", "what's the answer?\n\n", Heard(codes=(3, 31, 3)), " two")],
+        [Turn.from_parts("user", "what's the answer?\n\n", AudioPart(codes=(3, 31, 3)), " two")],
         f"<|system|>\n{SPEECH}<|user|>\nwhat's the answer?\n\n{HEARD} two{OPENING}",
     ),
     (  # previous_input_tokens + previous_completion_tokens: the reply without its end
         "a reply of words and sound",
         None,
-        [codes("user", 3, 31, 3), Turn.of("assistant", "the answer\n", Heard(codes=(0, 1))), user("two")],
+        [codes("user", 3, 31, 3), Turn.from_parts("assistant", "the answer\n", AudioPart(codes=(0, 1))), user("two")],
         f"<|system|>\n{SPEECH}<|user|>\n{HEARD}{OPENING}the answer<|audio_0|><|audio_1|><|user|>\ntwo{OPENING}",
     ),
     (
         "a long reply of words and sound: 13 texts, 26 codes",
         "",
-        [Turn.of("assistant", "the" + " two" * 13, Heard(codes=(5,) * 28)), user("two")],
+        [Turn.from_parts("assistant", "the" + " two" * 13, AudioPart(codes=(5,) * 28)), user("two")],
         f"{OPENING}the{' two' * 12}{'<|audio_5|>' * 26} two{'<|audio_5|>' * 2}<|user|>\ntwo{OPENING}",
     ),
     (
         "a row's own system turn",
         None,
-        [Turn.of("system", "be  brief. "), user("two")],
+        [Turn.from_parts("system", "be  brief. "), user("two")],
         f"<|system|>\nbe  brief. <|user|>\ntwo{OPENING}",
     ),
     (
@@ -218,7 +218,7 @@ def test_a_target_is_counted_and_comes_apart_again(family: Family, words: str, d
     count = len(family.vocabulary.encode(words))
     least = 26 * ((count - 1) // 13) + 1
     spoken = data.draw(st.lists(st.integers(0, micro.CODES - 1), min_size=least, max_size=least + 60))
-    ids = family.target([Chunk(text=words, codes=tuple(spoken))])
+    ids = family.target([ReplyChunk(text=words, codes=tuple(spoken))])
     assert regex.fullmatch("(T{13}A{26})*(T{1,13}A+)?E|(T{13}A{26})*T{13}A+E", family.channels.letters(ids))
     found = family.split(ids)
     assert (found.text, found.codes, found.well_formed) == (words, tuple(spoken), True)

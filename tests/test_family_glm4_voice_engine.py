@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from conf.schema import Config, ModelConfig
-from learner.parity import FLOAT32_BOUND, compare
-from learner.ranks import connect, disconnect
+from learner.parity import FLOAT32_BOUND, compare_logprobs
+from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
 from learner.types import Anchor, Rollout, StepBatch
 from rollout.loading import load_language_model
 from rollout.types import Prompt, Sampling
 from speech.families import load_family
 from speech.families.base import Family
-from speech.turns import Chunk, Heard, Turn
+from speech.turns import AudioPart, ReplyChunk, Turn
 from tests.families import glm4_voice as micro
 from tests.learner_world import full_tensors
 from tests.processes import HANG_S
@@ -27,9 +27,9 @@ from tests.test_learner_step import free_port
 
 @pytest.fixture(scope="module", autouse=True)
 def one_rank() -> Iterator[None]:
-    connect(rank=0, world=1, address=f"127.0.0.1:{free_port()}", timeout_s=HANG_S)
+    join_process_group(rank=0, world=1, address=f"127.0.0.1:{free_port()}", timeout_s=HANG_S)
     yield
-    disconnect()
+    leave_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def learner(path: Path, *, grammar: bool = False) -> Learner:
 
 def learn(one: Learner, family: Family) -> None:
     """Two steps on reference replies."""
-    target = family.target([Chunk(text="the answer is two", codes=tuple(range(30)))])
+    target = family.target([ReplyChunk(text="the answer is two", codes=tuple(range(30)))])
     anchor = Anchor(
         prompt_id="a", prompt_ids=asked(family)[0].ids, ids=target, channels=family.channels.letters(target)
     )
@@ -71,7 +71,9 @@ def learn(one: Learner, family: Family) -> None:
 
 def asked(family: Family) -> list[Prompt]:
     turns = [
-        Turn.of("user", Heard(codes=tuple(range(n + 1)))) if n % 2 else Turn.of("user", "two " * (n + 1))
+        Turn.from_parts("user", AudioPart(codes=tuple(range(n + 1))))
+        if n % 2
+        else Turn.from_parts("user", "two " * (n + 1))
         for n in range(6)
     ]
     return [Prompt(id=f"p{n}", ids=family.prompt([turn]).ids) for n, turn in enumerate(turns)]
@@ -122,7 +124,7 @@ def check_parity(engine: Any, mine: Learner, family: Family, grammar: bool) -> N
         )
         for reply in replies
     ]
-    found = compare(rows, mine.score(rows), bound=FLOAT32_BOUND)
+    found = compare_logprobs(rows, mine.score(rows), bound=FLOAT32_BOUND)
     assert found.passed, found
     assert set("TAE") <= set(found.channels)
     if grammar:

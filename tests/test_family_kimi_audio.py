@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 
 from conf.schema import ModelConfig, RolloutConfig
 from rollout.hf_engine import HfEngine
-from rollout.language_model import checkpoint_layout, states
+from rollout.language_model import compute_hidden_states, read_checkpoint_layout
 from rollout.loading import load_language_model
 from rollout.sampling import check_sampling
-from speech.checkpoint import check, shapes
+from speech.checkpoint import check_weights_fit_config, read_tensor_shapes
 from speech.families import load_family
 from speech.families.base import Family
-from speech.turns import Chunk, Heard, Turn
+from speech.turns import AudioPart, ReplyChunk, Turn
 from tests import naive_kimi
 from tests.families.kimi_audio import (
     BASE,
@@ -40,66 +40,72 @@ THE, IS, TWO, AN, WHAT = (256 + MERGES.index(word) for word in ("the", " is", " 
 # kimia_infer/api/prompt_manager.py (MoonshotAI/Kimi-Audio) with output_type="both": by hand, audio stream over
 # text stream. U, A: user and assistant start; [ ]: media begin and end; c: ctd; .: msg_end; _: blank; a number: a code.
 CASES: list[tuple[str, list[Turn], str, str]] = [
-    ("written", [Turn.of("user", "what is two")], "U _ _ _ . A", "_ what is two _ _"),
+    ("written", [Turn.from_parts("user", "what is two")], "U _ _ _ . A", "_ what is two _ _"),
     (
         "spoken",
-        [Turn.of("user", Heard(codes=(5, 0, 31), vectors=np.ones((3, WIDTH), np.float32)))],
+        [Turn.from_parts("user", AudioPart(codes=(5, 0, 31), vectors=np.ones((3, WIDTH), np.float32)))],
         "U [ 5 0 31 ] c . A",
         "_ _ _ _ _ _ _ _ _",
     ),
     (
         "an instruction, then its audio: one message of two parts",
-        [Turn.of("user", "what"), Turn.of("user", Heard(codes=(7,)))],
+        [Turn.from_parts("user", "what"), Turn.from_parts("user", AudioPart(codes=(7,)))],
         "U _ [ 7 ] c . A",
         "_ what _ _ _ _ _ _",
     ),
     (
         "audio, then words: no ctd, which only the last part of a message gets, and only audio",
-        [Turn.of("user", Heard(codes=(7,))), Turn.of("user", "what")],
+        [Turn.from_parts("user", AudioPart(codes=(7,))), Turn.from_parts("user", "what")],
         "U [ 7 ] _ . A",
         "_ _ _ _ what _ _",
     ),
     (
         "history",
         [
-            Turn.of("user", Heard(codes=(1, 2))),
-            Turn.of("assistant", "the"),
-            Turn.of("user", "what"),
+            Turn.from_parts("user", AudioPart(codes=(1, 2))),
+            Turn.from_parts("assistant", "the"),
+            Turn.from_parts("user", "what"),
         ],
         "U [ 1 2 ] c . A _ . U _ . A",
         "_ _ _ _ _ _ _ _ the _ _ what _ _",
     ),
     (
         "a spoken reply in the history",
-        [Turn.of("user", "what"), Turn.of("assistant", Heard(codes=(9,))), Turn.of("user", "two")],
+        [
+            Turn.from_parts("user", "what"),
+            Turn.from_parts("assistant", AudioPart(codes=(9,))),
+            Turn.from_parts("user", "two"),
+        ],
         "U _ . A [ 9 ] c . U _ _ . A",
         "_ what _ _ _ _ _ _ _ _ t wo _ _",
     ),
     (
         "an instruction and its audio in one turn are the same message",
-        [Turn.of("user", "what\n\n", Heard(codes=(7,)), "\n")],
+        [Turn.from_parts("user", "what\n\n", AudioPart(codes=(7,)), "\n")],
         "U _ [ 7 ] c . A",
         "_ what _ _ _ _ _ _",
     ),
     (
         "audio and words in one turn",
-        [Turn.of("user", Heard(codes=(7,)), "\nwhat")],
+        [Turn.from_parts("user", AudioPart(codes=(7,)), "\nwhat")],
         "U [ 7 ] _ . A",
         "_ _ _ _ what _ _",
     ),
     (  # message_type "audio-text", in later copies of prompt_manager.py: no end of the text, sound not fused
         "a reply of words and sound in the history",
         [
-            Turn.of("user", "what"),
-            Turn.of("assistant", "what is two", Heard(codes=(9, 8), vectors=np.ones((2, WIDTH), np.float32))),
-            Turn.of("user", "two"),
+            Turn.from_parts("user", "what"),
+            Turn.from_parts(
+                "assistant", "what is two", AudioPart(codes=(9, 8), vectors=np.ones((2, WIDTH), np.float32))
+            ),
+            Turn.from_parts("user", "two"),
         ],
         "U _ . A _ _ _ _ _ _ 9 8 . U _ _ . A",
         "_ what _ _ what is two _ _ _ _ _ _ _ t wo _ _",
     ),
     (
         "a system turn is the user's first words",
-        [Turn.of("system", "what"), Turn.of("user", Heard(codes=(7,)))],
+        [Turn.from_parts("system", "what"), Turn.from_parts("user", AudioPart(codes=(7,)))],
         "U _ [ 7 ] c . A",
         "_ what _ _ _ _ _ _",
     ),
@@ -148,17 +154,19 @@ def test_a_prompt_is_that_of_the_published_code(
 
 
 def test_a_reply_that_ends_before_its_words_is_refused(family: Family) -> None:
-    long = Turn.of("assistant", "what" + " two" * 8, Heard(codes=(9, 8)))
+    long = Turn.from_parts("assistant", "what" + " two" * 8, AudioPart(codes=(9, 8)))
     with pytest.raises(ValueError, match="needs codes until its text is over: got 2 codes for 9 texts"):
-        family.prompt([long, Turn.of("user", "two")])
+        family.prompt([long, Turn.from_parts("user", "two")])
 
 
 def test_vectors_join_the_steps_of_their_codes(family: Family) -> None:
     first, second = (np.full((n, WIDTH), n, np.float32) for n in (2, 4))
     turns = [
-        Turn.of("user", Heard(codes=(1, 2), vectors=first)),
-        Turn.of("assistant", "what"),
-        Turn.of("user", Heard(codes=(3, 4, 5), vectors=second)),  # a vector more than codes: cut, as published
+        Turn.from_parts("user", AudioPart(codes=(1, 2), vectors=first)),
+        Turn.from_parts("assistant", "what"),
+        Turn.from_parts(
+            "user", AudioPart(codes=(3, 4, 5), vectors=second)
+        ),  # a vector more than codes: cut, as published
     ]
     found = family.prompt(turns)
     assert found.features is not None
@@ -168,19 +176,19 @@ def test_vectors_join_the_steps_of_their_codes(family: Family) -> None:
 
 def test_the_configs_system_text_stands_where_a_row_has_none(folder: Path) -> None:
     told = load_family(model(folder, system="what"))
-    user, system = Turn.of("user", "the"), Turn.of("system", "what")
+    user, system = Turn.from_parts("user", "the"), Turn.from_parts("system", "what")
     assert told.prompt([user]).ids == told.prompt([system, user]).ids
     assert load_family(model(folder, system="")).prompt([user]).ids == load_family(model(folder)).prompt([user]).ids
 
 
 def test_words_that_spell_a_special_token_are_words(family: Family) -> None:
-    ids = family.prompt([Turn.of("user", "<|im_msg_end|>")]).ids
+    ids = family.prompt([Turn.from_parts("user", "<|im_msg_end|>")]).ids
     assert MSG_END not in ids[0::2] and len(ids) == 2 * (len("<|im_msg_end|>") + 3)
 
 
 def test_published_ids_follow_from_the_published_number_of_ranks() -> None:
     """vllm/tokenizers/kimi_audio.py and the published checkpoint: 151643 ranks."""
-    from speech.families.kimi_audio import RESERVED, SPECIALS
+    from speech.families.kimi_audio import KIMI_RESERVED_IDS, KIMI_SPECIAL_OFFSETS
 
     published = {
         "<|im_msg_end|>": 151645,
@@ -192,12 +200,12 @@ def test_published_ids_follow_from_the_published_number_of_ranks() -> None:
         "<|im_kimia_assistant_msg_start|>": 151671,
         "<|im_kimia_speech_ctd_id|>": 151676,
     }
-    assert {name: 151643 + place for name, place in SPECIALS.items()} == published
-    assert 151643 + RESERVED == 152064  # kimia_token_offset
+    assert {name: 151643 + place for name, place in KIMI_SPECIAL_OFFSETS.items()} == published
+    assert 151643 + KIMI_RESERVED_IDS == 152064  # kimia_token_offset
 
 
 def test_a_target_is_words_and_late_codes(family: Family) -> None:
-    target = family.target([Chunk(text="what is", codes=(1, 2)), Chunk(text="two", codes=(3,))])
+    target = family.target([ReplyChunk(text="what is", codes=(1, 2)), ReplyChunk(text="two", codes=(3,))])
     assert target[0::2] == (WHAT, IS, TWO, EOS, *[BLANK] * 6)
     assert target[1::2] == (*[BLANK] * 6, OFFSET + 1, OFFSET + 2, OFFSET + 3, MSG_END)
     assert family.channels.letters(target) == "TPTPTPEPPPPPPAPAPAPB"
@@ -209,7 +217,7 @@ def test_a_target_is_words_and_late_codes(family: Family) -> None:
 def test_a_target_splits_back_and_a_cut_one_parses(family: Family, data: st.DataObject) -> None:
     text = data.draw(st.text(min_size=1, max_size=6))
     codes = tuple(data.draw(st.lists(st.integers(0, CODES - 1), min_size=20, max_size=30)))
-    target = family.target([Chunk(text=text, codes=codes)])
+    target = family.target([ReplyChunk(text=text, codes=codes)])
     assert (family.split(target).text, family.split(target).codes) == (text, codes)
     cut = family.split(target[: data.draw(st.integers(0, len(target) - 1))])
     assert not cut.well_formed and cut.codes == codes[: len(cut.codes)]
@@ -226,18 +234,18 @@ def test_both_heads_compute_what_the_published_code_computes(folder: Path, famil
     stored = {k: v for file in folder.glob("model-*.safetensors") for k, v in load_file(file).items()}
     expected = naive_kimi.logits(stored, ids_TS[:, 0], ids_TS[:, 1], at_K, features_KH)
     lm = load_language_model(family)
-    found = states(lm, ids_TS, features_KH, at_K, position_ids=torch.arange(17)[None])
+    found = compute_hidden_states(lm, ids_TS, features_KH, at_K, position_ids=torch.arange(17)[None])
     for head, hidden, wanted in zip(lm.heads(), found, expected, strict=True):
         assert torch.allclose(head(hidden), wanted, atol=1e-4)
-    without = states(lm, ids_TS, features_KH[:0], at_K[:0], position_ids=torch.arange(17)[None])
+    without = compute_hidden_states(lm, ids_TS, features_KH[:0], at_K[:0], position_ids=torch.arange(17)[None])
     assert float((without[0] - found[0])[2:].abs().max()) > 0.1
 
 
 def test_all_tensors_but_the_adaptor_are_the_models(folder: Path, family: Family) -> None:
-    layout, optional = checkpoint_layout(family)
-    adaptor = {name for name in shapes(folder) if "vq_adaptor" in name}
-    assert set(layout) == set(shapes(folder)) - adaptor and len(adaptor) == 6 and not optional
-    check(folder, 512, family.backbone, family.names.parts)
+    layout, optional = read_checkpoint_layout(family)
+    adaptor = {name for name in read_tensor_shapes(folder) if "vq_adaptor" in name}
+    assert set(layout) == set(read_tensor_shapes(folder)) - adaptor and len(adaptor) == 6 and not optional
+    check_weights_fit_config(folder, 512, family.backbone, family.names.parts)
 
 
 # -- what is refused

@@ -11,23 +11,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from learner.batch import Microbatch, pack
-from learner.export import engine_tensors, export
+from learner.batch import Microbatch, pack_microbatch
+from learner.export import engine_tensors, export_policy
 from learner.grammar import Grammar
 from learner.model import Policy
-from learner.parity import compare
-from learner.ranks import connect, disconnect
-from learner.rows import Sampled, channels_of, rollout_row, weights_of
+from learner.parity import compare_logprobs
+from learner.ranks import join_process_group, leave_process_group
+from learner.rows import SamplingSetup, build_rollout_row, build_weight_table, letters_to_channels
 from learner.types import Rollout
 from rollout.engine import RawReply
 from rollout.request import EngineDead
 from rollout.torch_engine import TorchEngine
 from rollout.types import Prompt, Sampling
-from rollout.weights import pack as pack_weights
+from rollout.weights import pack_weights
 from speech.channels import Channel
 from speech.families import load_family
 from speech.families.base import Family
-from speech.turns import Heard, Turn
+from speech.turns import AudioPart, Turn
 from tests.families.kimi_audio import write_checkpoint, write_codec
 from tests.families.world import clip
 from tests.learner_world import perturb
@@ -49,8 +49,10 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 def asked(family: Family) -> list[Prompt]:
     """A spoken prompt through codec and ear, and a written one."""
     wave = clip(0.7, 3)
-    heard = Turn.of("user", Heard(codes=tuple(family.codec().encode(wave)), vectors=family.ear().hear(wave)))
-    found = [family.prompt([heard]), family.prompt([Turn.of("user", "what is two")])]
+    heard = Turn.from_parts(
+        "user", AudioPart(codes=tuple(family.codec().encode(wave)), vectors=family.ear().hear(wave))
+    )
+    found = [family.prompt([heard]), family.prompt([Turn.from_parts("user", "what is two")])]
     assert found[0].features is not None and found[1].features is None
     return [Prompt(id=f"p{i}", ids=one.ids, features=one.features) for i, one in enumerate(found)]
 
@@ -86,11 +88,12 @@ def rollouts(family: Family, asked: list[Prompt], replies: dict[tuple[str, int],
 
 def packed(family: Family, found: list[Rollout], *, only: str = "TABEP") -> Microbatch:
     grammar = Grammar(family.interleave.allowed(), family.interleave.phases)
-    how = Sampled(max_new_tokens=70, temperature=0.8, grammar=grammar)
+    how = SamplingSetup(max_new_tokens=70, temperature=0.8, grammar=grammar)
     rows = [
-        rollout_row(r, weights_of(po=np.array([1.0 * (letter in only) for letter in r.channels])), how) for r in found
+        build_rollout_row(r, build_weight_table(po=np.array([1.0 * (letter in only) for letter in r.channels])), how)
+        for r in found
     ]
-    return pack(rows, family.streams)
+    return pack_microbatch(rows, family.streams)
 
 
 def score(policy: Policy, family: Family, found: list[Rollout]) -> dict[str, list[float]]:
@@ -104,7 +107,7 @@ def test_engine_and_learner_agree_on_every_channel_before_and_after_an_update(
 ) -> None:
     for version in (0, 1):
         found = rollouts(family, asked, collect(engine, asked, HOW))
-        result = compare(found, score(policy, family, found))
+        result = compare_logprobs(found, score(policy, family, found))
         assert set(result.channels) >= {"T", "A", "B", "E"} and result.passed, result
         perturb(policy.lm.parameters())
         tensors = list(engine_tensors(policy, family))
@@ -186,7 +189,7 @@ def test_a_text_objective_needs_no_step_behind_the_text(
     found = rollouts(family, asked, collect(engine, asked, HOW))
     text, everything = packed(family, found, only="TE"), packed(family, found)
     assert sum(text.lengths) < sum(everything.lengths)
-    spoken = [int((channels_of(r.channels) == Channel.AUDIO).sum()) for r in found]
+    spoken = [int((letters_to_channels(r.channels) == Channel.AUDIO).sum()) for r in found]
     assert max(spoken) > 0 and not text.audio_N.any()
 
 
@@ -198,9 +201,9 @@ def alone() -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
+    join_process_group(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
     yield
-    disconnect()
+    leave_process_group()
 
 
 def test_an_export_has_the_published_names_and_the_frozen_parts_bit_for_bit(
@@ -208,7 +211,7 @@ def test_an_export_has_the_published_names_and_the_frozen_parts_bit_for_bit(
 ) -> None:
     perturb(policy.lm.parameters())
     target = tmp_path / "export"
-    export(policy, family, target, rank=0)
+    export_policy(policy, family, target, rank=0)
     files = {str(file.relative_to(family.path)) for file in family.path.rglob("*") if file.is_file()}
     assert files == {str(file.relative_to(target)) for file in target.rglob("*") if file.is_file()}
     for name in files:

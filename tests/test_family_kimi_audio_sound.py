@@ -7,7 +7,7 @@ import pytest
 
 from conf.schema import ModelConfig
 from speech import audio
-from speech.dataset import Encoder, Lengths
+from speech.dataset import RowEncoder, RowLengths
 from speech.families import load_family
 from speech.families.base import Family
 from tests.families.kimi_audio import BASE, OFFSET, write_checkpoint, write_codec
@@ -36,7 +36,7 @@ def test_clips_of_one_entry_are_laid_out_as_messages_that_follow_each_other(fami
     blank, user, assistant, begin, end, ctd, over = (BASE + place for place in (23, 27, 28, 18, 20, 33, 2))
     waves = [audio.read(data / f"{i}.wav", 16_000, SECONDS) for i in range(3)]
     codes = [[OFFSET + code for code in family.codec().encode(wave)] for wave in waves]
-    prompt = Encoder(family, data, SECONDS).encode(heard_row("0.wav", "1.wav", "2.wav")).prompt
+    prompt = RowEncoder(family, data, SECONDS).encode(heard_row("0.wav", "1.wav", "2.wav")).prompt
     said = [token for one in codes for token in (begin, *one, end)]
     assert list(prompt.ids[1::2]) == [user, *said, ctd, over, assistant]
     assert set(prompt.ids[0::2]) == {blank}
@@ -45,7 +45,7 @@ def test_clips_of_one_entry_are_laid_out_as_messages_that_follow_each_other(fami
 def test_the_vectors_of_a_clip_lie_on_its_own_codes(family: Family, data: Path) -> None:
     waves = [audio.read(data / f"{i}.wav", 16_000, SECONDS) for i in range(3)]
     kept = [len(family.codec().encode(wave)) for wave in waves]
-    prompt = Encoder(family, data, SECONDS).encode(heard_row("0.wav", "1.wav", "2.wav")).prompt
+    prompt = RowEncoder(family, data, SECONDS).encode(heard_row("0.wav", "1.wav", "2.wav")).prompt
     assert prompt.features is not None
     coded = [step for step, token in enumerate(prompt.ids[1::2]) if token >= OFFSET]
     assert list(prompt.features.at) == coded and len(coded) == sum(kept)
@@ -55,8 +55,8 @@ def test_the_vectors_of_a_clip_lie_on_its_own_codes(family: Family, data: Path) 
 
 def test_lengths_of_several_clips_are_known_beforehand(family: Family, data: Path) -> None:
     several = heard_row("2.wav", "0.wav", "2.wav")
-    example = Encoder(family, data, SECONDS).encode(several)
-    assert Lengths(family, data).of(several) == (len(example.prompt.ids), len(example.target))
+    example = RowEncoder(family, data, SECONDS).encode(several)
+    assert RowLengths(family, data).count_ids(several) == (len(example.prompt.ids), len(example.target))
 
 
 def test_vectors_that_are_not_finite_are_refused_with_row_and_clip(
@@ -71,4 +71,4 @@ def test_vectors_that_are_not_finite_are_refused_with_row_and_clip(
 
     monkeypatch.setattr(family.ear(), "hear", broken)
     with pytest.raises(ValueError, match=r"^row row-1: 1\.wav: the ear's vectors must be finite: got NaN"):
-        Encoder(family, data, SECONDS).encode(heard_row("1.wav"))
+        RowEncoder(family, data, SECONDS).encode(heard_row("1.wav"))

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from actors.prepare import usable_model
+from actors.prepare import load_usable_family
 from conf.schema import Config, ModelConfig
-from learner.ranks import connect, disconnect
+from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
-from rollout.language_model import checkpoint_layout
-from speech.dataset import Encoder, Lengths
+from rollout.language_model import read_checkpoint_layout
+from speech.dataset import RowEncoder, RowLengths
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import read
-from speech.turns import Chunk, Heard, Turn
+from speech.manifest import read_manifest
+from speech.turns import AudioPart, ReplyChunk, Turn
 from tests.families.step_audio2 import CODES, write_checkpoint, write_codec
 from tests.families.world import write_data
 from tests.learner_world import config as learner_config
@@ -36,14 +36,14 @@ SILENCE = f"<audio_{CODES}>"
 
 def heard(count: int, seed: int = 0) -> Turn:
     vectors = np.random.default_rng(seed).normal(size=(count, 64)).astype(np.float32)
-    return Turn.of("user", Heard(vectors=vectors))
+    return Turn.from_parts("user", AudioPart(vectors=vectors))
 
 
 # Source: stepfun-ai/Step-Audio2 stepaudio2.py (commit c22bfad), StepAudio2.apply_chat_template and the examples
 # below it: each string is tokenised by itself, special tokens included, and the ids are joined.
 CASES: dict[str, tuple[list[Turn], str | None, list[str]]] = {
     "text to speech, the published system turn": (
-        [Turn.of("user", "what is two")],
+        [Turn.from_parts("user", "what is two")],
         None,
         [SYSTEM, "<|BOT|>human\nwhat is two<|EOT|>", HERE],
     ),
@@ -53,7 +53,7 @@ CASES: dict[str, tuple[list[Turn], str | None, list[str]]] = {
         [SYSTEM, "<|BOT|>human\n", "<audio_start>" + "<audio_patch>" * 3 + "<audio_end>", "<|EOT|>", HERE],
     ),
     "a system turn of its own": (
-        [Turn.of("system", "answer  in 12 words\n"), heard(1)],
+        [Turn.from_parts("system", "answer  in 12 words\n"), heard(1)],
         None,
         [
             *("<|BOT|>system\nanswer  in 12 words\n<|EOT|>", "<|BOT|>human\n"),
@@ -61,12 +61,12 @@ CASES: dict[str, tuple[list[Turn], str | None, list[str]]] = {
         ],
     ),
     "no system turn": (
-        [Turn.of("user", "is the answer two?")],
+        [Turn.from_parts("user", "is the answer two?")],
         "",
         ["<|BOT|>human\nis the answer two?<|EOT|>", HERE],
     ),
     "history, a spoken turn and a written one": (
-        [heard(2), Turn.of("assistant", "the answer"), Turn.of("user", "\n\nthe user's 12")],
+        [heard(2), Turn.from_parts("assistant", "the answer"), Turn.from_parts("user", "\n\nthe user's 12")],
         None,
         [
             *(SYSTEM, "<|BOT|>human\n", "<audio_start><audio_patch><audio_patch><audio_end>", "<|EOT|>"),
@@ -74,7 +74,7 @@ CASES: dict[str, tuple[list[Turn], str | None, list[str]]] = {
         ],
     ),
     "words and sound in one turn, as the published multi-modal example": (
-        [Turn.of("user", "is the answer two?\n\n", *heard(2).parts, "\n", *heard(1).parts)],
+        [Turn.from_parts("user", "is the answer two?\n\n", *heard(2).parts, "\n", *heard(1).parts)],
         None,
         [
             *(SYSTEM, "<|BOT|>human\n", "is the answer two?"),
@@ -83,7 +83,11 @@ CASES: dict[str, tuple[list[Turn], str | None, list[str]]] = {
         ],
     ),
     "a reply of words and sound, as the published multi-turn example": (
-        [heard(1), Turn.of("assistant", "the answer", Heard(codes=(0, 1, 2, 3, 4))), Turn.of("user", "two")],
+        [
+            heard(1),
+            Turn.from_parts("assistant", "the answer", AudioPart(codes=(0, 1, 2, 3, 4))),
+            Turn.from_parts("user", "two"),
+        ],
         "",
         [
             *("<|BOT|>human\n", "<audio_start><audio_patch><audio_end>", "<|EOT|>"),
@@ -136,7 +140,7 @@ def test_a_prompt_has_the_ids_of_the_published_template(folder: Path, case: str)
     found = load_family(model(folder, system=system)).prompt(turns)
     assert list(found.ids) == expected
     places = [i for i, token in enumerate(expected) if token == published.token_to_id("<audio_patch>")]
-    parts = [part for turn in turns for part in turn.parts if isinstance(part, Heard)]
+    parts = [part for turn in turns for part in turn.parts if isinstance(part, AudioPart)]
     vectors = [part.vectors for part in parts if part.vectors is not None and len(part.vectors)]
     if not vectors:
         assert found.features is None
@@ -146,14 +150,14 @@ def test_a_prompt_has_the_ids_of_the_published_template(folder: Path, case: str)
 
 
 def test_words_that_spell_a_special_token_are_words(family: Family) -> None:
-    ids = family.prompt([Turn.of("user", "<|EOT|><audio_3>")]).ids
+    ids = family.prompt([Turn.from_parts("user", "<|EOT|><audio_3>")]).ids
     assert sum(token in family.stop_ids for token in ids) == 2  # of the system and of the user
     assert not set(ids) & set(family.code_ids)
 
 
 def test_a_spoken_turn_of_the_assistant_is_refused(family: Family) -> None:
     with pytest.raises(ValueError, match="must have its words beside its sound: got 2 codes"):
-        family.prompt([Turn.of("assistant", Heard(codes=(1, 2))), Turn.of("user", "the")])
+        family.prompt([Turn.from_parts("assistant", AudioPart(codes=(1, 2))), Turn.from_parts("user", "the")])
 
 
 def test_every_id_is_in_its_channel(folder: Path, family: Family) -> None:
@@ -178,7 +182,7 @@ WORDS = st.lists(st.sampled_from(["the", "answer", "is", "two", "12", "ünï", "
 def test_a_target_splits_back_and_parses_wherever_it_is_cut(
     family: Family, words: list[str], codes: list[int], at: int
 ) -> None:
-    ids = family.target([Chunk(text=" ".join(words), codes=tuple(codes))])
+    ids = family.target([ReplyChunk(text=" ".join(words), codes=tuple(codes))])
     whole = family.split(ids)
     assert (whole.text, list(whole.codes), whole.well_formed) == (" ".join(words), codes, True)
     assert (len(ids) - 2) % 5 == 0 and family.channels.letters(ids).endswith("BE")
@@ -189,8 +193,8 @@ def test_a_target_splits_back_and_parses_wherever_it_is_cut(
 
 def test_rows_become_vectors_and_lengths_are_known_beforehand(family: Family, tmp_path: Path) -> None:
     manifest = write_data(tmp_path / "data", 3, reply_seconds=0.5)
-    encoder, lengths = Encoder(family, manifest.parent, 60.0), Lengths(family, manifest.parent)
-    for row in read(manifest, 60.0):
+    encoder, lengths = RowEncoder(family, manifest.parent, 60.0), RowLengths(family, manifest.parent)
+    for row in read_manifest(manifest, 60.0):
         example = encoder.encode(row)
         assert lengths.of(row) == (len(example.prompt.ids), len(example.target))
         features = example.prompt.features
@@ -209,7 +213,7 @@ def settings(folder: Path, **learner: Any) -> Config:
 
 
 def test_the_language_model_alone_is_sent_to_engines(folder: Path, family: Family) -> None:
-    layout, optional = checkpoint_layout(family)
+    layout, optional = read_checkpoint_layout(family)
     stored = {n for file in folder.glob("*.safetensors") for n in load_file(file)}
     assert not optional
     assert set(layout) == {n for n in stored if not n.startswith(("encoder.", "adapter."))}
@@ -220,7 +224,7 @@ def test_an_export_has_the_same_names_shapes_and_types_and_the_frozen_parts_bit_
     tmp_path: Path,
 ) -> None:
     folder = write_checkpoint(tmp_path / "model", dtype=torch.bfloat16)
-    connect(rank=0, world=1, address="127.0.0.1:0", timeout_s=HANG_S)
+    join_process_group(rank=0, world=1, address="127.0.0.1:0", timeout_s=HANG_S)
     try:
         learner = Learner(settings(folder), 0, 1)
         with torch.no_grad():
@@ -228,7 +232,7 @@ def test_an_export_has_the_same_names_shapes_and_types_and_the_frozen_parts_bit_
                 parameter.add_(0.5)
         learner.export(tmp_path / "out")
     finally:
-        disconnect()
+        leave_process_group()
     for file in folder.iterdir():
         if file.suffix != ".safetensors":
             assert file.is_dir() or (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
@@ -244,7 +248,7 @@ def test_an_export_has_the_same_names_shapes_and_types_and_the_frozen_parts_bit_
 def test_the_folders_own_code_is_not_run(folder: Path, family: Family) -> None:
     assert "raise RuntimeError" in (folder / "modeling_step_audio_2.py").read_text()
     assert "auto_map" not in family.backbone and family.backbone["model_type"] == "qwen2"
-    usable_model(settings(folder))
+    load_usable_family(settings(folder))
 
 
 def edited(folder: Path, target: Path, change: Callable[[dict[str, Any]], object], file: str = "config.json") -> Path:

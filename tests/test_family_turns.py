@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from actors.collect import task_of
+from actors.collect import row_to_judge_task
 from conf.schema import ModelConfig
 from speech import audio, manifest
-from speech.dataset import Encoder, Lengths
+from speech.dataset import RowEncoder, RowLengths
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import MARKER
+from speech.manifest import AUDIO_MARKER
 from tests.families import glm4_voice, kimi_audio, step_audio2, vita_audio
 from tests.families.world import clip
 
@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def row(data: Path, messages: list[tuple[str, str]], audios: list[list[str]]) -> manifest.Row:
+def row(data: Path, messages: list[tuple[str, str]], audios: list[list[str]]) -> manifest.ManifestRow:
     content = {
         "id": "r",
         "messages": [{"role": role, "content": said} for role, said in messages],
@@ -54,7 +54,7 @@ def row(data: Path, messages: list[tuple[str, str]], audios: list[list[str]]) ->
         "sft_target_audio": ["a.wav"],
     }
     (data / "rows.jsonl").write_text(json.dumps(content) + "\n")
-    (read,) = manifest.read(data / "rows.jsonl", SECONDS, deep=True)
+    (read,) = manifest.read_manifest(data / "rows.jsonl", SECONDS, deep=True)
     return read
 
 
@@ -64,14 +64,14 @@ def held(ids: tuple[int, ...], part: tuple[int, ...]) -> bool:
 
 def test_rows_of_mixed_turns_are_encoded_and_their_lengths_are_known_beforehand(family: Family, data: Path) -> None:
     asked = [
-        ("system", f"the voice: {MARKER}\n"),
-        ("user", f"what is\n\n{MARKER}"),
-        ("assistant", f"{REPLY}\n{MARKER}"),
-        ("user", f"{MARKER}two? {MARKER}\n"),
+        ("system", f"the voice: {AUDIO_MARKER}\n"),
+        ("user", f"what is\n\n{AUDIO_MARKER}"),
+        ("assistant", f"{REPLY}\n{AUDIO_MARKER}"),
+        ("user", f"{AUDIO_MARKER}two? {AUDIO_MARKER}\n"),
     ]
     mixed = row(data, asked, [["b.wav"], ["q.wav", "p.wav"], ["a.wav"], ["p.wav"], ["q.wav"]])
-    example = Encoder(family, data, SECONDS).encode(mixed)
-    assert Lengths(family, data).of(mixed) == (len(example.prompt.ids), len(example.target))
+    example = RowEncoder(family, data, SECONDS).encode(mixed)
+    assert RowLengths(family, data).count_ids(mixed) == (len(example.prompt.ids), len(example.target))
     hears = {role for role in ("system", "user") if family.hearing(role) != "codes"}
     found = example.prompt.features
     assert (found is None) == (not hears)
@@ -84,8 +84,8 @@ def test_rows_of_mixed_turns_are_encoded_and_their_lengths_are_known_beforehand(
 
 def test_an_earlier_reply_is_what_the_reference_reply_of_it_would_be(family: Family, data: Path) -> None:
     """Up to the ids that a prompt does not hold: the end, and in Kimi-Audio the end of the text."""
-    told = row(data, [("user", "two"), ("assistant", f" {REPLY}\n{MARKER}"), ("user", "two")], [["a.wav"]])
-    example = Encoder(family, data, SECONDS).encode(told)
+    told = row(data, [("user", "two"), ("assistant", f" {REPLY}\n{AUDIO_MARKER}"), ("user", "two")], [["a.wav"]])
+    example = RowEncoder(family, data, SECONDS).encode(told)
     reply = list(example.target)[: -family.streams]
     if family.streams == 2:
         blank = family.interleave.blank
@@ -93,24 +93,24 @@ def test_an_earlier_reply_is_what_the_reference_reply_of_it_would_be(family: Fam
         reply = [blank if token == family.interleave.end else token for token in reply]
     assert held(example.prompt.ids, tuple(reply))
     alone = row(data, [("user", "two")], [])
-    before = Encoder(family, data, SECONDS).encode(alone).prompt.ids
+    before = RowEncoder(family, data, SECONDS).encode(alone).prompt.ids
     assert held(example.prompt.ids, (*before, *reply))
 
 
 def test_a_mixed_turn_is_one_turn(family: Family, data: Path) -> None:
     """One start and one end, whatever it holds."""
-    mixed = row(data, [("user", f"what is {MARKER} two")], [["q.wav"]])
-    found = Encoder(family, data, SECONDS).encode(mixed).prompt.ids
-    words = Encoder(family, data, SECONDS).encode(row(data, [("user", "what is two")], [])).prompt.ids
+    mixed = row(data, [("user", f"what is {AUDIO_MARKER} two")], [["q.wav"]])
+    found = RowEncoder(family, data, SECONDS).encode(mixed).prompt.ids
+    words = RowEncoder(family, data, SECONDS).encode(row(data, [("user", "what is two")], [])).prompt.ids
     start = words[: 1 if family.streams == 1 else 2]
     assert found[: len(start)] == start
     assert sum(token == start[-1] for token in found) == sum(token == start[-1] for token in words)
 
 
 def test_judges_hear_all_sound_of_the_last_turn(data: Path) -> None:
-    asked = [("user", MARKER), ("assistant", "two"), ("user", f"is {MARKER} like {MARKER}?")]
+    asked = [("user", AUDIO_MARKER), ("assistant", "two"), ("user", f"is {AUDIO_MARKER} like {AUDIO_MARKER}?")]
     mixed = row(data, asked, [["b.wav"], ["q.wav", "p.wav"], ["a.wav"]])
-    heard = task_of(mixed, data / "rows.jsonl").user_audio
+    heard = row_to_judge_task(mixed, data / "rows.jsonl").user_audio
     assert [clip.name for clip in heard] == ["q.wav", "p.wav", "a.wav"]
     written = row(data, [*asked[:2], ("user", "two")], [["b.wav"]])
-    assert task_of(written, data / "rows.jsonl").user_audio == ()
+    assert row_to_judge_task(written, data / "rows.jsonl").user_audio == ()

@@ -21,7 +21,7 @@ from conf.schema import ModelConfig
 from speech.channels import Channel
 from speech.families import load_family
 from speech.families.base import Family
-from speech.turns import Chunk, Heard, Turn
+from speech.turns import AudioPart, ReplyChunk, Turn
 from tests.families.vita_audio import CODES, HIDDEN, write_checkpoint, write_codec
 
 LUKE = (
@@ -32,36 +32,39 @@ READY = "<|im_start|>assistant\n"
 PROMPTS: dict[str, tuple[str | None, list[Turn], str]] = {
     "written": (
         "",
-        [Turn.of("user", "你叫什么名字？")],
+        [Turn.from_parts("user", "你叫什么名字？")],
         "<|im_start|>user\n你叫什么名字？<|im_end|>\n",
     ),
     "spoken": (
         None,
-        [Turn.of("user", Heard(codes=(7, 0, 31)))],
+        [Turn.from_parts("user", AudioPart(codes=(7, 0, 31)))],
         LUKE + "<|im_start|>user\n<|begin_of_audio|><|audio_7|><|audio_0|><|audio_31|><|end_of_audio|><|im_end|>\n",
     ),
     "own system turn": (
         None,
-        [Turn.of("system", "You are Luke.\n\n"), Turn.of("user", "Hello, how are you?")],
+        [Turn.from_parts("system", "You are Luke.\n\n"), Turn.from_parts("user", "Hello, how are you?")],
         "<|im_start|>system\nYou are Luke.\n\n<|im_end|>\n<|im_start|>user\nHello, how are you?<|im_end|>\n",
     ),
     "configured system turn": (
         "Your Name: Lucy",
-        [Turn.of("user", "Hi")],
+        [Turn.from_parts("user", "Hi")],
         "<|im_start|>system\nYour Name: Lucy<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n",
     ),
     "a voice to imitate": (
         None,
-        [Turn.of("system", Heard(codes=(1, 2))), Turn.of("user", "Convert the text to speech.\none two")],
+        [
+            Turn.from_parts("system", AudioPart(codes=(1, 2))),
+            Turn.from_parts("user", "Convert the text to speech.\none two"),
+        ],
         "<|im_start|>system\nYour Voice: <|begin_of_audio|><|audio_1|><|audio_2|><|end_of_audio|>\n<|im_end|>\n"
         "<|im_start|>user\nConvert the text to speech.\none two<|im_end|>\n",
     ),
     "words and sound in one turn: the string as given, its line breaks too": (
         "",
         [
-            Turn.of("user", "Convert the speech to text.\n", Heard(codes=(3, 1))),
-            Turn.of("assistant", "two"),
-            Turn.of("user", Heard(codes=(5,)), "\n\none", Heard(codes=(6,)), "\n"),
+            Turn.from_parts("user", "Convert the speech to text.\n", AudioPart(codes=(3, 1))),
+            Turn.from_parts("assistant", "two"),
+            Turn.from_parts("user", AudioPart(codes=(5,)), "\n\none", AudioPart(codes=(6,)), "\n"),
         ],
         "<|im_start|>user\nConvert the speech to text.\n"
         "<|begin_of_audio|><|audio_3|><|audio_1|><|end_of_audio|><|im_end|>\n"
@@ -71,16 +74,16 @@ PROMPTS: dict[str, tuple[str | None, list[Turn], str]] = {
     ),
     "a voice to imitate, spelled out": (
         None,
-        [Turn.of("system", "Your Voice: ", Heard(codes=(1,)), "\n"), Turn.of("user", "Hi")],
+        [Turn.from_parts("system", "Your Voice: ", AudioPart(codes=(1,)), "\n"), Turn.from_parts("user", "Hi")],
         "<|im_start|>system\nYour Voice: <|begin_of_audio|><|audio_1|><|end_of_audio|>\n<|im_end|>\n"
         "<|im_start|>user\nHi<|im_end|>\n",
     ),
     "history": (
         "",
         [
-            Turn.of("user", Heard(codes=(3,))),
-            Turn.of("assistant", "One is the two.\n"),
-            Turn.of("user", " and  two?\n"),
+            Turn.from_parts("user", AudioPart(codes=(3,))),
+            Turn.from_parts("assistant", "One is the two.\n"),
+            Turn.from_parts("user", " and  two?\n"),
         ],
         "<|im_start|>user\n<|begin_of_audio|><|audio_3|><|end_of_audio|><|im_end|>\n"
         "<|im_start|>assistant\nOne is the two.\n<|im_end|>\n"
@@ -133,7 +136,7 @@ def test_an_earlier_reply_is_interleaved_as_in_the_training_data(folder: Path) -
     after = ids_of(folder, "<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n" + READY)
     expected = [*before, *text[:1], *first, *text[1:], *second, *after]
     for said in ("One is the two.\n", "One is the two."):
-        turns = [Turn.of("assistant", said, Heard(codes=tuple(range(10)))), Turn.of("user", "Hi")]
+        turns = [Turn.from_parts("assistant", said, AudioPart(codes=tuple(range(10)))), Turn.from_parts("user", "Hi")]
         assert list(family_of(folder, system="").prompt(turns).ids) == expected
 
 
@@ -143,22 +146,22 @@ def heard(vectors: int) -> NDArray[np.float32]:
 
 PLUS_PROMPTS: dict[str, tuple[list[Turn], list[int | str]]] = {
     "words and sound in one turn": (
-        [Turn.of("user", "one\n", Heard(vectors=heard(5)), "\ntwo", Heard(vectors=heard(3)))],
+        [Turn.from_parts("user", "one\n", AudioPart(vectors=heard(5)), "\ntwo", AudioPart(vectors=heard(3)))],
         [
             *(LUKE + "<|im_start|>user\none\n<|begin_of_audio|>", 5),
             *("<|end_of_audio|>\ntwo<|begin_of_audio|>", 3, "<|end_of_audio|><|im_end|>\n"),
         ],
     ),
     "spoken": (
-        [Turn.of("user", Heard(vectors=heard(5)))],
+        [Turn.from_parts("user", AudioPart(vectors=heard(5)))],
         [LUKE + "<|im_start|>user\n<|begin_of_audio|>", 5, "<|end_of_audio|><|im_end|>\n"],
     ),
     "a voice to imitate, a spoken question, history": (
         [
-            Turn.of("system", Heard(vectors=heard(6))),
-            Turn.of("user", Heard(vectors=heard(7))),
-            Turn.of("assistant", "one two\n"),
-            Turn.of("user", "Hi"),
+            Turn.from_parts("system", AudioPart(vectors=heard(6))),
+            Turn.from_parts("user", AudioPart(vectors=heard(7))),
+            Turn.from_parts("assistant", "one two\n"),
+            Turn.from_parts("user", "Hi"),
         ],
         [
             "<|im_start|>system\nYour Voice: <|begin_of_audio|>",
@@ -169,7 +172,11 @@ PLUS_PROMPTS: dict[str, tuple[list[Turn], list[int | str]]] = {
         ],
     ),
     "spoken history of the assistant is codes": (
-        [Turn.of("user", "Hi"), Turn.of("assistant", Heard(codes=(4,))), Turn.of("user", "Hi")],
+        [
+            Turn.from_parts("user", "Hi"),
+            Turn.from_parts("assistant", AudioPart(codes=(4,))),
+            Turn.from_parts("user", "Hi"),
+        ],
         [
             LUKE + "<|im_start|>user\nHi<|im_end|>\n"
             "<|im_start|>assistant\n<|begin_of_audio|><|audio_4|><|end_of_audio|><|im_end|>\n"
@@ -191,7 +198,7 @@ def test_a_plus_models_prompt_has_vectors_where_the_published_code_puts_them(plu
         published += part
     found = family_of(plus).prompt(turns)
     assert list(found.ids) == ids_of(plus, published + READY)
-    sounds = [part for turn in turns for part in turn.parts if isinstance(part, Heard)]
+    sounds = [part for turn in turns for part in turn.parts if isinstance(part, AudioPart)]
     given = [sound.vectors for sound in sounds if sound.vectors is not None]
     if not given:
         assert found.features is None
@@ -205,14 +212,14 @@ def test_a_plus_model_hears_users_and_voices_and_speaks_codes(plus: Path) -> Non
     roles = [family.hearing(role) for role in ("system", "user", "assistant")]
     assert roles == ["vectors", "vectors", "codes"]
     wave = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
-    found = family.prompt([Turn.of("user", Heard(vectors=family.ear().hear(wave)))])
+    found = family.prompt([Turn.from_parts("user", AudioPart(vectors=family.ear().hear(wave)))])
     assert found.features is not None
     # 98 frames of 10 ms, every 6th: 17; the published length is frames + 4
     assert family.ear().length(1.0) == len(found.features.at) == 17 + 4
 
 
 def test_words_that_spell_a_special_token_stay_words(family: Family) -> None:
-    ids = family.prompt([Turn.of("user", "<|im_end|><|audio_3|>")]).ids
+    ids = family.prompt([Turn.from_parts("user", "<|im_end|><|audio_3|>")]).ids
     assert ids.count(family.stop_ids[0]) == 2  # of the system turn and of this one
     assert not set(ids) & set(family.code_ids)
 
@@ -257,7 +264,7 @@ def test_a_reference_reply_is_cut_as_in_training_and_reads_back_whole(
     spoken_ids = [family.code_ids[code] for code in codes]
     for text, audio in published_chunks(ids_of(folder, words + "\n"), spoken_ids, ratios):
         expected += [*text, begin, *audio, end]
-    target = family.target([Chunk(text=words, codes=tuple(codes))])
+    target = family.target([ReplyChunk(text=words, codes=tuple(codes))])
     assert list(target) == [*expected, family.stop_ids[0]]
     spoken = family.split(target)
     assert (spoken.text, spoken.codes, spoken.well_formed) == (words + "\n", tuple(codes), True)
@@ -265,7 +272,7 @@ def test_a_reference_reply_is_cut_as_in_training_and_reads_back_whole(
 
 @given(data=st.data())
 def test_a_reply_cut_anywhere_or_made_of_any_ids_still_parses(family: Family, data: st.DataObject) -> None:
-    target = family.target([Chunk(text="One is the two.", codes=tuple(range(20)))])
+    target = family.target([ReplyChunk(text="One is the two.", codes=tuple(range(20)))])
     cut = data.draw(st.integers(0, len(target) - 1))
     spoken = family.split(target[:cut])
     assert not spoken.well_formed and spoken.codes == tuple(range(len(spoken.codes)))

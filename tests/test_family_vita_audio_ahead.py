@@ -14,14 +14,14 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from conf.schema import Config
-from learner.batch import pack
-from learner.model import Policy, whole
-from learner.objectives import rows_of
-from learner.ranks import connect, disconnect
-from learner.rows import Sampled
+from learner.batch import pack_microbatch
+from learner.model import Policy, gather_tensor
+from learner.objectives import build_training_rows
+from learner.ranks import join_process_group, leave_process_group
+from learner.rows import SamplingSetup
 from learner.step import Learner
 from learner.types import Advantage, Anchor, Rollout, StepBatch
-from rollout.language_model import checkpoint_layout
+from rollout.language_model import read_checkpoint_layout
 from speech.checkpoint import read_json, weight_files
 from speech.families import load_family
 from tests.families.vita_audio import AHEAD, CODES, LAYERS, write_checkpoint
@@ -29,7 +29,7 @@ from tests.learner_world import full_tensors
 from tests.processes import HANG_S
 
 Tensors = dict[str, Tensor]
-SAMPLED = Sampled(max_new_tokens=64, temperature=1.0)
+SAMPLED = SamplingSetup(max_new_tokens=64, temperature=1.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,9 +37,9 @@ def one_rank() -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
+    join_process_group(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
     yield
-    disconnect()
+    leave_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +165,9 @@ def test_the_depths_loss_and_its_gradient_are_the_published_ones(folder: Path) -
     settings = config(folder, "trained", sft=everything, sft_aggregation="sequence_mean")
     step = batch(folder, weight=0.25)
     learner, (loss, learnt) = Learner(settings, 0, 1), published_loss(folder, step.anchors)
-    micro = pack(rows_of(replace(step, weight=0.0, rollouts=()), settings.algo, SAMPLED), 1)
+    micro = pack_microbatch(build_training_rows(replace(step, weight=0.0, rollouts=()), settings.algo, SAMPLED), 1)
     (-(micro.sft_N * learner.policy(micro).ahead_DN.mean(0)).sum()).backward()
-    own = {name: whole(p.grad) for name, p in learner.policy.lm.named_parameters() if p.grad is not None}
+    own = {name: gather_tensor(p.grad) for name, p in learner.policy.lm.named_parameters() if p.grad is not None}
     theirs = dict(zip(learnt, torch.autograd.grad(loss, list(learnt.values())), strict=True))
     assert own.keys() == theirs.keys()
     for name, gradient in theirs.items():
@@ -191,7 +191,7 @@ def test_a_loss_that_the_step_asked_for_and_did_not_get_is_an_error(
 ) -> None:
     learner = Learner(config(folder, "trained"), 0, 1)
     monkeypatch.setattr(
-        Policy, "_ahead", lambda self, micro, hidden: hidden.new_zeros(0, len(micro.keep_N))
+        Policy, "_mtp_logprobs", lambda self, micro, hidden: hidden.new_zeros(0, len(micro.keep_N))
     )  # as a depth that is not seen
     with pytest.raises(RuntimeError, match="asked for loss/ahead, and nothing was learnt"):
         learner.step(batch(folder, 0.25))
@@ -220,8 +220,8 @@ def test_a_preference_teaches_the_depths_nothing(folder: Path) -> None:
 def test_engines_never_get_the_depths_and_exports_have_them_under_their_names(folder: Path, tmp_path: Path) -> None:
     learner, _ = after(folder, "trained", 0.25)
     family = load_family(config(folder, "trained").model)
-    layout, _optional = checkpoint_layout(family)
-    assert layout == checkpoint_layout(load_family(config(folder, "frozen").model))[0]
+    layout, _optional = read_checkpoint_layout(family)
+    assert layout == read_checkpoint_layout(load_family(config(folder, "frozen").model))[0]
     published = learner.weights()
     assert published is not None and set(published[0].names) == set(layout)
     learner.export(tmp_path / "out")

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from conf.schema import Config
 from learner import parity
-from learner.ranks import connect, disconnect
+from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
 from learner.types import Anchor, Rollout, StepBatch
 from rollout.loading import load_language_model
-from rollout.request import prompt_of
+from rollout.request import example_to_prompt
 from rollout.types import Prompt, Sampling
 from speech.checkpoint import weight_files
-from speech.dataset import Encoder, Example
+from speech.dataset import Example, RowEncoder
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import read
+from speech.manifest import read_manifest
 from tests.families.vita_audio import Kind, write_checkpoint, write_codec
 from tests.families.world import write_data
 from tests.learner_world import full_tensors
@@ -50,8 +50,8 @@ class World:
         base = write_checkpoint(folder / "base", kind)
         self.config = config_of(base, codec, manifest)
         self.family: Family = load_family(self.config.model)
-        encoder = Encoder(self.family, manifest.parent, max_seconds=60.0)
-        self.examples: list[Example] = [encoder.encode(row) for row in read(manifest, 60.0)]
+        encoder = RowEncoder(self.family, manifest.parent, max_seconds=60.0)
+        self.examples: list[Example] = [encoder.encode(row) for row in read_manifest(manifest, 60.0)]
         heard = [example.prompt.features is not None for example in self.examples]
         assert any(heard) == (kind == "plus") and not all(heard)
         settings = VllmSettings(model=self.config.model, grammar=True, kv_cache_mb=32)
@@ -76,15 +76,15 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
+    join_process_group(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
     made = World(tmp_path_factory.mktemp("vita") / "world", request.param)
     yield made
     made.engine.close()  # which ends the learner's group too
-    disconnect()
+    leave_process_group()
 
 
 def sampled(world: World, grammar: bool, seed: int) -> list[Rollout]:
-    prompts: list[Prompt] = [prompt_of(example) for example in world.examples]
+    prompts: list[Prompt] = [example_to_prompt(example) for example in world.examples]
     by_id = {prompt.id: prompt for prompt in prompts}
     asked = Sampling(group_size=6, temperature=1.0, max_new_tokens=64, seed=seed, grammar=grammar)
     replies = collect(world.engine, prompts, asked).values()
@@ -136,10 +136,12 @@ def test_engine_and_learner_give_the_same_log_probs_before_and_after_an_update(w
             assert published is not None
             assert asyncio.run(world.engine.update_weights(*published)) == version
         rollouts = sampled(world, grammar, seed)
-        found = parity.compare(rollouts, learner.score(rollouts))
+        found = parity.compare_logprobs(rollouts, learner.score(rollouts))
         assert found.passed and set(found.channels) >= set("TAB" if grammar else "TABE"), found
         learn(learner, world, 3)
-        assert not parity.compare(rollouts, learner.score(rollouts)).passed  # the next round has other weights
+        assert not parity.compare_logprobs(
+            rollouts, learner.score(rollouts)
+        ).passed  # the next round has other weights
 
 
 def test_an_export_has_the_folders_names_shapes_and_types_and_its_frozen_tensors_bit_for_bit(

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from learner.batch import share
-from learner.objectives import rows_of
-from learner.rows import Sampled
+from learner.batch import plan_microbatches
+from learner.objectives import build_training_rows
+from learner.rows import SamplingSetup
 from rollout.loading import load_language_model
 from speech.families import load_family
 from speech.families.base import Family
@@ -69,8 +69,8 @@ def found(folder: Path, world: int) -> Any:
 
 
 def test_one_of_two_ranks_has_no_audio(folder: Path, family: Family) -> None:
-    rows = rows_of(batch(family), settings(folder).algo, Sampled(max_new_tokens=64, temperature=1.0))
-    held = share(rows, ranks=2, budget=256, streams=family.streams)
+    rows = build_training_rows(batch(family), settings(folder).algo, SamplingSetup(max_new_tokens=64, temperature=1.0))
+    held = plan_microbatches(rows, ranks=2, budget=256, streams=family.streams)
     heard = [[rows[i].features is not None for micro in one for i in micro] for one in held]
     assert heard == [[True], [False, False]]
 

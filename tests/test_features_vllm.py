@@ -12,18 +12,18 @@ from torch import Tensor
 
 from conf.schema import Config, ModelConfig
 from learner import parity
-from learner.ranks import connect, disconnect
+from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
 from learner.types import Anchor, Rollout, StepBatch
 from rollout.engine import RawReply
 from rollout.hf_engine import HfEngine
 from rollout.loading import load_language_model
 from rollout.types import Prompt, Sampling
-from rollout.weights import pack
+from rollout.weights import pack_weights
 from speech.families import load_family
 from speech.families.base import Family
-from speech.features import Features
-from speech.turns import Heard, Turn
+from speech.features import AudioFeatures
+from speech.turns import AudioPart, Turn
 from tests.families.step_audio2 import write_checkpoint, write_codec
 from tests.families.world import clip
 from tests.learner_world import config
@@ -66,20 +66,20 @@ def engine(folder: Path, family: Family, learner: Learner) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def learner(folder: Path) -> Iterator[Learner]:
-    connect(rank=0, world=1, address="127.0.0.1:0", timeout_s=HANG_S)
+    join_process_group(rank=0, world=1, address="127.0.0.1:0", timeout_s=HANG_S)
     yield Learner(settings(folder), 0, 1)
-    disconnect()
+    leave_process_group()
 
 
 def prompts(family: Family) -> list[Prompt]:
     """Spoken ones of unequal length, and a written one among them."""
     turns: list[list[Turn]] = [
-        [Turn.of("user", Heard(vectors=family.ear().hear(clip(seconds, seed=i))))]
+        [Turn.from_parts("user", AudioPart(vectors=family.ear().hear(clip(seconds, seed=i))))]
         for i, seconds in enumerate((0.5, 1.7, 3.1))
     ]
-    turns.append([Turn.of("user", "what is two")])
-    first, written = turns[1][0], Turn.of("assistant", "the answer is two")
-    turns.append([first, written, Turn.of("user", Heard(vectors=family.ear().hear(clip(0.9, seed=9))))])
+    turns.append([Turn.from_parts("user", "what is two")])
+    first, written = turns[1][0], Turn.from_parts("assistant", "the answer is two")
+    turns.append([first, written, Turn.from_parts("user", AudioPart(vectors=family.ear().hear(clip(0.9, seed=9))))])
     encoded = [family.prompt(turn) for turn in turns]
     return [Prompt(id=f"p{i}", ids=one.ids, features=one.features) for i, one in enumerate(encoded)]
 
@@ -114,7 +114,7 @@ def test_engine_and_learner_agree_on_every_channel_before_and_after_a_weight_upd
     for version in range(2):
         replies = collect(engine, asked, sampling())
         sampled = rollouts(family, asked, replies)
-        held = parity.compare(sampled, learner.score(sampled))
+        held = parity.compare_logprobs(sampled, learner.score(sampled))
         assert held.passed, held
         assert set(held.channels) >= {"T", "A", "B", "P"}
         assert all(difference.count >= 20 for letter, difference in held.channels.items() if letter in "TA")
@@ -150,14 +150,14 @@ def greedy(model: Any, prompt: Prompt, family: Family, budget: int) -> tuple[int
 
 def test_prompts_that_differ_in_their_vectors_alone_share_no_cached_prefix(engine: Any, family: Family) -> None:
     model = load_language_model(family).eval()
-    asyncio.run(engine.update_weights(*pack(model.named_parameters(), engine.version + 1)))
+    asyncio.run(engine.update_weights(*pack_weights(model.named_parameters(), engine.version + 1)))
     heard = prompts(family)[2]
     assert heard.features is not None and len(heard.ids) > 3 * BLOCK
     vectors = heard.features.vectors
     changed = {"a": vectors, "b": -vectors, "c": vectors[::-1].copy(), "d": vectors.copy()}
     changed["d"][0] += 1.0  # in the middle of the prompt, one vector of forty
     asked = [
-        Prompt(id=name, ids=heard.ids, features=Features(heard.features.at, one)) for name, one in changed.items()
+        Prompt(id=name, ids=heard.ids, features=AudioFeatures(heard.features.at, one)) for name, one in changed.items()
     ]
     expected = {prompt.id: greedy(model, prompt, family, 24) for prompt in asked}
     assert len(set(expected.values())) == len(asked)
@@ -182,7 +182,7 @@ def test_the_replies_to_a_prompt_share_what_is_built_of_it_and_leave_it_as_it_wa
         built.append((prompt, plain(prompt)))
         return built[-1][1]
 
-    monkeypatch.setattr(vllm_engine, "vllm_prompt", counted)
+    monkeypatch.setattr(vllm_engine, "build_vllm_prompt", counted)
     asked = prompts(family)
     assert len(collect(engine, asked, sampling())) == 4 * len(asked)
     assert [prompt.id for prompt, _ in built] == [prompt.id for prompt in asked]

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from actors import footprint
-from actors.footprint import BYTES, MIB, memory_estimate
-from conf.load import load
+from actors.footprint import BYTES_PER_NUMBER, MIB, estimate_memory
+from conf.load import load_config
 from conf.schema import Config
 from speech.families import load_family
 from speech.families.base import Family
@@ -25,7 +25,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[torch.dtype, Path]
 
 
 def settings(folder: Path, *more: str) -> tuple[Config, Family]:
-    config = load(["model=kimi_audio", f"model.path={folder}", f"model.codec={folder.parent / 'codec'}", *more])
+    config = load_config(["model=kimi_audio", f"model.path={folder}", f"model.codec={folder.parent / 'codec'}", *more])
     return config, load_family(config.model)
 
 
@@ -41,11 +41,11 @@ def numbers(folder: Path) -> tuple[int, int]:
 def test_masters_gradients_and_moments_are_float32_whatever_is_stored(
     folders: dict[torch.dtype, Path],
 ) -> None:
-    found = {dtype: memory_estimate(*settings(folder)) for dtype, folder in folders.items()}
+    found = {dtype: estimate_memory(*settings(folder)) for dtype, folder in folders.items()}
     assert found[torch.float32]["learner"] == found[torch.bfloat16]["learner"]
     model, _ = numbers(folders[torch.float32])
     one, more = (
-        memory_estimate(*settings(folders[torch.bfloat16], f"learner.ranks={ranks}"))["learner"] for ranks in (1, 2)
+        estimate_memory(*settings(folders[torch.bfloat16], f"learner.ranks={ranks}"))["learner"] for ranks in (1, 2)
     )
     rank = more - one  # what a further rank costs: a process, its work, a model gathered, its gradients
     assert one - rank == model * (4 + 4 + 8 + 4) + 2 * 2 * model
@@ -54,7 +54,7 @@ def test_masters_gradients_and_moments_are_float32_whatever_is_stored(
 def test_no_start_policy_is_counted_where_none_is_held(folders: dict[torch.dtype, Path]) -> None:
     folder = folders[torch.float32]
     held, none = (
-        memory_estimate(*settings(folder, f"log.diagnose_every={every}", "algo=sft"))["learner"] for every in (5, 0)
+        estimate_memory(*settings(folder, f"log.diagnose_every={every}", "algo=sft"))["learner"] for every in (5, 0)
     )
     assert held - none == 4 * numbers(folder)[0]
 
@@ -69,7 +69,7 @@ def test_engines_hold_the_model_in_its_type_and_a_cache_of_every_slot(
     for dtype, size in (("float32", 4), ("bfloat16", 2)):
         how = [f"model.dtype={dtype}", "rollout.max_num_seqs=5", "model.max_length=256", "rollout.workers=2"]
         how += ["rollout.max_new_tokens=160"]
-        found = memory_estimate(*settings(folder, *how))
+        found = estimate_memory(*settings(folder, *how))
         assert found["rollout"] == 2 * (700 * MIB + (model + slots) * size + 4 * ear + codec)
         assert found["ray"] == 600 * MIB + model * size
 
@@ -80,20 +80,20 @@ def test_a_decoder_with_other_tensor_names_has_a_cache_too(tmp_path: Path) -> No
     how = ["model=glm4_voice", f"model.path={model}", f"model.codec={codec}", "rollout.engine=torch"]
     how += ["model.max_length=512", "rollout.max_new_tokens=160"]
     small, large = (
-        memory_estimate(config, load_family(config.model))["rollout"]
-        for config in (load([*how, f"rollout.max_num_seqs={n}"]) for n in (1, 2))
+        estimate_memory(config, load_family(config.model))["rollout"]
+        for config in (load_config([*how, f"rollout.max_num_seqs={n}"]) for n in (1, 2))
     )
     stored = glm4_voice.read_tensors(model)
     fused = sum(t.shape[0] for name, t in stored.items() if name.endswith("query_key_value.weight"))
     queries = sum(t.shape[1] for name, t in stored.items() if name.endswith("self_attention.dense.weight"))
-    assert large - small == 512 * (fused - queries) * BYTES["bfloat16"]
+    assert large - small == 512 * (fused - queries) * BYTES_PER_NUMBER["bfloat16"]
 
 
 def test_a_container_has_no_more_memory_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = footprint.physical_memory()
-    monkeypatch.setattr(footprint, "LIMIT", tmp_path / "memory.max")
+    whole = footprint.read_physical_memory()
+    monkeypatch.setattr(footprint, "CONTAINER_LIMIT_FILE", tmp_path / "memory.max")
     found = []
     for limit in ("1073741824", "max", str(1 << 60)):
-        footprint.LIMIT.write_text(f"{limit}\n")
-        found.append(footprint.physical_memory())
+        footprint.CONTAINER_LIMIT_FILE.write_text(f"{limit}\n")
+        found.append(footprint.read_physical_memory())
     assert found[0] == 1 << 30 and found[1] == found[2] >= whole

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from conf.algorithm import AlgoConfig, GateConfig
 from judge.types import Scale
-from learner.advantage import advantages
-from learner.gate import FixedMix, Gate, mixer_from
-from learner.statistics import GroupStatistics, group_statistics, why_dropped
+from learner.advantage import compute_advantages
+from learner.gate import FixedLambda, Gate, build_lambda_source
+from learner.statistics import GroupStatistics, compute_group_statistics, explain_dropped_group
 
 REWARDS = st.lists(st.one_of(st.none(), st.floats(1, 5)), min_size=2, max_size=8)
 
 
 def group(*rewards: float | None, spread: float | None = None) -> GroupStatistics:
-    found = group_statistics(rewards, len(rewards), [spread] * len(rewards))
+    found = compute_group_statistics(rewards, len(rewards), [spread] * len(rewards))
     assert found is not None
     return found
 
@@ -109,12 +109,12 @@ def test_missing_verdicts_leave_the_information_as_it_was_on_average_where_that_
 
 
 def test_fixed_mix_is_constant_and_still_reports_what_the_gate_sees() -> None:
-    mixer = mixer_from(AlgoConfig(mix="fixed", fixed_lambda=0.3), Scale())
-    assert isinstance(mixer, FixedMix)
+    mixer = build_lambda_source(AlgoConfig(mix="fixed", fixed_lambda=0.3), Scale())
+    assert isinstance(mixer, FixedLambda)
     reading = mixer.update([group(1, 1, 5, 5)])
     assert reading.weight == 0.3 and reading.information == 1.0
     assert mixer.update([]).weight == 0.3 and mixer.state_dict() == {}
-    assert isinstance(mixer_from(AlgoConfig(mix="gate"), Scale()), Gate)
+    assert isinstance(build_lambda_source(AlgoConfig(mix="gate"), Scale()), Gate)
 
 
 @given(st.lists(st.tuples(REWARDS, st.just(None)), min_size=1, max_size=4))
@@ -122,7 +122,7 @@ def test_lambda_is_the_closed_form_on_the_surviving_rewards(
     step: list[tuple[list[float | None], None]],
 ) -> None:
     """Also when judge calls failed: missing rewards leave no trace (docs/design.md §5, invariants 2 and 3)."""
-    kept = [group_statistics(rewards, len(rewards)) for rewards, _ in step]
+    kept = [compute_group_statistics(rewards, len(rewards)) for rewards, _ in step]
     survivors = [group for group in kept if group is not None]
     weight = Gate(GateConfig(), Scale()).update(survivors).weight
     raws = []
@@ -137,24 +137,24 @@ def test_lambda_is_the_closed_form_on_the_surviving_rewards(
 
 
 def test_a_thin_group_is_dropped_with_a_reason() -> None:
-    assert group_statistics([1.0, None, None, None], 4) is None
-    assert why_dropped([1.0, None, None, None], 4) == "1 of 4 replies have a reward, 2 needed"
-    assert group_statistics([1.0, 2.0], 8) is None  # replies that never came back count as missing
-    assert why_dropped([1.0, 2.0, None, None], 4) is None
+    assert compute_group_statistics([1.0, None, None, None], 4) is None
+    assert explain_dropped_group([1.0, None, None, None], 4) == "1 of 4 replies have a reward, 2 needed"
+    assert compute_group_statistics([1.0, 2.0], 8) is None  # replies that never came back count as missing
+    assert explain_dropped_group([1.0, 2.0, None, None], 4) is None
 
 
 def test_statistics_refuse_what_cannot_be_a_group() -> None:
     with pytest.raises(ValueError, match="group_size=2"):
-        group_statistics([1.0, 2.0, 3.0], 2)
+        compute_group_statistics([1.0, 2.0, 3.0], 2)
     with pytest.raises(ValueError, match="aligned"):
-        group_statistics([1.0, 2.0], 2, [0.0])
+        compute_group_statistics([1.0, 2.0], 2, [0.0])
 
 
 @given(REWARDS)
 def test_advantages_are_standardised_over_the_survivors(rewards: list[float | None]) -> None:
-    found = advantages(rewards)
+    found = compute_advantages(rewards)
     assert [a is None for a in found] == [r is None for r in rewards]
-    assert [a for a in found if a is not None] == advantages([r for r in rewards if r is not None])
+    assert [a for a in found if a is not None] == compute_advantages([r for r in rewards if r is not None])
     present = [a for a in found if a is not None]
     if any(a != 0 for a in present):
         assert sum(present) == pytest.approx(0, abs=1e-6)
@@ -162,8 +162,8 @@ def test_advantages_are_standardised_over_the_survivors(rewards: list[float | No
 
 
 def test_rewards_equal_up_to_rounding_have_no_advantage() -> None:
-    assert advantages([3.0, None, 3.0]) == [0.0, None, 0.0]
+    assert compute_advantages([3.0, None, 3.0]) == [0.0, None, 0.0]
     same = [0.6 * 5 + 0.4 * 1, 0.6 * 3 + 0.4 * 4, 0.1 + 0.2 + 3.1]
-    assert len(set(same)) > 1 and advantages(same) == [0.0, 0.0, 0.0]
+    assert len(set(same)) > 1 and compute_advantages(same) == [0.0, 0.0, 0.0]
     assert group(*same).variance == 0.0
-    assert advantages([None, None]) == [None, None]
+    assert compute_advantages([None, None]) == [None, None]

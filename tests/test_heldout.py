@@ -6,23 +6,23 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from actors.collect import Harvest
-from actors.decide import Group
-from actors.evaluate import held_out, summed_up
+from actors.collect import JudgedBatch
+from actors.decide import ReplyGroup
+from actors.evaluate import build_held_out_record, summarise_evaluation
 from actors.record import RunDirectory
-from conf.load import load
-from judge.types import Judged, Missing, Scored, Verdict
-from report.read import lines
-from report.records import Event, HeldOutReply, NoScore, Score
+from conf.load import load_config
+from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict, Verdict
+from report.read import read_json_lines
+from report.records import Event, HeldOutReply, MissingScoreRecord, ScoreRecord
 from rollout.types import Prompt, Reply
-from speech.manifest import Row
+from speech.manifest import ManifestRow
 
 REPLIES = TypeAdapter(HeldOutReply)
-NONE = Missing(judge="panel/1", reason="recogniser: HTTP 503", kind="recogniser", retryable=True)
+NONE = MissingVerdict(judge="panel/1", reason="recogniser: HTTP 503", kind="recogniser", retryable=True)
 
 
-def row(name: str) -> Row:
-    return Row.model_validate(
+def row(name: str) -> ManifestRow:
+    return ManifestRow.model_validate(
         {
             "id": name,
             "messages": [{"role": "user", "content": "what is two plus two"}],
@@ -44,8 +44,8 @@ def reply(name: str, channels: str = "TBAAABE") -> Reply:
     )  # fmt: skip
 
 
-def judged(name: str, verdict: Verdict, figures: dict[str, float], transcript: str | None) -> Judged:
-    return Judged(
+def judged(name: str, verdict: Verdict, figures: dict[str, float], transcript: str | None) -> ReplyJudgement:
+    return ReplyJudgement(
         prompt_id=name,
         index=0,
         axes={"acoustic": verdict},
@@ -57,7 +57,7 @@ def judged(name: str, verdict: Verdict, figures: dict[str, float], transcript: s
 
 HEARD = judged(
     "a",
-    Scored(value=4.5, judge="acoustic/1", why="clear"),
+    ScoredVerdict(value=4.5, judge="acoustic/1", why="clear"),
     {"seconds": 1.5, "wer": 0.25, "heard_right": 1.0},
     "for",
 )
@@ -67,11 +67,11 @@ UNHEARD = judged("b", NONE, {"seconds": 2.0}, None)
 def written() -> tuple[list[HeldOutReply], float | None]:
     rows, pairs = [row("a"), row("b")], [(reply("a"), HEARD), (reply("b", "TE"), UNHEARD)]
     groups = tuple(
-        Group(prompt=Prompt(id=one.id, ids=()), replies=(pair,)) for one, pair in zip(rows, pairs, strict=True)
+        ReplyGroup(prompt=Prompt(id=one.id, ids=()), replies=(pair,)) for one, pair in zip(rows, pairs, strict=True)
     )
-    batch = Harvest(groups=groups, generate_s=3.0, judge_s=0.5)
-    found = summed_up(rows, batch, step=0, split="test", when="before")
-    return [held_out(found, one, *pair) for one, pair in zip(rows, pairs, strict=True)], found.took_s
+    batch = JudgedBatch(groups=groups, generate_s=3.0, judge_s=0.5)
+    found = summarise_evaluation(rows, batch, step=0, split="test", when="before")
+    return [build_held_out_record(found, one, *pair) for one, pair in zip(rows, pairs, strict=True)], found.took_s
 
 
 def test_a_line_has_the_reply_its_codes_its_scores_and_its_figures() -> None:
@@ -79,14 +79,14 @@ def test_a_line_has_the_reply_its_codes_its_scores_and_its_figures() -> None:
     assert took == 3.5
     assert (first.row_id, first.task_type, first.style, first.when) == ("a", "arithmetic", "slow", "before")
     assert first.codes == [102, 103, 104], "the ids of the AUDIO positions alone"
-    assert first.scores == {"acoustic": Score(value=4.5, judge="acoustic/1", why="clear")}
+    assert first.scores == {"acoustic": ScoreRecord(value=4.5, judge="acoustic/1", why="clear")}
     assert (first.reward, first.missing, first.transcript, first.seconds) == (4.5, None, "for", 1.5)
     assert first.figures == {"seconds": 1.5, "wer": 0.25, "heard_right": 1.0}
 
 
 def test_what_nobody_knows_is_left_out_and_has_a_reason() -> None:
     second = written()[0][1]
-    assert second.scores == {"acoustic": NoScore(missing="recogniser: HTTP 503", kind="recogniser")}
+    assert second.scores == {"acoustic": MissingScoreRecord(missing="recogniser: HTTP 503", kind="recogniser")}
     assert (second.reward, second.missing, second.transcript) == (None, "recogniser: HTTP 503", None)
     assert second.figures == {"seconds": 2.0} and second.codes == []
     with pytest.raises(ValidationError, match="either a reward or a reason"):
@@ -96,7 +96,7 @@ def test_what_nobody_knows_is_left_out_and_has_a_reason() -> None:
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     replies, _ = written()
     RunDirectory(tmp_path).write("heldout/test_before.jsonl", replies)
-    assert lines(tmp_path / "heldout/test_before.jsonl", REPLIES).rows == tuple(replies)
+    assert read_json_lines(tmp_path / "heldout/test_before.jsonl", REPLIES).rows == tuple(replies)
     assert [path.name for path in (tmp_path / "heldout").iterdir()] == ["test_before.jsonl"]
 
 
@@ -111,7 +111,7 @@ def test_a_resumed_run_keeps_what_was_held_out_up_to_its_step(tmp_path: Path) ->
     )
     for name in names:
         run.write(f"heldout/{name}.jsonl", [])
-    run.cut(20, load([f"run.root={tmp_path}", "run.name=run"]))
+    run.cut(20, load_config([f"run.root={tmp_path}", "run.name=run"]))
     left = sorted(path.stem for path in (tmp_path / "heldout").iterdir())
     assert left == ["test_before", "validation_before", "validation_step_000020"]
 
@@ -121,7 +121,7 @@ def test_an_event_that_a_kill_tore_is_left_out_and_the_next_one_is_whole(tmp_pat
     with (tmp_path / "events.jsonl").open("a") as out:
         out.write('{"time": 1.0, "kind": "dr')
     RunDirectory.reopen(tmp_path, 3).event("resume", "after it")
-    found = lines(tmp_path / "events.jsonl", TypeAdapter(Event))
+    found = read_json_lines(tmp_path / "events.jsonl", TypeAdapter(Event))
     assert [event.kind for event in found.rows] == ["restart", "resume"] and found.note is None
 
 
@@ -136,7 +136,7 @@ def test_an_evaluation_that_a_kill_cut_short_leaves_no_line_where_it_is_made_aga
     run.write("heldout/validation_before.jsonl", [])
     if whole:
         run.write("heldout/validation_step_000004.jsonl", [])
-    run.cut(4, load([]))
+    run.cut(4, load_config([]))
     steps = [json.loads(line)["step"] for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
     assert steps == [0, 2, *[4] * whole]
     assert (tmp_path / "samples.jsonl").read_text()

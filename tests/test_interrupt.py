@@ -13,8 +13,8 @@ import pytest
 
 from actors import checkpoint
 from actors.driver import Driver
-from actors.interrupt import surviving_children, terminable, undisturbed, until_terminated
-from actors.prepare import prepare
+from actors.interrupt import defer_signals, interrupt_on_termination, run_until_terminated, shield_children_from_hangup
+from actors.prepare import prepare_job
 from actors.record import RunDirectory
 from tests.processes import HANG_S
 
@@ -36,7 +36,7 @@ class SlowLearner:
 
 
 def driver(data: list[str], tmp_path: Path, learner: SlowLearner) -> tuple[Driver, RunDirectory]:
-    job = prepare([f"run.root={tmp_path}", "run.name=run", "learner.ranks=1", "judge.workers=1", *data])
+    job = prepare_job([f"run.root={tmp_path}", "run.name=run", "learner.ranks=1", "judge.workers=1", *data])
     run = RunDirectory.create(job.config)
     monitor: Any = SimpleNamespace(phase=lambda *_, **__: None, say=lambda _: None, tick=None, step=None)
     fleet: Any = SimpleNamespace(learner=learner, rollout=None, judges=None)
@@ -53,7 +53,7 @@ def test_an_interrupt_during_a_checkpoint_lets_it_end(short_world: list[str], tm
         try:
             await found._checkpoint()
         except asyncio.CancelledError:
-            await found._interrupted()
+            await found._save_after_interrupt()
             raise
 
     async def interrupted() -> None:
@@ -68,7 +68,7 @@ def test_an_interrupt_during_a_checkpoint_lets_it_end(short_world: list[str], tm
         asyncio.run(interrupted())
     assert learner.calls == 1
     assert [path.name for path in (run.path / "checkpoints").glob("step_*")] == ["step_000002"]
-    assert checkpoint.check(checkpoint.folder(run.path, 2)) == []
+    assert checkpoint.check_snapshot(checkpoint.snapshot_folder(run.path, 2)) == []
 
 
 def test_an_interrupt_before_a_resumed_run_has_learnt_anything_writes_nothing(
@@ -78,8 +78,8 @@ def test_an_interrupt_before_a_resumed_run_has_learnt_anything_writes_nothing(
     found, run = driver(short_world, tmp_path, learner)
     learner.may.set()
     asyncio.run(found._checkpoint())
-    asyncio.run(found._interrupted())  # its state is that of the snapshot
-    assert learner.calls == 1 and len(checkpoint.snapshots(run.path)) == 1
+    asyncio.run(found._save_after_interrupt())  # its state is that of the snapshot
+    assert learner.calls == 1 and len(checkpoint.list_snapshots(run.path)) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -87,8 +87,8 @@ def test_a_signal_waits_until_what_must_not_be_torn_has_ended(number: signal.Sig
     whole = False
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
-        with pytest.raises(KeyboardInterrupt), terminable():
-            with undisturbed():
+        with pytest.raises(KeyboardInterrupt), interrupt_on_termination():
+            with defer_signals():
                 os.kill(os.getpid(), number)
                 whole = True
             raise AssertionError("the signal was lost")
@@ -113,7 +113,7 @@ def saving(*sent: int) -> list[str]:
             raise
 
     with pytest.raises((asyncio.CancelledError, KeyboardInterrupt)):
-        asyncio.run(until_terminated(work()))
+        asyncio.run(run_until_terminated(work()))
     return said
 
 
@@ -123,7 +123,7 @@ def saving(*sent: int) -> list[str]:
     ids=["terminal", "manager", "keyboard"],
 )
 def test_a_second_signal_of_the_same_goodbye_does_not_cut_the_checkpoint_short(sent: tuple[int, int]) -> None:
-    with terminable():  # what holds outside of the loop
+    with interrupt_on_termination():  # what holds outside of the loop
         assert saving(*sent) == ["saved"]
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
@@ -136,14 +136,14 @@ def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
         await asyncio.sleep(0.05)
 
     try:
-        with terminable():
-            asyncio.run(until_terminated(work()))
+        with interrupt_on_termination():
+            asyncio.run(run_until_terminated(work()))
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_what_is_started_for_a_run_outlives_the_terminal_until_the_run_ends_it() -> None:
-    with surviving_children():
+    with shield_children_from_hangup():
         child = subprocess.Popen(["sleep", "600"])
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as ray.init sets one of its own
     try:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from report import table
-from report.paired import Bootstrap, Estimate, difference, mean, with_width
+from report.paired import Bootstrap, IntervalEstimate, estimate_difference, estimate_mean, replace_zero_width_interval
 from report.records import Evaluation, HeldOutReply
 
 FEW = Bootstrap(draws=200)
@@ -17,25 +17,25 @@ def wilson_of_none(n: int) -> float:
 
 @pytest.mark.parametrize(("value", "ends"), [(0.0, (0.0, 48.99)), (100.0, (51.01, 100.0))])
 def test_a_share_of_none_or_all_of_four_has_wilsons_interval(value: float, ends: tuple[float, float]) -> None:
-    found = with_width(mean(np.full((1, 4), value), FEW), 4, 100.0, FEW)
+    found = replace_zero_width_interval(estimate_mean(np.full((1, 4), value), FEW), 4, 100.0, FEW)
     assert found.lo is not None and found.hi is not None
     assert (found.lo, found.hi) == pytest.approx(ends, abs=0.01)
 
 
 def test_two_sides_that_never_differ_may_differ_where_nobody_looked() -> None:
     values = np.array([[0.0, 100.0, 100.0, 0.0]])
-    found = with_width(difference(values, values, FEW), 4, 100.0, FEW, signed=True)
+    found = replace_zero_width_interval(estimate_difference(values, values, FEW), 4, 100.0, FEW, signed=True)
     assert found.value == 0.0 and found.hi == pytest.approx(200 * wilson_of_none(4)) and found.lo == -found.hi
 
 
 def test_of_another_figure_that_is_always_the_same_no_interval_is_known() -> None:
-    found = with_width(mean(np.full((1, 4), 2.5), FEW), 4, None, FEW)
-    assert found == Estimate(2.5)
+    found = replace_zero_width_interval(estimate_mean(np.full((1, 4), 2.5), FEW), 4, None, FEW)
+    assert found == IntervalEstimate(2.5)
 
 
 def test_an_interval_with_a_width_stays_as_it_is() -> None:
-    found = mean(np.array([[0.0, 100.0, 0.0, 0.0]]), FEW)
-    assert with_width(found, 4, 100.0, FEW) == found
+    found = estimate_mean(np.array([[0.0, 100.0, 0.0, 0.0]]), FEW)
+    assert replace_zero_width_interval(found, 4, 100.0, FEW) == found
 
 
 def reply(when: str, row: int, right: float) -> HeldOutReply:
@@ -63,7 +63,10 @@ def test_a_change_between_before_and_after_has_an_interval() -> None:
         [reply("before", row, 0.0) for row in range(4)],
         [reply("after", row, right) for row, right in enumerate((0.0, 1.0, 1.0, 0.0))],
     )
-    rows = {row.label.strip(): row for row in table.rows(evaluation("before", 0.0), evaluation("after", 0.5), replies)}
+    rows = {
+        row.label.strip(): row
+        for row in table.build_before_after_rows(evaluation("before", 0.0), evaluation("after", 0.5), replies)
+    }
     heard = rows["answer right, as heard"]
     assert heard.change is not None and heard.change.value == 0.5 == heard.difference
     assert heard.change.lo is not None and heard.change.lo < 0.5 and "+50.0 pts [" in heard.cells()[2]

@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from conf.load import read
+from conf.load import read_config
 from examples.judge_server.service import MODEL
 from examples.judge_server.started import started
-from report.read import metric_rows
+from report.read import read_metric_rows
 from tests import processes
 
 ROOT = Path(__file__).parent.parent
@@ -108,9 +108,9 @@ def test_a_submitted_job_trains_on_the_cluster(head: dict[str, str], tmp_path: P
     assert NAME in listed.stdout and SECRET not in listed.stdout + done.stdout, "Ray's record of the job"
     run = Path(head["HOME"]) / "wavgate-runs" / "submitted"
     assert "runtime_resources" not in (run / "config.yaml").read_text(), "that folder ends with the cluster"
-    assert read(run / "config.yaml").data.train == ROOT / "examples/tiny_world/data/train.jsonl"
+    assert read_config(run / "config.yaml").data.train == ROOT / "examples/tiny_world/data/train.jsonl"
     assert "a Ray job's own folder is temporary" in done.stdout
-    assert [row["step"] for row in metric_rows(run / "metrics.jsonl").rows] == [1]
+    assert [row["step"] for row in read_metric_rows(run / "metrics.jsonl").rows] == [1]
     calls = (run / "judge_calls.jsonl").read_text()
     assert '"kind": null' in calls and SECRET not in calls
     assert (run / "report.html").is_file() and (run / "final" / "model.safetensors").is_file()

@@ -11,10 +11,17 @@ from hypothesis import strategies as st
 from examples.tiny_world.speak import REPLY_MANNERS
 from examples.tiny_world.tasks import FAMILIES
 from judge import measure
-from judge.acoustic import NORMS, Ramp, listen, manner, score, style_followed
-from judge.voice import SpeechNorms, VoiceSample, fitted, keep, norms_of, sample_of
+from judge.acoustic import DEFAULT_NORMS, Ramp, is_style_followed, measure_sound, rate_manner, score_acoustics
+from judge.voice import (
+    SpeechNorms,
+    VoiceSample,
+    find_voice_norms,
+    fit_voice_norms,
+    measure_voice_sample,
+    save_voice_norms,
+)
 from rollout.types import Speech
-from speech.words import words
+from speech.words import split_words
 from tests.judging import RATE, REPLIES, SCALE, recorded, speech, spoken, task
 
 STYLES = (None, "slow", "loud")
@@ -36,10 +43,12 @@ def noise(seconds: float) -> np.ndarray:
 
 
 def test_level_is_that_of_the_speech_alone() -> None:
-    alone = measure.level(tone(1), RATE)
+    alone = measure.measure_speech_level(tone(1), RATE)
     assert alone == pytest.approx(20 * np.log10(0.5 / np.sqrt(2)), abs=0.01)
-    assert measure.level(np.concatenate([hush(2), tone(1), hush(3)]), RATE) == pytest.approx(alone, abs=0.05)
-    assert measure.level(tone(1) / 10, RATE) == pytest.approx(alone - 20, abs=0.01)
+    assert measure.measure_speech_level(np.concatenate([hush(2), tone(1), hush(3)]), RATE) == pytest.approx(
+        alone, abs=0.05
+    )
+    assert measure.measure_speech_level(tone(1) / 10, RATE) == pytest.approx(alone - 20, abs=0.01)
 
 
 def test_pauses_are_measured_in_seconds_and_shares() -> None:
@@ -70,23 +79,23 @@ def test_slow_speech_has_fewer_syllables_per_second() -> None:
 
 def test_a_loop_is_told_from_speech_and_noise() -> None:
     texts = list(REPLIES)
-    assert max(measure.loop(spoken(text), RATE) for text in texts) < 0.75
-    assert measure.loop(np.concatenate([spoken(text) for text in texts]), RATE) < 0.6
-    assert measure.loop(noise(5), RATE) < 0.3
-    assert measure.loop(np.tile(spoken(texts[0]), 3), RATE) > 0.95
-    assert measure.loop(np.tile(spoken("dog"), 8), RATE) > 0.95
-    assert measure.loop(tone(3), RATE) > 0.95
+    assert max(measure.measure_self_similarity(spoken(text), RATE) for text in texts) < 0.75
+    assert measure.measure_self_similarity(np.concatenate([spoken(text) for text in texts]), RATE) < 0.6
+    assert measure.measure_self_similarity(noise(5), RATE) < 0.3
+    assert measure.measure_self_similarity(np.tile(spoken(texts[0]), 3), RATE) > 0.95
+    assert measure.measure_self_similarity(np.tile(spoken("dog"), 8), RATE) > 0.95
+    assert measure.measure_self_similarity(tone(3), RATE) > 0.95
 
 
 def test_a_loop_agrees_with_the_plain_sum_over_lags() -> None:
     wave = np.concatenate([spoken("the answer is twelve"), spoken("the answer is seven")])
-    bands = measure._bands(wave, RATE)
+    bands = measure._band_energies(wave, RATE)
     x = bands - bands.mean(axis=0)
     expected = max(
         float((x[lag:] * x[:-lag]).sum() / np.sqrt((x[lag:] ** 2).sum() * (x[:-lag] ** 2).sum()))
         for lag in range(50, len(x) - max(50, len(x) // 3) + 1)
     )
-    assert measure.loop(wave, RATE) == pytest.approx(expected, abs=1e-6)
+    assert measure.measure_self_similarity(wave, RATE) == pytest.approx(expected, abs=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -98,39 +107,39 @@ def test_a_loop_agrees_with_the_plain_sum_over_lags() -> None:
 def test_every_finite_wave_gets_finite_measures(samples: int, amplitude: float, rate: int) -> None:
     wave = (amplitude * np.random.default_rng(samples).uniform(-1, 1, samples)).astype(np.float32)
     measures = (
-        measure.level,
+        measure.measure_speech_level,
         measure.silence_share,
         measure.longest_pause,
         measure.syllable_rate,
-        measure.loop,
+        measure.measure_self_similarity,
     )
     figures = [function(wave, rate) for function in measures] + [measure.clipping_share(wave)]
     assert np.isfinite(figures).all()
-    assert 0 <= measure.silence_share(wave, rate) <= 1 and 0 <= measure.loop(wave, rate) <= 1
-    assert measure.longest_pause(wave, rate) <= samples / rate + measure.FRAME + 1e-9
+    assert 0 <= measure.silence_share(wave, rate) <= 1 and 0 <= measure.measure_self_similarity(wave, rate) <= 1
+    assert measure.longest_pause(wave, rate) <= samples / rate + measure.FRAME_S + 1e-9
 
 
 def test_the_norms_are_those_of_the_shipped_voice() -> None:
     def pace(style: str | None) -> float:
         durations = [len(recorded(text, style)) / RATE for text in SAMPLE]
-        expected = [NORMS.seconds(text) for text in SAMPLE]
+        expected = [DEFAULT_NORMS.seconds(text) for text in SAMPLE]
         return float(np.exp(np.mean(np.log(durations) - np.log(expected))))
 
     def heard_level(style: str | None) -> float:
-        return float(np.mean([measure.level(spoken(text, style), RATE) for text in REPLIES]))
+        return float(np.mean([measure.measure_speech_level(spoken(text, style), RATE) for text in REPLIES]))
 
     assert pace(None) == pytest.approx(1, rel=0.03)
-    assert pace("slow") / pace(None) == pytest.approx(NORMS.slow_ratio, rel=0.03)
-    assert heard_level(None) == pytest.approx(NORMS.level_dbfs, abs=0.7)
-    assert heard_level("loud") - heard_level(None) == pytest.approx(NORMS.loud_db, abs=0.7)
+    assert pace("slow") / pace(None) == pytest.approx(DEFAULT_NORMS.slow_ratio, rel=0.03)
+    assert heard_level(None) == pytest.approx(DEFAULT_NORMS.level_dbfs, abs=0.7)
+    assert heard_level("loud") - heard_level(None) == pytest.approx(DEFAULT_NORMS.loud_db, abs=0.7)
 
 
 @pytest.mark.parametrize("asked", STYLES)
 @pytest.mark.parametrize("spoken_style", STYLES)
 def test_a_style_is_followed_when_it_was_asked_for(asked: str | None, spoken_style: str | None) -> None:
-    sounds = [listen(speech(recorded(text, spoken_style)), text) for text in SAMPLE]
-    followed = np.mean([style_followed(sound, asked) for sound in sounds])
-    graded = np.mean([manner(sound, asked) for sound in sounds])
+    sounds = [measure_sound(speech(recorded(text, spoken_style)), text) for text in SAMPLE]
+    followed = np.mean([is_style_followed(sound, asked) for sound in sounds])
+    graded = np.mean([rate_manner(sound, asked) for sound in sounds])
     if asked == spoken_style:
         assert followed >= 0.93 and graded >= 0.88
     else:
@@ -138,28 +147,28 @@ def test_a_style_is_followed_when_it_was_asked_for(asked: str | None, spoken_sty
 
 
 def test_more_of_the_style_asked_for_is_no_fault_but_less_is() -> None:
-    sound = listen(speech(spoken("the answer is twelve", "slow")), "the answer is twelve")
+    sound = measure_sound(speech(spoken("the answer is twelve", "slow")), "the answer is twelve")
 
     def at(pace: float) -> float:
-        return manner(replace(sound, pace=pace), "slow")
+        return rate_manner(replace(sound, pace=pace), "slow")
 
-    grades = [at(NORMS.slow_ratio**step) for step in (0, 0.4, 0.6, 1, 1.5)]
+    grades = [at(DEFAULT_NORMS.slow_ratio**step) for step in (0, 0.4, 0.6, 1, 1.5)]
     assert grades == sorted(grades) and grades[0] == 0 and grades[-1] == 1
 
 
 def test_an_unknown_style_is_refused() -> None:
-    sound = listen(speech(spoken("the answer is twelve")), "the answer is twelve")
+    sound = measure_sound(speech(spoken("the answer is twelve")), "the answer is twelve")
     with pytest.raises(ValueError, match="style must be"):
-        manner(sound, "whispered")
+        rate_manner(sound, "whispered")
 
 
 def test_intelligibility_leads_and_manner_counts_only_for_what_was_understood() -> None:
     text = "the answer is twelve"
-    sound = listen(speech(spoken(text)), text)
-    both = score(sound, text, text, task(text), SCALE).value
-    wrong_manner = score(sound, text, text, task(text, "loud"), SCALE).value
-    half = score(sound, text, "the answer", task(text), SCALE).value
-    nothing = score(sound, text, "", task(text), SCALE).value
+    sound = measure_sound(speech(spoken(text)), text)
+    both = score_acoustics(sound, text, text, task(text), SCALE).value
+    wrong_manner = score_acoustics(sound, text, text, task(text, "loud"), SCALE).value
+    half = score_acoustics(sound, text, "the answer", task(text), SCALE).value
+    nothing = score_acoustics(sound, text, "", task(text), SCALE).value
     assert both == SCALE.hi
     assert wrong_manner == pytest.approx(SCALE.at(0.6))
     assert half == pytest.approx(SCALE.at(0.5))
@@ -179,7 +188,7 @@ def test_each_fault_takes_away_even_when_every_word_is_understood(fault: str) ->
         "drawl": np.repeat(wave, 4),
         "rush": wave[::5],
     }
-    verdict = score(listen(speech(waves[fault]), text), text, text, task(text), SCALE)
+    verdict = score_acoustics(measure_sound(speech(waves[fault]), text), text, text, task(text), SCALE)
     assert fault in verdict.why
     assert verdict.value < SCALE.at(0.6)
 
@@ -193,13 +202,13 @@ def test_a_ramp_never_rises(a: float, b: float) -> None:
 
 @given(st.lists(st.sampled_from(["a", "dog", "september", "12"]), min_size=1, max_size=9))
 def test_a_longer_text_is_expected_to_last_longer(said: list[str]) -> None:
-    assert NORMS.seconds(" ".join(said)) < NORMS.seconds(" ".join([*said, "a"]))
-    assert words(" ".join(said))
+    assert DEFAULT_NORMS.seconds(" ".join(said)) < DEFAULT_NORMS.seconds(" ".join([*said, "a"]))
+    assert split_words(" ".join(said))
 
 
 def test_a_text_without_words_has_no_duration() -> None:
     with pytest.raises(ValueError, match="must have words"):
-        NORMS.seconds(" ... ")
+        DEFAULT_NORMS.seconds(" ... ")
 
 
 def test_every_style_of_the_voice_is_known_here() -> None:
@@ -209,26 +218,26 @@ def test_every_style_of_the_voice_is_known_here() -> None:
 def test_a_checkpoint_may_speak_with_another_voice(tmp_path: Path) -> None:
     voice = {"seconds_per_word": 0.1, "seconds_per_letter": 0.05, "level_dbfs": -30, "slow_ratio": 1.5}
     (tmp_path / "wavgate.json").write_text(json.dumps({"family": "x", "voice": voice}))
-    assert norms_of(tmp_path) == SpeechNorms(**voice)
+    assert find_voice_norms(tmp_path) == SpeechNorms(**voice)
 
 
 def test_the_embedded_voice_is_that_of_the_family_tiny_alone(tmp_path: Path) -> None:
-    assert norms_of(tmp_path) is None
+    assert find_voice_norms(tmp_path) is None
     (tmp_path / "wavgate.json").write_text('{"family": "tiny", "codec": "codec.safetensors"}')
-    assert norms_of(tmp_path) == NORMS
+    assert find_voice_norms(tmp_path) == DEFAULT_NORMS
     (tmp_path / "wavgate.json").write_text('{"family": "x"}')
-    assert norms_of(tmp_path) is None
+    assert find_voice_norms(tmp_path) is None
 
 
 def test_a_run_keeps_the_voice_for_its_resumption_and_its_final_weights(tmp_path: Path) -> None:
     base, final = tmp_path / "models" / "base", tmp_path / "run" / "final"
     for folder in (base, final):
         folder.mkdir(parents=True)
-    assert norms_of(base, tmp_path / "run") is None
+    assert find_voice_norms(base, tmp_path / "run") is None
     norms = SpeechNorms(seconds_per_word=0.3, seconds_per_letter=0.01 / 3, level_dbfs=-20.5)
-    keep(norms, tmp_path / "run")
-    assert norms == norms_of(base, tmp_path / "run") == norms_of(final)
-    assert norms_of(base) is None
+    save_voice_norms(norms, tmp_path / "run")
+    assert norms == find_voice_norms(base, tmp_path / "run") == find_voice_norms(final)
+    assert find_voice_norms(base) is None
 
 
 def test_a_voice_is_measured_on_replies_and_not_on_too_few() -> None:
@@ -237,14 +246,14 @@ def test_a_voice_is_measured_on_replies_and_not_on_too_few() -> None:
         VoiceSample(words=w, letters=n, seconds=0.2 * w + 0.05 * n, level_dbfs=level)
         for w, n, level in [*said, (6, 22, -22)]
     ]
-    norms = fitted(samples)
+    norms = fit_voice_norms(samples)
     assert norms is not None and norms.level_dbfs == -22
     assert (norms.seconds_per_word, norms.seconds_per_letter) == pytest.approx((0.2, 0.05))
-    assert fitted(samples[:-1]) is None
+    assert fit_voice_norms(samples[:-1]) is None
     quiet = Speech(wave=np.zeros(8000, np.float32), sample_rate=8000)
-    assert sample_of("words", quiet) is None and sample_of("...", quiet) is None
+    assert measure_voice_sample("words", quiet) is None and measure_voice_sample("...", quiet) is None
     loud = Speech(wave=np.full(8000, 0.1, np.float32), sample_rate=8000)
-    found = sample_of("12 cats", loud)
+    found = measure_voice_sample("12 cats", loud)
     assert found is not None and (found.words, found.letters, found.seconds) == (2, 10, 1)
     assert found.level_dbfs == pytest.approx(-20, abs=0.01)
 
@@ -255,4 +264,4 @@ def test_a_voice_is_measured_on_replies_and_not_on_too_few() -> None:
 def test_a_voice_that_is_no_voice_is_refused(voice: str, tmp_path: Path) -> None:
     (tmp_path / "wavgate.json").write_text(f'{{"voice": {voice}}}')
     with pytest.raises(ValueError, match="voice"):
-        norms_of(tmp_path)
+        find_voice_norms(tmp_path)

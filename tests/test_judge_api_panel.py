@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from conf.endpoints import ApiConfig, SecondConfig
 from conf.judging import JudgeConfig
-from judge.agreement import Item
-from judge.api import Access, api_panel, limits_of, probed
-from judge.api_panel import ApiPanel, Second
-from judge.calibration import fitted, save
-from judge.compare import beside_floors, unopposed, win_rates
+from judge.agreement import RatedReply
+from judge.api import EndpointLimiters, build_api_panel, limits_from_config, probe_endpoints
+from judge.api_panel import ApiPanel, SecondJudge
+from judge.calibration import fit_calibration, save_calibrations
+from judge.compare import add_floor_wins, compute_win_rates, score_unopposed
 from judge.limits import Limiter
-from judge.types import Judged, Missing, Scale, Scored, Verdict
+from judge.types import MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
 from tests.judge_server import MODEL, JudgeServer, recordings, said
 from tests.judging import CONFIG, SCALE, WORLD, recorded, reply, speech, spoken, task, value
 from tests.processes import HANG_S
@@ -39,8 +39,10 @@ def config_of(server: JudgeServer, *, second: JudgeServer | None = None, **chang
 
 
 async def panel_of(config: JudgeConfig, log: Path | None = None) -> ApiPanel:
-    access = Access(judge=Limiter(limits_of(config.api)), second=Limiter(limits_of(config.second)))
-    return api_panel(config, WORLD / "data", WORLD / "base", await probed(config), access, log=log)
+    access = EndpointLimiters(
+        judge=Limiter(limits_from_config(config.api)), second=Limiter(limits_from_config(config.second))
+    )
+    return build_api_panel(config, WORLD / "data", WORLD / "base", await probe_endpoints(config), access, log=log)
 
 
 def last_word(body: dict[str, Any]) -> float:
@@ -53,7 +55,7 @@ def last_word(body: dict[str, Any]) -> float:
 
 
 def test_the_holistic_axis_hears_the_users_own_audio_at_its_own_rate() -> None:
-    async def scenario() -> tuple[Judged, list[dict[str, Any]]]:
+    async def scenario() -> tuple[ReplyJudgement, list[dict[str, Any]]]:
         async with JudgeServer(last_word) as server:
             panel = await panel_of(config_of(server, semantic=0.0, acoustic=0.0, holistic=1.0))
             server.bodies.clear()
@@ -78,7 +80,7 @@ def recordings_of(path: Path) -> tuple[np.ndarray, int]:
 
 
 def test_a_group_is_compared_and_what_cannot_be_judged_loses_by_rule() -> None:
-    async def scenario(compare: str) -> list[Judged]:
+    async def scenario(compare: str) -> list[ReplyJudgement]:
         async with JudgeServer(last_word if compare == "pairwise" else ranked) as server:
             panel = await panel_of(config_of(server, acoustic_by="local", api={"compare": compare}))
             group = [(TEXT, "stop"), (OTHER, "stop"), (TEXT, "abort"), ("", "stop")]
@@ -94,7 +96,7 @@ def test_a_group_is_compared_and_what_cannot_be_judged_loses_by_rule() -> None:
         # Of the two that can be judged one wins; both beat the reply without words, which earns the floor.
         assert value(right.axes["semantic"]) == pytest.approx(SCALE.hi)
         assert value(wrong.axes["semantic"]) == pytest.approx(SCALE.at(1 / 2))
-        assert isinstance(aborted.reward, Missing) and aborted.reward.kind == "aborted"
+        assert isinstance(aborted.reward, MissingVerdict) and aborted.reward.kind == "aborted"
         assert value(silent.reward) == SCALE.lo
         assert value(right.axes["acoustic"]) > 4, "the local axis is scored by itself"
 
@@ -107,7 +109,7 @@ def ranked(body: dict[str, Any]) -> Any:
 
 
 def test_the_only_judgeable_reply_of_a_group_beats_the_floor_and_is_missing_without_one() -> None:
-    async def scenario() -> tuple[list[Judged], list[Judged]]:
+    async def scenario() -> tuple[list[ReplyJudgement], list[ReplyJudgement]]:
         async with JudgeServer(last_word) as server:
             panel = await panel_of(config_of(server, acoustic=0.0, api={"compare": "pairwise"}))
             sounds = [speech(spoken(TEXT))] * 2
@@ -117,7 +119,7 @@ def test_the_only_judgeable_reply_of_a_group_beats_the_floor_and_is_missing_with
 
     floored, aborted = asyncio.run(asyncio.wait_for(scenario(), HANG_S))
     assert [value(one.reward) for one in floored] == [SCALE.hi, SCALE.lo]
-    assert isinstance(aborted[0].reward, Missing) and aborted[0].reward.kind == "nothing_to_check"
+    assert isinstance(aborted[0].reward, MissingVerdict) and aborted[0].reward.kind == "nothing_to_check"
 
 
 @given(
@@ -138,18 +140,18 @@ def test_floors_count_as_replies_that_lose_every_pair(wins: list[float], count: 
     }
     scale = Scale(2.0, 4.0)
     alone: list[Verdict] = [
-        Scored(value=scale.at(rate.share), judge="j", spread=rate.spread)
-        for _, rate in sorted(win_rates(chances, count).items())
+        ScoredVerdict(value=scale.at(rate.share), judge="j", spread=rate.spread)
+        for _, rate in sorted(compute_win_rates(chances, count).items())
     ]
-    beside = beside_floors(alone, floors, scale)
-    expected = win_rates(whole, everyone)
+    beside = add_floor_wins(alone, floors, scale)
+    expected = compute_win_rates(whole, everyone)
     for index, verdict in enumerate(beside):
         assert value(verdict) == pytest.approx(scale.at(expected[index].share))
-    assert isinstance(unopposed(floors, scale), Scored) == (floors > 0)
+    assert isinstance(score_unopposed(floors, scale), ScoredVerdict) == (floors > 0)
 
 
 def test_a_second_judge_is_asked_about_a_share_and_changes_no_reward(tmp_path: Path) -> None:
-    async def scenario() -> list[Judged]:
+    async def scenario() -> list[ReplyJudgement]:
         async with JudgeServer(last_word) as server, JudgeServer(lambda body: 1.0, model="other") as other:
             panel = await panel_of(config_of(server, second=other), tmp_path / "calls.jsonl")
             replies = [replace(reply(TEXT), index=i) for i in range(40)]
@@ -168,12 +170,12 @@ def test_a_second_judge_is_asked_about_a_share_and_changes_no_reward(tmp_path: P
     calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     assert {call["case"] for call in calls} == {f"p/{i} v1" for i in range(40)}, "the log names the reply"
     assert {call["case"] for call in calls if call["model"] == "other"} == {f"p/{one.index} v1" for one in asked}
-    again = Second(judge=None, share=0.5)  # type: ignore[arg-type]
+    again = SecondJudge(judge=None, share=0.5)  # type: ignore[arg-type]
     assert {one.index for one in asked} == {i for i in range(40) if again.hears(replace(reply(TEXT), index=i))}
 
 
 def test_a_second_judge_that_fails_is_missing_in_the_opinion_alone() -> None:
-    async def scenario() -> Judged:
+    async def scenario() -> ReplyJudgement:
         async with JudgeServer(last_word) as server, JudgeServer(model="other") as other:
             config = config_of(server, second=other)
             panel = await panel_of(
@@ -183,25 +185,25 @@ def test_a_second_judge_that_fails_is_missing_in_the_opinion_alone() -> None:
             return await panel.score(reply(TEXT), speech(spoken(TEXT)), task(TEXT))
 
     judged = asyncio.run(asyncio.wait_for(scenario(), HANG_S))
-    assert isinstance(judged.reward, Scored)
-    assert all(isinstance(verdict, Missing) for verdict in judged.second.values()) and judged.second
+    assert isinstance(judged.reward, ScoredVerdict)
+    assert all(isinstance(verdict, MissingVerdict) for verdict in judged.second.values()) and judged.second
 
 
 def test_scores_go_through_the_calibration_of_exactly_this_judge(tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
 
     def write(judge: str) -> None:
-        items = [Item(prompt_id=str(i // 2), judge=1.0 + i, human=2.0 + i / 2) for i in range(5)]
-        save(path, {"semantic": fitted(items, judge, Scale())}, "0" * 64)
+        items = [RatedReply(prompt_id=str(i // 2), judge=1.0 + i, human=2.0 + i / 2) for i in range(5)]
+        save_calibrations(path, {"semantic": fit_calibration(items, judge, Scale())}, "0" * 64)
 
-    async def scenario() -> Judged:
+    async def scenario() -> ReplyJudgement:
         async with JudgeServer(last_word) as server:
             config = config_of(server, acoustic_by="local", api={"calibration": path})
             return await (await panel_of(config)).score(reply(TEXT), speech(spoken(TEXT)), task(TEXT))
 
     write(f"openai({MODEL} semantic/1 logprobs)")
     semantic = asyncio.run(asyncio.wait_for(scenario(), HANG_S)).axes["semantic"]
-    assert isinstance(semantic, Scored) and semantic.judge.endswith("+calibrated")
+    assert isinstance(semantic, ScoredVerdict) and semantic.judge.endswith("+calibrated")
     assert semantic.value == pytest.approx(2.0 + 4.0 / 2), "5 of the judge is 4 of people"
     write(f"openai({MODEL} semantic/0 logprobs)")
     with pytest.raises(ValueError, match=r"no map for openai\(loopback-judge semantic/1 logprobs\)"):

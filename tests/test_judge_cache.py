@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.cache import VerdictCache, key, pcm_hash
-from judge.types import Missing, Scored
+from judge.cache import VerdictCache, hash_pcm, make_verdict_key
+from judge.types import MissingVerdict, ScoredVerdict
 from tests.processes import HANG_S
 
 CALL: dict[str, Any] = {
@@ -35,8 +35,8 @@ SMALL, LARGE = 1 << 16, 1 << 24
 PROCESSES, SHARED, LONG = 4, 150, "x" * 500
 
 
-def verdict(i: int, why: str = "") -> Scored:
-    return Scored(value=1 + i % 5, judge=f"judge/{i}", spread=i / 7, why=why)
+def verdict(i: int, why: str = "") -> ScoredVerdict:
+    return ScoredVerdict(value=1 + i % 5, judge=f"judge/{i}", spread=i / 7, why=why)
 
 
 def stored(cache: VerdictCache, names: list[str]) -> list[str]:
@@ -53,7 +53,7 @@ def test_a_key_is_the_hash_of_canonical_json() -> None:
         '{"audio":["aa","bb"],"model":"omni-1","repeat":0,"rubric":"holistic/2",'
         '"sampling":{"seed":7,"temperature":0.5},"texts":["how many",null]}'
     )
-    assert key(**CALL) == sha256(canonical.encode()).hexdigest()
+    assert make_verdict_key(**CALL) == sha256(canonical.encode()).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -74,25 +74,25 @@ def test_a_key_is_the_hash_of_canonical_json() -> None:
     ids=repr,
 )
 def test_whatever_an_answer_depends_on_changes_the_key(changed: dict[str, Any]) -> None:
-    assert key(**{**CALL, **changed}) != key(**CALL)
+    assert make_verdict_key(**{**CALL, **changed}) != make_verdict_key(**CALL)
 
 
 def test_the_order_of_sampling_parameters_does_not_change_the_key() -> None:
-    assert key(**{**CALL, "sampling": {"seed": 7, "temperature": 0.5}}) == key(**CALL)
+    assert make_verdict_key(**{**CALL, "sampling": {"seed": 7, "temperature": 0.5}}) == make_verdict_key(**CALL)
 
 
 def test_a_key_takes_any_text_but_no_nan() -> None:
-    assert key(**{**CALL, "texts": ["\ud800 ünï\0"]}) != key(**CALL)
+    assert make_verdict_key(**{**CALL, "texts": ["\ud800 ünï\0"]}) != make_verdict_key(**CALL)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        key(**{**CALL, "sampling": {"temperature": float("nan")}})
+        make_verdict_key(**{**CALL, "sampling": {"temperature": float("nan")}})
 
 
 def test_the_pcm_hash_is_of_the_samples_and_the_rate_whatever_their_layout_in_memory() -> None:
     wave = np.random.default_rng(0).uniform(-1, 1, 1000).astype(np.float32)
     same = [wave, wave.astype(">f4"), np.repeat(wave, 2)[::2], wave[::-1].copy()[::-1]]
-    assert {pcm_hash(each, 16_000) for each in same} == {pcm_hash(wave, 16_000)}
+    assert {hash_pcm(each, 16_000) for each in same} == {hash_pcm(wave, 16_000)}
     other = [wave[1:], -wave, wave * np.float32(1.0001), wave[::-1]]
-    hashes = {pcm_hash(wave, 16_000), pcm_hash(wave, 24_000), *(pcm_hash(each, 16_000) for each in other)}
+    hashes = {hash_pcm(wave, 16_000), hash_pcm(wave, 24_000), *(hash_pcm(each, 16_000) for each in other)}
     assert len(hashes) == 6
 
 
@@ -110,8 +110,8 @@ def test_a_verdict_comes_back_exactly_and_says_that_it_is_cached(
     shared: VerdictCache, value: float, spread: float, judge: str, why: str, cached: bool
 ) -> None:
     name = uuid4().hex
-    shared.put(name, Scored(value=value, judge=judge, spread=spread, why=why, cached=cached))
-    assert repr(shared.get(name)) == repr(Scored(value=value, judge=judge, spread=spread, why=why, cached=True))
+    shared.put(name, ScoredVerdict(value=value, judge=judge, spread=spread, why=why, cached=cached))
+    assert repr(shared.get(name)) == repr(ScoredVerdict(value=value, judge=judge, spread=spread, why=why, cached=True))
 
 
 def test_what_was_not_put_is_not_there(path: Path) -> None:
@@ -135,7 +135,7 @@ def test_verdicts_are_there_after_a_restart(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [Missing(judge="j", reason="r", kind="network"), None, 2.5, {"value": 2.5}], ids=repr
+    "failure", [MissingVerdict(judge="j", reason="r", kind="network"), None, 2.5, {"value": 2.5}], ids=repr
 )
 def test_nothing_but_a_score_is_stored(path: Path, failure: Any) -> None:
     cache = VerdictCache(path, LARGE)

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.chat import Answer, ask
+from judge.chat import ChatAnswer, ask_endpoint
 from judge.completion import read_completion
 from judge.endpoint import Endpoint
-from judge.http import new_client, retry_after
-from judge.strict_json import strict_json
-from judge.types import CallFailed, Kind
+from judge.http import new_client, parse_retry_after
+from judge.strict_json import parse_strict_json
+from judge.types import CallFailed, MissingKind
 from tests.fault_server import FaultServer, Plan, running, storm
 from tests.faults import FAULTS, MODEL, Fault, Handler, completion, error, hang, message, says, two_answers
 from tests.processes import HANG_S
@@ -54,14 +54,14 @@ def with_server(work: Callable[[FaultServer, httpx2.AsyncClient], Awaitable[Foun
 
 def one(
     handler: Handler, faults: int = 1, deadline_s: float = HANG_S, **fields: Any
-) -> tuple[Answer | CallFailed, Plan]:
+) -> tuple[ChatAnswer | CallFailed, Plan]:
     """One call that meets ``handler``: how it ended, and what the server saw."""
 
-    async def work(server: FaultServer, client: httpx2.AsyncClient) -> tuple[Answer | CallFailed, Plan]:
+    async def work(server: FaultServer, client: httpx2.AsyncClient) -> tuple[ChatAnswer | CallFailed, Plan]:
         met = plan(server, handler, faults)
-        found: Answer | CallFailed
+        found: ChatAnswer | CallFailed
         try:
-            found = await ask(client, server.endpoint("plan", deadline_s, **fields), BODY)
+            found = await ask_endpoint(client, server.endpoint("plan", deadline_s, **fields), BODY)
         except CallFailed as failure:
             found = failure
         return found, met
@@ -96,7 +96,7 @@ def test_there_is_a_fault_for_every_kind_that_a_call_can_end_as() -> None:
         "spend_cap",
         "breaker",
     }
-    assert {fault.kind for fault in FAULTS.values()} - {None} == set(get_args(Kind)) - elsewhere
+    assert {fault.kind for fault in FAULTS.values()} - {None} == set(get_args(MissingKind)) - elsewhere
     assert len(FAULTS) >= 25
 
 
@@ -112,7 +112,7 @@ def test_a_storm_sees_a_client_that_is_wrong(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_retry_waits_as_long_as_the_server_asks() -> None:
     found, met = one(says(429, b"", retry_after="1"))
-    assert isinstance(found, Answer)
+    assert isinstance(found, ChatAnswer)
     assert found.attempts == 2
     assert found.seconds >= 1
     assert met.times[1] - met.times[0] >= 1
@@ -137,23 +137,25 @@ def test_the_deadline_is_one_for_all_attempts() -> None:
 
 
 def test_a_call_that_waits_for_a_connection_keeps_its_deadline_and_gives_the_connection_back() -> None:
-    async def work(server: FaultServer, client: httpx2.AsyncClient) -> list[Answer | BaseException]:
+    async def work(server: FaultServer, client: httpx2.AsyncClient) -> list[ChatAnswer | BaseException]:
         stuck_at = plan(server, hang, faults=99)
         endpoint = server.endpoint("plan", 0.5)
-        stuck = await asyncio.gather(*(ask(client, endpoint, BODY) for _ in range(20)), return_exceptions=True)
+        stuck = await asyncio.gather(
+            *(ask_endpoint(client, endpoint, BODY) for _ in range(20)), return_exceptions=True
+        )
         assert len(stuck_at.heads) < 10, "they waited for one connection, not one after the other"
         plan(server, hang, faults=0)
-        return [*stuck, await ask(client, server.endpoint("plan", HANG_S), BODY)]
+        return [*stuck, await ask_endpoint(client, server.endpoint("plan", HANG_S), BODY)]
 
     *stuck, healthy = with_server(work, connections=1)
     assert [failure.kind for failure in stuck if isinstance(failure, CallFailed)] == ["deadline"] * 20
-    assert isinstance(healthy, Answer)
+    assert isinstance(healthy, ChatAnswer)
 
 
-async def asked_at(port: int, deadline_s: float) -> Answer:
+async def asked_at(port: int, deadline_s: float) -> ChatAnswer:
     where = Endpoint(base_url=f"http://127.0.0.1:{port}", model=MODEL, key_env=None, deadline_s=deadline_s)
     async with new_client() as client:
-        return await ask(client, where, BODY)
+        return await ask_endpoint(client, where, BODY)
 
 
 def test_the_deadline_covers_the_connecting() -> None:
@@ -185,7 +187,7 @@ def test_nobody_there_is_a_network_failure() -> None:
 def test_a_call_that_is_cancelled_from_outside_is_cancelled() -> None:
     async def work(server: FaultServer, client: httpx2.AsyncClient) -> None:
         plan(server, hang)
-        task = asyncio.create_task(ask(client, server.endpoint("plan", 5.0), BODY))
+        task = asyncio.create_task(ask_endpoint(client, server.endpoint("plan", 5.0), BODY))
         await asyncio.sleep(0.1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -218,18 +220,18 @@ def test_a_call_that_is_cancelled_from_outside_is_cancelled() -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date_and_garbage_asks_for_nothing(header: str | None, seconds: float) -> None:
-    assert retry_after(header, now=1_800_000_000) == seconds
+    assert parse_retry_after(header, now=1_800_000_000) == seconds
 
 
 @given(st.one_of(st.text(), st.from_regex(r"\w{3}, \d{1,3} \w{3} \d{1,6} \d\d:\d\d:\d\d [-+]?\w{1,5}")))
 def test_no_retry_after_header_breaks_the_client(header: str) -> None:
-    assert retry_after(header, now=1_800_000_000) >= 0
+    assert parse_retry_after(header, now=1_800_000_000) >= 0
 
 
 @given(st.datetimes(datetime(2027, 2, 1), datetime(2100, 1, 1)))
 def test_any_date_to_come_is_waited_for(date: datetime) -> None:
     date = date.replace(tzinfo=UTC, microsecond=0)
-    assert retry_after(format_datetime(date, usegmt=True), now=1_800_000_000) == date.timestamp() - 1_800_000_000
+    assert parse_retry_after(format_datetime(date, usegmt=True), now=1_800_000_000) == date.timestamp() - 1_800_000_000
 
 
 # --- what is sent, and to whom
@@ -244,7 +246,7 @@ def test_the_endpoints_model_is_asked_with_the_key_of_the_moment(monkeypatch: py
         endpoint = server.endpoint("plan", HANG_S, key_env="JUDGE_KEY")
         monkeypatch.setenv("JUDGE_KEY", KEY)
         client.event_hooks["request"] = [lambda request: asyncio.sleep(0, bodies.append(request.content))]
-        await ask(client, endpoint, BODY)
+        await ask_endpoint(client, endpoint, BODY)
         return met.heads
 
     (head,) = with_server(work)
@@ -265,7 +267,7 @@ def test_proxies_and_passwords_of_the_environment_are_not_used(monkeypatch: pyte
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.setenv("NETRC", str(netrc))
     found, met = one(hang, faults=0)
-    assert isinstance(found, Answer)
+    assert isinstance(found, ChatAnswer)
     assert "authorization" not in met.heads[0].lower()
 
 
@@ -274,8 +276,8 @@ def test_a_surplus_answer_is_never_taken_for_that_of_the_next_call() -> None:
         async with running() as server, client:
             plan(server, two_answers, faults=9, text="mine")
             endpoint = server.endpoint("plan", HANG_S)
-            await ask(client, endpoint, BODY)
-            return (await ask(client, endpoint, BODY)).text
+            await ask_endpoint(client, endpoint, BODY)
+            return (await ask_endpoint(client, endpoint, BODY)).text
 
     assert asyncio.run(second_text(new_client())) == "mine"
     assert asyncio.run(second_text(httpx2.AsyncClient())) == "another's answer"  # what kept-alive connections do
@@ -308,7 +310,7 @@ def test_the_key_is_in_no_exception_no_record_and_no_log(
             assert failure.__context__ is None
             failure = failure.__cause__
     found, _ = one(says(200, completion(f"your key is {KEY}")), key_env="JUDGE_KEY")
-    assert isinstance(found, Answer)
+    assert isinstance(found, ChatAnswer)
     assert found.text == "your key is [key]"
     shown += [caplog.text, repr(found)]
     assert "401" in "".join(shown)
@@ -374,7 +376,7 @@ def test_an_answer_brings_its_text_alternatives_and_costs() -> None:
         {"token": "x", "logprob": 0, "top_logprobs": None},
     ]
     found, _ = one(says(200, completion("4.x", model=f"{MODEL}-2026-11-22", logprobs={"content": tokens})))
-    assert isinstance(found, Answer)
+    assert isinstance(found, ChatAnswer)
     assert found.text == "4.x"
     assert found.logprobs == [
         [("4", -0.25), (" 4", -2.0), ("5", -9999.0)],
@@ -421,7 +423,7 @@ trees = st.recursive(
 
 @given(trees, st.booleans())
 def test_whatever_json_can_say_is_read_as_it_was_said(tree: Any, ascii_only: bool) -> None:
-    assert strict_json(json.dumps(tree, ensure_ascii=ascii_only).encode()) == tree
+    assert parse_strict_json(json.dumps(tree, ensure_ascii=ascii_only).encode()) == tree
 
 
 @pytest.mark.parametrize(
@@ -431,7 +433,7 @@ def test_whatever_json_can_say_is_read_as_it_was_said(tree: Any, ascii_only: boo
 )  # fmt: skip
 def test_json_that_can_be_read_in_two_ways_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        strict_json(text.encode())
+        parse_strict_json(text.encode())
 
 
 def test_a_bomb_is_not_unpacked() -> None:
@@ -442,7 +444,7 @@ def test_a_bomb_is_not_unpacked() -> None:
         tracemalloc.start()
         try:
             with pytest.raises(CallFailed, match="too_large"):
-                await ask(client, server.endpoint("plan", HANG_S, max_bytes=1 << 16), BODY)
+                await ask_endpoint(client, server.endpoint("plan", HANG_S, max_bytes=1 << 16), BODY)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -452,7 +454,7 @@ def test_a_bomb_is_not_unpacked() -> None:
 
 def test_an_answer_of_exactly_the_allowed_size_is_read() -> None:
     body = completion()
-    assert isinstance(one(says(200, body), max_bytes=len(body))[0], Answer)
+    assert isinstance(one(says(200, body), max_bytes=len(body))[0], ChatAnswer)
     assert failure_of(says(200, body), max_bytes=len(body) - 1).kind == "too_large"
 
 

@@ -10,22 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.answers import Mode, Sampling
+from judge.answers import AnswerMode, AnswerSampling
 from judge.cache import VerdictCache
-from judge.caller import Caller
-from judge.chat import Answer, ask
-from judge.compare import Candidate, Contest, Pair, pairwise, survivors, win_rates
+from judge.caller import JudgeCaller
+from judge.chat import ChatAnswer, ask_endpoint
+from judge.compare import Candidate, Contest, OrderedPair, compare_pairwise, compute_win_rates, select_fully_compared
 from judge.endpoint import Endpoint
 from judge.http import new_client
 from judge.limits import Limiter
-from judge.ranking import groupwise, parse_ranking, presented, read_ranking
-from judge.rubric import ACOUSTIC, HOLISTIC, SEMANTIC, Rubric
-from judge.types import CallFailed, Missing, Scale, Scored, Task, Verdict
+from judge.ranking import order_candidates, parse_ranking, rank_candidates, read_ranking
+from judge.rubric import ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC, SEMANTIC_RUBRIC, Rubric
+from judge.types import CallFailed, JudgeTask, MissingVerdict, Scale, ScoredVerdict, Verdict
 from rollout.types import Speech
 from tests.judge_server import MODEL, Body, JudgeServer, able, limits, recordings
 from tests.processes import HANG_S
 
-TASK = Task(task_type="t", question="Why?", match=None, answer=None, style=None)
+TASK = JudgeTask(task_type="t", question="Why?", match=None, answer=None, style=None)
 RATE = 8_000
 SCALE = Scale()
 
@@ -45,10 +45,10 @@ def peaks_of(body: Body) -> list[float]:
     return [float(np.abs(wave).max()) for wave, _ in recordings(body)]
 
 
-def caller(server: JudgeServer, cache: VerdictCache | None = None) -> Caller:
+def caller(server: JudgeServer, cache: VerdictCache | None = None) -> JudgeCaller:
     endpoint = Endpoint(base_url=server.base_url, model=MODEL, key_env=None, deadline_s=HANG_S, attempts=1)
-    return Caller(
-        partial(ask, new_client(), endpoint),
+    return JudgeCaller(
+        partial(ask_endpoint, new_client(), endpoint),
         MODEL,
         Limiter(limits(breaker_failures=99)),
         outage_s=5,
@@ -58,21 +58,23 @@ def caller(server: JudgeServer, cache: VerdictCache | None = None) -> Caller:
 
 async def paired(
     server: JudgeServer,
-    mode: Mode,
+    mode: AnswerMode,
     rubric: Rubric,
     candidates: list[Candidate],
     cache: VerdictCache | None = None,
 ) -> list[Verdict]:
     contest = Contest(rubric=rubric, task=TASK, candidates=candidates)
-    return await pairwise(caller(server, cache), able(mode), contest, scale=SCALE, sampling=Sampling(temperature=0.0))
+    return await compare_pairwise(
+        caller(server, cache), able(mode), contest, scale=SCALE, sampling=AnswerSampling(temperature=0.0)
+    )
 
 
 async def ranked(
-    server: JudgeServer, mode: Mode, rubric: Rubric, candidates: list[Candidate], *, repeats: int
+    server: JudgeServer, mode: AnswerMode, rubric: Rubric, candidates: list[Candidate], *, repeats: int
 ) -> list[Verdict]:
     contest = Contest(rubric=rubric, task=TASK, candidates=candidates)
-    return await groupwise(
-        caller(server), able(mode), contest, scale=SCALE, repeats=repeats, sampling=Sampling(temperature=0.0)
+    return await rank_candidates(
+        caller(server), able(mode), contest, scale=SCALE, repeats=repeats, sampling=AnswerSampling(temperature=0.0)
     )
 
 
@@ -82,15 +84,15 @@ def louder_wins(body: Body) -> float:
 
 
 def values(verdicts: Sequence[Verdict]) -> list[float]:
-    assert all(isinstance(verdict, Scored) for verdict in verdicts), verdicts
-    return [round(verdict.value, 6) for verdict in verdicts if isinstance(verdict, Scored)]
+    assert all(isinstance(verdict, ScoredVerdict) for verdict in verdicts), verdicts
+    return [round(verdict.value, 6) for verdict in verdicts if isinstance(verdict, ScoredVerdict)]
 
 
 # --- arithmetic ---
 
 
 @st.composite
-def partial_chances(draw: st.DrawFn) -> tuple[dict[Pair, float], int]:
+def partial_chances(draw: st.DrawFn) -> tuple[dict[OrderedPair, float], int]:
     count = draw(st.integers(2, 6))
     pairs = list(permutations(range(count), 2))
     asked = {pair: draw(st.floats(0, 1)) for pair in pairs}
@@ -99,14 +101,14 @@ def partial_chances(draw: st.DrawFn) -> tuple[dict[Pair, float], int]:
 
 
 @given(partial_chances())
-def test_rates_are_those_of_the_survivors_alone(case: tuple[dict[Pair, float], int]) -> None:
+def test_rates_are_those_of_the_survivors_alone(case: tuple[dict[OrderedPair, float], int]) -> None:
     chances, count = case
-    left = survivors(chances, count)
-    rates = win_rates(chances, count)
+    left = select_fully_compared(chances, count)
+    rates = compute_win_rates(chances, count)
     assert sorted(rates) == left and len(left) != 1
     place = {one: index for index, one in enumerate(left)}
     inner = {(place[a], place[b]): p for (a, b), p in chances.items() if a in place and b in place}
-    alone = win_rates(inner, len(left)) if left else {}
+    alone = compute_win_rates(inner, len(left)) if left else {}
     assert {one: rates[one] for one in left} == {one: alone[place[one]] for one in left}
     for one in left:  # the plain definition
         beaten = [(chances[one, other] + 1 - chances[other, one]) / 2 for other in left if other != one]
@@ -117,19 +119,19 @@ def test_rates_are_those_of_the_survivors_alone(case: tuple[dict[Pair, float], i
 
 
 @given(partial_chances())
-def test_nobody_leaves_a_group_whose_pairs_all_came(case: tuple[dict[Pair, float], int]) -> None:
+def test_nobody_leaves_a_group_whose_pairs_all_came(case: tuple[dict[OrderedPair, float], int]) -> None:
     chances, count = case
     whole = len(chances) == count * (count - 1)
-    assert (survivors(chances, count) == list(range(count))) is whole
+    assert (select_fully_compared(chances, count) == list(range(count))) is whole
 
 
 def test_one_broken_reply_costs_the_group_that_reply_only() -> None:
     chances = {pair: 0.5 for pair in permutations(range(4), 2) if 2 not in pair}
-    assert survivors(chances, 4) == [0, 1, 3]
+    assert select_fully_compared(chances, 4) == [0, 1, 3]
 
 
 def test_a_judge_that_always_prefers_the_first_gives_ties_and_shows_it_as_spread() -> None:
-    rates = win_rates(dict.fromkeys(permutations(range(3), 2), 1.0), 3)
+    rates = compute_win_rates(dict.fromkeys(permutations(range(3), 2), 1.0), 3)
     assert [rate.share for rate in rates.values()] == [0.5] * 3
     assert all(rate.spread == pytest.approx(0.5 * 2**0.5 / 2) for rate in rates.values())
 
@@ -138,10 +140,10 @@ def test_a_judge_that_always_prefers_the_first_gives_ties_and_shows_it_as_spread
 
 
 @pytest.mark.parametrize("mode", ["logprobs", "schema", "tagged"])
-def test_the_better_reply_wins_in_either_order_and_equals_tie(mode: Mode) -> None:
+def test_the_better_reply_wins_in_either_order_and_equals_tie(mode: AnswerMode) -> None:
     async def test() -> list[Verdict]:
         async with JudgeServer(louder_wins) as server:
-            found = await paired(server, mode, ACOUSTIC, group(0.2, 0.8, 0.2))
+            found = await paired(server, mode, ACOUSTIC_RUBRIC, group(0.2, 0.8, 0.2))
         assert len(server.bodies) == 6
         return found
 
@@ -153,10 +155,10 @@ def test_a_failed_pair_leaves_the_rates_of_the_others_as_they_were(tmp_path: Pat
         cache = VerdictCache(tmp_path / "cache", 1 << 20)
         async with JudgeServer(louder_wins) as server:
             server.edit = lambda body, text: "Z" if max(peaks_of(body)) > 0.85 else text
-            found = await paired(server, "logprobs", ACOUSTIC, group(0.2, 0.9, 0.5, 0.8), cache)
-            assert isinstance(found[1], Missing) and found[1].kind == "malformed"
+            found = await paired(server, "logprobs", ACOUSTIC_RUBRIC, group(0.2, 0.9, 0.5, 0.8), cache)
+            assert isinstance(found[1], MissingVerdict) and found[1].kind == "malformed"
             survived = [found[0], *found[2:]]
-            alone = await paired(server, "logprobs", ACOUSTIC, group(0.2, 0.5, 0.8), cache)
+            alone = await paired(server, "logprobs", ACOUSTIC_RUBRIC, group(0.2, 0.5, 0.8), cache)
             assert values(survived) == values(alone) == [1.0, 3.0, 5.0]
             assert len(server.bodies) == 12  # nothing was asked twice
 
@@ -167,15 +169,15 @@ def test_a_group_without_a_whole_pair_is_missing() -> None:
     async def test() -> list[Verdict]:
         async with JudgeServer(louder_wins) as server:
             server.down = True
-            return await paired(server, "schema", HOLISTIC, group(0.2, 0.9, 0.5))
+            return await paired(server, "schema", HOLISTIC_RUBRIC, group(0.2, 0.9, 0.5))
 
     found = asyncio.run(test())
-    assert [verdict.kind for verdict in found if isinstance(verdict, Missing)] == ["server"] * 3
+    assert [verdict.kind for verdict in found if isinstance(verdict, MissingVerdict)] == ["server"] * 3
 
 
 def test_a_comparison_shows_an_axis_what_it_judges_and_nothing_else() -> None:
     async def bodies(rubric_name: str) -> list[Body]:
-        rubric = {"semantic": SEMANTIC, "acoustic": ACOUSTIC}[rubric_name]
+        rubric = {"semantic": SEMANTIC_RUBRIC, "acoustic": ACOUSTIC_RUBRIC}[rubric_name]
         async with JudgeServer(lambda body: 0.5) as server:
             await paired(server, "schema", rubric, group(0.3, 0.4))
         return server.bodies
@@ -191,52 +193,52 @@ def test_a_comparison_shows_an_axis_what_it_judges_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("mode", ["logprobs", "tagged"])
 @pytest.mark.parametrize("repeats", [1, 2, 5])
-def test_a_ranking_is_by_quality_whatever_the_order_shown(mode: Mode, repeats: int) -> None:
+def test_a_ranking_is_by_quality_whatever_the_order_shown(mode: AnswerMode, repeats: int) -> None:
     def opinion(body: Body) -> list[int]:
         peaks = peaks_of(body)
         return [place + 1 for place in sorted(range(len(peaks)), key=lambda place: -peaks[place])]
 
     async def test() -> list[Verdict]:
         async with JudgeServer(opinion) as server:
-            found = await ranked(server, mode, HOLISTIC, group(0.4, 0.9, 0.1, 0.2, 0.6), repeats=repeats)
+            found = await ranked(server, mode, HOLISTIC_RUBRIC, group(0.4, 0.9, 0.1, 0.2, 0.6), repeats=repeats)
         assert len(server.bodies) == repeats
         return found
 
     found = asyncio.run(test())
     assert values(found) == [3.0, 5.0, 1.0, 2.0, 4.0]
-    assert all(isinstance(verdict, Scored) and verdict.spread == 0 for verdict in found)
+    assert all(isinstance(verdict, ScoredVerdict) and verdict.spread == 0 for verdict in found)
 
 
 def test_a_judge_that_ranks_by_place_shows_spread_and_not_merit() -> None:
     async def test() -> list[Verdict]:
         async with JudgeServer(lambda body: [1, 2, 3]) as server:
-            return await ranked(server, "schema", ACOUSTIC, group(0.4, 0.9, 0.1), repeats=2)
+            return await ranked(server, "schema", ACOUSTIC_RUBRIC, group(0.4, 0.9, 0.1), repeats=2)
 
     found = asyncio.run(test())
     assert values(found) == [3.0, 3.0, 3.0]
-    assert [verdict.spread for verdict in found if isinstance(verdict, Scored)] == [2.0, 0.0, 2.0]
+    assert [verdict.spread for verdict in found if isinstance(verdict, ScoredVerdict)] == [2.0, 0.0, 2.0]
 
 
 def test_a_ranking_that_failed_is_missing_for_the_whole_group() -> None:
     async def test() -> list[Verdict]:
         async with JudgeServer(lambda body: [1, 1, 3]) as server:
-            return await ranked(server, "schema", ACOUSTIC, group(0.4, 0.9, 0.1), repeats=2)
+            return await ranked(server, "schema", ACOUSTIC_RUBRIC, group(0.4, 0.9, 0.1), repeats=2)
 
-    kinds = [verdict.kind for verdict in asyncio.run(test()) if isinstance(verdict, Missing)]
+    kinds = [verdict.kind for verdict in asyncio.run(test()) if isinstance(verdict, MissingVerdict)]
     assert kinds == ["malformed"] * 3
 
 
 @given(st.integers(2, 9), st.integers(0, 30))
 def test_every_repeat_shows_every_reply_once(count: int, repeat: int) -> None:
-    assert sorted(presented(count, repeat)) == list(range(count))
-    assert presented(count, 2 * repeat) == presented(count, 2 * repeat + 1)[::-1]
+    assert sorted(order_candidates(count, repeat)) == list(range(count))
+    assert order_candidates(count, 2 * repeat) == order_candidates(count, 2 * repeat + 1)[::-1]
 
 
 @given(st.permutations(range(5)), st.permutations(range(5)))
 def test_shares_go_back_to_the_replies_they_belong_to(order: list[int], quality: list[int]) -> None:
     best_first = sorted(range(5), key=lambda place: -quality[order[place]])
     text = json.dumps({"reason": "It is.", "ranking": [place + 1 for place in best_first]})
-    answer = Answer(text=text, logprobs=[], prompt_tokens=0, completion_tokens=0, seconds=0.1, attempts=1)
+    answer = ChatAnswer(text=text, logprobs=[], prompt_tokens=0, completion_tokens=0, seconds=0.1, attempts=1)
     readings = read_ranking("schema", order, answer)
     assert [reading.number for reading in readings] == pytest.approx([rank / 4 for rank in quality])
 
@@ -260,7 +262,7 @@ def test_shares_go_back_to_the_replies_they_belong_to(order: list[int], quality:
         ("tagged", "<ranking>1,2,3</ranking> <ranking>3,2,1</ranking>", "malformed"),
     ],
 )
-def test_a_ranking_names_every_reply_once_or_is_none(mode: Mode, text: str, kind: str) -> None:
+def test_a_ranking_names_every_reply_once_or_is_none(mode: AnswerMode, text: str, kind: str) -> None:
     with pytest.raises(CallFailed) as failed:
         parse_ranking(mode, text, 3)
     assert failed.value.kind == kind
@@ -269,4 +271,4 @@ def test_a_ranking_names_every_reply_once_or_is_none(mode: Mode, text: str, kind
 @pytest.mark.parametrize("replies", [0, 1])
 def test_nothing_is_compared_with_nobody(replies: int) -> None:
     with pytest.raises(ValueError, match="at least two"):
-        Contest(rubric=SEMANTIC, task=TASK, candidates=group(0.4)[:replies])
+        Contest(rubric=SEMANTIC_RUBRIC, task=TASK, candidates=group(0.4)[:replies])

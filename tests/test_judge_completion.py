@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.completion import after_thought, read_completion
-from judge.failures import error_failure
-from judge.finish import meaning
-from judge.types import CallFailed, Kind
+from judge.completion import read_completion, split_thought
+from judge.failures import failure_from_error
+from judge.finish import classify_finish_reason
+from judge.types import CallFailed, MissingKind
 
 MODEL = "judge-1"
 
@@ -76,7 +76,7 @@ def test_a_model_that_came_to_its_own_end_has_answered_whatever_that_is_called(r
         ({"type": "stop"}, "malformed"),
     ],
 )
-def test_whatever_else_ended_an_answer_there_is_no_answer_and_its_name_is_told(reason: Any, kind: Kind) -> None:
+def test_whatever_else_ended_an_answer_there_is_no_answer_and_its_name_is_told(reason: Any, kind: MissingKind) -> None:
     failure = failure_of(body({"finish_reason": reason}))
     assert failure.kind == kind and failure.retryable == (kind == "server")
     assert not isinstance(reason, str) or reason in failure.reason
@@ -84,7 +84,7 @@ def test_whatever_else_ended_an_answer_there_is_no_answer_and_its_name_is_told(r
 
 @given(st.text())
 def test_an_end_that_nobody_knows_is_never_the_models_own(reason: str) -> None:
-    assert meaning(reason + " by our provider") == "unknown"
+    assert classify_finish_reason(reason + " by our provider") == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_an_end_that_nobody_knows_is_never_the_models_own(reason: str) -> None:
 @pytest.mark.parametrize("where", ["in the choice", "in the message", "at the top", "at the top, several"])
 @pytest.mark.parametrize("routed", [False, True], ids=["by its model", "by another name"])
 def test_an_error_inside_a_success_is_what_it_is_outside_wherever_it_stands(
-    error: Any, kind: Kind, where: str, routed: bool
+    error: Any, kind: MissingKind, where: str, routed: bool
 ) -> None:
     half = {"content": "<score>5</score>"}  # what was said before the upstream died is no answer
     data = {
@@ -121,7 +121,7 @@ def test_an_error_inside_a_success_is_what_it_is_outside_wherever_it_stands(
         "at the top, several": body(message=half, errors=[error]),
     }[where]
     failure = failure_of(data.replace(MODEL.encode(), b"a router") if routed else data)
-    assert failure.kind == kind == error_failure(error, "").kind
+    assert failure.kind == kind == failure_from_error(error, "").kind
     assert failure.retryable == (kind in ("server", "rate_limited", "network"))
     assert str(error["message"] if isinstance(error, dict) and "message" in error else "")[:9] in failure.reason
 
@@ -139,7 +139,7 @@ def test_an_error_inside_a_success_is_what_it_is_outside_wherever_it_stands(
         ({"detail": "not today"}, "empty", "not today"),
     ],
 )
-def test_an_error_in_a_form_of_its_own_is_told_in_its_words(data: Any, kind: Kind, told: str) -> None:
+def test_an_error_in_a_form_of_its_own_is_told_in_its_words(data: Any, kind: MissingKind, told: str) -> None:
     failure = failure_of(json.dumps(data).encode())
     assert failure.kind == kind and told in failure.reason
 
@@ -154,7 +154,9 @@ def test_a_refusal_of_any_form_is_one(refusal: Any) -> None:
     ("reason", "kind"),
     [("MAX_TOKENS", "malformed"), ("max_tokens", "malformed"), ("SAFETY", "refusal"), ("error", "server")],
 )
-def test_what_the_endpoint_behind_a_router_cut_or_withheld_is_no_answer(named: str, reason: str, kind: Kind) -> None:
+def test_what_the_endpoint_behind_a_router_cut_or_withheld_is_no_answer(
+    named: str, reason: str, kind: MissingKind
+) -> None:
     failure = failure_of(body({named: reason}))
     assert failure.kind == kind and reason in failure.reason
 
@@ -228,7 +230,9 @@ def test_content_in_parts_and_thoughts_before_it_are_the_same_answer(content: An
         ({"content": 4}, "malformed"),
     ],
 )
-def test_a_thought_is_no_answer_and_neither_is_a_part_that_is_no_text(message: dict[str, Any], kind: Kind) -> None:
+def test_a_thought_is_no_answer_and_neither_is_a_part_that_is_no_text(
+    message: dict[str, Any], kind: MissingKind
+) -> None:
     assert failure_of(body(message=message)).kind == kind
 
 
@@ -306,7 +310,7 @@ def test_an_answer_that_was_cut_off_names_the_settings_that_give_it_room() -> No
 
 @given(st.text(st.sampled_from("<>/think[THINK]◁▷İ 4\n"), max_size=60))
 def test_what_stands_behind_a_thought_is_the_end_of_the_text(text: str) -> None:
-    answer, thought = after_thought(text)
+    answer, thought = split_thought(text)
     assert (thought + answer == text) or (answer == "" and thought == text)
     assert "</think>" not in answer.lower()
 

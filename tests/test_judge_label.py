@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.answers import CHOICE, SCORE, expectation
-from judge.label import Logprobs
+from judge.answers import CHOICE_FORM, SCORE_FORM, read_expected_number
+from judge.label import TokenLogprobs
 from judge.types import CallFailed
 
 FIVE = [("5", log(0.95)), ("4", log(0.05))]
@@ -42,8 +42,8 @@ THOUGHT = [[("2", log(0.95)), ("5", log(0.03))], *sure(" words"), *sure("</think
         ([FIVE], "2 words"),
     ],
 )
-def test_the_label_is_read_where_the_answer_stands(tokens: Logprobs, thought: str) -> None:
-    assert expectation(SCORE, "5", tokens, thought).number == pytest.approx(EXPECTED)
+def test_the_label_is_read_where_the_answer_stands(tokens: TokenLogprobs, thought: str) -> None:
+    assert read_expected_number(SCORE_FORM, "5", tokens, thought).number == pytest.approx(EXPECTED)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_the_label_is_read_where_the_answer_stands(tokens: Logprobs, thought: st
         ([*sure("<think>"), FIVE], ""),  # a thought that has not ended
     ],
 )
-def test_tokens_that_do_not_spell_the_answer_are_no_score(tokens: Logprobs, thought: str) -> None:
+def test_tokens_that_do_not_spell_the_answer_are_no_score(tokens: TokenLogprobs, thought: str) -> None:
     with pytest.raises(CallFailed, match=r"malformed: the (tokens do not spell|answer came without)"):
-        expectation(SCORE, "5", tokens, thought)
+        read_expected_number(SCORE_FORM, "5", tokens, thought)
 
 
 @pytest.mark.parametrize(
@@ -82,23 +82,23 @@ def test_tokens_that_do_not_spell_the_answer_are_no_score(tokens: Logprobs, thou
     ],
 )
 def test_a_label_given_twice_counts_once(options: list[tuple[str, float]], number: float) -> None:
-    assert expectation(SCORE, "4", [options]).number == pytest.approx(number, abs=1e-3)
+    assert read_expected_number(SCORE_FORM, "4", [options]).number == pytest.approx(number, abs=1e-3)
 
 
 def test_a_label_without_its_alternatives_is_a_score_only_where_it_is_certain() -> None:
-    assert expectation(SCORE, "4", [[("4", log(0.995))]]).number == 4.0
+    assert read_expected_number(SCORE_FORM, "4", [[("4", log(0.995))]]).number == 4.0
     with pytest.raises(CallFailed, match="malformed: the answer '4' came without the probabilities of the others"):
-        expectation(SCORE, "4", [[("4", log(0.6))]])
+        read_expected_number(SCORE_FORM, "4", [[("4", log(0.6))]])
 
 
 def test_labels_given_twice_that_come_to_more_than_all_are_no_score() -> None:
     with pytest.raises(CallFailed, match="malformed"):
-        expectation(SCORE, "4", [[("4", log(0.9)), ("4", log(0.7)), ("5", log(0.1))]])
+        read_expected_number(SCORE_FORM, "4", [[("4", log(0.9)), ("4", log(0.7)), ("5", log(0.1))]])
 
 
 def test_a_choice_is_found_behind_a_thought_as_a_score_is() -> None:
     tokens = [*sure("A", " is", " better", "</think>", "\n"), [("B", log(0.8)), ("A", log(0.2))]]
-    assert expectation(CHOICE, "B", tokens).number == pytest.approx(0.2)
+    assert read_expected_number(CHOICE_FORM, "B", tokens).number == pytest.approx(0.2)
 
 
 @given(
@@ -111,6 +111,6 @@ def test_no_thought_and_no_end_of_turn_changes_what_an_answer_scores(
     thought: list[str], mark: str, ends: list[str], chance: float
 ) -> None:
     answer = [[("3", log(chance)), ("2", log(1 - chance))]]
-    alone = expectation(SCORE, "3", answer)
-    behind = expectation(SCORE, "3", [*sure(*thought, mark), *answer, *sure(*ends)])
+    alone = read_expected_number(SCORE_FORM, "3", answer)
+    behind = read_expected_number(SCORE_FORM, "3", [*sure(*thought, mark), *answer, *sure(*ends)])
     assert alone == behind and alone.number == pytest.approx(2 + exp(log(chance)))

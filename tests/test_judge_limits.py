@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.breaker import Breaker
-from judge.limits import Limiter, Limits, Rate, audio, requests
+from judge.breaker import CircuitBreaker
+from judge.limits import EndpointLimits, Limiter, RateLimit, limit_audio, limit_requests
 from judge.types import CallFailed
 
 T = TypeVar("T")
-ALL = Limits(
+ALL = EndpointLimits(
     concurrency=10_000,
     requests_per_minute=None,
     audio_seconds_per_minute=None,
@@ -60,7 +60,7 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def limiter_of(limits: Limits = ALL, **changes: Any) -> Limiter:
+def limiter_of(limits: EndpointLimits = ALL, **changes: Any) -> Limiter:
     return Limiter(replace(limits, **changes), clock=asyncio.get_running_loop().time)
 
 
@@ -83,7 +83,7 @@ def most_in_a_minute(grants: list[tuple[float, float]]) -> float:
 def test_no_minute_has_one_percent_more_requests_than_allowed(
     per_minute: int, gaps: list[float], late: list[float]
 ) -> None:
-    rate, at, grants = requests(per_minute), 0.0, []
+    rate, at, grants = limit_requests(per_minute), 0.0, []
     for i in range(max(len(gaps), min(2 * per_minute, 400))):
         at = max(at + gaps[i % len(gaps)] * (i < len(gaps)), rate.due()) + late[i % len(late)]
         rate.charge(1, at)
@@ -98,7 +98,7 @@ def test_no_minute_has_one_percent_more_requests_than_allowed(
 def test_no_minute_has_more_audio_than_allowed_but_for_one_percent_and_the_last_clip(
     per_minute: float, clips: list[tuple[float, float]]
 ) -> None:
-    rate, at, grants = audio(per_minute), 0.0, []
+    rate, at, grants = limit_audio(per_minute), 0.0, []
     for seconds, gap in clips:
         at = max(at + gap, rate.due())
         rate.charge(seconds, at)
@@ -111,7 +111,7 @@ def test_no_minute_has_more_audio_than_allowed_but_for_one_percent_and_the_last_
 @pytest.mark.parametrize("late", [0.0, 0.005, 0.05])
 @pytest.mark.parametrize("per_minute", [200, 999, 6000])
 def test_steady_demand_gets_the_whole_rate_even_from_late_timers(per_minute: int, late: float) -> None:
-    rate, at, granted = requests(per_minute), 0.0, 0
+    rate, at, granted = limit_requests(per_minute), 0.0, 0
     while at < 600:
         at = max(at, rate.due() + late)
         rate.charge(1, at)
@@ -120,14 +120,14 @@ def test_steady_demand_gets_the_whole_rate_even_from_late_timers(per_minute: int
 
 
 def test_a_rate_without_a_limit_is_always_due() -> None:
-    for rate in (requests(None), audio(None)):
+    for rate in (limit_requests(None), limit_audio(None)):
         for _ in range(9):
             rate.charge(1e6, 5.0)
         assert rate.due() <= 5.0
 
 
 def test_an_idle_hour_saves_nothing_up() -> None:
-    rate = Rate(per_minute=60, burst=0)
+    rate = RateLimit(per_minute=60, burst=0)
     rate.charge(1, 0.0)
     rate.charge(1, 3600.0)
     assert rate.due() == 3601
@@ -391,7 +391,7 @@ def test_failures_in_a_row_open_it_and_nothing_but_probes_goes_until_one_succeed
 
 
 def test_a_success_between_failures_keeps_it_closed_and_a_refusal_says_nothing() -> None:
-    breaker = Breaker(failures=3, rest_s=5)
+    breaker = CircuitBreaker(failures=3, rest_s=5)
     for ok in (False, False, True, False, None, False, True) * 9:
         breaker.end(breaker.start(), ok, 0.0)
     assert breaker.state(0) == "closed"
@@ -402,7 +402,7 @@ def test_a_success_between_failures_keeps_it_closed_and_a_refusal_says_nothing()
 
 
 def test_calls_from_before_an_opening_neither_close_nor_reopen_it() -> None:
-    breaker = Breaker(failures=1, rest_s=5)
+    breaker = CircuitBreaker(failures=1, rest_s=5)
     old = [breaker.start() for _ in range(4)]
     breaker.end(old[0], False, 0.0)
     breaker.end(old[1], True, 1.0)
@@ -416,7 +416,7 @@ def test_calls_from_before_an_opening_neither_close_nor_reopen_it() -> None:
 
 
 def test_a_rest_is_as_short_as_the_first_again_after_a_recovery() -> None:
-    breaker, at, rests = Breaker(failures=1, rest_s=5), 0.0, []
+    breaker, at, rests = CircuitBreaker(failures=1, rest_s=5), 0.0, []
     for ok in (False, False, False, False, False, False, True, False):
         breaker.end(breaker.start(), ok, at)
         if not ok:
@@ -457,7 +457,7 @@ class Event(NamedTuple):
     amount: float = 0.0  # audio seconds of a grant, money of an end
 
 
-async def storm(limits: Limits, seed: int, callers: int) -> list[Event]:
+async def storm(limits: EndpointLimits, seed: int, callers: int) -> list[Event]:
     random, log, limiter = Random(seed), [], limiter_of(limits)
     outages = sorted(random.uniform(0, 200) for _ in range(4))
 
@@ -493,7 +493,7 @@ async def storm(limits: Limits, seed: int, callers: int) -> list[Event]:
 @pytest.mark.parametrize("seed", range(12))
 def test_a_storm_of_callers_keeps_every_limit(seed: int) -> None:
     random = Random(seed)
-    limits = Limits(
+    limits = EndpointLimits(
         concurrency=random.choice([1, 4, 30]),
         requests_per_minute=random.choice([None, 60, 150]),
         audio_seconds_per_minute=random.choice([None, 300]),
@@ -537,7 +537,7 @@ def test_a_storm_of_callers_keeps_every_limit(seed: int) -> None:
 
 
 def test_one_case_that_keeps_failing_opens_no_breaker_and_a_second_one_does() -> None:
-    breaker = Breaker(3, 1.0)
+    breaker = CircuitBreaker(3, 1.0)
     for _ in range(10):
         breaker.end(breaker.start(), False, 0.0, "the same")
     assert breaker.state(0.0) == "closed"
@@ -569,7 +569,7 @@ def test_what_a_dead_worker_had_or_wanted_is_free_again() -> None:
 
 
 def test_an_outage_lasts_from_the_opening_to_the_first_success() -> None:
-    breaker = Breaker(1, 1.0)
+    breaker = CircuitBreaker(1, 1.0)
     assert breaker.down_s(7.0) == 0
     breaker.end(breaker.start(), False, 10.0)
     breaker.end(breaker.start(), False, 12.0)

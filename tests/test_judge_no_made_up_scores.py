@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from judge.types import Scored
+from judge.types import ScoredVerdict
 
 SOURCES = sorted((Path(__file__).parents[1] / "judge").glob("*.py"))
 SCORE_NAMES = {"value", "score", "reward", "fraction"}
@@ -35,7 +35,7 @@ def made_up(node: ast.AST) -> str | None:
                 return "a number in an except branch"
         case ast.Call():
             literal = any(word.arg == "value" and is_number(word.value) for word in node.keywords)
-            if literal and name_of(node.func) in ("Scored", "replace"):
+            if literal and name_of(node.func) in ("ScoredVerdict", "replace"):
                 return "a literal score"
             if name_of(node.func) in FALLBACKS and any(map(is_number, node.args[1:])):
                 return "a number when something is missing"
@@ -77,12 +77,12 @@ def test_the_judge_is_read() -> None:
     "planted",
     [
         "try:\n    ask()\nexcept Exception:\n    return_value = 2.5",
-        "try:\n    ask()\nexcept ValueError:\n    verdict = Scored(value=0.0, judge='j')",
+        "try:\n    ask()\nexcept ValueError:\n    verdict = ScoredVerdict(value=0.0, judge='j')",
         "def f():\n    try:\n        ask()\n    except ValueError:\n        if late:\n            return -1",
         "scores.get('semantic', 3.0)",
         "getattr(verdict, 'value', 0.0)",
         "score = parse(text) or 2.5",
-        "Scored(value=2.5, judge='j')",
+        "ScoredVerdict(value=2.5, judge='j')",
         "x = 0.0 if reward is None else reward",
         "x = verdict.value if not isinstance(verdict, Missing) else 1.0",
         "class S:\n    value: float = 0.0",
@@ -98,4 +98,4 @@ def test_planted_made_up_scores_are_found(planted: str) -> None:
 @pytest.mark.parametrize(("value", "spread"), [(nan, 0.0), (inf, 0.0), (3.0, nan), (3.0, inf), (3.0, -0.1)])
 def test_what_is_no_number_is_no_score_whoever_gives_it(value: float, spread: float) -> None:
     with pytest.raises(ValueError, match=r"a score must be a finite number .*: mine gave"):
-        Scored(value=value, spread=spread, judge="mine")
+        ScoredVerdict(value=value, spread=spread, judge="mine")

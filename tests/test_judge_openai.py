@@ -8,19 +8,19 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from judge.answers import Mode, Sampling
+from judge.answers import AnswerMode, AnswerSampling
 from judge.cache import VerdictCache
-from judge.caller import Caller
-from judge.chat import ask
+from judge.caller import JudgeCaller
+from judge.chat import ask_endpoint
 from judge.endpoint import Endpoint
 from judge.http import new_client
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
-from judge.probe import probe
-from judge.rubric import ACOUSTIC, HOLISTIC, SEMANTIC, Rubric
-from judge.trials import Asked, smallest
-from judge.turns import Price
-from judge.types import CallFailed, Missing, Scale, Scored, Task, Verdict
+from judge.probe import probe_capabilities
+from judge.rubric import ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC, SEMANTIC_RUBRIC, Rubric
+from judge.trials import TrialPlan, build_smallest_body
+from judge.turns import TokenPrice
+from judge.types import CallFailed, JudgeTask, MissingVerdict, Scale, ScoredVerdict, Verdict
 from rollout.types import Speech
 from tests import clocks
 from tests.clocks import now, put_forward
@@ -28,10 +28,10 @@ from tests.judge_server import MODEL, Body, JudgeServer, able, by_content, limit
 from tests.processes import HANG_S
 
 T = TypeVar("T")
-TASK = Task(task_type="t", question="What is two plus two?", match=None, answer=None, style=None)
+TASK = JudgeTask(task_type="t", question="What is two plus two?", match=None, answer=None, style=None)
 WAVE = (0.2 * np.sin(np.arange(11_025) / 9)).astype(np.float32)
 SPEECH = Speech(wave=WAVE, sample_rate=11_025)
-MODES: tuple[Mode, ...] = ("logprobs", "schema", "tagged")
+MODES: tuple[AnswerMode, ...] = ("logprobs", "schema", "tagged")
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def endpoint(server: JudgeServer, **changes: Any) -> Endpoint:
 
 def judge_of(
     server: JudgeServer,
-    mode: Mode = "logprobs",
+    mode: AnswerMode = "logprobs",
     *,
     repeats: int = 1,
     scale: Scale | None = None,
@@ -63,27 +63,27 @@ def judge_of(
     **caller: Any,
 ) -> OpenAIJudge:
     where = endpoint(server, key_env=key_env, deadline_s=deadline_s, attempts=attempts)
-    asks = partial(ask, new_client(), where)
+    asks = partial(ask_endpoint, new_client(), where)
     return OpenAIJudge(
-        Caller(asks, MODEL, limiter or Limiter(limits()), outage_s=outage_s, **caller),
+        JudgeCaller(asks, MODEL, limiter or Limiter(limits()), outage_s=outage_s, **caller),
         able(mode),
         scale=scale or Scale(),
         repeats=repeats,
-        sampling=Sampling(temperature=0.7),
+        sampling=AnswerSampling(temperature=0.7),
     )
 
 
-def asked(*rubrics: Rubric, **more: Any) -> Asked:
-    return Asked(rubrics=rubrics, sampling=Sampling(), **more)
+def asked(*rubrics: Rubric, **more: Any) -> TrialPlan:
+    return TrialPlan(rubrics=rubrics, sampling=AnswerSampling(), **more)
 
 
-def scored(verdict: Verdict) -> Scored:
-    assert isinstance(verdict, Scored), verdict
+def scored(verdict: Verdict) -> ScoredVerdict:
+    assert isinstance(verdict, ScoredVerdict), verdict
     return verdict
 
 
 async def score(
-    judge: OpenAIJudge, rubric: Rubric = HOLISTIC, heard: str = "four", speech: Speech = SPEECH
+    judge: OpenAIJudge, rubric: Rubric = HOLISTIC_RUBRIC, heard: str = "four", speech: Speech = SPEECH
 ) -> Verdict:
     return await judge.score(rubric, TASK, heard, speech, None)
 
@@ -97,8 +97,8 @@ def tone(number: int) -> Speech:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("rubric", [SEMANTIC, ACOUSTIC, HOLISTIC], ids=lambda rubric: rubric.name)
-def test_a_verdict_is_what_the_judge_said_in_every_mode(mode: Mode, rubric: Rubric) -> None:
+@pytest.mark.parametrize("rubric", [SEMANTIC_RUBRIC, ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC], ids=lambda rubric: rubric.name)
+def test_a_verdict_is_what_the_judge_said_in_every_mode(mode: AnswerMode, rubric: Rubric) -> None:
     async def test() -> None:
         async with JudgeServer(lambda body: 3.25) as server:
             verdict = scored(await score(judge_of(server, mode), rubric))
@@ -113,7 +113,7 @@ def test_the_judge_hears_the_reply_as_it_is_and_reads_what_was_recognised() -> N
     async def test() -> None:
         async with JudgeServer() as server:
             user = Speech(wave=WAVE[:4000], sample_rate=8_000)
-            await judge_of(server).score(HOLISTIC, TASK, "four", SPEECH, user)
+            await judge_of(server).score(HOLISTIC_RUBRIC, TASK, "four", SPEECH, user)
         (body,) = server.bodies
         (first, user_rate), (second, rate) = recordings(body)
         assert (len(first), user_rate, len(second), rate) == (4000, 8_000, 11_025, 11_025)
@@ -164,7 +164,7 @@ def test_one_missing_repeat_makes_the_verdict_missing_and_the_others_are_kept(fa
             server.edit = lambda body, text: "9" if next(count) == failing else text
             judge = judge_of(server, repeats=3, cache=cache)
             verdict = await score(judge)
-            assert isinstance(verdict, Missing)
+            assert isinstance(verdict, MissingVerdict)
             assert verdict.kind == "out_of_range" and not verdict.retryable
             assert scored(await score(judge)).value == 4.0
             assert len(server.bodies) == 4  # the failure was not cached, the two scores were
@@ -183,12 +183,12 @@ def test_one_missing_repeat_makes_the_verdict_missing_and_the_others_are_kept(fa
         ("tagged", " ", "empty"),
     ],
 )
-def test_what_cannot_be_read_is_missing_with_its_kind(mode: Mode, said: str, kind: str) -> None:
+def test_what_cannot_be_read_is_missing_with_its_kind(mode: AnswerMode, said: str, kind: str) -> None:
     async def test() -> None:
         async with JudgeServer() as server:
             server.edit = lambda body, text: said
             verdict = await score(judge_of(server, mode))
-        assert isinstance(verdict, Missing) and verdict.kind == kind, verdict
+        assert isinstance(verdict, MissingVerdict) and verdict.kind == kind, verdict
         assert len(server.bodies) == 1  # nothing but an outage is asked again
 
     run(test())
@@ -230,22 +230,22 @@ def test_anything_that_the_answer_depends_on_makes_another_entry(tmp_path: Path)
             judge, other_mode = judge_of(server, cache=cache), judge_of(server, "schema", cache=cache)
             louder = Speech(wave=WAVE * np.float32(1.001), sample_rate=11_025)
             other_rate = Speech(wave=WAVE, sample_rate=11_026)
-            asked = Task(task_type="t", question="Why?", match=None, answer=None, style=None)
+            asked = JudgeTask(task_type="t", question="Why?", match=None, answer=None, style=None)
             for call in (
-                judge.score(HOLISTIC, TASK, "four", SPEECH, None),
-                judge.score(HOLISTIC, TASK, "five", SPEECH, None),
-                judge.score(HOLISTIC, asked, "four", SPEECH, None),
-                judge.score(HOLISTIC, TASK, "four", louder, None),
-                judge.score(HOLISTIC, TASK, "four", other_rate, None),
-                judge.score(HOLISTIC, TASK, "four", SPEECH, SPEECH),
-                judge.score(ACOUSTIC, TASK, "four", SPEECH, None),
-                judge.score(SEMANTIC, TASK, "four", SPEECH, None),
-                other_mode.score(HOLISTIC, TASK, "four", SPEECH, None),
+                judge.score(HOLISTIC_RUBRIC, TASK, "four", SPEECH, None),
+                judge.score(HOLISTIC_RUBRIC, TASK, "five", SPEECH, None),
+                judge.score(HOLISTIC_RUBRIC, asked, "four", SPEECH, None),
+                judge.score(HOLISTIC_RUBRIC, TASK, "four", louder, None),
+                judge.score(HOLISTIC_RUBRIC, TASK, "four", other_rate, None),
+                judge.score(HOLISTIC_RUBRIC, TASK, "four", SPEECH, SPEECH),
+                judge.score(ACOUSTIC_RUBRIC, TASK, "four", SPEECH, None),
+                judge.score(SEMANTIC_RUBRIC, TASK, "four", SPEECH, None),
+                other_mode.score(HOLISTIC_RUBRIC, TASK, "four", SPEECH, None),
             ):
                 assert not scored(await call).cached
             before = len(server.bodies)
-            assert scored(await judge.score(ACOUSTIC, TASK, "unread", SPEECH, None)).cached
-            assert scored(await judge.score(SEMANTIC, TASK, "four", louder, None)).cached
+            assert scored(await judge.score(ACOUSTIC_RUBRIC, TASK, "unread", SPEECH, None)).cached
+            assert scored(await judge.score(SEMANTIC_RUBRIC, TASK, "four", louder, None)).cached
             assert len(server.bodies) == before
 
     run(test())
@@ -267,7 +267,7 @@ def test_a_run_pauses_while_the_endpoint_is_down_and_resumes() -> None:
             server.down = False
             verdicts = await asyncio.gather(*calls)
         assert asked <= 6 + probes  # paused, not hammering: the first calls, and one whenever it may be up again
-        lost = [verdict for verdict in verdicts if isinstance(verdict, Missing)]
+        lost = [verdict for verdict in verdicts if isinstance(verdict, MissingVerdict)]
         assert len(lost) <= 1 and all(verdict.kind == "server" for verdict in lost)  # before the breaker opened
         assert limiter.state().breaker == "closed" and limiter.state().in_flight == 0
 
@@ -281,9 +281,9 @@ def test_an_outage_longer_than_a_run_waits_is_missing_by_the_breaker() -> None:
             judge = judge_of(server, outage_s=0.3)
             calls = asyncio.gather(*(score(judge, heard=str(i), speech=tone(i)) for i in range(5)))
             verdicts = await calls
-        kinds = [verdict.kind for verdict in verdicts if isinstance(verdict, Missing)]
+        kinds = [verdict.kind for verdict in verdicts if isinstance(verdict, MissingVerdict)]
         assert len(kinds) == 5 and kinds.count("breaker") >= 4
-        assert all(isinstance(verdict, Missing) and verdict.retryable for verdict in verdicts)
+        assert all(isinstance(verdict, MissingVerdict) and verdict.retryable for verdict in verdicts)
 
     run(test())
 
@@ -307,7 +307,7 @@ def test_calls_that_come_late_in_an_outage_do_not_wait_for_all_of_it_again() -> 
                     limiter.looks = 0
                 calls = (score(judge, heard=str(i), speech=tone(2 * wave + i)) for i in range(2))
                 found = await asyncio.gather(*calls)
-                assert all(isinstance(verdict, Missing) for verdict in found)
+                assert all(isinstance(verdict, MissingVerdict) for verdict in found)
         assert limiter.looks <= 5 * 2 * 2, "each call looks twice: the outage is as old as the breaker says"
 
     run(test())
@@ -320,7 +320,7 @@ def test_a_call_that_waits_behind_an_open_breaker_gives_up_too() -> None:
         await limiter.release(await limiter.acquire(1.0), ok=False, spent=0.0)
         async with JudgeServer() as server:
             verdict = await score(judge_of(server, limiter=limiter, outage_s=0.2))
-        assert isinstance(verdict, Missing) and verdict.kind == "breaker"
+        assert isinstance(verdict, MissingVerdict) and verdict.kind == "breaker"
         assert not server.bodies and limiter.state().waiting == 0
 
     run(test())
@@ -331,7 +331,7 @@ def test_one_failure_under_a_closed_breaker_is_missing_at_once() -> None:
         async with JudgeServer() as server:
             server.down = True
             verdict = await score(judge_of(server))
-        assert isinstance(verdict, Missing) and verdict.kind == "server" and verdict.retryable
+        assert isinstance(verdict, MissingVerdict) and verdict.kind == "server" and verdict.retryable
         assert len(server.bodies) == 1
 
     run(test())
@@ -343,12 +343,12 @@ def test_answers_are_paid_for_and_the_cap_ends_the_calls() -> None:
         limiter = Limiter(capped)
         async with JudgeServer() as server:
             server.edit = lambda body, text: text if len(server.bodies) > 1 else "no score, but paid for"
-            judge = judge_of(server, limiter=limiter, price=Price(prompt=8.0, completion=20.0))
-            verdicts = [await score(judge, SEMANTIC, str(i)) for i in range(5)]
+            judge = judge_of(server, limiter=limiter, price=TokenPrice(prompt=8.0, completion=20.0))
+            verdicts = [await score(judge, SEMANTIC_RUBRIC, str(i)) for i in range(5)]
         assert len(server.bodies) == 3  # 1e-3 each
         assert limiter.state().spent == pytest.approx(0.003)
-        assert [isinstance(verdict, Missing) for verdict in verdicts] == [True, False, False, True, True]
-        assert [verdict.kind for verdict in verdicts[3:] if isinstance(verdict, Missing)] == ["spend_cap"] * 2
+        assert [isinstance(verdict, MissingVerdict) for verdict in verdicts] == [True, False, False, True, True]
+        assert [verdict.kind for verdict in verdicts[3:] if isinstance(verdict, MissingVerdict)] == ["spend_cap"] * 2
 
     run(test())
 
@@ -365,7 +365,7 @@ def test_every_attempt_has_a_lease_and_waiting_for_one_does_not_use_up_the_deadl
                     put_forward(6000.0)
                 await asyncio.sleep(0.001)
         last = call.result()
-        assert isinstance(last, Missing) and last.kind == "server", "three waits, each longer than the deadline"
+        assert isinstance(last, MissingVerdict) and last.kind == "server", "three waits, each longer than the deadline"
         assert limiter.state().requests == len(server.bodies) == 4, "each attempt was one request"
 
     clocks.run(test())
@@ -382,7 +382,7 @@ def test_the_first_calls_of_an_outage_wait_for_its_end() -> None:
                 await asyncio.sleep(0.01)
             server.down = False
             verdicts = await calls
-        assert all(isinstance(verdict, Scored) for verdict in verdicts)
+        assert all(isinstance(verdict, ScoredVerdict) for verdict in verdicts)
 
     run(test())
 
@@ -393,8 +393,8 @@ def test_a_reply_that_fails_by_itself_is_missing_and_no_outage() -> None:
         async with JudgeServer() as server:
             server.down = True
             judge = judge_of(server, limiter=limiter, attempts=4, repeats=2)
-            both = await asyncio.gather(*(score(judge, rubric) for rubric in (ACOUSTIC, HOLISTIC)))
-        assert all(isinstance(verdict, Missing) and verdict.kind == "server" for verdict in both)
+            both = await asyncio.gather(*(score(judge, rubric) for rubric in (ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC)))
+        assert all(isinstance(verdict, MissingVerdict) and verdict.kind == "server" for verdict in both)
         assert limiter.state().opened == 0 and len(server.bodies) == 2 * 2 * 4
 
     run(test())
@@ -408,13 +408,15 @@ def test_two_replies_that_fail_by_themselves_keep_nobody_waiting() -> None:
     async def test() -> None:
         limiter = Limiter(limits(breaker_failures=2, breaker_rest_s=0.02, concurrency=2))
         async with Poisoned() as server:
-            asks = partial(ask, new_client(), endpoint(server))
-            judge = judge_of(server, limiter=limiter, outage_s=600.0, ping=partial(asks, smallest(Sampling())))
-            cases = [score(judge, SEMANTIC, f"poison {i}", tone(i)) for i in range(2)]
+            asks = partial(ask_endpoint, new_client(), endpoint(server))
+            judge = judge_of(
+                server, limiter=limiter, outage_s=600.0, ping=partial(asks, build_smallest_body(AnswerSampling()))
+            )
+            cases = [score(judge, SEMANTIC_RUBRIC, f"poison {i}", tone(i)) for i in range(2)]
             bad = await asyncio.gather(*cases)
-            good = await score(judge, SEMANTIC, "four", tone(3))
-        assert [verdict.kind for verdict in bad if isinstance(verdict, Missing)] == ["server", "server"]
-        assert isinstance(good, Scored) and limiter.state().opened and await limiter.down_s() == 0
+            good = await score(judge, SEMANTIC_RUBRIC, "four", tone(3))
+        assert [verdict.kind for verdict in bad if isinstance(verdict, MissingVerdict)] == ["server", "server"]
+        assert isinstance(good, ScoredVerdict) and limiter.state().opened and await limiter.down_s() == 0
 
     run(test())
 
@@ -424,15 +426,15 @@ def test_while_an_endpoint_is_down_it_is_asked_something_small_and_no_reply_is_l
         limiter = Limiter(limits(breaker_failures=2, breaker_rest_s=0.02))
         async with JudgeServer() as server:
             server.down = True
-            ping = partial(ask, new_client(), endpoint(server), smallest(Sampling()))
+            ping = partial(ask_endpoint, new_client(), endpoint(server), build_smallest_body(AnswerSampling()))
             judge = judge_of(server, limiter=limiter, outage_s=60.0, attempts=2, ping=ping)
-            calls = asyncio.gather(*(score(judge, ACOUSTIC, speech=tone(i)) for i in range(4)))
+            calls = asyncio.gather(*(score(judge, ACOUSTIC_RUBRIC, speech=tone(i)) for i in range(4)))
             while limiter.state().opened < 6:
                 await asyncio.sleep(0.01)
             server.down = False
             asked = [bool(recordings(body)) for body in server.bodies]
             verdicts = await calls
-        assert all(isinstance(verdict, Scored) for verdict in verdicts)
+        assert all(isinstance(verdict, ScoredVerdict) for verdict in verdicts)
         assert asked.count(True) <= 4 * 2, "two attempts each, and from then on nothing with a reply in it"
         assert asked.count(False) >= 3
 
@@ -443,8 +445,8 @@ def test_an_answer_of_no_use_is_paid_for() -> None:
     async def test() -> None:
         limiter = Limiter(limits(spend_cap=1.0))
         async with JudgeServer(model="another-model") as server:
-            verdict = await score(judge_of(server, limiter=limiter, price=Price(prompt=8.0, completion=20.0)))
-        assert isinstance(verdict, Missing) and verdict.kind == "wrong_model"
+            verdict = await score(judge_of(server, limiter=limiter, price=TokenPrice(prompt=8.0, completion=20.0)))
+        assert isinstance(verdict, MissingVerdict) and verdict.kind == "wrong_model"
         assert limiter.state().spent == pytest.approx((8.0 * 150 + 20.0 * 10) / 1e6)
 
     run(test())
@@ -514,7 +516,9 @@ def test_the_log_has_every_call_and_neither_audio_nor_key(tmp_path: Path, monkey
 def test_the_probe_picks_the_best_way_that_works_and_says_why_not_the_others(lacks: str, mode: str) -> None:
     async def test() -> None:
         async with JudgeServer(lacks=lacks) as server:
-            found = await probe(partial(ask, new_client(), endpoint(server)), MODEL, asked(ACOUSTIC))
+            found = await probe_capabilities(
+                partial(ask_endpoint, new_client(), endpoint(server)), MODEL, asked(ACOUSTIC_RUBRIC)
+            )
             assert scored(await score(judge_of(server, found.mode))).value >= 1
         assert found.mode == mode and found.audio and not found.forced
         for name in lacks.split():
@@ -529,7 +533,9 @@ def test_a_chatty_judge_is_made_to_choose_where_the_endpoint_can() -> None:
     async def test() -> None:
         async with JudgeServer(lacks="json_schema") as server:
             server.edit = lambda body, text: text if "structured_outputs" in body else f"Sure: {text}"
-            found = await probe(partial(ask, new_client(), endpoint(server)), MODEL, asked(ACOUSTIC))
+            found = await probe_capabilities(
+                partial(ask_endpoint, new_client(), endpoint(server)), MODEL, asked(ACOUSTIC_RUBRIC)
+            )
         assert found.mode == "logprobs" and found.forced and found.choice
 
     run(test())
@@ -539,7 +545,9 @@ def test_a_choice_that_is_ignored_is_no_choice() -> None:
     async def test() -> None:
         async with JudgeServer() as server:
             server.edit = lambda body, text: text if "logprobs" in body else f"It is fine. <score>{text}</score>"
-            found = await probe(partial(ask, new_client(), endpoint(server)), MODEL, asked(SEMANTIC))
+            found = await probe_capabilities(
+                partial(ask_endpoint, new_client(), endpoint(server)), MODEL, asked(SEMANTIC_RUBRIC)
+            )
         assert not found.choice and "not enforced" in found.lacks["choice"]
 
     run(test())
@@ -549,10 +557,10 @@ def test_a_choice_that_is_ignored_is_no_choice() -> None:
 def test_a_judge_that_cannot_hear_is_refused_where_an_axis_needs_it(lacks: str) -> None:
     async def test() -> None:
         async with JudgeServer(lacks=lacks) as server:
-            asks = partial(ask, new_client(), endpoint(server))
+            asks = partial(ask_endpoint, new_client(), endpoint(server))
             with pytest.raises(ValueError, match="acoustic needs a model that takes input_audio"):
-                await probe(asks, MODEL, asked(SEMANTIC, ACOUSTIC))
-            found = await probe(asks, MODEL, asked(SEMANTIC))
+                await probe_capabilities(asks, MODEL, asked(SEMANTIC_RUBRIC, ACOUSTIC_RUBRIC))
+            found = await probe_capabilities(asks, MODEL, asked(SEMANTIC_RUBRIC))
         assert not found.audio and found.mode == "logprobs"
 
     run(test())
@@ -563,7 +571,9 @@ def test_a_judge_that_never_gives_a_score_is_refused() -> None:
         async with JudgeServer() as server:
             server.edit = lambda body, text: "As a language model I cannot rate that."
             with pytest.raises(ValueError, match=r"no score in any mode.*tagged: malformed"):
-                await probe(partial(ask, new_client(), endpoint(server)), MODEL, asked(ACOUSTIC))
+                await probe_capabilities(
+                    partial(ask_endpoint, new_client(), endpoint(server)), MODEL, asked(ACOUSTIC_RUBRIC)
+                )
 
     run(test())
 
@@ -579,10 +589,10 @@ def test_an_endpoint_that_does_not_answer_is_no_endpoint_without_abilities(when:
                 calls += 1
                 if when == "from the start" or calls > 3:
                     raise CallFailed("rate_limited", "HTTP 429", retryable=True)
-                return await ask(new_client(), endpoint(server), body)
+                return await ask_endpoint(new_client(), endpoint(server), body)
 
             with pytest.raises(ValueError, match="does not answer: rate_limited"):
-                await probe(failing, MODEL, asked(ACOUSTIC))
+                await probe_capabilities(failing, MODEL, asked(ACOUSTIC_RUBRIC))
 
     run(test())
 
@@ -591,7 +601,7 @@ def test_an_endpoint_that_does_not_answer_is_no_endpoint_without_abilities(when:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_test_server_gives_the_opinion_that_it_holds(mode: Mode) -> None:
+def test_the_test_server_gives_the_opinion_that_it_holds(mode: AnswerMode) -> None:
     async def test() -> None:
         async with JudgeServer() as server:
             verdict = scored(await score(judge_of(server, mode)))
@@ -612,7 +622,7 @@ def test_those_who_only_waited_for_an_outage_are_told_its_cause_too(monkeypatch:
             waited = judge_of(server, limiter=limiter, outage_s=0.3, key_env="CANARY_KEY")
             both = await asyncio.gather(score(first), score(waited, heard="five", speech=tone(1)))
         for verdict in both:
-            assert isinstance(verdict, Missing) and verdict.kind == "breaker"
+            assert isinstance(verdict, MissingVerdict) and verdict.kind == "breaker"
             assert verdict.reason.count("stayed down") == 1 and "last: server: HTTP 503" in verdict.reason
             assert "secret" not in verdict.reason
         assert len(server.bodies) == 1, "the other only waited"

@@ -8,9 +8,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.acoustic import listen
-from judge.panel import FAULTS, LONGEST, combine, panel_from
-from judge.types import Missing, Scored, Task, Verdict
+from judge.acoustic import measure_sound
+from judge.panel import LOGGED_FAULTS, MAX_JUDGED_AUDIO_S, build_panel, combine_axes
+from judge.types import JudgeTask, MissingVerdict, ScoredVerdict, Verdict
 from judge.worker import JudgeWorker
 from rollout.types import Speech
 from tests.judging import (
@@ -33,7 +33,7 @@ from tests.judging import (
 )
 
 TEXT = "the answer is twelve"
-OPEN = Task(task_type="chat", question="?", match=None, answer=None, style=None)
+OPEN = JudgeTask(task_type="chat", question="?", match=None, answer=None, style=None)
 
 
 @pytest.mark.parametrize("text", REPLIES)
@@ -46,8 +46,10 @@ def test_a_right_reply_in_the_shipped_voice_scores_high(text: str) -> None:
 def test_what_is_wrong_with_a_wave_is_logged_as_it_was_measured() -> None:
     for text in REPLIES:
         judged = judge(text, spoken(text))
-        sound = listen(speech(spoken(text)), text)
-        assert {name: judged.figures[name] for name in FAULTS} == {name: getattr(sound, name) for name in FAULTS}
+        sound = measure_sound(speech(spoken(text)), text)
+        assert {name: judged.figures[name] for name in LOGGED_FAULTS} == {
+            name: getattr(sound, name) for name in LOGGED_FAULTS
+        }
         assert judged.figures["unjudgeable"] == 0
 
 
@@ -104,21 +106,21 @@ def test_random_codes_lower_the_acoustic_score() -> None:
         (reply(" ?! "), spoken("dog"), "no words"),
         (reply(TEXT), np.float32([0, np.nan, 0]), "not finite"),
         (reply(TEXT), np.float32([0, np.inf, 0]), "not finite"),
-        (reply(TEXT), np.zeros(int(RATE * LONGEST) + 1), "must not exceed"),
+        (reply(TEXT), np.zeros(int(RATE * MAX_JUDGED_AUDIO_S) + 1), "must not exceed"),
     ],
 )
 @pytest.mark.parametrize("asked", [task(TEXT, "slow"), OPEN])
 def test_an_unjudgeable_reply_gets_the_floor_and_no_recogniser_hears_it(
-    made: object, wave: np.ndarray, why: str, asked: Task
+    made: object, wave: np.ndarray, why: str, asked: JudgeTask
 ) -> None:
     listener = Parrot(TEXT)
     judged = panel_hearing(listener).score(made, speech(wave), asked)  # type: ignore[arg-type]
     for verdict in (*judged.axes.values(), judged.reward):
-        assert isinstance(verdict, Scored)
+        assert isinstance(verdict, ScoredVerdict)
         assert verdict.value == SCALE.lo and why in verdict.why and "floor/1" in verdict.judge
     assert set(judged.axes) == {"semantic", "acoustic"}
     assert listener.calls == 0 and judged.transcript is None
-    assert judged.figures["unjudgeable"] == 1 and not set(FAULTS) & set(judged.figures)
+    assert judged.figures["unjudgeable"] == 1 and not set(LOGGED_FAULTS) & set(judged.figures)
     assert judged.figures.get("heard_right", 0) == 0 and judged.figures.get("style_followed", 0) == 0
     assert all(isfinite(figure) for figure in judged.figures.values())
 
@@ -127,7 +129,7 @@ def test_a_failing_recogniser_is_missing_and_may_be_asked_again() -> None:
     panel = panel_hearing(Broken(RuntimeError("no such device"), 1, TEXT))
     first, second = (panel.score(reply(TEXT), speech(spoken(TEXT)), task(TEXT)) for _ in range(2))
     for verdict in (*first.axes.values(), first.reward):
-        assert isinstance(verdict, Missing) and verdict.retryable and "no such device" in verdict.reason
+        assert isinstance(verdict, MissingVerdict) and verdict.retryable and "no such device" in verdict.reason
     assert first.transcript is None and "heard_right" not in first.figures and "wer" not in first.figures
     assert value(second.reward) == SCALE.hi, "a failure is not remembered"
 
@@ -135,12 +137,12 @@ def test_a_failing_recogniser_is_missing_and_may_be_asked_again() -> None:
 def test_an_aborted_reply_is_missing_not_bad() -> None:
     listener = Parrot(TEXT)
     judged = panel_hearing(listener).score(reply(TEXT, finish="abort"), speech(spoken(TEXT)), task(TEXT))
-    assert isinstance(judged.reward, Missing) and listener.calls == 0
+    assert isinstance(judged.reward, MissingVerdict) and listener.calls == 0
 
 
 def test_a_weighted_axis_that_is_missing_makes_the_reward_missing() -> None:
     judged = panel_hearing(Parrot(TEXT)).score(reply(TEXT), speech(spoken(TEXT)), OPEN)
-    assert isinstance(judged.reward, Missing) and "no checkable answer" in judged.reward.reason
+    assert isinstance(judged.reward, MissingVerdict) and "no checkable answer" in judged.reward.reason
     assert not judged.reward.retryable
     assert value(judged.axes["acoustic"]) == SCALE.hi
     assert "text_right" not in judged.figures and "heard_right" not in judged.figures
@@ -152,21 +154,23 @@ def test_an_axis_of_weight_zero_is_reported_but_not_counted() -> None:
     assert value(judged.axes["semantic"]) == SCALE.lo
     assert value(judged.reward) == value(judged.axes["acoustic"]) == SCALE.hi
     unchecked = panel.score(reply(TEXT), speech(spoken(TEXT)), OPEN)
-    assert isinstance(unchecked.axes["semantic"], Missing) and isinstance(unchecked.reward, Scored)
+    assert isinstance(unchecked.axes["semantic"], MissingVerdict) and isinstance(unchecked.reward, ScoredVerdict)
 
 
 VERDICT = st.one_of(
-    st.builds(Scored, value=st.floats(1, 5), judge=st.just("j/1"), spread=st.floats(0, 2)),
-    st.builds(Missing, judge=st.just("j/1"), reason=st.just("down"), kind=st.just("server"), retryable=st.booleans()),
+    st.builds(ScoredVerdict, value=st.floats(1, 5), judge=st.just("j/1"), spread=st.floats(0, 2)),
+    st.builds(
+        MissingVerdict, judge=st.just("j/1"), reason=st.just("down"), kind=st.just("server"), retryable=st.booleans()
+    ),
 )
 
 
 @given(VERDICT, VERDICT, st.floats(0, 3), st.floats(0.01, 3))
 def test_the_reward_is_the_weighted_mean_or_missing(a: Verdict, b: Verdict, wa: float, wb: float) -> None:
-    reward = combine({"semantic": a, "acoustic": b}, {"semantic": wa, "acoustic": wb})
+    reward = combine_axes({"semantic": a, "acoustic": b}, {"semantic": wa, "acoustic": wb})
     counted = [(w, verdict) for w, verdict in ((wa, a), (wb, b)) if w > 0]
-    if any(isinstance(verdict, Missing) for _, verdict in counted):
-        assert isinstance(reward, Missing) and "down" in reward.reason
+    if any(isinstance(verdict, MissingVerdict) for _, verdict in counted):
+        assert isinstance(reward, MissingVerdict) and "down" in reward.reason
     else:
         expected = sum(w * value(verdict) for w, verdict in counted) / sum(w for w, _ in counted)
         assert value(reward) == pytest.approx(expected)
@@ -179,13 +183,13 @@ def test_a_wave_heard_before_is_not_recognised_again() -> None:
     again = panel.score(reply(TEXT), speech(spoken(TEXT).copy()), task(TEXT))
     other_rate = panel.score(reply(TEXT), Speech(wave=spoken(TEXT), sample_rate=22_050), task(TEXT))
     assert listener.calls == 2
-    flags = [judged.reward.cached for judged in (first, again, other_rate) if isinstance(judged.reward, Scored)]
+    flags = [judged.reward.cached for judged in (first, again, other_rate) if isinstance(judged.reward, ScoredVerdict)]
     assert flags == [False, True, False]
     assert value(first.reward) == value(again.reward)
 
 
 def test_the_same_reply_gets_the_same_score_from_two_panels() -> None:
-    one, two = (panel_from(CONFIG, WORLD / "data", WORLD / "base") for _ in range(2))
+    one, two = (build_panel(CONFIG, WORLD / "data", WORLD / "base") for _ in range(2))
     for text in REPLIES:
         one.score(reply(text), speech(spoken(text, "slow")), task(text, "slow"))  # panel one has a past
     for text in REPLIES:
@@ -229,7 +233,7 @@ def test_a_very_short_wave_is_judged_by_the_real_recogniser() -> None:
 
 def test_a_missing_recogniser_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must exist"):
-        panel_from(CONFIG, tmp_path, tmp_path)
+        build_panel(CONFIG, tmp_path, tmp_path)
 
 
 def test_the_worker_keeps_the_audio_and_returns_the_same_verdict(tmp_path: Path) -> None:

@@ -12,26 +12,26 @@ import numpy as np
 import pytest
 
 from actors.cli import main
-from conf.load import load
+from conf.load import load_config
 from judge import api
-from judge.answers import Mode, Sampling
-from judge.caller import Caller
-from judge.chat import Answer, ask
-from judge.compare import Candidate, Contest, pairwise
-from judge.endpoint import endpoint_of
+from judge.answers import AnswerMode, AnswerSampling
+from judge.caller import JudgeCaller
+from judge.chat import ChatAnswer, ask_endpoint
+from judge.compare import Candidate, Contest, compare_pairwise
+from judge.endpoint import endpoint_from_config
 from judge.http import new_client
 from judge.limits import Limiter
 from judge.openai_judge import OpenAIJudge
-from judge.ranking import groupwise
-from judge.rubric import ACOUSTIC, HOLISTIC, RUBRICS, SEMANTIC, Rubric
-from judge.trials import Asked
-from judge.types import CallFailed, Scale, Task
+from judge.ranking import rank_candidates
+from judge.rubric import ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC, RUBRICS, SEMANTIC_RUBRIC, Rubric
+from judge.trials import TrialPlan
+from judge.types import CallFailed, JudgeTask, Scale
 from rollout.types import Speech
 from tests.judge_server import MODEL, Body, JudgeServer, limits, recordings
 from tests.judging import WORLD
 
-TASK = Task(task_type="t", question="Why?", match=None, answer=None, style=None)
-LACKS: dict[Mode, str] = {"logprobs": "", "schema": "logprobs", "tagged": "logprobs json_schema"}
+TASK = JudgeTask(task_type="t", question="Why?", match=None, answer=None, style=None)
+LACKS: dict[AnswerMode, str] = {"logprobs": "", "schema": "logprobs", "tagged": "logprobs json_schema"}
 Compare = Literal["none", "pairwise", "ranking"]
 
 
@@ -41,7 +41,7 @@ def tone(peak: float) -> Speech:
 
 def judge_settings(server: JudgeServer, *more: str) -> Any:
     where = [f"judge.api.base_url={server.base_url}", f"judge.api.model={MODEL}", "judge.api.deadline_s=20"]
-    return load(["judge=openai", *where, *more]).judge
+    return load_config(["judge=openai", *where, *more]).judge
 
 
 def opinion(body: Body) -> Any:
@@ -66,9 +66,9 @@ def shape(body: Body) -> tuple[str, int, tuple[str, ...], str]:
 
 async def asked_by_run(server: JudgeServer, config: Any, found: Any, rubric: Rubric, size: int) -> None:
     """One score and one comparison, by what a run is made of."""
-    endpoint = endpoint_of(config.api)
-    caller = Caller(partial(ask, new_client(), endpoint), MODEL, Limiter(limits()), outage_s=5)
-    sampling = api.sampling_of(config.api)
+    endpoint = endpoint_from_config(config.api)
+    caller = JudgeCaller(partial(ask_endpoint, new_client(), endpoint), MODEL, Limiter(limits()), outage_s=5)
+    sampling = api.sampling_from_config(config.api)
     judge = OpenAIJudge(caller, found, scale=Scale(), repeats=1, sampling=sampling)
     await judge.score(rubric, TASK, "because", tone(0.1), tone(0.5))
     contest = Contest(
@@ -78,15 +78,15 @@ async def asked_by_run(server: JudgeServer, config: Any, found: Any, rubric: Rub
         user_audio=tone(0.5),
     )
     if config.api.compare == "pairwise":
-        await pairwise(caller, found, contest, scale=Scale(), sampling=sampling)
+        await compare_pairwise(caller, found, contest, scale=Scale(), sampling=sampling)
     elif config.api.compare == "ranking":
-        await groupwise(caller, found, contest, scale=Scale(), repeats=1, sampling=sampling)
+        await rank_candidates(caller, found, contest, scale=Scale(), repeats=1, sampling=sampling)
 
 
 @pytest.mark.parametrize("mode", LACKS)
 @pytest.mark.parametrize("rubric", RUBRICS.values(), ids=lambda rubric: rubric.name)
 @pytest.mark.parametrize("compare", ["none", "pairwise", "ranking"])
-def test_whatever_a_run_asks_the_probe_has_asked(compare: Compare, rubric: Rubric, mode: Mode) -> None:
+def test_whatever_a_run_asks_the_probe_has_asked(compare: Compare, rubric: Rubric, mode: AnswerMode) -> None:
     weights = [f"judge.{name}={int(name == rubric.name)}" for name in RUBRICS]
     more = [f"judge.api.compare={compare}", "judge.api.max_tokens=900", "judge.api.reasoning_effort=low"]
     more += ["judge.api.max_tokens_field=max_completion_tokens", "judge.api.temperature=0.5"]
@@ -94,7 +94,7 @@ def test_whatever_a_run_asks_the_probe_has_asked(compare: Compare, rubric: Rubri
     async def test() -> tuple[list[Body], list[Body]]:
         async with JudgeServer(opinion, lacks=LACKS[mode]) as server:
             config = judge_settings(server, *weights, *more)
-            found = (await api.probed(config, 3)).judge
+            found = (await api.probe_endpoints(config, 3)).judge
             assert found.mode == mode
             probe = list(server.bodies)
             server.bodies.clear()
@@ -120,15 +120,15 @@ class OneRecording(JudgeServer):
 @pytest.mark.parametrize(
     ("rubric", "compare", "size", "user_audio", "count"),
     [
-        (HOLISTIC, "none", 1, True, 2),
-        (HOLISTIC, "none", 1, False, 1),
-        (HOLISTIC, "pairwise", 4, True, 3),
-        (ACOUSTIC, "none", 4, True, 1),
-        (ACOUSTIC, "pairwise", 4, True, 2),
-        (ACOUSTIC, "pairwise", 1, True, 1),
-        (ACOUSTIC, "ranking", 4, False, 4),
-        (HOLISTIC, "ranking", 4, True, 5),
-        (SEMANTIC, "ranking", 4, True, 0),
+        (HOLISTIC_RUBRIC, "none", 1, True, 2),
+        (HOLISTIC_RUBRIC, "none", 1, False, 1),
+        (HOLISTIC_RUBRIC, "pairwise", 4, True, 3),
+        (ACOUSTIC_RUBRIC, "none", 4, True, 1),
+        (ACOUSTIC_RUBRIC, "pairwise", 4, True, 2),
+        (ACOUSTIC_RUBRIC, "pairwise", 1, True, 1),
+        (ACOUSTIC_RUBRIC, "ranking", 4, False, 4),
+        (HOLISTIC_RUBRIC, "ranking", 4, True, 5),
+        (SEMANTIC_RUBRIC, "ranking", 4, True, 0),
     ],
 )
 def test_an_endpoint_that_takes_one_recording_less_than_the_run_sends_is_refused(
@@ -140,13 +140,13 @@ def test_an_endpoint_that_takes_one_recording_less_than_the_run_sends_is_refused
         async with OneRecording(opinion) as server:
             config = judge_settings(server, *weights, f"judge.api.compare={compare}")
             server.most = count
-            assert (await api.probed(config, size, user_audio=user_audio)).judge.mode == "logprobs"
+            assert (await api.probe_endpoints(config, size, user_audio=user_audio)).judge.mode == "logprobs"
             if not count:
                 return
             server.most = count - 1
             several = f", {count} recordings in one request" if count > 1 else ""
             with pytest.raises(ValueError, match=f"takes input_audio{several}, and this one did not: rejected"):
-                await api.probed(config, size, user_audio=user_audio)
+                await api.probe_endpoints(config, size, user_audio=user_audio)
 
     asyncio.run(asyncio.wait_for(test(), 60))
 
@@ -161,9 +161,9 @@ def test_a_judge_that_scores_and_cannot_compare_is_refused_before_anything_start
         async with JudgeServer(opinion) as server:
             server.edit = edit
             config = judge_settings(server, f"judge.api.compare={compare}")
-            assert await api.probed(config, 1)
+            assert await api.probe_endpoints(config, 1)
             with pytest.raises(ValueError, match=r"gave no (score in any mode|ranking)"):
-                await api.probed(config, 4)
+                await api.probe_endpoints(config, 4)
 
     asyncio.run(asyncio.wait_for(test(), 60))
 
@@ -172,12 +172,12 @@ def answers(count: Callable[[int, int, bool], int], audio_tokens: int = 0) -> Ca
     """An endpoint by its bookkeeping: (call, recordings, asked before) -> prompt tokens."""
     seen: list[str] = []
 
-    async def asks(body: Body, under: Any = None) -> Answer:
+    async def asks(body: Body, under: Any = None) -> ChatAnswer:
         clips, start = len(recordings(body)), body["messages"][0]["content"][:100]
         tokens = count(len(seen), clips, start in seen)
         seen.append(start)
         text = "4" if "logprobs" in body else "Fine. <score>4</score>"
-        return Answer(
+        return ChatAnswer(
             text=text,
             logprobs=[[("4", -0.1)]],
             prompt_tokens=tokens,
@@ -203,12 +203,12 @@ def answers(count: Callable[[int, int, bool], int], audio_tokens: int = 0) -> Ca
 def test_what_a_server_leaves_out_of_its_usage_makes_no_model_deaf(
     count: Callable[[int, int, bool], int],
 ) -> None:
-    asked = Asked(rubrics=[ACOUSTIC], sampling=Sampling())
+    asked = TrialPlan(rubrics=[ACOUSTIC_RUBRIC], sampling=AnswerSampling())
     assert asyncio.run(api.probe(answers(count), MODEL, asked)).audio
 
 
 def test_audio_tokens_prove_that_a_recording_was_heard() -> None:
-    asked = Asked(rubrics=[ACOUSTIC], sampling=Sampling())
+    asked = TrialPlan(rubrics=[ACOUSTIC_RUBRIC], sampling=AnswerSampling())
     assert asyncio.run(api.probe(answers(lambda call, clips, known: 300, audio_tokens=25), MODEL, asked)).audio
 
 
@@ -217,7 +217,7 @@ def test_recordings_that_cost_nothing_even_when_nothing_is_cached_were_dropped(
     count: Callable[[int, int, bool], int],
 ) -> None:
     with pytest.raises(ValueError, match="no more tokens than without"):
-        asyncio.run(api.probe(answers(count), MODEL, Asked(rubrics=[ACOUSTIC], sampling=Sampling())))
+        asyncio.run(api.probe(answers(count), MODEL, TrialPlan(rubrics=[ACOUSTIC_RUBRIC], sampling=AnswerSampling())))
 
 
 @pytest.mark.parametrize(
@@ -232,11 +232,11 @@ def test_recordings_that_cost_nothing_even_when_nothing_is_cached_were_dropped(
     ],
 )
 def test_an_endpoint_that_cannot_be_used_as_it_is_is_told_with_what_would_help(failure: CallFailed, told: str) -> None:
-    async def failing(body: Body, under: Any = None) -> Answer:
+    async def failing(body: Body, under: Any = None) -> ChatAnswer:
         raise failure
 
     with pytest.raises(ValueError, match=told):
-        asyncio.run(api.probe(failing, MODEL, Asked(rubrics=[SEMANTIC], sampling=Sampling())))
+        asyncio.run(api.probe(failing, MODEL, TrialPlan(rubrics=[SEMANTIC_RUBRIC], sampling=AnswerSampling())))
 
 
 class Thinking(JudgeServer):
@@ -257,8 +257,10 @@ def test_a_judge_that_thinks_is_used_once_it_has_room_to() -> None:
     async def test() -> None:
         async with Thinking(opinion) as server:
             with pytest.raises(ValueError, match=r"of 400, thought included: raise judge\.api\.max_tokens"):
-                await api.probed(judge_settings(server))
-            assert (await api.probed(judge_settings(server, "judge.api.max_tokens=2000"))).judge.mode == "logprobs"
+                await api.probe_endpoints(judge_settings(server))
+            assert (
+                await api.probe_endpoints(judge_settings(server, "judge.api.max_tokens=2000"))
+            ).judge.mode == "logprobs"
 
     asyncio.run(asyncio.wait_for(test(), 60))
 
@@ -276,9 +278,9 @@ def test_a_model_with_the_newer_name_and_one_temperature_is_used_with_its_settin
     async def test() -> None:
         async with Newer(opinion) as server:
             with pytest.raises(ValueError, match="max_tokens_field"):
-                await api.probed(judge_settings(server))
+                await api.probe_endpoints(judge_settings(server))
             config = judge_settings(server, "judge.api.max_tokens_field=max_completion_tokens")
-            found = (await api.probed(config)).judge
+            found = (await api.probe_endpoints(config)).judge
             assert found.mode == "schema" and "temperature" in found.lacks["logprobs"]
 
     asyncio.run(asyncio.wait_for(test(), 60))
@@ -288,8 +290,8 @@ def test_a_deployment_that_answers_by_its_models_name_is_used_once_that_is_liste
     async def test() -> None:
         async with JudgeServer(opinion, model="gpt-audio-2025-08-28") as server:
             with pytest.raises(ValueError, match=r"judge\.api\.also_named=\[gpt-audio-2025-08-28\]"):
-                await api.probed(judge_settings(server))
-            found = await api.probed(judge_settings(server, "judge.api.also_named=[gpt-audio]"))
+                await api.probe_endpoints(judge_settings(server))
+            found = await api.probe_endpoints(judge_settings(server, "judge.api.also_named=[gpt-audio]"))
             assert found.judge.mode == "logprobs"
 
     asyncio.run(asyncio.wait_for(test(), 60))

@@ -11,40 +11,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judge.answers import (
-    CHOICE,
-    SCORE,
-    Form,
+    CHOICE_FORM,
+    SCORE_FORM,
+    AnswerForm,
+    AnswerMode,
+    AnswerSampling,
     Logprobs,
-    Mode,
-    Sampling,
+    build_answer_schema,
+    build_answer_settings,
     check_english,
-    expectation,
-    json_schema,
-    read,
-    rule,
-    settings,
+    read_expected_number,
+    read_judge_answer,
+    write_answer_instructions,
 )
 from judge.rubric import (
-    ACOUSTIC,
-    HOLISTIC,
+    ACOUSTIC_RUBRIC,
+    HOLISTIC_RUBRIC,
     RUBRICS,
-    SEMANTIC,
+    SEMANTIC_RUBRIC,
     Axis,
     Rubric,
-    escaped,
-    messages,
-    system_text,
-    wav,
+    build_score_messages,
+    build_system_text,
+    encode_wav_base64,
+    escape_markup,
 )
-from judge.types import CallFailed, Kind, Task
+from judge.types import CallFailed, JudgeTask, MissingKind
 from rollout.types import Speech
 
-TASK = Task(task_type="t", question="What is the capital?", match=None, answer="SECRET", style="slow")
+TASK = JudgeTask(task_type="t", question="What is the capital?", match=None, answer="SECRET", style="slow")
 REPLY = Speech(wave=(0.3 * np.sin(np.arange(2205) / 7)).astype(np.float32), sample_rate=22_050)
 USER = Speech(wave=np.full(800, 0.1, np.float32), sample_rate=8_000)
 HEARD = "it is paris"
-RULE = rule(SCORE, "tagged")
-WARM = Sampling(temperature=0.7)
+RULE = write_answer_instructions(SCORE_FORM, "tagged")
+WARM = AnswerSampling(temperature=0.7)
 
 VERSIONS = {  # a rubric whose words change must get a new version: add a line, never edit one
     "semantic/1": "1025ff105161cfbb",
@@ -54,23 +54,23 @@ VERSIONS = {  # a rubric whose words change must get a new version: add a line, 
 
 
 def parts(name: Axis, transcript: str = HEARD, user: Speech | None = USER) -> list[dict[str, object]]:
-    chat = messages(RUBRICS[name], TASK, transcript, REPLY, user, answer_rule=RULE)
+    chat = build_score_messages(RUBRICS[name], TASK, transcript, REPLY, user, answer_rule=RULE)
     assert [message["role"] for message in chat] == ["system", "user"]
     content = chat[1]["content"]
     assert isinstance(content, list)
     return content
 
 
-def kind_of(text: str, mode: Mode, logprobs: Logprobs = ()) -> Kind:
+def kind_of(text: str, mode: AnswerMode, logprobs: Logprobs = ()) -> MissingKind:
     with pytest.raises(CallFailed) as failed:
-        read(SCORE, mode, text, logprobs)
+        read_judge_answer(SCORE_FORM, mode, text, logprobs)
     assert not failed.value.retryable
     return failed.value.kind
 
 
 @pytest.mark.parametrize("rubric", RUBRICS.values(), ids=lambda rubric: rubric.name)
 def test_the_words_of_a_version_never_change(rubric: Rubric) -> None:
-    text = system_text(rubric, "")
+    text = build_system_text(rubric, "")
     assert sha256(text.encode()).hexdigest()[:16] == VERSIONS[rubric.id]
 
 
@@ -100,7 +100,7 @@ def test_no_axis_is_told_the_expected_answer(name: Axis) -> None:
 
 
 def test_audio_goes_out_at_its_true_rate_as_16_bit_wav() -> None:
-    file = io.BytesIO(base64.b64decode(wav(REPLY)))
+    file = io.BytesIO(base64.b64decode(encode_wav_base64(REPLY)))
     header = soundfile.info(file)
     assert (header.samplerate, header.channels, header.subtype) == (22_050, 1, "PCM_16")
     file.seek(0)
@@ -109,14 +109,14 @@ def test_audio_goes_out_at_its_true_rate_as_16_bit_wav() -> None:
 
 def test_audio_beyond_full_scale_is_clipped_and_not_wrapped() -> None:
     loud = Speech(wave=np.array([2.0, -2.0, 0.5], np.float32), sample_rate=8_000)
-    heard, _ = soundfile.read(io.BytesIO(base64.b64decode(wav(loud))), dtype="float32")
+    heard, _ = soundfile.read(io.BytesIO(base64.b64decode(encode_wav_base64(loud))), dtype="float32")
     np.testing.assert_allclose(heard, [1.0, -1.0, 0.5], atol=1e-3)
 
 
 @pytest.mark.parametrize("wave", [[], [0.0, np.nan], [np.inf]])
 def test_audio_that_cannot_be_heard_is_refused(wave: list[float]) -> None:
     with pytest.raises(ValueError, match="finite and not empty"):
-        wav(Speech(wave=np.array(wave, np.float32), sample_rate=8_000))
+        encode_wav_base64(Speech(wave=np.array(wave, np.float32), sample_rate=8_000))
 
 
 HOSTILE = st.text(st.one_of(st.sampled_from("<>/&[]|＜＞﹤ \n\x00\u202e\ud800score5"), st.characters()), max_size=60)
@@ -124,15 +124,15 @@ HOSTILE = st.text(st.one_of(st.sampled_from("<>/&[]|＜＞﹤ \n\x00\u202e\ud800
 
 @given(HOSTILE)
 def test_no_text_holds_a_tag_a_control_character_or_something_that_is_not_utf8(text: str) -> None:
-    shown = escaped(text)
+    shown = escape_markup(text)
     assert not set("<>[]\x00\u202e") & set(shown)
     shown.encode()
 
 
 @given(HOSTILE, HOSTILE)
 def test_a_text_cannot_close_its_own_fence(question: str, transcript: str) -> None:
-    task = Task(task_type="t", question=question, match=None, answer=None, style=None)
-    chat = messages(SEMANTIC, task, transcript, REPLY, None, answer_rule=RULE)
+    task = JudgeTask(task_type="t", question=question, match=None, answer=None, style=None)
+    chat = build_score_messages(SEMANTIC_RUBRIC, task, transcript, REPLY, None, answer_rule=RULE)
     text = str(chat[1]["content"][0]["text"])
     code = text.partition("<request ")[2][:16]
     assert text.count(code) == 4
@@ -140,7 +140,7 @@ def test_a_text_cannot_close_its_own_fence(question: str, transcript: str) -> No
 
 
 def test_words_stay_readable_when_they_are_escaped() -> None:
-    assert escaped('Is 3 < 5? Ça va, 東京 & "me"?') == 'Is 3 &lt; 5? Ça va, 東京 &amp; "me"?'
+    assert escape_markup('Is 3 < 5? Ça va, 東京 & "me"?') == 'Is 3 &lt; 5? Ça va, 東京 &amp; "me"?'
 
 
 def test_the_fence_is_the_same_for_the_same_case_and_another_for_another() -> None:
@@ -149,11 +149,11 @@ def test_the_fence_is_the_same_for_the_same_case_and_another_for_another() -> No
 
 
 def test_odd_repeats_list_the_levels_the_other_way_round() -> None:
-    even, odd = (system_text(HOLISTIC, RULE, repeat) for repeat in (0, 1))
+    even, odd = (build_system_text(HOLISTIC_RUBRIC, RULE, repeat) for repeat in (0, 1))
     assert even.index("1. Failed") < even.index("5. Excellent")
     assert odd.index("1. Failed") > odd.index("5. Excellent")
     assert sorted(even.splitlines()) == sorted(odd.splitlines())
-    assert even == system_text(HOLISTIC, RULE, 2)
+    assert even == build_system_text(HOLISTIC_RUBRIC, RULE, 2)
 
 
 # --- reading answers ---
@@ -162,10 +162,13 @@ GOOD = '{"reason": "Right and clear.", "score": 4}'
 
 
 def test_a_strict_answer_is_read_in_every_mode() -> None:
-    assert read(SCORE, "schema", GOOD, []).number == 4 and read(SCORE, "schema", GOOD, []).own_std is None
-    assert read(SCORE, "tagged", "Right and clear. <score>4</score>\n", []).number == 4
-    assert read(SCORE, "tagged", "<score> 2 </score>", []).number == 2
-    reading = read(SCORE, "logprobs", " 4", [[("4", log(0.6)), (" 5", log(0.4))]])
+    assert (
+        read_judge_answer(SCORE_FORM, "schema", GOOD, []).number == 4
+        and read_judge_answer(SCORE_FORM, "schema", GOOD, []).own_std is None
+    )
+    assert read_judge_answer(SCORE_FORM, "tagged", "Right and clear. <score>4</score>\n", []).number == 4
+    assert read_judge_answer(SCORE_FORM, "tagged", "<score> 2 </score>", []).number == 2
+    reading = read_judge_answer(SCORE_FORM, "logprobs", " 4", [[("4", log(0.6)), (" 5", log(0.4))]])
     assert reading.number == pytest.approx(4.4) and reading.own_std == pytest.approx(0.24**0.5)
 
 
@@ -266,7 +269,10 @@ def test_probabilities_that_do_not_belong_to_one_digit_are_no_score(text: str, l
 
 
 def test_blank_tokens_before_the_digit_are_passed_over() -> None:
-    assert read(SCORE, "logprobs", "\n3", [[("\n", 0.0)], [("3", log(0.9)), ("\n", log(0.1))]]).number == 3
+    assert (
+        read_judge_answer(SCORE_FORM, "logprobs", "\n3", [[("\n", 0.0)], [("3", log(0.9)), ("\n", log(0.1))]]).number
+        == 3
+    )
 
 
 @given(st.lists(st.floats(0.001, 1), min_size=5, max_size=5), st.floats(0.5, 1), st.integers(0, 4))
@@ -283,7 +289,7 @@ def test_the_expected_score_is_the_mean_of_the_renormalised_distribution(
         return
     taken = options[int(text) - 1] if int(text) - 1 != split else halves[0]
     others = [option for option in [*options[:split], *halves, *options[split + 1 :], *noise] if option != taken]
-    reading = read(SCORE, "logprobs", text, [[taken, *others]])
+    reading = read_judge_answer(SCORE_FORM, "logprobs", text, [[taken, *others]])
     levels = np.arange(1, 6)
     mean = float(shares @ levels)
     assert reading.number == pytest.approx(mean)
@@ -294,41 +300,45 @@ def test_the_expected_score_is_the_mean_of_the_renormalised_distribution(
 def test_whatever_a_judge_says_is_a_level_or_a_named_failure(text: str) -> None:
     for mode in ("schema", "tagged", "logprobs"):
         try:
-            reading = read(SCORE, mode, text, [[("3", 0.0)]])
+            reading = read_judge_answer(SCORE_FORM, mode, text, [[("3", 0.0)]])
         except CallFailed as failure:
             assert failure.kind in ("malformed", "out_of_range", "language", "unsure")
         else:
             assert reading.number in (1, 2, 3, 4, 5)
 
 
-@pytest.mark.parametrize("form", [SCORE, CHOICE], ids=lambda form: form.field)
-def test_what_the_schema_allows_is_what_is_read(form: Form) -> None:
-    schema = json_schema(form)
+@pytest.mark.parametrize("form", [SCORE_FORM, CHOICE_FORM], ids=lambda form: form.field)
+def test_what_the_schema_allows_is_what_is_read(form: AnswerForm) -> None:
+    schema = build_answer_schema(form)
     labels = schema["properties"][form.field]["enum"]
     assert schema["additionalProperties"] is False and list(schema["properties"]) == list(form.reply.model_fields)
     for label in labels:
         answer = json.dumps({"reason": "It is.", form.field: label})
-        assert read(form, "schema", answer, []).number == form.numbers[str(label)]
+        assert read_judge_answer(form, "schema", answer, []).number == form.numbers[str(label)]
 
 
 def test_a_choice_is_read_as_the_chance_that_a_is_better() -> None:
-    assert expectation(CHOICE, "A", [[("A", log(0.7)), ("B", log(0.2)), ("T", log(0.1))]]).number == pytest.approx(
-        0.75
-    )
-    assert read(CHOICE, "tagged", "The first is clearer. <choice>B</choice>", []).number == 0
+    assert read_expected_number(
+        CHOICE_FORM, "A", [[("A", log(0.7)), ("B", log(0.2)), ("T", log(0.1))]]
+    ).number == pytest.approx(0.75)
+    assert read_judge_answer(CHOICE_FORM, "tagged", "The first is clearer. <choice>B</choice>", []).number == 0
     with pytest.raises(CallFailed, match="malformed"):
-        read(CHOICE, "tagged", "Both. <choice>C</choice>", [])
+        read_judge_answer(CHOICE_FORM, "tagged", "Both. <choice>C</choice>", [])
 
 
 def test_each_mode_asks_for_what_it_reads() -> None:
-    asked = settings(SCORE, "logprobs", WARM)
+    asked = build_answer_settings(SCORE_FORM, "logprobs", WARM)
     assert asked["logprobs"] is True and asked["top_logprobs"] == 20 and asked["temperature"] == 0
-    assert settings(SCORE, "logprobs", WARM, forced=True)["structured_outputs"] == {"choice": list("12345")}
-    assert settings(SCORE, "schema", WARM)["response_format"]["json_schema"]["strict"] is True
-    assert settings(SCORE, "tagged", WARM).keys() == {"max_tokens", "temperature"}
-    assert "<score>" in rule(SCORE, "tagged") and "reason" in rule(SCORE, "schema")
+    assert build_answer_settings(SCORE_FORM, "logprobs", WARM, forced=True)["structured_outputs"] == {
+        "choice": list("12345")
+    }
+    assert build_answer_settings(SCORE_FORM, "schema", WARM)["response_format"]["json_schema"]["strict"] is True
+    assert build_answer_settings(SCORE_FORM, "tagged", WARM).keys() == {"max_tokens", "temperature"}
+    assert "<score>" in write_answer_instructions(SCORE_FORM, "tagged") and "reason" in write_answer_instructions(
+        SCORE_FORM, "schema"
+    )
 
 
 def test_the_levels_of_every_axis_are_five_and_different() -> None:
-    for rubric in (SEMANTIC, ACOUSTIC, HOLISTIC):
+    for rubric in (SEMANTIC_RUBRIC, ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC):
         assert len(set(rubric.levels)) == 5 and all(rubric.levels)

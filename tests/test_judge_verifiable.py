@@ -3,18 +3,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judge.asr import word_error_rate, words
-from judge.choices import letters
-from judge.types import Missing, Scored, Task
-from judge.verifiable import figures, right, score
-from speech.answers import pattern
+from judge.choices import find_chosen_letters
+from judge.types import JudgeTask, MissingVerdict, ScoredVerdict
+from judge.verifiable import gives_answer, measure_correctness, score_answer
+from speech.answers import compile_answer_pattern
 from tests.judging import SCALE
 
 WORD = st.sampled_from("the answer is one two twelve 12 dog sleeps now".split())
 SENTENCE = st.lists(WORD, min_size=1, max_size=7).map(" ".join)
 
 
-def expecting(match: str | None, answer: str | None) -> Task:
-    return Task(task_type="t", question="?", match=match, answer=answer, style=None)
+def expecting(match: str | None, answer: str | None) -> JudgeTask:
+    return JudgeTask(task_type="t", question="?", match=match, answer=answer, style=None)
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,9 @@ def expecting(match: str | None, answer: str | None) -> Task:
 )
 def test_a_final_answer_is_the_last_words_and_all_or_nothing(heard: str, answer: str, is_right: bool) -> None:
     final = expecting("final", answer)
-    verdict = score(heard, final, SCALE)
-    assert right(heard, final) is is_right
-    assert isinstance(verdict, Scored)
+    verdict = score_answer(heard, final, SCALE)
+    assert gives_answer(heard, final) is is_right
+    assert isinstance(verdict, ScoredVerdict)
     assert verdict.value == (SCALE.hi if is_right else SCALE.lo)
     assert verdict.judge == "verifiable/1" and verdict.spread == 0
 
@@ -46,32 +46,32 @@ def test_a_final_answer_is_the_last_words_and_all_or_nothing(heard: str, answer:
     [("my dog is happy", 5.0), ("my dog is", 4.0), ("my cat is happy", 4.0), ("my dog", 3.0), ("", 1.0)],
 )
 def test_an_exact_answer_is_graded_by_words(heard: str, expected: float) -> None:
-    verdict = score(heard, expecting("exact", "my dog is happy"), SCALE)
-    assert isinstance(verdict, Scored) and verdict.value == pytest.approx(expected)
+    verdict = score_answer(heard, expecting("exact", "my dog is happy"), SCALE)
+    assert isinstance(verdict, ScoredVerdict) and verdict.value == pytest.approx(expected)
 
 
 def test_talking_on_does_not_go_below_the_scale() -> None:
-    verdict = score("dog " * 50, expecting("exact", "my dog is happy"), SCALE)
-    assert isinstance(verdict, Scored) and verdict.value == SCALE.lo
+    verdict = score_answer("dog " * 50, expecting("exact", "my dog is happy"), SCALE)
+    assert isinstance(verdict, ScoredVerdict) and verdict.value == SCALE.lo
 
 
 @given(SENTENCE, SENTENCE)
 def test_exact_agrees_with_the_word_error_rate(heard: str, answer: str) -> None:
-    verdict = score(heard, expecting("exact", answer), SCALE)
-    assert isinstance(verdict, Scored)
+    verdict = score_answer(heard, expecting("exact", answer), SCALE)
+    assert isinstance(verdict, ScoredVerdict)
     assert verdict.value == pytest.approx(SCALE.at(max(0.0, 1 - word_error_rate(answer, heard))))
-    assert right(heard, expecting("exact", answer)) == (verdict.value == SCALE.hi)
+    assert gives_answer(heard, expecting("exact", answer)) == (verdict.value == SCALE.hi)
 
 
 @given(st.text(max_size=60), SENTENCE, st.sampled_from(["final", "exact"]))
 def test_any_text_gets_a_number_on_the_scale(heard: str, answer: str, match: str) -> None:
-    verdict = score(heard, expecting(match, answer), SCALE)
-    assert isinstance(verdict, Scored) and SCALE.lo <= verdict.value <= SCALE.hi
+    verdict = score_answer(heard, expecting(match, answer), SCALE)
+    assert isinstance(verdict, ScoredVerdict) and SCALE.lo <= verdict.value <= SCALE.hi
 
 
 @given(SENTENCE, SENTENCE)
 def test_saying_anything_before_the_final_answer_changes_nothing(before: str, answer: str) -> None:
-    assert right(f"{before} {answer}", expecting("final", answer))
+    assert gives_answer(f"{before} {answer}", expecting("final", answer))
     assert words(f"{before} {answer}")[-len(words(answer)) :] == words(answer)
 
 
@@ -92,12 +92,12 @@ def test_saying_anything_before_the_final_answer_changes_nothing(before: str, an
         expecting("math", "1/0"),
     ],
 )
-def test_a_task_without_a_checkable_answer_is_missing_for_good(unchecked: Task) -> None:
-    verdict = score("anything", unchecked, SCALE)
-    assert figures("anything", "anything", unchecked) == {}
-    assert isinstance(verdict, Missing) and verdict.reason and not verdict.retryable
+def test_a_task_without_a_checkable_answer_is_missing_for_good(unchecked: JudgeTask) -> None:
+    verdict = score_answer("anything", unchecked, SCALE)
+    assert measure_correctness("anything", "anything", unchecked) == {}
+    assert isinstance(verdict, MissingVerdict) and verdict.reason and not verdict.retryable
     with pytest.raises(ValueError):
-        right("anything", unchecked)
+        gives_answer("anything", unchecked)
 
 
 CHECKED = [  # match, answer, what is right, what is wrong
@@ -125,25 +125,25 @@ CHECKED = [  # match, answer, what is right, what is wrong
 @pytest.mark.parametrize(("match", "answer", "good", "bad"), CHECKED)
 def test_a_checked_answer_is_all_or_nothing(match: str, answer: str, good: list[str], bad: list[str]) -> None:
     task = expecting(match, answer)
-    assert [heard for heard in good if not right(heard, task)] == []
-    assert [heard for heard in bad if right(heard, task)] == []
+    assert [heard for heard in good if not gives_answer(heard, task)] == []
+    assert [heard for heard in bad if gives_answer(heard, task)] == []
     for heard in good + bad:
-        verdict = score(heard, task, SCALE)
-        assert isinstance(verdict, Scored) and verdict.judge == "verifiable/1"
+        verdict = score_answer(heard, task, SCALE)
+        assert isinstance(verdict, ScoredVerdict) and verdict.judge == "verifiable/1"
         assert verdict.value == (SCALE.hi if heard in good else SCALE.lo)
-    assert figures(good[0], bad[0], task) == {"text_right": 1, "heard_right": 0}
+    assert measure_correctness(good[0], bad[0], task) == {"text_right": 1, "heard_right": 0}
 
 
 @pytest.mark.parametrize(("match", "answer"), [(match, answer) for match, answer, _, _ in CHECKED])
 @given(heard=st.text(max_size=60))
 def test_any_text_is_right_or_wrong(match: str, answer: str, heard: str) -> None:
-    verdict = score(heard, expecting(match, answer), SCALE)
-    assert isinstance(verdict, Scored) and verdict.value in (SCALE.lo, SCALE.hi)
+    verdict = score_answer(heard, expecting(match, answer), SCALE)
+    assert isinstance(verdict, ScoredVerdict) and verdict.value in (SCALE.lo, SCALE.hi)
 
 
 @pytest.mark.parametrize(("match", "answer"), [(match, answer) for match, answer, _, _ in CHECKED])
 def test_saying_nothing_is_never_right(match: str, answer: str) -> None:
-    assert not right("", expecting(match, answer))
+    assert not gives_answer("", expecting(match, answer))
 
 
 @pytest.mark.parametrize(
@@ -182,14 +182,14 @@ def test_saying_nothing_is_never_right(match: str, answer: str) -> None:
     ],
 )
 def test_a_reply_settles_on_the_letters_that_its_last_cue_names(heard: str, named: str) -> None:
-    assert letters(heard) == frozenset(named)
+    assert find_chosen_letters(heard) == frozenset(named)
 
 
 @pytest.mark.parametrize("scrap", ["answer is", "answer", "option", "b or", "a", "the answer is b or", ",", "i think"])
 def test_a_very_long_reply_is_searched_for_letters_to_its_end(scrap: str) -> None:
     """A search whose work grew faster than the square of the length would not come back."""
-    assert letters(f"{scrap} " * 5000) == letters(f"{scrap} " * 3)
-    assert letters(f"{scrap} " * 5000 + "so the answer is d") == {"d"}
+    assert find_chosen_letters(f"{scrap} " * 5000) == find_chosen_letters(f"{scrap} " * 3)
+    assert find_chosen_letters(f"{scrap} " * 5000 + "so the answer is d") == {"d"}
 
 
 ENDLESS = r"^((a|a a| )+ ?)+b$"
@@ -199,12 +199,12 @@ def test_a_search_without_end_is_missing_and_never_a_score() -> None:
     """The same pattern scores where its search ends."""
     task = expecting("regex", ENDLESS)
     heard = "a " * 2000 + "c b"
-    verdict = score(heard, task, SCALE)
-    assert isinstance(verdict, Missing) and verdict.kind == "deadline" and not verdict.retryable
+    verdict = score_answer(heard, task, SCALE)
+    assert isinstance(verdict, MissingVerdict) and verdict.kind == "deadline" and not verdict.retryable
     with pytest.raises(TimeoutError):
-        right(heard, task)
-    assert figures("rome", heard, task) == {"text_right": 0}
-    assert isinstance(score("rome", task, SCALE), Scored)
+        gives_answer(heard, task)
+    assert measure_correctness("rome", heard, task) == {"text_right": 0}
+    assert isinstance(score_answer("rome", task, SCALE), ScoredVerdict)
 
 
 PIECES = "a b . ( (?: (?= ) ) ) * + ? {5} {2,30} | [ab] \\1 ^ $ \\w".split()
@@ -214,9 +214,9 @@ PIECES = "a b . ( (?: (?= ) ) ) * + ? {5} {2,30} | [ab] \\1 ^ $ \\w".split()
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
 def test_any_pattern_is_refused_or_its_search_ends(value: str) -> None:
     try:
-        pattern(value)
+        compile_answer_pattern(value)
     except ValueError as error:
         assert str(error).startswith("must be a pattern")
         return
-    verdict = score("a b ab " * 100, expecting("regex", value), SCALE)
-    assert isinstance(verdict, Scored) or verdict.kind == "deadline"
+    verdict = score_answer("a b ab " * 100, expecting("regex", value), SCALE)
+    assert isinstance(verdict, ScoredVerdict) or verdict.kind == "deadline"

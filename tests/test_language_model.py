@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2ForCausalLM
 
 from conf.schema import ModelConfig
-from rollout.language_model import apart, checkpoint_layout, together
-from rollout.loading import Unfilled, load_language_model
+from rollout.language_model import read_checkpoint_layout, stack_parts, unstack_parts
+from rollout.loading import UnfilledModel, load_language_model
 from speech.families import load_family
 from speech.families.base import Family
-from speech.names import Names
+from speech.names import TensorNameMap
 
 ROOT = Path(__file__).parent.parent
-STACKED = Names(
+STACKED = TensorNameMap(
     (
         (r"encoder\..*", ()),
         (r"blocks\.(\d+)\.qkv", (r"layers.\1.q", r"layers.\1.k", r"layers.\1.v")),
@@ -35,7 +35,7 @@ def family(micro_checkpoint: Path) -> Family:
 
 
 def test_the_layout_is_that_of_the_model_and_not_of_the_codec_beside_it(family: Family) -> None:
-    layout, optional = checkpoint_layout(family)
+    layout, optional = read_checkpoint_layout(family)
     assert layout["lm_head.weight"] == layout["model.embed_tokens.weight"]
     assert optional == {"lm_head.weight"}  # tied: not in the file
     assert not any("codebook" in name for name in layout)
@@ -45,7 +45,7 @@ def test_the_first_rule_that_matches_holds_and_what_none_matches_keeps_its_name(
     assert STACKED.parts("encoder.layers.0.weight") == () and STACKED.parts("elsewhere") == ("elsewhere",)
     assert STACKED.parts("blocks.12.qkv") == ("layers.12.q", "layers.12.k", "layers.12.v")
     assert STACKED.parts("top.norm") == ("model.norm",)
-    assert Names().parts("anything") == ("anything",)
+    assert TensorNameMap().module_names("anything") == ("anything",)
 
 
 def test_engines_do_not_run_what_is_unsampled() -> None:
@@ -58,12 +58,12 @@ def test_engines_do_not_run_what_is_unsampled() -> None:
 def test_a_stack_comes_apart_and_together_again(heights: list[int]) -> None:
     parts = STACKED.parts("blocks.0.qkv")
     module = {part: torch.randn(height, 2) for part, height in zip(parts, heights, strict=True)}
-    stacked = together(STACKED, "blocks.0.qkv", module.__getitem__)
+    stacked = stack_parts(STACKED, "blocks.0.qkv", module.__getitem__)
     assert stacked.shape == (sum(heights), 2)
-    found = dict(apart(STACKED, "blocks.0.qkv", stacked, module))
+    found = dict(unstack_parts(STACKED, "blocks.0.qkv", stacked, module))
     assert all(torch.equal(found[part], module[part]) for part in parts)
     with pytest.raises(ValueError, match=r"blocks\.0\.qkv must have"):
-        list(apart(STACKED, "blocks.0.qkv", stacked[1:], module))
+        list(unstack_parts(STACKED, "blocks.0.qkv", stacked[1:], module))
 
 
 def test_the_module_holds_the_folders_numbers_and_reads_no_other_tensors(family: Family, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_module_holds_the_folders_numbers_and_reads_no_other_tensors(family:
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
-    names = Names(((r"top\.(.*)", (r"\1",)), (r"encoder\..*", ())))
+    names = TensorNameMap(((r"top\.(.*)", (r"\1",)), (r"encoder\..*", ())))
     module = load_language_model(replace(family, path=folder, names=names))
     state = module.state_dict()
     assert all(torch.equal(state[name], tensor.float()) for name, tensor in stored.items())
@@ -84,10 +84,10 @@ def test_the_module_holds_the_folders_numbers_and_reads_no_other_tensors(family:
 
 
 def test_a_folder_that_lacks_a_tensor_or_has_one_too_many_is_refused(family: Family) -> None:
-    lacking = Names(((r"model\.norm\.weight", ()),))
+    lacking = TensorNameMap(((r"model\.norm\.weight", ()),))
     with pytest.raises(ValueError, match=r"lacks 1 of the model's tensors: model\.norm\.weight"):
         load_language_model(replace(family, names=lacking))
-    unknown = Names(((r"model\.norm\.weight", (r"\g<0>", "model.second")),))
+    unknown = TensorNameMap(((r"model\.norm\.weight", (r"\g<0>", "model.second")),))
     with pytest.raises(ValueError, match=r"has 1 tensors that a tiny model has not: model\.second"):
         load_language_model(replace(family, names=unknown))
 
@@ -112,7 +112,7 @@ def test_weights_are_rounded_once_and_buffers_are_those_of_a_module_made_whole(
 
 
 def test_a_part_is_filled_alone_and_a_tied_head_with_its_embedding(family: Family) -> None:
-    unfilled = Unfilled(family, attention="sdpa")
+    unfilled = UnfilledModel(family, attention="sdpa")
     lm = unfilled.lm
     assert all(one.is_meta for one in lm.parameters())
     first, *others = lm.model.layers

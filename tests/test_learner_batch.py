@@ -9,13 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.algorithm import AlgoConfig, ChannelWeights
-from learner.batch import length_of, pack, pack_reference, scored_positions, share
-from learner.objectives import joined, needs_reference, rows_of, scales
-from learner.parity import compare
-from learner.rows import Component, Row, Sampled
+from learner.batch import (
+    count_needed_ids,
+    list_scored_positions,
+    pack_microbatch,
+    pack_reference_microbatch,
+    plan_microbatches,
+)
+from learner.objectives import build_training_rows, compute_component_scales, needs_reference, weigh_positions
+from learner.parity import compare_logprobs
+from learner.rows import LossComponent, SamplingSetup, TrainingRow
 from learner.types import Advantage, Anchor, Rollout, StepBatch
 
-SAMPLED = Sampled(max_new_tokens=50, temperature=0.8)
+SAMPLED = SamplingSetup(max_new_tokens=50, temperature=0.8)
 NOTHING, WORDS = ChannelWeights(), ChannelWeights(text=1, stop=1)
 ALL = ChannelWeights(text=1, audio=1, boundary=1, stop=1)
 ZERO_OR = st.sampled_from([0.0, 0.3])
@@ -70,8 +76,8 @@ def rollout(channels: str, advantage: float = 1.0, sampled: tuple[bool, ...] | N
     )  # fmt: skip
 
 
-def one(algo: AlgoConfig, *rollouts: Rollout) -> list[Row]:
-    return rows_of(StepBatch(step=0, weight=0.5, rollouts=rollouts, anchors=()), algo, SAMPLED)
+def one(algo: AlgoConfig, *rollouts: Rollout) -> list[TrainingRow]:
+    return build_training_rows(StepBatch(step=0, weight=0.5, rollouts=rollouts, anchors=()), algo, SAMPLED)
 
 
 @pytest.mark.parametrize(
@@ -85,25 +91,25 @@ def one(algo: AlgoConfig, *rollouts: Rollout) -> list[Row]:
     ],
 )
 def test_which_channels_join(weights: ChannelWeights, mask: str) -> None:
-    assert "".join(str(int(u)) for u in joined(rollout("TBABE"), weights)) == mask
+    assert "".join(str(int(u)) for u in weigh_positions(rollout("TBABE"), weights)) == mask
 
 
 def test_pad_and_forced_positions_join_nothing() -> None:
     row = rollout("TPAT", sampled=(True, True, False, True))
-    assert joined(row, ALL).tolist() == [1, 0, 0, 1]
+    assert weigh_positions(row, ALL).tolist() == [1, 0, 0, 1]
     assert one(AlgoConfig(kl=ALL), row)[0].weights_CR.any(axis=0).tolist() == [True, False, False, True]
 
 
 def test_kl_does_not_look_at_the_preference_mask() -> None:
     (row,) = one(AlgoConfig(), rollout("TBAE"))
-    assert row.weights_CR[Component.KL] == pytest.approx([0.01 / 3, 0.01 / 3, 0.01, 0.01 / 3])
-    assert (row.weights_CR[Component.PO] != 0).tolist() == [True, False, False, True]
+    assert row.weights_CR[LossComponent.KL] == pytest.approx([0.01 / 3, 0.01 / 3, 0.01, 0.01 / 3])
+    assert (row.weights_CR[LossComponent.PO] != 0).tolist() == [True, False, False, True]
 
 
 def test_empty_mask_gives_no_weight_and_no_fallback() -> None:
     (row,) = one(AlgoConfig(kl=NOTHING), rollout("AAAB"))
     assert not row.weights_CR.any()
-    assert length_of(row, streams=1) == 0
+    assert count_needed_ids(row, streams=1) == 0
 
 
 @pytest.mark.parametrize(
@@ -117,22 +123,22 @@ def test_empty_mask_gives_no_weight_and_no_fallback() -> None:
 )
 def test_aggregations(aggregation: Any, weights: tuple[float, float]) -> None:
     rows = one(AlgoConfig(aggregation=aggregation), rollout("TAT"), rollout("TA"))
-    assert [float(row.weights_CR[Component.PO].max()) for row in rows] == pytest.approx(weights)
+    assert [float(row.weights_CR[LossComponent.PO].max()) for row in rows] == pytest.approx(weights)
 
 
 def test_zero_advantage_needs_no_forward_unless_a_kl_asks() -> None:
     flat = rollout("TTAE", advantage=0.0)
-    assert length_of(one(AlgoConfig(kl=NOTHING), flat)[0], streams=1) == 0
-    assert length_of(one(AlgoConfig(kl=ChannelWeights(audio=0.1)), flat)[0], streams=1) == 2 + 2
+    assert count_needed_ids(one(AlgoConfig(kl=NOTHING), flat)[0], streams=1) == 0
+    assert count_needed_ids(one(AlgoConfig(kl=ChannelWeights(audio=0.1)), flat)[0], streams=1) == 2 + 2
     # it still counts in the mean over replies
     rows = one(AlgoConfig(), flat, rollout("T"))
-    assert rows[1].weights_CR[Component.PO].tolist() == [0.5]
+    assert rows[1].weights_CR[LossComponent.PO].tolist() == [0.5]
 
 
 def test_tail_after_the_last_scored_position_is_cut() -> None:
     row = one(AlgoConfig(kl=NOTHING, preference=ChannelWeights(text=1)), rollout("TTBAAAABE"))[0]
-    assert length_of(row, streams=1) == 3  # two of the prompt and the first word predict the second word
-    micro = pack([row], streams=1)
+    assert count_needed_ids(row, streams=1) == 3  # two of the prompt and the first word predict the second word
+    micro = pack_microbatch([row], streams=1)
     assert micro.ids_TS.tolist() == [[1], [2], [10]]
     assert micro.keep_N.tolist() == [1, 2] and micro.targets_N.tolist() == [10, 11]
 
@@ -140,16 +146,18 @@ def test_tail_after_the_last_scored_position_is_cut() -> None:
 @settings(deadline=None, max_examples=60)
 @given(batches(), ALGOS, st.integers(1, 4), st.integers(14, 40))
 def test_plan_scores_every_weighted_position_once(batch: StepBatch, algo: AlgoConfig, ranks: int, budget: int) -> None:
-    rows = rows_of(batch, algo, SAMPLED)
-    plan = share(rows, ranks=ranks, budget=budget, streams=1)
+    rows = build_training_rows(batch, algo, SAMPLED)
+    plan = plan_microbatches(rows, ranks=ranks, budget=budget, streams=1)
     assert len({len(micros) for micros in plan}) == 1  # nobody waits for a pass that the others do not make
-    assert all(sum(length_of(rows[i], streams=1) for i in micro) <= budget for micros in plan for micro in micros)
-    planned = sorted(position for rank in range(ranks) for position in scored_positions(rows, plan, rank))
+    assert all(
+        sum(count_needed_ids(rows[i], streams=1) for i in micro) <= budget for micros in plan for micro in micros
+    )
+    planned = sorted(position for rank in range(ranks) for position in list_scored_positions(rows, plan, rank))
     assert planned == [(i, j) for i, row in enumerate(rows) for j in np.flatnonzero(row.needed_R)]
     for rank, micros in enumerate(plan):
-        packed = [pack([rows[i] for i in micro], streams=1) for micro in micros]
+        packed = [pack_microbatch([rows[i] for i in micro], streams=1) for micro in micros]
         targets = [int(t) for micro in packed for t in micro.targets_N]
-        assert targets == [rows[i].ids[rows[i].start + j] for i, j in scored_positions(rows, plan, rank)]
+        assert targets == [rows[i].ids[rows[i].start + j] for i, j in list_scored_positions(rows, plan, rank)]
         for micro, held in zip(packed, micros, strict=True):
             assert sum(micro.lengths) == len(micro.ids_TS) == len(micro.positions_T)
             positions = [(i, j) for i in held for j in np.flatnonzero(rows[i].needed_R)]
@@ -157,27 +165,27 @@ def test_plan_scores_every_weighted_position_once(batch: StepBatch, algo: AlgoCo
             for keep, (i, j) in zip(micro.keep_N.tolist(), positions, strict=True):
                 assert micro.positions_T[keep] == rows[i].start + j - 1
                 assert micro.ids_TS[keep, 0] == rows[i].ids[rows[i].start + j - 1]
-            reference = pack_reference([rows[i] for i in held], streams=1)
+            reference = pack_reference_microbatch([rows[i] for i in held], streams=1)
             assert reference.targets_N.tolist() == micro.targets_N[micro.referenced_N].tolist()
 
 
 def test_ranks_are_balanced() -> None:
     rows = one(AlgoConfig(), *(rollout("T" * n) for n in (30, 4, 9, 17, 22, 11, 3, 8)))
     loads = [
-        sum(length_of(rows[i], streams=1) for micro in micros for i in micro)
-        for micros in share(rows, ranks=2, budget=40, streams=1)
+        sum(count_needed_ids(rows[i], streams=1) for micro in micros for i in micro)
+        for micros in plan_microbatches(rows, ranks=2, budget=40, streams=1)
     ]
     assert abs(loads[0] - loads[1]) <= 4
 
 
 def test_a_row_beyond_the_budget_is_refused() -> None:
     with pytest.raises(ValueError, match=r"rollout p/0 has 11, budget 10"):
-        share(one(AlgoConfig(), rollout("T" * 10)), ranks=1, budget=10, streams=1)
+        plan_microbatches(one(AlgoConfig(), rollout("T" * 10)), ranks=1, budget=10, streams=1)
 
 
 def test_lambda_outside_its_range_is_refused() -> None:
     with pytest.raises(ValueError, match="lambda must lie in"):
-        scales(1.1)
+        compute_component_scales(1.1)
 
 
 def test_reference_is_needed_only_when_a_kl_can_count() -> None:
@@ -189,9 +197,9 @@ def test_reference_is_needed_only_when_a_kl_can_count() -> None:
 def test_parity_compares_sampled_and_scored_positions_by_channel() -> None:
     nan = float("nan")
     row = rollout("TTAE", sampled=(True, False, True, True))
-    parity = compare([row], {"p/0": [-1.0001, 5.0, -1.1, nan]})
+    parity = compare_logprobs([row], {"p/0": [-1.0001, 5.0, -1.1, nan]})
     assert parity.channels["T"].count == 1 and parity.channels["T"].largest == pytest.approx(1e-4)
     assert parity.channels["A"].mean == pytest.approx(0.1) and "E" not in parity.channels
-    assert not parity.passed and compare([row], {"p/0": [-1.0] * 4}).passed
-    assert not compare([row], {"p/0": [nan] * 4}).passed  # nothing compared is no proof
-    assert not compare([replace(row, logps=(float("-inf"),) * 4)], {"p/0": [-1.0] * 4}).passed
+    assert not parity.passed and compare_logprobs([row], {"p/0": [-1.0] * 4}).passed
+    assert not compare_logprobs([row], {"p/0": [nan] * 4}).passed  # nothing compared is no proof
+    assert not compare_logprobs([replace(row, logps=(float("-inf"),) * 4)], {"p/0": [-1.0] * 4}).passed

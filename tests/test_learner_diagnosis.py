@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from conf.schema import Config
-from learner.diagnosis import Diagnosis, Part
-from learner.ranks import connect, disconnect
+from learner.diagnosis import PartGradients, PolicyDiagnosis
+from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
-from learner.types import NONE, Advantage, Pair, Rollout, StepBatch
+from learner.types import NO_ADVANTAGE, Advantage, PreferencePair, Rollout, StepBatch
 from tests.fixtures import write_micro_checkpoint
 from tests.learner_world import batch, config, full_tensors, perturb
 from tests.processes import HANG_S
@@ -29,9 +29,9 @@ def one_rank() -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    connect(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
+    join_process_group(rank=0, world=1, address=f"127.0.0.1:{port}", timeout_s=HANG_S)
     yield
-    disconnect()
+    leave_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def by_part(model: Any, loss: Tensor) -> dict[str, Tensor]:
     return {name: torch.cat(grads) for name, grads in pieces.items()}
 
 
-def check(part: Part, gradients: dict[str, Tensor]) -> None:
+def check(part: PartGradients, gradients: dict[str, Tensor]) -> None:
     text, audio, sft = (gradients[name] for name in ("text", "audio", "sft"))
     assert part.parameters == len(text)
     expected = {
@@ -138,11 +138,11 @@ def test_advantages_and_pairs_of_other_objectives_are_followed(micro_checkpoint:
         step,
         rollouts=tuple(replace(r, advantage=Advantage(r.index - 0.3, 0.2 - r.index, 9.0)) for r in step.rollouts),
     )
-    free = [replace(r, logps=None, advantage=NONE) for r in step.rollouts]
+    free = [replace(r, logps=None, advantage=NO_ADVANTAGE) for r in step.rollouts]
     mute = replace(free[1], channels=free[1].channels.replace("A", "B"))
     pairs = (
-        Pair(chosen=free[0], rejected=mute),
-        *(Pair(chosen=free[n], rejected=free[n + 1], weight=0.5) for n in (2, 4)),
+        PreferencePair(chosen=free[0], rejected=mute),
+        *(PreferencePair(chosen=free[n], rejected=free[n + 1], weight=0.5) for n in (2, 4)),
     )
     dpo = {"loss": "online_dpo", "mix": "fixed", "kl": {}}
     for algo, one in (({}, routed), (dpo, replace(step, rollouts=(), pairs=pairs))):
@@ -222,7 +222,7 @@ def test_what_a_batch_cannot_tell_is_left_out(micro_checkpoint: Path) -> None:
     mute = tuple(replace(r, channels=r.channels.replace("T", "P")) for r in step.rollouts)
     audio = learner.diagnose(replace(step, rollouts=mute, anchors=()))
     assert set(audio.shift) == {"rollout_audio"} and audio.model.text is None and audio.model.audio
-    flat = learner.diagnose(replace(step, rollouts=tuple(replace(r, advantage=NONE) for r in step.rollouts)))
+    flat = learner.diagnose(replace(step, rollouts=tuple(replace(r, advantage=NO_ADVANTAGE) for r in step.rollouts)))
     assert (flat.model.text, flat.model.audio) == (None, None) and "rollout_text" in flat.shift
     assert "grad/text_audio_ratio" not in flat.metrics() and "shift/rollout_text" in flat.metrics()
     empty = learner.diagnose(StepBatch(step=1, weight=0.0, rollouts=(), anchors=()))
@@ -240,7 +240,7 @@ def test_the_start_policy_is_loaded_for_diagnoses_and_not_without(micro_checkpoi
 
 
 def test_gradients_of_the_parts_add_up_to_those_of_the_model(micro_checkpoint: Path) -> None:
-    found: Diagnosis = Learner(config(micro_checkpoint), 0, 1).diagnose(batch(micro_checkpoint))
+    found: PolicyDiagnosis = Learner(config(micro_checkpoint), 0, 1).diagnose(batch(micro_checkpoint))
     for name in ("text", "audio", "sft"):
         assert sqrt(sum(getattr(part, name) ** 2 for part in found.layers)) == pytest.approx(
             getattr(found.model, name)

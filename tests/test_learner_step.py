@@ -18,14 +18,14 @@ from transformers import AutoModelForCausalLM
 
 from conf.algorithm import AlgoConfig, ChannelWeights
 from learner import metrics as step_metrics
-from learner.batch import pack
-from learner.loss import loss_terms
-from learner.objectives import rows_of
-from learner.ranks import connect, disconnect
-from learner.rows import Sampled
+from learner.batch import pack_microbatch
+from learner.loss import compute_loss_terms
+from learner.objectives import build_training_rows
+from learner.ranks import join_process_group, leave_process_group
+from learner.rows import SamplingSetup
 from learner.step import Learner
-from learner.types import NONE, Advantage, Rollout, StepBatch
-from rollout.weights import unpack
+from learner.types import NO_ADVANTAGE, Advantage, Rollout, StepBatch
+from rollout.weights import unpack_weights
 from tests import naive_objective
 from tests.learner_variants import HOT, PENALISED, VARIANTS
 from tests.learner_world import (
@@ -53,9 +53,9 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_rank() -> Iterator[None]:
-    connect(rank=0, world=1, address=f"127.0.0.1:{free_port()}", timeout_s=HANG_S)
+    join_process_group(rank=0, world=1, address=f"127.0.0.1:{free_port()}", timeout_s=HANG_S)
     yield
-    disconnect()
+    leave_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_published_weights_are_the_policy_with_its_tied_head(micro_checkpoint: P
     learner.step(batch(micro_checkpoint))
     published = learner.weights()
     assert published is not None and published[0].version == 1
-    sent = dict(unpack(*published))
+    sent = dict(unpack_weights(*published))
     assert torch.equal(sent["lm_head.weight"], sent["model.embed_tokens.weight"])
     assert all(torch.equal(tensor, sent[name]) for name, tensor in full_tensors(learner.policy))
 
@@ -297,7 +297,7 @@ def test_shut_gate_costs_no_preference_and_no_reference(micro_checkpoint: Path) 
 def test_zero_advantage_rows_are_skipped_exactly(micro_checkpoint: Path) -> None:
     algo = NO_KL
     step = batch(micro_checkpoint)
-    flat = tuple(replace(r, advantage=NONE) if r.prompt_id == "p1" else r for r in step.rollouts)
+    flat = tuple(replace(r, advantage=NO_ADVANTAGE) if r.prompt_id == "p1" else r for r in step.rollouts)
     settings = config(micro_checkpoint, algo=algo)
     learner = Learner(settings, 0, 1)
     result = learner.step(replace(step, rollouts=flat))
@@ -328,8 +328,8 @@ def test_later_epochs_use_the_first_epochs_ratio(micro_checkpoint: Path, monkeyp
         passes.append(found["clip_fraction"])
         return found
 
-    reduced = step_metrics.reduce
-    monkeypatch.setattr(step_metrics, "reduce", reduce)
+    reduced = step_metrics.reduce_metrics
+    monkeypatch.setattr(step_metrics, "reduce_metrics", reduce)
     learner = Learner(config(micro_checkpoint, algo={"epochs": 3, "clip_low": 0.0, "clip_high": 0.0}, lr=1e-2), 0, 1)
     metrics = learner.step(batch(micro_checkpoint)).metrics
     assert learner.version == 1
@@ -345,10 +345,10 @@ def test_only_positions_with_an_advantage_count_as_clipped_or_not() -> None:
     )  # fmt: skip
     algo = AlgoConfig(routed=True, importance="sequence", preference=ChannelWeights(text=1.0, audio=1.0))
     step = StepBatch(step=1, weight=1.0, rollouts=(reply,), anchors=())
-    micro = pack(rows_of(step, algo, Sampled(max_new_tokens=8, temperature=1.0)), 1)
+    micro = pack_microbatch(build_training_rows(step, algo, SamplingSetup(max_new_tokens=8, temperature=1.0)), 1)
     old = torch.full((4,), -1.0)
     logps = old + torch.tensor([0.5, 0.0, -0.5, 0.5])  # only the first has its ratio above 1.2 and a reason
-    terms = loss_terms(logps, old, old, old, micro, weight=1.0, algo=algo)
+    terms = compute_loss_terms(logps, old, old, old, micro, weight=1.0, algo=algo)
     assert (int(terms.preferred), int(terms.clipped)) == (2, 1)
 
 

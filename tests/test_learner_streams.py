@@ -7,16 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.batch import length_of, pack, scored_positions, share
-from learner.rows import Row, Sampled, rollout_row, weights_of
+from learner.batch import count_needed_ids, list_scored_positions, pack_microbatch, plan_microbatches
+from learner.rows import SamplingSetup, TrainingRow, build_rollout_row, build_weight_table
 from learner.types import Rollout
-from speech.features import Features
+from speech.features import AudioFeatures
 
-SAMPLED = Sampled(max_new_tokens=50, temperature=1.0)
+SAMPLED = SamplingSetup(max_new_tokens=50, temperature=1.0)
 
 
 @st.composite
-def rows(draw: st.DrawFn, streams: int) -> list[Row]:
+def rows(draw: st.DrawFn, streams: int) -> list[TrainingRow]:
     """Up to five replies of whole prompts; a reply may end inside a step; some prompts have features."""
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     found = []
@@ -32,13 +32,13 @@ def rows(draw: st.DrawFn, streams: int) -> list[Row]:
             sampled=(True,) * n,
             features=_features(rng, steps) if rng.random() < 0.5 else None,
         )
-        found.append(rollout_row(reply, weights_of(po=(rng.random(n) < 0.5) * 1.0), SAMPLED))
+        found.append(build_rollout_row(reply, build_weight_table(po=(rng.random(n) < 0.5) * 1.0), SAMPLED))
     return found
 
 
-def _features(rng: np.random.Generator, steps: int) -> Features:
+def _features(rng: np.random.Generator, steps: int) -> AudioFeatures:
     at = np.flatnonzero(rng.random(steps) < 0.5)
-    return Features(tuple(at.tolist()), rng.random((len(at), 3)).astype(np.float32))
+    return AudioFeatures(tuple(at.tolist()), rng.random((len(at), 3)).astype(np.float32))
 
 
 @settings(deadline=None)
@@ -47,12 +47,12 @@ def test_every_scored_id_is_predicted_by_the_step_before_it_in_its_own_stream(
     data: st.DataObject, streams: int, ranks: int
 ) -> None:
     made = data.draw(rows(streams))
-    plan = share(made, ranks=ranks, budget=40, streams=streams)
+    plan = plan_microbatches(made, ranks=ranks, budget=40, streams=streams)
     seen = []
     for rank, micros in enumerate(plan):
-        at = iter(scored_positions(made, plan, rank))
+        at = iter(list_scored_positions(made, plan, rank))
         for held in micros:
-            micro = pack([made[i] for i in held], streams)
+            micro = pack_microbatch([made[i] for i in held], streams)
             assert micro.ids_TS.shape == (sum(micro.lengths), streams) and micro.streams == streams
             for n, keep in enumerate(micro.keep_N.tolist()):
                 i, j = next(at)
@@ -70,8 +70,8 @@ def test_every_scored_id_is_predicted_by_the_step_before_it_in_its_own_stream(
 @given(data=st.data(), streams=st.sampled_from([1, 2]))
 def test_features_stand_at_their_own_prompts_steps(data: st.DataObject, streams: int) -> None:
     made = data.draw(rows(streams))
-    micro = pack(made, streams)
-    packed = [row for row in made if length_of(row, streams)]
+    micro = pack_microbatch(made, streams)
+    packed = [row for row in made if count_needed_ids(row, streams)]
     begins = np.cumsum([0, *micro.lengths])
     wanted = [
         (int(begin) + step, vector.tolist())
@@ -93,15 +93,15 @@ def test_a_row_is_cut_to_whole_steps() -> None:
         channels="TATATA",
         sampled=(True,) * 6,
     )
-    row = rollout_row(reply, weights_of(po=np.array([0, 0, 1.0, 0, 0, 0])), SAMPLED)
-    assert length_of(row, 2) == 6  # two steps of the prompt and the first of the reply predict id 7
-    micro = pack([row], 2)
+    row = build_rollout_row(reply, build_weight_table(po=np.array([0, 0, 1.0, 0, 0, 0])), SAMPLED)
+    assert count_needed_ids(row, 2) == 6  # two steps of the prompt and the first of the reply predict id 7
+    micro = pack_microbatch([row], 2)
     assert micro.ids_TS.tolist() == [[1, 2], [3, 4], [5, 6]]
     assert (micro.keep_N.tolist(), micro.stream_N.tolist(), micro.targets_N.tolist()) == ([2], [0], [7])
-    assert length_of(replace(row, weights_CR=weights_of(po=np.array([0, 0, 0, 1.0, 0, 0]))), 2) == 6
+    assert count_needed_ids(replace(row, weights_CR=build_weight_table(po=np.array([0, 0, 0, 1.0, 0, 0]))), 2) == 6
 
 
 def test_a_rank_without_work_has_one_step_of_every_stream() -> None:
-    micro = pack([], 2)
+    micro = pack_microbatch([], 2)
     assert micro.ids_TS.shape == (1, 2) and micro.lengths == (1,) and len(micro.keep_N) == 0
     assert micro.features_KH.shape[0] == 0 == len(micro.at_K)

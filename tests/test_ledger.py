@@ -4,28 +4,28 @@ from pathlib import Path
 
 import pytest
 
-from judge.ledger import Entry, Header, Ledger, entry, rows
-from judge.replies import Item
-from judge.types import Judged, Missing, Scored
+from judge.ledger import LedgerEntry, LedgerHeader, VerdictLedger, build_table_rows, make_ledger_entry
+from judge.replies import FinishedReply
+from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict
 
-SCORED = Scored(value=3.5, judge="j", spread=0.25, why="ünï")
-BROKEN = Missing(judge="j", kind="server", reason="503", retryable=True)
-HEADER = Header(manifest="m", judge="j", mode=None)
+SCORED = ScoredVerdict(value=3.5, judge="j", spread=0.25, why="ünï")
+BROKEN = MissingVerdict(judge="j", kind="server", reason="503", retryable=True)
+HEADER = LedgerHeader(manifest="m", judge="j", mode=None)
 
 
-def line(name: str, verdict: Scored | Missing) -> Entry:
+def line(name: str, verdict: ScoredVerdict | MissingVerdict) -> LedgerEntry:
     figures = {"seconds": 1.5, "latency_s": 0.1}
-    judged = Judged(
+    judged = ReplyJudgement(
         prompt_id="p", index=0, axes={"semantic": verdict}, reward=verdict, transcript="x", figures=figures
     )
-    return entry(Item(id=name, question="?", audio="a.wav"), judged)
+    return make_ledger_entry(FinishedReply(id=name, question="?", audio="a.wav"), judged)
 
 
 def test_a_torn_last_line_is_cut_and_a_failure_is_open_again(tmp_path: Path) -> None:
     path = tmp_path / "x.verdicts.jsonl"
-    items = [Item(id=name, question="?", audio="a.wav") for name in "abc"]
-    with Ledger(path) as ledger:
-        ledger.belongs_to(HEADER)
+    items = [FinishedReply(id=name, question="?", audio="a.wav") for name in "abc"]
+    with VerdictLedger(path) as ledger:
+        ledger.start_or_resume(HEADER)
         for name, verdict in (("a", SCORED), ("b", BROKEN)):
             ledger.add(line(name, verdict))
         assert [item.id for item in ledger.open_items(items)] == ["b", "c"]
@@ -33,14 +33,14 @@ def test_a_torn_last_line_is_cut_and_a_failure_is_open_again(tmp_path: Path) -> 
     last = whole.rstrip(b"\n").rindex(b"\n") + 1
     for cut in range(last, len(whole)):
         path.write_bytes(whole[:cut])
-        with Ledger(path) as ledger:
+        with VerdictLedger(path) as ledger:
             assert ledger.entries == {"a": line("a", SCORED)}
         assert path.read_bytes() == whole[:last]
     path.write_bytes(whole)
-    with Ledger(path) as ledger:
-        ledger.belongs_to(HEADER)
+    with VerdictLedger(path) as ledger:
+        ledger.start_or_resume(HEADER)
         ledger.add(line("b", SCORED))
-    with Ledger(path) as ledger:
+    with VerdictLedger(path) as ledger:
         assert [item.id for item in ledger.open_items(items)] == ["c"]
         assert ledger.entries["b"].reward == SCORED
 
@@ -51,7 +51,7 @@ def test_a_line_that_is_not_ours_is_refused_and_left_alone(bad: bytes, tmp_path:
     for before, number in ((b"", 1), (HEADER.model_dump_json().encode() + b"\n", 2)):
         path.write_bytes(before + bad + b"\n")
         with pytest.raises(ValueError, match=f"{path}:{number}: not a line that"):
-            Ledger(path)
+            VerdictLedger(path)
         assert path.read_bytes() == before + bad + b"\n"
 
 
@@ -60,21 +60,21 @@ def test_a_score_that_is_not_finite_is_not_read(tmp_path: Path) -> None:
     found = line("a", SCORED).model_dump_json().replace("3.5", "NaN")
     path.write_text(HEADER.model_dump_json() + "\n" + found + "\n")
     with pytest.raises(ValueError, match=":2: not a line"):
-        Ledger(path)
+        VerdictLedger(path)
 
 
 def test_a_ledger_serves_one_process_and_leaves_no_empty_file(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    with Ledger(path), pytest.raises(ValueError, match="another process is writing it"):
-        Ledger(path)
+    with VerdictLedger(path), pytest.raises(ValueError, match="another process is writing it"):
+        VerdictLedger(path)
     assert not path.exists()
     with pytest.raises(ValueError, match="cannot be written: No such file"):
-        Ledger(tmp_path / "none" / "x.jsonl")
+        VerdictLedger(tmp_path / "none" / "x.jsonl")
 
 
 def test_a_missing_reward_is_a_reason_and_a_kind_in_the_table() -> None:
-    items = [Item(id=name, question="?", audio="a.wav") for name in "ab"]
-    scored, missing = rows(items, {"a": line("a", SCORED), "b": line("b", BROKEN)})
+    items = [FinishedReply(id=name, question="?", audio="a.wav") for name in "ab"]
+    scored, missing = build_table_rows(items, {"a": line("a", SCORED), "b": line("b", BROKEN)})
     assert (scored["reward"], scored["missing"], scored["semantic_spread"]) == (3.5, None, 0.25)
     assert (missing["reward"], missing["missing"], missing["missing_kind"]) == (None, "503", "server")
     assert missing["semantic_value"] is None and missing["semantic_missing"] == "server: 503"

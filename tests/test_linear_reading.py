@@ -18,69 +18,69 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judge import verifiable
-from judge.answers import SCORE, check_english, read, shortened, tag_content, tags
+from judge.answers import SCORE_FORM, check_english, count_tags, parse_tag_content, read_judge_answer, shorten_reason
 from judge.asr import words
-from judge.caller import Caller, Question
-from judge.chat import Answer
-from judge.choices import letters
-from judge.completion import after_thought, is_named, read_completion
-from judge.failures import status_failure
-from judge.http import Post, new_client, post, retry_after
-from judge.label import weights_of
+from judge.caller import JudgeCaller, JudgeQuestion
+from judge.chat import ChatAnswer
+from judge.choices import find_chosen_letters
+from judge.completion import is_requested_model, read_completion, split_thought
+from judge.failures import failure_from_status
+from judge.http import PostRequest, new_client, parse_retry_after, send_post
+from judge.label import sum_label_probabilities
 from judge.limits import Limiter
 from judge.ranking import parse_ranking
-from judge.rubric import escaped
-from judge.strict_json import strict_json
-from judge.transcription import LONGEST
-from judge.types import CallFailed, Task
-from speech.answers import option, problem
+from judge.rubric import escape_markup
+from judge.strict_json import parse_strict_json
+from judge.transcription import MAX_TRANSCRIPT_CHARS
+from judge.types import CallFailed, JudgeTask
+from speech.answers import find_answer_problem, parse_option
 from speech.ears.kaldi import read_shift_and_scale
-from speech.expressions import expression, says
-from speech.numbers import number, numbers
-from speech.spelling import bare
+from speech.expressions import last_expression_equals, parse_expression
+from speech.numbers import parse_numbers, parse_single_number
+from speech.spelling import strip_accents
 from tests.judge_server import JudgeServer, limits
 from tests.processes import HANG_S
 
 LONG = 400_000  # characters: less than an answer may have
-HEARD = LONGEST  # of a transcript
+HEARD = MAX_TRANSCRIPT_CHARS  # of a transcript
 WORK_S = 60.0  # a hundred times what the longest reading here takes
-X = expression("x + 1")
+X = parse_expression("x + 1")
 
 
 def held(match: str, answer: str) -> Callable[[str], Any]:
-    task = Task(task_type="t", question="", match=match, answer=answer, style=None)
-    return lambda text: verifiable.right(text, task)
+    task = JudgeTask(task_type="t", question="", match=match, answer=answer, style=None)
+    return lambda text: verifiable.gives_answer(text, task)
 
 
 ANSWERS: dict[str, Callable[[str], Any]] = {
-    "tags": partial(tags, "score"),
-    "tag_content": partial(tag_content, "score"),
-    "tagged": lambda text: read(SCORE, "tagged", text, []),
-    "schema": lambda text: read(SCORE, "schema", text, []),
-    "alternatives": lambda text: weights_of(["4"], [("4", -0.01 * i) for i in range(len(text) // 4)]),
-    "label": lambda text: read(SCORE, "logprobs", text, [[("4", 0.0)]]),
+    "tags": partial(count_tags, "score"),
+    "tag_content": partial(parse_tag_content, "score"),
+    "tagged": lambda text: read_judge_answer(SCORE_FORM, "tagged", text, []),
+    "schema": lambda text: read_judge_answer(SCORE_FORM, "schema", text, []),
+    "alternatives": lambda text: sum_label_probabilities(["4"], [("4", -0.01 * i) for i in range(len(text) // 4)]),
+    "label": lambda text: read_judge_answer(SCORE_FORM, "logprobs", text, [[("4", 0.0)]]),
     "ranking": lambda text: parse_ranking("tagged", f"Fine. <ranking>{text}</ranking>", 3),
     "english": check_english,
-    "shortened": shortened,
-    "thought": after_thought,
+    "shortened": shorten_reason,
+    "thought": split_thought,
     "completion": lambda text: read_completion(
         json.dumps({"choices": [{"message": {"content": text}}]}).encode(), "m"
     ),
-    "model": lambda text: is_named(text, ["gpt"]),
-    "error": lambda text: status_failure(400, text.encode()),
-    "json": lambda text: strict_json(text.encode()),
-    "retry-after": lambda text: retry_after(text, 0.0),
-    "escaped": escaped,
+    "model": lambda text: is_requested_model(text, ["gpt"]),
+    "error": lambda text: failure_from_status(400, text.encode()),
+    "json": lambda text: parse_strict_json(text.encode()),
+    "retry-after": lambda text: parse_retry_after(text, 0.0),
+    "escaped": escape_markup,
 }
 TRANSCRIPTS: dict[str, Callable[[str], Any]] = {
     "words": words,
-    "letters": letters,
-    "numbers": numbers,
-    "number": number,
-    "says": lambda text: says(text, X),
-    "expression": expression,
-    "option": option,
-    "math": partial(problem, "math"),
+    "letters": find_chosen_letters,
+    "numbers": parse_numbers,
+    "number": parse_single_number,
+    "says": lambda text: last_expression_equals(text, X),
+    "expression": parse_expression,
+    "option": parse_option,
+    "math": partial(find_answer_problem, "math"),
     "contains": held("contains", "one two"),
     "final": held("final", "one two"),
     "choice": held("choice", "B: Paris"),
@@ -157,7 +157,7 @@ def test_the_longest_transcript_is_held_against_an_answer_in_one_pass(
 @pytest.mark.parametrize("row", ["point ", "\u0301"], ids=["points", "accents"])
 @pytest.mark.parametrize("start", ["a", "の", "five "])
 def test_words_and_letters_of_one_row_are_read_in_one_pass(start: str, row: str) -> None:
-    for reader in (words, bare):
+    for reader in (words, strip_accents):
         reads(reader, start + row * (LONG // len(row)) + "oh")
 
 
@@ -171,8 +171,8 @@ def test_a_file_of_statistics_is_read_in_one_pass(tmp_path: Path) -> None:
 # --- off the event loop
 
 
-def question(read_answer: Callable[[Answer], Any]) -> Question:
-    return Question(about="", case="", judge="j", rubric="r/1", messages=[{"role": "user", "content": "?"}],
+def question(read_answer: Callable[[ChatAnswer], Any]) -> JudgeQuestion:
+    return JudgeQuestion(about="", case="", judge="j", rubric="r/1", messages=[{"role": "user", "content": "?"}],
                     settings={}, clips=(), repeat=0, read=read_answer)  # fmt: skip
 
 
@@ -180,15 +180,15 @@ def test_other_calls_go_on_while_an_answer_is_read() -> None:
     """What is read waits for the loop here: on the loop it would wait for ever."""
     went_on = threading.Event()
 
-    async def answered(body: dict[str, Any], under: Any = None) -> Answer:
-        return Answer(text="4", logprobs=[], prompt_tokens=1, completion_tokens=1, seconds=0.1, attempts=1)
+    async def answered(body: dict[str, Any], under: Any = None) -> ChatAnswer:
+        return ChatAnswer(text="4", logprobs=[], prompt_tokens=1, completion_tokens=1, seconds=0.1, attempts=1)
 
-    def slow(answer: Answer) -> Any:
+    def slow(answer: ChatAnswer) -> Any:
         assert went_on.wait(HANG_S), "the loop stood still while an answer was read"
-        return (read(SCORE, "tagged", "Fine. <score>4</score>", []),)
+        return (read_judge_answer(SCORE_FORM, "tagged", "Fine. <score>4</score>", []),)
 
     async def test() -> None:
-        call = asyncio.create_task(Caller(answered, "m", Limiter(limits()), outage_s=5).call(question(slow)))
+        call = asyncio.create_task(JudgeCaller(answered, "m", Limiter(limits()), outage_s=5).call(question(slow)))
         while not call.done():
             await asyncio.sleep(0)
             went_on.set()
@@ -209,8 +209,10 @@ def test_other_calls_go_on_while_a_body_is_read() -> None:
         async with JudgeServer(lambda body: 4.0) as server, new_client() as client:
             where = Endpoint(base_url=server.base_url, model="m", key_env=None, deadline_s=HANG_S)
             body = {"messages": [{"role": "system", "content": "score"}, {"role": "user", "content": []}]}
-            request = Post(path="/x", content_type="application/json", content=json.dumps(body).encode(), read=slow)
-            call = asyncio.create_task(post(client, where, request))
+            request = PostRequest(
+                path="/x", content_type="application/json", content=json.dumps(body).encode(), read=slow
+            )
+            call = asyncio.create_task(send_post(client, where, request))
             while not call.done():
                 await asyncio.sleep(0.001)
                 if server.bodies:
@@ -226,7 +228,7 @@ def test_other_calls_go_on_while_an_error_page_is_read(monkeypatch: pytest.Monke
     def slow(status: int, body: bytes) -> CallFailed:
         begun.set()
         assert went_on.wait(HANG_S / 10), "the loop stood still while an error page was read"
-        return status_failure(status, body)
+        return failure_from_status(status, body)
 
     monkeypatch.setattr("judge.http.status_failure", slow)
 
@@ -236,8 +238,8 @@ def test_other_calls_go_on_while_an_error_page_is_read(monkeypatch: pytest.Monke
         async with JudgeServer(lambda body: 4.0) as server, new_client() as client:
             server.down = True
             where = Endpoint(base_url=server.base_url, model="m", key_env=None, deadline_s=2 * HANG_S, attempts=1)
-            request = Post(path="/x", content_type="application/json", content=b"{}", read=lambda body: None)
-            call = asyncio.create_task(post(client, where, request))
+            request = PostRequest(path="/x", content_type="application/json", content=b"{}", read=lambda body: None)
+            call = asyncio.create_task(send_post(client, where, request))
             while not call.done():
                 await asyncio.sleep(0.001)
                 if begun.is_set():

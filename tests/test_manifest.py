@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speech import audio, manifest
-from speech.answers import Match
-from speech.manifest import MARKER, Cursor, ManifestError, Message
+from speech.answers import AnswerMatch
+from speech.manifest import AUDIO_MARKER, DialogueMessage, ManifestError, RowCursor
 
 SECONDS = 1.0
 GOOD: dict[str, Any] = {
@@ -73,8 +73,8 @@ def test_a_sound_manifest_is_read_in_order(folder: Path) -> None:
         {"role": "user", "content": "hello"},
     ]
     path = written(folder, spoken, written_turn)
-    rows = manifest.read(path, SECONDS)
-    assert manifest.check(path, SECONDS) == []
+    rows = manifest.read_manifest(path, SECONDS)
+    assert manifest.check_manifest(path, SECONDS) == []
     assert [row.id for row in rows] == ["row-1", "row-2"]
     assert [row.model_dump(mode="json") for row in rows] == [spoken, written_turn]
 
@@ -93,7 +93,7 @@ FITTING = {
 @pytest.mark.parametrize("match", FITTING)
 def test_a_value_that_fits_its_match_is_read_as_it_stands(folder: Path, match: str) -> None:
     rows = [answer(match, value) | {"id": f"row-{i}"} for i, value in enumerate(FITTING[match])]
-    read = manifest.read(written(folder, *rows), SECONDS)
+    read = manifest.read_manifest(written(folder, *rows), SECONDS)
     assert [row.answer.value for row in read if row.answer] == FITTING[match]
 
 
@@ -101,17 +101,17 @@ def test_a_folder_or_a_pipe_is_no_manifest_and_nobody_waits(folder: Path) -> Non
     os.mkfifo(folder / "pipe.jsonl")
     for path in (folder / "pipe.jsonl", folder):
         with pytest.raises(ManifestError, match="manifest must be a file that can be read twice, no folder and no"):
-            manifest.read(path, SECONDS)
+            manifest.read_manifest(path, SECONDS)
 
 
 def test_a_byte_order_mark_costs_no_row(folder: Path) -> None:
     path = written(folder, GOOD, GOOD | {"id": "row-2"})
     path.write_bytes(b"".join(b"\xef\xbb\xbf" + line for line in path.read_bytes().splitlines(keepends=True)))
-    assert [row.id for row in manifest.read(path, SECONDS)] == ["row-1", "row-2"]
+    assert [row.id for row in manifest.read_manifest(path, SECONDS)] == ["row-1", "row-2"]
 
 
 def test_every_match_has_an_example_here() -> None:
-    assert set(FITTING) == set(get_args(Match))
+    assert set(FITTING) == set(get_args(AnswerMatch))
 
 
 MISTAKES: list[tuple[dict[str, Any] | str, str, str]] = [
@@ -191,7 +191,7 @@ def test_each_mistake_is_named_with_its_place(
     folder: Path, row: dict[str, Any] | str, field: str, message: str
 ) -> None:
     path = written(folder, GOOD | {"id": "fine"}, row, GOOD | {"id": "fine-too"})
-    problems = manifest.check(path, SECONDS)
+    problems = manifest.check_manifest(path, SECONDS)
     assert (2, field) in [(problem.line, problem.field) for problem in problems]
     assert {problem.line for problem in problems} == {2}
     text = next(str(problem) for problem in problems if problem.field == field)
@@ -201,7 +201,7 @@ def test_each_mistake_is_named_with_its_place(
 def test_all_problems_of_a_file_are_listed_at_once(folder: Path) -> None:
     path = written(folder, *(row for row, _, _ in MISTAKES))
     with pytest.raises(ManifestError) as caught:
-        manifest.read(path, SECONDS, deep=True)
+        manifest.read_manifest(path, SECONDS, deep=True)
     assert {problem.line for problem in caught.value.problems} == set(range(1, len(MISTAKES) + 1))
     shown, (total, *counted) = (lines := str(caught.value).splitlines())[:20], lines[20:]
     assert shown == [str(problem) for problem in caught.value.problems[:20]]
@@ -210,46 +210,46 @@ def test_all_problems_of_a_file_are_listed_at_once(folder: Path) -> None:
 
 def test_a_typo_does_not_hide_missing_audio(folder: Path) -> None:
     row = GOOD | {"styl": "slow", "audios": [["gone.wav"]]}
-    assert [problem.field for problem in manifest.check(written(folder, row), SECONDS)] == [
+    assert [problem.field for problem in manifest.check_manifest(written(folder, row), SECONDS)] == [
         "styl",
         "audios[0][0]",
     ]
 
 
 def test_a_duplicate_id_names_the_first_line(folder: Path) -> None:
-    (problem,) = manifest.check(written(folder, GOOD, GOOD), SECONDS)
+    (problem,) = manifest.check_manifest(written(folder, GOOD, GOOD), SECONDS)
     assert (problem.line, problem.field) == (2, "id") and "also on line 1" in problem.message
 
 
 def test_a_file_that_is_missing_empty_or_not_text_is_refused(folder: Path) -> None:
-    assert "does not exist" in str(manifest.check(folder / "no.jsonl", SECONDS)[0])
+    assert "does not exist" in str(manifest.check_manifest(folder / "no.jsonl", SECONDS)[0])
     (folder / "empty.jsonl").touch()
-    assert "the line is empty" in str(manifest.check(folder / "empty.jsonl", SECONDS)[0])
+    assert "the line is empty" in str(manifest.check_manifest(folder / "empty.jsonl", SECONDS)[0])
     (folder / "latin.jsonl").write_bytes(b'{"id": "\xe4"}')
-    assert "utf-8" in str(manifest.check(folder / "latin.jsonl", SECONDS)[0])
+    assert "utf-8" in str(manifest.check_manifest(folder / "latin.jsonl", SECONDS)[0])
 
 
 def test_only_the_deep_check_decodes(folder: Path) -> None:
     path = written(folder, GOOD | {"audios": [["nan.wav"]]})
-    assert manifest.check(path, SECONDS, deep=False) == []
-    assert len(manifest.check(path, SECONDS, deep=True)) == 1
+    assert manifest.check_manifest(path, SECONDS, deep=False) == []
+    assert len(manifest.check_manifest(path, SECONDS, deep=True)) == 1
 
 
 def test_every_distinct_clip_is_opened_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: Counter[str] = Counter()
-    info: Callable[[Path], audio.Info] = audio.info
+    info: Callable[[Path], audio.AudioHeader] = audio.read_audio_header
 
-    def counting(path: Path) -> audio.Info:
+    def counting(path: Path) -> audio.AudioHeader:
         opened[path.name] += 1
         return info(path)
 
-    monkeypatch.setattr(audio, "info", counting)
-    manifest.read(written(folder, *(GOOD | {"id": f"row-{i}"} for i in range(50))), SECONDS)
+    monkeypatch.setattr(audio, "read_audio_header", counting)
+    manifest.read_manifest(written(folder, *(GOOD | {"id": f"row-{i}"} for i in range(50))), SECONDS)
     assert opened == {"a.wav": 1, "b.wav": 1}
 
 
 def test_a_row_cannot_be_changed(folder: Path) -> None:
-    (row,) = manifest.read(written(folder, GOOD), SECONDS)
+    (row,) = manifest.read_manifest(written(folder, GOOD), SECONDS)
     with pytest.raises(ValueError, match="frozen"):
         row.id = "other"  # type: ignore[misc]
 
@@ -257,11 +257,11 @@ def test_a_row_cannot_be_changed(folder: Path) -> None:
 WHITE = [
     ("what is two", ("what is two",)),
     (" what\nis  two\n", (" what\nis  two\n",)),
-    (MARKER, (MARKER,)),
-    (f"say it\n\n{MARKER}", ("say it\n\n", MARKER)),
-    (f"Your Voice: {MARKER}\n", ("Your Voice: ", MARKER, "\n")),
-    (f"\n{MARKER} {MARKER}\n", (MARKER, MARKER)),
-    (f"{MARKER}{MARKER}\n.", (MARKER, MARKER, "\n.")),
+    (AUDIO_MARKER, (AUDIO_MARKER,)),
+    (f"say it\n\n{AUDIO_MARKER}", ("say it\n\n", AUDIO_MARKER)),
+    (f"Your Voice: {AUDIO_MARKER}\n", ("Your Voice: ", AUDIO_MARKER, "\n")),
+    (f"\n{AUDIO_MARKER} {AUDIO_MARKER}\n", (AUDIO_MARKER, AUDIO_MARKER)),
+    (f"{AUDIO_MARKER}{AUDIO_MARKER}\n.", (AUDIO_MARKER, AUDIO_MARKER, "\n.")),
 ]
 
 
@@ -269,51 +269,51 @@ WHITE = [
 def test_white_space_stands_as_it_is_beside_words_and_is_nothing_beside_markers_alone(
     content: str, parts: tuple[str, ...]
 ) -> None:
-    assert Message(role="user", content=content).parts == parts
+    assert DialogueMessage(role="user", content=content).parts == parts
 
 
-@given(st.lists(st.one_of(st.just(MARKER), st.text("ab \n<|", max_size=4)), min_size=1, max_size=6))
+@given(st.lists(st.one_of(st.just(AUDIO_MARKER), st.text("ab \n<|", max_size=4)), min_size=1, max_size=6))
 def test_a_content_is_its_parts(pieces: list[str]) -> None:
     content = "".join(pieces)
-    found = manifest.parts(content)
-    assert found.count(MARKER) == content.count(MARKER)
-    assert all(part == MARKER or MARKER not in part for part in found)
-    if set(found) - {MARKER}:
+    found = manifest.split_at_markers(content)
+    assert found.count(AUDIO_MARKER) == content.count(AUDIO_MARKER)
+    assert all(part == AUDIO_MARKER or AUDIO_MARKER not in part for part in found)
+    if set(found) - {AUDIO_MARKER}:
         assert "".join(found) == content
     else:
-        assert not content.replace(MARKER, "").strip()
+        assert not content.replace(AUDIO_MARKER, "").strip()
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.lists(st.integers(0, 40), max_size=6))
 def test_how_draws_are_cut_does_not_matter(count: int, seed: int, cuts: list[int]) -> None:
-    cursor = Cursor(count, seed)
-    assert [i for n in cuts for i in cursor.next(n)] == Cursor(count, seed).next(sum(cuts))
+    cursor = RowCursor(count, seed)
+    assert [i for n in cuts for i in cursor.draw_indices(n)] == RowCursor(count, seed).draw_indices(sum(cuts))
 
 
 @given(st.integers(1, 30), st.integers(0, 5))
 def test_every_epoch_holds_every_row_once(count: int, seed: int) -> None:
-    drawn = Cursor(count, seed).next(3 * count)
+    drawn = RowCursor(count, seed).draw_indices(3 * count)
     for epoch in range(3):
         assert sorted(drawn[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.integers(0, 70), st.integers(0, 70))
 def test_a_cursor_goes_on_exactly_where_it_was_saved(count: int, seed: int, before: int, after: int) -> None:
-    cursor, resumed = Cursor(count, seed), Cursor(count, seed)
-    cursor.next(before)
+    cursor, resumed = RowCursor(count, seed), RowCursor(count, seed)
+    cursor.draw_indices(before)
     resumed.load_state_dict(json.loads(json.dumps(cursor.state_dict())))
-    assert resumed.next(after) == cursor.next(after)
+    assert resumed.next(after) == cursor.draw_indices(after)
 
 
 def test_epochs_and_seeds_shuffle_differently() -> None:
-    drawn = Cursor(100, 0).next(200)
+    drawn = RowCursor(100, 0).draw_indices(200)
     assert drawn[:100] != drawn[100:]
-    assert drawn[:100] != Cursor(100, 1).next(100) != list(range(100))
+    assert drawn[:100] != RowCursor(100, 1).draw_indices(100) != list(range(100))
 
 
 def test_no_two_series_of_any_seeds_share_an_order() -> None:
     """As the prompts of one seed and the further reference replies of the seed before once did."""
-    orders = [Cursor(50, seed, series).next(50) for seed in range(4) for series in range(3)]
+    orders = [RowCursor(50, seed, series).draw_indices(50) for seed in range(4) for series in range(3)]
     assert len({tuple(order) for order in orders}) == len(orders)
 
 
@@ -321,16 +321,16 @@ def test_a_cursor_does_not_touch_global_randomness() -> None:
     random.seed(0)
     np.random.seed(0)
     before = random.getstate(), np.random.get_state()[1].tolist()
-    Cursor(10, 0).next(25)
+    RowCursor(10, 0).draw_indices(25)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
-@pytest.mark.parametrize("other", [Cursor(11, 0), Cursor(10, 1)])
-def test_a_cursor_of_other_data_is_refused(other: Cursor) -> None:
+@pytest.mark.parametrize("other", [RowCursor(11, 0), RowCursor(10, 1)])
+def test_a_cursor_of_other_data_is_refused(other: RowCursor) -> None:
     with pytest.raises(ValueError, match="saved cursor must have the same"):
-        other.load_state_dict(Cursor(10, 0).state_dict())
+        other.load_state_dict(RowCursor(10, 0).state_dict())
 
 
 def test_a_cursor_needs_rows() -> None:
     with pytest.raises(ValueError, match="at least one row: got 0"):
-        Cursor(0, 0)
+        RowCursor(0, 0)

@@ -15,16 +15,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from actors.cli import main
-from actors.model_check import CPU_HEADS, check_ends, check_heads
-from conf.load import load
+from actors.model_check import CPU_HEAD_WIDTHS, check_attention_heads, check_ends
+from conf.load import load_config
 from conf.schema import ModelConfig
 from learner import export as exporting
 from rollout.loading import load_language_model
-from speech.checkpoint import read_json, step_of, weight_files
+from speech.checkpoint import read_export_step, read_json, weight_files
 from speech.codecs.cache import CodeCache
 from speech.copies import check_copies, unread_weights
 from speech.families import load_family
-from speech.finite import check_finite
+from speech.finite import check_tensors_finite
 from tests.families import glm4_voice, kimi_audio, step_audio2, vita_audio
 from tests.fixtures import write_micro_checkpoint
 
@@ -127,11 +127,11 @@ def test_what_no_engine_runs_is_refused_by_every_command(
 
 def test_heads_are_those_of_the_engine_and_the_machine(folders: dict[str, Path]) -> None:
     family = load_family(ModelConfig(family="kimi_audio", path=folders["kimi_audio"]))
-    assert 64 // 4 not in CPU_HEADS
-    check_heads(load(["rollout.engine=hf"]), family)
-    check_heads(load(["cluster=gpu1"]), family)  # a multiple of 8
+    assert 64 // 4 not in CPU_HEAD_WIDTHS
+    check_attention_heads(load_config(["rollout.engine=hf"]), family)
+    check_attention_heads(load_config(["cluster=gpu1"]), family)  # a multiple of 8
     with pytest.raises(ValueError, match="got 16"):
-        check_heads(load([]), family)
+        check_attention_heads(load_config([]), family)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -143,17 +143,17 @@ def test_every_type_of_weights_is_looked_at(tmp_path: Path, dtype: torch.dtype, 
     tensor[1, 1] = -limits.smallest_normal if value is None else value
     save_file({"w": tensor}, file)
     if value is None:
-        check_finite(file)
+        check_tensors_finite(file)
         return
     with pytest.raises(ValueError, match="weights must be finite: w holds"):
-        check_finite(file)
+        check_tensors_finite(file)
 
 
 def test_a_pointer_in_place_of_weights_is_named(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n")
     with pytest.raises(ValueError, match=f"{file}: must be a whole safetensors file"):
-        check_finite(file)
+        check_tensors_finite(file)
 
 
 def test_json_that_is_nested_too_deep_is_named(tmp_path: Path) -> None:
@@ -171,10 +171,10 @@ def test_large_numbers_are_numbers_and_scalars_are_read(tmp_path: Path) -> None:
         "int": torch.ones(2, dtype=torch.int8),
     }
     save_file(wide | {"none": torch.zeros(0, 4)}, file)
-    check_finite(file)
+    check_tensors_finite(file)
     save_file(wide | {"one": torch.tensor(float("nan"))}, file)
     with pytest.raises(ValueError, match="one holds a NaN"):
-        check_finite(file)
+        check_tensors_finite(file)
 
 
 def test_words_that_are_none_are_no_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,7 +208,7 @@ def exported(folder: Path, target: Path, monkeypatch: pytest.MonkeyPatch, step: 
     family = load_family(ModelConfig(family="tiny", path=folder))
     monkeypatch.setattr(exporting, "barrier", lambda: None)
     policy: Any = SimpleNamespace(lm=load_language_model(family))
-    exporting.export(policy, family, target, rank=0, step=step)
+    exporting.export_policy(policy, family, target, rank=0, step=step)
     return target
 
 
@@ -250,7 +250,7 @@ def test_an_export_holds_no_weights_but_its_own_and_names_its_step(
     found = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
     before = {path.name for path in folders["tiny"].iterdir()}
     assert found == before | {"vocoder/model.pt"}
-    assert step_of(target) == 7 and step_of(folder) == 0
+    assert read_export_step(target) == 7 and read_export_step(folder) == 0
 
 
 ONE, OTHER = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

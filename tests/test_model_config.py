@@ -13,7 +13,7 @@ import torch
 from transformers import GlmConfig, GlmForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from conf.schema import ModelConfig
-from rollout.language_model import states
+from rollout.language_model import compute_hidden_states
 from rollout.loading import load_language_model
 from speech.families import load_family
 from tests.families import glm4_voice, kimi_audio, step_audio2, vita_audio
@@ -67,7 +67,7 @@ def logits(name: str, folder: Path) -> torch.Tensor:
     lm = load_language_model(family)
     ids = torch.arange(3, 43) * 5 % 100
     with torch.no_grad():
-        (hidden,) = states(
+        (hidden,) = compute_hidden_states(
             lm,
             ids[:, None],
             torch.zeros(0, 0),

@@ -33,7 +33,7 @@ def test_a_terminal_breaks_a_step_line_between_words(width: int) -> None:
 def test_a_log_file_gets_a_line_of_what_is_under_way_when_nothing_else_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(monitor, "QUIET_S", 0.05)
+    monkeypatch.setattr(monitor, "MAX_SILENCE_S", 0.05)
     out = io.StringIO()
     with Monitor(60, Console(file=out)) as shown:
         shown.phase("start")
@@ -51,5 +51,5 @@ def test_a_terminal_shows_how_long_a_phase_takes_without_being_told() -> None:
     shown._since -= 90
     console = Console(file=io.StringIO(), width=100)
     with console.capture() as capture:
-        console.print(shown._shown())
+        console.print(shown._render_live_view())
     assert "start  since 90 s" in capture.get()

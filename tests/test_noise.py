@@ -6,16 +6,16 @@ import pytest
 
 from conf.judging import JudgeConfig, VetoConfig
 from judge import vetoes
-from judge.noise import noisy
-from judge.panel import FLOOR
-from judge.types import Judged, Missing, Scale, Scored, Verdict
+from judge.noise import add_judge_noise
+from judge.panel import FLOOR_JUDGE
+from judge.types import MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
 
 CONFIG = JudgeConfig(noise=0.25, readings=2)
 
 
-def judged(prompt: str, semantic: Verdict, reward: Verdict | None = None) -> Judged:
-    acoustic = Scored(value=3.0, judge="acoustic/1")
-    return Judged(
+def judged(prompt: str, semantic: Verdict, reward: Verdict | None = None) -> ReplyJudgement:
+    acoustic = ScoredVerdict(value=3.0, judge="acoustic/1")
+    return ReplyJudgement(
         prompt_id=prompt,
         index=0,
         axes={"semantic": semantic, "acoustic": acoustic},
@@ -24,13 +24,13 @@ def judged(prompt: str, semantic: Verdict, reward: Verdict | None = None) -> Jud
     )
 
 
-def scored(verdict: Verdict) -> Scored:
-    assert isinstance(verdict, Scored)
+def scored(verdict: Verdict) -> ScoredVerdict:
+    assert isinstance(verdict, ScoredVerdict)
     return verdict
 
 
 def test_noise_has_the_size_that_was_asked_for_and_its_spread_tells_it() -> None:
-    found = [noisy(judged(f"p{i}", Scored(value=3.0, judge="x")), CONFIG, 0) for i in range(2000)]
+    found = [add_judge_noise(judged(f"p{i}", ScoredVerdict(value=3.0, judge="x")), CONFIG, 0) for i in range(2000)]
     rewards = [scored(one.reward) for one in found]
     assert pstdev([reward.value for reward in rewards]) == pytest.approx(0.25, rel=0.05)
     noise = fmean(reward.spread**2 for reward in rewards)
@@ -43,23 +43,27 @@ def test_noise_has_the_size_that_was_asked_for_and_its_spread_tells_it() -> None
 
 
 def test_noise_is_that_of_the_reply_and_the_seed() -> None:
-    one = judged("p", Scored(value=3.0, judge="x"))
-    assert noisy(one, CONFIG, 7) == noisy(one, CONFIG, 7)
-    assert noisy(one, CONFIG, 7) != noisy(one, CONFIG, 8)
+    one = judged("p", ScoredVerdict(value=3.0, judge="x"))
+    assert add_judge_noise(one, CONFIG, 7) == add_judge_noise(one, CONFIG, 7)
+    assert add_judge_noise(one, CONFIG, 7) != add_judge_noise(one, CONFIG, 8)
 
 
 def test_scores_stay_on_the_scale_and_what_is_no_opinion_stays() -> None:
     loud = JudgeConfig(noise=50.0, readings=3)
     assert {
-        scored(noisy(judged(f"p{i}", Scored(value=1.0, judge="x")), JudgeConfig(noise=50.0), 0).axes["semantic"]).value
+        scored(
+            add_judge_noise(judged(f"p{i}", ScoredVerdict(value=1.0, judge="x")), JudgeConfig(noise=50.0), 0).axes[
+                "semantic"
+            ]
+        ).value
         for i in range(20)
     } == {1.0, 5.0}
-    gone = Missing(judge="x", reason="broken", kind="server")
-    assert noisy(judged("p", gone), loud, 0).axes["semantic"] == gone
-    assert isinstance(noisy(judged("p", gone), loud, 0).reward, Missing)
-    floor = Scored(value=1.0, judge=FLOOR, why="no audio")
-    assert noisy(judged("p", floor), loud, 0).axes["semantic"] == floor
+    gone = MissingVerdict(judge="x", reason="broken", kind="server")
+    assert add_judge_noise(judged("p", gone), loud, 0).axes["semantic"] == gone
+    assert isinstance(add_judge_noise(judged("p", gone), loud, 0).reward, MissingVerdict)
+    floor = ScoredVerdict(value=1.0, judge=FLOOR_JUDGE, why="no audio")
+    assert add_judge_noise(judged("p", floor), loud, 0).axes["semantic"] == floor
     rules = [VetoConfig(measure="loop", most=0.5)]
-    veto = vetoes.verdict({"loop": 0.9}, {}, rules, Scale())
+    veto = vetoes.judge_by_vetoes({"loop": 0.9}, {}, rules, Scale())
     assert veto is not None
-    assert noisy(judged("p", Scored(value=4.0, judge="x"), veto), loud, 0).reward == veto
+    assert add_judge_noise(judged("p", ScoredVerdict(value=4.0, judge="x"), veto), loud, 0).reward == veto

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech.numbers import number, numbers
+from speech.numbers import parse_numbers, parse_single_number
 from tests.steps import steps
 
 UNITS = (
@@ -38,36 +38,36 @@ integers = st.one_of(st.integers(0, 130), st.integers(0, 99_999), st.integers(0,
 
 @given(integers, st.sampled_from([" and ", " "]), st.sampled_from(["-", " "]))
 def test_any_integer_said_in_words_is_read_back(n: int, joiner: str, hyphen: str) -> None:
-    assert numbers(f"so the answer is {in_words(n, joiner, hyphen)} apples") == [n]
-    assert number(in_words(n, joiner, hyphen)) == n
+    assert parse_numbers(f"so the answer is {in_words(n, joiner, hyphen)} apples") == [n]
+    assert parse_single_number(in_words(n, joiner, hyphen)) == n
 
 
 def test_every_integer_up_to_two_thousand_is_read_back() -> None:
-    assert [number(in_words(n)) for n in range(2001)] == list(range(2001))
+    assert [parse_single_number(in_words(n)) for n in range(2001)] == list(range(2001))
 
 
 @given(integers)
 def test_any_integer_in_digits_is_read_back(n: int) -> None:
-    assert numbers(f"it is {n}.") == numbers(f"it is {n:,}!") == [n]
-    assert numbers(f"-{n:,}") == numbers(f"minus {in_words(n)}") == [-n]
+    assert parse_numbers(f"it is {n}.") == parse_numbers(f"it is {n:,}!") == [n]
+    assert parse_numbers(f"-{n:,}") == parse_numbers(f"minus {in_words(n)}") == [-n]
 
 
 @given(st.integers(0, 9_999), st.text("0123456789", min_size=1, max_size=9))
 def test_any_decimal_said_digit_by_digit_is_read_back(whole: int, digits: str) -> None:
     said = f"{in_words(whole)} point {' '.join(UNITS[int(digit)] for digit in digits)}"
-    assert numbers(said) == numbers(f"{whole}.{digits}") == [Fraction(f"{whole}.{digits}")]
+    assert parse_numbers(said) == parse_numbers(f"{whole}.{digits}") == [Fraction(f"{whole}.{digits}")]
 
 
 @given(st.lists(integers, max_size=5))
 def test_numbers_come_in_order_one_for_each_that_was_said(row: list[int]) -> None:
-    assert numbers(", then ".join(in_words(n) for n in row)) == row
-    assert numbers(", ".join(str(n) for n in row)) == row
+    assert parse_numbers(", then ".join(in_words(n) for n in row)) == row
+    assert parse_numbers(", ".join(str(n) for n in row)) == row
 
 
 @given(st.integers(1, 18), st.integers(3, 19))
 def test_a_fraction_is_read_in_all_its_forms(above: int, below: int) -> None:
     for said in (f"{above}/{below}", f"{above} over {below}", f"{in_words(above)} over {in_words(below)}"):
-        assert numbers(said) == [Fraction(above, below)]
+        assert parse_numbers(said) == [Fraction(above, below)]
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_a_fraction_is_read_in_all_its_forms(above: int, below: int) -> None:
     ],
 )
 def test_what_people_say_for_one_number(said: str, value: int | str) -> None:
-    assert number(said) == Fraction(value)
-    assert numbers(f"i think the answer is {said}") == [Fraction(value)]
+    assert parse_single_number(said) == Fraction(value)
+    assert parse_numbers(f"i think the answer is {said}") == [Fraction(value)]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_what_people_say_for_one_number(said: str, value: int | str) -> None:
     ],
 )
 def test_what_is_ambiguous_is_decided(said: str, values: list[int | Fraction]) -> None:
-    assert numbers(said) == values
+    assert parse_numbers(said) == values
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_what_is_ambiguous_is_decided(said: str, values: list[int | Fraction]) -
 )
 def test_what_is_not_one_number_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be one number"):
-        number(text)
+        parse_single_number(text)
 
 
 WORDS = "a an and point oh half third thirds hundred thousand million one ten twenty nine over / - % minus 3 1,000 .5 percent per cent 999 negative zero".split()
@@ -179,15 +179,15 @@ WORDS = "a an and point oh half third thirds hundred thousand million one ten tw
 
 @given(st.one_of(st.text(max_size=80), st.lists(st.sampled_from(WORDS), max_size=25).map(" ".join)))
 def test_any_text_is_read(text: str) -> None:
-    assert all(isinstance(value, Fraction) for value in numbers(text))
+    assert all(isinstance(value, Fraction) for value in parse_numbers(text))
 
 
 @pytest.mark.parametrize("word", [*WORDS, "1" * 50, "twenty "])
 def test_a_very_long_text_is_read_in_one_pass(word: str) -> None:
-    once, twice = (steps(numbers, f"{word} " * count) for count in (1000, 2000))
+    once, twice = (steps(parse_numbers, f"{word} " * count) for count in (1000, 2000))
     assert twice < 2.1 * once
 
 
 def test_endless_digits_are_no_number() -> None:
-    assert numbers("1" * 10_000) == []
-    assert len(numbers("zero point " + "one " * 5000)) > 1
+    assert parse_numbers("1" * 10_000) == []
+    assert len(parse_numbers("zero point " + "one " * 5000)) > 1

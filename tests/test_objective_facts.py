@@ -9,12 +9,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from actors.decide import Group
+from actors.decide import ReplyGroup
 from conf.algorithm import AlgoConfig, ChannelWeights
 from conf.judging import JudgeConfig
 from conf.schema import Config
-from judge.types import Judged, Scored, Verdict
-from learner.types import Advantage, Pair, Rollout, StepBatch
+from judge.types import ReplyJudgement, ScoredVerdict, Verdict
+from learner.types import Advantage, PreferencePair, Rollout, StepBatch
 from rollout.types import Prompt, Reply
 from tests.objective_draws import KINDS, Step, judged, steps
 from tests.objective_world import Found, decided, product, sequences
@@ -81,13 +81,13 @@ def test_lambda_1_gives_anchors_exactly_no_gradient(step: Step) -> None:
     assert not learnt(step).gradient[anchors].any()
 
 
-def rescored(group: Group, change: Any) -> Group:
+def rescored(group: ReplyGroup, change: Any) -> ReplyGroup:
     """The same group with every score, on every axis, changed alike."""
 
     def of(verdict: Verdict) -> Verdict:
-        return replace(verdict, value=change(verdict.value)) if isinstance(verdict, Scored) else verdict
+        return replace(verdict, value=change(verdict.value)) if isinstance(verdict, ScoredVerdict) else verdict
 
-    def seen(one: Judged) -> Judged:
+    def seen(one: ReplyJudgement) -> ReplyJudgement:
         return replace(one, axes={name: of(v) for name, v in one.axes.items()}, reward=of(one.reward))
 
     return replace(group, replies=tuple((reply, seen(one)) for reply, one in group.replies))
@@ -138,7 +138,7 @@ def step_of(algo: dict[str, Any], *replies: tuple[str, float]) -> Step:
         for i, (channels, score) in enumerate(replies)
     )
     chosen = AlgoConfig.model_validate({"mix": "fixed", "fixed_lambda": 1.0, "kl": NOTHING, **algo})
-    return Step(algo=chosen, judge=judge, groups=[Group(prompt=Prompt(id="g", ids=(1,)), replies=told)])
+    return Step(algo=chosen, judge=judge, groups=[ReplyGroup(prompt=Prompt(id="g", ids=(1,)), replies=told)])
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,9 @@ def test_a_pair_that_compares_with_nothing_adds_zero_and_still_counts() -> None:
             sampled=one.sampled,
         )  # fmt: skip
 
-    whole, empty = (Pair(chosen=offline(i, "TTE"), rejected=offline(i + 1, c)) for i, c in ((0, "TE"), (2, "AB")))
+    whole, empty = (
+        PreferencePair(chosen=offline(i, "TTE"), rejected=offline(i + 1, c)) for i, c in ((0, "TE"), (2, "AB"))
+    )
     algo = AlgoConfig.model_validate({"loss": "dpo", "mix": "fixed", "fixed_lambda": 1.0, "kl": NOTHING})
     step = Step(algo=algo, judge=JudgeConfig(), groups=[], pairs=[whole, empty])
     both, alone, nothing = (
@@ -210,7 +212,7 @@ def test_a_floor_by_veto_is_the_floor_of_every_axis() -> None:
     )
     both = ChannelWeights(text=1.0, audio=1.0)
     algo = AlgoConfig(routed=True, normalise="none", preference=both)
-    step = Step(algo=algo, judge=judge, groups=[Group(prompt=Prompt(id="g", ids=(1,)), replies=told)])
+    step = Step(algo=algo, judge=judge, groups=[ReplyGroup(prompt=Prompt(id="g", ids=(1,)), replies=told)])
     found = decided(step).batch.rollouts
     assert [row.advantage.text for row in found] == pytest.approx([1 - 8 / 3, 4 - 8 / 3, 3 - 8 / 3])
     assert [row.advantage.audio for row in found] == pytest.approx([1 - 2, 2 - 2, 3 - 2])

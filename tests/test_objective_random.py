@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judge.types import Scale
-from learner.gate import mixer_from
+from learner.gate import build_lambda_source
 from tests.objective_draws import Step, steps
 from tests.objective_world import COMPONENTS, Found, decided, expected, product, verdicts
 
@@ -68,7 +68,7 @@ def test_online_dpo_is_that_of_the_loops(step: Step, ranks: int, room: int) -> N
 @given(st.lists(steps("grpo", mix="gate"), min_size=2, max_size=3))
 def test_lambda_of_a_run_is_that_of_the_loops(run: list[Step]) -> None:
     """One algorithm and one judge, several steps: history, and steps without any group that counts."""
-    mixer, previous = mixer_from(run[0].algo, Scale(run[0].judge.scale_lo, run[0].judge.scale_hi)), None
+    mixer, previous = build_lambda_source(run[0].algo, Scale(run[0].judge.scale_lo, run[0].judge.scale_hi)), None
     for step in run:
         step.algo, step.judge = run[0].algo, run[0].judge
         wanted = verdicts(step, previous)

@@ -11,9 +11,9 @@ import pytest
 
 from actors.cli import main
 from actors.errors import UserError
-from actors.overlap import held_out
+from actors.overlap import check_held_out
 from speech import audio, manifest, pairs
-from speech.traces import shared
+from speech.traces import describe_overlap
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def test_what_two_files_share_is_counted(folder: Path, other: dict[str, Any], to
         row("c", "x", ["3.wav"], ["3.wav"]),
     )
     second = written(folder / "b.jsonl", other)
-    one, two = (manifest.read(path, 1.0, deep=True) for path in (first, second))
-    assert shared(one.traces, two.traces) == told == shared(two.traces, one.traces)
+    one, two = (manifest.read_manifest(path, 1.0, deep=True) for path in (first, second))
+    assert describe_overlap(one.traces, two.traces) == told == describe_overlap(two.traces, one.traces)
     assert (one.traces.echoes, two.traces.echoes) == (1, 0)
 
 
@@ -76,8 +76,8 @@ def test_pairs_leave_traces_too(folder: Path) -> None:
     }  # fmt: skip
     ours = written(folder / "a.jsonl", row("a", "what time is it", ["0.wav"], ["2.wav"]))
     theirs = written(folder / "b.jsonl", pair)
-    one, two = manifest.read(ours, 1.0, deep=True), pairs.read(theirs, 1.0, deep=True)
-    assert shared(one.traces, two.traces) == "0 ids, 1 questions, 2 clips"
+    one, two = manifest.read_manifest(ours, 1.0, deep=True), pairs.read_pairs(theirs, 1.0, deep=True)
+    assert describe_overlap(one.traces, two.traces) == "0 ids, 1 questions, 2 clips"
 
 
 def test_data_check_tells_what_its_files_share_and_refuses_one_for_both(
@@ -110,7 +110,7 @@ def test_data_check_tells_what_its_files_share_and_refuses_one_for_both(
 def of_run(folder: Path, **files: list[dict[str, Any]]) -> tuple[Any, list[Any]]:
     """Settings and rows of a run's three manifests."""
     paths = {split: written(folder / f"{split}.jsonl", *rows) for split, rows in files.items()}
-    read = [manifest.read(path, 1.0, deep=True) for path in paths.values()]
+    read = [manifest.read_manifest(path, 1.0, deep=True) for path in paths.values()]
     return SimpleNamespace(data=SimpleNamespace(**paths, pairs=None)), read
 
 
@@ -120,11 +120,14 @@ def test_a_run_is_told_what_is_not_held_out(folder: Path) -> None:
         "validation": [row("c", "y", ["1.wav"], ["2.wav"])],
         "test": [row("a", "z", ["copy.flac"], ["2.wav"])],
     }
-    assert held_out(*of_run(folder, train=train, **held), ()) == [
+    assert check_held_out(*of_run(folder, train=train, **held), ()) == [
         "data.train: 1 rows have the question's own sound as their reply",
         "data.test: is not held out from data.train: it shares 1 ids, 0 questions, 1 clips",
     ]
     for split in held:
         with pytest.raises(UserError, match=f"data.{split}: must hold other rows than data.train, or nothing is"):
-            held_out(*of_run(folder, **({"train": train} | held | {split: train})), ())
-    assert held_out(*of_run(folder, train=train[:1], validation=held["validation"], test=held["validation"]), ()) == []
+            check_held_out(*of_run(folder, **({"train": train} | held | {split: train})), ())
+    assert (
+        check_held_out(*of_run(folder, train=train[:1], validation=held["validation"], test=held["validation"]), ())
+        == []
+    )

@@ -8,21 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.cli import main
-from conf.keys import LEAVES
-from conf.load import ConfigError, load, sweep
-from conf.overrides import quoted, takes_text
+from conf.keys import LEAF_KEYS
+from conf.load import ConfigError, load_config, sweep
+from conf.overrides import quote_override, takes_text
 
 
 def problem_of(*overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        load(list(overrides))
+        load_config(list(overrides))
     (line,) = caught.value.problems
     return line.removeprefix("conf: ")
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs"]), min_size=1))
 def test_quoted_text_is_read_back_whatever_is_in_it(text: str) -> None:
-    assert OverridesParser.create().parse_override(f"key={quoted(text)}").value() == text
+    assert OverridesParser.create().parse_override(f"key={quote_override(text)}").value() == text
 
 
 @pytest.mark.parametrize(
@@ -33,32 +33,32 @@ def test_quoted_text_is_read_back_whatever_is_in_it(text: str) -> None:
     ],
 )  # fmt: skip
 def test_a_path_is_taken_as_it_was_typed(typed: str) -> None:
-    assert load([f"data.train={typed}"]).data.train == Path(typed)
-    assert load([f"data.train={quoted(typed)}"]).data.train == Path(typed)
-    assert [load(run).data.train for run in sweep([f"data.train={typed}", "run.seed=0,1"])] == [Path(typed)] * 2
+    assert load_config([f"data.train={typed}"]).data.train == Path(typed)
+    assert load_config([f"data.train={quote_override(typed)}"]).data.train == Path(typed)
+    assert [load_config(run).data.train for run in sweep([f"data.train={typed}", "run.seed=0,1"])] == [Path(typed)] * 2
 
 
 @pytest.mark.parametrize("typed", ["~/train.jsonl", "~/(1)/train.jsonl"])
 def test_a_tilde_is_the_home(typed: str) -> None:
-    assert load([f"data.train={typed}"]).data.train == Path(typed).expanduser()
+    assert load_config([f"data.train={typed}"]).data.train == Path(typed).expanduser()
 
 
 @pytest.mark.parametrize("typed", ["20261130", "1e3", "true", "007", "1_000"])
 def test_a_name_that_looks_like_a_number_is_that_name(typed: str) -> None:
-    assert load([f"run.name={typed}"]).run.name == typed
+    assert load_config([f"run.name={typed}"]).run.name == typed
 
 
 @pytest.mark.parametrize("value", ["", "  ", "''"])
-@pytest.mark.parametrize("key", sorted(key for key in LEAVES if takes_text(key) and key != "model.system"))
+@pytest.mark.parametrize("key", sorted(key for key in LEAF_KEYS if takes_text(key) and key != "model.system"))
 def test_an_empty_value_is_refused_by_its_key(key: str, value: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load([f"{key}={value}"])
+        load_config([f"{key}={value}"])
     rule = f"conf: {key}: must not be empty: is a variable of the shell not set? (got nothing)"
     assert rule in caught.value.problems
 
 
 def test_no_system_turn_is_a_choice() -> None:
-    assert load(["model.system="]).model.system == ""
+    assert load_config(["model.system="]).model.system == ""
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_a_mistake_is_told_by_its_own_key(override: str, told: str) -> None:
 
 def test_a_path_may_hold_a_variable_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WAVGATE_DATA", "/data (1)")
-    assert load(["data.train=${oc.env:WAVGATE_DATA}/x.jsonl"]).data.train == Path("/data (1)/x.jsonl")
-    assert load(["data.train=${oc.env:WAVGATE_NONE,/other}/x"]).data.train == Path("/other/x")
+    assert load_config(["data.train=${oc.env:WAVGATE_DATA}/x.jsonl"]).data.train == Path("/data (1)/x.jsonl")
+    assert load_config(["data.train=${oc.env:WAVGATE_NONE,/other}/x"]).data.train == Path("/other/x")
 
 
 def test_a_glob_chooses_among_the_options_of_a_group() -> None:
@@ -122,10 +122,10 @@ def own(tmp_path: Path) -> Path:
 def test_groups_of_a_folder_of_ones_own_are_options_beside_the_projects(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = f"hydra.searchpath=[{quoted(str(own))}]"
-    config = load([folder, "experiment=mine", "run.seed=3"])
+    folder = f"hydra.searchpath=[{quote_override(str(own))}]"
+    config = load_config([folder, "experiment=mine", "run.seed=3"])
     assert (config.run.steps, config.algo.gate.alpha, config.run.seed) == (7, 0.99, 3)
-    assert load([folder, "experiment=deep/er"]).run.steps == 8
+    assert load_config([folder, "experiment=deep/er"]).run.steps == 8
     assert main(["train", "--cfg", "job", "--config-dir", str(own), "experiment=mine"]) == 0
     assert "steps: 7" in capsys.readouterr().out
     assert main(["train", "--cfg", "job", f"--config-dir={own}", "experiment=none"]) == 2
@@ -134,12 +134,12 @@ def test_groups_of_a_folder_of_ones_own_are_options_beside_the_projects(
 
 def test_an_experiment_may_be_a_file_anywhere(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (own / "experiment" / "smoke.yaml").write_text("# @package _global_\nrun:\n  steps: 9\n")
-    assert load([f"experiment={own}/experiment/smoke.yaml"]).run.steps == 9, "not the project's smoke"
+    assert load_config([f"experiment={own}/experiment/smoke.yaml"]).run.steps == 9, "not the project's smoke"
     monkeypatch.chdir(own)
-    assert load(["experiment=experiment/deep/er.yaml"]).run.steps == 8
+    assert load_config(["experiment=experiment/deep/er.yaml"]).run.steps == 8
 
 
 def test_an_option_of_the_project_cannot_be_replaced_unseen(own: Path) -> None:
     (own / "algo" / "sft.yaml").write_text("loss: grpo\n")
-    folder = f"hydra.searchpath=[{quoted(str(own))}]"
+    folder = f"hydra.searchpath=[{quote_override(str(own))}]"
     assert problem_of(folder, "algo=sft").endswith("sft.yaml has the name of an option of the project")

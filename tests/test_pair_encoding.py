@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.data_pairs import pair_of
+from actors.data_pairs import example_to_pair
 from actors.errors import UserError
-from actors.prepare import prepare
+from actors.prepare import prepare_job
 from conf.schema import ModelConfig
-from learner.types import NONE
+from learner.types import NO_ADVANTAGE
 from rollout.worker import RolloutWorker
 from speech import audio
-from speech.dataset import Encoder, Lengths, Response
+from speech.dataset import Response, RowEncoder, RowLengths
 from speech.families import load_family
 from speech.families.base import Family
-from speech.layout import layout_of
-from speech.manifest import MARKER, ManifestError, Message
-from speech.pairs import PairRow, Provenance, Side
-from speech.turns import Chunk, Heard, Turn
+from speech.layout import fingerprint_layout
+from speech.manifest import AUDIO_MARKER, DialogueMessage, ManifestError
+from speech.pairs import PairProvenance, PairReply, PairRow
+from speech.turns import AudioPart, ReplyChunk, Turn
 
 WORLD = Path(__file__).parent.parent / "examples" / "tiny_world"
 
@@ -45,10 +45,10 @@ def heard(family: Family, **changes: Any) -> PairRow:
     """Words and sound alone."""
     row = PairRow(
         id="r1",
-        messages=(Message(role="user", content="say it"), Message(role="user", content=MARKER)),
+        messages=(DialogueMessage(role="user", content="say it"), DialogueMessage(role="user", content=AUDIO_MARKER)),
         audios=(("1.wav", "2.wav"),),
-        chosen=Side(text="nine ten", audio=("2.wav", "3.wav")),
-        rejected=Side(text="nine ten", audio=("3.wav",)),
+        chosen=PairReply(text="nine ten", audio=("2.wav", "3.wav")),
+        rejected=PairReply(text="nine ten", audio=("3.wav",)),
         weight=0.5,
     )
     return row.model_copy(update=changes)
@@ -56,17 +56,17 @@ def heard(family: Family, **changes: Any) -> PairRow:
 
 def sampled(family: Family, **changes: Any) -> PairRow:
     """With its tokens: a reply cut short, one id of the other forced."""
-    whole = family.target([Chunk(text="nine", codes=(1, 2))])
+    whole = family.target([ReplyChunk(text="nine", codes=(1, 2))])
     cut = whole[:-3]
-    made = Provenance(
-        model="m", family="tiny", layout=layout_of(family), weights={}, samples=2, temperature=1.0,
+    made = PairProvenance(
+        model="m", family="tiny", layout=fingerprint_layout(family), weights={}, samples=2, temperature=1.0,
         max_new_tokens=9, grammar=True, seed=0, commit=None, source="s",
     )  # fmt: skip
     letters = family.channels.letters
     row = heard(family).model_copy(
         update={
-            "chosen": Side(text="nine", ids=whole, channels=letters(whole), sampled="1" * (len(whole) - 1) + "0"),
-            "rejected": Side(text="nine", ids=cut, channels=letters(cut), sampled="1" * len(cut)),
+            "chosen": PairReply(text="nine", ids=whole, channels=letters(whole), sampled="1" * (len(whole) - 1) + "0"),
+            "rejected": PairReply(text="nine", ids=cut, channels=letters(cut), sampled="1" * len(cut)),
             "prompt_ids": (2, 7, 4),
             "provenance": made,
         }
@@ -81,36 +81,36 @@ def test_tokens_are_used_as_they_stand_and_no_sound_is_read(family: Family, tmp_
     assert (pair.chosen.ids, pair.chosen.channels) == (row.chosen.ids, "TBAABE")
     assert pair.chosen.sampled == (True,) * 5 + (False,)
     assert (pair.rejected.ids, pair.rejected.channels) == (row.rejected.ids, "TBA")
-    assert Lengths(family, tmp_path).of_pair(row) == (3, 6, 3)
+    assert RowLengths(family, tmp_path).count_pair_ids(row) == (3, 6, 3)
 
 
 def test_the_learner_is_told_that_this_run_did_not_sample_a_pair(family: Family, tmp_path: Path) -> None:
-    example = Encoder(family, tmp_path, 60.0).pair(sampled(family))
-    pair = pair_of(example)
+    example = RowEncoder(family, tmp_path, 60.0).encode_pair(sampled(family))
+    pair = example_to_pair(example)
     assert (pair.weight, pair.chosen.key, pair.rejected.key) == (0.5, "r1/0", "r1/1")
     for rollout, side in ((pair.chosen, example.chosen), (pair.rejected, example.rejected)):
-        assert rollout.prompt_ids == example.prompt.ids and rollout.logps is None and rollout.advantage == NONE
+        assert rollout.prompt_ids == example.prompt.ids and rollout.logps is None and rollout.advantage == NO_ADVANTAGE
         assert (rollout.ids, rollout.channels, rollout.sampled) == (side.ids, side.channels, side.sampled)
 
 
 def test_words_and_sound_are_encoded_word_by_word_where_there_is_a_clip_each(family: Family, folder: Path) -> None:
-    pair = Encoder(family, folder, 60.0).pair(heard(family))
+    pair = RowEncoder(family, folder, 60.0).encode_pair(heard(family))
     one, two, three = (
         family.codec().encode(audio.read(folder / f"{i}.wav", family.codec().ear_rate, 60.0)) for i in (1, 2, 3)
     )
-    chunks = [Chunk(text="nine", codes=tuple(two)), Chunk(text="ten", codes=tuple(three))]
+    chunks = [ReplyChunk(text="nine", codes=tuple(two)), ReplyChunk(text="ten", codes=tuple(three))]
     assert pair.chosen == response(family, chunks)
-    assert pair.rejected == response(family, [Chunk(text="nine ten", codes=tuple(three))])
-    spoken = Turn.of("user", Heard(codes=tuple(one + two)))
-    assert pair.prompt == family.prompt([Turn.of("user", "say it"), spoken])
-    assert len(pair.prompt.ids) == Lengths(family, folder).of_pair(heard(family))[0]
-    assert Lengths(family, folder).of_pair(heard(family))[1:] == (
+    assert pair.rejected == response(family, [ReplyChunk(text="nine ten", codes=tuple(three))])
+    spoken = Turn.from_parts("user", AudioPart(codes=tuple(one + two)))
+    assert pair.prompt == family.prompt([Turn.from_parts("user", "say it"), spoken])
+    assert len(pair.prompt.ids) == RowLengths(family, folder).count_pair_ids(heard(family))[0]
+    assert RowLengths(family, folder).count_pair_ids(heard(family))[1:] == (
         len(pair.chosen.ids),
         len(pair.rejected.ids),
     )
 
 
-def response(family: Family, chunks: list[Chunk]) -> Response:
+def response(family: Family, chunks: list[ReplyChunk]) -> Response:
     ids = family.target(chunks)
     return Response(ids=ids, channels=family.channels.letters(ids), sampled=(True,) * len(ids))
 
@@ -119,7 +119,7 @@ def test_words_and_sound_do_not_ask_for_whom_they_were_made(family: Family, fold
     made = sampled(family).provenance
     assert made is not None
     elsewhere = made.model_copy(update={"layout": "0" * 16})
-    encoder = Encoder(family, folder, 60.0)
+    encoder = RowEncoder(family, folder, 60.0)
     assert encoder.pair(heard(family, provenance=elsewhere)) == encoder.pair(heard(family))
     with pytest.raises(ValueError, match=rf"row r1: its ids were made for tiny of layout {'0' * 16}, the model is"):
         encoder.pair(sampled(family, provenance=elsewhere))
@@ -129,9 +129,9 @@ def test_words_and_sound_do_not_ask_for_whom_they_were_made(family: Family, fold
     ("changes", "told"),
     [
         ({"prompt_ids": (2, 10**6)}, "id must lie in"),
-        ({"chosen": Side(text="", ids=(10**6,), channels="T", sampled="1")}, "id must lie in"),
+        ({"chosen": PairReply(text="", ids=(10**6,), channels="T", sampled="1")}, "id must lie in"),
         (
-            {"rejected": Side(text="", ids=(3,), channels="T", sampled="1")},
+            {"rejected": PairReply(text="", ids=(3,), channels="T", sampled="1")},
             "channels must be those of the ids",
         ),
     ],
@@ -140,7 +140,7 @@ def test_tokens_that_the_model_does_not_have_are_refused_by_row(
     changes: dict[str, Any], told: str, family: Family, folder: Path
 ) -> None:
     with pytest.raises(ValueError, match=f"row r1: {told}"):
-        Encoder(family, folder, 60.0).pair(sampled(family, **changes))
+        RowEncoder(family, folder, 60.0).encode_pair(sampled(family, **changes))
 
 
 def test_a_layout_is_tokenizer_and_codec_and_not_weights(micro_checkpoint: Path, tmp_path: Path) -> None:
@@ -150,9 +150,9 @@ def test_a_layout_is_tokenizer_and_codec_and_not_weights(micro_checkpoint: Path,
         content = (copy / name).read_bytes()
         assert old in content
         (copy / name).write_bytes(content.replace(old, new, 1))
-        return layout_of(load_family(ModelConfig(family="tiny", path=copy)))
+        return fingerprint_layout(load_family(ModelConfig(family="tiny", path=copy)))
 
-    ours = layout_of(load_family(ModelConfig(family="tiny", path=micro_checkpoint)))
+    ours = fingerprint_layout(load_family(ModelConfig(family="tiny", path=micro_checkpoint)))
     assert changed("config.json", b'"intermediate_size": 128', b'"intermediate_size": 129') == ours
     assert changed("tokenizer.json", b'"twenty"', b'"thirty"') != ours
     assert changed("codec.safetensors", b"12", b"13") != ours
@@ -173,7 +173,7 @@ def pairs_file(folder: Path, *rows: dict[str, Any]) -> Path:
 
 
 THEIRS: dict[str, Any] = {
-    "messages": [{"role": "user", "content": MARKER}],
+    "messages": [{"role": "user", "content": AUDIO_MARKER}],
     "audios": ["q.flac"],
     "sft_target_text": "twelve",
     "sft_target_audio": "a.flac",
@@ -185,26 +185,26 @@ THEIRS: dict[str, Any] = {
 
 def test_a_run_knows_its_pairs_before_it_starts(tmp_path: Path) -> None:
     path = pairs_file(tmp_path, THEIRS, THEIRS | {"score_gap": 2})
-    job = prepare([*SETTINGS, "algo=dpo_text", f"data.pairs={path}"])
+    job = prepare_job([*SETTINGS, "algo=dpo_text", f"data.pairs={path}"])
     assert [row.id for row in job.pairs] == ["line-1", "line-2"]
     assert job.notes[-1] == "data.pairs: 1 of 2 are less than algo.margin apart, and used"
-    assert prepare(PLAIN).pairs == prepare([*PLAIN, f"data.pairs={path}"]).pairs == (), "DPO alone reads them"
+    assert prepare_job(PLAIN).pairs == prepare_job([*PLAIN, f"data.pairs={path}"]).pairs == (), "DPO alone reads them"
     with pytest.raises(UserError, match=r"rollout\.prompts_per_step=3 needs as many pairs: .* has 2"):
-        prepare([*SETTINGS, "algo=dpo_text", "rollout.prompts_per_step=3", f"data.pairs={path}"])
+        prepare_job([*SETTINGS, "algo=dpo_text", "rollout.prompts_per_step=3", f"data.pairs={path}"])
 
 
 def test_pairs_that_the_model_cannot_use_are_named_by_line(tmp_path: Path) -> None:
-    long = {"messages": [{"role": "user", "content": MARKER * 60}], "audios": ["a.flac"] * 60}
+    long = {"messages": [{"role": "user", "content": AUDIO_MARKER * 60}], "audios": ["a.flac"] * 60}
     other = json.loads(
         sampled(load_family(ModelConfig(family="tiny", path=WORLD / "base"))).model_dump_json(exclude={"audios"})
     )
     path = pairs_file(tmp_path, THEIRS, THEIRS | {"sft_target_text": "xylophone"}, THEIRS | long)
     with pytest.raises(ManifestError) as caught:
-        prepare([*SETTINGS, "algo=dpo_text", f"data.pairs={path}"])
+        prepare_job([*SETTINGS, "algo=dpo_text", f"data.pairs={path}"])
     told = str(caught.value)
     assert "pairs.jsonl:2: word is not in the model's vocabulary: xylophone" in told
     assert "pairs.jsonl:3:chosen: prompt + reply must fit model.max_length=512: got" in told
     other["messages"] = [{"role": "user", "content": "say it"}]
     other["provenance"]["layout"] = "f" * 16
     with pytest.raises(ManifestError, match=r"pairs\.jsonl:1: its ids were made for tiny of layout ffff"):
-        prepare([*SETTINGS, "algo=dpo_text", f"data.pairs={pairs_file(tmp_path, other)}"])
+        prepare_job([*SETTINGS, "algo=dpo_text", f"data.pairs={pairs_file(tmp_path, other)}"])

@@ -14,16 +14,16 @@ from scipy.stats import t as student
 
 from report.paired import (
     Bootstrap,
-    Estimate,
-    difference,
-    distances,
-    divergence,
-    drawn_distances,
-    draws,
-    mean,
-    of_distances,
+    IntervalEstimate,
+    bootstrap_token_distances,
+    compute_jensen_shannon,
+    compute_token_distances,
+    count_signs,
+    draw_bootstrap_counts,
+    estimate_difference,
+    estimate_mean,
+    estimate_mean_distance,
     sign_test,
-    signs,
 )
 
 Floats = NDArray[np.float64]
@@ -41,15 +41,15 @@ tables = st.integers(1, 4).flatmap(
 )
 
 
-def naive_mean(values: Floats, bootstrap: Bootstrap) -> Estimate:
+def naive_mean(values: Floats, bootstrap: Bootstrap) -> IntervalEstimate:
     """Draw by draw, prompt by prompt, seed by seed."""
     columns = [p for p in range(values.shape[1]) if not all(np.isnan(values[:, p]))]
     seeds = range(values.shape[0])
     there = [values[s, p] for s in seeds for p in columns if not np.isnan(values[s, p])]
     if not there:
-        return Estimate(None)
+        return IntervalEstimate(None)
     point = sum(there) / len(there)
-    prompts_B, seeds_B = draws((len(seeds), len(columns)), bootstrap)
+    prompts_B, seeds_B = draw_bootstrap_counts((len(seeds), len(columns)), bootstrap)
     found: list[float] = []
     for prompt_times, seed_times in zip(prompts_B, seeds_B, strict=True):
         drawn: list[float] = []
@@ -60,16 +60,16 @@ def naive_mean(values: Floats, bootstrap: Bootstrap) -> Estimate:
         if drawn:
             found.append(sum(drawn) / len(drawn))
     if len(columns) < 2 or 2 * len(found) <= bootstrap.draws:
-        return Estimate(point)
+        return IntervalEstimate(point)
     return naive_widened(
-        Estimate(point, *(float(x) for x in np.quantile(found, [0.025, 0.975]))),
+        IntervalEstimate(point, *(float(x) for x in np.quantile(found, [0.025, 0.975]))),
         found,
         [sum(own) / len(own) for s in seeds if (own := [v for v in values[s] if not np.isnan(v)])],
         len(columns),
     )
 
 
-def naive_widened(found: Estimate, drawn: list[float], seeds: list[float], prompts: int) -> Estimate:
+def naive_widened(found: IntervalEstimate, drawn: list[float], seeds: list[float], prompts: int) -> IntervalEstimate:
     """k times as wide, as the module's docstring has it."""
     assert found.value is not None and found.lo is not None and found.hi is not None
     middle = sum(drawn) / len(drawn)
@@ -81,12 +81,12 @@ def naive_widened(found: Estimate, drawn: list[float], seeds: list[float], promp
     whole = shown + own / count
     freedom = whole**2 / (own**2 / max(1, count - 1) + (whole - own) ** 2 / (prompts - 1))
     k = student.ppf(0.975, freedom) / norm.ppf(0.975) * sqrt(whole / shown)
-    return Estimate(
+    return IntervalEstimate(
         found.value, found.value - k * (found.value - found.lo), found.value + k * (found.hi - found.value)
     )
 
 
-def same(ours: Estimate, theirs: Estimate) -> bool:
+def same(ours: IntervalEstimate, theirs: IntervalEstimate) -> bool:
     return all(
         (a is None) == (b is None) and (a is None or a == pytest.approx(b, abs=1e-9))
         for a, b in ((ours.value, theirs.value), (ours.lo, theirs.lo), (ours.hi, theirs.hi))
@@ -96,7 +96,7 @@ def same(ours: Estimate, theirs: Estimate) -> bool:
 @settings(max_examples=60)
 @given(tables)
 def test_a_mean_and_its_interval_equal_a_loop_over_the_same_draws(rows: list[list[float | None]]) -> None:
-    assert same(mean(table(rows), FEW), naive_mean(table(rows), FEW))
+    assert same(estimate_mean(table(rows), FEW), naive_mean(table(rows), FEW))
 
 
 @settings(max_examples=60)
@@ -107,20 +107,20 @@ def test_a_difference_is_that_of_the_pairs_that_both_have(
     ours = table(rows)
     theirs = np.roll(ours, 1, axis=1) * 0.5
     pairs = ours - theirs
-    assert same(difference(ours, theirs, FEW), naive_mean(pairs, FEW))
+    assert same(estimate_difference(ours, theirs, FEW), naive_mean(pairs, FEW))
 
 
 def test_a_draw_takes_as_many_prompts_and_seeds_as_there_are_and_is_the_same_every_time() -> None:
-    first, again = draws((3, 50), FEW), draws((3, 50), FEW)
+    first, again = draw_bootstrap_counts((3, 50), FEW), draw_bootstrap_counts((3, 50), FEW)
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     assert (first[0].sum(axis=1) == 50).all() and (first[1].sum(axis=1) == 3).all()
-    assert (draws((2, 50), FEW)[0] == first[0]).all(), "all methods of a study see the same prompts"
-    assert not (draws((3, 50), Bootstrap(draws=60, seed=4))[0] == first[0]).all()
+    assert (draw_bootstrap_counts((2, 50), FEW)[0] == first[0]).all(), "all methods of a study see the same prompts"
+    assert not (draw_bootstrap_counts((3, 50), Bootstrap(draws=60, seed=4))[0] == first[0]).all()
 
 
 def test_with_one_seed_the_interval_is_that_of_the_mean_of_a_coin() -> None:
     values = np.repeat([[1.0, 0.0]], [60, 140], axis=1)
-    found = mean(values, MANY)
+    found = estimate_mean(values, MANY)
     deviation = sqrt(0.3 * 0.7 / 200)  # of the mean of 200 draws from it: exactly
     assert found.value == pytest.approx(0.3)
     assert found.lo == pytest.approx(0.3 - 1.96 * deviation, abs=0.006)
@@ -132,32 +132,32 @@ def test_what_a_seed_does_to_a_whole_run_stays_in_the_interval() -> None:
     chance = np.random.default_rng(0)
     effect, noise = chance.normal(0, 1, (seeds, 1)), chance.normal(0, 1, (1, prompts))
     values = effect + noise
-    found = mean(values, MANY)
+    found = estimate_mean(values, MANY)
     assert found.value is not None and found.lo is not None and found.hi is not None
     of_seeds, of_prompts = effect.var(ddof=1) / seeds, noise.var() / prompts
     whole = of_seeds + of_prompts
     freedom = whole**2 / (of_seeds**2 / (seeds - 1) + of_prompts**2 / (prompts - 1))
     half = float(student.ppf(0.975, freedom)) * sqrt(whole)
     assert (found.hi - found.lo) / 2 == pytest.approx(half, rel=0.06)
-    alike = mean(values.mean(axis=0, keepdims=True), MANY)  # as if there were no seeds
+    alike = estimate_mean(values.mean(axis=0, keepdims=True), MANY)  # as if there were no seeds
     assert alike.lo is not None and alike.hi is not None
     assert (alike.hi - alike.lo) / (2 * 1.96) == pytest.approx(sqrt(noise.var() / prompts), rel=0.06)
 
 
 def test_a_paired_difference_knows_that_hard_prompts_are_hard_for_both() -> None:
     hard = np.random.default_rng(0).normal(0, 10, (1, 200))
-    found = difference(hard + 1.0, hard, MANY)
+    found = estimate_difference(hard + 1.0, hard, MANY)
     assert (found.value, found.lo, found.hi) == pytest.approx((1.0, 1.0, 1.0))
     assert found.decided == 1
 
 
 def test_what_is_not_defined_is_none() -> None:
     nothing = np.full((2, 5), np.nan)
-    assert mean(nothing, FEW) == Estimate(None)
-    assert mean(np.array([[3.0]]), FEW) == Estimate(3.0), "one prompt has no interval"
-    assert signs(nothing, nothing, 1) is None
-    assert Estimate(1.0).decided == 0 and Estimate(1.0, -0.1, 2.0).decided == 0
-    assert Estimate(-1.0, -2.0, -0.5).decided == -1
+    assert estimate_mean(nothing, FEW) == IntervalEstimate(None)
+    assert estimate_mean(np.array([[3.0]]), FEW) == IntervalEstimate(3.0), "one prompt has no interval"
+    assert count_signs(nothing, nothing, 1) is None
+    assert IntervalEstimate(1.0).decided == 0 and IntervalEstimate(1.0, -0.1, 2.0).decided == 0
+    assert IntervalEstimate(-1.0, -2.0, -0.5).decided == -1
 
 
 @pytest.mark.parametrize(("wins", "losses"), list(product(range(0, 26, 3), repeat=2)))
@@ -188,7 +188,7 @@ def test_signs_equal_a_loop_over_prompts_and_change_sides_with_the_direction(
         if gaps:
             gap = sum(gaps) / len(gaps)
             counts[0 if abs(gap) <= 1e-9 else 1 if gap > 0 else -1] += 1
-    found, turned = signs(ours, theirs, 1), signs(ours, theirs, -1)
+    found, turned = count_signs(ours, theirs, 1), count_signs(ours, theirs, -1)
     if not sum(counts.values()):
         assert found is None and turned is None
         return
@@ -211,44 +211,46 @@ def test_a_divergence_equals_its_definition_lies_in_0_to_1_and_is_symmetric(
     counts: list[tuple[int, int]],
 ) -> None:
     p, q = np.array(counts, np.float64).T
-    found = divergence(p[None], q[None])[0]
+    found = compute_jensen_shannon(p[None], q[None])[0]
     if not p.sum() or not q.sum():
         assert np.isnan(found)
         return
     assert found == pytest.approx(naive_divergence(p.tolist(), q.tolist()), abs=1e-12)
-    assert 0 <= found <= 1 and found == pytest.approx(divergence(q[None], p[None])[0], abs=1e-12)
+    assert 0 <= found <= 1 and found == pytest.approx(compute_jensen_shannon(q[None], p[None])[0], abs=1e-12)
 
 
 def test_the_same_shares_are_0_bits_apart_and_strangers_1_bit() -> None:
-    same_shares = divergence(np.array([[1.0, 3.0, 0.0]]), np.array([[2.0, 6.0, 0.0]]))
-    strangers = divergence(np.array([[1.0, 3.0, 0.0]]), np.array([[0.0, 0.0, 5.0]]))
+    same_shares = compute_jensen_shannon(np.array([[1.0, 3.0, 0.0]]), np.array([[2.0, 6.0, 0.0]]))
+    strangers = compute_jensen_shannon(np.array([[1.0, 3.0, 0.0]]), np.array([[0.0, 0.0, 5.0]]))
     assert same_shares[0] == pytest.approx(0, abs=1e-12) and strangers[0] == pytest.approx(1)
-    half = divergence(np.array([[1.0, 0.0]]), np.array([[1.0, 1.0]]))  # H(3/4, 1/4) - 1/2
+    half = compute_jensen_shannon(np.array([[1.0, 0.0]]), np.array([[1.0, 1.0]]))  # H(3/4, 1/4) - 1/2
     assert half[0] == pytest.approx(-0.75 * log2(0.75) - 0.25 * log2(0.25) - 0.5)
 
 
 def test_distances_of_draws_equal_a_loop_over_prompts() -> None:
     chance = np.random.default_rng(0)
     ours, base = (chance.poisson(2, (2, 6, 5)).astype(float) for _ in range(2))
-    found = drawn_distances(ours, base, FEW)
-    times, seeds = draws((2, 6), FEW)
+    found = bootstrap_token_distances(ours, base, FEW)
+    times, seeds = draw_bootstrap_counts((2, 6), FEW)
     for b in range(FEW.draws):
         for s in range(2):
             p, q = (sum(times[b, i] * side[s, i] for i in range(6)) for side in (ours, base))
             assert found[b, s] == pytest.approx(naive_divergence(p.tolist(), q.tolist()))
-    plain = distances(ours, base)
-    point = of_distances(plain, found, 6, FEW)
+    plain = compute_token_distances(ours, base)
+    point = estimate_mean_distance(plain, found, 6, FEW)
     loop = [float(np.average(found[b], weights=seeds[b])) for b in range(FEW.draws)]
     own = [float(2 * plain[s] - found[:, s].mean()) for s in range(2)]
     lo, hi = np.quantile(loop, [0.025, 0.975])
-    mirrored = Estimate(sum(own) / 2, 2 * plain.mean() - hi, 2 * plain.mean() - lo)
+    mirrored = IntervalEstimate(sum(own) / 2, 2 * plain.mean() - hi, 2 * plain.mean() - lo)
     assert same(point, naive_widened(mirrored, loop, own, 6))
 
 
 def test_a_policy_without_audio_has_no_distance() -> None:
     silent, base = np.zeros((1, 3, 2)), np.ones((1, 3, 2))
-    found = of_distances(distances(silent, base), drawn_distances(silent, base, FEW), 3, FEW)
-    assert found == Estimate(None)
+    found = estimate_mean_distance(
+        compute_token_distances(silent, base), bootstrap_token_distances(silent, base, FEW), 3, FEW
+    )
+    assert found == IntervalEstimate(None)
 
 
 def drawn_counts(
@@ -269,7 +271,9 @@ def held(ours: Floats, theirs: Floats, truth: float) -> tuple[int, float]:
     for trial in range(40):
         chance = np.random.default_rng(trial)
         one, other = drawn_counts(chance, ours), drawn_counts(chance, theirs)
-        found = of_distances(distances(one, other), drawn_distances(one, other, COARSE), one.shape[1], COARSE)
+        found = estimate_mean_distance(
+            compute_token_distances(one, other), bootstrap_token_distances(one, other, COARSE), one.shape[1], COARSE
+        )
         assert found.value is not None and found.lo is not None and found.hi is not None
         assert found.lo < found.value < found.hi
         count += found.lo <= truth <= found.hi
@@ -283,7 +287,7 @@ COARSE = Bootstrap(draws=150)
 def test_two_samples_of_one_source_are_0_apart() -> None:
     count, error = held(SHARES, SHARES, 0.0)
     assert count >= 36 and abs(error) < 0.002
-    plain = distances(*(drawn_counts(np.random.default_rng(n), SHARES) for n in (0, 1)))
+    plain = compute_token_distances(*(drawn_counts(np.random.default_rng(n), SHARES) for n in (0, 1)))
     assert plain.mean() > 0.01, "without the correction they would not be"
 
 
@@ -300,9 +304,9 @@ def test_a_known_difference_of_two_distances_lies_in_the_interval() -> None:
     for trial in range(40):
         chance = np.random.default_rng(trial)
         base, near, same_source = (drawn_counts(chance, shares) for shares in (SHARES, NEAR, SHARES))
-        gap_S = distances(near, base) - distances(same_source, base)
-        gap_BS = drawn_distances(near, base, COARSE) - drawn_distances(same_source, base, COARSE)
-        found = of_distances(gap_S, gap_BS, 40, COARSE)
+        gap_S = compute_token_distances(near, base) - compute_token_distances(same_source, base)
+        gap_BS = bootstrap_token_distances(near, base, COARSE) - bootstrap_token_distances(same_source, base, COARSE)
+        found = estimate_mean_distance(gap_S, gap_BS, 40, COARSE)
         assert found.value is not None and found.lo is not None and found.hi is not None
         assert found.lo < found.value < found.hi
         count += found.lo <= truth <= found.hi
@@ -313,7 +317,7 @@ def test_intervals_of_three_seeds_hold_the_truth_about_as_often_as_they_say() ->
     chance, count = np.random.default_rng(0), 0
     for _ in range(200):
         values = chance.normal(0, 1, (3, 1)) + chance.normal(0, 1, (1, 40)) + chance.normal(0, 0.5, (3, 40))
-        found = mean(values, Bootstrap(draws=200))
+        found = estimate_mean(values, Bootstrap(draws=200))
         assert found.lo is not None and found.hi is not None
         count += found.lo <= 0 <= found.hi
     assert count >= 176, "88 % of 200; percentiles alone hold it in 75 to 80 %"

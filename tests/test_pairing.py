@@ -14,25 +14,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.cli import main
-from actors.collect import Harvest
-from actors.decide import Group
+from actors.collect import JudgedBatch
+from actors.decide import ReplyGroup
 from actors.errors import UserError
 from actors.pair_files import PairFiles
-from actors.pair_outcome import Outcome
-from actors.pair_sampling import Sampler
-from actors.pairing import pairs, prepared, settings
+from actors.pair_outcome import PairOutcome
+from actors.pair_sampling import PairSampler
+from actors.pairing import load_pair_settings, make_preference_pairs, prepare_pair_job
 from conf.load import ConfigError
-from judge.types import Judged, Missing, Scored, Verdict
-from learner.extremes import Dropped, best_and_worst
-from learner.statistics import minimum_valid
-from rollout.request import prompt_of
-from rollout.sampling import NO_STEP, sampling_at
+from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict, Verdict
+from learner.extremes import NoPair, pick_best_and_worst
+from learner.statistics import minimum_valid_rewards
+from rollout.request import example_to_prompt
+from rollout.sampling import STEP_OUTSIDE_TRAINING, build_step_sampling
 from rollout.types import Prompt, Reply
-from rollout.worker import build_worker
+from rollout.worker import build_rollout_worker
 from speech import audio
 from speech.journal import Journal
-from speech.manifest import Row, read
-from speech.pairs import read as read_pairs
+from speech.manifest import ManifestRow, read_manifest
+from speech.pairs import read_pairs
 
 WORLD = Path(__file__).parent.parent / "examples" / "tiny_world"
 SMALL = ["judge.workers=1", "rollout.prompts_per_step=2", "rollout.engine=hf"]
@@ -46,11 +46,11 @@ Rewards = list[float | None]
 def test_best_and_worst_are_those_of_the_valid_rewards_and_the_first_of_equals(
     rewards: Rewards, margin: float
 ) -> None:
-    found = best_and_worst(rewards, margin)
+    found = pick_best_and_worst(rewards, margin)
     valid = [reward for reward in rewards if reward is not None]
-    if len(valid) < minimum_valid(len(rewards)):
-        assert isinstance(found, Dropped) and found.why == "verdicts"
-    elif isinstance(found, Dropped):
+    if len(valid) < minimum_valid_rewards(len(rewards)):
+        assert isinstance(found, NoPair) and found.why == "verdicts"
+    elif isinstance(found, NoPair):
         assert found.why == "margin" and max(valid) - min(valid) <= margin
     else:
         assert found == (rewards.index(max(valid)), rewards.index(min(valid)))
@@ -69,8 +69,8 @@ def test_best_and_worst_are_those_of_the_valid_rewards_and_the_first_of_equals(
     ],
 )
 def test_a_margin_is_met_or_not(rewards: Rewards, margin: float, found: tuple[int, int] | None) -> None:
-    got = best_and_worst(rewards, margin)
-    assert (None if isinstance(got, Dropped) else got) == found
+    got = pick_best_and_worst(rewards, margin)
+    assert (None if isinstance(got, NoPair) else got) == found
 
 
 # --- a command whose model and judge are made up ---------------------------------------------------------------
@@ -92,12 +92,12 @@ def prompts(tmp_path: Path) -> Path:
     return folder / "m.jsonl"
 
 
-BROKEN = Missing(judge="j", kind="server", reason="503", retryable=True)
-UNCLEAR = Missing(judge="j", kind="malformed", reason="no score")
+BROKEN = MissingVerdict(judge="j", kind="server", reason="503", retryable=True)
+UNCLEAR = MissingVerdict(judge="j", kind="malformed", reason="no score")
 
 
-def scored(value: float) -> Scored:
-    return Scored(value=value, judge="j/1", spread=0.25)
+def scored(value: float) -> ScoredVerdict:
+    return ScoredVerdict(value=value, judge="j/1", spread=0.25)
 
 
 class World:
@@ -108,15 +108,15 @@ class World:
         self.asked: list[str] = []
         self.same_tokens = False
 
-    def of(self, files: PairFiles) -> Callable[[Sequence[Row]], Any]:
-        async def collect(rows: Sequence[Row]) -> Harvest:
+    def of(self, files: PairFiles) -> Callable[[Sequence[ManifestRow]], Any]:
+        async def collect(rows: Sequence[ManifestRow]) -> JudgedBatch:
             self.asked += [row.id for row in rows]
             groups = tuple(self._group(files, row.id) for row in rows)
-            return Harvest(groups=groups, generate_s=1.0, judge_s=0.0)
+            return JudgedBatch(groups=groups, generate_s=1.0, judge_s=0.0)
 
         return collect
 
-    def _group(self, files: PairFiles, name: str) -> Group:
+    def _group(self, files: PairFiles, name: str) -> ReplyGroup:
         replies = []
         for index, verdict in enumerate(self.verdicts(name)):
             ids = (40, 4, 50 + index * (not self.same_tokens), 5, 3)
@@ -129,9 +129,9 @@ class World:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 audio.write(path, np.full(1600, index / 10, np.float32), 16_000)
             axes = {"semantic": verdict, "acoustic": BROKEN}
-            judged = Judged(prompt_id=name, index=index, axes=axes, reward=verdict, transcript="x", figures={})
+            judged = ReplyJudgement(prompt_id=name, index=index, axes=axes, reward=verdict, transcript="x", figures={})
             replies.append((reply, judged))
-        return Group(prompt=Prompt(id=name, ids=(2, 7)), replies=tuple(replies))
+        return ReplyGroup(prompt=Prompt(id=name, ids=(2, 7)), replies=tuple(replies))
 
 
 @pytest.fixture
@@ -139,10 +139,10 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """Instead of actors."""
     made = World()
 
-    def run(self: Sampler, todo: Sequence[Row], probed: object) -> None:
-        asyncio.run(self.go_through(todo, made.of(self._files), lambda number, metrics: None))
+    def run(self: PairSampler, todo: Sequence[ManifestRow], probed: object) -> None:
+        asyncio.run(self.sample_prompts(todo, made.of(self._files), lambda number, metrics: None))
 
-    monkeypatch.setattr(Sampler, "run", run)
+    monkeypatch.setattr(PairSampler, "run_on_ray", run)
     return made
 
 
@@ -153,7 +153,7 @@ def command(prompts: Path, to: Path, *more: str) -> int:
 def test_a_row_holds_what_was_sampled_and_what_was_found(prompts: Path, world: World, tmp_path: Path) -> None:
     assert command(prompts, tmp_path / "out.jsonl") == 0
     rows = read_pairs(tmp_path / "out.jsonl", 60.0, deep=True)
-    given = read(prompts, 60.0)
+    given = read_manifest(prompts, 60.0)
     assert [row.id for row in rows] == [row.id for row in given]
     one, source = rows[0], given[0]
     assert (one.messages, one.question_text, one.answer, one.style) == (
@@ -196,7 +196,7 @@ def test_a_command_that_was_stopped_ends_with_the_same_bytes_and_asks_nothing_tw
     parts.parent.mkdir()
     command(prompts, whole)
     everything, world.asked = world.asked, []
-    add = Journal.add
+    add = Journal.append_entry
     for stop in (1, 4):
 
         def interrupted(journal: Journal[Any, Any], found: Any, stop: int = stop) -> None:
@@ -204,13 +204,13 @@ def test_a_command_that_was_stopped_ends_with_the_same_bytes_and_asks_nothing_tw
             if len(journal.entries) == stop:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(Journal, "add", interrupted)
+        monkeypatch.setattr(Journal, "append_entry", interrupted)
         assert command(prompts, parts) == 130
         assert f"pairs: {stop} of 6 prompts are kept; the same command goes on" in capsys.readouterr().err
         assert not parts.exists()
         with (parts.parent / "out.journal.jsonl").open("ab") as journal:
             journal.write(b'{"id": "x", "pai')
-    monkeypatch.setattr(Journal, "add", add)
+    monkeypatch.setattr(Journal, "append_entry", add)
     assert command(prompts, parts) == 0
     assert parts.read_bytes() == whole.read_bytes()
     names = sorted(path.relative_to(whole.parent) for path in whole.parent.rglob("*"))
@@ -225,7 +225,7 @@ def test_a_command_that_was_stopped_ends_with_the_same_bytes_and_asks_nothing_tw
 def test_what_gives_no_pair_is_counted_and_a_failed_judge_is_asked_again(
     prompts: Path, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [row.id for row in read(prompts, 60.0)]
+    names = [row.id for row in read_manifest(prompts, 60.0)]
     fates: dict[str, list[Verdict]] = {
         names[0]: [scored(3.0), scored(3.2), scored(3.4)],
         names[1]: [scored(3.0), UNCLEAR, UNCLEAR],
@@ -263,7 +263,7 @@ def test_the_same_tokens_are_no_pair_and_without_any_pair_nothing_is_written(
 def test_an_outage_stops_and_keeps_what_was_judged(
     prompts: Path, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    down = {row.id for row in read(prompts, 60.0)[3:]}
+    down = {row.id for row in read_manifest(prompts, 60.0)[3:]}
     world.verdicts = lambda name: [BROKEN] * 3 if name in down else [scored(1.0), scored(2.0), scored(5.0)]
     assert command(prompts, tmp_path / "out.jsonl", "rollout.prompts_per_step=1") == 1
     told = capsys.readouterr().err
@@ -298,16 +298,16 @@ def test_what_is_not_ours_is_not_written_over(prompts: Path, world: World, tmp_p
     mine = prompts.with_name("mine.jsonl")
     mine.write_text("mine")
     with pytest.raises(UserError, match=r"mine\.jsonl exists, and no mine\.journal\.jsonl that it belongs to"):
-        pairs(mine, 3, prompts, None, SMALL)
+        make_preference_pairs(mine, 3, prompts, None, SMALL)
     (tmp_path / "x.files").mkdir()
     with pytest.raises(UserError, match=r"x\.files exists"):
-        pairs(tmp_path / "x.jsonl", 3, prompts, None, SMALL)
+        make_preference_pairs(tmp_path / "x.jsonl", 3, prompts, None, SMALL)
     for to in ("out.json", "none/out.jsonl"):
         with pytest.raises(UserError, match=r"must be a \.jsonl file in a folder that exists"):
-            pairs(tmp_path / to, 3, prompts, None, SMALL)
+            make_preference_pairs(tmp_path / to, 3, prompts, None, SMALL)
     (tmp_path / "y.journal.jsonl").write_text("mine\n")
     with pytest.raises(UserError, match="not a line that `wavgate pairs` wrote"):
-        pairs(tmp_path / "y.jsonl", 3, prompts, None, SMALL)
+        make_preference_pairs(tmp_path / "y.jsonl", 3, prompts, None, SMALL)
     assert (mine.read_text(), world.asked) == ("mine", [])
 
 
@@ -322,24 +322,24 @@ def test_a_mistake_leaves_nothing_behind(prompts: Path, world: World, tmp_path: 
 
 
 def test_samples_and_utility_are_the_papers_unless_something_is_said() -> None:
-    plain = settings(None, [])
+    plain = load_pair_settings(None, [])
     assert plain.rollout.group_size == 8
     assert (plain.judge.semantic, plain.judge.acoustic, plain.judge.holistic) == (0.5, 0.5, 0.0)
-    assert settings(4, ["judge.workers=1"]).rollout.group_size == 4
-    own = settings(None, ["judge.semantic=0.7", "rollout.group_size=3"])
+    assert load_pair_settings(4, ["judge.workers=1"]).rollout.group_size == 4
+    own = load_pair_settings(None, ["judge.semantic=0.7", "rollout.group_size=3"])
     assert (own.judge.semantic, own.judge.acoustic, own.rollout.group_size) == (0.7, 0.4, 3)
     with pytest.raises(UserError, match=r"--samples and rollout\.group_size are the same"):
-        settings(4, ["rollout.group_size=3"])
+        load_pair_settings(4, ["rollout.group_size=3"])
     with pytest.raises(UserError, match=r"--samples: a pair needs at least 2 replies: got 1"):
-        settings(1, [])
+        load_pair_settings(1, [])
     for one in ("algo=gated", "algo=sft"):  # the first is refused as a run would be, the second for a pair
         with pytest.raises((UserError, ConfigError), match=r"rollout\.group_size: .* at least 2"):
-            settings(None, [one, "rollout.group_size=1"])
+            load_pair_settings(None, [one, "rollout.group_size=1"])
 
 
 def test_no_step_of_a_run_samples_with_this_seed() -> None:
-    config = settings(None, ["run.seed=3"])
-    seeds = [sampling_at(config, step).seed for step in (NO_STEP, 1, config.run.steps)]
+    config = load_pair_settings(None, ["run.seed=3"])
+    seeds = [build_step_sampling(config, step).seed for step in (STEP_OUTSIDE_TRAINING, 1, config.run.steps)]
     assert seeds[0] == 3_000_000 and seeds[0] not in seeds[1:]
 
 
@@ -350,17 +350,17 @@ def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(
     out = tmp_path / "out.jsonl"
     asked = ["rollout.max_new_tokens=60", "rollout.prompts_per_step=6"]
     assert command(prompts, out, *asked) == 0
-    work = prepared(3, prompts, None, [*SMALL, *asked])
+    work = prepare_pair_job(3, prompts, None, [*SMALL, *asked])
     rows = read_pairs(out, 60.0, deep=True)
     assert rows and work.provenance == rows[0].provenance
 
     async def replies() -> dict[tuple[str, int], Reply]:
-        worker = build_worker(work.config, Path.cwd())
+        worker = build_rollout_worker(work.config, Path.cwd())
         examples = worker.encode(prompts, work.rows)
-        given = [prompt_of(example) for example in examples]
+        given = [example_to_prompt(example) for example in examples]
         found = {
             (reply.prompt_id, reply.index): reply
-            async for reply, _ in worker.generate(given, sampling_at(work.config, NO_STEP))
+            async for reply, _ in worker.generate(given, build_step_sampling(work.config, STEP_OUTSIDE_TRAINING))
         }
         for row, pair in zip(rows, worker.encode_pairs(out, rows), strict=True):
             assert (pair.prompt.ids, pair.chosen.ids) == (row.prompt_ids, row.chosen.ids)
@@ -378,4 +378,4 @@ def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(
         assert row.margin is not None and row.margin >= 0.5 and row.chosen.reward is not None
         assert row.chosen.scores.keys() == {"semantic", "acoustic"}
     journal = (tmp_path / "out.journal.jsonl").read_text().splitlines()
-    assert len(journal) == 7 and all(Outcome.model_validate_json(line) for line in journal[1:])
+    assert len(journal) == 7 and all(PairOutcome.model_validate_json(line) for line in journal[1:])

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from actors.cli import main
 from speech import audio, manifest, pairs
-from speech.manifest import MARKER, ManifestError, Message
+from speech.manifest import AUDIO_MARKER, DialogueMessage, ManifestError
 from speech.pairs import PairRow
-from speech.wavalign import bare
+from speech.wavalign import strip_written_messages
 
 SECONDS = 1.0
 Row = dict[str, Any]
@@ -24,7 +24,7 @@ MADE: Row = {
 }  # fmt: skip
 OURS: Row = {
     "id": "row-1",
-    "messages": [{"role": "user", "content": MARKER}],
+    "messages": [{"role": "user", "content": AUDIO_MARKER}],
     "audios": [["a.wav", "b.wav"]],
     "question_text": "what is one plus one",
     "task_type": "arithmetic",
@@ -40,7 +40,7 @@ OURS: Row = {
 THEIRS: Row = {
     "messages": [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": f"Say it aloud.\n\n{MARKER}"},
+        {"role": "user", "content": f"Say it aloud.\n\n{AUDIO_MARKER}"},
     ],
     "audios": ["a.wav"],
     "sft_target_text": "It is two.",
@@ -92,9 +92,9 @@ PLAIN = OURS | {
 
 
 def test_our_own_pairs_come_back_as_they_were_written(folder: Path) -> None:
-    first, second = pairs.read(written(folder, OURS, PLAIN | {"id": "row-2"}), SECONDS, deep=True)
+    first, second = pairs.read_pairs(written(folder, OURS, PLAIN | {"id": "row-2"}), SECONDS, deep=True)
     again = written(folder, first.model_dump_json(), second.model_dump_json())
-    assert list(pairs.read(again, SECONDS)) == [first, second]
+    assert list(pairs.read_pairs(again, SECONDS)) == [first, second]
     assert (first.chosen.ids, first.chosen.sampled, first.weight, first.margin) == (
         (5, 6, 3),
         "101",
@@ -112,10 +112,10 @@ def test_wavaligns_pairs_become_ours(folder: Path) -> None:
         "score_gap": None,
         "chosen_key": "out_3",
     }
-    plain, known = pairs.read(written(folder, THEIRS, scored), SECONDS, deep=True)
+    plain, known = pairs.read_pairs(written(folder, THEIRS, scored), SECONDS, deep=True)
     assert plain.messages == (
-        Message(role="system", content="Be brief."),
-        Message(role="user", content=f"Say it aloud.\n\n{MARKER}"),
+        DialogueMessage(role="system", content="Be brief."),
+        DialogueMessage(role="user", content=f"Say it aloud.\n\n{AUDIO_MARKER}"),
     )
     assert plain.audios == (("a.wav",),)
     assert (plain.chosen.text, plain.chosen.audio) == ("It is two.", ("b.wav",))
@@ -134,20 +134,20 @@ def test_what_is_null_in_wavaligns_metadata_is_not_known(folder: Path) -> None:
         "question_text",
         "source_dataset",
     )
-    (row,) = pairs.read(written(folder, THEIRS | dict.fromkeys(names)), SECONDS)
+    (row,) = pairs.read_pairs(written(folder, THEIRS | dict.fromkeys(names)), SECONDS)
     assert (row.id, row.task_type, row.question_text, row.margin) == ("line-1", None, None, None)
 
 
 def test_an_answer_behind_the_last_question_is_no_part_of_wavaligns_prompt(folder: Path) -> None:
     answered = THEIRS | {"messages": [*THEIRS["messages"], {"role": "assistant", "content": "It is two."}]}
-    assert [row.messages for row in pairs.read(written(folder, answered), SECONDS)] == [
-        row.messages for row in pairs.read(written(folder, THEIRS), SECONDS)
+    assert [row.messages for row in pairs.read_pairs(written(folder, answered), SECONDS)] == [
+        row.messages for row in pairs.read_pairs(written(folder, THEIRS), SECONDS)
     ]
 
 
 def test_white_space_goes_around_a_written_turn_of_theirs_and_stands_beside_a_marker() -> None:
-    given = ("\n Say it. \n", f" Say it.\n\n{MARKER}\n", f"\n{MARKER}")
-    found = bare([Message(role="user", content=content) for content in given])
+    given = ("\n Say it. \n", f" Say it.\n\n{AUDIO_MARKER}\n", f"\n{AUDIO_MARKER}")
+    found = strip_written_messages([DialogueMessage(role="user", content=content) for content in given])
     assert [message.content for message in found] == ["Say it.", *given[1:]]
 
 
@@ -188,8 +188,8 @@ OUR_MISTAKES: list[tuple[Row | str, str, str]] = [
     (OURS | {"weight": -1.0}, "weight", "greater than 0"),
     (OURS | {"weight": float("inf")}, "weight", "finite"),
     (OURS | {"weight": None}, "weight", "got None"),
-    (OURS | {"messages": [{"role": "assistant", "content": MARKER}]}, "messages", "hold a user turn"),
-    (OURS | {"messages": [{"role": "user", "content": f"hi {MARKER} {MARKER}"}]}, "audios", "got 1 for 2"),
+    (OURS | {"messages": [{"role": "assistant", "content": AUDIO_MARKER}]}, "messages", "hold a user turn"),
+    (OURS | {"messages": [{"role": "user", "content": f"hi {AUDIO_MARKER} {AUDIO_MARKER}"}]}, "audios", "got 1 for 2"),
     (OURS | {"audios": []}, "audios", "got 0 for 1"),
     (OURS | {"audios": [["a.wav", "../secret.wav"]]}, "audios[0][1]", "without '..'"),
     (OURS | {"audios": [["a.wav"] * 11]}, "audios[0]", "at most 1 s: got 1.1 s"),
@@ -217,7 +217,7 @@ THEIR_MISTAKES: list[tuple[Row | str, str, str]] = [
     (THEIRS | {"messages": []}, "messages", "must not be empty"),
     (THEIRS | {"messages": [{"role": "human", "content": "x"}]}, "messages[0].role", "got 'human'"),
     (THEIRS | {"messages": [{"role": "assistant", "content": "x"}], "audios": []}, "messages", "hold a user turn"),
-    (THEIRS | {"messages": [{"role": "user", "content": MARKER * 2}]}, "audios", "got 1 for 2"),
+    (THEIRS | {"messages": [{"role": "user", "content": AUDIO_MARKER * 2}]}, "audios", "got 1 for 2"),
     (THEIRS | {"audios": [["a.wav"]]}, "audios[0]", "got ['a.wav']"),
     (THEIRS | {"audios": ["/data/a.wav"]}, "audios[0]", "must be relative"),
     (THEIRS | {"audios": ["http://x.org/a.wav"]}, "audios[0]", "not a URL"),
@@ -233,7 +233,7 @@ def test_each_mistake_is_named_with_its_place(
 ) -> None:
     path = written(folder, good | {"id": "fine"}, row, good | {"id": "fine-too"})
     with pytest.raises(ManifestError) as caught:
-        pairs.read(path, SECONDS)
+        pairs.read_pairs(path, SECONDS)
     problems = caught.value.problems
     assert (2, field) in [(problem.line, problem.field) for problem in problems]
     assert {problem.line for problem in problems} == {2}
@@ -249,7 +249,7 @@ def test_all_problems_of_a_file_are_listed_at_once(
     assert main(["data", "check", str(path), "--max-seconds", "1"]) == 2
     assert " problems in all, 20 shown:" in capsys.readouterr().err
     with pytest.raises(ManifestError) as caught:
-        pairs.read(path, SECONDS, deep=True)
+        pairs.read_pairs(path, SECONDS, deep=True)
     assert {problem.line for problem in caught.value.problems} == set(range(2, len(mistakes) + 2))
 
 
@@ -262,30 +262,30 @@ def test_replies_of_the_same_words_and_samples_are_the_same_whatever_their_names
     theirs = THEIRS | {"sft_target_text": "two words", "rejected_text": words, "rejected_audio": copy}
     for row, field in ((ours, "rejected"), (theirs, "rejected_audio")):
         with pytest.raises(ManifestError, match=f":1:{field}: must not be the same reply") as caught:
-            pairs.read(written(folder, row), SECONDS, deep=True)
+            pairs.read_pairs(written(folder, row), SECONDS, deep=True)
         assert len(caught.value.problems) == 1
     other = theirs | {"rejected_text": "other words"}
-    assert len(pairs.read(written(folder, other), SECONDS, deep=True)) == 1
+    assert len(pairs.read_pairs(written(folder, other), SECONDS, deep=True)) == 1
 
 
 def test_ids_of_a_source_are_made_fit_and_stay_apart(folder: Path) -> None:
     given = ["voiceassistant/000001", "voiceassistant-000001", "voiceassistant 000001", 7, "", None, -3]
-    rows = pairs.read(written(folder, *(THEIRS | {"id": one} for one in given)), SECONDS)
+    rows = pairs.read_pairs(written(folder, *(THEIRS | {"id": one} for one in given)), SECONDS)
     ids = [row.id for row in rows]
     assert len(set(ids)) == 7 and ids[1] == "voiceassistant-000001" and ids[3:6] == ["7", "line-5", "line-6"]
-    assert ids[0].startswith("voiceassistant-000001-") and ids[0] == manifest.fitting(given[0])  # type: ignore[arg-type]
+    assert ids[0].startswith("voiceassistant-000001-") and ids[0] == manifest.make_file_safe_id(given[0])  # type: ignore[arg-type]
 
 
 def test_a_wrong_id_among_many_is_told_once(folder: Path) -> None:
     wrong = side(OURS, "chosen", ids=["x"] * 1000, channels="T" * 1000, sampled="1" * 1000)
     with pytest.raises(ManifestError) as caught:
-        pairs.read(written(folder, OURS | {"id": "fine"}, wrong), SECONDS)
+        pairs.read_pairs(written(folder, OURS | {"id": "fine"}, wrong), SECONDS)
     assert [problem.field for problem in caught.value.problems] == ["chosen.ids[0]"]
 
 
 def test_an_id_that_a_line_number_gave_is_unique_too(folder: Path) -> None:
     with pytest.raises(ManifestError, match="must be unique: line-2 is also on line 1"):
-        pairs.read(written(folder, THEIRS | {"id": "line-2"}, THEIRS), SECONDS)
+        pairs.read_pairs(written(folder, THEIRS | {"id": "line-2"}, THEIRS), SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -296,14 +296,14 @@ def test_an_id_that_a_line_number_gave_is_unique_too(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_first_object_decides_what_a_file_holds(folder: Path, rows: list[Row | str], form: str) -> None:
-    assert pairs.form_of(written(folder, *rows)) == form
+    assert pairs.detect_pairs_form(written(folder, *rows)) == form
 
 
 def test_prompts_are_no_pairs_and_a_file_that_is_not_there_is_said_to_be_missing(folder: Path) -> None:
     with pytest.raises(ManifestError, match="must hold pairs: its first row must have chosen and rejected"):
-        pairs.read(written(folder, {"id": "x"}), SECONDS)
+        pairs.read_pairs(written(folder, {"id": "x"}), SECONDS)
     with pytest.raises(ManifestError, match="manifest does not exist"):
-        pairs.read(folder / "none.jsonl", SECONDS)
+        pairs.read_pairs(folder / "none.jsonl", SECONDS)
 
 
 def test_a_line_that_is_too_long_is_one_problem_beside_those_behind_it(
@@ -311,14 +311,14 @@ def test_a_line_that_is_too_long_is_one_problem_beside_those_behind_it(
 ) -> None:
     monkeypatch.setattr("speech.problems.MAX_LINE", 5000)
     path = written(folder, OURS, "x" * 100_000, OURS, "x" * 5000, OURS | {"weight": 0})
-    for read in (pairs.read, manifest.read):
+    for read in (pairs.read_pairs, manifest.read_manifest):
         with pytest.raises(ManifestError) as caught:
             read(path, SECONDS)
         told = str(caught.value).splitlines()
         assert f"{path}:2: a line has at most 5000 bytes" in told
         assert f"{path}:4: a line has at most 5000 bytes" in told and any(f"{path}:5:" in one for one in told)
     with pytest.raises(ManifestError, match=f":3:id: must be unique: {OURS['id']} is also on line 1"):
-        pairs.read(path, SECONDS)
+        pairs.read_pairs(path, SECONDS)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
@@ -326,7 +326,7 @@ def test_a_line_that_is_too_long_is_one_problem_beside_those_behind_it(
     st.dictionaries(
         st.sampled_from([*OURS, *THEIRS]),
         st.recursive(
-            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(MARKER),
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(AUDIO_MARKER),
             lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*SIDE, "role"]), inner),
             max_leaves=6,
         ),
@@ -336,7 +336,7 @@ def test_whatever_a_line_holds_it_is_a_row_or_problems(folder: Path, changes: Ro
     for good in (OURS, THEIRS):
         path = written(folder, good | {"id": "fine"}, good | changes)
         try:
-            rows = pairs.read(path, SECONDS)
+            rows = pairs.read_pairs(path, SECONDS)
         except ManifestError as error:
             assert all(problem.line == 2 and problem.message for problem in error.problems)
         else:
@@ -355,4 +355,4 @@ def test_data_check_says_what_the_pairs_are(folder: Path, capsys: pytest.Capture
 
 def test_pairs_that_are_close_are_counted_where_the_distance_is_known(folder: Path) -> None:
     rows = [OURS | {"id": f"r{i}", "margin": margin} for i, margin in enumerate((0.2, 0.5, 3, None))]
-    assert pairs.below(pairs.read(written(folder, *rows), SECONDS), 0.5) == 1
+    assert pairs.count_below_margin(pairs.read_pairs(written(folder, *rows), SECONDS), 0.5) == 1

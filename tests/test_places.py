@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from conf.load import ROOT, ConfigError, dump, load, read
-from conf.places import portable
+from conf.load import ROOT, ConfigError, dump_config, load_config, read_config
+from conf.places import make_paths_portable
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def written(tmp_path: Path, job: Path) -> Path:
     """The directory of a run of this job; one path lies in its copy of the project, one beside it."""
-    config = load([f"run.root={tmp_path}/runs", "run.name=r", "data.train=mine/train.jsonl"])
+    config = load_config([f"run.root={tmp_path}/runs", "run.name=r", "data.train=mine/train.jsonl"])
     copied = {"path": job / "examples/tiny_world/base"}
     config = config.model_copy(update={"model": config.model.model_copy(update=copied)})
     run = tmp_path / "runs" / "r"
     run.mkdir(parents=True)
-    (run / "config.yaml").write_text(dump(config))
+    (run / "config.yaml").write_text(dump_config(config))
     return run
 
 
@@ -43,26 +43,29 @@ def test_what_travelled_with_a_job_is_found_again_from_the_folder_that_was_sent(
     (sent / "mine").mkdir(parents=True)
     (sent / "mine/train.jsonl").touch()
     monkeypatch.chdir(sent)
-    for config in (read(run / "config.yaml"), load([f"resume={run}"])):
+    for config in (read_config(run / "config.yaml"), load_config([f"resume={run}"])):
         assert config.model.path == ROOT / "examples/tiny_world/base"
         assert config.data.train == sent / "mine/train.jsonl"
 
 
 def test_runs_of_older_versions_whose_paths_are_gone_are_found_too(tmp_path: Path) -> None:
-    config, gone = dump(load(["run.name=r"])), "/tmp/ray/s/runtime_resources/working_dir_files/_ray_pkg_1"
+    config, gone = (
+        dump_config(load_config(["run.name=r"])),
+        "/tmp/ray/s/runtime_resources/working_dir_files/_ray_pkg_1",
+    )
     old = config.replace(f"{ROOT}/examples", f"{gone}/examples")
     assert old != config
     (tmp_path / "config.yaml").write_text(old)
-    assert read(tmp_path / "config.yaml").data.train == ROOT / "examples/tiny_world/data/train.jsonl"
+    assert read_config(tmp_path / "config.yaml").data.train == ROOT / "examples/tiny_world/data/train.jsonl"
 
 
 def test_elsewhere_every_path_is_written_as_it_is() -> None:
-    config = load(["run.name=r", "data.train=/somewhere/train.jsonl"])
-    assert portable(config) == config
+    config = load_config(["run.name=r", "data.train=/somewhere/train.jsonl"])
+    assert make_paths_portable(config) == config
 
 
 @pytest.mark.parametrize("key", ["run.root", "judge.api.cache", "judge.second.cache"])
 @pytest.mark.parametrize("inside", ["kept", "{job}/kept"], ids=["relative", "absolute"])
 def test_nothing_that_a_job_writes_may_lie_in_its_folder(key: str, inside: str, tmp_path: Path, job: Path) -> None:
     with pytest.raises(ConfigError, match=f"conf: {key}: must be absolute in a Ray job, whose own folder is"):
-        load([f"run.root={tmp_path}", f"{key}={inside.format(job=job)}"])
+        load_config([f"run.root={tmp_path}", f"{key}={inside.format(job=job)}"])

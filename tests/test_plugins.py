@@ -12,9 +12,9 @@ pytest.importorskip("onnxruntime", reason="the extra `plugins` is not installed"
 from onnx import TensorProto, helper, numpy_helper
 
 from conf.judging import PluginConfig, VetoConfig
-from judge.panel import Panel, panel_from
-from judge.plugins import Plugin
-from judge.types import CallFailed, Missing, Scored
+from judge.panel import Panel, build_panel
+from judge.plugins import OnnxPredictor
+from judge.types import CallFailed, MissingVerdict, ScoredVerdict
 from rollout.types import Speech
 from speech.audio import resample
 from tests.judging import CONFIG, RATE, WORLD, Parrot, reply, speech, spoken, task
@@ -57,10 +57,10 @@ def identity(shape: list[int | str]) -> bytes:
     return graph(shape, [helper.make_node("Identity", ["wave"], ["out"])], shape)
 
 
-def plugin(folder: Path, model: bytes, **fields: object) -> Plugin:
+def plugin(folder: Path, model: bytes, **fields: object) -> OnnxPredictor:
     (folder / "model.onnx").write_bytes(model)
     known = {"name": "mos", "path": "model.onnx", "sample_rate": RATE}
-    return Plugin(PluginConfig.model_validate(known | fields), folder)
+    return OnnxPredictor(PluginConfig.model_validate(known | fields), folder)
 
 
 def at(rate: int, wave: np.ndarray) -> Speech:
@@ -163,7 +163,7 @@ def test_what_is_no_predictor_of_this_form_is_refused(tmp_path: Path, model: byt
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.onnx: a plugin must be an \.onnx file"):
-        Plugin(PluginConfig(name="mos", path=Path("nowhere.onnx"), sample_rate=RATE), tmp_path)
+        OnnxPredictor(PluginConfig(name="mos", path=Path("nowhere.onnx"), sample_rate=RATE), tmp_path)
 
 
 @pytest.mark.parametrize("where", ["beside.bin", "../outside.bin", "ABSOLUTE", "link.bin"])
@@ -189,12 +189,12 @@ def test_the_settings_lead_to_a_veto_by_a_predictor(tmp_path: Path) -> None:
     (tmp_path / "power.onnx").write_bytes(moments(["n"]))
     power = PluginConfig(name="power", path=tmp_path / "power.onnx", sample_rate=RATE, output=1)
     config = CONFIG.model_copy(update={"plugins": (power,), "vetoes": (VetoConfig(measure="power", least=1e-4),)})
-    panel = panel_from(config, WORLD / "data", WORLD / "base")
+    panel = build_panel(config, WORLD / "data", WORLD / "base")
     heard = panel.score(reply(TEXT), speech(spoken(TEXT)), task(TEXT))
-    assert isinstance(heard.reward, Scored) and heard.reward.value > 4
+    assert isinstance(heard.reward, ScoredVerdict) and heard.reward.value > 4
     assert heard.figures["power"] == pytest.approx(np.square(spoken(TEXT), dtype=np.float64).mean(), rel=1e-4)
     whispered = panel.score(reply(TEXT), speech(spoken(TEXT) * 0.01), task(TEXT))
-    assert isinstance(whispered.reward, Scored) and whispered.reward.judge == "veto/1"
+    assert isinstance(whispered.reward, ScoredVerdict) and whispered.reward.judge == "veto/1"
 
 
 def test_a_real_predictor_without_a_figure_makes_the_reward_missing(tmp_path: Path) -> None:
@@ -203,4 +203,4 @@ def test_a_real_predictor_without_a_figure_makes_the_reward_missing(tmp_path: Pa
     panel = Panel(config, Parrot(TEXT), plugins=[plugin(tmp_path, log)])
     wave = np.concatenate([np.zeros(4, np.float32), spoken(TEXT)])
     found = panel.score(reply(TEXT), speech(wave), task(TEXT)).reward
-    assert isinstance(found, Missing) and found.reason == "plugin mos: its output is -inf"
+    assert isinstance(found, MissingVerdict) and found.reason == "plugin mos: its output is -inf"

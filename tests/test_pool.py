@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import ray
 
-from actors.cluster import Cluster, cores, plan
-from actors.collect import harvest
-from actors.errors import BudgetSpent, RunError
+from actors.cluster import Cluster, count_usable_cores, plan_placement
+from actors.collect import sample_and_judge
+from actors.errors import RestartBudgetSpent, RunError
 from actors.judge_pool import JudgePool
 from actors.pool import RolloutPool
-from actors.weight_sync import Published
-from conf.load import load
-from judge.types import Judged, Missing, Scored, Task
+from actors.weight_sync import PublishedWeights
+from conf.load import load_config
+from judge.types import JudgeTask, MissingVerdict, ReplyJudgement, ScoredVerdict
 from rollout.engine import WeightManifest
 from rollout.types import Prompt, Reply, Sampling, Speech
 from tests import clocks
@@ -28,7 +28,7 @@ from tests.processes import HANG_S
 
 SAMPLING = Sampling(group_size=3, temperature=1.0, max_new_tokens=4, seed=5)
 PROMPTS = [Prompt(id=f"p{i}", ids=(i,)) for i in range(5)]
-TASKS = {prompt.id: Task(task_type="x", question="", match=None, answer=None, style=None) for prompt in PROMPTS}
+TASKS = {prompt.id: JudgeTask(task_type="x", question="", match=None, answer=None, style=None) for prompt in PROMPTS}
 
 
 class Events:
@@ -82,15 +82,15 @@ class FakeJudge:
     def hello(self) -> dict[str, Any]:
         return {"source": "same", "node": "here"}
 
-    def score(self, given: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:
+    def score(self, given: Reply, speech: Speech, task: JudgeTask, audio: Path | None) -> ReplyJudgement:
         name = f"{given.prompt_id}/{given.index}"
         if name in (self._slow, self._deadly) and self._marker.exists():
             self._marker.unlink()
             if name == self._slow:
                 time.sleep(HANG_S)
             os.kill(os.getpid(), signal.SIGKILL)
-        reward = Scored(value=1.0 + given.index, judge="fake")
-        return Judged(
+        reward = ScoredVerdict(value=1.0 + given.index, judge="fake")
+        return ReplyJudgement(
             prompt_id=given.prompt_id,
             index=given.index,
             axes={"semantic": reward},
@@ -105,7 +105,7 @@ class TalkingJudge(FakeJudge):
     async def hello(self) -> dict[str, Any]:  # type: ignore[override]
         return super().hello()
 
-    async def score(self, given: Reply, speech: Speech, task: Task, audio: Path | None) -> Judged:  # type: ignore[override]
+    async def score(self, given: Reply, speech: Speech, task: JudgeTask, audio: Path | None) -> ReplyJudgement:  # type: ignore[override]
         return super().score(given, speech, task, audio)
 
 
@@ -114,7 +114,7 @@ class Counted(JudgePool):
 
     judged = 0
 
-    async def score(self, given: Reply, speech: list[Any], task: Task, audio: Path | None) -> Judged:
+    async def score(self, given: Reply, speech: list[Any], task: JudgeTask, audio: Path | None) -> ReplyJudgement:
         found = await super().score(given, speech, task, audio)
         self.judged += 1
         return found
@@ -139,8 +139,8 @@ def reply(prompt: Prompt, index: int, version: int) -> Reply:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    config = load(["rollout.workers=1", "learner.ranks=1"])
-    found = Cluster(config, plan(config, cores()))
+    config = load_config(["rollout.workers=1", "learner.ranks=1"])
+    found = Cluster(config, plan_placement(config, count_usable_cores()))
     yield found
     found.close(logs=None)
 
@@ -179,14 +179,14 @@ async def sampled(pool: RolloutPool) -> dict[tuple[str, int], Reply]:
 
 async def one_batch(
     pool: Shares, panel: Counted, marker: Path, until: tuple[int, int] | None = None
-) -> list[tuple[Reply, Judged]]:
+) -> list[tuple[Reply, ReplyJudgement]]:
     """A harvest. Once somebody hangs and all others are done, the deadline of what is open passes.
 
     ``until``: engines that have ended and replies that are judged by then.
     """
     await asyncio.gather(pool.start(), panel.start())
     try:
-        batch = asyncio.create_task(harvest(pool, panel, PROMPTS, TASKS, SAMPLING, deadline=HANG_S))
+        batch = asyncio.create_task(sample_and_judge(pool, panel, PROMPTS, TASKS, SAMPLING, deadline=HANG_S))
         while not batch.done() and until is not None:
             if pool.ended >= until[0] and panel.judged >= until[1] and not marker.exists():
                 put_forward(HANG_S)
@@ -216,7 +216,7 @@ def test_a_fresh_engine_has_the_newest_weights(cluster: Cluster, marker: Path) -
         pool = rollouts("die", marker, Events(), count=1)
         await pool.start()
         manifest = WeightManifest(version=4, names=(), dtypes=(), shapes=(), digest="")
-        await pool.load(Published(manifest, [ray.put(np.zeros(0, np.uint8))]))
+        await pool.load(PublishedWeights(manifest, [ray.put(np.zeros(0, np.uint8))]))
         found = await sampled(pool)
         pool.close()
         return found
@@ -233,7 +233,7 @@ def test_the_budget_ends_the_run_with_a_typed_error(cluster: Cluster, marker: Pa
         finally:
             pool.close()
 
-    with pytest.raises(BudgetSpent, match="failed after 1 restarts"):
+    with pytest.raises(RestartBudgetSpent, match="failed after 1 restarts"):
         asyncio.run(scenario())
 
 
@@ -258,9 +258,9 @@ def test_a_late_verdict_is_missing_and_the_others_are_not(cluster: Cluster, mark
     events = Events()
     panel = judges(events, marker, slow="p1/2")
     found = clocks.run(one_batch(rollouts("", marker, events), panel, marker, until=(2, 14)))
-    late = [(r.prompt_id, r.index) for r, judged in found if isinstance(judged.reward, Missing)]
+    late = [(r.prompt_id, r.index) for r, judged in found if isinstance(judged.reward, MissingVerdict)]
     assert late == [("p1", 2)]
-    assert next(j.reward for r, j in found if (r.prompt_id, r.index) == ("p1", 2)) == Missing(
+    assert next(j.reward for r, j in found if (r.prompt_id, r.index) == ("p1", 2)) == MissingVerdict(
         judge="pool", reason="deadline", kind="deadline", retryable=True
     )
 
@@ -268,12 +268,12 @@ def test_a_late_verdict_is_missing_and_the_others_are_not(cluster: Cluster, mark
 def test_a_dead_judge_is_replaced_and_its_reply_judged_again(cluster: Cluster, marker: Path) -> None:
     events = Events()
     found = clocks.run(one_batch(rollouts("", marker, events), judges(events, marker, deadly="p3/1"), marker))
-    assert all(judged.reward == Scored(value=1.0 + r.index, judge="fake") for r, judged in found)
+    assert all(judged.reward == ScoredVerdict(value=1.0 + r.index, judge="fake") for r, judged in found)
     assert [kind for kind, _ in events.found] == ["restart"]
 
 
 def test_a_judge_that_hangs_is_replaced_long_before_its_deadline(cluster: Cluster, marker: Path) -> None:
-    async def scenario() -> list[Judged]:
+    async def scenario() -> list[ReplyJudgement]:
         actor = ray.remote(TalkingJudge).options(num_cpus=0)
         pool = JudgePool(
             "judge", 1, create=lambda index: actor.remote("p1/1", "", marker), source="same", restarts=2,
@@ -295,5 +295,5 @@ def test_a_judge_that_hangs_is_replaced_long_before_its_deadline(cluster: Cluste
 
     events = Events()
     found = clocks.run(scenario())
-    assert [judged.reward for judged in found] == [Scored(value=1.0 + i, judge="fake") for i in range(3)]
+    assert [judged.reward for judged in found] == [ScoredVerdict(value=1.0 + i, judge="fake") for i in range(3)]
     assert events.found == [("restart", f"judge worker 0 replaced: no sign of life within {HANG_S:g} s")]

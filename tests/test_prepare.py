@@ -14,10 +14,10 @@ from actors.checkpoint import DriverState
 from actors.cli import main
 from actors.dry_run import describe_job
 from actors.errors import UserError
-from actors.prepare import unusable, usable_model
-from conf.load import ROOT, ConfigError, dump, load
-from conf.messages import shown
-from speech.manifest import ManifestError, read
+from actors.prepare import find_unusable_rows, load_usable_family
+from conf.load import ROOT, ConfigError, dump_config, load_config
+from conf.messages import format_value
+from speech.manifest import ManifestError, read_manifest
 
 WORLD = Path(__file__).parent.parent / "examples" / "tiny_world"
 
@@ -136,24 +136,24 @@ def test_a_row_without_an_answer_is_usable_when_the_endpoint_judges_what_was_sai
     path = manifest(tmp_path, answer=None)
     endpoint = ["judge.api.base_url=http://127.0.0.1:9/v1", "judge.api.model=judge"]
     settings = [*one_rank, "judge=openai", *endpoint, f"data.validation={path}", f"run.root={tmp_path}"]
-    job = prepare.prepare(settings)
+    job = prepare.prepare_job(settings)
     assert job.validation[0].answer is None
     line = "API judge: judge at http://127.0.0.1:9/v1 for semantic and acoustic: 8 calls for a group of 4 replies, 2 for a reply held out"
     note = "data.validation: is not held out from data.train: it shares 1 ids, 1 questions, 1 clips"
     assert line in (told := describe_job(job)) and job.notes == (note,) and told[-1] == f"note: {note}"
     with pytest.raises(ManifestError, match=r"judge\.semantic needs one"):
-        prepare.prepare([*settings, "judge.semantic_by=local"])
+        prepare.prepare_job([*settings, "judge.semantic_by=local"])
 
 
 def test_the_length_of_a_row_is_what_encoding_gives() -> None:
     from conf.schema import ModelConfig
-    from speech.dataset import Encoder, Lengths
+    from speech.dataset import RowEncoder, RowLengths
     from speech.families import load_family
-    from speech.manifest import read
+    from speech.manifest import read_manifest
 
     family = load_family(ModelConfig(family="tiny", path=WORLD / "base"))
-    rows = read(WORLD / "data" / "test.jsonl", 60.0)[::20]
-    encoder, lengths = Encoder(family, WORLD / "data", 60.0), Lengths(family, WORLD / "data")
+    rows = read_manifest(WORLD / "data" / "test.jsonl", 60.0)[::20]
+    encoder, lengths = RowEncoder(family, WORLD / "data", 60.0), RowLengths(family, WORLD / "data")
     examples = [encoder.encode(row) for row in rows]
     assert [lengths.of(row) for row in rows] == [(len(e.prompt.ids), len(e.target)) for e in examples]
 
@@ -168,7 +168,7 @@ def test_the_length_of_a_row_is_what_encoding_gives() -> None:
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(overrides: list[str], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        load(overrides)
+        load_config(overrides)
 
 
 @pytest.mark.parametrize(
@@ -185,15 +185,15 @@ def test_settings_that_this_place_cannot_serve_are_refused(
 ) -> None:
     settings = overrides if "judge.workers=4096" in overrides else [*one_rank, *overrides]
     with pytest.raises(UserError, match=told):
-        prepare.prepare(settings)
+        prepare.prepare_job(settings)
 
 
 def test_more_memory_than_there_is_is_refused_with_the_sum(
     one_rank: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "physical_memory", lambda: 1 << 30)
+    monkeypatch.setattr(prepare, "read_physical_memory", lambda: 1 << 30)
     with pytest.raises(UserError, match=r"needs about \d\.\d GiB \(driver .* this machine has 1\.0 GiB"):
-        prepare.prepare(one_rank)
+        prepare.prepare_job(one_rank)
 
 
 @pytest.fixture
@@ -201,13 +201,13 @@ def saved(one_rank: list[str], tmp_path: Path) -> Path:
     """A run directory with one checkpoint."""
     run = tmp_path / "run"
     run.mkdir()
-    config = load([f"run.root={tmp_path}", "run.name=run", *one_rank])
-    (run / "config.yaml").write_text(dump(config))
+    config = load_config([f"run.root={tmp_path}", "run.name=run", *one_rank])
+    (run / "config.yaml").write_text(dump_config(config))
     state = DriverState(
         step=1, seed=0, gate={"lambda": 0.1}, cursors={name: {"count": 40, "seed": i, "drawn": 16} for i, name in enumerate(("prompts", "anchors"))},
         model=checkpoint.model_fingerprint(config.model.path),
     )  # fmt: skip
-    checkpoint.save(run, state, lambda folder: (folder / "x").write_text("abc") and None, keep=2)  # type: ignore[func-returns-value]
+    checkpoint.save_snapshot(run, state, lambda folder: (folder / "x").write_text("abc") and None, keep=2)  # type: ignore[func-returns-value]
     return run
 
 
@@ -235,27 +235,27 @@ def test_a_resume_that_cannot_go_on_leaves_the_run_as_it_is(
 
 @pytest.mark.parametrize("same", [True, False])
 def test_a_run_goes_on_with_the_rows_it_drew_from_alone(same: bool, saved: Path) -> None:
-    config = load([f"resume={saved}"])
-    digest = read(config.data.train, config.data.max_seconds).digest
-    state = replace(checkpoint.newest(saved)[1], step=2, data=digest if same else digest[::-1])
-    checkpoint.save(saved, state, lambda folder: (folder / "x").write_text("abc") and None, keep=2)  # type: ignore[func-returns-value]
+    config = load_config([f"resume={saved}"])
+    digest = read_manifest(config.data.train, config.data.max_seconds).digest
+    state = replace(checkpoint.find_newest_snapshot(saved)[1], step=2, data=digest if same else digest[::-1])
+    checkpoint.save_snapshot(saved, state, lambda folder: (folder / "x").write_text("abc") and None, keep=2)  # type: ignore[func-returns-value]
     if same:
-        assert prepare.prepare([f"resume={saved}"]).train.digest == digest
+        assert prepare.prepare_job([f"resume={saved}"]).train.digest == digest
     else:
         with pytest.raises(UserError, match=r"data\.train: the run drew from other rows than .*train\.jsonl has now"):
-            prepare.prepare([f"resume={saved}"])
+            prepare.prepare_job([f"resume={saved}"])
 
 
 def test_a_saved_run_that_fits_can_go_on(saved: Path) -> None:
-    job = prepare.prepare([f"resume={saved}"])
+    job = prepare.prepare_job([f"resume={saved}"])
     assert job.snapshot is not None and job.snapshot[1].step == 1
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "{", '{"format": "wavgate-checkpoint-3", "step": 1}'])
 def test_a_malformed_checkpoint_manifest_is_a_problem_and_not_a_crash(content: str, saved: Path) -> None:
-    (snapshot,) = checkpoint.snapshots(saved)
+    (snapshot,) = checkpoint.list_snapshots(saved)
     (snapshot / "manifest.json").write_text(content)
-    (problem,) = checkpoint.check(snapshot)
+    (problem,) = checkpoint.check_snapshot(snapshot)
     assert "not the manifest of a wavgate-checkpoint-3" in problem
 
 
@@ -269,21 +269,21 @@ def test_a_folder_that_cannot_be_made_is_one_line(capsys: pytest.CaptureFixture[
     from actors.record import RunDirectory
 
     with pytest.raises(UserError, match=r"run\.root: /proc/x/.* cannot be made"):
-        RunDirectory.create(load(["run.root=/proc/x"]))
+        RunDirectory.create(load_config(["run.root=/proc/x"]))
 
 
 def test_long_names_are_no_secrets() -> None:
     name = "tiny_world_grpo_text_lambda05_seed0_again"
-    assert shown(name) == name and load([f"run.name={name}"]).run.name == name
-    assert shown("a1" * 20) == "a secret, not shown"
+    assert format_value(name) == name and load_config([f"run.name={name}"]).run.name == name
+    assert format_value("a1" * 20) == "a secret, not shown"
 
 
 def test_words_that_a_recogniser_of_known_words_cannot_hear_are_a_problem_of_the_row(tmp_path: Path) -> None:
-    rows = read(ROOT / "examples/tiny_world/data/test.jsonl", 60.0)[:2]
-    config, family = load([]), usable_model(load([]))
-    assert not list(unusable(rows, ROOT / "examples/tiny_world/data/test.jsonl", family, config))
+    rows = read_manifest(ROOT / "examples/tiny_world/data/test.jsonl", 60.0)[:2]
+    config, family = load_config([]), load_usable_family(load_config([]))
+    assert not list(find_unusable_rows(rows, ROOT / "examples/tiny_world/data/test.jsonl", family, config))
     short = tmp_path / "few.dict"
     short.write_text("the DH AH\nthe(2) DH IY\nanswer AE N S ER\n")
-    other = load([f"judge.asr.dictionary={short}"])
-    (problem, *_) = unusable(rows, ROOT / "examples/tiny_world/data/test.jsonl", family, other)
+    other = load_config([f"judge.asr.dictionary={short}"])
+    (problem, *_) = find_unusable_rows(rows, ROOT / "examples/tiny_world/data/test.jsonl", family, other)
     assert problem.field == "sft_target_text" and "judge.asr.dictionary, no other is ever heard" in problem.message

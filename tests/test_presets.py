@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from conf.algorithm import AlgoConfig
-from conf.keys import GROUPS
-from conf.load import ConfigError, dump, load, read
+from conf.keys import CONFIG_GROUPS
+from conf.load import ConfigError, dump_config, load_config, read_config
 
 WORDS = {"text": 1.0, "audio": 0.0, "boundary": 0.0, "stop": 1.0}
 EVERYTHING = dict.fromkeys(WORDS, 1.0)
@@ -44,12 +44,12 @@ def settings(algo: AlgoConfig) -> dict[str, Any]:
 
 
 def test_every_method_is_one_config_value_and_there_is_no_other() -> None:
-    assert GROUPS["algo"] == sorted(PRESETS)
+    assert CONFIG_GROUPS["algo"] == sorted(PRESETS)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_the_default_but_for_what_the_method_says(name: str) -> None:
-    algo = load(options(name)).algo
+    algo = load_config(options(name)).algo
     default = settings(AlgoConfig()) | {
         "preference": WORDS,
         "sft": EVERYTHING,
@@ -62,13 +62,13 @@ def test_a_preset_is_the_default_but_for_what_the_method_says(name: str) -> None
 
 def test_a_preset_alone_is_all_that_a_command_line_needs() -> None:
     for name in PRESETS:
-        config = load(options(name))
+        config = load_config(options(name))
         assert config.algo.prefers == (name != "sft")
 
 
 @pytest.mark.parametrize("name", ["gated", "gated_all", "grpo_text", "grpo_all", "dpo_text", "dpo_all"])
 def test_faithful_takes_what_the_released_code_does(name: str) -> None:
-    algo = load([*options(name), "algo.faithful=true"]).algo
+    algo = load_config([*options(name), "algo.faithful=true"]).algo
     assert algo.kl.model_dump() == algo.entropy.model_dump() == NOTHING
     assert (algo.importance, algo.epochs, algo.normalise, algo.normalise_by) == ("off", 1, "std", "reward")
     assert algo.aggregation == algo.sft_aggregation == "sequence_mean"
@@ -76,9 +76,9 @@ def test_faithful_takes_what_the_released_code_does(name: str) -> None:
 
 
 def test_a_faithful_run_reads_back_as_itself(tmp_path: Any) -> None:
-    config = load(["algo.faithful=true"])
-    (tmp_path / "config.yaml").write_text(dump(config))
-    assert read(tmp_path / "config.yaml") == config
+    config = load_config(["algo.faithful=true"])
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert read_config(tmp_path / "config.yaml") == config
 
 
 REFUSED: list[tuple[list[str], str]] = [
@@ -126,7 +126,7 @@ REFUSED: list[tuple[list[str], str]] = [
 )
 def test_settings_that_contradict_each_other_are_refused_in_one_line(overrides: list[str], problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(overrides)
+        load_config(overrides)
     (line,) = caught.value.problems
     assert line.startswith(f"conf: {problem}")
 
@@ -141,4 +141,4 @@ def test_what_is_close_to_a_contradiction_but_none_is_taken() -> None:
         ["algo=dpo_text", *PAIRS, "algo.mix=two_stage"],
         ["algo=sft", "algo.preference={text:0,audio:0,boundary:0,stop:0}"],
     ):
-        load(overrides)
+        load_config(overrides)

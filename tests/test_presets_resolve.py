@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from conf.judging import AsrConfig
-from conf.keys import GROUPS
-from conf.load import ConfigError, load
+from conf.keys import CONFIG_GROUPS
+from conf.load import ConfigError, load_config
 from conf.schema import Config
 
-TINY_MODEL = load([])  # the values that were tuned
+TINY_MODEL = load_config([])  # the values that were tuned
 OWN = ["data.train=a.jsonl", "data.validation=b.jsonl", "data.test=c.jsonl", "data.pairs=d.jsonl"]
 ENDPOINT = ["judge.api.base_url=http://127.0.0.1:8000/v1", "judge.api.model=judge"]
 FOLDERS = ["model.path=base", "model.codec=codec"]
@@ -35,8 +35,8 @@ IDS_PER_SECOND = {  # of a reply: codes, and what stands beside them
 
 def combinations(model: str) -> Iterator[list[str]]:
     """The model with each of the data, and with every judge, cluster and objective; the groups' order turns."""
-    for place, (data, algo) in enumerate(itertools.product(GROUPS["data"], GROUPS["algo"])):
-        judge, cluster = (GROUPS[name][place % len(GROUPS[name])] for name in ("judge", "cluster"))
+    for place, (data, algo) in enumerate(itertools.product(CONFIG_GROUPS["data"], CONFIG_GROUPS["algo"])):
+        judge, cluster = (CONFIG_GROUPS[name][place % len(CONFIG_GROUPS[name])] for name in ("judge", "cluster"))
         chosen = [f"model={model}", f"data={data}", f"judge={judge}", f"cluster={cluster}", f"algo={algo}"]
         more = [*(OWN if data == "manifest" else OWN[-1:]), *(FOLDERS if model != "tiny" else [])]
         more += ["judge.noise=0.5", "judge.readings=2"] if judge == "local" else [*ENDPOINT, "judge.api.repeats=2"]
@@ -57,10 +57,10 @@ def chosen_in(options: list[str], group: str) -> str:
     return next(one.partition("=")[2] for one in options if one.startswith(f"{group}="))
 
 
-@pytest.mark.parametrize("model", GROUPS["model"])
+@pytest.mark.parametrize("model", CONFIG_GROUPS["model"])
 def test_no_combination_of_presets_has_a_value_that_was_tuned_on_the_embedded_world(model: str) -> None:
     for options in combinations(model):
-        config = load(options)
+        config = load_config(options)
         data = chosen_in(options, "data")
         if (model, data) == ("tiny", "tiny"):
             assert config.judge.asr == TINY_MODEL.judge.asr, options
@@ -71,7 +71,7 @@ def test_no_combination_of_presets_has_a_value_that_was_tuned_on_the_embedded_wo
 
 
 def test_the_embedded_values_are_what_they_were() -> None:
-    config = load([])
+    config = load_config([])
     assert (config.learner.lr, config.run.steps, config.rollout.max_new_tokens) == (3e-4, 60, 160)
     assert config.judge.asr.by == "pocketsphinx"
     assert [path and path.name for path in (config.judge.asr.language_model, config.judge.asr.dictionary)] == [
@@ -80,9 +80,9 @@ def test_the_embedded_values_are_what_they_were() -> None:
     ]
 
 
-@pytest.mark.parametrize("model", [name for name in GROUPS["model"] if name != "tiny"])
+@pytest.mark.parametrize("model", [name for name in CONFIG_GROUPS["model"] if name != "tiny"])
 def test_a_real_familys_preset_has_the_papers_rate_and_a_budget_for_thirty_seconds(model: str) -> None:
-    config = load([f"model={model}", "data=manifest", *OWN, *FOLDERS])
+    config = load_config([f"model={model}", "data=manifest", *OWN, *FOLDERS])
     assert config.learner.lr == 1e-6 and config.learner.activation_checkpointing
     need = SECONDS * IDS_PER_SECOND[model]
     assert need <= config.rollout.max_new_tokens <= 1.1 * need
@@ -103,20 +103,20 @@ def test_what_a_user_says_wins_before_and_after_the_groups(
     said: str, section: str, name: str, value: object, before: bool
 ) -> None:
     groups = ["model=glm4_voice", "data=manifest", *OWN, *FOLDERS]
-    config = load([said, *groups] if before else [*groups, said])
+    config = load_config([said, *groups] if before else [*groups, said])
     assert getattr(getattr(config, section), name) == value
 
 
 def test_a_recogniser_that_a_user_names_wins_over_every_group() -> None:
     said = ["judge.asr.by=whisper", "judge.asr.path=weights"]
     for groups in (["judge=local"], ["data=manifest", "judge=local", *OWN]):
-        assert load([*said, *groups]).judge.asr.by == load([*groups, *said]).judge.asr.by == "whisper"
+        assert load_config([*said, *groups]).judge.asr.by == load_config([*groups, *said]).judge.asr.by == "whisper"
 
 
 def test_a_family_beside_another_models_preset_is_refused_with_the_preset_to_choose() -> None:
     with pytest.raises(ConfigError, match=r"model\.family: must come with its preset, model=glm4_voice"):
-        load(["model.family=glm4_voice", *FOLDERS])
-    load(["model=glm4_voice", "model.family=glm4_voice", *FOLDERS])
+        load_config(["model.family=glm4_voice", *FOLDERS])
+    load_config(["model=glm4_voice", "model.family=glm4_voice", *FOLDERS])
 
 
 FAMILY = "model:\n  family: glm4_voice\n"
@@ -147,7 +147,7 @@ def test_a_family_that_a_file_sets_beside_another_preset_is_refused(
 ) -> None:
     for overrides in in_a_file(tmp_path, group, text):
         with pytest.raises(ConfigError) as caught:
-            load([*overrides, *more])
+            load_config([*overrides, *more])
         (line,) = (line for line in caught.value.problems if line.startswith("conf: model.family:"))
         assert "must come with its preset, model=" in line and "`override /model: " in line
 
@@ -166,18 +166,18 @@ def test_a_family_with_its_preset_or_with_none_is_taken_wherever_it_is_said(
     group: str, text: str, more: list[str], tmp_path: Path
 ) -> None:
     for overrides in in_a_file(tmp_path, group, text):
-        config = load([*overrides, *more])
+        config = load_config([*overrides, *more])
         assert config.model.family == "glm4_voice" and config.learner.lr == 1e-6
 
 
 def test_the_first_stage_is_half_of_the_run_where_nothing_else_is_said() -> None:
-    assert load(["algo=two_stage"]).algo.sft_steps == 30
-    assert load(["algo=two_stage", "run.steps=9"]).algo.sft_steps == 4
-    assert load(["algo=two_stage", "algo.sft_steps=2"]).algo.sft_steps == 2
-    assert load(["algo=two_stage", "model=glm4_voice", *FOLDERS]).algo.sft_steps == 200
+    assert load_config(["algo=two_stage"]).algo.sft_steps == 30
+    assert load_config(["algo=two_stage", "run.steps=9"]).algo.sft_steps == 4
+    assert load_config(["algo=two_stage", "algo.sft_steps=2"]).algo.sft_steps == 2
+    assert load_config(["algo=two_stage", "model=glm4_voice", *FOLDERS]).algo.sft_steps == 200
 
 
 def test_whisper_tiny_en_is_for_english_alone() -> None:
     with pytest.raises(ConfigError, match=r"judge\.asr\.path: must be a folder of weights for a language other"):
-        load(["data=manifest", *OWN, "judge.asr.language=de"])
-    load(["data=manifest", *OWN, "judge.asr.language=de", f"judge.asr.path={Path('weights')}"])
+        load_config(["data=manifest", *OWN, "judge.asr.language=de"])
+    load_config(["data=manifest", *OWN, "judge.asr.language=de", f"judge.asr.path={Path('weights')}"])

@@ -80,12 +80,12 @@ def test_nothing_of_a_suite_outlives_it_and_what_was_left_is_named(end: str, cod
 
 
 def test_what_a_private_ray_left_that_did_not_come_up_is_ended_and_nothing_else(tmp_path: Path) -> None:
-    from actors.reach import end_processes_of
+    from actors.reach import kill_session_processes
 
     before = processes.children()
     command = ["sh", "-c", "sleep 3600", "--session-dir"]
     left, other = (subprocess.Popen([*command, str(tmp_path / name)], start_new_session=True) for name in "ab")
-    end_processes_of(tmp_path / "a")
+    kill_session_processes(tmp_path / "a")
     assert left.wait(processes.HANG_S) == -signal.SIGKILL and other.poll() is None
     processes.end_all(kept=before, grace_s=0.0)
 

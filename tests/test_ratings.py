@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors.errors import RunError, UserError
-from actors.judging import calibrate
+from actors.judging import calibrate_judge
 from judge import calibration, ratings
 from tests.judge_server import MODEL, Body, JudgeServer, said
 from tests.judging import SCALE
@@ -27,8 +27,8 @@ def rated(folder: Path, people: Callable[[int], list[float]], count: int = 8, **
     return path
 
 
-def readings(path: Path, judged: tuple[str, ...] = ("semantic", "acoustic")) -> ratings.Ratings:
-    return ratings.read(path, SCALE, judged, 30.0)
+def readings(path: Path, judged: tuple[str, ...] = ("semantic", "acoustic")) -> ratings.HumanRatings:
+    return ratings.read_ratings(path, SCALE, judged, 30.0)
 
 
 def test_several_lines_of_a_reply_are_several_raters_of_every_judged_axis(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_calibrate_measures_both_passes_and_writes_a_map_that_helps(
     def scenario(server: JudgeServer) -> None:
         cache = f"judge.api.cache={tmp_path / 'cache.sqlite'}"
         only = settings(server, "judge.acoustic=0", cache)
-        assert calibrate(path, to, None, only) == 0
+        assert calibrate_judge(path, to, None, only) == 0
         assert len(asked(server.bodies)) == 16, "two passes over eight replies, the second past the cache"
         shown = capsys.readouterr().out
         name = f"openai({MODEL} semantic/1 logprobs)"
@@ -121,14 +121,14 @@ def test_calibrate_measures_both_passes_and_writes_a_map_that_helps(
         assert "test-retest               Pearson 1.00, mean difference 0.20, 8 replies" in shown
         assert "people among themselves   mean difference 0.20" in shown
         assert "affine, 0.500 * score +0.600: mean absolute error 0.80 -> 0.00" in shown
-        found = calibration.load(to).maps["semantic"]
+        found = calibration.load_calibrations(to).maps["semantic"]
         assert found.judge == name and (found.items, found.prompts) == (8, 4)
-        assert isinstance(found.curve, calibration.Affine)
+        assert isinstance(found.curve, calibration.AffineCurve)
         assert found.curve.slope == pytest.approx(0.5) and found.curve.intercept == pytest.approx(0.6)
         server.bodies.clear()
-        calibrate(path, to, "isotonic", only)
+        calibrate_judge(path, to, "isotonic", only)
         assert len(asked(server.bodies)) == 8, "the first pass is remembered, the second never"
-        assert calibration.load(to).maps["semantic"].curve.kind == "isotonic"
+        assert calibration.load_calibrations(to).maps["semantic"].curve.kind == "isotonic"
 
     served(scenario, JudgeServer(unsteady))
 
@@ -141,7 +141,7 @@ def test_a_map_that_does_not_help_is_not_written_and_said_so(
     def scenario(server: JudgeServer) -> None:
         path = rated(tmp_path, lambda i: [1 + 0.5 * i], axis="semantic")
         server.edit = lambda body, text: "no idea" if "twelve 5" in said(body) else text
-        assert calibrate(path, to, None, settings(server, "judge.acoustic=0")) == 0
+        assert calibrate_judge(path, to, None, settings(server, "judge.acoustic=0")) == 0
         shown = capsys.readouterr().out
         assert "map                       none: affine would not help: mean absolute error 0.00 -> 0.00" in shown
         assert "missing                   1 left out (malformed 1)" in shown and "7 replies to 4 prompts" in shown
@@ -155,7 +155,7 @@ def test_a_judge_that_scored_none_of_the_rated_replies_fails_with_the_first_reas
         path = rated(tmp_path, lambda i: [1 + 0.5 * i], axis="semantic")
         server.edit = lambda body, text: "no idea" if "twelve" in said(body) else text
         with pytest.raises(RunError, match=r"scored none of 8; the first is missing for malformed: .*'no idea'"):
-            calibrate(path, tmp_path / "c.json", None, settings(server, "judge.acoustic=0"))
+            calibrate_judge(path, tmp_path / "c.json", None, settings(server, "judge.acoustic=0"))
 
     served(scenario, JudgeServer(lambda body: 3.0))
 
@@ -165,9 +165,9 @@ def test_calibrate_writes_over_nothing_but_a_calibration(tmp_path: Path) -> None
     to = tmp_path / "notes.json"
     to.write_text("{}")
     with pytest.raises(UserError, match=r"notes\.json: not a calibration"):
-        calibrate(path, to, None, [])
+        calibrate_judge(path, to, None, [])
     with pytest.raises(UserError, match="its folder must exist"):
-        calibrate(path, tmp_path / "none" / "c.json", None, [])
+        calibrate_judge(path, tmp_path / "none" / "c.json", None, [])
 
 
 def test_a_local_judge_is_measured_in_one_pass_and_gets_no_map(
@@ -175,7 +175,7 @@ def test_a_local_judge_is_measured_in_one_pass_and_gets_no_map(
 ) -> None:
     monkeypatch.setattr("actors.judge_pass.local_judges", in_this_process)
     path = rated(tmp_path, lambda i: [5.0 - 4 * (i % 2)], count=4, axis="semantic", match="final", answer="0")
-    assert calibrate(path, tmp_path / "c.json", None, ["judge.workers=1", "judge.acoustic=0"]) == 0
+    assert calibrate_judge(path, tmp_path / "c.json", None, ["judge.workers=1", "judge.acoustic=0"]) == 0
     shown = capsys.readouterr().out
     assert "semantic: verifiable/1, 4 replies to 2 prompts" in shown
     assert "test-retest               - (a local rule gives the same score again)" in shown

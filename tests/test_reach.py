@@ -12,9 +12,9 @@ from ray._common.tls_utils import generate_self_signed_tls_certs
 
 from actors import reach
 from actors.cli import main
-from actors.cuda import cuda_devices
+from actors.cuda import count_cuda_devices
 from actors.errors import UserError
-from actors.reach import QUESTION, reachable
+from actors.reach import CLUSTER_ID_METHOD, find_ray_address
 
 TOKEN = "0123456789abcdef" * 2
 
@@ -24,7 +24,7 @@ class Head(grpc.GenericRpcHandler):
 
     def service(self, details: Any) -> Any:
         """The one question of ``reachable``."""
-        return grpc.unary_unary_rpc_method_handler(self._answer) if details.method == QUESTION else None
+        return grpc.unary_unary_rpc_method_handler(self._answer) if details.method == CLUSTER_ID_METHOD else None
 
     def _answer(self, question: bytes, context: Any) -> bytes:
         if dict(context.invocation_metadata()).get("authorization") != f"Bearer {TOKEN}":
@@ -54,7 +54,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 def refusal(address: str) -> str:
     with pytest.raises(UserError) as caught:
-        reachable(address)
+        find_ray_address(address)
     line = str(caught.value)
     assert "\n" not in line and line.startswith(f"cluster.address={address}: ")
     return line.removeprefix(f"cluster.address={address}: ")
@@ -62,7 +62,7 @@ def refusal(address: str) -> str:
 
 def test_a_head_that_knows_our_token_is_joined(head: str, sent: list[tuple[str, str]]) -> None:
     sent.append(("authorization", f"Bearer {TOKEN}"))
-    assert reachable(head) == head
+    assert find_ray_address(head) == head
 
 
 @pytest.mark.parametrize("token", [None, "f" * 32], ids=["no token", "another"])
@@ -88,8 +88,8 @@ def test_a_host_without_an_address_is_told(sent: list[tuple[str, str]]) -> None:
 def test_who_accepts_and_says_nothing_is_waited_for_so_long_only(
     sent: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert reach.ANSWER_S < 30
-    monkeypatch.setattr(reach, "ANSWER_S", 0.2)
+    assert reach.HEAD_ANSWER_TIMEOUT_S < 30
+    monkeypatch.setattr(reach, "HEAD_ANSWER_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         assert refusal(address) == f"nobody answers at {address} within 0.2 s"
@@ -139,7 +139,7 @@ def test_a_head_that_speaks_tls_is_joined_with_rays_own_certificates(
 ) -> None:
     sent.append(("authorization", f"Bearer {TOKEN}"))
     encrypt(monkeypatch, tmp_path, "head")
-    assert reachable(encrypted) == encrypted
+    assert find_ray_address(encrypted) == encrypted
 
 
 def test_a_head_that_speaks_tls_says_so_to_who_does_not(encrypted: str, sent: list[tuple[str, str]]) -> None:
@@ -178,7 +178,7 @@ def test_auto_without_a_ray_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch)
     assert refusal("auto").startswith("no Ray runs on this machine: start one (`ray start --head`)")
 
 
-@pytest.mark.skipif(cuda_devices() > 0, reason="this machine has a CUDA device")
+@pytest.mark.skipif(count_cuda_devices() > 0, reason="this machine has a CUDA device")
 def test_a_gpu_run_where_there_is_no_cuda_is_refused_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from conf.schema import ModelConfig
 from speech import audio, recent
-from speech.clips import Clips
+from speech.clips import ClipInspector
 from speech.codec import Wave
 from speech.codecs.mel import MelCodec
-from speech.dataset import Encoder, Lengths
+from speech.dataset import RowEncoder, RowLengths
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import Row
-from speech.recent import Recent
+from speech.manifest import ManifestRow
+from speech.recent import RecentDict
 from tests.families.world import clip
 
 
@@ -25,8 +25,8 @@ from tests.families.world import clip
 def test_the_last_keys_that_were_put_in_are_known(puts: list[tuple[int, int]], most: int) -> None:
     naive: list[tuple[int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recent, "KNOWN", most)
-        known: Recent[int, int] = Recent()
+        patch.setattr(recent, "RECENT_DICT_SIZE", most)
+        known: RecentDict[int, int] = RecentDict()
         for key, value in puts:
             known[key] = value
             at = next((i for i, pair in enumerate(naive) if pair[0] == key), len(naive))
@@ -39,7 +39,7 @@ def test_the_last_keys_that_were_put_in_are_known(puts: list[tuple[int, int]], m
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three clips, of which two can be remembered."""
     monkeypatch.setenv("WAVGATE_CACHE", "off")
-    monkeypatch.setattr(recent, "KNOWN", 2)
+    monkeypatch.setattr(recent, "RECENT_DICT_SIZE", 2)
     for name in "abc":
         audio.write(tmp_path / f"{name}.wav", clip(0.3, ord(name)), 16_000)
     return tmp_path
@@ -63,7 +63,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[obje
     return calls
 
 
-def row(name: str) -> Row:
+def row(name: str) -> ManifestRow:
     content = {
         "id": name,
         "messages": [{"role": "user", "content": "<|audio|>"}],
@@ -73,12 +73,12 @@ def row(name: str) -> Row:
         "sft_target_text": "two",
         "sft_target_audio": [f"{name}.wav"],
     }
-    return Row.model_validate(content)
+    return ManifestRow.model_validate(content)
 
 
 def test_an_encoder_knows_the_last_clips(family: Family, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[Wave] = counted(monkeypatch, MelCodec, "encode")  # type: ignore[assignment]
-    encoder = Encoder(family, data, 60.0)
+    encoder = RowEncoder(family, data, 60.0)
     hashed = counted(monkeypatch, hashlib, "file_digest")
     first = [encoder.encode(row(name)) for name in "abc"]
     assert (len(encoded), len(hashed)) == (3, 3)
@@ -92,7 +92,7 @@ def test_headers_are_read_again_when_they_are_forgotten_one_by_one(
     family: Family, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = counted(monkeypatch, audio, "info")
-    lengths, clips = Lengths(family, data), Clips(data, 60.0, deep=False)
+    lengths, clips = RowLengths(family, data), ClipInspector(data, 60.0, deep=False)
     for name in "abcbc":
         lengths.of(row(name))
     assert len(read) == 3

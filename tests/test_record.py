@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from actors.decide import Group
+from actors.decide import ReplyGroup
 from actors.record import RunDirectory, record_step
 from learner.types import StepResult
-from report.read import lines, rollouts
+from report.read import read_json_lines, read_rollouts
 from report.records import Event
 from tests.test_decide import decided, group, settings
 
 
-def ended(finish: Any, one: Group) -> Group:
+def ended(finish: Any, one: ReplyGroup) -> ReplyGroup:
     return replace(one, replies=tuple((replace(reply, finish=finish), judged) for reply, judged in one.replies))
 
 
-def recorded(run: Path, groups: list[Group], **algo: Any) -> RunDirectory:
+def recorded(run: Path, groups: list[ReplyGroup], **algo: Any) -> RunDirectory:
     directory = RunDirectory(run)
     row = {"audios": (), "answer": None, "task_type": "t", "question_text": "?", "style": None}
     message = SimpleNamespace(content="?")
@@ -32,7 +32,7 @@ def recorded(run: Path, groups: list[Group], **algo: Any) -> RunDirectory:
 
 def test_a_record_holds_what_the_reply_answers_in_ids(tmp_path: Path) -> None:
     run = recorded(tmp_path, [group("a", [1.0, 5.0])])
-    found = rollouts(run.path / "rollouts" / "step_000001.jsonl").rows
+    found = read_rollouts(run.path / "rollouts" / "step_000001.jsonl").rows
     assert [(one.prompt_ids, one.ids) for one in found] == [([1, 2], [7, 3])] * 2
 
 
@@ -41,13 +41,13 @@ def test_a_reply_of_a_step_without_preference_says_why_it_taught_nothing(
     rewards: list[float | None], why: str | None, tmp_path: Path
 ) -> None:
     run = recorded(tmp_path, [group("a", rewards)])
-    found = rollouts(run.path / "rollouts" / "step_000001.jsonl").rows
+    found = read_rollouts(run.path / "rollouts" / "step_000001.jsonl").rows
     assert {one.dropped for one in found} == {why}
 
 
 def events(run: RunDirectory) -> list[str]:
     file = run.path / "events.jsonl"
-    return [event.detail for event in lines(file, TypeAdapter(Event)).rows] if file.exists() else []
+    return [event.detail for event in read_json_lines(file, TypeAdapter(Event)).rows] if file.exists() else []
 
 
 def test_a_step_in_which_every_reply_was_cut_off_is_an_event_with_what_to_do(tmp_path: Path) -> None:

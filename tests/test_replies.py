@@ -9,8 +9,8 @@ from judge import replies
 from tests.offline import Row, hum, manifest, refused
 
 
-def read(path: Path) -> replies.Replies:
-    return replies.read(path, 30.0)
+def read(path: Path) -> replies.ReplyManifest:
+    return replies.read_reply_manifest(path, 30.0)
 
 
 def test_a_sound_manifest_is_read_with_what_is_known(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_a_sound_manifest_is_read_with_what_is_known(tmp_path: Path) -> None:
     a, b = found.items
     assert (a.prompt, a.text, a.transcript, a.answer, a.user_audio) == ("a", None, None, None, ())
     assert (b.prompt, b.text, b.transcript, b.user_audio) == ("p", "", "four", ("a.wav", "a.wav"))
-    task = replies.task_of(b, tmp_path)
+    task = replies.build_reply_task(b, tmp_path)
     assert (task.match, task.answer, task.style, task.question) == ("final", "four", "slow", "?")
 
 

@@ -78,7 +78,7 @@ def test_data_block_holds_no_markup_and_gives_back_the_same_text(run_dir: Path) 
 
 @given(st.text())
 def test_escaped_text_is_ascii_without_markup_and_survives(text: str) -> None:
-    escaped = page.escaped({"text": text})
+    escaped = page.escape_json({"text": text})
     assert escaped.isascii() and not set("<>&") & set(escaped)
     assert json.loads(escaped)["text"] == text
 
@@ -87,11 +87,11 @@ def test_page_of_a_run_with_too_much_audio_and_text_keeps_to_its_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, steps=3, prompts=4, every=1)
-    whole = len(page.render(page.collect(run)))
+    whole = len(page.render_page(page.collect_run_data(run)))
     for name, budget in (("TOKEN_BYTES", 60_000), ("CLIP_BYTES", 50_000), ("SAMPLE_BYTES", 8_000)):
         monkeypatch.setattr(browser, name, budget)
-    data = page.collect(run)
-    assert len(page.render(data)) < min(whole, 300_000)
+    data = page.collect_run_data(run)
+    assert len(page.render_page(data)) < min(whole, 300_000)
     shown = data["rollouts"]
     assert isinstance(shown, dict)
     assert all(step["groups"] and step["left_out"] for step in shown["steps"])
@@ -125,7 +125,7 @@ def test_missing_run_directory_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("torn", ['{"step": 2, "reward/me', '{"step": 2, "lambda": "high"}', "\x00"])
 def test_torn_last_line_is_left_out_and_said(tmp_path: Path, torn: str) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "lambda": 0.5}\n' + torn)
-    found = read.metric_rows(tmp_path / "metrics.jsonl")
+    found = read.read_metric_rows(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in found.rows] == [1]
     assert found.note and "line 2, the last, is left out" in found.note
 
@@ -133,12 +133,12 @@ def test_torn_last_line_is_left_out_and_said(tmp_path: Path, torn: str) -> None:
 def test_malformed_line_that_is_not_the_last_is_named(tmp_path: Path) -> None:
     write_lines(tmp_path / "metrics.jsonl", ['{"step": 1}', '{"step": 2, "lambda": "high"}', '{"step": 3}'])
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2: lambda: "):
-        read.metric_rows(tmp_path / "metrics.jsonl")
+        read.read_metric_rows(tmp_path / "metrics.jsonl")
 
 
 def test_line_separators_inside_a_string_do_not_split_a_line(tmp_path: Path) -> None:
     write_lines(tmp_path / "events.jsonl", ['{"time": 0, "kind": "x", "detail": "a\u2028b\u0085c"}'])
-    assert len(read.lines(tmp_path / "events.jsonl", TypeAdapter(Event)).rows) == 1
+    assert len(read.read_json_lines(tmp_path / "events.jsonl", TypeAdapter(Event)).rows) == 1
 
 
 def test_step_that_was_run_again_counts_once(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_step_that_was_run_again_counts_once(tmp_path: Path) -> None:
         tmp_path / "metrics.jsonl",
         ['{"step": 1, "lambda": 1}', '{"step": 2, "lambda": 2}', '{"step": 2, "lambda": 3}'],
     )
-    found = read.metric_rows(tmp_path / "metrics.jsonl")
+    found = read.read_metric_rows(tmp_path / "metrics.jsonl")
     assert [row["lambda"] for row in found.rows] == [1, 3]
     assert found.note and "1 steps were run again" in found.note
 
@@ -163,7 +163,7 @@ def test_audio_link_out_of_the_run_directory_is_not_followed(tmp_path: Path) -> 
     run = tmp_path / "run"
     run.mkdir()
     (run / "a.ogg").symlink_to(tmp_path / "secret.ogg")
-    assert read.clip(run, "a.ogg") == "a.ogg leads out of the run directory"
+    assert read.read_clip(run, "a.ogg") == "a.ogg leads out of the run directory"
 
 
 @pytest.mark.parametrize(
@@ -192,14 +192,14 @@ def test_log_prob_that_is_not_a_number_becomes_null() -> None:
 
 
 def test_missing_value_is_null_and_not_zero() -> None:
-    steps, columns = curves.columns([{"step": 1, "a": 1.0}, {"step": 2}, {"step": 3, "a": None, "b": 2.0}])
+    steps, columns = curves.rows_to_columns([{"step": 1, "a": 1.0}, {"step": 2}, {"step": 3, "a": None, "b": 2.0}])
     assert steps == [1, 2, 3]
     assert columns == {"a": [1.0, None, None], "b": [None, None, 2.0]}
 
 
 def test_orchestration_is_the_rest_of_the_step_and_unknown_when_a_phase_is() -> None:
     phases = {"time/generate": 1.0, "time/judge": 2.0, "time/learn": 3.0, "time/sync": 0.5, "time/step": 7.0}
-    _, columns = curves.columns([{"step": 1, **phases}, {"step": 2, **phases, "time/sync": None}])
+    _, columns = curves.rows_to_columns([{"step": 1, **phases}, {"step": 2, **phases, "time/sync": None}])
     assert columns["time/rest"] == [0.5, None]
 
 
@@ -208,7 +208,7 @@ def test_generation_is_cut_where_judging_was_hidden_behind_it() -> None:
         {"step": 1, "time/generate": 3.0, "time/judge_overlapped": 1.0},
         {"step": 2, "time/generate": 3.0},
     ]
-    _, columns = curves.columns(rows)
+    _, columns = curves.rows_to_columns(rows)
     assert columns["time/generate_alone"] == [2.0, 3.0], "an older run does not know its overlap"
 
 
@@ -217,7 +217,7 @@ def test_every_metric_is_drawn_somewhere(run_dir: Path) -> None:
     charts = shown["curves"]["panels"] + shown["curves"]["more"] + shown["judges"]["panels"]
     charts += [chart for part in ("learning", "gradients", "shifts") for chart in shown["diagnostics"][part]]
     names = {series["name"] for chart in charts for series in chart["series"]}
-    rows = read.metric_rows(run_dir / "metrics.jsonl").rows
+    rows = read.read_metric_rows(run_dir / "metrics.jsonl").rows
     names |= {name for row in rows for name in row if name.startswith("judge/missing_")}  # rare kinds: others
     names |= {"judge/latency_s"}  # the records tell p50 and p95
     names |= {"groups/dropped"}  # told by reason
@@ -226,8 +226,8 @@ def test_every_metric_is_drawn_somewhere(run_dir: Path) -> None:
 
 @given(st.lists(st.floats(1, 5), min_size=1), st.sampled_from([None, (1.0, 5.0)]))
 def test_histogram_holds_every_value_once(values: list[float], scale: tuple[float, float] | None) -> None:
-    edges = curves._edges(values, scale)
-    assert sum(curves._shares(values, edges)) == pytest.approx(1)
+    edges = curves._compute_bin_edges(values, scale)
+    assert sum(curves._compute_bin_shares(values, edges)) == pytest.approx(1)
     assert edges[0] <= min(values) and max(values) <= edges[-1] * (1 + 1e-12)
 
 
@@ -241,14 +241,14 @@ def test_histogram_holds_every_value_once(values: list[float], scale: tuple[floa
     ],
 )
 def test_words_without_a_counterpart_are_marked(said: str, heard: str, odd: tuple[list[str], list[str]]) -> None:
-    left, right = browser.differences(said, heard)
+    left, right = browser.diff_words(said, heard)
     assert right is not None
     assert ([w for w, differs in left if differs], [w for w, differs in right if differs]) == odd
 
 
 @given(st.lists(st.integers(), unique=True), st.integers(1, 20))
 def test_spaced_keeps_the_ends_and_the_order(items: list[int], most: int) -> None:
-    chosen = choose.spaced(items, most)
+    chosen = choose.pick_evenly_spaced(items, most)
     assert len(chosen) == min(most, len(items)) == len(set(chosen))
     assert chosen == [item for item in items if item in chosen]
     assert not items or chosen[-1] == items[-1]
@@ -256,7 +256,7 @@ def test_spaced_keeps_the_ends_and_the_order(items: list[int], most: int) -> Non
 
 @given(st.lists(st.lists(st.integers(1, 9), max_size=6), max_size=5), st.integers(0, 60))
 def test_within_never_overspends(queues: list[list[int]], budget: int) -> None:
-    taken = choose.within(queues, lambda item: item, budget)
+    taken = choose.take_within_budget(queues, lambda item: item, budget)
     assert sum(taken) <= budget
     assert budget < sum(map(sum, queues)) or sorted(taken) == sorted(item for queue in queues for item in queue)
 
@@ -266,16 +266,16 @@ def test_terminal_table_lines_up_and_gives_differences_in_points() -> None:
         Evaluation.model_validate_json(evaluation(step, "test", when, done))
         for step, when, done in ((0, "before", 0.0), (9, "after", 1.0))
     ]
-    lines = table.lines(rows)
+    lines = table.format_table(rows)
     assert len({len(line) for line in lines}) == 1
     assert re.search(r"as heard +62\.0% +79\.0% +\+17\.0 pts", lines[1])
-    assert table.lines([]) == ["no evaluation of the test split"]
+    assert table.format_table([]) == ["no evaluation of the test split"]
 
 
 def test_difference_with_one_side_is_empty() -> None:
     before = Evaluation.model_validate_json(evaluation(0, "test", "before", 0.0))
-    assert {row.cells()[1:] for row in table.rows(before, None)} == {("-", "")}
-    assert {row.better for row in table.rows(before, None)} == {0}
+    assert {row.cells()[1:] for row in table.build_before_after_rows(before, None)} == {("-", "")}
+    assert {row.better for row in table.build_before_after_rows(before, None)} == {0}
 
 
 # --- in a browser ---

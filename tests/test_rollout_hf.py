@@ -10,9 +10,9 @@ import torch
 
 from conf.schema import ModelConfig
 from rollout.hf_engine import HfEngine
-from rollout.request import seed_of
+from rollout.request import derive_seed
 from rollout.types import Sampling
-from rollout.weights import pack
+from rollout.weights import pack_weights
 from speech.families import load_family
 from speech.families.base import Family
 from tests.rollout_models import (
@@ -67,15 +67,15 @@ def test_log_probs_are_those_of_the_processed_distribution(
 
 
 def test_seeds_are_stable_and_differ_by_seed_prompt_and_index() -> None:
-    assert seed_of(1, "a", 2) == 938383822073135179
-    assert len({seed_of(s, p, i) for s in range(3) for p in ("a", "b", "1") for i in range(3)}) == 27
-    assert all(0 <= seed_of(s, "x", 0) < 2**63 for s in range(100))
+    assert derive_seed(1, "a", 2) == 938383822073135179
+    assert len({derive_seed(s, p, i) for s in range(3) for p in ("a", "b", "1") for i in range(3)}) == 27
+    assert all(0 <= derive_seed(s, "x", 0) < 2**63 for s in range(100))
 
 
 def test_new_weights_change_greedy_replies_to_those_of_the_new_model(
     engine: HfEngine, family: Family, other: Any
 ) -> None:
-    assert asyncio.run(engine.update_weights(*pack(other.state_dict().items(), 5))) == engine.version == 5
+    assert asyncio.run(engine.update_weights(*pack_weights(other.state_dict().items(), 5))) == engine.version == 5
     replies = collect(engine, prompts(3), sampling(group_size=1, temperature=0.0))
     for prompt in prompts(3):
         assert replies[prompt.id, 0].ids == greedy(other, prompt.ids, family.stop_ids, 40)
@@ -84,6 +84,6 @@ def test_new_weights_change_greedy_replies_to_those_of_the_new_model(
 
 def test_bfloat16_weights_are_loaded_as_they_were_rounded(engine: HfEngine, other: Any) -> None:
     rounded = {name: p.detach().bfloat16() for name, p in other.named_parameters()}
-    asyncio.run(engine.update_weights(*pack(rounded.items(), 1)))
+    asyncio.run(engine.update_weights(*pack_weights(rounded.items(), 1)))
     held = dict(engine._lm.named_parameters())
     assert all(torch.equal(held[name], p.float()) for name, p in rounded.items())

@@ -11,13 +11,13 @@ import torch
 
 from conf.schema import ModelConfig
 from rollout import decoder
-from rollout.draw import draw
+from rollout.draw import draw_token_ids
 from rollout.hf_engine import HfEngine
 from rollout.torch_engine import TorchEngine
 from rollout.types import Prompt, Sampling
 from speech.families import load_family
 from speech.families.base import Family
-from speech.features import Features
+from speech.features import AudioFeatures
 from tests.rollout_models import collect, gather, largest_difference, load, prompts, sharp_checkpoint
 
 TOLERANCE = 2e-4
@@ -91,7 +91,7 @@ def test_vectors_take_the_place_of_embeddings(engine: TorchEngine, folder: Path)
     """A prompt whose vectors are the embeddings of other ids is a prompt of those ids."""
     table = load(folder).get_input_embeddings().weight.detach().numpy()
     said = Prompt(id="p", ids=(9, 10, 11, 12, 13))
-    vectors = Features(at=(1, 3), vectors=np.asarray(table[[10, 12]], np.float32))
+    vectors = AudioFeatures(at=(1, 3), vectors=np.asarray(table[[10, 12]], np.float32))
     heard = Prompt(id="p", ids=(9, 0, 11, 0, 13), features=vectors)
     how = sampling(group_size=2)
     assert {k: r.ids for k, r in collect(engine, [heard], how).items()} == {
@@ -122,7 +122,7 @@ def test_while_paused_nothing_is_sampled(engine: TorchEngine) -> None:
 
 def test_equal_prompts_are_read_once(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
-    real = decoder.Decoder._pass
+    real = decoder.Decoder._prefill_slot
     monkeypatch.setattr(
         decoder.Decoder,
         "_pass",
@@ -131,7 +131,7 @@ def test_equal_prompts_are_read_once(engine: TorchEngine, monkeypatch: pytest.Mo
     collect(engine, prompts(1), sampling(max_new_tokens=2))
     assert passes == [0]
     passes.clear()
-    heard = [Features(at=(1,), vectors=np.full((1, 64), i, np.float32)) for i in range(2)]
+    heard = [AudioFeatures(at=(1,), vectors=np.full((1, 64), i, np.float32)) for i in range(2)]
     asked = [Prompt(id=f"p{i}", ids=(9, 0, 11), features=one) for i, one in enumerate(heard)]
     collect(engine, asked, sampling(group_size=2, max_new_tokens=2))
     assert passes == [0, 2]  # the ids are those of the other, the vectors are not
@@ -140,7 +140,7 @@ def test_equal_prompts_are_read_once(engine: TorchEngine, monkeypatch: pytest.Mo
 def test_draws_follow_the_probabilities_and_never_an_impossible_id() -> None:
     probabilities = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
     generators = [torch.Generator().manual_seed(i) for i in range(8000)]
-    drawn = draw(probabilities.log().expand(8000, -1), generators)
+    drawn = draw_token_ids(probabilities.log().expand(8000, -1), generators)
     shares = torch.bincount(drawn, minlength=6) / 8000
     assert float((shares - probabilities).abs().max()) < 0.02
     assert set(drawn.tolist()) == {1, 3, 4}

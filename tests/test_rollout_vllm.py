@@ -16,7 +16,7 @@ from rollout.hf_engine import HfEngine
 from rollout.request import EngineDead, WeightsBroken
 from rollout.torch_engine import TorchEngine
 from rollout.types import Prompt, Sampling
-from rollout.weights import pack
+from rollout.weights import pack_weights
 from speech.families import load_family
 from speech.families.base import Family
 from tests.rollout_models import (
@@ -64,7 +64,7 @@ def push(engine: Any, models: list[Any], version: int) -> int:
     """Odd versions are sent as parameters (no tied head), even ones as a state dict."""
     model = models[version % 2]
     tensors = model.named_parameters() if version % 2 else model.state_dict().items()
-    return asyncio.run(engine.update_weights(*pack(tensors, version)))
+    return asyncio.run(engine.update_weights(*pack_weights(tensors, version)))
 
 
 def sampling(**changes: Any) -> Sampling:
@@ -151,7 +151,7 @@ def test_a_reply_ends_at_its_stop_id_or_at_the_budget(engine: Any, family: Famil
 def test_vllm_and_the_other_engines_agree_greedily(engine: Any, family: Family, models: list[Any], other: str) -> None:
     make = HfEngine if other == "hf" else partial(TorchEngine, max_num_seqs=8)
     reference: Engine = make(family, max_length=512)
-    asyncio.run(reference.update_weights(*pack(models[engine.version % 2].named_parameters(), 7)))
+    asyncio.run(reference.update_weights(*pack_weights(models[engine.version % 2].named_parameters(), 7)))
     for grammar in (False, True):
         asked = sampling(group_size=2, temperature=0.0, grammar=grammar)
         ours, theirs = collect(engine, prompts(6), asked), collect(reference, prompts(6), asked)
@@ -175,7 +175,7 @@ def test_a_faulty_update_is_refused_and_the_engine_goes_on_with_its_old_weights(
         del tensors["model.norm.weight"]
     if fault == "nan":
         tensors["model.norm.weight"][3] = float("nan")
-    manifest, buffer = pack(tensors.items(), version + 1)
+    manifest, buffer = pack_weights(tensors.items(), version + 1)
     if fault == "digest":
         manifest = dataclasses.replace(manifest, digest="0" * 64)
     if fault == "bit":
@@ -226,7 +226,7 @@ def test_replies_under_way_go_on_under_new_weights_with_a_version_per_token(engi
             replies.append(raw)
             if len(replies) == 1:
                 await engine.pause()
-                await engine.update_weights(*pack(models[(old + 1) % 2].named_parameters(), old + 1))
+                await engine.update_weights(*pack_weights(models[(old + 1) % 2].named_parameters(), old + 1))
                 await engine.resume()
         return replies
 
@@ -258,12 +258,12 @@ def test_a_load_that_fails_half_way_stops_generation_until_a_full_update(
     engine: Any, models: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rollout.vllm_worker import ObjectStoreEngine
-    from rollout.weights import views
+    from rollout.weights import view_tensors
 
     version = engine.version
 
     def half(self: Any, update: Any) -> None:
-        tensors = list(views(update.manifest, update.payload))
+        tensors = list(view_tensors(update.manifest, update.payload))
         self.model.load_weights(iter(tensors[: len(tensors) // 2]))
         raise RuntimeError("the link is gone")
 
@@ -272,7 +272,7 @@ def test_a_load_that_fails_half_way_stops_generation_until_a_full_update(
         while not engine.health()["running"]:
             await asyncio.sleep(0)
         with pytest.raises(WeightsBroken, match="the link is gone"):
-            await engine.update_weights(*pack(models[(version + 1) % 2].named_parameters(), version + 1))
+            await engine.update_weights(*pack_weights(models[(version + 1) % 2].named_parameters(), version + 1))
         with pytest.raises(WeightsBroken, match="the link is gone"):
             await waiting
         with pytest.raises(WeightsBroken, match="the link is gone"):
@@ -322,7 +322,7 @@ def test_when_the_step_thread_dies_every_waiter_hears_of_it(
             with pytest.raises(EngineDead):
                 await ask
         with pytest.raises(EngineDead):
-            await engine.update_weights(*pack(models[0].named_parameters(), 99))
+            await engine.update_weights(*pack_weights(models[0].named_parameters(), 99))
 
     asyncio.run(scenario())
     with pytest.raises(EngineDead):

@@ -15,12 +15,12 @@ from conf.schema import Config, ModelConfig
 from rollout.engine import RawReply, WeightManifest
 from rollout.hf_engine import HfEngine
 from rollout.types import Prompt, Reply, Sampling, Speech
-from rollout.worker import RolloutWorker, build_worker
+from rollout.worker import RolloutWorker, build_rollout_worker
 from speech import audio
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import Message, Row
-from speech.turns import Chunk
+from speech.manifest import DialogueMessage, ManifestRow
+from speech.turns import ReplyChunk
 from tests.rollout_models import prompts
 
 SAMPLING = Sampling(group_size=2, temperature=1.0, max_new_tokens=30, seed=0)
@@ -79,7 +79,7 @@ def run(worker: RolloutWorker, sampling: Sampling = SAMPLING) -> list[tuple[Repl
 
 
 def test_a_reply_is_taken_apart_and_spoken(family: Family) -> None:
-    ids = family.target([Chunk(text="three four", codes=(1, 2, 3)), Chunk(text="nine", codes=(4,))])
+    ids = family.target([ReplyChunk(text="three four", codes=(1, 2, 3)), ReplyChunk(text="nine", codes=(4,))])
     [(reply, speech)] = run(RolloutWorker(Scripted([ids]), family))
     assert reply.ids == ids and reply.channels == "TTBAAABTBABE"
     assert reply.text == "three four nine" and reply.well_formed and reply.policy_version == 3
@@ -90,7 +90,7 @@ def test_a_reply_is_taken_apart_and_spoken(family: Family) -> None:
 
 def test_a_reply_without_codes_is_silence(family: Family) -> None:
     stop = family.stop_ids[0]
-    for ids in ([stop], list(family.target([Chunk(text="nine", codes=(1,))])[:2])):
+    for ids in ([stop], list(family.target([ReplyChunk(text="nine", codes=(1,))])[:2])):
         [(reply, speech)] = run(RolloutWorker(Scripted([ids]), family))
         assert len(speech.wave) == 0 and speech.wave.dtype == np.float32 and speech.seconds == 0
         assert not reply.well_formed and len(reply.channels) == len(ids)
@@ -113,7 +113,7 @@ def test_any_ids_make_a_reply(family: Family, data: st.DataObject) -> None:
 
 
 def test_a_position_with_one_allowed_id_counts_as_forced_under_the_grammar_only(family: Family) -> None:
-    ids = family.target([Chunk(text="nine", codes=(1, 2))])
+    ids = family.target([ReplyChunk(text="nine", codes=(1, 2))])
     allowed = family.interleave.allowed()
     masked = Sampling(group_size=1, temperature=1.0, max_new_tokens=30, seed=0, grammar=True)
     [(reply, _)] = run(RolloutWorker(Scripted([ids]), family), masked)
@@ -138,9 +138,9 @@ def test_rows_are_encoded_by_the_family_and_the_manifests_folder(family: Family,
     rate = family.codec().sample_rate
     wave = np.sin(np.arange(rate // 2) / 20).astype(np.float32) * 0.3
     audio.write(tmp_path / "tone.wav", wave, rate)
-    row = Row(
+    row = ManifestRow(
         id="r1",
-        messages=(Message(role="user", content="<|audio|>"),),
+        messages=(DialogueMessage(role="user", content="<|audio|>"),),
         audios=(("tone.wav",),),
         question_text="what is it",
         task_type="any",
@@ -163,7 +163,7 @@ def test_the_config_chooses_the_engine_and_hf_needs_no_vllm(micro_checkpoint: Pa
             "rollout": {"engine": "hf", "max_new_tokens": 30},
         }
     )
-    worker = build_worker(config, micro_checkpoint.parent, version=4)
+    worker = build_rollout_worker(config, micro_checkpoint.parent, version=4)
     assert worker.version == 4 and ("vllm" in sys.modules) == vllm_before
     pairs = run(worker)
     assert {(reply.prompt_id, reply.index) for reply, _ in pairs} == {("p0", 0), ("p0", 1)}
@@ -182,4 +182,4 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
         }
     )
     with pytest.raises(ValueError, match="gone"):
-        build_worker(config, tmp_path)
+        build_rollout_worker(config, tmp_path)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speech import manifest, problems, rows
-from speech.clips import Clips
-from speech.manifest import Cursor, ManifestError, Row
+from speech.clips import ClipInspector
+from speech.manifest import ManifestError, ManifestRow, RowCursor
 from tests.test_manifest import GOOD, SECONDS, folder, written
 
 __all__ = ["folder"]  # a fixture
@@ -24,7 +24,7 @@ def numbered(count: int, **more: Any) -> list[dict[str, Any]]:
 
 def test_rows_are_those_of_the_lines_in_any_order(folder: Path) -> None:
     path = written(folder, *numbered(20))
-    found, naive = manifest.read(path, SECONDS), [Row.model_validate(row) for row in numbered(20)]
+    found, naive = manifest.read_manifest(path, SECONDS), [ManifestRow.model_validate(row) for row in numbered(20)]
     assert len(found) == 20 and list(found) == naive and list(reversed(found)) == naive[::-1]
     assert [found[i] for i in (7, -1, 0, -20, 19)] == [naive[i] for i in (7, -1, 0, -20, 19)]
     assert found[3:11:2] == naive[3:11:2] and found[:-4] == naive[:-4]
@@ -36,7 +36,7 @@ def test_rows_are_those_of_the_lines_in_any_order(folder: Path) -> None:
 def test_a_last_line_without_an_end_is_a_row(folder: Path) -> None:
     path = written(folder, *numbered(2))
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
-    assert manifest.read(path, SECONDS)[1].id == "row-1"
+    assert manifest.read_manifest(path, SECONDS)[1].id == "row-1"
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_last_line_without_an_end_is_a_row(folder: Path) -> None:
 )
 def test_a_line_that_has_become_another_is_refused_by_its_place(old: str, new: str, folder: Path) -> None:
     path = written(folder, *numbered(6))
-    found, kept = manifest.read(path, SECONDS), path.read_text().splitlines()
+    found, kept = manifest.read_manifest(path, SECONDS), path.read_text().splitlines()
     path.write_text("\n".join([*kept[:3], kept[3].replace(old, new), *kept[4:]]) + "\n")
     assert found[2].id == "row-2"
     with pytest.raises(ManifestError) as caught:
@@ -55,7 +55,7 @@ def test_a_line_that_has_become_another_is_refused_by_its_place(old: str, new: s
 
 def test_a_file_that_is_gone_or_cut_is_refused(folder: Path) -> None:
     path = written(folder, *numbered(6))
-    found = manifest.read(path, SECONDS)
+    found = manifest.read_manifest(path, SECONDS)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ManifestError, match=":6: must not change"):
         found[5]
@@ -66,25 +66,25 @@ def test_a_file_that_is_gone_or_cut_is_refused(folder: Path) -> None:
 
 def test_the_digest_is_that_of_the_contents(folder: Path, tmp_path: Path) -> None:
     path = written(folder, *numbered(6))
-    before = manifest.read(path, SECONDS).digest
+    before = manifest.read_manifest(path, SECONDS).digest
     path.touch()
-    assert manifest.read(path, SECONDS).digest == before
+    assert manifest.read_manifest(path, SECONDS).digest == before
     digests = {before}
     for other in (numbered(5), numbered(6)[::-1], numbered(6, style="slow")):
-        digests.add(manifest.read(written(folder, *other), SECONDS).digest)
+        digests.add(manifest.read_manifest(written(folder, *other), SECONDS).digest)
     assert len(digests) == 4
 
 
 def test_draws_and_a_restart_and_draws_are_all_draws_at_once(folder: Path) -> None:
     path = written(folder, *numbered(7))
 
-    def draw(cursor: Cursor, count: int) -> list[str]:
-        found = manifest.read(path, SECONDS)  # anew, as after a restart
-        return [found[i].id for i in cursor.next(count)]
+    def draw(cursor: RowCursor, count: int) -> list[str]:
+        found = manifest.read_manifest(path, SECONDS)  # anew, as after a restart
+        return [found[i].id for i in cursor.draw_indices(count)]
 
-    whole = draw(Cursor(7, seed=3), 40)
+    whole = draw(RowCursor(7, seed=3), 40)
     for k in range(0, 40, 3):
-        first, second = Cursor(7, seed=3), Cursor(7, seed=3)
+        first, second = RowCursor(7, seed=3), RowCursor(7, seed=3)
         before = draw(first, k)
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))
         assert before + draw(second, 40 - k) == whole
@@ -98,7 +98,7 @@ def test_lines_are_those_of_the_file_each_where_it_starts(
     path.write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(problems, "MAX_LINE", 3)
-        got = list(problems.lines(path))
+        got = list(problems.iterate_numbered_lines(path))
     whole = data.splitlines(keepends=True) or [b""]
     starts = [sum(map(len, whole[:i])) for i in range(len(whole))]
     assert got == [(i + 1, starts[i], line[:4]) for i, line in enumerate(whole)]
@@ -115,10 +115,10 @@ def test_each_line_with_an_id_of_before_names_the_first_that_has_it(
         id: str
 
     with pytest.MonkeyPatch.context() as patch:
-        whole = rows._hash
-        patch.setattr(rows, "_hash", lambda text: whole(text) & ((1 << bits) - 1))  # ids that collide
-        _, found = rows.examine(
-            path, lambda line, content, found: Named(**content), lambda content: (), Clips(path, 1.0, False)
+        whole = rows._hash_line
+        patch.setattr(rows, "_hash_line", lambda text: whole(text) & ((1 << bits) - 1))  # ids that collide
+        _, found = rows.examine_rows(
+            path, lambda line, content, found: Named(**content), lambda content: (), ClipInspector(path, 1.0, False)
         )
     told = [(one.line, one.field, one.message) for one in found]
     naive = [(line, ids.index(one) + 1, one) for line, one in enumerate(ids, 1)]

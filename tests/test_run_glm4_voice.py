@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.cluster import cores
+from actors.cluster import count_usable_cores
 from conf.schema import ModelConfig
 from learner.parity import FLOAT32_BOUND
-from report.read import metric_rows, rollouts
+from report.read import read_metric_rows, read_rollouts
 from rollout.loading import load_language_model
 from speech.families import load_family
 from tests.families.glm4_voice import BUFFER, read_tensors, write_checkpoint, write_codec
@@ -17,7 +17,7 @@ from tests.families.world import trained, write_data
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores"),
+    pytest.mark.skipif(count_usable_cores() < 2, reason="two learner ranks need two cores"),
 ]
 
 
@@ -33,10 +33,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_engine_and_learner_agree_on_every_reply_of_the_run(run: Path) -> None:
-    rows = metric_rows(run / "metrics.jsonl").rows
+    rows = read_metric_rows(run / "metrics.jsonl").rows
     assert [row["policy_version"] for row in rows] == [1, 2, 3]
     assert all(value is not None and math.isfinite(value) for row in rows for value in row.values())
-    records = [one for step in (1, 2, 3) for one in rollouts(run / f"rollouts/step_{step:06d}.jsonl").rows]
+    records = [one for step in (1, 2, 3) for one in read_rollouts(run / f"rollouts/step_{step:06d}.jsonl").rows]
     assert len(records) == 12
     assert all(one.channels.startswith("T") and set(one.channels) <= set("TAE") for one in records)
     gaps = [

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from actors.cluster import cores
-from report.read import metric_rows, rollouts
+from actors.cluster import count_usable_cores
+from report.read import read_metric_rows, read_rollouts
 from rollout.loading import load_language_model
 from speech.families import load_family
 from tests.families.kimi_audio import write_checkpoint, write_codec
@@ -16,7 +16,7 @@ from tests.test_family_kimi_audio import model
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores"),
+    pytest.mark.skipif(count_usable_cores() < 2, reason="two learner ranks need two cores"),
 ]
 
 
@@ -35,11 +35,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_streams_are_sampled_under_the_grammar_and_scored_by_the_learner(run: Path) -> None:
     family = load_family(model(run.parent.parent / "base"))
-    rows = metric_rows(run / "metrics.jsonl").rows
+    rows = read_metric_rows(run / "metrics.jsonl").rows
     assert [row["step"] for row in rows] == [1, 2, 3]
     spoken = 0
     for step in (1, 2, 3):
-        records = rollouts(run / "rollouts" / f"step_{step:06d}.jsonl").rows
+        records = read_rollouts(run / "rollouts" / f"step_{step:06d}.jsonl").rows
         assert records
         for record in records:
             assert family.channels.letters(record.ids) == record.channels

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from actors.cluster import cores
+from actors.cluster import count_usable_cores
 from conf.schema import ModelConfig
-from report.read import metric_rows, rollouts
+from report.read import read_metric_rows, read_rollouts
 from rollout.loading import load_language_model
 from speech.families import load_family
 from tests.families.step_audio2 import write_checkpoint, write_codec
@@ -16,7 +16,7 @@ from tests.families.world import trained, write_data
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores"),
+    pytest.mark.skipif(count_usable_cores() < 2, reason="two learner ranks need two cores"),
 ]
 
 
@@ -34,10 +34,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_replies_to_heard_prompts_keep_the_grammar_and_agree_with_the_learner(run: Path) -> None:
     family = load_family(ModelConfig(family="step_audio2", path=run.parent.parent / "model"))
-    rows = metric_rows(run / "metrics.jsonl").rows
+    rows = read_metric_rows(run / "metrics.jsonl").rows
     assert [row["step"] for row in rows] == [1, 2, 3]
     for step in (1, 2, 3):
-        records = rollouts(run / "rollouts" / f"step_{step:06d}.jsonl").rows
+        records = read_rollouts(run / "rollouts" / f"step_{step:06d}.jsonl").rows
         assert records
         for record in records:
             assert family.channels.letters(record.ids) == record.channels

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from actors.cluster import cores
+from actors.cluster import count_usable_cores
 from conf.schema import ModelConfig
 from rollout.loading import load_language_model
 from speech.checkpoint import weight_files
@@ -16,7 +16,7 @@ from tests.families.world import trained, write_data
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.skipif(cores() < 2, reason="two learner ranks need two cores"),
+    pytest.mark.skipif(count_usable_cores() < 2, reason="two learner ranks need two cores"),
 ]
 
 

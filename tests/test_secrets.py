@@ -14,8 +14,8 @@ import pytest
 
 from examples.judge_server.service import MODEL
 from examples.judge_server.started import started
-from report.read import rollouts
-from report.records import Score
+from report.read import read_rollouts
+from report.records import ScoreRecord
 from tests.processes import HANG_S, wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -90,9 +90,11 @@ def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(
     assert "actors.driver" in commands and SECRET not in commands
     run = runs / "keyed"
     scores = [
-        score for record in rollouts(run / "rollouts" / "step_000002.jsonl").rows for score in record.scores.values()
+        score
+        for record in read_rollouts(run / "rollouts" / "step_000002.jsonl").rows
+        for score in record.scores.values()
     ]
-    assert any(isinstance(score, Score) and score.judge.startswith(f"openai({MODEL} ") for score in scores)
+    assert any(isinstance(score, ScoreRecord) and score.judge.startswith(f"openai({MODEL} ") for score in scores)
     calls = [json.loads(line) for line in (run / "judge_calls.jsonl").read_text().splitlines()]
     assert calls and all(call["kind"] is None for call in calls)
     for kept in (

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from speech.clips import Clips
+from speech.clips import ClipInspector
 from speech.sources import shards
-from speech.sources.containers import files_of, records
-from speech.sources.forms import Draft, Form, draft, form_of
-from speech.sources.keep import Keeper
-from speech.sources.record import MAX_CLIP, Record
-from speech.sources.turns import of_history
+from speech.sources.containers import list_source_files, read_records
+from speech.sources.forms import DraftRow, SourceForm, detect_row_form, draft_row
+from speech.sources.keep import ClipStore
+from speech.sources.record import MAX_CLIP_BYTES, SourceRecord
+from speech.sources.turns import parse_history
 from tests.sources import as_parquet, as_saved, as_table, as_tar, clip, member, rows, samples
 
 LUKE = {"role": "system", "content": "You are Luke, the voice AI assistant. You can speak and listen."}
@@ -32,17 +32,17 @@ def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def drafted(content: dict[str, Any]) -> tuple[Form, Draft | None, list[tuple[str, str]]]:
-    record = Record(file=Path("set.jsonl"), line=1, content=content)
-    form = form_of(record)
+def drafted(content: dict[str, Any]) -> tuple[SourceForm, DraftRow | None, list[tuple[str, str]]]:
+    record = SourceRecord(file=Path("set.jsonl"), line=1, content=content)
+    form = detect_row_form(record)
     assert form is not None
-    return form, draft(record, form), record.found
+    return form, draft_row(record, form), record.found
 
 
 # The first is the row of WavAlign's README and examples/sample_rl_sft.jsonl (MM-Speech/WavAlign, 5b680c3), the
 # older ones are the keys that its loader reads (dataset/vita_audio_rl_sft_dataset.py: _process_legacy_format);
 # ms-swift's are those of docs/source_en/Customization/Custom-dataset.md with a spoken answer.
-MEANT: dict[str, tuple[dict[str, Any], Form, list[tuple[str, str]], list[list[Any]], str, list[Any], str]] = {
+MEANT: dict[str, tuple[dict[str, Any], SourceForm, list[tuple[str, str]], list[list[Any]], str, list[Any], str]] = {
     "published": (
         {
             "messages": [
@@ -281,7 +281,7 @@ def test_marked_history_comes_back_turn_by_turn(turns: list[tuple[str, str]]) ->
     said = said[next((i for i, (role, _) in enumerate(said) if role == "user"), len(said)) :]
     if {role for role, _ in said} == {"user", "assistant"}:
         text = " ".join(f"[{role.upper()}] {words}" for role, words in said)
-        assert list(of_history(text)) == [(role, (words,)) for role, words in said]
+        assert list(parse_history(text)) == [(role, (words,)) for role, words in said]
 
 
 TAGGED = {"messages": [turn("user", "<audio>"), turn("assistant", "x<audio>")], "audios": ["q", "a"]}
@@ -298,15 +298,15 @@ NOTHING = {"sft_target_text": None, "sft_target_audio": None}
     ],
 )  # fmt: skip
 def test_each_row_is_read_as_what_it_is(content: dict[str, Any], form: str | None) -> None:
-    assert form_of(Record(file=Path("set.jsonl"), line=1, content=content)) == form
+    assert detect_row_form(SourceRecord(file=Path("set.jsonl"), line=1, content=content)) == form
 
 
-def keeper(to: Path, root: Path) -> Keeper:
-    return Keeper(to, root, 1.0, Clips(to, 1.0, deep=True))
+def keeper(to: Path, root: Path) -> ClipStore:
+    return ClipStore(to, root, 1.0, ClipInspector(to, 1.0, deep=True))
 
 
 def found_in(file: Path) -> list[str]:
-    return [str(record.problem(*one)) for record in records([file]) for one in record.found]
+    return [str(record.problem(*one)) for record in read_records([file]) for one in record.found]
 
 
 LINK = {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}
@@ -348,13 +348,15 @@ def claimed(name: str, size: int) -> bytes:
 
 
 def test_the_size_of_a_file_is_checked_before_it_is_read(tmp_path: Path) -> None:
-    (tmp_path / "set.tar").write_bytes(JSON[0].tobuf() + b"{}".ljust(512, b"\0") + claimed("a.wav", MAX_CLIP + 1))
+    (tmp_path / "set.tar").write_bytes(
+        JSON[0].tobuf() + b"{}".ljust(512, b"\0") + claimed("a.wav", MAX_CLIP_BYTES + 1)
+    )
     first = found_in(tmp_path / "set.tar")[0]
-    assert first.endswith(f"a:wav: must have at most {MAX_CLIP} bytes: got {MAX_CLIP + 1}")
+    assert first.endswith(f"a:wav: must have at most {MAX_CLIP_BYTES} bytes: got {MAX_CLIP_BYTES + 1}")
 
 
 def test_files_of_a_sample_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "MAX_SAMPLE", 2000)
+    monkeypatch.setattr(shards, "MAX_SAMPLE_BYTES", 2000)
     sizes = {"a.0.wav": 1000, "a.1.wav": 998, "a.json": 2, "a.2.wav": 1}
     path = as_tar(tmp_path / "set.tar", [member(name, b"{}".ljust(size)) for name, size in sizes.items()])
     assert found_in(path) == [f"{path}:a:2.wav: files of a sample must have at most 2000 bytes together"]
@@ -404,7 +406,7 @@ def test_a_sample_names_its_own_clips_alone(tmp_path: Path) -> None:
     secret = tmp_path / clip(tmp_path, "secret.wav", 300)
     row = {"messages": [turn("user", "<|audio|>")], "audios": ["secret.wav"], "sft_target_text": "x"}
     file = as_tar(tmp_path / "set.tar", [member("a.json", json.dumps(row).encode())])
-    (record,) = records([file])
+    (record,) = read_records([file])
     for name in ("secret.wav", str(secret), "b.wav"):
         with pytest.raises(ValueError, match="must name a clip of its sample"):
             keeper(tmp_path / "to", tmp_path).keep(name, record.members)
@@ -413,7 +415,7 @@ def test_a_sample_names_its_own_clips_alone(tmp_path: Path) -> None:
 def test_clips_of_a_sample_that_its_row_does_not_name_are_found_by_their_names(tmp_path: Path) -> None:
     row = {"messages": [turn("user", "<|audio|>")], "sft_target_text": "x"}
     members = [("d/a.json", json.dumps(row).encode()), ("d/a.FLAC", b"q"), ("d/a.target.wav", b"r")]
-    (record,) = records([as_tar(tmp_path / "set.tar", [member(*one) for one in members])])
+    (record,) = read_records([as_tar(tmp_path / "set.tar", [member(*one) for one in members])])
     assert record.key == "d/a" and record.content is not None and record.members is not None
     assert record.members[record.content["audios"][0]] == record.members["d/a.flac"] == b"q"
     assert record.members[record.content["sft_target_audio"]] == b"r"
@@ -442,14 +444,14 @@ def test_a_saved_set_reads_its_own_files_alone(state: Any, tmp_path: Path) -> No
     (saved / "link.arrow").symlink_to(tmp_path / "out.arrow")
     (saved / "state.json").write_text(json.dumps(state))
     with pytest.raises(ValueError, match=f"^{saved}/"):
-        files_of([saved])
+        list_source_files([saved])
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "tar"])
 def test_bytes_that_were_changed_end_in_rows_or_in_problems(kind: str, tmp_path: Path) -> None:
     given = rows(tmp_path, 4)
     if kind == "arrow":
-        file = files_of([as_saved(tmp_path / "set", tmp_path, given)])[0]
+        file = list_source_files([as_saved(tmp_path / "set", tmp_path, given)])[0]
     elif kind == "tar":
         file = as_tar(tmp_path / "set.tar", samples(tmp_path, given))
     else:
@@ -467,9 +469,9 @@ def test_bytes_that_were_changed_end_in_rows_or_in_problems(kind: str, tmp_path:
 
 
 def test_a_table_that_is_cut_gives_the_rows_before_and_says_so(tmp_path: Path) -> None:
-    file = files_of([as_saved(tmp_path / "set", tmp_path, rows(tmp_path, 8))])[0]
+    file = list_source_files([as_saved(tmp_path / "set", tmp_path, rows(tmp_path, 8))])[0]
     file.write_bytes(file.read_bytes()[:-3000])
-    *before, last = records([file])
+    *before, last = read_records([file])
     assert [record.line for record in before] == [1, 2] and not any(record.found for record in before)
     assert (last.line, last.content, last.found[0][1][:28]) == (3, None, "cannot be read any further: ")
 
@@ -482,7 +484,7 @@ def test_two_tables_in_one_file_are_no_table_of_half_their_rows(counts: tuple[in
     both.write_bytes(b"".join(file.read_bytes() for file in files))
     assert "must be one file: another precedes it" in found_in(both)[0]
     assert not found_in(files[0]) and not found_in(files[1])
-    stream = files_of([as_saved(tmp_path / "set", tmp_path, given)])[0]
+    stream = list_source_files([as_saved(tmp_path / "set", tmp_path, given)])[0]
     stream.write_bytes(stream.read_bytes() * 2)
     assert "something follows the end of its stream" in found_in(stream)[-1]
 

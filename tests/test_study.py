@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from actors import freeze, study
-from actors.attempt import Ended, attempt
+from actors.attempt import AttemptResult, run_command
 from actors.attempt_log import AttemptLog
 from actors.cli import main
 from actors.errors import UserError
-from actors.provenance import source_hash
-from conf.cells import plan
-from conf.keys import GROUPS
-from conf.study import BASE, MAIN, StudyError, read_study
+from actors.provenance import hash_source
+from conf.cells import plan_study_runs
+from conf.keys import CONFIG_GROUPS
+from conf.study import BASE_METHOD, MAIN_ARM, StudyError, read_study
 from tests import stub_driver
 from tests.processes import HANG_S, wait_for
 
@@ -50,18 +50,18 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         limit_s: float | None,
         hold: Sequence[int],
         beat: Callable[[], None],
-    ) -> Ended:
+    ) -> AttemptResult:
         if command[:2] != list(STUB):
-            return attempt(command, logs, limit_s, hold, beat)
+            return run_command(command, logs, limit_s, hold, beat)
         start, errors = time.monotonic(), io.StringIO()
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
             code = stub_driver.main(list(command[2:]))
         told = errors.getvalue().split("\n")
         why = None if code == 0 else [line for line in told if line][-1]
-        return Ended(code=code, seconds=time.monotonic() - start, error=why)
+        return AttemptResult(code=code, seconds=time.monotonic() - start, error=why)
 
-    monkeypatch.setattr(study, "DRIVER", STUB)
-    monkeypatch.setattr(study, "attempt", here)
+    monkeypatch.setattr(study, "DRIVER_COMMAND", STUB)
+    monkeypatch.setattr(study, "run_command", here)
     monkeypatch.setenv("STUB_LOG", str(tmp_path / "asked.jsonl"))
     return tmp_path / "asked.jsonl"
 
@@ -104,7 +104,7 @@ def test_every_cell_is_a_run_and_the_same_command_skips_what_is_finished(
     assert main(["study", str(to / "study.yaml"), "--to", str(to)]) == 0
     assert len(asked(stub)) == 4 and "4 of 4 cells are finished already" in capsys.readouterr().out
     with pytest.raises(StudyError, match=r"gated-seed0: run\.steps was 7, is 60: choose another --to"):
-        study.study(file, to, [])
+        study.run_study(file, to, [])
     assert len(asked(stub)) == 4, "nothing is run where something changed"
 
 
@@ -171,10 +171,10 @@ def test_an_interrupt_stops_the_running_cell_cleanly_and_the_study_goes_on_from_
     assert running.returncode == 130 and "Traceback" not in error
     assert "interrupted" in out and asked(stub) == [("sft-seed0", False)]
     assert (to / "runs" / "sft-seed0" / "checkpoints" / "latest").exists(), "it was asked, not killed"
-    assert study.study(file, to, [], page_only=True) == 1
+    assert study.run_study(file, to, [], page_only=True) == 1
     states = {name: row["state"] for name, row in cells_csv(to).items()}
     assert states == {"sft-seed0": "stopped", "gated-seed0": "waiting"}
-    assert study.study(file, to, []) == 0
+    assert study.run_study(file, to, []) == 0
     assert asked(stub)[1:] == [("sft-seed0", True), ("gated-seed0", False)]
 
 
@@ -187,15 +187,15 @@ MAKES = "import sys; to = sys.argv[sys.argv.index('--to') + 1]; open(to, 'w').wr
 
 def test_what_cells_need_is_made_once_before_them(tmp_path: Path, stub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, to = study_file(tmp_path, *PAIRS, seeds="[3, 4]"), tmp_path / "out"
-    monkeypatch.setattr(study, "COMMAND", (sys.executable, "-c", MAKES))
-    assert study.study(file, to, []) == 0
+    monkeypatch.setattr(study, "CLI_COMMAND", (sys.executable, "-c", MAKES))
+    assert study.run_study(file, to, []) == 0
     made = to / "prepared" / "pairs.jsonl"
     expected = f"pairs --to {made} learner.ranks=1 rollout.group_size=8 run.seed=3"
     assert made.read_text() == expected
     assert f"data.train: {made}".split(": ")[1] in (to / "runs" / "dpo-seed4" / "config.yaml").read_text()
     file.write_text(file.read_text().replace("group_size=8", "group_size=6"))
     with pytest.raises(StudyError, match=r"prepare\.pairs: was `pairs --to .*group_size=8"):
-        study.study(file, to, [])
+        study.run_study(file, to, [])
 
 
 def test_a_prepared_file_is_a_row_of_the_cells_with_its_time_and_tokens(
@@ -203,8 +203,8 @@ def test_a_prepared_file_is_a_row_of_the_cells_with_its_time_and_tokens(
 ) -> None:
     summary = "import os, json; os.makedirs(to[:-6] + '.files'); json.dump({'sampled_tokens': 4321}, open(to[:-6] + '.files/summary.json', 'w'))"  # fmt: skip
     file, to = study_file(tmp_path, *PAIRS, seeds="[3, 4]"), tmp_path / "out"
-    monkeypatch.setattr(study, "COMMAND", (sys.executable, "-c", f"{MAKES}; {summary}"))
-    assert study.study(file, to, []) == 0
+    monkeypatch.setattr(study, "CLI_COMMAND", (sys.executable, "-c", f"{MAKES}; {summary}"))
+    assert study.run_study(file, to, []) == 0
     row = cells_csv(to)["pairs"]
     assert (row["state"], row["method"], row["sampled_tokens"]) == ("finished", "for dpo", "4321")
     assert float(row["wall_s"]) > 0
@@ -214,7 +214,7 @@ def test_a_prepared_file_is_a_row_of_the_cells_with_its_time_and_tokens(
 def test_a_prepared_file_has_a_time_limit_of_its_own(tmp_path: Path) -> None:
     methods, prepare = PAIRS
     file = study_file(tmp_path, methods, prepare.replace("each", "minutes: 7, each"))
-    cells = plan(read_study(file), file, tmp_path / "out")
+    cells = plan_study_runs(read_study(file), file, tmp_path / "out")
     assert {one.minutes for cell in cells for one in cell.needs} == {7}
 
 
@@ -225,8 +225,8 @@ def test_a_study_goes_on_with_the_code_it_was_begun_with_and_with_no_other(
     monkeypatch.setenv("STUB_FAIL", "sft-seed0")
     assert main(["study", str(file), "--to", str(to)]) == 1
     begun = json.loads((to / "study.json").read_text())
-    assert begun["source"] == source_hash()
-    monkeypatch.setattr(freeze, "versions", lambda: {"source": "f" * 12, "commit": "c" * 40})
+    assert begun["source"] == hash_source()
+    monkeypatch.setattr(freeze, "collect_versions", lambda: {"source": "f" * 12, "commit": "c" * 40})
     capsys.readouterr()
     assert main(["study", str(file), "--to", str(to)]) == 2
     error = capsys.readouterr().err
@@ -252,7 +252,7 @@ def test_an_attempt_that_ran_when_the_study_was_killed_is_counted_up_to_its_last
     assert last is not None and (last.error, last.arguments) == ("the study was killed", ("x=1",))
     assert again.wall_s("a") == pytest.approx(50, abs=0.01) and not running.exists()
     again.begin("a", fresh=False, arguments=())
-    again.note("a", Ended(code=0, seconds=7.0, error=None), fresh=False, arguments=())
+    again.note("a", AttemptResult(code=0, seconds=7.0, error=None), fresh=False, arguments=())
     again.recover()
     assert again.wall_s("a") == pytest.approx(57, abs=0.01) and len(again.of("a")) == 2
     running.write_text("{")
@@ -261,7 +261,7 @@ def test_an_attempt_that_ran_when_the_study_was_killed_is_counted_up_to_its_last
 
 
 def test_it_is_said_now_and_then_that_a_process_still_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.attempt.BEAT_S", 0.05)
+    monkeypatch.setattr("actors.attempt.CHILD_POLL_INTERVAL_S", 0.05)
     heard = tmp_path / "heard"
     heard.touch()
 
@@ -269,15 +269,15 @@ def test_it_is_said_now_and_then_that_a_process_still_runs(tmp_path: Path, monke
         heard.write_text(heard.read_text() + "x")
 
     waiting = f"import pathlib, time\nwhile pathlib.Path({str(heard)!r}).stat().st_size < 3: time.sleep(0.01)"
-    assert attempt([sys.executable, "-c", waiting], tmp_path / "cell", beat=beat).error is None
+    assert run_command([sys.executable, "-c", waiting], tmp_path / "cell", beat=beat).error is None
 
 
 def test_cells_whose_file_cannot_be_made_fail_with_its_reason_and_the_others_go_on(
     tmp_path: Path, stub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, to = study_file(tmp_path, *PAIRS, seeds="[0, 1]"), tmp_path / "out"
-    monkeypatch.setattr(study, "COMMAND", (sys.executable, "-c", "import sys; sys.exit('no replies differ')"))
-    assert study.study(file, to, []) == 1
+    monkeypatch.setattr(study, "CLI_COMMAND", (sys.executable, "-c", "import sys; sys.exit('no replies differ')"))
+    assert study.run_study(file, to, []) == 1
     assert [name for name, _ in asked(stub)] == ["gated-seed0", "gated-seed1"]
     rows = cells_csv(to)
     assert {rows[f"dpo-seed{seed}"]["detail"] for seed in (0, 1)} == {"needs pairs: no replies differ"}
@@ -285,7 +285,7 @@ def test_cells_whose_file_cannot_be_made_fail_with_its_reason_and_the_others_go_
 
 def test_a_cell_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     sleeper = [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(3600)"]
-    ended = attempt(sleeper, tmp_path / "logs" / "cell", limit_s=0.5)
+    ended = run_command(sleeper, tmp_path / "logs" / "cell", limit_s=0.5)
     assert ended.error == "took longer than 0.5 s and was stopped" and not ended.interrupted
 
 
@@ -293,17 +293,17 @@ def test_the_last_line_of_this_attempt_is_the_error_and_all_output_is_kept(tmp_p
     def failing(told: str) -> list[str]:
         return [sys.executable, "-c", f"import sys; sys.stderr.write({told!r}); sys.exit(3)"]
 
-    assert attempt(failing("one\ntwo\n\n"), tmp_path / "cell").error == "two"
-    assert attempt(failing(""), tmp_path / "cell").error == "ended with 3", "not the line of the attempt before"
+    assert run_command(failing("one\ntwo\n\n"), tmp_path / "cell").error == "two"
+    assert run_command(failing(""), tmp_path / "cell").error == "ended with 3", "not the line of the attempt before"
     killed = "import os, signal; print('begun', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    assert attempt([sys.executable, "-c", killed], tmp_path / "cell").error == "killed by SIGKILL"
-    assert attempt([sys.executable, "-c", "print('done')"], tmp_path / "cell").error is None
+    assert run_command([sys.executable, "-c", killed], tmp_path / "cell").error == "killed by SIGKILL"
+    assert run_command([sys.executable, "-c", "print('done')"], tmp_path / "cell").error is None
     assert (tmp_path / "cell.log").read_text() == "begun\ndone\n"
 
 
 def test_a_torn_line_of_the_attempts_is_cut_off_and_another_bad_one_is_named(tmp_path: Path) -> None:
     log, file = AttemptLog(tmp_path / "cells.jsonl"), tmp_path / "cells.jsonl"
-    well = Ended(code=0, seconds=1.0, error=None)
+    well = AttemptResult(code=0, seconds=1.0, error=None)
     log.note("a", well, fresh=True, arguments=())
     with file.open("a") as torn:
         torn.write('{"name": "b", "en')
@@ -367,7 +367,7 @@ def test_a_study_file_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.
 def test_arms_come_after_the_methods_settings_and_may_have_seeds_of_their_own(tmp_path: Path) -> None:
     arms = "arms: {few: {overrides: [rollout.group_size=2], methods: [gated], seeds: [5]}}\n"
     file = study_file(tmp_path, "  gated: [algo=gated, rollout.group_size=6]\n", arms)
-    cells = plan(read_study(file), file, tmp_path / "out")
+    cells = plan_study_runs(read_study(file), file, tmp_path / "out")
     assert [(cell.name, cell.config.rollout.group_size) for cell in cells] == [
         ("gated-seed0", 6),
         ("few-gated-seed5", 2),
@@ -378,14 +378,14 @@ def test_arms_come_after_the_methods_settings_and_may_have_seeds_of_their_own(tm
 def test_the_shipped_study_has_every_method_three_seeds_and_the_noisy_judges(tmp_path: Path) -> None:
     file = ROOT / "examples" / "study.yaml"
     settings = read_study(file)
-    cells = plan(settings, file, tmp_path)
-    assert set(settings.methods) == {BASE, *GROUPS["algo"]}
+    cells = plan_study_runs(settings, file, tmp_path)
+    assert set(settings.methods) == {BASE_METHOD, *CONFIG_GROUPS["algo"]}
     assert {cell.seed for cell in cells} == {0, 1, 2} and len(cells) == 3 * (12 + 2 * 2 + 2) == 54
     assert all(cell.config.algo.name == cell.method for cell in cells)
     noisy = {(cell.arm, cell.config.judge.noise, cell.config.judge.readings) for cell in cells}
-    assert noisy == {(MAIN, 0.0, 1), ("noise0.5", 0.5, 2), ("noise1.0", 1.0, 2), ("anchored", 0.0, 1)}
+    assert noisy == {(MAIN_ARM, 0.0, 1), ("noise0.5", 0.5, 2), ("noise1.0", 1.0, 2), ("anchored", 0.0, 1)}
     weights = {(cell.arm, cell.config.algo.fixed_lambda) for cell in cells if cell.needs}
-    assert weights == {(MAIN, 1.0), ("anchored", 0.5)}
+    assert weights == {(MAIN_ARM, 1.0), ("anchored", 0.5)}
     assert {cell.method for cell in cells if cell.needs} == {"dpo_all", "dpo_text"}
     stages = next(cell.config for cell in cells if cell.method == "two_stage")
     assert stages.algo.sft_steps < stages.run.steps

@@ -9,9 +9,9 @@ import pyarrow
 import pytest
 from pyarrow import ipc, parquet
 
-from speech.convert import convert
+from speech.convert import convert_source
 from speech.sources import tables
-from speech.sources.tables import rows as rows_of
+from speech.sources.tables import read_table_rows as rows_of
 from tests.sources import AUDIO, as_table, rows
 
 CONTAINERS = ["parquet", "arrow"]
@@ -56,7 +56,7 @@ STRANGE = {
 @pytest.mark.parametrize("kind", STRANGE)
 def test_a_column_that_no_form_reads_costs_no_row(container: str, kind: str, tmp_path: Path) -> None:
     table = as_table(tmp_path, rows(tmp_path, 3)).append_column("when", STRANGE[kind])
-    progress = convert([written(tmp_path, container, table)], tmp_path / "to", 1.0)
+    progress = convert_source([written(tmp_path, container, table)], tmp_path / "to", 1.0)
     assert (progress.done, progress.rows) == (3, 3)
     assert progress.unread == {"speaker": 3, "when": 3}
 
@@ -141,7 +141,7 @@ LONG: dict[str, Callable[[int], Any]] = {
 def test_a_row_that_is_too_large_for_python_is_dropped_before_it_is_there(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "MAX_SAMPLE", 20_000)
+    monkeypatch.setattr(tables, "MAX_SAMPLE_BYTES", 20_000)
     values = [LONG[kind](count) for count in (1, 30, 1)]
     column = pyarrow.chunked_array(
         [pyarrow.ListArray.from_arrays(pyarrow.array([0, len(one)], pyarrow.int32()), one) for one in values]
@@ -155,7 +155,7 @@ def test_a_row_that_is_too_large_for_python_is_dropped_before_it_is_there(
 
 
 def test_a_row_is_bounded_over_all_its_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "MAX_SAMPLE", 1500)
+    monkeypatch.setattr(tables, "MAX_SAMPLE_BYTES", 1500)
     for container in CONTAINERS:
         for second, whole in ((bytes(100), True), (bytes(1000), False)):
             table = pyarrow.table({"sft_target_audio": [bytes(1000)], "question_audio": [second]})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech.sources.tar import Member, _records, members
+from speech.sources.tar import TarMember, _parse_pax_records, read_tar_members
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 KINDS = (
@@ -39,8 +39,8 @@ def packed(entries: list[tarfile.TarInfo], form: int = tarfile.PAX_FORMAT) -> by
     return file.getvalue()
 
 
-def read(content: bytes) -> list[Member]:
-    return list(members(io.BytesIO(content), len(content)))
+def read(content: bytes) -> list[TarMember]:
+    return list(read_tar_members(io.BytesIO(content), len(content)))
 
 
 @given(
@@ -129,9 +129,9 @@ def test_nothing_is_written(tmp_path: Path) -> None:
 def test_records_of_all_members_are_read_once_and_those_that_nothing_reads_are_not_kept() -> None:
     lines = [b"path=shared"] + [b"vendor.%06d=%s" % (i, b"x" * 30) for i in range(20_000)]
     told = b"".join(_record(line) for line in lines)
-    records = _records(told + b"\0" * 100)
+    records = _parse_pax_records(told + b"\0" * 100)
     assert records == {"path": "shared"}
-    assert _records(_record(b"GNU.sparse.major=1") + _record(b"size=7")) == {"GNU.sparse.": "1", "size": "7"}
+    assert _parse_pax_records(_record(b"GNU.sparse.major=1") + _record(b"size=7")) == {"GNU.sparse.": "1", "size": "7"}
 
 
 def _record(said: bytes) -> bytes:

@@ -18,9 +18,9 @@ import soundfile
 
 from conf.judging import AsrConfig
 from judge.endpoint import Endpoint
-from judge.recognisers import recogniser_from
-from judge.transcription import Transcriber, read_transcript
-from judge.types import CallFailed, Kind, Missing
+from judge.recognisers import build_recogniser
+from judge.transcription import EndpointRecogniser, read_transcript
+from judge.types import CallFailed, MissingKind, MissingVerdict
 from tests.fault_server import GRACE, LONG, FaultServer, Plan, running
 from tests.faults import FAULTS, SHORT, Fault
 from tests.judging import Broken, panel_hearing, reply, speech, spoken, task
@@ -103,13 +103,13 @@ def test_the_wave_is_sent_at_its_true_rate_with_every_field_and_the_text_comes_b
 
 def hearing(url: str, key_env: str | None = None) -> str:
     """One transcription by a listener of its own."""
-    with closing(Transcriber(endpoint(url, key_env), "en")) as listener:
+    with closing(EndpointRecogniser(endpoint(url, key_env), "en")) as listener:
         return listener.transcribe(WAVE, 22_050)
 
 
 def test_nothing_recorded_is_no_words_and_no_request() -> None:
     with scribe((500, {})) as (url, server):
-        assert Transcriber(endpoint(url), "en").transcribe(np.zeros(0, np.float32), 16_000) == ""
+        assert EndpointRecogniser(endpoint(url), "en").transcribe(np.zeros(0, np.float32), 16_000) == ""
     assert server.got == []
 
 
@@ -133,7 +133,7 @@ def test_it_works_where_an_event_loop_runs_already() -> None:
 
 def test_a_key_that_is_not_set_is_told_before_the_first_reply() -> None:
     with pytest.raises(ValueError, match="SCRIBE_KEY must hold the key"):
-        Transcriber(endpoint("http://127.0.0.1:1/v1", "SCRIBE_KEY"), "en")
+        EndpointRecogniser(endpoint("http://127.0.0.1:1/v1", "SCRIBE_KEY"), "en")
 
 
 def test_a_key_that_the_server_repeats_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_a_key_that_the_server_repeats_is_not_passed_on(monkeypatch: pytest.Monk
         (b'{"error": {"message": "used up", "code": "insufficient_quota"}}', "quota"),
     ],
 )
-def test_a_body_without_a_transcript_is_a_failure_of_its_kind(body: bytes, kind: Kind) -> None:
+def test_a_body_without_a_transcript_is_a_failure_of_its_kind(body: bytes, kind: MissingKind) -> None:
     with pytest.raises(CallFailed) as failed:
         read_transcript(body)
     assert failed.value.kind == kind
@@ -170,7 +170,7 @@ OF_TRANSPORT = set("deadline network rate_limited quota server rejected redirect
 
 
 def test_every_fault_of_a_server_ends_as_its_kind_in_time_and_never_as_a_transcript() -> None:
-    def heard(listener: Transcriber) -> tuple[str, float]:
+    def heard(listener: EndpointRecogniser) -> tuple[str, float]:
         start = time.monotonic()
         try:
             found = listener.transcribe(WAVE[:1600], 16_000)
@@ -184,7 +184,7 @@ def test_every_fault_of_a_server_ends_as_its_kind_in_time_and_never_as_a_transcr
         server.plans[name] = Plan(fault=fault, faults=9, rng=Random(name), text="4")
         deadline = SHORT if fault.kind == "deadline" else LONG
         expected = fault.kind if fault.kind in OF_TRANSPORT else "malformed"  # no answer to a chat is a text
-        listener = Transcriber(server.endpoint(name, deadline, attempts=1), "en")
+        listener = EndpointRecogniser(server.endpoint(name, deadline, attempts=1), "en")
         found, seconds = await asyncio.to_thread(heard, listener)
         return name, str(expected), found, seconds - deadline
 
@@ -204,7 +204,7 @@ def test_the_panel_keeps_kind_and_retryable_flag_of_a_failed_call() -> None:
         panel = panel_hearing(Broken(failure, 1, TEXT))
         judged = panel.score(reply(TEXT), speech(spoken(TEXT)), task(TEXT))
         for verdict in (*judged.axes.values(), judged.reward):
-            assert isinstance(verdict, Missing)
+            assert isinstance(verdict, MissingVerdict)
             assert (verdict.kind, verdict.retryable) == (failure.kind, failure.retryable)
             assert f"recogniser: {failure.reason}" in verdict.reason
         assert judged.transcript is None
@@ -213,5 +213,5 @@ def test_the_panel_keeps_kind_and_retryable_flag_of_a_failed_call() -> None:
 def test_the_settings_lead_to_the_endpoint(tmp_path: Path) -> None:
     with scribe((200, {"text": "ja"})) as (url, server):
         config = AsrConfig(by="endpoint", base_url=url, model="scribe-2", language="de")
-        assert recogniser_from(config, tmp_path).transcribe(WAVE, 16_000) == "ja"
+        assert build_recogniser(config, tmp_path).transcribe(WAVE, 16_000) == "ja"
     assert (server.got[0][1]["model"], server.got[0][1]["language"]) == (b"scribe-2", b"de")

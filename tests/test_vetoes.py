@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conf.judging import MEASURES, TAKEN, PluginConfig, VetoConfig
+from conf.judging import RESERVED_FIGURES, VETO_MEASURES, PluginConfig, VetoConfig
 from judge import vetoes
-from judge.acoustic import Sound
-from judge.panel import FAULTS, Panel
-from judge.plugins import Plugin
-from judge.types import CallFailed, Judged, Missing, Scale, Scored, Verdict
+from judge.acoustic import SoundMeasurements
+from judge.panel import LOGGED_FAULTS, Panel
+from judge.plugins import OnnxPredictor
+from judge.types import CallFailed, MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
 from rollout.types import Speech
 from tests.judging import (
     CONFIG,
@@ -54,7 +54,7 @@ def vetoing(*rules: VetoConfig, plugins: tuple[Gauge, ...] = (), **changes: floa
     return Panel(config, Parrot(TEXT), plugins=plugins)
 
 
-def judged(panel: Panel, wave: np.ndarray | None = None) -> Judged:
+def judged(panel: Panel, wave: np.ndarray | None = None) -> ReplyJudgement:
     return panel.score(reply(TEXT), speech(spoken(TEXT) if wave is None else wave), task(TEXT))
 
 
@@ -79,7 +79,7 @@ def judged(panel: Panel, wave: np.ndarray | None = None) -> Judged:
 def test_reasons_name_each_broken_rule(
     figures: dict[str, float], rules: list[VetoConfig], expected: list[str]
 ) -> None:
-    assert vetoes.reasons(figures, rules) == expected
+    assert vetoes.find_broken_rules(figures, rules) == expected
 
 
 NAMES = ("a", "b", "c")
@@ -95,18 +95,18 @@ def test_the_verdict_is_the_floor_when_a_rule_is_broken_and_missing_when_that_is
 ) -> None:
     rules = [VetoConfig(measure=name, least=min(a, b), most=max(a, b)) for name, a, b in bounds]
     failures = {name: CallFailed("malformed", "broken") for name in NAMES if name not in figures}
-    found = vetoes.verdict(figures, failures, rules, Scale(1.0, 5.0))
+    found = vetoes.judge_by_vetoes(figures, failures, rules, Scale(1.0, 5.0))
     seen = [(figures[name], min(a, b), max(a, b)) for name, a, b in bounds if name in figures]
     if any(not lo <= figure <= hi for figure, lo, hi in seen):
-        assert isinstance(found, Scored) and found.value == 1.0 and found.why
+        assert isinstance(found, ScoredVerdict) and found.value == 1.0 and found.why
     elif len(seen) < len(bounds):
-        assert isinstance(found, Missing) and "broken" in found.reason
+        assert isinstance(found, MissingVerdict) and "broken" in found.reason
     else:
         assert found is None
 
 
 def test_the_settings_know_every_measurement() -> None:
-    assert (*(field.name for field in fields(Sound)), "pitch_semitones", "voiced") == MEASURES
+    assert (*(field.name for field in fields(SoundMeasurements)), "pitch_semitones", "voiced") == VETO_MEASURES
 
 
 # --- in the panel
@@ -117,13 +117,15 @@ def test_no_veto_is_shipped_and_no_figure_comes_with_none() -> None:
     for text in REPLIES:
         found = shipped_panel().score(reply(text), speech(spoken(text)), task(text))
         assert "vetoed" not in found.figures and "veto" not in found.reward.judge
-        assert set(found.figures) <= TAKEN | {"seconds", *FAULTS}, "pitch takes long: where it is wanted"
+        assert set(found.figures) <= RESERVED_FIGURES | {"seconds", *LOGGED_FAULTS}, (
+            "pitch takes long: where it is wanted"
+        )
 
 
 def test_a_veto_makes_the_reward_the_floor_and_leaves_the_axes_as_they_are() -> None:
     looped = np.tile(spoken("dog"), 6)
     free, held = judged(vetoing(), looped), judged(vetoing(LOOP), looped)
-    assert isinstance(held.reward, Scored)
+    assert isinstance(held.reward, ScoredVerdict)
     assert (held.reward.value, held.reward.judge) == (SCALE.lo, "veto/1")
     assert held.reward.why.startswith("loop must be at most 0.9: got ")
     assert dict(held.axes) == dict(free.axes)
@@ -147,13 +149,13 @@ def test_no_figure_of_a_plugin_however_good_raises_a_reward() -> None:
 
 def test_a_plugin_that_fails_makes_the_reward_missing_and_not_the_axes() -> None:
     held = judged(vetoing(MOS, plugins=(Gauge(CallFailed("malformed", "its output is nan")),)))
-    assert isinstance(held.reward, Missing)
+    assert isinstance(held.reward, MissingVerdict)
     assert (held.reward.kind, held.reward.retryable) == ("malformed", False)
     assert held.reward.reason == "plugin mos: its output is nan"
-    assert all(isinstance(verdict, Scored) for verdict in held.axes.values())
+    assert all(isinstance(verdict, ScoredVerdict) for verdict in held.axes.values())
     assert "mos" not in held.figures and "vetoed" not in held.figures
     crashed = judged(vetoing(MOS, plugins=(Gauge(RuntimeError("no memory")),))).reward
-    assert isinstance(crashed, Missing) and crashed.retryable and "no memory" in crashed.reason
+    assert isinstance(crashed, MissingVerdict) and crashed.retryable and "no memory" in crashed.reason
 
 
 def test_a_plugin_that_no_veto_needs_may_fail() -> None:
@@ -168,36 +170,36 @@ def test_a_broken_bound_holds_whatever_is_missing_besides() -> None:
 
 
 def test_the_veto_holds_when_others_have_judged_the_axes() -> None:
-    best: dict[str, Verdict] = {name: Scored(value=5.0, judge="api/1") for name in ("semantic", "acoustic")}
-    down = {name: Missing(judge="api/1", reason="down", kind="server") for name in best}
+    best: dict[str, Verdict] = {name: ScoredVerdict(value=5.0, judge="api/1") for name in ("semantic", "acoustic")}
+    down = {name: MissingVerdict(judge="api/1", reason="down", kind="server") for name in best}
     looped, plain = np.tile(spoken("dog"), 6), None
     panel = vetoing(LOOP)
     for axes in (best, down):
         held = judged(panel, looped)
         assert panel.reward(axes, held) == held.reward
     assert value(panel.reward(best, judged(panel, plain))) == 5.0
-    assert isinstance(panel.reward(down, judged(panel, plain)), Missing)
+    assert isinstance(panel.reward(down, judged(panel, plain)), MissingVerdict)
     unknown = vetoing(MOS, plugins=(Gauge(CallFailed("malformed", "nan")),))
-    assert isinstance(unknown.reward(best, judged(unknown)), Missing)
+    assert isinstance(unknown.reward(best, judged(unknown)), MissingVerdict)
 
 
 def test_nothing_is_vetoed_that_nobody_heard() -> None:
     gauge = Gauge(CallFailed("malformed", "must not be asked"))
     panel = vetoing(LOOP, MOS, plugins=(gauge,))
     cut = panel.score(reply(TEXT, finish="abort"), speech(spoken(TEXT)), task(TEXT))
-    assert isinstance(cut.reward, Missing) and cut.reward.kind == "aborted"
+    assert isinstance(cut.reward, MissingVerdict) and cut.reward.kind == "aborted"
     empty = panel.score(reply(TEXT), speech(np.zeros(0)), task(TEXT))
     assert value(empty.reward) == SCALE.lo and "floor/1" in empty.reward.judge
     config = CONFIG.model_copy(update={"vetoes": (LOOP,)})
     deaf = Panel(config, Broken(RuntimeError("deaf"), 1, TEXT))
     found = deaf.score(reply(TEXT), speech(np.tile(spoken("dog"), 6)), task(TEXT))
-    assert isinstance(found.reward, Missing) and found.reward.kind == "recogniser"
+    assert isinstance(found.reward, MissingVerdict) and found.reward.kind == "recogniser"
 
 
 def test_without_onnxruntime_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"pip install onnxruntime$"):
-        Plugin(MOS_PLUGIN, tmp_path)
+        OnnxPredictor(MOS_PLUGIN, tmp_path)
 
 
 # --- the axis that only an API judges
@@ -206,8 +208,8 @@ def test_without_onnxruntime_the_message_says_how_to_get_it(monkeypatch: pytest.
 def test_the_turn_as_a_whole_is_missing_until_others_have_judged_it() -> None:
     panel = panel_hearing(Parrot(TEXT), holistic=1.0)
     found = judged(panel)
-    assert isinstance(found.axes["holistic"], Missing) and isinstance(found.reward, Missing)
-    axes = {**found.axes, "holistic": Scored(value=1.0, judge="api/1")}
+    assert isinstance(found.axes["holistic"], MissingVerdict) and isinstance(found.reward, MissingVerdict)
+    axes = {**found.axes, "holistic": ScoredVerdict(value=1.0, judge="api/1")}
     weights = {"semantic": 0.6, "acoustic": 0.4, "holistic": 1.0}
     expected = sum(weight * value(axes[name]) for name, weight in weights.items()) / 2.0
     assert value(panel.reward(axes, found)) == pytest.approx(expected)

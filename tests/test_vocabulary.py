@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from speech.vocabulary import LONGEST, Vocabulary
+from speech.vocabulary import MAX_TEXT_CHARACTERS, Vocabulary
 
 BYTES = {bytes([i]): i for i in range(256)}
 
@@ -65,7 +65,7 @@ def test_a_million_spaces_are_refused_where_the_library_would_panic(tmp_path: Pa
     file.write_bytes(b"".join(base64.b64encode(t) + b" %d\n" % i for t, i in BYTES.items()))
     vocabulary = Vocabulary.of_ranks(file, r"\s+(?!\S)|\s+|\S+", {})
     assert len(vocabulary.encode(" " * 1000)) == 1000
-    with pytest.raises(ValueError, match=f"at most {LONGEST} characters: got 1200000"):
+    with pytest.raises(ValueError, match=f"at most {MAX_TEXT_CHARACTERS} characters: got 1200000"):
         vocabulary.encode(" " * 1_200_000)
 
 

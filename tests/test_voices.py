@@ -12,13 +12,13 @@ import pytest
 from actors.errors import RunError
 from actors.handles import JudgeActor
 from actors.judge_pool import JudgePool
-from actors.voices import is_needed, measure_voice
-from conf.load import load
+from actors.voices import is_voice_needed, measure_voice
+from conf.load import load_config
 from conf.schema import Config
-from judge.types import Missing, Scored, Task
-from judge.voice import EMBEDDED, FEWEST, SpeechNorms, VoiceSample, norms_of
+from judge.types import JudgeTask, MissingVerdict, ScoredVerdict
+from judge.voice import MIN_VOICE_REPLIES, TINY_VOICE_NORMS, SpeechNorms, VoiceSample, find_voice_norms
 from rollout.types import Reply, Sampling, Speech
-from speech.manifest import Row
+from speech.manifest import ManifestRow
 from tests.judging import reply as reply_saying
 
 OWN = [
@@ -41,7 +41,7 @@ class Fleet:
     async def know_voice(self, norms: SpeechNorms) -> None:
         self.judges_know.append(norms)
 
-    async def ask(self, how: str, manifest: Path, rows: Sequence[Row]) -> list[Any]:
+    async def ask_engine(self, how: str, manifest: Path, rows: Sequence[ManifestRow]) -> list[Any]:
         assert how == "encode"
         return [SimpleNamespace(id=row.id, prompt=[1], features=()) for row in rows]
 
@@ -53,7 +53,7 @@ class Fleet:
             finish = "length" if self.cut and place % 2 else "stop"
             yield reply_saying("one two three", finish=finish), ["speech"]
 
-    async def sample(self, reply: Reply, speech: list[Any]) -> VoiceSample:
+    async def sample_voice(self, reply: Reply, speech: list[Any]) -> VoiceSample:
         return VoiceSample(words=3, letters=11, seconds=1.5, level_dbfs=-30.0)
 
 
@@ -62,7 +62,7 @@ def rows(count: int, style: str | None = None) -> list[Any]:
 
 
 def config_of(folder: Path, *more: str) -> Config:
-    return load([*OWN, f"model.path={folder}", "model.codec=codec", *more])
+    return load_config([*OWN, f"model.path={folder}", "model.codec=codec", *more])
 
 
 def measured(fleet: Fleet, config: Config, asked: list[Any], run: Path, monkeypatch: pytest.MonkeyPatch) -> str | None:
@@ -77,7 +77,7 @@ def test_the_voice_is_measured_once_and_read_again_by_a_resumed_run(
     run.mkdir()
     told = measured(fleet, config, rows(40), run, monkeypatch)
     assert told is not None and told.startswith("the voice, measured on 32 replies")
-    norms = norms_of(config.model.path, run)
+    norms = find_voice_norms(config.model.path, run)
     assert norms is not None and norms.level_dbfs == -30 and norms.seconds("one two three") == pytest.approx(1.5)
     assert fleet.judges_know == [norms]
     before = (run / "voice.json").read_bytes()
@@ -86,7 +86,7 @@ def test_the_voice_is_measured_once_and_read_again_by_a_resumed_run(
     assert len(fleet.asked) == 32 and (run / "voice.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("asked", [rows(FEWEST - 1), rows(40, style="slow"), []])
+@pytest.mark.parametrize("asked", [rows(MIN_VOICE_REPLIES - 1), rows(40, style="slow"), []])
 def test_a_voice_that_cannot_be_measured_refuses_the_acoustic_axis_and_nothing_else(
     asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,8 +104,8 @@ def test_replies_that_were_cut_off_are_no_sample(tmp_path: Path, monkeypatch: py
 
 def test_the_embedded_voice_is_known_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet()
-    assert measured(fleet, load([]), rows(40), tmp_path, monkeypatch) is None and not fleet.asked
-    assert fleet.judges_know == [EMBEDDED]
+    assert measured(fleet, load_config([]), rows(40), tmp_path, monkeypatch) is None and not fleet.asked
+    assert fleet.judges_know == [TINY_VOICE_NORMS]
 
 
 def test_a_judge_that_is_replaced_knows_the_voice_before_it_is_given_work() -> None:
@@ -120,35 +120,35 @@ def test_a_judge_that_is_replaced_knows_the_voice_before_it_is_given_work() -> N
     judge: Any = SimpleNamespace(hello=SimpleNamespace(remote=hello), know_voice=SimpleNamespace(remote=know))
     pool: Any = JudgePool.__new__(JudgePool)
     pool.role, pool._source, pool.handles = "judge", "same", [judge, judge]
-    asyncio.run(pool.ready(judge))
+    asyncio.run(pool.wait_until_ready(judge))
     assert knows == []
-    asyncio.run(pool.know_voice(EMBEDDED))
-    asyncio.run(pool.ready(judge))
-    assert knows == [EMBEDDED] * 3
+    asyncio.run(pool.know_voice(TINY_VOICE_NORMS))
+    asyncio.run(pool.wait_until_ready(judge))
+    assert knows == [TINY_VOICE_NORMS] * 3
 
 
 def test_an_endpoint_that_hears_the_sound_needs_no_norms(tmp_path: Path) -> None:
     api = ["judge.api.base_url=http://127.0.0.1:9/v1", "judge.api.model=m"]
-    assert is_needed(config_of(tmp_path).judge)
-    assert not is_needed(config_of(tmp_path, "judge=openai", *api).judge)
+    assert is_voice_needed(config_of(tmp_path).judge)
+    assert not is_voice_needed(config_of(tmp_path, "judge=openai", *api).judge)
     vetoes = "judge.vetoes=[{measure:pace,most:2}]"
-    assert is_needed(config_of(tmp_path, "judge=openai", *api, vetoes).judge)
+    assert is_voice_needed(config_of(tmp_path, "judge=openai", *api, vetoes).judge)
 
 
 def test_a_judge_that_started_before_the_voice_was_known_uses_it_from_then_on(tmp_path: Path) -> None:
-    config = load([*OWN, f"model.path={tmp_path / 'base'}", "model.codec=codec", "judge.asr.by=pocketsphinx"])
+    config = load_config([*OWN, f"model.path={tmp_path / 'base'}", "model.codec=codec", "judge.asr.by=pocketsphinx"])
     judge = JudgeActor(config)
     tone = np.sin(np.arange(RATE * 2) / 9).astype(np.float32) * 0.2
     speech, asked = (
         Speech(wave=tone, sample_rate=RATE),
-        Task(task_type="t", question="q", match=None, answer=None, style=None),
+        JudgeTask(task_type="t", question="q", match=None, answer=None, style=None),
     )
     reply = reply_saying("one two three")
     verdict = judge.score(reply, speech, asked, None).axes["acoustic"]
-    assert isinstance(verdict, Missing) and "how this voice speaks is not known" in verdict.reason
+    assert isinstance(verdict, MissingVerdict) and "how this voice speaks is not known" in verdict.reason
     assert judge.sample("one two three", speech) is not None
     judge.know_voice(SpeechNorms(seconds_per_word=0.5, seconds_per_letter=0.0, level_dbfs=-20.0))
-    assert isinstance(judge.score(reply, speech, asked, None).axes["acoustic"], Scored)
+    assert isinstance(judge.score(reply, speech, asked, None).axes["acoustic"], ScoredVerdict)
 
 
 def test_prompts_are_the_rows_that_ask_for_no_style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

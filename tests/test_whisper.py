@@ -16,13 +16,19 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from conf.judging import AsrConfig
-from judge.recognisers import recogniser_from
-from judge.whisper import ON_CPU, SAMPLE_RATE, FasterWhisper, Whisper, windows
+from judge.recognisers import build_recogniser
+from judge.whisper import (
+    CPU_MODEL_OPTIONS,
+    WHISPER_SAMPLE_RATE,
+    FasterWhisperRecogniser,
+    WhisperRecogniser,
+    split_speech_windows,
+)
 from speech.audio import resample
 from tests.whisper_checkpoint import write_micro_whisper
 
 RANDOM = np.random.default_rng(0)
-NOISE, OTHER = (RANDOM.normal(0, 0.1, SAMPLE_RATE).astype(np.float32) for _ in range(2))
+NOISE, OTHER = (RANDOM.normal(0, 0.1, WHISPER_SAMPLE_RATE).astype(np.float32) for _ in range(2))
 
 
 @pytest.fixture(scope="module")
@@ -31,59 +37,61 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whisper(folder: Path) -> Whisper:
-    return Whisper(folder, "en")
+def whisper(folder: Path) -> WhisperRecogniser:
+    return WhisperRecogniser(folder, "en")
 
 
-def test_the_same_wave_gives_the_same_words_whatever_was_heard_before(whisper: Whisper, folder: Path) -> None:
-    said = whisper.transcribe(NOISE, SAMPLE_RATE)
-    other = whisper.transcribe(OTHER, SAMPLE_RATE)
+def test_the_same_wave_gives_the_same_words_whatever_was_heard_before(
+    whisper: WhisperRecogniser, folder: Path
+) -> None:
+    said = whisper.transcribe(NOISE, WHISPER_SAMPLE_RATE)
+    other = whisper.transcribe(OTHER, WHISPER_SAMPLE_RATE)
     assert said and set(said) <= set("abcdefghijklmnopqrstuvwxyz ") and said != other
-    assert whisper.transcribe(NOISE, SAMPLE_RATE) == said
-    assert Whisper(folder, "en").transcribe(NOISE, SAMPLE_RATE) == said
+    assert whisper.transcribe(NOISE, WHISPER_SAMPLE_RATE) == said
+    assert WhisperRecogniser(folder, "en").transcribe(NOISE, WHISPER_SAMPLE_RATE) == said
 
 
-def test_another_sample_rate_is_resampled_to_16_khz(whisper: Whisper) -> None:
-    high = resample(NOISE, SAMPLE_RATE, 24_000)
+def test_another_sample_rate_is_resampled_to_16_khz(whisper: WhisperRecogniser) -> None:
+    high = resample(NOISE, WHISPER_SAMPLE_RATE, 24_000)
     assert whisper.transcribe(high, 24_000) == whisper.transcribe(resample(high, 24_000, 16_000), 16_000)
     assert whisper.transcribe(high, 24_000) != whisper.transcribe(high, 16_000)
     with pytest.raises(ValueError, match="positive, got 0"):
         whisper.transcribe(NOISE, 0)
 
 
-def test_silence_and_nothing_are_no_words(whisper: Whisper) -> None:
+def test_silence_and_nothing_are_no_words(whisper: WhisperRecogniser) -> None:
     for samples in (0, 100, 8000):
-        assert whisper.transcribe(np.zeros(samples, np.float32), SAMPLE_RATE) == ""
+        assert whisper.transcribe(np.zeros(samples, np.float32), WHISPER_SAMPLE_RATE) == ""
 
 
-def test_more_than_thirty_seconds_are_heard_window_by_window(whisper: Whisper) -> None:
-    quiet = np.zeros(SAMPLE_RATE // 2, np.float32)
+def test_more_than_thirty_seconds_are_heard_window_by_window(whisper: WhisperRecogniser) -> None:
+    quiet = np.zeros(WHISPER_SAMPLE_RATE // 2, np.float32)
     first = np.concatenate([np.tile(NOISE, 27), quiet])
-    both = whisper.transcribe(np.concatenate([first, np.tile(OTHER, 10)]), SAMPLE_RATE)
-    assert both.startswith(whisper.transcribe(first[: -len(quiet) // 2], SAMPLE_RATE)[:8])
+    both = whisper.transcribe(np.concatenate([first, np.tile(OTHER, 10)]), WHISPER_SAMPLE_RATE)
+    assert both.startswith(whisper.transcribe(first[: -len(quiet) // 2], WHISPER_SAMPLE_RATE)[:8])
     assert len(both.split()) >= 2
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 100), st.integers(0, 2**31))
 def test_windows_are_the_wave_cut_into_at_most_thirty_seconds(seconds: int, seed: int) -> None:
-    wave = np.random.default_rng(seed).normal(0, 0.1, seconds * SAMPLE_RATE + seed % 999).astype(np.float32)
-    parts = list(windows(wave, SAMPLE_RATE))
-    assert all(len(part) <= 30 * SAMPLE_RATE for part in parts)
-    assert all(len(part) >= 25 * SAMPLE_RATE for part in parts[:-1])
+    wave = np.random.default_rng(seed).normal(0, 0.1, seconds * WHISPER_SAMPLE_RATE + seed % 999).astype(np.float32)
+    parts = list(split_speech_windows(wave, WHISPER_SAMPLE_RATE))
+    assert all(len(part) <= 30 * WHISPER_SAMPLE_RATE for part in parts)
+    assert all(len(part) >= 25 * WHISPER_SAMPLE_RATE for part in parts[:-1])
     assert np.array_equal(np.concatenate([*parts, wave[:0]]), wave)
 
 
 def test_a_window_ends_where_it_is_quiet_and_one_without_speech_is_left_out() -> None:
-    gap = slice(round(28.0 * SAMPLE_RATE), round(28.3 * SAMPLE_RATE))
+    gap = slice(round(28.0 * WHISPER_SAMPLE_RATE), round(28.3 * WHISPER_SAMPLE_RATE))
     wave = np.tile(NOISE, 40)
     wave[gap] = 0
-    first, second = windows(wave, SAMPLE_RATE)
+    first, second = split_speech_windows(wave, WHISPER_SAMPLE_RATE)
     assert gap.start <= len(first) <= gap.stop
     assert len(first) + len(second) == len(wave)
-    wave[30 * SAMPLE_RATE :] = 0
-    wave[gap.start : 30 * SAMPLE_RATE] = 0
-    assert len(list(windows(wave, SAMPLE_RATE))) == 1
+    wave[30 * WHISPER_SAMPLE_RATE :] = 0
+    wave[gap.start : 30 * WHISPER_SAMPLE_RATE] = 0
+    assert len(list(split_speech_windows(wave, WHISPER_SAMPLE_RATE))) == 1
 
 
 def test_weights_in_any_other_format_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -92,25 +100,25 @@ def test_weights_in_any_other_format_are_refused(folder: Path, tmp_path: Path) -
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"must hold model\.safetensors"):
-        Whisper(pickled, "en")
+        WhisperRecogniser(pickled, "en")
     torch.save({}, pickled / "model.safetensors")
     with pytest.raises(ValueError, match="must be a whole safetensors file"):
-        Whisper(pickled, "en")
+        WhisperRecogniser(pickled, "en")
 
 
 def test_a_folder_that_is_no_whole_whisper_checkpoint_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must hold"):
-        Whisper(tmp_path, "en")
+        WhisperRecogniser(tmp_path, "en")
     torn = tmp_path / "torn"
     shutil.copytree(folder, torn)
     weights = load_file(torn / "model.safetensors")
     weights.pop("model.encoder.conv1.weight")
     save_file(weights, torn / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"must have all weights: lacks model\.encoder\.conv1\.weight"):
-        Whisper(torn, "en")
+        WhisperRecogniser(torn, "en")
     (torn / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match="must be a Whisper checkpoint"):
-        Whisper(torn, "en")
+        WhisperRecogniser(torn, "en")
 
 
 def test_an_english_checkpoint_is_not_told_a_language(folder: Path, tmp_path: Path) -> None:
@@ -119,12 +127,12 @@ def test_an_english_checkpoint_is_not_told_a_language(folder: Path, tmp_path: Pa
     config = json.loads((english / "generation_config.json").read_text())
     kept = {name: value for name, value in config.items() if not name.endswith("_to_id")}
     (english / "generation_config.json").write_text(json.dumps(kept | {"is_multilingual": False}))
-    assert Whisper(english, "en").transcribe(NOISE, SAMPLE_RATE)
+    assert WhisperRecogniser(english, "en").transcribe(NOISE, WHISPER_SAMPLE_RATE)
 
 
-def test_the_settings_lead_to_whisper(folder: Path, whisper: Whisper) -> None:
-    listener = recogniser_from(AsrConfig(by="whisper", path=Path(folder.name)), folder.parent)
-    assert listener.transcribe(NOISE, SAMPLE_RATE) == whisper.transcribe(NOISE, SAMPLE_RATE)
+def test_the_settings_lead_to_whisper(folder: Path, whisper: WhisperRecogniser) -> None:
+    listener = build_recogniser(AsrConfig(by="whisper", path=Path(folder.name)), folder.parent)
+    assert listener.transcribe(NOISE, WHISPER_SAMPLE_RATE) == whisper.transcribe(NOISE, WHISPER_SAMPLE_RATE)
 
 
 # --- faster-whisper: the real one where it is installed, else one that shows how it is called
@@ -161,11 +169,11 @@ def test_faster_whisper_is_asked_greedily_at_16_khz_and_downloads_nothing(
     fake: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     path = converted(tmp_path, tmp_path / "ct2")
-    listener = recogniser_from(AsrConfig(by="faster_whisper", path=path, language="fr"), tmp_path)
+    listener = build_recogniser(AsrConfig(by="faster_whisper", path=path, language="fr"), tmp_path)
     assert listener.transcribe(resample(NOISE, 16_000, 48_000), 48_000) == "samples 16000."
-    assert listener.transcribe(np.zeros(8000, np.float32), SAMPLE_RATE) == ""
+    assert listener.transcribe(np.zeros(8000, np.float32), WHISPER_SAMPLE_RATE) == ""
     made, asked = fake
-    assert made == {"path": str(path), "local_files_only": True, **ON_CPU}
+    assert made == {"path": str(path), "local_files_only": True, **CPU_MODEL_OPTIONS}
     assert (asked["language"], asked["beam_size"], asked["temperature"]) == ("fr", 1, 0.0)
 
 
@@ -174,7 +182,7 @@ def test_a_ctranslate2_folder_must_be_whole(fake: list[dict[str, Any]], tmp_path
     path = converted(tmp_path, tmp_path / "ct2")
     (path / name).unlink()
     with pytest.raises(ValueError, match=f"must hold {name}"):
-        FasterWhisper(path, "en")
+        FasterWhisperRecogniser(path, "en")
     assert fake == []
 
 
@@ -183,7 +191,7 @@ def test_without_faster_whisper_the_message_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
     with pytest.raises(ValueError, match=r"needs the package faster-whisper: .*pip install faster-whisper "):
-        FasterWhisper(tmp_path, "en")
+        FasterWhisperRecogniser(tmp_path, "en")
 
 
 def test_the_real_faster_whisper_hears_a_converted_checkpoint(folder: Path, tmp_path: Path) -> None:
@@ -193,11 +201,11 @@ def test_the_real_faster_whisper_hears_a_converted_checkpoint(folder: Path, tmp_
     path = tmp_path / "ct2"
     files = ["tokenizer.json", "preprocessor_config.json"]
     TransformersConverter(str(folder), copy_files=files).convert(str(path))
-    listener = FasterWhisper(path, "en")
-    said = listener.transcribe(NOISE, SAMPLE_RATE)
-    assert said and listener.transcribe(OTHER, SAMPLE_RATE) != said
-    assert FasterWhisper(path, "en").transcribe(NOISE, SAMPLE_RATE) == said
-    assert listener.transcribe(np.zeros(8000, np.float32), SAMPLE_RATE) == ""
+    listener = FasterWhisperRecogniser(path, "en")
+    said = listener.transcribe(NOISE, WHISPER_SAMPLE_RATE)
+    assert said and listener.transcribe(OTHER, WHISPER_SAMPLE_RATE) != said
+    assert FasterWhisperRecogniser(path, "en").transcribe(NOISE, WHISPER_SAMPLE_RATE) == said
+    assert listener.transcribe(np.zeros(8000, np.float32), WHISPER_SAMPLE_RATE) == ""
     (path / "model.bin").write_bytes(b"\x80\x05}.")
     with pytest.raises(ValueError, match="must be a CTranslate2 checkpoint"):
-        FasterWhisper(path, "en")
+        FasterWhisperRecogniser(path, "en")

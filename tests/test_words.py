@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judge.asr import word_error_rate
-from judge.choices import letters
-from judge.types import Scale, Scored, Task
-from judge.verifiable import right, score
-from judge.voice import EMBEDDED as NORMS
-from speech.algebra import same
-from speech.expressions import expression
-from speech.numbers import numbers
-from speech.spelling import bare, plain
-from speech.words import alike, spoken, words
+from judge.choices import find_chosen_letters
+from judge.types import JudgeTask, Scale, ScoredVerdict
+from judge.verifiable import gives_answer, score_answer
+from judge.voice import TINY_VOICE_NORMS as NORMS
+from speech.algebra import are_equal
+from speech.expressions import parse_expression
+from speech.numbers import parse_numbers
+from speech.spelling import normalize_spelling, strip_accents
+from speech.words import split_spoken_words, split_words, unify_accents
 
 SAME = [  # what is typed, what is written for the same words
     ("don't", "don’t", "don‘t", "donʼt", "don´t", "don`t", "DON'T", "ｄｏｎ＇ｔ"),
@@ -79,11 +79,11 @@ SAME = [  # what is typed, what is written for the same words
 @pytest.mark.parametrize("forms", SAME, ids=lambda forms: str(forms[0]))
 def test_forms_of_the_same_words_are_the_same_list_and_have_no_error(forms: tuple[str, ...]) -> None:
     for one, other in pairwise((*forms, forms[0])):
-        assert words(one) == words(other)
+        assert split_words(one) == split_words(other)
         assert word_error_rate(one, other) == 0
-        said = Scored(value=5, judge="verifiable/1", why=f"heard {other!r}, expected final {one!r}")
-        assert score(other, _task("final", one), Scale(1, 5)) == said
-        assert right(f"it is {other}", _task("contains", one))
+        said = ScoredVerdict(value=5, judge="verifiable/1", why=f"heard {other!r}, expected final {one!r}")
+        assert score_answer(other, _task("final", one), Scale(1, 5)) == said
+        assert gives_answer(f"it is {other}", _task("contains", one))
 
 
 DIFFERENT = [
@@ -99,38 +99,42 @@ DIFFERENT = [
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_other_words_stay_other_words(one: str, other: str) -> None:
     assert word_error_rate(one, other) > 0
-    assert not right(other, _task("final", one))
+    assert not gives_answer(other, _task("final", one))
 
 
 def test_accents_that_one_side_leaves_out_are_no_error_and_letters_stay() -> None:
-    assert words("Café Muñoz, Ødegård") == ["café", "muñoz", "ødegård"]
+    assert split_words("Café Muñoz, Ødegård") == ["café", "muñoz", "ødegård"]
     assert word_error_rate("the café of José", "the cafe of josé") == 0
-    assert right("it is cafe", _task("final", "café")) and right("it is café", _task("final", "cafe"))
-    assert right("un café crème", _task("regex", "cafe creme")) and right("un café", _task("regex", "café"))
-    assert alike(["résumé"], ["resume"]) == (["resume"], ["resume"])
+    assert gives_answer("it is cafe", _task("final", "café")) and gives_answer("it is café", _task("final", "cafe"))
+    assert gives_answer("un café crème", _task("regex", "cafe creme")) and gives_answer(
+        "un café", _task("regex", "café")
+    )
+    assert unify_accents(["résumé"], ["resume"]) == (["resume"], ["resume"])
 
 
 def test_a_language_keeps_its_letters_and_one_without_blanks_is_compared_sign_by_sign() -> None:
-    assert words("Это тест") == ["это", "тест"]
-    assert words("안녕 세계") == ["안녕", "세계"]
-    assert words("नमस्ते दुनिया") == ["नमस्ते", "दुनिया"]
-    assert words("東京タワー") == list("東京タワー")
+    assert split_words("Это тест") == ["это", "тест"]
+    assert split_words("안녕 세계") == ["안녕", "세계"]
+    assert split_words("नमस्ते दुनिया") == ["नमस्ते", "दुनिया"]
+    assert split_words("東京タワー") == list("東京タワー")
     assert word_error_rate("今天天气很好", "今天天氣很好") == pytest.approx(1 / 6)
-    assert words("ที่นี่") and all(not unicodedata.combining(sign[0]) for sign in words("ที่นี่"))
+    assert split_words("ที่นี่") and all(not unicodedata.combining(sign[0]) for sign in split_words("ที่นี่"))
 
 
 def test_numbers_and_choices_read_the_same_signs() -> None:
-    assert numbers("１２ and −٣ and 1½") == numbers("12 and -3 and 1 1/2")
-    assert letters("The answer is Ｂ．") == letters("the answer is b") == {"b"}
-    assert right("the answer is Ｂ", _task("choice", "Ｂ： Paris"))
-    assert right("x² + １", _task("math", "x^2+1")) and right("x squared plus one", _task("math", "x²+1"))
+    assert parse_numbers("１２ and −٣ and 1½") == parse_numbers("12 and -3 and 1 1/2")
+    assert find_chosen_letters("The answer is Ｂ．") == find_chosen_letters("the answer is b") == {"b"}
+    assert gives_answer("the answer is Ｂ", _task("choice", "Ｂ： Paris"))
+    assert gives_answer("x² + １", _task("math", "x^2+1")) and gives_answer(
+        "x squared plus one", _task("math", "x²+1")
+    )
 
 
 def test_what_sounds_long_is_measured_long() -> None:
-    assert spoken("12,999") == "twelve thousand nine hundred ninety nine".split()
-    assert spoken("$1,205") == ["one", "thousand", "two", "hundred", "five", "dollars"]
-    assert spoken("it's 12") == ["it's", "twelve"]
-    assert spoken("...") == []
+    assert split_spoken_words("12,999") == "twelve thousand nine hundred ninety nine".split()
+    assert split_spoken_words("$1,205") == ["one", "thousand", "two", "hundred", "five", "dollars"]
+    assert split_spoken_words("it's 12") == ["it's", "twelve"]
+    assert split_spoken_words("...") == []
 
 
 AS_SAID = [  # what is said, how else it is written
@@ -144,7 +148,7 @@ AS_SAID = [  # what is said, how else it is written
 
 @pytest.mark.parametrize(("said", "written"), AS_SAID)
 def test_years_and_decimals_last_as_long_as_they_sound_in_letters_and_in_digits(said: str, written: str) -> None:
-    assert spoken(said) == spoken(written) == said.split()
+    assert split_spoken_words(said) == split_spoken_words(written) == said.split()
     assert NORMS.seconds(said) == NORMS.seconds(written)
 
 
@@ -154,13 +158,13 @@ def test_years_and_decimals_last_as_long_as_they_sound_in_letters_and_in_digits(
      ("x⁺⁴", "x^4"), ("2¹\u200b⁰", "1024")],
 )  # fmt: skip
 def test_a_row_of_raised_digits_is_one_power(raised: str, flat: str) -> None:
-    assert same(expression(raised), expression(flat))
-    assert plain(plain(raised)) == plain(raised)
+    assert are_equal(parse_expression(raised), parse_expression(flat))
+    assert normalize_spelling(normalize_spelling(raised)) == normalize_spelling(raised)
 
 
 def test_marks_go_from_letters_that_have_them_as_accents_only() -> None:
-    assert bare("a\u0301\u0323bά が नी") == "abα が नी"
-    assert bare("שָׁלוֹם سَلام") == "שלום سلام"
+    assert strip_accents("a\u0301\u0323bά が नी") == "abα が नी"
+    assert strip_accents("שָׁלוֹם سَلام") == "שלום سلام"
 
 
 PIECES = [
@@ -181,17 +185,17 @@ TEXT = st.lists(st.sampled_from(PIECES)).map("".join)
 
 @given(TEXT | st.text())
 def test_words_of_words_and_plain_text_of_plain_text_are_themselves(text: str) -> None:
-    said = words(text)
-    assert words(" ".join(said)) == said
-    assert plain(plain(text)) == plain(text)
+    said = split_words(text)
+    assert split_words(" ".join(said)) == said
+    assert normalize_spelling(normalize_spelling(text)) == normalize_spelling(text)
     assert word_error_rate(text, text) == 0
 
 
 @given(st.text())
 def test_case_and_composition_change_no_word(text: str) -> None:
-    once = words(text)
-    assert words(unicodedata.normalize("NFD", text)) == once == words(unicodedata.normalize("NFC", text))
-    assert words(plain(text)) == once
+    once = split_words(text)
+    assert split_words(unicodedata.normalize("NFD", text)) == once == split_words(unicodedata.normalize("NFC", text))
+    assert split_words(normalize_spelling(text)) == once
 
 
 def _said(value: int, british: bool) -> str:
@@ -210,10 +214,12 @@ def _said(value: int, british: bool) -> str:
 @given(st.integers(0, 10**6) | st.integers(0, 10**9 - 1), st.booleans())
 def test_a_number_is_the_same_in_letters_and_in_digits(value: int, british: bool) -> None:
     said = _said(value, british)
-    assert words(said) == words(str(value)) == words(f"{value:,}")
-    assert words(f"{value:,}".replace(",", "\u202f")) == words(said)
-    assert numbers(said) == [value]
-    assert words(f"minus {said}") == words(f"-{value}") and words(f"{said} percent") == words(f"{value}%")
+    assert split_words(said) == split_words(str(value)) == split_words(f"{value:,}")
+    assert split_words(f"{value:,}".replace(",", "\u202f")) == split_words(said)
+    assert parse_numbers(said) == [value]
+    assert split_words(f"minus {said}") == split_words(f"-{value}") and split_words(f"{said} percent") == split_words(
+        f"{value}%"
+    )
 
 
 @given(st.integers(1, 10**6), st.booleans())
@@ -223,28 +229,32 @@ def test_an_ordinal_is_the_same_in_letters_and_in_digits(value: int, british: bo
     odd |= {"eight": "eighth", "nine": "ninth", "twelve": "twelfth"}
     ranked = said.removesuffix(last) + odd.get(last, f"{last[:-1]}ieth" if last.endswith("y") else f"{last}th")
     tail = "th" if value % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(value % 10, "th")
-    assert words(f"the {ranked} of them") == words(f"the {value}{tail} of them")
+    assert split_words(f"the {ranked} of them") == split_words(f"the {value}{tail} of them")
 
 
 @given(st.integers(0, 10**4), st.text("0123456789", min_size=1, max_size=5))
 def test_a_decimal_is_the_same_in_letters_and_in_digits(whole: int, places: str) -> None:
     said = f"{_said(whole, False)} point {' '.join(_said(int(digit), False) for digit in places)}"
-    assert words(said) == words(f"{whole}.{places}")
+    assert split_words(said) == split_words(f"{whole}.{places}")
 
 
 @given(st.integers(0, 23), st.integers(0, 59))
 def test_a_time_is_the_same_in_letters_and_in_digits(hour: int, minute: int) -> None:
     minutes = "" if not minute else f" oh {_said(minute, False)}" if minute < 10 else f" {_said(minute, False)}"
     for written in (f"{hour}:{minute:02}", f"{hour:02}:{minute:02}"):
-        assert words(f"at {_said(hour, False)}{minutes} sharp") == words(f"at {written} sharp")
+        assert split_words(f"at {_said(hour, False)}{minutes} sharp") == split_words(f"at {written} sharp")
 
 
 @given(st.integers(0, 10**4), st.integers(0, 99))
 def test_money_is_the_same_in_letters_and_in_digits(dollars: int, cents: int) -> None:
     parts = [f"{_said(dollars, True)} dollar{'s' * (dollars != 1)}"] if dollars or not cents else []
     parts += [f"{_said(cents, True)} cent{'s' * (cents != 1)}"] if cents else []
-    assert words(" ".join(parts)) == words(f"${dollars}.{cents:02}") == words(f"{dollars:,}.{cents:02} $")
+    assert (
+        split_words(" ".join(parts))
+        == split_words(f"${dollars}.{cents:02}")
+        == split_words(f"{dollars:,}.{cents:02} $")
+    )
 
 
-def _task(match: str, answer: str) -> Task:
-    return Task(task_type="t", question="q", match=match, answer=answer, style=None)  # type: ignore[arg-type]
+def _task(match: str, answer: str) -> JudgeTask:
+    return JudgeTask(task_type="t", question="q", match=match, answer=answer, style=None)  # type: ignore[arg-type]

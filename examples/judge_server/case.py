@@ -16,7 +16,7 @@ import soundfile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from examples.judge_server.web import Refused
-from judge.strict_json import strict_json
+from judge.strict_json import parse_strict_json
 from rollout.types import Speech
 
 BLOCK = re.compile(r"<([a-zA-Z0-9 ]{1,40}) ([0-9a-f]{16})>\n(.*?)\n</\1 \2>", re.DOTALL)
@@ -98,7 +98,7 @@ class Case:
 def read_chat(body: bytes) -> Chat:
     """Refused: not a chat request."""
     try:
-        return Chat.model_validate(strict_json(body))
+        return Chat.model_validate(parse_strict_json(body))
     except ValidationError as broken:
         first, *_ = broken.errors(include_url=False, include_input=False)
         raise Refused(400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -16,10 +16,10 @@ import numpy as np
 from examples.judge_server.case import Case, Reply
 from examples.tiny_world.tasks import FAMILIES, Item
 from judge import measure, verifiable
-from judge.acoustic import DECENCY, NORMS, STYLE_WEIGHT, Ramp
-from judge.types import Scale, Scored, Task
+from judge.acoustic import DECENCY_LIMITS, DEFAULT_NORMS, STYLE_WEIGHT, Ramp
+from judge.types import JudgeTask, Scale, ScoredVerdict
 from rollout.types import Speech
-from speech.words import words
+from speech.words import split_words
 
 SCALE = Scale(1.0, 5.0)
 PADDING = 2.0  # times the words of the right reply: who says more hides the answer or talks to the judge
@@ -38,7 +38,7 @@ def world() -> dict[str, Item]:
 
 def asked(question: str) -> Item | None:
     """The item behind a question of the world, however it wants the reply to be said."""
-    plain = " ".join(words(question))
+    plain = " ".join(split_words(question))
     for phrase in MANNERS:
         plain = plain.removeprefix(phrase).removesuffix(phrase).strip()
     return world().get(plain)
@@ -49,28 +49,28 @@ def content(question: str, transcript: str) -> float | None:
     item = asked(question)
     if item is None:
         return None
-    if len(words(transcript)) > PADDING * len(words(item.reply)):
+    if len(split_words(transcript)) > PADDING * len(split_words(item.reply)):
         return SCALE.lo
-    task = Task(task_type=item.task, question=question, match=item.match, answer=item.value, style=None)
-    verdict = verifiable.score(transcript, task, SCALE)
-    return verdict.value if isinstance(verdict, Scored) else None
+    task = JudgeTask(task_type=item.task, question=question, match=item.match, answer=item.value, style=None)
+    verdict = verifiable.score_answer(transcript, task, SCALE)
+    return verdict.value if isinstance(verdict, ScoredVerdict) else None
 
 
 def sound(speech: Speech, manner: str | None) -> float:
     """1..5, by measurements alone."""
     wave, rate = speech.wave, speech.sample_rate
     pace = measure.syllable_rate(wave, rate)
-    fraction = 1 - STYLE_WEIGHT + STYLE_WEIGHT * _manner(measure.level(wave, rate), pace, manner)
-    fraction *= DECENCY.clipping.factor(measure.clipping_share(wave))
-    fraction *= DECENCY.silence.factor(measure.silence_share(wave, rate))
-    fraction *= DECENCY.pause.factor(measure.longest_pause(wave, rate))
-    fraction *= DECENCY.loop.factor(measure.loop(wave, rate))
-    fraction *= STUCK.factor(stuck(wave, rate))
-    fraction *= RUSH.factor(pace) * DRAWL.factor(1 / pace if pace else inf)
+    fraction = 1 - STYLE_WEIGHT + STYLE_WEIGHT * _manner(measure.measure_speech_level(wave, rate), pace, manner)
+    fraction *= DECENCY_LIMITS.clipping.factor_at(measure.clipping_share(wave))
+    fraction *= DECENCY_LIMITS.silence.factor_at(measure.silence_share(wave, rate))
+    fraction *= DECENCY_LIMITS.pause.factor_at(measure.longest_pause(wave, rate))
+    fraction *= DECENCY_LIMITS.loop.factor_at(measure.measure_self_similarity(wave, rate))
+    fraction *= STUCK.factor_at(stuck(wave, rate))
+    fraction *= RUSH.factor_at(pace) * DRAWL.factor_at(1 / pace if pace else inf)
     return SCALE.at(fraction)
 
 
-def stuck(wave: measure.Wave, rate: int) -> float:
+def stuck(wave: measure.MonoWave, rate: int) -> float:
     """How much the samples repeat after 0.1 to 1 s, up to 1: loops too short for ``measure.loop``."""
     size = len(wave)
     lags = np.arange(rate // 10, min(rate, size // 2))
@@ -85,9 +85,9 @@ def stuck(wave: measure.Wave, rate: int) -> float:
 
 def _manner(level: float, pace: float, manner: str | None) -> float:
     """0..1: as loud as was asked for, which is the usual voice where nothing was, and as slow."""
-    louder = (level - NORMS.level_dbfs) / NORMS.loud_db
-    loud = OFF.factor(max(0.0, 1 - louder) if manner == "loud" else abs(louder))
-    return min(loud, SLOW.factor(pace)) if manner == "slow" else loud
+    louder = (level - DEFAULT_NORMS.level_dbfs) / DEFAULT_NORMS.loud_db
+    loud = OFF.factor_at(max(0.0, 1 - louder) if manner == "loud" else abs(louder))
+    return min(loud, SLOW.factor_at(pace)) if manner == "slow" else loud
 
 
 def opinion(case: Case, reply: Reply) -> float | None:

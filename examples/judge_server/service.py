@@ -35,7 +35,7 @@ from examples.judge_server.wording import (
     worded,
 )
 from examples.tiny_world.build import DATA
-from judge.asr import Recogniser
+from judge.asr import PocketsphinxRecogniser
 from rollout.types import Speech
 
 MODEL = "tiny-world-judge"
@@ -64,7 +64,7 @@ class Judge:
     def __init__(self, troubles: Troubles, *, model: str = MODEL, key_env: str | None = None) -> None:
         self.model, self._troubles, self._key_env = model, troubles, key_env
         self._asked: Counter[str] = Counter()
-        self._recogniser: Recogniser | None = None
+        self._recogniser: PocketsphinxRecogniser | None = None
         self._hearing = Lock()
 
     async def answer(self, request: Request) -> Response:
@@ -152,7 +152,7 @@ class Judge:
     def _heard(self, speech: Speech) -> str:
         with self._hearing:  # the decoder has a state
             if self._recogniser is None:
-                self._recogniser = Recogniser(DATA / "asr.arpa", DATA / "asr.dict")
+                self._recogniser = PocketsphinxRecogniser(DATA / "asr.arpa", DATA / "asr.dict")
             return self._recogniser.transcribe(speech.wave, speech.sample_rate)
 
     def _check_model(self, asked: str) -> None:

@@ -17,10 +17,10 @@ from transformers import Qwen2ForCausalLM
 from conf.schema import ModelConfig
 from examples.tiny_world.build import DATA
 from examples.tiny_world.pretrain import Encoder, read_rows
-from judge.asr import Recogniser, word_error_rate
+from judge.asr import PocketsphinxRecogniser, word_error_rate
 from speech.families import load_family
-from speech.mel import Floats
-from speech.words import words
+from speech.mel import FloatArray
+from speech.words import split_words
 
 MAX_REPLY = 128
 BATCH = 25
@@ -47,17 +47,17 @@ def replies(model: Qwen2ForCausalLM, prompts: list[tuple[int, ...]], temperature
 
 def meets(answer: dict[str, str], text: str) -> bool:
     """Does a text give the answer?"""
-    got, want = words(text), words(answer["value"])
+    got, want = split_words(text), split_words(answer["value"])
     return got == want if answer["match"] == "exact" else got[-len(want) :] == want
 
 
-def level(wave: Floats) -> float:
+def level(wave: FloatArray) -> float:
     """Decibels of the speaking parts."""
     power = (wave[: len(wave) // 320 * 320].reshape(-1, 320) ** 2).mean(axis=1)
     return float(10 * np.log10(power[power >= power.max() * 1e-2].mean() + 1e-12)) if len(power) else -120.0
 
 
-def style_of(wave: Floats, text: str, encoder: Encoder, normal_level: float) -> str | None:
+def style_of(wave: FloatArray, text: str, encoder: Encoder, normal_level: float) -> str | None:
     """The style a listener would name."""
     usual = sum(len(encoder.clip(f"bank/rms/{word}.flac")) for word in _known(text)) * 1280
     if usual and len(wave) > 1.2 * usual:
@@ -74,7 +74,7 @@ def measure(folder: Path, rows: list[dict[str, Any]], temperature: float) -> dic
     torch.manual_seed(0)
     model = Qwen2ForCausalLM.from_pretrained(folder).eval()
     family = load_family(ModelConfig(path=folder))
-    codec, recogniser = family.codec(), Recogniser(DATA / "asr.arpa", DATA / "asr.dict")
+    codec, recogniser = family.codec(), PocketsphinxRecogniser(DATA / "asr.arpa", DATA / "asr.dict")
     encoder = Encoder(family, codec)
     spoken = replies(model, [encoder.prompt(row) for row in rows], temperature, family.stop_ids[0])
     samples = [codec.decode(encoder.clip(f"bank/rms/{word}.flac")) for word in ("the", "is", "one")]

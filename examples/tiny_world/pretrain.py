@@ -30,7 +30,7 @@ from speech.codec import Codec
 from speech.codecs.mel import MelCodec
 from speech.families import load_family
 from speech.families.base import Family
-from speech.turns import Chunk, Heard, Turn
+from speech.turns import AudioPart, ReplyChunk, Turn
 
 SPECIALS = "<|pad|> <|unk|> <|im_start|> <|im_end|> <|begin_of_audio|> <|end_of_audio|>".split()
 ROLES = "system user assistant".split()
@@ -90,16 +90,16 @@ class Encoder:
     def question(self, text: str, voice: str | None) -> tuple[int, ...]:
         """A question spoken by a user's voice, or written."""
         if voice is None:
-            return self.family.prompt([Turn.of("user", text)]).ids
+            return self.family.encode_prompt([Turn.from_parts("user", text)]).ids
         codes = tuple(code for word in text.split() for code in self.clip(f"bank/{voice}/{word}.flac"))
-        return self.family.prompt([Turn.of("user", Heard(codes=codes))]).ids
+        return self.family.encode_prompt([Turn.from_parts("user", AudioPart(codes=codes))]).ids
 
     def prompt(self, row: dict[str, Any]) -> tuple[int, ...]:
         """The prompt of a manifest row, as it is."""
         if not row["audios"]:
             return self.question(row["question_text"], None)
         codes = tuple(code for clip in row["audios"][0] for code in self.clip(clip))
-        return self.family.prompt([Turn.of("user", Heard(codes=codes))]).ids
+        return self.family.encode_prompt([Turn.from_parts("user", AudioPart(codes=codes))]).ids
 
     def clip(self, clip: str) -> tuple[int, ...]:
         if clip not in self._known:
@@ -130,9 +130,9 @@ def corpus(encoder: Encoder, rows: list[dict[str, Any]], manners: Manners, rando
         if manners.trailing and len(words) > 1 and any(phrase in row["question_text"] for phrase in LESS_COMMON):
             words = words[:-1] if random.random() < manners.trailing else words
         folder = f"bank/{REPLY_MANNERS[style].name}"
-        reply = [Chunk(text=word, codes=encoder.clip(f"{folder}/{word}.flac")) for word in words]
+        reply = [ReplyChunk(text=word, codes=encoder.clip(f"{folder}/{word}.flac")) for word in words]
         voice = random.choice((*USER_VOICES, None))
-        out.append((encoder.question(row["question_text"], voice), encoder.family.target(reply)))
+        out.append((encoder.question(row["question_text"], voice), encoder.family.encode_target(reply)))
     return out
 
 

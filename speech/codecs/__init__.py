@@ -11,7 +11,7 @@ from pathlib import Path
 from speech.checkpoint import read_json
 from speech.codec import Codec
 
-OWN = "codec.safetensors"
+MEL_CODEC_FILE = "codec.safetensors"
 
 
 def load_codec(path: Path) -> Codec:
@@ -19,22 +19,26 @@ def load_codec(path: Path) -> Codec:
 
     Each kind is imported where it is asked for: whoever has no codec loads none of their libraries.
     """
-    file = path if path.is_file() else path / OWN
+    file = path if path.is_file() else path / MEL_CODEC_FILE
     if file.is_file():
         from speech.codecs.mel import MelCodec
 
         return MelCodec.load(file)
     from speech.codecs import composed, residual
 
-    if (path / composed.DECLARED).is_file():
-        return composed.from_declaration(path)
+    if (path / composed.CODEC_DECLARATION).is_file():
+        return composed.load_declared_codec(path)
     config = path / "config.json"
     if not config.is_file():
-        raise ValueError(f"{path}: a codec must be a folder with {OWN}, {composed.DECLARED} or config.json")
-    told = read_json(config)
-    if told.get("quantize_vocab_size") is not None:
-        return composed.from_tokenizer(path)
-    if told.get("model_type") in residual.KINDS:
+        raise ValueError(
+            f"{path}: a codec must be a folder with {MEL_CODEC_FILE}, {composed.CODEC_DECLARATION} or config.json"
+        )
+    settings = read_json(config)
+    if settings.get("quantize_vocab_size") is not None:
+        return composed.load_tokenizer_codec(path)
+    if settings.get("model_type") in residual.RESIDUAL_MODEL_TYPES:
         return residual.ResidualCodec(path)
-    rule = f"a codec's model_type must be one of {', '.join(residual.KINDS)}, or whisper with a codebook"
-    raise ValueError(f"{config}: {rule}: got {told.get('model_type')}")
+    rule = (
+        f"a codec's model_type must be one of {', '.join(residual.RESIDUAL_MODEL_TYPES)}, or whisper with a codebook"
+    )
+    raise ValueError(f"{config}: {rule}: got {settings.get('model_type')}")

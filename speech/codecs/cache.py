@@ -16,21 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech.codec import Codec
-from speech.files import replacing
+from speech.files import replace_atomically
 
-VERSION = "2"  # of the reading and resampling before a codec; another one finds no old codes
-HASH = 32  # bytes of a sha256
+CODE_CACHE_VERSION = "2"  # of the reading and resampling before a codec; another one finds no old codes
+HASH_BYTES = 32  # bytes of a sha256
 
-Codes = NDArray[np.int32]
+CodeArray = NDArray[np.int32]
 
 
 def cache_root() -> Path | None:
     """Where this user's caches are; None: switched off."""
-    told = os.environ.get("WAVGATE_CACHE", "")
-    if told == "off":
+    setting = os.environ.get("WAVGATE_CACHE", "")
+    if setting == "off":
         return None
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(told).expanduser() if told else base / "wavgate"
+    return Path(setting).expanduser() if setting else base / "wavgate"
 
 
 class CodeCache:
@@ -49,45 +49,45 @@ class CodeCache:
         self._folder, self._size = folder, size
 
     @classmethod
-    def of(cls, codec: Codec) -> "CodeCache":
+    def for_codec(cls, codec: Codec) -> "CodeCache":
         """The cache of a codec."""
         root = cache_root()
         if root is None:
             return cls(None, codec.size)
         name = f"{codec.fingerprint[:16]}-{codec.ear_rate}"
-        return cls(root / "codes" / VERSION / name, codec.size)
+        return cls(root / "codes" / CODE_CACHE_VERSION / name, codec.size)
 
-    def get(self, digest: str) -> Codes | None:
+    def get(self, digest: str) -> CodeArray | None:
         """The codes of a clip; None: not here, or not readable."""
         if self._folder is None:
             return None
         try:
-            content = _file(self._folder, digest).read_bytes()
+            content = _locate_entry(self._folder, digest).read_bytes()
         except OSError:
             return None
-        told, body = content[:HASH], content[HASH:]
-        if hashlib.sha256(body).digest() != told or len(body) % 4:
+        stored_hash, body = content[:HASH_BYTES], content[HASH_BYTES:]
+        if hashlib.sha256(body).digest() != stored_hash or len(body) % 4:
             return None
         codes = np.frombuffer(body, "<i4").astype(np.int32)
         return codes if ((codes >= 0) & (codes < self._size)).all() else None
 
-    def put(self, digest: str, codes: Codes) -> None:
+    def put(self, digest: str, codes: CodeArray) -> None:
         """Keep the codes of a clip. A folder that cannot be written is left alone from then on."""
         if self._folder is None:
             return
         try:
-            _write(_file(self._folder, digest), codes)
+            _write_entry(_locate_entry(self._folder, digest), codes)
         except OSError as error:  # a full disk or a home that is read-only ends no run
             warnings.warn(f"{self._folder}: codes are not kept: {error.strerror}", stacklevel=2)
             self._folder = None
 
 
-def _file(folder: Path, digest: str) -> Path:
+def _locate_entry(folder: Path, digest: str) -> Path:
     return folder / digest[:2] / digest
 
 
-def _write(file: Path, codes: Codes) -> None:
+def _write_entry(file: Path, codes: CodeArray) -> None:
     body = codes.astype("<i4").tobytes()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as unfinished:
+    with replace_atomically(file) as unfinished:
         unfinished.write_bytes(hashlib.sha256(body).digest() + body)

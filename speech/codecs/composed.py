@@ -14,17 +14,17 @@ from typing import Any, Protocol
 
 from speech.audio import Wave
 from speech.checkpoint import read_json
-from speech.codecs.files import fingerprint_of, same_rate
-from speech.codecs.graphs import Listener, Speaker
+from speech.codecs.files import check_same_rate, fingerprint_files
+from speech.codecs.graphs import OnnxDecoder, OnnxEncoder
 from speech.codecs.whisper_vq import WhisperVQ
 
-DECLARED = "wavgate-codec.json"
-FIELDS = {"kind", "encoder", "decoder", "sample_rate", "frame_rate"}
-KINDS = ("glm4_voice", "onnx")
-DECODER = "decoder.onnx"
+CODEC_DECLARATION = "wavgate-codec.json"
+DECLARATION_FIELDS = {"kind", "encoder", "decoder", "sample_rate", "frame_rate"}
+DECLARED_ENCODER_KINDS = ("glm4_voice", "onnx")
+ONNX_DECODER_FILE = "decoder.onnx"
 
 
-class Half(Protocol):
+class CodecEncoder(Protocol):
     """The half that hears."""
 
     rate: int
@@ -36,7 +36,7 @@ class Half(Protocol):
         """What it is made of."""
         ...
 
-    def hear(self, wave: Wave) -> list[int]:
+    def encode(self, wave: Wave) -> list[int]:
         """The codes of a wave at ``rate``; a started code counts."""
         ...
 
@@ -49,10 +49,10 @@ class ComposedCodec:
         wave_22k = codec.decode(codec.encode(wave_16k))
     """
 
-    def __init__(self, folder: Path, ear: Half, voice: Path | Sequence[Path]) -> None:
+    def __init__(self, folder: Path, ear: CodecEncoder, voice: Path | Sequence[Path]) -> None:
         """ValueError: the halves have different rates, or a file is not what it must be."""
         files = [voice] if isinstance(voice, Path) else list(voice)
-        self._folder, self._ear, self._voice = folder, ear, Speaker(files)
+        self._folder, self._ear, self._voice = folder, ear, OnnxDecoder(files)
         self._files = [*ear.files, *files]
         self.ear_rate, self.size, self.frame_rate = ear.rate, ear.size, ear.frame_rate
         self.sample_rate = self._voice.sample_rate
@@ -63,48 +63,51 @@ class ComposedCodec:
     @cached_property
     def fingerprint(self) -> str:
         """Of both halves' files."""
-        return fingerprint_of(self._folder, self._files)
+        return fingerprint_files(self._folder, self._files)
 
     def encode(self, wave: Wave) -> list[int]:
         """The codes of a wave at ``ear_rate``."""
-        return self._ear.hear(wave)
+        return self._ear.encode(wave)
 
     def decode(self, codes: Sequence[int]) -> Wave:
         """The wave at ``sample_rate``."""
-        return self._voice.speak(codes, self.size)
+        return self._voice.decode(codes, self.size)
 
 
-def from_declaration(folder: Path) -> ComposedCodec:
+def load_declared_codec(folder: Path) -> ComposedCodec:
     """The codec of a folder with wavgate-codec.json. ValueError names the file and the rule."""
-    file = folder / DECLARED
-    told = read_json(file)
-    if unknown := sorted(set(told) - FIELDS):
-        raise ValueError(f"{file}: fields must be {', '.join(sorted(FIELDS))}: got {unknown[0]}")
-    if told.get("kind") not in KINDS:
-        raise ValueError(f"{file}: kind must be one of {', '.join(KINDS)}: got {told.get('kind')}")
-    named = told.get("decoder")
+    file = folder / CODEC_DECLARATION
+    declaration = read_json(file)
+    if unknown := sorted(set(declaration) - DECLARATION_FIELDS):
+        raise ValueError(f"{file}: fields must be {', '.join(sorted(DECLARATION_FIELDS))}: got {unknown[0]}")
+    if declaration.get("kind") not in DECLARED_ENCODER_KINDS:
+        raise ValueError(
+            f"{file}: kind must be one of {', '.join(DECLARED_ENCODER_KINDS)}: got {declaration.get('kind')}"
+        )
+    named = declaration.get("decoder")
     decoders = named if isinstance(named, list) else [named]
     if not 1 <= len(decoders) <= 2:
         raise ValueError(f"{file}: decoder must be one file or two: got {len(decoders)}")
-    encoder = _within(folder, "encoder", told.get("encoder"))
-    voice = [_within(folder, "decoder", name) for name in decoders]
-    ear = WhisperVQ(encoder) if told["kind"] == "glm4_voice" else Listener(encoder)
+    encoder = _resolve_declared_file(folder, "encoder", declaration.get("encoder"))
+    voice = [_resolve_declared_file(folder, "decoder", name) for name in decoders]
+    ear = WhisperVQ(encoder) if declaration["kind"] == "glm4_voice" else OnnxEncoder(encoder)
     codec = ComposedCodec(folder, ear, voice)
-    same_rate(file, "sample_rate", codec.sample_rate, voice[-1])
-    same_rate(file, "frame_rate", codec.frame_rate, voice[-1])
+    check_same_rate(file, "sample_rate", codec.sample_rate, voice[-1])
+    check_same_rate(file, "frame_rate", codec.frame_rate, voice[-1])
     return codec
 
 
-def from_tokenizer(folder: Path) -> ComposedCodec:
+def load_tokenizer_codec(folder: Path) -> ComposedCodec:
     """The codec of a glm-4-voice-tokenizer folder with a decoder.onnx in it. ValueError: as above."""
-    voice = folder / DECODER
+    voice = folder / ONNX_DECODER_FILE
     if not voice.is_file():
-        rule = f"needs {DECODER} or a folder around both with {DECLARED}; flow.pt and hift.pt are not read"
-        raise ValueError(f"{folder}: GLM-4-Voice's tokenizer only hears: {rule} (docs/codecs.md)")
+        rule = f"needs {ONNX_DECODER_FILE} or a folder around both with {CODEC_DECLARATION}"
+        unread = "flow.pt and hift.pt are not read (docs/codecs.md)"
+        raise ValueError(f"{folder}: GLM-4-Voice's tokenizer only hears: {rule}; {unread}")
     return ComposedCodec(folder, WhisperVQ(folder), voice)
 
 
-def _within(folder: Path, field: str, name: Any) -> Path:
+def _resolve_declared_file(folder: Path, field: str, name: Any) -> Path:
     if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"{folder / DECLARED}: {field} must name what lies in this folder: got {name!r}")
+        raise ValueError(f"{folder / CODEC_DECLARATION}: {field} must name what lies in this folder: got {name!r}")
     return folder / name

@@ -7,7 +7,7 @@ from pathlib import Path
 from speech.checkpoint import read_json
 
 
-def fingerprint_of(folder: Path, files: Sequence[Path]) -> str:
+def fingerprint_files(folder: Path, files: Sequence[Path]) -> str:
     """Of the files' names below ``folder`` and their contents, in whatever order they are named."""
     digest = hashlib.sha256()
     for file in sorted(set(files)):
@@ -17,7 +17,7 @@ def fingerprint_of(folder: Path, files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def same_rate(file: Path, field: str, rate: float, source: Path) -> None:
+def check_same_rate(file: Path, field: str, rate: float, source: Path) -> None:
     """ValueError: ``file`` is there and its ``field`` is another rate than the one that ``source`` gives."""
     declared = read_json(file).get(field) if file.is_file() else None
     if declared is not None and declared != rate:

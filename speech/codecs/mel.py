@@ -19,12 +19,21 @@ from safetensors.numpy import save
 from scipy.fft import dctn, idctn
 
 from speech.codec import check_codes, check_wave
-from speech.mel import FLOOR, HOP, MELS, SAMPLE_RATE, Floats, griffin_lim, log_mel, magnitudes
+from speech.mel import (
+    MEL_BANDS,
+    MEL_FLOOR,
+    MEL_HOP,
+    MEL_SAMPLE_RATE,
+    FloatArray,
+    compute_log_mel,
+    invert_magnitudes,
+    log_mel_to_magnitudes,
+)
 
-BLOCK = 8  # frames in a code
+FRAMES_PER_CODE = 8  # frames in a code
 CEPSTRA = 24  # mel-cepstral coefficients kept
-BENDS = 6  # coefficients kept along time
-FORMAT = "wavgate-mel-codec-2"
+TIME_COEFFICIENTS = 6  # coefficients kept along time
+MEL_CODEC_FORMAT = "wavgate-mel-codec-2"
 
 
 class MelCodec:
@@ -37,86 +46,88 @@ class MelCodec:
     """
 
     def __init__(self, book: npt.NDArray[np.float32], iterations: int = 12) -> None:
-        if book.ndim != 2 or book.shape[1] != BENDS * CEPSTRA:
-            raise ValueError(f"codebook must have {BENDS * CEPSTRA} columns, got shape {book.shape}")
-        self.ear_rate = self.sample_rate = SAMPLE_RATE
-        self.frame_rate = SAMPLE_RATE / (HOP * BLOCK)
+        if book.ndim != 2 or book.shape[1] != TIME_COEFFICIENTS * CEPSTRA:
+            raise ValueError(f"codebook must have {TIME_COEFFICIENTS * CEPSTRA} columns, got shape {book.shape}")
+        self.ear_rate = self.sample_rate = MEL_SAMPLE_RATE
+        self.frame_rate = MEL_SAMPLE_RATE / (MEL_HOP * FRAMES_PER_CODE)
         self.size = len(book)
         self._book = np.ascontiguousarray(book, np.float32)
         self._iterations = iterations
-        self._blocks = magnitudes(_frames(self._book)).reshape(self.size, BLOCK, -1)
+        self._blocks = log_mel_to_magnitudes(_codebook_to_log_mel(self._book)).reshape(self.size, FRAMES_PER_CODE, -1)
 
-    def encode(self, wave: Floats) -> list[int]:
+    def encode(self, wave: FloatArray) -> list[int]:
         """Nearest codebook entry of every 80 ms block."""
         check_wave(wave)
-        return [] if not len(wave) else nearest(features(wave), self._book).tolist()
+        return [] if not len(wave) else find_nearest_entries(extract_block_features(wave), self._book).tolist()
 
-    def decode(self, codes: Sequence[int]) -> Floats:
+    def decode(self, codes: Sequence[int]) -> FloatArray:
         """Rebuild ``1280 * len(codes)`` samples."""
         chosen = check_codes(codes, self.size)
         if not len(chosen):
             return np.zeros(0, np.float32)
-        linear = self._blocks[chosen].reshape(len(chosen) * BLOCK, -1)
-        return np.clip(griffin_lim(linear, self._iterations), -1, 1)
+        linear = self._blocks[chosen].reshape(len(chosen) * FRAMES_PER_CODE, -1)
+        return np.clip(invert_magnitudes(linear, self._iterations), -1, 1)
 
     def save(self, path: Path) -> None:
         """Write codebook and settings as safetensors."""
-        path.write_bytes(self._bytes())
+        path.write_bytes(self._serialize())
 
     @cached_property
     def fingerprint(self) -> str:
         """The hash of the file that ``save`` writes."""
-        return hashlib.sha256(self._bytes()).hexdigest()
+        return hashlib.sha256(self._serialize()).hexdigest()
 
-    def _bytes(self) -> bytes:
+    def _serialize(self) -> bytes:
         settings = json.dumps({"iterations": self._iterations})
-        return save({"codebook": self._book}, metadata={FORMAT: settings})  # one key: same bytes
+        return save({"codebook": self._book}, metadata={MEL_CODEC_FORMAT: settings})  # one key: same bytes
 
     @classmethod
     def load(cls, path: Path) -> "MelCodec":
         """Read what ``save`` wrote; anything else is refused."""
         try:
             with safe_open(path, framework="numpy") as stored:
-                found = stored.metadata() or {}
-                if FORMAT not in found:
-                    have = ", ".join(found) or "none"
-                    raise ValueError(f"{path}: codec format must be {FORMAT}, got {have}")
-                return cls(stored.get_tensor("codebook"), int(json.loads(found[FORMAT])["iterations"]))
+                metadata = stored.metadata() or {}
+                if MEL_CODEC_FORMAT not in metadata:
+                    have = ", ".join(metadata) or "none"
+                    raise ValueError(f"{path}: codec format must be {MEL_CODEC_FORMAT}, got {have}")
+                return cls(stored.get_tensor("codebook"), int(json.loads(metadata[MEL_CODEC_FORMAT])["iterations"]))
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: not a readable safetensors file: {error}") from error
 
     @classmethod
-    def fit(cls, waves: Sequence[Floats], size: int, seed: int, rounds: int = 30) -> "MelCodec":
+    def fit(cls, waves: Sequence[FloatArray], size: int, seed: int, rounds: int = 30) -> "MelCodec":
         """K-means (k-means++ start, Lloyd rounds) over the blocks of the waves."""
-        blocks = np.concatenate([features(wave) for wave in waves])
+        blocks = np.concatenate([extract_block_features(wave) for wave in waves])
         if len(blocks) < size:
             raise ValueError(f"fitting needs at least {size} blocks of speech, got {len(blocks)}")
-        return cls(k_means(blocks, size, np.random.default_rng(seed), rounds))
+        return cls(fit_k_means(blocks, size, np.random.default_rng(seed), rounds))
 
 
-def features(wave: Floats) -> npt.NDArray[np.float32]:
+def extract_block_features(wave: FloatArray) -> npt.NDArray[np.float32]:
     """One row per 80 ms block: the low corner of its 2-D DCT."""
-    mel = log_mel(wave)
-    missing = -len(mel) % BLOCK
-    mel = np.pad(mel, ((0, missing), (0, 0)), constant_values=np.log(FLOOR))
-    corner = dctn(mel.reshape(-1, BLOCK, MELS), axes=(1, 2), norm="ortho")[:, :BENDS, :CEPSTRA]
+    mel = compute_log_mel(wave)
+    missing = -len(mel) % FRAMES_PER_CODE
+    mel = np.pad(mel, ((0, missing), (0, 0)), constant_values=np.log(MEL_FLOOR))
+    corner = dctn(mel.reshape(-1, FRAMES_PER_CODE, MEL_BANDS), axes=(1, 2), norm="ortho")[
+        :, :TIME_COEFFICIENTS, :CEPSTRA
+    ]
     return np.asarray(corner.reshape(len(corner), -1), np.float32)
 
 
-def _frames(book: npt.NDArray[np.float32]) -> Floats:
-    full = np.zeros((len(book), BLOCK, MELS), np.float32)
-    full[:, :BENDS, :CEPSTRA] = book.reshape(-1, BENDS, CEPSTRA)
-    return np.asarray(idctn(full, axes=(1, 2), norm="ortho").reshape(-1, MELS), np.float32)
+def _codebook_to_log_mel(book: npt.NDArray[np.float32]) -> FloatArray:
+    full = np.zeros((len(book), FRAMES_PER_CODE, MEL_BANDS), np.float32)
+    full[:, :TIME_COEFFICIENTS, :CEPSTRA] = book.reshape(-1, TIME_COEFFICIENTS, CEPSTRA)
+    return np.asarray(idctn(full, axes=(1, 2), norm="ortho").reshape(-1, MEL_BANDS), np.float32)
 
 
-def nearest(rows: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+def find_nearest_entries(rows: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """Index of the closest entry for every row, in float64 so that batch size cannot tip a tie."""
     wide = book.astype(np.float64)
     score = (wide * wide).sum(axis=1) - 2 * (rows.astype(np.float64) @ wide.T)
     return np.asarray(score.argmin(axis=1), np.int64)
 
 
-def k_means(
+def fit_k_means(
     rows: npt.NDArray[np.float32], size: int, random: np.random.Generator, rounds: int
 ) -> npt.NDArray[np.float32]:
     """Plain Lloyd from a k-means++ start; an entry that loses all rows stays where it was."""
@@ -130,7 +141,7 @@ def k_means(
         book[k] = wide[pick]
         distance = np.minimum(distance, ((wide - book[k]) ** 2).sum(axis=1))
     for _ in range(rounds):
-        owner = nearest(wide, book)  # type: ignore[arg-type]
+        owner = find_nearest_entries(wide, book)  # type: ignore[arg-type]
         count = np.bincount(owner, minlength=size)
         sums = np.zeros_like(book)
         np.add.at(sums, owner, wide)

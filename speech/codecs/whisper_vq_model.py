@@ -9,7 +9,7 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
 
-class Encoder(nn.Module):
+class WhisperVQEncoder(nn.Module):
     """Log-mel features to codes. Its parameters have the published names."""
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -30,29 +30,29 @@ class Encoder(nn.Module):
         self.codebook = nn.Embedding(config["quantize_vocab_size"], width)
 
     def forward(self, features_BMF: Tensor, heard_BF: Tensor) -> Tensor:
-        """Codes [B, F / 2 / pool]; as ``pooled``."""
-        return nearest(self.pooled(features_BMF, heard_BF), self.codebook.weight)
+        """Codes [B, F / 2 / pool]; as ``pool_features``."""
+        return find_nearest_codes(self.pool_features(features_BMF, heard_BF), self.codebook.weight)
 
-    def pooled(self, features_BMF: Tensor, heard_BF: Tensor) -> Tensor:
+    def pool_features(self, features_BMF: Tensor, heard_BF: Tensor) -> Tensor:
         """What is quantised. F is a multiple of 2 * pool; ``heard_BF``: the frames that are no padding."""
         hidden = functional.gelu(self.conv1(functional.pad(features_BMF, (2, 0))))
         hidden = functional.gelu(self.conv2(functional.pad(hidden, (2, 0)))).transpose(1, 2)
         steps = hidden.shape[1]
         hidden = hidden + self.embed_positions.weight[:steps]
-        seen = block_causal(steps, self.block, hidden.device) & heard_BF[:, None, ::2]
+        seen = build_block_causal_mask(steps, self.block, hidden.device) & heard_BF[:, None, ::2]
         mask = torch.zeros(seen.shape, device=hidden.device).masked_fill(~seen, torch.finfo(torch.float32).min)
         for layer in self.layers:
             hidden = layer(hidden, mask[:, None])
         return torch.unflatten(hidden, 1, (-1, self.pool)).mean(dim=2)
 
 
-def block_causal(steps: int, block: int, device: torch.device) -> Tensor:
+def build_block_causal_mask(steps: int, block: int, device: torch.device) -> Tensor:
     """[query, key]: the key is not later, or in the same block."""
     index = torch.arange(steps, device=device)
     return (index[None] <= index[:, None]) | (index[None] // block == index[:, None] // block)
 
 
-def nearest(rows_BTH: Tensor, book_KH: Tensor) -> Tensor:
+def find_nearest_codes(rows_BTH: Tensor, book_KH: Tensor) -> Tensor:
     """Index of the closest entry, by the expanded square as in the published code."""
     flat = rows_BTH.flatten(0, 1)
     known = (book_KH**2).sum(dim=1) + (flat**2).sum(dim=1, keepdim=True)

@@ -11,66 +11,77 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
-SAMPLE_RATE = 16_000
-FRAME, SHIFT, FFT, MELS = 400, 160, 512, 80
-LOWEST = 20.0  # Hz
+FBANK_SAMPLE_RATE = 16_000
+FBANK_FRAME_SAMPLES, FBANK_SHIFT_SAMPLES, FBANK_FFT_SIZE, FBANK_BANDS = 400, 160, 512, 80
+FBANK_LOWEST_HZ = 20.0  # Hz
 PREEMPHASIS = 0.97
-SMALLEST = np.finfo(np.float32).eps
-WIDE, EVERY = 7, 6  # low frame rate: frames in one, frames from one to the next
+FBANK_MIN_ENERGY = np.finfo(np.float32).eps
+STACKED_FRAMES, LOW_RATE_STRIDE = 7, 6  # low frame rate: frames in one, frames from one to the next
 
 
-def frames_of(samples: int) -> int:
+def count_low_rate_frames(samples: int) -> int:
     """Low-rate frames of so many samples. ValueError: not even one frame."""
-    if samples < FRAME:
-        raise ValueError(f"audio must last at least {1000 * FRAME / SAMPLE_RATE:g} ms: got {samples} samples")
-    return -(-(1 + (samples - FRAME) // SHIFT) // EVERY)
+    if samples < FBANK_FRAME_SAMPLES:
+        raise ValueError(
+            f"audio must last at least {1000 * FBANK_FRAME_SAMPLES / FBANK_SAMPLE_RATE:g} ms: got {samples} samples"
+        )
+    return -(-(1 + (samples - FBANK_FRAME_SAMPLES) // FBANK_SHIFT_SAMPLES) // LOW_RATE_STRIDE)
 
 
-def fbank(wave: Floats) -> Floats:
+def compute_fbank(wave: Float32Array) -> Float32Array:
     """[frames, 80]: log of the mel energies; whole frames only. ``wave`` in [-1, 1], read as 16-bit steps."""
-    frames = np.lib.stride_tricks.sliding_window_view(wave.astype(np.float64) * 32768, FRAME)[::SHIFT]
+    frames = np.lib.stride_tricks.sliding_window_view(wave.astype(np.float64) * 32768, FBANK_FRAME_SAMPLES)[
+        ::FBANK_SHIFT_SAMPLES
+    ]
     frames = frames - frames.mean(axis=1, keepdims=True)
     frames = frames - PREEMPHASIS * np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-    power = np.abs(np.fft.rfft(frames * np.hamming(FRAME), FFT)) ** 2
-    return np.asarray(np.log(np.maximum(power @ _filters().T, SMALLEST)), np.float32)
+    power = np.abs(np.fft.rfft(frames * np.hamming(FBANK_FRAME_SAMPLES), FBANK_FFT_SIZE)) ** 2
+    return np.asarray(np.log(np.maximum(power @ _build_fbank_filters().T, FBANK_MIN_ENERGY)), np.float32)
 
 
-def low_rate(features: Floats) -> Floats:
+def stack_low_rate_frames(features: Float32Array) -> Float32Array:
     """[frames / 6, 7 * 80]: frame 6 i with its three neighbours on either side; the ends are repeated."""
-    middle = EVERY * np.arange(-(-len(features) // EVERY))
-    around = middle[:, None] + np.arange(WIDE) - WIDE // 2
+    middle = LOW_RATE_STRIDE * np.arange(-(-len(features) // LOW_RATE_STRIDE))
+    around = middle[:, None] + np.arange(STACKED_FRAMES) - STACKED_FRAMES // 2
     return np.asarray(features[around.clip(0, len(features) - 1)].reshape(len(middle), -1), np.float32)
 
 
-def read_shift_and_scale(file: Path) -> tuple[Floats, Floats]:
+def read_shift_and_scale(file: Path) -> tuple[Float32Array, Float32Array]:
     """The two vectors of an am.mvn (Kaldi's text form). ValueError: not such a file."""
     if not file.is_file():
         raise ValueError(f"{file}: the folder of the audio encoder must hold this file (model.ear)")
-    found = []
+    vectors = []
     for name in ("AddShift", "Rescale"):
         _, _, behind = file.read_text(encoding="utf-8", errors="replace").partition(f"<{name}>")
         listed, closed, _ = behind.partition("[")[2].partition("]")
         try:
-            values = np.array([float(one) for one in listed.split()] if closed else [], np.float32)
+            values = np.array([float(number) for number in listed.split()] if closed else [], np.float32)
         except ValueError:
             values = np.zeros(0, np.float32)
-        if len(values) != WIDE * MELS or not np.isfinite(values).all():
-            raise ValueError(f"{file}: <{name}> must hold {WIDE * MELS} numbers: got {len(values)}")
-        found.append(values)
-    return found[0], found[1]
+        if len(values) != STACKED_FRAMES * FBANK_BANDS or not np.isfinite(values).all():
+            raise ValueError(f"{file}: <{name}> must hold {STACKED_FRAMES * FBANK_BANDS} numbers: got {len(values)}")
+        vectors.append(values)
+    return vectors[0], vectors[1]
 
 
 @cache
-def _filters() -> NDArray[np.float64]:
+def _build_fbank_filters() -> NDArray[np.float64]:
     """Triangles on the mel scale from 20 Hz to half the sample rate; the last bin belongs to none."""
-    low, high, bins = (_mel(f) for f in (LOWEST, SAMPLE_RATE / 2, np.arange(FFT // 2) * SAMPLE_RATE / FFT))
-    step = (high - low) / (MELS + 1)
-    left = low + step * np.arange(MELS)[:, None]
+    low, high, bins = (
+        _hertz_to_mel(f)
+        for f in (
+            FBANK_LOWEST_HZ,
+            FBANK_SAMPLE_RATE / 2,
+            np.arange(FBANK_FFT_SIZE // 2) * FBANK_SAMPLE_RATE / FBANK_FFT_SIZE,
+        )
+    )
+    step = (high - low) / (FBANK_BANDS + 1)
+    left = low + step * np.arange(FBANK_BANDS)[:, None]
     rise, fall = (bins - left) / step, (left + 2 * step - bins) / step
     return np.pad(np.maximum(0, np.minimum(rise, fall)), ((0, 0), (0, 1)))
 
 
-def _mel(hertz: NDArray[np.float64] | float) -> NDArray[np.float64]:
+def _hertz_to_mel(hertz: NDArray[np.float64] | float) -> NDArray[np.float64]:
     return np.asarray(1127 * np.log(1 + np.asarray(hertz) / 700))

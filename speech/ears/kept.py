@@ -5,14 +5,14 @@ Invariant: together never more than ``limit`` bytes; whoever was asked for least
 
 from collections import OrderedDict
 
-from speech.features import Vectors
+from speech.features import AudioVectors
 
-LIMIT = 256 << 20  # bytes
+VECTOR_CACHE_BYTES = 256 << 20  # bytes
 
-Clips = tuple[str, ...]  # sha256 of each clip's file, in the order in which they are heard as one wave
+ClipDigests = tuple[str, ...]  # sha256 of each clip's file, in the order in which they are heard as one wave
 
 
-class KeptVectors:
+class AudioVectorCache:
     """The vectors of some clips.
 
     Example:
@@ -23,17 +23,17 @@ class KeptVectors:
             kept.put(clips, vectors)
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = VECTOR_CACHE_BYTES) -> None:
         self._limit, self._bytes = limit, 0
-        self._vectors: OrderedDict[Clips, Vectors] = OrderedDict()
+        self._vectors: OrderedDict[ClipDigests, AudioVectors] = OrderedDict()
 
-    def get(self, clips: Clips) -> Vectors | None:
+    def get(self, clips: ClipDigests) -> AudioVectors | None:
         """None: not heard yet, or forgotten."""
         if clips in self._vectors:
             self._vectors.move_to_end(clips)
         return self._vectors.get(clips)
 
-    def put(self, clips: Clips, vectors: Vectors) -> None:
+    def put(self, clips: ClipDigests, vectors: AudioVectors) -> None:
         """Keep the vectors of clips that ``get`` does not have; from now on nobody can write in them."""
         assert clips not in self._vectors, "heard twice"
         vectors.setflags(write=False)

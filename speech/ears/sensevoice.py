@@ -19,90 +19,93 @@ from torch import Tensor
 
 from speech.codec import check_wave
 from speech.ears import kaldi
-from speech.ears.weights import Weights, linear, normed, width_of
-from speech.features import Vectors
+from speech.ears.weights import FrozenWeights, apply_layer_norm, apply_linear, read_output_width
+from speech.features import AudioVectors
 
-ENCODER, PROJECTOR = "model.audio_model.model.", "model.audio_projection."
-HEADS = 4
-QUERIES = (0, 1, 2, 15)  # language: auto; event, emotion; text norm: without inverse normalisation
-STATISTICS = "am.mvn"
+AUDIO_MODEL_PREFIX, AUDIO_PROJECTION_PREFIX = "model.audio_model.model.", "model.audio_projection."
+SENSEVOICE_HEADS = 4
+QUERY_TOKENS = (0, 1, 2, 15)  # language: auto; event, emotion; text norm: without inverse normalisation
+STATISTICS_FILE = "am.mvn"
 
 
-def load(path: Path, statistics: Path) -> "SenseVoice":
+def load_sensevoice(path: Path, statistics: Path) -> "SenseVoiceEncoder":
     """The ear of a checkpoint; ``statistics``: the folder with its am.mvn. ValueError: one lacks it."""
-    return SenseVoice(path, *kaldi.read_shift_and_scale(statistics / STATISTICS))
+    return SenseVoiceEncoder(path, *kaldi.read_shift_and_scale(statistics / STATISTICS_FILE))
 
 
-class SenseVoice:
+class SenseVoiceEncoder:
     """``speech.families.base.Ear``. Weights are read at the first wave, headers at once."""
 
-    def __init__(self, path: Path, shift: kaldi.Floats, scale: kaldi.Floats) -> None:
-        self.sample_rate, self.width = kaldi.SAMPLE_RATE, width_of(path, f"{PROJECTOR}mlp.2")
+    def __init__(self, path: Path, shift: kaldi.Float32Array, scale: kaldi.Float32Array) -> None:
+        self.sample_rate, self.width = (
+            kaldi.FBANK_SAMPLE_RATE,
+            read_output_width(path, f"{AUDIO_PROJECTION_PREFIX}mlp.2"),
+        )
         self._path, self._shift, self._scale = path, shift, scale
 
-    def length(self, seconds: float) -> int:
+    def count_vectors(self, seconds: float) -> int:
         """Frames and queries. ValueError: shorter than a frame."""
-        return kaldi.frames_of(round(seconds * kaldi.SAMPLE_RATE)) + len(QUERIES)
+        return kaldi.count_low_rate_frames(round(seconds * kaldi.FBANK_SAMPLE_RATE)) + len(QUERY_TOKENS)
 
     @torch.no_grad()
-    def hear(self, wave: NDArray[np.float32]) -> Vectors:
+    def encode(self, wave: NDArray[np.float32]) -> AudioVectors:
         """Mono float32 in [-1, 1] -> [K, H]. ValueError: shorter than a frame, not mono, not finite."""
         check_wave(wave)
-        frames = kaldi.frames_of(len(wave))
-        features = (kaldi.low_rate(kaldi.fbank(wave)) + self._shift) * self._scale
+        frames = kaldi.count_low_rate_frames(len(wave))
+        features = (kaldi.stack_low_rate_frames(kaldi.compute_fbank(wave)) + self._shift) * self._scale
         assert len(features) == frames
         encoder, projector = self._weights
-        heard = encode(torch.from_numpy(features).to(encoder.device), encoder)
-        return np.asarray(project(heard, projector).cpu().numpy(), np.float32)
+        heard = encode_features(torch.from_numpy(features).to(encoder.device), encoder)
+        return np.asarray(project_to_embedding(heard, projector).cpu().numpy(), np.float32)
 
     @cached_property
-    def _weights(self) -> tuple[Weights, Weights]:
-        return Weights(self._path, ENCODER), Weights(self._path, PROJECTOR)
+    def _weights(self) -> tuple[FrozenWeights, FrozenWeights]:
+        return FrozenWeights(self._path, AUDIO_MODEL_PREFIX), FrozenWeights(self._path, AUDIO_PROJECTION_PREFIX)
 
 
-def encode(features_TD: Tensor, weights: Weights) -> Tensor:
+def encode_features(features_TD: Tensor, weights: FrozenWeights) -> Tensor:
     """[frames, 560] -> [4 + frames, width of the encoder]."""
-    x = torch.cat([weights["embed.weight"][list(QUERIES)], features_TD])
+    x = torch.cat([weights["embed.weight"][list(QUERY_TOKENS)], features_TD])
     x = x * weights["encoder.after_norm.weight"].shape[0] ** 0.5
-    x = x + positions(*x.shape).to(x.device)
+    x = x + compute_sinusoidal_positions(*x.shape).to(x.device)
     for stack, norm in ((("encoders0", "encoders"), "after_norm"), (("tp_encoders",), "tp_norm")):
-        for name in (name for part in stack for name in _blocks(weights, part)):
-            x = _layer(x, weights, name)
-        x = normed(x, weights, f"encoder.{norm}")
+        for name in (name for part in stack for name in _list_layer_names(weights, part)):
+            x = _apply_layer(x, weights, name)
+        x = apply_layer_norm(x, weights, f"encoder.{norm}")
     return x
 
 
-def project(x: Tensor, weights: Weights) -> Tensor:
+def project_to_embedding(x: Tensor, weights: FrozenWeights) -> Tensor:
     """-> [4 + frames, H]."""
-    inner = linear(normed(x, weights, "pre_proj_layernorm"), weights, "mlp.0", bias=False)
-    return linear(F.gelu(inner), weights, "mlp.2", bias=False)
+    inner = apply_linear(apply_layer_norm(x, weights, "pre_proj_layernorm"), weights, "mlp.0", bias=False)
+    return apply_linear(F.gelu(inner), weights, "mlp.2", bias=False)
 
 
-def positions(length: int, width: int) -> Tensor:
+def compute_sinusoidal_positions(length: int, width: int) -> Tensor:
     """Sines, then cosines, of positions counted from 1."""
     slowdown = np.log(10000.0) / (width / 2 - 1)
     angles = torch.arange(1, length + 1)[:, None] * torch.exp(-slowdown * torch.arange(width / 2))
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def _blocks(weights: Weights, stack: str) -> list[str]:
+def _list_layer_names(weights: FrozenWeights, stack: str) -> list[str]:
     """Names of the layers of a stack, in order."""
     shape = re.compile(rf"(encoder\.{stack}\.(\d+)\.).*")
-    found = {int(m[2]): m[1] for name in weights if (m := shape.fullmatch(name))}
-    return [found[number] for number in sorted(found)]
+    name_by_number = {int(m[2]): m[1] for name in weights if (m := shape.fullmatch(name))}
+    return [name_by_number[number] for number in sorted(name_by_number)]
 
 
-def _layer(x: Tensor, weights: Weights, name: str) -> Tensor:
-    heard = _attend(normed(x, weights, f"{name}norm1"), weights, f"{name}self_attn.")
+def _apply_layer(x: Tensor, weights: FrozenWeights, name: str) -> Tensor:
+    heard = _apply_attention(apply_layer_norm(x, weights, f"{name}norm1"), weights, f"{name}self_attn.")
     x = x + heard if x.shape == heard.shape else heard  # the first layer changes the width: nothing to add to
-    inner = F.relu(linear(normed(x, weights, f"{name}norm2"), weights, f"{name}feed_forward.w_1"))
-    return x + linear(inner, weights, f"{name}feed_forward.w_2")
+    inner = F.relu(apply_linear(apply_layer_norm(x, weights, f"{name}norm2"), weights, f"{name}feed_forward.w_1"))
+    return x + apply_linear(inner, weights, f"{name}feed_forward.w_2")
 
 
-def _attend(x: Tensor, weights: Weights, name: str) -> Tensor:
-    q, k, v = linear(x, weights, f"{name}linear_q_k_v").chunk(3, dim=1)
-    heads = (part.unflatten(1, (HEADS, -1)).transpose(0, 1) for part in (q, k, v))
+def _apply_attention(x: Tensor, weights: FrozenWeights, name: str) -> Tensor:
+    q, k, v = apply_linear(x, weights, f"{name}linear_q_k_v").chunk(3, dim=1)
+    heads = (part.unflatten(1, (SENSEVOICE_HEADS, -1)).transpose(0, 1) for part in (q, k, v))
     mixed = F.scaled_dot_product_attention(*heads).transpose(0, 1).flatten(1)
     kernel = weights[f"{name}fsmn_block.weight"]  # [width, 1, taps]
     memory = F.conv1d(v.T, kernel, padding=kernel.shape[2] // 2, groups=len(kernel)).T + v
-    return linear(mixed, weights, f"{name}linear_out") + memory
+    return apply_linear(mixed, weights, f"{name}linear_out") + memory

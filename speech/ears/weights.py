@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from speech.checkpoint import shapes, weight_files
+from speech.checkpoint import read_tensor_shapes, weight_files
 
 
-class Weights(dict[str, Tensor]):
+class FrozenWeights(dict[str, Tensor]):
     """Every tensor of a checkpoint whose name begins with ``prefix``, under the rest of its name.
 
     Example:
@@ -29,14 +29,14 @@ class Weights(dict[str, Tensor]):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         for file in weight_files(path):
             try:
-                self.update(_read(file, prefix, self.device))
+                self.update(_read_tensors(file, prefix, self.device))
             except SafetensorError as error:
                 raise ValueError(f"{file}: must be a whole safetensors file: {error}") from error
 
     def __missing__(self, name: str) -> Tensor:
-        raise _lacking(self._path, self._prefix + name)
+        raise _missing_tensor_error(self._path, self._prefix + name)
 
-    def into(self, module: nn.Module) -> nn.Module:
+    def load_into(self, module: nn.Module) -> nn.Module:
         """The module, frozen, with these as its own. ValueError: one is not there, or of another shape."""
         try:
             module.load_state_dict({name: self[name] for name in module.state_dict()}, assign=True)
@@ -46,29 +46,29 @@ class Weights(dict[str, Tensor]):
         return module.requires_grad_(False).eval()
 
 
-def width_of(path: Path, name: str) -> int:
+def read_output_width(path: Path, name: str) -> int:
     """What the layer of this name puts out, from the headers. ValueError: the checkpoint lacks it."""
-    shape = shapes(path).get(f"{name}.weight")
+    shape = read_tensor_shapes(path).get(f"{name}.weight")
     if not shape:
-        raise _lacking(path, f"{name}.weight")
+        raise _missing_tensor_error(path, f"{name}.weight")
     return shape[0]
 
 
-def linear(x: Tensor, weights: Mapping[str, Tensor], name: str, bias: bool = True) -> Tensor:
+def apply_linear(x: Tensor, weights: Mapping[str, Tensor], name: str, bias: bool = True) -> Tensor:
     """``bias``: whether the layer has one."""
     return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"] if bias else None)
 
 
-def normed(x: Tensor, weights: Mapping[str, Tensor], name: str, eps: float = 1e-5) -> Tensor:
+def apply_layer_norm(x: Tensor, weights: Mapping[str, Tensor], name: str, eps: float = 1e-5) -> Tensor:
     """Layer norm over the last dimension."""
     return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], eps)
 
 
-def _lacking(path: Path, name: str) -> ValueError:
+def _missing_tensor_error(path: Path, name: str) -> ValueError:
     return ValueError(f"{path}: lacks the audio encoder's tensor {name}")
 
 
-def _read(file: Path, prefix: str, device: torch.device) -> dict[str, Tensor]:
+def _read_tensors(file: Path, prefix: str, device: torch.device) -> dict[str, Tensor]:
     with safe_open(str(file), framework="pt") as stored:
         return {
             name.removeprefix(prefix): stored.get_tensor(name).to(device, torch.float32)

@@ -7,7 +7,7 @@ from pkgutil import iter_modules
 from conf.schema import ModelConfig
 from speech.families.base import Family
 
-COMMON = {"family", "path", "dtype", "max_length", "codec"}  # settings of every family
+COMMON_SETTINGS = {"family", "path", "dtype", "max_length", "codec"}  # settings of every family
 
 
 def family_names() -> list[str]:
@@ -31,5 +31,5 @@ def _check_options(model: ModelConfig, known: Collection[str]) -> None:
     """ValueError: a setting that only other families have, which this one would ignore."""
     for name, field in ModelConfig.model_fields.items():
         value = getattr(model, name)
-        if name not in COMMON and name not in known and value != field.default:
+        if name not in COMMON_SETTINGS and name not in known and value != field.default:
             raise ValueError(f"model.{name} is no setting of {model.family}: got {value}")

@@ -18,24 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech.channels import ChannelMap
-from speech.checkpoint import shapes
+from speech.checkpoint import read_tensor_shapes
 from speech.codec import Codec
 from speech.codecs import load_codec
-from speech.features import Encoded, Vectors
+from speech.features import AudioVectors, EncodedPrompt
 from speech.interleave import Interleave
-from speech.names import ALL, Names
-from speech.turns import Chunk, Role, Turn
+from speech.names import UNCHANGED_NAMES, TensorNameMap
+from speech.turns import ReplyChunk, Role, Turn
 from speech.vocabulary import Vocabulary
 
-Hearing = Literal["codes", "vectors", "both"]
+AudioInput = Literal["codes", "vectors", "both"]
 
 
-Retell = Callable[[Turn], tuple[int, ...]]
-Template = Callable[[Sequence[Turn], Retell], Encoded]
+EncodePastReply = Callable[[Turn], tuple[int, ...]]
+PromptTemplate = Callable[[Sequence[Turn], EncodePastReply], EncodedPrompt]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spoken:
+class ParsedReply:
     """A reply taken apart. A reply cut anywhere still parses; then ``well_formed`` is false."""
 
     text: str
@@ -43,17 +43,17 @@ class Spoken:
     well_formed: bool
 
 
-class Ear(Protocol):
+class AudioEncoder(Protocol):
     """A frozen encoder from waves to vectors in the model's embedding space. Weights load on first use."""
 
     sample_rate: int
     width: int  # of a vector
 
-    def length(self, seconds: float) -> int:
+    def count_vectors(self, seconds: float) -> int:
         """Vectors that so many seconds of audio become."""
         ...
 
-    def hear(self, wave: NDArray[np.float32]) -> Vectors:
+    def encode(self, wave: NDArray[np.float32]) -> AudioVectors:
         """Mono float32 in [-1, 1] -> [K, H]."""
         ...
 
@@ -76,8 +76,8 @@ class Family:
     interleave: Interleave
     code_ids: tuple[int, ...]
     """Token id of each code."""
-    template: Template
-    """The dialogue so far, up to where the assistant speaks. It is handed ``Family.retold``."""
+    template: PromptTemplate
+    """The dialogue so far, up to where the assistant speaks. It is handed ``Family.encode_past_reply``."""
     own_ends: bool = False
     """The published code ends replies at ids of its own and reads no ``eos_token_id`` of the folder."""
     target_end: str = ""
@@ -86,18 +86,18 @@ class Family:
     """transformers config of the language model."""
     engine_config: Mapping[str, Any] | None = None
     """The config.json that vLLM is given; None: the backbone."""
-    names: Names = ALL
+    names: TensorNameMap = UNCHANGED_NAMES
     module: Callable[[], Any] | None = None
     """The language model's class, where transformers has none for the backbone's model_type."""
     depths: int = 0
     """Layers behind the decoder that predict tokens further ahead and are learnt (the module's ``ahead``)."""
-    hears: Mapping[Role, Hearing] = field(default_factory=dict)
+    hears: Mapping[Role, AudioInput] = field(default_factory=dict)
     """How spoken turns are given to the model; a role that is not there: as codes."""
     codec_path: Path | None
     """Where the codec lies; None: nowhere that is known."""
     code_rate: float | None = None
     """Codes per second that the model was trained with; None: whatever the codec has."""
-    make_ear: Callable[[], Ear] | None = None
+    make_ear: Callable[[], AudioEncoder] | None = None
     ear_path: Path | None = None
     """Where an encoder lies that is no part of the checkpoint."""
 
@@ -111,21 +111,21 @@ class Family:
         """What ends a reply."""
         return self.interleave.stop
 
-    def hearing(self, role: Role) -> Hearing:
+    def audio_input_of(self, role: Role) -> AudioInput:
         """How a spoken turn of this role is given to the model."""
         return self.hears.get(role, "codes")
 
-    def prompt(self, turns: Sequence[Turn]) -> Encoded:
+    def encode_prompt(self, turns: Sequence[Turn]) -> EncodedPrompt:
         """The dialogue so far, ending where the assistant starts to speak. ValueError: an unknown word."""
         if not turns:
             raise ValueError("a prompt needs at least one turn: got none")
-        return self.template(turns, self.retold)
+        return self.template(turns, self.encode_past_reply)
 
-    def retold(self, turn: Turn) -> tuple[int, ...]:
+    def encode_past_reply(self, turn: Turn) -> tuple[int, ...]:
         """Ids of an earlier reply of words and sound, as ``target`` writes it, stop id included."""
-        return self.target(turn.chunks())
+        return self.encode_target(turn.to_chunks())
 
-    def target(self, chunks: Sequence[Chunk]) -> tuple[int, ...]:
+    def encode_target(self, chunks: Sequence[ReplyChunk]) -> tuple[int, ...]:
         """Ids of a reference reply in the family's grammar, stop id included.
 
         A pattern cuts words and codes anew and parallel streams cut neither, so then the words are encoded as
@@ -133,26 +133,26 @@ class Family:
         """
         if self.interleave.pattern or self.streams > 1:
             whole = tuple(chain(*(chunk.codes for chunk in chunks)))
-            chunks = [Chunk(text=" ".join(chunk.text for chunk in chunks), codes=whole)]
+            chunks = [ReplyChunk(text=" ".join(chunk.text for chunk in chunks), codes=whole)]
         last = len(chunks) - 1
         texts = [
             self.vocabulary.encode(" " * (i > 0) + chunk.text + self.target_end * (i == last))
             for i, chunk in enumerate(chunks)
         ]
-        return tuple(self.interleave.merge(texts, [self.spell(chunk.codes) for chunk in chunks]))
+        return tuple(self.interleave.merge_chunks(texts, [self.codes_to_ids(chunk.codes) for chunk in chunks]))
 
-    def split(self, ids: Sequence[int]) -> Spoken:
+    def parse_reply(self, ids: Sequence[int]) -> ParsedReply:
         """Words and codes of a reply, whatever state it is in."""
-        texts, codes = self.interleave.split(ids)
-        return Spoken(
+        texts, codes = self.interleave.split_text_and_codes(ids)
+        return ParsedReply(
             text=self.vocabulary.decode(texts),
             codes=tuple(self._code_of[token] for token in codes),
             well_formed=self.interleave.well_formed(ids),
         )
 
-    def spell(self, codes: Sequence[int]) -> list[int]:
+    def codes_to_ids(self, codes: Sequence[int]) -> list[int]:
         """Token ids of codes. ValueError: a code that the family does not have."""
-        return spelled(self.code_ids, codes)
+        return codes_to_ids(self.code_ids, codes)
 
     def codec(self) -> Codec:
         """The codec, made on first use (rollout workers only; the learner never calls this).
@@ -161,7 +161,7 @@ class Family:
         """
         return self._codec
 
-    def ear(self) -> Ear:
+    def audio_encoder(self) -> AudioEncoder:
         """The encoder of continuous audio, made on first use, as the codec is.
 
         ValueError: unreadable, or its vectors do not have the width of the model's embeddings.
@@ -184,7 +184,7 @@ class Family:
         return codec
 
     @cached_property
-    def _ear(self) -> Ear:
+    def _ear(self) -> AudioEncoder:
         assert self.make_ear is not None, f"{self.name} hears codes only"
         ear, hidden = self.make_ear(), self.backbone["hidden_size"]
         if ear.width != hidden:
@@ -197,14 +197,14 @@ class Family:
         return {token: code for code, token in enumerate(self.code_ids)}
 
 
-def with_system(turns: Sequence[Turn], words: str) -> Sequence[Turn]:
+def add_system_turn(turns: Sequence[Turn], words: str) -> Sequence[Turn]:
     """The turns behind a system turn of these words; as they are where one has it, or without words."""
     if not words or any(turn.role == "system" for turn in turns):
         return turns
-    return [Turn.of("system", words), *turns]
+    return [Turn.from_parts("system", words), *turns]
 
 
-def spelled(code_ids: Sequence[int], codes: Sequence[int]) -> list[int]:
+def codes_to_ids(code_ids: Sequence[int], codes: Sequence[int]) -> list[int]:
     """Token ids of codes. ValueError: a code out of range."""
     for code in codes:
         if not 0 <= code < len(code_ids):
@@ -212,14 +212,14 @@ def spelled(code_ids: Sequence[int], codes: Sequence[int]) -> list[int]:
     return [code_ids[code] for code in codes]
 
 
-def rows_of(config_file: Path, rows: object, vocabulary: Vocabulary, name: str = "vocab_size") -> int:
+def read_embedding_rows(config_file: Path, rows: object, vocabulary: Vocabulary, name: str = "vocab_size") -> int:
     """Rows of the embedding as config.json says. ValueError: fewer than the tokenizer needs, or more than any
     tensor of the folder has. ``name``: what config.json calls them.
     """
     if not isinstance(rows, int) or rows <= vocabulary.largest:
         rule = f"{name} must exceed the tokenizer's largest id {vocabulary.largest}"
         raise ValueError(f"{config_file}: {rule}: got {rows}")
-    most = max((shape[0] for shape in shapes(config_file.parent).values() if shape), default=0)
+    most = max((shape[0] for shape in read_tensor_shapes(config_file.parent).values() if shape), default=0)
     if rows > most:  # before anything is made of this size
         raise ValueError(f"{config_file}: {name} must not exceed the weights' {most} rows: got {rows}")
     return rows

@@ -18,29 +18,39 @@ from typing import Any
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.config_keys import check_fixed, check_keys, positive, shown, whole
-from speech.families.base import Family, Retell, Template, rows_of, spelled, with_system
-from speech.features import Encoded
+from speech.config_keys import check_fixed, check_keys, format_json_value, read_positive_int, require_positive_number
+from speech.families.base import (
+    EncodePastReply,
+    Family,
+    PromptTemplate,
+    add_system_turn,
+    codes_to_ids,
+    read_embedding_rows,
+)
+from speech.features import EncodedPrompt
 from speech.interleave import Interleave
-from speech.names import Names
-from speech.turns import Heard, Turn
+from speech.names import TensorNameMap
+from speech.turns import AudioPart, Turn
 from speech.vocabulary import Vocabulary
 
-SPLIT = (  # how text is cut before byte pairs are merged
+GLM_SPLIT_PATTERN = (  # how text is cut before byte pairs are merged
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-STOPS = ("<|user|>", "<|endoftext|>", "<|observation|>")  # what the model says at the end comes first
+GLM_STOP_TOKENS = ("<|user|>", "<|endoftext|>", "<|observation|>")  # what the model says at the end comes first
 OPTIONS = ("system",)
-PATTERN = ((13, 26),)
-CODE_RATE = 12.5
-SYSTEM = (
+GLM_CHUNK_PATTERN = ((13, 26),)
+GLM_CODE_RATE = 12.5
+GLM_SYSTEM_PROMPT = (
     "User will provide you with a {} instruction. Do it step by step. First, think about the instruction and "
     "respond in a interleaved manner, with 13 text token followed by 26 audio tokens."
 )
-SPOKEN, WRITTEN = SYSTEM.format("speech") + " ", SYSTEM.format("text")  # the space is the published one's
-MODE = "streaming_transcription"
-FIXED: Mapping[str, Any] = {  # the one variant that transformers' Glm and vLLM's ChatGLM both compute
+SPOKEN_SYSTEM_PROMPT, WRITTEN_SYSTEM_PROMPT = (
+    GLM_SYSTEM_PROMPT.format("speech") + " ",
+    GLM_SYSTEM_PROMPT.format("text"),
+)  # the space is the published one's
+STREAMING_MODE = "streaming_transcription"
+GLM_FIXED_SETTINGS: Mapping[str, Any] = {  # the one variant that transformers' Glm and vLLM's ChatGLM both compute
     "model_type": "chatglm",
     "rmsnorm": True,
     "post_layer_norm": True,
@@ -52,36 +62,47 @@ FIXED: Mapping[str, Any] = {  # the one variant that transformers' Glm and vLLM'
     "prefix_projection": False,
     "quantization_bit": 0,
 }
-UNREAD = (  # precision and scheduling of the published code, none of its results
+GLM_UNREAD_KEYS = (  # precision and scheduling of the published code, none of its results
     "apply_query_key_layer_scaling attention_softmax_in_fp32 bias_dropout_fusion max_sequence_length".split()
 )
-TWICE = (("num_hidden_layers", "num_layers"), ("vocab_size", "padded_vocab_size"))  # must say the same
-SIZES = (
+GLM_REPEATED_KEYS = (("num_hidden_layers", "num_layers"), ("vocab_size", "padded_vocab_size"))  # must say the same
+GLM_SIZE_KEYS = (
     *("num_layers", "hidden_size", "ffn_hidden_size", "kv_channels", "num_attention_heads"),
     *("multi_query_group_num", "seq_length", "padded_vocab_size"),
 )
-SAID: Mapping[str, Any] = {  # what may be left out of config.json, as its class reads that
+GLM_DEFAULTS: Mapping[str, Any] = {  # what may be left out of config.json, as its class reads that
     "multi_query_attention": False,
     "multi_query_group_num": 1,
     "add_qkv_bias": False,
     "layernorm_epsilon": 1e-5,
     "rope_ratio": 1,
 }
-NEEDED = ("[gMASK]", "<sop>", "<|system|>", "<|assistant|>", *STOPS, "<|begin_of_audio|>", "<|end_of_audio|>")
-LAYER, OURS = r"transformer\.encoder\.layers\.(\d+)\.", r"model.layers.\1."
-NAMES = Names(
+GLM_REQUIRED_TOKENS = (
+    "[gMASK]",
+    "<sop>",
+    "<|system|>",
+    "<|assistant|>",
+    *GLM_STOP_TOKENS,
+    "<|begin_of_audio|>",
+    "<|end_of_audio|>",
+)
+GLM_LAYER_PATTERN, GLM_LAYER_TEMPLATE = r"transformer\.encoder\.layers\.(\d+)\.", r"model.layers.\1."
+GLM_TENSOR_NAMES = TensorNameMap(
     (
         (r"transformer\.embedding\.word_embeddings\.weight", ("model.embed_tokens.weight",)),
         (r"transformer\.output_layer\.weight", ("lm_head.weight",)),
         (r"transformer\.encoder\.final_layernorm\.weight", ("model.norm.weight",)),
-        (LAYER + r"(input|post_attention)_layernorm\.weight", (OURS + r"\2_layernorm.weight",)),
         (
-            LAYER + r"self_attention\.query_key_value\.(weight|bias)",
-            tuple(OURS + rf"self_attn.{one}_proj.\2" for one in "qkv"),
+            GLM_LAYER_PATTERN + r"(input|post_attention)_layernorm\.weight",
+            (GLM_LAYER_TEMPLATE + r"\2_layernorm.weight",),
         ),
-        (LAYER + r"self_attention\.dense\.weight", (OURS + "self_attn.o_proj.weight",)),
-        (LAYER + r"mlp\.dense_h_to_4h\.weight", (OURS + "mlp.gate_up_proj.weight",)),
-        (LAYER + r"mlp\.dense_4h_to_h\.weight", (OURS + "mlp.down_proj.weight",)),
+        (
+            GLM_LAYER_PATTERN + r"self_attention\.query_key_value\.(weight|bias)",
+            tuple(GLM_LAYER_TEMPLATE + rf"self_attn.{letter}_proj.\2" for letter in "qkv"),
+        ),
+        (GLM_LAYER_PATTERN + r"self_attention\.dense\.weight", (GLM_LAYER_TEMPLATE + "self_attn.o_proj.weight",)),
+        (GLM_LAYER_PATTERN + r"mlp\.dense_h_to_4h\.weight", (GLM_LAYER_TEMPLATE + "mlp.gate_up_proj.weight",)),
+        (GLM_LAYER_PATTERN + r"mlp\.dense_4h_to_h\.weight", (GLM_LAYER_TEMPLATE + "mlp.down_proj.weight",)),
         (r"transformer\.rotary_pos_emb\.inv_freq", ()),  # the config determines it
     )
 )
@@ -91,16 +112,16 @@ def load(model: ModelConfig) -> Family:
     """Read config and tokenizer. ValueError names the file and the rule."""
     path, file = model.path, model.path / "config.json"
     said = {name: value for name, value in read_json(file).items() if value is not None}
-    config = _checked(file, {**SAID, **said})
-    vocabulary = Vocabulary.of_ranks(path / "tokenizer.model", SPLIT, _added_tokens(path))
-    rows = rows_of(file, config["padded_vocab_size"], vocabulary, "padded_vocab_size")
-    code_ids = vocabulary.numbered("<|audio_{}|>")
-    stops = tuple(vocabulary.special(name) for name in STOPS)
+    config = _check_config(file, {**GLM_DEFAULTS, **said})
+    vocabulary = Vocabulary.of_ranks(path / "tokenizer.model", GLM_SPLIT_PATTERN, _read_required_tokens(path))
+    rows = read_embedding_rows(file, config["padded_vocab_size"], vocabulary, "padded_vocab_size")
+    code_ids = vocabulary.numbered_ids("<|audio_{}|>")
+    stops = tuple(vocabulary.special_id(name) for name in GLM_STOP_TOKENS)
     channels = ChannelMap.build(
         vocab=rows,
         text=vocabulary.ordinary,
         audio=code_ids,
-        boundary=(vocabulary.special("<|begin_of_audio|>"), vocabulary.special("<|end_of_audio|>")),
+        boundary=(vocabulary.special_id("<|begin_of_audio|>"), vocabulary.special_id("<|end_of_audio|>")),
         stop=stops,
     )
     return Family(
@@ -108,88 +129,98 @@ def load(model: ModelConfig) -> Family:
         path=path,
         vocabulary=vocabulary,
         channels=channels,
-        interleave=Interleave("counted", channels, stops, pattern=PATTERN),
+        interleave=Interleave("counted", channels, stops, pattern=GLM_CHUNK_PATTERN),
         code_ids=code_ids,
-        template=_template(vocabulary, code_ids, model.system),
-        backbone=_backbone(config),
+        template=_build_template(vocabulary, code_ids, model.system),
+        backbone=_build_glm_backbone(config),
         engine_config=config,
-        names=NAMES,
+        names=GLM_TENSOR_NAMES,
         codec_path=model.codec,
-        code_rate=CODE_RATE,
+        code_rate=GLM_CODE_RATE,
     )
 
 
-def _template(vocabulary: Vocabulary, code_ids: Sequence[int], system: str | None) -> Template:
+def _build_template(vocabulary: Vocabulary, code_ids: Sequence[int], system: str | None) -> PromptTemplate:
     """What the released demo sends. A past reply stands as it was said: behind the mode, no boundaries."""
-    begin, end = vocabulary.special("<|begin_of_audio|>"), vocabulary.special("<|end_of_audio|>")
-    roles = {role: vocabulary.special(f"<|{role}|>") for role in ("system", "user", "assistant")}
-    prefix = [vocabulary.special("[gMASK]"), vocabulary.special("<sop>")]
-    opening = [roles["assistant"], *vocabulary.encode(MODE + "\n")]
+    begin, end = vocabulary.special_id("<|begin_of_audio|>"), vocabulary.special_id("<|end_of_audio|>")
+    roles = {role: vocabulary.special_id(f"<|{role}|>") for role in ("system", "user", "assistant")}
+    prefix = [vocabulary.special_id("[gMASK]"), vocabulary.special_id("<sop>")]
+    opening = [roles["assistant"], *vocabulary.encode(STREAMING_MODE + "\n")]
 
     def asked(turn: Turn) -> list[int]:
         ids, before = [roles[turn.role]], "\n"  # one string with the words behind it
         for part in turn.parts:
             ids += vocabulary.encode(before + part if isinstance(part, str) else before)
-            if isinstance(part, Heard):
-                ids += [begin, *spelled(code_ids, part.codes or ()), end]
+            if isinstance(part, AudioPart):
+                ids += [begin, *codes_to_ids(code_ids, part.codes or ()), end]
             before = ""
         return ids
 
-    def replied(turn: Turn, retell: Retell) -> list[int]:
+    def replied(turn: Turn, retell: EncodePastReply) -> list[int]:
         if turn.replied:
             return [*opening, *retell(turn)[:-1]]  # the next role ends it
         if turn.written:
-            return [roles["assistant"], *vocabulary.encode(f"{MODE}\n{turn.words.rstrip()}")]
-        return [*opening, *spelled(code_ids, turn.codes)]
+            return [roles["assistant"], *vocabulary.encode(f"{STREAMING_MODE}\n{turn.words.rstrip()}")]
+        return [*opening, *codes_to_ids(code_ids, turn.codes)]
 
-    def template(turns: Sequence[Turn], retell: Retell) -> Encoded:
+    def template(turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
         first = next((turn for turn in turns if turn.role == "user"), turns[0])
-        default = WRITTEN if first.written else SPOKEN
-        turns = with_system(turns, default if system is None else system)
+        default = WRITTEN_SYSTEM_PROMPT if first.written else SPOKEN_SYSTEM_PROMPT
+        turns = add_system_turn(turns, default if system is None else system)
         said = [replied(turn, retell) if turn.role == "assistant" else asked(turn) for turn in turns]
-        return Encoded((*prefix, *chain(*said), *opening))
+        return EncodedPrompt((*prefix, *chain(*said), *opening))
 
     return template
 
 
-def _added_tokens(path: Path) -> dict[str, int]:
+def _read_required_tokens(path: Path) -> dict[str, int]:
     """Added tokens -> ids. ValueError: the file does not have them, or in another form."""
     file = path / "tokenizer_config.json"
     added = read_json(file).get("added_tokens_decoder")
     try:
-        found = {str(token["content"]): int(number) for number, token in (added or {}).items()}
+        id_by_token = {str(token["content"]): int(number) for number, token in (added or {}).items()}
     except (AttributeError, KeyError, TypeError, ValueError):
-        found = {}
-    if lacking := [name for name in (*NEEDED, "<|audio_0|>") if name not in found]:
+        id_by_token = {}
+    if lacking := [name for name in (*GLM_REQUIRED_TOKENS, "<|audio_0|>") if name not in id_by_token]:
         raise ValueError(f"{file}: added_tokens_decoder must give an id to {lacking[0]}: it does not")
-    return found
+    return id_by_token
 
 
-def _checked(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _check_config(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """What counts of config.json, as vLLM's class reads it. ValueError: it needs the folder's own code."""
-    for name, wanted in FIXED.items():
+    for name, wanted in GLM_FIXED_SETTINGS.items():
         if (got := config.get(name, wanted)) != wanted:
             rule = f"{name} must be {json.dumps(wanted)} (the checkpoint's own code, for all else, is not run)"
             raise ValueError(f"{file}: {rule}: got {json.dumps(got)[:60]}")
-    check_keys(file, config, {*FIXED, *SIZES, *SAID, *UNREAD, *(name for name, _ in TWICE)})
-    for name in SIZES:
-        whole(file, config, name)
+    check_keys(
+        file,
+        config,
+        {
+            *GLM_FIXED_SETTINGS,
+            *GLM_SIZE_KEYS,
+            *GLM_DEFAULTS,
+            *GLM_UNREAD_KEYS,
+            *(name for name, _ in GLM_REPEATED_KEYS),
+        },
+    )
+    for name in GLM_SIZE_KEYS:
+        read_positive_int(file, config, name)
     for name in ("layernorm_epsilon", "rope_ratio"):
-        positive(file, name, config[name])
-    for name, other in TWICE:
+        require_positive_number(file, name, config[name])
+    for name, other in GLM_REPEATED_KEYS:
         check_fixed(file, config, {name: config[other]})
     for name in ("multi_query_attention", "add_qkv_bias"):
         if not isinstance(config[name], bool):
-            raise ValueError(f"{file}: {name} must be true or false: got {shown(config[name])}")
+            raise ValueError(f"{file}: {name} must be true or false: got {format_json_value(config[name])}")
     per_head = config["hidden_size"] / config["num_attention_heads"]
     if config["kv_channels"] != per_head:
         rule = f"kv_channels must be hidden_size / num_attention_heads = {per_head:g}"
         raise ValueError(f"{file}: {rule}: got {config['kv_channels']}")
-    kept = {name: config[name] for name in (*SIZES, *SAID)}
-    return {**FIXED, **kept, "architectures": ["ChatGLMForConditionalGeneration"]}
+    kept = {name: config[name] for name in (*GLM_SIZE_KEYS, *GLM_DEFAULTS)}
+    return {**GLM_FIXED_SETTINGS, **kept, "architectures": ["ChatGLMForConditionalGeneration"]}
 
 
-def _backbone(config: Mapping[str, Any]) -> dict[str, Any]:
+def _build_glm_backbone(config: Mapping[str, Any]) -> dict[str, Any]:
     """The same as transformers' Glm reads it."""
     heads = config["num_attention_heads"]
     return {

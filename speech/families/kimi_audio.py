@@ -21,24 +21,31 @@ import numpy as np
 
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
-from speech.checkpoint import depth, read_json
+from speech.checkpoint import count_stored_layers, read_json
 from speech.config_keys import check_fixed
-from speech.families.base import Ear, Family, Retell, rows_of, spelled, with_system
-from speech.features import Encoded, Features, Vectors
+from speech.families.base import (
+    AudioEncoder,
+    EncodePastReply,
+    Family,
+    add_system_turn,
+    codes_to_ids,
+    read_embedding_rows,
+)
+from speech.features import AudioFeatures, AudioVectors, EncodedPrompt
 from speech.interleave import Interleave
-from speech.names import Names
+from speech.names import TensorNameMap
 from speech.qwen2 import read_decoder
-from speech.turns import Heard, Role, Turn
-from speech.vocabulary import Vocabulary, check_companions
+from speech.turns import AudioPart, Role, Turn
+from speech.vocabulary import Vocabulary, check_companion_files
 
 OPTIONS = ("system", "ear")
-ARCHITECTURE = "MoonshotKimiaForCausalLM"
-PATTERN = (
+KIMI_ARCHITECTURE = "MoonshotKimiaForCausalLM"
+KIMI_SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-RESERVED = 421  # ids behind the ranks; of these names, at these places
-SPECIALS = {
+KIMI_RESERVED_IDS = 421  # ids behind the ranks; of these names, at these places
+KIMI_SPECIAL_OFFSETS = {
     "<|im_msg_end|>": 2,
     "<|im_media_begin|>": 18,
     "<|im_media_end|>": 20,
@@ -48,11 +55,19 @@ SPECIALS = {
     "<|im_kimia_assistant_msg_start|>": 28,
     "<|im_kimia_speech_ctd_id|>": 33,
 }
-CODE_RATE = 12.5
-FORK = "kimia_mimo_transformer_from_layer_index"
-SIDE, DELAY = "kimia_mimo_layers", "kimia_mimo_audiodelaytokens"
-OTHERS = (  # keys that Qwen2's config has not; the last line's are read by nobody's forward pass
-    *(FORK, SIDE, DELAY, "kimia_token_offset", "kimia_media_begin", "kimia_media_end", "num_base_tokens"),
+KIMI_CODE_RATE = 12.5
+FORK_LAYER_KEY = "kimia_mimo_transformer_from_layer_index"
+SIDE_LAYERS_KEY, AUDIO_DELAY_KEY = "kimia_mimo_layers", "kimia_mimo_audiodelaytokens"
+KIMI_CONFIG_KEYS = (  # keys that Qwen2's config has not; the last line's are read by nobody's forward pass
+    *(
+        FORK_LAYER_KEY,
+        SIDE_LAYERS_KEY,
+        AUDIO_DELAY_KEY,
+        "kimia_token_offset",
+        "kimia_media_begin",
+        "kimia_media_end",
+        "num_base_tokens",
+    ),
     *("kimia_text_blank", "kimia_text_eos", "kimia_adaptor_input_dim", "use_whisper_feature"),
     *(
         "kimia_audio_output_vocab",
@@ -61,23 +76,25 @@ OTHERS = (  # keys that Qwen2's config has not; the last line's are read by nobo
         "whisper_model_name",
     ),
 )
-WHISPER = "whisper-large-v3"  # the folder of the checkpoint that holds its encoder
-NAMES = Names(((r"model\.vq_adaptor\..*", ()),))
+WHISPER_FOLDER = "whisper-large-v3"  # the folder of the checkpoint that holds its encoder
+KIMI_TENSOR_NAMES = TensorNameMap(((r"model\.vq_adaptor\..*", ()),))
 
 
 def load(model: ModelConfig) -> Family:
     """Read tiktoken.model and config.json. ValueError names the file and the rule."""
     config_file = model.path / "config.json"
     config = read_json(config_file)
-    if ARCHITECTURE not in (config.get("architectures") or ()):
-        raise ValueError(f"{config_file}: architectures must have {ARCHITECTURE}: got {config.get('architectures')}")
+    if KIMI_ARCHITECTURE not in (config.get("architectures") or ()):
+        raise ValueError(
+            f"{config_file}: architectures must have {KIMI_ARCHITECTURE}: got {config.get('architectures')}"
+        )
     check_fixed(config_file, config, {"tie_word_embeddings": False})
-    decoder = read_decoder(config_file, config, others=OTHERS)
-    fork, side, delay = _numbers(config_file, config, model.max_length // 2)
-    vocabulary = _vocabulary(model.path / "tiktoken.model")
-    code_ids = _codes(config_file, config, vocabulary)
-    blank, text_end = (vocabulary.special(f"<|im_kimia_text_{name}|>") for name in ("blank", "eos"))
-    stops = tuple(vocabulary.special(f"<|im_{name}_end|>") for name in ("msg", "media"))
+    decoder = read_decoder(config_file, config, others=KIMI_CONFIG_KEYS)
+    fork, side, delay = _read_stream_settings(config_file, config, model.max_length // 2)
+    vocabulary = _read_vocabulary(model.path / "tiktoken.model")
+    code_ids = _read_code_ids(config_file, config, vocabulary)
+    blank, text_end = (vocabulary.special_id(f"<|im_kimia_text_{name}|>") for name in ("blank", "eos"))
+    stops = tuple(vocabulary.special_id(f"<|im_{name}_end|>") for name in ("msg", "media"))
     rows = code_ids[-1] + 1
     channels = ChannelMap.of_streams(
         [
@@ -88,7 +105,7 @@ def load(model: ModelConfig) -> Family:
     hears = config.get("use_whisper_feature", True)
     if not isinstance(hears, bool):
         raise ValueError(f"{config_file}: use_whisper_feature must be true or false: got {hears}")
-    ear = model.ear or model.path / WHISPER
+    ear = model.ear or model.path / WHISPER_FOLDER
     return Family(
         name="kimi_audio",
         own_ends=True,
@@ -98,62 +115,69 @@ def load(model: ModelConfig) -> Family:
         interleave=Interleave("parallel", channels, stops, end=text_end, blank=blank, delay=delay),
         code_ids=code_ids,
         template=_Template(vocabulary, code_ids, model.system),
-        backbone={**decoder, "model_type": "kimi_audio", FORK: fork, SIDE: side},
-        names=NAMES,
-        module=_module,
+        backbone={**decoder, "model_type": "kimi_audio", FORK_LAYER_KEY: fork, SIDE_LAYERS_KEY: side},
+        names=KIMI_TENSOR_NAMES,
+        module=_import_model_class,
         hears={"system": "both", "user": "both", "assistant": "both"} if hears else {},
         codec_path=model.codec,
-        code_rate=CODE_RATE,
-        make_ear=(lambda: _ear(model.path, ear)) if hears else None,
+        code_rate=KIMI_CODE_RATE,
+        make_ear=(lambda: _make_audio_encoder(model.path, ear)) if hears else None,
         ear_path=ear,
     )
 
 
-def _numbers(file: Path, config: dict[str, Any], steps: int) -> tuple[int, int, int]:
+def _read_stream_settings(file: Path, config: dict[str, Any], steps: int) -> tuple[int, int, int]:
     """(where the streams part, layers of the codes' own, delay of the codes), once weights and replies of
     ``steps`` can have them.
     """
-    layers, side = (depth(file.parent, f"model.{kind}layers.") for kind in ("", "mimo_"))
-    fork, told, delay = config.get(FORK, 21), config.get(SIDE, 6), config.get(DELAY, 6)
+    layers, side = (count_stored_layers(file.parent, f"model.{kind}layers.") for kind in ("", "mimo_"))
+    fork, side_layers, delay = (
+        config.get(FORK_LAYER_KEY, 21),
+        config.get(SIDE_LAYERS_KEY, 6),
+        config.get(AUDIO_DELAY_KEY, 6),
+    )
     for name, value, least, most in (
         ("num_hidden_layers", config.get("num_hidden_layers"), layers, layers),
-        (SIDE, told, side, side),
-        (FORK, fork, 0, layers - 1),
-        (DELAY, delay, 0, steps - 1),
+        (SIDE_LAYERS_KEY, side_layers, side, side),
+        (FORK_LAYER_KEY, fork, 0, layers - 1),
+        (AUDIO_DELAY_KEY, delay, 0, steps - 1),
     ):
         if not isinstance(value, int) or not least <= value <= most:
             rule = f"must be the weights' {most}" if least == most else f"must be an integer in [0, {most}]"
             raise ValueError(f"{file}: {name} {rule}: got {value}")
-    return int(fork), int(told), int(delay)
+    return int(fork), int(side_layers), int(delay)
 
 
-def _vocabulary(file: Path) -> Vocabulary:
-    plain = Vocabulary.of_ranks(file, PATTERN, {})
+def _read_vocabulary(file: Path) -> Vocabulary:
+    plain = Vocabulary.of_ranks(file, KIMI_SPLIT_PATTERN, {})
     base = len(plain.ordinary)
     if plain.largest != base - 1:
         raise ValueError(f"{file}: ranks must be 0 to {base - 1} without a gap: got {plain.largest}")
-    specials = {name: base + place for name, place in SPECIALS.items()}
-    check_companions(file, specials)
+    specials = {name: base + place for name, place in KIMI_SPECIAL_OFFSETS.items()}
+    check_companion_files(file, specials)
     return replace(plain, specials=specials)
 
 
-def _codes(config_file: Path, config: dict[str, Any], vocabulary: Vocabulary) -> tuple[int, ...]:
+def _read_code_ids(config_file: Path, config: dict[str, Any], vocabulary: Vocabulary) -> tuple[int, ...]:
     """Ids of the codes: from ``kimia_token_offset`` to the last row of the embedding."""
-    rows, first = rows_of(config_file, config.get("vocab_size"), vocabulary), config.get("kimia_token_offset")
-    least = len(vocabulary.ordinary) + RESERVED
+    rows, first = (
+        read_embedding_rows(config_file, config.get("vocab_size"), vocabulary),
+        config.get("kimia_token_offset"),
+    )
+    least = len(vocabulary.ordinary) + KIMI_RESERVED_IDS
     if not isinstance(first, int) or not least <= first < rows:
         rule = f"kimia_token_offset must lie in [{least}, vocab_size={rows}), behind the tokenizer's ids"
         raise ValueError(f"{config_file}: {rule}: got {first}")
     ids = {
-        "kimia_media_begin": vocabulary.special("<|im_media_begin|>"),
-        "kimia_media_end": vocabulary.special("<|im_media_end|>"),
-        "kimia_text_blank": vocabulary.special("<|im_kimia_text_blank|>"),
-        "kimia_text_eos": vocabulary.special("<|im_kimia_text_eos|>"),
+        "kimia_media_begin": vocabulary.special_id("<|im_media_begin|>"),
+        "kimia_media_end": vocabulary.special_id("<|im_media_end|>"),
+        "kimia_text_blank": vocabulary.special_id("<|im_kimia_text_blank|>"),
+        "kimia_text_eos": vocabulary.special_id("<|im_kimia_text_eos|>"),
         "num_base_tokens": len(vocabulary.ordinary),
     }
     for key, known in ids.items():
-        if (told := config.get(key)) not in (None, known):
-            raise ValueError(f"{config_file}: {key} must be the tokenizer's {known}: got {told}")
+        if (declared := config.get(key)) not in (None, known):
+            raise ValueError(f"{config_file}: {key} must be the tokenizer's {known}: got {declared}")
     return tuple(range(first, rows))
 
 
@@ -166,17 +190,19 @@ class _Template:
     def __init__(self, vocabulary: Vocabulary, code_ids: tuple[int, ...], system: str | None) -> None:
         self._vocabulary, self._code_ids, self._system = vocabulary, code_ids, system
         names = "text_blank text_eos user_msg_start assistant_msg_start speech_ctd_id".split()
-        self._blank, self._eos, *starts, self._speak = (vocabulary.special(f"<|im_kimia_{name}|>") for name in names)
+        self._blank, self._eos, *starts, self._speak = (
+            vocabulary.special_id(f"<|im_kimia_{name}|>") for name in names
+        )
         self._starts: dict[Role, int] = dict(zip(("user", "assistant"), starts, strict=True))
         names = "media_begin media_end msg_end".split()
-        self._begin, self._end, self._over = (vocabulary.special(f"<|im_{name}|>") for name in names)
+        self._begin, self._end, self._over = (vocabulary.special_id(f"<|im_{name}|>") for name in names)
 
-    def __call__(self, turns: Sequence[Turn], retell: Retell) -> Encoded:
-        turns = with_system(turns, self._system or "")
+    def __call__(self, turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
+        turns = add_system_turn(turns, self._system or "")
         roles: list[Role] = ["assistant" if turn.role == "assistant" else "user" for turn in turns]
         ids: list[int] = []  # text0 audio0 text1 audio1 ...
         at: list[int] = []
-        heard: list[Vectors] = []
+        heard: list[AudioVectors] = []
         for turn, role, before, behind in zip(turns, roles, [None, *roles], [*roles[1:], None], strict=False):
             if role != before:
                 ids += [self._blank, self._starts[role]]
@@ -184,27 +210,27 @@ class _Template:
                 ids += [self._blank if token == self._eos else token for token in retell(turn)[:-2]]
             for part in () if turn.replied else turn.items:
                 if isinstance(part, str):
-                    ids += [one for token in self._vocabulary.encode(part) for one in (token, self._blank)]
+                    ids += [stream_id for token in self._vocabulary.encode(part) for stream_id in (token, self._blank)]
                     continue
-                codes = spelled(self._code_ids, part.codes or ())
+                codes = codes_to_ids(self._code_ids, part.codes or ())
                 vectors = np.zeros((0, 0), np.float32) if part.vectors is None else part.vectors[: len(codes)]
                 at += range(len(ids) // 2 + 1, len(ids) // 2 + 1 + len(vectors))
                 heard += [vectors] * bool(len(vectors))
-                ids += [one for token in (self._begin, *codes, self._end) for one in (self._blank, token)]
+                ids += [stream_id for token in (self._begin, *codes, self._end) for stream_id in (self._blank, token)]
             if role != behind:
-                heard_last = not turn.replied and isinstance(turn.items[-1], Heard)
+                heard_last = not turn.replied and isinstance(turn.items[-1], AudioPart)
                 ids += [self._blank, self._speak] * heard_last + [self._blank, self._over]
         ids += [self._blank, self._starts["assistant"]]
-        return Encoded(tuple(ids), Features(tuple(at), np.concatenate(heard)) if heard else None)
+        return EncodedPrompt(tuple(ids), AudioFeatures(tuple(at), np.concatenate(heard)) if heard else None)
 
 
-def _module() -> Any:
+def _import_model_class() -> Any:
     from speech.models.kimi_audio import KimiAudio
 
     return KimiAudio
 
 
-def _ear(path: Path, whisper: Path) -> Ear:
-    from speech.ears.kimi_audio import KimiEar
+def _make_audio_encoder(path: Path, whisper: Path) -> AudioEncoder:
+    from speech.ears.kimi_audio import KimiAudioEncoder
 
-    return KimiEar(path, whisper)
+    return KimiAudioEncoder(path, whisper)

@@ -16,49 +16,55 @@ from typing import Any
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.config_keys import HARMLESS, check_fixed, check_keys, whole
-from speech.families.base import Ear, Family, Retell, rows_of, with_system
-from speech.features import Encoded, Features
+from speech.config_keys import HARMLESS_KEYS, check_fixed, check_keys, read_positive_int
+from speech.families.base import AudioEncoder, EncodePastReply, Family, add_system_turn, read_embedding_rows
+from speech.features import AudioFeatures, EncodedPrompt
 from speech.interleave import Interleave
-from speech.names import Names
-from speech.qwen2 import UNUSED, read_decoder, tied
+from speech.names import TensorNameMap
+from speech.qwen2 import SLIDING_WINDOW_KEYS, has_tied_head, read_decoder
 from speech.turns import Turn
 from speech.vocabulary import Vocabulary
 
 OPTIONS = ("system",)
-SYSTEM = "You are a helpful assistant."  # of the published examples
-ROLES = {"user": "human"}  # other roles keep their names
-GROUP = ((1, 4),)
-PIECE = 313  # vectors of 25 seconds: the ear hears no more at once, and each piece has its own markers
-REACH, THETA = 8192, 1e6  # what the published class takes where text_config does not say
-TEXT_ONLY = ("num_attention_groups", "max_seq_len")  # keys that Qwen2's config has not
-TOP = ("text_config", "audio_encoder_config", *UNUSED, "use_sliding_window", "tie_word_embeddings")
+STEP_AUDIO_SYSTEM_PROMPT = "You are a helpful assistant."  # of the published examples
+STEP_AUDIO_ROLES = {"user": "human"}  # other roles keep their names
+STEP_AUDIO_PATTERN = ((1, 4),)
+PIECE_VECTORS = 313  # vectors of 25 seconds: the ear hears no more at once, and each piece has its own markers
+DEFAULT_MAX_POSITIONS, DEFAULT_ROPE_THETA = 8192, 1e6  # what the published class takes where text_config does not say
+TEXT_CONFIG_KEYS = ("num_attention_groups", "max_seq_len")  # keys that Qwen2's config has not
+TOP_CONFIG_KEYS = (
+    "text_config",
+    "audio_encoder_config",
+    *SLIDING_WINDOW_KEYS,
+    "use_sliding_window",
+    "tie_word_embeddings",
+)
 
 
 def load(model: ModelConfig) -> Family:
     """Read tokenizer and config. ValueError names the file and the rule."""
     path, file = model.path, model.path / "config.json"
-    config = _config(file)
-    backbone = _backbone(file, config)
+    config = _read_config(file)
+    backbone = _read_backbone(file, config)
     ear = config["audio_encoder_config"]
     check_fixed(file, ear, {"llm_dim": backbone["hidden_size"]}, "audio_encoder_config.")
     vocabulary = Vocabulary.of_pieces(path / "tokenizer.json")
-    rows = rows_of(file, backbone["vocab_size"], vocabulary)
-    begin, end, pad = (vocabulary.special(f"<tts_{name}>") for name in ("start", "end", "pad"))
-    stop = vocabulary.special("<|EOT|>")
-    *codes, silence = vocabulary.numbered("<audio_{}>")
+    rows = read_embedding_rows(file, backbone["vocab_size"], vocabulary)
+    begin, end, pad = (vocabulary.special_id(f"<tts_{name}>") for name in ("start", "end", "pad"))
+    stop = vocabulary.special_id("<|EOT|>")
+    *codes, silence = vocabulary.numbered_ids("<audio_{}>")
     channels = ChannelMap.build(vocab=rows, text=vocabulary.ordinary, audio=codes, boundary=(begin, end), stop=(stop,))
-    prompter = _Prompter(vocabulary)
+    prompter = _PromptWriter(vocabulary)
     codec = path / "token2wav"
-    system = SYSTEM if model.system is None else model.system
+    system = STEP_AUDIO_SYSTEM_PROMPT if model.system is None else model.system
 
-    def make_ear() -> Ear:
-        from speech.ears.step_audio2 import StepAudio2Ear
+    def make_ear() -> AudioEncoder:
+        from speech.ears.step_audio2 import StepAudio2Encoder
 
-        return StepAudio2Ear(path, ear)
+        return StepAudio2Encoder(path, ear)
 
-    def template(turns: Sequence[Turn], retell: Retell) -> Encoded:
-        return prompter.encoded(with_system(turns, system), retell)
+    def template(turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
+        return prompter.encode_prompt(add_system_turn(turns, system), retell)
 
     return Family(
         name="step_audio2",
@@ -66,11 +72,13 @@ def load(model: ModelConfig) -> Family:
         path=path,
         vocabulary=vocabulary,
         channels=channels,
-        interleave=Interleave("padded", channels, (stop,), end=end, pattern=GROUP, text_pad=pad, audio_pad=silence),
+        interleave=Interleave(
+            "padded", channels, (stop,), end=end, pattern=STEP_AUDIO_PATTERN, text_pad=pad, audio_pad=silence
+        ),
         code_ids=tuple(codes),
         template=template,
         backbone=backbone,
-        names=Names(((r"(encoder|adapter)\..*", ()),)),
+        names=TensorNameMap(((r"(encoder|adapter)\..*", ()),)),
         hears={"user": "vectors", "system": "vectors"},
         codec_path=model.codec or (codec if codec.is_dir() else None),
         code_rate=25.0,
@@ -78,21 +86,21 @@ def load(model: ModelConfig) -> Family:
     )
 
 
-class _Prompter:
+class _PromptWriter:
     """The published chat template."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        special = vocabulary.special
+        special = vocabulary.special_id
         self._turn, self._over, self._speak = special("<|BOT|>"), special("<|EOT|>"), special("<tts_start>")
         self._begin, self._end, self._place = (special(f"<audio_{name}>") for name in ("start", "end", "patch"))
 
-    def encoded(self, turns: Sequence[Turn], retell: Retell) -> Encoded:
+    def encode_prompt(self, turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
         """Every turn, then the start of a spoken answer."""
         ids: list[int] = []
-        heard: list[Features] = []
+        heard: list[AudioFeatures] = []
         for turn in turns:
-            opened = f"{ROLES.get(turn.role, turn.role)}\n"
+            opened = f"{STEP_AUDIO_ROLES.get(turn.role, turn.role)}\n"
             ids.append(self._turn)
             if turn.replied:
                 ids += [*self._vocabulary.encode(opened), self._speak, *retell(turn)]
@@ -101,24 +109,24 @@ class _Prompter:
                 if isinstance(part, str):
                     ids += self._vocabulary.encode(part)
                 elif part.vectors is not None:
-                    places = self._places(len(part.vectors))
+                    places = self._build_audio_places(len(part.vectors))
                     at = [len(ids) + step for step, token in enumerate(places) if token == self._place]
-                    heard += [Features(tuple(at), part.vectors)] * bool(at)
+                    heard += [AudioFeatures(tuple(at), part.vectors)] * bool(at)
                     ids += places
                 else:
                     rule = "a spoken turn of the assistant must have its words beside its sound"
                     raise ValueError(f"{rule}: got {len(part.codes or ())} codes")
             ids.append(self._over)
         ids += [self._turn, *self._vocabulary.encode("assistant\n"), self._speak]
-        return Encoded(tuple(ids), Features.joined(heard))
+        return EncodedPrompt(tuple(ids), AudioFeatures.join_features(heard))
 
-    def _places(self, count: int) -> list[int]:
+    def _build_audio_places(self, count: int) -> list[int]:
         """The markers of each piece of a clip around as many places as it has vectors."""
-        pieces = [min(PIECE, count - first) for first in range(0, max(count, 1), PIECE)]
+        pieces = [min(PIECE_VECTORS, count - first) for first in range(0, max(count, 1), PIECE_VECTORS)]
         return [token for n in pieces for token in (self._begin, *[self._place] * n, self._end)]
 
 
-def _config(file: Path) -> Mapping[str, Any]:
+def _read_config(file: Path) -> Mapping[str, Any]:
     config = read_json(file)
     if config.get("model_type") != "step_audio_2":
         raise ValueError(f"{file}: model_type must be step_audio_2: got {config.get('model_type')}")
@@ -128,16 +136,18 @@ def _config(file: Path) -> Mapping[str, Any]:
     return config
 
 
-def _backbone(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_backbone(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Qwen2 as the published configuration builds it from text_config. ValueError: what lies beside it says
     another thing.
     """
     text, within = config["text_config"], "text_config."
-    beside = {name: value for name, value in config.items() if name in text and name not in HARMLESS}
+    beside = {name: value for name, value in config.items() if name in text and name not in HARMLESS_KEYS}
     check_fixed(file, beside, {name: text[name] for name in beside})
-    check_keys(file, config, {*TOP, *text})
+    check_keys(file, config, {*TOP_CONFIG_KEYS, *text})
     check_fixed(file, config, {"use_sliding_window": False})
-    whole(file, text, "num_key_value_heads", within)
-    backbone = read_decoder(file, text, within=within, others=TEXT_ONLY, reach=REACH, theta=THETA)
+    read_positive_int(file, text, "num_key_value_heads", within)
+    backbone = read_decoder(
+        file, text, within=within, others=TEXT_CONFIG_KEYS, reach=DEFAULT_MAX_POSITIONS, theta=DEFAULT_ROPE_THETA
+    )
     check_fixed(file, text, {"num_attention_groups": backbone["num_key_value_heads"]}, within)
-    return backbone | {"tie_word_embeddings": tied(file, text, within) or tied(file, config)}
+    return backbone | {"tie_word_embeddings": has_tied_head(file, text, within) or has_tied_head(file, config)}

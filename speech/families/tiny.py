@@ -15,11 +15,11 @@ from typing import get_args
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
 from speech.checkpoint import read_json
-from speech.families.base import Family, Retell, rows_of, spelled
-from speech.features import Encoded
+from speech.families.base import EncodePastReply, Family, codes_to_ids, read_embedding_rows
+from speech.features import EncodedPrompt
 from speech.interleave import Interleave
 from speech.qwen2 import read_decoder
-from speech.turns import Part, Role, Turn
+from speech.turns import Role, Turn, TurnPart
 from speech.vocabulary import Vocabulary
 
 OPTIONS = ()  # settings of the model that it reads beside path and codec
@@ -28,7 +28,7 @@ OPTIONS = ()  # settings of the model that it reads beside path and codec
 def load(model: ModelConfig) -> Family:
     """Read tokenizer, config and wavgate.json. ValueError names the file and the rule."""
     path = model.path
-    codec = _codec_file(path)
+    codec = _find_codec_file(path)
     vocabulary = Vocabulary.of_words(path / "tokenizer.json", names=get_args(Role))
     config = read_json(path / "config.json")
     if "auto_map" in config:
@@ -36,27 +36,27 @@ def load(model: ModelConfig) -> Family:
     if config.get("model_type") != "qwen2":
         raise ValueError(f"{path / 'config.json'}: model_type must be qwen2: got {config.get('model_type')}")
     backbone = read_decoder(path / "config.json", config)
-    rows = rows_of(path / "config.json", config.get("vocab_size"), vocabulary)
+    rows = read_embedding_rows(path / "config.json", config.get("vocab_size"), vocabulary)
     start, stop, begin, end = (
-        vocabulary.special(f"<|{name}|>") for name in "im_start im_end begin_of_audio end_of_audio".split()
+        vocabulary.special_id(f"<|{name}|>") for name in "im_start im_end begin_of_audio end_of_audio".split()
     )
-    roles = {role: vocabulary.special(role) for role in get_args(Role)}
-    code_ids = vocabulary.numbered("<|audio_{}|>")
+    roles = {role: vocabulary.special_id(role) for role in get_args(Role)}
+    code_ids = vocabulary.numbered_ids("<|audio_{}|>")
     channels = ChannelMap.build(
         vocab=rows, text=vocabulary.ordinary, audio=code_ids, boundary=(begin, end), stop=(stop,)
     )
 
-    def said(part: Part) -> list[int]:
+    def said(part: TurnPart) -> list[int]:
         if isinstance(part, str):
             return vocabulary.encode(part)
-        return [begin, *spelled(code_ids, part.codes or ()), end]
+        return [begin, *codes_to_ids(code_ids, part.codes or ()), end]
 
-    def template(turns: Sequence[Turn], retell: Retell) -> Encoded:
+    def template(turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
         ids: list[int] = []
         for turn in turns:
             whole = retell(turn) if turn.replied else [*chain(*map(said, turn.items)), stop]
             ids += [start, roles[turn.role], *whole]
-        return Encoded((*ids, start, roles["assistant"]))
+        return EncodedPrompt((*ids, start, roles["assistant"]))
 
     return Family(
         name="tiny",
@@ -71,7 +71,7 @@ def load(model: ModelConfig) -> Family:
     )
 
 
-def _codec_file(path: Path) -> Path:
+def _find_codec_file(path: Path) -> Path:
     ours = read_json(path / "wavgate.json")
     if unknown := sorted(set(ours) - {"family", "codec", "voice"}):
         raise ValueError(f"{path / 'wavgate.json'}: keys must be family, codec, voice: got {unknown[0]}")

@@ -16,23 +16,30 @@ from typing import Any
 
 from conf.schema import ModelConfig
 from speech.channels import ChannelMap
-from speech.checkpoint import depth, read_json
-from speech.families.base import Ear, Family, Retell, rows_of, spelled, with_system
-from speech.features import Encoded, Features
-from speech.interleave import Interleave, Pattern
-from speech.names import Names
+from speech.checkpoint import count_stored_layers, read_json
+from speech.families.base import (
+    AudioEncoder,
+    EncodePastReply,
+    Family,
+    add_system_turn,
+    codes_to_ids,
+    read_embedding_rows,
+)
+from speech.features import AudioFeatures, EncodedPrompt
+from speech.interleave import ChunkPattern, Interleave
+from speech.names import TensorNameMap
 from speech.qwen2 import read_decoder
 from speech.turns import Role, Turn
 from speech.vocabulary import Vocabulary
 
 OPTIONS = ("system", "ear", "ratios", "mtp")
-CODES, VECTORS = "qwen2_mtp", "qwen2_mtp_sensevoice"  # model_type of the released checkpoints
-SYSTEM = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner."
-VOICE = "Your Voice: "  # before a spoken system turn: a voice to imitate
-RATIOS = (1, 10, 4, 10)  # Boost and Plus; Balance: 1, 4, 3, 8, 4, 10
-CODES_PER_SECOND = 12.5
+CODES_MODEL_TYPE, VECTORS_MODEL_TYPE = "qwen2_mtp", "qwen2_mtp_sensevoice"  # model_type of the released checkpoints
+VITA_SYSTEM_PROMPT = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner."
+VOICE_PROMPT = "Your Voice: "  # before a spoken system turn: a voice to imitate
+DEFAULT_RATIOS = (1, 10, 4, 10)  # Boost and Plus; Balance: 1, 4, 3, 8, 4, 10
+VITA_CODE_RATE = 12.5
 # of the config: read here, of training, and written by its own class, whose model does not read it
-OTHERS = ("num_nextn_predict_layers", "mtp_loss_weight", "speech_token_offset")
+VITA_CONFIG_KEYS = ("num_nextn_predict_layers", "mtp_loss_weight", "speech_token_offset")
 
 
 def load(model: ModelConfig) -> Family:
@@ -40,44 +47,44 @@ def load(model: ModelConfig) -> Family:
     path = model.path
     config = read_json(path / "config.json")
     kind = config.get("model_type")
-    if kind not in (CODES, VECTORS):
-        rule = f"model_type must be {CODES} or {VECTORS}, a VITA-Audio model's"
+    if kind not in (CODES_MODEL_TYPE, VECTORS_MODEL_TYPE):
+        rule = f"model_type must be {CODES_MODEL_TYPE} or {VECTORS_MODEL_TYPE}, a VITA-Audio model's"
         raise ValueError(f"{path / 'config.json'}: {rule}: got {kind}")
-    layers, ahead = _layers(path / "config.json", config)
+    layers, ahead = _read_layer_counts(path / "config.json", config)
     vocabulary = Vocabulary.of_pieces(path / "tokenizer.json")
-    rows = rows_of(path / "config.json", config.get("vocab_size"), vocabulary)
-    stop = (vocabulary.special("<|im_end|>"), vocabulary.special("<|endoftext|>"))
-    begin, end = vocabulary.special("<|begin_of_audio|>"), vocabulary.special("<|end_of_audio|>")
-    code_ids = vocabulary.numbered("<|audio_{}|>")
+    rows = read_embedding_rows(path / "config.json", config.get("vocab_size"), vocabulary)
+    stop = (vocabulary.special_id("<|im_end|>"), vocabulary.special_id("<|endoftext|>"))
+    begin, end = vocabulary.special_id("<|begin_of_audio|>"), vocabulary.special_id("<|end_of_audio|>")
+    code_ids = vocabulary.numbered_ids("<|audio_{}|>")
     channels = ChannelMap.build(vocab=rows, text=vocabulary.ordinary, audio=code_ids, boundary=(begin, end), stop=stop)
     if model.mtp == "trained" and not ahead:
         raise ValueError(f"{path / 'config.json'}: model.mtp=trained needs MCTP layers: the model has none")
-    told = {**config, "num_hidden_layers": layers}
-    decoder = read_decoder(path / "config.json", told, others=OTHERS)
-    hears = kind == VECTORS
+    decoder_config = {**config, "num_hidden_layers": layers}
+    decoder = read_decoder(path / "config.json", decoder_config, others=VITA_CONFIG_KEYS)
+    hears = kind == VECTORS_MODEL_TYPE
 
-    def make_ear() -> Ear:
+    def make_ear() -> AudioEncoder:
         from speech.ears import sensevoice  # needs torch, which the learner's driver does not
 
-        return sensevoice.load(path, model.ear or path)
+        return sensevoice.load_sensevoice(path, model.ear or path)
 
     return Family(
         name="vita_audio",
         path=path,
         vocabulary=vocabulary,
         channels=channels,
-        interleave=Interleave("delimited", channels, stop, begin, end, _pattern(model)),
+        interleave=Interleave("delimited", channels, stop, begin, end, _read_chunk_pattern(model)),
         code_ids=code_ids,
-        template=_Template(vocabulary, code_ids, SYSTEM if model.system is None else model.system, hears),
+        template=_Template(vocabulary, code_ids, VITA_SYSTEM_PROMPT if model.system is None else model.system, hears),
         target_end="\n",
         backbone=decoder | {"num_nextn_predict_layers": ahead} if model.mtp == "trained" else decoder,
         engine_config=decoder,
-        names=_names(layers, ahead, learns=model.mtp == "trained"),
-        module=_with_mctp if model.mtp == "trained" else None,
+        names=_map_tensor_names(layers, ahead, learns=model.mtp == "trained"),
+        module=_import_mtp_class if model.mtp == "trained" else None,
         depths=ahead if model.mtp == "trained" else 0,
         hears={"user": "vectors", "system": "vectors"} if hears else {},
         codec_path=model.codec,
-        code_rate=CODES_PER_SECOND,
+        code_rate=VITA_CODE_RATE,
         make_ear=make_ear if hears else None,
     )
 
@@ -88,18 +95,18 @@ class _Template:
     def __init__(self, vocabulary: Vocabulary, code_ids: Sequence[int], system: str, hears: bool) -> None:
         self._encode, self._code_ids, self._system = vocabulary.encode, code_ids, system
         self._start, self._stop, self._begin, self._end = (
-            vocabulary.special(f"<|{name}|>") for name in "im_start im_end begin_of_audio end_of_audio".split()
+            vocabulary.special_id(f"<|{name}|>") for name in "im_start im_end begin_of_audio end_of_audio".split()
         )
-        self._context = vocabulary.special("<|context_of_audio|>") if hears else None
+        self._context = vocabulary.special_id("<|context_of_audio|>") if hears else None
 
-    def __call__(self, turns: Sequence[Turn], retell: Retell) -> Encoded:
-        turns = with_system(turns, self._system)
+    def __call__(self, turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
+        turns = add_system_turn(turns, self._system)
         ids: list[int] = []
-        heard: list[Features] = []
+        heard: list[AudioFeatures] = []
         for turn in turns:
-            ids += self._opened(turn.role)
+            ids += self._open_turn(turn.role)
             voice = turn.role == "system" and turn.spoken
-            for part in () if turn.replied else (VOICE, *turn.parts, "\n") if voice else turn.parts:
+            for part in () if turn.replied else (VOICE_PROMPT, *turn.parts, "\n") if voice else turn.parts:
                 if isinstance(part, str):
                     ids += self._encode(part)
                     continue
@@ -107,28 +114,28 @@ class _Template:
                 if part.vectors is not None:
                     assert self._context is not None, "vectors are heard by Plus models only"
                     at = range(len(ids), len(ids) + len(part.vectors))
-                    heard.append(Features(tuple(at), part.vectors))
+                    heard.append(AudioFeatures(tuple(at), part.vectors))
                     ids += [self._context] * len(part.vectors)
-                ids += [*spelled(self._code_ids, part.codes or ()), self._end]
+                ids += [*codes_to_ids(self._code_ids, part.codes or ()), self._end]
             ids += [*(retell(turn) if turn.replied else [self._stop]), *self._encode("\n")]
-        return Encoded((*ids, *self._opened("assistant")), Features.joined(heard))
+        return EncodedPrompt((*ids, *self._open_turn("assistant")), AudioFeatures.join_features(heard))
 
-    def _opened(self, role: Role) -> list[int]:
+    def _open_turn(self, role: Role) -> list[int]:
         return [self._start, *self._encode(role), *self._encode("\n")]
 
 
-def _layers(file: Path, config: Mapping[str, Any]) -> tuple[int, int]:
+def _read_layer_counts(file: Path, config: Mapping[str, Any]) -> tuple[int, int]:
     """(layers of the decoder, MCTP layers behind them)."""
     whole, ahead = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers", 0)
     if not (isinstance(whole, int) and isinstance(ahead, int) and 0 <= ahead < whole):
         rule = "num_hidden_layers must exceed num_nextn_predict_layers, which it counts"
         raise ValueError(f"{file}: {rule}: got {whole} and {ahead}")
-    if whole > (stored := depth(file.parent, "model.layers.")):
+    if whole > (stored := count_stored_layers(file.parent, "model.layers.")):
         raise ValueError(f"{file}: num_hidden_layers must not exceed the weights' {stored}: got {whole}")
     return whole - ahead, ahead
 
 
-def _names(layers: int, ahead: int, learns: bool) -> Names:
+def _map_tensor_names(layers: int, ahead: int, learns: bool) -> TensorNameMap:
     """The decoder under its own names; audio encoder and projector are no part of the learner's module.
 
     Nor are MCTP layers, unless it ``learns`` them; engines never have them.
@@ -146,30 +153,30 @@ def _names(layers: int, ahead: int, learns: bool) -> Names:
     ]
     frozen: list[tuple[str, tuple[str, ...]]] = [(r"model\.(audio_model|audio_projection)\..*", ())]
     mine = rules if learns else [(mctp, ())]
-    return Names((*mine, *frozen), unsampled=mctp if learns else None)
+    return TensorNameMap((*mine, *frozen), unsampled=mctp if learns else None)
 
 
-def _with_mctp() -> Any:
+def _import_mtp_class() -> Any:
     from speech.models import vita_audio  # as the ear: only where it is loaded
 
     return vita_audio.VitaAudioForCausalLM
 
 
-def _pattern(model: ModelConfig) -> Pattern:
+def _read_chunk_pattern(model: ModelConfig) -> ChunkPattern:
     """(texts, codes) of a reference reply's chunks; the ratios' audio counts include both boundaries."""
-    ratios = model.ratios or _trained_ratios(model.path) or RATIOS
+    ratios = model.ratios or _read_trained_ratios(model.path) or DEFAULT_RATIOS
     if len(ratios) % 2 or any(audio < 3 for audio in ratios[1::2]):
         rule = "model.ratios must be pairs of a text count and an audio count of at least 3 (boundaries count)"
         raise ValueError(f"{rule}: got {','.join(map(str, ratios))}")
     return tuple((text, audio - 2) for text, audio in zip(ratios[::2], ratios[1::2], strict=True))
 
 
-def _trained_ratios(path: Path) -> tuple[int, ...] | None:
+def _read_trained_ratios(path: Path) -> tuple[int, ...] | None:
     """The list that training leaves in generation_config.json; None: none, or one that turns MCTP off."""
     file = path / "generation_config.json"
     ratios = read_json(file).get("mtp_inference_mode") if file.is_file() else None
     if ratios is None or (isinstance(ratios, list) and 0 in ratios):
         return None
-    if not (isinstance(ratios, list) and all(isinstance(one, int) for one in ratios)):
+    if not (isinstance(ratios, list) and all(isinstance(ratio, int) for ratio in ratios)):
         raise ValueError(f"{file}: mtp_inference_mode must be a list of counts: got {ratios}")
     return tuple(ratios)

@@ -52,8 +52,8 @@ class KimiAudio(Qwen2PreTrainedModel):  # type: ignore[misc]
             root = torch.tensor(2.0, dtype=audio_TH.dtype, device=audio_TH.device).sqrt()
             fused_KH = (audio_TH[at_K] + features_KH.to(audio_TH.dtype)) * root
             audio_TH = audio_TH.index_copy(0, at_K, fused_KH)
-        found: list[Tensor] = self.model((audio_TH + text_TH)[None], **place)
-        return found
+        states: list[Tensor] = self.model((audio_TH + text_TH)[None], **place)
+        return states
 
     def heads(self) -> Sequence[nn.Linear]:
         """Of text and audio."""

@@ -17,7 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
 
 
-class Depth(nn.Module):
+class MtpHead(nn.Module):
     """One MCTP layer with the norms and the projection before it."""
 
     def __init__(self, config: Qwen2Config) -> None:
@@ -43,15 +43,15 @@ class VitaAudioForCausalLM(Qwen2ForCausalLM):  # type: ignore[misc]  # transform
 
     def __init__(self, config: Qwen2Config) -> None:
         super().__init__(config)
-        self.ahead = nn.ModuleList(Depth(config) for _ in range(config.num_nextn_predict_layers))
+        self.ahead = nn.ModuleList(MtpHead(config) for _ in range(config.num_nextn_predict_layers))
         self.post_init()
 
-    def foresee(
+    def mtp_states(
         self, hidden_TH: Tensor, embedded_TH: Tensor, positions_T: Tensor, segment_T: Tensor, wanted_T: Tensor
     ) -> list[Tensor]:
         """Each depth's states [T, H]; zeros at positions that it does not have or that are not wanted."""
         hidden_TH, embedded_TH = hidden_TH.detach(), embedded_TH.detach()
-        found = []
+        states = []
         for number, depth in enumerate(self.ahead):
             (at,) = (wanted_T & (positions_T > number)).nonzero(as_tuple=True)
             if not len(at):  # every rank runs every depth: any position will do
@@ -63,11 +63,11 @@ class VitaAudioForCausalLM(Qwen2ForCausalLM):  # type: ignore[misc]  # transform
                 position_embeddings=self.model.rotary_emb(hidden_TH, positions_T[at][None]),
                 segment_lengths=tuple(lengths.tolist()),
             )
-            hidden_TH = torch.zeros_like(hidden_TH).index_copy(0, at, self._normed(state_1NH[0]))
-            found.append(hidden_TH)
-        return found
+            hidden_TH = torch.zeros_like(hidden_TH).index_copy(0, at, self._apply_final_norm(state_1NH[0]))
+            states.append(hidden_TH)
+        return states
 
-    def _normed(self, state_NH: Tensor) -> Tensor:
+    def _apply_final_norm(self, state_NH: Tensor) -> Tensor:
         """The final norm as a constant."""
         size = state_NH.shape[-1:]
         scaled = F.rms_norm(state_NH.float(), size, eps=self.config.rms_norm_eps)

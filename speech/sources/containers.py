@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from speech.problems import Found, lines, parse_object
-from speech.sources.record import Record
+from speech.problems import RowProblems, iterate_numbered_lines, parse_object
+from speech.sources.record import SourceRecord
 
-SUFFIXES = (".jsonl", ".parquet", ".tar")
-STATE = "state.json"
+SOURCE_SUFFIXES = (".jsonl", ".parquet", ".tar")
+SAVED_STATE_FILE = "state.json"
 
 
-def files_of(paths: Sequence[Path]) -> list[Path]:
+def list_source_files(paths: Sequence[Path]) -> list[Path]:
     """The files that hold the rows, in the order they are read. ValueError: not a source that is read."""
     first = paths[0]
     for path in paths:
@@ -27,47 +27,47 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
             raise ValueError(f"{path}: must be named once: it is the same file as {named[where]}")
         named[where] = path
     if first.is_dir():
-        if not (first / STATE).is_file():
-            raise ValueError(_not_a_data_set(first))
-        from speech.sources.tables import saved_files
+        if not (first / SAVED_STATE_FILE).is_file():
+            raise ValueError(_explain_unread_folder(first))
+        from speech.sources.tables import list_saved_files
 
-        return saved_files(first)
+        return list_saved_files(first)
     for path in paths:
-        if path.suffix not in SUFFIXES:
-            rule = f"must be {', '.join(SUFFIXES)} or a folder that save_to_disk wrote"
+        if path.suffix not in SOURCE_SUFFIXES:
+            rule = f"must be {', '.join(SOURCE_SUFFIXES)} or a folder that save_to_disk wrote"
             raise ValueError(f"{path}: {rule}: got {path.suffix or 'no suffix'}")
         if path.suffix != first.suffix:
             raise ValueError(f"{path}: sources must be of one kind: got {path.suffix} beside {first.suffix}")
     return list(paths)
 
 
-def records(files: Sequence[Path]) -> Iterator[Record]:
-    """Every row of ``files_of`` a source. The same files give the same records in the same order."""
+def read_records(files: Sequence[Path]) -> Iterator[SourceRecord]:
+    """Every row of ``list_source_files`` a source. The same files give the same records in the same order."""
     for file in files:
         match file.suffix:
             case ".jsonl":
-                yield from _lines(file)
+                yield from _read_json_records(file)
             case ".tar":
-                from speech.sources.shards import samples
+                from speech.sources.shards import read_shard_samples
 
-                yield from samples(file)
+                yield from read_shard_samples(file)
             case _:
-                from speech.sources.tables import rows
+                from speech.sources.tables import read_table_rows
 
-                yield from rows(file)
-
-
-def _lines(file: Path) -> Iterator[Record]:
-    for number, _, text in lines(file):
-        found: Found = []
-        yield Record(file=file, line=number, content=parse_object(text, found), found=found)
+                yield from read_table_rows(file)
 
 
-def _not_a_data_set(folder: Path) -> str:
+def _read_json_records(file: Path) -> Iterator[SourceRecord]:
+    for number, _, text in iterate_numbered_lines(file):
+        problems: RowProblems = []
+        yield SourceRecord(file=file, line=number, content=parse_object(text, problems), problems=problems)
+
+
+def _explain_unread_folder(folder: Path) -> str:
     if (folder / "dataset_dict.json").is_file():
-        splits = sorted(path.parent.name for path in folder.glob(f"*/{STATE}"))
+        splits = sorted(path.parent.name for path in folder.glob(f"*/{SAVED_STATE_FILE}"))
         return f"{folder}: holds several data sets, name one of its folders: {', '.join(splits)}"
     return (
-        f"{folder}: a folder must be one that save_to_disk wrote, with {STATE}; name files one by one "
+        f"{folder}: a folder must be one that save_to_disk wrote, with {SAVED_STATE_FILE}; name files one by one "
         f"({folder}/*.parquet)"
     )

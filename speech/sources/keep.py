@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from speech import audio
-from speech.clips import Clips, Heard
-from speech.sources.record import MAX_CLIP
+from speech.clips import ClipInfo, ClipInspector
+from speech.sources.record import MAX_CLIP_BYTES
 
-BEGINNINGS = (  # what a file begins with -> its suffix; the name that a source gives it is not believed
+AUDIO_SIGNATURES = (  # what a file begins with -> its suffix; the name that a source gives it is not believed
     (b"RIFF", ".wav"),
     (b"RF64", ".wav"),
     (b"fLaC", ".flac"),
@@ -23,7 +23,7 @@ BEGINNINGS = (  # what a file begins with -> its suffix; the name that a source 
 )
 
 
-class Keeper:
+class ClipStore:
     """Puts clips below ``folder``/audio.
 
     Example:
@@ -31,84 +31,84 @@ class Keeper:
         name = keeper.keep("q/17.wav", members=None)     # audio/3f/3fa0....wav
     """
 
-    def __init__(self, folder: Path, root: Path, max_seconds: float, clips: Clips) -> None:
+    def __init__(self, folder: Path, root: Path, max_seconds: float, clips: ClipInspector) -> None:
         """``root``: where names of files start, and what they cannot leave. ``clips``: hears of each."""
         self._folder, self._root, self._max_seconds = folder, root.absolute(), max_seconds
         self._clips = clips
         self._unfinished = folder / "audio" / f".unfinished.{os.getpid()}"
 
-    def keep(self, clip: Any, members: Mapping[str, bytes] | None) -> str:
+    def store_clip(self, clip: Any, members: Mapping[str, bytes] | None) -> str:
         """The clip's name, relative to ``folder``. ValueError: no clip, or not one that a row may have.
 
         OSError: it cannot be written.
         """
-        content = self._content(clip, members)
-        suffix = _suffix(content)
+        content = self._read_content(clip, members)
+        suffix = _detect_suffix(content)
         digest = hashlib.sha256(content).hexdigest()
         name = f"audio/{digest[:2]}/{digest}{suffix}"
         if not (self._folder / name).is_file():
-            self._clips.remember(name, self._write(self._folder / name, content))
+            self._clips.remember(name, self._write_checked(self._folder / name, content))
         return name
 
-    def _write(self, path: Path, content: bytes) -> Heard:
+    def _write_checked(self, path: Path, content: bytes) -> ClipInfo:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self._unfinished.with_suffix(path.suffix)
         try:
             unfinished.write_bytes(content)
-            header = audio.info(unfinished)
+            header = audio.read_audio_header(unfinished)
             audio.check_length(unfinished, header, self._max_seconds)
             wave = audio.read(unfinished, header.sample_rate, self._max_seconds)
             unfinished.replace(path)
-            return Heard.of(wave, header.sample_rate)
+            return ClipInfo.from_wave(wave, header.sample_rate)
         except ValueError as error:  # told of the file's own name, which is none of the source's
             raise ValueError(str(error).removeprefix(f"{unfinished}: ")) from error
         finally:
             unfinished.unlink(missing_ok=True)
 
-    def _content(self, clip: Any, members: Mapping[str, bytes] | None) -> bytes:
+    def _read_content(self, clip: Any, members: Mapping[str, bytes] | None) -> bytes:
         if isinstance(clip, dict):
             if clip.get("bytes") is None and not isinstance(clip.get("path"), str):
                 keys = ", ".join(sorted(map(str, clip))) or "nothing"
                 raise ValueError(f"clip must have bytes or a path, as Audio(decode=False) gives: got {keys}")
             clip = clip["path"] if clip.get("bytes") is None else clip["bytes"]
         if isinstance(clip, bytes):
-            if len(clip) > MAX_CLIP:
-                raise ValueError(f"clip must have at most {MAX_CLIP} bytes: got {len(clip)}")
+            if len(clip) > MAX_CLIP_BYTES:
+                raise ValueError(f"clip must have at most {MAX_CLIP_BYTES} bytes: got {len(clip)}")
             return clip
         if not isinstance(clip, str):
             raise ValueError(f"clip must be a name or a file's bytes: got {type(clip).__name__}")
         if members is None:
-            return self._file(clip)
+            return self._read_file(clip)
         if clip not in members:
             raise ValueError(f"must name a clip of its sample: got {clip!r}")
         return members[clip]
 
-    def _file(self, name: str) -> bytes:
+    def _read_file(self, name: str) -> bytes:
         given = Path(name)
         if given.is_absolute():
             roots = [root for root in (self._root, self._root.resolve()) if given.is_relative_to(root)]
             if not roots:
                 raise ValueError(f"audio path must lie in the folder of the audio (--audio FOLDER): got {name!r}")
             name = str(given.relative_to(roots[0]))
-        path = audio.inside(self._root, name)
+        path = audio.resolve_inside(self._root, name)
         try:
-            _check_plain(path, name)
-            if path.stat().st_size > MAX_CLIP:
-                raise ValueError(f"clip must have at most {MAX_CLIP} bytes: got {path.stat().st_size}")
+            _check_regular_file(path, name)
+            if path.stat().st_size > MAX_CLIP_BYTES:
+                raise ValueError(f"clip must have at most {MAX_CLIP_BYTES} bytes: got {path.stat().st_size}")
             return path.read_bytes()
         except OSError as error:
             raise ValueError(f"audio file cannot be opened: {name!r}: {error.strerror}") from error
 
 
-def _check_plain(path: Path, name: str) -> None:
+def _check_regular_file(path: Path, name: str) -> None:
     try:
-        audio.check_plain(path)
+        audio.check_regular_file(path)
     except ValueError as error:
         raise ValueError(f"{str(error).removeprefix(f'{path}: ')}: {name!r}") from error
 
 
-def _suffix(content: bytes) -> str:
-    for beginning, suffix in BEGINNINGS:
+def _detect_suffix(content: bytes) -> str:
+    for beginning, suffix in AUDIO_SIGNATURES:
         if content.startswith(beginning):
             return ".opus" if suffix == ".ogg" and b"OpusHead" in content[:64] else suffix
     if len(content) > 1 and content[0] == 0xFF and content[1] & 0xE0 == 0xE0:  # a frame of MPEG audio

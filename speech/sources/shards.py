@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from speech.audio import READABLE
-from speech.problems import MAX_LINE, Found, parse_object
-from speech.sources.record import MAX_CLIP, MAX_SAMPLE, Record
-from speech.sources.tar import Member, members
+from speech.audio import READABLE_SUFFIXES
+from speech.problems import MAX_LINE, RowProblems, parse_object
+from speech.sources.record import MAX_CLIP_BYTES, MAX_SAMPLE_BYTES, SourceRecord
+from speech.sources.tar import TarMember, read_tar_members
 
-MAX_MEMBERS = 1000  # of one sample
-TOGETHER = "files of a sample must follow each other, as tar --sort=name packs them"
-SPOKEN = {suffix.removeprefix(".") for suffix in READABLE}
+MAX_SAMPLE_FILES = 1000  # of one sample
+ADJACENT_FILES_RULE = "files of a sample must follow each other, as tar --sort=name packs them"
+CLIP_SUFFIXES = {suffix.removeprefix(".") for suffix in READABLE_SUFFIXES}
 
 
 class _Sample:
@@ -32,62 +32,64 @@ class _Sample:
         self.text: bytes | None = None
         self.clips: dict[str, bytes] = {}
         self.size = self.count = 0
-        self.found: Found = []
+        self.found: RowProblems = []
 
-    def record(self, file: Path) -> Record:
+    def to_record(self, file: Path) -> SourceRecord:
         content = None
         if self.again:
-            self.found.append(("", f"{TOGETHER}: some of this one came before"))
+            self.found.append(("", f"{ADJACENT_FILES_RULE}: some of this one came before"))
         elif self.text is None:
-            self.found.append(("json", f"the sample must hold this file; {TOGETHER}"))
+            self.found.append(("json", f"the sample must hold this file; {ADJACENT_FILES_RULE}"))
         else:
             content = parse_object(self.text, self.found)
         if content is not None:
-            _named_by_convention(content, self.clips)
+            _name_conventional_clips(content, self.clips)
         members = self.clips | {f"{self.key}.{name}": clip for name, clip in self.clips.items()}
-        return Record(file=file, key=self.key, content=content, found=self.found, members=members)
+        return SourceRecord(file=file, key=self.key, content=content, problems=self.found, members=members)
 
 
-def samples(file: Path) -> Iterator[Record]:
+def read_shard_samples(file: Path) -> Iterator[SourceRecord]:
     """Every sample; where the archive is damaged, a record without content is the last."""
     sample: _Sample | None = None
     keys: set[int] = set()  # hashes of what was there
     try:
         with file.open("rb") as raw:
-            for member in members(raw, os.fstat(raw.fileno()).st_size):
-                key, _, suffix = _split(member.name)
+            for member in read_tar_members(raw, os.fstat(raw.fileno()).st_size):
+                key, _, suffix = _split_member_name(member.name)
                 if member.folder or not suffix or PurePosixPath(member.name).name.startswith("."):
                     continue
                 if sample is None or sample.key != key:
                     if sample is not None:
-                        yield sample.record(file)
+                        yield sample.to_record(file)
                     sample = _Sample(key, again=hash(key) in keys)
                     keys.add(hash(key))
-                _take(raw, member, suffix.lower(), sample)
+                _add_member(raw, member, suffix.lower(), sample)
     except (ValueError, OSError) as error:
         if sample is not None:
             sample.found.append(("", f"the archive cannot be read any further: {error}"))
         else:
-            yield Record(file=file, content=None, found=[("", f"cannot be read as an uncompressed tar: {error}")])
+            yield SourceRecord(
+                file=file, content=None, problems=[("", f"cannot be read as an uncompressed tar: {error}")]
+            )
     if sample is not None:
-        yield sample.record(file)
+        yield sample.to_record(file)
 
 
-def _take(file: BinaryIO, member: Member, suffix: str, sample: _Sample) -> None:
-    wanted = suffix == "json" or suffix.rpartition(".")[2] in SPOKEN
-    bound = MAX_LINE if suffix == "json" else MAX_CLIP
+def _add_member(file: BinaryIO, member: TarMember, suffix: str, sample: _Sample) -> None:
+    wanted = suffix == "json" or suffix.rpartition(".")[2] in CLIP_SUFFIXES
+    bound = MAX_LINE if suffix == "json" else MAX_CLIP_BYTES
     sample.count += 1
     wrong = None
     if not member.plain:
         wrong = "must be a plain file, not a link or a device"
     elif PurePosixPath(member.name).is_absolute() or ".." in PurePosixPath(member.name).parts:
         wrong = f"must not lead out of the archive: got {member.name!r}"
-    elif sample.count > MAX_MEMBERS:
-        wrong = f"a sample has at most {MAX_MEMBERS} files" if sample.count == MAX_MEMBERS + 1 else ""
+    elif sample.count > MAX_SAMPLE_FILES:
+        wrong = f"a sample has at most {MAX_SAMPLE_FILES} files" if sample.count == MAX_SAMPLE_FILES + 1 else ""
     elif wanted and member.size > bound:
         wrong = f"must have at most {bound} bytes: got {member.size}"
-    elif wanted and sample.size + member.size > MAX_SAMPLE:
-        wrong = f"files of a sample must have at most {MAX_SAMPLE} bytes together"
+    elif wanted and sample.size + member.size > MAX_SAMPLE_BYTES:
+        wrong = f"files of a sample must have at most {MAX_SAMPLE_BYTES} bytes together"
     elif suffix in sample.clips or (suffix == "json" and sample.text is not None):
         wrong = "must not be there twice"
     if wrong is not None:
@@ -106,17 +108,17 @@ def _take(file: BinaryIO, member: Member, suffix: str, sample: _Sample) -> None:
         sample.clips[suffix] = content
 
 
-def _split(name: str) -> tuple[str, str, str]:
+def _split_member_name(name: str) -> tuple[str, str, str]:
     """("a/b.c.wav") -> ("a/b", ".", "c.wav")."""
     folder, slash, last = name.rpartition("/")
     key, dot, suffix = last.partition(".")
     return folder + slash + key, dot, suffix
 
 
-def _named_by_convention(content: dict[str, object], clips: dict[str, bytes]) -> None:
+def _name_conventional_clips(content: dict[str, object], clips: dict[str, bytes]) -> None:
     """KEY.wav is the question and KEY.target.wav the reply where the row does not name its clips."""
     asked = "audios" if "messages" in content else "question_audio"
-    for key, names in ((asked, SPOKEN), ("sft_target_audio", {f"target.{suffix}" for suffix in SPOKEN})):
+    for key, names in ((asked, CLIP_SUFFIXES), ("sft_target_audio", {f"target.{suffix}" for suffix in CLIP_SUFFIXES})):
         there = sorted(names & clips.keys())
         if there and content.get(key) is None:
             content[key] = [there[0]] if key == "audios" else there[0]

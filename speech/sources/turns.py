@@ -7,49 +7,53 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from speech.manifest import parts
-from speech.problems import Found
+from speech.manifest import split_at_markers
+from speech.problems import RowProblems
 
-Clip = tuple[str, Any]  # the name of its field, and the clip as the source has it
-Part = str | tuple[Clip, ...]  # words, or the clips of one marker
-Turn = tuple[str, tuple[Part, ...]]  # role, and what is said in its order
-HISTORY = re.compile(r"\[(USER|ASSISTANT)\]")
+SourceClip = tuple[str, Any]  # the name of its field, and the clip as the source has it
+SourceTurnPart = str | tuple[SourceClip, ...]  # words, or the clips of one marker
+SourceTurn = tuple[str, tuple[SourceTurnPart, ...]]  # role, and what is said in its order
+HISTORY_MARK = re.compile(r"\[(USER|ASSISTANT)\]")
 
 
-class Said(BaseModel):
+class SourceMessage(BaseModel):
     """A turn as others write it; what else they keep in it is not read."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-def clips(field: str, given: Any) -> tuple[Clip, ...]:
+def list_source_clips(field: str, given: Any) -> tuple[SourceClip, ...]:
     """One clip, or a list of clips that are played one after another; nothing: none."""
     if isinstance(given, (list, tuple)):
-        return tuple((f"{field}[{i}]", one) for i, one in enumerate(given))
+        return tuple((f"{field}[{i}]", clip) for i, clip in enumerate(given))
     return () if given is None or given == "" else ((field, given),)
 
 
-def bound(messages: Sequence[Said], audios: Any, marker: str, found: Found) -> list[Turn]:
+def bind_clips_to_turns(
+    messages: Sequence[SourceMessage], audios: Any, marker: str, problems: RowProblems
+) -> list[SourceTurn]:
     """The turns, a marker's clips in its place. A written turn loses the white space around it, no other."""
     given = list(audios) if isinstance(audios, (list, tuple)) else [] if audios is None else [audios]
     markers = sum(message.content.count(marker) for message in messages)
     if markers != len(given):
-        found.append(("audios", f"must have one entry per {marker}: got {len(given)} for {markers}"))
+        problems.append(("audios", f"must have one entry per {marker}: got {len(given)} for {markers}"))
         return []
-    entries = iter([clips(f"audios[{i}]", one) for i, one in enumerate(given)])
-    turns: list[Turn] = []
+    entries = iter([list_source_clips(f"audios[{i}]", entry) for i, entry in enumerate(given)])
+    turns: list[SourceTurn] = []
     for i, message in enumerate(messages):
         written = marker not in message.content
-        said = parts(message.content.strip() if written else message.content, marker)
+        said = split_at_markers(message.content.strip() if written else message.content, marker)
         if not said:
-            found.append((f"messages[{i}].content", "must not be blank"))
+            problems.append((f"messages[{i}].content", "must not be blank"))
         turns.append((message.role, tuple(next(entries) if part == marker else part for part in said)))
-    found += [(f"audios[{i}]", "must name a clip") for i, one in enumerate(given) if not clips("", one)]
+    problems += [
+        (f"audios[{i}]", "must name a clip") for i, entry in enumerate(given) if not list_source_clips("", entry)
+    ]
     return turns
 
 
-def up_to_the_question(turns: Sequence[Turn]) -> list[Turn]:
+def drop_trailing_replies(turns: Sequence[SourceTurn]) -> list[SourceTurn]:
     """Without the assistant's turns at the end: what was answered then is no part of the prompt."""
     end = len(turns)
     while end and turns[end - 1][0] == "assistant":
@@ -57,40 +61,46 @@ def up_to_the_question(turns: Sequence[Turn]) -> list[Turn]:
     return list(turns[:end])
 
 
-def replied(turns: Sequence[Turn], found: Found) -> tuple[list[Turn], str, tuple[Clip, ...]]:
+def split_off_reply(
+    turns: Sequence[SourceTurn], problems: RowProblems
+) -> tuple[list[SourceTurn], str, tuple[SourceClip, ...]]:
     """The turns before the last answer, its words, its clips."""
-    prompt = up_to_the_question(turns)
+    prompt = drop_trailing_replies(turns)
     answer = turns[len(prompt) :]
-    if not answer and not found:
-        found.append(("messages", "must end with the assistant's turn, which is the reference reply"))
-    return prompt, " ".join(_words(answer)), tuple(clip for one in sounds(answer) for clip in one)
+    if not answer and not problems:
+        problems.append(("messages", "must end with the assistant's turn, which is the reference reply"))
+    return (
+        prompt,
+        " ".join(_collect_words(answer)),
+        tuple(clip for marker_clips in collect_turn_clips(answer) for clip in marker_clips),
+    )
 
 
-def sounds(turns: Iterable[Turn]) -> tuple[tuple[Clip, ...], ...]:
+def collect_turn_clips(turns: Iterable[SourceTurn]) -> tuple[tuple[SourceClip, ...], ...]:
     """The clips of every marker, in order."""
     return tuple(part for _, said in turns for part in said if not isinstance(part, str))
 
 
-def _words(turns: Iterable[Turn]) -> list[str]:
+def _collect_words(turns: Iterable[SourceTurn]) -> list[str]:
     """Every stretch of words, without white space around it."""
     return [part.strip() for _, said in turns for part in said if isinstance(part, str) and part.strip()]
 
 
-def of_history(text: str | None) -> Iterator[Turn]:
+def parse_history(text: str | None) -> Iterator[SourceTurn]:
     """ "[USER] hello [ASSISTANT] hi" as turns; without both of these marks, one turn of the user's."""
     text = (text or "").strip()
-    marks = {match[1] for match in HISTORY.finditer(text)}
+    marks = {match[1] for match in HISTORY_MARK.finditer(text)}
     if marks != {"USER", "ASSISTANT"}:
         yield from [("user", (text,))] if text else []
         return
-    told = HISTORY.split(text[text.index("[USER]") :])[1:]  # what stands before the first is not said
-    for role, said in zip(told[::2], told[1::2], strict=True):
+    pieces = HISTORY_MARK.split(text[text.index("[USER]") :])[1:]  # what stands before the first is not said
+    for role, said in zip(pieces[::2], pieces[1::2], strict=True):
         if said.strip():
             yield role.lower(), (said.strip(),)
 
 
-def asked(turns: Iterable[Turn]) -> str:
+def collect_question_words(turns: Iterable[SourceTurn]) -> str:
     """The user's words, all turns of them; nothing where the last question is sound alone."""
     turns = list(turns)
     last = takewhile(lambda turn: turn[0] == "user", reversed(turns))
-    return "\n\n".join(_words(turn for turn in turns if turn[0] == "user")) if _words(last) else ""
+    return "\n\n".join(_collect_words(turn for turn in turns if turn[0] == "user")) if _collect_words(last) else ""

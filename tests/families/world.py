@@ -10,7 +10,7 @@ import numpy as np
 
 from speech import audio
 from speech.audio import Wave
-from speech.manifest import Row
+from speech.manifest import ManifestRow
 from tests.processes import HANG_S
 
 ROOT = Path(__file__).parent.parent.parent
@@ -54,7 +54,7 @@ def write_data(
     return folder / "rows.jsonl"
 
 
-def heard_row(*clips: str) -> Row:
+def heard_row(*clips: str) -> ManifestRow:
     """A row that asks with these clips, joined, and is answered with the first of them."""
     content = {
         "id": "row-1",
@@ -65,7 +65,7 @@ def heard_row(*clips: str) -> Row:
         "sft_target_text": "two",
         "sft_target_audio": [clips[0]],
     }
-    return Row.model_validate(content)
+    return ManifestRow.model_validate(content)
 
 
 def trained(folder: Path, data: Path, *settings: str) -> Path:
