@@ -61,7 +61,7 @@ def make_anchor(example: Example, family: Family) -> Anchor:
         prompt_id=example.row_id,
         prompt_ids=example.prompt.ids,
         ids=example.target,
-        channels=family.channels.letters(example.target),
+        channels=family.channels.to_letters(example.target),
         features=example.prompt.features,
     )
 

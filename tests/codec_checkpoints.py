@@ -97,7 +97,7 @@ def write_glm4_tokenizer(path: Path, codes: int = 64, prefix: str = "") -> Path:
         for weight in model.parameters():
             weight.copy_(torch.randn(weight.shape, generator=random) * 0.5)
         features = torch.randn(codes, 12, 40, generator=random)
-        heard = model.pooled(features, torch.ones(codes, 40, dtype=torch.bool))
+        heard = model.pool_features(features, torch.ones(codes, 40, dtype=torch.bool))
         model.codebook.weight.copy_(heard[:, 2])  # entries that some sound is near to
     tensors = {f"{prefix}{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     width = config["d_model"]

@@ -34,11 +34,11 @@ def batch(family: Family, *, rollouts: bool = True) -> StepBatch:
     """The longest row is heard, all others are read: with two ranks the second has no audio."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(20, family.backbone["hidden_size"])).astype(np.float32)
-    codes = tuple(range(20)) if family.hearing("user") == "both" else ()
-    spoken = family.prompt([Turn.from_parts("user", AudioPart(codes=codes, vectors=vectors))])
-    written = family.prompt([Turn.from_parts("user", "what is two")])
-    target = family.target([ReplyChunk(text="the answer is two", codes=tuple(rng.integers(0, 32, 9).tolist()))])
-    letters = family.channels.letters(target)
+    codes = tuple(range(20)) if family.audio_input_of("user") == "both" else ()
+    spoken = family.encode_prompt([Turn.from_parts("user", AudioPart(codes=codes, vectors=vectors))])
+    written = family.encode_prompt([Turn.from_parts("user", "what is two")])
+    target = family.encode_target([ReplyChunk(text="the answer is two", codes=tuple(rng.integers(0, 32, 9).tolist()))])
+    letters = family.channels.to_letters(target)
 
     def anchor(name: str, prompt: EncodedPrompt) -> Anchor:
         return Anchor(prompt_id=name, prompt_ids=prompt.ids, ids=target, channels=letters, features=prompt.features)
@@ -51,7 +51,7 @@ def batch(family: Family, *, rollouts: bool = True) -> StepBatch:
             ids=target,
             logps=tuple(float(x) for x in rng.normal(-5, 0.5, len(target))),
             channels=letters,
-            sampled=family.interleave.sampled(target),
+            sampled=family.interleave.sampled_flags(target),
             advantage=Advantage.shared(1.0),
             features=prompt.features,
         )

@@ -77,7 +77,9 @@ def batch(checkpoint: Path, *, groups: int = 3, size: int = 2, weight: float = 0
     def reply() -> tuple[int, ...]:
         chunks = range(rng.integers(1, 4))
         texts = [rng.choice(words, rng.integers(1, 4)).tolist() for _ in chunks]
-        return tuple(family.interleave.merge(texts, [rng.choice(codes, rng.integers(1, 9)).tolist() for _ in chunks]))
+        return tuple(
+            family.interleave.merge_chunks(texts, [rng.choice(codes, rng.integers(1, 9)).tolist() for _ in chunks])
+        )
 
     rollouts, anchors = [], []
     for g in range(groups):
@@ -91,14 +93,14 @@ def batch(checkpoint: Path, *, groups: int = 3, size: int = 2, weight: float = 0
                     prompt_ids=prompt,
                     ids=ids,
                     logps=tuple(float(x) for x in rng.normal(-4.8, 0.5, len(ids))),
-                    channels=family.channels.letters(ids),
+                    channels=family.channels.to_letters(ids),
                     sampled=tuple(j != 1 for j in range(len(ids))),
                     advantage=Advantage.shared(float(rng.normal())),
                 )
             )
         target = reply()
         anchors.append(
-            Anchor(prompt_id=f"p{g}", prompt_ids=prompt, ids=target, channels=family.channels.letters(target))
+            Anchor(prompt_id=f"p{g}", prompt_ids=prompt, ids=target, channels=family.channels.to_letters(target))
         )
     return StepBatch(step=0, weight=weight, rollouts=tuple(rollouts), anchors=tuple(anchors))
 

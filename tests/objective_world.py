@@ -152,7 +152,7 @@ def product(step: Step, batch: StepBatch, *, ranks: int = 1, room: int = 0) -> F
             logps, entropies = scores(by_name(step, now), mine, micro)
             old, _ = scores(by_name(step, before), mine, micro)
             reference = torch.full_like(old, 7.0)  # never read where nothing asks for it
-            asked = [row.only((LossComponent.DPO, LossComponent.KL)) for row in mine]
+            asked = [row.restrict_to((LossComponent.DPO, LossComponent.KL)) for row in mine]
             with patch.object(learner.batch, "torch", Wide()):
                 reference[micro.referenced_N], _ = scores(
                     by_name(step, start), asked, pack_reference_microbatch(mine, streams=1)

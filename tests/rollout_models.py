@@ -69,7 +69,7 @@ def replay(
     """Log-probs of ``ids`` under the model, all at once; masked by the grammar of ``family`` when given."""
     logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].float()
     if family is not None:
-        allowed = torch.from_numpy(family.interleave.allowed().copy())[family.interleave.phases(ids)]
+        allowed = torch.from_numpy(family.interleave.allowed_masks().copy())[family.interleave.grammar_states(ids)]
         logits = logits.masked_fill(~allowed, float("-inf"))
     return torch.log_softmax(logits / temperature, -1).gather(1, torch.tensor(ids)[:, None])[:, 0]
 

@@ -41,7 +41,7 @@ class Engine:
     def __init__(self, version: int) -> None:
         self.version = version
 
-    async def ask(self, how: str, manifest: Path, rows: Sequence[Any]) -> list[Example]:
+    async def ask_engine(self, how: str, manifest: Path, rows: Sequence[Any]) -> list[Example]:
         return [Example(row_id=one.id, prompt=EncodedPrompt((1, 2)), target=(3, 4)) for one in rows]
 
     async def generate(
@@ -98,11 +98,11 @@ def batches(staleness: int, equal_groups: str, engine: Engine) -> BatchScheduler
             "run.seed=3",
         ]
     )
-    family = SimpleNamespace(channels=SimpleNamespace(letters=lambda ids: "T" * len(ids)))
+    family = SimpleNamespace(channels=SimpleNamespace(to_letters=lambda ids: "T" * len(ids)))
     train = Rows(row(f"r{i}") for i in range(ROWS))
     job: Any = SimpleNamespace(config=config, train=train, pairs=(), family=family)
-    monitor: Any = SimpleNamespace(phase=lambda *_, **__: None, tick=lambda *_: None)
-    run: Any = SimpleNamespace(audio=lambda step, reply: None)
+    monitor: Any = SimpleNamespace(begin_phase=lambda *_, **__: None, count_done=lambda *_: None)
+    run: Any = SimpleNamespace(reply_audio_path=lambda step, reply: None)
     fleet: Any = SimpleNamespace(rollout=engine, judges=Judges())
     return BatchScheduler(job, run, fleet, monitor)
 
@@ -128,7 +128,7 @@ async def whole(staleness: int, equal_groups: str, run: Path) -> list[CollectedB
         made.start(step)
         found.append(untimed(await made.wait_for_batch()))
         made.start(step)
-        await made.sampled()
+        await made.wait_until_sampled()
         engine.version = step
         snapshot(run, made, step)
     return found
@@ -142,12 +142,12 @@ async def resumed(staleness: int, equal_groups: str, run: Path, step: int) -> li
     made, found = batches(staleness, equal_groups, engine), []
     _, state, _ = checkpoint.find_newest_snapshot(run)
     assert state.step == step
-    made.load(step, state.cursors, checkpoint.read_prefetched_batch(folder))
+    made.resume_after(step, state.cursors, checkpoint.read_prefetched_batch(folder))
     for now in range(step + 1, STEPS + 1):
         made.start(now)
         found.append(untimed(await made.wait_for_batch()))
         made.start(now)
-        await made.sampled()
+        await made.wait_until_sampled()
         engine.version = now
     return found
 
@@ -177,15 +177,15 @@ async def interrupted(run: Path, when: str) -> int:
         await made.wait_for_batch()
         made.start(step)
         if step == 3 and when == "before the update":  # batch 3 was taken, and nothing was learnt of it
-            await made.end(2)
+            await made.stop_sampling(2)
             snapshot(run, made, 2)
             return 2
         if step == 3 and when == "in the update":  # batch 4 is being sampled by the weights of step 2
             await asyncio.sleep(0)
-            await made.end(3)
+            await made.stop_sampling(3)
             snapshot(run, made, 3)
             return 3
-        await made.sampled()
+        await made.wait_until_sampled()
         engine.version = step
     raise AssertionError(when)
 
@@ -219,13 +219,16 @@ def test_a_batch_that_fails_while_the_run_is_interrupted_is_an_event(staleness: 
     async def interrupt() -> None:
         engine = Engine(0)
         made = batches(staleness, "keep", engine)
-        made._run = cast(Any, SimpleNamespace(audio=made._run.audio, event=lambda kind, line: events.append(line)))
+        made._run = cast(
+            Any,
+            SimpleNamespace(reply_audio_path=made._run.reply_audio_path, event=lambda kind, line: events.append(line)),
+        )
         made.start(1)
         await made.wait_for_batch()
         made._fleet = cast(Any, SimpleNamespace(rollout=BrokenEngine(1), judges=Judges()))
         made.start(2)
         await cancelled(made.wait_for_batch())
-        await made.end(1)
+        await made.stop_sampling(1)
         assert made.prefetched_after(1) is None and made._ahead is not None
         await asyncio.wait({made._ahead})
 

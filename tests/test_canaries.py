@@ -37,7 +37,7 @@ def canaries_of(run: RunDirectory, judges: Judges, *settings: str) -> CanaryChec
     config = load_config(list(settings))
     job: Any = SimpleNamespace(config=config, train=read_manifest(config.data.train, 60.0)[:1])
     fleet: Any = SimpleNamespace(judges=judges)
-    monitor: Any = SimpleNamespace(phase=lambda *_: None)
+    monitor: Any = SimpleNamespace(begin_phase=lambda *_: None)
     return CanaryChecks(job, run, fleet, monitor)
 
 
@@ -63,8 +63,8 @@ def test_a_judge_that_pays_ends_the_run_when_the_settings_say_so(tmp_path: Path)
 def test_canaries_are_due_every_so_often_and_never_for_local_judges(tmp_path: Path) -> None:
     run, judges = RunDirectory(tmp_path), Judges([])
     often = canaries_of(run, judges, *API, "judge.api.canary_every=3")
-    assert [step for step in range(1, 10) if often.due(step)] == [3, 6, 9]
-    assert not canaries_of(run, judges, *API, "judge.api.canary_every=0").due(20)
+    assert [step for step in range(1, 10) if often.is_due_at(step)] == [3, 6, 9]
+    assert not canaries_of(run, judges, *API, "judge.api.canary_every=0").is_due_at(20)
     local = canaries_of(run, judges)
     asyncio.run(local.check(0))
-    assert not local.due(20) and not judges.asked and not (tmp_path / CANARIES_FILE).exists()
+    assert not local.is_due_at(20) and not judges.asked and not (tmp_path / CANARIES_FILE).exists()

@@ -23,16 +23,16 @@ def test_every_row_of_the_embedding_has_exactly_one_channel() -> None:
 
 
 def test_rows_beyond_the_tokenizer_are_pad_not_audio() -> None:
-    assert set(CHANNELS.of(range(40, 64))) == {Channel.PAD}
+    assert set(CHANNELS.channels_of(range(40, 64))) == {Channel.PAD}
 
 
 @given(st.lists(st.integers(0, 63), max_size=20))
 def test_letters_spell_the_channel_of_each_id(ids: list[int]) -> None:
-    assert CHANNELS.letters(ids) == "".join(Channel(CHANNELS.table_SV[0][i]).letter for i in ids)
+    assert CHANNELS.to_letters(ids) == "".join(Channel(CHANNELS.table_SV[0][i]).letter for i in ids)
 
 
 def test_letters_of_a_reply() -> None:
-    assert CHANNELS.letters([12, 4, 21, 5, 3, 0]) == "TBABEP"
+    assert CHANNELS.to_letters([12, 4, 21, 5, 3, 0]) == "TBABEP"
 
 
 @pytest.mark.parametrize("token", [-1, 64])

@@ -191,7 +191,8 @@ def test_settings_may_stand_before_and_behind_the_flags_of_judge(
     from actors import judging
 
     found: list[object] = []
-    monkeypatch.setattr(judging, command, lambda *arguments: found.append(arguments[-1]) or 0)
+    verbs = {"score": "score_manifest_replies", "calibrate": "calibrate_judge", "probe": "probe_endpoint"}
+    monkeypatch.setattr(judging, verbs[command], lambda *arguments: found.append(arguments[-1]) or 0)
     assert main(["judge", *given]) == 0
     assert found == [overrides]
 

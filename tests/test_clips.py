@@ -50,8 +50,8 @@ def test_clips_are_alike_sample_by_sample(tmp_path: Path, suffix: str) -> None:
     for name, wave in (("a.wav", tone(300)), (f"b{suffix}", tone(300)), (f"c{suffix}", tone(300, 0.301))):
         audio.write(tmp_path / name, wave, RATE)
     clips = ClipInspector(tmp_path, 1.0, deep=True)
-    assert clips.alike(["a.wav"], [f"b{suffix}"]) and clips.alike(["a.wav"] * 2, [f"b{suffix}"] * 2)
-    assert not clips.alike(["a.wav"], [f"c{suffix}"]) and not clips.alike(["a.wav"], ["a.wav"] * 2)
+    assert clips.are_same_sound(["a.wav"], [f"b{suffix}"]) and clips.are_same_sound(["a.wav"] * 2, [f"b{suffix}"] * 2)
+    assert not clips.are_same_sound(["a.wav"], [f"c{suffix}"]) and not clips.are_same_sound(["a.wav"], ["a.wav"] * 2)
     assert not ClipInspector(tmp_path, 1.0, deep=False).are_same_sound(["a.wav"], [f"b{suffix}"]), "nobody knows"
 
 

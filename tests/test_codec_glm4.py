@@ -95,11 +95,11 @@ def naive(folder: Path, wave: np.ndarray) -> list[int]:
 @pytest.mark.parametrize("seconds", [0.05, 0.08, 1.0, 1.03, 2.41])
 def test_codes_are_those_of_an_independent_forward_pass(ear: WhisperVQ, folder: Path, seconds: float) -> None:
     wave = speech(seconds)
-    assert ear.hear(wave) == naive(folder, wave)
+    assert ear.encode(wave) == naive(folder, wave)
 
 
 def test_the_micro_codes_differ_so_that_the_comparison_means_something(ear: WhisperVQ) -> None:
-    assert len(set(ear.hear(speech(6.0)))) > 8
+    assert len(set(ear.encode(speech(6.0)))) > 8
 
 
 def test_rates_and_size_are_the_published_ones(ear: WhisperVQ) -> None:
@@ -109,14 +109,14 @@ def test_rates_and_size_are_the_published_ones(ear: WhisperVQ) -> None:
 @settings(max_examples=15)
 @given(samples=st.integers(0, 6 * FRAME))
 def test_a_started_code_counts(ear: WhisperVQ, samples: int) -> None:
-    assert len(ear.hear(speech(1.0)[:1] if samples == 1 else speech(samples / 16_000))) == -(-samples // FRAME)
+    assert len(ear.encode(speech(1.0)[:1] if samples == 1 else speech(samples / 16_000))) == -(-samples // FRAME)
 
 
 def test_a_long_clip_is_cut_every_30_seconds_and_each_part_is_heard_alone(ear: WhisperVQ) -> None:
     wave = speech(30.5)
-    codes = ear.hear(wave)
+    codes = ear.encode(wave)
     assert len(codes) == 382
-    assert codes[:375] == ear.hear(wave[:480_000])
+    assert codes[:375] == ear.encode(wave[:480_000])
 
 
 def test_what_comes_later_than_the_block_changes_nothing_before_it(ear: WhisperVQ) -> None:
@@ -124,7 +124,7 @@ def test_what_comes_later_than_the_block_changes_nothing_before_it(ear: WhisperV
     wave = speech(2.0) + np.where(np.arange(32_000) == 0, 0.9, 0).astype(np.float32)  # fixes the loudest bin
     other = wave.copy()
     other[2 * block * FRAME + 400 :] *= 0.5
-    before, after = ear.hear(wave), ear.hear(other)
+    before, after = ear.encode(wave), ear.encode(other)
     assert before[: 2 * block] == after[: 2 * block]
     assert before != after
 
@@ -142,7 +142,7 @@ def test_a_checkpoint_saved_with_its_decoder_gives_the_same_codes(
     ear: WhisperVQ, folder: Path, tmp_path: Path
 ) -> None:
     whole = write_glm4_tokenizer(tmp_path / "whole", prefix="model.encoder.")
-    assert WhisperVQ(whole).encode(speech(1.0)) == ear.hear(speech(1.0))
+    assert WhisperVQ(whole).encode(speech(1.0)) == ear.encode(speech(1.0))
 
 
 def test_a_checkpoint_in_shards_gives_the_same_codes(ear: WhisperVQ, folder: Path, tmp_path: Path) -> None:
@@ -154,13 +154,13 @@ def test_a_checkpoint_in_shards_gives_the_same_codes(ear: WhisperVQ, folder: Pat
     for file in set(index.values()):
         save_file({name: tensors[name] for name in names if index[name] == file}, shards / file)
     (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    assert WhisperVQ(shards).encode(speech(1.0)) == ear.hear(speech(1.0))
+    assert WhisperVQ(shards).encode(speech(1.0)) == ear.encode(speech(1.0))
 
 
 def test_the_weights_are_read_with_the_first_clip(folder: Path) -> None:
     ear = WhisperVQ(folder)
     assert "_model" not in vars(ear)
-    ear.hear(speech(0.1))
+    ear.encode(speech(0.1))
     assert "_model" in vars(ear)
 
 

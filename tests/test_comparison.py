@@ -60,7 +60,7 @@ def row(found: StudyFindings, method: str, measure: str, arm: str = MAIN_ARM) ->
 @pytest.mark.parametrize("name", ["iq", "eq", "style", "wer", "reward", "fault_loop", "seconds"])
 def test_means_differences_and_wins_equal_loops_over_the_replies(found: StudyFindings, name: str) -> None:
     measure = next(one for one in HELD_OUT_MEASURES if one.name == name)
-    ours, theirs = ([trial.after for trial in found.of(MAIN_ARM, method)] for method in ("sft", "gated"))
+    ours, theirs = ([trial.after for trial in found.trials_of(MAIN_ARM, method)] for method in ("sft", "gated"))
     known = [value for replies in ours for reply in replies if (value := measure.of(reply)) is not None]
     here = row(found, "sft", name)
     assert here.mean.value == pytest.approx(fmean(known))
@@ -85,13 +85,18 @@ def test_means_differences_and_wins_equal_loops_over_the_replies(found: StudyFin
 def test_the_base_is_what_the_runs_began_with_and_the_baseline_is_not_held_against_itself(
     found: StudyFindings,
 ) -> None:
-    trials = found.of(MAIN_ARM, "gated")
+    trials = found.trials_of(MAIN_ARM, "gated")
     right = [reply.figures["heard_right"] for trial in trials for reply in trial.before]
     assert row(found, BASE_METHOD, "iq").mean.value == pytest.approx(100 * fmean(right))
     assert row(found, BASE_METHOD, "distance").mean.value == 0
     assert row(found, "gated", "iq").difference is None and row(found, "gated", "iq").signs is None
-    assert [method for arm, method in found.pairs() if arm == MAIN_ARM] == [BASE_METHOD, "sft", "gated", "grpo_all"]
-    assert [method for arm, method in found.pairs() if arm == "noise"] == [BASE_METHOD, "gated"]
+    assert [method for arm, method in found.list_arm_methods() if arm == MAIN_ARM] == [
+        BASE_METHOD,
+        "sft",
+        "gated",
+        "grpo_all",
+    ]
+    assert [method for arm, method in found.list_arm_methods() if arm == "noise"] == [BASE_METHOD, "gated"]
 
 
 def test_the_distance_is_the_divergence_of_the_histograms_less_what_is_chance(found: StudyFindings) -> None:
@@ -100,7 +105,7 @@ def test_the_distance_is_the_divergence_of_the_histograms_less_what_is_chance(fo
         return {code: count / counts.total() for code, count in counts.items()}
 
     by_seed = []
-    for trial in found.of(MAIN_ARM, "grpo_all"):
+    for trial in found.trials_of(MAIN_ARM, "grpo_all"):
         p, q = shares(trial.after), shares(trial.before)
         middle = {code: (p.get(code, 0) + q.get(code, 0)) / 2 for code in {*p, *q}}
         by_seed.append(sum(x / 2 * log2(x / middle[code]) for side in (p, q) for code, x in side.items()))
@@ -176,7 +181,7 @@ def test_the_bounds_of_faults_are_those_at_which_the_judge_takes_away() -> None:
 
 
 def test_a_reply_that_nobody_listened_to_is_in_no_share(found: StudyFindings) -> None:
-    reply = found.of(MAIN_ARM, "sft")[0].after[0]
+    reply = found.trials_of(MAIN_ARM, "sft")[0].after[0]
     silent = reply.model_copy(update={"figures": {"unjudgeable": 1.0, "truncated": 0.0}, "scores": {}, "reward": None})
     known = {measure.name for measure in HELD_OUT_MEASURES if measure.of(silent) is not None}
     assert known == {"fault", "unjudgeable", "truncated", "seconds"}
@@ -185,7 +190,7 @@ def test_a_reply_that_nobody_listened_to_is_in_no_share(found: StudyFindings) ->
 def test_any_fault_counts_what_cannot_be_judged_and_not_what_the_judge_failed_on(found: StudyFindings) -> None:
     fault = next(one for one in HELD_OUT_MEASURES if one.name == "fault")
     sound = {"pace": 1.0, "silence": 0.1, "pause": 0.1, "loop": 0.1, "clipping": 0.0}
-    reply = found.of(MAIN_ARM, "sft")[0].after[0]
+    reply = found.trials_of(MAIN_ARM, "sft")[0].after[0]
     figures: list[tuple[dict[str, float], float | None]] = [
         (sound, 0.0), (sound | {"loop": 0.9}, 100.0), (sound | {"pace": 3.0}, 100.0), (sound | {"pause": 1.5}, 100.0),
         ({"unjudgeable": 1.0}, 100.0), ({"unjudgeable": 0.0}, None),
@@ -224,7 +229,7 @@ def test_cells_that_are_not_finished_are_listed_without_figures(tmp_path: Path) 
     lost = StudyCell(name="sft-seed0", method="sft", seed=0, run=tmp_path / "none", state="failed", detail="=1+1")
     found = compute_findings(Study(name="x", cells=[*whole, lost], baseline="gated", bootstrap=FEW))
     assert found.notes == ["1 of 2 cells failed: sft-seed0"]
-    assert {method for _, method in found.pairs()} == {BASE_METHOD, "gated"}
+    assert {method for _, method in found.list_arm_methods()} == {BASE_METHOD, "gated"}
     assert "sft-seed0,main,sft,0,failed,'=1+1,,,," in study_tables.cells_to_csv(found), "no formula for a spreadsheet"
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from conf.algorithm import AlgoConfig
 from conf.keys import CONFIG_FOLDER, CONFIG_GROUPS, LEAF_KEYS, LIST_ITEM_KEYS, SETTING_KEYS
-from conf.load import ROOT, ConfigError, dump_config, load_config, read_config, sweep
+from conf.load import PROJECT_ROOT, ConfigError, dump_config, expand_sweep, load_config, read_config
 from conf.schema import RolloutConfig
 
 MANIFESTS = ["data.train=a.jsonl", "data.validation=b.jsonl", "data.test=c.jsonl"]
@@ -258,7 +258,7 @@ def test_resuming_takes_the_runs_own_settings_and_goes_on_in_its_folder(tmp_path
 def test_the_embedded_data_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = load_config([])
-    assert config.data.train == ROOT / "examples/tiny_world/data/train.jsonl"
+    assert config.data.train == PROJECT_ROOT / "examples/tiny_world/data/train.jsonl"
     assert config.run.root == tmp_path / "runs"
     paths = list(paths_of(config.model_dump()))
     assert len(paths) >= 6 and all(path.is_absolute() for path in paths)
@@ -281,17 +281,17 @@ def test_a_ray_job_must_write_outside_its_temporary_folder(tmp_path: Path, monke
 
 
 def test_a_sweep_is_every_combination_and_each_loads() -> None:
-    runs = sweep(["run.seed=0,1", "algo=sft,gated", "rollout.group_size=4"])
+    runs = expand_sweep(["run.seed=0,1", "algo=sft,gated", "rollout.group_size=4"])
     assert runs == [
         [f"run.seed={seed}", f"algo={algo}", "rollout.group_size=4"] for seed in (0, 1) for algo in ("sft", "gated")
     ]
     assert [load_config(run).algo.name for run in runs] == ["sft", "gated"] * 2
-    assert sweep(["run.seed=range(0,3)"]) == [["run.seed=0"], ["run.seed=1"], ["run.seed=2"]]
+    assert expand_sweep(["run.seed=range(0,3)"]) == [["run.seed=0"], ["run.seed=1"], ["run.seed=2"]]
 
 
 def test_importing_the_loader_brings_no_heavy_package() -> None:
     code = "import sys, conf.load; print([m for m in ('torch', 'ray', 'vllm', 'transformers') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -380,7 +380,7 @@ def test_a_plugin_below_the_projects_folder_is_found_from_any_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (plugin,) = load_config(["judge.plugins=[{name:mos,path:README.md,sample_rate:16000}]"]).judge.plugins
-    assert plugin.path == ROOT / "README.md"
+    assert plugin.path == PROJECT_ROOT / "README.md"
 
 
 @pytest.mark.parametrize(

@@ -47,14 +47,14 @@ def run_steps(path: Path, every: int, steps: int) -> tuple[list[int], list[dict[
     learner, run = Learner(), RunDirectory(path)
     job: Any = SimpleNamespace(config=load_config([f"log.diagnose_every={every}"]))
     fleet: Any = SimpleNamespace(learner=learner)
-    monitor: Any = SimpleNamespace(phase=lambda *_: None)
+    monitor: Any = SimpleNamespace(begin_phase=lambda *_: None)
     diagnoses = DiagnosticsRecorder(job, run, fleet, monitor)
 
     async def all_steps() -> list[dict[str, float]]:
         metrics = []
         for step in range(1, steps + 1):
-            seconds = await diagnoses.take(StepBatch(step=step, weight=0.0, rollouts=(), anchors=()))
-            assert (seconds > 0) == diagnoses.due(step)
+            seconds = await diagnoses.diagnose_if_due(StepBatch(step=step, weight=0.0, rollouts=(), anchors=()))
+            assert (seconds > 0) == diagnoses.is_due_at(step)
             metrics.append(diagnoses.record(step))
         return metrics
 
@@ -109,7 +109,7 @@ def test_resuming_forgets_the_diagnoses_of_later_steps(tmp_path: Path) -> None:
 def test_a_step_that_was_cut_short_leaves_no_diagnosis(tmp_path: Path) -> None:
     job: Any = SimpleNamespace(config=load_config([]))
     fleet: Any = SimpleNamespace(learner=Learner())
-    monitor: Any = SimpleNamespace(phase=lambda *_: None)
+    monitor: Any = SimpleNamespace(begin_phase=lambda *_: None)
     diagnoses = DiagnosticsRecorder(job, RunDirectory(tmp_path), fleet, monitor)
-    asyncio.run(diagnoses.take(StepBatch(step=1, weight=0.0, rollouts=(), anchors=())))
+    asyncio.run(diagnoses.diagnose_if_due(StepBatch(step=1, weight=0.0, rollouts=(), anchors=())))
     assert diagnoses.record(2) == {} and not (tmp_path / DIAGNOSTICS_FILE).exists()

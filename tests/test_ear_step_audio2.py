@@ -105,7 +105,7 @@ def naive_ear(folder: Path, wave: Floats) -> Floats:
 def test_it_hears_what_the_published_model_hears(folder: Path, samples: int) -> None:
     wave = clip(1.0, seed=3)[:samples]
     assert np.abs(ear_of(folder).log_mel(wave).numpy() - naive_mel(wave.astype(np.float64))).max() < 1e-4
-    heard, expected = ear_of(folder).hear(wave), naive_ear(folder, wave.astype(np.float64))
+    heard, expected = ear_of(folder).encode(wave), naive_ear(folder, wave.astype(np.float64))
     assert heard.dtype == np.float32 and heard.shape == expected.shape
     assert np.abs(expected).max() > 1
     assert np.abs(heard - expected).max() < 1e-3
@@ -122,18 +122,22 @@ def test_it_gives_as_many_vectors_as_it_says_piece_by_piece(folder: Path) -> Non
         samples = round(seconds * 16_000)
         wave = clip(seconds, seed=1)
         pieces = [wave[begin : begin + PIECE_SAMPLES] for begin in range(0, samples, PIECE_SAMPLES)]
-        assert len(ear.hear(wave)) == ear.length(seconds) == sum(count_piece_vectors(len(piece)) for piece in pieces)
+        assert (
+            len(ear.encode(wave))
+            == ear.count_vectors(seconds)
+            == sum(count_piece_vectors(len(piece)) for piece in pieces)
+        )
     assert count_piece_vectors(PIECE_SAMPLES) == family_file.PIECE_VECTORS
-    whole, first = ear.hear(clip(26.0, seed=2)), ear.hear(clip(26.0, seed=2)[:PIECE_SAMPLES])
+    whole, first = ear.encode(clip(26.0, seed=2)), ear.encode(clip(26.0, seed=2)[:PIECE_SAMPLES])
     assert np.array_equal(whole[: family_file.PIECE_VECTORS], first)  # a piece is heard by itself
 
 
 def test_weights_in_bfloat16_are_heard_in_float32(folder: Path, tmp_path: Path) -> None:
     small = write_checkpoint(tmp_path / "bf16", dtype=torch.bfloat16)
     wave = clip(0.3, seed=5)
-    heard, expected = ear_of(small).hear(wave), naive_ear(small, wave.astype(np.float64))
+    heard, expected = ear_of(small).encode(wave), naive_ear(small, wave.astype(np.float64))
     assert np.abs(heard - expected).max() < 1e-3
-    assert np.abs(heard - ear_of(folder).hear(wave)).max() > 1e-3
+    assert np.abs(heard - ear_of(folder).encode(wave)).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -158,9 +162,9 @@ def test_a_checkpoint_without_its_encoder_is_refused_when_it_hears(folder: Path,
     save_file(kept, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({}))
     ear = ear_of(tmp_path)
-    assert ear.length(1.0) == 13
+    assert ear.count_vectors(1.0) == 13
     with pytest.raises(ValueError, match=r"lacks the audio encoder's tensor encoder\.blocks\.1\.attn_ln\.weight"):
-        ear.hear(clip(1.0, seed=0))
+        ear.encode(clip(1.0, seed=0))
     for wrong in (np.zeros((2, 9), np.float32), np.full(9000, np.nan, np.float32)):
         with pytest.raises(ValueError, match="wave must be"):
-            ear.hear(wrong)
+            ear.encode(wrong)

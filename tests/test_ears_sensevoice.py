@@ -145,8 +145,8 @@ def naive_hear(folder: Path, wave: NDArray[np.float32]) -> Array:
 def test_vectors_are_those_of_the_naive_encoder(folder: Path) -> None:
     ear = sensevoice.load_sensevoice(folder, folder)
     wave = np.random.default_rng(1).normal(0, 0.1, 6000).astype(np.float32)
-    found, expected = ear.hear(wave), naive_hear(folder, wave)
-    assert found.shape == expected.shape == (ear.length(6000 / 16000), HIDDEN)
+    found, expected = ear.encode(wave), naive_hear(folder, wave)
+    assert found.shape == expected.shape == (ear.count_vectors(6000 / 16000), HIDDEN)
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
     assert ear.sample_rate == 16000 and found.dtype == np.float32
 
@@ -154,9 +154,9 @@ def test_vectors_are_those_of_the_naive_encoder(folder: Path) -> None:
 def test_what_cannot_be_heard_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
     ear = sensevoice.load_sensevoice(folder, folder)
     with pytest.raises(ValueError, match=r"audio must last at least 25 ms: got 399 samples"):
-        ear.hear(np.zeros(399, np.float32))
+        ear.encode(np.zeros(399, np.float32))
     with pytest.raises(ValueError, match=r"at least 25 ms"):
-        ear.length(0.01)
+        ear.count_vectors(0.01)
     with pytest.raises(ValueError, match=r"am\.mvn: the folder of the audio encoder must hold this file"):
         sensevoice.load_sensevoice(folder, tmp_path)
     (tmp_path / "am.mvn").write_text("<AddShift> 2 2\n<LearnRateCoef> 0 [ 1 nan ]\n")

@@ -34,7 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def told(name: str, folder: Path) -> str:
     with pytest.raises(ValueError) as refused:
-        load_family(ModelConfig(family=name, path=folder)).ear()
+        load_family(ModelConfig(family=name, path=folder)).audio_encoder()
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -51,8 +51,8 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor
 @pytest.mark.parametrize("name", LAST)
 def test_the_width_is_that_of_the_models_embeddings(folders: dict[str, Path], name: str) -> None:
     family = load_family(ModelConfig(family=name, path=folders[name]))
-    assert family.ear().width == family.backbone["hidden_size"]
-    assert family.ear().hear(clip(0.5, 1)).shape[1] == family.ear().width
+    assert family.audio_encoder().width == family.backbone["hidden_size"]
+    assert family.audio_encoder().encode(clip(0.5, 1)).shape[1] == family.audio_encoder().width
 
 
 @pytest.mark.parametrize("name", LAST)

@@ -50,7 +50,7 @@ def test_the_published_configs_are_read(tmp_path: Path) -> None:
     checkpoint = kimi_audio.write_checkpoint(tmp_path / "kimi")
     edit(checkpoint / "whisper-large-v3" / "preprocessor_config.json", **EXTRACTOR | {"feature_size": 128})
     edit(checkpoint / "whisper-large-v3" / "config.json", torch_dtype="float16", num_hidden_layers=32)
-    assert load_family(ModelConfig(family="kimi_audio", path=checkpoint)).ear().sample_rate == 16_000
+    assert load_family(ModelConfig(family="kimi_audio", path=checkpoint)).audio_encoder().sample_rate == 16_000
 
 
 @pytest.mark.parametrize("kind", ["mimi", "encodec", "dac"])
@@ -117,7 +117,7 @@ def test_step_audios_encoder(step: Path, change: Callable[[dict[str, Any]], obje
     file.write_text(json.dumps(told))
     try:
         with pytest.raises(ValueError, match=rf"config\.json: .*{rule}"):
-            load_family(ModelConfig(family="step_audio2", path=step)).ear()
+            load_family(ModelConfig(family="step_audio2", path=step)).audio_encoder()
     finally:
         file.write_text(before)
 
@@ -128,8 +128,8 @@ def test_kimis_whisper_must_be_the_one_that_is_computed(tmp_path: Path) -> None:
     family = load_family(ModelConfig(family="kimi_audio", path=checkpoint))
     edit(whisper / "preprocessor_config.json", hop_length=80)
     with pytest.raises(ValueError, match=r"preprocessor_config\.json: hop_length must be 160: got 80"):
-        family.ear()
+        family.audio_encoder()
     (whisper / "preprocessor_config.json").unlink()
     edit(whisper / "config.json", post_norm=True)
     with pytest.raises(ValueError, match=r"config\.json: post_norm is not read"):
-        load_family(ModelConfig(family="kimi_audio", path=checkpoint)).ear()
+        load_family(ModelConfig(family="kimi_audio", path=checkpoint)).audio_encoder()

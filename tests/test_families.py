@@ -68,17 +68,17 @@ def test_a_prompt_is_laid_out_as_documented(family: Family) -> None:
         "<|im_start|> user what is one plus two <|im_end|> "
         "<|im_start|> assistant"
     )
-    assert family.prompt(turns).ids == tuple(ids[token] for token in expected.split())
+    assert family.encode_prompt(turns).ids == tuple(ids[token] for token in expected.split())
 
 
 def test_a_target_is_laid_out_as_documented(family: Family) -> None:
-    target = family.target([ReplyChunk(text="the answer", codes=(1, 2)), ReplyChunk(text="two", codes=(5,))])
-    assert family.channels.letters(target) == "TTBAABTBABE"
+    target = family.encode_target([ReplyChunk(text="the answer", codes=(1, 2)), ReplyChunk(text="two", codes=(5,))])
+    assert family.channels.to_letters(target) == "TTBAABTBABE"
 
 
 @given(chunks=st.lists(CHUNK, min_size=1, max_size=4))
 def test_a_target_splits_back_into_its_words_and_codes(family: Family, chunks: list[ReplyChunk]) -> None:
-    spoken = family.split(family.target(chunks))
+    spoken = family.parse_reply(family.encode_target(chunks))
     assert spoken.well_formed
     assert spoken.text == " ".join(chunk.text for chunk in chunks)
     assert spoken.codes == tuple(code for chunk in chunks for code in chunk.codes)
@@ -87,11 +87,11 @@ def test_a_target_splits_back_into_its_words_and_codes(family: Family, chunks: l
 @given(data=st.data())
 def test_any_ids_split_and_only_whole_replies_are_well_formed(family: Family, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, family.channels.vocab - 1), max_size=20))
-    spoken = family.split(ids)
+    spoken = family.parse_reply(ids)
     assert all(0 <= code < 32 for code in spoken.codes)
     assert spoken.well_formed == family.interleave.well_formed(ids)
-    target = family.target([ReplyChunk(text="two", codes=(1,))])
-    assert not any(family.split(target[:n]).well_formed for n in range(len(target)))
+    target = family.encode_target([ReplyChunk(text="two", codes=(1,))])
+    assert not any(family.parse_reply(target[:n]).well_formed for n in range(len(target)))
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,14 @@ def test_words_and_sound_of_a_turn_stand_in_their_order(family: Family) -> None:
         "<|begin_of_audio|> <|audio_4|> <|end_of_audio|> slowly <|im_end|> <|im_start|> assistant"
     )
     ids = tokens(family)
-    assert family.prompt([turn]).ids == tuple(ids[name] for name in expected.split())
+    assert family.encode_prompt([turn]).ids == tuple(ids[name] for name in expected.split())
 
 
 def test_an_earlier_reply_has_the_ids_of_a_reference_reply(family: Family) -> None:
-    asked, opened = Turn.from_parts("user", "what is two"), family.prompt([Turn.from_parts("user", "what is two")]).ids
+    asked, opened = (
+        Turn.from_parts("user", "what is two"),
+        family.encode_prompt([Turn.from_parts("user", "what is two")]).ids,
+    )
     one, two = AudioPart(codes=(3, 4)), AudioPart(codes=(5,))
     pairs = [ReplyChunk(text="the", codes=(3, 4)), ReplyChunk(text="answer", codes=(5,))]
     whole = [ReplyChunk(text="the answer", codes=(3, 4, 5))]
@@ -142,8 +145,8 @@ def test_an_earlier_reply_has_the_ids_of_a_reference_reply(family: Family) -> No
         ((one, two, "the answer"), whole),
         ((one, "the", two, "answer"), whole),
     ):
-        prompt = family.prompt([asked, Turn.from_parts("assistant", *parts), asked])
-        assert prompt.ids == (*opened, *family.target(chunks), *opened)
+        prompt = family.encode_prompt([asked, Turn.from_parts("assistant", *parts), asked])
+        assert prompt.ids == (*opened, *family.encode_target(chunks), *opened)
 
 
 def test_the_codec_has_a_code_for_every_audio_token_and_is_loaded_once(family: Family) -> None:
@@ -270,14 +273,14 @@ def codec(family: Family, monkeypatch: pytest.MonkeyPatch) -> CountingCodec:
 def test_a_target_with_a_clip_per_word_is_word_aligned(family: Family, data: Path, codec: CountingCodec) -> None:
     example = RowEncoder(family, data, 10.0).encode(row())
     assert example.row_id == "row-1"
-    assert example.prompt == family.prompt([Turn.from_parts("user", AudioPart(codes=(0, 1)))])
+    assert example.prompt == family.encode_prompt([Turn.from_parts("user", AudioPart(codes=(0, 1)))])
     words = zip("the answer is two".split(), (1, 2, 3, 4), strict=True)
-    assert example.target == family.target([ReplyChunk(text=word, codes=(code,)) for word, code in words])
+    assert example.target == family.encode_target([ReplyChunk(text=word, codes=(code,)) for word, code in words])
 
 
 def test_a_target_with_other_clips_is_one_chunk(family: Family, data: Path, codec: CountingCodec) -> None:
     example = RowEncoder(family, data, 10.0).encode(row(sft_target_audio=["1.wav", "2.wav"]))
-    assert example.target == family.target([ReplyChunk(text="the answer is two", codes=(1, 2))])
+    assert example.target == family.encode_target([ReplyChunk(text="the answer is two", codes=(1, 2))])
 
 
 def test_written_and_spoken_turns_mix_in_order(family: Family, data: Path, codec: CountingCodec) -> None:
@@ -292,7 +295,7 @@ def test_written_and_spoken_turns_mix_in_order(family: Family, data: Path, codec
         Turn.from_parts("assistant", "the answer is two"),
         Turn.from_parts("user", AudioPart(codes=(4,))),
     ]
-    assert example.prompt == family.prompt(turns)
+    assert example.prompt == family.encode_prompt(turns)
 
 
 def test_a_manifests_mixed_turns_are_encoded_and_measured(family: Family, data: Path, codec: CountingCodec) -> None:
@@ -315,7 +318,7 @@ def test_a_manifests_mixed_turns_are_encoded_and_measured(family: Family, data: 
         Turn.from_parts("assistant", "two", AudioPart(codes=(1, 2))),
         Turn.from_parts("user", AudioPart(codes=(4,))),
     ]
-    assert example.prompt == family.prompt(turns)
+    assert example.prompt == family.encode_prompt(turns)
     assert RowLengths(family, data).count_ids(read) == (len(example.prompt.ids), len(example.target))
 
 
@@ -350,5 +353,7 @@ def test_real_codec_codes_make_a_well_formed_target(
     noise = np.random.default_rng(0).normal(0, 0.1, round(seconds * 16_000)).astype(np.float32)
     audio.write(root / "a.wav", noise, 16_000)
     example = RowEncoder(family, root, 10.0).encode(row(audios=[["a.wav"]], sft_target_audio=["a.wav"]))
-    assert family.split(example.target).well_formed
-    assert family.split(example.target).codes == tuple(family.codec().encode(audio.read(root / "a.wav", 16_000, 10.0)))
+    assert family.parse_reply(example.target).well_formed
+    assert family.parse_reply(example.target).codes == tuple(
+        family.codec().encode(audio.read(root / "a.wav", 16_000, 10.0))
+    )

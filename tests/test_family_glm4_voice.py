@@ -130,7 +130,7 @@ CASES: list[tuple[str, str | None, list[Turn], str]] = [
 def test_a_prompt_has_the_ids_of_the_released_template(
     checkpoint: Path, system: str | None, turns: list[Turn], published: str
 ) -> None:
-    assert load(checkpoint, system=system).prompt(turns).ids == published_ids(checkpoint, published)
+    assert load(checkpoint, system=system).encode_prompt(turns).ids == published_ids(checkpoint, published)
 
 
 def test_a_prompt_spelled_out_by_hand(checkpoint: Path) -> None:
@@ -139,11 +139,11 @@ def test_a_prompt_spelled_out_by_hand(checkpoint: Path) -> None:
         *("stream", "ing", "_", "t", "r", "an", "s", "c", "r", "i", "p", "t", "i", "on", "\n"),
     ]
     ids = {piece.decode("latin-1"): rank for piece, rank in ranks(checkpoint).items()} | added(checkpoint)
-    assert load(checkpoint, system="").prompt([user("the answer is two")]).ids == tuple(map(ids.get, pieces))
+    assert load(checkpoint, system="").encode_prompt([user("the answer is two")]).ids == tuple(map(ids.get, pieces))
 
 
 def test_text_that_spells_a_special_token_is_text(family: Family) -> None:
-    ids = family.prompt([user("<|assistant|><|audio_3|>")]).ids
+    ids = family.encode_prompt([user("<|assistant|><|audio_3|>")]).ids
     assert ids.count(added(family.path)["<|assistant|>"]) == 1 and added(family.path)["<|audio_3|>"] not in ids
 
 
@@ -218,12 +218,12 @@ def test_a_target_is_counted_and_comes_apart_again(family: Family, words: str, d
     count = len(family.vocabulary.encode(words))
     least = 26 * ((count - 1) // 13) + 1
     spoken = data.draw(st.lists(st.integers(0, micro.CODES - 1), min_size=least, max_size=least + 60))
-    ids = family.target([ReplyChunk(text=words, codes=tuple(spoken))])
-    assert regex.fullmatch("(T{13}A{26})*(T{1,13}A+)?E|(T{13}A{26})*T{13}A+E", family.channels.letters(ids))
-    found = family.split(ids)
+    ids = family.encode_target([ReplyChunk(text=words, codes=tuple(spoken))])
+    assert regex.fullmatch("(T{13}A{26})*(T{1,13}A+)?E|(T{13}A{26})*T{13}A+E", family.channels.to_letters(ids))
+    found = family.parse_reply(ids)
     assert (found.text, found.codes, found.well_formed) == (words, tuple(spoken), True)
     cut = ids[: data.draw(st.integers(0, len(ids) - 1))]
-    part = family.split(cut)
+    part = family.parse_reply(cut)
     assert not part.well_formed and tuple(spoken)[: len(part.codes)] == part.codes
 
 

@@ -61,9 +61,9 @@ def learner(path: Path, *, grammar: bool = False) -> Learner:
 
 def learn(one: Learner, family: Family) -> None:
     """Two steps on reference replies."""
-    target = family.target([ReplyChunk(text="the answer is two", codes=tuple(range(30)))])
+    target = family.encode_target([ReplyChunk(text="the answer is two", codes=tuple(range(30)))])
     anchor = Anchor(
-        prompt_id="a", prompt_ids=asked(family)[0].ids, ids=target, channels=family.channels.letters(target)
+        prompt_id="a", prompt_ids=asked(family)[0].ids, ids=target, channels=family.channels.to_letters(target)
     )
     for step in (1, 2):
         one.step(StepBatch(step=step, weight=0.0, rollouts=(), anchors=(anchor,)))
@@ -76,7 +76,7 @@ def asked(family: Family) -> list[Prompt]:
         else Turn.from_parts("user", "two " * (n + 1))
         for n in range(6)
     ]
-    return [Prompt(id=f"p{n}", ids=family.prompt([turn]).ids) for n, turn in enumerate(turns)]
+    return [Prompt(id=f"p{n}", ids=family.encode_prompt([turn]).ids) for n, turn in enumerate(turns)]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def check_parity(engine: Any, mine: Learner, family: Family, grammar: bool) -> N
             prompt_ids=prompts[reply.prompt_id],
             ids=reply.ids,
             logps=reply.logps,
-            channels=family.channels.letters(reply.ids),
+            channels=family.channels.to_letters(reply.ids),
             sampled=(True,) * len(reply.ids),
         )
         for reply in replies
@@ -128,7 +128,7 @@ def check_parity(engine: Any, mine: Learner, family: Family, grammar: bool) -> N
     assert found.passed, found
     assert set("TAE") <= set(found.channels)
     if grammar:
-        assert all(family.split(row.ids).well_formed == (row.ids[-1] in family.stop_ids) for row in rows)
+        assert all(family.parse_reply(row.ids).well_formed == (row.ids[-1] in family.stop_ids) for row in rows)
 
 
 def test_an_export_has_the_files_names_shapes_and_dtypes_of_its_start(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def family(folder: Path) -> Family:
 def test_a_prompt_is_that_of_the_published_code(
     family: Family, name: str, turns: list[Turn], audio: str, text: str
 ) -> None:
-    found = family.prompt(turns)
+    found = family.encode_prompt(turns)
     assert found.ids[0::2] == tuple(NAMES[word] for word in text.split())
     assert found.ids[1::2] == tuple(NAMES[word] if word in NAMES else OFFSET + int(word) for word in audio.split())
 
@@ -156,7 +156,7 @@ def test_a_prompt_is_that_of_the_published_code(
 def test_a_reply_that_ends_before_its_words_is_refused(family: Family) -> None:
     long = Turn.from_parts("assistant", "what" + " two" * 8, AudioPart(codes=(9, 8)))
     with pytest.raises(ValueError, match="needs codes until its text is over: got 2 codes for 9 texts"):
-        family.prompt([long, Turn.from_parts("user", "two")])
+        family.encode_prompt([long, Turn.from_parts("user", "two")])
 
 
 def test_vectors_join_the_steps_of_their_codes(family: Family) -> None:
@@ -168,7 +168,7 @@ def test_vectors_join_the_steps_of_their_codes(family: Family) -> None:
             "user", AudioPart(codes=(3, 4, 5), vectors=second)
         ),  # a vector more than codes: cut, as published
     ]
-    found = family.prompt(turns)
+    found = family.encode_prompt(turns)
     assert found.features is not None
     assert [found.ids[2 * step + 1] - OFFSET for step in found.features.at] == [1, 2, 3, 4, 5]
     assert found.features.vectors[:, 0].tolist() == [2, 2, 4, 4, 4]
@@ -177,12 +177,15 @@ def test_vectors_join_the_steps_of_their_codes(family: Family) -> None:
 def test_the_configs_system_text_stands_where_a_row_has_none(folder: Path) -> None:
     told = load_family(model(folder, system="what"))
     user, system = Turn.from_parts("user", "the"), Turn.from_parts("system", "what")
-    assert told.prompt([user]).ids == told.prompt([system, user]).ids
-    assert load_family(model(folder, system="")).prompt([user]).ids == load_family(model(folder)).prompt([user]).ids
+    assert told.encode_prompt([user]).ids == told.encode_prompt([system, user]).ids
+    assert (
+        load_family(model(folder, system="")).encode_prompt([user]).ids
+        == load_family(model(folder)).encode_prompt([user]).ids
+    )
 
 
 def test_words_that_spell_a_special_token_are_words(family: Family) -> None:
-    ids = family.prompt([Turn.from_parts("user", "<|im_msg_end|>")]).ids
+    ids = family.encode_prompt([Turn.from_parts("user", "<|im_msg_end|>")]).ids
     assert MSG_END not in ids[0::2] and len(ids) == 2 * (len("<|im_msg_end|>") + 3)
 
 
@@ -205,11 +208,11 @@ def test_published_ids_follow_from_the_published_number_of_ranks() -> None:
 
 
 def test_a_target_is_words_and_late_codes(family: Family) -> None:
-    target = family.target([ReplyChunk(text="what is", codes=(1, 2)), ReplyChunk(text="two", codes=(3,))])
+    target = family.encode_target([ReplyChunk(text="what is", codes=(1, 2)), ReplyChunk(text="two", codes=(3,))])
     assert target[0::2] == (WHAT, IS, TWO, EOS, *[BLANK] * 6)
     assert target[1::2] == (*[BLANK] * 6, OFFSET + 1, OFFSET + 2, OFFSET + 3, MSG_END)
-    assert family.channels.letters(target) == "TPTPTPEPPPPPPAPAPAPB"
-    spoken = family.split(target)
+    assert family.channels.to_letters(target) == "TPTPTPEPPPPPPAPAPAPB"
+    spoken = family.parse_reply(target)
     assert (spoken.text, spoken.codes, spoken.well_formed) == ("what is two", (1, 2, 3), True)
 
 
@@ -217,9 +220,9 @@ def test_a_target_is_words_and_late_codes(family: Family) -> None:
 def test_a_target_splits_back_and_a_cut_one_parses(family: Family, data: st.DataObject) -> None:
     text = data.draw(st.text(min_size=1, max_size=6))
     codes = tuple(data.draw(st.lists(st.integers(0, CODES - 1), min_size=20, max_size=30)))
-    target = family.target([ReplyChunk(text=text, codes=codes)])
-    assert (family.split(target).text, family.split(target).codes) == (text, codes)
-    cut = family.split(target[: data.draw(st.integers(0, len(target) - 1))])
+    target = family.encode_target([ReplyChunk(text=text, codes=codes)])
+    assert (family.parse_reply(target).text, family.parse_reply(target).codes) == (text, codes)
+    cut = family.parse_reply(target[: data.draw(st.integers(0, len(target) - 1))])
     assert not cut.well_formed and cut.codes == codes[: len(cut.codes)]
 
 
@@ -245,7 +248,7 @@ def test_all_tensors_but_the_adaptor_are_the_models(folder: Path, family: Family
     layout, optional = read_checkpoint_layout(family)
     adaptor = {name for name in read_tensor_shapes(folder) if "vq_adaptor" in name}
     assert set(layout) == set(read_tensor_shapes(folder)) - adaptor and len(adaptor) == 6 and not optional
-    check_weights_fit_config(folder, 512, family.backbone, family.names.parts)
+    check_weights_fit_config(folder, 512, family.backbone, family.names.module_names)
 
 
 # -- what is refused

@@ -50,9 +50,9 @@ def asked(family: Family) -> list[Prompt]:
     """A spoken prompt through codec and ear, and a written one."""
     wave = clip(0.7, 3)
     heard = Turn.from_parts(
-        "user", AudioPart(codes=tuple(family.codec().encode(wave)), vectors=family.ear().hear(wave))
+        "user", AudioPart(codes=tuple(family.codec().encode(wave)), vectors=family.audio_encoder().encode(wave))
     )
-    found = [family.prompt([heard]), family.prompt([Turn.from_parts("user", "what is two")])]
+    found = [family.encode_prompt([heard]), family.encode_prompt([Turn.from_parts("user", "what is two")])]
     assert found[0].features is not None and found[1].features is None
     return [Prompt(id=f"p{i}", ids=one.ids, features=one.features) for i, one in enumerate(found)]
 
@@ -64,7 +64,7 @@ def engine(family: Family) -> TorchEngine:
 
 @pytest.fixture
 def policy(family: Family) -> Policy:
-    policy = Policy.load(family, chunk=16, allowed_PV=torch.from_numpy(family.interleave.allowed().copy()))
+    policy = Policy.load(family, chunk=16, allowed_PV=torch.from_numpy(family.interleave.allowed_masks().copy()))
     policy.fill(policy)
     return policy
 
@@ -79,15 +79,15 @@ def rollouts(family: Family, asked: list[Prompt], replies: dict[tuple[str, int],
             features=by_id[raw.prompt_id].features,
             ids=raw.ids,
             logps=raw.logps,
-            channels=family.channels.letters(raw.ids),
-            sampled=family.interleave.sampled(raw.ids),
+            channels=family.channels.to_letters(raw.ids),
+            sampled=family.interleave.sampled_flags(raw.ids),
         )
         for raw in replies.values()
     ]
 
 
 def packed(family: Family, found: list[Rollout], *, only: str = "TABEP") -> Microbatch:
-    grammar = Grammar(family.interleave.allowed(), family.interleave.phases)
+    grammar = Grammar(family.interleave.allowed_masks(), family.interleave.grammar_states)
     how = SamplingSetup(max_new_tokens=70, temperature=0.8, grammar=grammar)
     rows = [
         build_rollout_row(r, build_weight_table(po=np.array([1.0 * (letter in only) for letter in r.channels])), how)
@@ -123,10 +123,10 @@ def test_replies_keep_to_the_grammar_and_blanks_are_not_sampled(
         for raw in replies.values():
             assert family.interleave.well_formed(raw.ids) == (raw.finish == "stop")
             assert raw.finish == "stop" or len(raw.ids) == 70
-            allowed = family.interleave.allowed()[family.interleave.phases(raw.ids), raw.ids]
+            allowed = family.interleave.allowed_masks()[family.interleave.grammar_states(raw.ids), raw.ids]
             assert allowed.all()
-            pads = family.channels.of(raw.ids) == Channel.PAD
-            assert [not one for one in family.interleave.sampled(raw.ids)] == pads.tolist()
+            pads = family.channels.channels_of(raw.ids) == Channel.PAD
+            assert [not one for one in family.interleave.sampled_flags(raw.ids)] == pads.tolist()
             assert all(logp == 0.0 for logp, pad in zip(raw.logps, pads, strict=True) if pad)
 
 
@@ -160,7 +160,7 @@ def test_a_budget_may_end_inside_a_step(family: Family, asked: list[Prompt], eng
     whole = collect(engine, asked, HOW)
     for key, raw in collect(engine, asked, dataclasses.replace(HOW, max_new_tokens=21)).items():
         assert raw.ids == whole[key].ids[:21]
-        assert family.split(raw.ids).well_formed == (raw.finish == "stop") == (len(raw.ids) < 21)
+        assert family.parse_reply(raw.ids).well_formed == (raw.finish == "stop") == (len(raw.ids) < 21)
 
 
 def test_what_is_heard_decides_what_is_said(family: Family, asked: list[Prompt], engine: TorchEngine) -> None:

@@ -49,7 +49,7 @@ def test_the_vectors_of_a_clip_lie_on_its_own_codes(family: Family, data: Path) 
     assert prompt.features is not None
     coded = [step for step, token in enumerate(prompt.ids[1::2]) if token >= OFFSET]
     assert list(prompt.features.at) == coded and len(coded) == sum(kept)
-    alone = np.concatenate([family.ear().hear(wave) for wave in waves])
+    alone = np.concatenate([family.audio_encoder().encode(wave) for wave in waves])
     assert np.array_equal(prompt.features.vectors, alone)
 
 
@@ -62,13 +62,13 @@ def test_lengths_of_several_clips_are_known_beforehand(family: Family, data: Pat
 def test_vectors_that_are_not_finite_are_refused_with_row_and_clip(
     family: Family, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hear = family.ear().hear
+    hear = family.audio_encoder().encode
 
     def broken(wave: audio.Wave) -> np.ndarray:
         vectors = hear(wave)
         vectors[1, 3] = np.nan
         return vectors
 
-    monkeypatch.setattr(family.ear(), "hear", broken)
+    monkeypatch.setattr(family.audio_encoder(), "hear", broken)
     with pytest.raises(ValueError, match=r"^row row-1: 1\.wav: the ear's vectors must be finite: got NaN"):
         RowEncoder(family, data, SECONDS).encode(heard_row("1.wav"))

@@ -242,7 +242,7 @@ def test_quantised_weights(copy: Callable[[str], Path], refusal: Refusal, name: 
         for file in sorted(folder.glob("model*.safetensors"))
         for tensors in [load_file(file)]
         for one in sorted(tensors)
-        if tensors[one].dim() == 2 and names.parts(one)
+        if tensors[one].dim() == 2 and names.module_names(one)
     )
     save_file(tensors | {one: tensors[one].to(torch.int8)}, shard)
     rule = "must be one of F64, F32, F16, BF16, quantised weights cannot be trained"

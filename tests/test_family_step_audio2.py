@@ -137,7 +137,7 @@ def test_a_prompt_has_the_ids_of_the_published_template(folder: Path, case: str)
     turns, system, pieces = CASES[case]
     published = tokenizer(folder)
     expected = [token for piece in pieces for token in published.encode(piece, add_special_tokens=False).ids]
-    found = load_family(model(folder, system=system)).prompt(turns)
+    found = load_family(model(folder, system=system)).encode_prompt(turns)
     assert list(found.ids) == expected
     places = [i for i, token in enumerate(expected) if token == published.token_to_id("<audio_patch>")]
     parts = [part for turn in turns for part in turn.parts if isinstance(part, AudioPart)]
@@ -150,14 +150,14 @@ def test_a_prompt_has_the_ids_of_the_published_template(folder: Path, case: str)
 
 
 def test_words_that_spell_a_special_token_are_words(family: Family) -> None:
-    ids = family.prompt([Turn.from_parts("user", "<|EOT|><audio_3>")]).ids
+    ids = family.encode_prompt([Turn.from_parts("user", "<|EOT|><audio_3>")]).ids
     assert sum(token in family.stop_ids for token in ids) == 2  # of the system and of the user
     assert not set(ids) & set(family.code_ids)
 
 
 def test_a_spoken_turn_of_the_assistant_is_refused(family: Family) -> None:
     with pytest.raises(ValueError, match="must have its words beside its sound: got 2 codes"):
-        family.prompt([Turn.from_parts("assistant", AudioPart(codes=(1, 2))), Turn.from_parts("user", "the")])
+        family.encode_prompt([Turn.from_parts("assistant", AudioPart(codes=(1, 2))), Turn.from_parts("user", "the")])
 
 
 def test_every_id_is_in_its_channel(folder: Path, family: Family) -> None:
@@ -165,14 +165,14 @@ def test_every_id_is_in_its_channel(folder: Path, family: Family) -> None:
     named = {name: published.token_to_id(name) for name in published.get_vocab()}
     assert family.code_ids == tuple(named[f"<audio_{code}>"] for code in range(CODES))
     assert len(family.code_ids) == CODES and family.channels.vocab > len(named)
-    channel = {name: family.channels.letters([token]) for name, token in named.items()}
+    channel = {name: family.channels.to_letters([token]) for name, token in named.items()}
     assert {channel[f"<audio_{code}>"] for code in range(CODES)} == {"A"}
     assert channel[f"<audio_{CODES}>"] == channel["<tts_pad>"] == channel["<audio_patch>"] == "P"
     assert channel["<tts_end>"] == channel["<tts_start>"] == "B"
     assert channel["<|EOT|>"] == "E" and family.stop_ids == (named["<|EOT|>"],)
     assert channel["<|endoftext|>"] == channel["<tool_call>"] == channel["<|BOT|>"] == "P"
     assert channel["Ġanswer"] == channel["Ċ"] == "T"
-    assert family.channels.letters([family.channels.vocab - 1]) == "P"
+    assert family.channels.to_letters([family.channels.vocab - 1]) == "P"
 
 
 WORDS = st.lists(st.sampled_from(["the", "answer", "is", "two", "12", "ünï", "user's"]), min_size=1, max_size=6)
@@ -182,11 +182,11 @@ WORDS = st.lists(st.sampled_from(["the", "answer", "is", "two", "12", "ünï", "
 def test_a_target_splits_back_and_parses_wherever_it_is_cut(
     family: Family, words: list[str], codes: list[int], at: int
 ) -> None:
-    ids = family.target([ReplyChunk(text=" ".join(words), codes=tuple(codes))])
-    whole = family.split(ids)
+    ids = family.encode_target([ReplyChunk(text=" ".join(words), codes=tuple(codes))])
+    whole = family.parse_reply(ids)
     assert (whole.text, list(whole.codes), whole.well_formed) == (" ".join(words), codes, True)
-    assert (len(ids) - 2) % 5 == 0 and family.channels.letters(ids).endswith("BE")
-    cut = family.split(ids[:at])
+    assert (len(ids) - 2) % 5 == 0 and family.channels.to_letters(ids).endswith("BE")
+    cut = family.parse_reply(ids[:at])
     assert list(cut.codes) == codes[: len(cut.codes)]
     assert cut.well_formed == (at >= len(ids))
 
@@ -196,12 +196,12 @@ def test_rows_become_vectors_and_lengths_are_known_beforehand(family: Family, tm
     encoder, lengths = RowEncoder(family, manifest.parent, 60.0), RowLengths(family, manifest.parent)
     for row in read_manifest(manifest, 60.0):
         example = encoder.encode(row)
-        assert lengths.of(row) == (len(example.prompt.ids), len(example.target))
+        assert lengths.count_ids(row) == (len(example.prompt.ids), len(example.target))
         features = example.prompt.features
         assert (features is None) == (not row.audios)
         if features is not None:
             seconds = 0.6 + 0.1 * int(row.id[-1])
-            assert features.vectors.shape == (family.ear().length(seconds), 64)
+            assert features.vectors.shape == (family.audio_encoder().count_vectors(seconds), 64)
 
 
 # -- the checkpoint

@@ -72,13 +72,13 @@ def test_rows_of_mixed_turns_are_encoded_and_their_lengths_are_known_beforehand(
     mixed = row(data, asked, [["b.wav"], ["q.wav", "p.wav"], ["a.wav"], ["p.wav"], ["q.wav"]])
     example = RowEncoder(family, data, SECONDS).encode(mixed)
     assert RowLengths(family, data).count_ids(mixed) == (len(example.prompt.ids), len(example.target))
-    hears = {role for role in ("system", "user") if family.hearing(role) != "codes"}
+    hears = {role for role in ("system", "user") if family.audio_input_of(role) != "codes"}
     found = example.prompt.features
     assert (found is None) == (not hears)
     if found is not None:
-        ear = family.ear()
-        pair = (0.7, 0.9) if family.hearing("user") == "both" else (0.7 + 0.9,)  # clip by clip, or as one
-        counts = [ear.length(seconds) for seconds in (0.6, *pair, 0.9, 0.7)]  # none of the reply
+        ear = family.audio_encoder()
+        pair = (0.7, 0.9) if family.audio_input_of("user") == "both" else (0.7 + 0.9,)  # clip by clip, or as one
+        counts = [ear.count_vectors(seconds) for seconds in (0.6, *pair, 0.9, 0.7)]  # none of the reply
         assert found.vectors.shape[0] == sum(counts)
 
 

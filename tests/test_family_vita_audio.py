@@ -120,7 +120,7 @@ def ids_of(folder: Path, published: str) -> list[int]:
 @pytest.mark.parametrize("case", PROMPTS)
 def test_a_prompt_has_the_ids_of_the_published_template(folder: Path, case: str) -> None:
     system, turns, published = PROMPTS[case]
-    found = family_of(folder, system=system).prompt(turns)
+    found = family_of(folder, system=system).encode_prompt(turns)
     assert list(found.ids) == ids_of(folder, published + READY)
     assert found.features is None
 
@@ -137,7 +137,7 @@ def test_an_earlier_reply_is_interleaved_as_in_the_training_data(folder: Path) -
     expected = [*before, *text[:1], *first, *text[1:], *second, *after]
     for said in ("One is the two.\n", "One is the two."):
         turns = [Turn.from_parts("assistant", said, AudioPart(codes=tuple(range(10)))), Turn.from_parts("user", "Hi")]
-        assert list(family_of(folder, system="").prompt(turns).ids) == expected
+        assert list(family_of(folder, system="").encode_prompt(turns).ids) == expected
 
 
 def heard(vectors: int) -> NDArray[np.float32]:
@@ -196,7 +196,7 @@ def test_a_plus_models_prompt_has_vectors_where_the_published_code_puts_them(plu
             at += range(begin, begin + part)
             part = "<|context_of_audio|>" * part
         published += part
-    found = family_of(plus).prompt(turns)
+    found = family_of(plus).encode_prompt(turns)
     assert list(found.ids) == ids_of(plus, published + READY)
     sounds = [part for turn in turns for part in turn.parts if isinstance(part, AudioPart)]
     given = [sound.vectors for sound in sounds if sound.vectors is not None]
@@ -209,17 +209,17 @@ def test_a_plus_models_prompt_has_vectors_where_the_published_code_puts_them(plu
 
 def test_a_plus_model_hears_users_and_voices_and_speaks_codes(plus: Path) -> None:
     family = family_of(plus)
-    roles = [family.hearing(role) for role in ("system", "user", "assistant")]
+    roles = [family.audio_input_of(role) for role in ("system", "user", "assistant")]
     assert roles == ["vectors", "vectors", "codes"]
     wave = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
-    found = family.prompt([Turn.from_parts("user", AudioPart(vectors=family.ear().hear(wave)))])
+    found = family.encode_prompt([Turn.from_parts("user", AudioPart(vectors=family.audio_encoder().encode(wave)))])
     assert found.features is not None
     # 98 frames of 10 ms, every 6th: 17; the published length is frames + 4
-    assert family.ear().length(1.0) == len(found.features.at) == 17 + 4
+    assert family.audio_encoder().count_vectors(1.0) == len(found.features.at) == 17 + 4
 
 
 def test_words_that_spell_a_special_token_stay_words(family: Family) -> None:
-    ids = family.prompt([Turn.from_parts("user", "<|im_end|><|audio_3|>")]).ids
+    ids = family.encode_prompt([Turn.from_parts("user", "<|im_end|><|audio_3|>")]).ids
     assert ids.count(family.stop_ids[0]) == 2  # of the system turn and of this one
     assert not set(ids) & set(family.code_ids)
 
@@ -227,7 +227,7 @@ def test_words_that_spell_a_special_token_stay_words(family: Family) -> None:
 def test_channels_come_from_the_tokenizer_and_all_else_is_no_part_of_a_reply(family: Family) -> None:
     table = family.channels.table_SV[0]
     assert table[list(family.code_ids)].tolist() == [Channel.AUDIO] * CODES
-    at = {name: family.vocabulary.special(name) for name in family.vocabulary.specials}
+    at = {name: family.vocabulary.special_id(name) for name in family.vocabulary.specials}
     assert {name for name, i in at.items() if table[i] == Channel.STOP} == {"<|im_end|>", "<|endoftext|>"}
     bounds = {name for name, i in at.items() if table[i] == Channel.BOUNDARY}
     assert bounds == {"<|begin_of_audio|>", "<|end_of_audio|>"}
@@ -259,25 +259,25 @@ def test_a_reference_reply_is_cut_as_in_training_and_reads_back_whole(
     folder: Path, words: str, codes: list[int], ratios: tuple[int, ...]
 ) -> None:
     family = family_of(folder, ratios=ratios)
-    begin, end = (family.vocabulary.special(f"<|{name}_of_audio|>") for name in ("begin", "end"))
+    begin, end = (family.vocabulary.special_id(f"<|{name}_of_audio|>") for name in ("begin", "end"))
     expected: list[int] = []
     spoken_ids = [family.code_ids[code] for code in codes]
     for text, audio in published_chunks(ids_of(folder, words + "\n"), spoken_ids, ratios):
         expected += [*text, begin, *audio, end]
-    target = family.target([ReplyChunk(text=words, codes=tuple(codes))])
+    target = family.encode_target([ReplyChunk(text=words, codes=tuple(codes))])
     assert list(target) == [*expected, family.stop_ids[0]]
-    spoken = family.split(target)
+    spoken = family.parse_reply(target)
     assert (spoken.text, spoken.codes, spoken.well_formed) == (words + "\n", tuple(codes), True)
 
 
 @given(data=st.data())
 def test_a_reply_cut_anywhere_or_made_of_any_ids_still_parses(family: Family, data: st.DataObject) -> None:
-    target = family.target([ReplyChunk(text="One is the two.", codes=tuple(range(20)))])
+    target = family.encode_target([ReplyChunk(text="One is the two.", codes=tuple(range(20)))])
     cut = data.draw(st.integers(0, len(target) - 1))
-    spoken = family.split(target[:cut])
+    spoken = family.parse_reply(target[:cut])
     assert not spoken.well_formed and spoken.codes == tuple(range(len(spoken.codes)))
     noise = data.draw(st.lists(st.integers(0, family.channels.vocab - 1), max_size=20))
-    assert all(0 <= code < CODES for code in family.split(noise).codes)
+    assert all(0 <= code < CODES for code in family.parse_reply(noise).codes)
 
 
 @pytest.mark.parametrize(

@@ -70,13 +70,13 @@ def batch(folder: Path, weight: float) -> StepBatch:
 
     def speech(count: int) -> tuple[int, ...]:
         codes = torch.randint(0, CODES, (count,), generator=draw).tolist()
-        target = family.interleave.merge([list(ids(3))], [family.spell(codes)])
+        target = family.interleave.merge_chunks([list(ids(3))], [family.codes_to_ids(codes)])
         return tuple(target)
 
     anchors, rollouts = [], []
     for i in range(3):
         reply = speech(4 + 5 * i)
-        letters = family.channels.letters(reply)
+        letters = family.channels.to_letters(reply)
         anchors.append(Anchor(prompt_id=f"a{i}", prompt_ids=ids(6 + i), ids=reply, channels=letters))
         reply = speech(6 + 3 * i)
         rollouts.append(
@@ -86,7 +86,7 @@ def batch(folder: Path, weight: float) -> StepBatch:
                 prompt_ids=ids(9),
                 ids=reply,
                 logps=(-5.0,) * len(reply),
-                channels=family.channels.letters(reply),
+                channels=family.channels.to_letters(reply),
                 sampled=(True,) * len(reply),
                 advantage=Advantage.shared(1.0 - i / 1.5),
             )

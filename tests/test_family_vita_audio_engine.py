@@ -96,7 +96,7 @@ def sampled(world: World, grammar: bool, seed: int) -> list[Rollout]:
             features=by_id[reply.prompt_id].features,
             ids=reply.ids,
             logps=reply.logps,
-            channels=world.family.channels.letters(reply.ids),
+            channels=world.family.channels.to_letters(reply.ids),
             sampled=(True,) * len(reply.ids),
         )
         for reply in replies
@@ -110,7 +110,7 @@ def anchors(world: World) -> tuple[Anchor, ...]:
             prompt_ids=example.prompt.ids,
             features=example.prompt.features,
             ids=example.target,
-            channels=world.family.channels.letters(example.target),
+            channels=world.family.channels.to_letters(example.target),
         )
         for example in world.examples
     )

@@ -74,13 +74,15 @@ def learner(folder: Path) -> Iterator[Learner]:
 def prompts(family: Family) -> list[Prompt]:
     """Spoken ones of unequal length, and a written one among them."""
     turns: list[list[Turn]] = [
-        [Turn.from_parts("user", AudioPart(vectors=family.ear().hear(clip(seconds, seed=i))))]
+        [Turn.from_parts("user", AudioPart(vectors=family.audio_encoder().encode(clip(seconds, seed=i))))]
         for i, seconds in enumerate((0.5, 1.7, 3.1))
     ]
     turns.append([Turn.from_parts("user", "what is two")])
     first, written = turns[1][0], Turn.from_parts("assistant", "the answer is two")
-    turns.append([first, written, Turn.from_parts("user", AudioPart(vectors=family.ear().hear(clip(0.9, seed=9))))])
-    encoded = [family.prompt(turn) for turn in turns]
+    turns.append(
+        [first, written, Turn.from_parts("user", AudioPart(vectors=family.audio_encoder().encode(clip(0.9, seed=9))))]
+    )
+    encoded = [family.encode_prompt(turn) for turn in turns]
     return [Prompt(id=f"p{i}", ids=one.ids, features=one.features) for i, one in enumerate(encoded)]
 
 
@@ -98,8 +100,8 @@ def rollouts(family: Family, asked: Sequence[Prompt], replies: dict[Any, RawRepl
             prompt_ids=by_id[reply.prompt_id].ids,
             ids=reply.ids,
             logps=reply.logps,
-            channels=family.channels.letters(reply.ids),
-            sampled=family.interleave.sampled(reply.ids),
+            channels=family.channels.to_letters(reply.ids),
+            sampled=family.interleave.sampled_flags(reply.ids),
             features=by_id[reply.prompt_id].features,
         )
         for reply in replies.values()
@@ -176,7 +178,7 @@ def test_the_replies_to_a_prompt_share_what_is_built_of_it_and_leave_it_as_it_wa
     from rollout import vllm_engine
 
     built: list[tuple[Prompt, Any]] = []
-    plain = vllm_engine.vllm_prompt
+    plain = vllm_engine.build_vllm_prompt
 
     def counted(prompt: Prompt) -> Any:
         built.append((prompt, plain(prompt)))

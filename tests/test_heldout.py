@@ -111,7 +111,7 @@ def test_a_resumed_run_keeps_what_was_held_out_up_to_its_step(tmp_path: Path) ->
     )
     for name in names:
         run.write(f"heldout/{name}.jsonl", [])
-    run.cut(20, load_config([f"run.root={tmp_path}", "run.name=run"]))
+    run.discard_after(20, load_config([f"run.root={tmp_path}", "run.name=run"]))
     left = sorted(path.stem for path in (tmp_path / "heldout").iterdir())
     assert left == ["test_before", "validation_before", "validation_step_000020"]
 
@@ -136,7 +136,7 @@ def test_an_evaluation_that_a_kill_cut_short_leaves_no_line_where_it_is_made_aga
     run.write("heldout/validation_before.jsonl", [])
     if whole:
         run.write("heldout/validation_step_000004.jsonl", [])
-    run.cut(4, load_config([]))
+    run.discard_after(4, load_config([]))
     steps = [json.loads(line)["step"] for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
     assert steps == [0, 2, *[4] * whole]
     assert (tmp_path / "samples.jsonl").read_text()

@@ -16,7 +16,7 @@ from actors.errors import UserError
 from actors.prepare import check_judge
 from actors.references import WER_WARNING_BOUND, describe_reference_transcripts, describe_user_references
 from conf.judging import AsrConfig
-from conf.load import ROOT, load_config
+from conf.load import PROJECT_ROOT, load_config
 from judge import installed
 from judge.recognisers import build_recogniser
 from judge.types import JudgeTask, Scale, ScoredVerdict
@@ -62,7 +62,7 @@ def test_two_of_the_users_references_are_heard_and_a_bad_recogniser_is_told(tmp_
     file = manifest(tmp_path, SAID, "a.wav")
     (line,) = describe_user_references(load_config(OWN), file, read_manifest(file, 60.0))
     assert line.startswith("faster_whisper hears own-1: ") and line.endswith("WER 0%")
-    data = ROOT / "examples/tiny_world/data"
+    data = PROJECT_ROOT / "examples/tiny_world/data"
     words = AsrConfig(by="pocketsphinx", language_model=data / "asr.arpa", dictionary=data / "asr.dict")
     line, warning = describe_reference_transcripts(words, file, read_manifest(file, 60.0), 60.0)
     assert float(line.rpartition(" ")[2].rstrip("%")) > 100 * WER_WARNING_BOUND and warning.startswith(
@@ -78,7 +78,7 @@ def test_data_check_says_how_references_are_heard(tmp_path: Path, capsys: pytest
 
 
 def test_the_embedded_manifests_are_not_heard_again() -> None:
-    file = ROOT / "examples/tiny_world/data/test.jsonl"
+    file = PROJECT_ROOT / "examples/tiny_world/data/test.jsonl"
     assert describe_user_references(load_config([]), file, read_manifest(file, 60.0)) == []
 
 

@@ -61,7 +61,7 @@ def merge(grammar: Interleave, pairs: list[tuple[list[int], list[int]]]) -> list
     if grammar.kind == "counted":
         need = max(n_audio for _, n_audio in grammar.pattern) * sum(len(text) for text, _ in pairs)
         pairs = [*pairs[:-1], (pairs[-1][0], pairs[-1][1] + [20] * need)]
-    return grammar.merge([text for text, _ in pairs], [code for _, code in pairs])
+    return grammar.merge_chunks([text for text, _ in pairs], [code for _, code in pairs])
 
 
 def test_delimited_is_the_regular_expression_of_the_model_card_on_every_short_reply() -> None:
@@ -97,7 +97,7 @@ def test_what_is_merged_is_well_formed_and_splits_back(
     grammar: Interleave, pairs: list[tuple[list[int], list[int]]]
 ) -> None:
     ids = merge(grammar, pairs)
-    texts, codes = grammar.split(ids)
+    texts, codes = grammar.split_text_and_codes(ids)
     assert grammar.well_formed(ids)
     assert texts == [token for text, _ in pairs for token in text]
     assert [token for token in ids if token in CODES] == codes
@@ -109,9 +109,9 @@ def test_every_merged_token_is_allowed_where_it_stands(
     grammar: Interleave, pairs: list[tuple[list[int], list[int]]]
 ) -> None:
     ids = merge(grammar, pairs)
-    phases = grammar.phases(ids)
+    phases = grammar.grammar_states(ids)
     assert FREE not in phases
-    assert grammar.allowed()[phases, ids].all()
+    assert grammar.allowed_masks()[phases, ids].all()
 
 
 @given(grammars, chunks, st.data())
@@ -120,26 +120,26 @@ def test_a_reply_cut_anywhere_still_parses(
 ) -> None:
     ids = merge(grammar, pairs)
     cut = ids[: data.draw(st.integers(0, len(ids) - 1))]
-    texts, codes = grammar.split(cut)
+    texts, codes = grammar.split_text_and_codes(cut)
     assert not grammar.well_formed(cut)
-    assert grammar.phases(cut) == grammar.phases(ids)[: len(cut)]
+    assert grammar.grammar_states(cut) == grammar.grammar_states(ids)[: len(cut)]
     assert (texts, codes) == ([t for t in cut if t in TEXTS], [t for t in cut if t in CODES])
 
 
 @given(grammars, st.one_of(anything, symbols))
 def test_stepping_equals_rescanning(grammar: Interleave, ids: list[int]) -> None:
-    state, stepped = grammar.start(), []
+    state, stepped = grammar.start_state(), []
     for token in ids:
-        stepped.append(grammar.phase(state))
+        stepped.append(grammar.grammar_state(state))
         state = grammar.advance(state, token)
-    assert stepped == grammar.phases(ids)
+    assert stepped == grammar.grammar_states(ids)
 
 
 @given(grammars, st.one_of(anything, symbols))
 def test_a_phase_allows_exactly_what_can_still_become_well_formed(grammar: Interleave, ids: list[int]) -> None:
     """From the first forbidden token, or behind the stop, everything is FREE; before it nothing is."""
-    allowed, broken = grammar.allowed(), False
-    for token, phase in zip(ids, grammar.phases(ids), strict=True):
+    allowed, broken = grammar.allowed_masks(), False
+    for token, phase in zip(ids, grammar.grammar_states(ids), strict=True):
         assert (phase == FREE) == broken
         broken = broken or token == STOP or not allowed[phase, token]
 
@@ -147,16 +147,16 @@ def test_a_phase_allows_exactly_what_can_still_become_well_formed(grammar: Inter
 @given(grammars, st.integers(0, 2**32 - 1))
 def test_sampling_under_the_mask_cannot_break_the_grammar(grammar: Interleave, seed: int) -> None:
     rng, ids = np.random.default_rng(seed), []
-    state = grammar.start()
+    state = grammar.start_state()
     while not ids or (ids[-1] != STOP and len(ids) < 60):
-        ids.append(int(rng.choice(np.flatnonzero(grammar.allowed()[grammar.phase(state)]))))
+        ids.append(int(rng.choice(np.flatnonzero(grammar.allowed_masks()[grammar.grammar_state(state)]))))
         state = grammar.advance(state, ids[-1])
     assert grammar.well_formed(ids) == (ids[-1] == STOP)
 
 
 @pytest.mark.parametrize("grammar", GRAMMARS)
 def test_masks_are_never_empty_and_leave_out_padding(grammar: Interleave) -> None:
-    allowed = grammar.allowed()
+    allowed = grammar.allowed_masks()
     assert allowed.dtype == np.bool_ and allowed.shape[1] == 64
     assert allowed[FREE].all() and allowed.any(axis=1).all()
     assert not allowed[FREE + 1 :, [0, 1, 2, OTHER_BOUNDARY, *range(40, 64)]].any()
@@ -164,23 +164,23 @@ def test_masks_are_never_empty_and_leave_out_padding(grammar: Interleave) -> Non
 
 def test_phases_of_a_delimited_reply() -> None:
     ids = [9, 10, BEGIN, 20, 21, END, 11, BEGIN, 20, END, STOP]
-    allowed = DELIMITED.allowed()
+    allowed = DELIMITED.allowed_masks()
     names = {9: "t", BEGIN: "b", 20: "a", END: "e", STOP: "s"}
-    spelt = ["".join(names[i] for i in names if allowed[phase, i]) for phase in DELIMITED.phases(ids)]
+    spelt = ["".join(names[i] for i in names if allowed[phase, i]) for phase in DELIMITED.grammar_states(ids)]
     assert spelt == ["t", "tb", "tb", "a", "ae", "ae", "ts", "tb", "a", "ae", "ts"]
 
 
 def test_a_pattern_cuts_a_target_and_the_last_chunk_takes_the_rest() -> None:
-    letters = spell(CUT.merge([[9] * 6], [[20] * 12]))
+    letters = spell(CUT.merge_chunks([[9] * 6], [[20] * 12]))
     assert letters == "TBAAE" + "TTTBAAAAAAE" + "TTBAAAAE" + "S"
-    assert spell(CUT.merge([[9] * 6], [[20] * 20])) == "TBAAE" + "TTTBAAAAAAE" + "TTB" + "A" * 12 + "ES"
-    assert spell(CUT.merge([[9] * 6], [[20] * 3])) == "TBAAE" + "TTTTTBAES"
-    assert spell(COUNTED.merge([[9] * 3], [[20] * 7])) == "TTAAA" + "TAAAA" + "S"
+    assert spell(CUT.merge_chunks([[9] * 6], [[20] * 20])) == "TBAAE" + "TTTBAAAAAAE" + "TTB" + "A" * 12 + "ES"
+    assert spell(CUT.merge_chunks([[9] * 6], [[20] * 3])) == "TBAAE" + "TTTTTBAES"
+    assert spell(COUNTED.merge_chunks([[9] * 3], [[20] * 7])) == "TTAAA" + "TAAAA" + "S"
 
 
 def test_a_counted_text_without_codes_left_is_refused() -> None:
     with pytest.raises(ValueError, match="got 3 codes for 5 texts"):
-        COUNTED.merge([[9] * 5], [[20] * 3])
+        COUNTED.merge_chunks([[9] * 5], [[20] * 3])
 
 
 @pytest.mark.parametrize(
@@ -196,17 +196,17 @@ def test_a_counted_text_without_codes_left_is_refused() -> None:
 )
 def test_merge_refuses_what_is_not_a_reply(texts: list[list[int]], codes: list[list[int]], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
-        DELIMITED.merge(texts, codes)
+        DELIMITED.merge_chunks(texts, codes)
 
 
 def test_split_stops_at_the_stop_id() -> None:
-    assert DELIMITED.split([9, BEGIN, 20, END, STOP, 10, 21]) == ([9], [20])
+    assert DELIMITED.split_text_and_codes([9, BEGIN, 20, END, STOP, 10, 21]) == ([9], [20])
 
 
 @pytest.mark.parametrize("token", [-1, 64])
 def test_an_id_outside_the_vocabulary_is_refused(token: int) -> None:
     with pytest.raises(ValueError, match=rf"token id must lie in \[0, 64\): got {token}"):
-        DELIMITED.advance(DELIMITED.start(), token)
+        DELIMITED.advance(DELIMITED.start_state(), token)
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,10 @@ def test_it_agrees_with_a_naive_parser_on_every_short_reply(m: int) -> None:
 
 @given(texts, codes, st.sampled_from([1, 2, 4]))
 def test_a_target_is_whole_groups_and_splits_back(text: list[int], code: list[int], m: int) -> None:
-    ids = grammar(m).merge([text], [code])
+    ids = grammar(m).merge_chunks([text], [code])
     groups = max(len(text), -(-len(code) // m))
     assert ids[-2:] == [END, STOP] and len(ids) == groups * (m + 1) + 2
-    assert grammar(m).split(ids) == (text, code) and grammar(m).well_formed(ids)
+    assert grammar(m).split_text_and_codes(ids) == (text, code) and grammar(m).well_formed(ids)
     said, heard = ids[: -2 : m + 1], [token for i, token in enumerate(ids[:-2]) if i % (m + 1)]
     assert said == text + [TEXT_PAD] * (groups - len(text))
     assert heard == code + [AUDIO_PAD] * (groups * m - len(code))
@@ -61,11 +61,11 @@ def test_a_target_is_whole_groups_and_splits_back(text: list[int], code: list[in
 @given(texts, codes, st.integers(0, 80))
 def test_it_parses_wherever_it_is_cut_and_every_id_is_allowed(text: list[int], code: list[int], at: int) -> None:
     padded = grammar(4)
-    ids = padded.merge([text], [code])
-    phases = padded.phases(ids)
-    assert FREE not in phases and padded.allowed()[phases, ids].all()
+    ids = padded.merge_chunks([text], [code])
+    phases = padded.grammar_states(ids)
+    assert FREE not in phases and padded.allowed_masks()[phases, ids].all()
     cut = ids[:at]
-    said, heard = padded.split(cut)
+    said, heard = padded.split_text_and_codes(cut)
     assert said == text[: len(said)] and heard == code[: len(heard)]
     assert padded.well_formed(cut) == (at >= len(ids))
 
@@ -74,9 +74,9 @@ def test_any_walk_along_the_mask_ends_well_formed() -> None:
     padded, rng = grammar(4), np.random.default_rng(0)
     for _ in range(200):
         ids: list[int] = []
-        state = padded.start()
+        state = padded.start_state()
         while not ids or ids[-1] != STOP:
-            allowed = np.flatnonzero(padded.allowed()[padded.phase(state)])
+            allowed = np.flatnonzero(padded.allowed_masks()[padded.grammar_state(state)])
             ids.append(END if END in allowed and rng.random() < 0.1 else int(rng.choice(allowed)))
             state = padded.advance(state, ids[-1])
         assert padded.well_formed(ids)

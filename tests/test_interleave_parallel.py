@@ -62,7 +62,7 @@ def test_a_reply_is_well_formed_as_its_streams_are_on_every_short_reply(delay: i
 
 @given(texts, codes, delays, st.data())
 def test_the_same_holds_of_near_misses(text: list[int], code: list[int], delay: int, data: st.DataObject) -> None:
-    ids = grammar(delay).merge([text], [code])
+    ids = grammar(delay).merge_chunks([text], [code])
     ids[data.draw(st.integers(0, len(ids) - 1))] = data.draw(st.sampled_from([9, 20, END, BLANK, STOP, 0]))
     assert grammar(delay).well_formed(ids) == reference(ids, delay)
 
@@ -72,40 +72,43 @@ def test_what_is_merged_is_well_formed_splits_back_and_is_allowed_everywhere(
     text: list[int], code: list[int], delay: int
 ) -> None:
     one = grammar(delay)
-    ids = one.merge([text, text[:1]], [code[:3], code[3:]])
+    ids = one.merge_chunks([text, text[:1]], [code[:3], code[3:]])
     assert one.well_formed(ids) and len(ids) == 2 * (delay + len(code) + 1)
-    assert one.split(ids) == ([*text, text[0]], code)
-    phases = one.phases(ids)
-    assert FREE not in phases and one.allowed()[phases, ids].all()
+    assert one.split_text_and_codes(ids) == ([*text, text[0]], code)
+    phases = one.grammar_states(ids)
+    assert FREE not in phases and one.allowed_masks()[phases, ids].all()
 
 
 @given(texts, codes, delays, st.data())
 def test_a_reply_cut_anywhere_still_parses(text: list[int], code: list[int], delay: int, data: st.DataObject) -> None:
     one = grammar(delay)
-    ids = one.merge([text], [code])
+    ids = one.merge_chunks([text], [code])
     cut = ids[: data.draw(st.integers(0, len(ids) - 1))]
     assert not one.well_formed(cut)
-    assert one.split(cut) == ([t for t in cut[0::2] if t in TEXTS], [c for c in cut[1::2] if c in CODES])
-    assert one.phases(cut) == one.phases(ids)[: len(cut)]
+    assert one.split_text_and_codes(cut) == (
+        [t for t in cut[0::2] if t in TEXTS],
+        [c for c in cut[1::2] if c in CODES],
+    )
+    assert one.grammar_states(cut) == one.grammar_states(ids)[: len(cut)]
 
 
 @given(anything, delays)
 def test_any_ids_parse_and_behind_a_break_everything_is_free(ids: list[int], delay: int) -> None:
     one, broken, state = grammar(delay), False, 0
-    one.split(ids)
-    for position, (token, phase) in enumerate(zip(ids, one.phases(ids), strict=True)):
-        assert phase == one.phase(state)
+    one.split_text_and_codes(ids)
+    for position, (token, phase) in enumerate(zip(ids, one.grammar_states(ids), strict=True)):
+        assert phase == one.grammar_state(state)
         assert (phase == FREE) == broken
-        broken = broken or not one.allowed()[phase, token] or (position % 2 == 1 and token in one.stop)
+        broken = broken or not one.allowed_masks()[phase, token] or (position % 2 == 1 and token in one.stop)
         state = one.advance(state, token)
 
 
 @given(delays, st.integers(0, 2**32 - 1))
 def test_sampling_under_the_mask_cannot_break_the_grammar(delay: int, seed: int) -> None:
     rng, ids, one = np.random.default_rng(seed), [], grammar(delay)
-    state = one.start()
+    state = one.start_state()
     while not ids or (ids[-1] not in one.stop and len(ids) < 80):
-        ids.append(int(rng.choice(np.flatnonzero(one.allowed()[one.phase(state)]))))
+        ids.append(int(rng.choice(np.flatnonzero(one.allowed_masks()[one.grammar_state(state)]))))
         state = one.advance(state, ids[-1])
     assert one.well_formed(ids) == (ids[-1] in one.stop) == reference(ids, delay)
 
@@ -114,24 +117,24 @@ def test_sampling_under_the_mask_cannot_break_the_grammar(delay: int, seed: int)
 def test_blanks_and_nothing_else_were_forced_and_join_no_objective(
     text: list[int], code: list[int], delay: int
 ) -> None:
-    ids = grammar(delay).merge([text], [code])
-    assert grammar(delay).sampled(ids) == tuple(token != BLANK for token in ids)
-    assert [token == BLANK for token in ids] == [c == Channel.PAD for c in CHANNELS.of(ids)]
+    ids = grammar(delay).merge_chunks([text], [code])
+    assert grammar(delay).sampled_flags(ids) == tuple(token != BLANK for token in ids)
+    assert [token == BLANK for token in ids] == [c == Channel.PAD for c in CHANNELS.channels_of(ids)]
 
 
 def test_a_reply_is_laid_out_as_documented() -> None:
-    ids = grammar(2).merge([[9, 10, 11]], [[20, 21, 22]])
+    ids = grammar(2).merge_chunks([[9, 10, 11]], [[20, 21, 22]])
     assert (spell(ids[0::2]), spell(ids[1::2])) == ("TTTE__", "__AAAS")
-    assert CHANNELS.letters(ids) == "TPTPTAEAPAPB"
+    assert CHANNELS.to_letters(ids) == "TPTPTAEAPAPB"
 
 
 def test_the_two_streams_share_no_mask() -> None:
     one = grammar(1)
     names = {9: "t", END: "e", BLANK: "_", 20: "a", STOP: "s"}
-    ids = one.merge([[9, 9]], [[20, 20]])
-    spelt = ["".join(names[i] for i in names if one.allowed()[p, i]) for p in one.phases(ids)]
+    ids = one.merge_chunks([[9, 9]], [[20, 20]])
+    spelt = ["".join(names[i] for i in names if one.allowed_masks()[p, i]) for p in one.grammar_states(ids)]
     assert spelt == ["t", "_", "te", "a", "te", "as", "_", "as"]
-    assert not one.allowed()[FREE + 1 :, [0, 1, *range(40, 48)]].any()
+    assert not one.allowed_masks()[FREE + 1 :, [0, 1, *range(40, 48)]].any()
 
 
 @pytest.mark.parametrize(
@@ -145,11 +148,11 @@ def test_the_two_streams_share_no_mask() -> None:
 )
 def test_merge_refuses_what_is_not_a_reply(text: list[int], code: list[int], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
-        grammar(6).merge([text], [code])
+        grammar(6).merge_chunks([text], [code])
 
 
 def test_a_text_may_be_as_long_as_the_codes_and_the_delay() -> None:
-    assert grammar(2).well_formed(grammar(2).merge([[9] * 5], [[20] * 3]))
+    assert grammar(2).well_formed(grammar(2).merge_chunks([[9] * 5], [[20] * 3]))
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_each_fault_takes_away_even_when_every_word_is_understood(fault: str) ->
 def test_a_ramp_never_rises(a: float, b: float) -> None:
     ramp = Ramp(1.0, 4.0)
     low, high = sorted((a, b))
-    assert 1 >= ramp.factor(low) >= ramp.factor(high) >= 0
+    assert 1 >= ramp.factor_at(low) >= ramp.factor_at(high) >= 0
 
 
 @given(st.lists(st.sampled_from(["a", "dog", "september", "12"]), min_size=1, max_size=9))

@@ -33,7 +33,7 @@ def judges(folder: Path, **changes: Any) -> OfflineJudges:
 
 def test_without_words_the_local_acoustic_axis_is_missing_and_nothing_is_the_floor(tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", spoken(TEXT), RATE)
-    answer = replies.Answer.model_validate({"match": "final", "value": "twelve"})
+    answer = replies.ExpectedAnswer.model_validate({"match": "final", "value": "twelve"})
     item = replies.FinishedReply(id="a", question="?", audio="a.wav", answer=answer)
     panel = panel_hearing(Parrot(TEXT))
     known = score_local(panel, judges(tmp_path), item.model_copy(update={"text": TEXT}))
@@ -108,7 +108,7 @@ def test_scoring_that_was_stopped_goes_on_and_asks_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = manifest(tmp_path)
-    add = VerdictLedger.add
+    add = VerdictLedger.append_entry
 
     def scenario(server: JudgeServer) -> None:
         one = settings(server, "judge.api.concurrency=1")

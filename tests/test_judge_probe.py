@@ -204,12 +204,14 @@ def test_what_a_server_leaves_out_of_its_usage_makes_no_model_deaf(
     count: Callable[[int, int, bool], int],
 ) -> None:
     asked = TrialPlan(rubrics=[ACOUSTIC_RUBRIC], sampling=AnswerSampling())
-    assert asyncio.run(api.probe(answers(count), MODEL, asked)).audio
+    assert asyncio.run(api.probe_capabilities(answers(count), MODEL, asked)).audio
 
 
 def test_audio_tokens_prove_that_a_recording_was_heard() -> None:
     asked = TrialPlan(rubrics=[ACOUSTIC_RUBRIC], sampling=AnswerSampling())
-    assert asyncio.run(api.probe(answers(lambda call, clips, known: 300, audio_tokens=25), MODEL, asked)).audio
+    assert asyncio.run(
+        api.probe_capabilities(answers(lambda call, clips, known: 300, audio_tokens=25), MODEL, asked)
+    ).audio
 
 
 @pytest.mark.parametrize("count", [lambda call, clips, known: 300, lambda call, clips, known: 12 if known else 300])
@@ -217,7 +219,11 @@ def test_recordings_that_cost_nothing_even_when_nothing_is_cached_were_dropped(
     count: Callable[[int, int, bool], int],
 ) -> None:
     with pytest.raises(ValueError, match="no more tokens than without"):
-        asyncio.run(api.probe(answers(count), MODEL, TrialPlan(rubrics=[ACOUSTIC_RUBRIC], sampling=AnswerSampling())))
+        asyncio.run(
+            api.probe_capabilities(
+                answers(count), MODEL, TrialPlan(rubrics=[ACOUSTIC_RUBRIC], sampling=AnswerSampling())
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -236,7 +242,9 @@ def test_an_endpoint_that_cannot_be_used_as_it_is_is_told_with_what_would_help(f
         raise failure
 
     with pytest.raises(ValueError, match=told):
-        asyncio.run(api.probe(failing, MODEL, TrialPlan(rubrics=[SEMANTIC_RUBRIC], sampling=AnswerSampling())))
+        asyncio.run(
+            api.probe_capabilities(failing, MODEL, TrialPlan(rubrics=[SEMANTIC_RUBRIC], sampling=AnswerSampling()))
+        )
 
 
 class Thinking(JudgeServer):

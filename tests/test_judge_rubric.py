@@ -16,7 +16,7 @@ from judge.answers import (
     AnswerForm,
     AnswerMode,
     AnswerSampling,
-    Logprobs,
+    TokenLogprobs,
     build_answer_schema,
     build_answer_settings,
     check_english,
@@ -61,7 +61,7 @@ def parts(name: Axis, transcript: str = HEARD, user: Speech | None = USER) -> li
     return content
 
 
-def kind_of(text: str, mode: AnswerMode, logprobs: Logprobs = ()) -> MissingKind:
+def kind_of(text: str, mode: AnswerMode, logprobs: TokenLogprobs = ()) -> MissingKind:
     with pytest.raises(CallFailed) as failed:
         read_judge_answer(SCORE_FORM, mode, text, logprobs)
     assert not failed.value.retryable
@@ -264,7 +264,9 @@ def test_a_reason_must_be_english() -> None:
         ("", [[("", 0.0)]], "malformed"),
     ],
 )
-def test_probabilities_that_do_not_belong_to_one_digit_are_no_score(text: str, logprobs: Logprobs, kind: str) -> None:
+def test_probabilities_that_do_not_belong_to_one_digit_are_no_score(
+    text: str, logprobs: TokenLogprobs, kind: str
+) -> None:
     assert kind_of(text, "logprobs", logprobs) == kind
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.asr import word_error_rate, words
+from judge.asr import split_words, word_error_rate
 from judge.choices import find_chosen_letters
 from judge.types import JudgeTask, MissingVerdict, ScoredVerdict
 from judge.verifiable import gives_answer, measure_correctness, score_answer
@@ -72,7 +72,7 @@ def test_any_text_gets_a_number_on_the_scale(heard: str, answer: str, match: str
 @given(SENTENCE, SENTENCE)
 def test_saying_anything_before_the_final_answer_changes_nothing(before: str, answer: str) -> None:
     assert gives_answer(f"{before} {answer}", expecting("final", answer))
-    assert words(f"{before} {answer}")[-len(words(answer)) :] == words(answer)
+    assert split_words(f"{before} {answer}")[-len(split_words(answer)) :] == split_words(answer)
 
 
 @pytest.mark.parametrize(

@@ -42,21 +42,23 @@ def test_the_layout_is_that_of_the_model_and_not_of_the_codec_beside_it(family: 
 
 
 def test_the_first_rule_that_matches_holds_and_what_none_matches_keeps_its_name() -> None:
-    assert STACKED.parts("encoder.layers.0.weight") == () and STACKED.parts("elsewhere") == ("elsewhere",)
-    assert STACKED.parts("blocks.12.qkv") == ("layers.12.q", "layers.12.k", "layers.12.v")
-    assert STACKED.parts("top.norm") == ("model.norm",)
+    assert STACKED.module_names("encoder.layers.0.weight") == () and STACKED.module_names("elsewhere") == (
+        "elsewhere",
+    )
+    assert STACKED.module_names("blocks.12.qkv") == ("layers.12.q", "layers.12.k", "layers.12.v")
+    assert STACKED.module_names("top.norm") == ("model.norm",)
     assert TensorNameMap().module_names("anything") == ("anything",)
 
 
 def test_engines_do_not_run_what_is_unsampled() -> None:
     names = replace(STACKED, unsampled=r"top\.extra.*")
-    assert names.parts("top.extra.0") and not names.sampled("top.extra.0")
-    assert names.sampled("top.norm") and not names.sampled("encoder.layers.0.weight")
+    assert names.module_names("top.extra.0") and not names.is_sampled("top.extra.0")
+    assert names.is_sampled("top.norm") and not names.is_sampled("encoder.layers.0.weight")
 
 
 @given(heights=st.lists(st.integers(1, 5), min_size=3, max_size=3))
 def test_a_stack_comes_apart_and_together_again(heights: list[int]) -> None:
-    parts = STACKED.parts("blocks.0.qkv")
+    parts = STACKED.module_names("blocks.0.qkv")
     module = {part: torch.randn(height, 2) for part, height in zip(parts, heights, strict=True)}
     stacked = stack_parts(STACKED, "blocks.0.qkv", module.__getitem__)
     assert stacked.shape == (sum(heights), 2)

@@ -27,7 +27,7 @@ def test_a_torn_last_line_is_cut_and_a_failure_is_open_again(tmp_path: Path) -> 
     with VerdictLedger(path) as ledger:
         ledger.start_or_resume(HEADER)
         for name, verdict in (("a", SCORED), ("b", BROKEN)):
-            ledger.add(line(name, verdict))
+            ledger.append_entry(line(name, verdict))
         assert [item.id for item in ledger.open_items(items)] == ["b", "c"]
     whole = path.read_bytes()
     last = whole.rstrip(b"\n").rindex(b"\n") + 1
@@ -39,7 +39,7 @@ def test_a_torn_last_line_is_cut_and_a_failure_is_open_again(tmp_path: Path) -> 
     path.write_bytes(whole)
     with VerdictLedger(path) as ledger:
         ledger.start_or_resume(HEADER)
-        ledger.add(line("b", SCORED))
+        ledger.append_entry(line("b", SCORED))
     with VerdictLedger(path) as ledger:
         assert [item.id for item in ledger.open_items(items)] == ["c"]
         assert ledger.entries["b"].reward == SCORED

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from judge import verifiable
 from judge.answers import SCORE_FORM, check_english, count_tags, parse_tag_content, read_judge_answer, shorten_reason
-from judge.asr import words
+from judge.asr import split_words
 from judge.caller import JudgeCaller, JudgeQuestion
 from judge.chat import ChatAnswer
 from judge.choices import find_chosen_letters
@@ -73,7 +73,7 @@ ANSWERS: dict[str, Callable[[str], Any]] = {
     "escaped": escape_markup,
 }
 TRANSCRIPTS: dict[str, Callable[[str], Any]] = {
-    "words": words,
+    "words": split_words,
     "letters": find_chosen_letters,
     "numbers": parse_numbers,
     "number": parse_single_number,
@@ -157,7 +157,7 @@ def test_the_longest_transcript_is_held_against_an_answer_in_one_pass(
 @pytest.mark.parametrize("row", ["point ", "\u0301"], ids=["points", "accents"])
 @pytest.mark.parametrize("start", ["a", "の", "five "])
 def test_words_and_letters_of_one_row_are_read_in_one_pass(start: str, row: str) -> None:
-    for reader in (words, strip_accents):
+    for reader in (split_words, strip_accents):
         reads(reader, start + row * (LONG // len(row)) + "oh")
 
 
@@ -217,7 +217,7 @@ def test_other_calls_go_on_while_a_body_is_read() -> None:
                 await asyncio.sleep(0.001)
                 if server.bodies:
                     went_on.set()
-            assert (await call).found
+            assert (await call).parsed
 
     asyncio.run(test())
 

@@ -36,10 +36,10 @@ def test_a_log_file_gets_a_line_of_what_is_under_way_when_nothing_else_is_said(
     monkeypatch.setattr(monitor, "MAX_SILENCE_S", 0.05)
     out = io.StringIO()
     with Monitor(60, Console(file=out)) as shown:
-        shown.phase("start")
+        shown.begin_phase("start")
         while "step 1/60  start  since " not in out.getvalue():
             time.sleep(0.01)
-        shown.phase("generate", total=64)
+        shown.begin_phase("generate", total=64)
         shown.tick(3, 200)
         while "step 1/60  generate 3/64 " not in out.getvalue():
             time.sleep(0.01)
@@ -47,7 +47,7 @@ def test_a_log_file_gets_a_line_of_what_is_under_way_when_nothing_else_is_said(
 
 def test_a_terminal_shows_how_long_a_phase_takes_without_being_told() -> None:
     shown = Monitor(60, Console(file=io.StringIO(), force_terminal=True))
-    shown.phase("start")
+    shown.begin_phase("start")
     shown._since -= 90
     console = Console(file=io.StringIO(), width=100)
     with console.capture() as capture:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from actors.cli import main
 from conf.keys import LEAF_KEYS
-from conf.load import ConfigError, load_config, sweep
+from conf.load import ConfigError, expand_sweep, load_config
 from conf.overrides import quote_override, takes_text
 
 
@@ -35,7 +35,9 @@ def test_quoted_text_is_read_back_whatever_is_in_it(text: str) -> None:
 def test_a_path_is_taken_as_it_was_typed(typed: str) -> None:
     assert load_config([f"data.train={typed}"]).data.train == Path(typed)
     assert load_config([f"data.train={quote_override(typed)}"]).data.train == Path(typed)
-    assert [load_config(run).data.train for run in sweep([f"data.train={typed}", "run.seed=0,1"])] == [Path(typed)] * 2
+    assert [load_config(run).data.train for run in expand_sweep([f"data.train={typed}", "run.seed=0,1"])] == [
+        Path(typed)
+    ] * 2
 
 
 @pytest.mark.parametrize("typed", ["~/train.jsonl", "~/(1)/train.jsonl"])
@@ -89,7 +91,7 @@ def test_a_path_may_hold_a_variable_of_the_environment(monkeypatch: pytest.Monke
 
 
 def test_a_glob_chooses_among_the_options_of_a_group() -> None:
-    assert sweep(["algo=glob(grpo*)"]) == [["algo=grpo_all"], ["algo=grpo_text"]]
+    assert expand_sweep(["algo=glob(grpo*)"]) == [["algo=grpo_all"], ["algo=grpo_text"]]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_a_glob_chooses_among_the_options_of_a_group() -> None:
 )
 def test_a_sweep_over_nothing_is_told_by_its_key(override: str, told: str) -> None:
     with pytest.raises(ConfigError, match=f"conf: {told}"):
-        sweep([override])
+        expand_sweep([override])
 
 
 @pytest.fixture

@@ -56,13 +56,13 @@ def heard(family: Family, **changes: Any) -> PairRow:
 
 def sampled(family: Family, **changes: Any) -> PairRow:
     """With its tokens: a reply cut short, one id of the other forced."""
-    whole = family.target([ReplyChunk(text="nine", codes=(1, 2))])
+    whole = family.encode_target([ReplyChunk(text="nine", codes=(1, 2))])
     cut = whole[:-3]
     made = PairProvenance(
         model="m", family="tiny", layout=fingerprint_layout(family), weights={}, samples=2, temperature=1.0,
         max_new_tokens=9, grammar=True, seed=0, commit=None, source="s",
     )  # fmt: skip
-    letters = family.channels.letters
+    letters = family.channels.to_letters
     row = heard(family).model_copy(
         update={
             "chosen": PairReply(text="nine", ids=whole, channels=letters(whole), sampled="1" * (len(whole) - 1) + "0"),
@@ -102,7 +102,7 @@ def test_words_and_sound_are_encoded_word_by_word_where_there_is_a_clip_each(fam
     assert pair.chosen == response(family, chunks)
     assert pair.rejected == response(family, [ReplyChunk(text="nine ten", codes=tuple(three))])
     spoken = Turn.from_parts("user", AudioPart(codes=tuple(one + two)))
-    assert pair.prompt == family.prompt([Turn.from_parts("user", "say it"), spoken])
+    assert pair.prompt == family.encode_prompt([Turn.from_parts("user", "say it"), spoken])
     assert len(pair.prompt.ids) == RowLengths(family, folder).count_pair_ids(heard(family))[0]
     assert RowLengths(family, folder).count_pair_ids(heard(family))[1:] == (
         len(pair.chosen.ids),
@@ -111,8 +111,8 @@ def test_words_and_sound_are_encoded_word_by_word_where_there_is_a_clip_each(fam
 
 
 def response(family: Family, chunks: list[ReplyChunk]) -> Response:
-    ids = family.target(chunks)
-    return Response(ids=ids, channels=family.channels.letters(ids), sampled=(True,) * len(ids))
+    ids = family.encode_target(chunks)
+    return Response(ids=ids, channels=family.channels.to_letters(ids), sampled=(True,) * len(ids))
 
 
 def test_words_and_sound_do_not_ask_for_whom_they_were_made(family: Family, folder: Path) -> None:
@@ -120,9 +120,9 @@ def test_words_and_sound_do_not_ask_for_whom_they_were_made(family: Family, fold
     assert made is not None
     elsewhere = made.model_copy(update={"layout": "0" * 16})
     encoder = RowEncoder(family, folder, 60.0)
-    assert encoder.pair(heard(family, provenance=elsewhere)) == encoder.pair(heard(family))
+    assert encoder.encode_pair(heard(family, provenance=elsewhere)) == encoder.encode_pair(heard(family))
     with pytest.raises(ValueError, match=rf"row r1: its ids were made for tiny of layout {'0' * 16}, the model is"):
-        encoder.pair(sampled(family, provenance=elsewhere))
+        encoder.encode_pair(sampled(family, provenance=elsewhere))
 
 
 @pytest.mark.parametrize(

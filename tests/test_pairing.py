@@ -125,7 +125,7 @@ class World:
                 versions=(0,) * 5, finish="stop", text=f"word {index}", well_formed=True,
             )  # fmt: skip
             if index:  # the first has no sound
-                path = files.sampling(reply)
+                path = files.sampling_path(reply)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 audio.write(path, np.full(1600, index / 10, np.float32), 16_000)
             axes = {"semantic": verdict, "acoustic": BROKEN}

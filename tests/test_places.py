@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.load import ROOT, ConfigError, dump_config, load_config, read_config
+from conf.load import PROJECT_ROOT, ConfigError, dump_config, load_config, read_config
 from conf.places import make_paths_portable
 
 
@@ -44,7 +44,7 @@ def test_what_travelled_with_a_job_is_found_again_from_the_folder_that_was_sent(
     (sent / "mine/train.jsonl").touch()
     monkeypatch.chdir(sent)
     for config in (read_config(run / "config.yaml"), load_config([f"resume={run}"])):
-        assert config.model.path == ROOT / "examples/tiny_world/base"
+        assert config.model.path == PROJECT_ROOT / "examples/tiny_world/base"
         assert config.data.train == sent / "mine/train.jsonl"
 
 
@@ -53,10 +53,10 @@ def test_runs_of_older_versions_whose_paths_are_gone_are_found_too(tmp_path: Pat
         dump_config(load_config(["run.name=r"])),
         "/tmp/ray/s/runtime_resources/working_dir_files/_ray_pkg_1",
     )
-    old = config.replace(f"{ROOT}/examples", f"{gone}/examples")
+    old = config.replace(f"{PROJECT_ROOT}/examples", f"{gone}/examples")
     assert old != config
     (tmp_path / "config.yaml").write_text(old)
-    assert read_config(tmp_path / "config.yaml").data.train == ROOT / "examples/tiny_world/data/train.jsonl"
+    assert read_config(tmp_path / "config.yaml").data.train == PROJECT_ROOT / "examples/tiny_world/data/train.jsonl"
 
 
 def test_elsewhere_every_path_is_written_as_it_is() -> None:

@@ -15,7 +15,7 @@ from actors.cli import main
 from actors.dry_run import describe_job
 from actors.errors import UserError
 from actors.prepare import find_unusable_rows, load_usable_family
-from conf.load import ROOT, ConfigError, dump_config, load_config
+from conf.load import PROJECT_ROOT, ConfigError, dump_config, load_config
 from conf.messages import format_value
 from speech.manifest import ManifestError, read_manifest
 
@@ -155,7 +155,7 @@ def test_the_length_of_a_row_is_what_encoding_gives() -> None:
     rows = read_manifest(WORLD / "data" / "test.jsonl", 60.0)[::20]
     encoder, lengths = RowEncoder(family, WORLD / "data", 60.0), RowLengths(family, WORLD / "data")
     examples = [encoder.encode(row) for row in rows]
-    assert [lengths.of(row) for row in rows] == [(len(e.prompt.ids), len(e.target)) for e in examples]
+    assert [lengths.count_ids(row) for row in rows] == [(len(e.prompt.ids), len(e.target)) for e in examples]
 
 
 @pytest.mark.parametrize(
@@ -279,11 +279,11 @@ def test_long_names_are_no_secrets() -> None:
 
 
 def test_words_that_a_recogniser_of_known_words_cannot_hear_are_a_problem_of_the_row(tmp_path: Path) -> None:
-    rows = read_manifest(ROOT / "examples/tiny_world/data/test.jsonl", 60.0)[:2]
+    rows = read_manifest(PROJECT_ROOT / "examples/tiny_world/data/test.jsonl", 60.0)[:2]
     config, family = load_config([]), load_usable_family(load_config([]))
-    assert not list(find_unusable_rows(rows, ROOT / "examples/tiny_world/data/test.jsonl", family, config))
+    assert not list(find_unusable_rows(rows, PROJECT_ROOT / "examples/tiny_world/data/test.jsonl", family, config))
     short = tmp_path / "few.dict"
     short.write_text("the DH AH\nthe(2) DH IY\nanswer AE N S ER\n")
     other = load_config([f"judge.asr.dictionary={short}"])
-    (problem, *_) = find_unusable_rows(rows, ROOT / "examples/tiny_world/data/test.jsonl", family, other)
+    (problem, *_) = find_unusable_rows(rows, PROJECT_ROOT / "examples/tiny_world/data/test.jsonl", family, other)
     assert problem.field == "sft_target_text" and "judge.asr.dictionary, no other is ever heard" in problem.message

@@ -94,8 +94,8 @@ def test_headers_are_read_again_when_they_are_forgotten_one_by_one(
     read = counted(monkeypatch, audio, "info")
     lengths, clips = RowLengths(family, data), ClipInspector(data, 60.0, deep=False)
     for name in "abcbc":
-        lengths.of(row(name))
+        lengths.count_ids(row(name))
     assert len(read) == 3
     for name in "abcbc":
-        assert not list(clips.problems([("audios[0]", f"{name}.wav")]))
+        assert not list(clips.find_problems([("audios[0]", f"{name}.wav")]))
     assert len(read) == 6

@@ -29,7 +29,7 @@ MINUS, DASH = "\u2212", "\u2013"  # how the page writes them
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with 20 steps of 4 groups of 4, an API judge and hostile text, and its page."""
     run = add_diagnostics(add_api_judges(make_run(tmp_path_factory.mktemp("runs"))))
-    assert report.build(run) == run / "report.html"
+    assert report.write_run_page(run) == run / "report.html"
     return run
 
 
@@ -108,18 +108,18 @@ def test_page_of_a_run_with_too_much_audio_and_text_keeps_to_its_budget(
 def test_missing_file_is_a_note_in_the_page(tmp_path: Path, name: str) -> None:
     run = make_run(tmp_path, steps=2, prompts=1, size=2)
     (run / name).unlink()
-    report.build(run)
+    report.write_run_page(run)
     assert f"{name} is not there" in json.dumps(data_of(run))
 
 
 def test_empty_run_directory_has_a_page(tmp_path: Path) -> None:
-    report.build(tmp_path)
+    report.write_run_page(tmp_path)
     assert "rollouts/ has no step files" in json.dumps(data_of(tmp_path))
 
 
 def test_missing_run_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run directory must exist"):
-        report.build(tmp_path / "none")
+        report.write_run_page(tmp_path / "none")
 
 
 @pytest.mark.parametrize("torn", ['{"step": 2, "reward/me', '{"step": 2, "lambda": "high"}', "\x00"])
@@ -351,7 +351,7 @@ def test_run_without_an_api_judge_says_what_is_not_there(
     chromium: "Browser", tmp_path: Path, whole: bool, sentences: list[str]
 ) -> None:
     run = make_run(tmp_path, steps=2, prompts=1, size=2) if whole else tmp_path
-    report.build(run)
+    report.write_run_page(run)
     with visit(chromium, run / "report.html") as tab:
         shown = tab.inner_text("#judges")
         assert [sentence for sentence in sentences if sentence not in shown] == []
@@ -359,7 +359,7 @@ def test_run_without_an_api_judge_says_what_is_not_there(
 
 def test_run_without_diagnoses_says_so(chromium: "Browser", tmp_path: Path) -> None:
     run = make_run(tmp_path, steps=2, prompts=1, size=2)
-    report.build(run)
+    report.write_run_page(run)
     with visit(chromium, run / "report.html") as tab:
         assert "No diagnosis was taken" in tab.inner_text("#diagnostics")
 

@@ -59,7 +59,7 @@ def test_log_probs_are_those_of_the_processed_distribution(
     assert {(r.prompt_id, r.index) for r in replies} == {(p.id, i) for p in prompts(6) for i in range(4)}
     assert largest_difference(load(folder), prompts(6), replies, 0.8, family if grammar else None) <= TOLERANCE
     if grammar:
-        assert all(family.split(r.ids).well_formed == (r.finish == "stop") for r in replies)
+        assert all(family.parse_reply(r.ids).well_formed == (r.finish == "stop") for r in replies)
     for reply in replies:
         stops = [i for i, token in enumerate(reply.ids) if token in family.stop_ids]
         assert stops == ([len(reply.ids) - 1] if reply.finish == "stop" else [])

@@ -79,7 +79,7 @@ def run(worker: RolloutWorker, sampling: Sampling = SAMPLING) -> list[tuple[Repl
 
 
 def test_a_reply_is_taken_apart_and_spoken(family: Family) -> None:
-    ids = family.target([ReplyChunk(text="three four", codes=(1, 2, 3)), ReplyChunk(text="nine", codes=(4,))])
+    ids = family.encode_target([ReplyChunk(text="three four", codes=(1, 2, 3)), ReplyChunk(text="nine", codes=(4,))])
     [(reply, speech)] = run(RolloutWorker(Scripted([ids]), family))
     assert reply.ids == ids and reply.channels == "TTBAAABTBABE"
     assert reply.text == "three four nine" and reply.well_formed and reply.policy_version == 3
@@ -90,7 +90,7 @@ def test_a_reply_is_taken_apart_and_spoken(family: Family) -> None:
 
 def test_a_reply_without_codes_is_silence(family: Family) -> None:
     stop = family.stop_ids[0]
-    for ids in ([stop], list(family.target([ReplyChunk(text="nine", codes=(1,))])[:2])):
+    for ids in ([stop], list(family.encode_target([ReplyChunk(text="nine", codes=(1,))])[:2])):
         [(reply, speech)] = run(RolloutWorker(Scripted([ids]), family))
         assert len(speech.wave) == 0 and speech.wave.dtype == np.float32 and speech.seconds == 0
         assert not reply.well_formed and len(reply.channels) == len(ids)
@@ -109,15 +109,15 @@ def test_any_ids_make_a_reply(family: Family, data: st.DataObject) -> None:
         [(reply, speech)] = run(RolloutWorker(Scripted([ids]), family), sampling)
         assert len(reply.ids) == len(reply.channels) == len(reply.sampled) == len(reply.logps)
         assert np.isfinite(speech.wave).all()
-        assert (len(speech.wave) == 0) == (len(family.split(ids).codes) == 0)
+        assert (len(speech.wave) == 0) == (len(family.parse_reply(ids).codes) == 0)
 
 
 def test_a_position_with_one_allowed_id_counts_as_forced_under_the_grammar_only(family: Family) -> None:
-    ids = family.target([ReplyChunk(text="nine", codes=(1, 2))])
-    allowed = family.interleave.allowed()
+    ids = family.encode_target([ReplyChunk(text="nine", codes=(1, 2))])
+    allowed = family.interleave.allowed_masks()
     masked = Sampling(group_size=1, temperature=1.0, max_new_tokens=30, seed=0, grammar=True)
     [(reply, _)] = run(RolloutWorker(Scripted([ids]), family), masked)
-    assert reply.sampled == tuple(int(allowed[phase].sum()) > 1 for phase in family.interleave.phases(ids))
+    assert reply.sampled == tuple(int(allowed[phase].sum()) > 1 for phase in family.interleave.grammar_states(ids))
 
 
 def test_leaving_early_closes_the_engines_iterator(family: Family) -> None:
@@ -149,8 +149,8 @@ def test_rows_are_encoded_by_the_family_and_the_manifests_folder(family: Family,
     )
     [example] = RolloutWorker(Scripted([]), family).encode(tmp_path / "train.jsonl", [row])
     assert example.row_id == "r1" and family.interleave.well_formed(example.target)
-    codes = set(family.split(example.target).codes)
-    assert codes == set(family.split(example.prompt.ids[2:]).codes)
+    codes = set(family.parse_reply(example.target).codes)
+    assert codes == set(family.parse_reply(example.prompt.ids[2:]).codes)
 
 
 def test_the_config_chooses_the_engine_and_hf_needs_no_vllm(micro_checkpoint: Path) -> None:

@@ -42,8 +42,8 @@ def test_both_streams_are_sampled_under_the_grammar_and_scored_by_the_learner(ru
         records = read_rollouts(run / "rollouts" / f"step_{step:06d}.jsonl").rows
         assert records
         for record in records:
-            assert family.channels.letters(record.ids) == record.channels
-            assert family.interleave.allowed()[family.interleave.phases(record.ids), record.ids].all()
+            assert family.channels.to_letters(record.ids) == record.channels
+            assert family.interleave.allowed_masks()[family.interleave.grammar_states(record.ids), record.ids].all()
             assert record.channels[1:12:2] == "P" * 6
             spoken += "A" in record.channels
     assert spoken

@@ -40,9 +40,9 @@ def test_replies_to_heard_prompts_keep_the_grammar_and_agree_with_the_learner(ru
         records = read_rollouts(run / "rollouts" / f"step_{step:06d}.jsonl").rows
         assert records
         for record in records:
-            assert family.channels.letters(record.ids) == record.channels
-            phases = family.interleave.phases(record.ids)
-            assert family.interleave.allowed()[phases, record.ids].all()
+            assert family.channels.to_letters(record.ids) == record.channels
+            phases = family.interleave.grammar_states(record.ids)
+            assert family.interleave.allowed_masks()[phases, record.ids].all()
     known = [value for row in rows for name, value in row.items() if name.startswith("mismatch/")]
     assert known and all(value is not None and value <= 2e-4 for value in known)
 

@@ -36,7 +36,7 @@ def drafted(content: dict[str, Any]) -> tuple[SourceForm, DraftRow | None, list[
     record = SourceRecord(file=Path("set.jsonl"), line=1, content=content)
     form = detect_row_form(record)
     assert form is not None
-    return form, draft_row(record, form), record.found
+    return form, draft_row(record, form), record.problems
 
 
 # The first is the row of WavAlign's README and examples/sample_rl_sft.jsonl (MM-Speech/WavAlign, 5b680c3), the
@@ -306,7 +306,7 @@ def keeper(to: Path, root: Path) -> ClipStore:
 
 
 def found_in(file: Path) -> list[str]:
-    return [str(record.problem(*one)) for record in read_records([file]) for one in record.found]
+    return [str(record.locate_problem(*one)) for record in read_records([file]) for one in record.problems]
 
 
 LINK = {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}
@@ -409,7 +409,7 @@ def test_a_sample_names_its_own_clips_alone(tmp_path: Path) -> None:
     (record,) = read_records([file])
     for name in ("secret.wav", str(secret), "b.wav"):
         with pytest.raises(ValueError, match="must name a clip of its sample"):
-            keeper(tmp_path / "to", tmp_path).keep(name, record.members)
+            keeper(tmp_path / "to", tmp_path).store_clip(name, record.members)
 
 
 def test_clips_of_a_sample_that_its_row_does_not_name_are_found_by_their_names(tmp_path: Path) -> None:
@@ -472,8 +472,8 @@ def test_a_table_that_is_cut_gives_the_rows_before_and_says_so(tmp_path: Path) -
     file = list_source_files([as_saved(tmp_path / "set", tmp_path, rows(tmp_path, 8))])[0]
     file.write_bytes(file.read_bytes()[:-3000])
     *before, last = read_records([file])
-    assert [record.line for record in before] == [1, 2] and not any(record.found for record in before)
-    assert (last.line, last.content, last.found[0][1][:28]) == (3, None, "cannot be read any further: ")
+    assert [record.line for record in before] == [1, 2] and not any(record.problems for record in before)
+    assert (last.line, last.content, last.problems[0][1][:28]) == (3, None, "cannot be read any further: ")
 
 
 @pytest.mark.parametrize("counts", [(2, 4), (4, 2), (3, 3)])
@@ -525,7 +525,7 @@ def test_a_clip_that_cannot_be_used_says_why_and_leaves_nothing(given: Any, told
     (data / "text.wav").write_bytes(b"hello")
     soundfile.write(data / "nan.wav", np.full(160, np.nan, np.float32), 16_000, subtype="FLOAT")
     with pytest.raises(ValueError) as caught:
-        keeper(to, data).keep(given, None)
+        keeper(to, data).store_clip(given, None)
     assert told in str(caught.value) and str(tmp_path) not in str(caught.value)
     assert [path for path in to.rglob("*") if path.is_file()] == []
 
@@ -534,5 +534,5 @@ def test_a_clip_that_cannot_be_used_says_why_and_leaves_nothing(given: Any, told
 def test_a_clip_is_named_by_what_it_is(suffix: str, tmp_path: Path) -> None:
     rate = 48_000 if suffix == ".opus" else 16_000
     content = (tmp_path / clip(tmp_path, f"a{suffix}", 200, rate)).read_bytes()
-    name = keeper(tmp_path / "to", tmp_path).keep({"bytes": content, "path": "a.txt"}, None)
+    name = keeper(tmp_path / "to", tmp_path).store_clip({"bytes": content, "path": "a.txt"}, None)
     assert name.endswith(suffix) and (tmp_path / "to" / name).read_bytes() == content

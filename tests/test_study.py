@@ -242,7 +242,7 @@ def test_an_attempt_that_ran_when_the_study_was_killed_is_counted_up_to_its_last
     file = tmp_path / "cells.jsonl"
     log = AttemptLog(file)
     log.begin("a", fresh=True, arguments=["x=1"])
-    log.beat()
+    log.touch_running()
     running = tmp_path / "running.json"
     started = json.loads(running.read_text())["started"]
     os.utime(running, (started + 50, started + 50))
@@ -252,9 +252,9 @@ def test_an_attempt_that_ran_when_the_study_was_killed_is_counted_up_to_its_last
     assert last is not None and (last.error, last.arguments) == ("the study was killed", ("x=1",))
     assert again.wall_s("a") == pytest.approx(50, abs=0.01) and not running.exists()
     again.begin("a", fresh=False, arguments=())
-    again.note("a", AttemptResult(code=0, seconds=7.0, error=None), fresh=False, arguments=())
+    again.record_end("a", AttemptResult(code=0, seconds=7.0, error=None), fresh=False, arguments=())
     again.recover()
-    assert again.wall_s("a") == pytest.approx(57, abs=0.01) and len(again.of("a")) == 2
+    assert again.wall_s("a") == pytest.approx(57, abs=0.01) and len(again.read_attempts("a")) == 2
     running.write_text("{")
     with pytest.raises(UserError, match=r"running\.json: must be what a study wrote"):
         again.recover()
@@ -304,10 +304,10 @@ def test_the_last_line_of_this_attempt_is_the_error_and_all_output_is_kept(tmp_p
 def test_a_torn_line_of_the_attempts_is_cut_off_and_another_bad_one_is_named(tmp_path: Path) -> None:
     log, file = AttemptLog(tmp_path / "cells.jsonl"), tmp_path / "cells.jsonl"
     well = AttemptResult(code=0, seconds=1.0, error=None)
-    log.note("a", well, fresh=True, arguments=())
+    log.record_end("a", well, fresh=True, arguments=())
     with file.open("a") as torn:
         torn.write('{"name": "b", "en')
-    log.note("b", well, fresh=True, arguments=())
+    log.record_end("b", well, fresh=True, arguments=())
     assert log.wall_s("a") == log.wall_s("b") == 1.0 and len(file.read_text().splitlines()) == 2
     file.write_text("{}\n" + file.read_text())
     with pytest.raises(UserError, match=r"cells.jsonl:1: name: "):

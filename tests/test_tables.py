@@ -67,7 +67,7 @@ def test_a_value_that_cannot_be_read_costs_its_row(container: str, kind: str, tm
     table = as_table(tmp_path, rows(tmp_path, 3)).append_column("answer", STRANGE[kind])
     found = list(rows_of(file_of(written(tmp_path, container, table))))
     assert [(one.line, one.content is None) for one in found] == [(1, False), (2, True), (3, False)]
-    ((field, message),) = found[1].found
+    ((field, message),) = found[1].problems
     assert field == "answer" and message.startswith("cannot be read: ")
 
 
@@ -147,7 +147,7 @@ def test_a_row_that_is_too_large_for_python_is_dropped_before_it_is_there(
         [pyarrow.ListArray.from_arrays(pyarrow.array([0, len(one)], pyarrow.int32()), one) for one in values]
     )
     found = list(rows_of(file_of(written(tmp_path, "arrow", pyarrow.table({"audios": column})))))
-    assert [one.found for one in found] == [
+    assert [one.problems for one in found] == [
         [],
         [("audios", "cannot be read: a row has at most 20000 bytes")],
         [],
@@ -160,7 +160,7 @@ def test_a_row_is_bounded_over_all_its_columns(tmp_path: Path, monkeypatch: pyte
         for second, whole in ((bytes(100), True), (bytes(1000), False)):
             table = pyarrow.table({"sft_target_audio": [bytes(1000)], "question_audio": [second]})
             (found,) = rows_of(file_of(written(tmp_path, container, table)))
-            assert (found.content is not None) == whole == (not found.found)
+            assert (found.content is not None) == whole == (not found.problems)
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
@@ -168,5 +168,5 @@ def test_a_layout_that_has_no_known_size_is_refused_by_its_name(container: str, 
     kind = pyarrow.map_(pyarrow.string(), pyarrow.int8())
     table = pyarrow.table({"answer": pyarrow.array([[("a", 1)], None], kind)})
     found = list(rows_of(file_of(written(tmp_path, container, table))))
-    told = [(field, message[:36]) for one in found for field, message in one.found]
+    told = [(field, message[:36]) for one in found for field, message in one.problems]
     assert told == [("answer", "cannot be read: must not be map<stri")] * 2

@@ -57,7 +57,7 @@ def test_text_is_bytes_there_and_back_and_never_a_special_token(tmp_path: Path) 
     file = pieces(tmp_path, added_tokens=[{"content": "ab", "id": 9, "special": True}])
     vocabulary = Vocabulary.of_pieces(file)
     assert vocabulary.encode("abab") == [2, 2] and vocabulary.decode([2, 9, 0]) == "aba"
-    assert vocabulary.special("ab") == 9
+    assert vocabulary.special_id("ab") == 9
 
 
 def test_a_million_spaces_are_refused_where_the_library_would_panic(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_file_beside_the_tokenizer_that_gives_a_token_another_id_is_refused(tm
     assert "must give each id an object" in told("tokenizer_config.json", {"added_tokens_decoder": [1]})
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {"5": {"content": "<|x|>"}}}))
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<|x|>": 5, "<|of another program|>": 9}))
-    assert Vocabulary.of_pieces(file).special("<|x|>") == 5
+    assert Vocabulary.of_pieces(file).special_id("<|x|>") == 5
 
 
 def test_two_tokens_of_one_id_are_refused(tmp_path: Path) -> None:

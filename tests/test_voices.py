@@ -146,7 +146,7 @@ def test_a_judge_that_started_before_the_voice_was_known_uses_it_from_then_on(tm
     reply = reply_saying("one two three")
     verdict = judge.score(reply, speech, asked, None).axes["acoustic"]
     assert isinstance(verdict, MissingVerdict) and "how this voice speaks is not known" in verdict.reason
-    assert judge.sample("one two three", speech) is not None
+    assert judge.sample_voice("one two three", speech) is not None
     judge.know_voice(SpeechNorms(seconds_per_word=0.5, seconds_per_letter=0.0, level_dbfs=-20.0))
     assert isinstance(judge.score(reply, speech, asked, None).axes["acoustic"], ScoredVerdict)
 

@@ -81,7 +81,7 @@ def measure(folder: Path, rows: list[dict[str, Any]], temperature: float) -> dic
     normal = float(np.mean([level(sample) for sample in samples]))
     seen: dict[str, list[float]] = {}
     for row, reply in zip(rows, spoken, strict=True):
-        parts = family.split(reply)
+        parts = family.parse_reply(reply)
         wave = codec.decode(parts.codes)
         heard = recogniser.transcribe(wave, codec.sample_rate)
         right = float(meets(row["answer"], heard))
