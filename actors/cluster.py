@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from actors.cuda import bare_nodes, cuda_devices
 from actors.errors import RunError, UserError
-from actors.reach import ROOT, end_processes_of, initialise, join, protect_token
+from actors.reach import ROOT, end_processes_of, initialise, join, protect_token, quoted_interpreter
 from conf.schema import Config
 from rollout.environment import CPU_ENV, ENV
 from speech.files import copy_contents
@@ -191,7 +191,7 @@ class Cluster:
             total = sum(role.count for role in self.plan.roles)
             claims = {} if config.cluster.kind == "gpu" else {"num_cpus": max(1, total), "num_gpus": 0}
             path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-            self._start({"env_vars": {**wanted, "PYTHONPATH": path}}, claims)
+            self._start({"env_vars": {**wanted, "PYTHONPATH": path}, **quoted_interpreter()}, claims)
             return
         free = {name: value for name, value in wanted.items() if _ours(name, value)}
         join(config.cluster.address, {"env_vars": free})
