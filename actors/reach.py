@@ -99,8 +99,8 @@ def _tls_rule(reason: str) -> str:
 
 
 def quoted_interpreter() -> dict[str, str]:
-    """What a runtime environment needs where this interpreter's path has spaces: Ray puts it into a line of shell
-    as it is, and no worker ever starts.
+    """What a runtime environment needs where this interpreter's path has spaces: Ray puts the path into
+    a line of shell as it is, and no worker ever starts.
     """
     quoted = shlex.quote(sys.executable)
     return {} if quoted == sys.executable else {"py_executable": quoted}
