@@ -23,7 +23,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from actors.cuda import bare_nodes, count_cuda_devices
 from actors.errors import RunError, UserError
-from actors.reach import WORKER_IMPORT_ROOT, initialise_ray, join_ray, kill_session_processes, protect_token
+from actors.reach import (
+    WORKER_IMPORT_ROOT,
+    initialise_ray,
+    join_ray,
+    kill_session_processes,
+    protect_token,
+    quote_interpreter,
+)
 from conf.schema import Config
 from rollout.environment import CPU_ENV, ENV
 from speech.files import copy_contents
@@ -188,7 +195,7 @@ class Cluster:
             total = sum(role.count for role in self.plan.roles)
             claims = {} if config.cluster.kind == "gpu" else {"num_cpus": max(1, total), "num_gpus": 0}
             path = os.pathsep.join([str(WORKER_IMPORT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-            self._start({"env_vars": {**wanted, "PYTHONPATH": path}}, claims)
+            self._start({"env_vars": {**wanted, "PYTHONPATH": path}, **quote_interpreter()}, claims)
             return
         free = {name: value for name, value in wanted.items() if _is_ours_to_set(name, value)}
         join_ray(config.cluster.address, {"env_vars": free})

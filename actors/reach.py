@@ -6,6 +6,8 @@ That is asked before Ray is, which waits for minutes on who does not answer, and
 import logging
 import os
 import re
+import shlex
+import sys
 from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,14 @@ def _tls_rule(reason: str) -> str:
     if _encrypts():
         return " (RAY_USE_TLS=1 here: the head needs it too, and its RAY_TLS_CA_CERT must know our certificate)"
     return " (does the head speak TLS? then RAY_USE_TLS=1 and the RAY_TLS_* files are needed here)"
+
+
+def quote_interpreter() -> dict[str, str]:
+    """What a runtime environment needs where this interpreter's path has spaces: Ray puts the path into
+    a line of shell as it is, and no worker ever starts.
+    """
+    quoted = shlex.quote(sys.executable)
+    return {} if quoted == sys.executable else {"py_executable": quoted}
 
 
 def join_ray(address: str, runtime_env: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """A Ray that cannot hold the plan is left again, whatever went wrong."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 from actors import cluster
 from actors.cluster import Cluster, plan_placement
 from actors.errors import UserError
+from actors.reach import quote_interpreter
 from conf.load import load_config
 
 
@@ -42,3 +45,12 @@ def test_a_cluster_whose_placing_fails_is_left_again(
     rules = [rule for bundle, rule in asked if "GPU" in bundle]
     assert rules == [{"ray.io/node-id": "!in(f00)"}] * 8
     assert [rule for bundle, rule in asked if "GPU" not in bundle] == [{}] * config.judge.workers
+
+
+@pytest.mark.parametrize("path", ["/a second clone/.venv/bin/python", "/usr/bin/python3"])
+def test_a_worker_is_started_with_our_interpreter_whatever_its_path(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", path)
+    handed = quote_interpreter().get("py_executable", path)
+    assert shlex.split(f"exec {handed} worker.py") == ["exec", path, "worker.py"]  # Ray's line of shell
