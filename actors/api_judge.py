@@ -20,14 +20,14 @@ from actors.handles import BaseActor, JudgingActor, get_own_actor_id
 from actors.pool import WORKER_CALL_TIMEOUT_S
 from conf.judging import JudgeConfig
 from conf.schema import Config
-from judge import api
-from judge.canary import CanaryResult
-from judge.limits import EndpointLimits, Limiter, LimiterFigures
+from judge.endpoint.limits import EndpointLimits, Limiter, LimiterFigures
+from judge.llm import build as api
+from judge.llm.canary import CanaryResult
+from judge.rules.voice import VoiceSample, measure_voice_sample
 from judge.types import CallFailed, JudgeTask, ReplyJudgement
-from judge.voice import VoiceSample, measure_voice_sample
 from judge.worker import save_reply_audio
 from rollout.types import Reply, Speech
-from speech import audio
+from speech.sound import audio
 
 JUDGE_CALLS_FILE = "judge_calls.jsonl"  # in the run directory: every call, without audio and without headers
 SPARE_CONCURRENCY = 100  # answers that the limiter gives while every call there can be waits for a lease

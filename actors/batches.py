@@ -13,22 +13,22 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from actors.ahead import DrawnRows, PrefetchedBatch
 from actors.buffer import AdmissionControl
+from actors.checks.pairs import example_to_pair
+from actors.checks.prepare import Job, draw_distinct_rows
 from actors.collect import JudgedBatch, encode_pairs, encode_rows, join_judged_batches, sample_and_judge_step
-from actors.data_pairs import example_to_pair
-from actors.decide import ReplyGroup, has_nonzero_advantage
 from actors.errors import describe_error
 from actors.fleet import Fleet
-from actors.monitor import Monitor
-from actors.prepare import Job, draw_distinct_rows
-from actors.record import RunDirectory, is_due
+from actors.run.batch_ahead import DrawnRows, PrefetchedBatch
+from actors.run.monitor import Monitor
+from actors.run.record import RunDirectory, is_due
+from learner.decide import ReplyGroup, has_nonzero_advantage
 from learner.types import Anchor, PreferencePair
 from rollout.request import example_to_prompt
 from rollout.types import Reply
+from speech.data.manifest import ManifestRow, RowCursor
+from speech.data.pairs import PairRow
 from speech.dataset import Example
-from speech.manifest import ManifestRow, RowCursor
-from speech.pairs import PairRow
 
 CursorStates = Mapping[str, Mapping[str, int]]  # state of each, by what it draws
 ANCHOR_SERIES, PAIR_SERIES = 1, 2  # series of a seed; the prompts are drawn from its first

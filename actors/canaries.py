@@ -4,15 +4,15 @@ Invariant: every check leaves a line per reply in canaries.jsonl; a judge that p
 by ``judge.api.canary_stop`` the end of the run. Nothing of this is learnt from.
 """
 
+from actors.checks.prepare import Job
 from actors.collect import row_to_judge_task
 from actors.errors import CanaryPaid
 from actors.fleet import Fleet
-from actors.monitor import Monitor
-from actors.prepare import Job
-from actors.record import RunDirectory, is_due
-from judge.canary import CanaryResult
+from actors.run.monitor import Monitor
+from actors.run.record import RunDirectory, is_due
+from judge.llm.canary import CanaryResult
 from judge.types import MissingVerdict
-from speech import audio
+from speech.sound import audio
 
 CANARIES_FILE = "canaries.jsonl"
 

@@ -21,7 +21,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from actors.cuda import bare_nodes, count_cuda_devices
+from actors.checks.cuda import bare_nodes, count_cuda_devices
 from actors.errors import RunError, UserError
 from actors.reach import (
     WORKER_IMPORT_ROOT,
@@ -33,7 +33,7 @@ from actors.reach import (
 )
 from conf.schema import Config
 from rollout.environment import CPU_ENV, ENV
-from speech.files import copy_contents
+from store.files import copy_contents
 
 OBJECT_STORE_BYTES = 512 << 20
 PLACEMENT_TIMEOUT_S = 300.0  # longest wait for placement

@@ -15,20 +15,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from actors.decide import ReplyGroup, ReplyKey
 from actors.errors import JudgeOutage, RunError, UserError
 from actors.judge_pool import JudgePool, SpeechLost
 from actors.pool import RolloutPool
 from conf.schema import Config
 from judge.noise import add_judge_noise
 from judge.types import JudgeTask, MissingVerdict, ReplyJudgement
+from learner.decide import ReplyGroup, ReplyKey
 from rollout.request import example_to_prompt
 from rollout.sampling import build_step_sampling
 from rollout.types import Prompt, Reply, Sampling
-from speech.audio import resolve_inside
+from speech.data.manifest import AUDIO_MARKER, ManifestRow
+from speech.data.pairs import PairRow
 from speech.dataset import Example, PairExample
-from speech.manifest import AUDIO_MARKER, ManifestRow
-from speech.pairs import PairRow
+from speech.sound.audio import resolve_inside
 
 ReplyWithSpeech = tuple[Reply, list[Any]]  # a reply and, in a list, the reference to its speech
 

@@ -7,10 +7,10 @@ was interrupted leaves neither. Nothing of this is learnt from.
 import time
 from dataclasses import asdict
 
+from actors.checks.prepare import Job
 from actors.fleet import Fleet
-from actors.monitor import Monitor
-from actors.prepare import Job
-from actors.record import RunDirectory, is_due
+from actors.run.monitor import Monitor
+from actors.run.record import RunDirectory, is_due
 from learner.diagnosis import PolicyDiagnosis
 from learner.types import StepBatch
 from report import records

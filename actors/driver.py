@@ -13,7 +13,7 @@ The driver holds ids, numbers and references, never audio or weights.
 import sys
 
 if __name__ == "__main__":  # first: what cannot be imported below is a line there
-    from actors.cli import main
+    from commands.cli import main
 
     sys.exit(main(["train", *sys.argv[1:]]))
 
@@ -22,26 +22,26 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from actors import checkpoint
 from actors.batches import BatchScheduler, CollectedBatch
 from actors.canaries import CanaryChecks
-from actors.checkpoint import DriverState
+from actors.checks.prepare import Job
 from actors.collect import check_outage
-from actors.decide import StepDecision, decide_step, select_rewarded_rollouts
 from actors.diagnose import DiagnosticsRecorder
-from actors.diversity import compute_diversity_metrics
 from actors.evaluate import HeldOutEvaluator
-from actors.figures import compute_reply_metrics
 from actors.fleet import Fleet
-from actors.monitor import Monitor
-from actors.prepare import Job
-from actors.record import RunDirectory, is_due, record_step
+from actors.run import checkpoint
+from actors.run.checkpoint import DriverState
+from actors.run.diversity import compute_diversity_metrics
+from actors.run.metrics import compute_reply_metrics
+from actors.run.monitor import Monitor
+from actors.run.record import RunDirectory, is_due, record_step
 from actors.voices import measure_voice
 from conf.schema import Config
 from judge.types import Scale
+from learner.decide import StepDecision, decide_step, select_rewarded_rollouts
 from learner.gate import build_lambda_source
 from learner.types import StepResult
-from report import page
+from report.run import page
 
 
 class Driver:

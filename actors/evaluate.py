@@ -7,23 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from actors.checks.prepare import Job
 from actors.collect import JudgedBatch, check_outage, encode_rows, row_to_judge_task, sample_and_judge
-from actors.decide import reward_of
-from actors.figures import mean_or_none
 from actors.fleet import Fleet
 from actors.judge_pool import JudgePool
-from actors.monitor import Monitor
 from actors.pool import RolloutPool
-from actors.prepare import Job
-from actors.record import RunDirectory, heldout_file, verdict_to_score
+from actors.run.metrics import mean_or_none
+from actors.run.monitor import Monitor
+from actors.run.record import RunDirectory, heldout_file, verdict_to_score
 from conf.schema import RolloutConfig
 from judge.types import JudgeTask, MissingVerdict, ReplyJudgement
+from learner.decide import reward_of
 from report.records import Evaluation, HeldOutReply, Sample
 from rollout.request import example_to_prompt
 from rollout.sampling import build_greedy_sampling
 from rollout.types import Reply
+from speech.data.manifest import ManifestRow
 from speech.dataset import Example
-from speech.manifest import ManifestRow
 
 EvaluationStage = Literal["before", "during", "after"]
 HeldOutSplit = Literal["test", "validation"]

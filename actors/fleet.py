@@ -14,12 +14,12 @@ from actors.errors import LearnerFailed, WeightSyncFailed, describe_error
 from actors.handles import JudgeActor, LearnerActor, RolloutActor
 from actors.judge_pool import build_judge_pool
 from actors.pool import WORKER_CALL_TIMEOUT_S, WORKER_START_TIMEOUT_S, ActorPool, RolloutPool
-from actors.provenance import hash_source
-from actors.record import RunDirectory
+from actors.run.provenance import hash_source
+from actors.run.record import RunDirectory
 from actors.weight_sync import PublishedWeights
 from conf.schema import Config
-from judge.api import ProbedEndpoints
-from judge.limits import LimiterFigures
+from judge.endpoint.limits import LimiterFigures
+from judge.llm.build import ProbedEndpoints
 from learner.diagnosis import PolicyDiagnosis
 from learner.types import Rollout, StepBatch, StepResult
 

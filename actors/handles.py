@@ -13,18 +13,18 @@ from typing import Any
 
 import ray
 
-from actors.provenance import hash_source
+from actors.run.provenance import hash_source
 from actors.weight_sync import PublishedWeights
 from conf.schema import Config
+from judge.rules.voice import SpeechNorms, VoiceSample, measure_voice_sample
 from judge.types import JudgeTask, ReplyJudgement
-from judge.voice import SpeechNorms, VoiceSample, measure_voice_sample
 from learner.diagnosis import PolicyDiagnosis
 from learner.types import Rollout, StepBatch, StepResult
 from rollout.engine import WeightManifest
 from rollout.types import Prompt, Reply, Sampling, Speech
+from speech.data.manifest import ManifestRow
+from speech.data.pairs import PairRow
 from speech.dataset import Example, PairExample
-from speech.manifest import ManifestRow
-from speech.pairs import PairRow
 
 
 class BaseActor:

@@ -14,10 +14,10 @@ from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from actors.errors import RunError, describe_error
 from actors.pool import WORKER_CALL_TIMEOUT_S, ActorPool
 from conf.schema import Config
-from judge.api import compares_replies, count_worker_slots, verdict_deadline
-from judge.canary import CanaryResult
+from judge.llm.build import compares_replies, count_worker_slots, verdict_deadline
+from judge.llm.canary import CanaryResult
+from judge.rules.voice import SpeechNorms, VoiceSample
 from judge.types import JudgeTask, MissingVerdict, ReplyJudgement
-from judge.voice import SpeechNorms, VoiceSample
 from rollout.types import Reply
 
 

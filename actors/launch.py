@@ -9,19 +9,19 @@ from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
-from actors import checkpoint
+from actors.checks.prepare import Job
 from actors.cluster import Cluster
 from actors.driver import Driver
 from actors.fleet import Fleet
-from actors.interrupt import interrupt_on_termination, run_until_terminated
-from actors.judging import probe_for_run
-from actors.lock import lock_folder
-from actors.monitor import Monitor
-from actors.prepare import Job
-from actors.record import RunDirectory
-from actors.terminal import call_when_output_lost
-from judge.api import ProbedEndpoints
-from report import page
+from actors.run import checkpoint
+from actors.run.interrupt import interrupt_on_termination, run_until_terminated
+from actors.run.lock import lock_folder
+from actors.run.monitor import Monitor
+from actors.run.record import RunDirectory
+from actors.run.terminal import call_when_output_lost
+from commands.judge.verbs import probe_for_run
+from judge.llm.build import ProbedEndpoints
+from report.run import page
 
 
 def run_job(job: Job) -> RunDirectory:

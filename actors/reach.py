@@ -21,7 +21,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
 from actors.errors import UserError
-from actors.interrupt import shield_children_from_hangup
+from actors.run.interrupt import shield_children_from_hangup
 
 WORKER_IMPORT_ROOT = Path(__file__).resolve().parent.parent
 

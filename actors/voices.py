@@ -14,7 +14,7 @@ from actors.errors import RunError
 from actors.fleet import Fleet
 from conf.judging import JudgeConfig
 from conf.schema import Config
-from judge.voice import (
+from judge.rules.voice import (
     MAX_VOICE_REPLIES,
     MIN_VOICE_REPLIES,
     UNKNOWN_VOICE_REASON,
@@ -25,7 +25,7 @@ from judge.voice import (
 )
 from rollout.request import example_to_prompt
 from rollout.sampling import build_greedy_sampling
-from speech.manifest import ManifestRow
+from speech.data.manifest import ManifestRow
 
 
 def is_voice_needed(judge: JudgeConfig) -> bool:

@@ -5,7 +5,7 @@
 The same test sentences are spoken in all three styles. "in-domain" is pocketsphinx with the n-gram from
 training replies, "open" with the language model that it ships, "whisper" the installed tiny.en, which judges
 all data but the embedded; the two are slow and therefore hear the first replies only. Words are compared as
-judges do (speech/words.py). Required in-domain: <= 2 % raw, <= 4 % after encode + decode; exit status 1: one
+judges do (speech/answers/words.py). Required in-domain: <= 2 % raw, <= 4 % after encode + decode; exit status 1: one
 of them is not.
 """
 
@@ -20,13 +20,13 @@ import jiwer
 from examples.tiny_world.build import BASE, DATA
 from examples.tiny_world.pretrain import read_rows
 from examples.tiny_world.speak import REPLY_MANNERS, read_clips
-from judge.asr import PocketsphinxRecogniser
-from judge.ear import SpeechRecogniser
-from judge.installed import locate_tiny_en
-from judge.whisper import FasterWhisperRecogniser
+from judge.recognisers.installed import locate_tiny_en
+from judge.recognisers.pocketsphinx import PocketsphinxRecogniser
+from judge.recognisers.remembered import SpeechRecogniser
+from judge.recognisers.whisper import FasterWhisperRecogniser
+from speech.answers.words import split_words
 from speech.codecs.mel import MelCodec
-from speech.mel import FloatArray
-from speech.words import split_words
+from speech.sound.mel import FloatArray
 
 BOUNDS = {"raw": 0.02, "codec": 0.04}  # highest word error rate in-domain
 

@@ -3,14 +3,14 @@
     python -m bench.coverage [--trials 1000] [--prompts 120] [--draws 1000]
 
 A figure is the sum of what its seed, its prompt and chance do; all three are normal. ``plain``: percentiles
-as they were drawn; ``widened``: report/paired.py.
+as they were drawn; ``widened``: report/study/paired.py.
 """
 
 import argparse
 
 import numpy as np
 
-from report.paired import Bootstrap, draw_bootstrap_counts, estimate_mean
+from report.study.paired import Bootstrap, draw_bootstrap_counts, estimate_mean
 
 CASES = (  # standard deviations of seed, prompt and the rest
     (1.0, 1.0, 0.0),

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from random import Random
 from typing import Any
 
-from judge.limits import EndpointLimits, Limiter
+from judge.endpoint.limits import EndpointLimits, Limiter
 from judge.types import CallFailed
 
 CALLERS = 16  # per process

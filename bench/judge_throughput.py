@@ -38,7 +38,8 @@ from actors.cluster import Cluster, count_usable_cores, plan_placement
 from actors.judge_pool import JudgePool
 from conf.load import load_config
 from conf.schema import Config
-from judge.api import (
+from judge.endpoint.limits import Limiter
+from judge.llm.build import (
     EndpointLimiters,
     ProbedEndpoints,
     build_api_panel,
@@ -46,9 +47,8 @@ from judge.api import (
     limits_from_config,
     probe_endpoints,
 )
-from judge.limits import Limiter
-from judge.openai_judge import OpenAIJudge
-from judge.rubric import ACOUSTIC_RUBRIC
+from judge.llm.reply_judge import OpenAIJudge
+from judge.llm.rubric import ACOUSTIC_RUBRIC
 from judge.types import JudgeTask, ScoredVerdict
 from rollout.types import Speech
 from tests.api_judges import api_judges

@@ -89,7 +89,7 @@ def train(
     run = ROOT / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     ROOT.mkdir(parents=True, exist_ok=True)
     given = [*SETTINGS, f"judge.api.base_url={url}", f"run.root={ROOT}", f"run.name={run.name}"]
-    command = [sys.executable, "-m", "actors.cli", "train", *given, f"run.steps={steps}", *overrides]
+    command = [sys.executable, "-m", "commands.cli", "train", *given, f"run.steps={steps}", *overrides]
     end = time.monotonic() + START_S + steps * STEP_S + END_S
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:

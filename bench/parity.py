@@ -19,10 +19,10 @@ from learner.types import Anchor, Rollout, StepBatch
 from rollout.request import example_to_prompt
 from rollout.types import Sampling
 from rollout.worker import RolloutWorker, build_rollout_worker
-from speech.channels import ChannelMap
+from speech.data.manifest import read_manifest
 from speech.dataset import Example
 from speech.families import load_family
-from speech.manifest import read_manifest
+from speech.grammar.channels import ChannelMap
 
 ROWS = 24
 GROUP = 4

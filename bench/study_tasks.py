@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 from report.read import read_metric_rows
-from report.trials import TestReplies, Trial, is_finished, read_trial
+from report.study.trials import TestReplies, Trial, is_finished, read_trial
 
 
 def right(replies: TestReplies) -> Mapping[str, float]:

@@ -56,7 +56,7 @@ def train(seed: int, overrides: list[str]) -> Measured:
     command = [
         sys.executable,
         "-m",
-        "actors.cli",
+        "commands.cli",
         "train",
         f"run.root={ROOT}",
         f"run.name={name}",

@@ -16,7 +16,7 @@
     bootstrap: {draws: 4000, seed: 0}
     notes: ["gated without noise is the floor"]    # said on the page
 
-conf/cells.py makes the runs of it.
+commands/study/cells.py makes the runs of it.
 """
 
 import re

@@ -98,7 +98,7 @@ gpu_line() {
     make_root "$WORK/root" bookworm python3,python3-pip,ca-certificates,util-linux
     mkdir -p "$WORK/root/opt/wavgate/actors"
     cp -r pyproject.toml constraints.txt docker "$WORK/root/opt/wavgate/"
-    cp actors/dependencies.py "$WORK/root/opt/wavgate/actors/"
+    cp actors/checks/dependencies.py "$WORK/root/opt/wavgate/actors/"
     mapfile -t settings < <(sed -n 's/^ENV WAVGATE_EXTRA/WAVGATE_EXTRA/p' docker/Dockerfile | tr ' ' '\n')
     line=$(sed -n 's/^RUN .*pip.conf //p' docker/Dockerfile)
     say "$line"

@@ -7,7 +7,7 @@
 #
 # PYTHON=/path/to/python3.12 chooses the interpreter, WAVGATE_VENV=FOLDER another place than .venv,
 # WAVGATE_EXTRA=cpu|gpu the kind of machine and WAVGATE_INSTALLER=uv|pip the installer. Packages come from where
-# the user's own pip settings say. Nothing is called installed that was not imported (actors/dependencies.py).
+# the user's own pip settings say. Nothing is called installed that was not imported (actors/checks/dependencies.py).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -150,11 +150,11 @@ by_pip() {
 
 check() {  # everything in a fresh interpreter; what fails is installed once more, as pip alone would choose
     local broken
-    if broken=$("$TARGET" -P actors/dependencies.py after); then return; fi
+    if broken=$("$TARGET" -P actors/checks/dependencies.py after); then return; fi
     say "installing again as pip chooses: $(echo $broken)"
     "$TARGET" -m pip --version >/dev/null 2>&1 || "$UV" pip install --quiet --python "$TARGET" pip
     "$TARGET" -m pip install --quiet --force-reinstall --no-deps $broken || true
-    "$TARGET" -P actors/dependencies.py after >/dev/null || exit 1
+    "$TARGET" -P actors/checks/dependencies.py after >/dev/null || exit 1
 }
 
 case "${WAVGATE_EXTRA:-cpu}" in cpu | gpu) ;; *) echo "install: WAVGATE_EXTRA must be cpu or gpu: got $WAVGATE_EXTRA" >&2; exit 2 ;; esac
@@ -170,7 +170,7 @@ else
     if ! $PRINT && [ -e "$STAMP" ] && "$TARGET" -c "" 2>/dev/null; then exit 0; fi
     BASE=$(find_python)
 fi
-$PRINT || "$BASE" -P actors/dependencies.py before "$EXTRA" || exit 1
+$PRINT || "$BASE" -P actors/checks/dependencies.py before "$EXTRA" || exit 1
 if [ -z "$INTO" ]; then
     make_venv
     if [ "$EXTRA" = gpu ]; then room_for 12; else room_for 3; fi

@@ -16,11 +16,11 @@ from statistics import fmean
 import torch
 
 from actors.collect import row_to_judge_task
-from actors.decide import ReplyGroup, StepDecision, decide_step
 from conf.load import load_config
 from conf.schema import Config
 from judge.panel import Panel, build_panel
 from learner import ranks
+from learner.decide import ReplyGroup, StepDecision, decide_step
 from learner.gate import build_lambda_source
 from learner.step import Learner
 from learner.types import Anchor
@@ -28,10 +28,10 @@ from rollout.request import example_to_prompt
 from rollout.sampling import build_step_sampling
 from rollout.types import Prompt, Sampling
 from rollout.worker import RolloutWorker, build_engine
+from speech.data.manifest import ManifestRow, RowCursor, read_manifest
 from speech.dataset import Example
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import ManifestRow, RowCursor, read_manifest
 
 SMALL = ["rollout.engine=torch", "rollout.prompts_per_step=4", "learner.anchors_per_step=4", "learner.ranks=1"]
 

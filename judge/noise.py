@@ -11,8 +11,8 @@ from statistics import fmean, pstdev
 import numpy as np
 
 from conf.judging import JudgeConfig
-from judge import vetoes
 from judge.panel import FLOOR_JUDGE, combine_axes
+from judge.rules import vetoes
 from judge.types import ReplyJudgement, Scale, ScoredVerdict, Verdict
 
 

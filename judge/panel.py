@@ -8,7 +8,7 @@ to a reply that cannot be judged:
     neither    (nothing to check, reply cut off)    Missing
 
 so being unjudgeable never pays and a broken judge never teaches. Above the axes stand the vetoes
-(judge/vetoes.py): a bound that is broken makes the reward the floor. Predictors of quality (judge/plugins.py)
+(judge/rules/vetoes.py): a bound that is broken makes the reward the floor. Predictors of quality (judge/rules/plugins.py)
 may veto; none of them adds to a reward.
 """
 
@@ -21,16 +21,16 @@ from time import perf_counter
 import numpy as np
 
 from conf.judging import Axis, JudgeConfig
-from judge import acoustic, verifiable, vetoes
-from judge.asr import word_error_rate
-from judge.ear import CachedRecogniser, CachedTranscript, SpeechRecogniser
-from judge.pitch import measure_pitch
-from judge.plugins import FigurePredictor, load_plugins
-from judge.recognisers import build_recogniser
+from judge.recognisers.choose import build_recogniser
+from judge.recognisers.pocketsphinx import word_error_rate
+from judge.recognisers.remembered import CachedRecogniser, CachedTranscript, SpeechRecogniser
+from judge.rules import acoustic, verifiable, vetoes
+from judge.rules.pitch import measure_pitch
+from judge.rules.plugins import FigurePredictor, load_plugins
+from judge.rules.voice import UNKNOWN_VOICE_REASON, NormsSource, find_voice_norms
 from judge.types import CallFailed, JudgeTask, MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
-from judge.voice import UNKNOWN_VOICE_REASON, NormsSource, find_voice_norms
 from rollout.types import Reply, Speech
-from speech.words import split_words
+from speech.answers.words import split_words
 
 PANEL_JUDGE = "panel/1"
 FLOOR_JUDGE = "floor/1"
@@ -194,7 +194,7 @@ def find_panel_files(config: JudgeConfig) -> dict[str, Path]:
     if asr.by == "pocketsphinx":
         named = {"asr.language_model": asr.language_model, "asr.dictionary": asr.dictionary}
     elif asr.by != "endpoint":
-        named = {"asr.path": asr.path}  # none: the installed one, which judge/installed.py checks
+        named = {"asr.path": asr.path}  # none: the installed one, which judge/recognisers/installed.py checks
     for index, plugin in enumerate(config.plugins):
         named |= {f"plugins.{index}.path": plugin.path, f"plugins.{index}.reference": plugin.reference}
     return {name: path for name, path in named.items() if path is not None}

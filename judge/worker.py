@@ -10,7 +10,7 @@ import numpy as np
 from judge.panel import Panel
 from judge.types import JudgeTask, ReplyJudgement
 from rollout.types import Reply, Speech
-from speech.audio import write
+from speech.sound.audio import write
 
 
 class JudgeWorker:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from learner.rows import REFERENCE_COMPONENTS, LossComponent, TrainingRow
-from speech.channels import Channel
+from speech.grammar.channels import Channel
 
 NO_FEATURE_VECTORS = np.zeros((0, 0), np.float32)
 MicrobatchPlan = tuple[tuple[tuple[int, ...], ...], ...]  # [rank][micro-batch] -> indices of rows

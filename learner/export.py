@@ -18,9 +18,9 @@ from torch import Tensor
 from learner.model import Policy, gather_tensor
 from learner.ranks import barrier
 from rollout.language_model import read_checkpoint_layout, stack_parts
-from speech.checkpoint import EXPORT_STEP_KEY, is_stale_weight_file, weight_files
+from speech.checkpoints.folder import EXPORT_STEP_KEY, is_stale_weight_file, weight_files
 from speech.families.base import Family
-from speech.files import copy_contents
+from store.files import copy_contents
 
 SKIPPED_NAMES = (".cache", ".git")  # what a download or a clone keeps beside its files, weights among it
 

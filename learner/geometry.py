@@ -27,7 +27,7 @@ from learner.objectives import build_training_rows, weigh_positions
 from learner.ranks import sum_over_ranks
 from learner.rows import SamplingSetup, TrainingRow, build_anchor_row, build_rollout_row, build_weight_table
 from learner.types import Rollout, StepBatch
-from speech.channels import Channel
+from speech.grammar.channels import Channel
 
 PRODUCT_CHUNK = 1 << 22  # numbers that are in float64 at a time
 TEXT_AND_AUDIO = ChannelWeights(text=1.0, audio=1.0)

@@ -15,7 +15,7 @@ from learner.batch import Microbatch
 from learner.loss import LossTerms
 from learner.ranks import sum_over_ranks
 from learner.rows import LossComponent, TrainingRow
-from speech.channels import Channel
+from speech.grammar.channels import Channel
 
 CHANNELS = {"text": Channel.TEXT, "audio": Channel.AUDIO}
 COMPONENT_NAMES = ("sft", "po", "dpo", "kl", "entropy")  # in the order of ``Component``

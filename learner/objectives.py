@@ -36,7 +36,7 @@ from learner.rows import (
     letters_to_channels,
 )
 from learner.types import Anchor, PreferencePair, Rollout, StepBatch
-from speech.channels import Channel
+from speech.grammar.channels import Channel
 
 
 def compute_component_scales(weight: float) -> tuple[float, ...]:

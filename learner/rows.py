@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from learner.grammar import Grammar
 from learner.types import Anchor, Rollout
-from speech.channels import Channel
 from speech.features import AudioFeatures
-from speech.interleave import FREE
+from speech.grammar.channels import Channel
+from speech.grammar.interleave import FREE
 
 PositionMask = NDArray[np.bool_]
 PositionWeights = NDArray[np.float64]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from speech.channels import Channel
 from speech.features import AudioFeatures
+from speech.grammar.channels import Channel
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from rollout.request import derive_seed
 from rollout.slots import DecodePass, KeyValueSlots, PrefillPass
 from rollout.types import Prompt, Sampling
 from speech.families.base import Family
-from speech.interleave import FREE
+from speech.grammar.interleave import FREE
 
 ATTENTION_BLOCK_STEPS = 64  # steps: attention looks at a multiple of this
 

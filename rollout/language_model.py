@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from speech.checkpoint import read_tensor_shapes
+from speech.checkpoints.folder import read_tensor_shapes
+from speech.checkpoints.tensor_names import TensorNameMap
 from speech.families.base import Family
-from speech.names import TensorNameMap
 
 TIED_HEAD = "lm_head.weight"
 
@@ -103,7 +103,7 @@ def get_mtp_heads(lm: Any, count: int) -> Sequence[nn.Module]:
 def read_checkpoint_layout(family: Family) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
     """(checkpoint name -> shape of what engines run, optional names), from the folder's headers.
 
-    A tied head is not in the folder; it may be sent or left out. ValueError: see ``speech.checkpoint``.
+    A tied head is not in the folder; it may be sent or left out. ValueError: see ``speech.checkpoints.folder``.
     """
     layout = {name: shape for name, shape in read_tensor_shapes(family.path).items() if family.names.is_sampled(name)}
     if not family.backbone.get("tie_word_embeddings") or TIED_HEAD in layout:

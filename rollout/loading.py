@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils import swap_tensors
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-from speech.checkpoint import read_tensor_headers
+from speech.checkpoints.folder import read_tensor_headers
 from speech.families.base import Family
 
 ParameterShapes = Mapping[str, tuple[int, ...]]

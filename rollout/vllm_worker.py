@@ -24,7 +24,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from conf.schema import ModelConfig
 from rollout.engine import WeightManifest
 from rollout.weights import view_tensors
-from speech.checkpoint import read_json, weight_files
+from speech.checkpoints.folder import read_json, weight_files
 from speech.families import load_family
 from speech.families.base import Family
 

@@ -18,11 +18,11 @@ from conf.schema import Config
 from rollout.engine import Engine, RawReply, WeightManifest
 from rollout.sampling import check_sampling
 from rollout.types import Prompt, Reply, Sampling, Speech
+from speech.data.manifest import ManifestRow
+from speech.data.pairs import PairRow
 from speech.dataset import Example, PairExample, RowEncoder
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import ManifestRow
-from speech.pairs import PairRow
 
 
 class RolloutWorker:

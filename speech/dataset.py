@@ -14,16 +14,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from speech import audio
+from speech.checkpoints.layout import fingerprint_layout
 from speech.codecs.cache import CodeCache
-from speech.ears.kept import AudioVectorCache
+from speech.data.manifest import AUDIO_MARKER, DialogueMessage, ManifestRow
+from speech.data.pairs import PairReply, PairRow
+from speech.encoders.kept import AudioVectorCache
 from speech.families.base import AudioInput, Family
 from speech.features import AudioVectors, EncodedPrompt
-from speech.layout import fingerprint_layout
-from speech.manifest import AUDIO_MARKER, DialogueMessage, ManifestRow
-from speech.pairs import PairReply, PairRow
-from speech.recent import RecentDict
+from speech.sound import audio
 from speech.turns import AudioPart, ReplyChunk, Role, Turn, TurnPart
+from store.recent import RecentDict
 
 
 class ClipEncoder(Protocol):

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import tiktoken
 from tokenizers import Tokenizer
 
-from speech.checkpoint import read_json
-from speech.config_keys import format_json_value
+from speech.checkpoints.config_keys import format_json_value
+from speech.checkpoints.folder import read_json
 
 SPECIAL_TOKEN_PATTERN = re.compile(r"<\|.*\|>")
 MOST_RANK = 2**32 - 1

@@ -9,7 +9,7 @@ import ray
 from actors.api_judge import JUDGE_CALLS_FILE, start_limiters
 from actors.judge_pool import JudgePool, build_judge_pool
 from conf.schema import Config
-from judge.api import probe_endpoints
+from judge.llm.build import probe_endpoints
 
 
 @asynccontextmanager

@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx2
 
-from judge import chat, http
-from judge.endpoint import Endpoint
+from judge.endpoint import chat, http
+from judge.endpoint.address import Endpoint
 from judge.types import CallFailed, MissingKind
 from tests.faults import FAULTS, MODEL, SHORT, Fault, Request, bomb, completion, message
 from tests.processes import HANG_S

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from judge.answers import AnswerMode
-from judge.capabilities import Capabilities
-from judge.limits import EndpointLimits
+from judge.endpoint.limits import EndpointLimits
+from judge.llm.answers import AnswerMode
+from judge.llm.capabilities import Capabilities
 
 Body = dict[str, Any]
 MODEL = "loopback-judge"

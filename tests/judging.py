@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from conf.judging import AsrConfig, JudgeConfig
 from examples.tiny_world.speak import REPLY_MANNERS, read_clips
-from judge.ear import SpeechRecogniser
 from judge.panel import Panel, build_panel
+from judge.recognisers.remembered import SpeechRecogniser
 from judge.types import JudgeTask, ReplyJudgement, Scale, ScoredVerdict, Verdict
 from rollout.types import FinishReason, Reply, Speech
 from speech.codecs.mel import MelCodec

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from actors.decide import ReplyGroup
 from conf.algorithm import AlgoConfig
 from conf.endpoints import ApiConfig
 from conf.judging import JudgeConfig
+from judge.rules.vetoes import VETO_JUDGE as VETO
 from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict, Verdict
-from judge.vetoes import VETO_JUDGE as VETO
+from learner.decide import ReplyGroup
 from learner.types import Anchor, PreferencePair, Rollout
 from rollout.types import Prompt, Reply
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 import learner.batch
-from actors.decide import ReplyGroup, StepDecision, decide_step, select_rewarded_rollouts
 from conf.schema import Config
 from judge.types import Scale, ScoredVerdict
 from learner.batch import Microbatch, count_needed_ids, pack_microbatch, pack_reference_microbatch, plan_microbatches
+from learner.decide import ReplyGroup, StepDecision, decide_step, select_rewarded_rollouts
 from learner.gate import LambdaSource, build_lambda_source
 from learner.loss import compute_loss_terms, estimate_kl
 from learner.objectives import build_penalty_rows, build_training_rows

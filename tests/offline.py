@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from judge.offline import OfflineJudges, ReplyScorer, score_local
+from commands.judge.offline import OfflineJudges, ReplyScorer, score_local
+from commands.judge.replies import FinishedReply
 from judge.panel import build_panel
-from judge.replies import FinishedReply
 from judge.types import ReplyJudgement
-from speech import audio
-from speech.manifest import ManifestError
+from speech.data.manifest import ManifestError
+from speech.sound import audio
 from tests.judge_server import MODEL, Body, JudgeServer, recordings, said
 from tests.judging import RATE
 from tests.processes import HANG_S

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow
 from pyarrow import ipc, parquet
 
-from speech import audio
+from speech.sound import audio
 
 AUDIO = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])  # as datasets' Audio
 SCHEMA = pyarrow.schema(

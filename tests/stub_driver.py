@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from actors import checkpoint
-from actors.checkpoint import DriverState
+from actors.run import checkpoint
+from actors.run.checkpoint import DriverState
 from conf.load import dump_config, load_config
 from tests.synthetic_study import make_trial
 

@@ -13,11 +13,11 @@ import pytest
 
 from actors.handles import RolloutActor
 from conf.schema import Config
-from speech import audio
-from speech.audio import Wave
 from speech.codecs.mel import MelCodec
+from speech.data.manifest import ManifestRow
 from speech.dataset import Example
-from speech.manifest import ManifestRow
+from speech.sound import audio
+from speech.sound.audio import Wave
 from tests.processes import HANG_S
 
 

@@ -17,14 +17,14 @@ import pytest
 import ray
 
 from actors.api_judge import JUDGE_CALLS_FILE, ApiJudgeActor, RemoteLimiter, start_limiters, sum_logged_spend
-from actors.cli import main
 from actors.cluster import Cluster, count_usable_cores, plan_placement
 from actors.errors import RunError, UserError
 from actors.judge_pool import JudgePool
-from actors.judging import probe_judge
+from commands.cli import main
+from commands.judge.verbs import probe_judge
 from conf.load import load_config
 from conf.schema import Config
-from judge.api import calls_at_once, count_worker_slots, verdict_deadline
+from judge.llm.build import calls_at_once, count_worker_slots, verdict_deadline
 from judge.panel import MAX_JUDGED_AUDIO_S
 from judge.types import CallFailed, MissingVerdict, ReplyJudgement, ScoredVerdict
 from tests.api_judges import api_judges

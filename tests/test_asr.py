@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from judge.asr import split_words, word_error_rate
+from judge.recognisers.pocketsphinx import split_words, word_error_rate
 
 pytest.importorskip("pocketsphinx")
 
 from examples.tiny_world.build import DATA
 from examples.tiny_world.speak import read_clips
-from judge.asr import PocketsphinxRecogniser
-from speech.mel import FloatArray
+from judge.recognisers.pocketsphinx import PocketsphinxRecogniser
+from speech.sound.mel import FloatArray
 
 
 def say(text: str, style: str = "") -> FloatArray:

@@ -11,7 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech import audio
+from speech.sound import audio
 
 RATE = 16_000
 

@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import pytest
 
-from actors import checkpoint
 from actors.batches import BatchScheduler, CollectedBatch, CursorStates
-from actors.checkpoint import DriverState
-from actors.decide import reward_of
 from actors.errors import RunError
+from actors.run import checkpoint
+from actors.run.checkpoint import DriverState
 from conf.load import load_config
 from judge.types import JudgeTask, MissingVerdict, ReplyJudgement, ScoredVerdict
+from learner.decide import reward_of
 from rollout.request import derive_seed
 from rollout.types import Prompt, Reply, Sampling
 from speech.dataset import Example

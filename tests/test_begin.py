@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from actors.checkpoint import DriverState
 from actors.driver import Driver
+from actors.run.checkpoint import DriverState
 
 
 async def nothing(*_: Any) -> None: ...

@@ -9,7 +9,7 @@ from bench.__main__ import PROGRAMS
 from bench.judge_throughput import instant, profile
 from bench.judge_trouble import DOWN_AFTER, Run, Switch, lambdas, same_replies
 from conf.load import dump_config, load_config
-from judge.api import probe_endpoints
+from judge.llm.build import probe_endpoints
 from report.records import RolloutRecord, ScoreRecord
 
 ROOT = Path(__file__).parents[1]

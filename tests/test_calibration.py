@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import isotonic_regression
 
 from judge.agreement import RatedReply
-from judge.calibration import (
+from judge.llm.calibration import (
     AffineCurve,
     CalibrationMap,
     IsotonicCurve,

@@ -10,11 +10,11 @@ import pytest
 
 from actors.canaries import CANARIES_FILE, CanaryChecks
 from actors.errors import CanaryPaid
-from actors.record import RunDirectory
+from actors.run.record import RunDirectory
 from conf.load import load_config
-from judge.canary import CanaryResult
+from judge.llm.canary import CanaryResult
 from judge.types import JudgeTask, MissingVerdict, ScoredVerdict
-from speech.manifest import read_manifest
+from speech.data.manifest import read_manifest
 
 API = ["judge=openai", "judge.api.base_url=http://127.0.0.1:9/v1", "judge.api.model=m"]
 PAID = CanaryResult(name="plea", axis="semantic", verdict=ScoredVerdict(value=5.0, judge="j"), most=2.0)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech.channels import Channel, ChannelMap
+from speech.grammar.channels import Channel, ChannelMap
 
 CHANNELS = ChannelMap.build(vocab=64, text=range(9, 20), audio=range(20, 40), boundary=[4, 5], stop=[3])
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from actors import checkpoint, commands
-from actors.checkpoint import DriverState
-from actors.cli import main
 from actors.errors import RunError, UserError
+from actors.run import checkpoint
+from actors.run.checkpoint import DriverState
+from commands import run_verbs as commands
+from commands.cli import main
 
 
 def state(step: int) -> DriverState:
@@ -105,7 +106,8 @@ def test_no_run_and_no_checkpoint_are_told_apart(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from actors import checkpoint, commands
+from actors.run import checkpoint
+from commands import run_verbs as commands
 from tests.test_checkpoint import state
 
 def half(folder):

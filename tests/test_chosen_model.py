@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from actors import prepare
-from actors.chosen_model import load_model_config
+from actors.checks import prepare
 from actors.errors import UserError
+from commands.chosen_model import load_model_config
 from conf.load import load_config
 
 

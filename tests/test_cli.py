@@ -14,12 +14,12 @@ import psutil
 import pytest
 import soundfile
 
-from actors import checkpoint
-from actors.checkpoint import DriverState
-from actors.cli import main
+from actors.checks.prepare import complete_overrides
 from actors.cluster import count_usable_cores, plan_placement
 from actors.errors import UserError
-from actors.prepare import complete_overrides
+from actors.run import checkpoint
+from actors.run.checkpoint import DriverState
+from commands.cli import main
 from conf.load import load_config
 from rollout.environment import CPU_ENV, ENV
 from tests.processes import HANG_S, ended, wait_for
@@ -188,7 +188,7 @@ def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(
 def test_settings_may_stand_before_and_behind_the_flags_of_judge(
     given: list[str], command: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from actors import judging
+    from commands.judge import verbs as judging
 
     found: list[object] = []
     verbs = {"score": "score_manifest_replies", "calibrate": "calibrate_judge", "probe": "probe_endpoint"}
@@ -225,7 +225,7 @@ def test_judge_score_survives_interrupt_and_kill_with_whole_verdicts_and_no_proc
         replies.append(json.dumps({"id": f"r{i}", "question": "?", "audio": f"{i}.wav"}) + "\n")
     (tmp_path / "m.jsonl").write_text("".join(replies))
     kept, table = tmp_path / "o.verdicts.jsonl", tmp_path / "o.parquet"
-    command = [sys.executable, "-m", "actors.cli", "judge", "score", str(tmp_path / "m.jsonl")]
+    command = [sys.executable, "-m", "commands.cli", "judge", "score", str(tmp_path / "m.jsonl")]
 
     def stopped(after: int, stop: Callable[[int], None]) -> tuple[int, str]:
         with subprocess.Popen(
@@ -269,7 +269,7 @@ def without_compilers(folder: Path) -> str:
 
 def test_say_turns_a_prompt_into_speech_on_a_machine_without_a_compiler(tmp_path: Path) -> None:
     out = tmp_path / "out.wav"
-    command = [sys.executable, "-m", "actors.cli", "say", "what is seven plus five", str(out)]
+    command = [sys.executable, "-m", "commands.cli", "say", "what is seven plus five", str(out)]
     environment = {**os.environ, "PATH": without_compilers(tmp_path / "bin")}
     environment |= {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
     for own in (*ENV, *CPU_ENV):  # the command sets them itself
@@ -283,6 +283,6 @@ def test_say_turns_a_prompt_into_speech_on_a_machine_without_a_compiler(tmp_path
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:
-    code = "import sys, actors.cli; print([m for m in ('torch', 'ray', 'vllm', 'transformers', 'numpy') if m in sys.modules])"
+    code = "import sys, commands.cli; print([m for m in ('torch', 'ray', 'vllm', 'transformers', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speech import audio
-from speech.clips import ClipInfo, ClipInspector
+from speech.data.clips import ClipInfo, ClipInspector
+from speech.sound import audio
 
 RATE = 16_000
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from conf.schema import ModelConfig
-from speech import audio
-from speech.codec import Wave
+from speech.codecs.base import Wave
 from speech.codecs.cache import cache_root
 from speech.codecs.mel import MelCodec
+from speech.data.manifest import ManifestRow
 from speech.dataset import RowEncoder
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import ManifestRow
+from speech.sound import audio
 from tests.processes import HANG_S
 
 ROOT = Path(__file__).parents[1]

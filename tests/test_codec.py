@@ -8,7 +8,7 @@ import pytest
 
 from speech.codecs import load_codec
 from speech.codecs.mel import CEPSTRA, TIME_COEFFICIENTS, MelCodec
-from speech.mel import FloatArray
+from speech.sound.mel import FloatArray
 
 BASE = Path(__file__).parents[1] / "examples" / "tiny_world" / "base"
 GRID = 1280

@@ -11,12 +11,12 @@ pytest.importorskip("onnx", reason="onnx makes the decoders of these tests")
 pytest.importorskip("onnxruntime", reason="the extra `plugins` is not installed")
 
 from conf.schema import ModelConfig
-from speech import audio
-from speech.codec import Codec
 from speech.codecs import load_codec
+from speech.codecs.base import Codec
 from speech.codecs.whisper_vq import WhisperVQ
 from speech.dataset import RowEncoder
 from speech.families import load_family
+from speech.sound import audio
 from tests.codec_checkpoints import write_decoder, write_encoder, write_glm4_codec, write_glm4_tokenizer
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from speech.codec import Codec
 from speech.codecs import load_codec
+from speech.codecs.base import Codec
 from tests.codec_checkpoints import write_residual
 
 HOPS = {"mimi": 1920, "encodec": 320, "dac": 512}

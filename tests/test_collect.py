@@ -10,12 +10,12 @@ import pytest
 
 from actors import evaluate
 from actors.collect import JudgedBatch, check_outage, sample_and_judge
-from actors.decide import ReplyGroup
 from actors.errors import JudgeOutage
-from actors.figures import compute_reply_metrics
 from actors.judge_pool import SpeechLost, build_missing_verdict
+from actors.run.metrics import compute_reply_metrics
 from conf.load import load_config
 from judge.types import JudgeTask, MissingVerdict, ReplyJudgement, ScoredVerdict
+from learner.decide import ReplyGroup
 from rollout.types import Prompt, Reply, Sampling
 from tests.test_judge_limits import now, virtually
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from actors.cli import main
+from commands.cli import main
 from conf.study import BASE_METHOD
-from report import listen
-from report.paired import sign_test
-from report.study_of_runs import build_study_from_runs
-from report.votes import VOTE_QUESTIONS, RaterVotes, find_majority, read_votes, tally_votes
+from report.study import listen
+from report.study.of_runs import build_study_from_runs
+from report.study.paired import sign_test
+from report.study.votes import VOTE_QUESTIONS, RaterVotes, find_majority, read_votes, tally_votes
 from tests.pages import launched, until, visit
 from tests.synthetic_run import XSS
 from tests.synthetic_study import make_trial

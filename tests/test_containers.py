@@ -11,9 +11,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech import audio, containers, mpeg, ogg
-from speech.clips import ClipInspector
-from speech.sources.keep import ClipStore
+from speech.data.clips import ClipInspector
+from speech.data.sources.keep import ClipStore
+from speech.sound import audio, containers, mpeg, ogg
 
 RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 SUFFIX = {"WAV": ".wav", "WAVEX": ".wav", "RF64": ".wav", "FLAC": ".flac", "OGG": ".ogg", "MP3": ".mp3"}

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from report.page import ASSET_FOLDER
-from report.study_picture import METHOD_COLOURS
+from report.run.page import ASSET_FOLDER
+from report.study.picture import METHOD_COLOURS
 
 TEXT = ("ink", "soft", "good", "bad", "warn")
 LINES = ("c0", "c1", "c2", "c3", "c4", "c5", "c6", "pad", "note", "soft")

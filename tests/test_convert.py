@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from actors.cli import main
-from speech import convert as conversion
-from speech import manifest
-from speech.convert import convert_source
-from speech.sources.folder import ConversionProgress
+from commands.cli import main
+from speech.data import convert as conversion
+from speech.data import manifest
+from speech.data.convert import convert_source
+from speech.data.sources.folder import ConversionProgress
 from tests.sources import as_lines, as_parquet, as_saved, as_tar, clip, rows, samples
 
 SECONDS = 1.0
@@ -194,7 +194,7 @@ def test_what_is_dropped_is_counted_by_rule_and_listed_by_place(folder: Path, tm
 def test_a_line_that_is_too_long_is_dropped_and_the_rest_is_converted(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("speech.problems.MAX_LINE", 5000)
+    monkeypatch.setattr("speech.data.problems.MAX_LINE", 5000)
     given = rows(folder, 6)
     given[3]["speaker"] = "x" * 20_000
     source = as_lines(folder / "set.jsonl", given)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from actors.cuda import _unusable
+from actors.checks.cuda import _unusable
 from actors.errors import UserError
 
 NODES = [{"NodeID": name, "NodeManagerHostname": f"host-{name}", "Resources": {"GPU": 4.0}} for name in "abc"]

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.decide import ReplyGroup, StepDecision, decide_step
 from conf.algorithm import AlgoConfig
 from conf.schema import Config
 from judge.types import MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
+from learner.decide import ReplyGroup, StepDecision, decide_step
 from learner.gate import build_lambda_source
 from rollout.types import Prompt, Reply
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from actors import cli, dependencies, doctor
-from actors.cli import main
-from actors.dependencies import (
+from actors.checks import dependencies
+from actors.checks.dependencies import (
     DEPENDENCIES,
     Dependency,
     check_dependencies,
@@ -22,9 +21,11 @@ from actors.dependencies import (
     find_engine_problems,
     find_python_problems,
 )
+from actors.checks.prepare import check_engine
 from actors.errors import RunError
-from actors.prepare import check_engine
-from actors.provenance import collect_versions
+from actors.run.provenance import collect_versions
+from commands import cli, doctor
+from commands.cli import main
 from conf.load import load_config
 from tests.processes import HANG_S
 
@@ -98,9 +99,9 @@ def test_an_extra_is_looked_at_where_it_is_installed_only() -> None:
     "arguments",
     [
         ["-m", "actors.driver", "--dry-run"],
-        ["-m", "actors.cli", "say", "hello", "out.wav"],
-        ["-m", "actors.cli", "data", "check", "examples/tiny_world/data/test.jsonl"],
-        ["-m", "actors.cli", "judge", "probe"],
+        ["-m", "commands.cli", "say", "hello", "out.wav"],
+        ["-m", "commands.cli", "data", "check", "examples/tiny_world/data/test.jsonl"],
+        ["-m", "commands.cli", "judge", "probe"],
     ],
     ids=lambda arguments: " ".join(arguments[1:3]),
 )

@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from actors.diagnose import DIAGNOSTICS_FILE, DiagnosticsRecorder
-from actors.record import RunDirectory
+from actors.run.record import RunDirectory
 from conf.load import load_config
 from learner.diagnosis import LogprobShift, PartGradients, PolicyDiagnosis
 from learner.types import StepBatch

@@ -4,9 +4,9 @@ from math import sqrt
 
 import pytest
 
-from actors.decide import ReplyGroup
-from actors.diversity import compute_diversity_metrics
+from actors.run.diversity import compute_diversity_metrics
 from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict, Verdict
+from learner.decide import ReplyGroup
 from rollout.types import Prompt, Reply
 
 REPLY = {

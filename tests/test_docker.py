@@ -64,7 +64,7 @@ def printed(machine: dict[str, str], tmp_path: Path, *arguments: str) -> list[st
         ROOT / "docker/install.sh",
     ]:
         shutil.copy(file, checkout / "docker" / file.name)
-    (checkout / "actors/dependencies.py").write_text("")  # nothing is lacking
+    (checkout / "actors/checks/dependencies.py").write_text("")  # nothing is lacking
     command = [str(checkout / "docker/install.sh"), "--print", *arguments]
     done = subprocess.run(command, env=machine, capture_output=True, text=True, check=True)
     return done.stdout.replace(machine["TOOLS"] + "/", "").splitlines()
@@ -296,7 +296,7 @@ def test_no_byte_is_downloaded_that_has_no_room(
 def test_what_cannot_be_imported_is_installed_once_more_and_then_refused(
     machine: dict[str, str], checkout: Path, tmp_path: Path
 ) -> None:
-    (checkout / "actors/dependencies.py").write_text(
+    (checkout / "actors/checks/dependencies.py").write_text(
         "import sys\nif 'after' in sys.argv:\n"
         "    print('soundfile==0.14.0'); print('install: soundfile: its line', file=sys.stderr); sys.exit(1)"
     )
@@ -312,7 +312,7 @@ def test_what_no_wheel_can_mend_is_said_before_anything_is_asked_for(
     machine: dict[str, str], checkout: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "calls").unlink()
-    (checkout / "actors/dependencies.py").write_text("import sys\nsys.exit('install: no libnuma')")
+    (checkout / "actors/checks/dependencies.py").write_text("import sys\nsys.exit('install: no libnuma')")
     done = subprocess.run([checkout / "docker/install.sh"], env=machine, capture_output=True, text=True)
     assert (done.returncode, done.stderr.strip()) == (1, "install: no libnuma")
     assert not (tmp_path / "calls").exists()

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from actors import dependencies, doctor
-from actors.cli import main
-from actors.dependencies import Dependency
+from actors.checks import dependencies
+from actors.checks.dependencies import Dependency
+from commands import doctor
+from commands.cli import main
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 Usage = namedtuple("Usage", "total used free")

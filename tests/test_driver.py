@@ -19,19 +19,19 @@ import pytest
 from pydantic import TypeAdapter
 from safetensors.numpy import load_file
 
-from actors.checkpoint import check_snapshot, list_snapshots, snapshot_folder
-from actors.cli import main
 from actors.cluster import count_usable_cores
-from actors.decide import ReplyGroup, decide_step
 from actors.diagnose import DIAGNOSTICS_FILE
+from actors.run.checkpoint import check_snapshot, list_snapshots, snapshot_folder
+from commands.cli import main
 from conf.load import read_config
 from judge.types import MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
+from learner.decide import ReplyGroup, decide_step
 from learner.gate import build_lambda_source
 from report.read import read_json_lines, read_metric_rows, read_rollouts
 from report.records import DiagnosisRecord, Evaluation, HeldOutReply, RolloutRecord, Sample, ScoreRecord
 from rollout.request import example_to_prompt
 from rollout.types import Prompt, Reply
-from speech.manifest import read_manifest as read_rows
+from speech.data.manifest import read_manifest as read_rows
 from tests.processes import HANG_S, ended, wait_for
 from tests.test_working_folder import write_own
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import WhisperModel
 from transformers.audio_utils import mel_filter_bank
 
-from speech.ears.kimi_audio import KimiAudioEncoder
+from speech.encoders.kimi_audio import KimiAudioEncoder
 from tests.families.kimi_audio import WIDTH, write_checkpoint
 from tests.families.world import clip
 

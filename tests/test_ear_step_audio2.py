@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy.special import erf
 
-from speech.ears.step_audio2 import PIECE_SAMPLES, StepAudio2Encoder, count_piece_vectors
+from speech.encoders.step_audio2 import PIECE_SAMPLES, StepAudio2Encoder, count_piece_vectors
 from speech.families import step_audio2 as family_file
 from tests.families.step_audio2 import ENCODER, write_checkpoint
 from tests.families.world import clip

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from conf.schema import ModelConfig
-from speech import audio
 from speech.dataset import RowEncoder
-from speech.ears.kept import AudioVectorCache
-from speech.ears.step_audio2 import StepAudio2Encoder
+from speech.encoders.kept import AudioVectorCache
+from speech.encoders.step_audio2 import StepAudio2Encoder
 from speech.families import load_family
 from speech.families.base import Family
 from speech.features import AudioVectors
+from speech.sound import audio
 from tests.families.step_audio2 import ENCODER, write_checkpoint, write_codec
 from tests.families.world import clip, heard_row
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from speech.checkpoint import weight_files
-from speech.ears import kaldi, sensevoice
+from speech.checkpoints.folder import weight_files
+from speech.encoders import kaldi, sensevoice
 from tests.families.vita_audio import HEARS, HIDDEN, write_checkpoint
 
 Array = NDArray[np.float64]

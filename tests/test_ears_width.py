@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from conf.schema import ModelConfig
-from speech.checkpoint import weight_files
+from speech.checkpoints.folder import weight_files
 from speech.families import load_family
 from tests.families import kimi_audio, step_audio2, vita_audio
 from tests.families.world import clip

@@ -8,9 +8,9 @@ import torch
 from transformers import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
-from actors.model_check import CPU_HEAD_WIDTHS
+from actors.checks.model import CPU_HEAD_WIDTHS
 from rollout.environment import prepare_environment
-from speech.qwen2 import read_decoder
+from speech.checkpoints.qwen2 import read_decoder
 
 CONFIG = {
     "vocab_size": 10,

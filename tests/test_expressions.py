@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech.algebra import _raise_to_power, are_equal, find_variables
-from speech.expressions import last_expression_equals, parse_expression
+from speech.answers.algebra import _raise_to_power, are_equal, find_variables
+from speech.answers.expressions import last_expression_equals, parse_expression
 from tests.steps import steps
 
 RIGHT = [

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from actors.decide import ReplyGroup
 from conf.algorithm import AlgoConfig
 from conf.judging import JudgeConfig
 from judge.types import Scale
+from learner.decide import ReplyGroup
 from learner.gate import build_lambda_source
 from learner.types import Anchor, PreferencePair, Rollout
 from rollout.types import Prompt, Reply

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.schema import ModelConfig
-from speech import audio, manifest
-from speech.channels import Channel
 from speech.codecs.mel import MelCodec
+from speech.data import manifest
+from speech.data.manifest import ManifestRow
 from speech.dataset import RowEncoder, RowLengths
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import ManifestRow
+from speech.grammar.channels import Channel
+from speech.sound import audio
 from speech.turns import AudioPart, ReplyChunk, Turn
 from tests.fixtures import WORDS
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from conf.schema import ModelConfig
 from rollout.loading import load_language_model
-from speech.channels import Channel
 from speech.families import load_family
 from speech.families.base import Family
+from speech.grammar.channels import Channel
 from speech.turns import AudioPart, ReplyChunk, Turn
 from tests.families import glm4_voice as micro
 

@@ -18,7 +18,7 @@ from rollout.hf_engine import HfEngine
 from rollout.language_model import compute_hidden_states, read_checkpoint_layout
 from rollout.loading import load_language_model
 from rollout.sampling import check_sampling
-from speech.checkpoint import check_weights_fit_config, read_tensor_shapes
+from speech.checkpoints.folder import check_weights_fit_config, read_tensor_shapes
 from speech.families import load_family
 from speech.families.base import Family
 from speech.turns import AudioPart, ReplyChunk, Turn

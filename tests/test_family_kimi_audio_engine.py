@@ -24,9 +24,9 @@ from rollout.request import EngineDead
 from rollout.torch_engine import TorchEngine
 from rollout.types import Prompt, Sampling
 from rollout.weights import pack_weights
-from speech.channels import Channel
 from speech.families import load_family
 from speech.families.base import Family
+from speech.grammar.channels import Channel
 from speech.turns import AudioPart, Turn
 from tests.families.kimi_audio import write_checkpoint, write_codec
 from tests.families.world import clip

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from conf.schema import ModelConfig
-from speech import audio
 from speech.dataset import RowEncoder, RowLengths
 from speech.families import load_family
 from speech.families.base import Family
+from speech.sound import audio
 from tests.families.kimi_audio import BASE, OFFSET, write_checkpoint, write_codec
 from tests.families.world import clip, heard_row
 

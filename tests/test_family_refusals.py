@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from actors.cli import main
+from commands.cli import main
 from conf.schema import ModelConfig
 from speech.families import family_names, load_family
 from tests.families import glm4_voice, kimi_audio, step_audio2, vita_audio

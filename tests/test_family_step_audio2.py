@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from actors.prepare import load_usable_family
+from actors.checks.prepare import load_usable_family
 from conf.schema import Config, ModelConfig
 from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
 from rollout.language_model import read_checkpoint_layout
+from speech.data.manifest import read_manifest
 from speech.dataset import RowEncoder, RowLengths
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import read_manifest
 from speech.turns import AudioPart, ReplyChunk, Turn
 from tests.families.step_audio2 import CODES, write_checkpoint, write_codec
 from tests.families.world import write_data

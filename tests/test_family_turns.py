@@ -8,11 +8,12 @@ import pytest
 
 from actors.collect import row_to_judge_task
 from conf.schema import ModelConfig
-from speech import audio, manifest
+from speech.data import manifest
+from speech.data.manifest import AUDIO_MARKER
 from speech.dataset import RowEncoder, RowLengths
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import AUDIO_MARKER
+from speech.sound import audio
 from tests.families import glm4_voice, kimi_audio, step_audio2, vita_audio
 from tests.families.world import clip
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from conf.schema import ModelConfig
-from speech.channels import Channel
 from speech.families import load_family
 from speech.families.base import Family
+from speech.grammar.channels import Channel
 from speech.turns import AudioPart, ReplyChunk, Turn
 from tests.families.vita_audio import CODES, HIDDEN, write_checkpoint, write_codec
 

@@ -22,7 +22,7 @@ from learner.rows import SamplingSetup
 from learner.step import Learner
 from learner.types import Advantage, Anchor, Rollout, StepBatch
 from rollout.language_model import read_checkpoint_layout
-from speech.checkpoint import read_json, weight_files
+from speech.checkpoints.folder import read_json, weight_files
 from speech.families import load_family
 from tests.families.vita_audio import AHEAD, CODES, LAYERS, write_checkpoint
 from tests.learner_world import full_tensors

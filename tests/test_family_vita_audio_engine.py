@@ -20,11 +20,11 @@ from learner.types import Anchor, Rollout, StepBatch
 from rollout.loading import load_language_model
 from rollout.request import example_to_prompt
 from rollout.types import Prompt, Sampling
-from speech.checkpoint import weight_files
+from speech.checkpoints.folder import weight_files
+from speech.data.manifest import read_manifest
 from speech.dataset import Example, RowEncoder
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import read_manifest
 from tests.families.vita_audio import Kind, write_checkpoint, write_codec
 from tests.families.world import write_data
 from tests.learner_world import full_tensors

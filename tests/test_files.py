@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from speech.files import copy_contents
+from store.files import copy_contents
 
 
 def test_links_are_followed_and_those_to_a_folder_around_them_left_out(tmp_path: Path) -> None:

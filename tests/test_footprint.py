@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from actors import footprint
-from actors.footprint import BYTES_PER_NUMBER, MIB, estimate_memory
+from actors.checks import memory as footprint
+from actors.checks.memory import BYTES_PER_NUMBER, MIB, estimate_memory
 from conf.load import load_config
 from conf.schema import Config
 from speech.families import load_family

@@ -7,15 +7,15 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from actors.collect import JudgedBatch
-from actors.decide import ReplyGroup
 from actors.evaluate import build_held_out_record, summarise_evaluation
-from actors.record import RunDirectory
+from actors.run.record import RunDirectory
 from conf.load import load_config
 from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict, Verdict
+from learner.decide import ReplyGroup
 from report.read import read_json_lines
 from report.records import Event, HeldOutReply, MissingScoreRecord, ScoreRecord
 from rollout.types import Prompt, Reply
-from speech.manifest import ManifestRow
+from speech.data.manifest import ManifestRow
 
 REPLIES = TypeAdapter(HeldOutReply)
 NONE = MissingVerdict(judge="panel/1", reason="recogniser: HTTP 503", kind="recogniser", retryable=True)

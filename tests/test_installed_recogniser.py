@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from actors.commands import check_manifests
+from actors.checks.prepare import check_judge
+from actors.checks.references import WER_WARNING_BOUND, describe_reference_transcripts, describe_user_references
 from actors.errors import UserError
-from actors.prepare import check_judge
-from actors.references import WER_WARNING_BOUND, describe_reference_transcripts, describe_user_references
+from commands.run_verbs import check_manifests
 from conf.judging import AsrConfig
 from conf.load import PROJECT_ROOT, load_config
-from judge import installed
-from judge.recognisers import build_recogniser
+from judge.recognisers import installed
+from judge.recognisers.choose import build_recogniser
+from judge.rules.verifiable import score_answer
 from judge.types import JudgeTask, Scale, ScoredVerdict
-from judge.verifiable import score_answer
-from speech.manifest import read_manifest
+from speech.data.manifest import read_manifest
 
 OWN = ["data=manifest", "data.train=a.jsonl", "data.validation=a.jsonl", "data.test=a.jsonl", "judge=local"]
 SAID = "the capital of france is paris"

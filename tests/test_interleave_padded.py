@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech.channels import ChannelMap
-from speech.interleave import FREE, Interleave
+from speech.grammar.channels import ChannelMap
+from speech.grammar.interleave import FREE, Interleave
 
 STOP, END, TEXT_PAD, AUDIO_PAD = 3, 5, 6, 7
 TEXTS, CODES = range(9, 20), range(20, 40)

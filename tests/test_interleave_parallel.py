@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech.channels import Channel, ChannelMap
-from speech.interleave import FREE, Interleave
+from speech.grammar.channels import Channel, ChannelMap
+from speech.grammar.interleave import FREE, Interleave
 
 STOP, OTHER_STOP, END, BLANK = 3, 2, 4, 5
 TEXTS, CODES = range(9, 20), range(20, 40)

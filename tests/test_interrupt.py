@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 
-from actors import checkpoint
+from actors.checks.prepare import prepare_job
 from actors.driver import Driver
-from actors.interrupt import defer_signals, interrupt_on_termination, run_until_terminated, shield_children_from_hangup
-from actors.prepare import prepare_job
-from actors.record import RunDirectory
+from actors.run import checkpoint
+from actors.run.interrupt import (
+    defer_signals,
+    interrupt_on_termination,
+    run_until_terminated,
+    shield_children_from_hangup,
+)
+from actors.run.record import RunDirectory
 from tests.processes import HANG_S
 
 

@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 
-from report import table
-from report.paired import Bootstrap, IntervalEstimate, estimate_difference, estimate_mean, replace_zero_width_interval
 from report.records import Evaluation, HeldOutReply
+from report.run import table
+from report.study.paired import (
+    Bootstrap,
+    IntervalEstimate,
+    estimate_difference,
+    estimate_mean,
+    replace_zero_width_interval,
+)
 
 FEW = Bootstrap(draws=200)
 

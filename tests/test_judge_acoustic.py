@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from examples.tiny_world.speak import REPLY_MANNERS
 from examples.tiny_world.tasks import FAMILIES
-from judge import measure
-from judge.acoustic import DEFAULT_NORMS, Ramp, is_style_followed, measure_sound, rate_manner, score_acoustics
-from judge.voice import (
+from judge.rules import measure
+from judge.rules.acoustic import DEFAULT_NORMS, Ramp, is_style_followed, measure_sound, rate_manner, score_acoustics
+from judge.rules.voice import (
     SpeechNorms,
     VoiceSample,
     find_voice_norms,
@@ -21,7 +21,7 @@ from judge.voice import (
     save_voice_norms,
 )
 from rollout.types import Speech
-from speech.words import split_words
+from speech.answers.words import split_words
 from tests.judging import RATE, REPLIES, SCALE, recorded, speech, spoken, task
 
 STYLES = (None, "slow", "loud")

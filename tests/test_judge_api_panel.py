@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from conf.endpoints import ApiConfig, SecondConfig
 from conf.judging import JudgeConfig
 from judge.agreement import RatedReply
-from judge.api import EndpointLimiters, build_api_panel, limits_from_config, probe_endpoints
-from judge.api_panel import ApiPanel, SecondJudge
-from judge.calibration import fit_calibration, save_calibrations
-from judge.compare import add_floor_wins, compute_win_rates, score_unopposed
-from judge.limits import Limiter
+from judge.endpoint.limits import Limiter
+from judge.llm.build import EndpointLimiters, build_api_panel, limits_from_config, probe_endpoints
+from judge.llm.calibration import fit_calibration, save_calibrations
+from judge.llm.pairwise import add_floor_wins, compute_win_rates, score_unopposed
+from judge.llm.panel import ApiPanel, SecondJudge
 from judge.types import MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
 from tests.judge_server import MODEL, JudgeServer, recordings, said
 from tests.judging import CONFIG, SCALE, WORLD, recorded, reply, speech, spoken, task, value

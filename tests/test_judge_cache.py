@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.cache import VerdictCache, hash_pcm, make_verdict_key
+from judge.endpoint.cache import VerdictCache, hash_pcm, make_verdict_key
 from judge.types import MissingVerdict, ScoredVerdict
 from tests.processes import HANG_S
 

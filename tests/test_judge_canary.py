@@ -6,16 +6,16 @@ from functools import partial
 import numpy as np
 import pytest
 
-from judge import measure
-from judge.answers import AnswerSampling
-from judge.caller import JudgeCaller
-from judge.canary import FORGED_ANSWER, PLEA_TEXT, CanaryResult, judge_canaries, make_canaries
-from judge.chat import ask_endpoint
-from judge.endpoint import Endpoint
-from judge.http import new_client
-from judge.limits import Limiter
-from judge.openai_judge import OpenAIJudge
-from judge.rubric import ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC, RUBRICS, SEMANTIC_RUBRIC, Rubric
+from judge.endpoint.address import Endpoint
+from judge.endpoint.chat import ask_endpoint
+from judge.endpoint.http import new_client
+from judge.endpoint.limits import Limiter
+from judge.llm.answers import AnswerSampling
+from judge.llm.caller import JudgeCaller
+from judge.llm.canary import FORGED_ANSWER, PLEA_TEXT, CanaryResult, judge_canaries, make_canaries
+from judge.llm.reply_judge import OpenAIJudge
+from judge.llm.rubric import ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC, RUBRICS, SEMANTIC_RUBRIC, Rubric
+from judge.rules import measure
 from judge.types import JudgeTask, MissingVerdict, Scale, ScoredVerdict, Verdict
 from rollout.types import Speech
 from tests.judge_server import MODEL, Body, JudgeServer, able, limits, said

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.chat import ChatAnswer, ask_endpoint
-from judge.completion import read_completion
-from judge.endpoint import Endpoint
-from judge.http import new_client, parse_retry_after
-from judge.strict_json import parse_strict_json
+from judge.endpoint.address import Endpoint
+from judge.endpoint.chat import ChatAnswer, ask_endpoint
+from judge.endpoint.completion import read_completion
+from judge.endpoint.http import new_client, parse_retry_after
+from judge.endpoint.strict_json import parse_strict_json
 from judge.types import CallFailed, MissingKind
 from tests.fault_server import FaultServer, Plan, running, storm
 from tests.faults import FAULTS, MODEL, Fault, Handler, completion, error, hang, message, says, two_answers

@@ -10,16 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.answers import AnswerMode, AnswerSampling
-from judge.cache import VerdictCache
-from judge.caller import JudgeCaller
-from judge.chat import ChatAnswer, ask_endpoint
-from judge.compare import Candidate, Contest, OrderedPair, compare_pairwise, compute_win_rates, select_fully_compared
-from judge.endpoint import Endpoint
-from judge.http import new_client
-from judge.limits import Limiter
-from judge.ranking import order_candidates, parse_ranking, rank_candidates, read_ranking
-from judge.rubric import ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC, SEMANTIC_RUBRIC, Rubric
+from judge.endpoint.address import Endpoint
+from judge.endpoint.cache import VerdictCache
+from judge.endpoint.chat import ChatAnswer, ask_endpoint
+from judge.endpoint.http import new_client
+from judge.endpoint.limits import Limiter
+from judge.llm.answers import AnswerMode, AnswerSampling
+from judge.llm.caller import JudgeCaller
+from judge.llm.pairwise import (
+    Candidate,
+    Contest,
+    OrderedPair,
+    compare_pairwise,
+    compute_win_rates,
+    select_fully_compared,
+)
+from judge.llm.ranking import order_candidates, parse_ranking, rank_candidates, read_ranking
+from judge.llm.rubric import ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC, SEMANTIC_RUBRIC, Rubric
 from judge.types import CallFailed, JudgeTask, MissingVerdict, Scale, ScoredVerdict, Verdict
 from rollout.types import Speech
 from tests.judge_server import MODEL, Body, JudgeServer, able, limits, recordings

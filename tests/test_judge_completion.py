@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.completion import read_completion, split_thought
-from judge.failures import failure_from_error
-from judge.finish import classify_finish_reason
+from judge.endpoint.completion import read_completion, split_thought
+from judge.endpoint.failures import failure_from_error
+from judge.endpoint.finish import classify_finish_reason
 from judge.types import CallFailed, MissingKind
 
 MODEL = "judge-1"

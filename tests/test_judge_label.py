@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.answers import CHOICE_FORM, SCORE_FORM, read_expected_number
-from judge.label import TokenLogprobs
+from judge.endpoint.label import TokenLogprobs
+from judge.llm.answers import CHOICE_FORM, SCORE_FORM, read_expected_number
 from judge.types import CallFailed
 
 FIVE = [("5", log(0.95)), ("4", log(0.05))]

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.breaker import CircuitBreaker
-from judge.limits import EndpointLimits, Limiter, RateLimit, limit_audio, limit_requests
+from judge.endpoint.breaker import CircuitBreaker
+from judge.endpoint.limits import EndpointLimits, Limiter, RateLimit, limit_audio, limit_requests
 from judge.types import CallFailed
 
 T = TypeVar("T")

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from actors.errors import RunError, UserError
-from actors.judging import score_manifest_replies
+from commands.judge import offline, replies
+from commands.judge.ledger import LedgerEntry, VerdictLedger
+from commands.judge.offline import OfflineJudges, score_local, score_replies
+from commands.judge.verbs import score_manifest_replies
 from conf.judging import JudgeConfig
-from judge import offline, replies
-from judge.acoustic import DEFAULT_NORMS
-from judge.ledger import LedgerEntry, VerdictLedger
-from judge.offline import OfflineJudges, score_local, score_replies
+from judge.rules.acoustic import DEFAULT_NORMS
 from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict
-from speech import audio
+from speech.sound import audio
 from tests.judge_server import Body, JudgeServer, said
 from tests.judging import RATE, Parrot, panel_hearing, spoken
 from tests.offline import Row, asked, hum, manifest, served, settings, table

@@ -8,18 +8,18 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from judge.answers import AnswerMode, AnswerSampling
-from judge.cache import VerdictCache
-from judge.caller import JudgeCaller
-from judge.chat import ask_endpoint
-from judge.endpoint import Endpoint
-from judge.http import new_client
-from judge.limits import Limiter
-from judge.openai_judge import OpenAIJudge
-from judge.probe import probe_capabilities
-from judge.rubric import ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC, SEMANTIC_RUBRIC, Rubric
-from judge.trials import TrialPlan, build_smallest_body
-from judge.turns import TokenPrice
+from judge.endpoint.address import Endpoint
+from judge.endpoint.cache import VerdictCache
+from judge.endpoint.chat import ask_endpoint
+from judge.endpoint.http import new_client
+from judge.endpoint.leases import TokenPrice
+from judge.endpoint.limits import Limiter
+from judge.llm.answers import AnswerMode, AnswerSampling
+from judge.llm.caller import JudgeCaller
+from judge.llm.probe import probe_capabilities
+from judge.llm.probe_questions import TrialPlan, build_smallest_body
+from judge.llm.reply_judge import OpenAIJudge
+from judge.llm.rubric import ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC, SEMANTIC_RUBRIC, Rubric
 from judge.types import CallFailed, JudgeTask, MissingVerdict, Scale, ScoredVerdict, Verdict
 from rollout.types import Speech
 from tests import clocks

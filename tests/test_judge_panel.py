@@ -8,8 +8,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.acoustic import measure_sound
 from judge.panel import LOGGED_FAULTS, MAX_JUDGED_AUDIO_S, build_panel, combine_axes
+from judge.rules.acoustic import measure_sound
 from judge.types import JudgeTask, MissingVerdict, ScoredVerdict, Verdict
 from judge.worker import JudgeWorker
 from rollout.types import Speech

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from judge.pitch import _normalised_difference, measure_pitch, track_pitch
+from judge.rules.pitch import _normalised_difference, measure_pitch, track_pitch
 from tests.judging import RATE, REPLIES, recorded
 
 Wave = NDArray[np.float32]

@@ -11,20 +11,20 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from actors.cli import main
+from commands.cli import main
 from conf.load import load_config
-from judge import api
-from judge.answers import AnswerMode, AnswerSampling
-from judge.caller import JudgeCaller
-from judge.chat import ChatAnswer, ask_endpoint
-from judge.compare import Candidate, Contest, compare_pairwise
-from judge.endpoint import endpoint_from_config
-from judge.http import new_client
-from judge.limits import Limiter
-from judge.openai_judge import OpenAIJudge
-from judge.ranking import rank_candidates
-from judge.rubric import ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC, RUBRICS, SEMANTIC_RUBRIC, Rubric
-from judge.trials import TrialPlan
+from judge.endpoint.address import endpoint_from_config
+from judge.endpoint.chat import ChatAnswer, ask_endpoint
+from judge.endpoint.http import new_client
+from judge.endpoint.limits import Limiter
+from judge.llm import build as api
+from judge.llm.answers import AnswerMode, AnswerSampling
+from judge.llm.caller import JudgeCaller
+from judge.llm.pairwise import Candidate, Contest, compare_pairwise
+from judge.llm.probe_questions import TrialPlan
+from judge.llm.ranking import rank_candidates
+from judge.llm.reply_judge import OpenAIJudge
+from judge.llm.rubric import ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC, RUBRICS, SEMANTIC_RUBRIC, Rubric
 from judge.types import CallFailed, JudgeTask, Scale
 from rollout.types import Speech
 from tests.judge_server import MODEL, Body, JudgeServer, limits, recordings

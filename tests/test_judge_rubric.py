@@ -10,7 +10,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.answers import (
+from judge.llm.answers import (
     CHOICE_FORM,
     SCORE_FORM,
     AnswerForm,
@@ -24,7 +24,7 @@ from judge.answers import (
     read_judge_answer,
     write_answer_instructions,
 )
-from judge.rubric import (
+from judge.llm.rubric import (
     ACOUSTIC_RUBRIC,
     HOLISTIC_RUBRIC,
     RUBRICS,

@@ -24,14 +24,15 @@ from examples.judge_server.opinion import asked, world
 from examples.judge_server.service import MODEL, Judge, Troubles
 from examples.judge_server.started import started
 from examples.judge_server.wording import score_chances
-from judge import api, canary
-from judge.answers import AnswerMode, AnswerSampling
-from judge.api import build_api_panel, limits_from_config
-from judge.compare import Candidate, Contest, compare_pairwise
-from judge.limits import Limiter
-from judge.openai_judge import OpenAIJudge
-from judge.ranking import rank_candidates
-from judge.rubric import ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC, SEMANTIC_RUBRIC, Rubric
+from judge.endpoint.limits import Limiter
+from judge.llm import build as api
+from judge.llm import canary
+from judge.llm.answers import AnswerMode, AnswerSampling
+from judge.llm.build import build_api_panel, limits_from_config
+from judge.llm.pairwise import Candidate, Contest, compare_pairwise
+from judge.llm.ranking import rank_candidates
+from judge.llm.reply_judge import OpenAIJudge
+from judge.llm.rubric import ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC, SEMANTIC_RUBRIC, Rubric
 from judge.types import JudgeTask, MissingVerdict, Scale, ScoredVerdict, Verdict
 from rollout.types import Speech
 from tests.judge_server import able

@@ -2,11 +2,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.asr import split_words, word_error_rate
-from judge.choices import find_chosen_letters
+from judge.recognisers.pocketsphinx import split_words, word_error_rate
+from judge.rules.choices import find_chosen_letters
+from judge.rules.verifiable import gives_answer, measure_correctness, score_answer
 from judge.types import JudgeTask, MissingVerdict, ScoredVerdict
-from judge.verifiable import gives_answer, measure_correctness, score_answer
-from speech.answers import compile_answer_pattern
+from speech.answers.expected import compile_answer_pattern
 from tests.judging import SCALE
 
 WORD = st.sampled_from("the answer is one two twelve 12 dog sleeps now".split())

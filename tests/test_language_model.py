@@ -15,9 +15,9 @@ from transformers import Qwen2ForCausalLM
 from conf.schema import ModelConfig
 from rollout.language_model import read_checkpoint_layout, stack_parts, unstack_parts
 from rollout.loading import UnfilledModel, load_language_model
+from speech.checkpoints.tensor_names import TensorNameMap
 from speech.families import load_family
 from speech.families.base import Family
-from speech.names import TensorNameMap
 
 ROOT = Path(__file__).parent.parent
 STACKED = TensorNameMap(

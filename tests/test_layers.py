@@ -68,7 +68,7 @@ def test_our_package_names_are_not_taken_by_an_installed_package() -> None:
 
 
 def test_importing_the_command_line_loads_nothing_heavy() -> None:
-    code = "import sys, actors.cli; print([m for m in ('torch', 'ray', 'vllm', 'transformers', 'scipy') if m in sys.modules])"
+    code = "import sys, commands.cli; print([m for m in ('torch', 'ray', 'vllm', 'transformers', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from judge.ledger import LedgerEntry, LedgerHeader, VerdictLedger, build_table_rows, make_ledger_entry
-from judge.replies import FinishedReply
+from commands.judge.ledger import LedgerEntry, LedgerHeader, VerdictLedger, build_table_rows, make_ledger_entry
+from commands.judge.replies import FinishedReply
 from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict
 
 SCORED = ScoredVerdict(value=3.5, judge="j", spread=0.25, why="ünï")

@@ -17,27 +17,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge import verifiable
-from judge.answers import SCORE_FORM, check_english, count_tags, parse_tag_content, read_judge_answer, shorten_reason
-from judge.asr import split_words
-from judge.caller import JudgeCaller, JudgeQuestion
-from judge.chat import ChatAnswer
-from judge.choices import find_chosen_letters
-from judge.completion import is_requested_model, read_completion, split_thought
-from judge.failures import failure_from_status
-from judge.http import PostRequest, new_client, parse_retry_after, send_post
-from judge.label import sum_label_probabilities
-from judge.limits import Limiter
-from judge.ranking import parse_ranking
-from judge.rubric import escape_markup
-from judge.strict_json import parse_strict_json
-from judge.transcription import MAX_TRANSCRIPT_CHARS
+from judge.endpoint.chat import ChatAnswer
+from judge.endpoint.completion import is_requested_model, read_completion, split_thought
+from judge.endpoint.failures import failure_from_status
+from judge.endpoint.http import PostRequest, new_client, parse_retry_after, send_post
+from judge.endpoint.label import sum_label_probabilities
+from judge.endpoint.limits import Limiter
+from judge.endpoint.strict_json import parse_strict_json
+from judge.llm.answers import (
+    SCORE_FORM,
+    check_english,
+    count_tags,
+    parse_tag_content,
+    read_judge_answer,
+    shorten_reason,
+)
+from judge.llm.caller import JudgeCaller, JudgeQuestion
+from judge.llm.ranking import parse_ranking
+from judge.llm.rubric import escape_markup
+from judge.recognisers.endpoint import MAX_TRANSCRIPT_CHARS
+from judge.recognisers.pocketsphinx import split_words
+from judge.rules import verifiable
+from judge.rules.choices import find_chosen_letters
 from judge.types import CallFailed, JudgeTask
-from speech.answers import find_answer_problem, parse_option
-from speech.ears.kaldi import read_shift_and_scale
-from speech.expressions import last_expression_equals, parse_expression
-from speech.numbers import parse_numbers, parse_single_number
-from speech.spelling import strip_accents
+from speech.answers.expected import find_answer_problem, parse_option
+from speech.answers.expressions import last_expression_equals, parse_expression
+from speech.answers.numbers import parse_numbers, parse_single_number
+from speech.answers.spelling import strip_accents
+from speech.encoders.kaldi import read_shift_and_scale
 from tests.judge_server import JudgeServer, limits
 from tests.processes import HANG_S
 
@@ -204,7 +211,7 @@ def test_other_calls_go_on_while_a_body_is_read() -> None:
         return went_on.wait(HANG_S)
 
     async def test() -> None:
-        from judge.endpoint import Endpoint
+        from judge.endpoint.address import Endpoint
 
         async with JudgeServer(lambda body: 4.0) as server, new_client() as client:
             where = Endpoint(base_url=server.base_url, model="m", key_env=None, deadline_s=HANG_S)
@@ -233,7 +240,7 @@ def test_other_calls_go_on_while_an_error_page_is_read(monkeypatch: pytest.Monke
     monkeypatch.setattr("judge.http.status_failure", slow)
 
     async def test() -> None:
-        from judge.endpoint import Endpoint
+        from judge.endpoint.address import Endpoint
 
         async with JudgeServer(lambda body: 4.0) as server, new_client() as client:
             server.down = True

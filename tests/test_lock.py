@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from actors import lock
 from actors.errors import UserError
-from actors.lock import HOLDER_DEAD_AFTER_S, lock_folder
+from actors.run import lock
+from actors.run.lock import HOLDER_DEAD_AFTER_S, lock_folder
 from tests.processes import HANG_S
 
 HOLDS = (
-    "import sys; from pathlib import Path; from actors.lock import alone\n"
+    "import sys; from pathlib import Path; from actors.run.lock import alone\n"
     "with alone(Path(sys.argv[1]), 'a run'):\n    print('held', flush=True); sys.stdin.read()"
 )
 
@@ -125,7 +125,7 @@ def test_a_beat_that_fails_is_not_the_last(tmp_path: Path, monkeypatch: pytest.M
         again.set()
 
     monkeypatch.setattr(lock, "LOCK_TOUCH_INTERVAL_S", 0.01)
-    monkeypatch.setattr("actors.lock.os.utime", touch)
+    monkeypatch.setattr("actors.run.lock.os.utime", touch)
     with lock_folder(tmp_path, "a run"):
         assert again.wait(HANG_S)
 

@@ -14,9 +14,10 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech import audio, manifest
-from speech.answers import AnswerMatch
-from speech.manifest import AUDIO_MARKER, DialogueMessage, ManifestError, RowCursor
+from speech.answers.expected import AnswerMatch
+from speech.data import manifest
+from speech.data.manifest import AUDIO_MARKER, DialogueMessage, ManifestError, RowCursor
+from speech.sound import audio
 
 SECONDS = 1.0
 GOOD: dict[str, Any] = {

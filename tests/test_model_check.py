@@ -14,17 +14,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from actors.cli import main
-from actors.model_check import CPU_HEAD_WIDTHS, check_attention_heads, check_ends
+from actors.checks.model import CPU_HEAD_WIDTHS, check_attention_heads, check_ends
+from commands.cli import main
 from conf.load import load_config
 from conf.schema import ModelConfig
 from learner import export as exporting
 from rollout.loading import load_language_model
-from speech.checkpoint import read_export_step, read_json, weight_files
+from speech.checkpoints.copies import check_copies, unread_weights
+from speech.checkpoints.finite import check_tensors_finite
+from speech.checkpoints.folder import read_export_step, read_json, weight_files
 from speech.codecs.cache import CodeCache
-from speech.copies import check_copies, unread_weights
 from speech.families import load_family
-from speech.finite import check_tensors_finite
 from tests.families import glm4_voice, kimi_audio, step_audio2, vita_audio
 from tests.fixtures import write_micro_checkpoint
 

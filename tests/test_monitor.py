@@ -6,8 +6,8 @@ import time
 import pytest
 from rich.console import Console
 
-from actors import monitor
-from actors.monitor import Monitor
+from actors.run import monitor
+from actors.run.monitor import Monitor
 
 METRICS = {
     "reward/mean": 3.2146, "lambda": 0.0123, "rollout/heard_right": 0.6667, "loss/total": 0.1234,

@@ -5,9 +5,9 @@ from statistics import fmean, pstdev
 import pytest
 
 from conf.judging import JudgeConfig, VetoConfig
-from judge import vetoes
 from judge.noise import add_judge_noise
 from judge.panel import FLOOR_JUDGE
+from judge.rules import vetoes
 from judge.types import MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
 
 CONFIG = JudgeConfig(noise=0.25, readings=2)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech.numbers import parse_numbers, parse_single_number
+from speech.answers.numbers import parse_numbers, parse_single_number
 from tests.steps import steps
 
 UNITS = (

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from actors.decide import ReplyGroup
 from conf.algorithm import AlgoConfig, ChannelWeights
 from conf.judging import JudgeConfig
 from conf.schema import Config
 from judge.types import ReplyJudgement, ScoredVerdict, Verdict
+from learner.decide import ReplyGroup
 from learner.types import Advantage, PreferencePair, Rollout, StepBatch
 from rollout.types import Prompt, Reply
 from tests.objective_draws import KINDS, Step, judged, steps

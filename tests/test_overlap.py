@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.cli import main
+from actors.checks.overlap import check_held_out
 from actors.errors import UserError
-from actors.overlap import check_held_out
-from speech import audio, manifest, pairs
-from speech.traces import describe_overlap
+from commands.cli import main
+from speech.data import manifest, pairs
+from speech.data.traces import describe_overlap
+from speech.sound import audio
 
 
 @pytest.fixture

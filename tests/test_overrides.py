@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.cli import main
+from commands.cli import main
 from conf.keys import LEAF_KEYS
 from conf.load import ConfigError, expand_sweep, load_config
 from conf.overrides import quote_override, takes_text

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.data_pairs import example_to_pair
+from actors.checks.pairs import example_to_pair
+from actors.checks.prepare import prepare_job
 from actors.errors import UserError
-from actors.prepare import prepare_job
 from conf.schema import ModelConfig
 from learner.types import NO_ADVANTAGE
 from rollout.worker import RolloutWorker
-from speech import audio
+from speech.checkpoints.layout import fingerprint_layout
+from speech.data.manifest import AUDIO_MARKER, DialogueMessage, ManifestError
+from speech.data.pairs import PairProvenance, PairReply, PairRow
 from speech.dataset import Response, RowEncoder, RowLengths
 from speech.families import load_family
 from speech.families.base import Family
-from speech.layout import fingerprint_layout
-from speech.manifest import AUDIO_MARKER, DialogueMessage, ManifestError
-from speech.pairs import PairProvenance, PairReply, PairRow
+from speech.sound import audio
 from speech.turns import AudioPart, ReplyChunk, Turn
 
 WORLD = Path(__file__).parent.parent / "examples" / "tiny_world"

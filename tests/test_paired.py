@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
-from report.paired import (
+from report.study.paired import (
     Bootstrap,
     IntervalEstimate,
     bootstrap_token_distances,

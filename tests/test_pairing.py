@@ -13,26 +13,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.cli import main
 from actors.collect import JudgedBatch
-from actors.decide import ReplyGroup
 from actors.errors import UserError
-from actors.pair_files import PairFiles
-from actors.pair_outcome import PairOutcome
-from actors.pair_sampling import PairSampler
-from actors.pairing import load_pair_settings, make_preference_pairs, prepare_pair_job
+from commands.cli import main
+from commands.pairs.files import PairFiles
+from commands.pairs.outcome import PairOutcome
+from commands.pairs.sampling import PairSampler
+from commands.pairs.verb import load_pair_settings, make_preference_pairs, prepare_pair_job
 from conf.load import ConfigError
 from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict, Verdict
+from learner.decide import ReplyGroup
 from learner.extremes import NoPair, pick_best_and_worst
 from learner.statistics import minimum_valid_rewards
 from rollout.request import example_to_prompt
 from rollout.sampling import STEP_OUTSIDE_TRAINING, build_step_sampling
 from rollout.types import Prompt, Reply
 from rollout.worker import build_rollout_worker
-from speech import audio
-from speech.journal import Journal
-from speech.manifest import ManifestRow, read_manifest
-from speech.pairs import read_pairs
+from speech.data.manifest import ManifestRow, read_manifest
+from speech.data.pairs import read_pairs
+from speech.sound import audio
+from store.journal import Journal
 
 WORLD = Path(__file__).parent.parent / "examples" / "tiny_world"
 SMALL = ["judge.workers=1", "rollout.prompts_per_step=2", "rollout.engine=hf"]

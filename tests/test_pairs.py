@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actors.cli import main
-from speech import audio, manifest, pairs
-from speech.manifest import AUDIO_MARKER, DialogueMessage, ManifestError
-from speech.pairs import PairRow
-from speech.wavalign import strip_written_messages
+from commands.cli import main
+from speech.data import manifest, pairs
+from speech.data.manifest import AUDIO_MARKER, DialogueMessage, ManifestError
+from speech.data.pairs import PairRow
+from speech.data.wavalign import strip_written_messages
+from speech.sound import audio
 
 SECONDS = 1.0
 Row = dict[str, Any]
@@ -309,7 +310,7 @@ def test_prompts_are_no_pairs_and_a_file_that_is_not_there_is_said_to_be_missing
 def test_a_line_that_is_too_long_is_one_problem_beside_those_behind_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("speech.problems.MAX_LINE", 5000)
+    monkeypatch.setattr("speech.data.problems.MAX_LINE", 5000)
     path = written(folder, OURS, "x" * 100_000, OURS, "x" * 5000, OURS | {"weight": 0})
     for read in (pairs.read_pairs, manifest.read_manifest):
         with pytest.raises(ManifestError) as caught:

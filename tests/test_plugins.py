@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from conf.judging import PluginConfig, VetoConfig
 from judge.panel import Panel, build_panel
-from judge.plugins import OnnxPredictor
+from judge.rules.plugins import OnnxPredictor
 from judge.types import CallFailed, MissingVerdict, ScoredVerdict
 from rollout.types import Speech
-from speech.audio import resample
+from speech.sound.audio import resample
 from tests.judging import CONFIG, RATE, WORLD, Parrot, reply, speech, spoken, task
 
 TEXT = "the answer is twelve"

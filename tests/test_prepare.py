@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from actors import checkpoint, prepare
-from actors.checkpoint import DriverState
-from actors.cli import main
-from actors.dry_run import describe_job
+from actors.checks import prepare
+from actors.checks.dry_run import describe_job
+from actors.checks.prepare import find_unusable_rows, load_usable_family
 from actors.errors import UserError
-from actors.prepare import find_unusable_rows, load_usable_family
+from actors.run import checkpoint
+from actors.run.checkpoint import DriverState
+from commands.cli import main
 from conf.load import PROJECT_ROOT, ConfigError, dump_config, load_config
 from conf.messages import format_value
-from speech.manifest import ManifestError, read_manifest
+from speech.data.manifest import ManifestError, read_manifest
 
 WORLD = Path(__file__).parent.parent / "examples" / "tiny_world"
 
@@ -147,9 +148,9 @@ def test_a_row_without_an_answer_is_usable_when_the_endpoint_judges_what_was_sai
 
 def test_the_length_of_a_row_is_what_encoding_gives() -> None:
     from conf.schema import ModelConfig
+    from speech.data.manifest import read_manifest
     from speech.dataset import RowEncoder, RowLengths
     from speech.families import load_family
-    from speech.manifest import read_manifest
 
     family = load_family(ModelConfig(family="tiny", path=WORLD / "base"))
     rows = read_manifest(WORLD / "data" / "test.jsonl", 60.0)[::20]
@@ -266,7 +267,7 @@ def test_settings_of_a_run_that_are_no_yaml_are_refused(saved: Path, capsys: pyt
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    from actors.record import RunDirectory
+    from actors.run.record import RunDirectory
 
     with pytest.raises(UserError, match=r"run\.root: /proc/x/.* cannot be made"):
         RunDirectory.create(load_config(["run.root=/proc/x"]))

@@ -11,10 +11,10 @@ import pytest
 from ray._common.tls_utils import generate_self_signed_tls_certs
 
 from actors import reach
-from actors.cli import main
-from actors.cuda import count_cuda_devices
+from actors.checks.cuda import count_cuda_devices
 from actors.errors import UserError
 from actors.reach import CLUSTER_ID_METHOD, find_ray_address
+from commands.cli import main
 
 TOKEN = "0123456789abcdef" * 2
 

@@ -9,15 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.schema import ModelConfig
-from speech import audio, recent
-from speech.clips import ClipInspector
-from speech.codec import Wave
+from speech.codecs.base import Wave
 from speech.codecs.mel import MelCodec
+from speech.data.clips import ClipInspector
+from speech.data.manifest import ManifestRow
 from speech.dataset import RowEncoder, RowLengths
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import ManifestRow
-from speech.recent import RecentDict
+from speech.sound import audio
+from store import recent
+from store.recent import RecentDict
 from tests.families.world import clip
 
 

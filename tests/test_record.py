@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from actors.decide import ReplyGroup
-from actors.record import RunDirectory, record_step
+from actors.run.record import RunDirectory, record_step
+from learner.decide import ReplyGroup
 from learner.types import StepResult
 from report.read import read_json_lines, read_rollouts
 from report.records import Event

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from judge import replies
+from commands.judge import replies
 from tests.offline import Row, hum, manifest, refused
 
 

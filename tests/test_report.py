@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 import report
-from report import browser, choose, curves, page, read, table
+from report import read
 from report.records import Evaluation, Event, RolloutRecord
+from report.run import browser, choose, curves, page, table
 from tests.pages import launched, visit
 from tests.synthetic_diagnostics import add_diagnostics
 from tests.synthetic_judges import add_api_judges

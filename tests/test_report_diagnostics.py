@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from report import diagnostics, layers, read
+from report import read
 from report.records import DiagnosisRecord
+from report.run import diagnostics, layers
 from tests.synthetic_diagnostics import add_diagnostics, diagnosis
 from tests.synthetic_run import make_run, write_lines
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from judge.types import MissingVerdict, ScoredVerdict
-from report import calls, curves, judges, read, verdicts
+from report import read
 from report.read import JudgedReply
 from report.records import CanaryRecord, MissingScoreRecord, RolloutRecord, ScoreRecord, VerdictRecord
+from report.run import calls, curves, judges, verdicts
 from tests.synthetic_judges import MODEL, SECOND, add_api_judges, judge
 from tests.synthetic_run import make_run, write_lines
 
@@ -335,7 +336,7 @@ def test_records_of_older_runs_are_readable(run_dir: Path) -> None:
 
 
 def test_verdict_is_recorded_with_its_kind_or_its_provenance() -> None:
-    from actors.record import verdict_to_score
+    from actors.run.record import verdict_to_score
 
     late = MissingVerdict(judge="j/1", reason="late", kind="deadline", retryable=True)
     assert verdict_to_score(late) == MissingScoreRecord(missing="late", kind="deadline")
@@ -344,7 +345,7 @@ def test_verdict_is_recorded_with_its_kind_or_its_provenance() -> None:
 
 
 def test_resume_forgets_the_canaries_of_later_steps(tmp_path: Path) -> None:
-    from actors.record import RunDirectory
+    from actors.run.record import RunDirectory
 
     write_lines(tmp_path / "canaries.jsonl", [canary(step=step).model_dump_json() for step in (0, 20, 40)])
     RunDirectory(tmp_path)._remove_later_files(20, 20)

@@ -20,7 +20,7 @@ from rollout.weights import (
     pack_weights,
     unpack_weights,
 )
-from speech.checkpoint import weight_files
+from speech.checkpoints.folder import weight_files
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])

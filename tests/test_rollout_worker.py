@@ -16,10 +16,10 @@ from rollout.engine import RawReply, WeightManifest
 from rollout.hf_engine import HfEngine
 from rollout.types import Prompt, Reply, Sampling, Speech
 from rollout.worker import RolloutWorker, build_rollout_worker
-from speech import audio
+from speech.data.manifest import DialogueMessage, ManifestRow
 from speech.families import load_family
 from speech.families.base import Family
-from speech.manifest import DialogueMessage, ManifestRow
+from speech.sound import audio
 from speech.turns import ReplyChunk
 from tests.rollout_models import prompts
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech import manifest, problems, rows
-from speech.clips import ClipInspector
-from speech.manifest import ManifestError, ManifestRow, RowCursor
+from speech.data import lazy_rows as rows
+from speech.data import manifest, problems
+from speech.data.clips import ClipInspector
+from speech.data.manifest import ManifestError, ManifestRow, RowCursor
 from tests.test_manifest import GOOD, SECONDS, folder, written
 
 __all__ = ["folder"]  # a fixture
@@ -137,8 +138,8 @@ def test_memory_of_a_manifest_is_some_bytes_a_row(tmp_path: Path) -> None:
 import resource
 from pathlib import Path
 from conf.fields import Strict
-from speech.clips import Clips
-from speech.rows import examine
+from speech.data.clips import Clips
+from speech.data.lazy_rows import examine
 class Named(Strict):
     id: str
     text: str

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from actors.cluster import count_usable_cores
 from conf.schema import ModelConfig
 from rollout.loading import load_language_model
-from speech.checkpoint import weight_files
+from speech.checkpoints.folder import weight_files
 from speech.families import load_family
 from tests.families.vita_audio import write_checkpoint, write_codec
 from tests.families.world import trained, write_data

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from speech.clips import ClipInspector
-from speech.sources import shards
-from speech.sources.containers import list_source_files, read_records
-from speech.sources.forms import DraftRow, SourceForm, detect_row_form, draft_row
-from speech.sources.keep import ClipStore
-from speech.sources.record import MAX_CLIP_BYTES, SourceRecord
-from speech.sources.turns import parse_history
+from speech.data.clips import ClipInspector
+from speech.data.sources import shards
+from speech.data.sources.bound_turns import parse_history
+from speech.data.sources.containers import list_source_files, read_records
+from speech.data.sources.forms import DraftRow, SourceForm, detect_row_form, draft_row
+from speech.data.sources.keep import ClipStore
+from speech.data.sources.record import MAX_CLIP_BYTES, SourceRecord
 from tests.sources import as_parquet, as_saved, as_table, as_tar, clip, member, rows, samples
 
 LUKE = {"role": "system", "content": "You are Luke, the voice AI assistant. You can speak and listen."}

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from actors import freeze, study
-from actors.attempt import AttemptResult, run_command
-from actors.attempt_log import AttemptLog
-from actors.cli import main
 from actors.errors import UserError
-from actors.provenance import hash_source
-from conf.cells import plan_study_runs
+from actors.run.provenance import hash_source
+from commands.cli import main
+from commands.study import freeze
+from commands.study import verb as study
+from commands.study.attempt import AttemptResult, run_command
+from commands.study.attempt_log import AttemptLog
+from commands.study.cells import plan_study_runs
 from conf.keys import CONFIG_GROUPS
 from conf.study import BASE_METHOD, MAIN_ARM, StudyError, read_study
 from tests import stub_driver
@@ -145,7 +146,7 @@ def test_an_interrupt_stops_the_running_cell_cleanly_and_the_study_goes_on_from_
 ) -> None:
     file, to = study_file(tmp_path), tmp_path / "out"
     code = (
-        "import sys; from actors import study; from actors.cli import main; "
+        "import sys; from actors import study; from commands.cli import main; "
         f"study.DRIVER = {STUB!r}; sys.exit(main(['study', {str(file)!r}, '--to', {str(to)!r}]))"
     )
     environment = {**os.environ, "STUB_HANG": "sft-seed0", "PYTHONPATH": str(ROOT)}
@@ -261,7 +262,7 @@ def test_an_attempt_that_ran_when_the_study_was_killed_is_counted_up_to_its_last
 
 
 def test_it_is_said_now_and_then_that_a_process_still_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.attempt.CHILD_POLL_INTERVAL_S", 0.05)
+    monkeypatch.setattr("commands.study.attempt.CHILD_POLL_INTERVAL_S", 0.05)
     heard = tmp_path / "heard"
     heard.touch()
 

@@ -9,9 +9,9 @@ import pyarrow
 import pytest
 from pyarrow import ipc, parquet
 
-from speech.convert import convert_source
-from speech.sources import tables
-from speech.sources.tables import read_table_rows as rows_of
+from speech.data.convert import convert_source
+from speech.data.sources import tables
+from speech.data.sources.tables import read_table_rows as rows_of
 from tests.sources import AUDIO, as_table, rows
 
 CONTAINERS = ["parquet", "arrow"]

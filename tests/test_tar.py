@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech.sources.tar import TarMember, _parse_pax_records, read_tar_members
+from speech.data.sources.tar import TarMember, _parse_pax_records, read_tar_members
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 KINDS = (

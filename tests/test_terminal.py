@@ -11,7 +11,7 @@ from tests.processes import HANG_S
 PRINTS = """
 import sys
 from pathlib import Path
-from actors.terminal import lasting, when_lost
+from actors.run.terminal import lasting, when_lost
 told = []
 with lasting():
     when_lost(lambda: told.append(1))
@@ -42,13 +42,13 @@ def test_a_reader_that_leaves_ends_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_descriptors_are_not_taken_by_other_files(closed: str, tmp_path: Path) -> None:
     file = tmp_path / "written"
-    code = f"from actors.terminal import lasting\nwith lasting():\n  f = open({str(file)!r}, 'w')\n  print('noise', flush=True)\n  f.write('mine')"
+    code = f"from actors.run.terminal import lasting\nwith lasting():\n  f = open({str(file)!r}, 'w')\n  print('noise', flush=True)\n  f.write('mine')"
     done = subprocess.run(["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code], check=False)
     assert done.returncode == 0 and file.read_text() == "mine"
 
 
 def test_head_cuts_a_command_short_without_a_word() -> None:
-    shell = f"set -o pipefail; {sys.executable} -m actors.cli train --cfg job | head -n 1"
+    shell = f"set -o pipefail; {sys.executable} -m commands.cli train --cfg job | head -n 1"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "run:\n", "")
 
@@ -56,6 +56,6 @@ def test_head_cuts_a_command_short_without_a_word() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_output_that_does_not_fit_on_the_disk_is_an_error_and_not_dropped() -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "actors.cli", "train", "--cfg", "job"]
+        command = [sys.executable, "-m", "commands.cli", "train", "--cfg", "job"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1 and "No space left" in done.stderr

@@ -17,9 +17,9 @@ import pytest
 import soundfile
 
 from conf.judging import AsrConfig
-from judge.endpoint import Endpoint
-from judge.recognisers import build_recogniser
-from judge.transcription import EndpointRecogniser, read_transcript
+from judge.endpoint.address import Endpoint
+from judge.recognisers.choose import build_recogniser
+from judge.recognisers.endpoint import EndpointRecogniser, read_transcript
 from judge.types import CallFailed, MissingKind, MissingVerdict
 from tests.fault_server import GRACE, LONG, FaultServer, Plan, running
 from tests.faults import FAULTS, SHORT, Fault

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.judging import RESERVED_FIGURES, VETO_MEASURES, PluginConfig, VetoConfig
-from judge import vetoes
-from judge.acoustic import SoundMeasurements
 from judge.panel import LOGGED_FAULTS, Panel
-from judge.plugins import OnnxPredictor
+from judge.rules import vetoes
+from judge.rules.acoustic import SoundMeasurements
+from judge.rules.plugins import OnnxPredictor
 from judge.types import CallFailed, MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
 from rollout.types import Speech
 from tests.judging import (

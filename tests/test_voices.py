@@ -15,10 +15,10 @@ from actors.judge_pool import JudgePool
 from actors.voices import is_voice_needed, measure_voice
 from conf.load import load_config
 from conf.schema import Config
+from judge.rules.voice import MIN_VOICE_REPLIES, TINY_VOICE_NORMS, SpeechNorms, VoiceSample, find_voice_norms
 from judge.types import JudgeTask, MissingVerdict, ScoredVerdict
-from judge.voice import MIN_VOICE_REPLIES, TINY_VOICE_NORMS, SpeechNorms, VoiceSample, find_voice_norms
 from rollout.types import Reply, Sampling, Speech
-from speech.manifest import ManifestRow
+from speech.data.manifest import ManifestRow
 from tests.judging import reply as reply_saying
 
 OWN = [

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from conf.judging import AsrConfig
-from judge.recognisers import build_recogniser
-from judge.whisper import (
+from judge.recognisers.choose import build_recogniser
+from judge.recognisers.whisper import (
     CPU_MODEL_OPTIONS,
     WHISPER_SAMPLE_RATE,
     FasterWhisperRecogniser,
     WhisperRecogniser,
     split_speech_windows,
 )
-from speech.audio import resample
+from speech.sound.audio import resample
 from tests.whisper_checkpoint import write_micro_whisper
 
 RANDOM = np.random.default_rng(0)

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.asr import word_error_rate
-from judge.choices import find_chosen_letters
+from judge.recognisers.pocketsphinx import word_error_rate
+from judge.rules.choices import find_chosen_letters
+from judge.rules.verifiable import gives_answer, score_answer
+from judge.rules.voice import TINY_VOICE_NORMS as NORMS
 from judge.types import JudgeTask, Scale, ScoredVerdict
-from judge.verifiable import gives_answer, score_answer
-from judge.voice import TINY_VOICE_NORMS as NORMS
-from speech.algebra import are_equal
-from speech.expressions import parse_expression
-from speech.numbers import parse_numbers
-from speech.spelling import normalize_spelling, strip_accents
-from speech.words import split_spoken_words, split_words, unify_accents
+from speech.answers.algebra import are_equal
+from speech.answers.expressions import parse_expression
+from speech.answers.numbers import parse_numbers
+from speech.answers.spelling import normalize_spelling, strip_accents
+from speech.answers.words import split_spoken_words, split_words, unify_accents
 
 SAME = [  # what is typed, what is written for the same words
     ("don't", "don’t", "don‘t", "donʼt", "don´t", "don`t", "DON'T", "ｄｏｎ＇ｔ"),

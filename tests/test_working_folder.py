@@ -24,7 +24,7 @@ def write_own(folder: Path) -> Path:
 def test_a_command_imports_nothing_of_the_folder_it_is_run_in(known: str, tmp_path: Path) -> None:
     noted = write_own(tmp_path)
     code = (
-        f"import sys; from actors.cli import main; [__import__(name) for name in {PACKAGES}];"
+        f"import sys; from commands.cli import main; [__import__(name) for name in {PACKAGES}];"
         " sys.exit(main(['train', '--cfg', 'job']))"
     )
     done = subprocess.run(

@@ -1,7 +1,7 @@
 """A chat request, read into the case that it puts: the request, the replies, how the answer must look.
 
 Texts of a case stand between tags that carry one code, recordings follow a line that names them: that is how
-``judge.rubric`` and ``judge.compare`` write them, and nothing else is taken for evidence.
+``judge.llm.rubric`` and ``judge.compare`` write them, and nothing else is taken for evidence.
 """
 
 import base64
@@ -16,7 +16,7 @@ import soundfile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from examples.judge_server.web import Refused
-from judge.strict_json import parse_strict_json
+from judge.endpoint.strict_json import parse_strict_json
 from rollout.types import Speech
 
 BLOCK = re.compile(r"<([a-zA-Z0-9 ]{1,40}) ([0-9a-f]{16})>\n(.*?)\n</\1 \2>", re.DOTALL)

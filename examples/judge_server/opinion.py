@@ -15,11 +15,11 @@ import numpy as np
 
 from examples.judge_server.case import Case, Reply
 from examples.tiny_world.tasks import FAMILIES, Item
-from judge import measure, verifiable
-from judge.acoustic import DECENCY_LIMITS, DEFAULT_NORMS, STYLE_WEIGHT, Ramp
+from judge.rules import measure, verifiable
+from judge.rules.acoustic import DECENCY_LIMITS, DEFAULT_NORMS, STYLE_WEIGHT, Ramp
 from judge.types import JudgeTask, Scale, ScoredVerdict
 from rollout.types import Speech
-from speech.words import split_words
+from speech.answers.words import split_words
 
 SCALE = Scale(1.0, 5.0)
 PADDING = 2.0  # times the words of the right reply: who says more hides the answer or talks to the judge

@@ -35,7 +35,7 @@ from examples.judge_server.wording import (
     worded,
 )
 from examples.tiny_world.build import DATA
-from judge.asr import PocketsphinxRecogniser
+from judge.recognisers.pocketsphinx import PocketsphinxRecogniser
 from rollout.types import Speech
 
 MODEL = "tiny-world-judge"

@@ -17,10 +17,10 @@ from transformers import Qwen2ForCausalLM
 from conf.schema import ModelConfig
 from examples.tiny_world.build import DATA
 from examples.tiny_world.pretrain import Encoder, read_rows
-from judge.asr import PocketsphinxRecogniser, word_error_rate
+from judge.recognisers.pocketsphinx import PocketsphinxRecogniser, word_error_rate
+from speech.answers.words import split_words
 from speech.families import load_family
-from speech.mel import FloatArray
-from speech.words import split_words
+from speech.sound.mel import FloatArray
 
 MAX_REPLY = 128
 BATCH = 25

@@ -26,7 +26,7 @@ from examples.tiny_world.build import BASE, DATA
 from examples.tiny_world.speak import REPLY_MANNERS, USER_VOICES, read_clips
 from examples.tiny_world.tasks import draw_style
 from examples.tiny_world.words import REPLY_WORDS, VOCABULARY
-from speech.codec import Codec
+from speech.codecs.base import Codec
 from speech.codecs.mel import MelCodec
 from speech.families import load_family
 from speech.families.base import Family

@@ -8,8 +8,8 @@ config.json of mimi, encodec or dac         residual.py      transformers' own, 
 
 from pathlib import Path
 
-from speech.checkpoint import read_json
-from speech.codec import Codec
+from speech.checkpoints.folder import read_json
+from speech.codecs.base import Codec
 
 MEL_CODEC_FILE = "codec.safetensors"
 

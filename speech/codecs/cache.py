@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from speech.codec import Codec
-from speech.files import replace_atomically
+from speech.codecs.base import Codec
+from store.files import replace_atomically
 
 CODE_CACHE_VERSION = "2"  # of the reading and resampling before a codec; another one finds no old codes
 HASH_BYTES = 32  # bytes of a sha256

@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from speech.audio import Wave
-from speech.checkpoint import read_json
+from speech.checkpoints.folder import read_json
 from speech.codecs.files import check_same_rate, fingerprint_files
 from speech.codecs.graphs import OnnxDecoder, OnnxEncoder
 from speech.codecs.whisper_vq import WhisperVQ
+from speech.sound.audio import Wave
 
 CODEC_DECLARATION = "wavgate-codec.json"
 DECLARATION_FIELDS = {"kind", "encoder", "decoder", "sample_rate", "frame_rate"}

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from speech.checkpoint import read_json
+from speech.checkpoints.folder import read_json
 
 
 def fingerprint_files(folder: Path, files: Sequence[Path]) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from speech.audio import Wave
-from speech.codec import check_codes, check_wave
-from speech.onnx import open_onnx_session
+from speech.codecs.base import check_codes, check_wave
+from speech.codecs.onnx import open_onnx_session
+from speech.sound.audio import Wave
 
 CODEC_HALF = "a half of a codec"
 ONNX_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")

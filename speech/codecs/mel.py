@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from scipy.fft import dctn, idctn
 
-from speech.codec import check_codes, check_wave
-from speech.mel import (
+from speech.codecs.base import check_codes, check_wave
+from speech.sound.mel import (
     MEL_BANDS,
     MEL_FLOOR,
     MEL_HOP,

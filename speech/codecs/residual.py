@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from speech.audio import Wave
-from speech.checkpoint import read_json, read_tensor_shapes, weight_files
-from speech.codec import check_codes, check_wave
+from speech.checkpoints.config_keys import check_fixed, check_keys
+from speech.checkpoints.folder import read_json, read_tensor_shapes, weight_files
+from speech.codecs.base import check_codes, check_wave
 from speech.codecs.files import check_same_rate, fingerprint_files
-from speech.config_keys import check_fixed, check_keys
+from speech.sound.audio import Wave
 
 RESIDUAL_MODEL_TYPES = ("dac", "encodec", "mimi")
 UNDECLARED_KEYS = (  # keys that transformers' classes read or write without declaring them

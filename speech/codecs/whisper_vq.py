@@ -15,10 +15,10 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from speech.audio import Wave
-from speech.checkpoint import read_json, read_tensor_shapes, weight_files
-from speech.codec import check_wave
-from speech.config_keys import LOG_MEL_SETTINGS, UNREAD_WHISPER_KEYS, check_extractor, check_keys
+from speech.checkpoints.config_keys import LOG_MEL_SETTINGS, UNREAD_WHISPER_KEYS, check_extractor, check_keys
+from speech.checkpoints.folder import read_json, read_tensor_shapes, weight_files
+from speech.codecs.base import check_wave
+from speech.sound.audio import Wave
 
 WHISPER_VQ_RATE = 16_000
 SEGMENT_S = 30  # in one piece
@@ -101,7 +101,7 @@ class WhisperVQ:
         import torch
 
         from speech.codecs.whisper_vq_model import WhisperVQEncoder
-        from speech.ears.weights import FrozenWeights
+        from speech.encoders.weights import FrozenWeights
 
         with torch.device("meta"):
             model = WhisperVQEncoder(self._config)

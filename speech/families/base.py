@@ -17,13 +17,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from speech.channels import ChannelMap
-from speech.checkpoint import read_tensor_shapes
-from speech.codec import Codec
+from speech.checkpoints.folder import read_tensor_shapes
+from speech.checkpoints.tensor_names import UNCHANGED_NAMES, TensorNameMap
 from speech.codecs import load_codec
+from speech.codecs.base import Codec
 from speech.features import AudioVectors, EncodedPrompt
-from speech.interleave import Interleave
-from speech.names import UNCHANGED_NAMES, TensorNameMap
+from speech.grammar.channels import ChannelMap
+from speech.grammar.interleave import Interleave
 from speech.turns import ReplyChunk, Role, Turn
 from speech.vocabulary import Vocabulary
 

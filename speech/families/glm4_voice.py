@@ -16,9 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import ModelConfig
-from speech.channels import ChannelMap
-from speech.checkpoint import read_json
-from speech.config_keys import check_fixed, check_keys, format_json_value, read_positive_int, require_positive_number
+from speech.checkpoints.config_keys import (
+    check_fixed,
+    check_keys,
+    format_json_value,
+    read_positive_int,
+    require_positive_number,
+)
+from speech.checkpoints.folder import read_json
+from speech.checkpoints.tensor_names import TensorNameMap
 from speech.families.base import (
     EncodePastReply,
     Family,
@@ -28,8 +34,8 @@ from speech.families.base import (
     read_embedding_rows,
 )
 from speech.features import EncodedPrompt
-from speech.interleave import Interleave
-from speech.names import TensorNameMap
+from speech.grammar.channels import ChannelMap
+from speech.grammar.interleave import Interleave
 from speech.turns import AudioPart, Turn
 from speech.vocabulary import Vocabulary
 

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from conf.schema import ModelConfig
-from speech.channels import ChannelMap
-from speech.checkpoint import count_stored_layers, read_json
-from speech.config_keys import check_fixed
+from speech.checkpoints.config_keys import check_fixed
+from speech.checkpoints.folder import count_stored_layers, read_json
+from speech.checkpoints.qwen2 import read_decoder
+from speech.checkpoints.tensor_names import TensorNameMap
 from speech.families.base import (
     AudioEncoder,
     EncodePastReply,
@@ -32,9 +33,8 @@ from speech.families.base import (
     read_embedding_rows,
 )
 from speech.features import AudioFeatures, AudioVectors, EncodedPrompt
-from speech.interleave import Interleave
-from speech.names import TensorNameMap
-from speech.qwen2 import read_decoder
+from speech.grammar.channels import ChannelMap
+from speech.grammar.interleave import Interleave
 from speech.turns import AudioPart, Role, Turn
 from speech.vocabulary import Vocabulary, check_companion_files
 
@@ -231,6 +231,6 @@ def _import_model_class() -> Any:
 
 
 def _make_audio_encoder(path: Path, whisper: Path) -> AudioEncoder:
-    from speech.ears.kimi_audio import KimiAudioEncoder
+    from speech.encoders.kimi_audio import KimiAudioEncoder
 
     return KimiAudioEncoder(path, whisper)

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import ModelConfig
-from speech.channels import ChannelMap
-from speech.checkpoint import read_json
-from speech.config_keys import HARMLESS_KEYS, check_fixed, check_keys, read_positive_int
+from speech.checkpoints.config_keys import HARMLESS_KEYS, check_fixed, check_keys, read_positive_int
+from speech.checkpoints.folder import read_json
+from speech.checkpoints.qwen2 import SLIDING_WINDOW_KEYS, has_tied_head, read_decoder
+from speech.checkpoints.tensor_names import TensorNameMap
 from speech.families.base import AudioEncoder, EncodePastReply, Family, add_system_turn, read_embedding_rows
 from speech.features import AudioFeatures, EncodedPrompt
-from speech.interleave import Interleave
-from speech.names import TensorNameMap
-from speech.qwen2 import SLIDING_WINDOW_KEYS, has_tied_head, read_decoder
+from speech.grammar.channels import ChannelMap
+from speech.grammar.interleave import Interleave
 from speech.turns import Turn
 from speech.vocabulary import Vocabulary
 
@@ -59,7 +59,7 @@ def load(model: ModelConfig) -> Family:
     system = STEP_AUDIO_SYSTEM_PROMPT if model.system is None else model.system
 
     def make_ear() -> AudioEncoder:
-        from speech.ears.step_audio2 import StepAudio2Encoder
+        from speech.encoders.step_audio2 import StepAudio2Encoder
 
         return StepAudio2Encoder(path, ear)
 

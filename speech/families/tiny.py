@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import get_args
 
 from conf.schema import ModelConfig
-from speech.channels import ChannelMap
-from speech.checkpoint import read_json
+from speech.checkpoints.folder import read_json
+from speech.checkpoints.qwen2 import read_decoder
 from speech.families.base import EncodePastReply, Family, codes_to_ids, read_embedding_rows
 from speech.features import EncodedPrompt
-from speech.interleave import Interleave
-from speech.qwen2 import read_decoder
+from speech.grammar.channels import ChannelMap
+from speech.grammar.interleave import Interleave
 from speech.turns import Role, Turn, TurnPart
 from speech.vocabulary import Vocabulary
 

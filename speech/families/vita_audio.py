@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import ModelConfig
-from speech.channels import ChannelMap
-from speech.checkpoint import count_stored_layers, read_json
+from speech.checkpoints.folder import count_stored_layers, read_json
+from speech.checkpoints.qwen2 import read_decoder
+from speech.checkpoints.tensor_names import TensorNameMap
 from speech.families.base import (
     AudioEncoder,
     EncodePastReply,
@@ -26,9 +27,8 @@ from speech.families.base import (
     read_embedding_rows,
 )
 from speech.features import AudioFeatures, EncodedPrompt
-from speech.interleave import ChunkPattern, Interleave
-from speech.names import TensorNameMap
-from speech.qwen2 import read_decoder
+from speech.grammar.channels import ChannelMap
+from speech.grammar.interleave import ChunkPattern, Interleave
 from speech.turns import Role, Turn
 from speech.vocabulary import Vocabulary
 
@@ -64,7 +64,7 @@ def load(model: ModelConfig) -> Family:
     hears = kind == VECTORS_MODEL_TYPE
 
     def make_ear() -> AudioEncoder:
-        from speech.ears import sensevoice  # needs torch, which the learner's driver does not
+        from speech.encoders import sensevoice  # needs torch, which the learner's driver does not
 
         return sensevoice.load_sensevoice(path, model.ear or path)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from speech import audio
-from speech.audio import Wave
-from speech.manifest import ManifestRow
+from speech.data.manifest import ManifestRow
+from speech.sound import audio
+from speech.sound.audio import Wave
 from tests.processes import HANG_S
 
 ROOT = Path(__file__).parent.parent.parent
@@ -76,7 +76,7 @@ def trained(folder: Path, data: Path, *settings: str) -> Path:
     held_out = data.with_name("held_out.jsonl")
     held_out.write_text("\n".join(reversed(data.read_text().splitlines())) + "\n")
     command = [
-        *(sys.executable, "-m", "actors.cli", "train", "experiment=smoke", "model.dtype=float32"),
+        *(sys.executable, "-m", "commands.cli", "train", "experiment=smoke", "model.dtype=float32"),
         *("data=manifest", f"data.train={data}", f"data.validation={held_out}", f"data.test={held_out}"),
         *("learner.ranks=2", "learner.lr=3e-4", "learner.warmup_steps=5", "learner.timeout_s=600"),
         *("rollout.grammar=true", "learner.activation_checkpointing=false", "judge.asr.by=pocketsphinx"),

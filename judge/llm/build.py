@@ -1,0 +1,256 @@
+"""The API judges of a run, put together from their settings: endpoints, limits, probe, panel.
+
+Invariant: what is refused is refused by ``probe_endpoints``, before anything starts: an endpoint that cannot do what
+the axes need, a calibration of another judge.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
+from pathlib import Path
+
+from conf.endpoints import ApiConfig, AskedConfig
+from conf.judging import JudgeConfig
+from judge.endpoint.address import endpoint_from_config
+from judge.endpoint.cache import VerdictCache
+from judge.endpoint.chat import ask_endpoint
+from judge.endpoint.http import new_client
+from judge.endpoint.leases import TokenPrice
+from judge.endpoint.limits import MINUTE, EndpointLimits, LimiterProtocol
+from judge.llm.answers import AnswerSampling
+from judge.llm.calibration import Calibrations, load_calibrations
+from judge.caller import JudgeCaller
+from judge.capabilities import Capabilities
+from judge.llm.pairwise import compare_pairwise
+from judge.llm.panel import ApiPanel, ContestJudge, SecondJudge
+from judge.llm.probe import probe_capabilities
+from judge.llm.probe_questions import TrialPlan, build_smallest_body
+from judge.llm.ranking import rank_candidates
+from judge.llm.reply_judge import OpenAIJudge, format_judge_name
+from judge.llm.rubric import RUBRICS, Rubric
+from judge.panel import MAX_JUDGED_AUDIO_S, build_panel
+from judge.rules.voice import NormsSource
+from judge.types import Scale
+
+BREAKER_FAILURES = 4  # attempts in a row, of two cases at least, that open the breaker: as many as a call has
+BREAKER_REST_S = 5.0  # before the first probe of an endpoint that is down
+MAX_VERDICT_CACHE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbedEndpoints:
+    """What the endpoints can do. ``second``: None where there is no second judge."""
+
+    judge: Capabilities
+    second: Capabilities | None
+
+    @property
+    def mode(self) -> str:
+        """How the judge answers; verdicts of two modes are not put into one file."""
+        return f"{self.judge.mode}{'/forced' * self.judge.forced}"
+
+    def describe(self) -> list[str]:
+        """A line each."""
+        descriptions = [self.judge.describe()]
+        return descriptions if self.second is None else [*descriptions, f"second opinion: {self.second.describe()}"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointLimiters:
+    """The limiters of a run's endpoints, wherever they live."""
+
+    judge: LimiterProtocol
+    second: LimiterProtocol | None
+
+
+def limits_from_config(asked: AskedConfig) -> EndpointLimits:
+    """What all judge workers together may ask."""
+    return EndpointLimits(
+        concurrency=asked.concurrency,
+        requests_per_minute=asked.requests_per_minute,
+        audio_seconds_per_minute=asked.audio_seconds_per_minute,
+        spend_cap=asked.spend_cap,
+        breaker_failures=BREAKER_FAILURES,
+        breaker_rest_s=BREAKER_REST_S,
+        lease_s=2 * asked.deadline_s,  # an attempt ends within the deadline
+    )
+
+
+def select_rubrics(config: JudgeConfig) -> Mapping[str, Rubric]:
+    """Axis -> what the endpoint is asked about it."""
+    return {axis: RUBRICS[axis] for axis in config.api_axes}
+
+
+def compares_replies(config: JudgeConfig, group_size: int) -> bool:
+    """Whether the replies to one prompt are judged together."""
+    return bool(config.api_axes) and config.api.compare != "none" and group_size > 1
+
+
+def count_worker_slots(config: JudgeConfig) -> int:
+    """What one judge worker has in hand at once, replies or groups: enough to use the concurrency."""
+    return ceil(config.api.concurrency / config.workers) if config.api_axes else 1
+
+
+def calls_per_group(config: JudgeConfig, group_size: int) -> int:
+    """Calls, retries not counted, for the verdicts on all replies to one prompt."""
+    each = config.api.repeats * group_size
+    if compares_replies(config, group_size):
+        each = group_size * (group_size - 1) if config.api.compare == "pairwise" else config.api.repeats
+    return len(config.api_axes) * each
+
+
+def calls_at_once(config: JudgeConfig, group_size: int) -> int:
+    """The most calls of one run that may wait for the limits or be on their way."""
+    alone, together = calls_per_group(config, 1), calls_per_group(config, group_size)
+    in_hand = max(alone, together) if compares_replies(config, group_size) else alone
+    return config.workers * count_worker_slots(config) * in_hand
+
+
+def verdict_deadline(config: JudgeConfig, group_size: int) -> float:
+    """Seconds that a judge has for a verdict, or for those of a group, once it has the replies.
+
+    Locally ``deadline_s``. By API the sum of: ``deadline_s`` per reply that the worker has in hand (they
+    share one recogniser); a call's deadline for each round of calls that the concurrency allows, and one
+    more after an outage; what the rates make the last of all calls wait, at the longest clip; the longest
+    outage. Of two judges the slower counts.
+    """
+    if not config.api_axes:
+        return config.deadline_s
+    hearing = count_worker_slots(config) * (group_size if compares_replies(config, group_size) else 1)
+    calls = calls_at_once(config, group_size)
+    return hearing * config.deadline_s + max(_max_answer_seconds(config, asked, calls) for asked in config.asked)
+
+
+def _max_answer_seconds(config: JudgeConfig, asked: AskedConfig, calls: int) -> float:
+    rounds = ceil(calls / asked.concurrency) + 1
+    minutes = calls / asked.requests_per_minute if asked.requests_per_minute else 0.0
+    clips = sum(2 for rubric in select_rubrics(config).values() if rubric.hears_reply)
+    if asked.audio_seconds_per_minute and clips:
+        audio = MAX_JUDGED_AUDIO_S * clips * calls / len(config.api_axes)
+        minutes = max(minutes, audio / asked.audio_seconds_per_minute)
+    return rounds * asked.deadline_s + minutes * MINUTE + asked.outage_s
+
+
+async def probe_endpoints(config: JudgeConfig, group_size: int = 1, *, user_audio: bool = True) -> ProbedEndpoints:
+    """What the endpoints can do of what they will be asked.
+
+    ``group_size``: replies to a prompt, which ``compare`` holds against each other; ``user_audio``: there are
+    prompts that were spoken. ValueError: not what the axes need, one does not answer, or the calibration is
+    not this judge's.
+    """
+    able = [
+        await _probe_endpoint(
+            endpoint_config,
+            TrialPlan(
+                rubrics=list(select_rubrics(config).values()),
+                sampling=sampling_from_config(endpoint_config),
+                compare=endpoint_config.compare if isinstance(endpoint_config, ApiConfig) else "none",
+                group_size=group_size,
+                user_audio=user_audio,
+            ),
+        )
+        for endpoint_config in config.asked
+    ]
+    probed_endpoints = ProbedEndpoints(judge=able[0], second=able[1] if len(able) > 1 else None)
+    if config.api.calibration is not None:
+        maps, model = load_calibrations(config.api.calibration), endpoint_from_config(config.api).model
+        scale, asked = Scale(config.scale_lo, config.scale_hi), select_rubrics(config).values()
+        mapped = [
+            maps.map_for_axis(rubric.name, format_judge_name(model, rubric.id, probed_endpoints.judge), scale)
+            for rubric in asked
+        ]
+        if not any(mapped):
+            axes = " and ".join(config.api_axes)
+            raise ValueError(f"{config.api.calibration}: has no map for {axes}, which the endpoint judges")
+    return probed_endpoints
+
+
+async def _probe_endpoint(config: AskedConfig, asked: TrialPlan) -> Capabilities:
+    endpoint = endpoint_from_config(config)
+    async with new_client() as client:
+        capabilities = await probe_capabilities(partial(ask_endpoint, client, endpoint), endpoint.model, asked)
+    if config.spend_cap is not None and not capabilities.usage:
+        raise ValueError("spend_cap cannot be held: the endpoint does not say how many tokens a call takes")
+    return capabilities
+
+
+def sampling_from_config(asked: AskedConfig) -> AnswerSampling:
+    """How answers are drawn, by the settings."""
+    return AnswerSampling(
+        temperature=asked.temperature,
+        max_tokens=asked.max_tokens,
+        max_tokens_field=asked.max_tokens_field,
+        reasoning_effort=asked.reasoning_effort,
+    )
+
+
+def build_api_panel(
+    config: JudgeConfig,
+    root: Path,
+    voice: Path | NormsSource,
+    probed_endpoints: ProbedEndpoints,
+    access: EndpointLimiters,
+    *,
+    log: Path | None,
+) -> ApiPanel:
+    """The shipped panel with API judges on its axes.
+
+    ``root``, ``voice`` as in ``panel_from``; ``log``: of all calls.
+
+    ValueError: a file of the recogniser is not there, or the cache or calibration cannot be used.
+    """
+    panel, api, second = build_panel(config, root, voice), config.api, config.second
+    caller = partial(_build_caller, log=log)
+    maps = None if api.calibration is None else load_calibrations(api.calibration)
+    judge = _build_judge(api, caller(api, access.judge, cached=True), probed_endpoints.judge, panel.scale, maps)
+    other = None
+    if probed_endpoints.second is not None and access.second is not None:
+        asks = caller(second, access.second, cached=True)
+        other = SecondJudge(
+            judge=_build_judge(second, asks, probed_endpoints.second, panel.scale, None), share=second.share
+        )
+    return ApiPanel(
+        panel,
+        judge,
+        select_rubrics(config),
+        fresh=_build_judge(api, caller(api, access.judge, cached=False), probed_endpoints.judge, panel.scale, maps),
+        comparing=_build_comparer(api, judge),
+        second=other,
+    )
+
+
+def _build_caller(asked: AskedConfig, permits: LimiterProtocol, *, cached: bool, log: Path | None) -> JudgeCaller:
+    endpoint, client = endpoint_from_config(asked), new_client()
+    prices = {"prompt": asked.prompt_price, "completion": asked.completion_price}
+    return JudgeCaller(
+        partial(ask_endpoint, client, endpoint),
+        endpoint.model,
+        permits,
+        outage_s=asked.outage_s,
+        price=TokenPrice(**{name: price for name, price in prices.items() if price is not None}),
+        cache=VerdictCache(asked.cache, MAX_VERDICT_CACHE_BYTES) if cached and asked.cache is not None else None,
+        log=log,
+        endpoint=endpoint.base_url,
+        ping=partial(
+            ask_endpoint, client, replace(endpoint, attempts=1), build_smallest_body(sampling_from_config(asked))
+        ),
+    )
+
+
+def _build_judge(
+    asked: AskedConfig, caller: JudgeCaller, able: Capabilities, scale: Scale, maps: Calibrations | None
+) -> OpenAIJudge:
+    return OpenAIJudge(
+        caller, able, scale=scale, repeats=asked.repeats, sampling=sampling_from_config(asked), maps=maps
+    )
+
+
+def _build_comparer(api: ApiConfig, judge: OpenAIJudge) -> ContestJudge | None:
+    asked = (judge.caller, judge.capabilities)
+    scale, sampling = judge.scale, judge.sampling
+    if api.compare == "pairwise":
+        return partial(compare_pairwise, *asked, scale=scale, sampling=sampling)
+    if api.compare == "ranking":
+        return partial(rank_candidates, *asked, scale=scale, repeats=api.repeats, sampling=sampling)
+    return None
