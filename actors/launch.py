@@ -9,17 +9,17 @@ from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
+from actors.checks.endpoints import probe_for_run
 from actors.checks.prepare import Job
 from actors.cluster import Cluster
-from actors.driver import Driver
 from actors.fleet import Fleet
+from actors.loop import Driver
 from actors.run import checkpoint
 from actors.run.interrupt import interrupt_on_termination, run_until_terminated
 from actors.run.lock import lock_folder
 from actors.run.monitor import Monitor
 from actors.run.record import RunDirectory
 from actors.run.terminal import call_when_output_lost
-from commands.judge.verbs import probe_for_run
 from judge.llm.build import ProbedEndpoints
 from report.run import page
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from conf.schema import Config
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("conf", "speech", "rollout", "judge", "learner", "report", "actors")
+FOLDERS = ("store", "conf", "speech", "rollout", "judge", "learner", "report", "actors", "commands")
 LONG_FUNCTION = 40  # lines
 LONG_FILE = 300
 MAY_SHARE = {"main", "load"}  # entry points, and the door of each model family

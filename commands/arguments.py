@@ -4,14 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TypeAlias
 
+from actors.train import TRAIN_HELP
+
 CommandParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 MODEL_HELP = "a checkpoint or a run directory (default: the embedded base)"
 OVERRIDES_HELP = "settings as for train: model=NAME model.path=FOLDER model.codec=FOLDER, ..."
-TRAIN_HELP = """key=value overrides (wavgate train algo=sft rollout.group_size=4), resume=RUN, and the flags
---cfg job (print the resolved settings), --dry-run (placement, memory, judge calls),
---multirun (run.seed=0,1,2 or run.seed=range(0,3) or algo=glob(grpo*)),
---config-dir DIR (config groups of your own: DIR/experiment/mine.yaml is experiment=mine)"""
-
 SCORE_HELP = """Judge finished replies with the judge of these settings. Each verdict is added to
 OUT.verdicts.jsonl as it comes; the same command goes on where it was stopped, and asks again where the judge
 failed. At the end OUT.parquet has a row per reply. Fields of the manifest: commands/judge/replies.py."""

@@ -1,72 +1,31 @@
 """The command line: ``wavgate train | study | compare | pairs | eval | say | report | export | doctor``,
 ``wavgate data check | convert`` and ``wavgate judge probe | score | calibrate``.
 
-Nothing heavy is imported until a command needs it.
-Exit codes: 0 done; 1 the run could not go on (one line says why); 2 the user's mistake (every problem on
-its line, no traceback, nothing written); 130 interrupted.
+Nothing heavy is imported until a command needs it. Exit codes: ``actors/exits.py``.
 """
 
 import argparse
 import re
 import sys
 from collections.abc import Sequence
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
-from actors.run.terminal import keep_output_open
+from actors.exits import FAILED, OK, exit_with_line
 from commands.arguments import parse_arguments
-
-OK, FAILED, USER, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    with keep_output_open():
-        return _run_command(list(sys.argv[1:] if arguments is None else arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return exit_with_line(lambda: _run_command(given))
 
 
 def _run_command(given: list[str]) -> int:
-    try:
-        if given[:1] == ["train"]:
-            from commands.run_verbs import run_train_command
+    if given[:1] == ["train"]:
+        from actors.train import run_train_command
 
-            return run_train_command(given[1:])
-        return _dispatch_command(given)
-    except KeyboardInterrupt as error:
-        print("\n".join(filter(None, ["interrupted", str(error)])), file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        code = _report_error(error)
-        if code is None:
-            raise
-        return code
-
-
-def _report_error(error: BaseException) -> int | None:
-    """Print what the user can act on; None for a bug, which deserves its traceback."""
-    from actors.checks import dependencies
-
-    lacking = dependencies.explain_import_error(error)
-    if lacking is not None:
-        print(f"wavgate: {lacking}", file=sys.stderr)
-        return FAILED
-    from actors.errors import RunError, UserError
-    from conf.load import ConfigError
-    from speech.data.manifest import ManifestError
-
-    if isinstance(error, (UserError, ConfigError, ManifestError)):
-        print(error, file=sys.stderr)
-        return USER
-    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
-        where = error.filename or "a file"
-        print(f"stopped: {where}: {error.strerror}: make room, then go on with the same run", file=sys.stderr)
-        return FAILED
-    if isinstance(error, RunError):
-        print(f"stopped: {error}", file=sys.stderr)
-        return FAILED
-    if isinstance(error, BaseExceptionGroup):
-        return _report_error(error.exceptions[0])
-    return None
+        return run_train_command(given[1:])
+    return _dispatch_command(given)
 
 
 def _dispatch_command(given: list[str]) -> int:

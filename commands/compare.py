@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actors.errors import UserError
+from actors.exits import OK
+from report.study import findings as study
 from report.study import listen, votes
-from report.study import write as study
 from report.study.of_runs import build_study_from_runs
 from report.study.tables import summarise_study
+from report.study.write import write_study_files
 
-OK = 0
 MAX_LISTENING_PAIRS = 200
 
 
@@ -27,7 +28,7 @@ def compare_runs(runs: Sequence[Path], to: Path, sides: Sequence[str] | None, mo
         given = build_study_from_runs(runs)
         chosen = listen.choose_sides(given, sides)
         study_figures = study.compute_findings(given)
-        written = study.write_study_files(study_figures, to, "compare")
+        written = write_study_files(study_figures, to, "compare")
     except ValueError as error:
         raise UserError(str(error)) from error
     print("\n".join(summarise_study(study_figures)))

@@ -6,12 +6,12 @@ from pathlib import Path
 from time import monotonic
 
 from actors.errors import UserError
+from actors.exits import OK
 from speech.data.convert import convert_source
 from speech.data.problems import escape_unprintable
 from speech.data.sources.folder import ConversionProgress
 from speech.data.sources.forms import SOURCE_FORMS
 
-OK = 0
 MAX_LISTED_ENTRIES = 20  # reasons and keys on the screen; convert.json has more of them
 
 

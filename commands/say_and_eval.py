@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.errors import UserError
+from actors.exits import FAILED, OK
 from conf.schema import Config
 from report.records import Evaluation
 from speech.checkpoints.folder import read_export_step
@@ -16,7 +17,6 @@ if TYPE_CHECKING:  # nothing heavy is imported until a command needs it
     from judge.types import JudgeTask, ReplyJudgement
     from rollout.types import Prompt, Reply, Speech
 
-OK, FAILED = 0, 1
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 

@@ -96,9 +96,9 @@ gpu_line() {
     local settings line
     say "a bare Debian root with pip"
     make_root "$WORK/root" bookworm python3,python3-pip,ca-certificates,util-linux
-    mkdir -p "$WORK/root/opt/wavgate/actors"
+    mkdir -p "$WORK/root/opt/wavgate/actors/checks"
     cp -r pyproject.toml constraints.txt docker "$WORK/root/opt/wavgate/"
-    cp actors/checks/dependencies.py "$WORK/root/opt/wavgate/actors/"
+    cp actors/checks/dependencies.py "$WORK/root/opt/wavgate/actors/checks/"
     mapfile -t settings < <(sed -n 's/^ENV WAVGATE_EXTRA/WAVGATE_EXTRA/p' docker/Dockerfile | tr ' ' '\n')
     line=$(sed -n 's/^RUN .*pip.conf //p' docker/Dockerfile)
     say "$line"

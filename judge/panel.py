@@ -8,8 +8,8 @@ to a reply that cannot be judged:
     neither    (nothing to check, reply cut off)    Missing
 
 so being unjudgeable never pays and a broken judge never teaches. Above the axes stand the vetoes
-(judge/rules/vetoes.py): a bound that is broken makes the reward the floor. Predictors of quality (judge/rules/plugins.py)
-may veto; none of them adds to a reward.
+(judge/rules/vetoes.py): a bound that is broken makes the reward the floor. Predictors of quality
+(judge/rules/plugins.py) may veto; none of them adds to a reward.
 """
 
 from collections.abc import Mapping, Sequence

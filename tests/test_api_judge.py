@@ -17,11 +17,11 @@ import pytest
 import ray
 
 from actors.api_judge import JUDGE_CALLS_FILE, ApiJudgeActor, RemoteLimiter, start_limiters, sum_logged_spend
+from actors.checks.endpoints import probe_judge
 from actors.cluster import Cluster, count_usable_cores, plan_placement
 from actors.errors import RunError, UserError
 from actors.judge_pool import JudgePool
 from commands.cli import main
-from commands.judge.verbs import probe_judge
 from conf.load import load_config
 from conf.schema import Config
 from judge.llm.build import calls_at_once, count_worker_slots, verdict_deadline

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.driver import Driver
+from actors.loop import Driver
 from actors.run.checkpoint import DriverState
 
 

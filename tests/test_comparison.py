@@ -20,10 +20,11 @@ from report.study import picture as study_picture
 from report.study import tables as study_tables
 from report.study.comparison import StudyRow, pair_seeds
 from report.study.data import average_columns, build_study_data, find_pareto_front
+from report.study.findings import Study, StudyCell, StudyFindings, compute_findings
 from report.study.measures import HELD_OUT_MEASURES
 from report.study.paired import Bootstrap, IntervalEstimate, sign_test
 from report.study.trials import is_finished, read_trial
-from report.study.write import Study, StudyCell, StudyFindings, compute_findings, write_study_files
+from report.study.write import write_study_files
 from tests.synthetic_diagnostics import diagnosis
 from tests.synthetic_run import write_lines
 from tests.synthetic_study import make_trial

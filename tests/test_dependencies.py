@@ -212,7 +212,7 @@ def test_a_run_is_described_on_a_machine_without_git(monkeypatch: pytest.MonkeyP
 def test_the_list_needs_nothing_but_the_standard_library(tmp_path: Path) -> None:
     alone = tmp_path / "actors"
     alone.mkdir()
-    shutil.copy(ROOT / "actors" / "dependencies.py", alone)
+    shutil.copy(ROOT / "actors/checks/dependencies.py", alone)
     done = command(dict(os.environ), "-I", "-S", str(alone / "dependencies.py"), "before", "gpu")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

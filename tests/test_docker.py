@@ -55,7 +55,7 @@ def printed(machine: dict[str, str], tmp_path: Path, *arguments: str) -> list[st
     """What install.sh would do in a fresh checkout."""
     checkout = tmp_path / "checkout"
     (checkout / "docker").mkdir(parents=True, exist_ok=True)
-    (checkout / "actors").mkdir(exist_ok=True)
+    (checkout / "actors/checks").mkdir(parents=True, exist_ok=True)
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, checkout / name)
     for file in [

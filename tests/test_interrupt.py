@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from actors.checks.prepare import prepare_job
-from actors.driver import Driver
+from actors.loop import Driver
 from actors.run import checkpoint
 from actors.run.interrupt import (
     defer_signals,

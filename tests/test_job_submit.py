@@ -25,7 +25,7 @@ from tests import processes
 ROOT = Path(__file__).parent.parent
 RAY = Path(sys.executable).parent / "ray"
 NAME, SECRET = "WAVGATE_TEST_JUDGE_KEY", "sk-canary-0d5e77ab3c914f28"  # in the environment of every node
-SHIPPED = ("conf", "speech", "rollout", "judge", "learner", "actors", "report", "examples")
+SHIPPED = ("store", "commands", "conf", "speech", "rollout", "judge", "learner", "actors", "report", "examples")
 
 
 def free_port() -> int:

@@ -164,6 +164,6 @@ def test_what_goes_over_a_gpu_transport_is_the_checkpoint_in_the_engines_type(
 
 def test_no_protocol_is_asked_at_run_time_what_a_model_is() -> None:
     """Since Python 3.12 such a question does not see a submodule of a torch module, and answers no."""
-    packages = ("actors", "conf", "judge", "learner", "report", "rollout", "speech")
+    packages = ("actors", "commands", "store", "conf", "judge", "learner", "report", "rollout", "speech")
     sources = [file for package in packages for file in (ROOT / package).rglob("*.py")]
     assert sources and not [str(file) for file in sources if "runtime_checkable" in file.read_text()]

@@ -22,7 +22,7 @@ from actors.run.lock import HOLDER_DEAD_AFTER_S, lock_folder
 from tests.processes import HANG_S
 
 HOLDS = (
-    "import sys; from pathlib import Path; from actors.run.lock import alone\n"
+    "import sys; from pathlib import Path; from actors.run.lock import lock_folder\n"
     "with alone(Path(sys.argv[1]), 'a run'):\n    print('held', flush=True); sys.stdin.read()"
 )
 

@@ -174,7 +174,7 @@ def test_calibrate_writes_over_nothing_but_a_calibration(tmp_path: Path) -> None
 def test_a_local_judge_is_measured_in_one_pass_and_gets_no_map(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("commands.judge.judge_pass.local_judges", in_this_process)
+    monkeypatch.setattr("commands.judge.judge_pass.open_local_judges", in_this_process)
     path = rated(tmp_path, lambda i: [5.0 - 4 * (i % 2)], count=4, axis="semantic", match="final", answer="0")
     assert calibrate_judge(path, tmp_path / "c.json", None, ["judge.workers=1", "judge.acoustic=0"]) == 0
     shown = capsys.readouterr().out

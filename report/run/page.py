@@ -20,7 +20,7 @@ from report.run import browser, curves, diagnostics, judges, table
 from report.run.curves import PageData
 from store.files import write_atomically
 
-ASSET_FOLDER = Path(__file__).parent
+ASSET_FOLDER = Path(__file__).resolve().parents[1] / "web"
 RUN_PAGE_SCRIPTS = (
     "elements.js",
     "charts.js",

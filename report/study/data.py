@@ -8,12 +8,12 @@ from statistics import fmean
 from report.run.choose import pick_evenly_spaced
 from report.run.curves import MetricColumn, PageData, round_for_page
 from report.study.comparison import StudyRow
+from report.study.findings import PreparedFile, StudyCell, StudyFindings
 from report.study.measures import DISTANCE_MEANING, HELD_OUT_MEASURES, TOKEN_DISTANCE
 from report.study.paired import IntervalEstimate
 from report.study.tables import summarise_lambda
 from report.study.trials import Trial
 from report.study.why import average_over_seeds, describe_why_figure, list_why_figures
-from report.study.write import PreparedFile, StudyCell, StudyFindings
 
 STUDY_PAGE_SCRIPTS = ("elements.js", "charts.js", "study_plots.js", "study.js")
 STUDY_PAGE_STYLES = ("page.css", "study.css")

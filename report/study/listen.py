@@ -22,9 +22,9 @@ from report.run.choose import pick_evenly_spaced, take_within_budget
 from report.run.curves import PageData
 from report.run.page import render_page
 from report.study.comparison import pair_seeds
+from report.study.findings import Study, StudyCell
 from report.study.trials import read_held_out_replies
 from report.study.votes import VOTE_FORMAT, VOTE_QUESTIONS
-from report.study.write import Study, StudyCell
 from speech.data.problems import UNPRINTABLE_CHARACTERS
 from store.files import write_atomically
 

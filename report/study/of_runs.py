@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conf.study import BASE_METHOD
+from report.study.findings import Study, StudyCell
 from report.study.trials import RunSettings, is_finished, read_settings, unquote_setting
-from report.study.write import Study, StudyCell
 
 SETTINGS_WITHIN_METHOD = (
     "run.name",

@@ -8,8 +8,8 @@ from report.run.curves import MetricColumn
 from report.study import data as study_data
 from report.study.canvas import INK_COLOUR, SOFT_COLOUR, Axes, Box, Canvas, Dash, Point
 from report.study.comparison import StudyRow
+from report.study.findings import StudyFindings
 from report.study.paired import IntervalEstimate
-from report.study.write import StudyFindings
 
 PICTURE_WIDTH, PICTURE_HEIGHT = 1800, 1000
 METHOD_COLOURS = ("#2463c9", "#b45309", "#2f7d32", "#8b4fc2", "#c23a4b", "#0e7490")  # as in page.css

@@ -6,10 +6,10 @@ from io import StringIO
 from statistics import fmean
 
 from report.run.table import align_columns
+from report.study.findings import PreparedFile, StudyCell, StudyFindings
 from report.study.paired import IntervalEstimate
 from report.study.trials import Trial
 from report.study.why import list_why_figures
-from report.study.write import PreparedFile, StudyCell, StudyFindings
 
 MEASURE_COLUMNS = (
     "arm", "method", "measure", "unit", "mean", "lo", "hi", "diff", "diff_lo", "diff_hi",

@@ -36,29 +36,28 @@ def check_copies(path: Path) -> None:
     files = sorted(file for file in path.iterdir() if PICKLED.fullmatch(file.name) and is_zipfile(file))
     stored = read_tensor_headers(path) if files else {}
     for file in files:
-        for name, tensor in _pickled(file).items():
+        for name, tensor in _load_pickled_tensors(file).items():
             header = stored.get(name)
-            if header is not None and not _equal(header, name, tensor):
+            if header is not None and not _is_same_tensor(header, name, tensor):
                 rule = f"must hold the same weights as {header.file.name}, which is read: {name} differs"
                 raise ValueError(f"{file}: {rule}; remove the older one")
 
 
-def _pickled(file: Path) -> Mapping[str, "Tensor"]:
+def _load_pickled_tensors(file: Path) -> Mapping[str, "Tensor"]:
     """Plain tensors by name, in the file's pages until they are used; no code of the file is run."""
-    from pickle import UnpicklingError
-
     import torch
+    from torch._weights_only_unpickler import UnpicklingError
 
     try:
-        found = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, UnpicklingError) as error:
-        told = " ".join(str(error).split())[:100]
-        raise ValueError(f"{file}: must be readable beside the weights that are read, or removed: {told}") from error
-    tensors = found.items() if isinstance(found, dict) else ()
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(f"{file}: must be readable beside the weights that are read, or removed: {reason}") from error
+    tensors = loaded.items() if isinstance(loaded, dict) else ()
     return {str(name): tensor for name, tensor in tensors if isinstance(tensor, torch.Tensor)}
 
 
-def _equal(header: TensorHeader, name: str, other: "Tensor") -> bool:
+def _is_same_tensor(header: TensorHeader, name: str, other: "Tensor") -> bool:
     import torch
 
     with safe_open(str(header.file), framework="pt") as stored:
