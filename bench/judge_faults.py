@@ -14,8 +14,8 @@ import sys
 import time
 from collections import Counter
 
-from tests.fault_server import Outcome, storm
-from tests.faults import FAULTS
+from tests.helpers.fault_schedules import FAULTS
+from tests.helpers.fault_server import Outcome, storm
 
 
 def line(name: str, outcomes: list[Outcome]) -> str:

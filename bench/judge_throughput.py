@@ -51,8 +51,8 @@ from judge.llm.reply_judge import OpenAIJudge
 from judge.llm.rubric import ACOUSTIC_RUBRIC
 from judge.types import JudgeTask, ScoredVerdict
 from rollout.types import Speech
-from tests.api_judges import api_judges
-from tests.judging import reply, spoken
+from tests.helpers.api_judge_runs import api_judges
+from tests.helpers.judge_builders import reply, spoken
 
 REQUIRED = 100.0  # verdicts per second
 RATE, SECONDS = 16_000, 3.0

@@ -19,7 +19,7 @@ import hypothesis
 import pytest
 import torch
 
-from tests import processes
+from tests.helpers import processes
 
 hypothesis.settings.register_profile(  # a busy machine is no failure
     "wavgate", deadline=None, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -108,7 +108,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Qwen2 in the tiny layout, with a codec of 32 codes. Do not write into it."""
-    from tests.fixtures import write_micro_checkpoint  # here: most tests need no transformers
+    from tests.helpers.sound_fixtures import write_micro_checkpoint  # here: most tests need no transformers
 
     return write_micro_checkpoint(tmp_path_factory.mktemp("micro") / "base")
 

@@ -1,0 +1,105 @@
+"""What an ear heard is kept, exactly and within bounds: rows that are drawn again are not heard again."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from conf.schema import ModelConfig
+from speech.dataset import RowEncoder
+from speech.encoders.kept import AudioVectorCache
+from speech.encoders.step_audio2 import StepAudio2Encoder
+from speech.families import load_family
+from speech.families.base import Family
+from speech.features import AudioVectors
+from speech.sound import audio
+from tests.helpers.micro_step_audio2 import ENCODER, write_checkpoint, write_codec
+from tests.helpers.micro_world import clip, heard_row
+
+
+class Counting(StepAudio2Encoder):
+    """The family's ear; ``heard``: how often."""
+
+    heard = 0
+
+    def hear(self, wave: NDArray[np.float32]) -> AudioVectors:
+        self.heard += 1
+        return super().hear(wave)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    folder = write_checkpoint(tmp_path_factory.mktemp("step") / "model")
+    codec = write_codec(tmp_path_factory.mktemp("codec") / "codec")
+    return load_family(ModelConfig(family="step_audio2", path=folder, codec=codec))
+
+
+@pytest.fixture
+def ear(family: Family, monkeypatch: pytest.MonkeyPatch) -> Counting:
+    counting = Counting(family.path, ENCODER)
+    monkeypatch.setitem(vars(family), "_ear", counting)  # where it is kept once it is made
+    return counting
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """a.wav, b.wav, and a copy of a.wav under another name."""
+    for name, seed in (("a", 1), ("b", 2)):
+        audio.write(tmp_path / f"{name}.wav", clip(0.4, seed), 16_000)
+    shutil.copy(tmp_path / "a.wav", tmp_path / "copy.wav")
+    return tmp_path
+
+
+def vectors(encoder: RowEncoder, *clips: str) -> AudioVectors:
+    features = encoder.encode(heard_row(*clips)).prompt.features
+    assert features is not None
+    return features.vectors
+
+
+def test_a_row_that_is_drawn_again_is_not_heard_again(family: Family, ear: Counting, data: Path) -> None:
+    encoder = RowEncoder(family, data, 10.0)
+    first, again, copied = (vectors(encoder, name, "b.wav") for name in ("a.wav", "a.wav", "copy.wav"))
+    assert ear.heard == 1
+    assert np.array_equal(first, again) and np.array_equal(first, copied)
+
+
+def test_clips_in_another_order_are_heard_anew(family: Family, ear: Counting, data: Path) -> None:
+    encoder = RowEncoder(family, data, 10.0)
+    one, other = vectors(encoder, "a.wav", "b.wav"), vectors(encoder, "b.wav", "a.wav")
+    assert ear.heard == 2 and not np.array_equal(one, other)
+    assert np.array_equal(other, vectors(RowEncoder(family, data, 10.0), "b.wav", "a.wav"))
+
+
+def test_a_clip_that_is_too_long_is_refused_before_it_is_heard(family: Family, ear: Counting, data: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.wav: audio must last at most 0\.3 s"):
+        RowEncoder(family, data, 0.3).vectors(("a.wav",))
+    assert ear.heard == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), max_size=40), st.integers(0, 5))
+def test_the_least_lately_used_go_first_and_the_bytes_stay_bounded(uses: list[tuple[int, int]], limit: int) -> None:
+    kept, naive = AudioVectorCache(limit=4 * limit), list[tuple[int, AudioVectors]]()  # naive: the latest last
+    for name, length in uses:
+        known = next((pair for pair in naive if pair[0] == name), None)
+        found = kept.get((str(name),))
+        assert found is (known[1] if known else None)
+        if known is not None:
+            naive.remove(known)
+            naive.append(known)
+            continue
+        vectors = np.zeros((length, 1), np.float32)
+        kept.put((str(name),), vectors)
+        naive.append((name, vectors))
+        while sum(len(one) for _, one in naive) > limit:
+            naive.pop(0)
+
+
+def test_what_is_kept_cannot_be_written_in() -> None:
+    kept, vectors = AudioVectorCache(), np.zeros((1, 1), np.float32)
+    kept.put(("a",), vectors)
+    with pytest.raises(ValueError, match="read-only"):
+        vectors[0, 0] = 1
