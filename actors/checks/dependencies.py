@@ -1,7 +1,7 @@
 """What must be importable before anything runs, and which system library is behind what is not.
 
 One list for the install, `wavgate doctor` and every command. Standard library only: the install runs this file before
-anything is installed (`before cpu|gpu`) and at its end (`after`: prints the packages to install again). Exit 1: lacking.
+anything is installed (`before cpu|gpu`) and at its end (`after`: prints what to install again). Exit 1: lacking.
 """
 
 import ctypes

@@ -101,7 +101,7 @@ def batches(staleness: int, equal_groups: str, engine: Engine) -> BatchScheduler
     family = SimpleNamespace(channels=SimpleNamespace(to_letters=lambda ids: "T" * len(ids)))
     train = Rows(row(f"r{i}") for i in range(ROWS))
     job: Any = SimpleNamespace(config=config, train=train, pairs=(), family=family)
-    monitor: Any = SimpleNamespace(begin_phase=lambda *_, **__: None, count_done=lambda *_: None)
+    monitor: Any = SimpleNamespace(begin_phase=lambda *_, **__: None, tick=lambda *_: None)
     run: Any = SimpleNamespace(reply_audio_path=lambda step, reply: None)
     fleet: Any = SimpleNamespace(rollout=engine, judges=Judges())
     return BatchScheduler(job, run, fleet, monitor)

@@ -36,7 +36,7 @@ def test_evaluations_that_an_interruption_cut_off_are_made_on_resume(
     state = DriverState(step=step, seed=0, gate={}, cursors={})
     driver._config = SimpleNamespace(run=SimpleNamespace(steps=8, eval_every=4))
     driver._job = SimpleNamespace(snapshot=(Path("snapshot"), state))
-    driver._fleet = SimpleNamespace(learner=SimpleNamespace(load=nothing), sync_weights=nothing)
+    driver._fleet = SimpleNamespace(learner=SimpleNamespace(load=nothing), sync=nothing)
     driver._gate = SimpleNamespace(load_state_dict=lambda _: None)
     driver._batches = SimpleNamespace(resume_after=lambda *_: None)
     driver._run = SimpleNamespace(discard_after=lambda *_: None, event=lambda *_: None)

@@ -13,7 +13,6 @@ import pytest
 from actors.errors import RunError, UserError
 from actors.run import checkpoint
 from actors.run.checkpoint import DriverState
-from commands import run_verbs as commands
 from commands.cli import main
 
 
@@ -107,14 +106,13 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from actors.run import checkpoint
-from commands import run_verbs as commands
 from tests.actors.test_checkpoint import state
 
 def half(folder):
     (folder / "shard-1.safetensors").write_bytes(b"x" * 500)
     os.kill(os.getpid(), signal.SIGKILL)
 
-checkpoint.save(Path(sys.argv[1]), state(2), half, 2)
+checkpoint.save_snapshot(Path(sys.argv[1]), state(2), half, 2)
 """
 
 
@@ -157,6 +155,6 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before_and_nothing_of
     def train(arguments: list[str]) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # wherever else a run writes
 
-    monkeypatch.setattr(commands, "run_train_command", train)
+    monkeypatch.setattr("actors.train.run_train_command", train)
     assert main(["train"]) == 1
     assert capsys.readouterr().err.startswith("stopped: a file: No space left on device: make room")

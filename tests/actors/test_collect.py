@@ -45,7 +45,7 @@ def test_an_evaluation_on_an_outage_writes_no_figure(monkeypatch: pytest.MonkeyP
     )
     job = SimpleNamespace(config=settings, test=(), validation=())
     run = SimpleNamespace(path=tmp_path, append=lambda *line: written.append(line))
-    monitor = SimpleNamespace(begin_phase=lambda *_, **__: None, count_done=None, print_line=written.append)
+    monitor = SimpleNamespace(begin_phase=lambda *_, **__: None, tick=None, say=written.append)
 
     async def nothing(*_: object) -> list[object]:
         return []

@@ -44,7 +44,7 @@ def driver(data: list[str], tmp_path: Path, learner: SlowLearner) -> tuple[Drive
     job = prepare_job([f"run.root={tmp_path}", "run.name=run", "learner.ranks=1", "judge.workers=1", *data])
     run = RunDirectory.create(job.config)
     monitor: Any = SimpleNamespace(
-        begin_phase=lambda *_, **__: None, print_line=lambda _: None, count_done=None, finish_step=None
+        begin_phase=lambda *_, **__: None, say=lambda _: None, tick=None, step=None
     )
     fleet: Any = SimpleNamespace(learner=learner, rollout=None, judges=None)
     found = Driver(job, run, fleet, monitor)

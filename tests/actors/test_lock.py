@@ -23,7 +23,7 @@ from tests.helpers.processes import HANG_S
 
 HOLDS = (
     "import sys; from pathlib import Path; from actors.run.lock import lock_folder\n"
-    "with alone(Path(sys.argv[1]), 'a run'):\n    print('held', flush=True); sys.stdin.read()"
+    "with lock_folder(Path(sys.argv[1]), 'a run'):\n    print('held', flush=True); sys.stdin.read()"
 )
 
 

@@ -13,14 +13,14 @@ import sys
 from pathlib import Path
 from actors.run.terminal import call_when_output_lost, keep_output_open
 told = []
-with lasting():
-    when_lost(lambda: told.append(1))
+with keep_output_open():
+    call_when_output_lost(lambda: told.append(1))
     print("first", flush=True)
     sys.stdin.readline()
     for number in range(3):
         print("x" * 100_000)
         print("a word of it", file=sys.stderr, flush=True)
-    when_lost(lambda: told.append(2))
+    call_when_output_lost(lambda: told.append(2))
 Path(sys.argv[1]).write_text(repr(told))
 """
 

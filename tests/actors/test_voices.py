@@ -66,7 +66,7 @@ def config_of(folder: Path, *more: str) -> Config:
 
 
 def measured(fleet: Fleet, config: Config, asked: list[Any], run: Path, monkeypatch: pytest.MonkeyPatch) -> str | None:
-    monkeypatch.setattr("actors.voices.prompt_of", lambda example: example.id)
+    monkeypatch.setattr("actors.voices.example_to_prompt", lambda example: example.id)
     return asyncio.run(measure_voice(fleet, config, Path("a.jsonl"), asked, run))  # type: ignore[arg-type]
 
 

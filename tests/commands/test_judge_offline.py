@@ -185,7 +185,7 @@ class Flaky(JudgeServer):
 def test_what_failed_is_asked_again_and_what_was_answered_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("judge.http.FIRST_WAIT", 0.02)  # what is tried again is tried soon
+    monkeypatch.setattr("judge.endpoint.http.FIRST_WAIT", 0.02)  # what is tried again is tried soon
     path = manifest(tmp_path)
     out = tmp_path / "out.parquet"
 
@@ -267,7 +267,7 @@ class Dying(JudgeServer):
 
 
 def test_an_outage_ends_with_its_cause_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("judge.http.FIRST_WAIT", 0.02)
+    monkeypatch.setattr("judge.endpoint.http.FIRST_WAIT", 0.02)
     path, out = manifest(tmp_path), tmp_path / "out.parquet"
 
     def scenario(server: JudgeServer) -> None:

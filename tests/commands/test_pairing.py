@@ -142,7 +142,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     def run(self: PairSampler, todo: Sequence[ManifestRow], probed: object) -> None:
         asyncio.run(self.sample_prompts(todo, made.of(self._files), lambda number, metrics: None))
 
-    monkeypatch.setattr(PairSampler, "run_on_ray", run)
+    monkeypatch.setattr(PairSampler, "run", run)
     return made
 
 

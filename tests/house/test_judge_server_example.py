@@ -49,7 +49,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tried again is tried soon."""
-    monkeypatch.setattr("judge.http.FIRST_WAIT", 0.02)
+    monkeypatch.setattr("judge.endpoint.http.FIRST_WAIT", 0.02)
 
 
 def run(test: Coroutine[Any, Any, T]) -> T:

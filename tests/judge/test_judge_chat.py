@@ -45,7 +45,7 @@ Found = TypeVar("Found")
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tried again is tried soon."""
-    monkeypatch.setattr("judge.http.FIRST_WAIT", 0.02)
+    monkeypatch.setattr("judge.endpoint.http.FIRST_WAIT", 0.02)
 
 
 def plan(server: FaultServer, handler: Handler, faults: int = 1, text: str = "good", name: str = "plan") -> Plan:

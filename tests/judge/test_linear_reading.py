@@ -237,7 +237,7 @@ def test_other_calls_go_on_while_an_error_page_is_read(monkeypatch: pytest.Monke
         assert went_on.wait(HANG_S / 10), "the loop stood still while an error page was read"
         return failure_from_status(status, body)
 
-    monkeypatch.setattr("judge.http.status_failure", slow)
+    monkeypatch.setattr("judge.endpoint.http.failure_from_status", slow)
 
     async def test() -> None:
         from judge.endpoint.address import Endpoint
