@@ -32,8 +32,8 @@ DRAWL, RUSH = Ramp(1 / 2.2, 1 / 1.6), Ramp(7.0, 10.0)  # seconds per syllable; s
 
 @cache
 def world() -> dict[str, Item]:
-    """Every question that the tiny world can ask, without a manner of speaking."""
-    return {item.question: item for family in FAMILIES.values() for item in family()}
+    """Every question that the tiny world can ask, in plain words and without a manner of speaking."""
+    return {" ".join(split_words(item.question)): item for family in FAMILIES.values() for item in family()}
 
 
 def asked(question: str) -> Item | None:

@@ -43,9 +43,7 @@ class SlowLearner:
 def driver(data: list[str], tmp_path: Path, learner: SlowLearner) -> tuple[Driver, RunDirectory]:
     job = prepare_job([f"run.root={tmp_path}", "run.name=run", "learner.ranks=1", "judge.workers=1", *data])
     run = RunDirectory.create(job.config)
-    monitor: Any = SimpleNamespace(
-        begin_phase=lambda *_, **__: None, say=lambda _: None, tick=None, step=None
-    )
+    monitor: Any = SimpleNamespace(begin_phase=lambda *_, **__: None, say=lambda _: None, tick=None, step=None)
     fleet: Any = SimpleNamespace(learner=learner, rollout=None, judges=None)
     found = Driver(job, run, fleet, monitor)
     found._state = replace(found._state, step=2)

@@ -147,7 +147,7 @@ def test_an_interrupt_stops_the_running_cell_cleanly_and_the_study_goes_on_from_
     file, to = study_file(tmp_path), tmp_path / "out"
     code = (
         "import sys; from commands.study import verb as study; from commands.cli import main; "
-        f"study.DRIVER = {STUB!r}; sys.exit(main(['study', {str(file)!r}, '--to', {str(to)!r}]))"
+        f"study.DRIVER_COMMAND = {STUB!r}; sys.exit(main(['study', {str(file)!r}, '--to', {str(to)!r}]))"
     )
     environment = {**os.environ, "STUB_HANG": "sft-seed0", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(

@@ -98,15 +98,18 @@ def test_any_ids_split_and_only_whole_replies_are_well_formed(family: Family, da
 @pytest.mark.parametrize(
     ("use", "rule"),
     [
-        (lambda f: f.prompt([Turn.from_parts("user", "what is pi")]), "not in the model's vocabulary: pi"),
-        (lambda f: f.prompt([Turn.from_parts("user", "user")]), "not in the model's vocabulary: user"),
-        (lambda f: f.target([ReplyChunk(text="One", codes=(1,))]), "not in the model's vocabulary: One"),
-        (lambda f: f.target([ReplyChunk(text="<|audio_1|>", codes=(1,))]), "vocabulary: <|audio_1|>"),
-        (lambda f: f.prompt([Turn.from_parts("user", AudioPart(codes=(32,)))]), r"code must lie in \[0, 32\): got 32"),
-        (lambda f: f.prompt([Turn.from_parts("user", AudioPart(codes=(-1,)))]), "got -1"),
-        (lambda f: f.prompt([]), "at least one turn"),
-        (lambda f: f.target([]), "at least one: got 0 and 0"),
-        (lambda f: f.target([ReplyChunk(text="", codes=(1,))]), "at least one TEXT id"),
+        (lambda f: f.encode_prompt([Turn.from_parts("user", "what is pi")]), "not in the model's vocabulary: pi"),
+        (lambda f: f.encode_prompt([Turn.from_parts("user", "user")]), "not in the model's vocabulary: user"),
+        (lambda f: f.encode_target([ReplyChunk(text="One", codes=(1,))]), "not in the model's vocabulary: One"),
+        (lambda f: f.encode_target([ReplyChunk(text="<|audio_1|>", codes=(1,))]), "vocabulary: <|audio_1|>"),
+        (
+            lambda f: f.encode_prompt([Turn.from_parts("user", AudioPart(codes=(32,)))]),
+            r"code must lie in \[0, 32\): got 32",
+        ),
+        (lambda f: f.encode_prompt([Turn.from_parts("user", AudioPart(codes=(-1,)))]), "got -1"),
+        (lambda f: f.encode_prompt([]), "at least one turn"),
+        (lambda f: f.encode_target([]), "at least one: got 0 and 0"),
+        (lambda f: f.encode_target([ReplyChunk(text="", codes=(1,))]), "at least one TEXT id"),
     ],
 )
 def test_what_has_no_ids_is_refused(family: Family, use: Callable[[Family], Any], rule: str) -> None:

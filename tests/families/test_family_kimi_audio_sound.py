@@ -69,6 +69,6 @@ def test_vectors_that_are_not_finite_are_refused_with_row_and_clip(
         vectors[1, 3] = np.nan
         return vectors
 
-    monkeypatch.setattr(family.audio_encoder(), "hear", broken)
+    monkeypatch.setattr(family.audio_encoder(), "encode", broken)
     with pytest.raises(ValueError, match=r"^row row-1: 1\.wav: the ear's vectors must be finite: got NaN"):
         RowEncoder(family, data, SECONDS).encode(heard_row("1.wav"))

@@ -367,6 +367,6 @@ def test_the_codec_must_have_the_models_codes_at_the_models_rate(
         family_of(folder, codec=small).codec()
     right = write_codec(tmp_path / "right.safetensors")
     assert family_of(folder, codec=right).codec().frame_rate == 12.5
-    monkeypatch.setattr("speech.codecs.mel.HOP", 80)  # 25 codes per second
+    monkeypatch.setattr("speech.codecs.mel.MEL_HOP", 80)  # 25 codes per second
     with pytest.raises(ValueError, match=r"right\.safetensors: .* 12\.5 codes per second, .*: got 25"):
         family_of(folder, codec=right).codec()

@@ -89,7 +89,11 @@ def test_page_of_a_run_with_too_much_audio_and_text_keeps_to_its_budget(
 ) -> None:
     run = make_run(tmp_path, steps=3, prompts=4, every=1)
     whole = len(page.render_page(page.collect_run_data(run)))
-    for name, budget in (("TOKEN_BYTES", 60_000), ("CLIP_BYTES", 50_000), ("SAMPLE_BYTES", 8_000)):
+    for name, budget in (
+        ("TOKEN_BUDGET_BYTES", 60_000),
+        ("CLIP_BUDGET_BYTES", 50_000),
+        ("SAMPLE_BUDGET_BYTES", 8_000),
+    ):
         monkeypatch.setattr(browser, name, budget)
     data = page.collect_run_data(run)
     assert len(page.render_page(data)) < min(whole, 300_000)

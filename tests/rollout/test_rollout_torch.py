@@ -125,7 +125,7 @@ def test_equal_prompts_are_read_once(engine: TorchEngine, monkeypatch: pytest.Mo
     real = decoder.Decoder._prefill_slot
     monkeypatch.setattr(
         decoder.Decoder,
-        "_pass",
+        "_prefill_slot",
         lambda self, reply, ids, slot: passes.append(slot) or real(self, reply, ids, slot),
     )
     collect(engine, prompts(1), sampling(max_new_tokens=2))

@@ -26,9 +26,9 @@ class Counting(StepAudio2Encoder):
 
     heard = 0
 
-    def hear(self, wave: NDArray[np.float32]) -> AudioVectors:
+    def encode(self, wave: NDArray[np.float32]) -> AudioVectors:
         self.heard += 1
-        return super().hear(wave)
+        return super().encode(wave)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conf.fields import StrictModel
 from speech.data import lazy_rows as rows
 from speech.data import manifest, problems
 from speech.data.clips import ClipInspector
@@ -112,7 +113,7 @@ def test_each_line_with_an_id_of_before_names_the_first_that_has_it(
     path = tmp_path_factory.getbasetemp() / "ids.jsonl"
     path.write_text("".join(json.dumps({"id": str(one)}) + "\n" for one in ids))
 
-    class Named(manifest.Strict):
+    class Named(StrictModel):
         id: str
 
     with pytest.MonkeyPatch.context() as patch:
@@ -137,17 +138,17 @@ def test_memory_of_a_manifest_is_some_bytes_a_row(tmp_path: Path) -> None:
     code = f"""
 import resource
 from pathlib import Path
-from conf.fields import Strict
-from speech.data.clips import Clips
-from speech.data.lazy_rows import examine
-class Named(Strict):
+from conf.fields import StrictModel
+from speech.data.clips import ClipInspector
+from speech.data.lazy_rows import examine_rows
+class Named(StrictModel):
     id: str
     text: str
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
-path, clips = Path({str(path)!r}), Clips(Path("."), 1.0, deep=False)
-rows, problems = examine(path, lambda line, content, found: Named(**content), lambda content: (), clips)
+path, clips = Path({str(path)!r}), ClipInspector(Path("."), 1.0, deep=False)
+rows, problems = examine_rows(path, lambda line, content, found: Named(**content), lambda content: (), clips)
 assert len(rows) == 8_000 and not problems and rows[7_999].id == "row-7999"
 print(peak() - before)
 """

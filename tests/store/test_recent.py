@@ -92,7 +92,7 @@ def test_an_encoder_knows_the_last_clips(family: Family, data: Path, monkeypatch
 def test_headers_are_read_again_when_they_are_forgotten_one_by_one(
     family: Family, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = counted(monkeypatch, audio, "info")
+    read = counted(monkeypatch, audio, "read_audio_header")
     lengths, clips = RowLengths(family, data), ClipInspector(data, 60.0, deep=False)
     for name in "abcbc":
         lengths.count_ids(row(name))
