@@ -14,6 +14,7 @@ import sys
 PROGRAMS = {  # -> minutes on two quiet cores
     "codec_wer": 8,
     "coverage": 1,
+    "house": 1,
     "parity": 1,
     "train": 20,
     "gpu": 1,

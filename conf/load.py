@@ -241,3 +241,7 @@ def _validate_config(raw: dict[str, Any], problems: list[str]) -> Config:
     if problems:
         raise ConfigError(problems)
     return make_paths_absolute(config)
+
+
+# Names of an earlier release, kept for one more.
+load, read, dump, sweep, ROOT = load_config, read_config, dump_config, expand_sweep, PROJECT_ROOT

@@ -179,3 +179,7 @@ def _check_tied_head(family: Family, places: Mapping[str, _TensorLocation]) -> N
 def _stack_shapes(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     first = shapes[0]
     return first if len(shapes) == 1 else (sum(shape[0] for shape in shapes), *first[1:])
+
+
+# Names of an earlier release, kept for one more.
+Unfilled, Shapes, TYPES, ROWS = UnfilledModel, ParameterShapes, TRAINABLE_TYPES, HEAD_ROWS_PER_CHUNK

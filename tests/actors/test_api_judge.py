@@ -26,6 +26,7 @@ from conf.load import load_config
 from conf.schema import Config
 from judge.llm.build import calls_at_once, count_worker_slots, verdict_deadline
 from judge.panel import MAX_JUDGED_AUDIO_S
+from judge.rules.voice import TINY_VOICE_NORMS
 from judge.types import CallFailed, MissingVerdict, ReplyJudgement, ScoredVerdict
 from tests.actors.test_pool import Events
 from tests.helpers.api_judge_runs import api_judges
@@ -121,6 +122,7 @@ def test_a_failure_is_missing_with_its_kind_an_outage_a_pause_and_a_dead_judge_i
             )
             events = Events()
             async with judges(config, events) as (pool, limiter):
+                await pool.know_voice(TINY_VOICE_NORMS)  # as the driver tells it
                 server.edit = lambda body, text: "five"
                 (malformed,) = await scores(pool, 1)
                 server.edit = lambda body, text: text
