@@ -27,6 +27,7 @@ from rollout.weights import view_tensors
 from speech.checkpoints.folder import read_json, weight_files
 from speech.families import load_family
 from speech.families.base import Family
+from speech.grammar.interleave import Interleave
 
 NamedTensors = Generator[tuple[str, torch.Tensor], None, None]
 
@@ -200,12 +201,12 @@ class _GrammarProgress:
     state: int
     read: int = 0
 
-    def next_grammar_state(self, interleave: Any) -> int:
+    def next_grammar_state(self, interleave: Interleave) -> int:
         """Read what is new, then the phase of the next position."""
         for token in self.output[self.read :]:
             self.state = interleave.advance(self.state, token)
         self.read = len(self.output)
-        phase: int = interleave.phase(self.state)
+        phase: int = interleave.grammar_state(self.state)
         return phase
 
 

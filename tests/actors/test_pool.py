@@ -125,8 +125,8 @@ class Shares(RolloutPool):
 
     ended = 0
 
-    async def _drain(self, *share: Any) -> None:
-        await super()._drain(*share)
+    async def _generate_share(self, *share: Any) -> None:
+        await super()._generate_share(*share)
         self.ended += 1
 
 
