@@ -35,7 +35,7 @@ _PARTS = {
 
 _COMMA = regex.compile(r",(?=[0-9]{2}$)")  # "2,50 €"
 
-Reading = tuple[Any, str | Callable[[Any], str]]
+SignReading = tuple[Any, str | Callable[[Any], str]]
 
 
 def read_out(text: str) -> str:
@@ -78,7 +78,7 @@ def _part(of: Any) -> str:
     return f" {_PARTS.get((of[1], of[2]), of[0])} "
 
 
-def _patterns(*readings: tuple[str, str | Callable[[Any], str]]) -> tuple[Reading, ...]:
+def _patterns(*readings: tuple[str, str | Callable[[Any], str]]) -> tuple[SignReading, ...]:
     return tuple((regex.compile(pattern), reading) for pattern, reading in readings)
 
 
