@@ -34,7 +34,7 @@ SPARE_CONCURRENCY = 100  # answers that the limiter gives while every call there
 
 
 class LimiterActor(BaseActor):
-    """``judge.limits.Limiter`` for every judge of a run."""
+    """``judge.endpoint.limits.Limiter`` for every judge of a run."""
 
     def __init__(self, limits: EndpointLimits, spent: float) -> None:
         self._limiter = Limiter(limits, spent=spent)

@@ -26,7 +26,8 @@ VETO_MEASURES = (
     "pitch_semitones",
     "voiced",
 )
-"""What a veto can name: ``judge.acoustic.Sound``, and of ``judge.pitch`` the range and the voiced share."""
+"""What a veto can name: ``judge.rules.acoustic.SoundMeasurements``, and of
+``judge.rules.pitch`` the range and the voiced share."""
 
 RESERVED_FIGURES = frozenset(
     "text_tokens audio_tokens truncated well_formed unjudgeable wer text_right heard_right rate level "

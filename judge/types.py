@@ -115,7 +115,7 @@ class JudgeTask:
 
     task_type: str
     question: str  # the user's words
-    match: str | None  # a ``speech.answers.expected.Match``; None: there is no checkable answer
+    match: str | None  # a ``speech.answers.expected.AnswerMatch``; None: there is no checkable answer
     answer: str | None
     style: str | None  # "slow" | "loud" | None
     user_audio: tuple[Path, ...] = ()  # the user's last turn where it was spoken: clips, one after another

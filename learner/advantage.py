@@ -23,7 +23,7 @@ Rewards = Sequence[float | None]
 def compute_advantages(rewards: Rewards, normalise: str = "std", floor: float = 0.0) -> list[float | None]:
     """One advantage per reward, None where the reward is missing.
 
-    ``floor`` is added to the standard deviation. Never drops a group: ``statistics.why_dropped`` does.
+    ``floor`` is added to the standard deviation. Never drops a group: ``statistics.explain_dropped_group`` does.
     """
     valid = [reward for reward in rewards if reward is not None]
     if not valid:

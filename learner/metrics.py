@@ -18,7 +18,7 @@ from learner.rows import LossComponent, TrainingRow
 from speech.grammar.channels import Channel
 
 CHANNELS = {"text": Channel.TEXT, "audio": Channel.AUDIO}
-COMPONENT_NAMES = ("sft", "po", "dpo", "kl", "entropy")  # in the order of ``Component``
+COMPONENT_NAMES = ("sft", "po", "dpo", "kl", "entropy")  # in the order of ``LossComponent``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

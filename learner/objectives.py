@@ -40,7 +40,7 @@ from speech.grammar.channels import Channel
 
 
 def compute_component_scales(weight: float) -> tuple[float, ...]:
-    """Factor of each component in the total, in the order of ``Component``. ``weight`` is lambda."""
+    """Factor of each component in the total, in the order of ``LossComponent``. ``weight`` is lambda."""
     if not 0.0 <= weight <= 1.0:
         raise ValueError(f"lambda must lie in [0, 1]: got {weight}")
     return (1.0 - weight, weight, weight, weight, -weight)

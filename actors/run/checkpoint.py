@@ -33,7 +33,7 @@ class DriverState:
     step: int
     seed: int
     gate: Mapping[str, Any]
-    cursors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # as ``Batches.cursors`` has them
+    cursors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # as ``BatchScheduler.cursors`` has them
     model: str = ""  # fingerprint of the start checkpoint, which the KL terms refer to
     data: str = ""  # digest of the training rows, which the cursors refer to
 

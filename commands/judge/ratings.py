@@ -9,7 +9,7 @@ Several lines of one id and axis are several raters: their mean counts. Without 
 every axis that is judged. Optional: text, transcript, style, user_audio (clips between ``;``), and for the
 local semantic rule match and answer.
 
-Invariant: as for a manifest (``judge.replies``); mistakes are listed as file:line:column: message.
+Invariant: as for a manifest (``commands.judge.replies``); mistakes are listed as file:line:column: message.
 """
 
 import csv

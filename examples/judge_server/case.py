@@ -1,7 +1,7 @@
 """A chat request, read into the case that it puts: the request, the replies, how the answer must look.
 
 Texts of a case stand between tags that carry one code, recordings follow a line that names them: that is how
-``judge.llm.rubric`` and ``judge.compare`` write them, and nothing else is taken for evidence.
+``judge.llm.rubric`` and ``judge.llm.pairwise`` write them, and nothing else is taken for evidence.
 """
 
 import base64

@@ -5,7 +5,7 @@
 
 Invariant: content never sees the sound and sound never sees a word. A question that the world's rules do not
 know has no opinion (None) and no score. Without the words pace is judged by syllables per second, which tells
-slow from normal speech less well than ``judge.acoustic`` can.
+slow from normal speech less well than ``judge.rules.acoustic`` can.
 """
 
 from functools import cache

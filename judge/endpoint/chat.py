@@ -1,6 +1,6 @@
 """One question to an OpenAI-compatible chat endpoint: a whole answer, or CallFailed with its kind.
 
-Invariant: nothing half-said is an Answer. Retries and the deadline are those of ``judge.http``.
+Invariant: nothing half-said is an Answer. Retries and the deadline are those of ``judge.endpoint.http``.
 """
 
 import json
@@ -39,7 +39,7 @@ async def ask_endpoint(
 ) -> ChatAnswer:
     """Send ``body`` for the endpoint's model, again if need be, until there is an answer or no time for one.
 
-    ``client``, ``under`` and errors as in ``judge.http.post``.
+    ``client``, ``under`` and errors as in ``judge.endpoint.http.send_post``.
     """
     request = PostRequest(
         path="/chat/completions",

@@ -196,7 +196,7 @@ def build_api_panel(
 ) -> ApiPanel:
     """The shipped panel with API judges on its axes.
 
-    ``root``, ``voice`` as in ``panel_from``; ``log``: of all calls.
+    ``root``, ``voice`` as in ``build_panel``; ``log``: of all calls.
 
     ValueError: a file of the recogniser is not there, or the cache or calibration cannot be used.
     """

@@ -31,7 +31,7 @@ def hash_speeches(*waves: Speech) -> str:
 
 
 class EndpointAsker(Protocol):
-    """``judge.endpoint.chat.ask`` with client and endpoint given."""
+    """``judge.endpoint.chat.ask_endpoint`` with client and endpoint given."""
 
     def __call__(self, body: dict[str, Any], under: AttemptRunner[Completion] = run_at_once) -> Awaitable[ChatAnswer]:
         """One question."""

@@ -35,7 +35,7 @@ ADAPTOR_PREFIX = "model.vq_adaptor.layers."
 
 
 class KimiAudioEncoder:
-    """A ``speech.families.base.Ear``.
+    """A ``speech.families.base.AudioEncoder``.
 
     Example:
         ear = KimiEar(checkpoint, checkpoint / "whisper-large-v3")

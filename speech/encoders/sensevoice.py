@@ -34,7 +34,7 @@ def load_sensevoice(path: Path, statistics: Path) -> "SenseVoiceEncoder":
 
 
 class SenseVoiceEncoder:
-    """``speech.families.base.Ear``. Weights are read at the first wave, headers at once."""
+    """``speech.families.base.AudioEncoder``. Weights are read at the first wave, headers at once."""
 
     def __init__(self, path: Path, shift: kaldi.Float32Array, scale: kaldi.Float32Array) -> None:
         self.sample_rate, self.width = (

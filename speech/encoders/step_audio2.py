@@ -38,7 +38,7 @@ FIXED_ENCODER_SETTINGS = {
 
 
 class StepAudio2Encoder:
-    """``speech.families.base.Ear`` of a Step-Audio 2 checkpoint.
+    """``speech.families.base.AudioEncoder`` of a Step-Audio 2 checkpoint.
 
     Example:
         ear = StepAudio2Ear(folder, config["audio_encoder_config"])

@@ -33,7 +33,7 @@ class KimiAudioConfig(Qwen2Config):  # type: ignore[misc]
 
 
 class KimiAudio(Qwen2PreTrainedModel):  # type: ignore[misc]
-    """A ``rollout.language_model.Parallel``: stream 0 is text, stream 1 audio."""
+    """A ``rollout.language_model.ParallelStreamModel``: stream 0 is text, stream 1 audio."""
 
     config_class = KimiAudioConfig
     config: KimiAudioConfig

@@ -39,7 +39,7 @@ class MtpHead(nn.Module):
 
 
 class VitaAudioForCausalLM(Qwen2ForCausalLM):  # type: ignore[misc]  # transformers has no types
-    """``rollout.language_model.Foreseeing``."""
+    """``rollout.language_model.MtpModel``."""
 
     def __init__(self, config: Qwen2Config) -> None:
         super().__init__(config)

@@ -23,7 +23,7 @@ class Head(grpc.GenericRpcHandler):
     """Answers what a head answers first, to who has the token."""
 
     def service(self, details: Any) -> Any:
-        """The one question of ``reachable``."""
+        """The one question of ``find_ray_address``."""
         return grpc.unary_unary_rpc_method_handler(self._answer) if details.method == CLUSTER_ID_METHOD else None
 
     def _answer(self, question: bytes, context: Any) -> bytes:

@@ -80,7 +80,7 @@ def asked(bodies: list[Body]) -> list[Body]:
 
 @asynccontextmanager
 async def in_this_process(judges: OfflineJudges) -> AsyncIterator[ReplyScorer]:
-    """``local_judges`` without processes of their own, which take seconds to start."""
+    """``open_local_judges`` without processes of their own, which take seconds to start."""
     panel = build_panel(judges.config, judges.root, judges.voice)
 
     async def judge(item: FinishedReply) -> ReplyJudgement:

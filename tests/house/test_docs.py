@@ -7,9 +7,25 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+
+from conf.schema import Config
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("store", "conf", "speech", "rollout", "judge", "learner", "actors", "commands", "report", "bench", "examples", "tests")
+FOLDERS = (
+    "store",
+    "conf",
+    "speech",
+    "rollout",
+    "judge",
+    "learner",
+    "actors",
+    "commands",
+    "report",
+    "bench",
+    "examples",
+    "tests",
+)
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -36,6 +52,30 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def is_setting(name: str) -> bool:
+    group, field = name.split(".")[:2]
+    annotation = Config.model_fields[group].annotation if group in Config.model_fields else None
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel) and field in annotation.model_fields
+
+
+def is_defined(name: str) -> bool:
+    """A module of the project, or what its text names; folders stand for their ``__init__``."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        place = ROOT.joinpath(*parts[:length])
+        file = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
+        if file.is_file():
+            return set(parts[length:]) <= set(re.findall(r"\w+", file.read_text()))
+    return False
+
+
+def test_every_dotted_name_in_a_docstring_is_there() -> None:
+    dotted = re.compile(rf"``((?:{'|'.join(FOLDERS)})\.[\w.]*\w)``")
+    named = {(str(path.relative_to(ROOT)), name) for path in SOURCES for name in dotted.findall(path.read_text())}
+    missing = [(path, name) for path, name in sorted(named) if not name.endswith(".py")]
+    assert [item for item in missing if not is_defined(item[1]) and not is_setting(item[1])] == []
 
 
 @pytest.mark.long

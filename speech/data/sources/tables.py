@@ -6,7 +6,7 @@ read as it is, without that library. Only the columns that a form reads are look
 they are used: what others hold cannot cost a row. A value that cannot be read drops its row; of a stream
 every row of its batch, where it is in a list.
 
-Memory: in Python one row, of ``MAX_SAMPLE`` bytes at most. In Arrow, of parquet one row and the page (and the
+Memory: in Python one row, of ``MAX_SAMPLE_BYTES`` bytes at most. In Arrow, of parquet one row and the page (and the
 dictionary) of each column that it stands in; of a stream one batch. Their sizes are the writer's choice and
 have no bound here: compressed, or with a list that names one entry of a dictionary many times, a small file
 can unfold to more than there is memory.
