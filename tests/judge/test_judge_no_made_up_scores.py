@@ -1,4 +1,4 @@
-"""Reads the source of judge/: no number stands in for a score that is not there (docs/method.md §5)."""
+"""Reads the source of judge/ and of `wavgate judge`: no number stands in for a score that is not there (docs/method.md §5)."""
 
 import ast
 from math import inf, nan
@@ -8,7 +8,8 @@ import pytest
 
 from judge.types import ScoredVerdict
 
-SOURCES = sorted((Path(__file__).parents[2] / "judge").rglob("*.py"))
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(path for folder in ("judge", "commands/judge") for path in (ROOT / folder).rglob("*.py"))
 SCORE_NAMES = {"value", "score", "reward", "fraction"}
 FALLBACKS = {"get", "getattr", "setdefault", "pop", "next", "nan_to_num", "fillna"}
 
