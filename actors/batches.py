@@ -23,7 +23,7 @@ from actors.run.batch_ahead import DrawnRows, PrefetchedBatch
 from actors.run.monitor import Monitor
 from actors.run.record import RunDirectory, is_due
 from learner.decide import ReplyGroup, has_nonzero_advantage
-from learner.types import Anchor, PreferencePair
+from learner.types import PreferencePair, TrainingReply, example_to_anchor
 from rollout.request import example_to_prompt
 from rollout.types import Reply
 from speech.data.manifest import ManifestRow, RowCursor
@@ -40,7 +40,7 @@ class CollectedBatch:
 
     step: int
     rows: tuple[ManifestRow, ...]
-    anchors: tuple[Anchor, ...]
+    anchors: tuple[TrainingReply, ...]
     harvest: JudgedBatch
     pairs: tuple[PreferencePair, ...] = ()  # of data.pairs
     draw: DrawnRows
@@ -198,7 +198,7 @@ class BatchScheduler:
         return CollectedBatch(
             step=draw.step,
             rows=tuple(self._job.train[i] for i in draw.prompts),
-            anchors=tuple(map(self._anchor, (*examples[: draw.own], *further))),
+            anchors=tuple(map(example_to_anchor, (*examples[: draw.own], *further))),
             harvest=harvest,
             pairs=await self._encode_pairs([self._job.pairs[i] for i in draw.pairs]),
             draw=draw,
@@ -255,16 +255,6 @@ class BatchScheduler:
         log, ends = self._config.log, step in (1, self._config.run.steps)
         kept = is_due(step, log.rollouts_every) and (ends or is_due(step, log.audio_every))
         return (lambda reply: self._run.reply_audio_path(step, reply)) if kept else (lambda reply: None)
-
-    def _anchor(self, example: Example) -> Anchor:
-        letters = self._job.family.channels.to_letters(example.target)
-        return Anchor(
-            prompt_id=example.row_id,
-            prompt_ids=example.prompt.ids,
-            ids=example.target,
-            channels=letters,
-            features=example.prompt.features,
-        )
 
     def _cursor_states(self) -> CursorStates:
         return {name: cursor.state_dict() for name, cursor in self._cursors_by_name().items()}

@@ -21,10 +21,10 @@ from actors.pool import RolloutPool
 from conf.schema import Config
 from judge.noise import add_judge_noise
 from judge.types import JudgeTask, MissingVerdict, ReplyJudgement
-from learner.decide import ReplyGroup, ReplyKey
+from learner.decide import ReplyGroup
 from rollout.request import example_to_prompt
 from rollout.sampling import build_step_sampling
-from rollout.types import Prompt, Reply, Sampling
+from rollout.types import Prompt, Reply, ReplyKey, Sampling
 from speech.data.manifest import AUDIO_MARKER, ManifestRow
 from speech.data.pairs import PairRow
 from speech.dataset import Example, PairExample
@@ -155,7 +155,7 @@ async def sample_and_judge(
         with busy.count_as_busy(), suppress(SpeechLost):  # then they are sampled again
             verdicts = await _judge_replies(judges, group, tasks[group[0][0].prompt_id], audio, together)
             for (reply, _), judged in zip(group, verdicts, strict=True):
-                judged_replies[reply.prompt_id, reply.index] = (reply, judged)
+                judged_replies[reply.key] = (reply, judged)
 
     for _ in range(MAX_SAMPLING_ROUNDS):
         todo = [prompt for prompt in prompts if any((prompt.id, i) not in judged_replies for i in range(size))]
@@ -166,8 +166,7 @@ async def sample_and_judge(
             async for reply, speech in rollout.generate(todo, sampling, deadline):
                 last, overlap = time.perf_counter(), busy.seconds()
                 progress(1, len(reply.ids))
-                known = (reply.prompt_id, reply.index) in judged_replies
-                group = [] if known else gathered.add(reply, speech)
+                group = [] if reply.key in judged_replies else gathered.add(reply, speech)
                 if group:
                     running.create_task(judge(group))
     else:

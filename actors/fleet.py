@@ -21,7 +21,8 @@ from conf.schema import Config
 from judge.endpoint.limits import LimiterFigures
 from judge.llm.build import ProbedEndpoints
 from learner.diagnosis import PolicyDiagnosis
-from learner.types import Rollout, StepBatch, StepResult
+from learner.types import StepBatch, StepResult, TrainingReply
+from rollout.types import ReplyKey
 
 STEP_TIMEOUT_FACTOR = 10  # a whole call of all ranks has this many times learner.timeout_s, which bounds each exchange
 
@@ -56,10 +57,10 @@ class LearnerGroup(ActorPool):
         diagnosis_by_rank: list[PolicyDiagnosis] = await self._call_all_ranks("diagnose", ray.put(batch))
         return diagnosis_by_rank[0]
 
-    async def compute_kl_penalties(self, rollouts: Sequence[Rollout]) -> dict[tuple[str, int], float]:
+    async def compute_kl_penalties(self, rollouts: Sequence[TrainingReply]) -> dict[ReplyKey, float]:
         """What each reply's reward loses to the KL penalty."""
-        penalties_by_rank: list[dict[str, float]] = await self._call_all_ranks("penalties", ray.put(rollouts))
-        return {(rollout.prompt_id, rollout.index): penalties_by_rank[0][rollout.key] for rollout in rollouts}
+        penalties_by_rank: list[dict[ReplyKey, float]] = await self._call_all_ranks("penalties", ray.put(rollouts))
+        return penalties_by_rank[0]
 
     async def publish(self, version: int) -> PublishedWeights:
         """The weights of this version, in the object store."""

@@ -19,9 +19,9 @@ from conf.schema import Config
 from judge.rules.voice import SpeechNorms, VoiceSample, measure_voice_sample
 from judge.types import JudgeTask, ReplyJudgement
 from learner.diagnosis import PolicyDiagnosis
-from learner.types import Rollout, StepBatch, StepResult
+from learner.types import StepBatch, StepResult, TrainingReply
 from rollout.engine import WeightManifest
-from rollout.types import Prompt, Reply, Sampling, Speech
+from rollout.types import Prompt, Reply, ReplyKey, Sampling, Speech
 from speech.data.manifest import ManifestRow
 from speech.data.pairs import PairRow
 from speech.dataset import Example, PairExample
@@ -170,9 +170,9 @@ class LearnerActor(BaseActor):
         diagnosis: PolicyDiagnosis = self._learner.diagnose(batch)
         return diagnosis
 
-    def penalties(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
-        """What each reply's reward loses to the KL penalty, by "prompt_id/index"."""
-        penalty_of_reply: dict[str, float] = self._learner.penalties(rollouts)
+    def penalties(self, rollouts: Sequence[TrainingReply]) -> dict[ReplyKey, float]:
+        """What each reply's reward loses to the KL penalty."""
+        penalty_of_reply: dict[ReplyKey, float] = self._learner.penalties(rollouts)
         return penalty_of_reply
 
     def publish(self, version: int) -> PublishedWeights | None:

@@ -204,8 +204,8 @@ class RolloutPool(ActorPool):
                 async with asyncio.timeout(deadline):
                     async for reference in stream:
                         reply, speech = await reference
-                        if (reply.prompt_id, reply.index) in wanted:
-                            wanted.discard((reply.prompt_id, reply.index))
+                        if reply.key in wanted:
+                            wanted.discard(reply.key)
                             arrived.put_nowait((reply, speech))
                 assert not wanted, f"engine ended without {len(wanted)} replies"
             except (RayError, TimeoutError) as error:

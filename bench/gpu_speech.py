@@ -15,7 +15,9 @@ from learner.model import PACKED_ATTENTION, Policy, shard_policy
 from learner.objectives import build_training_rows
 from learner.rows import SamplingSetup, TrainingRow
 from learner.step import Learner
-from learner.types import Advantage, Anchor, Rollout, StepBatch
+from learner.types import Advantage, StepBatch, TrainingReply
+from rollout.types import Prompt, Reply
+from speech.dataset import Response
 
 BASE = Path(__file__).parents[1] / "examples/tiny_world/base"  # whose family; the weights are random
 LAMBDA = 0.5
@@ -76,31 +78,40 @@ class RandomLearner(Learner):
         return shard_policy(Policy(lm, chunk=512), self._mesh, dtype="bfloat16")
 
 
-def reply(rng: np.random.Generator, vocabulary: int, length: int) -> tuple[tuple[int, ...], str]:
-    """(ids, channels) as VITA-Audio speaks: 4 words, 8 codes, until the text (15 %) is spent; then codes."""
+def respond(rng: np.random.Generator, vocabulary: int, length: int) -> Response:
+    """As VITA-Audio speaks: 4 words, 8 codes, until the text (15 %) is spent; then codes."""
     words = round(0.15 * length)
     spoken = "".join("T" * min(4, words - begin) + "B" + "A" * 8 + "B" for begin in range(0, words, 4))[:-1]
     letters = spoken + "A" * (length - len(spoken) - 2) + "BE"
     split = vocabulary * 9 // 10  # about where the codes begin
     low, high = rng.integers(0, split, length), rng.integers(split, vocabulary, length)
-    return tuple(np.where(np.array(list(letters)) == "T", low, high).tolist()), letters
+    ids = tuple(np.where(np.array(list(letters)) == "T", low, high).tolist())
+    return Response(ids=ids, channels=letters, sampled=(True,) * length)
+
+
+def as_sampled(prompt: Prompt, response: Response, *, logp: float) -> Reply:
+    """The same as if an engine had sampled it, each id with the same log-prob."""
+    length = len(response.ids)
+    return Reply(
+        prompt_id=prompt.id, index=0, ids=response.ids, logps=(logp,) * length, channels=response.channels,
+        sampled=response.sampled, versions=(0,) * length, finish="stop", text="", well_formed=True,
+    )  # fmt: skip
 
 
 def speech_batch(bench: Bench, *, anchors: bool) -> StepBatch:
     """Seeded lognormal rows (median 800, 1/3 prompt) that fill ``tokens``; every fourth may be an anchor."""
     rng = np.random.default_rng(0)
-    rollouts: list[Rollout] = []
-    supervised: list[Anchor] = []
+    rollouts, supervised = [], []
     lengths = np.clip(rng.lognormal(log(800), 0.6, bench.tokens), 96, max(96, bench.tokens // 4)).astype(int)
     for i, length in enumerate(lengths[lengths.cumsum() <= bench.tokens].tolist()):
-        prompt = tuple(rng.integers(0, bench.vocabulary, length // 3).tolist())
-        ids, letters = reply(rng, bench.vocabulary, length - len(prompt))
-        row: dict[str, Any] = {"prompt_id": str(i), "prompt_ids": prompt, "ids": ids, "channels": letters}
+        prompt = Prompt(id=str(i), ids=tuple(rng.integers(0, bench.vocabulary, length // 3).tolist()))
+        response = respond(rng, bench.vocabulary, length - len(prompt.ids))
         if anchors and i % 4 == 3:
-            supervised.append(Anchor(**row))
+            supervised.append(TrainingReply(prompt=prompt, reply=response))
         else:
-            row |= {"index": 0, "logps": (-log(bench.vocabulary),) * len(ids), "sampled": (True,) * len(ids)}
-            rollouts.append(Rollout(**row, advantage=Advantage.shared(float(rng.normal()))))
+            advantage = Advantage.shared(float(rng.normal()))
+            reply = as_sampled(prompt, response, logp=-log(bench.vocabulary))
+            rollouts.append(TrainingReply(prompt=prompt, reply=reply, advantage=advantage))
     return StepBatch(step=1, weight=LAMBDA, rollouts=tuple(rollouts), anchors=tuple(supervised))
 
 

@@ -26,10 +26,11 @@ from safetensors.torch import save_file
 from conf.schema import Config, ModelConfig
 from learner import ranks
 from learner.step import Learner
-from learner.types import Advantage, Rollout, StepBatch
+from learner.types import Advantage, StepBatch, TrainingReply
 from rollout.engine import RawReply
 from rollout.torch_engine import TorchEngine
 from rollout.types import Prompt, Sampling
+from rollout.worker import read_reply
 from speech.families import load_family
 from speech.families.base import Family
 from speech.turns import Turn
@@ -93,16 +94,11 @@ def sampled(engine: TorchEngine, prompts: list[Prompt], sampling: Sampling) -> l
 
 def batch_of(family: Family, prompts: list[Prompt], replies: list[RawReply]) -> StepBatch:
     """Every reply with an advantage."""
-    asked = {prompt.id: prompt.ids for prompt in prompts}
+    asked = {prompt.id: prompt for prompt in prompts}
     rollouts = tuple(
-        Rollout(
-            prompt_id=raw.prompt_id,
-            index=raw.index,
-            prompt_ids=asked[raw.prompt_id],
-            ids=raw.ids,
-            logps=raw.logps,
-            channels=family.channels.to_letters(raw.ids),
-            sampled=family.interleave.sampled_flags(raw.ids),
+        TrainingReply(
+            prompt=asked[raw.prompt_id],
+            reply=read_reply(family, raw, grammar=True)[0],
             advantage=Advantage.shared(1.0 if raw.index % 2 else -1.0),
         )
         for raw in replies

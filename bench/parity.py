@@ -15,21 +15,19 @@ from conf.load import load_config
 from conf.schema import Config
 from learner import parity, ranks
 from learner.step import Learner
-from learner.types import Anchor, Rollout, StepBatch
+from learner.types import StepBatch, TrainingReply, example_to_anchor
 from rollout.request import example_to_prompt
 from rollout.types import Sampling
 from rollout.worker import RolloutWorker, build_rollout_worker
 from speech.data.manifest import read_manifest
 from speech.dataset import Example
-from speech.families import load_family
-from speech.grammar.channels import ChannelMap
 
 ROWS = 24
 GROUP = 4
 
 
-async def sample(worker: RolloutWorker, examples: list[Example], config: Config, seed: int) -> list[Rollout]:
-    """Sampled replies as rows without a preference."""
+async def sample(worker: RolloutWorker, examples: list[Example], config: Config, seed: int) -> list[TrainingReply]:
+    """Sampled replies without a preference."""
     prompts = {e.row_id: example_to_prompt(e) for e in examples}
     sampling = Sampling(
         group_size=GROUP,
@@ -37,20 +35,10 @@ async def sample(worker: RolloutWorker, examples: list[Example], config: Config,
         max_new_tokens=config.rollout.max_new_tokens,
         seed=seed,
     )
-    found = []
-    async for reply, _ in worker.generate(list(prompts.values()), sampling):
-        found.append(
-            Rollout(
-                prompt_id=reply.prompt_id,
-                index=reply.index,
-                prompt_ids=prompts[reply.prompt_id].ids,
-                ids=reply.ids,
-                logps=reply.logps,
-                channels=reply.channels,
-                sampled=reply.sampled,
-            )
-        )
-    return found
+    return [
+        TrainingReply(prompt=prompts[reply.prompt_id], reply=reply)
+        async for reply, _ in worker.generate(list(prompts.values()), sampling)
+    ]
 
 
 def show(when: str, result: parity.ParityReport) -> None:
@@ -60,12 +48,9 @@ def show(when: str, result: parity.ParityReport) -> None:
     print(f"{when:<22}bound {result.bound:.0e}: {'held' if result.passed else 'BROKEN'}", flush=True)
 
 
-def learn_something(learner: Learner, examples: list[Example], channels: ChannelMap) -> None:
+def learn_something(learner: Learner, examples: list[Example]) -> None:
     """A few supervised steps, so that the weights move."""
-    anchors = tuple(
-        Anchor(prompt_id=e.row_id, prompt_ids=e.prompt.ids, ids=e.target, channels=channels.to_letters(e.target))
-        for e in examples
-    )
+    anchors = tuple(map(example_to_anchor, examples))
     for step in range(1, 4):
         learner.step(StepBatch(step=step, weight=0.0, rollouts=(), anchors=anchors))
 
@@ -78,13 +63,12 @@ async def measure() -> bool:
     worker = build_rollout_worker(config, Path.cwd())
     examples = worker.encode(manifest, rows)
     learner = Learner(config, rank=0, world=1)
-    channels = load_family(config.model).channels
     held = []
     for when, seed in (("start policy", 0), ("after a weight update", 1)):
         rollouts = await sample(worker, examples, config, seed)
         held.append(parity.compare_logprobs(rollouts, learner.score(rollouts)))
         show(when, held[-1])
-        learn_something(learner, examples, channels)
+        learn_something(learner, examples)
         published = learner.weights()
         assert published is not None
         version = await worker.update_weights(*published)

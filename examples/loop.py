@@ -23,15 +23,13 @@ from learner import ranks
 from learner.decide import ReplyGroup, StepDecision, decide_step
 from learner.gate import build_lambda_source
 from learner.step import Learner
-from learner.types import Anchor
+from learner.types import example_to_anchor
 from rollout.request import example_to_prompt
 from rollout.sampling import build_step_sampling
 from rollout.types import Prompt, Sampling
 from rollout.worker import RolloutWorker, build_engine
 from speech.data.manifest import ManifestRow, RowCursor, read_manifest
-from speech.dataset import Example
 from speech.families import load_family
-from speech.families.base import Family
 
 SMALL = ["rollout.engine=torch", "rollout.prompts_per_step=4", "learner.anchors_per_step=4", "learner.ranks=1"]
 
@@ -48,22 +46,11 @@ async def judge_groups(
     tasks = {row.id: row_to_judge_task(row, manifest) for row in rows}
     judged = {}
     async for reply, speech in worker.generate(prompts, sampling):
-        judged[reply.prompt_id, reply.index] = (reply, panel.score(reply, speech, tasks[reply.prompt_id]))
+        judged[reply.key] = (reply, panel.score(reply, speech, tasks[reply.prompt_id]))
     return [
         ReplyGroup(prompt=prompt, replies=tuple(judged[prompt.id, index] for index in range(sampling.group_size)))
         for prompt in prompts
     ]
-
-
-def make_anchor(example: Example, family: Family) -> Anchor:
-    """A row's reference reply, which anchors every channel."""
-    return Anchor(
-        prompt_id=example.row_id,
-        prompt_ids=example.prompt.ids,
-        ids=example.target,
-        channels=family.channels.to_letters(example.target),
-        features=example.prompt.features,
-    )
 
 
 def print_step(decision: StepDecision, metrics: dict[str, float], groups: list[ReplyGroup], seconds: float) -> None:
@@ -95,7 +82,7 @@ async def train(config: Config, steps: int) -> None:
         examples = worker.encode(manifest, rows)
         prompts = [example_to_prompt(example) for example in examples]
         groups = await judge_groups(worker, panel, rows, prompts, build_step_sampling(config, step), manifest)
-        anchors = [make_anchor(example, family) for example in examples]
+        anchors = [example_to_anchor(example) for example in examples]
         decision = decide_step(step, groups, anchors, gate, config)
         result = learner.step(decision.batch)
         published = learner.weights()

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from learner.batch import Microbatch
 from learner.logprob import chosen_logprobs
+from learner.rows import LossComponent
 from rollout.language_model import MtpModel, embed_inputs
 
 
 def compute_mtp_logprobs(lm: MtpModel, head: nn.Linear, micro: Microbatch, hidden_TH: Tensor, *, chunk: int) -> Tensor:
     """Log-probs [D, N] of the anchors' tokens by each depth."""
-    anchored_N = micro.sft_N != 0
+    anchored_N = micro.weights_CN[LossComponent.SFT] != 0
     lengths = torch.tensor(micro.lengths, device=micro.keep_N.device)
     segment_T = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
     wanted_T = torch.isin(segment_T, micro.row_N[anchored_N])

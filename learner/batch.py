@@ -42,15 +42,11 @@ class Microbatch:
     keep_N: Tensor  # int64 index into T
     stream_N: Tensor  # int64, whose head scores it
     targets_N: Tensor  # int64, the token that follows
-    sft_N: Tensor  # float32 weights, one tensor per component
-    po_N: Tensor
-    dpo_N: Tensor  # signed: negative in a rejected reply
-    kl_N: Tensor
-    entropy_N: Tensor
+    weights_CN: Tensor  # float32, by ``LossComponent``; DPO's are negative in a rejected reply
     behaviour_N: Tensor  # float32 log-probs of the engine; 0 in anchors
     advantages_N: Tensor  # float32
     row_N: Tensor  # int64, which of the segments
-    pair_N: Tensor  # int64, which of the pairs; 0 where dpo_N is 0
+    pair_N: Tensor  # int64, which of the pairs; 0 where it is in none
     pairs_P: Tensor  # float32 weight of each pair; a single 0 where there is none
     temperature_N: Tensor  # float32
     phases_N: Tensor  # int64, grammar phase; 0: every token allowed
@@ -65,7 +61,8 @@ class Microbatch:
     @property
     def referenced_N(self) -> Tensor:
         """Positions that need a reference log-prob."""
-        return (self.kl_N != 0) | (self.dpo_N != 0)
+        needed: Tensor = (self.weights_CN[list(REFERENCE_COMPONENTS)] != 0).any(0)
+        return needed
 
     @property
     def audio_N(self) -> Tensor:
@@ -151,11 +148,7 @@ def pack_microbatch(rows: Sequence[TrainingRow], streams: int) -> Microbatch:
         keep_N=_arrays_to_tensor([begin + at // streams - 1 for begin, at in cut.places], torch.int64),
         stream_N=_arrays_to_tensor([at % streams for _, at in cut.places], torch.int64),
         targets_N=cut.gather_scored(lambda row: np.array(row.ids[row.start :]), torch.int64),
-        sft_N=cut.weight(LossComponent.SFT),
-        po_N=cut.weight(LossComponent.PO),
-        dpo_N=cut.weight(LossComponent.DPO),
-        kl_N=cut.weight(LossComponent.KL),
-        entropy_N=cut.weight(LossComponent.ENTROPY),
+        weights_CN=torch.stack([cut.gather_weights(component) for component in LossComponent]),
         behaviour_N=cut.gather_scored(lambda row: row.behaviour_R, torch.float32),
         advantages_N=cut.gather_scored(lambda row: row.advantages_R, torch.float32),
         row_N=cut.repeat_per_row(range(len(cut.rows)), torch.int64),
@@ -197,7 +190,7 @@ class _PackedSegments:
         """A value per response position, where it is scored."""
         return _arrays_to_tensor([of(row)[j] for row, j in zip(self.rows, self.scored, strict=True)], dtype)
 
-    def weight(self, component: LossComponent) -> Tensor:
+    def gather_weights(self, component: LossComponent) -> Tensor:
         """A component's weights, where anything is scored."""
         return self.gather_scored(lambda row: row.weights_CR[component], torch.float32)
 

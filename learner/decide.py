@@ -22,10 +22,8 @@ from learner.statistics import (
     compute_mean_and_variance,
     explain_dropped_group,
 )
-from learner.types import NO_ADVANTAGE, Advantage, Anchor, PreferencePair, Rollout, StepBatch
-from rollout.types import Prompt, Reply
-
-ReplyKey = tuple[str, int]  # prompt id, index in the group
+from learner.types import NO_ADVANTAGE, Advantage, PreferencePair, StepBatch, TrainingReply
+from rollout.types import Prompt, Reply, ReplyKey
 
 TOO_FEW_VERDICTS, EQUAL_REWARDS, SMALL_MARGIN = (
     "few_verdicts",
@@ -49,7 +47,7 @@ class ReplyGroup:
     @property
     def keys(self) -> list[ReplyKey]:
         """By index."""
-        return [(reply.prompt_id, reply.index) for reply, _ in self.replies]
+        return [reply.key for reply, _ in self.replies]
 
     def statistics(self, repeats: int = 1) -> GroupStatistics | None:
         """None: too few rewards. ``repeats``: readings behind each score, of which its spread tells."""
@@ -63,19 +61,22 @@ class StepDecision:
 
     batch: StepBatch
     reading: GateReading
-    advantages: Mapping[ReplyKey, Advantage]
     dropped: Mapping[ReplyKey, str]
     penalties: Mapping[ReplyKey, float] = field(default_factory=dict)  # taken off the rewards before advantages
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def advantages(self) -> dict[ReplyKey, Advantage]:
+        """Of every reply that is learnt from against its siblings."""
+        return {rollout.key: rollout.advantage for rollout in self.batch.rollouts if rollout.key is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GroupOutcome:
     """What one group teaches. ``kind``: why the whole group teaches nothing."""
 
-    rollouts: tuple[Rollout, ...] = ()
+    rollouts: tuple[TrainingReply, ...] = ()
     pair: PreferencePair | None = None
-    advantages: Mapping[ReplyKey, Advantage] = field(default_factory=dict)
     dropped: Mapping[ReplyKey, str] = field(default_factory=dict)
     kind: str | None = None
 
@@ -98,7 +99,7 @@ def has_nonzero_advantage(group: ReplyGroup, config: Config) -> bool:
 def decide_step(
     step: int,
     groups: Sequence[ReplyGroup],
-    anchors: Sequence[Anchor],
+    anchors: Sequence[TrainingReply],
     gate: LambdaSource,
     config: Config,
     *,
@@ -110,7 +111,7 @@ def decide_step(
     ``pairs``: of a manifest. ``penalties``: what is taken off each reply's reward before advantages; the gate
     reads the judge's own.
     """
-    lessons = [_decide_group(group, config, penalties or {}) for group in groups]
+    outcomes = [_decide_group(group, config, penalties or {}) for group in groups]
     statistics = [
         statistics_of_group
         for group in groups
@@ -119,20 +120,19 @@ def decide_step(
     reading = gate.update(statistics)
     if not config.algo.prefers_at(step):
         reading = replace(reading, weight=0.0)
-    kinds = Counter(lesson.kind for lesson in lessons if lesson.kind is not None)
+    kinds = Counter(outcome.kind for outcome in outcomes if outcome.kind is not None)
     counts = {"groups/kept": len(groups) - kinds.total(), "groups/dropped": kinds.total()}
     counts |= {f"groups/dropped_{kind}": count for kind, count in kinds.items()}
     return StepDecision(
         batch=StepBatch(
             step=step,
             weight=reading.weight,
-            rollouts=tuple(row for lesson in lessons for row in lesson.rollouts),
+            rollouts=tuple(rollout for outcome in outcomes for rollout in outcome.rollouts),
             anchors=tuple(anchors),
-            pairs=(*pairs, *(lesson.pair for lesson in lessons if lesson.pair is not None)),
+            pairs=(*pairs, *(outcome.pair for outcome in outcomes if outcome.pair is not None)),
         ),
         reading=reading,
-        advantages={key: advantage for lesson in lessons for key, advantage in lesson.advantages.items()},
-        dropped={key: why for lesson in lessons for key, why in lesson.dropped.items()},
+        dropped={key: why for outcome in outcomes for key, why in outcome.dropped.items()},
         penalties=penalties or {},
         metrics={**reading.metrics(), **(counts if groups else {}), **_compute_penalty_metrics(penalties)},
     )
@@ -172,12 +172,12 @@ def _build_advantage_outcome(
 ) -> _GroupOutcome:
     """Every reply against the others."""
     advantages = _compute_advantages(group, config, penalties)
-    rows = [
-        reply_to_rollout(group.prompt, reply, advantages[key])
-        for key, (reply, _) in zip(group.keys, group.replies, strict=True)
-        if key in advantages
+    rollouts = [
+        TrainingReply(prompt=group.prompt, reply=reply, advantage=advantages[reply.key])
+        for reply, _ in group.replies
+        if reply.key in advantages
     ]
-    return _GroupOutcome(rollouts=tuple(rows), advantages=advantages, dropped=missing)
+    return _GroupOutcome(rollouts=tuple(rollouts), dropped=missing)
 
 
 def _compute_advantages(
@@ -205,7 +205,7 @@ def _are_rewards_equal(rewards: Rewards) -> bool:
 
 def _build_pair_outcome(group: ReplyGroup, best: int, worst: int, missing: dict[ReplyKey, str]) -> _GroupOutcome:
     """The best reply against the worst."""
-    chosen, rejected = (reply_to_rollout(group.prompt, group.replies[i][0]) for i in (best, worst))
+    chosen, rejected = (TrainingReply(prompt=group.prompt, reply=group.replies[i][0]) for i in (best, worst))
     others = dict.fromkeys(group.keys, "neither best nor worst of its group") | missing
     del others[group.keys[best]], others[group.keys[worst]]
     return _GroupOutcome(pair=PreferencePair(chosen=chosen, rejected=rejected), dropped=others)
@@ -227,26 +227,11 @@ def _collect_axis_scores(group: ReplyGroup, weights: Mapping[str, float]) -> dic
     return scores_by_axis | {"form": [float(reply.well_formed) for reply, _ in group.replies]}
 
 
-def select_rewarded_rollouts(groups: Sequence[ReplyGroup]) -> tuple[Rollout, ...]:
+def select_rewarded_rollouts(groups: Sequence[ReplyGroup]) -> tuple[TrainingReply, ...]:
     """Every reply that has a reward."""
     return tuple(
-        reply_to_rollout(group.prompt, reply)
+        TrainingReply(prompt=group.prompt, reply=reply)
         for group in groups
         for reply, judged in group.replies
         if reward_of(judged) is not None
-    )
-
-
-def reply_to_rollout(prompt: Prompt, reply: Reply, advantage: Advantage = NO_ADVANTAGE) -> Rollout:
-    """A reply as the learner takes it."""
-    return Rollout(
-        prompt_id=reply.prompt_id,
-        index=reply.index,
-        prompt_ids=prompt.ids,
-        ids=reply.ids,
-        logps=reply.logps,
-        channels=reply.channels,
-        sampled=reply.sampled,
-        advantage=advantage,
-        features=prompt.features,
     )

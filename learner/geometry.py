@@ -25,12 +25,13 @@ from learner.metrics import CHANNELS
 from learner.model import Policy, reshard_policy
 from learner.objectives import build_training_rows, weigh_positions
 from learner.ranks import sum_over_ranks
-from learner.rows import SamplingSetup, TrainingRow, build_anchor_row, build_rollout_row, build_weight_table
-from learner.types import Rollout, StepBatch
+from learner.rows import LossComponent, SamplingSetup, TrainingRow, build_training_row, build_weight_table
+from learner.types import StepBatch, TrainingReply
 from speech.grammar.channels import Channel
 
 PRODUCT_CHUNK = 1 << 22  # numbers that are in float64 at a time
 TEXT_AND_AUDIO = ChannelWeights(text=1.0, audio=1.0)
+PREFERENCE_COMPONENTS = (LossComponent.PO, LossComponent.DPO)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,11 +44,12 @@ class DiagnosticLoss:
     weight: float
 
 
-def build_diagnostic_losses(batch: StepBatch, algo: AlgoConfig, sampled: SamplingSetup) -> list[DiagnosticLoss]:
+def build_diagnostic_losses(batch: StepBatch, algo: AlgoConfig, setup: SamplingSetup) -> list[DiagnosticLoss]:
     """The preference over TEXT alone and over AUDIO alone, and the anchors; lambda is in none of them."""
-    both = prefer_text_and_audio(algo)
-    preferred = build_training_rows(replace(batch, weight=1.0, anchors=()), both, sampled)
-    anchors = build_training_rows(replace(batch, weight=0.0, rollouts=(), pairs=()), algo, sampled)
+    both = algo.model_copy(update={"preference": TEXT_AND_AUDIO})
+    rows = build_training_rows(replace(batch, weight=1.0, anchors=()), both, setup)
+    preferred = [row.restrict_to(PREFERENCE_COMPONENTS) for row in rows]
+    anchors = build_training_rows(replace(batch, weight=0.0, rollouts=(), pairs=()), algo, setup)
     return [
         *(
             DiagnosticLoss(name=name, rows=_restrict_to_channel(preferred, channel), algo=both, weight=1.0)
@@ -55,11 +57,6 @@ def build_diagnostic_losses(batch: StepBatch, algo: AlgoConfig, sampled: Samplin
         ),
         DiagnosticLoss(name="sft", rows=anchors, algo=algo, weight=0.0),
     ]
-
-
-def prefer_text_and_audio(algo: AlgoConfig) -> AlgoConfig:
-    """The same objective with TEXT and AUDIO in the preference loss and nothing beside it."""
-    return algo.model_copy(update={"preference": TEXT_AND_AUDIO, "kl": ChannelWeights(), "entropy": ChannelWeights()})
 
 
 def _restrict_to_channel(rows: Sequence[TrainingRow], channel: Channel) -> list[TrainingRow]:
@@ -72,24 +69,24 @@ def _restrict_to_channel(rows: Sequence[TrainingRow], channel: Channel) -> list[
     return [row for row in cut if row.pair is None or row.pair not in broken]
 
 
-def build_shift_rows(batch: StepBatch, sampled: SamplingSetup) -> dict[str, list[TrainingRow]]:
+def build_shift_rows(batch: StepBatch, setup: SamplingSetup) -> dict[str, list[TrainingRow]]:
     """Rows that ask for the log-probs of all TEXT and AUDIO: of what this run sampled, of the anchors, and of
     both sides of a manifest's pairs.
     """
 
-    def rows(replies: Iterable[Rollout]) -> list[TrainingRow]:
+    def rows(role: str, replies: Iterable[TrainingReply]) -> list[TrainingRow]:
         return [
-            build_rollout_row(r, build_weight_table(po=weigh_positions(r, TEXT_AND_AUDIO)), sampled) for r in replies
+            build_training_row(r, build_weight_table(po=weigh_positions(r.reply, TEXT_AND_AUDIO)), setup, role=role)
+            for r in replies
         ]
 
-    return {
-        "rollout": rows(batch.replies),
-        "anchor": [
-            build_anchor_row(a, build_weight_table(sft=weigh_positions(a, TEXT_AND_AUDIO))) for a in batch.anchors
-        ],
-        "chosen": rows(pair.chosen for pair in batch.pairs if pair.chosen.logps is None),
-        "rejected": rows(pair.rejected for pair in batch.pairs if pair.rejected.logps is None),
+    replies_by_role = {
+        "rollout": batch.replies,
+        "anchor": batch.anchors,
+        "chosen": [pair.chosen for pair in batch.pairs if pair.chosen.key is None],
+        "rejected": [pair.rejected for pair in batch.pairs if pair.rejected.key is None],
     }
+    return {role: rows(role, replies) for role, replies in replies_by_role.items()}
 
 
 def group_parameters_by_part(policy: Policy) -> dict[str, list[nn.Parameter]]:
@@ -114,12 +111,12 @@ class DiagnosticsCollector:
     """Gathers the sums of one diagnosis.
 
     Example:
-        survey = Survey(policy)
-        for direction in directions(batch, algo, sampled):
+        collector = DiagnosticsCollector(policy)
+        for loss in build_diagnostic_losses(batch, algo, setup):
             ...backward...
-            survey.record_and_clear(direction.name)  # and the gradient is gone
-        survey.compare("rollout", micros, start_policy)
-        diagnosis = survey.diagnosis(version)
+            collector.record_and_clear(loss.name)  # and the gradient is gone
+        collector.record_shift("rollout", micros, start_policy)
+        diagnosis = collector.build_diagnosis(version)
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -157,8 +154,7 @@ class DiagnosticsCollector:
 
     def build_diagnosis(self, version: int) -> PolicyDiagnosis:
         """What it all comes to. Collective: the sums of all ranks meet here."""
-        added = sum_over_ranks({"/".join(key): value for key, value in self._sums.items()}) if self._sums else {}
-        sums = dict(zip(self._sums, added.values(), strict=True))
+        sums = sum_over_ranks(self._sums) if self._sums else {}
         layers = [
             PartGradients.from_products(name, self._sizes[name], _sum_inner_products(sums, [name]))
             for name in self._parts

@@ -12,6 +12,7 @@ Invariant: the weights of ``objectives.py`` already hold every division, so sums
 ranks add up to the loss of the whole step. The trainer knows no algorithm beyond these sums.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,7 @@ from torch import Tensor
 
 from conf.algorithm import AlgoConfig
 from learner.batch import Microbatch
-from learner.objectives import compute_component_scales
-from learner.rows import LossComponent
+from learner.rows import LossComponent, compute_component_factors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,11 +30,7 @@ class LossTerms:
     """
 
     total: Tensor
-    sft: Tensor
-    po: Tensor
-    dpo: Tensor
-    kl: Tensor
-    entropy: Tensor
+    parts: Mapping[LossComponent, Tensor]
     ahead: Tensor  # the SFT term of the depths; 0 without any
     foreseen: Tensor  # how many log-probs it is made of
     penalty_N: Tensor  # the KL estimate of each position, before its coefficient
@@ -61,34 +57,30 @@ def compute_loss_terms(
     gain_N, clipped_N = _compute_clipped_gains(logps_N, old_N, micro, algo)
     bonus_N = entropies_N if algo.entropy.any else entropies_N.detach()  # an unused gradient is not free
     drift_N = torch.where(micro.referenced_N, logps_N - reference_N, 0.0)
-    gaps_P = algo.dpo_beta * torch.zeros_like(micro.pairs_P).index_add(0, micro.pair_N, micro.dpo_N * drift_N)
-    penalty_N = estimate_kl(torch.where(micro.kl_N != 0, -drift_N, 0.0), algo.kl_estimator)
-    parts = (
-        -(micro.sft_N * logps_N).sum(),
-        -(micro.po_N * gain_N).sum(),
-        (micro.pairs_P * torch.nn.functional.softplus(-gaps_P)).sum(),
-        (micro.kl_N * penalty_N).sum(),
-        (micro.entropy_N * bonus_N).sum(),
-    )
-    total = sum(
-        (scale * part for scale, part in zip(compute_component_scales(weight), parts, strict=True)), torch.zeros(())
-    )
+    signed_N, held_N = micro.weights_CN[LossComponent.DPO], micro.weights_CN[LossComponent.KL]
+    gaps_P = algo.dpo_beta * torch.zeros_like(micro.pairs_P).index_add(0, micro.pair_N, signed_N * drift_N)
+    penalty_N = estimate_kl(torch.where(held_N != 0, -drift_N, 0.0), algo.kl_estimator)
+    sft_N, po_N = micro.weights_CN[LossComponent.SFT], micro.weights_CN[LossComponent.PO]
+    parts = {
+        LossComponent.SFT: -(sft_N * logps_N).sum(),
+        LossComponent.PO: -(po_N * gain_N).sum(),
+        LossComponent.DPO: (micro.pairs_P * torch.nn.functional.softplus(-gaps_P)).sum(),
+        LossComponent.KL: (held_N * penalty_N).sum(),
+        LossComponent.ENTROPY: (micro.weights_CN[LossComponent.ENTROPY] * bonus_N).sum(),
+    }
+    factors = compute_component_factors(weight)
+    total = sum((factors[component] * part for component, part in parts.items()), torch.zeros(()))
     depths = 0 if ahead_DN is None else len(ahead_DN)
-    ahead = micro.sft_N.new_zeros(())
+    ahead = sft_N.new_zeros(())
     if ahead_DN is not None and depths:
-        ahead = -(micro.sft_N * ahead_DN.mean(0)).sum()
-    total = total + compute_component_scales(weight)[LossComponent.SFT] * ahead
-    sft, po, dpo, kl, entropy = (part.detach() for part in parts)
-    preferred_N = (micro.po_N != 0) & (micro.advantages_N != 0)  # importance=sequence weighs others too
+        ahead = -(sft_N * ahead_DN.mean(0)).sum()
+    total = total + factors[LossComponent.SFT] * ahead
+    preferred_N = (po_N != 0) & (micro.advantages_N != 0)  # importance=sequence weighs others too
     return LossTerms(
         total=total,
-        sft=sft,
-        po=po,
-        dpo=dpo,
-        kl=kl,
-        entropy=entropy,
+        parts={component: part.detach() for component, part in parts.items()},
         ahead=ahead.detach(),
-        foreseen=(micro.sft_N != 0).sum() * depths,
+        foreseen=(sft_N != 0).sum() * depths,
         penalty_N=penalty_N.detach(),
         clipped=(clipped_N & preferred_N).sum(),
         preferred=preferred_N.sum(),
@@ -116,7 +108,7 @@ def _compute_clipped_gains(
     """What each position adds to the objective, and whether its ratio was clipped."""
     advantages = micro.advantages_N
     # where: no preference, no ratio; exp must not overflow there, 0 * inf is no gradient
-    ratio = torch.exp(torch.where(micro.po_N != 0, logps_N - old_N, 0.0))
+    ratio = torch.exp(torch.where(micro.weights_CN[LossComponent.PO] != 0, logps_N - old_N, 0.0))
     bounded = ratio.clamp(1 - algo.clip_low, 1 + algo.clip_high)
     gain = torch.minimum(ratio * advantages, bounded * advantages)
     if algo.clip_dual is not None:
@@ -132,7 +124,7 @@ def _compute_importance_weights(old_N: Tensor, micro: Microbatch, algo: AlgoConf
         case "off":
             return torch.ones_like(old_N)
         case "sequence":
-            ours = torch.where(micro.po_N != 0, surprise, 0.0)
+            ours = torch.where(micro.weights_CN[LossComponent.PO] != 0, surprise, 0.0)
             per_row = torch.zeros(len(micro.lengths), dtype=ours.dtype, device=ours.device)
             surprise = per_row.index_add(0, micro.row_N, ours)[micro.row_N]
     return torch.exp(surprise).clamp(max=algo.importance_cap)

@@ -18,7 +18,8 @@ from learner.rows import LossComponent, TrainingRow
 from speech.grammar.channels import Channel
 
 CHANNELS = {"text": Channel.TEXT, "audio": Channel.AUDIO}
-COMPONENT_NAMES = ("sft", "po", "dpo", "kl", "entropy")  # in the order of ``LossComponent``
+SHOWN_BY_CHANNEL = {LossComponent.KL, LossComponent.ENTROPY}  # any other component is shown as one loss
+LOSS_METRICS = {c: f"loss/{c.name.lower()}" for c in LossComponent if c not in SHOWN_BY_CHANNEL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,10 +32,10 @@ class ScoredMicrobatch:
     terms: LossTerms
 
 
-def reduce_metrics(scored: Sequence[ScoredMicrobatch], factor: Sequence[float]) -> dict[str, float]:
+def reduce_metrics(scored: Sequence[ScoredMicrobatch], factors: Mapping[LossComponent, float]) -> dict[str, float]:
     """Metrics of one pass over the whole step, identical on every rank. Collective.
 
-    ``factor``: ``objectives.scales``. ``loss/kl_*`` is the weighted mean of the estimate itself.
+    ``factors``: ``compute_component_factors``. ``loss/kl_*`` is the weighted mean of the estimate itself.
     """
     sums = sum_over_ranks(
         {
@@ -42,10 +43,10 @@ def reduce_metrics(scored: Sequence[ScoredMicrobatch], factor: Sequence[float]) 
             for name in _sum_microbatch(scored[0])
         }
     )
-    scaled = [sums[name] * scale for name, scale in zip(COMPONENT_NAMES, factor, strict=True)]
-    metrics = {"loss/total": sum(scaled) + sums["ahead"] * factor[LossComponent.SFT]}
-    shown = {"sft": "anchored", "po": "preferred", "dpo": "pairs", "ahead": "foreseen"}
-    metrics |= {f"loss/{name}": sums[name] for name, count in shown.items() if sums[count]}
+    scaled = [sums[f"part/{component.name}"] * factor for component, factor in factors.items()]
+    metrics = {"loss/total": sum(scaled) + sums["ahead"] * factors[LossComponent.SFT]}
+    metrics |= {name: sums[f"part/{c.name}"] for c, name in LOSS_METRICS.items() if sums[f"weighed/{c.name}"]}
+    metrics |= {"loss/ahead": sums["ahead"]} if sums["foreseen"] else {}
     ratios = {
         **{f"loss/kl_{name}": (f"penalty/{name}", f"held/{name}") for name in CHANNELS},
         **{f"entropy/{name}": (f"entropy/{name}", f"count/{name}") for name in CHANNELS},
@@ -64,7 +65,7 @@ def check_losses_present(metrics: Mapping[str, float], rows: Sequence[TrainingRo
     ``depths``: how many layers learn from the anchors beside the decoder.
     """
     asked = {component for row in rows for component in LossComponent if row.weights_CR[component].any()}
-    wanted = {f"loss/{c.name.lower()}" for c in asked & {LossComponent.SFT, LossComponent.PO, LossComponent.DPO}}
+    wanted = {LOSS_METRICS[component] for component in asked - SHOWN_BY_CHANNEL}
     wanted |= {"loss/ahead"} if depths and LossComponent.SFT in asked else set()
     if lost := sorted(wanted - metrics.keys()):
         raise RuntimeError(f"the step asked for {', '.join(lost)}, and nothing was learnt of it")
@@ -76,9 +77,10 @@ def _sum_microbatch(scored: ScoredMicrobatch) -> dict[str, Tensor]:
     # an idle rank's micro-batch holds one token that stands for nothing
     tokens = torch.tensor(float(micro.ids_TS.numel()) if len(micro.keep_N) else 0.0, device=micro.ids_TS.device)
     sums = {
-        **{name: getattr(terms, name) for name in (*COMPONENT_NAMES, "ahead", "foreseen", "clipped", "preferred")},
+        **{f"part/{component.name}": part for component, part in terms.parts.items()},
+        **{f"weighed/{component.name}": (micro.weights_CN[component] != 0).sum() for component in LOSS_METRICS},
+        **{name: getattr(terms, name) for name in ("ahead", "foreseen", "clipped", "preferred")},
         "tokens": tokens,
-        "anchored": (micro.sft_N != 0).sum(),
         "pairs": real.sum(),
         "agreed": (terms.gaps_P[real] > 0).sum(),
         "gap": terms.gaps_P[real].sum(),
@@ -86,7 +88,7 @@ def _sum_microbatch(scored: ScoredMicrobatch) -> dict[str, Tensor]:
     off = (scored.logps_N - micro.behaviour_N).abs()
     for name, channel in CHANNELS.items():
         here = micro.rollout_N & (micro.channels_N == channel)
-        held = micro.kl_N * (micro.audio_N if name == "audio" else ~micro.audio_N)
+        held = micro.weights_CN[LossComponent.KL] * (micro.audio_N if name == "audio" else ~micro.audio_N)
         sums |= {
             f"count/{name}": here.sum(),
             f"entropy/{name}": scored.entropies_N[here].double().sum(),

@@ -30,20 +30,15 @@ from learner.rows import (
     PositionWeights,
     SamplingSetup,
     TrainingRow,
-    build_anchor_row,
-    build_rollout_row,
+    build_training_row,
     build_weight_table,
+    compute_component_factors,
     letters_to_channels,
 )
-from learner.types import Anchor, PreferencePair, Rollout, StepBatch
+from learner.types import PreferencePair, StepBatch, TrainingReply
+from rollout.types import Reply
+from speech.dataset import Response
 from speech.grammar.channels import Channel
-
-
-def compute_component_scales(weight: float) -> tuple[float, ...]:
-    """Factor of each component in the total, in the order of ``LossComponent``. ``weight`` is lambda."""
-    if not 0.0 <= weight <= 1.0:
-        raise ValueError(f"lambda must lie in [0, 1]: got {weight}")
-    return (1.0 - weight, weight, weight, weight, -weight)
 
 
 def needs_reference(algo: AlgoConfig) -> bool:
@@ -51,11 +46,11 @@ def needs_reference(algo: AlgoConfig) -> bool:
     return algo.prefers and (algo.kl.any or algo.loss != "grpo")
 
 
-def weigh_positions(rollout: Rollout | Anchor, weights: ChannelWeights) -> PositionWeights:
+def weigh_positions(reply: Reply | Response, weights: ChannelWeights) -> PositionWeights:
     """Weight of each position of a reply: that of its channel; 0 where it is PAD or was not sampled."""
     table = np.array([weights.text, weights.audio, weights.boundary, weights.stop, 0.0])
-    position_weights: PositionWeights = table[letters_to_channels(rollout.channels)]
-    return position_weights * np.array(rollout.sampled) if isinstance(rollout, Rollout) else position_weights
+    position_weights: PositionWeights = table[letters_to_channels(reply.channels)] * np.array(reply.sampled)
+    return position_weights
 
 
 def aggregate_weights(
@@ -84,72 +79,76 @@ def aggregate_weights(
     return [u / divisor(u) if u.any() else np.zeros(len(u)) for u in weights]
 
 
-def build_training_rows(batch: StepBatch, algo: AlgoConfig, sampled: SamplingSetup) -> list[TrainingRow]:
+def build_training_rows(batch: StepBatch, algo: AlgoConfig, setup: SamplingSetup) -> list[TrainingRow]:
     """Every row of the step with its weights; rollouts first, then pairs, then anchors.
 
     ValueError: a malformed row, or a token that the grammar forbids.
     """
-    present = (
-        np.array(compute_component_scales(batch.weight)) != 0
-    )  # nobody needs to compute what the total does not contain
+    factors = compute_component_factors(batch.weight)  # nobody needs to compute what the total does not contain
     rows = (
-        _build_rollout_rows(batch.rollouts, algo, sampled)
-        if present[LossComponent.PO]
-        else _build_unweighted_rows(batch, sampled)
+        _build_rollout_rows(batch.rollouts, algo, setup)
+        if factors[LossComponent.PO]
+        else _build_unweighted_rows(batch, setup)
     )
-    rows += _build_pair_rows(batch.pairs, algo, sampled) if present[LossComponent.DPO] else []
-    return rows + (_build_anchor_rows(batch.anchors, algo) if present[LossComponent.SFT] else [])
+    rows += _build_pair_rows(batch.pairs, algo, setup) if factors[LossComponent.DPO] else []
+    return rows + (_build_anchor_rows(batch.anchors, algo, setup) if factors[LossComponent.SFT] else [])
 
 
-def build_penalty_rows(rollouts: Sequence[Rollout], algo: AlgoConfig, sampled: SamplingSetup) -> list[TrainingRow]:
+def build_penalty_rows(rollouts: Sequence[TrainingReply], algo: AlgoConfig, setup: SamplingSetup) -> list[TrainingRow]:
     """Rows whose KL weights are the bare coefficients: their sum is what ``kl_in=reward`` takes off."""
-    return [build_rollout_row(r, build_weight_table(kl=weigh_positions(r, algo.kl)), sampled) for r in rollouts]
+    return [build_training_row(r, build_weight_table(kl=weigh_positions(r.reply, algo.kl)), setup) for r in rollouts]
 
 
-def _build_unweighted_rows(batch: StepBatch, sampled: SamplingSetup) -> list[TrainingRow]:
+def _build_unweighted_rows(batch: StepBatch, setup: SamplingSetup) -> list[TrainingRow]:
     """Rollouts of a step that prefers nothing: checked, and without any weight."""
-    return [build_rollout_row(r, build_weight_table(po=np.zeros(len(r.ids))), sampled) for r in batch.rollouts]
+    return [build_training_row(r, build_weight_table(po=np.zeros(len(r.reply.ids))), setup) for r in batch.rollouts]
 
 
-def _build_rollout_rows(rollouts: Sequence[Rollout], algo: AlgoConfig, sampled: SamplingSetup) -> list[TrainingRow]:
-    preferred = [weigh_positions(r, algo.preference) for r in rollouts]
-    shares = aggregate_weights(
-        preferred, algo.aggregation, replies=len(rollouts), max_new_tokens=sampled.max_new_tokens
-    )
-    penalties = _spread_coefficients(rollouts, algo.kl if algo.kl_in == "loss" else ChannelWeights())
-    bonuses = _spread_coefficients(rollouts, algo.entropy)
+def _build_rollout_rows(
+    rollouts: Sequence[TrainingReply], algo: AlgoConfig, setup: SamplingSetup
+) -> list[TrainingRow]:
+    preferred = [weigh_positions(r.reply, algo.preference) for r in rollouts]
+    shares = aggregate_weights(preferred, algo.aggregation, replies=len(rollouts), max_new_tokens=setup.max_new_tokens)
+    spread = {
+        "kl": _spread_coefficients(rollouts, algo.kl if algo.kl_in == "loss" else ChannelWeights()),
+        "entropy": _spread_coefficients(rollouts, algo.entropy),
+    }
     rows = []
-    for rollout, po, kl, entropy in zip(rollouts, shares, penalties, bonuses, strict=True):
-        learns = rollout.advantage.per_position(letters_to_channels(rollout.channels)) != 0
+    for i, (rollout, po) in enumerate(zip(rollouts, shares, strict=True)):
+        learns = rollout.advantage.per_position(letters_to_channels(rollout.reply.channels)) != 0
         if algo.importance == "sequence":  # its weight is a product over all that the reply prefers
             learns = np.full(len(po), bool((learns & (po != 0)).any()))
-        rows.append(build_rollout_row(rollout, build_weight_table(po=po * learns, kl=kl, entropy=entropy), sampled))
+        weights = build_weight_table(po=po * learns, **{name: by_rollout[i] for name, by_rollout in spread.items()})
+        rows.append(build_training_row(rollout, weights, setup))
     return rows
 
 
-def _build_pair_rows(pairs: Sequence[PreferencePair], algo: AlgoConfig, sampled: SamplingSetup) -> list[TrainingRow]:
+def _build_pair_rows(pairs: Sequence[PreferencePair], algo: AlgoConfig, setup: SamplingSetup) -> list[TrainingRow]:
     total = fsum(pair.weight for pair in pairs)
     rows = []
     for number, pair in enumerate(pairs):
-        chosen, rejected = (weigh_positions(reply, algo.preference) for reply in (pair.chosen, pair.rejected))
+        chosen, rejected = (weigh_positions(side.reply, algo.preference) for side in (pair.chosen, pair.rejected))
         whole = bool(chosen.any() and rejected.any())  # a comparison with nothing teaches nothing
-        for reply, signed in ((pair.chosen, chosen), (pair.rejected, -rejected)):
-            weights = build_weight_table(dpo=signed * whole)
-            rows.append(build_rollout_row(reply, weights, sampled, pair=number, pair_weight=pair.weight / total))
+        for role, side, signed in (("chosen", pair.chosen, chosen), ("rejected", pair.rejected, -rejected)):
+            weights, share = build_weight_table(dpo=signed * whole), pair.weight / total
+            rows.append(build_training_row(side, weights, setup, role=role, pair=number, pair_weight=share))
     return rows
 
 
-def _build_anchor_rows(anchors: Sequence[Anchor], algo: AlgoConfig) -> list[TrainingRow]:
-    weights = [weigh_positions(anchor, algo.sft) for anchor in anchors]
+def _build_anchor_rows(anchors: Sequence[TrainingReply], algo: AlgoConfig, setup: SamplingSetup) -> list[TrainingRow]:
+    weights = [weigh_positions(anchor.reply, algo.sft) for anchor in anchors]
     shares = aggregate_weights(weights, algo.sft_aggregation, replies=sum(bool(u.any()) for u in weights))
-    return [build_anchor_row(anchor, build_weight_table(sft=u)) for anchor, u in zip(anchors, shares, strict=True)]
+    return [
+        build_training_row(anchor, build_weight_table(sft=u), setup, role="anchor")
+        for anchor, u in zip(anchors, shares, strict=True)
+    ]
 
 
-def _spread_coefficients(rollouts: Sequence[Rollout], coefficients: ChannelWeights) -> list[PositionWeights]:
+def _spread_coefficients(rollouts: Sequence[TrainingReply], coefficients: ChannelWeights) -> list[PositionWeights]:
     """Coefficient / number of joined positions, AUDIO counted apart from everything else: an audio token more
     does not loosen the hold on the words."""
-    weights = [weigh_positions(r, coefficients) for r in rollouts]
-    audio: list[PositionMask] = [letters_to_channels(r.channels) == Channel.AUDIO for r in rollouts]
-    heard = sum(int((u[a] != 0).sum()) for u, a in zip(weights, audio, strict=True))
-    said = sum(int((u[~a] != 0).sum()) for u, a in zip(weights, audio, strict=True))
-    return [u / np.where(a, max(heard, 1), max(said, 1)) for u, a in zip(weights, audio, strict=True)]
+    weights = [weigh_positions(r.reply, coefficients) for r in rollouts]
+    audio: list[PositionMask] = [letters_to_channels(r.reply.channels) == Channel.AUDIO for r in rollouts]
+    audio_count = sum(int((u[a] != 0).sum()) for u, a in zip(weights, audio, strict=True))
+    other_count = sum(int((u[~a] != 0).sum()) for u, a in zip(weights, audio, strict=True))
+    return [u / np.where(a, max(audio_count, 1), max(other_count, 1)) for u, a in zip(weights, audio, strict=True)]

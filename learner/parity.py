@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan
 
-from learner.types import Rollout
+from learner.types import TrainingReply
+from rollout.types import Reply, ReplyKey
 
 FLOAT32_BOUND = 2e-4  # largest difference accepted for float32 on both sides; 3e-5 was measured
 
@@ -36,18 +37,20 @@ class ParityReport:
 
 
 def compare_logprobs(
-    rollouts: Sequence[Rollout], learner_logps: Mapping[str, Sequence[float]], *, bound: float = FLOAT32_BOUND
+    rollouts: Sequence[TrainingReply],
+    learner_logps: Mapping[ReplyKey, Sequence[float]],
+    *,
+    bound: float = FLOAT32_BOUND,
 ) -> ParityReport:
     """Compare at sampled positions that the learner scored (not NaN). A log-prob that is not finite counts
-    as infinitely far.
+    as infinitely far; a reply that this run did not sample has nothing to compare.
 
     KeyError: a rollout without learner log-probs.
     """
     gaps: dict[str, list[float]] = {}
-    for rollout in rollouts:
-        rollout_logps = learner_logps[rollout.key]
+    for reply in (rollout.reply for rollout in rollouts if isinstance(rollout.reply, Reply)):
         for letter, sampled, engine, learner in zip(
-            rollout.channels, rollout.sampled, rollout.logps or (), rollout_logps, strict=True
+            reply.channels, reply.sampled, reply.logps, learner_logps[reply.key], strict=True
         ):
             if sampled and not isnan(learner):
                 gap = abs(learner - engine)

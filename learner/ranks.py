@@ -7,11 +7,14 @@ checkpoint planner, which ``state.py`` calls, exchanges its plan as objects; its
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+Key = TypeVar("Key")
 
 
 def join_process_group(*, rank: int, world: int, address: str, timeout_s: float) -> None:
@@ -55,7 +58,7 @@ def barrier() -> None:
     dist.all_reduce(torch.zeros(1))
 
 
-def sum_over_ranks(sums: Mapping[str, Tensor]) -> dict[str, float]:
+def sum_over_ranks(sums: Mapping[Key, Tensor]) -> dict[Key, float]:
     """Sum of each scalar over the ranks, in float64, identical on every rank."""
     packed = torch.stack([value.to(torch.float64) for value in sums.values()]).cpu()
     dist.all_reduce(packed)

@@ -12,7 +12,8 @@ from torch import Tensor
 from learner.batch import Microbatch, MicrobatchPlan, pack_reference_microbatch
 from learner.model import Policy
 from learner.ranks import sum_over_ranks
-from learner.rows import REFERENCE_COMPONENTS, TrainingRow
+from learner.rows import REFERENCE_COMPONENTS, LossComponent, TrainingRow
+from rollout.types import ReplyKey
 
 
 @torch.no_grad()
@@ -41,14 +42,15 @@ def sum_kl_penalties(
     held: Sequence[Sequence[int]],
     micros: Sequence[Microbatch],
     estimates: Sequence[Tensor],
-) -> dict[str, float]:
+) -> dict[ReplyKey, float]:
     """By the key of each row: its sum of KL coefficient times estimate. ``held``: rows of each of this rank's
     micro-batches. Collective, the same on every rank.
     """
     sums = torch.zeros(len(rows), dtype=torch.float64)
     for mine, micro, estimate_N in zip(held, micros, estimates, strict=True):
-        priced_N = micro.kl_N * estimate_N
+        priced_N = micro.weights_CN[LossComponent.KL] * estimate_N
         needed = [i for i in mine if rows[i].needed_R.any()]
         for place, i in enumerate(needed):
             sums[i] = priced_N[micro.row_N == place].sum()
-    return sum_over_ranks({str(row.key): paid for row, paid in zip(rows, sums, strict=True)}) if rows else {}
+    paid = {row.key: total for row, total in zip(rows, sums, strict=True) if row.key is not None}
+    return sum_over_ranks(paid) if paid else {}

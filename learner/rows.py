@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.grammar import Grammar
-from learner.types import Anchor, Rollout
+from learner.types import TrainingReply
+from rollout.types import Reply, ReplyKey
 from speech.features import AudioFeatures
 from speech.grammar.channels import Channel
 from speech.grammar.interleave import FREE
@@ -35,6 +36,19 @@ class LossComponent(IntEnum):
 REFERENCE_COMPONENTS = (LossComponent.DPO, LossComponent.KL)  # what asks for the start policy's log-probs
 
 
+def compute_component_factors(weight: float) -> dict[LossComponent, float]:
+    """Factor of each component in the total. ``weight`` is lambda. ValueError: it is outside [0, 1]."""
+    if not 0.0 <= weight <= 1.0:
+        raise ValueError(f"lambda must lie in [0, 1]: got {weight}")
+    return {
+        LossComponent.SFT: 1.0 - weight,
+        LossComponent.PO: weight,
+        LossComponent.DPO: weight,
+        LossComponent.KL: weight,
+        LossComponent.ENTROPY: -weight,
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingRow:
     """One sequence to score.
@@ -42,7 +56,7 @@ class TrainingRow:
     Arrays have one entry per response position R; position j is ``ids[start + j]``.
     """
 
-    key: str | None  # "prompt_id/index" of a reply that this run sampled, else None
+    key: ReplyKey | None  # of a reply that this run sampled, else None
     name: str  # for error messages
     ids: tuple[int, ...]  # prompt and response
     start: int  # length of the prompt, at least 1
@@ -91,73 +105,48 @@ def build_weight_table(**named: PositionWeights) -> PositionWeights:
     return table
 
 
-def build_rollout_row(
-    rollout: Rollout,
+def build_training_row(
+    trained: TrainingReply,
     weights_CR: PositionWeights,
-    sampled: SamplingSetup,
+    setup: SamplingSetup,
     *,
+    role: str = "rollout",
     pair: int | None = None,
     pair_weight: float = 0.0,
 ) -> TrainingRow:
     """A reply. One that this run did not sample is scored as the model is: temperature 1, no grammar mask.
 
-    ValueError: unequal lengths, no prompt, or a token that the grammar forbids.
+    ``role``: what error messages call it. ValueError: unequal lengths, no prompt, or a token that the grammar
+    forbids.
     """
-    name = f"rollout {rollout.key}"
-    lengths = {len(rollout.ids), len(rollout.channels), len(rollout.sampled)}
-    lengths |= set() if rollout.logps is None else {len(rollout.logps)}
-    if len(lengths) != 1 or not rollout.prompt_ids:
+    prompt, reply = trained.prompt, trained.reply
+    own = reply if isinstance(reply, Reply) else None
+    name = f"{role} {prompt.id}" if own is None else f"{role} {prompt.id}/{own.index}"
+    logps = (0.0,) * len(reply.ids) if own is None else own.logps
+    lengths = {len(reply.ids), len(logps), len(reply.channels), len(reply.sampled)}
+    if len(lengths) != 1 or not prompt.ids:
         raise ValueError(
             f"{name}: ids, logps, channels and sampled must be equally long and follow a prompt: got {lengths}"
         )
-    own = rollout.logps is not None
-    channels = letters_to_channels(rollout.channels)
-    grammar = sampled.grammar if own else None
+    channels = letters_to_channels(reply.channels)
+    grammar = None if own is None else setup.grammar
     return TrainingRow(
-        key=rollout.key if own else None,
+        key=trained.key,
         name=name,
-        ids=rollout.prompt_ids + rollout.ids,
-        start=len(rollout.prompt_ids),
+        ids=prompt.ids + reply.ids,
+        start=len(prompt.ids),
         channels_R=channels,
         weights_CR=weights_CR,
-        behaviour_R=np.array(rollout.logps or np.zeros(len(rollout.ids)), dtype=np.float32),
-        phases_R=_free_grammar_states(len(rollout.ids))
-        if grammar is None
-        else grammar.grammar_states_of(rollout.ids, name),
-        advantages_R=rollout.advantage.per_position(channels),
-        temperature=sampled.temperature if own else 1.0,
+        behaviour_R=np.array(logps, dtype=np.float32),
+        phases_R=np.full(len(reply.ids), FREE) if grammar is None else grammar.grammar_states_of(reply.ids, name),
+        advantages_R=trained.advantage.per_position(channels),
+        temperature=1.0 if own is None else setup.temperature,
         pair=pair,
         pair_weight=pair_weight,
-        features=rollout.features,
+        features=prompt.features,
     )
 
 
-def build_anchor_row(anchor: Anchor, weights_CR: PositionWeights) -> TrainingRow:
-    """Anchors are plain cross-entropy: temperature 1, no grammar mask. ValueError: unequal lengths."""
-    if len(anchor.ids) != len(anchor.channels) or not anchor.prompt_ids:
-        raise ValueError(
-            f"anchor {anchor.prompt_id}: ids and channels must be equally long and follow a prompt: "
-            f"got {len(anchor.ids)} and {len(anchor.channels)}"
-        )
-    return TrainingRow(
-        key=None,
-        name=f"anchor {anchor.prompt_id}",
-        ids=anchor.prompt_ids + anchor.ids,
-        start=len(anchor.prompt_ids),
-        channels_R=letters_to_channels(anchor.channels),
-        weights_CR=weights_CR,
-        behaviour_R=np.zeros(len(anchor.ids), dtype=np.float32),
-        phases_R=_free_grammar_states(len(anchor.ids)),
-        advantages_R=np.zeros(len(anchor.ids)),
-        temperature=1.0,
-        features=anchor.features,
-    )
-
-
-def build_scoring_rows(rollouts: Sequence[Rollout], sampled: SamplingSetup) -> list[TrainingRow]:
+def build_scoring_rows(replies: Sequence[TrainingReply], setup: SamplingSetup) -> list[TrainingRow]:
     """Rows that ask for the log-prob of every token, whatever any objective needs."""
-    return [build_rollout_row(r, build_weight_table(po=np.ones(len(r.ids))), sampled) for r in rollouts]
-
-
-def _free_grammar_states(length: int) -> NDArray[np.int64]:
-    return np.full(length, FREE, dtype=np.int64)
+    return [build_training_row(r, build_weight_table(po=np.ones(len(r.reply.ids))), setup) for r in replies]

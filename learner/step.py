@@ -32,11 +32,12 @@ from learner.grammar import build_sampling_grammar
 from learner.loss import compute_loss_terms, estimate_kl
 from learner.metrics import ScoredMicrobatch
 from learner.model import Policy, clip_gradients, freeze_policy, reshard_policy, set_gradient_sync, shard_policy
-from learner.objectives import build_penalty_rows, build_training_rows, compute_component_scales, needs_reference
+from learner.objectives import build_penalty_rows, build_training_rows, needs_reference
 from learner.reference import compute_reference_logps, sum_kl_penalties
-from learner.rows import SamplingSetup, TrainingRow, build_scoring_rows
-from learner.types import Rollout, StepBatch, StepResult
+from learner.rows import SamplingSetup, TrainingRow, build_scoring_rows, compute_component_factors
+from learner.types import LogpsByReply, StepBatch, StepResult, TrainingReply
 from rollout.engine import WeightManifest
+from rollout.types import ReplyKey
 from rollout.weights import TORCH_DTYPES, pack_weights
 from speech.families import load_family
 
@@ -53,7 +54,7 @@ class Learner:
     """One rank of the sharded learner.
 
     Example:
-        connect(rank=rank, world=2, address="10.0.0.1:29500", timeout_s=120)
+        join_process_group(rank=rank, world=2, address="10.0.0.1:29500", timeout_s=120)
         learner = Learner(config, rank=rank, world=2)
         result = learner.step(batch)  # the same batch on every rank
         published = learner.weights()  # (manifest, buffer) on rank 0
@@ -72,7 +73,7 @@ class Learner:
         self._config, self._rank, self._world = config, rank, world
         self._mesh = ranks.build_device_mesh(world)
         self.family = load_family(config.model)
-        self._sampled = SamplingSetup(
+        self._setup = SamplingSetup(
             max_new_tokens=config.rollout.max_new_tokens,
             temperature=config.rollout.temperature,
             grammar=build_sampling_grammar(config, self.family),
@@ -101,7 +102,7 @@ class Learner:
         A batch that gives no position any weight changes nothing but the version. FloatingPointError: the
         gradient is not finite (nothing was updated by it). ValueError: a row that no micro-batch can hold.
         """
-        rows = build_training_rows(batch, self._config.algo, self._sampled)
+        rows = build_training_rows(batch, self._config.algo, self._setup)
         plan = self._plan(rows)
         self._version += 1
         if not plan[0]:
@@ -117,21 +118,19 @@ class Learner:
         passes = [step_metrics]
         for _ in range(1, self._config.algo.epochs):
             passes.append(self._epoch(mine, old, batch.weight)[1])
-        step_metrics["grad_norm"] = fmean(pass_metrics["grad_norm"] for pass_metrics in passes)
+        step_metrics["grad_norm"] = fmean(each["grad_norm"] for each in passes)
         if "clip_fraction" in step_metrics:  # of the passes that can clip: the first one's ratio is 1
-            step_metrics["clip_fraction"] = fmean(
-                pass_metrics["clip_fraction"] for pass_metrics in passes[1:] or passes
-            )
+            step_metrics["clip_fraction"] = fmean(each["clip_fraction"] for each in passes[1:] or passes)
         logps = self._gather_logps(rows, plan, old, batch.replies)
         return StepResult(version=self._version, metrics=step_metrics, learner_logps=logps)
 
     @torch.no_grad()
-    def score(self, rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
-        """Log-prob of every id of every reply under the present policy, by rollout key; rank 0's.
+    def score(self, rollouts: Sequence[TrainingReply]) -> LogpsByReply:
+        """Log-prob of every id of every reply under the present policy, by its key; rank 0's.
 
         Collective. For ``parity``.
         """
-        rows = build_scoring_rows(rollouts, self._sampled)
+        rows = build_scoring_rows(rollouts, self._setup)
         plan = self._plan(rows)
         if not plan[0]:
             return self._unscored_logps(rollouts)
@@ -140,11 +139,11 @@ class Learner:
         return self._gather_logps(rows, plan, logps, rollouts)
 
     @torch.no_grad()
-    def penalties(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
-        """What ``kl_in=reward`` takes off each reply's reward, by rollout key: the sum of coefficient times
+    def penalties(self, rollouts: Sequence[TrainingReply]) -> dict[ReplyKey, float]:
+        """What ``kl_in=reward`` takes off each reply's reward, by its key: the sum of coefficient times
         KL estimate under the present policy. Collective, the same on every rank.
         """
-        rows = build_penalty_rows(rollouts, self._config.algo, self._sampled)
+        rows = build_penalty_rows(rollouts, self._config.algo, self._setup)
         plan = self._plan(rows)
         micros = self._pack_own_microbatches(rows, plan)
         references = compute_reference_logps(self._reference, rows, plan, self._rank, micros)
@@ -162,13 +161,13 @@ class Learner:
         passes over rollouts and anchors. No shift where no start policy is held (``log.diagnose_every=0``).
         """
         survey = DiagnosticsCollector(self.policy)
-        for direction in build_diagnostic_losses(batch, self._config.algo, self._sampled):
+        for direction in build_diagnostic_losses(batch, self._config.algo, self._setup):
             plan = self._plan(direction.rows)
             if plan[0]:
                 self._backward(self._prepare_rank_batch(direction.rows, plan), None, direction.weight, direction.algo)
                 survey.record_and_clear(direction.name)
         if self._reference is not None:
-            for name, rows in build_shift_rows(batch, self._sampled).items():
+            for name, rows in build_shift_rows(batch, self._setup).items():
                 survey.record_shift(name, self._pack_own_microbatches(rows, self._plan(rows)), self._reference)
         return survey.build_diagnosis(self._version)
 
@@ -217,7 +216,7 @@ class Learner:
         ``old``: log-probs of the first epoch.
         """
         done = self._backward(mine, old, weight, self._config.algo)
-        loss_metrics = metrics.reduce_metrics(done, compute_component_scales(weight))
+        loss_metrics = metrics.reduce_metrics(done, compute_component_factors(weight))
         return done, {**loss_metrics, **self._update()}
 
     def _backward(
@@ -231,9 +230,7 @@ class Learner:
             logps, entropies, ahead = self.policy(micro)
             before = logps.detach() if old is None else old[m]
             terms = compute_loss_terms(logps, entropies, before, reference, micro, ahead, weight=weight, algo=algo)
-            torch.autograd.backward(
-                terms.total * self._world
-            )  # FSDP averages over ranks; our weights are already global
+            torch.autograd.backward(terms.total * self._world)  # FSDP averages over ranks; weights are global
             done.append(
                 ScoredMicrobatch(micro=micro, logps_N=logps.detach(), entropies_N=entropies.detach(), terms=terms)
             )
@@ -255,12 +252,16 @@ class Learner:
         return {"grad_norm": size, "lr": rate}
 
     def _gather_logps(
-        self, rows: Sequence[TrainingRow], plan: MicrobatchPlan, logps: Sequence[Tensor], rollouts: Sequence[Rollout]
-    ) -> dict[str, list[float]]:
-        """Bring the rollouts' log-probs to rank 0, by key; nan where nobody needed one."""
+        self,
+        rows: Sequence[TrainingRow],
+        plan: MicrobatchPlan,
+        logps: Sequence[Tensor],
+        replies: Sequence[TrainingReply],
+    ) -> LogpsByReply:
+        """Bring the replies' log-probs to rank 0, by key; nan where nobody needed one."""
         where = [list_scored_positions(rows, plan, rank) for rank in range(self._world)]
         parts = ranks.gather_over_ranks(torch.cat(list(logps)), [len(w) for w in where])
-        logps_by_key = self._unscored_logps(rollouts)
+        logps_by_key = self._unscored_logps(replies)
         if self._rank == 0:
             for positions, values in zip(where, parts, strict=True):
                 for (i, j), value in zip(positions, values, strict=True):
@@ -272,7 +273,7 @@ class Learner:
     # -- small things
 
     def _load(self, *, checkpointing: bool) -> Policy:
-        grammar = self._sampled.grammar
+        grammar = self._setup.grammar
         policy = Policy.load(
             self.family,
             chunk=self._config.learner.logprob_chunk,
@@ -294,5 +295,6 @@ class Learner:
         references = compute_reference_logps(self._reference, rows, plan, self._rank, micros)
         return _RankBatch(micros=micros, references=references)
 
-    def _unscored_logps(self, rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
-        return {r.key: [nan] * len(r.ids) for r in rollouts} if self._rank == 0 else {}
+    def _unscored_logps(self, replies: Sequence[TrainingReply]) -> LogpsByReply:
+        own = replies if self._rank == 0 else ()
+        return {key: [nan] * len(r.reply.ids) for r in own if (key := r.key) is not None}

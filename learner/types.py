@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from speech.features import AudioFeatures
+from rollout.request import example_to_prompt
+from rollout.types import Prompt, Reply, ReplyKey
+from speech.dataset import Example, Response
 from speech.grammar.channels import Channel
 
 
@@ -40,46 +42,39 @@ class Advantage:
 
 
 NO_ADVANTAGE = Advantage.shared(0.0)
+LogpsByReply = dict[ReplyKey, list[float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rollout:
-    """A reply as a preference row. An advantage of zero: the row only matters to a KL or entropy term."""
+class TrainingReply:
+    """A prompt, a reply to it, and how much better it was than its siblings.
 
-    prompt_id: str
-    index: int
-    prompt_ids: tuple[int, ...]
-    ids: tuple[int, ...]
-    logps: tuple[float, ...] | None  # behaviour log-probs, one per id; None: this run did not sample it
-    channels: str  # T A B E P, one per id
-    sampled: tuple[bool, ...]
+    A ``Reply`` was sampled by this run. A ``Response`` was written: an anchor, or a side of a manifest's pair. An
+    advantage of zero: the reply only matters to a component that reads none.
+    """
+
+    prompt: Prompt
+    reply: Reply | Response
     advantage: Advantage = NO_ADVANTAGE
-    features: AudioFeatures | None = None  # of the prompt
 
     @property
-    def key(self) -> str:
-        """Names the reply in a step."""
-        return f"{self.prompt_id}/{self.index}"
+    def key(self) -> ReplyKey | None:
+        """Names a reply that this run sampled; None for any other."""
+        return self.reply.key if isinstance(self.reply, Reply) else None
+
+
+def example_to_anchor(example: Example) -> TrainingReply:
+    """A row's reference reply."""
+    return TrainingReply(prompt=example_to_prompt(example), reply=example.target)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferencePair:
     """Two replies to one prompt, of which one was found better; ``weight`` > 0 among the step's pairs."""
 
-    chosen: Rollout
-    rejected: Rollout
+    chosen: TrainingReply
+    rejected: TrainingReply
     weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Anchor:
-    """A reference reply as a supervised row: cross-entropy on every response position."""
-
-    prompt_id: str
-    prompt_ids: tuple[int, ...]
-    ids: tuple[int, ...]
-    channels: str
-    features: AudioFeatures | None = None  # of the prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,25 +83,25 @@ class StepBatch:
 
     step: int
     weight: float  # lambda_t
-    rollouts: tuple[Rollout, ...]
-    anchors: tuple[Anchor, ...]
+    rollouts: tuple[TrainingReply, ...]
+    anchors: tuple[TrainingReply, ...]  # reference replies: cross-entropy on every response position
     pairs: tuple[PreferencePair, ...] = ()
 
     @property
-    def replies(self) -> tuple[Rollout, ...]:
+    def replies(self) -> tuple[TrainingReply, ...]:
         """Every reply of this run's own sampling, each once."""
         paired = (reply for pair in self.pairs for reply in (pair.chosen, pair.rejected))
-        return (*self.rollouts, *(reply for reply in paired if reply.logps is not None))
+        return (*self.rollouts, *(reply for reply in paired if reply.key is not None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
     """What one step did.
 
-    ``metrics`` has the names that users see in metrics.jsonl. ``learner_logps`` holds, per rollout key
-    ``f"{prompt_id}/{index}"``, the learner's log-prob of each id before the update, NaN where not needed.
+    ``metrics`` has the names that users see in metrics.jsonl. ``learner_logps`` holds, per reply, the learner's
+    log-prob of each id before the update, NaN where not needed.
     """
 
     version: int
     metrics: dict[str, float]
-    learner_logps: dict[str, list[float]]
+    learner_logps: LogpsByReply

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 
 from rollout.types import Prompt, Sampling
-from speech.dataset import Example
+from speech.dataset import Example, PairExample
 
 
 class EngineDead(RuntimeError):
@@ -19,7 +19,7 @@ class WeightsBroken(RuntimeError):
     """A weight load failed half-way: the model is neither old nor new. Only a full update helps."""
 
 
-def example_to_prompt(example: Example) -> Prompt:
+def example_to_prompt(example: Example | PairExample) -> Prompt:
     """What an engine is given of an encoded row."""
     return Prompt(id=example.row_id, ids=example.prompt.ids, features=example.prompt.features)
 

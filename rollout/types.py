@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from speech.features import AudioFeatures
 
 FinishReason = Literal["stop", "length", "abort"]
+ReplyKey = tuple[str, int]  # prompt id, index in the group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,11 @@ class Reply:
     finish: FinishReason
     text: str  # the TEXT channel, decoded
     well_formed: bool  # the ids obey the family's reply grammar
+
+    @property
+    def key(self) -> ReplyKey:
+        """Names the reply in a step."""
+        return self.prompt_id, self.index
 
     @property
     def policy_version(self) -> int:

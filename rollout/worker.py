@@ -96,25 +96,28 @@ class RolloutWorker:
         return self._encoders[folder]
 
     def _decode_reply(self, raw: RawReply, grammar: bool) -> tuple[Reply, Speech]:
-        spoken = self._family.parse_reply(raw.ids)
-        reply = Reply(
-            prompt_id=raw.prompt_id,
-            index=raw.index,
-            ids=raw.ids,
-            logps=raw.logps,
-            channels=self._family.channels.to_letters(raw.ids),
-            sampled=self._family.interleave.sampled_flags(raw.ids) if grammar else (True,) * len(raw.ids),
-            versions=raw.versions,
-            finish=raw.finish,
-            text=spoken.text,
-            well_formed=spoken.well_formed,
-        )
-        return reply, self._decode_speech(spoken.codes)
-
-    def _decode_speech(self, codes: Sequence[int]) -> Speech:
+        reply, codes = read_reply(self._family, raw, grammar=grammar)
         codec = self._family.codec()
         wave = codec.decode(codes) if codes else np.zeros(0, dtype=np.float32)
-        return Speech(wave=wave, sample_rate=codec.sample_rate)
+        return reply, Speech(wave=wave, sample_rate=codec.sample_rate)
+
+
+def read_reply(family: Family, raw: RawReply, *, grammar: bool) -> tuple[Reply, Sequence[int]]:
+    """What the ids of a reply say, and its audio codes. ``grammar``: it was sampled under the mask."""
+    parsed = family.parse_reply(raw.ids)
+    reply = Reply(
+        prompt_id=raw.prompt_id,
+        index=raw.index,
+        ids=raw.ids,
+        logps=raw.logps,
+        channels=family.channels.to_letters(raw.ids),
+        sampled=family.interleave.sampled_flags(raw.ids) if grammar else (True,) * len(raw.ids),
+        versions=raw.versions,
+        finish=raw.finish,
+        text=parsed.text,
+        well_formed=parsed.well_formed,
+    )
+    return reply, parsed.codes
 
 
 def build_rollout_worker(config: Config, root: Path, version: int = 0) -> RolloutWorker:

@@ -39,21 +39,21 @@ class ClipEncoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """A written reply as it is trained on: one entry per id in all three."""
+
+    ids: tuple[int, ...]
+    channels: str  # T A B E P
+    sampled: tuple[bool, ...]  # False: forced, joins no objective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """One encoded row. ``target`` ends with the stop id."""
 
     row_id: str
     prompt: EncodedPrompt
-    target: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """A reply as it is trained on: one entry per id in all three."""
-
-    ids: tuple[int, ...]
-    channels: str  # T A B E P
-    sampled: tuple[bool, ...]  # False: forced, joins no objective
+    target: Response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class RowLengths:
     def count_ids(self, row: ManifestRow) -> tuple[int, int]:
         """(ids of the prompt, ids of the reference reply). ValueError: an unknown word."""
         example = _encode_row(self._family, row, self)
-        return len(example.prompt.ids), len(example.target)
+        return len(example.prompt.ids), len(example.target.ids)
 
     def count_pair_ids(self, row: PairRow) -> tuple[int, int, int]:
         """(ids of the prompt, of the preferred reply, of the other one). ValueError: as ``Encoder.pair``."""
@@ -188,7 +188,7 @@ class RowEncoder:
 
 
 def _encode_row(family: Family, row: ManifestRow, sound: ClipEncoder) -> Example:
-    target = family.encode_target(_build_chunks(row.sft_target_text, row.sft_target_audio, sound))
+    target = _encode_target(family, row.sft_target_text, row.sft_target_audio, sound)
     return Example(row_id=row.id, prompt=_encode_prompt(family, row.messages, row.audios, sound), target=target)
 
 
@@ -240,12 +240,16 @@ def _encode_pair(family: Family, layout: str, row: PairRow, sound: ClipEncoder) 
 
 def _encode_response(family: Family, side: PairReply, sound: ClipEncoder) -> Response:
     if side.ids is None:
-        ids = family.encode_target(_build_chunks(side.text, side.audio, sound))
-        return Response(ids=ids, channels=family.channels.to_letters(ids), sampled=(True,) * len(ids))
+        return _encode_target(family, side.text, side.audio, sound)
     letters = _ids_to_letters(family, side.ids)
     if side.channels != letters:
         raise ValueError("channels must be those of the ids in the model's family")
     return Response(ids=side.ids, channels=letters, sampled=tuple(digit == "1" for digit in side.sampled or ""))
+
+
+def _encode_target(family: Family, text: str, clips: tuple[str, ...], sound: ClipEncoder) -> Response:
+    ids = family.encode_target(_build_chunks(text, clips, sound))
+    return Response(ids=ids, channels=family.channels.to_letters(ids), sampled=(True,) * len(ids))
 
 
 def _ids_to_letters(family: Family, ids: Sequence[int]) -> str:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from actors.errors import UserError
 from conf.schema import Config
-from learner.types import PreferencePair, Rollout
+from learner.types import PreferencePair, TrainingReply
+from rollout.request import example_to_prompt
 from speech.data.pairs import PairRow, read_pairs
 from speech.data.problems import ManifestError, Problem
-from speech.dataset import PairExample, Response, RowLengths
+from speech.dataset import PairExample, RowLengths
 from speech.families.base import Family
 
 
@@ -35,20 +36,8 @@ def load_usable_pairs(config: Config, family: Family) -> Sequence[PairRow]:
 
 def example_to_pair(example: PairExample) -> PreferencePair:
     """An encoded row of a manifest as the learner takes it; this run did not sample it."""
-
-    def reply(index: int, side: Response) -> Rollout:
-        return Rollout(
-            prompt_id=example.row_id,
-            index=index,
-            prompt_ids=example.prompt.ids,
-            features=example.prompt.features,
-            ids=side.ids,
-            logps=None,
-            channels=side.channels,
-            sampled=side.sampled,
-        )
-
-    chosen, rejected = (reply(index, side) for index, side in enumerate((example.chosen, example.rejected)))
+    prompt = example_to_prompt(example)
+    chosen, rejected = (TrainingReply(prompt=prompt, reply=side) for side in (example.chosen, example.rejected))
     return PreferencePair(chosen=chosen, rejected=rejected, weight=example.weight)
 
 

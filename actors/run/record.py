@@ -25,12 +25,12 @@ from conf.algorithm import AlgoConfig
 from conf.load import dump_config
 from conf.schema import Config
 from judge.types import JudgeTask, MissingVerdict, Verdict
-from learner.decide import ReplyGroup, ReplyKey, StepDecision, reward_of
+from learner.decide import ReplyGroup, StepDecision, reward_of
 from learner.objectives import weigh_positions
 from learner.rows import letters_to_channels
 from learner.types import StepBatch, StepResult
 from report.records import Event, MissingScoreRecord, RolloutRecord, ScoreRecord
-from rollout.types import Reply
+from rollout.types import Reply, ReplyKey
 from speech.data.manifest import ManifestRow
 from store.files import write_atomically
 
@@ -213,13 +213,13 @@ def build_rollout_records(
     audio: Callable[[Reply], str | None],
 ) -> list[RolloutRecord]:
     """One record per reply, in group order. From these lambda and every advantage can be recomputed."""
-    weights = _compute_token_weights(decision.batch, algo)
+    weights, advantages = _compute_token_weights(decision.batch, algo), decision.advantages
     records = []
     for place, group in enumerate(groups):
         for reply, judged in group.replies:
-            key: ReplyKey = (reply.prompt_id, reply.index)
-            task, advantage = tasks[reply.prompt_id], decision.advantages.get(key)
-            logps = result.learner_logps.get(f"{reply.prompt_id}/{reply.index}")
+            key = reply.key
+            task, advantage = tasks[reply.prompt_id], advantages.get(key)
+            logps = result.learner_logps.get(key)
             records.append(
                 RolloutRecord(
                     step=step,
@@ -261,14 +261,14 @@ def _compute_token_weights(batch: StepBatch, algo: AlgoConfig) -> dict[ReplyKey,
     if batch.weight == 0:
         return {}
     weights = {
-        (row.prompt_id, row.index): weigh_positions(row, algo.preference)
-        * row.advantage.per_position(letters_to_channels(row.channels))
-        for row in batch.rollouts
+        rollout.key: weigh_positions(rollout.reply, algo.preference)
+        * rollout.advantage.per_position(letters_to_channels(rollout.reply.channels))
+        for rollout in batch.rollouts
     }
     for pair in batch.pairs:
-        for row, sign in ((pair.chosen, 1.0), (pair.rejected, -1.0)):
-            weights[row.prompt_id, row.index] = weigh_positions(row, algo.preference) * sign
-    return {key: weight.tolist() for key, weight in weights.items()}
+        for side, sign in ((pair.chosen, 1.0), (pair.rejected, -1.0)):
+            weights[side.key] = weigh_positions(side.reply, algo.preference) * sign
+    return {key: weight.tolist() for key, weight in weights.items() if key is not None}
 
 
 def verdict_to_score(verdict: Verdict) -> ScoreRecord | MissingScoreRecord:

@@ -18,7 +18,7 @@ from judge.types import JudgeTask, MissingVerdict, ReplyJudgement, ScoredVerdict
 from learner.decide import reward_of
 from rollout.request import derive_seed
 from rollout.types import Prompt, Reply, Sampling
-from speech.dataset import Example
+from speech.dataset import Example, Response
 from speech.features import EncodedPrompt
 
 STEPS, ROWS, SIZE = 6, 7, 2
@@ -42,7 +42,8 @@ class Engine:
         self.version = version
 
     async def ask_engine(self, how: str, manifest: Path, rows: Sequence[Any]) -> list[Example]:
-        return [Example(row_id=one.id, prompt=EncodedPrompt((1, 2)), target=(3, 4)) for one in rows]
+        target = Response(ids=(3, 4), channels="TE", sampled=(True, True))
+        return [Example(row_id=row.id, prompt=EncodedPrompt((1, 2)), target=target) for row in rows]
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, deadline: float

@@ -156,7 +156,7 @@ def test_the_length_of_a_row_is_what_encoding_gives() -> None:
     rows = read_manifest(WORLD / "data" / "test.jsonl", 60.0)[::20]
     encoder, lengths = RowEncoder(family, WORLD / "data", 60.0), RowLengths(family, WORLD / "data")
     examples = [encoder.encode(row) for row in rows]
-    assert [lengths.count_ids(row) for row in rows] == [(len(e.prompt.ids), len(e.target)) for e in examples]
+    assert [lengths.count_ids(row) for row in rows] == [(len(e.prompt.ids), len(e.target.ids)) for e in examples]
 
 
 @pytest.mark.parametrize(

@@ -279,12 +279,12 @@ def test_a_target_with_a_clip_per_word_is_word_aligned(family: Family, data: Pat
     assert example.row_id == "row-1"
     assert example.prompt == family.encode_prompt([Turn.from_parts("user", AudioPart(codes=(0, 1)))])
     words = zip("the answer is two".split(), (1, 2, 3, 4), strict=True)
-    assert example.target == family.encode_target([ReplyChunk(text=word, codes=(code,)) for word, code in words])
+    assert example.target.ids == family.encode_target([ReplyChunk(text=word, codes=(code,)) for word, code in words])
 
 
 def test_a_target_with_other_clips_is_one_chunk(family: Family, data: Path, codec: CountingCodec) -> None:
     example = RowEncoder(family, data, 10.0).encode(row(sft_target_audio=["1.wav", "2.wav"]))
-    assert example.target == family.encode_target([ReplyChunk(text="the answer is two", codes=(1, 2))])
+    assert example.target.ids == family.encode_target([ReplyChunk(text="the answer is two", codes=(1, 2))])
 
 
 def test_written_and_spoken_turns_mix_in_order(family: Family, data: Path, codec: CountingCodec) -> None:
@@ -323,7 +323,7 @@ def test_a_manifests_mixed_turns_are_encoded_and_measured(family: Family, data: 
         Turn.from_parts("user", AudioPart(codes=(4,))),
     ]
     assert example.prompt == family.encode_prompt(turns)
-    assert RowLengths(family, data).count_ids(read) == (len(example.prompt.ids), len(example.target))
+    assert RowLengths(family, data).count_ids(read) == (len(example.prompt.ids), len(example.target.ids))
 
 
 def test_equal_clips_are_encoded_once_whatever_their_name(family: Family, data: Path, codec: CountingCodec) -> None:
@@ -357,7 +357,7 @@ def test_real_codec_codes_make_a_well_formed_target(
     noise = np.random.default_rng(0).normal(0, 0.1, round(seconds * 16_000)).astype(np.float32)
     audio.write(root / "a.wav", noise, 16_000)
     example = RowEncoder(family, root, 10.0).encode(row(audios=[["a.wav"]], sft_target_audio=["a.wav"]))
-    assert family.parse_reply(example.target).well_formed
-    assert family.parse_reply(example.target).codes == tuple(
+    assert family.parse_reply(example.target.ids).well_formed
+    assert family.parse_reply(example.target.ids).codes == tuple(
         family.codec().encode(audio.read(root / "a.wav", 16_000, 10.0))
     )

@@ -12,9 +12,10 @@ from conf.schema import Config, ModelConfig
 from learner.parity import FLOAT32_BOUND, compare_logprobs
 from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
-from learner.types import Anchor, Rollout, StepBatch
+from learner.types import StepBatch, TrainingReply
 from rollout.loading import load_language_model
 from rollout.types import Prompt, Sampling
+from rollout.worker import read_reply
 from speech.families import load_family
 from speech.families.base import Family
 from speech.turns import AudioPart, ReplyChunk, Turn
@@ -22,6 +23,7 @@ from tests.helpers import micro_glm4_voice as micro
 from tests.helpers.learner_world import full_tensors
 from tests.helpers.processes import HANG_S
 from tests.helpers.rollout_models import collect
+from tests.helpers.training_replies import written_reply
 from tests.learner.test_learner_step import free_port
 
 
@@ -62,9 +64,7 @@ def learner(path: Path, *, grammar: bool = False) -> Learner:
 def learn(one: Learner, family: Family) -> None:
     """Two steps on reference replies."""
     target = family.encode_target([ReplyChunk(text="the answer is two", codes=tuple(range(30)))])
-    anchor = Anchor(
-        prompt_id="a", prompt_ids=asked(family)[0].ids, ids=target, channels=family.channels.to_letters(target)
-    )
+    anchor = written_reply("a", asked(family)[0].ids, target, family.channels.to_letters(target))
     for step in (1, 2):
         one.step(StepBatch(step=step, weight=0.0, rollouts=(), anchors=(anchor,)))
 
@@ -111,24 +111,16 @@ def push(engine: Any, mine: Learner) -> None:
 def check_parity(engine: Any, mine: Learner, family: Family, grammar: bool) -> None:
     sampling = Sampling(group_size=4, temperature=1.0, max_new_tokens=90, seed=3, grammar=grammar)
     replies = collect(engine, asked(family), sampling).values()
-    prompts = {prompt.id: prompt.ids for prompt in asked(family)}
+    prompts = {prompt.id: prompt for prompt in asked(family)}
     rows = [
-        Rollout(
-            prompt_id=reply.prompt_id,
-            index=reply.index,
-            prompt_ids=prompts[reply.prompt_id],
-            ids=reply.ids,
-            logps=reply.logps,
-            channels=family.channels.to_letters(reply.ids),
-            sampled=(True,) * len(reply.ids),
-        )
-        for reply in replies
+        TrainingReply(prompt=prompts[raw.prompt_id], reply=read_reply(family, raw, grammar=False)[0])
+        for raw in replies
     ]
     found = compare_logprobs(rows, mine.score(rows), bound=FLOAT32_BOUND)
     assert found.passed, found
     assert set("TAE") <= set(found.channels)
     if grammar:
-        assert all(family.parse_reply(row.ids).well_formed == (row.ids[-1] in family.stop_ids) for row in rows)
+        assert all(family.parse_reply(raw.ids).well_formed == (raw.ids[-1] in family.stop_ids) for raw in replies)
 
 
 def test_an_export_has_the_files_names_shapes_and_dtypes_of_its_start(tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ from learner.grammar import Grammar
 from learner.model import Policy
 from learner.parity import compare_logprobs
 from learner.ranks import join_process_group, leave_process_group
-from learner.rows import SamplingSetup, build_rollout_row, build_weight_table, letters_to_channels
-from learner.types import Rollout
+from learner.rows import SamplingSetup, build_training_row, build_weight_table, letters_to_channels
+from learner.types import LogpsByReply, TrainingReply
 from rollout.engine import RawReply
 from rollout.request import EngineDead
 from rollout.torch_engine import TorchEngine
 from rollout.types import Prompt, Sampling
 from rollout.weights import pack_weights
+from rollout.worker import read_reply
 from speech.families import load_family
 from speech.families.base import Family
 from speech.grammar.channels import Channel
@@ -69,37 +70,28 @@ def policy(family: Family) -> Policy:
     return policy
 
 
-def rollouts(family: Family, asked: list[Prompt], replies: dict[tuple[str, int], RawReply]) -> list[Rollout]:
+def rollouts(family: Family, asked: list[Prompt], replies: dict[tuple[str, int], RawReply]) -> list[TrainingReply]:
     by_id = {prompt.id: prompt for prompt in asked}
     return [
-        Rollout(
-            prompt_id=raw.prompt_id,
-            index=raw.index,
-            prompt_ids=by_id[raw.prompt_id].ids,
-            features=by_id[raw.prompt_id].features,
-            ids=raw.ids,
-            logps=raw.logps,
-            channels=family.channels.to_letters(raw.ids),
-            sampled=family.interleave.sampled_flags(raw.ids),
-        )
+        TrainingReply(prompt=by_id[raw.prompt_id], reply=read_reply(family, raw, grammar=True)[0])
         for raw in replies.values()
     ]
 
 
-def packed(family: Family, found: list[Rollout], *, only: str = "TABEP") -> Microbatch:
+def packed(family: Family, found: list[TrainingReply], *, only: str = "TABEP") -> Microbatch:
     grammar = Grammar(family.interleave.allowed_masks(), family.interleave.grammar_states)
     how = SamplingSetup(max_new_tokens=70, temperature=0.8, grammar=grammar)
     rows = [
-        build_rollout_row(r, build_weight_table(po=np.array([1.0 * (letter in only) for letter in r.channels])), how)
+        build_training_row(r, build_weight_table(po=np.array([letter in only for letter in r.reply.channels])), how)
         for r in found
     ]
     return pack_microbatch(rows, family.streams)
 
 
-def score(policy: Policy, family: Family, found: list[Rollout]) -> dict[str, list[float]]:
+def score(policy: Policy, family: Family, found: list[TrainingReply]) -> LogpsByReply:
     with torch.no_grad():
         logps = iter(policy(packed(family, found))[0].tolist())
-    return {r.key: [next(logps) for _ in r.ids] for r in found}
+    return {r.reply.key: [next(logps) for _ in r.reply.ids] for r in found}
 
 
 def test_engine_and_learner_agree_on_every_channel_before_and_after_an_update(
@@ -189,7 +181,7 @@ def test_a_text_objective_needs_no_step_behind_the_text(
     found = rollouts(family, asked, collect(engine, asked, HOW))
     text, everything = packed(family, found, only="TE"), packed(family, found)
     assert sum(text.lengths) < sum(everything.lengths)
-    spoken = [int((letters_to_channels(r.channels) == Channel.AUDIO).sum()) for r in found]
+    spoken = [int((letters_to_channels(r.reply.channels) == Channel.AUDIO).sum()) for r in found]
     assert max(spoken) > 0 and not text.audio_N.any()
 
 

@@ -56,7 +56,7 @@ def test_the_vectors_of_a_clip_lie_on_its_own_codes(family: Family, data: Path) 
 def test_lengths_of_several_clips_are_known_beforehand(family: Family, data: Path) -> None:
     several = heard_row("2.wav", "0.wav", "2.wav")
     example = RowEncoder(family, data, SECONDS).encode(several)
-    assert RowLengths(family, data).count_ids(several) == (len(example.prompt.ids), len(example.target))
+    assert RowLengths(family, data).count_ids(several) == (len(example.prompt.ids), len(example.target.ids))
 
 
 def test_vectors_that_are_not_finite_are_refused_with_row_and_clip(

@@ -196,7 +196,7 @@ def test_rows_become_vectors_and_lengths_are_known_beforehand(family: Family, tm
     encoder, lengths = RowEncoder(family, manifest.parent, 60.0), RowLengths(family, manifest.parent)
     for row in read_manifest(manifest, 60.0):
         example = encoder.encode(row)
-        assert lengths.count_ids(row) == (len(example.prompt.ids), len(example.target))
+        assert lengths.count_ids(row) == (len(example.prompt.ids), len(example.target.ids))
         features = example.prompt.features
         assert (features is None) == (not row.audios)
         if features is not None:

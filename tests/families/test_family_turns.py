@@ -75,7 +75,7 @@ def test_rows_of_mixed_turns_are_encoded_and_their_lengths_are_known_beforehand(
     ]
     mixed = row(data, asked, [["b.wav"], ["q.wav", "p.wav"], ["a.wav"], ["p.wav"], ["q.wav"]])
     example = RowEncoder(family, data, SECONDS).encode(mixed)
-    assert RowLengths(family, data).count_ids(mixed) == (len(example.prompt.ids), len(example.target))
+    assert RowLengths(family, data).count_ids(mixed) == (len(example.prompt.ids), len(example.target.ids))
     hears = {role for role in ("system", "user") if family.audio_input_of(role) != "codes"}
     found = example.prompt.features
     assert (found is None) == (not hears)
@@ -90,7 +90,7 @@ def test_an_earlier_reply_is_what_the_reference_reply_of_it_would_be(family: Fam
     """Up to the ids that a prompt does not hold: the end, and in Kimi-Audio the end of the text."""
     told = row(data, [("user", "two"), ("assistant", f" {REPLY}\n{AUDIO_MARKER}"), ("user", "two")], [["a.wav"]])
     example = RowEncoder(family, data, SECONDS).encode(told)
-    reply = list(example.target)[: -family.streams]
+    reply = list(example.target.ids)[: -family.streams]
     if family.streams == 2:
         blank = family.interleave.blank
         assert blank is not None

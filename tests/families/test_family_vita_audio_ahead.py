@@ -18,15 +18,17 @@ from learner.batch import pack_microbatch
 from learner.model import Policy, gather_tensor
 from learner.objectives import build_training_rows
 from learner.ranks import join_process_group, leave_process_group
-from learner.rows import SamplingSetup
+from learner.rows import LossComponent, SamplingSetup
 from learner.step import Learner
-from learner.types import Advantage, Anchor, Rollout, StepBatch
+from learner.types import Advantage, StepBatch, TrainingReply
 from rollout.language_model import read_checkpoint_layout
+from rollout.types import Prompt
 from speech.checkpoints.folder import read_json, weight_files
 from speech.families import load_family
 from tests.helpers.learner_world import full_tensors
 from tests.helpers.micro_vita_audio import AHEAD, CODES, LAYERS, write_checkpoint
 from tests.helpers.processes import HANG_S
+from tests.helpers.training_replies import sampled_reply, written_reply
 
 Tensors = dict[str, Tensor]
 SAMPLED = SamplingSetup(max_new_tokens=64, temperature=1.0)
@@ -77,17 +79,15 @@ def batch(folder: Path, weight: float) -> StepBatch:
     for i in range(3):
         reply = speech(4 + 5 * i)
         letters = family.channels.to_letters(reply)
-        anchors.append(Anchor(prompt_id=f"a{i}", prompt_ids=ids(6 + i), ids=reply, channels=letters))
+        anchors.append(written_reply(f"a{i}", ids(6 + i), reply, letters))
         reply = speech(6 + 3 * i)
         rollouts.append(
-            Rollout(
-                prompt_id="r",
-                index=i,
-                prompt_ids=ids(9),
-                ids=reply,
+            sampled_reply(
+                Prompt(id="r", ids=ids(9)),
+                i,
+                reply,
                 logps=(-5.0,) * len(reply),
                 channels=family.channels.to_letters(reply),
-                sampled=(True,) * len(reply),
                 advantage=Advantage.shared(1.0 - i / 1.5),
             )
         )
@@ -105,7 +105,7 @@ def state(learner: Learner) -> Tensors:
     return dict(full_tensors(learner.policy))
 
 
-def published_loss(folder: Path, anchors: tuple[Anchor, ...]) -> tuple[Tensor, Tensors]:
+def published_loss(folder: Path, anchors: tuple[TrainingReply, ...]) -> tuple[Tensor, Tensors]:
     """``mtp_forward`` and its loop in ``forward`` told anew, one sequence at a time, without any packing.
 
     With it the weights that it learns, by the learner's names for them.
@@ -127,7 +127,7 @@ def published_loss(folder: Path, anchors: tuple[Anchor, ...]) -> tuple[Tensor, T
 
     per_depth: list[list[Tensor]] = [[] for _ in range(AHEAD)]
     for anchor in anchors:
-        ids = torch.tensor([[*anchor.prompt_ids, *anchor.ids]])
+        ids = torch.tensor([[*anchor.prompt.ids, *anchor.reply.ids]])
         own = list(lm.model.layers)
         lm.model.layers = torch.nn.ModuleList(own[:LAYERS])
         lm.config.num_hidden_layers = LAYERS
@@ -141,10 +141,10 @@ def published_loss(folder: Path, anchors: tuple[Anchor, ...]) -> tuple[Tensor, T
             mask = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)[None, None]
             turned = lm.model.rotary_emb(x, positions)
             states = lm.model.norm(own[LAYERS + depth](x, attention_mask=mask, position_embeddings=turned))
-            first = len(anchor.prompt_ids) - 1 - (depth + 1)
+            first = len(anchor.prompt.ids) - 1 - (depth + 1)
             logits = lm.lm_head(states[0, first:-1])
-            assert len(logits) == len(anchor.ids)
-            per_depth[depth].append(F.cross_entropy(logits, torch.tensor(anchor.ids)))
+            assert len(logits) == len(anchor.reply.ids)
+            per_depth[depth].append(F.cross_entropy(logits, torch.tensor(anchor.reply.ids)))
         lm.model.layers = torch.nn.ModuleList(own)
         lm.config.num_hidden_layers = LAYERS + AHEAD
     learnt = {
@@ -166,7 +166,7 @@ def test_the_depths_loss_and_its_gradient_are_the_published_ones(folder: Path) -
     step = batch(folder, weight=0.25)
     learner, (loss, learnt) = Learner(settings, 0, 1), published_loss(folder, step.anchors)
     micro = pack_microbatch(build_training_rows(replace(step, weight=0.0, rollouts=()), settings.algo, SAMPLED), 1)
-    (-(micro.sft_N * learner.policy(micro).ahead_DN.mean(0)).sum()).backward()
+    (-(micro.weights_CN[LossComponent.SFT] * learner.policy(micro).ahead_DN.mean(0)).sum()).backward()
     own = {name: gather_tensor(p.grad) for name, p in learner.policy.lm.named_parameters() if p.grad is not None}
     theirs = dict(zip(learnt, torch.autograd.grad(loss, list(learnt.values())), strict=True))
     assert own.keys() == theirs.keys()

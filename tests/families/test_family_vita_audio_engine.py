@@ -16,10 +16,11 @@ from conf.schema import Config
 from learner import parity
 from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
-from learner.types import Anchor, Rollout, StepBatch
+from learner.types import StepBatch, TrainingReply, example_to_anchor
 from rollout.loading import load_language_model
 from rollout.request import example_to_prompt
 from rollout.types import Prompt, Sampling
+from rollout.worker import read_reply
 from speech.checkpoints.folder import weight_files
 from speech.data.manifest import read_manifest
 from speech.dataset import Example, RowEncoder
@@ -83,37 +84,19 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     leave_process_group()
 
 
-def sampled(world: World, grammar: bool, seed: int) -> list[Rollout]:
+def sampled(world: World, grammar: bool, seed: int) -> list[TrainingReply]:
     prompts: list[Prompt] = [example_to_prompt(example) for example in world.examples]
     by_id = {prompt.id: prompt for prompt in prompts}
     asked = Sampling(group_size=6, temperature=1.0, max_new_tokens=64, seed=seed, grammar=grammar)
     replies = collect(world.engine, prompts, asked).values()
-    return [
-        Rollout(
-            prompt_id=reply.prompt_id,
-            index=reply.index,
-            prompt_ids=by_id[reply.prompt_id].ids,
-            features=by_id[reply.prompt_id].features,
-            ids=reply.ids,
-            logps=reply.logps,
-            channels=world.family.channels.to_letters(reply.ids),
-            sampled=(True,) * len(reply.ids),
-        )
-        for reply in replies
+    return [  # every position is compared, forced ones too
+        TrainingReply(prompt=by_id[raw.prompt_id], reply=read_reply(world.family, raw, grammar=False)[0])
+        for raw in replies
     ]
 
 
-def anchors(world: World) -> tuple[Anchor, ...]:
-    return tuple(
-        Anchor(
-            prompt_id=example.row_id,
-            prompt_ids=example.prompt.ids,
-            features=example.prompt.features,
-            ids=example.target,
-            channels=world.family.channels.to_letters(example.target),
-        )
-        for example in world.examples
-    )
+def anchors(world: World) -> tuple[TrainingReply, ...]:
+    return tuple(map(example_to_anchor, world.examples))
 
 
 def tensors_of(folder: Path) -> dict[str, dict[str, Tensor]]:

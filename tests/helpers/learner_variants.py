@@ -10,6 +10,7 @@ import yaml
 
 from conf.keys import CONFIG_FOLDER
 from learner.types import Advantage, PreferencePair, StepBatch
+from tests.helpers.training_replies import as_written
 
 
 def routed(step: StepBatch) -> StepBatch:
@@ -21,9 +22,9 @@ def routed(step: StepBatch) -> StepBatch:
 
 def paired(step: StepBatch, *, own: bool) -> StepBatch:
     """Each group's two replies as a pair instead. ``own``: of this run's sampling."""
-    replies = step.rollouts if own else [replace(r, logps=None) for r in step.rollouts]
+    replies = step.rollouts if own else [as_written(r) for r in step.rollouts]
     pairs = [
-        PreferencePair(chosen=best, rejected=worst, weight=1.0 + (best.prompt_id == "p1"))
+        PreferencePair(chosen=best, rejected=worst, weight=1.0 + (best.prompt.id == "p1"))
         for best, worst in zip(replies[::2], replies[1::2], strict=True)
     ]
     return replace(step, rollouts=(), pairs=tuple(pairs))

@@ -21,11 +21,13 @@ from conf.schema import Config, ModelConfig
 from learner.model import Policy, gather_tensor
 from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
-from learner.types import NO_ADVANTAGE, Advantage, Anchor, Rollout, StepBatch
+from learner.types import Advantage, StepBatch
+from rollout.types import Prompt, Reply, ReplyKey
 from speech.families import load_family
 from tests.helpers import naive_objective as naive
 from tests.helpers.learner_variants import HOT, PENALISED, VARIANTS
 from tests.helpers.processes import HANG_S
+from tests.helpers.training_replies import sampled_reply, written_reply
 
 Tensors = dict[str, Tensor]
 
@@ -83,15 +85,14 @@ def batch(checkpoint: Path, *, groups: int = 3, size: int = 2, weight: float = 0
 
     rollouts, anchors = [], []
     for g in range(groups):
-        prompt = tuple(int(t) for t in rng.choice(words, rng.integers(3, 20)))
+        prompt = Prompt(id=f"p{g}", ids=tuple(int(t) for t in rng.choice(words, rng.integers(3, 20))))
         for index in range(size):
             ids = reply()
             rollouts.append(
-                Rollout(
-                    prompt_id=f"p{g}",
-                    index=index,
-                    prompt_ids=prompt,
-                    ids=ids,
+                sampled_reply(
+                    prompt,
+                    index,
+                    ids,
                     logps=tuple(float(x) for x in rng.normal(-4.8, 0.5, len(ids))),
                     channels=family.channels.to_letters(ids),
                     sampled=tuple(j != 1 for j in range(len(ids))),
@@ -99,9 +100,7 @@ def batch(checkpoint: Path, *, groups: int = 3, size: int = 2, weight: float = 0
                 )
             )
         target = reply()
-        anchors.append(
-            Anchor(prompt_id=f"p{g}", prompt_ids=prompt, ids=target, channels=family.channels.to_letters(target))
-        )
+        anchors.append(written_reply(prompt.id, prompt.ids, target, family.channels.to_letters(target)))
     return StepBatch(step=0, weight=weight, rollouts=tuple(rollouts), anchors=tuple(anchors))
 
 
@@ -156,10 +155,10 @@ def naive_rows(checkpoint: Path, config: Config, batch: StepBatch, *, perturbed:
         perturb(model.parameters())
     replies = [*batch.rollouts, *(r for pair in batch.pairs for r in (pair.chosen, pair.rejected))]
     rows = [*replies, *batch.anchors]
-    longest = max(len(r.prompt_ids) + len(r.ids) for r in rows)
+    longest = max(len(r.prompt.ids) + len(r.reply.ids) for r in rows)
     ids, mask = torch.zeros(2, len(rows), longest, dtype=torch.long)
     for i, row in enumerate(rows):
-        whole_row = row.prompt_ids + row.ids
+        whole_row = row.prompt.ids + row.reply.ids
         ids[i, : len(whole_row)] = torch.tensor(whole_row)
         mask[i, : len(whole_row)] = 1
     logits = model(input_ids=ids, attention_mask=mask).logits
@@ -167,20 +166,19 @@ def naive_rows(checkpoint: Path, config: Config, batch: StepBatch, *, perturbed:
         frozen = reference(input_ids=ids, attention_mask=mask).logits
 
     def scored(i: int) -> naive.Scored:
-        row = rows[i]
-        own = isinstance(row, Rollout) and row.logps is not None
-        place = (row.prompt_ids + row.ids, len(row.prompt_ids), config.rollout.temperature if own else 1.0)
+        prompt, reply, advantage = rows[i].prompt, rows[i].reply, rows[i].advantage
+        own = isinstance(reply, Reply)
+        place = (prompt.ids + reply.ids, len(prompt.ids), config.rollout.temperature if own else 1.0)
         now, start = naive.log_probs(logits[i], *place), naive.log_probs(frozen[i], *place)
-        told = row.advantage if isinstance(row, Rollout) else NO_ADVANTAGE
         return naive.Scored(
-            channels=row.channels,
-            sampled=row.sampled if isinstance(row, Rollout) else (True,) * len(row.ids),
+            channels=reply.channels,
+            sampled=reply.sampled,
             now=now,
             old=[float(x.detach()) for x in now],
-            behaviour=row.logps if isinstance(row, Rollout) and row.logps else (),
+            behaviour=reply.logps if isinstance(reply, Reply) else (),
             start=[float(x) for x in start],
             entropy=naive.entropies(logits[i], *place) if config.algo.entropy.any else (),
-            advantage={"T": told.text, "A": told.audio, "B": told.form, "E": told.form},
+            advantage={"T": advantage.text, "A": advantage.audio, "B": advantage.form, "E": advantage.form},
         )
 
     every = [scored(i) for i in range(len(rows))]
@@ -220,6 +218,11 @@ def naive_gradient(
     return gradient, losses
 
 
+def spell_key(key: ReplyKey) -> str:
+    """A reply's key as JSON has it."""
+    return f"{key[0]}/{key[1]}"
+
+
 def _session(folder: Path, rank: int, world: int) -> None:
     """Everything that the two-rank tests look at, in one start of two processes.
 
@@ -238,7 +241,9 @@ def _session(folder: Path, rank: int, world: int) -> None:
     result = learner.step(batch(checkpoint))
     keep("gradient", moments(learner))
     found["metrics"] = result.metrics
-    found["logps"] = {key: [None if isnan(x) else x for x in values] for key, values in result.learner_logps.items()}
+    found["logps"] = {
+        spell_key(key): [None if isnan(x) else x for x in values] for key, values in result.learner_logps.items()
+    }
     learner.save(folder / "two_ranks")
     keep("weights_two_ranks", {name: t.clone() for name, t in full_tensors(learner.policy)})
     learner.step(batch(checkpoint, seed=1))
@@ -258,7 +263,7 @@ def _session(folder: Path, rank: int, world: int) -> None:
         keep(f"variant_{name}", moments(one))
     paying = Learner(config(checkpoint, algo=PENALISED, rollout=HOT), rank, world)
     perturb(paying.policy.parameters())
-    found["penalties"] = paying.penalties(batch(checkpoint).rollouts)
+    found["penalties"] = {spell_key(key): paid for key, paid in paying.penalties(batch(checkpoint).rollouts).items()}
 
     # one anchor only: the second rank has nothing, and must take part all the same
     lonely = Learner(config(checkpoint, algo={"mix": "fixed", "fixed_lambda": 0.0}), rank, world)

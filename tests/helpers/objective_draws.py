@@ -12,8 +12,9 @@ from conf.judging import JudgeConfig
 from judge.rules.vetoes import VETO_JUDGE as VETO
 from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict, Verdict
 from learner.decide import ReplyGroup
-from learner.types import Anchor, PreferencePair, Rollout
+from learner.types import PreferencePair, TrainingReply
 from rollout.types import Prompt, Reply
+from tests.helpers.training_replies import written_reply
 
 VOCABULARY, LONGEST_PROMPT, LONGEST_REPLY = 5, 3, 6
 AXES = ("semantic", "acoustic", "holistic")
@@ -26,7 +27,7 @@ class Step:
     algo: AlgoConfig
     judge: JudgeConfig
     groups: list[ReplyGroup]
-    anchors: list[Anchor] = field(default_factory=list)
+    anchors: list[TrainingReply] = field(default_factory=list)
     pairs: list[PreferencePair] = field(default_factory=list)
     temperature: float = 0.75
     number: int = 1
@@ -162,18 +163,9 @@ def groups(draw: st.DrawFn, judge: JudgeConfig, alphabet: str, name: str) -> Rep
     )
 
 
-def anchor(rng: np.random.Generator, name: str, alphabet: str) -> Anchor:
+def written(rng: np.random.Generator, name: str, prompt_ids: tuple[int, ...], alphabet: str) -> TrainingReply:
     channels = letters(rng, alphabet)
-    return Anchor(prompt_id=name, prompt_ids=ids(rng, 2), ids=ids(rng, len(channels)), channels=channels)
-
-
-def offline(rng: np.random.Generator, name: str, index: int, alphabet: str) -> Rollout:
-    channels = letters(rng, alphabet)
-    n = len(channels)
-    return Rollout(
-        prompt_id=name, index=index, prompt_ids=(1,), ids=ids(rng, n), logps=None, channels=channels,
-        sampled=(True,) * n,
-    )  # fmt: skip
+    return written_reply(name, prompt_ids, ids(rng, len(channels)), channels)
 
 
 @st.composite
@@ -196,11 +188,13 @@ def steps(draw: st.DrawFn, kind: str, **fixed: Any) -> Step:
         algo=chosen,
         judge=judge,
         groups=[draw(groups(judge, alphabet, f"g{i}")) for i in range(fresh)],
-        anchors=[anchor(rng, f"a{i}", "TABEP" if i else alphabet) for i in range(draw(st.integers(0, 3)))],
+        anchors=[
+            written(rng, f"a{i}", ids(rng, 2), "TABEP" if i else alphabet) for i in range(draw(st.integers(0, 3)))
+        ],
         pairs=[
             PreferencePair(
-                chosen=offline(rng, f"d{i}", 0, alphabet),
-                rejected=offline(rng, f"d{i}", 1, alphabet),
+                chosen=written(rng, f"d{i}", (1,), alphabet),
+                rejected=written(rng, f"d{i}", (1,), alphabet),
                 weight=float(rng.choice([1.0, 0.5, 3.0])),
             )
             for i in range(pairs)

@@ -23,8 +23,8 @@ from learner.gate import LambdaSource, build_lambda_source
 from learner.loss import compute_loss_terms, estimate_kl
 from learner.objectives import build_penalty_rows, build_training_rows
 from learner.rows import LossComponent, SamplingSetup, TrainingRow
-from learner.types import Rollout, StepBatch
-from rollout.types import Reply
+from learner.types import PreferencePair, StepBatch, TrainingReply
+from rollout.types import Reply, ReplyKey
 from tests.helpers import naive_decision, naive_objective
 from tests.helpers.objective_draws import LONGEST_PROMPT, LONGEST_REPLY, VOCABULARY, Step
 
@@ -40,9 +40,13 @@ def sequences(step: Step) -> dict[str, tuple[int, ...]]:
     """Row name -> ids of prompt and response, for all that could become a row."""
     found = {f"rollout {r.prompt_id}/{r.index}": g.prompt.ids + r.ids for g in step.groups for r, _ in g.replies}
     for pair in step.pairs:
-        found |= {f"rollout {r.prompt_id}/{r.index}": r.prompt_ids + r.ids for r in (pair.chosen, pair.rejected)}
-    found |= {f"anchor {a.prompt_id}": a.prompt_ids + a.ids for a in step.anchors}
+        found |= {f"{role} {r.prompt.id}": r.prompt.ids + r.reply.ids for role, r in sides(pair)}
+    found |= {f"anchor {a.prompt.id}": a.prompt.ids + a.reply.ids for a in step.anchors}
     return dict(sorted(found.items()))  # a row's logits do not depend on the order of the groups
+
+
+def sides(pair: PreferencePair) -> tuple[tuple[str, TrainingReply], tuple[str, TrainingReply]]:
+    return ("chosen", pair.chosen), ("rejected", pair.rejected)
 
 
 def models(step: Step) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,7 +86,9 @@ def scores(logits: Logits, rows: Sequence[TrainingRow], micro: Microbatch) -> tu
         segment = int(np.searchsorted(begins, keep, side="right")) - 1
         place = keep - int(begins[segment])
         assert rows[segment].ids[place + 1] == target and rows[segment].ids[place] == micro.ids_TS[keep, 0]
-        every = torch.log_softmax(logits[rows[segment].name][place] / temperature, -1)
+        role, reply = rows[segment].name.split()
+        name = f"rollout {reply}" if rows[segment].key else f"{role} {reply}"  # also as a side of an online pair
+        every = torch.log_softmax(logits[name][place] / temperature, -1)
         logps.append(every[target])
         entropies.append(-(every.exp() * every).sum())
     nothing = torch.zeros(0, dtype=torch.float64)
@@ -119,15 +125,15 @@ def decided(step: Step, mixer: LambdaSource | None = None) -> StepDecision:
 
 
 def product_penalties(
-    step: Step, rollouts: Sequence[Rollout], before: Logits, start: Logits
-) -> dict[tuple[str, int], float]:
+    step: Step, rollouts: Sequence[TrainingReply], before: Logits, start: Logits
+) -> dict[ReplyKey, float]:
     """As ``Learner.penalties`` adds them up."""
     found = {}
     for rollout, row in zip(rollouts, build_penalty_rows(rollouts, step.algo, sampled(step)), strict=True):
         micro = packed([row])
         gap = scores(start, [row], micro)[0] - scores(before, [row], micro)[0]
-        penalty = (micro.kl_N * estimate_kl(gap, step.algo.kl_estimator)).sum()
-        found[rollout.prompt_id, rollout.index] = float(penalty)
+        penalty = (micro.weights_CN[LossComponent.KL] * estimate_kl(gap, step.algo.kl_estimator)).sum()
+        found[rollout.reply.key] = float(penalty)
     return found
 
 
@@ -159,7 +165,7 @@ def product(step: Step, batch: StepBatch, *, ranks: int = 1, room: int = 0) -> F
                 )
             terms = compute_loss_terms(logps, entropies, old, reference, micro, weight=batch.weight, algo=step.algo)
             total = total + terms.total
-            sums = {name: sums[name] + float(getattr(terms, name)) for name in COMPONENTS}
+            sums = {name: sums[name] + float(terms.parts[LossComponent[name.upper()]]) for name in COMPONENTS}
     gradient = torch.zeros_like(now)
     if total.requires_grad:
         (gradient,) = torch.autograd.grad(total, now, allow_unused=True)
@@ -249,7 +255,7 @@ def expected(step: Step, found: Verdicts) -> Found:
     def scored(name: str, whole: tuple[int, ...], at: int, temperature: float, row: Any) -> naive_objective.Scored:
         new, old, ref = (naive_objective.log_probs(table[name], whole, at, temperature) for table in tables)
         return naive_objective.Scored(
-            channels=row.channels, sampled=getattr(row, "sampled", (True,) * len(row.ids)), now=new,
+            channels=row.channels, sampled=row.sampled, now=new,
             old=floats(old), start=floats(ref), behaviour=getattr(row, "logps", None) or (),
             entropy=naive_objective.entropies(tables[0][name], whole, at, temperature),
         )  # fmt: skip
@@ -258,17 +264,19 @@ def expected(step: Step, found: Verdicts) -> Found:
     for group in step.groups:
         for reply, _ in group.replies:
             name, whole = f"rollout {reply.prompt_id}/{reply.index}", group.prompt.ids + reply.ids
-            key = (reply.prompt_id, reply.index)
-            replies[key] = scored(name, whole, len(group.prompt.ids), step.temperature, reply)
-            replies[key].advantage = found.advantages.get(key, {})
+            replies[reply.key] = scored(name, whole, len(group.prompt.ids), step.temperature, reply)
+            replies[reply.key].advantage = found.advantages.get(reply.key, {})
     pairs = [(replies[best], replies[worst], 1.0) for best, worst in found.pairs]
     for pair in step.pairs:  # not sampled by this run: scored as the model is, at temperature 1
         both = [
-            scored(f"rollout {r.prompt_id}/{r.index}", r.prompt_ids + r.ids, len(r.prompt_ids), 1.0, r)
-            for r in (pair.chosen, pair.rejected)
+            scored(f"{role} {r.prompt.id}", r.prompt.ids + r.reply.ids, len(r.prompt.ids), 1.0, r.reply)
+            for role, r in sides(pair)
         ]
         pairs.append((both[0], both[1], pair.weight))
-    anchors = [scored(f"anchor {a.prompt_id}", a.prompt_ids + a.ids, len(a.prompt_ids), 1.0, a) for a in step.anchors]
+    anchors = [
+        scored(f"anchor {a.prompt.id}", a.prompt.ids + a.reply.ids, len(a.prompt.ids), 1.0, a.reply)
+        for a in step.anchors
+    ]
     rollouts = [replies[key] for key in found.advantages]
     losses = naive_objective.losses(found.weight, rollouts, anchors, pairs, step.algo, MAX_NEW_TOKENS)
     gradient = torch.zeros_like(now)

@@ -15,13 +15,15 @@ from safetensors.torch import save_file
 from conf.schema import Config, ModelConfig
 from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
-from learner.types import Advantage, Anchor, Rollout, StepBatch
+from learner.types import Advantage, StepBatch, TrainingReply
+from rollout.types import Prompt
 from speech.families import load_family
 from speech.families.base import Family
 from speech.features import EncodedPrompt
 from speech.turns import AudioPart, ReplyChunk, Turn
 from tests.helpers.learner_world import config, moments
 from tests.helpers.processes import HANG_S
+from tests.helpers.training_replies import sampled_reply, written_reply
 
 
 def settings(folder: Path) -> Config:
@@ -40,20 +42,18 @@ def batch(family: Family, *, rollouts: bool = True) -> StepBatch:
     target = family.encode_target([ReplyChunk(text="the answer is two", codes=tuple(rng.integers(0, 32, 9).tolist()))])
     letters = family.channels.to_letters(target)
 
-    def anchor(name: str, prompt: EncodedPrompt) -> Anchor:
-        return Anchor(prompt_id=name, prompt_ids=prompt.ids, ids=target, channels=letters, features=prompt.features)
+    def anchor(name: str, prompt: EncodedPrompt) -> TrainingReply:
+        return written_reply(name, prompt.ids, target, letters, prompt.features)
 
-    def rollout(name: str, prompt: EncodedPrompt) -> Rollout:
-        return Rollout(
-            prompt_id=name,
+    def rollout(name: str, prompt: EncodedPrompt) -> TrainingReply:
+        return sampled_reply(
+            Prompt(id=name, ids=prompt.ids, features=prompt.features),
             index=0,
-            prompt_ids=prompt.ids,
             ids=target,
             logps=tuple(float(x) for x in rng.normal(-5, 0.5, len(target))),
             channels=letters,
             sampled=family.interleave.sampled_flags(target),
             advantage=Advantage.shared(1.0),
-            features=prompt.features,
         )
 
     replies = (rollout("r", written),) if rollouts else ()
@@ -72,7 +72,7 @@ def main(folder: Path, rank: int, world: int) -> None:
     family = load_family(settings(folder).model)
     learner.diagnose(batch(family))
     found["mixed"] = learner.step(batch(family)).metrics
-    found["logps"] = learner.score(batch(family).rollouts)
+    found["logps"] = list(learner.score(batch(family).rollouts).values())
     learner.export(folder / f"exported_by_{world}")
     plain = Learner(settings(folder), rank, world)
     found["sft"] = plain.step(batch(family, rollouts=False)).metrics

@@ -72,10 +72,10 @@ def test_any_failures_leave_what_the_survivors_alone_would_give(rewards: list[li
 def test_every_reply_is_taught_or_dropped_with_a_reason(rewards: list[list[float | None]]) -> None:
     groups = [group(f"p{i}", row) for i, row in enumerate(rewards)]
     found = decided(groups)
-    keys = {(reply.prompt_id, reply.index) for g in groups for reply, _ in g.replies}
+    keys = {reply.key for g in groups for reply, _ in g.replies}
     assert set(found.advantages) | set(found.dropped) == keys
     assert not set(found.advantages) & set(found.dropped)
-    assert {(row.prompt_id, row.index) for row in found.batch.rollouts} == set(found.advantages)
+    assert {row.key for row in found.batch.rollouts} == set(found.advantages)
     assert all(found.dropped.values())
 
 

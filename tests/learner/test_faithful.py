@@ -20,10 +20,11 @@ from conf.judging import JudgeConfig
 from judge.types import Scale
 from learner.decide import ReplyGroup
 from learner.gate import build_lambda_source
-from learner.types import Anchor, PreferencePair, Rollout
+from learner.types import PreferencePair, TrainingReply
 from rollout.types import Prompt, Reply
 from tests.helpers.objective_draws import Step, judged
-from tests.helpers.objective_world import by_name, decided, models, product
+from tests.helpers.objective_world import by_name, decided, models, product, sides
+from tests.helpers.training_replies import written_reply
 
 SPEECH, TEXT = "AB", "TE"  # boundaries are speech, the stop token is text
 JUDGE = JudgeConfig(semantic=1.0, acoustic=0.0)
@@ -70,8 +71,12 @@ def released_sft(step: Step, logits: dict[str, Tensor], text: float, speech: flo
     """Weighted mean of a sample's tokens, then over samples."""
     losses = []
     for anchor in step.anchors:
-        logps = picked(logits[f"anchor {anchor.prompt_id}"], anchor.prompt_ids + anchor.ids, len(anchor.prompt_ids))
-        kinds = zip(token_types(anchor.channels, "text"), token_types(anchor.channels, "speech"), strict=True)
+        logps = picked(
+            logits[f"anchor {anchor.prompt.id}"], anchor.prompt.ids + anchor.reply.ids, len(anchor.prompt.ids)
+        )
+        kinds = zip(
+            token_types(anchor.reply.channels, "text"), token_types(anchor.reply.channels, "speech"), strict=True
+        )
         weights = torch.tensor([text * t + speech * s for t, s in kinds], dtype=torch.float64)
         losses.append(-(logps * weights).sum() / weights.sum().clamp(min=1e-6))
     return torch.stack(losses).mean()
@@ -94,10 +99,10 @@ def released_dpo(step: Step, now: dict[str, Tensor], start: dict[str, Tensor], s
     for pair in step.pairs:
         scores = []
         for logits in (now, start):
-            for reply in (pair.chosen, pair.rejected):
-                row = logits[f"rollout {reply.prompt_id}/{reply.index}"]
+            for role, side in sides(pair):
+                row, prompt, reply = logits[f"{role} {side.prompt.id}"], side.prompt, side.reply
                 mask = torch.tensor(token_types(reply.channels, selected), dtype=torch.float64)
-                logps = picked(row, reply.prompt_ids + reply.ids, len(reply.prompt_ids))
+                logps = picked(row, prompt.ids + reply.ids, len(prompt.ids))
                 scores.append((logps * mask).sum())
         delta = (scores[0] - scores[1]) - (scores[2] - scores[3])
         losses.append(-torch.nn.functional.logsigmoid(0.1 * delta))
@@ -144,15 +149,10 @@ def groups(draw: st.DrawFn, count: int) -> list[ReplyGroup]:
 
 
 @st.composite
-def anchors(draw: st.DrawFn) -> list[Anchor]:
+def anchors(draw: st.DrawFn) -> list[TrainingReply]:
     written = draw(st.lists(texts("TA"), min_size=1, max_size=3))
     return [
-        Anchor(
-            prompt_id=f"a{i}",
-            prompt_ids=(3,),
-            ids=tuple(j % 5 for j in range(len(channels))),
-            channels=channels,
-        )
+        written_reply(f"a{i}", (3,), tuple(j % 5 for j in range(len(channels))), channels)
         for i, channels in enumerate(written)
     ]
 
@@ -171,7 +171,7 @@ def assert_released(step: Step, loss: Tensor, now: Tensor) -> None:
     st.sampled_from([(1.0, 1.0), (1.0, 0.5), (2.0, 1.0)]),
 )  # fmt: skip
 def test_loss_and_gradient_at_a_gated_step_are_the_released_codes(
-    judged_groups: list[ReplyGroup], anchored: list[Anchor], selected: str, seed: int, sft: tuple[float, float]
+    judged_groups: list[ReplyGroup], anchored: list[TrainingReply], selected: str, seed: int, sft: tuple[float, float]
 ) -> None:
     text, speech = sft
     weights = {"text": text, "stop": text, "audio": speech, "boundary": speech}
@@ -200,15 +200,11 @@ def test_lambda_over_a_run_is_the_released_codes(run: list[list[ReplyGroup]], al
 @FEW
 @given(st.lists(st.tuples(texts("TA"), texts("TA")), min_size=1, max_size=3), st.sampled_from(sorted(MASKS)))
 def test_dpo_on_pairs_is_the_released_codes(written: list[tuple[str, str]], selected: str) -> None:
-    def offline(name: str, index: int, channels: str) -> Rollout:
-        n = len(channels)
-        return Rollout(
-            prompt_id=name, index=index, prompt_ids=(1,), ids=tuple(j % 5 for j in range(n)), logps=None,
-            channels=channels, sampled=(True,) * n,
-        )  # fmt: skip
+    def reply(name: str, channels: str) -> TrainingReply:
+        return written_reply(name, (1,), tuple(j % 5 for j in range(len(channels))), channels)
 
     pairs = [
-        PreferencePair(chosen=offline(f"d{i}", 0, best), rejected=offline(f"d{i}", 1, worst))
+        PreferencePair(chosen=reply(f"d{i}", best), rejected=reply(f"d{i}", worst))
         for i, (best, worst) in enumerate(written)
     ]
     algo = faithful(selected, loss="dpo", mix="fixed", fixed_lambda=1.0)

@@ -1,6 +1,5 @@
 """Objectives and cutting as pure functions: masks, weights, plans."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,12 @@ from learner.batch import (
     pack_reference_microbatch,
     plan_microbatches,
 )
-from learner.objectives import build_training_rows, compute_component_scales, needs_reference, weigh_positions
+from learner.objectives import build_training_rows, needs_reference, weigh_positions
 from learner.parity import compare_logprobs
-from learner.rows import LossComponent, SamplingSetup, TrainingRow
-from learner.types import Advantage, Anchor, Rollout, StepBatch
+from learner.rows import LossComponent, SamplingSetup, TrainingRow, compute_component_factors
+from learner.types import Advantage, StepBatch, TrainingReply
+from rollout.types import Prompt
+from tests.helpers.training_replies import Ids, change_reply, sampled_reply, written_reply
 
 SAMPLED = SamplingSetup(max_new_tokens=50, temperature=0.8)
 NOTHING, WORDS = ChannelWeights(), ChannelWeights(text=1, stop=1)
@@ -39,44 +40,30 @@ def batches(draw: st.DrawFn) -> StepBatch:
     """Up to four rollouts and three anchors of up to eight tokens in any channels."""
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
 
-    def row(n: int) -> dict[str, Any]:
+    def row(n: int) -> tuple[Ids, Ids, str]:
         prompt, ids = rng.integers(1, 99, rng.integers(1, 6)), rng.integers(1, 99, n)
-        return {
-            "prompt_ids": tuple(prompt.tolist()),
-            "ids": tuple(ids.tolist()),
-            "channels": "".join(rng.choice(list("TABEP"), n)),
-        }
+        return tuple(prompt.tolist()), tuple(ids.tolist()), "".join(rng.choice(list("TABEP"), n))
 
     rollouts, anchors = [], []
     for i in range(draw(st.integers(0, 4))):
         n = int(rng.integers(1, 9))
         logps, sampled = tuple((-rng.random(n)).tolist()), tuple((rng.random(n) < 0.8).tolist())
-        advantage = draw(st.sampled_from([0.0, 1.0, -0.7]))
-        rollouts.append(
-            Rollout(
-                prompt_id="p",
-                index=i,
-                logps=logps,
-                sampled=sampled,
-                advantage=Advantage.shared(advantage),
-                **row(n),
-            )
-        )
+        advantage = Advantage.shared(draw(st.sampled_from([0.0, 1.0, -0.7])))
+        prompt, ids, channels = row(n)
+        rollouts.append(sampled_reply(Prompt(id="p", ids=prompt), i, ids, logps, channels, sampled, advantage))
     for _ in range(draw(st.integers(0, 3))):
-        anchors.append(Anchor(prompt_id="p", **row(int(rng.integers(1, 9)))))
+        anchors.append(written_reply("p", *row(int(rng.integers(1, 9)))))
     weight = draw(st.sampled_from([0.0, 0.3, 1.0]))
     return StepBatch(step=0, weight=weight, rollouts=tuple(rollouts), anchors=tuple(anchors))
 
 
-def rollout(channels: str, advantage: float = 1.0, sampled: tuple[bool, ...] | None = None) -> Rollout:
+def rollout(channels: str, advantage: float = 1.0, sampled: tuple[bool, ...] | None = None) -> TrainingReply:
     n = len(channels)
-    return Rollout(
-        prompt_id="p", index=0, prompt_ids=(1, 2), ids=tuple(range(10, 10 + n)), logps=(-1.0,) * n,
-        channels=channels, sampled=sampled or (True,) * n, advantage=Advantage.shared(advantage),
-    )  # fmt: skip
+    ids, logps = tuple(range(10, 10 + n)), (-1.0,) * n
+    return sampled_reply(Prompt(id="p", ids=(1, 2)), 0, ids, logps, channels, sampled, Advantage.shared(advantage))
 
 
-def one(algo: AlgoConfig, *rollouts: Rollout) -> list[TrainingRow]:
+def one(algo: AlgoConfig, *rollouts: TrainingReply) -> list[TrainingRow]:
     return build_training_rows(StepBatch(step=0, weight=0.5, rollouts=rollouts, anchors=()), algo, SAMPLED)
 
 
@@ -91,12 +78,12 @@ def one(algo: AlgoConfig, *rollouts: Rollout) -> list[TrainingRow]:
     ],
 )
 def test_which_channels_join(weights: ChannelWeights, mask: str) -> None:
-    assert "".join(str(int(u)) for u in weigh_positions(rollout("TBABE"), weights)) == mask
+    assert "".join(str(int(u)) for u in weigh_positions(rollout("TBABE").reply, weights)) == mask
 
 
 def test_pad_and_forced_positions_join_nothing() -> None:
     row = rollout("TPAT", sampled=(True, True, False, True))
-    assert weigh_positions(row, ALL).tolist() == [1, 0, 0, 1]
+    assert weigh_positions(row.reply, ALL).tolist() == [1, 0, 0, 1]
     assert one(AlgoConfig(kl=ALL), row)[0].weights_CR.any(axis=0).tolist() == [True, False, False, True]
 
 
@@ -185,7 +172,7 @@ def test_a_row_beyond_the_budget_is_refused() -> None:
 
 def test_lambda_outside_its_range_is_refused() -> None:
     with pytest.raises(ValueError, match="lambda must lie in"):
-        compute_component_scales(1.1)
+        compute_component_factors(1.1)
 
 
 def test_reference_is_needed_only_when_a_kl_can_count() -> None:
@@ -197,9 +184,9 @@ def test_reference_is_needed_only_when_a_kl_can_count() -> None:
 def test_parity_compares_sampled_and_scored_positions_by_channel() -> None:
     nan = float("nan")
     row = rollout("TTAE", sampled=(True, False, True, True))
-    parity = compare_logprobs([row], {"p/0": [-1.0001, 5.0, -1.1, nan]})
+    parity = compare_logprobs([row], {("p", 0): [-1.0001, 5.0, -1.1, nan]})
     assert parity.channels["T"].count == 1 and parity.channels["T"].largest == pytest.approx(1e-4)
     assert parity.channels["A"].mean == pytest.approx(0.1) and "E" not in parity.channels
-    assert not parity.passed and compare_logprobs([row], {"p/0": [-1.0] * 4}).passed
-    assert not compare_logprobs([row], {"p/0": [nan] * 4}).passed  # nothing compared is no proof
-    assert not compare_logprobs([replace(row, logps=(float("-inf"),) * 4)], {"p/0": [-1.0] * 4}).passed
+    assert not parity.passed and compare_logprobs([row], {("p", 0): [-1.0] * 4}).passed
+    assert not compare_logprobs([row], {("p", 0): [nan] * 4}).passed  # nothing compared is no proof
+    assert not compare_logprobs([change_reply(row, logps=(float("-inf"),) * 4)], {("p", 0): [-1.0] * 4}).passed

@@ -16,10 +16,11 @@ from conf.schema import Config
 from learner.diagnosis import PartGradients, PolicyDiagnosis
 from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
-from learner.types import NO_ADVANTAGE, Advantage, PreferencePair, Rollout, StepBatch
+from learner.types import NO_ADVANTAGE, Advantage, PreferencePair, StepBatch, TrainingReply
 from tests.helpers.learner_world import batch, config, full_tensors, perturb
 from tests.helpers.processes import HANG_S
 from tests.helpers.sound_fixtures import write_micro_checkpoint
+from tests.helpers.training_replies import as_written, change_reply, sampled_reply
 
 LOUD: dict[str, Any] = {"rollout": {"temperature": 0.7}}  # so that a mean over log-probs at 1 would be another
 
@@ -45,9 +46,9 @@ def naive(checkpoint: Path, config: Config, step: StepBatch) -> dict[str, dict[s
     perturb(model.parameters())
 
     def logps(model: Any, row: Any, heat: float) -> Tensor:
-        ids = torch.tensor([row.prompt_ids + row.ids])
+        ids = torch.tensor([row.prompt.ids + row.reply.ids])
         scores = torch.log_softmax(model(input_ids=ids).logits[0, :-1] / heat, -1)
-        return scores.gather(-1, ids[0, 1:, None])[len(row.prompt_ids) - 1 :, 0]
+        return scores.gather(-1, ids[0, 1:, None])[len(row.prompt.ids) - 1 :, 0]
 
     losses = {name: torch.zeros((), dtype=torch.float64) for name in ("text", "audio", "sft")}
     for r in step.rollouts:
@@ -55,7 +56,7 @@ def naive(checkpoint: Path, config: Config, step: StepBatch) -> dict[str, dict[s
         both = sum(sampled(r).count(letter) for letter in "TA")
         for j, letter in enumerate(sampled(r)):
             if letter in "TA":
-                trust = min(float(torch.exp(scores[j].detach() - r.logps[j])), config.algo.importance_cap)
+                trust = min(float(torch.exp(scores[j].detach() - r.reply.logps[j])), config.algo.importance_cap)
                 better = r.advantage.text if letter == "T" else r.advantage.audio
                 term = trust * better * scores[j] / both / len(step.rollouts)
                 losses["text" if letter == "T" else "audio"] -= term
@@ -69,15 +70,15 @@ def naive(checkpoint: Path, config: Config, step: StepBatch) -> dict[str, dict[s
                 z = config.algo.dpo_beta * (torch.stack(sides[0]).sum() - torch.stack(sides[1]).sum())
                 share = pair.weight / sum(one.weight for one in step.pairs)
                 losses[name] = losses[name] + share * torch.nn.functional.softplus(-z)
-    spoken = sum(len(a.channels) - a.channels.count("P") for a in step.anchors)
+    spoken = sum(len(a.reply.channels) - a.reply.channels.count("P") for a in step.anchors)
     for a in step.anchors:
-        for score, letter in zip(logps(model, a, 1.0), a.channels, strict=True):
+        for score, letter in zip(logps(model, a, 1.0), a.reply.channels, strict=True):
             losses["sft"] -= score / spoken if letter != "P" else 0.0
     return {name: by_part(model, loss) for name, loss in losses.items()}
 
 
-def sampled(r: Rollout) -> list[str]:
-    return [c if s else "-" for c, s in zip(r.channels, r.sampled, strict=True)]
+def sampled(r: TrainingReply) -> list[str]:
+    return [c if s else "-" for c, s in zip(r.reply.channels, r.reply.sampled, strict=True)]
 
 
 def by_part(model: Any, loss: Tensor) -> dict[str, Tensor]:
@@ -136,10 +137,12 @@ def test_advantages_and_pairs_of_other_objectives_are_followed(micro_checkpoint:
     step = batch(micro_checkpoint)
     routed = replace(
         step,
-        rollouts=tuple(replace(r, advantage=Advantage(r.index - 0.3, 0.2 - r.index, 9.0)) for r in step.rollouts),
+        rollouts=tuple(
+            replace(r, advantage=Advantage(r.reply.index - 0.3, 0.2 - r.reply.index, 9.0)) for r in step.rollouts
+        ),
     )
-    free = [replace(r, logps=None, advantage=NO_ADVANTAGE) for r in step.rollouts]
-    mute = replace(free[1], channels=free[1].channels.replace("A", "B"))
+    free = [as_written(r) for r in step.rollouts]
+    mute = change_reply(free[1], channels=free[1].reply.channels.replace("A", "B"))
     pairs = (
         PreferencePair(chosen=free[0], rejected=mute),
         *(PreferencePair(chosen=free[n], rejected=free[n + 1], weight=0.5) for n in (2, 4)),
@@ -155,15 +158,14 @@ def test_advantages_and_pairs_of_other_objectives_are_followed(micro_checkpoint:
     assert set(found.shift) == {"anchor_text", "anchor_audio"}  # this run sampled no reply of these pairs
 
 
-def shifts(learner: Learner, rollouts: tuple[Rollout, ...], letter: str) -> list[float]:
+def shifts(learner: Learner, rollouts: tuple[TrainingReply, ...], letter: str) -> list[float]:
     """How far ``perturb`` moves the log-prob of each sampled token of a channel. Perturbs the learner."""
     before = learner.score(rollouts)
     perturb(learner.policy.parameters())
     after = learner.score(rollouts)
     gaps = []
     for r in rollouts:
-        key = f"{r.prompt_id}/{r.index}"
-        for old, new, c, s in zip(before[key], after[key], r.channels, r.sampled, strict=True):
+        for old, new, c, s in zip(before[r.key], after[r.key], r.reply.channels, r.reply.sampled, strict=True):
             gaps += [new - old] if c == letter and s else []
     return gaps
 
@@ -174,10 +176,8 @@ def test_shift_is_what_a_known_perturbation_did_to_each_channel(
 ) -> None:
     step = batch(micro_checkpoint)
     anchors = tuple(  # scored as in SFT: temperature 1, every token
-        Rollout(prompt_id=a.prompt_id, index=0, prompt_ids=a.prompt_ids, ids=a.ids, logps=(0.0,) * len(a.ids),
-                channels=a.channels, sampled=(True,) * len(a.ids))
-        for a in step.anchors
-    )  # fmt: skip
+        sampled_reply(a.prompt, 0, a.reply.ids, (0.0,) * len(a.reply.ids), a.reply.channels) for a in step.anchors
+    )
     learner = Learner(config(micro_checkpoint, **LOUD), 0, 1)
     start = learner.diagnose(step)
     assert all((shift.mean, shift.mean_abs) == (0.0, 0.0) for shift in start.shift.values())
@@ -219,7 +219,7 @@ def test_what_a_batch_cannot_tell_is_left_out(micro_checkpoint: Path) -> None:
         (None,) * 4
     }
     assert all(part.sft for part in anchors.layers)
-    mute = tuple(replace(r, channels=r.channels.replace("T", "P")) for r in step.rollouts)
+    mute = tuple(change_reply(r, channels=r.reply.channels.replace("T", "P")) for r in step.rollouts)
     audio = learner.diagnose(replace(step, rollouts=mute, anchors=()))
     assert set(audio.shift) == {"rollout_audio"} and audio.model.text is None and audio.model.audio
     flat = learner.diagnose(replace(step, rollouts=tuple(replace(r, advantage=NO_ADVANTAGE) for r in step.rollouts)))

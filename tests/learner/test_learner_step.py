@@ -24,7 +24,8 @@ from learner.objectives import build_training_rows
 from learner.ranks import join_process_group, leave_process_group
 from learner.rows import SamplingSetup
 from learner.step import Learner
-from learner.types import NO_ADVANTAGE, Advantage, Rollout, StepBatch
+from learner.types import NO_ADVANTAGE, Advantage, StepBatch
+from rollout.types import Prompt
 from rollout.weights import unpack_weights
 from tests.helpers import naive_objective
 from tests.helpers.learner_variants import HOT, PENALISED, VARIANTS
@@ -39,8 +40,10 @@ from tests.helpers.learner_world import (
     naive_rows,
     perturb,
     relative_error,
+    spell_key,
 )
 from tests.helpers.processes import HANG_S
+from tests.helpers.training_replies import change_reply, sampled_reply
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -104,8 +107,9 @@ def test_a_penalty_in_the_reward_is_the_padded_one_on_one_rank_and_on_two(
         r.key: naive_objective.kl_penalty(row, settings.algo) for r, row in zip(step.rollouts, rows, strict=True)
     }
     assert learner.penalties(step.rollouts) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    spelled = {spell_key(key): paid for key, paid in expected.items()}
     for report in two_ranks[1]:
-        assert report["penalties"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert report["penalties"] == pytest.approx(spelled, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,7 @@ def test_two_ranks_give_the_gradient_and_metrics_of_one(
     assert reports[0]["metrics"] == pytest.approx(result.metrics, rel=1e-4)
     assert reports[1]["logps"] == {}
     for key, values in result.learner_logps.items():
-        assert [x for x in reports[0]["logps"][key] if x is not None] == pytest.approx(
+        assert [x for x in reports[0]["logps"][spell_key(key)] if x is not None] == pytest.approx(
             [x for x in values if x == x], abs=1e-5
         )
 
@@ -228,11 +232,11 @@ def test_export_loads_and_gives_equal_logits(micro_checkpoint: Path, tmp_path: P
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
     scored = learner.score(batch(micro_checkpoint).rollouts)
     for rollout in batch(micro_checkpoint).rollouts:
-        ids = torch.tensor([rollout.prompt_ids + rollout.ids])
+        ids = torch.tensor([rollout.prompt.ids + rollout.reply.ids])
         with torch.no_grad():
             logps = torch.log_softmax(model(ids).logits[0, :-1].float(), -1).gather(-1, ids[0, 1:, None])[:, 0]
-        mine = torch.tensor(scored[f"{rollout.prompt_id}/{rollout.index}"])
-        torch.testing.assert_close(mine, logps[len(rollout.prompt_ids) - 1 :], atol=1e-5, rtol=0)
+        mine = torch.tensor(scored[rollout.key])
+        torch.testing.assert_close(mine, logps[len(rollout.prompt.ids) - 1 :], atol=1e-5, rtol=0)
 
 
 def test_published_weights_are_the_policy_with_its_tied_head(micro_checkpoint: Path) -> None:
@@ -255,12 +259,12 @@ def test_text_objective_gives_audio_no_preference_gradient(micro_checkpoint: Pat
         step = batch(micro_checkpoint, groups=2, weight=1.0)
         rollouts = []
         for rollout in step.rollouts:
-            first_audio = rollout.channels.index("A")
-            text, tail = rollout.ids[:first_audio], rollout.ids[first_audio:]
-            codes = [i for i, c in zip(rollout.ids, rollout.channels, strict=True) if c == "A"]
+            reply, first_audio = rollout.reply, rollout.reply.channels.index("A")
+            text, tail = reply.ids[:first_audio], reply.ids[first_audio:]
+            codes = [i for i, c in zip(reply.ids, reply.channels, strict=True) if c == "A"]
             tail = tuple(codes[-1] if turned else codes[0] for _ in tail)
-            channels = rollout.channels[:first_audio] + "A" * len(tail)
-            rollouts.append(replace(rollout, ids=text + tail, channels=channels))
+            channels = reply.channels[:first_audio] + "A" * len(tail)
+            rollouts.append(change_reply(rollout, ids=text + tail, channels=channels))
         learner = Learner(config(micro_checkpoint, algo=algo), 0, 1)
         metrics = learner.step(replace(step, rollouts=tuple(rollouts))).metrics
         assert "entropy/audio" not in metrics and "loss/sft" not in metrics
@@ -273,7 +277,7 @@ def test_empty_preference_mask_is_exactly_the_anchors_alone(micro_checkpoint: Pa
     """No text in any reply: the objective does not fall back to the audio."""
     algo = {**NO_KL, **WORDS}
     step = batch(micro_checkpoint)
-    mute = tuple(replace(r, channels="".join("A" if c == "T" else c for c in r.channels)) for r in step.rollouts)
+    mute = tuple(change_reply(r, channels=r.reply.channels.replace("T", "A")) for r in step.rollouts)
     found = []
     for rollouts in (mute, ()):
         learner = Learner(config(micro_checkpoint, algo=algo), 0, 1)
@@ -297,14 +301,14 @@ def test_shut_gate_costs_no_preference_and_no_reference(micro_checkpoint: Path) 
 def test_zero_advantage_rows_are_skipped_exactly(micro_checkpoint: Path) -> None:
     algo = NO_KL
     step = batch(micro_checkpoint)
-    flat = tuple(replace(r, advantage=NO_ADVANTAGE) if r.prompt_id == "p1" else r for r in step.rollouts)
+    flat = tuple(replace(r, advantage=NO_ADVANTAGE) if r.prompt.id == "p1" else r for r in step.rollouts)
     settings = config(micro_checkpoint, algo=algo)
     learner = Learner(settings, 0, 1)
     result = learner.step(replace(step, rollouts=flat))
     expected, _ = naive_gradient(micro_checkpoint, settings, replace(step, rollouts=flat))
     assert relative_error({n: m * 10 for n, m in moments(learner).items()}, expected) <= 1e-5
-    assert all(x != x for x in result.learner_logps["p1/0"])
-    assert any(x == x for x in result.learner_logps["p0/0"])
+    assert all(x != x for x in result.learner_logps["p1", 0])
+    assert any(x == x for x in result.learner_logps["p0", 0])
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_weights(micro_checkpoint: Path) -> None:
@@ -339,10 +343,8 @@ def test_later_epochs_use_the_first_epochs_ratio(micro_checkpoint: Path, monkeyp
 
 def test_only_positions_with_an_advantage_count_as_clipped_or_not() -> None:
     """A sequence's importance weight is made of all that a reply prefers, with an advantage or without."""
-    reply = Rollout(
-        prompt_id="p", index=0, prompt_ids=(1,), ids=(2, 3, 4, 5), logps=(-1.0,) * 4, channels="TTAA",
-        sampled=(True,) * 4, advantage=Advantage(text=1.0, audio=0.0, form=0.0),
-    )  # fmt: skip
+    advantage = Advantage(text=1.0, audio=0.0, form=0.0)
+    reply = sampled_reply(Prompt(id="p", ids=(1,)), 0, (2, 3, 4, 5), (-1.0,) * 4, "TTAA", advantage=advantage)
     algo = AlgoConfig(routed=True, importance="sequence", preference=ChannelWeights(text=1.0, audio=1.0))
     step = StepBatch(step=1, weight=1.0, rollouts=(reply,), anchors=())
     micro = pack_microbatch(build_training_rows(step, algo, SamplingSetup(max_new_tokens=8, temperature=1.0)), 1)
@@ -359,7 +361,7 @@ def test_grammar_masks_the_learner_like_the_sampler(micro_checkpoint: Path) -> N
     masked, free = learner.score(rollouts), plain.score(rollouts)
     for key in masked:
         assert all(m >= f - 1e-5 for m, f in zip(masked[key], free[key], strict=True))  # less to share with
-    forbidden = replace(rollouts[0], ids=(rollouts[0].ids[-1], *rollouts[0].ids[1:]))
+    forbidden = change_reply(rollouts[0], ids=(rollouts[0].reply.ids[-1], *rollouts[0].reply.ids[1:]))
     with pytest.raises(ValueError, match="forbidden by the grammar"):
         learner.score([forbidden])
 
@@ -380,9 +382,9 @@ def test_bad_input_is_refused_by_name(micro_checkpoint: Path, tmp_path: Path) ->
     learner = Learner(config(micro_checkpoint), 0, 1)
     step = batch(micro_checkpoint)
     with pytest.raises(ValueError, match="rollout p0/0: ids, logps"):
-        learner.step(replace(step, rollouts=(replace(step.rollouts[0], logps=()),)))
+        learner.step(replace(step, rollouts=(change_reply(step.rollouts[0], logps=()),)))
     with pytest.raises(ValueError, match="anchor p0 has"):
-        learner.step(replace(step, anchors=(replace(step.anchors[0], prompt_ids=(9,) * 400),)))
+        learner.step(replace(step, anchors=(replace(step.anchors[0], prompt=Prompt(id="p0", ids=(9,) * 400)),)))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="not a state of this model"):
         learner.load(tmp_path / "empty")

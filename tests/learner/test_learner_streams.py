@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.batch import count_needed_ids, list_scored_positions, pack_microbatch, plan_microbatches
-from learner.rows import SamplingSetup, TrainingRow, build_rollout_row, build_weight_table
-from learner.types import Rollout
+from learner.rows import SamplingSetup, TrainingRow, build_training_row, build_weight_table
+from rollout.types import Prompt
 from speech.features import AudioFeatures
+from tests.helpers.training_replies import sampled_reply
 
 SAMPLED = SamplingSetup(max_new_tokens=50, temperature=1.0)
 
@@ -22,17 +23,11 @@ def rows(draw: st.DrawFn, streams: int) -> list[TrainingRow]:
     found = []
     for index in range(draw(st.integers(0, 5))):
         steps, n = int(rng.integers(1, 5)), int(rng.integers(1, 9))
-        reply = Rollout(
-            prompt_id="p",
-            index=index,
-            prompt_ids=tuple(rng.integers(1, 99, steps * streams).tolist()),
-            ids=tuple(rng.integers(1, 99, n).tolist()),
-            logps=(-1.0,) * n,
-            channels="T" * n,
-            sampled=(True,) * n,
-            features=_features(rng, steps) if rng.random() < 0.5 else None,
-        )
-        found.append(build_rollout_row(reply, build_weight_table(po=(rng.random(n) < 0.5) * 1.0), SAMPLED))
+        prompt_ids = tuple(rng.integers(1, 99, steps * streams).tolist())
+        ids = tuple(rng.integers(1, 99, n).tolist())
+        prompt = Prompt(id="p", ids=prompt_ids, features=_features(rng, steps) if rng.random() < 0.5 else None)
+        reply = sampled_reply(prompt, index, ids, (-1.0,) * n, "T" * n)
+        found.append(build_training_row(reply, build_weight_table(po=(rng.random(n) < 0.5) * 1.0), SAMPLED))
     return found
 
 
@@ -84,16 +79,8 @@ def test_features_stand_at_their_own_prompts_steps(data: st.DataObject, streams:
 
 
 def test_a_row_is_cut_to_whole_steps() -> None:
-    reply = Rollout(
-        prompt_id="p",
-        index=0,
-        prompt_ids=(1, 2, 3, 4),
-        ids=(5, 6, 7, 8, 9, 10),
-        logps=(-1.0,) * 6,
-        channels="TATATA",
-        sampled=(True,) * 6,
-    )
-    row = build_rollout_row(reply, build_weight_table(po=np.array([0, 0, 1.0, 0, 0, 0])), SAMPLED)
+    reply = sampled_reply(Prompt(id="p", ids=(1, 2, 3, 4)), 0, (5, 6, 7, 8, 9, 10), (-1.0,) * 6, "TATATA")
+    row = build_training_row(reply, build_weight_table(po=np.array([0, 0, 1.0, 0, 0, 0])), SAMPLED)
     assert count_needed_ids(row, 2) == 6  # two steps of the prompt and the first of the reply predict id 7
     micro = pack_microbatch([row], 2)
     assert micro.ids_TS.tolist() == [[1, 2], [3, 4], [5, 6]]

@@ -14,10 +14,11 @@ from conf.judging import JudgeConfig
 from conf.schema import Config
 from judge.types import ReplyJudgement, ScoredVerdict, Verdict
 from learner.decide import ReplyGroup
-from learner.types import Advantage, PreferencePair, Rollout, StepBatch
+from learner.types import Advantage, PreferencePair, StepBatch, TrainingReply
 from rollout.types import Prompt, Reply
 from tests.helpers.objective_draws import KINDS, Step, judged, steps
-from tests.helpers.objective_world import Found, decided, product, sequences
+from tests.helpers.objective_world import Found, decided, product, sequences, sides
+from tests.helpers.training_replies import written_reply
 from tests.learner.test_objective_random import assert_equal
 
 FEW = settings(max_examples=40, derandomize=True)
@@ -37,14 +38,11 @@ def learnt(step: Step) -> Found:
 def responses(step: Step) -> Iterator[tuple[int, int, str, bool]]:
     """(row, place that predicts it, channel, sampled) of every response position of the padded tensor."""
     rows = {name: i for i, name in enumerate(sequences(step))}
-    replies = [(len(g.prompt.ids), r) for g in step.groups for r, _ in g.replies]
-    replies += [(len(r.prompt_ids), r) for p in step.pairs for r in (p.chosen, p.rejected)]
-    for at, reply in replies:
+    replies = [(f"rollout {r.prompt_id}/{r.index}", g.prompt, r) for g in step.groups for r, _ in g.replies]
+    written = [side for pair in step.pairs for side in sides(pair)] + [("anchor", anchor) for anchor in step.anchors]
+    for name, prompt, reply in (*replies, *((f"{role} {r.prompt.id}", r.prompt, r.reply) for role, r in written)):
         for j, letter in enumerate(reply.channels):
-            yield rows[f"rollout {reply.prompt_id}/{reply.index}"], at + j - 1, letter, reply.sampled[j]
-    for anchor in step.anchors:
-        for j, letter in enumerate(anchor.channels):
-            yield rows[f"anchor {anchor.prompt_id}"], len(anchor.prompt_ids) + j - 1, letter, True
+            yield rows[name], len(prompt.ids) + j - 1, letter, reply.sampled[j]
 
 
 @FEW
@@ -69,7 +67,7 @@ def test_prompts_pad_and_forced_positions_get_exactly_no_gradient(step: Step) ->
 @given(any_kind(mix="fixed", fixed_lambda=0.0))
 def test_lambda_0_gives_replies_exactly_no_gradient(step: Step) -> None:
     found = learnt(step)
-    replies = [row for row, name in enumerate(sequences(step)) if name.startswith("rollout")]
+    replies = [row for row, name in enumerate(sequences(step)) if not name.startswith("anchor")]
     assert not found.gradient[replies].any()
     assert found.losses["total"] == found.losses["sft"]
 
@@ -157,15 +155,12 @@ def test_a_mask_that_is_empty_everywhere_is_a_loss_of_exactly_zero() -> None:
 
 
 def test_a_pair_that_compares_with_nothing_adds_zero_and_still_counts() -> None:
-    def offline(index: int, channels: str) -> Rollout:
-        one = reply(index, channels)
-        return Rollout(
-            prompt_id="d", index=index, prompt_ids=(1,), ids=one.ids, logps=None, channels=channels,
-            sampled=one.sampled,
-        )  # fmt: skip
+    def written(name: str, channels: str) -> TrainingReply:
+        return written_reply(name, (1,), tuple(range(len(channels))), channels)
 
     whole, empty = (
-        PreferencePair(chosen=offline(i, "TTE"), rejected=offline(i + 1, c)) for i, c in ((0, "TE"), (2, "AB"))
+        PreferencePair(chosen=written(name, "TTE"), rejected=written(name, c))
+        for name, c in (("d", "TE"), ("e", "AB"))
     )
     algo = AlgoConfig.model_validate({"loss": "dpo", "mix": "fixed", "fixed_lambda": 1.0, "kl": NOTHING})
     step = Step(algo=algo, judge=JudgeConfig(), groups=[], pairs=[whole, empty])
@@ -180,7 +175,7 @@ def test_a_pair_that_compares_with_nothing_adds_zero_and_still_counts() -> None:
 def test_a_gap_of_the_margin_makes_a_pair_and_one_below_none(margin: float, pairs: int) -> None:
     step = step_of({"loss": "online_dpo", "margin": margin}, ("TE", 3.5), ("TE", 3.25), ("TE", 3.0))
     found = decided(step).batch.pairs
-    assert [(pair.chosen.index, pair.rejected.index) for pair in found] == [(0, 2)] * pairs
+    assert [(pair.chosen.reply.index, pair.rejected.reply.index) for pair in found] == [(0, 2)] * pairs
 
 
 @pytest.mark.parametrize(("lo", "hi"), [(0.0, 1.0), (1.0, 5.0), (0.0, 100.0)])

@@ -14,12 +14,13 @@ from conf.schema import Config, ModelConfig
 from learner import parity
 from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
-from learner.types import Anchor, Rollout, StepBatch
+from learner.types import StepBatch, TrainingReply
 from rollout.engine import RawReply
 from rollout.hf_engine import HfEngine
 from rollout.loading import load_language_model
 from rollout.types import Prompt, Sampling
 from rollout.weights import pack_weights
+from rollout.worker import read_reply
 from speech.families import load_family
 from speech.families.base import Family
 from speech.features import AudioFeatures
@@ -29,6 +30,7 @@ from tests.helpers.micro_step_audio2 import write_checkpoint, write_codec
 from tests.helpers.micro_world import clip
 from tests.helpers.processes import HANG_S
 from tests.helpers.rollout_models import collect
+from tests.helpers.training_replies import as_written
 
 BLOCK = 16  # ids that vLLM's prefix cache keeps together
 
@@ -91,20 +93,11 @@ def sampling(**changes: Any) -> Sampling:
     return dataclasses.replace(asked, **changes)
 
 
-def rollouts(family: Family, asked: Sequence[Prompt], replies: dict[Any, RawReply]) -> list[Rollout]:
+def rollouts(family: Family, asked: Sequence[Prompt], replies: dict[Any, RawReply]) -> list[TrainingReply]:
     by_id = {prompt.id: prompt for prompt in asked}
     return [
-        Rollout(
-            prompt_id=reply.prompt_id,
-            index=reply.index,
-            prompt_ids=by_id[reply.prompt_id].ids,
-            ids=reply.ids,
-            logps=reply.logps,
-            channels=family.channels.to_letters(reply.ids),
-            sampled=family.interleave.sampled_flags(reply.ids),
-            features=by_id[reply.prompt_id].features,
-        )
-        for reply in replies.values()
+        TrainingReply(prompt=by_id[raw.prompt_id], reply=read_reply(family, raw, grammar=True)[0])
+        for raw in replies.values()
     ]
 
 
@@ -123,13 +116,7 @@ def test_engine_and_learner_agree_on_every_channel_before_and_after_a_weight_upd
         assert {v for reply in replies.values() for v in reply.versions} == {version}
         assert before != replies
         before = replies
-        anchors = tuple(
-            Anchor(
-                prompt_id=one.prompt_id, prompt_ids=one.prompt_ids, ids=one.ids, channels=one.channels,
-                features=one.features,
-            )
-            for one in sampled
-        )  # fmt: skip
+        anchors = tuple(map(as_written, sampled))
         learner.step(StepBatch(step=version, weight=0.0, rollouts=(), anchors=anchors))
         published = learner.weights()
         assert published is not None

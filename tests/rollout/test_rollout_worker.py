@@ -148,8 +148,8 @@ def test_rows_are_encoded_by_the_family_and_the_manifests_folder(family: Family,
         sft_target_audio=("tone.wav",),
     )
     [example] = RolloutWorker(Scripted([]), family).encode(tmp_path / "train.jsonl", [row])
-    assert example.row_id == "r1" and family.interleave.well_formed(example.target)
-    codes = set(family.parse_reply(example.target).codes)
+    assert example.row_id == "r1" and family.interleave.well_formed(example.target.ids)
+    codes = set(family.parse_reply(example.target.ids).codes)
     assert codes == set(family.parse_reply(example.prompt.ids[2:]).codes)
 
 
