@@ -1,6 +1,6 @@
 """The learner: one batch in, one new policy version out.
 
-    StepBatch ─ rows_of ─► rows ─ share ─► my micro-batches ─┬─► reference log-probs (KL positions only)
+    StepBatch ─► rows ─ plan ─► this rank's micro-batches ───┬─► reference log-probs (KL positions only)
                                                              ├─► policy log-probs ─► loss ─► backward
                                                              └─► clip ─► AdamW, per epoch ─► version + 1
 

@@ -15,7 +15,7 @@ import torch
 
 from bench import gpu
 from bench.gpu_figure import Bench, Figure, Figures
-from bench.gpu_speech import NO_KL, Shape, reply, rows, speech_batch
+from bench.gpu_speech import NO_KL, Shape, respond, rows, speech_batch
 from bench.gpu_transfer import checksum, weight_transfer
 from conf.algorithm import AlgoConfig
 from learner import ranks
@@ -45,8 +45,9 @@ def test_without_cuda_it_says_so_and_succeeds(
 
 @pytest.mark.parametrize("length", [64, 65, 300, 2700])
 def test_replies_are_fifteen_percent_text_and_end_in_audio(length: int) -> None:
-    ids, letters = reply(np.random.default_rng(0), 512, length)
-    assert len(ids) == len(letters) == length
+    response = respond(np.random.default_rng(0), 512, length)
+    letters = response.channels
+    assert len(response.ids) == len(letters) == length
     assert letters.count("T") == round(0.15 * length)
     assert re.fullmatch(r"(T{1,4}BA{8}B)*T{1,4}BA{8,}BE", letters)
 
