@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from learner.batch import (
     pack_reference_microbatch,
     plan_microbatches,
 )
+from learner.loss import compute_loss_terms
 from learner.objectives import build_training_rows, needs_reference, weigh_positions
 from learner.parity import compare_logprobs
 from learner.rows import LossComponent, SamplingSetup, TrainingRow, compute_component_factors
@@ -168,6 +170,14 @@ def test_ranks_are_balanced() -> None:
 def test_a_row_beyond_the_budget_is_refused() -> None:
     with pytest.raises(ValueError, match=r"rollout p/0 has 11, budget 10"):
         plan_microbatches(one(AlgoConfig(), rollout("T" * 10)), ranks=1, budget=10, streams=1)
+
+
+def test_every_component_of_the_loss_has_weights_a_factor_and_a_formula() -> None:
+    micro = pack_microbatch(one(AlgoConfig(), rollout("TAE")), streams=1)
+    logps = torch.zeros(len(micro.keep_N))
+    terms = compute_loss_terms(logps, logps, logps, logps, micro, weight=0.5, algo=AlgoConfig())
+    assert len(micro.weights_CN) == len(LossComponent)
+    assert list(terms.parts) == list(compute_component_factors(0.5)) == list(LossComponent)
 
 
 def test_lambda_outside_its_range_is_refused() -> None:
