@@ -10,6 +10,7 @@ in conf/learning.py.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -88,8 +89,8 @@ class DataConfig(StrictModel):
 class RolloutConfig(StrictModel):
     """How replies are sampled."""
 
-    engine: Literal["vllm", "hf", "torch"] = "vllm"
-    """``torch`` is for families with parallel streams; ``hf`` the slow reference (a plain loop)."""
+    engine: Literal["vllm", "torch"] = "vllm"
+    """``torch`` is for families with parallel streams, and for machines without vLLM."""
     workers: PositiveInt = 1
     """Engine replicas."""
     prompts_per_step: PositiveInt = 16
@@ -111,6 +112,13 @@ class RolloutConfig(StrictModel):
     """KV cache of one engine on CPU, in MiB (on GPU the engine takes ``cluster.gpu_memory``)."""
     deadline_s: PositiveSeconds = 900.0
     """A step's generation must finish within this; then the worker is replaced and the rest sampled again."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_replacement(cls, given: object) -> object:
+        if isinstance(given, Mapping) and given.get("engine") == "hf":
+            raise ValueError("engine must be vllm, or torch, which gives the replies of the former hf: got hf")
+        return given
 
     @model_validator(mode="after")
     def _check_top_p(self) -> Self:

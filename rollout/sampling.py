@@ -25,7 +25,7 @@ def check_sampling(rollout: RolloutConfig, family: Family) -> None:
     if family.streams == 1:
         return
     if rollout.engine != "torch":
-        rule = f"rollout.engine must be torch for {family.name}, the others sample one stream"
+        rule = f"rollout.engine must be torch for {family.name}, vllm samples one stream"
         raise ValueError(f"{rule}: got {rollout.engine}")
     if not rollout.grammar:
         rule = f"rollout.grammar must be true for {family.name}, whose blanks the grammar forces"

@@ -2,7 +2,7 @@
 
 One thread owns the module; whatever touches it (a step, a load) runs there, so none meets another half done.
 Whoever waits for a reply keeps the thread stepping, and each step serves everyone. CPU or GPU, float32 or
-bfloat16. It runs single-stream families as well, which is how it is checked against the other engines.
+bfloat16. It runs single-stream families as well, which is how it is checked against vLLM.
 """
 
 import asyncio

@@ -135,10 +135,6 @@ def build_engine(config: Config, family: Family, version: int = 0) -> Engine:
     ValueError: a family that this way of sampling does not fit.
     """
     check_sampling(config.rollout, family)
-    if config.rollout.engine == "hf":
-        from rollout.hf_engine import HfEngine
-
-        return HfEngine(family, max_length=config.model.max_length, version=version)
     if config.rollout.engine == "torch":
         from rollout.torch_engine import TorchEngine
 

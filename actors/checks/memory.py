@@ -37,7 +37,7 @@ def estimate_memory(config: Config, family: Family) -> dict[str, int]:
     """Bytes per role that the run will need, roughly, on hosts and GPUs together."""
     sizes, rollout, ranks = CheckpointSizes.of(family), config.rollout, config.learner.ranks
     held = BYTES_PER_NUMBER[config.model.dtype]
-    engine = sizes.sampled * (4 if rollout.engine == "hf" else held) + sizes.beside
+    engine = sizes.sampled * held + sizes.beside
     if rollout.engine == "torch":
         engine += (
             rollout.max_num_seqs * config.model.max_length // family.streams * _count_cached_numbers(family) * held

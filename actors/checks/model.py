@@ -31,7 +31,7 @@ def check_attention_heads(config: Config, family: Family) -> None:
     else:
         fits, rule = width in CPU_HEAD_WIDTHS, f"one of {', '.join(map(str, CPU_HEAD_WIDTHS))}"
     if not fits:
-        wanted = f"hidden_size / num_attention_heads must be {rule} for vLLM (or rollout.engine=hf, which is slow)"
+        wanted = f"hidden_size / num_attention_heads must be {rule} for vLLM (or rollout.engine=torch)"
         raise ValueError(f"{family.path / 'config.json'}: {wanted}: got {width}")
 
 

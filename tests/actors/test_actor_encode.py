@@ -47,7 +47,7 @@ def actor(
             "run": {"name": "t"},
             "model": {"path": str(tmp_path / "model"), "max_length": 64},
             "data": {"train": "a", "validation": "b", "test": "c"},
-            "rollout": {"engine": "hf", "max_new_tokens": 30},
+            "rollout": {"engine": "torch", "max_new_tokens": 30},
         }
     )
     actor = RolloutActor(config)

@@ -140,7 +140,7 @@ def test_vllm_that_cannot_work_here_is_said_before_anything_starts(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(RunError, match=r"lscpu fails.*no /sys/devices.*mount /sys"):
         check_engine(load_config([]))
-    check_engine(load_config(["rollout.engine=hf"]))
+    check_engine(load_config(["rollout.engine=torch"]))
     check_engine(load_config(["cluster=gpu1"]))
     monkeypatch.setenv("PATH", "/nowhere")
     assert ["lscpu is missing" in line for line in find_engine_problems()] == [True]

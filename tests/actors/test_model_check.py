@@ -131,7 +131,7 @@ def test_what_no_engine_runs_is_refused_by_every_command(
 def test_heads_are_those_of_the_engine_and_the_machine(folders: dict[str, Path]) -> None:
     family = load_family(ModelConfig(family="kimi_audio", path=folders["kimi_audio"]))
     assert 64 // 4 not in CPU_HEAD_WIDTHS
-    check_attention_heads(load_config(["rollout.engine=hf"]), family)
+    check_attention_heads(load_config(["rollout.engine=torch"]), family)
     check_attention_heads(load_config(["cluster=gpu1"]), family)  # a multiple of 8
     with pytest.raises(ValueError, match="got 16"):
         check_attention_heads(load_config([]), family)

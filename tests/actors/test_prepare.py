@@ -164,7 +164,8 @@ def test_the_length_of_a_row_is_what_encoding_gives() -> None:
     [
         (["learner.tokens_per_microbatch=100"], "learner.tokens_per_microbatch: must hold one row"),
         (["cluster=gpu1", "cluster.weight_transfer=nccl"], "weight_transfer: nccl needs colocate=false"),
-        (["cluster=gpu1", "rollout.engine=hf"], "rollout.engine: hf needs weight_transfer=object_store"),
+        (["cluster=gpu1", "rollout.engine=torch"], "rollout.engine: torch needs weight_transfer=object_store"),
+        (["rollout.engine=hf"], "rollout.engine: must be vllm, or torch, which gives the replies of the former hf"),
     ],
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(overrides: list[str], told: str) -> None:

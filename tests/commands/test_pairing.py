@@ -35,7 +35,7 @@ from speech.sound import audio
 from store.journal import Journal
 
 WORLD = Path(__file__).parents[2] / "examples" / "tiny_world"
-SMALL = ["judge.workers=1", "rollout.prompts_per_step=2", "rollout.engine=hf"]
+SMALL = ["judge.workers=1", "rollout.prompts_per_step=2", "rollout.engine=torch"]
 
 # --- best and worst -------------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from conf.schema import ModelConfig, RolloutConfig
-from rollout.hf_engine import HfEngine
 from rollout.language_model import compute_hidden_states, read_checkpoint_layout
 from rollout.loading import load_language_model
 from rollout.sampling import check_sampling
@@ -337,8 +336,6 @@ def test_two_streams_need_the_torch_engine_and_the_grammar(
     with pytest.raises(ValueError, match=rule):
         check_sampling(RolloutConfig.model_validate(settings), family)
     check_sampling(RolloutConfig(engine="torch", grammar=True), family)
-    with pytest.raises(ValueError, match="samples one stream"):
-        HfEngine(family, max_length=64)
 
 
 def test_the_config_is_that_of_the_published_class() -> None:

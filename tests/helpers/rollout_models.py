@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from rollout.draw import draw_token_ids
 from rollout.engine import Engine, RawReply
-from rollout.types import Prompt, Sampling
+from rollout.request import derive_seed
+from rollout.types import FinishReason, Prompt, Sampling
 from speech.families.base import Family
 from tests.helpers.sound_fixtures import write_micro_checkpoint
 
@@ -85,6 +87,26 @@ def largest_difference(
     return max(
         float((replay(model, by_id[r.prompt_id], r.ids, temperature, family) - torch.tensor(r.logps)).abs().max())
         for r in replies
+    )
+
+
+@torch.no_grad()
+def sample_plainly(model: Any, prompt: Prompt, index: int, sampling: Sampling, family: Family) -> RawReply:
+    """One reply of docs/method.md §2 and nothing else: the whole sequence through the model for each id."""
+    generator = torch.Generator().manual_seed(derive_seed(sampling.seed, prompt.id, index))
+    state, ids, logps = family.interleave.start_state(), [], []
+    allowed = torch.from_numpy(family.interleave.allowed_masks().copy())
+    while len(ids) < sampling.max_new_tokens and (not ids or ids[-1] not in family.stop_ids):
+        logits = model(torch.tensor([[*prompt.ids, *ids]])).logits[0, -1].float()
+        if sampling.grammar:
+            logits = logits.masked_fill(~allowed[family.interleave.grammar_state(state)], float("-inf"))
+        scores = torch.log_softmax(logits / (sampling.temperature or 1.0), -1)
+        ids.append(int(draw_token_ids(scores[None], [generator])[0] if sampling.temperature else scores.argmax()))
+        logps.append(float(scores[ids[-1]]))
+        state = family.interleave.advance(state, ids[-1])
+    finish: FinishReason = "stop" if ids[-1] in family.stop_ids else "length"
+    return RawReply(
+        prompt_id=prompt.id, index=index, ids=tuple(ids), logps=tuple(logps), versions=(0,) * len(ids), finish=finish
     )
 
 

@@ -16,8 +16,8 @@ from learner.ranks import join_process_group, leave_process_group
 from learner.step import Learner
 from learner.types import StepBatch, TrainingReply
 from rollout.engine import RawReply
-from rollout.hf_engine import HfEngine
 from rollout.loading import load_language_model
+from rollout.torch_engine import TorchEngine
 from rollout.types import Prompt, Sampling
 from rollout.weights import pack_weights
 from rollout.worker import read_reply
@@ -184,6 +184,6 @@ def test_the_replies_to_a_prompt_share_what_is_built_of_it_and_leave_it_as_it_wa
 def test_the_reference_engine_hears_the_same(family: Family) -> None:
     model = load_language_model(family).eval()
     free = sampling(group_size=2, temperature=0.0, max_new_tokens=12, grammar=False)
-    found = collect(HfEngine(family, max_length=256), prompts(family), free)
+    found = collect(TorchEngine(family, max_length=256, max_num_seqs=8), prompts(family), free)
     for prompt in prompts(family):
         assert found[prompt.id, 0].ids == found[prompt.id, 1].ids == greedy(model, prompt, family, 12)

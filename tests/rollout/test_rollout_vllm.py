@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ import pytest
 import torch
 
 from conf.schema import ModelConfig
-from rollout.engine import Engine, RawReply
-from rollout.hf_engine import HfEngine
+from rollout.engine import RawReply
 from rollout.request import EngineDead, WeightsBroken
 from rollout.torch_engine import TorchEngine
 from rollout.types import Prompt, Sampling
@@ -147,10 +145,8 @@ def test_a_reply_ends_at_its_stop_id_or_at_the_budget(engine: Any, family: Famil
         assert len(reply.logps) == len(reply.versions) == len(reply.ids)
 
 
-@pytest.mark.parametrize("other", ["hf", "torch"])
-def test_vllm_and_the_other_engines_agree_greedily(engine: Any, family: Family, models: list[Any], other: str) -> None:
-    make = HfEngine if other == "hf" else partial(TorchEngine, max_num_seqs=8)
-    reference: Engine = make(family, max_length=512)
+def test_vllm_and_the_torch_engine_agree_greedily(engine: Any, family: Family, models: list[Any]) -> None:
+    reference = TorchEngine(family, max_length=512, max_num_seqs=8)
     asyncio.run(reference.update_weights(*pack_weights(models[engine.version % 2].named_parameters(), 7)))
     for grammar in (False, True):
         asked = sampling(group_size=2, temperature=0.0, grammar=grammar)

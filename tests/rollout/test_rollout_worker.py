@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from conf.schema import Config, ModelConfig
 from rollout.engine import RawReply, WeightManifest
-from rollout.hf_engine import HfEngine
+from rollout.torch_engine import TorchEngine
 from rollout.types import Prompt, Reply, Sampling, Speech
 from rollout.worker import RolloutWorker, build_rollout_worker
 from speech.data.manifest import DialogueMessage, ManifestRow
@@ -153,14 +153,14 @@ def test_rows_are_encoded_by_the_family_and_the_manifests_folder(family: Family,
     assert codes == set(family.parse_reply(example.prompt.ids[2:]).codes)
 
 
-def test_the_config_chooses_the_engine_and_hf_needs_no_vllm(micro_checkpoint: Path) -> None:
+def test_the_config_chooses_the_engine_and_torch_needs_no_vllm(micro_checkpoint: Path) -> None:
     vllm_before = "vllm" in sys.modules
     config = Config.model_validate(
         {
             "run": {"name": "t"},
             "model": {"path": micro_checkpoint.name, "max_length": 64},
             "data": {"train": "a", "validation": "b", "test": "c"},
-            "rollout": {"engine": "hf", "max_new_tokens": 30},
+            "rollout": {"engine": "torch", "max_new_tokens": 30},
         }
     )
     worker = build_rollout_worker(config, micro_checkpoint.parent, version=4)
@@ -169,7 +169,7 @@ def test_the_config_chooses_the_engine_and_hf_needs_no_vllm(micro_checkpoint: Pa
     assert {(reply.prompt_id, reply.index) for reply, _ in pairs} == {("p0", 0), ("p0", 1)}
     with pytest.raises(ValueError, match=r"'long' is too long: 40 tokens \+ max_new_tokens=30 > max_length=64"):
         asyncio.run(anext(worker.generate([Prompt(id="long", ids=(1,) * 40)], SAMPLING)))  # type: ignore[arg-type]
-    assert isinstance(worker._engine, HfEngine)
+    assert isinstance(worker._engine, TorchEngine)
     worker.close()
 
 

@@ -1,4 +1,4 @@
-"""What the two engines on plain torch have in common: seeds, weights under way, faulty updates, the end."""
+"""The torch engine's seeds, new weights (also under way), faulty updates, and its end."""
 
 import asyncio
 import dataclasses
@@ -10,32 +10,39 @@ import torch
 
 from conf.schema import ModelConfig
 from rollout import torch_engine
-from rollout.hf_engine import HfEngine
-from rollout.request import EngineDead, WeightsBroken
+from rollout.request import EngineDead, WeightsBroken, derive_seed
 from rollout.torch_engine import TorchEngine
 from rollout.types import Sampling
 from rollout.weights import pack_weights
 from speech.families import load_family
-from tests.helpers.rollout_models import collect, gather, load, prompts, replay, sharp_checkpoint
+from speech.families.base import Family
+from tests.helpers.rollout_models import collect, gather, greedy, load, prompts, replay, sharp_checkpoint
 
 TOLERANCE = 2e-4
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sharp_checkpoint(tmp_path_factory.mktemp("alike") / "base", seed=0)
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def tied(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return load(sharp_checkpoint(tmp_path_factory.mktemp("alike") / "other", seed=1))
+def folder(tmp_path_factory: pytest.TempPathFactory, tied: bool) -> Path:
+    return sharp_checkpoint(tmp_path_factory.mktemp("start") / "base", seed=0, tied=tied)
 
 
-@pytest.fixture(params=["hf", "torch"])
-def engine(request: pytest.FixtureRequest, folder: Path) -> HfEngine | TorchEngine:
-    family = load_family(ModelConfig(family="tiny", path=folder))
-    if request.param == "hf":
-        return HfEngine(family, max_length=512)
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory, tied: bool) -> Any:
+    return load(sharp_checkpoint(tmp_path_factory.mktemp("other") / "base", seed=1, tied=tied))
+
+
+@pytest.fixture
+def family(folder: Path) -> Family:
+    return load_family(ModelConfig(family="tiny", path=folder))
+
+
+@pytest.fixture
+def engine(family: Family) -> TorchEngine:
     return TorchEngine(family, max_length=512, max_num_seqs=5)
 
 
@@ -43,7 +50,7 @@ def sampling(**changes: Any) -> Sampling:
     return dataclasses.replace(Sampling(group_size=4, temperature=0.8, max_new_tokens=40, seed=1), **changes)
 
 
-def test_the_same_seed_gives_the_same_replies_alone_or_together(engine: Any) -> None:
+def test_the_same_seed_gives_the_same_replies_alone_or_together(engine: TorchEngine) -> None:
     together = collect(engine, prompts(3), sampling())
     alone = collect(engine, prompts(1, first=2), sampling(group_size=2))
     assert all(raw.ids == together[key].ids for key, raw in alone.items())
@@ -51,7 +58,7 @@ def test_the_same_seed_gives_the_same_replies_alone_or_together(engine: Any) -> 
 
 
 def test_a_reply_under_way_goes_on_under_new_weights(
-    engine: Any, folder: Path, other: Any, monkeypatch: pytest.MonkeyPatch
+    engine: TorchEngine, folder: Path, other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_engine, "THREAD_SLICE_S", 0.0)
 
@@ -76,7 +83,7 @@ def test_a_reply_under_way_goes_on_under_new_weights(
         assert float((torch.cat(parts) - torch.tensor(reply.logps)).abs().max()) <= TOLERANCE
 
 
-def test_a_faulty_update_is_refused_and_changes_nothing(engine: Any, other: Any) -> None:
+def test_a_faulty_update_is_refused_and_changes_nothing(engine: TorchEngine, other: Any) -> None:
     before = collect(engine, prompts(1), sampling())
     manifest, buffer = pack_weights(other.named_parameters(), 1)
     buffer[5] ^= 1
@@ -88,7 +95,7 @@ def test_a_faulty_update_is_refused_and_changes_nothing(engine: Any, other: Any)
 
 
 def test_a_load_that_fails_half_way_stops_generation_until_a_full_update(
-    engine: Any, other: Any, monkeypatch: pytest.MonkeyPatch
+    engine: TorchEngine, other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails() -> Any:
         raise RuntimeError("no memory")
@@ -104,10 +111,33 @@ def test_a_load_that_fails_half_way_stops_generation_until_a_full_update(
     assert len(collect(engine, prompts(1), sampling())) == 4
 
 
-def test_after_close_nothing_is_sampled(engine: Any) -> None:
+def test_after_close_nothing_is_sampled(engine: TorchEngine) -> None:
     engine.close()
     engine.close()
     with pytest.raises(EngineDead):
         engine.health()
     with pytest.raises(EngineDead):
         collect(engine, prompts(1), sampling())
+
+
+def test_seeds_are_stable_and_differ_by_seed_prompt_and_index() -> None:
+    assert derive_seed(1, "a", 2) == 938383822073135179
+    assert len({derive_seed(s, p, i) for s in range(3) for p in ("a", "b", "1") for i in range(3)}) == 27
+    assert all(0 <= derive_seed(s, "x", 0) < 2**63 for s in range(100))
+
+
+def test_new_weights_change_greedy_replies_to_those_of_the_new_model(
+    engine: TorchEngine, family: Family, other: Any
+) -> None:
+    assert asyncio.run(engine.update_weights(*pack_weights(other.state_dict().items(), 5))) == engine.version == 5
+    replies = collect(engine, prompts(3), sampling(group_size=1, temperature=0.0))
+    for prompt in prompts(3):
+        assert replies[prompt.id, 0].ids == greedy(other, prompt.ids, family.stop_ids, 40)
+        assert set(replies[prompt.id, 0].versions) == {5}
+
+
+def test_bfloat16_weights_are_loaded_as_they_were_rounded(engine: TorchEngine, other: Any) -> None:
+    rounded = {name: p.detach().bfloat16() for name, p in other.named_parameters()}
+    asyncio.run(engine.update_weights(*pack_weights(rounded.items(), 1)))
+    held = dict(engine._lm.named_parameters())
+    assert all(torch.equal(held[name], p.float()) for name, p in rounded.items())
