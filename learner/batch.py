@@ -49,7 +49,7 @@ class Microbatch:
     pair_N: Tensor  # int64, which of the pairs; 0 where it is in none
     pairs_P: Tensor  # float32 weight of each pair; a single 0 where there is none
     temperature_N: Tensor  # float32
-    phases_N: Tensor  # int64, grammar phase; 0: every token allowed
+    grammar_states_N: Tensor  # int64, grammar state; 0: every token allowed
     channels_N: Tensor  # int64
     rollout_N: Tensor  # bool: belongs to a rollout (not to an anchor)
 
@@ -155,7 +155,7 @@ def pack_microbatch(rows: Sequence[TrainingRow], streams: int) -> Microbatch:
         pair_N=cut.repeat_per_row([pairs.get(row.pair, 0) for row in cut.rows], torch.int64),
         pairs_P=torch.tensor(list(shares.values()) or [0.0], dtype=torch.float32),
         temperature_N=cut.repeat_per_row([row.temperature for row in cut.rows], torch.float32),
-        phases_N=cut.gather_scored(lambda row: row.phases_R, torch.int64),
+        grammar_states_N=cut.gather_scored(lambda row: row.grammar_states_R, torch.int64),
         channels_N=cut.gather_scored(lambda row: row.channels_R, torch.int64),
         rollout_N=cut.repeat_per_row([row.key is not None for row in cut.rows], torch.bool),
     )

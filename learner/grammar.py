@@ -1,7 +1,7 @@
 """The mask that replies were sampled under, for the learner: without it the two sides would score
 different distributions.
 
-Invariant: a sampled token is allowed by its own phase. One that is not was sampled under another grammar,
+Invariant: a sampled token is allowed in its own grammar state. One that is not was sampled under another grammar,
 and no log-prob of it would mean anything: the step is refused.
 """
 
@@ -16,30 +16,30 @@ from torch import Tensor
 from conf.schema import Config
 from speech.families.base import Family
 
-GrammarStateReader = Callable[[Sequence[int]], Sequence[int]]  # ids of a reply -> grammar phase per position
+GrammarStateReader = Callable[[Sequence[int]], Sequence[int]]  # ids of a reply -> grammar state per position
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grammar:
-    """Which tokens each phase allows (bool [P, V]) and which phase each position of a reply is in."""
+    """Which tokens each grammar state allows (bool [G, V]) and which grammar state each position of a reply is in."""
 
-    allowed_PV: NDArray[np.bool_]
-    phases: GrammarStateReader
+    allowed_GV: NDArray[np.bool_]
+    read_grammar_states: GrammarStateReader
 
     def tensor(self) -> Tensor:
-        """``allowed_PV`` for the model."""
-        return torch.from_numpy(self.allowed_PV.copy())
+        """``allowed_GV`` for the model."""
+        return torch.from_numpy(self.allowed_GV.copy())
 
-    def grammar_states_of(self, ids: Sequence[int], name: str) -> NDArray[np.int64]:
-        """Phase per position. ValueError, by ``name``: an id that its phase forbids."""
-        phases = np.array(self.phases(ids), dtype=np.int64)
-        forbidden = np.flatnonzero(~self.allowed_PV[phases, np.array(ids, dtype=np.int64)])
+    def states_of(self, ids: Sequence[int], name: str) -> NDArray[np.int64]:
+        """Grammar state per position. ValueError, by ``name``: an id that its grammar state forbids."""
+        grammar_states = np.array(self.read_grammar_states(ids), dtype=np.int64)
+        forbidden = np.flatnonzero(~self.allowed_GV[grammar_states, np.array(ids, dtype=np.int64)])
         if len(forbidden):
             raise ValueError(
                 f"{name}: id {ids[forbidden[0]]} at position {forbidden[0]} is "
                 "forbidden by the grammar it was sampled under"
             )
-        return phases
+        return grammar_states
 
 
 def build_sampling_grammar(config: Config, family: Family) -> Grammar | None:

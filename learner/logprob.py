@@ -25,18 +25,18 @@ def chosen_logprobs(
     *,
     chunk: int,
     temperature_N: Tensor | None = None,
-    allowed_PV: Tensor | None = None,
-    phases_N: Tensor | None = None,
+    allowed_GV: Tensor | None = None,
+    grammar_states_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(log-probs, entropies) in nats, both [N] and differentiable with respect to hidden and weight.
 
-    ``allowed_PV``: bool, tokens that each grammar phase allows; ``phases_N`` indexes its rows.
-    A target that its phase forbids gets a log-prob of about -1e30: callers check for it.
+    ``allowed_GV``: bool, tokens that each grammar state allows; ``grammar_states_N`` indexes its rows.
+    A target that its grammar state forbids gets a log-prob of about -1e30: callers check for it.
     """
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1: got {chunk}")
-    assert (allowed_PV is None) == (phases_N is None), "a mask needs phases and phases need a mask"
-    inputs = (hidden_NH, weight_VH, targets_N, temperature_N, allowed_PV, phases_N, chunk)
+    assert (allowed_GV is None) == (grammar_states_N is None), "a mask needs grammar states and they need a mask"
+    inputs = (hidden_NH, weight_VH, targets_N, temperature_N, allowed_GV, grammar_states_N, chunk)
     logps, entropies = _ChosenLogprobs.apply(*inputs)  # type: ignore[no-untyped-call]
     return logps, entropies
 
@@ -49,15 +49,15 @@ def _compute_logits(
     hidden_NH: Tensor,
     weight_VH: Tensor,
     temperature_N: Tensor | None,
-    allowed_PV: Tensor | None,
-    phases_N: Tensor | None,
+    allowed_GV: Tensor | None,
+    grammar_states_N: Tensor | None,
     rows: slice,
 ) -> Tensor:
     logits = (hidden_NH[rows] @ weight_VH.T).to(_accumulation_dtype(hidden_NH.dtype))
     if temperature_N is not None:
         logits.div_(temperature_N[rows, None])
-    if allowed_PV is not None and phases_N is not None:
-        logits.masked_fill_(~allowed_PV[phases_N[rows]], MASKED_LOGIT)
+    if allowed_GV is not None and grammar_states_N is not None:
+        logits.masked_fill_(~allowed_GV[grammar_states_N[rows]], MASKED_LOGIT)
     return logits
 
 
@@ -69,15 +69,15 @@ class _ChosenLogprobs(torch.autograd.Function):
         weight_VH: Tensor,
         targets_N: Tensor,
         temperature_N: Tensor | None,
-        allowed_PV: Tensor | None,
-        phases_N: Tensor | None,
+        allowed_GV: Tensor | None,
+        grammar_states_N: Tensor | None,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
         wide = _accumulation_dtype(hidden_NH.dtype)
         logps, lses, entropies = (torch.empty(len(hidden_NH), dtype=wide, device=hidden_NH.device) for _ in range(3))
         for begin in range(0, len(hidden_NH), chunk):
             rows = slice(begin, begin + chunk)
-            logits = _compute_logits(hidden_NH, weight_VH, temperature_N, allowed_PV, phases_N, rows)
+            logits = _compute_logits(hidden_NH, weight_VH, temperature_N, allowed_GV, grammar_states_N, rows)
             lse = torch.logsumexp(logits, dim=-1)
             logps[rows] = logits.gather(-1, targets_N[rows, None])[:, 0] - lse
             probabilities = torch.exp(logits - lse[:, None])
@@ -85,21 +85,23 @@ class _ChosenLogprobs(torch.autograd.Function):
             lses[rows] = lse
         ctx.chunk = chunk
         ctx.set_materialize_grads(False)  # None: the loss does not use it
-        saved = (hidden_NH, weight_VH, targets_N, temperature_N, allowed_PV, phases_N, lses, entropies)
+        saved = (hidden_NH, weight_VH, targets_N, temperature_N, allowed_GV, grammar_states_N, lses, entropies)
         ctx.save_for_backward(*saved)
         return logps, entropies
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor | None, bonus_N: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden_NH, weight_VH, targets_N, temperature_N, allowed_PV, phases_N, lses, entropies = ctx.saved_tensors
+        hidden_NH, weight_VH, targets_N, temperature_N, allowed_GV, grammar_states_N, lses, entropies = (
+            ctx.saved_tensors
+        )
         grad_N = torch.zeros_like(lses) if grad_N is None else grad_N
         grad_hidden = torch.empty_like(hidden_NH)
         learns = ctx.needs_input_grad[1]  # else the head is a constant
         grad_weight = torch.zeros_like(weight_VH, dtype=_accumulation_dtype(weight_VH.dtype)) if learns else None
         for begin in range(0, len(hidden_NH), ctx.chunk):
             rows = slice(begin, begin + ctx.chunk)
-            logits = _compute_logits(hidden_NH, weight_VH, temperature_N, allowed_PV, phases_N, rows)
+            logits = _compute_logits(hidden_NH, weight_VH, temperature_N, allowed_GV, grammar_states_N, rows)
             logps = logits.sub_(lses[rows, None])
             # d logp / d logits = onehot(target) - softmax; d entropy / d logits = -softmax * (logp + entropy)
             pull = grad_N[rows, None]

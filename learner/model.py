@@ -81,7 +81,7 @@ class Policy(nn.Module):
         logps_N, entropies_N, _ = policy(pack(rows, streams=1))  # every rank, equally often
     """
 
-    allowed_PV: Tensor | None
+    allowed_GV: Tensor | None
 
     def __init__(
         self,
@@ -90,12 +90,12 @@ class Policy(nn.Module):
         chunk: int,
         streams: int = 1,
         ahead: int = 0,
-        allowed_PV: Tensor | None = None,
+        allowed_GV: Tensor | None = None,
         fill: Callable[[nn.Module], None] = lambda part: None,
     ) -> None:
         """``lm``: a transformers causal language model with the family's ``streams`` and ``depths``.
 
-        ``allowed_PV``: what each grammar phase allows, when replies were masked. ``fill``: reads the weights
+        ``allowed_GV``: what each grammar state allows, when replies were masked. ``fill``: reads the weights
         of a part that has none yet.
         """
         super().__init__()
@@ -106,11 +106,11 @@ class Policy(nn.Module):
         assert streams == 1 or not ahead, "depths look ahead in one stream"
         self.lm = lm
         self._chunk = chunk
-        self.register_buffer("allowed_PV", allowed_PV, persistent=False)
+        self.register_buffer("allowed_GV", allowed_GV, persistent=False)
 
     @classmethod
     def load(
-        cls, family: Family, *, chunk: int, allowed_PV: Tensor | None = None, checkpointing: bool = False
+        cls, family: Family, *, chunk: int, allowed_GV: Tensor | None = None, checkpointing: bool = False
     ) -> "Policy":
         """Float32 weights of the family's folder, to be read by ``fill``. ValueError: they do not fit."""
         unfilled = UnfilledModel(family, attention=PACKED_ATTENTION)
@@ -122,10 +122,10 @@ class Policy(nn.Module):
             if isinstance(module, _DropoutNd):  # of every kind
                 module.p = 0.0
         shape = {"streams": family.streams, "ahead": family.depths}
-        return cls(lm, chunk=chunk, allowed_PV=allowed_PV, fill=unfilled.fill, **shape)
+        return cls(lm, chunk=chunk, allowed_GV=allowed_GV, fill=unfilled.fill, **shape)
 
     def forward(self, micro: Microbatch) -> PolicyScores:
-        """Log-probs and entropies with gradient, at each position's temperature and phase."""
+        """Log-probs and entropies with gradient, at each position's temperature and grammar state."""
         states_by_stream = self._states(micro)
         if len(states_by_stream) == 1:
             scores = self._score_stream(0, states_by_stream[0], micro, slice(None))
@@ -160,8 +160,8 @@ class Policy(nn.Module):
             micro.targets_N[here],
             chunk=self._chunk,
             temperature_N=micro.temperature_N[here],
-            allowed_PV=self.allowed_PV,
-            phases_N=None if self.allowed_PV is None else micro.phases_N[here],
+            allowed_GV=self.allowed_GV,
+            grammar_states_N=None if self.allowed_GV is None else micro.grammar_states_N[here],
         )
 
 

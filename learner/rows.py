@@ -63,7 +63,7 @@ class TrainingRow:
     channels_R: NDArray[np.int8]
     weights_CR: PositionWeights  # Component x position
     behaviour_R: NDArray[np.float32]  # zeros where there is no key
-    phases_R: NDArray[np.int64]
+    grammar_states_R: NDArray[np.int64]
     advantages_R: PositionWeights
     temperature: float
     pair: int | None = None  # of a DPO row: both rows of a pair have the same number
@@ -138,7 +138,7 @@ def build_training_row(
         channels_R=channels,
         weights_CR=weights_CR,
         behaviour_R=np.array(logps, dtype=np.float32),
-        phases_R=np.full(len(reply.ids), FREE) if grammar is None else grammar.grammar_states_of(reply.ids, name),
+        grammar_states_R=np.full(len(reply.ids), FREE) if grammar is None else grammar.states_of(reply.ids, name),
         advantages_R=trained.advantage.per_position(channels),
         temperature=1.0 if own is None else setup.temperature,
         pair=pair,

@@ -277,7 +277,7 @@ class Learner:
         policy = Policy.load(
             self.family,
             chunk=self._config.learner.logprob_chunk,
-            allowed_PV=None if grammar is None else grammar.tensor(),
+            allowed_GV=None if grammar is None else grammar.tensor(),
             checkpointing=checkpointing,
         )
         return shard_policy(policy, self._mesh, dtype=self._config.model.dtype)

@@ -83,7 +83,7 @@ class Decoder:
         self._device = next(lm.parameters()).device
         self._streams = family.streams
         self._slots = KeyValueSlots(slots, -(-length // family.streams))
-        self._forbidden_PV = ~torch.from_numpy(family.interleave.allowed_masks().copy()).to(self._device)
+        self._forbidden_GV = ~torch.from_numpy(family.interleave.allowed_masks().copy()).to(self._device)
         self._waiting: deque[_RunningReply] = deque()
         self._running: list[_RunningReply] = []  # by slot
 
@@ -199,8 +199,8 @@ class Decoder:
         logits_BV = self._heads[stream](hidden_BH).float()
         interleave, replies = self._family.interleave, self._running
         if any(reply.sampling.grammar for reply in replies):
-            phases = [interleave.grammar_state(r.state) if r.sampling.grammar else FREE for r in replies]
-            forbidden_BV = self._forbidden_PV[torch.tensor(phases, device=self._device)]
+            grammar_states = [interleave.grammar_state(r.state) if r.sampling.grammar else FREE for r in replies]
+            forbidden_BV = self._forbidden_GV[torch.tensor(grammar_states, device=self._device)]
             logits_BV = logits_BV.masked_fill(forbidden_BV, float("-inf"))
         heat_B = torch.tensor([r.sampling.temperature for r in replies], device=self._device)
         logps_BV = torch.log_softmax(logits_BV / torch.where(heat_B > 0, heat_B, 1.0)[:, None], -1)

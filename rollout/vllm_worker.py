@@ -187,8 +187,8 @@ class GrammarProcessor(LogitsProcessor):
         """Minus infinity on forbidden ids, in place; ``logits``: float32 [rows, vocab]."""
         if self._rows:
             rows = list(self._rows)
-            phases = [progress.next_grammar_state(self._interleave) for progress in self._rows.values()]
-            masked = logits[rows].masked_fill_(self._forbidden[phases], float("-inf"))
+            grammar_states = [progress.next_grammar_state(self._interleave) for progress in self._rows.values()]
+            masked = logits[rows].masked_fill_(self._forbidden[grammar_states], float("-inf"))
             logits[rows] = masked
         return logits
 
@@ -202,12 +202,12 @@ class _GrammarProgress:
     read: int = 0
 
     def next_grammar_state(self, interleave: Interleave) -> int:
-        """Read what is new, then the phase of the next position."""
+        """Read what is new, then the grammar state of the next position."""
         for token in self.output[self.read :]:
             self.state = interleave.advance(self.state, token)
         self.read = len(self.output)
-        phase: int = interleave.grammar_state(self.state)
-        return phase
+        grammar_state: int = interleave.grammar_state(self.state)
+        return grammar_state
 
 
 if OBJECT_STORE_BACKEND not in WeightTransferEngineFactory._registry:

@@ -7,8 +7,8 @@
                   text    TEXT+ END BLANK BLANK ...       as many as the other stream needs
                   audio   BLANK (as many as the delay) AUDIO+ STOP       STOP once the text has its END
 
-A *phase* is the index of a set of allowed symbols in one stream. Invariant: once a reply has broken the
-grammar (or has ended) every phase is FREE, where everything is allowed.
+A *grammar state* is the index of a set of allowed symbols in one stream. Invariant: once a reply has broken the
+grammar (or has ended) every grammar state is FREE, where everything is allowed.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from enum import IntEnum
 from functools import lru_cache
 
 ChunkPattern = tuple[tuple[int, int], ...]
-FREE = 0  # the phase that allows everything
+FREE = 0  # the grammar state that allows everything
 
 
 class GrammarSymbol(IntEnum):
@@ -40,8 +40,8 @@ class Automaton:
 
     moves: tuple[tuple[int, ...], ...]
     stream: tuple[int, ...]  # per state: whose turn it is
-    phase: tuple[int, ...]  # per state
-    sets: tuple[tuple[int, frozenset[GrammarSymbol]], ...]  # per phase: stream and what it allows
+    grammar_states: tuple[int, ...]  # per state
+    sets: tuple[tuple[int, frozenset[GrammarSymbol]], ...]  # per grammar state: stream and what it allows
 
 
 START, DONE, BROKEN = "start", "done", "broken"
@@ -49,19 +49,19 @@ Moves = dict[str, dict[GrammarSymbol, str]]
 
 
 def compile_automaton(moves: Moves, streams: Mapping[str, int] | None = None) -> Automaton:
-    """Number the states; equal sets of allowed symbols of a stream share a phase."""
+    """Number the states; equal sets of allowed symbols of a stream share a grammar state."""
     turn = streams or {}
     names = [START, DONE, BROKEN, *(name for name in moves if name != START)]
     sets = [(0, frozenset(GrammarSymbol))]
-    phase = []
+    grammar_states = []
     for name in names:
         allowed = (turn.get(name, 0), frozenset(moves[name])) if moves.get(name) else sets[FREE]
         if allowed not in sets:
             sets.append(allowed)
-        phase.append(sets.index(allowed))
+        grammar_states.append(sets.index(allowed))
     number = {name: i for i, name in enumerate(names)}
     table = tuple(tuple(number[moves.get(name, {}).get(s, BROKEN)] for s in GrammarSymbol) for name in names)
-    return Automaton(table, tuple(turn.get(name, 0) for name in names), tuple(phase), tuple(sets))
+    return Automaton(table, tuple(turn.get(name, 0) for name in names), tuple(grammar_states), tuple(sets))
 
 
 @lru_cache

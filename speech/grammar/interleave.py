@@ -5,11 +5,11 @@
     padded      (TEXT, m AUDIO)+ end STOP                 fillers in the slots of what is over first
     parallel    a text and an audio stream, by turns      blanks where a stream has nothing to say
 
-The grammar is compiled to a small automaton over a few symbols (``speech.grammar.automaton``). A *phase* is the index
-of a set of allowed tokens; ``allowed()[phase]`` is the mask. Engine and learner read the same automaton, so
-the distribution that is sampled is the one that is scored. Invariant: once a reply has broken the grammar (or
-has ended) every phase is FREE, where everything is allowed: a mask is never empty and never argues with the
-past.
+The grammar is compiled to a small automaton over a few symbols (``speech.grammar.automaton``). A *grammar state* is
+the index of a set of allowed tokens; ``allowed_masks()[grammar_state]`` is the mask. Engine and learner read the same
+automaton, so the distribution that is sampled is the one that is scored. Invariant: once a reply has broken the
+grammar (or has ended) every grammar state is FREE, where everything is allowed: a mask is never empty and never
+argues with the past.
 """
 
 from collections.abc import Sequence
@@ -56,9 +56,9 @@ class Interleave:
     ValueError: ids in the wrong channel, or what the kind does not have.
 
     Example:
-        state = interleave.start()
+        state = interleave.start_state()
         for token in reply:
-            mask = interleave.allowed()[interleave.phase(state)]  # what could have stood here
+            mask = interleave.allowed_masks()[interleave.grammar_state(state)]  # what could have stood here
             state = interleave.advance(state, token)
     """
 
@@ -91,10 +91,10 @@ class Interleave:
                 raise ValueError(f"a pattern counts at least one text and one code: got {pair}")
         side_by_side = self.kind == "parallel"  # then either stream has an end, and its own channel for it
         for channel, stream, tokens in (
-            (Channel.BOUNDARY if side_by_side else Channel.STOP, self._last, self.stop),
+            (Channel.BOUNDARY if side_by_side else Channel.STOP, self._audio_stream, self.stop),
             (Channel.STOP if side_by_side else Channel.BOUNDARY, 0, (self.begin, self.end)),
             (Channel.PAD, 0, (self.blank,)),
-            (Channel.PAD, self._last, (self.blank, self.text_pad, self.audio_pad)),
+            (Channel.PAD, self._audio_stream, (self.blank, self.text_pad, self.audio_pad)),
         ):
             for token in tokens:
                 if token is not None and (actual := self._channel_of(token, stream)) != channel:
@@ -114,17 +114,17 @@ class Interleave:
         return self._automaton.moves[state][symbols[token]]
 
     def grammar_state(self, state: int) -> int:
-        """Row of ``allowed()`` that holds in ``state``."""
-        return self._automaton.phase[state]
+        """Row of ``allowed_masks()`` that holds in ``state``."""
+        return self._automaton.grammar_states[state]
 
     # -- whole replies
 
     def allowed_masks(self) -> NDArray[np.bool_]:
-        """Which ids each phase allows, bool [phases, vocab], read-only; row FREE is all true."""
+        """Which ids each grammar state allows, bool [grammar states, vocab], read-only; row FREE is all true."""
         return self._allowed
 
     def grammar_states(self, ids: Sequence[int]) -> list[int]:
-        """The phase at every position, given the ids before it; one per id."""
+        """The grammar state at every position, given the ids before it; one per id."""
         grammar_states, state = [], self.start_state()
         for token in ids:
             grammar_states.append(self.grammar_state(state))
@@ -134,7 +134,7 @@ class Interleave:
     def sampled_flags(self, ids: Sequence[int]) -> tuple[bool, ...]:
         """False where the grammar left one id only: it was forced, whatever the weights."""
         choices = self._allowed.sum(axis=1)
-        return tuple(bool(choices[phase] > 1) for phase in self.grammar_states(ids))
+        return tuple(bool(choices[grammar_state] > 1) for grammar_state in self.grammar_states(ids))
 
     def well_formed(self, ids: Sequence[int]) -> bool:
         """True for a whole reply that obeys the grammar, stop id included and nothing behind it."""
@@ -143,7 +143,7 @@ class Interleave:
     def split_text_and_codes(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """(text ids, code ids) in order, up to the first stop. Takes any reply: cut, broken or empty."""
         streams = self.channels.streams
-        stops = [i for i, token in enumerate(ids) if token in self.stop and i % streams == self._last]
+        stops = [i for i, token in enumerate(ids) if token in self.stop and i % streams == self._audio_stream]
         kept = ids[: stops[0]] if stops else ids
         channels = self.channels.channels_of(kept)
         texts = [token for token, channel in zip(kept, channels, strict=True) if channel == Channel.TEXT]
@@ -182,7 +182,7 @@ class Interleave:
         if len(texts) != len(codes) or not texts:
             given = f"got {len(texts)} and {len(codes)}"
             raise ValueError(f"a reply needs as many text as code chunks, at least one: {given}")
-        for channel, stream, chunks in ((Channel.TEXT, 0, texts), (Channel.AUDIO, self._last, codes)):
+        for channel, stream, chunks in ((Channel.TEXT, 0, texts), (Channel.AUDIO, self._audio_stream, codes)):
             for chunk in chunks:
                 if not len(chunk):
                     raise ValueError(f"a chunk needs at least one {channel.name} id: got none")
@@ -229,7 +229,7 @@ class Interleave:
         return texts, codes
 
     @property
-    def _last(self) -> int:
+    def _audio_stream(self) -> int:
         """The stream of codes and stops."""
         return self.channels.streams - 1
 
@@ -260,7 +260,7 @@ class Interleave:
                 table_SV[0, token] = symbol
         if self.blank is not None:
             table_SV[:, self.blank] = GrammarSymbol.BLANK
-        table_SV[self._last, list(self.stop)] = GrammarSymbol.STOP
+        table_SV[self._audio_stream, list(self.stop)] = GrammarSymbol.STOP
         symbols: list[list[int]] = table_SV.tolist()
         return symbols
 

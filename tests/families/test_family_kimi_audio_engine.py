@@ -65,7 +65,7 @@ def engine(family: Family) -> TorchEngine:
 
 @pytest.fixture
 def policy(family: Family) -> Policy:
-    policy = Policy.load(family, chunk=16, allowed_PV=torch.from_numpy(family.interleave.allowed_masks().copy()))
+    policy = Policy.load(family, chunk=16, allowed_GV=torch.from_numpy(family.interleave.allowed_masks().copy()))
     policy.fill(policy)
     return policy
 

@@ -41,8 +41,8 @@ def test_replies_to_heard_prompts_keep_the_grammar_and_agree_with_the_learner(ru
         assert records
         for record in records:
             assert family.channels.to_letters(record.ids) == record.channels
-            phases = family.interleave.grammar_states(record.ids)
-            assert family.interleave.allowed_masks()[phases, record.ids].all()
+            grammar_states = family.interleave.grammar_states(record.ids)
+            assert family.interleave.allowed_masks()[grammar_states, record.ids].all()
     known = [value for row in rows for name, value in row.items() if name.startswith("mismatch/")]
     assert known and all(value is not None and value <= 2e-4 for value in known)
 

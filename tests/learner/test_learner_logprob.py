@@ -12,19 +12,19 @@ from learner.logprob import chosen_logprobs
 
 
 def inputs(n: int, hidden: int, vocab: int, seed: int, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
-    """Random tensors; phase 0 allows everything, the others allow at least the target."""
+    """Random tensors; grammar_state 0 allows everything, the others allow at least the target."""
     g = torch.Generator().manual_seed(seed)
-    targets, phases = torch.randint(vocab, (n,), generator=g), torch.randint(3, (n,), generator=g)
+    targets, grammar_states = torch.randint(vocab, (n,), generator=g), torch.randint(3, (n,), generator=g)
     allowed = torch.rand(3, vocab, generator=g) < 0.5
     allowed[0] = True
-    allowed[phases, targets] = True
+    allowed[grammar_states, targets] = True
     return {
         "hidden": torch.randn(n, hidden, generator=g, dtype=dtype).requires_grad_(),
         "weight": torch.randn(vocab, hidden, generator=g, dtype=dtype).requires_grad_(),
         "targets": targets,
         "temperature": torch.rand(n, generator=g, dtype=dtype) + 0.5,
         "allowed": allowed,
-        "phases": phases,
+        "grammar_states": grammar_states,
     }
 
 
@@ -33,7 +33,7 @@ def naive(x: dict[str, torch.Tensor], *, heat: bool, mask: bool) -> tuple[torch.
     if heat:
         logits = logits / x["temperature"][:, None]
     if mask:
-        logits = logits.masked_fill(~x["allowed"][x["phases"]], float("-inf"))
+        logits = logits.masked_fill(~x["allowed"][x["grammar_states"]], float("-inf"))
     logps = torch.log_softmax(logits, -1)
     entropies = -(logps.exp() * logps.clamp(min=-1e29)).sum(-1)  # 0 log 0 is 0
     return logps.gather(-1, x["targets"][:, None])[:, 0], entropies
@@ -46,8 +46,8 @@ def chunked(x: dict[str, torch.Tensor], chunk: int, *, heat: bool, mask: bool) -
         x["targets"],
         chunk=chunk,
         temperature_N=x["temperature"] if heat else None,
-        allowed_PV=x["allowed"] if mask else None,
-        phases_N=x["phases"] if mask else None,
+        allowed_GV=x["allowed"] if mask else None,
+        grammar_states_N=x["grammar_states"] if mask else None,
     )
 
 

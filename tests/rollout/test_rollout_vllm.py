@@ -102,9 +102,9 @@ def test_the_grammar_is_never_broken_and_its_log_probs_are_masked(
     replies = list(collect(engine, prompts(8), asked).values())
     allowed = family.interleave.allowed_masks()
     assert all(
-        allowed[phase, token]
+        allowed[grammar_state, token]
         for r in replies
-        for phase, token in zip(family.interleave.grammar_states(r.ids), r.ids, strict=True)
+        for grammar_state, token in zip(family.interleave.grammar_states(r.ids), r.ids, strict=True)
     )
     assert all(family.parse_reply(r.ids).well_formed == (r.finish == "stop") for r in replies)
     assert largest_difference(models[engine.version % 2], prompts(8), replies, temperature or 1.0, family) <= TOLERANCE

@@ -117,7 +117,9 @@ def test_a_position_with_one_allowed_id_counts_as_forced_under_the_grammar_only(
     allowed = family.interleave.allowed_masks()
     masked = Sampling(group_size=1, temperature=1.0, max_new_tokens=30, seed=0, grammar=True)
     [(reply, _)] = run(RolloutWorker(Scripted([ids]), family), masked)
-    assert reply.sampled == tuple(int(allowed[phase].sum()) > 1 for phase in family.interleave.grammar_states(ids))
+    assert reply.sampled == tuple(
+        int(allowed[grammar_state].sum()) > 1 for grammar_state in family.interleave.grammar_states(ids)
+    )
 
 
 def test_leaving_early_closes_the_engines_iterator(family: Family) -> None:

@@ -109,9 +109,9 @@ def test_every_merged_token_is_allowed_where_it_stands(
     grammar: Interleave, pairs: list[tuple[list[int], list[int]]]
 ) -> None:
     ids = merge(grammar, pairs)
-    phases = grammar.grammar_states(ids)
-    assert FREE not in phases
-    assert grammar.allowed_masks()[phases, ids].all()
+    grammar_states = grammar.grammar_states(ids)
+    assert FREE not in grammar_states
+    assert grammar.allowed_masks()[grammar_states, ids].all()
 
 
 @given(grammars, chunks, st.data())
@@ -136,12 +136,12 @@ def test_stepping_equals_rescanning(grammar: Interleave, ids: list[int]) -> None
 
 
 @given(grammars, st.one_of(anything, symbols))
-def test_a_phase_allows_exactly_what_can_still_become_well_formed(grammar: Interleave, ids: list[int]) -> None:
+def test_a_grammar_state_allows_exactly_what_can_still_become_well_formed(grammar: Interleave, ids: list[int]) -> None:
     """From the first forbidden token, or behind the stop, everything is FREE; before it nothing is."""
     allowed, broken = grammar.allowed_masks(), False
-    for token, phase in zip(ids, grammar.grammar_states(ids), strict=True):
-        assert (phase == FREE) == broken
-        broken = broken or token == STOP or not allowed[phase, token]
+    for token, grammar_state in zip(ids, grammar.grammar_states(ids), strict=True):
+        assert (grammar_state == FREE) == broken
+        broken = broken or token == STOP or not allowed[grammar_state, token]
 
 
 @given(grammars, st.integers(0, 2**32 - 1))
@@ -162,11 +162,14 @@ def test_masks_are_never_empty_and_leave_out_padding(grammar: Interleave) -> Non
     assert not allowed[FREE + 1 :, [0, 1, 2, OTHER_BOUNDARY, *range(40, 64)]].any()
 
 
-def test_phases_of_a_delimited_reply() -> None:
+def test_grammar_states_of_a_delimited_reply() -> None:
     ids = [9, 10, BEGIN, 20, 21, END, 11, BEGIN, 20, END, STOP]
     allowed = DELIMITED.allowed_masks()
     names = {9: "t", BEGIN: "b", 20: "a", END: "e", STOP: "s"}
-    spelt = ["".join(names[i] for i in names if allowed[phase, i]) for phase in DELIMITED.grammar_states(ids)]
+    spelt = [
+        "".join(names[i] for i in names if allowed[grammar_state, i])
+        for grammar_state in DELIMITED.grammar_states(ids)
+    ]
     assert spelt == ["t", "tb", "tb", "a", "ae", "ae", "ts", "tb", "a", "ae", "ts"]
 
 

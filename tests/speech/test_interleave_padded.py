@@ -62,8 +62,8 @@ def test_a_target_is_whole_groups_and_splits_back(text: list[int], code: list[in
 def test_it_parses_wherever_it_is_cut_and_every_id_is_allowed(text: list[int], code: list[int], at: int) -> None:
     padded = grammar(4)
     ids = padded.merge_chunks([text], [code])
-    phases = padded.grammar_states(ids)
-    assert FREE not in phases and padded.allowed_masks()[phases, ids].all()
+    grammar_states = padded.grammar_states(ids)
+    assert FREE not in grammar_states and padded.allowed_masks()[grammar_states, ids].all()
     cut = ids[:at]
     said, heard = padded.split_text_and_codes(cut)
     assert said == text[: len(said)] and heard == code[: len(heard)]

@@ -75,8 +75,8 @@ def test_what_is_merged_is_well_formed_splits_back_and_is_allowed_everywhere(
     ids = one.merge_chunks([text, text[:1]], [code[:3], code[3:]])
     assert one.well_formed(ids) and len(ids) == 2 * (delay + len(code) + 1)
     assert one.split_text_and_codes(ids) == ([*text, text[0]], code)
-    phases = one.grammar_states(ids)
-    assert FREE not in phases and one.allowed_masks()[phases, ids].all()
+    grammar_states = one.grammar_states(ids)
+    assert FREE not in grammar_states and one.allowed_masks()[grammar_states, ids].all()
 
 
 @given(texts, codes, delays, st.data())
@@ -96,10 +96,10 @@ def test_a_reply_cut_anywhere_still_parses(text: list[int], code: list[int], del
 def test_any_ids_parse_and_behind_a_break_everything_is_free(ids: list[int], delay: int) -> None:
     one, broken, state = grammar(delay), False, 0
     one.split_text_and_codes(ids)
-    for position, (token, phase) in enumerate(zip(ids, one.grammar_states(ids), strict=True)):
-        assert phase == one.grammar_state(state)
-        assert (phase == FREE) == broken
-        broken = broken or not one.allowed_masks()[phase, token] or (position % 2 == 1 and token in one.stop)
+    for position, (token, grammar_state) in enumerate(zip(ids, one.grammar_states(ids), strict=True)):
+        assert grammar_state == one.grammar_state(state)
+        assert (grammar_state == FREE) == broken
+        broken = broken or not one.allowed_masks()[grammar_state, token] or (position % 2 == 1 and token in one.stop)
         state = one.advance(state, token)
 
 
