@@ -54,8 +54,8 @@ def compute_channel_advantages(
     floor = RELEASED_STD_FLOOR if algo.faithful else 0.0
 
     def normalised(scores: Rewards) -> list[float | None]:
-        kept = [score if there else None for score, there in zip(scores, valid, strict=True)]
-        return compute_advantages(kept, algo.normalise, floor)
+        valid_scores = [score if is_valid else None for score, is_valid in zip(scores, valid, strict=True)]
+        return compute_advantages(valid_scores, algo.normalise, floor)
 
     if algo.routed:
         parts = [normalised(axes[name]) for name in ("semantic", "acoustic", "form")]
@@ -66,8 +66,8 @@ def compute_channel_advantages(
     if algo.normalise_by == "reward":
         return [None if a is None else Advantage.shared(a) for a in normalised(rewards)]
     total = fsum(weights.values())
-    each = {name: normalised(axes[name]) for name in weights}
+    by_axis = {name: normalised(axes[name]) for name in weights}
     return [
-        Advantage.shared(fsum(weights[name] * (each[name][i] or 0.0) for name in weights) / total) if there else None
-        for i, there in enumerate(valid)
+        Advantage.shared(fsum(w * (by_axis[name][i] or 0.0) for name, w in weights.items()) / total) if ok else None
+        for i, ok in enumerate(valid)
     ]

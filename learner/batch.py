@@ -100,13 +100,13 @@ def plan_microbatches(rows: Sequence[TrainingRow], *, ranks: int, budget: int, s
             f"learner.tokens_per_microbatch must hold every row: {rows[units[worst][0]].name} has "
             f"{sizes[worst]}, budget {budget}"
         )
-    held: list[list[int]] = [[] for _ in range(ranks)]
+    units_by_rank: list[list[int]] = [[] for _ in range(ranks)]
     load = [0] * ranks
     for u in order:
         lightest = load.index(min(load))
-        held[lightest].append(u)
+        units_by_rank[lightest].append(u)
         load[lightest] += sizes[u]
-    bins = [_fill_first_fit(mine, sizes, budget) for mine in held]
+    bins = [_fill_first_fit(rank_units, sizes, budget) for rank_units in units_by_rank]
     most = max(len(b) for b in bins)
     return tuple(
         tuple(tuple(i for u in micro for i in units[u]) for micro in b) + ((),) * (most - len(b)) for b in bins
@@ -138,13 +138,13 @@ def pack_microbatch(rows: Sequence[TrainingRow], streams: int) -> Microbatch:
     shares = {row.pair: row.pair_weight for row in cut.rows if row.pair is not None}
     pairs: dict[int | None, int] = {pair: place for place, pair in enumerate(shares)}
     ids = [np.array(row.ids[: n * streams]) for row, n in zip(cut.rows, cut.lengths, strict=False)]
-    heard = [(begin, f) for begin, f in zip(cut.begins, (row.features for row in cut.rows), strict=False) if f]
+    features = [(begin, row.features) for begin, row in zip(cut.begins, cut.rows, strict=False) if row.features]
     return Microbatch(
         lengths=cut.lengths,
         ids_TS=_arrays_to_tensor(ids or [np.zeros(streams)], torch.int64).view(-1, streams),
         positions_T=_arrays_to_tensor([np.arange(length) for length in cut.lengths], torch.int64),
-        features_KH=torch.from_numpy(np.concatenate([f.vectors for _, f in heard if f.at] or [NO_FEATURE_VECTORS])),
-        at_K=_arrays_to_tensor([begin + np.array(f.at) for begin, f in heard if f.at], torch.int64),
+        features_KH=torch.from_numpy(np.concatenate([f.vectors for _, f in features if f.at] or [NO_FEATURE_VECTORS])),
+        at_K=_arrays_to_tensor([begin + np.array(f.at) for begin, f in features if f.at], torch.int64),
         keep_N=_arrays_to_tensor([begin + at // streams - 1 for begin, at in cut.places], torch.int64),
         stream_N=_arrays_to_tensor([at % streams for _, at in cut.places], torch.int64),
         targets_N=cut.gather_scored(lambda row: np.array(row.ids[row.start :]), torch.int64),
@@ -218,10 +218,10 @@ def list_scored_positions(rows: Sequence[TrainingRow], plan: MicrobatchPlan, ran
     return [(i, int(j)) for micro in plan[rank] for i in micro for j in np.flatnonzero(rows[i].needed_R)]
 
 
-def _fill_first_fit(mine: Sequence[int], sizes: Sequence[int], budget: int) -> list[list[int]]:
+def _fill_first_fit(units: Sequence[int], sizes: Sequence[int], budget: int) -> list[list[int]]:
     bins: list[list[int]] = []
     loads: list[int] = []
-    for i in mine:
+    for i in units:
         fitting = next((b for b, load in enumerate(loads) if load + sizes[i] <= budget), None)
         if fitting is None:
             bins.append([i])

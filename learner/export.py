@@ -60,8 +60,8 @@ def export_policy(policy: Policy, family: Family, target: Path, *, rank: int, st
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118 - not a mapping
                 parts = family.names.module_names(name)
-                if lacking := [part for part in parts if part not in state]:
-                    raise ValueError(f"{file}: the policy has no tensor {lacking[0]} for {name}")
+                if missing := [part for part in parts if part not in state]:
+                    raise ValueError(f"{file}: the policy has no tensor {missing[0]} for {name}")
                 value = stack_parts(family.names, name, lambda part: gather_tensor(state[part])) if parts else None
                 if rank == 0:
                     before = stored.get_tensor(name)

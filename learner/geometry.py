@@ -97,8 +97,8 @@ def group_parameters_by_part(policy: Policy) -> dict[str, list[nn.Parameter]]:
     names |= {id(head.weight): f"head {stream}" for stream, head in enumerate(policy.heads) if stream}
     for index, layer in enumerate(policy.blocks):
         names |= {id(parameter): f"layer {index}" for parameter in layer.parameters()}
-    for index, depth in enumerate(policy.depths):
-        names |= {id(parameter): f"ahead {index}" for parameter in depth.parameters()}
+    for index, head in enumerate(policy.mtp_heads):
+        names |= {id(parameter): f"ahead {index}" for parameter in head.parameters()}
     norm = getattr(lm.base_model, "norm", nn.Module())
     names |= {id(parameter): "norm" for parameter in norm.parameters()}
     parts: dict[str, list[nn.Parameter]] = {}
@@ -121,7 +121,7 @@ class DiagnosticsCollector:
 
     def __init__(self, policy: Policy) -> None:
         self._policy, self._parts = policy, group_parameters_by_part(policy)
-        self._sizes = {name: sum(p.numel() for p in held) for name, held in self._parts.items()}
+        self._sizes = {name: sum(p.numel() for p in parameters) for name, parameters in self._parts.items()}
         self._tied = policy.lm.get_input_embeddings().weight is policy.lm.get_output_embeddings().weight
         self._text: dict[int, Tensor] = {}  # this rank's shards of the first gradient, on the host
         self._sums: dict[tuple[str, ...], Tensor] = {}
@@ -129,12 +129,12 @@ class DiagnosticsCollector:
     def record_and_clear(self, name: str) -> None:
         """Add up the gradient that a backward pass left, and take it away. TEXT comes first."""
         for part, parameters in self._parts.items():
-            shards = {id(parameter): _get_local_gradient(parameter) for parameter in parameters}
-            self._sums[part, name, name] = _sum_scalars([_dot_in_float64(mine, mine) for mine in shards.values()])
+            gradients = {id(parameter): _get_local_gradient(parameter) for parameter in parameters}
+            self._sums[part, name, name] = _sum_scalars([_dot_in_float64(g, g) for g in gradients.values()])
             if name == "text":
-                self._text |= {key: mine.cpu() for key, mine in shards.items()}
+                self._text |= {key: gradient.cpu() for key, gradient in gradients.items()}
             elif self._text:
-                products = [_dot_in_float64(mine, self._text[key]) for key, mine in shards.items()]
+                products = [_dot_in_float64(gradient, self._text[key]) for key, gradient in gradients.items()]
                 self._sums[part, "text", name] = _sum_scalars(products)
             for parameter in parameters:
                 parameter.grad = None
@@ -147,8 +147,8 @@ class DiagnosticsCollector:
             for channel, number in CHANNELS.items():
                 here = micro.channels_N == number
                 channel_sums = {"mean": gap[here].sum(), "abs": gap[here].abs().sum(), "tokens": here.sum()}
-                for what, value in channel_sums.items():
-                    key = ("shift", f"{name}_{channel}", what)
+                for statistic, value in channel_sums.items():
+                    key = ("shift", f"{name}_{channel}", statistic)
                     self._sums[key] = self._sums.get(key, torch.zeros_like(value)) + value
         reshard_policy(self._policy)
 
@@ -181,7 +181,7 @@ def _sums_to_shifts(sums: Mapping[tuple[str, ...], float]) -> dict[str, LogprobS
     for name in ("_".join(pair) for pair in product(("rollout", "anchor"), CHANNELS)):
         tokens = sums.get(("shift", name, "tokens"), 0.0)
         if tokens:
-            mean, size = (sums["shift", name, what] / tokens for what in ("mean", "abs"))
+            mean, size = (sums["shift", name, statistic] / tokens for statistic in ("mean", "abs"))
             shifts[name] = LogprobShift(mean=mean, mean_abs=size, tokens=int(tokens))
     return shifts
 

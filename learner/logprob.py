@@ -73,8 +73,8 @@ class _ChosenLogprobs(torch.autograd.Function):
         grammar_states_N: Tensor | None,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
-        wide = _accumulation_dtype(hidden_NH.dtype)
-        logps, lses, entropies = (torch.empty(len(hidden_NH), dtype=wide, device=hidden_NH.device) for _ in range(3))
+        dtype = _accumulation_dtype(hidden_NH.dtype)
+        logps, lses, entropies = (torch.empty(len(hidden_NH), dtype=dtype, device=hidden_NH.device) for _ in range(3))
         for begin in range(0, len(hidden_NH), chunk):
             rows = slice(begin, begin + chunk)
             logits = _compute_logits(hidden_NH, weight_VH, temperature_N, allowed_GV, grammar_states_N, rows)
@@ -97,8 +97,9 @@ class _ChosenLogprobs(torch.autograd.Function):
         )
         grad_N = torch.zeros_like(lses) if grad_N is None else grad_N
         grad_hidden = torch.empty_like(hidden_NH)
-        learns = ctx.needs_input_grad[1]  # else the head is a constant
-        grad_weight = torch.zeros_like(weight_VH, dtype=_accumulation_dtype(weight_VH.dtype)) if learns else None
+        grad_weight = None
+        if ctx.needs_input_grad[1]:  # else the head is a constant
+            grad_weight = torch.zeros_like(weight_VH, dtype=_accumulation_dtype(weight_VH.dtype))
         for begin in range(0, len(hidden_NH), ctx.chunk):
             rows = slice(begin, begin + ctx.chunk)
             logits = _compute_logits(hidden_NH, weight_VH, temperature_N, allowed_GV, grammar_states_N, rows)
@@ -107,17 +108,17 @@ class _ChosenLogprobs(torch.autograd.Function):
             pull = grad_N[rows, None]
             if bonus_N is not None:
                 pull = pull + bonus_N[rows, None] * (logps + entropies[rows, None])
-            slope = logps.exp_().mul_(-pull)
-            slope.scatter_add_(-1, targets_N[rows, None], grad_N[rows, None].to(slope.dtype))
+            grad_logits = logps.exp_().mul_(-pull)
+            grad_logits.scatter_add_(-1, targets_N[rows, None], grad_N[rows, None].to(grad_logits.dtype))
             if temperature_N is not None:
-                slope.div_(temperature_N[rows, None])
-            narrow = slope.to(hidden_NH.dtype)
-            grad_hidden[rows] = narrow @ weight_VH
+                grad_logits.div_(temperature_N[rows, None])
+            rounded = grad_logits.to(hidden_NH.dtype)
+            grad_hidden[rows] = rounded @ weight_VH
             if grad_weight is None:
                 continue
-            if grad_weight.dtype == narrow.dtype:
-                grad_weight.addmm_(narrow.T, hidden_NH[rows])
+            if grad_weight.dtype == rounded.dtype:
+                grad_weight.addmm_(rounded.T, hidden_NH[rows])
             else:
-                grad_weight += narrow.T @ hidden_NH[rows]
-        narrowed = None if grad_weight is None else grad_weight.to(weight_VH.dtype)
-        return grad_hidden, narrowed, None, None, None, None, None
+                grad_weight += rounded.T @ hidden_NH[rows]
+        rounded_weight = None if grad_weight is None else grad_weight.to(weight_VH.dtype)
+        return grad_hidden, rounded_weight, None, None, None, None, None

@@ -1,11 +1,11 @@
 """From log-probs to the loss: sums of weighted positions, nothing else.
 
-    SFT      -logp;  with layers that foresee also the mean of theirs, which no other layer learns from
+    SFT      -logp;  with multi-token-prediction (MTP) heads also the mean of theirs, from which they alone learn
     PO       -w * min(rho * A, clip(rho, 1 - clip_low, 1 + clip_high) * A)      A < 0: at least clip_dual * A
                  rho = exp(logp - old)      old: the learner's log-prob before the first update on this batch
                  w   = min(exp(old - behaviour), importance_cap), a constant (engine vs learner)
     DPO      softplus(-z),  z = beta * sum of signed (logp - ref) over both replies of a pair
-    KL       k1, k2 or k3 of ref - logp, to the frozen start policy
+    KL       k1, k2 or k3 of ref - logp, to the frozen reference policy
     ENTROPY  of the position's distribution, a bonus
 
 Invariant: the weights of ``objectives.py`` already hold every division, so sums over micro-batches and
@@ -31,8 +31,8 @@ class LossTerms:
 
     total: Tensor
     parts: Mapping[LossComponent, Tensor]
-    ahead: Tensor  # the SFT term of the depths; 0 without any
-    foreseen: Tensor  # how many log-probs it is made of
+    mtp: Tensor  # the SFT term of the MTP heads; 0 without any
+    mtp_count: Tensor  # how many log-probs it is made of
     penalty_N: Tensor  # the KL estimate of each position, before its coefficient
     clipped: Tensor  # those of ``preferred`` whose ratio was clipped
     preferred: Tensor  # preference positions with an advantage
@@ -45,7 +45,7 @@ def compute_loss_terms(
     old_N: Tensor,
     reference_N: Tensor,
     micro: Microbatch,
-    ahead_DN: Tensor | None = None,
+    mtp_logps_DN: Tensor | None = None,
     *,
     weight: float,
     algo: AlgoConfig,
@@ -57,30 +57,30 @@ def compute_loss_terms(
     gain_N, clipped_N = _compute_clipped_gains(logps_N, old_N, micro, algo)
     bonus_N = entropies_N if algo.entropy.any else entropies_N.detach()  # an unused gradient is not free
     drift_N = torch.where(micro.referenced_N, logps_N - reference_N, 0.0)
-    signed_N, held_N = micro.weights_CN[LossComponent.DPO], micro.weights_CN[LossComponent.KL]
-    gaps_P = algo.dpo_beta * torch.zeros_like(micro.pairs_P).index_add(0, micro.pair_N, signed_N * drift_N)
-    penalty_N = estimate_kl(torch.where(held_N != 0, -drift_N, 0.0), algo.kl_estimator)
+    dpo_N, kl_N = micro.weights_CN[LossComponent.DPO], micro.weights_CN[LossComponent.KL]
+    gaps_P = algo.dpo_beta * torch.zeros_like(micro.pairs_P).index_add(0, micro.pair_N, dpo_N * drift_N)
+    penalty_N = estimate_kl(torch.where(kl_N != 0, -drift_N, 0.0), algo.kl_estimator)
     sft_N, po_N = micro.weights_CN[LossComponent.SFT], micro.weights_CN[LossComponent.PO]
     parts = {
         LossComponent.SFT: -(sft_N * logps_N).sum(),
         LossComponent.PO: -(po_N * gain_N).sum(),
         LossComponent.DPO: (micro.pairs_P * torch.nn.functional.softplus(-gaps_P)).sum(),
-        LossComponent.KL: (held_N * penalty_N).sum(),
+        LossComponent.KL: (kl_N * penalty_N).sum(),
         LossComponent.ENTROPY: (micro.weights_CN[LossComponent.ENTROPY] * bonus_N).sum(),
     }
     factors = compute_component_factors(weight)
     total = sum((factors[component] * part for component, part in parts.items()), torch.zeros(()))
-    depths = 0 if ahead_DN is None else len(ahead_DN)
-    ahead = sft_N.new_zeros(())
-    if ahead_DN is not None and depths:
-        ahead = -(sft_N * ahead_DN.mean(0)).sum()
-    total = total + factors[LossComponent.SFT] * ahead
+    heads = 0 if mtp_logps_DN is None else len(mtp_logps_DN)
+    mtp = sft_N.new_zeros(())
+    if mtp_logps_DN is not None and heads:
+        mtp = -(sft_N * mtp_logps_DN.mean(0)).sum()
+    total = total + factors[LossComponent.SFT] * mtp
     preferred_N = (po_N != 0) & (micro.advantages_N != 0)  # importance=sequence weighs others too
     return LossTerms(
         total=total,
         parts={component: part.detach() for component, part in parts.items()},
-        ahead=ahead.detach(),
-        foreseen=(sft_N != 0).sum() * depths,
+        mtp=mtp.detach(),
+        mtp_count=(sft_N != 0).sum() * heads,
         penalty_N=penalty_N.detach(),
         clipped=(clipped_N & preferred_N).sum(),
         preferred=preferred_N.sum(),
@@ -119,12 +119,12 @@ def _compute_clipped_gains(
 
 def _compute_importance_weights(old_N: Tensor, micro: Microbatch, algo: AlgoConfig) -> Tensor:
     """Truncated importance weight of each position, from what sampled to the policy before the update."""
-    surprise = old_N - micro.behaviour_N
+    log_ratio_N = old_N - micro.behaviour_N
     match algo.importance:
         case "off":
             return torch.ones_like(old_N)
         case "sequence":
-            ours = torch.where(micro.weights_CN[LossComponent.PO] != 0, surprise, 0.0)
-            per_row = torch.zeros(len(micro.lengths), dtype=ours.dtype, device=ours.device)
-            surprise = per_row.index_add(0, micro.row_N, ours)[micro.row_N]
-    return torch.exp(surprise).clamp(max=algo.importance_cap)
+            preferred_N = torch.where(micro.weights_CN[LossComponent.PO] != 0, log_ratio_N, 0.0)
+            per_row = torch.zeros(len(micro.lengths), dtype=preferred_N.dtype, device=preferred_N.device)
+            log_ratio_N = per_row.index_add(0, micro.row_N, preferred_N)[micro.row_N]
+    return torch.exp(log_ratio_N).clamp(max=algo.importance_cap)

@@ -44,9 +44,9 @@ def reduce_metrics(scored: Sequence[ScoredMicrobatch], factors: Mapping[LossComp
         }
     )
     scaled = [sums[f"part/{component.name}"] * factor for component, factor in factors.items()]
-    metrics = {"loss/total": sum(scaled) + sums["ahead"] * factors[LossComponent.SFT]}
+    metrics = {"loss/total": sum(scaled) + sums["mtp"] * factors[LossComponent.SFT]}
     metrics |= {name: sums[f"part/{c.name}"] for c, name in LOSS_METRICS.items() if sums[f"weighed/{c.name}"]}
-    metrics |= {"loss/ahead": sums["ahead"]} if sums["foreseen"] else {}
+    metrics |= {"loss/ahead": sums["mtp"]} if sums["mtp_count"] else {}
     ratios = {
         **{f"loss/kl_{name}": (f"penalty/{name}", f"held/{name}") for name in CHANNELS},
         **{f"entropy/{name}": (f"entropy/{name}", f"count/{name}") for name in CHANNELS},
@@ -59,15 +59,15 @@ def reduce_metrics(scored: Sequence[ScoredMicrobatch], factors: Mapping[LossComp
     return {**metrics, "tokens": sums["tokens"]}
 
 
-def check_losses_present(metrics: Mapping[str, float], rows: Sequence[TrainingRow], depths: int) -> None:
+def check_losses_present(metrics: Mapping[str, float], rows: Sequence[TrainingRow], mtp_heads: int) -> None:
     """RuntimeError: a loss that these rows of the whole step ask for is not among the metrics.
 
-    ``depths``: how many layers learn from the anchors beside the decoder.
+    ``mtp_heads``: how many of them learn from the anchors.
     """
-    asked = {component for row in rows for component in LossComponent if row.weights_CR[component].any()}
-    wanted = {LOSS_METRICS[component] for component in asked - SHOWN_BY_CHANNEL}
-    wanted |= {"loss/ahead"} if depths and LossComponent.SFT in asked else set()
-    if lost := sorted(wanted - metrics.keys()):
+    weighed = {component for row in rows for component in LossComponent if row.weights_CR[component].any()}
+    expected = {LOSS_METRICS[component] for component in weighed - SHOWN_BY_CHANNEL}
+    expected |= {"loss/ahead"} if mtp_heads and LossComponent.SFT in weighed else set()
+    if lost := sorted(expected - metrics.keys()):
         raise RuntimeError(f"the step asked for {', '.join(lost)}, and nothing was learnt of it")
 
 
@@ -79,21 +79,21 @@ def _sum_microbatch(scored: ScoredMicrobatch) -> dict[str, Tensor]:
     sums = {
         **{f"part/{component.name}": part for component, part in terms.parts.items()},
         **{f"weighed/{component.name}": (micro.weights_CN[component] != 0).sum() for component in LOSS_METRICS},
-        **{name: getattr(terms, name) for name in ("ahead", "foreseen", "clipped", "preferred")},
+        **{name: getattr(terms, name) for name in ("mtp", "mtp_count", "clipped", "preferred")},
         "tokens": tokens,
         "pairs": real.sum(),
         "agreed": (terms.gaps_P[real] > 0).sum(),
         "gap": terms.gaps_P[real].sum(),
     }
-    off = (scored.logps_N - micro.behaviour_N).abs()
+    mismatch_N = (scored.logps_N - micro.behaviour_N).abs()
     for name, channel in CHANNELS.items():
-        here = micro.rollout_N & (micro.channels_N == channel)
-        held = micro.weights_CN[LossComponent.KL] * (micro.audio_N if name == "audio" else ~micro.audio_N)
+        here_N = micro.rollout_N & (micro.channels_N == channel)
+        kl_N = micro.weights_CN[LossComponent.KL] * (micro.audio_N if name == "audio" else ~micro.audio_N)
         sums |= {
-            f"count/{name}": here.sum(),
-            f"entropy/{name}": scored.entropies_N[here].double().sum(),
-            f"mismatch/{name}": off[here].double().sum(),
-            f"held/{name}": held.double().sum(),
-            f"penalty/{name}": (held * terms.penalty_N).double().sum(),
+            f"count/{name}": here_N.sum(),
+            f"entropy/{name}": scored.entropies_N[here_N].double().sum(),
+            f"mismatch/{name}": mismatch_N[here_N].double().sum(),
+            f"held/{name}": kl_N.double().sum(),
+            f"penalty/{name}": (kl_N * terms.penalty_N).double().sum(),
         }
     return {name: value.double() for name, value in sums.items()}

@@ -21,9 +21,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from learner.ahead import compute_mtp_logprobs
 from learner.batch import Microbatch
 from learner.logprob import chosen_logprobs
+from learner.mtp import compute_mtp_logprobs
 from rollout.language_model import compute_hidden_states, get_model_layers, get_mtp_heads, get_stream_heads
 from rollout.loading import UnfilledModel
 from speech.families.base import Family
@@ -70,15 +70,15 @@ class PolicyScores(NamedTuple):
 
     logps_N: Tensor
     entropies_N: Tensor
-    ahead_DN: Tensor  # log-probs by each depth (``Family.depths``), at anchors; 0 elsewhere
+    mtp_logps_DN: Tensor  # log-probs by each MTP head, at anchors; 0 elsewhere
 
 
 class Policy(nn.Module):
     """Scores the kept positions of a micro-batch.
 
     Example:
-        policy = sharded(Policy.load(family, chunk=512), mesh, dtype="float32")
-        logps_N, entropies_N, _ = policy(pack(rows, streams=1))  # every rank, equally often
+        policy = shard_policy(Policy.load(family, chunk=512), mesh, dtype="float32")
+        logps_N, entropies_N, _ = policy(pack_microbatch(rows, streams=1))  # every rank, equally often
     """
 
     allowed_GV: Tensor | None
@@ -89,7 +89,7 @@ class Policy(nn.Module):
         *,
         chunk: int,
         streams: int = 1,
-        ahead: int = 0,
+        mtp_heads: int = 0,
         allowed_GV: Tensor | None = None,
         fill: Callable[[nn.Module], None] = lambda part: None,
     ) -> None:
@@ -102,8 +102,8 @@ class Policy(nn.Module):
         self.fill = fill
         self.heads = get_stream_heads(lm, streams)
         self.blocks = list(get_model_layers(lm, streams))  # a list: registered once, by ``lm``
-        self.depths = list(get_mtp_heads(lm, ahead))
-        assert streams == 1 or not ahead, "depths look ahead in one stream"
+        self.mtp_heads = list(get_mtp_heads(lm, mtp_heads))
+        assert streams == 1 or not mtp_heads, "MTP heads look ahead in one stream"
         self.lm = lm
         self._chunk = chunk
         self.register_buffer("allowed_GV", allowed_GV, persistent=False)
@@ -121,7 +121,7 @@ class Policy(nn.Module):
         for module in lm.modules():
             if isinstance(module, _DropoutNd):  # of every kind
                 module.p = 0.0
-        shape = {"streams": family.streams, "ahead": family.depths}
+        shape = {"streams": family.streams, "mtp_heads": family.depths}
         return cls(lm, chunk=chunk, allowed_GV=allowed_GV, fill=unfilled.fill, **shape)
 
     def forward(self, micro: Microbatch) -> PolicyScores:
@@ -146,8 +146,8 @@ class Policy(nn.Module):
         return compute_hidden_states(self.lm, micro.ids_TS, micro.features_KH, micro.at_K, **place)
 
     def _mtp_logprobs(self, micro: Microbatch, hidden_TH: Tensor) -> Tensor:
-        """Log-probs [D, N] by the depths; nothing where nobody learns."""
-        if not self.depths or not torch.is_grad_enabled():
+        """Log-probs [D, N] by the MTP heads; nothing where nobody learns."""
+        if not self.mtp_heads or not torch.is_grad_enabled():
             return hidden_TH.new_zeros(0, len(micro.keep_N), dtype=torch.float32)
         return compute_mtp_logprobs(self.lm, self.heads[0], micro, hidden_TH, chunk=self._chunk)
 
@@ -182,7 +182,7 @@ def shard_policy(policy: Policy, mesh: DeviceMesh, *, dtype: str) -> Policy:
         else MixedPrecisionPolicy()
     )
     free = mesh.device_type != "cpu"
-    for group in (*policy.blocks, *policy.depths, policy):
+    for group in (*policy.blocks, *policy.mtp_heads, policy):
         policy.fill(group)
         fully_shard(group, mesh=mesh, reshard_after_forward=free, mp_policy=mixed)
     return policy.to(mesh.device_type) if free else policy
@@ -204,10 +204,10 @@ def reshard_policy(policy: Policy) -> None:
 def clip_gradients(policy: Policy, largest: float) -> float:
     """Clip the gradient; its norm before, not finite where any of it is not.
 
-    Layers that foresee are clipped apart: they do not shorten the step of those that speak.
+    MTP heads are clipped apart: they do not shorten the step of the layers that speak.
     """
-    apart = {id(parameter) for depth in policy.depths for parameter in depth.parameters()}
-    parts = [[p for p in policy.parameters() if (id(p) in apart) == foresees] for foresees in (False, True)]
+    of_mtp = {id(parameter) for head in policy.mtp_heads for parameter in head.parameters()}
+    parts = [[p for p in policy.parameters() if (id(p) in of_mtp) == is_mtp] for is_mtp in (False, True)]
     norms = [gather_tensor(torch.nn.utils.clip_grad_norm_(part, largest)).item() for part in parts if part]
     return norms[0] if all(map(isfinite, norms)) else nan
 

@@ -1,4 +1,4 @@
-"""The frozen start policy: its log-probs at the positions that ask for them, and what a reply pays for
+"""The frozen reference policy: its log-probs at the positions that ask for them, and what a reply pays for
 leaving it.
 
 Invariant: a pass runs on every rank when any rank needs it, for FSDP ranks must call forward equally often.
@@ -25,31 +25,31 @@ def compute_reference_logps(
     micros: Sequence[Microbatch],
 ) -> list[Tensor]:
     """[N] per micro-batch of this rank, 0 where ``referenced_N`` is not set. Collective."""
-    asking = [row.restrict_to(REFERENCE_COMPONENTS).needed_R.any() for row in rows]
+    needs_reference = [row.restrict_to(REFERENCE_COMPONENTS).needed_R.any() for row in rows]
     logps_by_micro = []
-    for m, (mine, micro) in enumerate(zip(plan[rank], micros, strict=True)):
+    for m, (row_indices, micro) in enumerate(zip(plan[rank], micros, strict=True)):
         logps = torch.zeros(len(micro.keep_N), device=micro.ids_TS.device)
-        if any(asking[i] for theirs in plan for i in theirs[m]):
+        if any(needs_reference[i] for rank_plan in plan for i in rank_plan[m]):
             assert reference is not None, "a weight that needs a reference without one"
-            asked = reference(pack_reference_microbatch([rows[i] for i in mine], micro.streams).to(logps.device))[0]
-            logps[micro.referenced_N] = asked
+            asked = pack_reference_microbatch([rows[i] for i in row_indices], micro.streams)
+            logps[micro.referenced_N] = reference(asked.to(logps.device))[0]
         logps_by_micro.append(logps)
     return logps_by_micro
 
 
 def sum_kl_penalties(
     rows: Sequence[TrainingRow],
-    held: Sequence[Sequence[int]],
+    rank_plan: Sequence[Sequence[int]],
     micros: Sequence[Microbatch],
     estimates: Sequence[Tensor],
 ) -> dict[ReplyKey, float]:
-    """By the key of each row: its sum of KL coefficient times estimate. ``held``: rows of each of this rank's
+    """By the key of each row: its sum of KL coefficient times estimate. ``rank_plan``: rows of each of this rank's
     micro-batches. Collective, the same on every rank.
     """
     sums = torch.zeros(len(rows), dtype=torch.float64)
-    for mine, micro, estimate_N in zip(held, micros, estimates, strict=True):
+    for row_indices, micro, estimate_N in zip(rank_plan, micros, estimates, strict=True):
         priced_N = micro.weights_CN[LossComponent.KL] * estimate_N
-        needed = [i for i in mine if rows[i].needed_R.any()]
+        needed = [i for i in row_indices if rows[i].needed_R.any()]
         for place, i in enumerate(needed):
             sums[i] = priced_N[micro.row_N == place].sum()
     paid = {row.key: total for row, total in zip(rows, sums, strict=True) if row.key is not None}

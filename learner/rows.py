@@ -33,7 +33,7 @@ class LossComponent(IntEnum):
     ENTROPY = 4
 
 
-REFERENCE_COMPONENTS = (LossComponent.DPO, LossComponent.KL)  # what asks for the start policy's log-probs
+REFERENCE_COMPONENTS = (LossComponent.DPO, LossComponent.KL)  # what asks for the reference policy's log-probs
 
 
 def compute_component_factors(weight: float) -> dict[LossComponent, float]:
@@ -78,9 +78,9 @@ class TrainingRow:
 
     def restrict_to(self, components: Sequence[LossComponent]) -> "TrainingRow":
         """The same row as if only these components existed."""
-        kept = np.zeros_like(self.weights_CR)
-        kept[list(components)] = self.weights_CR[list(components)]
-        return replace(self, weights_CR=kept)
+        table = np.zeros_like(self.weights_CR)
+        table[list(components)] = self.weights_CR[list(components)]
+        return replace(self, weights_CR=table)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,8 +79,8 @@ class Learner:
             grammar=build_sampling_grammar(config, self.family),
         )
         self.policy = self._load(checkpointing=config.learner.activation_checkpointing)
-        asked = needs_reference(config.algo) or config.log.diagnose_every > 0
-        self._reference = freeze_policy(self._load(checkpointing=False)) if asked else None
+        needs_start_policy = needs_reference(config.algo) or config.log.diagnose_every > 0
+        self._reference = freeze_policy(self._load(checkpointing=False)) if needs_start_policy else None
         learning = config.learner
         self._optimizer = torch.optim.AdamW(
             self.policy.parameters(),
@@ -111,13 +111,13 @@ class Learner:
                 metrics={"tokens": 0.0, "grad_norm": 0.0},
                 learner_logps=self._unscored_logps(batch.replies),
             )
-        mine = self._prepare_rank_batch(rows, plan)
-        first, step_metrics = self._epoch(mine, None, batch.weight)
-        metrics.check_losses_present(step_metrics, rows, len(self.policy.depths))
+        rank_batch = self._prepare_rank_batch(rows, plan)
+        first, step_metrics = self._epoch(rank_batch, None, batch.weight)
+        metrics.check_losses_present(step_metrics, rows, len(self.policy.mtp_heads))
         old = [scored.logps_N for scored in first]
         passes = [step_metrics]
         for _ in range(1, self._config.algo.epochs):
-            passes.append(self._epoch(mine, old, batch.weight)[1])
+            passes.append(self._epoch(rank_batch, old, batch.weight)[1])
         step_metrics["grad_norm"] = fmean(each["grad_norm"] for each in passes)
         if "clip_fraction" in step_metrics:  # of the passes that can clip: the first one's ratio is 1
             step_metrics["clip_fraction"] = fmean(each["clip_fraction"] for each in passes[1:] or passes)
@@ -160,16 +160,16 @@ class Learner:
         Collective; changes nothing. Costs a backward pass each for TEXT, AUDIO and SFT, and two forward
         passes over rollouts and anchors. No shift where no start policy is held (``log.diagnose_every=0``).
         """
-        survey = DiagnosticsCollector(self.policy)
-        for direction in build_diagnostic_losses(batch, self._config.algo, self._setup):
-            plan = self._plan(direction.rows)
+        collector = DiagnosticsCollector(self.policy)
+        for loss in build_diagnostic_losses(batch, self._config.algo, self._setup):
+            plan = self._plan(loss.rows)
             if plan[0]:
-                self._backward(self._prepare_rank_batch(direction.rows, plan), None, direction.weight, direction.algo)
-                survey.record_and_clear(direction.name)
+                self._backward(self._prepare_rank_batch(loss.rows, plan), None, loss.weight, loss.algo)
+                collector.record_and_clear(loss.name)
         if self._reference is not None:
             for name, rows in build_shift_rows(batch, self._setup).items():
-                survey.record_shift(name, self._pack_own_microbatches(rows, self._plan(rows)), self._reference)
-        return survey.build_diagnosis(self._version)
+                collector.record_shift(name, self._pack_own_microbatches(rows, self._plan(rows)), self._reference)
+        return collector.build_diagnosis(self._version)
 
     def weights(self, version: int | None = None) -> tuple[WeightManifest, NDArray[np.uint8]] | None:
         """All weights in the engine's type, tied ones under each name; on rank 0, None elsewhere.
@@ -177,11 +177,11 @@ class Learner:
         Collective.
         """
         dtype = TORCH_DTYPES[self._config.model.dtype]
-        kept = []
+        tensors = []
         for name, tensor in exporting.engine_tensors(self.policy, self.family):
             if self._rank == 0:
-                kept.append((name, tensor.to(dtype)))
-        return pack_weights(kept, self._version if version is None else version) if self._rank == 0 else None
+                tensors.append((name, tensor.to(dtype)))
+        return pack_weights(tensors, self._version if version is None else version) if self._rank == 0 else None
 
     def export(self, directory: Path) -> None:
         """Hugging Face folder like the start checkpoint's. Collective."""
@@ -209,32 +209,32 @@ class Learner:
     # -- one step, piece by piece
 
     def _epoch(
-        self, mine: _RankBatch, old: list[Tensor] | None, weight: float
+        self, batch: _RankBatch, old: list[Tensor] | None, weight: float
     ) -> tuple[list[ScoredMicrobatch], dict[str, float]]:
         """Forward and backward over all micro-batches, then one update.
 
         ``old``: log-probs of the first epoch.
         """
-        done = self._backward(mine, old, weight, self._config.algo)
-        loss_metrics = metrics.reduce_metrics(done, compute_component_factors(weight))
-        return done, {**loss_metrics, **self._update()}
+        scored = self._backward(batch, old, weight, self._config.algo)
+        loss_metrics = metrics.reduce_metrics(scored, compute_component_factors(weight))
+        return scored, {**loss_metrics, **self._update()}
 
     def _backward(
-        self, mine: _RankBatch, old: list[Tensor] | None, weight: float, algo: AlgoConfig
+        self, batch: _RankBatch, old: list[Tensor] | None, weight: float, algo: AlgoConfig
     ) -> list[ScoredMicrobatch]:
         """Leave the step's gradient in the parameters."""
-        done = []
-        for m, (micro, reference) in enumerate(zip(mine.micros, mine.references, strict=True)):
-            last = m == len(mine.micros) - 1
+        scored = []
+        for m, (micro, reference) in enumerate(zip(batch.micros, batch.references, strict=True)):
+            last = m == len(batch.micros) - 1
             set_gradient_sync(self.policy, last or ranks.get_rank_device().type == "cuda")
-            logps, entropies, ahead = self.policy(micro)
+            logps, entropies, mtp_logps = self.policy(micro)
             before = logps.detach() if old is None else old[m]
-            terms = compute_loss_terms(logps, entropies, before, reference, micro, ahead, weight=weight, algo=algo)
+            terms = compute_loss_terms(logps, entropies, before, reference, micro, mtp_logps, weight=weight, algo=algo)
             torch.autograd.backward(terms.total * self._world)  # FSDP averages over ranks; weights are global
-            done.append(
+            scored.append(
                 ScoredMicrobatch(micro=micro, logps_N=logps.detach(), entropies_N=entropies.detach(), terms=terms)
             )
-        return done
+        return scored
 
     def _update(self) -> dict[str, float]:
         """Clip, step, forget the gradient."""

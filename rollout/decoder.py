@@ -179,8 +179,8 @@ class Decoder:
         rows = [reply.ids[reply.cached * self._streams :] for reply in self._running]
         positions_B = torch.tensor([reply.cached for reply in self._running], device=self._device)
         longest = 1 + max(reply.cached for reply in self._running)
-        reach = min(-(-longest // ATTENTION_BLOCK_STEPS) * ATTENTION_BLOCK_STEPS, self._slots.length)
-        seen_BL = torch.arange(reach, device=self._device) <= positions_B[:, None]
+        attended_steps = min(-(-longest // ATTENTION_BLOCK_STEPS) * ATTENTION_BLOCK_STEPS, self._slots.length)
+        seen_BL = torch.arange(attended_steps, device=self._device) <= positions_B[:, None]
         states_by_stream = compute_hidden_states(
             self._lm,
             torch.tensor(rows, device=self._device),
@@ -202,20 +202,20 @@ class Decoder:
             grammar_states = [interleave.grammar_state(r.state) if r.sampling.grammar else FREE for r in replies]
             forbidden_BV = self._forbidden_GV[torch.tensor(grammar_states, device=self._device)]
             logits_BV = logits_BV.masked_fill(forbidden_BV, float("-inf"))
-        heat_B = torch.tensor([r.sampling.temperature for r in replies], device=self._device)
-        logps_BV = torch.log_softmax(logits_BV / torch.where(heat_B > 0, heat_B, 1.0)[:, None], -1)
+        temperature_B = torch.tensor([r.sampling.temperature for r in replies], device=self._device)
+        logps_BV = torch.log_softmax(logits_BV / torch.where(temperature_B > 0, temperature_B, 1.0)[:, None], -1)
         drawn_B = draw_token_ids(logps_BV, [reply.generator for reply in replies])
-        chosen_B = torch.where(heat_B > 0, drawn_B, logps_BV.argmax(-1))
+        chosen_B = torch.where(temperature_B > 0, drawn_B, logps_BV.argmax(-1))
         tokens, logps = chosen_B.tolist(), logps_BV.gather(1, chosen_B[:, None])[:, 0].tolist()
-        going = [
+        running = [
             (reply, token_and_logp)
             for reply, *token_and_logp in zip(replies, tokens, logps, strict=True)
             if not reply.done
         ]
-        for reply, (token, logp) in going:
+        for reply, (token, logp) in running:
             reply.ids.append(token)
             reply.logps.append(logp)
             reply.versions.append(version)
             reply.state = interleave.advance(reply.state, token)
             reply.stopped = stream == self._streams - 1 and token in self._family.stop_ids
-        return len(going)
+        return len(running)

@@ -38,7 +38,7 @@ class ParallelStreamModel(Protocol):
 
 
 class MtpModel(Protocol):
-    """What a module that predicts several tokens at once has (``Family.depths``): layers that it learns and
+    """What a module with multi-token-prediction heads has (``Family.depths``): layers that it learns and
     engines lack.
     """
 
@@ -94,7 +94,7 @@ def get_model_layers(lm: Any, streams: int) -> Sequence[Any]:
 
 
 def get_mtp_heads(lm: Any, count: int) -> Sequence[nn.Module]:
-    """The modules that predict tokens further ahead, nearest first; ``count`` is the family's."""
+    """The multi-token-prediction heads, that of the nearest token first; ``count`` is the family's."""
     modules = list(lm.ahead) if count else []
     assert len(modules) == count, f"a module per depth: got {len(modules)} for {count}"
     return modules

@@ -59,7 +59,7 @@ class UnfilledModel:
     ) -> None:
         """``attention``: transformers' name for it. Buffers have their values and their own type already.
 
-        ValueError: config.json cannot be built; a tensor is lacking, left over or of another shape.
+        ValueError: config.json cannot be built; a tensor is missing, left over or of another shape.
         """
         try:
             cls, config = _resolve_model_class(family, attention)
@@ -70,9 +70,9 @@ class UnfilledModel:
             raise ValueError(f"{family.path / 'config.json'}: no model of this config: {reason}") from error
         shapes = {name: tuple(p.shape) for name, p in empty.named_parameters(remove_duplicate=False)}
         places = _locate_parameters(family, shapes)
-        if lacking := [name for name, _ in empty.named_parameters() if name not in places]:
-            rule = f"lacks {len(lacking)} of the model's tensors"
-            raise ValueError(f"{family.path}: {rule}: {', '.join(sorted(lacking)[:3])}")
+        if missing := [name for name, _ in empty.named_parameters() if name not in places]:
+            rule = f"lacks {len(missing)} of the model's tensors"
+            raise ValueError(f"{family.path}: {rule}: {', '.join(sorted(missing)[:3])}")
         if family.backbone.get("tie_word_embeddings"):
             _check_tied_head(family, places)
         with _parameters_without_memory(dtype):
@@ -104,11 +104,11 @@ def load_language_model(
 
 
 def _resolve_model_class(family: Family, attention: str) -> tuple[Any, Any]:
-    said = {**family.backbone, "attn_implementation": attention}
+    settings = {**family.backbone, "attn_implementation": attention}
     if family.module is not None:
         cls = family.module()
-        return cls, cls.config_class(**said)
-    config = AutoConfig.for_model(**said)
+        return cls, cls.config_class(**settings)
+    config = AutoConfig.for_model(**settings)
     return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config
 
 
@@ -141,9 +141,9 @@ def _locate_parameters(family: Family, module: ParameterShapes) -> dict[str, _Te
         if lost := [part for part in parts if part not in module]:
             unknown += lost
         elif parts:
-            wanted = _stack_shapes([module[part] for part in parts])
-            if header.shape != wanted:
-                rule = f"{name} must have the shape {wanted} of config.json"
+            expected_shape = _stack_shapes([module[part] for part in parts])
+            if header.shape != expected_shape:
+                rule = f"{name} must have the shape {expected_shape} of config.json"
                 raise ValueError(f"{path}: {rule}: got {header.shape}")
             if header.type not in TRAINABLE_TYPES:
                 rule = f"{name} must be one of {', '.join(TRAINABLE_TYPES)}, quantised weights cannot be trained"

@@ -85,13 +85,13 @@ def attend_slots(
     slot_B = torch.arange(count, device=query.device)
     keys[slot_B, :, at.positions_B] = key[0].transpose(0, 1)
     values[slot_B, :, at.positions_B] = value[0].transpose(0, 1)
-    reach = at.seen_BL.shape[1]
+    steps = at.seen_BL.shape[1]
     # Query heads that share a key head stand where a sequence's positions would: nothing is repeated.
-    asked = query[0].transpose(0, 1).reshape(count, keys.shape[1], -1, size)
+    grouped_query = query[0].transpose(0, 1).reshape(count, keys.shape[1], -1, size)
     attended = F.scaled_dot_product_attention(
-        asked,
-        keys[:count, :, :reach],
-        values[:count, :, :reach],
+        grouped_query,
+        keys[:count, :, :steps],
+        values[:count, :, :steps],
         attn_mask=at.seen_BL[:, None, None],
         scale=scaling,
     )

@@ -184,9 +184,9 @@ class VllmEngine:
         """New weights are in: label what is sampled from now on, forget every cached key and value."""
         assert version is not None, "finish takes the version that was sent"
         if self._settings.transfer == OBJECT_STORE_BACKEND:  # vLLM's own transports carry no version
-            held = set(self._engine.collective_rpc("wavgate_version"))
-            if held != {version}:
-                raise RuntimeError(f"workers must hold version {version}: they report {held}")
+            worker_versions = set(self._engine.collective_rpc("wavgate_version"))
+            if worker_versions != {version}:
+                raise RuntimeError(f"workers must hold version {version}: they report {worker_versions}")
         self._engine.set_weight_version(str(version))
         if not self._engine.reset_prefix_cache(reset_running_requests=True):
             raise RuntimeError("vLLM could not reset its prefix cache")

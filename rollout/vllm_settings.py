@@ -75,11 +75,11 @@ def build_vllm_prompt(prompt: Prompt) -> Any:
         return {"prompt_token_ids": list(prompt.ids)}
     vectors_TH = torch.zeros(len(prompt.ids), prompt.features.vectors.shape[1])
     vectors_TH[list(prompt.features.at)] = torch.from_numpy(prompt.features.vectors)
-    heard = set(prompt.features.at)
+    feature_places = set(prompt.features.at)
     return {
         "prompt_embeds": vectors_TH,
         "prompt_token_ids": list(prompt.ids),
-        "prompt_is_token_ids": [step not in heard for step in range(len(prompt.ids))],
+        "prompt_is_token_ids": [step not in feature_places for step in range(len(prompt.ids))],
     }
 
 

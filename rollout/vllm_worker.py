@@ -149,9 +149,9 @@ class GrammarProcessor(LogitsProcessor):
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """ValueError: ``grammar`` is neither true nor false."""
-        wanted = (sampling_params.extra_args or {}).get(GRAMMAR_ARGUMENT, False)
-        if not isinstance(wanted, bool):
-            raise ValueError(f"extra_args[{GRAMMAR_ARGUMENT!r}] must be true or false: got {wanted!r}")
+        masked = (sampling_params.extra_args or {}).get(GRAMMAR_ARGUMENT, False)
+        if not isinstance(masked, bool):
+            raise ValueError(f"extra_args[{GRAMMAR_ARGUMENT!r}] must be true or false: got {masked!r}")
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._interleave = load_engine_family(vllm_config.model_config.model).interleave
@@ -177,11 +177,11 @@ class GrammarProcessor(LogitsProcessor):
             if (params.extra_args or {}).get(GRAMMAR_ARGUMENT, False):
                 self._rows[row] = _GrammarProgress(output, self._interleave.start_state())
         for source, target, direction in batch_update.moved:
-            here, there = self._rows.pop(source, None), self._rows.pop(target, None)
-            if here is not None:
-                self._rows[target] = here
-            if there is not None and direction == MoveDirectionality.SWAP:
-                self._rows[source] = there
+            moved, swapped = self._rows.pop(source, None), self._rows.pop(target, None)
+            if moved is not None:
+                self._rows[target] = moved
+            if swapped is not None and direction == MoveDirectionality.SWAP:
+                self._rows[source] = swapped
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Minus infinity on forbidden ids, in place; ``logits``: float32 [rows, vocab]."""

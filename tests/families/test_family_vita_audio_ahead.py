@@ -166,7 +166,7 @@ def test_the_depths_loss_and_its_gradient_are_the_published_ones(folder: Path) -
     step = batch(folder, weight=0.25)
     learner, (loss, learnt) = Learner(settings, 0, 1), published_loss(folder, step.anchors)
     micro = pack_microbatch(build_training_rows(replace(step, weight=0.0, rollouts=()), settings.algo, SAMPLED), 1)
-    (-(micro.weights_CN[LossComponent.SFT] * learner.policy(micro).ahead_DN.mean(0)).sum()).backward()
+    (-(micro.weights_CN[LossComponent.SFT] * learner.policy(micro).mtp_logps_DN.mean(0)).sum()).backward()
     own = {name: gather_tensor(p.grad) for name, p in learner.policy.lm.named_parameters() if p.grad is not None}
     theirs = dict(zip(learnt, torch.autograd.grad(loss, list(learnt.values())), strict=True))
     assert own.keys() == theirs.keys()

@@ -1,4 +1,4 @@
-"""Layers that predict tokens further ahead (MCTP): which they are, what they score.
+"""Multi-token-prediction (MTP) heads: layers that predict tokens further ahead, and what they score.
 
 Invariant: they learn from anchors alone, and no gradient of theirs reaches the model that speaks.
 """
@@ -17,13 +17,13 @@ def compute_mtp_logprobs(lm: MtpModel, head: nn.Linear, micro: Microbatch, hidde
     anchored_N = micro.weights_CN[LossComponent.SFT] != 0
     lengths = torch.tensor(micro.lengths, device=micro.keep_N.device)
     segment_T = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
-    wanted_T = torch.isin(segment_T, micro.row_N[anchored_N])
+    anchored_T = torch.isin(segment_T, micro.row_N[anchored_N])
     embedded_TH = embed_inputs(lm, micro.ids_TS, micro.features_KH, micro.at_K)
     logps_by_depth = []
-    states = lm.mtp_states(hidden_TH, embedded_TH, micro.positions_T, segment_T, wanted_T)
+    states = lm.mtp_states(hidden_TH, embedded_TH, micro.positions_T, segment_T, anchored_T)
     for depth, state_TH in enumerate(states):
-        (here,) = (anchored_N & (micro.positions_T[micro.keep_N] > depth)).nonzero(as_tuple=True)
-        kept = state_TH[micro.keep_N[here]]
-        logps, _ = chosen_logprobs(kept, head.weight.detach(), micro.targets_N[here], chunk=chunk)
-        logps_by_depth.append(logps.new_zeros(len(micro.keep_N)).index_add(0, here, logps))
+        (predicted,) = (anchored_N & (micro.positions_T[micro.keep_N] > depth)).nonzero(as_tuple=True)
+        scored_states = state_TH[micro.keep_N[predicted]]
+        logps, _ = chosen_logprobs(scored_states, head.weight.detach(), micro.targets_N[predicted], chunk=chunk)
+        logps_by_depth.append(logps.new_zeros(len(micro.keep_N)).index_add(0, predicted, logps))
     return torch.stack(logps_by_depth)
