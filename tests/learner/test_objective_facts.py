@@ -66,6 +66,7 @@ def test_prompts_pad_and_forced_positions_get_exactly_no_gradient(step: Step) ->
 @FEW
 @given(any_kind(mix="fixed", fixed_lambda=0.0))
 def test_lambda_0_gives_replies_exactly_no_gradient(step: Step) -> None:
+    assume(step.algo.sft.any)  # else nothing is left to learn, and the draw takes another lambda
     found = learnt(step)
     replies = [row for row, name in enumerate(sequences(step)) if not name.startswith("anchor")]
     assert not found.gradient[replies].any()
