@@ -88,9 +88,7 @@ class LearnerGroup(ActorPool):
         try:
             return list(await asyncio.wait_for(asyncio.gather(*calls), timeout or self._timeout))
         except (RayError, TimeoutError) as error:
-            raise LearnerFailed(
-                f"learner {method}: {describe_error(error)}; go on with `wavgate train resume=RUN`"
-            ) from error
+            raise LearnerFailed(f"learner {method}: {describe_error(error)}") from error
 
 
 class Fleet:
@@ -153,9 +151,7 @@ class Fleet:
 
     async def _send(self, version: int) -> None:
         if self.learner.version not in (None, version):
-            raise WeightSyncFailed(
-                f"an engine needs version {version} again, the learner is past it: resume from the checkpoint"
-            )
+            raise WeightSyncFailed(f"an engine needs version {version} again, and the learner is past it")
         await self.learner.send(self.rollout.handles, version)
         await self.rollout.verify(version)
 

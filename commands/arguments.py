@@ -13,7 +13,7 @@ SCORE_HELP = """Judge finished replies with the judge of these settings. Each ve
 OUT.verdicts.jsonl as it comes; the same command goes on where it was stopped, and asks again where the judge
 failed. At the end OUT.parquet has a row per reply. Fields of the manifest: commands/judge/replies.py."""
 STUDY_HELP = """Run every method of a study with every seed, each a run of its own, and draw one page with
-intervals and differences (DIR/study.html, .csv, .png). The same command goes on where it was stopped. Fields
+intervals and differences (DIR/study.html, .csv). The same command goes on where it was stopped. Fields
 of the file: conf/study.py; examples/study.yaml is one."""
 COMPARE_HELP = """The page of a study for finished runs, and DIR/listen.html: the same prompts from two sides,
 blind, with keyboard votes. The first run's settings are what the others are held against. With --votes: what

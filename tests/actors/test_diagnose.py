@@ -15,7 +15,7 @@ from conf.load import load_config
 from learner.diagnosis import LogprobShift, PartGradients, PolicyDiagnosis
 from learner.types import StepBatch
 from report import records
-from report.read import read_json_lines
+from store.lines import read_json_lines
 
 PRODUCTS = {("text", "text"): 4.0, ("audio", "audio"): 1.0, ("text", "audio"): -1.0}
 

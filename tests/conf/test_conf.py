@@ -391,6 +391,11 @@ def test_a_plugin_below_the_projects_folder_is_found_from_any_folder(
             "judge.vetoes: must name a measurement or a plugin; did you mean loop? (got lop)",
         ),
         (
+            "judge.vetoes=[{measure:voiced,least:0.2}]",
+            "judge.vetoes: must name a measurement or a plugin; pitch is measured by a plugin of yours alone: set"
+            " judge.plugins (got voiced)",
+        ),
+        (
             "judge.vetoes=[{measure:loop}]",
             "judge.vetoes.0.most: must be set where least is not (got nothing)",
         ),
