@@ -3,8 +3,7 @@
     python -m examples.loop [STEPS] [key=value ...]       # the same settings as wavgate train
 
 Each step: sample a group of spoken replies per prompt, judge what a listener hears, let the gate weigh preference
-against anchoring, learn, hand the new weights to the engine. `wavgate train` does the same on many machines and adds
-what a long run needs: checkpoints, deadlines, records, a report.
+against anchoring, learn, hand the new weights to the engine. `wavgate train` adds machines, checkpoints and a report.
 """
 
 import asyncio
