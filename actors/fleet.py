@@ -95,7 +95,7 @@ class Fleet:
     """Starts a run's actors on its cluster.
 
     Example:
-        fleet = Fleet(config, Cluster(config, layout), run)
+        fleet = Fleet(config, Cluster(config.cluster, layout), run)
         await fleet.start()
         ...
         fleet.close()
