@@ -12,6 +12,7 @@ from pathlib import Path
 from actors.checks.endpoints import probe_for_run
 from actors.checks.prepare import Job
 from actors.cluster import Cluster
+from actors.context import RunContext
 from actors.fleet import Fleet
 from actors.loop import Driver
 from actors.run import checkpoint
@@ -67,7 +68,7 @@ def _run_on_cluster(cluster: Cluster, job: Job, probed: ProbedEndpoints | None, 
             directory.event("judge", line)
         fleet = Fleet(job.config, cluster, directory, probed)
         try:
-            asyncio.run(run_until_terminated(Driver(job, directory, fleet, monitor).train()))
+            asyncio.run(run_until_terminated(Driver(RunContext(job, directory, fleet, monitor)).train()))
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise KeyboardInterrupt(report_unfinished_run(directory.path)) from None
         except Exception:  # whatever ended it, what is there can be looked at and gone on with
