@@ -116,7 +116,7 @@ def check_run_root(root: Path) -> None:
     if not there.is_dir():
         raise UserError(f"run.root: {there} is not a folder")
     try:
-        TemporaryDirectory(dir=there, prefix=".wavgate-").cleanup()  # permissions alone say nothing of /proc or to root
+        TemporaryDirectory(dir=there, prefix=".wavgate-").cleanup()  # permissions say nothing of /proc or to root
     except OSError as error:
         raise UserError(f"run.root: no folder can be made in {there}: {error.strerror}") from error
 
