@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from actors.checks import dependencies
 from actors.checks.memory import estimate_memory, read_physical_memory
@@ -115,8 +116,10 @@ def check_run_root(root: Path) -> None:
     there = next(folder for folder in (root, *root.parents) if os.path.exists(folder))
     if not there.is_dir():
         raise UserError(f"run.root: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"run.root: {there} cannot be written to by this user")
+    try:
+        TemporaryDirectory(dir=there, prefix=".wavgate-").cleanup()  # permissions say nothing of /proc or to root
+    except OSError as error:
+        raise UserError(f"run.root: no folder can be made in {there}: {error.strerror}") from error
 
 
 def load_usable_family(config: Config) -> Family:
