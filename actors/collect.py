@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from actors.answer_pool import SpeechLost
 from actors.errors import JudgeOutage, RunError, UserError
-from actors.judge_pool import JudgePool, SpeechLost
+from actors.judge_pool import JudgePool
 from actors.pool import RolloutPool
 from conf.schema import Config
 from judge.noise import add_judge_noise

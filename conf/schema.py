@@ -11,11 +11,12 @@ in conf/learning.py.
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from conf.algorithm import AlgoConfig
+from conf.endpoints import SecondConfig
 from conf.fields import PositiveInt, PositiveSeconds, StrictModel
 from conf.judging import JudgeConfig
 from conf.learning import LearnerConfig
@@ -273,3 +274,8 @@ class Config(StrictModel):
                 f" got {judge.scale_lo:g} and {judge.scale_hi:g}"
             )
         return self
+
+    def without_second_opinion(self, **api: Any) -> Self:
+        """The same where nobody would look at a second judge's opinion. ``api``: changes to ``judge.api``."""
+        changes = {"second": SecondConfig(), "api": self.judge.api.model_copy(update=api)}
+        return self.model_copy(update={"judge": self.judge.model_copy(update=changes)})
