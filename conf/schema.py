@@ -140,7 +140,7 @@ class ClusterConfig(StrictModel):
     weight_transfer: Literal["object_store", "ipc", "nccl"] = "object_store"
     """How weights travel from learner to engines."""
     restarts: Annotated[int, Field(ge=0)] = 3
-    """How often one rollout or judge worker is replaced before the run stops."""
+    """How often one rollout worker, judge worker or process of a judge's endpoint is replaced before the run stops."""
 
     @model_validator(mode="after")
     def _transport_fits(self) -> Self:
