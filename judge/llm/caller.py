@@ -175,7 +175,7 @@ class JudgeCaller:
                 for clip_hash, clip in zip(hashes, question.clips, strict=True)
             ],
         }
-        with self._log.open("ab", buffering=0) as file:  # one write: a kill leaves no half of a line before another
+        with self._log.open("ab", buffering=0) as file:  # one write: lines of two endpoints do not mix
             file.write(json.dumps(line).encode() + b"\n")
 
 

@@ -65,8 +65,10 @@ class EndpointAxes(Generic[_Sound]):
         self, local: Sequence[ReplyJudgement], replies: Sequence[Reply], speeches: Sequence[_Sound], task: JudgeTask
     ) -> list[ReplyJudgement]:
         """Judge all replies to one prompt against each other, in order. Errors: those of the judges."""
-        start = perf_counter()
         heard = {i: said.transcript for i, said in enumerate(local) if said.transcript is not None}
+        if not heard:
+            return list(local)
+        start = perf_counter()
         floors = sum(said.transcript is None and isinstance(said.reward, ScoredVerdict) for said in local)
         verdicts, seconds = await asyncio.gather(
             self.judge.compare(list(heard.values()), [speeches[i] for i in heard], floors, task, replies[0].prompt_id),
@@ -88,7 +90,7 @@ class EndpointAxes(Generic[_Sound]):
         self, local: ReplyJudgement, verdicts: AxisVerdicts, second: AxisVerdicts, seconds: float
     ) -> ReplyJudgement:
         axes = {**local.axes, **verdicts}
-        figures = {**local.figures, "latency_s": local.figures.get("latency_s", 0.0) + seconds}
+        figures = {**local.figures, "latency_s": local.figures["latency_s"] + seconds}
         return replace(
             local, axes=axes, reward=combine_reward(axes, local, self.weights), figures=figures, second=second
         )
