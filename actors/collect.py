@@ -193,7 +193,7 @@ async def sample_and_judge_step(
     progress: Callable[[int, int], None],
 ) -> JudgedBatch:
     """Judged groups of these rows of a manifest, drawn as at ``step``, with ``judge.noise``."""
-    sampling = build_step_sampling(config, step)
+    sampling = build_step_sampling(config.rollout, config.run.seed, step)
     judged_batch = await sample_and_judge(
         rollout,
         judges,

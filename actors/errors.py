@@ -6,7 +6,9 @@ class UserError(ValueError):
 
 
 class RunError(RuntimeError):
-    """The run cannot go on. Exit 1, one line; the last checkpoint is intact."""
+    """The run cannot go on. Exit 1, one line, which leaves how to go on to ``actors.launch``: it knows whether
+    there is a checkpoint.
+    """
 
 
 class RestartBudgetSpent(RunError):
@@ -14,7 +16,7 @@ class RestartBudgetSpent(RunError):
 
 
 class LearnerFailed(RunError):
-    """A learner rank died or did not answer in time: the group cannot go on, resume from the checkpoint."""
+    """A learner rank died or did not answer in time: the group cannot go on."""
 
 
 class JudgeOutage(RunError):

@@ -45,7 +45,7 @@ def _report_error(error: BaseException) -> int | None:
         return USER
     if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
         where = error.filename or "a file"
-        print(f"stopped: {where}: {error.strerror}: make room, then go on with the same run", file=sys.stderr)
+        print(f"stopped: {where}: {error.strerror}: make room", file=sys.stderr)
         return FAILED
     if isinstance(error, RunError):
         print(f"stopped: {error}", file=sys.stderr)

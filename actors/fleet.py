@@ -87,16 +87,14 @@ class LearnerGroup(ActorPool):
         try:
             return list(await asyncio.wait_for(asyncio.gather(*calls), timeout or self._timeout))
         except (RayError, TimeoutError) as error:
-            raise LearnerFailed(
-                f"learner {method}: {describe_error(error)}; go on with `wavgate train resume=RUN`"
-            ) from error
+            raise LearnerFailed(f"learner {method}: {describe_error(error)}") from error
 
 
 class Fleet:
     """Starts a run's actors on its cluster.
 
     Example:
-        fleet = Fleet(config, Cluster(config, layout), run)
+        fleet = Fleet(config, Cluster(config.cluster, layout), run)
         await fleet.start()
         ...
         fleet.close()
@@ -148,9 +146,7 @@ class Fleet:
 
     async def _send(self, version: int) -> None:
         if self.learner.version not in (None, version):
-            raise WeightSyncFailed(
-                f"an engine needs version {version} again, the learner is past it: resume from the checkpoint"
-            )
+            raise WeightSyncFailed(f"an engine needs version {version} again, and the learner is past it")
         await self.learner.send(self.rollout.handles, version)
         await self.rollout.verify(version)
 

@@ -86,9 +86,9 @@ def _split_flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
 def _print_run_summary(run: Path) -> None:
     from pydantic import TypeAdapter
 
-    from report.read import read_json_lines
     from report.records import Evaluation
     from report.run import table
+    from store.lines import read_json_lines
 
     evaluations = read_json_lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
     print("\n".join(table.format_table(evaluations)))

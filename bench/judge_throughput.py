@@ -274,7 +274,7 @@ def main() -> int:
         if options.profile is not None:
             profile(config, asyncio.run(probe_endpoints(config.judge)), options.verdicts, options.profile)
             return 0
-        cluster = Cluster(config, plan_placement(config, count_usable_cores()))
+        cluster = Cluster(config.cluster, plan_placement(config, count_usable_cores()))
         try:
             held = asyncio.run(measure(config, server, options.seconds))
         finally:

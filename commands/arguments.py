@@ -1,6 +1,7 @@
 """What can be typed behind ``wavgate``: every command with its arguments and its help."""
 
 import argparse
+from math import inf
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,7 +14,7 @@ SCORE_HELP = """Judge finished replies with the judge of these settings. Each ve
 OUT.verdicts.jsonl as it comes; the same command goes on where it was stopped, and asks again where the judge
 failed. At the end OUT.parquet has a row per reply. Fields of the manifest: commands/judge/replies.py."""
 STUDY_HELP = """Run every method of a study with every seed, each a run of its own, and draw one page with
-intervals and differences (DIR/study.html, .csv, .png). The same command goes on where it was stopped. Fields
+intervals and differences (DIR/study.html, .csv). The same command goes on where it was stopped. Fields
 of the file: conf/study.py; examples/study.yaml is one."""
 COMPARE_HELP = """The page of a study for finished runs, and DIR/listen.html: the same prompts from two sides,
 blind, with keyboard votes. The first run's settings are what the others are held against. With --votes: what
@@ -149,8 +150,18 @@ def _add_data_parsers(data: argparse.ArgumentParser) -> None:
     )
     for subparser in (check, convert):
         subparser.add_argument(
-            "--max-seconds", type=float, default=60.0, help="longest audio of a row (default: %(default)g)"
+            "--max-seconds", type=_parse_seconds, default=60.0, help="longest audio of a row (default: %(default)g)"
         )
+
+
+def _parse_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0: got {text}")
+    return seconds
 
 
 def _add_judge_parsers(judge: argparse.ArgumentParser) -> None:

@@ -94,10 +94,10 @@ def evaluate_checkpoint(
 
     if limit is not None and limit < 1:
         raise UserError(f"--limit: must be at least 1: got {limit}")
-    if to is not None and (to.is_dir() or not to.absolute().parent.is_dir()):
+    if to is not None and (to.is_dir() or to.is_fifo() or not to.absolute().parent.is_dir()):
         raise UserError(f"--json: must be a file in a folder that is there: got {to}")
     config = load_model_config(model, overrides)
-    check_judge(config)
+    check_judge(config.judge)
     path = (manifest or config.data.test).absolute()
     rows = read_manifest(path, config.data.max_seconds)[:limit]
     if problems := list(find_unusable_rows(rows, path, load_family(config.model), config)):

@@ -23,11 +23,11 @@ VETO_MEASURES = (
     "pause",
     "clipping",
     "loop",
-    "pitch_semitones",
-    "voiced",
 )
-"""What a veto can name: ``judge.rules.acoustic.SoundMeasurements``, and of
-``judge.rules.pitch`` the range and the voiced share."""
+"""What a veto can name: ``judge.rules.acoustic.SoundMeasurements``."""
+
+PITCH_MEASURES = ("pitch_semitones", "voiced")
+"""Measures that version 0.1 had of its own."""
 
 RESERVED_FIGURES = frozenset(
     "text_tokens audio_tokens truncated well_formed unjudgeable wer text_right heard_right rate level "
@@ -179,6 +179,8 @@ class JudgeConfig(StrictModel):
             if veto.measure not in known:
                 close = get_close_matches(veto.measure, known, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+                if veto.measure in PITCH_MEASURES:
+                    hint = "pitch is measured by a plugin of yours alone: set judge.plugins"
                 raise ValueError(f"vetoes must name a measurement or a plugin; {hint}: got {veto.measure}")
         return self
 

@@ -25,7 +25,6 @@ from judge.recognisers.choose import build_recogniser
 from judge.recognisers.pocketsphinx import word_error_rate
 from judge.recognisers.remembered import CachedRecogniser, CachedTranscript, SpeechRecogniser
 from judge.rules import acoustic, verifiable, vetoes
-from judge.rules.pitch import measure_pitch
 from judge.rules.plugins import FigurePredictor, load_plugins
 from judge.rules.voice import UNKNOWN_VOICE_REASON, NormsSource, find_voice_norms
 from judge.types import CallFailed, JudgeTask, MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
@@ -142,11 +141,7 @@ class Panel:
         ``without``: measurements that this voice's replies cannot have.
         """
         named = {rule.measure for rule in self._vetoes}
-        measured = asdict(sound)
-        if named & {"pitch_semitones", "voiced"}:  # as long as all the rest together: only where it is wanted
-            voice = measure_pitch(speech.wave, speech.sample_rate)
-            measured |= {"pitch_semitones": voice.semitones, "voiced": voice.voiced}
-        figures = {name: figure for name, figure in measured.items() if name in named}
+        figures = {name: figure for name, figure in asdict(sound).items() if name in named}
         unknown = [name for name in without if figures.pop(name, None) is not None]
         failures = {name: CallFailed("nothing_to_check", UNKNOWN_VOICE_REASON) for name in unknown}
         for plugin in self._plugins:

@@ -1,34 +1,25 @@
 """Small typed readers of a run directory that may be partial or still growing.
 
-A file that is not there is a sentence, not an error: the page says what is missing. The last line of a
-jsonl file may be torn (the run is writing it): it is left out and said so. Any other bad line is a
-ValueError that names file and line. Nothing here writes.
+A file that is not there is a sentence, not an error: the page says what is missing. What holds of jsonl files
+is in store/lines.py. Nothing here writes.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from report.records import NullableNumber, RolloutRecord, VerdictRecord
+from store.lines import JsonLines, format_first_problem, read_json_lines
 
-T = TypeVar("T")
 MEDIA_TYPES = {".ogg": "audio/ogg", ".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg"}
 MAX_PAGE_CLIP_BYTES = 1_000_000  # bytes; a larger clip would eat the page
 
 METRICS_ADAPTER = TypeAdapter(dict[str, NullableNumber])
-
-
-@dataclass(frozen=True, slots=True)
-class JsonLines(Generic[T]):
-    """What a jsonl file holds. ``note``: why something is not in ``rows``, for the reader of the page."""
-
-    rows: tuple[T, ...]
-    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +28,6 @@ class AudioClip:
 
     media: str
     content: bytes
-
-
-def read_json_lines(path: Path, kind: TypeAdapter[T]) -> JsonLines[T]:
-    """Every line of a jsonl file. ValueError: a malformed line that is not the last one, as file:line."""
-    if not path.is_file():
-        return JsonLines((), f"{path.name} is not there")
-    # Split at \n only: str.splitlines would also cut at U+2028 inside a JSON string.
-    pieces = path.read_bytes().split(b"\n")
-    pieces = pieces[:-1] if not pieces[-1] else pieces
-    rows: list[T] = []
-    for number, piece in enumerate(pieces, start=1):
-        try:
-            rows.append(kind.validate_json(piece))
-        except ValidationError as error:
-            if number == len(pieces):
-                return JsonLines(
-                    tuple(rows), f"{path.name}: line {number}, the last, is left out: {_format_first_problem(error)}"
-                )
-            raise ValueError(f"{path}:{number}: {_format_first_problem(error)}") from None
-    return JsonLines(tuple(rows), None if rows else f"{path.name} is empty")
-
-
-def _format_first_problem(error: ValidationError) -> str:
-    """The first problem in one line: field and rule."""
-    problem = error.errors(include_url=False, include_context=False)[0]
-    field = ".".join(str(part) for part in problem["loc"])
-    return f"{field}: {problem['msg']}" if field else problem["msg"]
 
 
 def read_metric_rows(path: Path) -> JsonLines[dict[str, float | None]]:
@@ -208,7 +172,7 @@ def read_run_config(run_dir: Path) -> RunConfigFile | None:
     try:
         return RunConfigFile.model_validate({**(yaml.safe_load(text) or {}), "text": text})
     except ValidationError as error:
-        raise ValueError(f"{path}: {_format_first_problem(error)}") from None
+        raise ValueError(f"{path}: {format_first_problem(error)}") from None
     except (yaml.YAMLError, TypeError) as error:
         raise ValueError(f"{path}: must be a YAML mapping: {' '.join(str(error).split())}") from None
 

@@ -15,7 +15,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     OSError: nothing can be written there.
 
     Example:
-        with replacing(run / "study.png") as unfinished:
+        with replacing(run / "study.csv") as unfinished:
             picture.save(unfinished)
     """
     unfinished = path.with_name(f".{path.name}.{uuid4().hex}")  # machines that share a disk share process ids

@@ -12,6 +12,8 @@ from typing import Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from store.lines import cut_torn_end, write_json_line
+
 MAX_JOURNAL_LINE = 1 << 24
 
 
@@ -73,22 +75,17 @@ class Journal(Generic[H, E]):
     def ensure_header(self, header: H) -> H:
         """The first line, written where there is none yet. OSError: the disk is full."""
         if self.header is None:
-            self._append_line(header)
+            write_json_line(self._file, header)
             self.header = header
         return self.header
 
     def append_entry(self, entry: E) -> None:
         """Append one line. OSError: the disk is full."""
-        self._append_line(entry)
+        write_json_line(self._file, entry)
         self.entries[entry.id] = entry
 
-    def _append_line(self, line: JournalLine) -> None:
-        data = line.model_dump_json().encode() + b"\n"
-        while data:
-            data = data[os.write(self._file, data) :]
-
     def _read_lines(self) -> None:
-        size, whole = os.fstat(self._file).st_size, 0
+        size = os.fstat(self._file).st_size
         header, entry = self._kinds
         with open(self._file, "rb", closefd=False) as file:
             for number in range(1, size + 1):
@@ -103,7 +100,6 @@ class Journal(Generic[H, E]):
                         self.entries[item.id] = item
                 except ValidationError as error:
                     raise ValueError(f"{self.path}:{number}: not a line that `{self._by}` wrote") from error
-                whole += len(line)
         if self.header is None and size:
             raise ValueError(f"{self.path}: not begun by `{self._by}`: remove it, or choose another --to")
-        os.truncate(self._file, whole)
+        cut_torn_end(self._file)

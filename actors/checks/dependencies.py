@@ -45,7 +45,6 @@ DEPENDENCIES = (
     *(Dependency(name, name) for name in SAME_NAME_PACKAGES),
     Dependency("scipy", "scipy.signal"),
     Dependency("pyarrow", "pyarrow.parquet"),
-    Dependency("pillow", "PIL.Image"),
     Dependency("soundfile", "soundfile", "libsndfile"),
     Dependency("safetensors", "safetensors.torch"),
     Dependency("hydra-core", "hydra"),

@@ -84,7 +84,7 @@ def save_snapshot(
         shutil.rmtree(unfinished, ignore_errors=True)  # of a full disk it is what can be given back
         if not isinstance(error, OSError):
             raise
-        rule = "the checkpoint cannot be written, what was there before is whole"
+        rule = "the checkpoint cannot be written" + (", the one before is whole" if list_snapshots(run) else "")
         raise RunError(f"{unfinished}: {rule}: {error.strerror or error}") from error
     if final.exists():  # the same step again after a resume: the new one wins
         shutil.rmtree(final)

@@ -33,6 +33,7 @@ from report.records import Event, MissingScoreRecord, RolloutRecord, ScoreRecord
 from rollout.types import Reply
 from speech.data.manifest import ManifestRow
 from store.files import write_atomically
+from store.lines import append_json_line, keep_json_lines
 
 TRUNCATION_ADVICE = (
     "raise rollout.max_new_tokens (model.max_length must hold prompt and reply), or first train on reference"
@@ -70,7 +71,6 @@ class RunDirectory:
         """An existing directory, as it is; ``cut`` it once the run can go on from ``step``."""
         run = cls(path.absolute())
         checkpoint.remove_unfinished_snapshots(run.path)
-        _keep_lines(run.path / "events.jsonl", lambda line: True)  # before anything is added to a torn line
         run.step = step
         return run
 
@@ -96,9 +96,9 @@ class RunDirectory:
             return line.get("step", 0) < step or (self.path / file).exists()
 
         for name in ("metrics.jsonl", "canaries.jsonl", "diagnostics.jsonl"):
-            _keep_lines(self.path / name, stays)
+            keep_json_lines(self.path / name, stays)
         for name in ("evaluations.jsonl", "samples.jsonl"):
-            _keep_lines(self.path / name, lambda line: stays(line) and is_whole(line))
+            keep_json_lines(self.path / name, lambda line: stays(line) and is_whole(line))
         for entry in [*self.path.glob("rollouts/step_*"), *self.path.glob("audio/step_*")]:
             if int(entry.stem.removeprefix("step_")) > (heard if entry.is_dir() else step):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -113,11 +113,7 @@ class RunDirectory:
 
     def append(self, name: str, line: Mapping[str, Any] | BaseModel) -> None:
         """One line to a jsonl file."""
-        text = line.model_dump_json() if isinstance(line, BaseModel) else json.dumps(line, allow_nan=False)
-        file = self.path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a") as out:
-            out.write(text + "\n")
+        append_json_line(self.path / name, line)
 
     def write(self, name: str, lines: Sequence[BaseModel]) -> None:
         """A whole jsonl file, or none of it."""
@@ -282,19 +278,3 @@ def verdict_to_score(verdict: Verdict) -> ScoreRecord | MissingScoreRecord:
         why=verdict.why,
         cached=verdict.cached,
     )
-
-
-def _keep_lines(file: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Leave only the wanted lines in a jsonl file, and none that a kill cut short."""
-    if file.exists():
-        lines = [line for line in file.read_text().split("\n") if _is_whole_line(line) and wanted(json.loads(line))]
-        write_atomically(file, "".join(line + "\n" for line in lines))
-
-
-def _is_whole_line(line: str) -> bool:
-    """A line that a kill did not cut short."""
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True

@@ -80,7 +80,7 @@ def prepare_pair_job(
     layout = plan_placement(config, count_usable_cores(), learns=False)
     check_engine(config)
     family = load_usable_family(config)
-    check_judge(config)
+    check_judge(config.judge)
     check_memory(config, family, learns=False)
     path = (manifest or config.data.train).absolute()
     rows = read_manifest(path, config.data.max_seconds, deep=True)
@@ -136,7 +136,7 @@ def _sample_open_prompts(work: PairJob, files: PairFiles, kept: Journal[PairJour
     todo = [row for row in work.rows if row.id not in kept.entries or kept.entries[row.id].again]
     if not todo:
         return
-    probe_result = probe_for_run(work.config, work.rows)
+    probe_result = probe_for_run(work.config.judge, work.config.rollout.group_size, work.rows)
     _begin_or_check_journal(
         kept, header.model_copy(update={"mode": probe_result.mode if probe_result is not None else None})
     )

@@ -12,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from actors.errors import UserError
 from commands.study.attempt import AttemptResult
-from report.read import read_json_lines
 from report.records import FrozenRecord
-from store.files import replace_atomically
+from store.files import write_atomically
+from store.lines import append_json_line, read_json_lines
 
 
 class AttemptRecord(FrozenRecord):
@@ -61,8 +61,7 @@ class AttemptLog:
     def begin(self, name: str, *, fresh: bool, arguments: Sequence[str]) -> None:
         """An attempt begins, now."""
         begun = RunningAttempt(name=name, started=time.time(), fresh=fresh, arguments=tuple(arguments))
-        with replace_atomically(self._running) as unfinished:
-            unfinished.write_text(begun.model_dump_json() + "\n")
+        write_atomically(self._running, begun.model_dump_json() + "\n")
 
     def touch_running(self) -> None:
         """It still runs."""
@@ -95,10 +94,7 @@ class AttemptLog:
             fresh=fresh,
             arguments=tuple(arguments),
         )
-        known = self._file.read_bytes() if self._file.exists() else b""
-        with self._file.open("ab") as out:
-            out.truncate(known.rfind(b"\n") + 1)  # a line that a kill tore says nothing
-            out.write(attempt.model_dump_json().encode() + b"\n")
+        append_json_line(self._file, attempt)
 
     def read_attempts(self, name: str) -> list[AttemptRecord]:
         """All attempts at one thing. UserError: a malformed line, as file:line."""

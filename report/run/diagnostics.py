@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from report import read
 from report.records import DiagnosisRecord
 from report.run import layers
 from report.run.choose import pick_evenly_spaced
 from report.run.curves import MAX_CURVE_POINTS, ChartPanel, MetricColumn, PageData, build_chart, rows_to_columns
+from store.lines import read_json_lines
 
 MAX_MAPPED_DIAGNOSES = 48  # columns of a map
 DROPPED_PREFIX = "groups/dropped_"
@@ -90,7 +90,7 @@ def list_diagnostic_metrics(rows: DiagnosticMetricRows) -> set[str]:
 
 def build_diagnostics_section(run_dir: Path, rows: DiagnosticMetricRows) -> PageData:
     """The section. ValueError: a malformed line of diagnostics.jsonl, as file:line."""
-    diagnosis_lines = read.read_json_lines(run_dir / "diagnostics.jsonl", TypeAdapter(DiagnosisRecord))
+    diagnosis_lines = read_json_lines(run_dir / "diagnostics.jsonl", TypeAdapter(DiagnosisRecord))
     by_step = {look.step: look for look in diagnosis_lines.rows}  # run again after a resume: the last one counts
     looks = [by_step[step] for step in sorted(by_step)]
     kept = pick_evenly_spaced(looks, MAX_MAPPED_DIAGNOSES)

@@ -27,6 +27,7 @@ from report.run.curves import (
     rows_to_columns,
 )
 from report.run.verdicts import JudgedReplies, JudgedRepliesByStep, divide_or_none, list_all_replies, truncate_text
+from store.lines import read_json_lines
 
 MAX_VERDICT_STEPS = 150  # whose records are read
 MAX_CURVE_KINDS = 5  # that a curve tells apart
@@ -90,7 +91,7 @@ def build_judges_section(run_dir: Path, rows: JudgeMetricRows, scale: tuple[floa
     spans = steps[:quarter], steps[quarter:][-quarter:]
     early, late = (list_all_replies({step: by_step[step] for step in side}) for side in spans)
     calls = read_call_log(run_dir / "judge_calls.jsonl")
-    birds = read.read_json_lines(run_dir / "canaries.jsonl", TypeAdapter(CanaryRecord))
+    birds = read_json_lines(run_dir / "canaries.jsonl", TypeAdapter(CanaryRecord))
     tables = {
         "verdicts": verdicts.tabulate_by_judge(replies, early, late),
         "calls": tabulate_calls(calls),

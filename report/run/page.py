@@ -19,6 +19,7 @@ from report.records import Evaluation, Event, HeldOutReply, Sample
 from report.run import browser, curves, diagnostics, judges, table
 from report.run.curves import PageData
 from store.files import write_atomically
+from store.lines import JsonLines, read_json_lines
 
 ASSET_FOLDER = Path(__file__).resolve().parents[1] / "web"
 RUN_PAGE_SCRIPTS = (
@@ -49,9 +50,9 @@ def collect_run_data(run_dir: Path) -> PageData:
     """Everything the page shows, as JSON values."""
     config = read.read_run_config(run_dir)
     metrics = read.read_metric_rows(run_dir / "metrics.jsonl")
-    evaluations = read.read_json_lines(run_dir / "evaluations.jsonl", TypeAdapter(Evaluation))
-    samples = read.read_json_lines(run_dir / "samples.jsonl", TypeAdapter(Sample))
-    events = read.read_json_lines(run_dir / "events.jsonl", TypeAdapter(Event))
+    evaluations = read_json_lines(run_dir / "evaluations.jsonl", TypeAdapter(Evaluation))
+    samples = read_json_lines(run_dir / "samples.jsonl", TypeAdapter(Sample))
+    events = read_json_lines(run_dir / "events.jsonl", TypeAdapter(Event))
     listening, sample_clips = browser.pair_samples(run_dir, samples.rows)
     rollouts, rollout_clips = _build_rollouts(run_dir, config)
     judged = judges.build_judges_section(run_dir, metrics.rows, config.scale if config else None)
@@ -110,13 +111,13 @@ def _read_test_replies(run_dir: Path) -> tuple[table.HeldOutReplies, table.HeldO
     """The judged replies to the test prompts before and after; empty where they are not there."""
     adapter = TypeAdapter(HeldOutReply)
     before, after = (
-        read.read_json_lines(run_dir / "heldout" / f"test_{when}.jsonl", adapter).rows for when in ("before", "after")
+        read_json_lines(run_dir / "heldout" / f"test_{when}.jsonl", adapter).rows for when in ("before", "after")
     )
     return before, after
 
 
 def _build_table(
-    evaluations: read.JsonLines[Evaluation], replies: tuple[table.HeldOutReplies, table.HeldOutReplies]
+    evaluations: JsonLines[Evaluation], replies: tuple[table.HeldOutReplies, table.HeldOutReplies]
 ) -> PageData:
     before, after = table.find_before_after(evaluations.rows)
     rows = [[row.label, *row.cells(), row.better] for row in table.build_before_after_rows(before, after, replies)]

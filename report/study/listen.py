@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from conf.study import BASE_METHOD
-from report.read import AudioClip, read_clip, read_json_lines
+from report.read import AudioClip, read_clip
 from report.records import Sample
 from report.run.choose import pick_evenly_spaced, take_within_budget
 from report.run.curves import PageData
@@ -27,6 +27,7 @@ from report.study.trials import read_held_out_replies
 from report.study.votes import VOTE_FORMAT, VOTE_QUESTIONS
 from speech.data.problems import UNPRINTABLE_CHARACTERS
 from store.files import write_atomically
+from store.lines import read_json_lines
 
 LISTENING_SCRIPTS = ("elements.js", "listen.js")
 LISTENING_STYLES = ("page.css", "listen.css")

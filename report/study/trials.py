@@ -13,10 +13,11 @@ from typing import Literal
 import yaml
 from pydantic import TypeAdapter
 
-from report.read import flatten_mapping, read_json_lines, read_metric_rows, read_versions
+from report.read import flatten_mapping, read_metric_rows, read_versions
 from report.records import DiagnosisRecord, Evaluation, HeldOutReply
 from report.run.curves import MetricColumn
 from report.study.why import compute_why_figures
+from store.lines import read_json_lines
 
 RunSettings = Mapping[str, str]  # dotted key -> value as JSON
 TestReplies = tuple[HeldOutReply, ...]

@@ -3,7 +3,6 @@
 DIR/study.html    self-contained; methods, Pareto plot, curves, arms, cells
 DIR/study.csv     a row per arm, method and measure
 DIR/cells.csv     a row per run
-DIR/study.png     Pareto plot and curves
 DIR/versions.json packages, commit and source of the runs; only where all agree
 """
 
@@ -14,10 +13,9 @@ from store.files import replace_atomically
 
 
 def write_study_files(findings: StudyFindings, to: Path, stem: str = "study") -> list[Path]:
-    """Page, tables and picture, each whole or not at all. ValueError: ``to`` is a run directory."""
+    """Page and tables, each whole or not at all. ValueError: ``to`` is a run directory."""
     from report.run.page import render_page
     from report.study import data as study_data
-    from report.study import picture as study_picture
     from report.study import tables as study_tables
 
     if (to / "config.yaml").exists():
@@ -29,7 +27,6 @@ def write_study_files(findings: StudyFindings, to: Path, stem: str = "study") ->
         ).encode(),
         f"{stem}.csv": study_tables.measures_to_csv(findings).encode(),
         "cells.csv": study_tables.cells_to_csv(findings).encode(),
-        f"{stem}.png": study_picture.draw_study_picture(findings),
     }
     agreed = {tuple(trial.versions.items()) for trial in findings.trials.values()}
     version_files = [trial.run / "versions.json" for trial in findings.trials.values()]

@@ -29,6 +29,29 @@ function span(values, pad) {  // from, to and unit of an axis around the values
   return [lo, hi, tick(lo, hi, 6)];
 }
 
+const LOOKS = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "opacity", "font-family", "font-size", "font-weight", "text-anchor"];
+
+function saveButton(plot, name) {  // the plot as a file: what the page's style says is written into it, and who is who below it
+  const button = el("button", {type: "button", class: "save"}, "save as SVG");
+  button.addEventListener("click", () => {
+    const drawn = [plot, ...plot.querySelectorAll("*")], copy = plot.cloneNode(true), {width, height} = plot.viewBox.baseVal;
+    [copy, ...copy.querySelectorAll("*")].forEach((node, i) => {
+      for (const look of LOOKS) node.setAttribute(look, getComputedStyle(drawn[i]).getPropertyValue(look));
+    });
+    copy.querySelector(".cross")?.remove();
+    const means = [...copy.querySelectorAll(".mean")], column = 210, columns = Math.floor(width / column), high = height + 18 * Math.ceil(means.length / columns);
+    means.forEach((mean, i) => {
+      const x = 46 + column * (i % columns), y = height + 8 + 18 * Math.floor(i / columns), looks = ["stroke", "stroke-width", "stroke-dasharray"].map(look => [look, mean.getAttribute(look)]);
+      copy.append(svg("line", {x1: x, x2: x + 28, y1: y, y2: y, ...Object.fromEntries(looks)}),
+        svg("text", {x: x + 34, y: y + 4, "font-size": 12, "font-family": "sans-serif", fill: getComputedStyle(plot).color}, mean.parentNode.dataset.method));
+    });
+    copy.setAttribute("viewBox", `0 0 ${width} ${high}`);
+    copy.prepend(svg("rect", {width, height: high, fill: getComputedStyle(plot.closest("figure")).backgroundColor}));
+    el("a", {download: `${name}.svg`, href: "data:image/svg+xml," + encodeURIComponent(new XMLSerializer().serializeToString(copy))}).click();
+  });
+  return button;
+}
+
 function pareto(arm) {
   const of = name => Object.fromEntries((arm.measures.find(m => m.name === name)?.rows ?? []).map(row => [row.method, row]));
   const iq = of("iq"), eq = of("eq");
@@ -38,6 +61,7 @@ function pareto(arm) {
   const figure = el("figure", {class: "wide"}, el("figcaption", {}, el("h3", {}, "IQ and EQ"),
     el("p", {class: "hint"}, "mean over seeds and prompts with its interval; small dots are seeds; the line joins the methods that none beats in both")), plot);
   if (!points.length) { figure.append(el("p", {class: "none"}, "no finished run")); return figure; }
+  figure.append(saveButton(plot, "iq-eq"));
 
   function draw() {
     const width = Math.max(320, plot.clientWidth || 900), left = 52, bottom = 40, right = 16, top = 12;
@@ -103,6 +127,7 @@ function overlay(curve) {
   const figure = el("figure", {class: "wide"}, el("figcaption", {}, el("h3", {}, curve.title), where, el("p", {class: "hint"}, curve.hint + "; thin lines are seeds")),
     el("p", {class: "keys"}, ...buttons), plot);
   if (!curve.lines.length) { figure.append(el("p", {class: "none"}, "not logged")); return figure; }
+  figure.append(saveButton(plot, curve.title.toLowerCase()));
   let at = curve.xs.length - 1, x = () => 0, cross = null;
 
   function show(i) {

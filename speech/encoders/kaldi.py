@@ -1,4 +1,4 @@
-"""Log-mel filter banks as Kaldi computes them, and what SenseVoice makes of them.
+"""Log-mel filter banks as Kaldi computes them (by transformers), and what SenseVoice makes of them.
 
     wave -> 25 ms frames every 10 ms -> 80 log energies -> 7 frames side by side, every 6th
 
@@ -7,17 +7,16 @@ No dither: the same wave gives the same numbers. (Kaldi's default adds noise of 
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 Float32Array = NDArray[np.float32]
 
 FBANK_SAMPLE_RATE = 16_000
 FBANK_FRAME_SAMPLES, FBANK_SHIFT_SAMPLES, FBANK_FFT_SIZE, FBANK_BANDS = 400, 160, 512, 80
-FBANK_LOWEST_HZ = 20.0  # Hz
-PREEMPHASIS = 0.97
-FBANK_MIN_ENERGY = np.finfo(np.float32).eps
 STACKED_FRAMES, LOW_RATE_STRIDE = 7, 6  # low frame rate: frames in one, frames from one to the next
 
 
@@ -32,13 +31,21 @@ def count_low_rate_frames(samples: int) -> int:
 
 def compute_fbank(wave: Float32Array) -> Float32Array:
     """[frames, 80]: log of the mel energies; whole frames only. ``wave`` in [-1, 1], read as 16-bit steps."""
-    frames = np.lib.stride_tricks.sliding_window_view(wave.astype(np.float64) * 32768, FBANK_FRAME_SAMPLES)[
-        ::FBANK_SHIFT_SAMPLES
-    ]
-    frames = frames - frames.mean(axis=1, keepdims=True)
-    frames = frames - PREEMPHASIS * np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-    power = np.abs(np.fft.rfft(frames * np.hamming(FBANK_FRAME_SAMPLES), FBANK_FFT_SIZE)) ** 2
-    return np.asarray(np.log(np.maximum(power @ _build_fbank_filters().T, FBANK_MIN_ENERGY)), np.float32)
+    log_mel = spectrogram(
+        wave * 32768,
+        window_function(FBANK_FRAME_SAMPLES, "hamming", periodic=False),
+        FBANK_FRAME_SAMPLES,
+        FBANK_SHIFT_SAMPLES,
+        FBANK_FFT_SIZE,
+        power=2.0,
+        center=False,
+        preemphasis=0.97,
+        remove_dc_offset=True,
+        mel_filters=_build_fbank_filters(),
+        mel_floor=float(np.finfo(np.float32).eps),
+        log_mel="log",
+    )
+    return np.asarray(log_mel.T, np.float32)
 
 
 def stack_low_rate_frames(features: Float32Array) -> Float32Array:
@@ -68,20 +75,7 @@ def read_shift_and_scale(file: Path) -> tuple[Float32Array, Float32Array]:
 
 @cache
 def _build_fbank_filters() -> NDArray[np.float64]:
-    """Triangles on the mel scale from 20 Hz to half the sample rate; the last bin belongs to none."""
-    low, high, bins = (
-        _hertz_to_mel(f)
-        for f in (
-            FBANK_LOWEST_HZ,
-            FBANK_SAMPLE_RATE / 2,
-            np.arange(FBANK_FFT_SIZE // 2) * FBANK_SAMPLE_RATE / FBANK_FFT_SIZE,
-        )
-    )
-    step = (high - low) / (FBANK_BANDS + 1)
-    left = low + step * np.arange(FBANK_BANDS)[:, None]
-    rise, fall = (bins - left) / step, (left + 2 * step - bins) / step
-    return np.pad(np.maximum(0, np.minimum(rise, fall)), ((0, 0), (0, 1)))
-
-
-def _hertz_to_mel(hertz: NDArray[np.float64] | float) -> NDArray[np.float64]:
-    return np.asarray(1127 * np.log(1 + np.asarray(hertz) / 700))
+    """[257, 80]: triangles on Kaldi's mel scale, from 20 Hz to half the sample rate."""
+    bins, highest = FBANK_FFT_SIZE // 2 + 1, FBANK_SAMPLE_RATE / 2
+    scale: dict[str, Any] = {"mel_scale": "kaldi", "triangularize_in_mel_space": True}
+    return np.asarray(mel_filter_bank(bins, FBANK_BANDS, 20.0, highest, FBANK_SAMPLE_RATE, **scale), np.float64)

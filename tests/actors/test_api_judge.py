@@ -46,7 +46,7 @@ def settings(url: str, *more: str, root: Path = Path("runs")) -> Config:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     config = load_config(["rollout.workers=1", "learner.ranks=1"])
-    found = Cluster(config, plan_placement(config, count_usable_cores()))
+    found = Cluster(config.cluster, plan_placement(config, count_usable_cores()))
     yield found
     found.close(logs=None)
 

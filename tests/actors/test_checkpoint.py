@@ -1,5 +1,6 @@
 """Snapshots are whole or not there: every kind of damage is named, nothing is changed by a refusal."""
 
+import asyncio
 import errno
 import json
 import os
@@ -7,10 +8,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from actors.errors import RunError, UserError
+from actors.errors import LearnerFailed, RunError, UserError
+from actors.fleet import LearnerGroup
+from actors.launch import report_unfinished_run
 from actors.run import checkpoint
 from actors.run.checkpoint import DriverState
 from commands.cli import main
@@ -158,3 +162,25 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before_and_nothing_of
     monkeypatch.setattr("actors.train.run_train_command", train)
     assert main(["train"]) == 1
     assert capsys.readouterr().err.startswith("stopped: a file: No space left on device: make room")
+
+
+def test_only_a_run_that_has_a_checkpoint_is_told_to_go_on_from_it(tmp_path: Path) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(RunError, match=r"cannot be written: No space left on device$"):
+        checkpoint.save_snapshot(tmp_path, state(1), full, 1)
+    assert report_unfinished_run(tmp_path).endswith("\nthere is no checkpoint to go on from: start again")
+    saved(tmp_path, 1)
+    assert report_unfinished_run(tmp_path).endswith(f"\ngo on with: wavgate train resume={tmp_path}")
+
+
+def test_a_learner_that_fails_says_why_and_leaves_it_to_the_run_how_to_go_on() -> None:
+    class FullDisk:
+        async def remote(self, folder: Path) -> None:
+            raise TimeoutError
+
+    ranks = LearnerGroup(timeout=1.0, count=1, create=lambda rank: None, source="", restarts=0, journal=None)
+    ranks.handles = [SimpleNamespace(save=FullDisk())]
+    with pytest.raises(LearnerFailed, match=r"^learner save: no answer in time$"):
+        asyncio.run(ranks.save(Path()))

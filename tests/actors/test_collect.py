@@ -11,6 +11,7 @@ import pytest
 from actors import evaluate
 from actors.answer_pool import AnswerLate, SpeechLost
 from actors.collect import JudgedBatch, check_outage, sample_and_judge
+from actors.context import RunContext
 from actors.errors import JudgeOutage
 from actors.judge_pool import build_missing_verdict
 from actors.run.metrics import compute_reply_metrics
@@ -69,7 +70,7 @@ def test_an_evaluation_on_an_outage_writes_no_figure(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(evaluate, "encode_rows", nothing)
     monkeypatch.setattr(evaluate, "judge_greedy_replies", all_missing)
-    held_out = evaluate.HeldOutEvaluator(job, run, SimpleNamespace(rollout=None, judges=None), monitor)  # type: ignore[arg-type]
+    held_out = evaluate.HeldOutEvaluator(RunContext(job, run, SimpleNamespace(rollout=None, judges=None), monitor))  # type: ignore[arg-type]
     with pytest.raises(JudgeOutage, match="1 of 1 verdicts"):
         asyncio.run(held_out.evaluate("test", "before", 0))
     assert written == []

@@ -27,11 +27,12 @@ from conf.load import read_config
 from judge.types import MissingVerdict, ReplyJudgement, Scale, ScoredVerdict, Verdict
 from learner.decide import ReplyGroup, decide_step
 from learner.gate import build_lambda_source
-from report.read import read_json_lines, read_metric_rows, read_rollouts
+from report.read import read_metric_rows, read_rollouts
 from report.records import DiagnosisRecord, Evaluation, HeldOutReply, RolloutRecord, Sample, ScoreRecord
 from rollout.request import example_to_prompt
 from rollout.types import Prompt, Reply
 from speech.data.manifest import read_manifest as read_rows
+from store.lines import read_json_lines
 from tests.actors.test_working_folder import write_own
 from tests.helpers.processes import HANG_S, ended, wait_for
 

@@ -12,10 +12,10 @@ from actors.run.record import RunDirectory
 from conf.load import load_config
 from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict, Verdict
 from learner.decide import ReplyGroup
-from report.read import read_json_lines
 from report.records import Event, HeldOutReply, MissingScoreRecord, ScoreRecord
 from rollout.types import Prompt, Reply
 from speech.data.manifest import ManifestRow
+from store.lines import read_json_lines
 
 REPLIES = TypeAdapter(HeldOutReply)
 NONE = MissingVerdict(judge="panel/1", reason="recogniser: HTTP 503", kind="recogniser", retryable=True)

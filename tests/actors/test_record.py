@@ -11,8 +11,9 @@ from pydantic import TypeAdapter
 from actors.run.record import RunDirectory, record_step
 from learner.decide import ReplyGroup
 from learner.types import StepResult
-from report.read import read_json_lines, read_rollouts
+from report.read import read_rollouts
 from report.records import Event
+from store.lines import read_json_lines
 from tests.learner.test_decide import decided, group, settings
 
 

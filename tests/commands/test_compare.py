@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -152,7 +153,6 @@ def test_compare_writes_the_page_the_tables_and_the_listening_page(
         "compare.html",
         "compare.csv",
         "cells.csv",
-        "compare.png",
         "listen.html",
         "versions.json",
     }
@@ -349,6 +349,25 @@ def test_a_study_page_is_ready_and_answers_to_pointer_and_keys(
         assert "step 1: gated" in str(lines.get_attribute("aria-valuetext"))
         tab.set_viewport_size({"width": 380, "height": 800})
         assert tab.evaluate("document.documentElement.scrollWidth") <= 380
+
+
+def test_a_plot_of_a_study_is_saved_as_a_picture_with_its_colours_and_names(
+    chromium: "Browser", runs: list[Path], tmp_path: Path
+) -> None:
+    assert main(["compare", *map(str, runs), "--to", str(tmp_path)]) == 0
+    names = {"base", "gated", "sft"}
+    with visit(chromium, tmp_path / "compare.html") as tab:
+        for place, drawn, methods in (("#pareto", "circle", names), ("#curves", "path", names - {"base"})):
+            with tab.expect_download() as saved:
+                tab.locator(f"{place} button.save").first.click()
+            picture = ElementTree.parse(saved.value.path())
+            parts = list(picture.iter())
+            assert (
+                saved.value.suggested_filename.endswith(".svg") and parts[0].tag == "{http://www.w3.org/2000/svg}svg"
+            )
+            assert methods <= {part.text for part in parts if part.tag.endswith("}text")}
+            colours = {part.get("fill", "") + part.get("stroke", "") for part in parts if part.tag.endswith(drawn)}
+            assert len(colours) > 1 and all("rgb" in colour for colour in colours)
 
 
 def test_text_from_the_runs_stays_text(chromium: "Browser", tmp_path: Path) -> None:

@@ -91,7 +91,6 @@ def test_every_cell_is_a_run_and_the_same_command_skips_what_is_finished(
         "study.html",
         "study.csv",
         "cells.csv",
-        "study.png",
         "study.yaml",
         "versions.json",
         "cells.jsonl",

@@ -147,7 +147,8 @@ def test_there_are_fewer_than_eighty_settings_and_each_is_documented() -> None:
         ("model.path=null", "model.path: must be a path (got None)"),
         (
             "rollout.top_p=0.9",
-            "rollout.top_p: must be 1, the learner cannot score a truncated distribution (got 0.9)",
+            "rollout.top_p: is no setting any more, replies are drawn from the whole distribution, the learner"
+            " cannot score a truncated one (got 0.9)",
         ),
         (
             "rollout.group_size=1",
@@ -391,6 +392,11 @@ def test_a_plugin_below_the_projects_folder_is_found_from_any_folder(
             "judge.vetoes: must name a measurement or a plugin; did you mean loop? (got lop)",
         ),
         (
+            "judge.vetoes=[{measure:voiced,least:0.2}]",
+            "judge.vetoes: must name a measurement or a plugin; pitch is measured by a plugin of yours alone: set"
+            " judge.plugins (got voiced)",
+        ),
+        (
             "judge.vetoes=[{measure:loop}]",
             "judge.vetoes.0.most: must be set where least is not (got nothing)",
         ),
@@ -457,6 +463,15 @@ def test_the_run_of_an_older_version_keeps_its_recogniser(tmp_path: Path) -> Non
     assert "asr:" not in kept and len(lines) == 2
     (tmp_path / "config.yaml").write_text(kept)
     assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_a_run_that_was_begun_with_a_setting_that_is_gone_goes_on_without_it(tmp_path: Path) -> None:
+    config = load_config(["run.name=old"])
+    text = dump_config(config).replace("rollout:\n", "rollout:\n  top_p: 1.0\n")
+    assert "top_p" in text
+    (tmp_path / "config.yaml").write_text(text)
+    assert read_config(tmp_path / "config.yaml") == config
+    assert load_config([f"resume={tmp_path}"]).rollout == config.rollout
 
 
 def test_a_key_in_an_address_is_refused_and_not_shown() -> None:

@@ -11,12 +11,10 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from PIL import Image
 
 from conf.study import BASE_METHOD, MAIN_ARM
 from judge.rules.acoustic import DECENCY_LIMITS
 from report.study import measures
-from report.study import picture as study_picture
 from report.study import tables as study_tables
 from report.study.comparison import StudyRow, pair_seeds
 from report.study.data import average_columns, build_study_data, find_pareto_front
@@ -132,7 +130,7 @@ def test_a_difference_is_decided_where_its_interval_leaves_0_out_and_every_seed_
     assert real.gaps == pytest.approx(gaps, abs=2), "some replies of one side have no answer"
 
 
-def test_the_same_runs_give_the_same_figures_page_and_picture(
+def test_the_same_runs_give_the_same_figures_page_and_tables(
     given: Study, found: StudyFindings, tmp_path: Path
 ) -> None:
     assert compute_findings(given).rows == found.rows
@@ -141,13 +139,10 @@ def test_the_same_runs_give_the_same_figures_page_and_picture(
         "study.html",
         "study.csv",
         "cells.csv",
-        "study.png",
         "versions.json",
     ]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
     assert first[0].stat().st_size < 2_000_000
-    with Image.open(first[3]) as drawn:
-        assert drawn.format == "PNG" and drawn.size == (study_picture.PICTURE_WIDTH, study_picture.PICTURE_HEIGHT)
 
 
 def test_the_tables_hold_every_measure_and_every_cell(found: StudyFindings) -> None:

@@ -1,11 +1,10 @@
-"""Colours of the pages and pictures against what they are drawn on: WCAG 2, computed from the style in use."""
+"""Colours of the pages against what they are drawn on: WCAG 2, computed from the style in use."""
 
 import re
 
 import pytest
 
 from report.run.page import ASSET_FOLDER
-from report.study.picture import METHOD_COLOURS
 
 TEXT = ("ink", "soft", "good", "bad", "warn")
 LINES = ("c0", "c1", "c2", "c3", "c4", "c5", "c6", "pad", "note", "soft")
@@ -75,7 +74,3 @@ def test_what_is_drawn_paler_keeps_a_contrast_of_three(theme: dict[str, str]) ->
         if contrast(theme[name], theme["card"], value) < 3
     }
     assert low == {}
-
-
-def test_the_picture_of_a_study_has_the_colours_of_its_page() -> None:
-    assert list(METHOD_COLOURS) == [themes()[0][f"c{place}"] for place in range(1, 7)]

@@ -15,6 +15,7 @@ import report
 from report import read
 from report.records import Evaluation, Event, RolloutRecord
 from report.run import browser, choose, curves, page, table
+from store.lines import read_json_lines
 from tests.helpers.browser_pages import launched, visit
 from tests.helpers.synthetic_diagnostics import add_diagnostics
 from tests.helpers.synthetic_judges import add_api_judges
@@ -143,7 +144,7 @@ def test_malformed_line_that_is_not_the_last_is_named(tmp_path: Path) -> None:
 
 def test_line_separators_inside_a_string_do_not_split_a_line(tmp_path: Path) -> None:
     write_lines(tmp_path / "events.jsonl", ['{"time": 0, "kind": "x", "detail": "a\u2028b\u0085c"}'])
-    assert len(read.read_json_lines(tmp_path / "events.jsonl", TypeAdapter(Event)).rows) == 1
+    assert len(read_json_lines(tmp_path / "events.jsonl", TypeAdapter(Event)).rows) == 1
 
 
 def test_step_that_was_run_again_counts_once(tmp_path: Path) -> None:

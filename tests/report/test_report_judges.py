@@ -16,6 +16,7 @@ from report import read
 from report.read import JudgedReply
 from report.records import CanaryRecord, MissingScoreRecord, RolloutRecord, ScoreRecord, VerdictRecord
 from report.run import calls, curves, judges, verdicts
+from store.lines import read_json_lines
 from tests.helpers.synthetic_judges import MODEL, SECOND, add_api_judges, judge
 from tests.helpers.synthetic_run import make_run, write_lines
 
@@ -350,7 +351,7 @@ def test_resume_forgets_the_canaries_of_later_steps(tmp_path: Path) -> None:
     write_lines(tmp_path / "canaries.jsonl", [canary(step=step).model_dump_json() for step in (0, 20, 40)])
     RunDirectory(tmp_path)._remove_later_files(20, 20)
     assert [
-        line.step for line in read.read_json_lines(tmp_path / "canaries.jsonl", TypeAdapter(CanaryRecord)).rows
+        line.step for line in read_json_lines(tmp_path / "canaries.jsonl", TypeAdapter(CanaryRecord)).rows
     ] == [
         0,
         20,
