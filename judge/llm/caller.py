@@ -7,7 +7,6 @@ and no audio, and no header.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from judge.endpoint.limits import Limiter
 from judge.llm.answers import Reading
 from judge.types import CallFailed, ScoredVerdict
 from rollout.types import Speech
+from store.lines import append_json_line
 
 
 def hash_speeches(*waves: Speech) -> str:
@@ -175,8 +175,7 @@ class JudgeCaller:
                 for clip_hash, clip in zip(hashes, question.clips, strict=True)
             ],
         }
-        with self._log.open("ab", buffering=0) as file:  # one write: lines of two endpoints do not mix
-            file.write(json.dumps(line).encode() + b"\n")
+        append_json_line(self._log, line)
 
 
 def _message_texts(content: str | list[dict[str, Any]]) -> list[str]:
