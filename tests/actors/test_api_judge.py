@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,11 @@ from conf.schema import Config
 from judge.llm.build import calls_at_once, compute_answer_deadline
 from judge.panel import MAX_JUDGED_AUDIO_S
 from judge.rules.voice import TINY_VOICE_NORMS
-from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict
+from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict, Verdict
 from tests.actors.test_pool import Events
+from tests.helpers import clocks
 from tests.helpers.api_judge_runs import api_judges
+from tests.helpers.clocks import put_forward
 from tests.helpers.judge_builders import WORLD, reply, speech, spoken, task, value
 from tests.helpers.judge_server import MODEL, JudgeServer, recordings, said
 from tests.helpers.processes import HANG_S
@@ -240,6 +243,28 @@ def test_an_endpoint_that_keeps_dying_ends_the_run(cluster: Cluster, tmp_path: P
                     await scores(pool, 1)
 
     asyncio.run(asyncio.wait_for(scenario(), HANG_S))
+
+
+def test_an_endpoint_that_is_late_leaves_its_own_axes_missing_and_nothing_else() -> None:
+    def never() -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().create_future()
+
+    async def scenario() -> list[dict[str, Verdict]]:
+        endpoint = EndpointPool(
+            axes=("semantic",), deadline=HANG_S, slots=2, create=never, source="", restarts=0, journal=Events()
+        )
+        silent = SimpleNamespace(remote=lambda *asked: never())
+        endpoint.handles = [SimpleNamespace(score=silent, compare=silent)]
+        alone = asyncio.create_task(endpoint.score(TEXT, ["sound"], task(TEXT), "p/0"))
+        group = asyncio.create_task(endpoint.compare([TEXT] * 2, [["sound"]] * 2, 0, task(TEXT), "p"))
+        await asyncio.sleep(0)
+        while not (alone.done() and group.done()):
+            put_forward(HANG_S / 2)
+            await asyncio.sleep(0)
+        return [await alone, *await group]
+
+    late = MissingVerdict(judge="pool", reason="deadline", kind="deadline", retryable=True)
+    assert clocks.run(scenario()) == [{"semantic": late}] * 3
 
 
 def test_what_a_resumed_run_has_spent_is_read_from_its_calls(tmp_path: Path) -> None:
