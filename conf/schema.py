@@ -10,11 +10,12 @@ objective's in conf/algorithm.py, the learner's in conf/learning.py; docs/design
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from conf.algorithm import AlgoConfig
+from conf.endpoints import SecondConfig
 from conf.fields import PositiveInt, PositiveSeconds, StrictModel
 from conf.judging import JudgeConfig
 from conf.learning import LearnerConfig
@@ -137,7 +138,7 @@ class ClusterConfig(StrictModel):
     weight_transfer: Literal["object_store", "ipc", "nccl"] = "object_store"
     """How weights travel from learner to engines."""
     restarts: Annotated[int, Field(ge=0)] = 3
-    """How often one rollout or judge worker is replaced before the run stops."""
+    """How often one rollout worker, judge worker or process of a judge's endpoint is replaced before the run stops."""
 
     @model_validator(mode="after")
     def _transport_fits(self) -> Self:
@@ -271,3 +272,8 @@ class Config(StrictModel):
                 f" got {judge.scale_lo:g} and {judge.scale_hi:g}"
             )
         return self
+
+    def without_second_opinion(self, **api: Any) -> Self:
+        """The same where nobody would look at a second judge's opinion. ``api``: changes to ``judge.api``."""
+        changes = {"second": SecondConfig(), "api": self.judge.api.model_copy(update=api)}
+        return self.model_copy(update={"judge": self.judge.model_copy(update=changes)})

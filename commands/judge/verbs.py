@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from actors.checks.endpoints import probe_for_run, probe_judge
 from actors.checks.references import describe_reference_transcripts, is_user_manifest
@@ -26,7 +25,6 @@ from commands.judge.offline import (
     measure_norms,
 )
 from commands.judge.replies import ReplyManifest
-from conf.endpoints import SecondConfig
 from conf.judging import JudgeConfig
 from conf.load import load_config
 from conf.overrides import quote_override
@@ -70,7 +68,7 @@ def _iterate_judged_rows(data: DataConfig, train: LazyRows[ManifestRow]) -> Iter
 
 def score_manifest_replies(manifest: Path, to: Path, overrides: Sequence[str]) -> int:
     """Judge every reply of a manifest that has no lasting verdict yet, then write the table."""
-    config = _drop_second_opinion(load_config(add_reply_overrides(manifest, overrides)))
+    config = load_config(add_reply_overrides(manifest, overrides)).without_second_opinion()
     if to.suffix != ".parquet" or not to.absolute().parent.is_dir():
         raise UserError(f"--to {to}: must be a .parquet file in a folder that exists")
     if find_spec("pyarrow") is None:
@@ -156,9 +154,8 @@ def _format_score_summary(to: Path, given: ReplyManifest, kept: VerdictLedger) -
 
 def calibrate_judge(path: Path, to: Path, kind: calibration.CurveKind | None, overrides: Sequence[str]) -> int:
     """Hold the judge against people and itself, axis by axis, and write the maps that help."""
-    config = _drop_second_opinion(
-        load_config(add_reply_overrides(path, overrides)), calibration=None
-    )  # a map is never fitted on mapped scores
+    loaded = load_config(add_reply_overrides(path, overrides))
+    config = loaded.without_second_opinion(calibration=None)  # a map is never fitted on mapped scores
     judge = config.judge
     if not to.absolute().parent.is_dir():
         raise UserError(f"--to {to}: its folder must exist")
@@ -204,12 +201,6 @@ def calibrate_judge(path: Path, to: Path, kind: calibration.CurveKind | None, ov
     return OK
 
 
-def _drop_second_opinion(config: Config, **api: Any) -> Config:
-    """The settings of one judge outside a run: no second opinion, and what changes of ``judge.api``."""
-    changes = {"second": SecondConfig(), "api": config.judge.api.model_copy(update=api)}
-    return config.model_copy(update={"judge": config.judge.model_copy(update=changes)})
-
-
 async def _judge_twice(
     config: Config, given: ReplyManifest, voice: SpeechNorms | None, probe_result: ProbedEndpoints | None
 ) -> tuple[dict[str, ReplyJudgement], dict[str, ReplyJudgement]]:
@@ -221,7 +212,7 @@ async def _judge_twice(
     await judge_all_items(judges, given.items, probe_result, limiter, lambda i, j: first.update({i.id: j}))
     if probe_result is None:
         return first, second
-    fresh = _drop_second_opinion(config, cache=None)
+    fresh = config.without_second_opinion(cache=None)
     heard = [
         item.model_copy(update={"transcript": first[item.id].transcript})
         for item in given.items

@@ -30,7 +30,6 @@ from commands.judge.verbs import convert_to_user_errors, explain_how_to_resume
 from commands.pairs.files import PairFiles
 from commands.pairs.outcome import DROP_DESCRIPTIONS, PairOutcome
 from commands.pairs.sampling import PairJob, PairSampler
-from conf.endpoints import SecondConfig
 from conf.load import load_config
 from conf.places import is_in_ray_job
 from conf.schema import Config
@@ -109,8 +108,7 @@ def load_pair_settings(samples: int | None, overrides: Sequence[str]) -> Config:
     config = load_config([*ours, *complete_overrides(overrides)[0]])
     if config.rollout.group_size < 2:
         raise UserError(f"rollout.group_size: a pair needs at least 2 replies: got {config.rollout.group_size}")
-    alone = config.judge.model_copy(update={"second": SecondConfig()})  # nobody would look at its opinion
-    return config.model_copy(update={"judge": alone})
+    return config.without_second_opinion()
 
 
 def _build_provenance(config: Config, family: Family) -> PairProvenance:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache
 
 from speech.sound import audio
-from store.recent import RecentDict
 
+MAX_KNOWN_CLIPS = 1 << 16  # what is remembered of clips is a name and a few numbers each
 SoundHash = tuple[int, int]
 """Two hashes of a sketch, rounded on two grids: of the same sound one of them is the same, or both.
 
@@ -64,7 +65,7 @@ class ClipInspector:
     def __init__(self, root: Path, max_seconds: float, deep: bool) -> None:
         """``deep``: clips are decoded; else only their headers are read."""
         self._root, self._max_seconds, self._deep = root, max_seconds, deep
-        self._known: RecentDict[str, ClipInfo | str] = RecentDict()  # or what is wrong
+        self._known: LRUCache[str, ClipInfo | str] = LRUCache(MAX_KNOWN_CLIPS)  # or what is wrong
 
     def remember(self, clip: str, heard: ClipInfo) -> None:
         """A clip that was looked at already."""

@@ -491,3 +491,12 @@ def test_a_run_or_a_stage_that_can_learn_nothing_is_refused(algo: str, when: str
         return
     with pytest.raises(ConfigError, match=f"sft: must weigh at least one channel when {when} nothing but SFT"):
         load_config([f"algo={algo}", *nothing])
+
+
+def test_settings_without_a_second_opinion_are_the_same_but_for_it_and_what_is_changed() -> None:
+    api = ["run.name=r", "judge=openai", *ENDPOINT, "judge.api.cache=v.sqlite"]
+    second = ["judge.second.base_url=http://127.0.0.1:9/v1", "judge.second.model=n"]
+    both, alone = load_config([*api, *second]), load_config(api)
+    assert len(both.judge.asked) == 2 and both.without_second_opinion() == alone
+    uncached = both.without_second_opinion(cache=None)
+    assert uncached.judge.api.cache is None and uncached == load_config(api[:-1])
