@@ -57,7 +57,7 @@ class Panel:
     ) -> None:
         self.scale = Scale(config.scale_lo, config.scale_hi)
         self.weights, self._axes = config.weights, config.axes
-        self._ear = CachedRecogniser(recogniser)
+        self._recogniser = CachedRecogniser(recogniser)
         self._voice, self._plugins, self._vetoes = voice, plugins, config.vetoes
 
     def score(self, reply: Reply, speech: Speech, task: JudgeTask, heard: str | None = None) -> ReplyJudgement:
@@ -108,7 +108,7 @@ class Panel:
 
     def _transcribe(self, speech: Speech) -> CachedTranscript | MissingVerdict:
         try:
-            return self._ear.recognise(speech)
+            return self._recogniser.recognise(speech)
         except CallFailed as failure:
             reason = f"recogniser: {failure.reason}"
             return MissingVerdict(judge=PANEL_JUDGE, reason=reason, kind=failure.kind, retryable=failure.retryable)

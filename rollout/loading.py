@@ -137,7 +137,7 @@ def _locate_parameters(family: Family, module: ParameterShapes) -> dict[str, _Te
     places: dict[str, _TensorLocation] = {}
     unknown: list[str] = []
     for name, header in read_tensor_headers(path).items():
-        parts = family.names.module_names(name)
+        parts = family.tensor_names.module_names(name)
         if lost := [part for part in parts if part not in module]:
             unknown += lost
         elif parts:

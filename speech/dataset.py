@@ -34,7 +34,7 @@ class ClipEncoder(Protocol):
         ...
 
     def vectors(self, clips: tuple[str, ...]) -> AudioVectors:
-        """As the ear's vectors."""
+        """As the audio encoder's vectors."""
         ...
 
 
@@ -78,7 +78,7 @@ class RowLengths:
         self._family, self._root = family, root
         self._rate = family.codec().frame_rate
         self._layout = fingerprint_layout(family)
-        self._known: RecentDict[str, float] = RecentDict()
+        self._seconds_by_clip: RecentDict[str, float] = RecentDict()
 
     def count_ids(self, row: ManifestRow) -> tuple[int, int]:
         """(ids of the prompt, ids of the reference reply). ValueError: an unknown word."""
@@ -99,9 +99,9 @@ class RowLengths:
         return np.zeros((self._family.audio_encoder().count_vectors(sum(map(self._seconds, clips))), 0), np.float32)
 
     def _seconds(self, clip: str) -> float:
-        if clip not in self._known:
-            self._known[clip] = audio.read_audio_header(audio.resolve_inside(self._root, clip)).seconds
-        return self._known[clip]
+        if clip not in self._seconds_by_clip:
+            self._seconds_by_clip[clip] = audio.read_audio_header(audio.resolve_inside(self._root, clip)).seconds
+        return self._seconds_by_clip[clip]
 
 
 class RowEncoder:
@@ -142,17 +142,17 @@ class RowEncoder:
         return tuple(code for clip in clips for code in self._encode_clip(clip).tolist())
 
     def vectors(self, clips: tuple[str, ...]) -> AudioVectors:
-        """What the ear makes of the clips as one wave, finite. ValueError: audio that breaks a rule."""
+        """What the audio encoder makes of the clips as one wave, finite. ValueError: audio that breaks a rule."""
         digests = tuple(map(self._hash_clip_file, clips))
         vectors = self._vectors.get(digests)
         if vectors is None:
-            ear = self._family.audio_encoder()
+            encoder = self._family.audio_encoder()
             paths = [audio.resolve_inside(self._root, clip) for clip in clips]
-            waves = [audio.read(path, ear.sample_rate, self._max_seconds) for path in paths]
-            vectors = ear.encode(np.concatenate(waves))
+            waves = [audio.read(path, encoder.sample_rate, self._max_seconds) for path in paths]
+            vectors = encoder.encode(np.concatenate(waves))
             if not np.isfinite(vectors).all():
                 where = " and ".join(clips)
-                raise ValueError(f"{where}: the ear's vectors must be finite: got NaN or infinity")
+                raise ValueError(f"{where}: the audio encoder's vectors must be finite: got NaN or infinity")
             self._vectors.put(digests, vectors)
         return vectors
 
@@ -182,7 +182,7 @@ class RowEncoder:
             self._kept = CodeCache.for_codec(codec)
         codes = self._kept.get(digest)
         if codes is None:
-            codes = np.asarray(codec.encode(audio.read(path, codec.ear_rate, self._max_seconds)), np.int32)
+            codes = np.asarray(codec.encode(audio.read(path, codec.input_sample_rate, self._max_seconds)), np.int32)
             self._kept.put(digest, codes)
         return codes
 
@@ -229,7 +229,7 @@ def _encode_pair(family: Family, layout: str, row: PairRow, sound: ClipEncoder) 
             f"its ids were made for {row.provenance.family} of layout {row.provenance.layout}, the model is "
             f"{family.name} of layout {layout}; without prompt_ids and ids words and sound are encoded anew"
         )
-    if row.prompt_ids is None or family.hears:  # vectors are not written down
+    if row.prompt_ids is None or family.audio_inputs:  # vectors are not written down
         prompt = _encode_prompt(family, row.messages, row.audios, sound)
     else:
         _ids_to_letters(family, row.prompt_ids)

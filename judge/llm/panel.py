@@ -41,7 +41,7 @@ class SecondJudge:
     judge: OpenAIJudge
     share: float
 
-    def hears(self, reply: Reply) -> bool:
+    def is_asked_about(self, reply: Reply) -> bool:
         """Whether it is asked about this one: by chance, but always the same."""
         name = f"{reply.prompt_id} {reply.index} {reply.policy_version}"
         return int.from_bytes(sha256(name.encode()).digest()[:6]) < self.share * 2**48
@@ -69,9 +69,9 @@ class ApiPanel:
         second: SecondJudge | None,
     ) -> None:
         self.judge = judge
-        self._panel, self._asked = panel, asked
+        self._panel, self._rubrics = panel, asked
         self._fresh, self._comparing, self._second = fresh, comparing, second
-        self._ear = asyncio.Lock()
+        self._recogniser_lock = asyncio.Lock()
 
     async def score(self, reply: Reply, speech: Speech, task: JudgeTask, heard: str | None = None) -> ReplyJudgement:
         """Judge one reply: the local panel in a thread, then the endpoint with what was heard.
@@ -109,7 +109,7 @@ class ApiPanel:
         by_axis = await _gather_by_name(
             {
                 axis: self._compare_on_axis(rubric, candidates, floors, task, replies[0].prompt_id)
-                for axis, rubric in self._asked.items()
+                for axis, rubric in self._rubrics.items()
             }
         )
         judged = list(local)
@@ -120,17 +120,17 @@ class ApiPanel:
 
     async def canaries(self, task: JudgeTask, transcript: str, speech: Speech) -> list[CanaryResult]:
         """Put replies that deserve nothing, made of this one, to the judge, past its cache."""
-        rubrics = list(self._asked.values())
+        rubrics = list(self._rubrics.values())
         return await judge_canaries(self._fresh, rubrics, task, transcript, speech, self._read_user_speech(task))
 
     async def _judge_locally(
         self, reply: Reply, speech: Speech, task: JudgeTask, heard: str | None = None
     ) -> ReplyJudgement:
-        async with self._ear:
+        async with self._recogniser_lock:
             return await asyncio.to_thread(self._panel.score, reply, speech, task, heard)
 
     def _read_user_speech(self, task: JudgeTask) -> Speech | None:
-        wanted = task.user_audio and any(rubric.hears_user for rubric in self._asked.values())
+        wanted = task.user_audio and any(rubric.hears_user for rubric in self._rubrics.values())
         return read_user_speech(task.user_audio) if wanted else None
 
     async def _score_axes(
@@ -140,14 +140,14 @@ class ApiPanel:
         return await _gather_by_name(
             {
                 axis: judge.score(rubric, task, transcript, speech, user, case=case)
-                for axis, rubric in self._asked.items()
+                for axis, rubric in self._rubrics.items()
             }
         )
 
     async def _ask_second_judge(
         self, reply: Reply, transcript: str, speech: Speech, task: JudgeTask
     ) -> dict[str, Verdict]:
-        if self._second is None or not self._second.hears(reply):
+        if self._second is None or not self._second.is_asked_about(reply):
             return {}
         return await self._score_axes(self._second.judge, transcript, speech, task, format_case(reply))
 

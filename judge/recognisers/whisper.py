@@ -57,7 +57,7 @@ class WhisperRecogniser:
             )
         self._model = model.to(self._device).eval()
         many = getattr(self._model.generation_config, "is_multilingual", False)
-        self._told = {"language": language, "task": "transcribe"} if many else {}
+        self._language_options = {"language": language, "task": "transcribe"} if many else {}
 
     def transcribe(self, wave: WhisperWave, sample_rate: int) -> str:
         """The words heard; silence, an empty string."""
@@ -76,7 +76,7 @@ class WhisperRecogniser:
                 attention_mask=features.attention_mask.to(self._device),
                 do_sample=False,
                 num_beams=1,
-                **self._told,
+                **self._language_options,
             )
         return str(self._tokens.decode(ids[0], skip_special_tokens=True)).strip()
 

@@ -54,7 +54,7 @@ class CodeCache:
         root = cache_root()
         if root is None:
             return cls(None, codec.size)
-        name = f"{codec.fingerprint[:16]}-{codec.ear_rate}"
+        name = f"{codec.fingerprint[:16]}-{codec.input_sample_rate}"
         return cls(root / "codes" / CODE_CACHE_VERSION / name, codec.size)
 
     def get(self, digest: str) -> CodeArray | None:

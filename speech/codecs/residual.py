@@ -51,7 +51,7 @@ class ResidualCodec:
         raw_config = read_json(file)
         check_keys(file, raw_config, {*UNDECLARED_KEYS, *(name for name in raw_config if hasattr(type(config), name))})
         # Mimi halves the rate of its convolutions once more; frame_rate is rounded up in the configs.
-        self.ear_rate = self.sample_rate
+        self.input_sample_rate = self.sample_rate
         self._hop = config.frame_size if self._kind == "mimi" else prod(ratios)
         self.frame_rate = self.sample_rate / self._hop
         check_fixed(file, raw_config, {"hop_length": prod(ratios)} if self._kind == "dac" else {})
