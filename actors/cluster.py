@@ -168,7 +168,7 @@ class Cluster:
     """A Ray that this run started or joined, and the placement of its actors.
 
     Example:
-        cluster = Cluster(config, plan(config, cores()))
+        cluster = Cluster(config, plan_placement(config, count_usable_cores()))
         handle = ray.remote(JudgeActor).options(**cluster.options("judge", 0)).remote(...)
         cluster.close(logs=run / "infra")
     """

@@ -41,11 +41,11 @@ class Panel:
     """Scores replies by what a listener hears.
 
     Example:
-        panel = panel_from(config.judge, data_folder, config.model.path)
+        panel = build_panel(config.judge, data_folder, config.model.path)
         judged = panel.score(reply, speech, task)
         match judged.reward:
-            case Scored(value=value): ...
-            case Missing(reason=reason): ...  # the reply leaves its group
+            case ScoredVerdict(value=value): ...
+            case MissingVerdict(reason=reason): ...  # the reply leaves its group
     """
 
     def __init__(

@@ -77,8 +77,8 @@ class Policy(nn.Module):
     """Scores the kept positions of a micro-batch.
 
     Example:
-        policy = sharded(Policy.load(family, chunk=512), mesh, dtype="float32")
-        logps_N, entropies_N, _ = policy(pack(rows, streams=1))  # every rank, equally often
+        policy = shard_policy(Policy.load(family, chunk=512), mesh, dtype="float32")
+        logps_N, entropies_N, _ = policy(pack_microbatch(rows, streams=1))  # every rank, equally often
     """
 
     allowed_PV: Tensor | None

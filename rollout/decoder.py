@@ -71,8 +71,8 @@ class Decoder:
     """The replies under way on one module.
 
     Example:
-        call = Call()
-        decoder.add(call, prompts, sampling)
+        call = GenerateCall()
+        decoder.queue_prompts(call, prompts, sampling)
         while not call.finished:
             decoder.step(version=0)
     """

@@ -71,7 +71,7 @@ class RowLengths:
     """How many ids rows have, from text and audio headers alone: no audio is decoded.
 
     Example:
-        prompt, target = Lengths(family, manifest.parent).of(row)
+        prompt, target = RowLengths(family, folder).count_ids(row)
     """
 
     def __init__(self, family: Family, root: Path) -> None:
@@ -108,7 +108,7 @@ class RowEncoder:
     """Encodes rows of one manifest; knows a clip by the hash of its file, from this run or one before.
 
     Example:
-        encoder = Encoder(family, manifest.parent, max_seconds=60.0)
+        encoder = RowEncoder(family, folder, max_seconds=60.0)
         example = encoder.encode(row)
     """
 

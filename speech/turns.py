@@ -41,7 +41,7 @@ class Turn:
     things of their own.
 
     Example:
-        Turn.of("user", "Say this:\n", Heard(codes=(3, 1)))
+        Turn.from_parts("user", "Say this:", AudioPart(codes=(3, 1)))
     """
 
     role: Role

@@ -13,9 +13,9 @@ class RecentDict(OrderedDict[K, V]):
     """A dict of the last ``RECENT_DICT_SIZE`` keys that were put in; the oldest is dropped.
 
     Example:
-        seconds: Recent[str, float] = Recent()
+        seconds: RecentDict[str, float] = RecentDict()
         if clip not in seconds:
-            seconds[clip] = looked_up(clip)
+            seconds[clip] = read_audio_header(clip).seconds
         return seconds[clip]
     """
 

@@ -54,7 +54,7 @@ class ApiPanel:
     ``comparing``: how a group of two and more is held against each other.
 
     Example:
-        panel = api_panel(config.judge, folder, model, await probed(config.judge), permits, log=None)
+        panel = build_api_panel(config.judge, folder, voice, probed_endpoints, access, log=None)
         judged = await panel.score(reply, speech, task)
     """
 

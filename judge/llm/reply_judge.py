@@ -34,8 +34,8 @@ class OpenAIJudge:
     """Scores what is heard. ``maps``: from this judge's scores to people's.
 
     Example:
-        judge = OpenAIJudge(caller, await probe(...), scale=Scale(), repeats=2, sampling=Sampling())
-        verdict = await judge.score(ACOUSTIC, task, transcript, speech, None)
+        judge = OpenAIJudge(caller, capabilities, scale=Scale(), repeats=2, sampling=AnswerSampling())
+        verdict = await judge.score(ACOUSTIC_RUBRIC, task, transcript, speech, None)
     """
 
     def __init__(

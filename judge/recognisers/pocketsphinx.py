@@ -25,7 +25,7 @@ class PocketsphinxRecogniser:
     """Transcribes short replies; without a language model it listens for any English.
 
     Example:
-        recogniser = Recogniser(data / "asr.arpa", data / "asr.dict")
+        recogniser = PocketsphinxRecogniser(data / "asr.arpa", data / "asr.dict")
         recogniser.transcribe(wave, 16_000)  # "the answer is twelve"
     """
 

@@ -30,8 +30,8 @@ class WhisperRecogniser:
     float32 on a CPU, bfloat16 on a GPU where there is one.
 
     Example:
-        listener = Whisper(Path("weights/whisper-small"), "en")
-        listener.transcribe(wave, 24_000)  # "The answer is twelve."
+        recogniser = WhisperRecogniser(Path("weights/whisper-small"), "en")
+        recogniser.transcribe(wave, 24_000)  # "The answer is twelve."
     """
 
     def __init__(self, path: Path, language: str) -> None:
@@ -88,7 +88,7 @@ class FasterWhisperRecogniser:
     one thread, 8-bit weights: judges work beside engines and learner, and there are several.
 
     Example:
-        listener = FasterWhisper(Path("weights/whisper-small-ct2"), "en")
+        recogniser = FasterWhisperRecogniser(Path("weights/whisper-small-ct2"), "en")
     """
 
     def __init__(self, path: Path, language: str) -> None:

@@ -40,7 +40,7 @@ def find_chosen_letters(text: str) -> frozenset[str]:
     """The letters, lower case, that the deciding words name: one, or several ("b or c"), or none.
 
     Example:
-        letters("Option A is wrong, so the answer is bee.")  # {"b"}
+        find_chosen_letters("Option A is wrong, so the answer is bee.")  # {"b"}
     """
     said = " ".join(_TOKEN.findall(normalize_spelling(text)))
     for cue in (_ANSWER, _OPTION):

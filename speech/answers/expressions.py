@@ -73,7 +73,7 @@ def last_expression_equals(text: str, expected: ExpressionNode) -> bool:
     says a sum back has not answered it.
 
     Example:
-        says("so the answer is two x plus three", expression("3 + 2*x"))  # True
+        last_expression_equals("so the answer is two x plus three", parse_expression("3 + 2*x"))  # True
     """
     said, wanted = split_number_tokens(text), find_variables(expected)
     at, last = 0, list[ExpressionSymbol]()

@@ -41,7 +41,7 @@ def parse_numbers(text: str) -> list[Fraction]:
     """Every number in the order in which it is said.
 
     Example:
-        numbers("twenty-one and two thirds of 1,200")  # [Fraction(65, 3), Fraction(1200, 1)]
+        parse_numbers("twenty-one and two thirds of 1,200")  # [Fraction(65, 3), Fraction(1200, 1)]
     """
     said, at, row = split_number_tokens(text), 0, False
     values: list[Fraction] = []

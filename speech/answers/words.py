@@ -49,7 +49,7 @@ def split_words(text: str) -> list[str]:
     """The words, in order.
 
     Example:
-        words("It’s 12, café!")  # ["it's", "twelve", "café"]
+        split_words("It’s 12, café!")  # ["it's", "twelve", "café"]
     """
     said = _once(text)
     for _ in range(PASSES):
@@ -84,7 +84,7 @@ def split_spoken_words(text: str) -> list[str]:
     1100 to 1999 and 2010 to 2099 sound as years do, in two pairs, unless they count money or percent.
 
     Example:
-        spoken("3.14 in 1905")  # ["three", "point", "one", "four", "in", "nineteen", "oh", "five"]
+        split_spoken_words("3.14 in 1905")  # ["three", "point", "one", "four", "in", "nineteen", "oh", "five"]
     """
     said = split_words(text)
     following = [*said, ""][1:]

@@ -37,10 +37,10 @@ class CodeCache:
     """The codes that one codec gave, by the sha256 of the clip's file.
 
     Example:
-        cache = CodeCache.of(codec)
+        cache = CodeCache.for_codec(codec)
         codes = cache.get(digest)
         if codes is None:
-            codes = encoded(clip)
+            codes = np.asarray(codec.encode(wave), np.int32)
             cache.put(digest, codes)
     """
 

@@ -56,9 +56,9 @@ class ClipInspector:
     """Looks at every distinct clip once, as far as it remembers.
 
     Example:
-        clips = Clips(manifest.parent, max_seconds=60.0, deep=True)
-        problems = list(clips.problems([("audios[0]", ["q.wav"])]))
-        same = clips.alike(["a.wav"], ["b.flac"])
+        clips = ClipInspector(folder, max_seconds=60.0, deep=True)
+        problems = list(clips.find_problems([("audios[0]", ["q.wav"])]))
+        same = clips.are_same_sound(["a.wav"], ["b.flac"])
     """
 
     def __init__(self, root: Path, max_seconds: float, deep: bool) -> None:

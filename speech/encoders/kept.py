@@ -1,4 +1,4 @@
-"""Vectors of clips, kept in memory: an ear is frozen, so what it heard once it need not hear again.
+"""Vectors of clips, kept in memory: an audio encoder is frozen, so it encodes a clip once.
 
 Invariant: together never more than ``limit`` bytes; whoever was asked for least lately goes first.
 """
@@ -16,11 +16,11 @@ class AudioVectorCache:
     """The vectors of some clips.
 
     Example:
-        kept = KeptVectors()
-        vectors = kept.get(clips)
+        cache = AudioVectorCache()
+        vectors = cache.get(clips)
         if vectors is None:
-            vectors = ear.hear(wave)
-            kept.put(clips, vectors)
+            vectors = encoder.encode(wave)
+            cache.put(clips, vectors)
     """
 
     def __init__(self, limit: int = VECTOR_CACHE_BYTES) -> None:

@@ -29,7 +29,7 @@ STATISTICS_FILE = "am.mvn"
 
 
 def load_sensevoice(path: Path, statistics: Path) -> "SenseVoiceEncoder":
-    """The ear of a checkpoint; ``statistics``: the folder with its am.mvn. ValueError: one lacks it."""
+    """The audio encoder of a checkpoint; ``statistics``: the folder with its am.mvn. ValueError: one lacks it."""
     return SenseVoiceEncoder(path, *kaldi.read_shift_and_scale(statistics / STATISTICS_FILE))
 
 
