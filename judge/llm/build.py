@@ -64,16 +64,16 @@ class EndpointLimiters:
     second: LimiterProtocol | None
 
 
-def limits_from_config(asked: AskedConfig) -> EndpointLimits:
+def limits_from_config(endpoint_config: AskedConfig) -> EndpointLimits:
     """What all judge workers together may ask."""
     return EndpointLimits(
-        concurrency=asked.concurrency,
-        requests_per_minute=asked.requests_per_minute,
-        audio_seconds_per_minute=asked.audio_seconds_per_minute,
-        spend_cap=asked.spend_cap,
+        concurrency=endpoint_config.concurrency,
+        requests_per_minute=endpoint_config.requests_per_minute,
+        audio_seconds_per_minute=endpoint_config.audio_seconds_per_minute,
+        spend_cap=endpoint_config.spend_cap,
         breaker_failures=BREAKER_FAILURES,
         breaker_rest_s=BREAKER_REST_S,
-        lease_s=2 * asked.deadline_s,  # an attempt ends within the deadline
+        lease_s=2 * endpoint_config.deadline_s,  # an attempt ends within the deadline
     )
 
 
@@ -122,14 +122,14 @@ def verdict_deadline(config: JudgeConfig, group_size: int) -> float:
     return hearing * config.deadline_s + max(_max_answer_seconds(config, asked, calls) for asked in config.asked)
 
 
-def _max_answer_seconds(config: JudgeConfig, asked: AskedConfig, calls: int) -> float:
-    rounds = ceil(calls / asked.concurrency) + 1
-    minutes = calls / asked.requests_per_minute if asked.requests_per_minute else 0.0
+def _max_answer_seconds(config: JudgeConfig, endpoint_config: AskedConfig, calls: int) -> float:
+    rounds = ceil(calls / endpoint_config.concurrency) + 1
+    minutes = calls / endpoint_config.requests_per_minute if endpoint_config.requests_per_minute else 0.0
     clips = sum(2 for rubric in select_rubrics(config).values() if rubric.hears_reply)
-    if asked.audio_seconds_per_minute and clips:
+    if endpoint_config.audio_seconds_per_minute and clips:
         audio = MAX_JUDGED_AUDIO_S * clips * calls / len(config.api_axes)
-        minutes = max(minutes, audio / asked.audio_seconds_per_minute)
-    return rounds * asked.deadline_s + minutes * MINUTE + asked.outage_s
+        minutes = max(minutes, audio / endpoint_config.audio_seconds_per_minute)
+    return rounds * endpoint_config.deadline_s + minutes * MINUTE + endpoint_config.outage_s
 
 
 async def probe_endpoints(config: JudgeConfig, group_size: int = 1, *, user_audio: bool = True) -> ProbedEndpoints:
@@ -166,22 +166,22 @@ async def probe_endpoints(config: JudgeConfig, group_size: int = 1, *, user_audi
     return probed_endpoints
 
 
-async def _probe_endpoint(config: AskedConfig, asked: TrialPlan) -> Capabilities:
+async def _probe_endpoint(config: AskedConfig, plan: TrialPlan) -> Capabilities:
     endpoint = endpoint_from_config(config)
     async with new_client() as client:
-        capabilities = await probe_capabilities(partial(ask_endpoint, client, endpoint), endpoint.model, asked)
+        capabilities = await probe_capabilities(partial(ask_endpoint, client, endpoint), endpoint.model, plan)
     if config.spend_cap is not None and not capabilities.usage:
         raise ValueError("spend_cap cannot be held: the endpoint does not say how many tokens a call takes")
     return capabilities
 
 
-def sampling_from_config(asked: AskedConfig) -> AnswerSampling:
+def sampling_from_config(endpoint_config: AskedConfig) -> AnswerSampling:
     """How answers are drawn, by the settings."""
     return AnswerSampling(
-        temperature=asked.temperature,
-        max_tokens=asked.max_tokens,
-        max_tokens_field=asked.max_tokens_field,
-        reasoning_effort=asked.reasoning_effort,
+        temperature=endpoint_config.temperature,
+        max_tokens=endpoint_config.max_tokens,
+        max_tokens_field=endpoint_config.max_tokens_field,
+        reasoning_effort=endpoint_config.reasoning_effort,
     )
 
 

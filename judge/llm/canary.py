@@ -144,8 +144,8 @@ async def judge_canaries(
         verdict = await judge.score(rubric, task, bird.transcript, bird.speech, user_audio)
         return CanaryResult(name=bird.name, axis=rubric.name, verdict=verdict, most=most)
 
-    asked = (trial(rubric, bird) for rubric, bird in trials if rubric.name in bird.axes)
-    return list(await asyncio.gather(*asked))
+    trials_to_run = (trial(rubric, bird) for rubric, bird in trials if rubric.name in bird.axes)
+    return list(await asyncio.gather(*trials_to_run))
 
 
 def _repeat_loudest_snippet(wave: NDArray[np.float32], rate: int) -> NDArray[np.float64]:

@@ -50,7 +50,7 @@ class SecondJudge:
 class ApiPanel:
     """Scores replies. Any number may be scored at once; the recogniser hears them one by one.
 
-    ``asked``: axis -> what the endpoint is asked about it; ``fresh``: the judge without its cache;
+    ``rubrics``: axis -> what the endpoint is asked about it; ``fresh``: the judge without its cache;
     ``comparing``: how a group of two and more is held against each other.
 
     Example:
@@ -62,27 +62,29 @@ class ApiPanel:
         self,
         panel: Panel,
         judge: OpenAIJudge,
-        asked: Mapping[str, Rubric],
+        rubrics: Mapping[str, Rubric],
         *,
         fresh: OpenAIJudge,
         comparing: ContestJudge | None,
         second: SecondJudge | None,
     ) -> None:
         self.judge = judge
-        self._panel, self._rubrics = panel, asked
+        self._panel, self._rubrics = panel, rubrics
         self._fresh, self._comparing, self._second = fresh, comparing, second
         self._recogniser_lock = asyncio.Lock()
 
-    async def score(self, reply: Reply, speech: Speech, task: JudgeTask, heard: str | None = None) -> ReplyJudgement:
+    async def score(
+        self, reply: Reply, speech: Speech, task: JudgeTask, known_transcript: str | None = None
+    ) -> ReplyJudgement:
         """Judge one reply: the local panel in a thread, then the endpoint with what was heard.
 
-        ``heard``: its transcript where one is known.
+        ``known_transcript``: its transcript where one is known.
 
         ValueError: an unknown style; the user's audio, a cache or key that cannot be used.
         OSError: the log is not writable.
         """
         start = perf_counter()
-        local = await self._judge_locally(reply, speech, task, heard)
+        local = await self._judge_locally(reply, speech, task, known_transcript)
         if local.transcript is None:  # floor, cut off or not recognised: the same on every axis
             return local
         verdicts, second = await asyncio.gather(
@@ -97,14 +99,14 @@ class ApiPanel:
         """Judge all replies to one prompt against each other, in order. Errors as in ``score``."""
         start = perf_counter()
         local = [await self._judge_locally(*pair, task) for pair in zip(replies, speeches, strict=True)]
-        heard = [i for i, judged_locally in enumerate(local) if judged_locally.transcript is not None]
+        with_words = [i for i, judged_locally in enumerate(local) if judged_locally.transcript is not None]
         floors = sum(
             judged_locally.transcript is None and isinstance(judged_locally.reward, ScoredVerdict)
             for judged_locally in local
         )
-        candidates = [Candidate(transcript=str(local[i].transcript), speech=speeches[i]) for i in heard]
+        candidates = [Candidate(transcript=str(local[i].transcript), speech=speeches[i]) for i in with_words]
         seconds = asyncio.gather(
-            *(self._ask_second_judge(replies[i], str(local[i].transcript), speeches[i], task) for i in heard)
+            *(self._ask_second_judge(replies[i], str(local[i].transcript), speeches[i], task) for i in with_words)
         )
         by_axis = await _gather_by_name(
             {
@@ -113,7 +115,7 @@ class ApiPanel:
             }
         )
         judged = list(local)
-        for place, (i, second) in enumerate(zip(heard, await seconds, strict=True)):
+        for place, (i, second) in enumerate(zip(with_words, await seconds, strict=True)):
             own_verdicts = {axis: verdicts[place] for axis, verdicts in by_axis.items()}
             judged[i] = self._add_api_verdicts(local[i], own_verdicts, second, perf_counter() - start)
         return judged
@@ -124,10 +126,10 @@ class ApiPanel:
         return await judge_canaries(self._fresh, rubrics, task, transcript, speech, self._read_user_speech(task))
 
     async def _judge_locally(
-        self, reply: Reply, speech: Speech, task: JudgeTask, heard: str | None = None
+        self, reply: Reply, speech: Speech, task: JudgeTask, known_transcript: str | None = None
     ) -> ReplyJudgement:
         async with self._recogniser_lock:
-            return await asyncio.to_thread(self._panel.score, reply, speech, task, heard)
+            return await asyncio.to_thread(self._panel.score, reply, speech, task, known_transcript)
 
     def _read_user_speech(self, task: JudgeTask) -> Speech | None:
         wanted = task.user_audio and any(rubric.hears_user for rubric in self._rubrics.values())
@@ -182,5 +184,5 @@ def read_user_speech(clips: tuple[Path, ...]) -> Speech:
     return Speech(wave=audio.read_clips(clips, rate, MAX_USER_AUDIO_S), sample_rate=rate)
 
 
-async def _gather_by_name(asked: Mapping[str, Awaitable[_Result]]) -> dict[str, _Result]:
-    return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+async def _gather_by_name(awaitables: Mapping[str, Awaitable[_Result]]) -> dict[str, _Result]:
+    return dict(zip(awaitables, await asyncio.gather(*awaitables.values()), strict=True))

@@ -89,8 +89,8 @@ class ResidualCodec:
         if not len(chosen):
             return np.zeros(0, np.float32)
         with torch.inference_mode():
-            heard = self._decode_first_book(torch.from_numpy(chosen)[None, None].to(self._model.device))
-        wave = heard.float().cpu().numpy().reshape(-1)
+            decoded = self._decode_first_book(torch.from_numpy(chosen)[None, None].to(self._model.device))
+        wave = decoded.float().cpu().numpy().reshape(-1)
         if abs(len(wave) - len(chosen) * self._hop) > self._hop or not np.isfinite(wave).all():
             rule = f"{len(chosen)} codes must give {len(chosen) * self._hop} finite samples"
             raise ValueError(f"{self._path}: {rule}: got {len(wave)}")

@@ -89,9 +89,9 @@ class StepAudio2Encoder:
         check_wave(wave)
         pieces = [wave[begin : begin + PIECE_SAMPLES] for begin in range(0, len(wave), PIECE_SAMPLES)]
         with torch.inference_mode():
-            heard = [self._encode_piece(self.log_mel(piece)) for piece in pieces if count_piece_vectors(len(piece))]
+            encoded = [self._encode_piece(self.log_mel(piece)) for piece in pieces if count_piece_vectors(len(piece))]
         none = np.zeros((0, self.width), np.float32)
-        return np.concatenate([none, *(vectors.cpu().numpy() for vectors in heard)])
+        return np.concatenate([none, *(vectors.cpu().numpy() for vectors in encoded)])
 
     def log_mel(self, piece: Wave) -> Tensor:
         """[MELS, T]: Whisper's, behind which is TAIL."""

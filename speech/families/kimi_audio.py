@@ -202,7 +202,7 @@ class _Template:
         roles: list[Role] = ["assistant" if turn.role == "assistant" else "user" for turn in turns]
         ids: list[int] = []  # text0 audio0 text1 audio1 ...
         steps: list[int] = []
-        heard: list[AudioVectors] = []
+        vectors_by_clip: list[AudioVectors] = []
         for turn, role, before, behind in zip(turns, roles, [None, *roles], [*roles[1:], None], strict=False):
             if role != before:
                 ids += [self._blank, self._starts[role]]
@@ -215,13 +215,14 @@ class _Template:
                 codes = codes_to_ids(self._code_ids, part.codes or ())
                 vectors = np.zeros((0, 0), np.float32) if part.vectors is None else part.vectors[: len(codes)]
                 steps += range(len(ids) // 2 + 1, len(ids) // 2 + 1 + len(vectors))
-                heard += [vectors] * bool(len(vectors))
+                vectors_by_clip += [vectors] * bool(len(vectors))
                 ids += [stream_id for token in (self._begin, *codes, self._end) for stream_id in (self._blank, token)]
             if role != behind:
                 heard_last = not turn.is_interleaved_reply and isinstance(turn.items[-1], AudioPart)
                 ids += [self._blank, self._speak] * heard_last + [self._blank, self._over]
         ids += [self._blank, self._starts["assistant"]]
-        return EncodedPrompt(tuple(ids), AudioFeatures(tuple(steps), np.concatenate(heard)) if heard else None)
+        features = AudioFeatures(tuple(steps), np.concatenate(vectors_by_clip)) if vectors_by_clip else None
+        return EncodedPrompt(tuple(ids), features)
 
 
 def _import_model_class() -> Any:

@@ -98,7 +98,7 @@ class _PromptWriter:
     def encode_prompt(self, turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
         """Every turn, then the start of a spoken answer."""
         ids: list[int] = []
-        heard: list[AudioFeatures] = []
+        features: list[AudioFeatures] = []
         for turn in turns:
             opened = f"{STEP_AUDIO_ROLES.get(turn.role, turn.role)}\n"
             ids.append(self._turn)
@@ -111,14 +111,14 @@ class _PromptWriter:
                 elif part.vectors is not None:
                     places = self._build_audio_places(len(part.vectors))
                     steps = [len(ids) + step for step, token in enumerate(places) if token == self._place]
-                    heard += [AudioFeatures(tuple(steps), part.vectors)] * bool(steps)
+                    features += [AudioFeatures(tuple(steps), part.vectors)] * bool(steps)
                     ids += places
                 else:
                     rule = "a spoken turn of the assistant must have its words beside its sound"
                     raise ValueError(f"{rule}: got {len(part.codes or ())} codes")
             ids.append(self._over)
         ids += [self._turn, *self._vocabulary.encode("assistant\n"), self._speak]
-        return EncodedPrompt(tuple(ids), AudioFeatures.join_features(heard))
+        return EncodedPrompt(tuple(ids), AudioFeatures.join_features(features))
 
     def _build_audio_places(self, count: int) -> list[int]:
         """The markers of each piece of a clip around as many places as it has vectors."""

@@ -104,7 +104,7 @@ class _Template:
     def __call__(self, turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
         turns = add_system_turn(turns, self._system)
         ids: list[int] = []
-        heard: list[AudioFeatures] = []
+        features: list[AudioFeatures] = []
         for turn in turns:
             ids += self._open_turn(turn.role)
             voice = turn.role == "system" and turn.is_spoken
@@ -117,11 +117,11 @@ class _Template:
                 if part.vectors is not None:
                     assert self._context is not None, "vectors are heard by Plus models only"
                     steps = range(len(ids), len(ids) + len(part.vectors))
-                    heard.append(AudioFeatures(tuple(steps), part.vectors))
+                    features.append(AudioFeatures(tuple(steps), part.vectors))
                     ids += [self._context] * len(part.vectors)
                 ids += [*codes_to_ids(self._code_ids, part.codes or ()), self._end]
             ids += [*(retell(turn) if turn.is_interleaved_reply else [self._stop]), *self._encode("\n")]
-        return EncodedPrompt((*ids, *self._open_turn("assistant")), AudioFeatures.join_features(heard))
+        return EncodedPrompt((*ids, *self._open_turn("assistant")), AudioFeatures.join_features(features))
 
     def _open_turn(self, role: Role) -> list[int]:
         return [self._start, *self._encode(role), *self._encode("\n")]
