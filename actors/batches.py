@@ -15,13 +15,12 @@ from typing import Any
 
 from actors.buffer import AdmissionControl
 from actors.checks.pairs import example_to_pair
-from actors.checks.prepare import Job, draw_distinct_rows
+from actors.checks.prepare import draw_distinct_rows
 from actors.collect import JudgedBatch, encode_pairs, encode_rows, join_judged_batches, sample_and_judge_step
+from actors.context import RunContext
 from actors.errors import describe_error
-from actors.fleet import Fleet
 from actors.run.batch_ahead import DrawnRows, PrefetchedBatch
-from actors.run.monitor import Monitor
-from actors.run.record import RunDirectory, is_due
+from actors.run.record import is_due
 from learner.decide import ReplyGroup, has_nonzero_advantage
 from learner.types import Anchor, PreferencePair
 from rollout.request import example_to_prompt
@@ -67,13 +66,13 @@ class BatchScheduler:
         batches.start(step)              # S=1: the next one, while this one is learnt
     """
 
-    def __init__(self, job: Job, run: RunDirectory, fleet: Fleet, monitor: Monitor) -> None:
-        self._job, self._run, self._fleet, self._monitor = job, run, fleet, monitor
-        self._config = job.config
-        seed, count = job.config.run.seed, len(job.train)
+    def __init__(self, context: RunContext) -> None:
+        self._job, self._run, self._fleet, self._monitor = context
+        self._config = config = context.job.config
+        seed, count = config.run.seed, len(self._job.train)
         self._prompts, self._anchors = RowCursor(count, seed), RowCursor(count, seed, ANCHOR_SERIES)
-        self._pairs = RowCursor(len(job.pairs), seed, PAIR_SERIES) if job.pairs else None
-        self._admission = AdmissionControl(job.config.run.staleness, job.config.rollout.prompts_per_step)
+        self._pairs = RowCursor(len(self._job.pairs), seed, PAIR_SERIES) if self._job.pairs else None
+        self._admission = AdmissionControl(config.run.staleness, config.rollout.prompts_per_step)
         self._drawn = 0  # steps
         self._ahead: asyncio.Task[CollectedBatch] | None = None
         self._taken: CollectedBatch | None = None  # the last one

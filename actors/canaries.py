@@ -4,12 +4,10 @@ Invariant: every check leaves a line per reply in canaries.jsonl; a judge that p
 by ``judge.api.canary_stop`` the end of the run. Nothing of this is learnt from.
 """
 
-from actors.checks.prepare import Job
 from actors.collect import row_to_judge_task
+from actors.context import RunContext
 from actors.errors import CanaryPaid
-from actors.fleet import Fleet
-from actors.run.monitor import Monitor
-from actors.run.record import RunDirectory, is_due
+from actors.run.record import is_due
 from judge.llm.canary import CanaryResult
 from judge.types import MissingVerdict
 from speech.sound import audio
@@ -24,9 +22,9 @@ class CanaryChecks:
         await canaries.check(0)
     """
 
-    def __init__(self, job: Job, run: RunDirectory, fleet: Fleet, monitor: Monitor) -> None:
+    def __init__(self, context: RunContext) -> None:
+        job, self._run, self._fleet, self._monitor = context
         self._row, self._manifest, self._config = job.train[0], job.config.data.train, job.config.judge
-        self._run, self._fleet, self._monitor = run, fleet, monitor
 
     def is_due_at(self, step: int) -> bool:
         """Whether the judge is to be checked at this step."""
@@ -39,7 +37,7 @@ class CanaryChecks:
         self._monitor.begin_phase("canaries")
         clips = [audio.resolve_inside(self._manifest.parent, clip) for clip in self._row.sft_target_audio]
         task = row_to_judge_task(self._row, self._manifest)
-        results = await self._fleet.judges.canaries(task, self._row.sft_target_text, clips)
+        results = await self._fleet.endpoints[0].canaries(task, self._row.sft_target_text, clips)
         for result in results:
             self._run.append(CANARIES_FILE, _result_to_line(step, result))
         paid = [result.describe() for result in results if result.paid]

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from actors.answer_pool import SpeechLost
 from actors.errors import JudgeOutage, RunError, UserError
-from actors.judge_pool import JudgePool, SpeechLost
+from actors.judge_pool import JudgePool
 from actors.pool import RolloutPool
 from conf.schema import Config
 from judge.noise import add_judge_noise
@@ -192,7 +193,7 @@ async def sample_and_judge_step(
     progress: Callable[[int, int], None],
 ) -> JudgedBatch:
     """Judged groups of these rows of a manifest, drawn as at ``step``, with ``judge.noise``."""
-    sampling = build_step_sampling(config, step)
+    sampling = build_step_sampling(config.rollout, config.run.seed, step)
     judged_batch = await sample_and_judge(
         rollout,
         judges,

@@ -7,10 +7,8 @@ was interrupted leaves neither. Nothing of this is learnt from.
 import time
 from dataclasses import asdict
 
-from actors.checks.prepare import Job
-from actors.fleet import Fleet
-from actors.run.monitor import Monitor
-from actors.run.record import RunDirectory, is_due
+from actors.context import RunContext
+from actors.run.record import is_due
 from learner.diagnosis import PolicyDiagnosis
 from learner.types import StepBatch
 from report import records
@@ -27,9 +25,9 @@ class DiagnosticsRecorder:
         metrics |= diagnoses.record(step)
     """
 
-    def __init__(self, job: Job, run: RunDirectory, fleet: Fleet, monitor: Monitor) -> None:
+    def __init__(self, context: RunContext) -> None:
+        job, self._run, self._fleet, self._monitor = context
         self._every = job.config.log.diagnose_every
-        self._run, self._fleet, self._monitor = run, fleet, monitor
         self._taken: dict[int, PolicyDiagnosis] = {}  # of a step that is not recorded yet
 
     def is_due_at(self, step: int) -> bool:

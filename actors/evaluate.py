@@ -7,14 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from actors.checks.prepare import Job
 from actors.collect import JudgedBatch, check_outage, encode_rows, row_to_judge_task, sample_and_judge
-from actors.fleet import Fleet
+from actors.context import RunContext
 from actors.judge_pool import JudgePool
 from actors.pool import RolloutPool
 from actors.run.metrics import mean_or_none
-from actors.run.monitor import Monitor
-from actors.run.record import RunDirectory, heldout_file, verdict_to_score
+from actors.run.record import heldout_file, verdict_to_score
 from conf.schema import RolloutConfig
 from judge.types import JudgeTask, MissingVerdict, ReplyJudgement
 from learner.decide import reward_of
@@ -37,8 +35,9 @@ class HeldOutEvaluator:
         await held_out.evaluate("test", "before", 0)
     """
 
-    def __init__(self, job: Job, run: RunDirectory, fleet: Fleet, monitor: Monitor) -> None:
-        self._run, self._fleet, self._monitor, self._config = run, fleet, monitor, job.config
+    def __init__(self, context: RunContext) -> None:
+        job, self._run, self._fleet, self._monitor = context
+        self._config = job.config
         self._rows: dict[HeldOutSplit, tuple[ManifestRow, ...]] = {"test": job.test, "validation": job.validation}
         self._manifest: dict[HeldOutSplit, Path] = {
             "test": job.config.data.test,

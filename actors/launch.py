@@ -12,6 +12,7 @@ from pathlib import Path
 from actors.checks.endpoints import probe_for_run
 from actors.checks.prepare import Job
 from actors.cluster import Cluster
+from actors.context import RunContext
 from actors.fleet import Fleet
 from actors.loop import Driver
 from actors.run import checkpoint
@@ -34,9 +35,11 @@ def run_job(job: Job) -> RunDirectory:
         if job.snapshot is not None:
             _lock_run_directory(held, job.config.run.root / job.config.run.name)
             checkpoint.check_still_newest(job.snapshot[0])
-        probed = probe_for_run(job.config, chain(job.train, job.validation, job.test))
+        probed = probe_for_run(
+            job.config.judge, job.config.rollout.group_size, chain(job.train, job.validation, job.test)
+        )
         print("starting Ray" if job.config.cluster.address == "local" else "joining Ray", flush=True)
-        cluster = Cluster(job.config, job.layout)  # before anything is written
+        cluster = Cluster(job.config.cluster, job.layout)  # before anything is written
         try:
             return _run_on_cluster(cluster, job, probed, held)
         finally:
@@ -67,7 +70,7 @@ def _run_on_cluster(cluster: Cluster, job: Job, probed: ProbedEndpoints | None, 
             directory.event("judge", line)
         fleet = Fleet(job.config, cluster, directory, probed)
         try:
-            asyncio.run(run_until_terminated(Driver(job, directory, fleet, monitor).train()))
+            asyncio.run(run_until_terminated(Driver(RunContext(job, directory, fleet, monitor)).train()))
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise KeyboardInterrupt(report_unfinished_run(directory.path)) from None
         except Exception:  # whatever ended it, what is there can be looked at and gone on with

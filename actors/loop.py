@@ -17,17 +17,15 @@ from pathlib import Path
 
 from actors.batches import BatchScheduler, CollectedBatch
 from actors.canaries import CanaryChecks
-from actors.checks.prepare import Job
 from actors.collect import check_outage
+from actors.context import RunContext
 from actors.diagnose import DiagnosticsRecorder
 from actors.evaluate import HeldOutEvaluator
-from actors.fleet import Fleet
 from actors.run import checkpoint
 from actors.run.checkpoint import DriverState
 from actors.run.diversity import compute_diversity_metrics
 from actors.run.metrics import compute_reply_metrics
-from actors.run.monitor import Monitor
-from actors.run.record import RunDirectory, is_due, record_step
+from actors.run.record import is_due, record_step
 from actors.voices import measure_voice
 from conf.schema import Config
 from judge.types import Scale
@@ -40,18 +38,19 @@ from report.run import page
 class Driver:
     """Runs one prepared job to its end on a fleet of actors."""
 
-    def __init__(self, job: Job, run: RunDirectory, fleet: Fleet, monitor: Monitor) -> None:
-        self._job, self._run, self._fleet, self._monitor = job, run, fleet, monitor
-        self._config = job.config
-        self._gate = build_lambda_source(job.config.algo, Scale(job.config.judge.scale_lo, job.config.judge.scale_hi))
-        self._batches = BatchScheduler(job, run, fleet, monitor)
-        self._held_out = HeldOutEvaluator(job, run, fleet, monitor)
-        self._canaries = CanaryChecks(job, run, fleet, monitor)
-        self._diagnoses = DiagnosticsRecorder(job, run, fleet, monitor)
-        self._model = checkpoint.model_fingerprint(job.config.model.path)
+    def __init__(self, context: RunContext) -> None:
+        self._job, self._run, self._fleet, self._monitor = context
+        self._config = config = context.job.config
+        self._gate = build_lambda_source(config.algo, Scale(config.judge.scale_lo, config.judge.scale_hi))
+        self._batches = BatchScheduler(context)
+        self._held_out = HeldOutEvaluator(context)
+        self._canaries = CanaryChecks(context)
+        self._diagnoses = DiagnosticsRecorder(context)
+        self._model = checkpoint.model_fingerprint(config.model.path)
         self._learning: asyncio.Task[StepResult] | None = None
         self._saving: asyncio.Task[None] | None = None
-        self._state = self._state_after(0) if job.snapshot is None else job.snapshot[1]  # of the last whole step
+        snapshot = self._job.snapshot
+        self._state = self._state_after(0) if snapshot is None else snapshot[1]  # of the last whole step
 
     async def train(self) -> None:
         """From the start, or a checkpoint, to final/ and the report.

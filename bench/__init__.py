@@ -1,4 +1,4 @@
-"""Programs that print the numbers of the README. Not imported by the product."""
+"""Programs that print the figures of docs/results.md and README. Not imported by the product."""
 
 from rollout.environment import set_environment
 

@@ -1,4 +1,4 @@
-"""Every measured figure of the README, one program after the other: ``make bench``.
+"""Every measured figure of docs/results.md, one program after the other: ``make bench``.
 
     make bench                          all of it, about an hour and a quarter on two cores
     make bench ARGS="parity train"      some of it

@@ -1,6 +1,7 @@
 """What can be typed behind ``wavgate``: every command with its arguments and its help."""
 
 import argparse
+from math import inf
 from pathlib import Path
 from typing import TypeAlias
 
@@ -149,8 +150,18 @@ def _add_data_parsers(data: argparse.ArgumentParser) -> None:
     )
     for subparser in (check, convert):
         subparser.add_argument(
-            "--max-seconds", type=float, default=60.0, help="longest audio of a row (default: %(default)g)"
+            "--max-seconds", type=_parse_seconds, default=60.0, help="longest audio of a row (default: %(default)g)"
         )
+
+
+def _parse_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0: got {text}")
+    return seconds
 
 
 def _add_judge_parsers(judge: argparse.ArgumentParser) -> None:

@@ -21,8 +21,6 @@ def convert_data_set(
     """Convert, or go on. UserError: not a source, no place for it, or not one row of it can be used."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit must be at least 1: got {limit}")
-    if not max_seconds > 0:
-        raise UserError(f"--max-seconds must be above 0: got {max_seconds:g}")
     line = ProgressLine()
     try:
         progress = convert_source(sources, to, max_seconds, limit=limit, audio=audio, tell=line.tell)

@@ -85,12 +85,13 @@ get_uv() {
 }
 
 with_uv() {  # more options of uv pip install
-    local what
+    local what file
     if ! $PRINT && [ -z "${UV_CACHE_DIR:-}" ] && ! { mkdir -p "$("$UV" cache dir)" && [ -w "$("$UV" cache dir)" ]; } 2>/dev/null; then
         export UV_NO_CACHE=1  # a home that cannot be written
     fi
     if [ -n "$INTO" ]; then what=(-r pyproject.toml --extra "$EXTRA"); else what=(-e ".[$EXTRA,dev]"); fi
     if [ "$EXTRA" = cpu ]; then set -- --override docker/cpu-overrides.txt "$@"; fi
+    for file in ${UV_CONSTRAINT:-}; do set -- "$@" -c "$file"; done # an option of the command hides the variable
     # compiled now: with PYTHONDONTWRITEBYTECODE set, every process of every run would compile torch again
     run "$UV" pip install --compile-bytecode --python "$TARGET" -c "$PINS" "$@" "${what[@]}"
 }
@@ -181,7 +182,8 @@ trap 'rm -rf "$SCRATCH"' EXIT
 say "installing for $EXTRA (some minutes the first time, at once after that)"
 ASKED=$TARGET  # whose pip says where packages come from
 "$TARGET" -m pip --version >/dev/null 2>&1 || ASKED=$BASE
-eval "$({ "$ASKED" -m pip config list 2>/dev/null || true; } | "$ASKED" docker/packages.py settings "$(usable_uv || true)")"
+SETTINGS=$({ "$ASKED" -m pip config list 2>/dev/null || true; } | "$ASKED" docker/packages.py settings "$(usable_uv || true)") || exit 1
+eval "$SETTINGS"
 if [ -n "$INTO" ] && ! $PRINT; then PINS=$SCRATCH/pins; "$TARGET" docker/packages.py pins >"$PINS"; fi
 case "${WAVGATE_INSTALLER:-}" in
     uv) by_uv ;;

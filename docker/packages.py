@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from configparser import Error as ConfigParserError
 from configparser import RawConfigParser
 from importlib.metadata import distributions, requires
 from importlib.util import find_spec
@@ -28,6 +29,7 @@ FOR_UV = (  # pip's setting, the variable that uv reads, what stands between two
     ("client-cert", "SSL_CLIENT_CERT", " "),
     ("proxy", "ALL_PROXY", " "),
     ("no-index", "UV_OFFLINE", " "),
+    ("constraint", "UV_CONSTRAINT", " "),
     ("default-timeout", "UV_HTTP_TIMEOUT", " "),
     ("timeout", "UV_HTTP_TIMEOUT", " "),
 )
@@ -88,7 +90,10 @@ def _of_files() -> dict[str, list[str]]:
     chosen: dict[str, list[str]] = {}
     if own != os.devnull:  # which is how pip is told to read none
         parser = RawConfigParser(strict=False)
-        parser.read(file for file in files if file.is_file())
+        try:
+            parser.read(file for file in files if file.is_file())
+        except (ConfigParserError, UnicodeDecodeError) as error:
+            sys.exit(f"install: pip's settings cannot be read: {' '.join(str(error).split())}")
         for section in ("global", "install"):
             if parser.has_section(section):
                 chosen |= {key.replace("_", "-"): value.split() for key, value in parser.items(section)}

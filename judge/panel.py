@@ -103,13 +103,6 @@ class Panel:
             figures=figures,
         )
 
-    def reward(self, axes: Mapping[str, Verdict], local: ReplyJudgement) -> Verdict:
-        """The reward of a reply that this panel judged as ``local``, once others have judged its axes.
-
-        A veto of the panel holds whatever they say.
-        """
-        return vetoes.find_veto(local) or combine_axes(axes, self.weights)
-
     def _transcribe(self, speech: Speech) -> CachedTranscript | MissingVerdict:
         try:
             return self._recogniser.recognise(speech)
@@ -231,6 +224,14 @@ def combine_axes(axes: Mapping[str, Verdict], weights: Mapping[Axis, float]) -> 
         why="; ".join(dict.fromkeys(verdict.why for _, verdict in scored)),
         cached=any(verdict.cached for _, verdict in scored),
     )
+
+
+def combine_reward(axes: Mapping[str, Verdict], local: ReplyJudgement, weights: Mapping[Axis, float]) -> Verdict:
+    """The reward of a reply that the local panel judged as ``local``, once others have judged its axes.
+
+    A veto of the panel holds whatever they say.
+    """
+    return vetoes.find_veto(local) or combine_axes(axes, weights)
 
 
 def _mark_cached(verdict: Verdict, cached: bool) -> Verdict:

@@ -8,22 +8,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import ceil
+from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from speech.checkpoints.layout import fingerprint_layout
 from speech.codecs.cache import CodeCache
+from speech.data.clips import MAX_KNOWN_CLIPS
 from speech.data.manifest import AUDIO_MARKER, DialogueMessage, ManifestRow
 from speech.data.pairs import PairReply, PairRow
-from speech.encoders.kept import AudioVectorCache
 from speech.families.base import AudioInput, Family
 from speech.features import AudioVectors, EncodedPrompt
 from speech.sound import audio
 from speech.turns import AudioPart, ReplyChunk, Role, Turn, TurnPart
-from store.recent import RecentDict
+
+VECTOR_CACHE_BYTES = 256 << 20  # bytes; an audio encoder is frozen: what it heard once it need not hear again
 
 
 class ClipEncoder(Protocol):
@@ -78,7 +81,7 @@ class RowLengths:
         self._family, self._root = family, root
         self._rate = family.codec().frame_rate
         self._layout = fingerprint_layout(family)
-        self._seconds_by_clip: RecentDict[str, float] = RecentDict()
+        self._seconds_by_clip: LRUCache[str, float] = LRUCache(MAX_KNOWN_CLIPS)
 
     def count_ids(self, row: ManifestRow) -> tuple[int, int]:
         """(ids of the prompt, ids of the reference reply). ValueError: an unknown word."""
@@ -115,9 +118,12 @@ class RowEncoder:
     def __init__(self, family: Family, root: Path, max_seconds: float) -> None:
         self._family, self._root, self._max_seconds = family, root, max_seconds
         self._layout = fingerprint_layout(family)
-        self._digests: RecentDict[str, str] = RecentDict()  # clip -> sha256; files do not change during a run
-        self._codes: RecentDict[str, NDArray[np.int32]] = RecentDict()  # sha256 -> codes
-        self._vectors = AudioVectorCache()
+        self._digests: LRUCache[str, str] = LRUCache(
+            MAX_KNOWN_CLIPS
+        )  # clip -> sha256; files do not change during a run
+        self._codes: LRUCache[str, NDArray[np.int32]] = LRUCache(MAX_KNOWN_CLIPS)  # sha256 -> codes
+        vector_bytes = attrgetter("nbytes")
+        self._vectors: LRUCache[tuple[str, ...], AudioVectors] = LRUCache(VECTOR_CACHE_BYTES, vector_bytes)
         self._kept: CodeCache | None = None  # made with the first clip: it needs the codec
 
     def encode(self, row: ManifestRow) -> Example:
@@ -153,7 +159,9 @@ class RowEncoder:
             if not np.isfinite(vectors).all():
                 where = " and ".join(clips)
                 raise ValueError(f"{where}: the audio encoder's vectors must be finite: got NaN or infinity")
-            self._vectors.put(digests, vectors)
+            vectors.setflags(write=False)  # whoever asks again gets the same
+            if vectors.nbytes <= VECTOR_CACHE_BYTES:
+                self._vectors[digests] = vectors
         return vectors
 
     def encode_turn(self, role: Role, clips: tuple[str, ...]) -> Turn:

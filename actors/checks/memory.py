@@ -53,7 +53,7 @@ def estimate_memory(config: Config, family: Family) -> dict[str, int]:
         "driver": PROCESS_BYTES // 2,
         "ray": 600 * MIB + sent,
         "rollout": rollout.workers * (700 * MIB + engine),
-        "judge": config.judge.workers * 250 * MIB,
+        "judge": (config.judge.workers + len(config.judge.asked) * bool(config.judge.api_axes)) * 250 * MIB,
         "learner": ranks * (PROCESS_BYTES + work + gathered) + sizes.learnt * state + 2 * sent,
     }
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from actors.batches import BatchScheduler, CollectedBatch, CursorStates
+from actors.context import RunContext
 from actors.errors import RunError
 from actors.run import checkpoint
 from actors.run.checkpoint import DriverState
@@ -104,7 +105,7 @@ def batches(staleness: int, equal_groups: str, engine: Engine) -> BatchScheduler
     monitor: Any = SimpleNamespace(begin_phase=lambda *_, **__: None, tick=lambda *_: None)
     run: Any = SimpleNamespace(reply_audio_path=lambda step, reply: None)
     fleet: Any = SimpleNamespace(rollout=engine, judges=Judges())
-    return BatchScheduler(job, run, fleet, monitor)
+    return BatchScheduler(RunContext(job, run, fleet, monitor))
 
 
 def untimed(batch: CollectedBatch) -> CollectedBatch:

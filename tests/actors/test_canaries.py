@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from actors.canaries import CANARIES_FILE, CanaryChecks
+from actors.context import RunContext
 from actors.errors import CanaryPaid
 from actors.run.record import RunDirectory
 from conf.load import load_config
@@ -36,9 +37,9 @@ class Judges:
 def canaries_of(run: RunDirectory, judges: Judges, *settings: str) -> CanaryChecks:
     config = load_config(list(settings))
     job: Any = SimpleNamespace(config=config, train=read_manifest(config.data.train, 60.0)[:1])
-    fleet: Any = SimpleNamespace(judges=judges)
+    fleet: Any = SimpleNamespace(endpoints=[judges])
     monitor: Any = SimpleNamespace(begin_phase=lambda *_: None)
-    return CanaryChecks(job, run, fleet, monitor)
+    return CanaryChecks(RunContext(job, run, fleet, monitor))
 
 
 def test_each_check_is_on_disk_and_a_judge_that_pays_is_an_event(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from actors.context import RunContext
 from actors.diagnose import DIAGNOSTICS_FILE, DiagnosticsRecorder
 from actors.run.record import RunDirectory
 from conf.load import load_config
@@ -48,7 +49,7 @@ def run_steps(path: Path, every: int, steps: int) -> tuple[list[int], list[dict[
     job: Any = SimpleNamespace(config=load_config([f"log.diagnose_every={every}"]))
     fleet: Any = SimpleNamespace(learner=learner)
     monitor: Any = SimpleNamespace(begin_phase=lambda *_: None)
-    diagnoses = DiagnosticsRecorder(job, run, fleet, monitor)
+    diagnoses = DiagnosticsRecorder(RunContext(job, run, fleet, monitor))
 
     async def all_steps() -> list[dict[str, float]]:
         metrics = []
@@ -110,6 +111,6 @@ def test_a_step_that_was_cut_short_leaves_no_diagnosis(tmp_path: Path) -> None:
     job: Any = SimpleNamespace(config=load_config([]))
     fleet: Any = SimpleNamespace(learner=Learner())
     monitor: Any = SimpleNamespace(begin_phase=lambda *_: None)
-    diagnoses = DiagnosticsRecorder(job, RunDirectory(tmp_path), fleet, monitor)
+    diagnoses = DiagnosticsRecorder(RunContext(job, RunDirectory(tmp_path), fleet, monitor))
     asyncio.run(diagnoses.diagnose_if_due(StepBatch(step=1, weight=0.0, rollouts=(), anchors=())))
     assert diagnoses.record(2) == {} and not (tmp_path / DIAGNOSTICS_FILE).exists()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from actors.checks.prepare import prepare_job
+from actors.context import RunContext
 from actors.loop import Driver
 from actors.run import checkpoint
 from actors.run.interrupt import (
@@ -45,7 +46,7 @@ def driver(data: list[str], tmp_path: Path, learner: SlowLearner) -> tuple[Drive
     run = RunDirectory.create(job.config)
     monitor: Any = SimpleNamespace(begin_phase=lambda *_, **__: None, say=lambda _: None, tick=None, step=None)
     fleet: Any = SimpleNamespace(learner=learner, rollout=None, judges=None)
-    found = Driver(job, run, fleet, monitor)
+    found = Driver(RunContext(job, run, fleet, monitor))
     found._state = replace(found._state, step=2)
     return found, run
 

@@ -93,6 +93,12 @@ def test_dry_run_shows_placement_memory_and_calls_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that nobody can write to")
+def test_a_place_in_which_no_folder_can_be_made_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--dry-run", "experiment=smoke", "learner.ranks=1", "run.root=/proc/x"]) == 2
+    assert capsys.readouterr().err.startswith("run.root: no folder can be made in /proc: ")
+
+
 def test_cfg_prints_the_resolved_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--cfg", "job", "algo=sft"]) == 0
     assert "fixed_lambda: 0.0" in capsys.readouterr().out
@@ -164,6 +170,7 @@ def test_other_commands_refuse_bad_input(arguments: list[str], capsys: pytest.Ca
         ["data", "convert", "PIPE", "--to", "OUT"],
         ["study", "PIPE"],
         ["train", "--dry-run", "data.train=PIPE"],
+        ["eval", "--json", "PIPE"],
     ],
 )
 def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(
@@ -204,6 +211,7 @@ def test_settings_may_stand_before_and_behind_the_flags_of_judge(
         ["judge", "score", "m"],
         ["judge", "score", "m", "--to", "o", "--tp=3"],
         ["report", "r", "s"],
+        *(["data", "check", "m", f"--max-seconds={seconds}"] for seconds in ("-1", "0", "nan", "inf", "long")),
     ],
 )
 def test_what_no_command_takes_is_a_usage_error(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -339,7 +339,8 @@ def test_samples_and_utility_are_the_papers_unless_something_is_said() -> None:
 
 def test_no_step_of_a_run_samples_with_this_seed() -> None:
     config = load_pair_settings(None, ["run.seed=3"])
-    seeds = [build_step_sampling(config, step).seed for step in (STEP_OUTSIDE_TRAINING, 1, config.run.steps)]
+    steps = (STEP_OUTSIDE_TRAINING, 1, config.run.steps)
+    seeds = [build_step_sampling(config.rollout, config.run.seed, step).seed for step in steps]
     assert seeds[0] == 3_000_000 and seeds[0] not in seeds[1:]
 
 

@@ -143,7 +143,9 @@ def test_uv_gets_its_package_locations_from_pips_settings(
     machine: dict[str, str], tmp_path: Path, from_file: bool
 ) -> None:
     tools, seen = Path(machine["TOOLS"]), tmp_path / "seen"
-    executable(tools / "uv", f'case "$*" in *--help) echo --torch-backend ;; *) env > {seen} ;; esac')
+    executable(
+        tools / "uv", f'case "$*" in *--help) echo --torch-backend ;; *) {{ env; echo "said=$*"; }} > {seen} ;; esac'
+    )
     executable(tools / "python3", f'case "$*" in *"-m venv"*) ;; *) exec {sys.executable} "$@" ;; esac')
     if from_file:
         lines = [
@@ -152,12 +154,13 @@ def test_uv_gets_its_package_locations_from_pips_settings(
             "extra-index-url =",
             "    file:///two",
             "    file:///three",
+            "constraint = /house/pins.txt",
         ]
         (tmp_path / "pip.conf").write_text("\n".join([*lines, "find-links = /a /b", "cert = /ca.pem"]))
         machine["PIP_CONFIG_FILE"] = str(tmp_path / "pip.conf")
     else:
         machine |= {"PIP_INDEX_URL": "file:///one", "PIP_EXTRA_INDEX_URL": "file:///two file:///three"}
-        machine |= {"PIP_FIND_LINKS": "/a /b", "PIP_CERT": "/ca.pem"}
+        machine |= {"PIP_FIND_LINKS": "/a /b", "PIP_CERT": "/ca.pem", "PIP_CONSTRAINT": "/house/pins.txt"}
     checkout = tmp_path / "checkout"
     printed(machine, tmp_path)
     (checkout / ".venv/bin").mkdir(parents=True)
@@ -170,6 +173,7 @@ def test_uv_gets_its_package_locations_from_pips_settings(
         assert variables["UV_SYSTEM_CERTS"] == "true"
     assert variables["UV_FIND_LINKS"] == "/a,/b"
     assert variables["SSL_CERT_FILE"] == "/ca.pem"
+    assert "-c constraints.txt" in variables["said"] and "-c /house/pins.txt" in variables["said"]
 
 
 @pytest.mark.parametrize("from_file", [False, True])
@@ -187,6 +191,16 @@ def test_without_pip_its_files_and_variables_count_and_uvs_own_index_is_the_firs
     command = [sys.executable, "-I", "-S", ROOT / "docker/packages.py", "settings", tmp_path / "uv"]
     done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, check=True)
     assert "export UV_INDEX='file:///main file:///one file:///two'" in done.stdout.splitlines()
+
+
+def test_settings_of_pip_that_are_no_settings_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "pip.conf").write_text("index-url = file:///one\n")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
+    command = [sys.executable, "-I", "-S", ROOT / "docker/packages.py", "settings"]
+    done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("install: pip's settings cannot be read: ") and str(tmp_path / "pip.conf") in line
 
 
 def test_a_second_install_has_nothing_to_do(machine: dict[str, str], tmp_path: Path) -> None:

@@ -87,3 +87,15 @@ def test_the_page_with_the_whole_loop_runs() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(r"step 1  reward [1-5]\.\d\d  lambda 0\.\d{3}", done.stdout)
     assert len((ROOT / "examples/loop.py").read_text().splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_of_prose_end_before_column_120(page: Path) -> None:
+    prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE).splitlines()
+    assert [line for line in prose if len(line) >= 120 and not line.startswith("|")] == []
+
+
+def test_the_table_of_contents_has_every_page() -> None:
+    links = re.findall(r"\]\(([^)#:\s]+)\)", (ROOT / "docs/README.md").read_text())
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")} - {"README.md"}
+    assert pages <= set(links)
