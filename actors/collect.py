@@ -1,8 +1,8 @@
 """One batch: rows -> replies, streamed -> verdicts as replies finish -> groups in a fixed order.
 
-    encode -> generate ==reply==> judge (while the others are still being sampled) -> Harvest
+    encode -> generate ==reply==> judge (while the others are still being sampled) -> JudgedBatch
 
-Invariant: a harvest holds every (prompt, index) exactly once, in prompt order, whatever arrived first and
+Invariant: a judged batch holds every (prompt, index) exactly once, in prompt order, whatever arrived first and
 whichever worker died; a reply whose speech was lost with its worker is sampled again from its own seed.
 """
 
@@ -65,7 +65,7 @@ class JudgedBatch:
 
 
 def join_judged_batches(first: JudgedBatch, second: JudgedBatch) -> JudgedBatch:
-    """Two harvests, one after the other."""
+    """Two judged batches, one after the other."""
     return JudgedBatch(
         groups=first.groups + second.groups,
         generate_s=first.generate_s + second.generate_s,

@@ -359,9 +359,10 @@ def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(
         worker = build_rollout_worker(work.config, Path.cwd())
         examples = worker.encode(prompts, work.rows)
         given = [example_to_prompt(example) for example in examples]
+        sampling = build_step_sampling(work.config.rollout, work.config.run.seed, STEP_OUTSIDE_TRAINING)
         found = {
             (reply.prompt_id, reply.index): reply
-            async for reply, _ in worker.generate(given, build_step_sampling(work.config, STEP_OUTSIDE_TRAINING))
+            async for reply, _ in worker.generate(given, sampling)
         }
         for row, pair in zip(rows, worker.encode_pairs(out, rows), strict=True):
             assert (pair.prompt.ids, pair.chosen.ids) == (row.prompt_ids, row.chosen.ids)
