@@ -32,10 +32,9 @@ class ActorPool:
     """Replicas of one role.
 
     Example:
-        create = lambda index: actor_class.remote(...)
-        pool = Pool("judge", 2, create=create, source=source_hash(), restarts=3, journal=journal)
+        pool = ActorPool("judge", 2, create=create, source=digest, restarts=3, journal=journal)
         await pool.start()
-        await pool.replace(0, "died")
+        await pool.replace_worker(0, "died")
     """
 
     def __init__(

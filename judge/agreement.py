@@ -90,7 +90,9 @@ def measure_agreement(
     """The figures and their intervals; ``point``: one step of the scale (1 on 1..5).
 
     Example:
-        agreement([Item(prompt_id="a", judge=4.0, human=5.0), Item(prompt_id="a", judge=2.0, human=1.0)])
+        measure_agreement(
+            [RatedReply(prompt_id="a", judge=4, human=5), RatedReply(prompt_id="a", judge=2, human=1)]
+        )
     """
     groups = [np.array([(item.judge, item.human) for item in group]) for group in _group_by_prompt(items).values()]
     pairs = np.concatenate(groups) if groups else np.empty((0, 2))

@@ -143,8 +143,10 @@ def pack_microbatch(rows: Sequence[TrainingRow], streams: int) -> Microbatch:
         lengths=cut.lengths,
         ids_TS=_arrays_to_tensor(ids or [np.zeros(streams)], torch.int64).view(-1, streams),
         positions_T=_arrays_to_tensor([np.arange(length) for length in cut.lengths], torch.int64),
-        features_KH=torch.from_numpy(np.concatenate([f.vectors for _, f in features if f.at] or [NO_FEATURE_VECTORS])),
-        at_K=_arrays_to_tensor([begin + np.array(f.at) for begin, f in features if f.at], torch.int64),
+        features_KH=torch.from_numpy(
+            np.concatenate([f.vectors for _, f in features if f.steps] or [NO_FEATURE_VECTORS])
+        ),
+        at_K=_arrays_to_tensor([begin + np.array(f.steps) for begin, f in features if f.steps], torch.int64),
         keep_N=_arrays_to_tensor([begin + at // streams - 1 for begin, at in cut.places], torch.int64),
         stream_N=_arrays_to_tensor([at % streams for _, at in cut.places], torch.int64),
         targets_N=cut.gather_scored(lambda row: np.array(row.ids[row.start :]), torch.int64),

@@ -113,7 +113,7 @@ class DiagnosticsCollector:
     Example:
         collector = DiagnosticsCollector(policy)
         for loss in build_diagnostic_losses(batch, algo, setup):
-            ...backward...
+            ...  # backward
             collector.record_and_clear(loss.name)  # and the gradient is gone
         collector.record_shift("rollout", micros, start_policy)
         diagnosis = collector.build_diagnosis(version)

@@ -121,7 +121,7 @@ class Policy(nn.Module):
         for module in lm.modules():
             if isinstance(module, _DropoutNd):  # of every kind
                 module.p = 0.0
-        shape = {"streams": family.streams, "mtp_heads": family.depths}
+        shape = {"streams": family.streams, "mtp_heads": family.mtp_depth}
         return cls(lm, chunk=chunk, allowed_GV=allowed_GV, fill=unfilled.fill, **shape)
 
     def forward(self, micro: Microbatch) -> PolicyScores:

@@ -37,7 +37,7 @@ class ClipEncoder(Protocol):
         ...
 
     def vectors(self, clips: tuple[str, ...]) -> AudioVectors:
-        """As the ear's vectors."""
+        """As the audio encoder's vectors."""
         ...
 
 
@@ -74,14 +74,14 @@ class RowLengths:
     """How many ids rows have, from text and audio headers alone: no audio is decoded.
 
     Example:
-        prompt, target = Lengths(family, manifest.parent).of(row)
+        prompt, target = RowLengths(family, folder).count_ids(row)
     """
 
     def __init__(self, family: Family, root: Path) -> None:
         self._family, self._root = family, root
         self._rate = family.codec().frame_rate
         self._layout = fingerprint_layout(family)
-        self._known: LRUCache[str, float] = LRUCache(MAX_KNOWN_CLIPS)
+        self._seconds_by_clip: LRUCache[str, float] = LRUCache(MAX_KNOWN_CLIPS)
 
     def count_ids(self, row: ManifestRow) -> tuple[int, int]:
         """(ids of the prompt, ids of the reference reply). ValueError: an unknown word."""
@@ -102,16 +102,16 @@ class RowLengths:
         return np.zeros((self._family.audio_encoder().count_vectors(sum(map(self._seconds, clips))), 0), np.float32)
 
     def _seconds(self, clip: str) -> float:
-        if clip not in self._known:
-            self._known[clip] = audio.read_audio_header(audio.resolve_inside(self._root, clip)).seconds
-        return self._known[clip]
+        if clip not in self._seconds_by_clip:
+            self._seconds_by_clip[clip] = audio.read_audio_header(audio.resolve_inside(self._root, clip)).seconds
+        return self._seconds_by_clip[clip]
 
 
 class RowEncoder:
     """Encodes rows of one manifest; knows a clip by the hash of its file, from this run or one before.
 
     Example:
-        encoder = Encoder(family, manifest.parent, max_seconds=60.0)
+        encoder = RowEncoder(family, folder, max_seconds=60.0)
         example = encoder.encode(row)
     """
 
@@ -148,17 +148,17 @@ class RowEncoder:
         return tuple(code for clip in clips for code in self._encode_clip(clip).tolist())
 
     def vectors(self, clips: tuple[str, ...]) -> AudioVectors:
-        """What the ear makes of the clips as one wave, finite. ValueError: audio that breaks a rule."""
+        """What the audio encoder makes of the clips as one wave, finite. ValueError: audio that breaks a rule."""
         digests = tuple(map(self._hash_clip_file, clips))
         vectors = self._vectors.get(digests)
         if vectors is None:
-            ear = self._family.audio_encoder()
+            encoder = self._family.audio_encoder()
             paths = [audio.resolve_inside(self._root, clip) for clip in clips]
-            waves = [audio.read(path, ear.sample_rate, self._max_seconds) for path in paths]
-            vectors = ear.encode(np.concatenate(waves))
+            waves = [audio.read(path, encoder.sample_rate, self._max_seconds) for path in paths]
+            vectors = encoder.encode(np.concatenate(waves))
             if not np.isfinite(vectors).all():
                 where = " and ".join(clips)
-                raise ValueError(f"{where}: the ear's vectors must be finite: got NaN or infinity")
+                raise ValueError(f"{where}: the audio encoder's vectors must be finite: got NaN or infinity")
             vectors.setflags(write=False)  # whoever asks again gets the same
             if vectors.nbytes <= VECTOR_CACHE_BYTES:
                 self._vectors[digests] = vectors
@@ -190,7 +190,7 @@ class RowEncoder:
             self._kept = CodeCache.for_codec(codec)
         codes = self._kept.get(digest)
         if codes is None:
-            codes = np.asarray(codec.encode(audio.read(path, codec.ear_rate, self._max_seconds)), np.int32)
+            codes = np.asarray(codec.encode(audio.read(path, codec.input_sample_rate, self._max_seconds)), np.int32)
             self._kept.put(digest, codes)
         return codes
 
@@ -237,7 +237,7 @@ def _encode_pair(family: Family, layout: str, row: PairRow, sound: ClipEncoder) 
             f"its ids were made for {row.provenance.family} of layout {row.provenance.layout}, the model is "
             f"{family.name} of layout {layout}; without prompt_ids and ids words and sound are encoded anew"
         )
-    if row.prompt_ids is None or family.hears:  # vectors are not written down
+    if row.prompt_ids is None or family.audio_inputs:  # vectors are not written down
         prompt = _encode_prompt(family, row.messages, row.audios, sound)
     else:
         _ids_to_letters(family, row.prompt_ids)

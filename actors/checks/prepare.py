@@ -92,7 +92,7 @@ def prepare_job(arguments: Sequence[str]) -> Job:
     if snapshot is not None:
         _check_resume(config, snapshot[1], train, len(pairs))
     notes += check_held_out(config.data, manifests, pairs)
-    if unread := unread_weights(config.model.path, (family.codec_path, family.ear_path)):
+    if unread := unread_weights(config.model.path, (family.codec_path, family.audio_encoder_path)):
         notes.append(f"model.path: weights that are not read: {', '.join(unread)}")
     if config.data.pairs is not None and config.algo.loss != "dpo":
         notes.append(f"data.pairs: not read, algo.loss is {config.algo.loss}")
@@ -133,13 +133,13 @@ def load_usable_family(config: Config) -> Family:
     try:
         family = load_family(config.model)
         limit, streams = config.model.max_length, family.streams
-        model_folder.check_weights_fit_config(path, limit, family.backbone, family.names.module_names, streams)
+        model_folder.check_weights_fit_config(path, limit, family.backbone, family.tensor_names.module_names, streams)
         check_sampling(config.rollout, family)
         check_attention_heads(config, family)
         check_ends(family)
         UnfilledModel(family, attention="sdpa")
         family.codec()
-        if family.hears:
+        if family.audio_inputs:
             family.audio_encoder()
         find_voice_norms(path)
         check_weights_finite(family)

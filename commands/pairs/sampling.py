@@ -46,7 +46,7 @@ class PairSampler:
     """Goes through the prompts that are open.
 
     Example:
-        Sampler(work, files, journal.add).run(todo, probed)
+        PairSampler(work, files, journal.add).run(todo, probed)
     """
 
     def __init__(self, work: PairJob, files: PairFiles, keep: Callable[[PairOutcome], None]) -> None:

@@ -64,7 +64,7 @@ class JudgeCaller:
     ``endpoint``: its address, for the log. ``ping``: a small question that it answers when it is up.
 
     Example:
-        caller = Caller(partial(ask, client, endpoint), endpoint.model, limiter, outage_s=600.0)
+        caller = JudgeCaller(ask, endpoint.model, limiter, outage_s=600.0)
         (score,) = await caller.call(question)
     """
 

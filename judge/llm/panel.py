@@ -32,7 +32,7 @@ class SecondJudge(Generic[_Sound]):
     judge: AxisJudge[_Sound]
     share: float
 
-    def hears(self, reply: Reply) -> bool:
+    def is_asked_about(self, reply: Reply) -> bool:
         """Whether it is asked about this one: by chance, but always the same."""
         name = f"{reply.prompt_id} {reply.index} {reply.policy_version}"
         return int.from_bytes(sha256(name.encode()).digest()[:6]) < self.share * 2**48
@@ -82,7 +82,7 @@ class EndpointAxes(Generic[_Sound]):
         return judged
 
     async def _ask_second_judge(self, transcript: str, reply: Reply, speech: _Sound, task: JudgeTask) -> AxisVerdicts:
-        if self.second is None or not self.second.hears(reply):
+        if self.second is None or not self.second.is_asked_about(reply):
             return {}
         return await self.second.judge.score(transcript, speech, task, format_case(reply))
 
@@ -108,17 +108,20 @@ class ApiPanel:
         self.endpoint = endpoint
         self._panel = panel
         self._axes = EndpointAxes(judge=endpoint, second=second, weights=panel.weights)
-        self._ear = asyncio.Lock()
+        self._recogniser_lock = asyncio.Lock()
 
-    async def score(self, reply: Reply, speech: Speech, task: JudgeTask, heard: str | None = None) -> ReplyJudgement:
+    async def score(
+        self, reply: Reply, speech: Speech, task: JudgeTask, known_transcript: str | None = None
+    ) -> ReplyJudgement:
         """Judge one reply: the local panel in a thread, then the endpoint with what was heard.
 
-        ``heard``: its transcript where one is known.
+        ``known_transcript``: its transcript where one is known.
 
         ValueError: an unknown style; the user's audio, a cache or key that cannot be used.
         OSError: the log is not writable.
         """
-        return await self._axes.score(await self._judge_locally(reply, speech, task, heard), reply, speech, task)
+        local = await self._judge_locally(reply, speech, task, known_transcript)
+        return await self._axes.score(local, reply, speech, task)
 
     async def compare(
         self, replies: Sequence[Reply], speeches: Sequence[Speech], task: JudgeTask
@@ -128,7 +131,7 @@ class ApiPanel:
         return await self._axes.compare(local, replies, speeches, task)
 
     async def _judge_locally(
-        self, reply: Reply, speech: Speech, task: JudgeTask, heard: str | None = None
+        self, reply: Reply, speech: Speech, task: JudgeTask, known_transcript: str | None = None
     ) -> ReplyJudgement:
-        async with self._ear:
-            return await asyncio.to_thread(self._panel.score, reply, speech, task, heard)
+        async with self._recogniser_lock:
+            return await asyncio.to_thread(self._panel.score, reply, speech, task, known_transcript)

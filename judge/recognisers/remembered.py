@@ -1,4 +1,4 @@
-"""The panel's ear: a recogniser with a memory.
+"""The panel's recogniser, with a memory.
 
 Invariant: the same samples at the same rate give the same transcript, recognised once; a failure is raised
 and never remembered.

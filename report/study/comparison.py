@@ -152,7 +152,7 @@ class _TokenDistances:
             {code for side in field.values() for replies in side.values() for r in replies for code in r.codes}
         )
         self._place = {code: place for place, code in enumerate(kinds)}
-        self._known: dict[str, tuple[list[int], FigureArray, FigureArray]] = {}
+        self._distances_by_method: dict[str, tuple[list[int], FigureArray, FigureArray]] = {}
         base = field[BASE_METHOD]
         self._base = {seed: self._counts(replies) for seed, replies in base.items()}
 
@@ -165,17 +165,17 @@ class _TokenDistances:
 
     def _distances_of_method(self, method: str) -> tuple[list[int], FigureArray, FigureArray]:
         """Seeds, divergence of each, and of each in every draw."""
-        if method not in self._known:
+        if method not in self._distances_by_method:
             side = self._field[method]
             matched = pair_seeds(list(side), list(self._base))
             ours_SPV = np.stack([self._counts(side[seed]) for seed, _ in matched])
             base_SPV = np.stack([self._base[seed] for _, seed in matched])
-            self._known[method] = (
+            self._distances_by_method[method] = (
                 [seed for seed, _ in matched],
                 paired.compute_token_distances(ours_SPV, base_SPV),
                 paired.bootstrap_token_distances(ours_SPV, base_SPV, self._bootstrap),
             )
-        return self._known[method]
+        return self._distances_by_method[method]
 
     def compare_distance(self, arm: str, method: str, baseline: str) -> StudyRow:
         """The measure that is no mean over prompts: it has no wins and losses."""

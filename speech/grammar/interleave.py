@@ -108,14 +108,14 @@ class Interleave:
 
     def advance(self, state: int, token: int) -> int:
         """State after ``token``; constant time. ValueError: an id outside the vocabulary."""
-        symbols = self._symbols[self._automaton.stream[state]]
+        symbols = self._symbols[self._automaton.stream_by_state[state]]
         if not 0 <= token < len(symbols):
             raise ValueError(f"token id must lie in [0, {len(symbols)}): got {token}")
         return self._automaton.moves[state][symbols[token]]
 
     def grammar_state(self, state: int) -> int:
         """Row of ``allowed_masks()`` that holds in ``state``."""
-        return self._automaton.grammar_states[state]
+        return self._automaton.grammar_state_by_state[state]
 
     # -- whole replies
 
@@ -267,7 +267,7 @@ class Interleave:
     @cached_property
     def _allowed(self) -> NDArray[np.bool_]:
         symbols = np.asarray(self._symbols)
-        sets = self._automaton.sets
+        sets = self._automaton.allowed_by_grammar_state
         masks = np.stack([np.isin(symbols[stream], [int(s) for s in allowed]) for stream, allowed in sets])
         masks[FREE] = True
         masks.flags.writeable = False

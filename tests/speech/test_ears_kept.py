@@ -38,7 +38,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 @pytest.fixture
 def ear(family: Family, monkeypatch: pytest.MonkeyPatch) -> Counting:
     counting = Counting(family.path, ENCODER)
-    monkeypatch.setitem(vars(family), "_ear", counting)  # where it is kept once it is made
+    monkeypatch.setitem(vars(family), "_audio_encoder", counting)  # where it is kept once it is made
     return counting
 
 
