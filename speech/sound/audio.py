@@ -61,7 +61,8 @@ def resolve_inside(root: Path, relative: str) -> Path:
     try:
         stays = _resolve_links(path).is_relative_to(_resolve_links(root))
     except (OSError, RuntimeError) as error:  # a loop of links
-        raise ValueError(f"audio path cannot be followed: {relative!r}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"audio path cannot be followed: {why}: {relative!r}") from error
     if not stays:
         raise ValueError(f"audio path must stay in its data folder, links included: got {relative!r}")
     return path
