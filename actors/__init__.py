@@ -1,7 +1,8 @@
 """Ray and the run: who exists, and who waits for whom. The only folder that imports ray.
 
 Read ``driver.py`` (the loop), ``batches.py`` and ``collect.py`` (a step's replies), ``fleet.py``, ``handles.py`` and
-``pool.py`` (the actors); ``checks/`` is before a run, ``run/`` its directory. May import all but ``commands``.
+``pool.py`` (the actors), ``judge_pool.py`` and ``api_judge.py``; ``checks/`` is before a run, ``run/`` its directory.
+May import all but ``commands``.
 
 Whoever imports this finds the project's other packages beside it, whatever lies in the folder that the command is run
 in or on PYTHONPATH: a ``judge.py`` or a ``conf/`` of the user's own is never taken for ours. Then the environment is

@@ -1,177 +1,147 @@
-"""API judges on Ray: one limiter per endpoint for a whole run, judges that have several replies in hand.
+"""One actor per endpoint of API judges: its client, limits, breaker, cache, spend and log are in that process.
 
-Invariant: a request is on its way only under a lease of the endpoint's one limiter. An acquire that is
-cancelled leaves no lease behind. The limiter is never restarted, what has been spent would be forgotten with
-it: when it dies the run ends, and a resumed one goes on counting from the log of its calls.
+Invariant: nobody else asks the endpoint, so its limits need no other process. What must outlive the actor is
+in files: the verdicts that were paid for in its cache, what has been spent in the log of its calls.
 """
 
 import asyncio
 import json
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.errors import RunError
-from actors.handles import BaseActor, JudgingActor, get_own_actor_id
+from actors.answer_pool import AnswerLate, AnswerPool, build_late_verdict
+from actors.errors import RunError, describe_error
+from actors.handles import BaseActor
 from actors.pool import WORKER_CALL_TIMEOUT_S
-from conf.judging import JudgeConfig
+from conf.endpoints import AskedConfig
 from conf.schema import Config
-from judge.endpoint.limits import EndpointLimits, Limiter, LimiterFigures
-from judge.llm import build as api
+from judge.endpoint.limits import Limiter, LimiterFigures
+from judge.llm.build import ProbedEndpoints, build_endpoint_judge, compute_answer_deadline, limits_from_config
 from judge.llm.canary import CanaryResult
-from judge.rules.voice import VoiceSample, measure_voice_sample
-from judge.types import CallFailed, JudgeTask, ReplyJudgement
-from judge.worker import save_reply_audio
-from rollout.types import Reply, Speech
+from judge.llm.endpoint_judge import AxisVerdicts
+from judge.types import JudgeTask
+from rollout.types import Speech
 from speech.sound import audio
 
 JUDGE_CALLS_FILE = "judge_calls.jsonl"  # in the run directory: every call, without audio and without headers
-SPARE_CONCURRENCY = 100  # answers that the limiter gives while every call there can be waits for a lease
 
 
-class LimiterActor(BaseActor):
-    """``judge.endpoint.limits.Limiter`` for every judge of a run."""
+class EndpointActor(BaseActor):
+    """``judge.llm.endpoint_judge.EndpointJudge`` on Ray. ``place``: of the endpoint in ``config.judge.asked``."""
 
-    def __init__(self, limits: EndpointLimits, spent: float) -> None:
-        self._limiter = Limiter(limits, spent=spent)
-
-    async def acquire(self, audio_seconds: float, about: str | None, owner: str) -> int:
-        """A lease. CallFailed (spend_cap)."""
-        return await self._limiter.acquire(audio_seconds, about, owner)
-
-    async def forget(self, owner: str) -> None:
-        """A judge is gone."""
-        await self._limiter.forget(owner)
-
-    async def release(self, lease: int, ok: bool | None, spent: float, why: str = "") -> None:
-        """Give a lease back."""
-        await self._limiter.release(lease, ok=ok, spent=spent, why=why)
-
-    async def down_s(self) -> float:
-        """For how long the breaker has held calls back."""
-        return await self._limiter.down_s()
-
-    async def cause(self) -> str:
-        """Why the last call failed."""
-        return await self._limiter.cause()
-
-    async def state(self) -> LimiterFigures:
-        """The figures as of now."""
-        return self._limiter.state()
-
-
-class RemoteLimiter:
-    """The limiter actor as Permits. RunError, in every method: it is dead."""
-
-    def __init__(self, limiter: Any, owner: str) -> None:
-        self._limiter, self._owner = limiter, owner
-        self._leaving: set[asyncio.Task[None]] = set()
-
-    async def acquire(self, audio_seconds: float, about: str | None = None) -> int:
-        """See ``Limiter.acquire``."""
-        reference = self._limiter.acquire.remote(audio_seconds, about, self._owner)
-        try:
-            return cast(int, await _await_limiter(reference))
-        except asyncio.CancelledError:
-            ray.cancel(reference)
-            leaving = asyncio.create_task(self._give_back(reference))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
-            raise
-        except RayTaskError as error:
-            if isinstance(error.cause, CallFailed):
-                raise error.cause from None
-            raise
-
-    async def release(self, lease: int, *, ok: bool | None, spent: float, why: str = "") -> None:
-        """See ``Limiter.release``."""
-        await _await_limiter(self._limiter.release.remote(lease, ok, spent, why))
-
-    async def down_s(self) -> float:
-        """See ``Permits.down_s``."""
-        return cast(float, await _await_limiter(self._limiter.down_s.remote()))
-
-    async def cause(self) -> str:
-        """See ``Permits.cause``."""
-        return cast(str, await _await_limiter(self._limiter.cause.remote()))
-
-    async def _give_back(self, reference: Awaitable[int]) -> None:
-        try:
-            lease = await reference
-        except (RayError, asyncio.CancelledError):  # cancelled in time: there is no lease
-            return
-        await self.release(lease, ok=None, spent=0.0)
-
-
-async def _await_limiter(reference: Awaitable[Any]) -> Any:
-    try:
-        return await reference
-    except RayActorError:
-        raise RunError("the limiter of an API judge died: go on with `wavgate train resume=RUN`") from None
-
-
-async def ask_limiter(reference: Awaitable[Any]) -> Any:
-    """What a limiter says to the driver. RunError: it is dead, or says nothing in time."""
-    try:
-        return await asyncio.wait_for(_await_limiter(reference), WORKER_CALL_TIMEOUT_S)
-    except TimeoutError:
-        raise RunError(f"the limiter of an API judge gave no answer within {WORKER_CALL_TIMEOUT_S:g} s") from None
-
-
-class ApiJudgeActor(JudgingActor):
-    """One judge that leaves axes to the endpoint: has several replies or groups in hand."""
-
-    def __init__(self, config: Config, run: Path, probed: api.ProbedEndpoints, limiters: Sequence[Any]) -> None:
-        permits = [RemoteLimiter(limiter, get_own_actor_id()) for limiter in limiters]
-        access = api.EndpointLimiters(judge=permits[0], second=permits[1] if len(permits) > 1 else None)
+    def __init__(self, config: Config, place: int, probed: ProbedEndpoints, log: Path, restarted: bool) -> None:
+        asked, able = config.judge.asked[place], (probed.judge, probed.second)[place]
+        assert able is not None, "every endpoint was probed"
+        spent = sum_logged_spend(log, asked.base_url, asked.model)
+        self._limiter = Limiter(limits_from_config(asked), spent=spent, restarted=restarted)
+        self._judge = build_endpoint_judge(config.judge, asked, able, self._limiter, log=log)
         self._max_seconds = config.data.max_seconds
-        log = run / JUDGE_CALLS_FILE
-        self._panel = api.build_api_panel(config.judge, Path.cwd(), lambda: self.voice, probed, access, log=log)
 
-    async def sample_voice(self, text: str, speech: Speech) -> VoiceSample | None:
-        """What a reply shows of its voice."""
-        return await asyncio.to_thread(measure_voice_sample, text, speech)
-
-    async def score(self, reply: Reply, speech: Speech, task: JudgeTask, path: Path | None) -> ReplyJudgement:
-        """The verdicts on one reply; its audio is kept at ``path`` when given."""
-        await asyncio.to_thread(save_reply_audio, speech, path)
-        return await self._panel.score(reply, speech, task)
+    async def score(self, transcript: str, speech: Speech, task: JudgeTask, case: str) -> AxisVerdicts:
+        """The verdicts on one reply."""
+        return await self._judge.score(transcript, speech, task, case)
 
     async def compare(
-        self, replies: Sequence[Reply], task: JudgeTask, paths: Sequence[Path | None], *speeches: Speech
-    ) -> list[ReplyJudgement]:
-        """The verdicts on all replies to one prompt, held against each other."""
-        for speech, path in zip(speeches, paths, strict=True):
-            await asyncio.to_thread(save_reply_audio, speech, path)
-        return await self._panel.compare(replies, speeches, task)
+        self, transcripts: Sequence[str], floors: int, task: JudgeTask, case: str, *speeches: Speech
+    ) -> list[AxisVerdicts]:
+        """The verdicts on replies to one prompt, held against each other."""
+        return await self._judge.compare(transcripts, speeches, floors, task, case)
 
     async def canaries(self, task: JudgeTask, transcript: str, clips: Sequence[Path]) -> list[CanaryResult]:
         """What the endpoint makes of replies that deserve nothing, made of one that says ``transcript``."""
         rate = audio.read_audio_header(clips[0]).sample_rate
         wave = await asyncio.to_thread(audio.read_clips, clips, rate, self._max_seconds)
-        return await self._panel.canaries(task, transcript, Speech(wave=wave, sample_rate=rate))
+        return await self._judge.canaries(task, transcript, Speech(wave=wave, sample_rate=rate))
+
+    async def state(self) -> LimiterFigures:
+        """What it was asked so far."""
+        return self._limiter.state()
 
 
-def start_limiters(config: JudgeConfig, group_size: int, log: Path) -> list[Any]:
-    """A limiter for the judge's endpoint, and one for the second's if there is one, on this machine.
+class EndpointPool(AnswerPool):
+    """The one actor of an endpoint and, when it dies or hangs, its replacement."""
 
-    ``log``: of the calls so far, whose cost counts.
+    def __init__(self, *, axes: Sequence[str], **pool_arguments: Any) -> None:
+        super().__init__("judge endpoint", 1, **pool_arguments)
+        self._axes = axes
+
+    async def score(self, transcript: str, speech: list[Any], task: JudgeTask, case: str) -> AxisVerdicts:
+        """The verdicts, or Missing("deadline"). SpeechLost: its maker died. BudgetSpent: the actor keeps dying."""
+        try:
+            verdicts: AxisVerdicts = await self.ask(
+                lambda actor: actor.score.remote(transcript, speech[0], task, case), case
+            )
+        except AnswerLate as late:
+            return dict.fromkeys(self._axes, build_late_verdict(late))
+        return verdicts
+
+    async def compare(
+        self, transcripts: Sequence[str], speeches: Sequence[list[Any]], floors: int, task: JudgeTask, case: str
+    ) -> list[AxisVerdicts]:
+        """The verdicts on all replies, in order. As in ``score``; they are late together."""
+        try:
+            verdicts: list[AxisVerdicts] = await self.ask(
+                lambda actor: actor.compare.remote(transcripts, floors, task, case, *(held[0] for held in speeches)),
+                case,
+            )
+        except AnswerLate as late:
+            return [dict.fromkeys(self._axes, build_late_verdict(late)) for _ in speeches]
+        return verdicts
+
+    async def canaries(self, task: JudgeTask, transcript: str, clips: Sequence[Path]) -> list[CanaryResult]:
+        """What the judge makes of replies that deserve nothing. RunError: no answer in time."""
+        try:
+            results: list[CanaryResult] = await self.ask(
+                lambda actor: actor.canaries.remote(task, transcript, clips), "the canaries"
+            )
+        except AnswerLate as late:
+            raise RunError(f"the judge's canaries were not judged: {late}") from None
+        return results
+
+    async def state(self) -> LimiterFigures:
+        """What the actor was asked since it started. RunError: it keeps dying."""
+        while True:
+            actor = self.handles[0]
+            try:
+                figures: LimiterFigures = await asyncio.wait_for(actor.state.remote(), WORKER_CALL_TIMEOUT_S)
+            except (RayError, TimeoutError) as error:
+                await self.replace_once(0, actor, describe_error(error))
+            else:
+                return figures
+
+
+def build_endpoint_pools(config: Config, probed: ProbedEndpoints, run: Path, **common: Any) -> list[EndpointPool]:
+    """The judge's endpoint and, if there is one, the second's; each in an actor on this machine.
+
+    ``run``: its directory, with the log of the calls so far, whose cost counts.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": here}
-    # As many at once as can ask: else a release could wait behind those who wait for it.
-    options["max_concurrency"] = api.calls_at_once(config, group_size) + SPARE_CONCURRENCY
-    kind: Any = ray.remote(LimiterActor)
-    return [
-        kind.options(**options).remote(
-            api.limits_from_config(endpoint), sum_logged_spend(log, endpoint.base_url, endpoint.model)
+
+    def build_pool(place: int, asked: AskedConfig) -> EndpointPool:
+        # As many calls at once as are in hand, as many signs of life, and one question for the figures.
+        actor: Any = ray.remote(EndpointActor).options(
+            num_cpus=0, max_restarts=0, scheduling_strategy=here, max_concurrency=2 * asked.concurrency + 1
         )
-        for endpoint in config.asked
-    ]
+
+        def create(_: int) -> Any:
+            return actor.remote(config, place, probed, run / JUDGE_CALLS_FILE, pool.restarts > 0)
+
+        pool = EndpointPool(
+            axes=config.judge.api_axes,
+            create=create,
+            deadline=compute_answer_deadline(config.judge, asked, config.rollout.group_size),
+            slots=asked.concurrency,
+            alive_s=WORKER_CALL_TIMEOUT_S,
+            **common,
+        )
+        return pool
+
+    return [build_pool(place, asked) for place, asked in enumerate(config.judge.asked)]
 
 
 def sum_logged_spend(log: Path, endpoint: str | None, model: str | None) -> float:

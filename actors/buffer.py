@@ -15,7 +15,7 @@ class AdmissionControl:
     """Counts prompts admitted since the start of the run.
 
     Example:
-        admission = Admission(staleness=0, batch=16)
+        admission = AdmissionControl(staleness=0, batch=16)
         if admission.admits(step):
             admission.start()   # before the batch is sampled
             ...

@@ -37,7 +37,7 @@ class CanaryChecks:
         self._monitor.begin_phase("canaries")
         clips = [audio.resolve_inside(self._manifest.parent, clip) for clip in self._row.sft_target_audio]
         task = row_to_judge_task(self._row, self._manifest)
-        results = await self._fleet.judges.canaries(task, self._row.sft_target_text, clips)
+        results = await self._fleet.endpoints[0].canaries(task, self._row.sft_target_text, clips)
         for result in results:
             self._run.append(CANARIES_FILE, _result_to_line(step, result))
         paid = [result.describe() for result in results if result.paid]

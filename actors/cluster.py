@@ -31,7 +31,7 @@ from actors.reach import (
     protect_token,
     quote_interpreter,
 )
-from conf.schema import Config
+from conf.schema import ClusterConfig, Config
 from rollout.environment import CPU_ENV, ENV
 from store.files import copy_contents
 
@@ -168,18 +168,18 @@ class Cluster:
     """A Ray that this run started or joined, and the placement of its actors.
 
     Example:
-        cluster = Cluster(config, plan(config, cores()))
+        cluster = Cluster(config.cluster, plan_placement(config, count_usable_cores()))
         handle = ray.remote(JudgeActor).options(**cluster.options("judge", 0)).remote(...)
         cluster.close(logs=run / "infra")
     """
 
-    def __init__(self, config: Config, layout: PlacementPlan) -> None:
+    def __init__(self, config: ClusterConfig, layout: PlacementPlan) -> None:
         self.plan = layout
-        self._private = config.cluster.address == "local"
+        self._private = config.address == "local"
         self._folder: Path | None = None
         self._group: PlacementGroup | None = None
-        wanted = LOCAL_ACTOR_ENVIRONMENT if config.cluster.kind == "local" else ENV
-        if self._private and config.cluster.kind == "gpu" and not count_cuda_devices():
+        wanted = LOCAL_ACTOR_ENVIRONMENT if config.kind == "local" else ENV
+        if self._private and config.kind == "gpu" and not count_cuda_devices():
             raise UserError("cluster.kind=gpu: this machine has no CUDA device; cluster=local needs none")
         try:
             self._enter(config, wanted)
@@ -189,16 +189,16 @@ class Cluster:
             self.close(logs=None)
             raise
 
-    def _enter(self, config: Config, wanted: Mapping[str, str]) -> None:
+    def _enter(self, config: ClusterConfig, wanted: Mapping[str, str]) -> None:
         """A Ray of our own, or the running one. ``wanted``: environment of the actors."""
         if self._private:
             total = sum(role.count for role in self.plan.roles)
-            claims = {} if config.cluster.kind == "gpu" else {"num_cpus": max(1, total), "num_gpus": 0}
+            claims = {} if config.kind == "gpu" else {"num_cpus": max(1, total), "num_gpus": 0}
             path = os.pathsep.join([str(WORKER_IMPORT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             self._start({"env_vars": {**wanted, "PYTHONPATH": path}, **quote_interpreter()}, claims)
             return
         free = {name: value for name, value in wanted.items() if _is_ours_to_set(name, value)}
-        join_ray(config.cluster.address, {"env_vars": free})
+        join_ray(config.address, {"env_vars": free})
         protect_token()
 
     def _start(self, runtime_env: dict[str, Any], claims: dict[str, int]) -> None:

@@ -1,8 +1,8 @@
 """One batch: rows -> replies, streamed -> verdicts as replies finish -> groups in a fixed order.
 
-    encode -> generate ==reply==> judge (while the others are still being sampled) -> Harvest
+    encode -> generate ==reply==> judge (while the others are still being sampled) -> JudgedBatch
 
-Invariant: a harvest holds every (prompt, index) exactly once, in prompt order, whatever arrived first and
+Invariant: a judged batch holds every (prompt, index) exactly once, in prompt order, whatever arrived first and
 whichever worker died; a reply whose speech was lost with its worker is sampled again from its own seed.
 """
 
@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from actors.answer_pool import SpeechLost
 from actors.errors import JudgeOutage, RunError, UserError
-from actors.judge_pool import JudgePool, SpeechLost
+from actors.judge_pool import JudgePool
 from actors.pool import RolloutPool
 from conf.schema import Config
 from judge.noise import add_judge_noise
@@ -64,7 +65,7 @@ class JudgedBatch:
 
 
 def join_judged_batches(first: JudgedBatch, second: JudgedBatch) -> JudgedBatch:
-    """Two harvests, one after the other."""
+    """Two judged batches, one after the other."""
     return JudgedBatch(
         groups=first.groups + second.groups,
         generate_s=first.generate_s + second.generate_s,
@@ -192,7 +193,7 @@ async def sample_and_judge_step(
     progress: Callable[[int, int], None],
 ) -> JudgedBatch:
     """Judged groups of these rows of a manifest, drawn as at ``step``, with ``judge.noise``."""
-    sampling = build_step_sampling(config, step)
+    sampling = build_step_sampling(config.rollout, config.run.seed, step)
     judged_batch = await sample_and_judge(
         rollout,
         judges,

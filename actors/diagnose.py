@@ -21,7 +21,7 @@ class DiagnosticsRecorder:
 
     Example:
         times["time/diagnose"] = await diagnoses.diagnose_if_due(decision.batch)
-        ...the step...
+        ...  # the step
         metrics |= diagnoses.record(step)
     """
 

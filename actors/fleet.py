@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.api_judge import JUDGE_CALLS_FILE, ApiJudgeActor, ask_limiter, start_limiters
+from actors.api_judge import build_endpoint_pools
 from actors.cluster import Cluster
 from actors.errors import LearnerFailed, WeightSyncFailed, describe_error
 from actors.handles import JudgeActor, LearnerActor, RolloutActor
@@ -18,7 +18,6 @@ from actors.run.provenance import hash_source
 from actors.run.record import RunDirectory
 from actors.weight_sync import PublishedWeights
 from conf.schema import Config
-from judge.endpoint.limits import LimiterFigures
 from judge.llm.build import ProbedEndpoints
 from learner.diagnosis import PolicyDiagnosis
 from learner.types import Rollout, StepBatch, StepResult
@@ -95,7 +94,7 @@ class Fleet:
     """Starts a run's actors on its cluster.
 
     Example:
-        fleet = Fleet(config, Cluster(config, layout), run)
+        fleet = Fleet(config, Cluster(config.cluster, layout), run)
         await fleet.start()
         ...
         fleet.close()
@@ -115,17 +114,12 @@ class Fleet:
             )
 
         rollout, learner = actor(RolloutActor, "rollout"), actor(LearnerActor, "learner")
-        judge = actor(JudgeActor, "judge")
-        self._limiters: list[Any] = []
-        if probed is not None:
-            self._limiters = start_limiters(config.judge, config.rollout.group_size, run.path / JUDGE_CALLS_FILE)
-            judge = actor(ApiJudgeActor, "judge", run.path, probed, self._limiters)
         self._run, self._down_s = run, 0.0
         self._transport = config.cluster.weight_transfer
-        self._judged = 0.0  # seconds that judges were busy, at the last step
+        self._judged = 0.0  # seconds that the busiest judges were busy, at the last step
         self.rollout = RolloutPool("rollout", config.rollout.workers, create=rollout, **common)
-        self.judges = build_judge_pool(config, judge, **common)
-        self.judges.on_lost = self._release_judge_leases
+        self.endpoints = build_endpoint_pools(config, probed, run.path, **common) if probed is not None else []
+        self.judges = build_judge_pool(config, actor(JudgeActor, "judge"), self.endpoints, **common)
         self.learner = LearnerGroup(
             count=config.learner.ranks,
             create=lambda rank: learner(rank, rank),
@@ -139,7 +133,8 @@ class Fleet:
         ``learns``: False where replies are sampled and judged only.
         """
         learner = (self.learner.start(),) if learns else ()
-        await asyncio.gather(self.rollout.start(), self.judges.start(), *learner)
+        judges = (pool.start() for pool in (self.judges, *self.endpoints))
+        await asyncio.gather(self.rollout.start(), *judges, *learner)
 
     async def sync(self, version: int) -> None:
         """Every engine gets the learner's weights of this version, checked on both sides."""
@@ -158,40 +153,34 @@ class Fleet:
     async def collect_judge_metrics(self) -> dict[str, float]:
         """What the API judges were asked so far, as metrics; nothing where there are none."""
         named: dict[str, float] = {}
-        for limiter, prefix in zip(self._limiters, ("judge/", "judge/second_"), strict=False):
-            limiter_figures: LimiterFigures = await ask_limiter(limiter.state.remote())
+        for endpoint, prefix in zip(self.endpoints, ("judge/", "judge/second_"), strict=False):
+            figures = await endpoint.state()
             named |= {
-                f"{prefix}requests": limiter_figures.requests,
-                f"{prefix}spent": limiter_figures.spent,
-                f"{prefix}breaker_open_s": limiter_figures.seconds_open,
-                f"{prefix}in_flight": limiter_figures.in_flight,
-                f"{prefix}waiting": limiter_figures.waiting,
+                f"{prefix}requests": figures.requests,
+                f"{prefix}spent": figures.spent,
+                f"{prefix}breaker_open_s": figures.seconds_open,
+                f"{prefix}in_flight": figures.in_flight,
+                f"{prefix}waiting": figures.waiting,
             }
-        down = named.get("judge/breaker_open_s", 0.0) - self._down_s
+        open_s = named.get("judge/breaker_open_s", 0.0)
+        down = open_s - (self._down_s if open_s >= self._down_s else 0.0)  # less than before: its actor is a new one
+        self._down_s = open_s
         if down > 0:
-            self._down_s += down
             self._run.event("judge", f"the endpoint was down for {down:.0f} s of this step, and the run waited")
         return named
 
-    async def _release_judge_leases(self, judge: str) -> None:
-        """What a judge that was ended still had or wanted of the limiters is free again."""
-        for limiter in self._limiters:
-            await ask_limiter(limiter.forget.remote(judge))
-
     def compute_idle_shares(self, times: Mapping[str, float]) -> dict[str, float]:
         """Share of the last step in which each role had nothing to do."""
-        before, self._judged = self._judged, self.judges.busy_s
+        before = self._judged
+        self._judged = max(pool.busy_s for pool in (self.judges, *self.endpoints))
         busy = {
             "rollout": times["time/generate"],
-            "judge": (self._judged - before) / self.judges.places,
+            "judge": self._judged - before,
             "learner": times.get("time/learn", 0.0) + times.get("time/diagnose", 0.0),
         }
         return {f"idle/{role}": 1 - min(1.0, seconds / times["time/step"]) for role, seconds in busy.items()}
 
     def close(self) -> None:
         """End all actors. Idempotent."""
-        for pool in (self.rollout, self.judges, self.learner):
+        for pool in (self.rollout, self.judges, *self.endpoints, self.learner):
             pool.close()
-        for limiter in self._limiters:
-            ray.kill(limiter)
-        self._limiters = []

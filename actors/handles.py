@@ -32,13 +32,7 @@ class BaseActor:
 
     def hello(self) -> dict[str, Any]:
         """Who this is and which source tree it runs."""
-        where = {"pid": os.getpid(), "node": socket.gethostname(), "actor": get_own_actor_id()}
-        return {**where, "source": hash_source()}
-
-
-def get_own_actor_id() -> str:
-    """The name that Ray gave this actor; no two, and no replacement, have the same."""
-    return str(ray.get_runtime_context().get_actor_id())
+        return {"pid": os.getpid(), "node": socket.gethostname(), "source": hash_source()}
 
 
 class RolloutActor(BaseActor):
@@ -100,18 +94,10 @@ class RolloutActor(BaseActor):
         self._worker.close()
 
 
-class JudgingActor(BaseActor):
-    """What every judge is told by the driver: how the policy speaks when nothing is asked of its voice."""
-
-    voice: SpeechNorms | None = None  # not known yet, or not at all
-
-    def know_voice(self, norms: SpeechNorms) -> None:
-        """From now on replies are held against this voice."""
-        self.voice = norms
-
-
-class JudgeActor(JudgingActor):
+class JudgeActor(BaseActor):
     """One judge: scores one reply at a time."""
+
+    voice: SpeechNorms | None = None  # how the policy speaks when nothing is asked of it; not known yet, or not at all
 
     def __init__(self, config: Config) -> None:
         from judge.panel import build_panel
@@ -119,14 +105,16 @@ class JudgeActor(JudgingActor):
 
         self._worker = JudgeWorker(build_panel(config.judge, Path.cwd(), lambda: self.voice))
 
+    def know_voice(self, norms: SpeechNorms) -> None:
+        """From now on replies are held against this voice."""
+        self.voice = norms
+
     def sample_voice(self, text: str, speech: Speech) -> VoiceSample | None:
         """What a reply shows of its voice."""
         return measure_voice_sample(text, speech)
 
     def score(self, reply: Reply, speech: Speech, task: JudgeTask, audio: Path | None) -> ReplyJudgement:
         """The verdicts on one reply; its audio is kept at ``audio`` when given."""
-        if audio is not None:
-            audio.parent.mkdir(parents=True, exist_ok=True)
         return self._worker.score(reply, speech, task, audio)
 
 

@@ -1,39 +1,31 @@
-"""Judge replicas: each reply, or group, to whoever is free, and a verdict within its time.
+"""The judges of a run as the driver asks them: local workers, then the endpoints for the axes that are theirs.
 
-Invariant: a verdict that does not come is Missing, never a number; a judge that stays away is replaced.
+Invariant: a verdict that does not come is Missing, never a number.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from math import inf
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray.exceptions import ObjectLostError, RayError, RayTaskError
+from ray.exceptions import RayError
 
+from actors.answer_pool import AnswerLate, AnswerPool, SpeechLost, build_late_verdict
 from actors.errors import RunError, describe_error
-from actors.pool import WORKER_CALL_TIMEOUT_S, ActorPool
+from actors.pool import WORKER_CALL_TIMEOUT_S
 from conf.schema import Config
-from judge.llm.build import compares_replies, count_worker_slots, verdict_deadline
-from judge.llm.canary import CanaryResult
+from judge.llm.build import compares_replies
+from judge.llm.endpoint_judge import AxisJudge
+from judge.llm.panel import EndpointAxes, SecondJudge
 from judge.rules.voice import SpeechNorms, VoiceSample
-from judge.types import JudgeTask, MissingVerdict, ReplyJudgement
+from judge.types import JudgeTask, ReplyJudgement
 from rollout.types import Reply
 
 
-class SpeechLost(RunError):
-    """A reply's speech went with the worker that made it: sample the reply again."""
+class JudgePool(AnswerPool):
+    """Workers that hear a reply and apply the local rules, one at a time.
 
-
-class _JudgeLate(Exception):
-    """No answer in time, and why."""
-
-
-class JudgePool(ActorPool):
-    """Judges with ``slots`` things in hand each: replies or, when they are judged ``together``, groups.
-
-    An answer has ``deadline`` seconds from the moment a judge takes it. Judges that can talk while they work
-    are asked for a sign of life every ``alive_s`` seconds.
+    ``endpoints``: who is asked about the other axes. ``together``: it compares the replies to a prompt.
     """
 
     voice: SpeechNorms | None = None  # that every judge knows, a fresh one too
@@ -44,28 +36,13 @@ class JudgePool(ActorPool):
         count: int,
         *,
         axes: Sequence[str],
-        deadline: float,
-        slots: int = 1,
+        endpoints: EndpointAxes[list[Any]] | None = None,
         together: bool = False,
-        alive_s: float = inf,
         **pool_arguments: Any,
     ) -> None:
         super().__init__(role, count, **pool_arguments)
-        self._axes, self._deadline = axes, deadline
-        self._slots, self._alive_s = slots, alive_s
+        self._axes, self._endpoints = axes, endpoints
         self.together = together
-        self._renewing = [asyncio.Lock() for _ in range(count)]
-        self._idle: asyncio.Queue[int] = asyncio.Queue()
-        self._late: set[asyncio.Task[None]] = set()
-        self._broken: RunError | None = None
-        self.busy_s = 0.0
-        for index in list(range(count)) * slots:
-            self._idle.put_nowait(index)
-
-    @property
-    def places(self) -> int:
-        """What all judges together have in hand when they are busy."""
-        return self._slots * len(self.handles)
 
     async def know_voice(self, norms: SpeechNorms) -> None:
         """Tell every judge how the policy speaks. RunError: one does not take it."""
@@ -80,22 +57,17 @@ class JudgePool(ActorPool):
 
     async def _tell_voice(self, handle: Any) -> None:
         try:
-            await asyncio.wait_for(_await_answer(handle.know_voice.remote(self.voice)), WORKER_CALL_TIMEOUT_S)
+            await asyncio.wait_for(handle.know_voice.remote(self.voice), WORKER_CALL_TIMEOUT_S)
         except (RayError, TimeoutError) as error:
             raise RunError(f"judge worker did not take the voice: {describe_error(error)}") from error
 
     async def score(self, reply: Reply, speech: list[Any], task: JudgeTask, audio: Path | None) -> ReplyJudgement:
-        """The verdicts, or Missing("deadline").
+        """The verdicts, or Missing("deadline"); the sound is kept at ``audio`` when given.
 
         SpeechLost: its maker died. BudgetSpent: judges keep dying.
         """
-        try:
-            judged: ReplyJudgement = await self._ask_free_judge(
-                lambda judge: judge.score.remote(reply, speech[0], task, audio), reply.prompt_id
-            )
-        except _JudgeLate as late:
-            return build_missing_verdict(reply, self._axes, str(late))
-        return judged
+        local = await self._score_locally(reply, speech, task, audio)
+        return local if self._endpoints is None else await self._endpoints.score(local, reply, speech, task)
 
     async def compare(
         self,
@@ -104,126 +76,57 @@ class JudgePool(ActorPool):
         task: JudgeTask,
         audio: Sequence[Path | None],
     ) -> list[ReplyJudgement]:
-        """The verdicts on all replies to a prompt, in order. As in ``score``; a group is late as a whole."""
+        """The verdicts on all replies to a prompt, held against each other, in order. As in ``score``."""
+        assert self._endpoints is not None, "only an endpoint compares"
+        local = await asyncio.gather(*map(self._score_locally, replies, speeches, [task] * len(replies), audio))
+        return await self._endpoints.compare(local, replies, speeches, task)
+
+    async def _score_locally(
+        self, reply: Reply, speech: list[Any], task: JudgeTask, audio: Path | None
+    ) -> ReplyJudgement:
         try:
-            judged: list[ReplyJudgement] = await self._ask_free_judge(
-                lambda judge: judge.compare.remote(replies, task, audio, *(speech[0] for speech in speeches)),
-                replies[0].prompt_id,
+            judged: ReplyJudgement = await self.ask(
+                lambda judge: judge.score.remote(reply, speech[0], task, audio), reply.prompt_id
             )
-        except _JudgeLate as late:
-            return [build_missing_verdict(reply, self._axes, str(late)) for reply in replies]
+        except AnswerLate as late:
+            return build_missing_verdict(reply, self._axes, late)
         return judged
 
     async def sample_voice(self, reply: Reply, speech: list[Any]) -> VoiceSample | None:
         """What a reply shows of its voice; None: nothing, or nobody could say in time, or its maker died."""
         try:
-            voice_sample: VoiceSample | None = await self._ask_free_judge(
+            voice_sample: VoiceSample | None = await self.ask(
                 lambda judge: judge.sample_voice.remote(reply.text, speech[0]), reply.prompt_id
             )
-        except (_JudgeLate, SpeechLost):
+        except (AnswerLate, SpeechLost):
             return None
         return voice_sample
 
-    async def canaries(self, task: JudgeTask, transcript: str, clips: Sequence[Path]) -> list[CanaryResult]:
-        """What the API judge makes of replies that deserve nothing. RunError: no answer in time."""
-        try:
-            results: list[CanaryResult] = await self._ask_free_judge(
-                lambda judge: judge.canaries.remote(task, transcript, clips), "the canaries"
-            )
-        except _JudgeLate as late:
-            raise RunError(f"the judge's canaries were not judged: {late}") from None
-        return results
 
-    async def _ask_free_judge(self, ask: Callable[[Any], Any], what: str) -> Any:
-        """The answer of the next judge that is free, or of its replacement."""
-        while True:
-            try:
-                index = await asyncio.wait_for(self._idle.get(), 20 * self._deadline)
-            except TimeoutError:
-                raise _JudgeLate(f"no judge free within {20 * self._deadline:g} s") from None
-            if self._broken is not None:
-                raise self._broken
-            start = asyncio.get_running_loop().time()
-            handle = self.handles[index]
-            call = asyncio.ensure_future(_await_answer(ask(handle)))
-            hung = not await self._wait_while_alive(handle, call)
-            self.busy_s += asyncio.get_running_loop().time() - start
-            if hung:
-                await self._replace_once(index, handle, f"no sign of life within {self._alive_s:g} s")
-                self._idle.put_nowait(index)
-                continue
-            if not call.done():
-                self._await_late_judge(index, handle, call)
-                raise _JudgeLate("deadline")
-            error = call.exception()
-            if isinstance(error, RayError) and not isinstance(error, ObjectLostError):
-                if isinstance(error, RayTaskError) and isinstance(error.cause, RunError):
-                    raise error.cause  # no judge could do better
-                if isinstance(error, RayTaskError) and isinstance(error.cause, ValueError):
-                    raise RunError(f"judging {what}: {error.cause}")
-                await self._replace_once(index, handle, describe_error(error))
-                self._idle.put_nowait(index)
-                continue
-            self._idle.put_nowait(index)
-            if isinstance(error, ObjectLostError):
-                raise SpeechLost(f"speech of replies to {what}") from error
-            return call.result()
-
-    async def _wait_while_alive(self, handle: Any, call: "asyncio.Future[Any]") -> bool:
-        """Wait for the call, at most until its deadline. False: its judge hangs."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._deadline
-        while not call.done() and (left := until - loop.time()) > 0:
-            await asyncio.wait({call}, timeout=min(left, self._alive_s))
-            if left > self._alive_s and not call.done():
-                sign = asyncio.ensure_future(_await_answer(handle.hello.remote()))
-                await asyncio.wait({call, sign}, timeout=self._alive_s, return_when=asyncio.FIRST_COMPLETED)
-                if not call.done() and (not sign.done() or sign.exception() is not None):
-                    return False
-        return True
-
-    def _await_late_judge(self, index: int, handle: Any, call: "asyncio.Future[Any]") -> None:
-        """A judge past its deadline gets the same time again to come back, then it is replaced."""
-
-        async def wait() -> None:
-            done, _ = await asyncio.wait({call}, timeout=self._deadline)
-            if not done or call.exception() is not None:
-                try:
-                    await self._replace_once(index, handle, f"no answer within {2 * self._deadline:g} s")
-                except RunError as error:
-                    self._broken = error  # the next ``score`` raises it
-            self._idle.put_nowait(index)
-
-        task = asyncio.create_task(wait())
-        self._late.add(task)
-        task.add_done_callback(self._late.discard)
-
-    async def _replace_once(self, index: int, handle: Any, reason: str) -> None:
-        """Replace the judge that ``handle`` is, once, however many of its replies were lost with it."""
-        async with self._renewing[index]:
-            if self.handles[index] is handle:
-                await self.replace_worker(index, reason)
-
-
-def build_judge_pool(config: Config, create: Callable[[int], Any], **common: Any) -> JudgePool:
-    """The judges of these settings: as many, as busy and as patient as they say."""
-    judge, size = config.judge, config.rollout.group_size
+def build_judge_pool(
+    config: Config, create: Callable[[int], Any], endpoints: Sequence[AxisJudge[list[Any]]], **common: Any
+) -> JudgePool:
+    """The local judges of these settings. ``endpoints``: of ``judge.api`` and ``judge.second``, where there are."""
+    axes = None
+    if endpoints:
+        judge, *others = endpoints
+        second = SecondJudge(judge=others[0], share=config.judge.second.share) if others else None
+        axes = EndpointAxes(judge=judge, second=second, weights=config.judge.weights)
     return JudgePool(
         "judge",
-        judge.workers,
+        config.judge.workers,
         create=create,
-        axes=judge.axes,
-        deadline=verdict_deadline(judge, size),
-        slots=count_worker_slots(judge),
-        together=compares_replies(judge, size),
-        alive_s=WORKER_CALL_TIMEOUT_S if judge.api_axes else inf,  # a local judge cannot talk while it works
+        axes=config.judge.axes,
+        endpoints=axes,
+        together=compares_replies(config.judge, config.rollout.group_size),
+        deadline=config.judge.deadline_s,
         **common,
     )
 
 
-def build_missing_verdict(reply: Reply, axes: Sequence[str], reason: str) -> ReplyJudgement:
+def build_missing_verdict(reply: Reply, axes: Sequence[str], late: AnswerLate) -> ReplyJudgement:
     """No verdict on any axis, and why."""
-    verdict = MissingVerdict(judge="pool", reason=reason, kind="deadline", retryable=True)
+    verdict = build_late_verdict(late)
     return ReplyJudgement(
         prompt_id=reply.prompt_id,
         index=reply.index,
@@ -231,7 +134,3 @@ def build_missing_verdict(reply: Reply, axes: Sequence[str], reason: str) -> Rep
         reward=verdict,
         transcript=None,
     )
-
-
-async def _await_answer(reference: Awaitable[Any]) -> Any:
-    return await reference

@@ -35,9 +35,11 @@ def run_job(job: Job) -> RunDirectory:
         if job.snapshot is not None:
             _lock_run_directory(held, job.config.run.root / job.config.run.name)
             checkpoint.check_still_newest(job.snapshot[0])
-        probed = probe_for_run(job.config, chain(job.train, job.validation, job.test))
+        probed = probe_for_run(
+            job.config.judge, job.config.rollout.group_size, chain(job.train, job.validation, job.test)
+        )
         print("starting Ray" if job.config.cluster.address == "local" else "joining Ray", flush=True)
-        cluster = Cluster(job.config, job.layout)  # before anything is written
+        cluster = Cluster(job.config.cluster, job.layout)  # before anything is written
         try:
             return _run_on_cluster(cluster, job, probed, held)
         finally:

@@ -32,10 +32,9 @@ class ActorPool:
     """Replicas of one role.
 
     Example:
-        create = lambda index: actor_class.remote(...)
-        pool = Pool("judge", 2, create=create, source=source_hash(), restarts=3, journal=journal)
+        pool = ActorPool("judge", 2, create=create, source=digest, restarts=3, journal=journal)
         await pool.start()
-        await pool.replace(0, "died")
+        await pool.replace_worker(0, "died")
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class ActorPool:
         self._restarts = restarts
         self._journal = journal
         self._used = [0] * count
-        self.on_lost: Callable[[str], Awaitable[None]] | None = None  # told the name of a replica that was ended
         self.handles: list[Any] = [None] * count
 
     async def start(self) -> None:
@@ -77,8 +75,6 @@ class ActorPool:
     async def replace_worker(self, index: int, reason: str) -> None:
         """Kill replica ``index`` and start a fresh one. BudgetSpent: too often."""
         ray.kill(self.handles[index])
-        if self.on_lost is not None:
-            await self.on_lost(self.handles[index]._actor_id.hex())
         if self._used[index] >= self._restarts:
             raise RestartBudgetSpent(
                 f"{self.role} worker {index} failed after {self._used[index]} restarts (cluster.restarts): {reason}"

@@ -13,7 +13,7 @@ from actors.collect import encode_rows
 from actors.errors import RunError
 from actors.fleet import Fleet
 from conf.judging import JudgeConfig
-from conf.schema import Config
+from conf.schema import Config, RolloutConfig
 from judge.rules.voice import (
     MAX_VOICE_REPLIES,
     MIN_VOICE_REPLIES,
@@ -47,7 +47,7 @@ async def measure_voice(
         await fleet.judges.know_voice(known)
         return None
     asked = [row for row in rows[: 4 * MAX_VOICE_REPLIES] if row.style is None][:MAX_VOICE_REPLIES]
-    samples = await _collect_voice_samples(fleet, config, manifest, asked) if asked else []
+    samples = await _collect_voice_samples(fleet, config.rollout, manifest, asked) if asked else []
     norms = fit_voice_norms(samples)
     if norms is None:
         count = f"{len(samples)} of {len(asked)} replies of the start policy end by themselves and say words"
@@ -63,12 +63,12 @@ async def measure_voice(
 
 
 async def _collect_voice_samples(
-    fleet: Fleet, config: Config, manifest: Path, rows: Sequence[ManifestRow]
+    fleet: Fleet, config: RolloutConfig, manifest: Path, rows: Sequence[ManifestRow]
 ) -> list[VoiceSample]:
     prompts = [example_to_prompt(example) for example in await encode_rows(fleet.rollout, manifest, rows)]
     looks: list[asyncio.Task[VoiceSample | None]] = []
     async with asyncio.TaskGroup() as group:
-        replies = fleet.rollout.generate(prompts, build_greedy_sampling(config.rollout), config.rollout.deadline_s)
+        replies = fleet.rollout.generate(prompts, build_greedy_sampling(config), config.deadline_s)
         async for reply, speech in replies:
             if reply.finish == "stop":
                 looks.append(group.create_task(fleet.judges.sample_voice(reply, speech)))

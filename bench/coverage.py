@@ -10,7 +10,8 @@ import argparse
 
 import numpy as np
 
-from report.study.paired import Bootstrap, draw_bootstrap_counts, estimate_mean
+from conf.study import BootstrapConfig
+from report.study.paired import draw_prompts_and_seeds, estimate_mean
 
 CASES = (  # standard deviations of seed, prompt and the rest
     (1.0, 1.0, 0.0),
@@ -22,7 +23,7 @@ CASES = (  # standard deviations of seed, prompt and the rest
 
 
 def coverage(
-    seeds: int, case: tuple[float, float, float], trials: int, prompts: int, settings: Bootstrap
+    seeds: int, case: tuple[float, float, float], trials: int, prompts: int, settings: BootstrapConfig
 ) -> tuple[float, float]:
     """Shares of the trials in which plain and widened intervals hold 0."""
     chance = np.random.default_rng([settings.seed, seeds])
@@ -34,7 +35,7 @@ def coverage(
             np.zeros((seeds, prompts)),
         )
         ours = estimate_mean(values, settings)
-        w_BP, v_BS = draw_bootstrap_counts(values.shape, settings)
+        w_BP, v_BS = draw_prompts_and_seeds(values.shape, settings)
         drawn_B = ((w_BP @ values.T) * v_BS).sum(axis=1) / (seeds * prompts)
         lo, hi = np.quantile(drawn_B, [0.025, 0.975])
         assert ours.lo is not None and ours.hi is not None
@@ -50,7 +51,7 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=120)
     parser.add_argument("--draws", type=int, default=1000)
     wanted = parser.parse_args()
-    settings = Bootstrap(draws=wanted.draws)
+    settings = BootstrapConfig(draws=wanted.draws)
     print(f"{'seeds':>5} {'sd seed':>8} {'prompt':>7} {'rest':>6} {'plain':>7} {'widened':>8}")
     for seeds in (2, 3, 5):
         for case in CASES:

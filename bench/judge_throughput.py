@@ -2,12 +2,13 @@
 
     python -m bench.judge_throughput [--seconds 20] [--workers 2] [--concurrency 16]
 
-Everything a run has between a reply and its verdict, on this machine: judge workers and the one limiter on
+Everything a run has between a reply and its verdict, on this machine: local judges and the endpoint's actor on
 Ray, a cache and a log on disk, HTTP to a process of its own that reads every byte. Each verdict is one call
 with 3 s of 16 kHz audio that was never sent before.
 
-    path    workers that are given the waves and score the acoustic axis: what the API judge itself costs
-    whole   replies through the pool as in a run: transfer, recogniser, local rules, then the same call
+    path    the endpoint's actor scores the acoustic axis of waves that it makes itself: what the API judge costs
+    asked   it is given them by the driver, through the object store
+    whole   replies through the pools as in a run: transfer, recogniser, local rules, then the same call
 
 Required: at least 100 verdicts a second by ``path``. ``--profile FILE``: cProfile of one process without Ray.
 """
@@ -33,22 +34,13 @@ import numpy as np
 import psutil
 import ray
 
-from actors.api_judge import ApiJudgeActor
+from actors.api_judge import JUDGE_CALLS_FILE, EndpointActor, EndpointPool
 from actors.cluster import Cluster, count_usable_cores, plan_placement
 from actors.judge_pool import JudgePool
 from conf.load import load_config
 from conf.schema import Config
-from judge.endpoint.limits import Limiter
-from judge.llm.build import (
-    EndpointLimiters,
-    ProbedEndpoints,
-    build_api_panel,
-    count_worker_slots,
-    limits_from_config,
-    probe_endpoints,
-)
-from judge.llm.reply_judge import OpenAIJudge
-from judge.llm.rubric import ACOUSTIC_RUBRIC
+from judge.llm.build import ProbedEndpoints, build_endpoint_judge, probe_endpoints
+from judge.llm.endpoint_judge import AxisJudge
 from judge.types import JudgeTask, ScoredVerdict
 from rollout.types import Speech
 from tests.helpers.api_judge_runs import api_judges
@@ -104,26 +96,31 @@ async def serve() -> None:
     await server.serve_forever()
 
 
-class Worker(ApiJudgeActor):
-    """A judge of the run that also scores waves which it makes itself."""
+class MeasuredEndpoint(EndpointActor):
+    """The endpoint of a run that also scores waves which it makes itself."""
 
-    async def verdicts(self, first: int, seconds: float, at_once: int) -> list[float]:
+    async def verdicts(self, seconds: float, at_once: int) -> list[float]:
         """Seconds that each verdict took, as many as there are in this time."""
         end = time.perf_counter() + seconds
-        return await scored(self._panel.judge, first, at_once, lambda _: time.perf_counter() < end)
+        return await scored(self._judge, at_once, lambda _: time.perf_counter() < end, lambda speech: speech)
 
 
-async def scored(judge: OpenAIJudge, first: int, at_once: int, goes_on: Callable[[int], bool]) -> list[float]:
-    """Keep ``at_once`` verdicts under way. ``goes_on``: whether one more is begun, after so many begun."""
-    noise = np.random.default_rng(first).normal(0, 0.1, 2 * round(SECONDS * RATE)).astype(np.float32)
+async def scored(
+    judge: AxisJudge[Any], at_once: int, goes_on: Callable[[int], bool], give: Callable[[Speech], Any]
+) -> list[float]:
+    """Seconds that each verdict took, with ``at_once`` under way.
+
+    ``goes_on``: whether one more is begun, after so many begun; ``give``: a wave as the judge takes it.
+    """
+    noise = np.random.default_rng().normal(0, 0.1, 2 * round(SECONDS * RATE)).astype(np.float32)
     numbers, took = count(), list[float]()
 
     async def line() -> None:
         while goes_on(shift := next(numbers)):
             start = time.perf_counter()
             assert shift < len(noise) // 2, "every wave is used once"
-            wave = noise[shift : shift + len(noise) // 2]
-            verdict = await judge.score(ACOUSTIC_RUBRIC, TASK, TEXT, Speech(wave=wave, sample_rate=RATE), None)
+            speech = give(Speech(wave=noise[shift : shift + len(noise) // 2], sample_rate=RATE))
+            verdict = (await judge.score(TEXT, speech, TASK, "bench"))["acoustic"]
             assert isinstance(verdict, ScoredVerdict) and not verdict.cached, verdict
             took.append(time.perf_counter() - start)
 
@@ -136,11 +133,12 @@ class Usage:
     """Processor time of named processes."""
 
     pids: dict[str, list[int]]
-    since: float = field(default_factory=time.perf_counter)
+    since: float = 0.0
     before: dict[str, float] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.before = self._seconds()
+    def begin(self) -> None:
+        """Count from now on."""
+        self.since, self.before = time.perf_counter(), self._seconds()
 
     def _seconds(self) -> dict[str, float]:
         return {
@@ -165,18 +163,34 @@ def show(name: str, took: list[float], seconds: float, shares: str) -> float:
     return rate
 
 
-async def by_path(pool: JudgePool, config: Config, usage: Usage, seconds: float) -> float:
+async def by_path(config: Config, usage: Usage, seconds: float) -> float:
     """The API judge alone."""
-    at_once = count_worker_slots(config.judge)
-    calls = [handle.verdicts.remote(i + 1, seconds, at_once) for i, handle in enumerate(pool.handles)]
-    took = [one for found in await asyncio.gather(*calls) for one in found]
-    return show("path", took, time.perf_counter() - usage.since, usage.shares())
+    arguments = (config, 0, await probe_endpoints(config.judge), Path(config.run.root, "run", JUDGE_CALLS_FILE), False)
+    actor: Any = ray.remote(MeasuredEndpoint).options(num_cpus=0).remote(*arguments)
+    await actor.verdicts.remote(1.0, 1)  # warm
+    usage.pids["endpoint"] = [(await actor.hello.remote())["pid"]]
+    usage.begin()
+    took = await actor.verdicts.remote(seconds, config.judge.api.concurrency)
+    rate = show("path", took, time.perf_counter() - usage.since, usage.shares())
+    ray.kill(actor)
+    return rate
 
 
-async def by_whole(pool: JudgePool, usage: Usage, seconds: float) -> float:
+async def by_asking(endpoint: EndpointPool, at_once: int, usage: Usage, seconds: float) -> None:
+    """The same for waves from here."""
+    warm = Speech(wave=np.ones(round(SECONDS * RATE), np.float32), sample_rate=RATE)
+    await endpoint.score(TEXT, [ray.put(warm)], TASK, "warm")
+    usage.begin()
+    end = usage.since + seconds
+    took = await scored(endpoint, at_once, lambda _: time.perf_counter() < end, lambda speech: [ray.put(speech)])
+    show("asked", took, time.perf_counter() - usage.since, usage.shares())
+
+
+async def by_whole(pool: JudgePool, at_once: int, usage: Usage, seconds: float) -> float:
     """Replies from the object store to verdicts."""
     wave = np.resize(spoken(TEXT), round(SECONDS * RATE))
     random, numbers, took = np.random.default_rng(0), count(), list[float]()
+    usage.begin()
     end = usage.since + seconds
 
     async def line() -> None:
@@ -187,33 +201,31 @@ async def by_whole(pool: JudgePool, usage: Usage, seconds: float) -> float:
             assert isinstance(judged.reward, ScoredVerdict), judged.reward
             took.append(time.perf_counter() - start)
 
-    await asyncio.gather(*(line() for _ in range(pool.places)))
+    await asyncio.gather(*(line() for _ in range(at_once)))
     return show("whole", took, time.perf_counter() - usage.since, usage.shares())
 
 
 async def measure(config: Config, server: int, seconds: float) -> bool:
-    """Both, on one fleet. Whether the required rate was had."""
-    async with api_judges(config, Worker, journal=None, restarts=0) as (pool, limiter):
-        workers = [(await handle.hello.remote())["pid"] for handle in pool.handles]
+    """All three. Whether the required rate was had."""
+    at_once, ours = config.judge.api.concurrency, {"server": [server], "driver": [os.getpid()]}
+    rate = await by_path(config, Usage(dict(ours)), seconds)
+    async with api_judges(config, journal=None, restarts=0) as (pool, endpoint):
         pids = {
-            "workers": workers,
-            "limiter": [(await limiter.hello.remote())["pid"]],
-            "server": [server],
-            "driver": [os.getpid()],
+            "judges": [(await handle.hello.remote())["pid"] for handle in pool.handles],
+            "endpoint": [(await endpoint.handles[0].hello.remote())["pid"]],
+            **ours,
         }
-        await asyncio.gather(*(handle.verdicts.remote(0, 1.0, 1) for handle in pool.handles[:1]))  # warm
-        rate = await by_path(pool, config, Usage(pids), seconds)
-        await by_whole(pool, Usage(pids), seconds)
+        await by_asking(endpoint, at_once, Usage(pids), seconds)
+        await by_whole(pool, at_once, Usage(pids), seconds)
     return rate >= REQUIRED
 
 
 def profile(config: Config, found: ProbedEndpoints, verdicts: int, to: Path) -> None:
     """The same path in this process, profiled over so many verdicts."""
-    access = EndpointLimiters(judge=Limiter(limits_from_config(config.judge.api)), second=None)
-    panel = build_api_panel(config.judge, Path.cwd(), config.model.path, found, access, log=to.with_suffix(".calls"))
+    judge = build_endpoint_judge(config.judge, config.judge.api, found.judge, log=to.with_suffix(".calls"))
     profiler = cProfile.Profile()
     start = time.perf_counter()
-    took = profiler.runcall(asyncio.run, scored(panel.judge, 1, 8, lambda begun: begun < verdicts))
+    took = profiler.runcall(asyncio.run, scored(judge, 8, lambda begun: begun < verdicts, lambda speech: speech))
     show("alone", took, time.perf_counter() - start, "profiled")
     profiler.dump_stats(to)
 
@@ -235,7 +247,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--concurrency", type=int, default=16, help="calls on their way, over all workers")
+    parser.add_argument("--concurrency", type=int, default=16, help="calls on their way")
     parser.add_argument("--profile", type=Path, metavar="FILE")
     parser.add_argument("--verdicts", type=int, default=2000, help="of --profile")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -262,7 +274,7 @@ def main() -> int:
         if options.profile is not None:
             profile(config, asyncio.run(probe_endpoints(config.judge)), options.verdicts, options.profile)
             return 0
-        cluster = Cluster(config, plan_placement(config, count_usable_cores()))
+        cluster = Cluster(config.cluster, plan_placement(config, count_usable_cores()))
         try:
             held = asyncio.run(measure(config, server, options.seconds))
         finally:

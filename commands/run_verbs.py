@@ -54,15 +54,11 @@ def check_manifests(manifests: Sequence[Path], max_seconds: float) -> int:
 
 def _describe_references(manifest: Path, rows: Sequence[Any], max_seconds: float) -> list[str]:
     """Two of them as the recogniser hears them that a run has where no other is set."""
-    from actors.checks.references import describe_reference_transcripts, is_user_manifest
+    from actors.checks.references import describe_user_references
     from conf.judging import AsrConfig
 
     try:
-        return (
-            describe_reference_transcripts(AsrConfig(), manifest, rows, max_seconds)
-            if is_user_manifest(manifest)
-            else []
-        )
+        return describe_user_references(AsrConfig(), manifest, rows, max_seconds)
     except UserError as error:
         return [f"references not heard: {error}"]
 

@@ -97,7 +97,7 @@ def evaluate_checkpoint(
     if to is not None and (to.is_dir() or to.is_fifo() or not to.absolute().parent.is_dir()):
         raise UserError(f"--json: must be a file in a folder that is there: got {to}")
     config = load_model_config(model, overrides)
-    check_judge(config)
+    check_judge(config.judge)
     path = (manifest or config.data.test).absolute()
     rows = read_manifest(path, config.data.max_seconds)[:limit]
     if problems := list(find_unusable_rows(rows, path, load_family(config.model), config)):
@@ -127,12 +127,10 @@ async def build_in_process_judge(
 
     UserError: an API judge that is not usable.
     """
-    from conf.endpoints import SecondConfig
-    from judge.endpoint.limits import Limiter
-    from judge.llm.build import EndpointLimiters, build_api_panel, limits_from_config, probe_endpoints
+    from judge.llm.build import build_api_panel, probe_endpoints
     from judge.panel import build_panel
 
-    judge = config.judge.model_copy(update={"second": SecondConfig()})  # nobody would look at its opinion
+    judge = config.without_second_opinion().judge
     where = (judge, Path.cwd(), config.model.path)
     try:
         if not judge.api_axes:
@@ -143,8 +141,7 @@ async def build_in_process_judge(
 
             return local
         probe_result = await probe_endpoints(judge, user_audio=user_audio)
-        access = EndpointLimiters(judge=Limiter(limits_from_config(judge.api)), second=None)
-        asked = build_api_panel(*where, probe_result, access, log=None)
+        asked = build_api_panel(*where, probe_result, log=None)
     except ValueError as error:
         raise UserError(f"judge: {error}") from error
     print(probe_result.judge.describe(), file=sys.stderr)

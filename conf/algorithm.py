@@ -153,7 +153,11 @@ class AlgoConfig(StrictModel):
 
     def _rules(self) -> tuple[tuple[bool, str], ...]:
         """(whether it holds, what it says) of every rule between these settings."""
-        grpo, penalised = self.loss == "grpo", self.kl_in == "reward"
+        released = self._released_rules() if self.faithful else ()
+        return (*self._mixing_rules(), *self._penalty_rules(), *self._routing_rules(), *released)
+
+    def _mixing_rules(self) -> tuple[tuple[bool, str], ...]:
+        """What is learnt, and from which groups."""
         return (
             (
                 not self.prefers or self.preference.any,
@@ -166,18 +170,24 @@ class AlgoConfig(StrictModel):
                 + " nothing but SFT: got 0 everywhere",
             ),
             (
-                grpo or not (self.kl.any or self.entropy.any),
-                f"{'kl' if self.kl.any else 'entropy'} must be 0 on every channel with loss={self.loss},"
-                " which holds the reference itself",
-            ),
-            (
                 self.loss != "dpo" or self.mix != "gate",
                 "mix must be fixed or two_stage with loss=dpo: the gate reads fresh replies, pairs have none",
             ),
             (
-                grpo or self.equal_groups == "keep",
+                self.loss == "grpo" or self.equal_groups == "keep",
                 f"equal_groups must be keep with loss={self.loss}, whose margin drops equal replies already:"
                 f" got {self.equal_groups}",
+            ),
+        )
+
+    def _penalty_rules(self) -> tuple[tuple[bool, str], ...]:
+        """How far the policy may leave the start policy."""
+        grpo, penalised = self.loss == "grpo", self.kl_in == "reward"
+        return (
+            (
+                grpo or not (self.kl.any or self.entropy.any),
+                f"{'kl' if self.kl.any else 'entropy'} must be 0 on every channel with loss={self.loss},"
+                " which holds the reference itself",
             ),
             (
                 self.kl_estimator != "k1" or penalised or not self.kl.any,
@@ -192,16 +202,20 @@ class AlgoConfig(StrictModel):
                 not penalised or self.kl.any,
                 "kl must be above 0 on some channel with kl_in=reward: got 0 everywhere",
             ),
+        )
+
+    def _routing_rules(self) -> tuple[tuple[bool, str], ...]:
+        """An advantage for each channel."""
+        return (
             (
                 not self.routed or (self.preference.text > 0 and self.preference.audio > 0),
                 "preference must weigh text and audio with routed=true, where each has its own advantage:"
                 f" got {_format_setting(self.preference)}",
             ),
             (
-                not self.routed or (grpo and self.normalise_by == "reward"),
+                not self.routed or (self.loss == "grpo" and self.normalise_by == "reward"),
                 "routed needs loss=grpo and normalise_by=reward: it normalises each axis apart by itself",
             ),
-            *(self._released_rules() if self.faithful else ()),
         )
 
     def _released_rules(self) -> tuple[tuple[bool, str], ...]:

@@ -60,11 +60,11 @@ class AskedConfig(EndpointConfig):
     outage_s: PositiveSeconds = 600.0
     """Longest pause while the endpoint is down; then the verdicts that waited are missing."""
     concurrency: PositiveInt = 8
-    """Calls on their way at once, over all judge workers."""
+    """Calls on their way at once, over the whole run; also how many replies or groups are in hand."""
     requests_per_minute: PositiveFloat | None = None
-    """Requests started in a minute, over all judge workers, retries included."""
+    """Requests started in a minute, over the whole run, retries included."""
     audio_seconds_per_minute: PositiveFloat | None = None
-    """Seconds of audio sent in a minute, over all judge workers."""
+    """Seconds of audio sent in a minute, over the whole run."""
     spend_cap: PositiveFloat | None = None
     """After this much no call starts, in the currency of the prices; a resumed run goes on counting."""
     prompt_price: NonNegativeFloat | None = None

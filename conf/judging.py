@@ -116,7 +116,7 @@ class JudgeConfig(StrictModel):
     """Who scores replies and how the axes are put together."""
 
     workers: PositiveInt = 2
-    """Judge replicas."""
+    """Processes that hear replies and apply the local rules; what an endpoint judges one more process asks it."""
     semantic: NonNegativeFloat = 0.6
     """Weight of what was said, as heard."""
     acoustic: NonNegativeFloat = 0.4

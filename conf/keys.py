@@ -11,6 +11,11 @@ from pydantic.fields import FieldInfo
 
 from conf.schema import Config
 
+REMOVED_KEYS = {
+    "rollout.top_p": "replies are drawn from the whole distribution, the learner cannot score a truncated one",
+}
+"""Settings of earlier releases -> why there is none any more. A run that was begun with one goes on without it."""
+
 CONFIG_FOLDER = Path(__file__).resolve().parent
 MIN_LIKENESS = 0.7  # likeness from which a suggestion helps
 

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from conf.groups import find_folder_problems, is_file_option, link_files_as_options, list_options
-from conf.keys import CONFIG_FOLDER, CONFIG_GROUPS, LEAF_DEFAULTS, SETTING_KEYS, takes_path, takes_text
+from conf.keys import CONFIG_FOLDER, CONFIG_GROUPS, LEAF_DEFAULTS, REMOVED_KEYS, SETTING_KEYS, takes_path, takes_text
 from conf.messages import (
     EMPTY_VALUE_RULE,
     ConfigError,
@@ -218,14 +218,20 @@ def _read_saved_config(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: must be a configuration that a run wrote: {format_value(error)}"]) from None
     if not isinstance(raw, dict) or not isinstance(raw.get("run"), dict):
         raise ConfigError([f"{path}: must be a configuration that a run wrote, with a section 'run'"])
-    _move_asr_files(raw.get("judge"))
+    _update_saved_settings(raw)
     return {str(key): resolve_saved_paths(value, str(key)) for key, value in raw.items()}
 
 
-def _move_asr_files(judge: Any) -> None:
-    """Runs of older versions have the files of pocketsphinx, the one recogniser then, beside the rest."""
-    old = [name for name in ("language_model", "dictionary") if isinstance(judge, dict) and name in judge]
-    for name in old:
+def _update_saved_settings(raw: dict[Any, Any]) -> None:
+    """Runs of older versions have settings that are gone, and the files of pocketsphinx, the one recogniser then,
+    beside the other settings of the judge.
+    """
+    sections = {name: section for name, section in raw.items() if isinstance(section, dict)}
+    for key in REMOVED_KEYS:
+        section, _, name = key.rpartition(".")
+        sections.get(section, {}).pop(name, None)
+    judge = sections.get("judge", {})
+    for name in [name for name in ("language_model", "dictionary") if name in judge]:
         judge.setdefault("asr", {"by": "pocketsphinx"})[name] = judge.pop(name)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from conf.keys import LEAF_KEYS, LIST_ITEM_KEYS, SETTING_KEYS, strip_indices, suggest_key
+from conf.keys import LEAF_KEYS, LIST_ITEM_KEYS, REMOVED_KEYS, SETTING_KEYS, strip_indices, suggest_key
 
 SECRET_PATTERN = re.compile(
     r"\b(sk|pk|rk)-[\w-]{8,}|\b(hf|ghp|gho|ghs|glpat|xox[abp])[_-][\w-]{8,}|\bAKIA\w{12,}"
@@ -38,7 +38,9 @@ def format_value(value: Any) -> str:
 
 
 def format_unknown_key(key: str, value: Any) -> str:
-    """The problem of a key that does not exist."""
+    """The problem of a key that does not exist, or not any more."""
+    if key in REMOVED_KEYS:
+        return f"{key}: is no setting any more, {REMOVED_KEYS[key]} (got {format_value(value)})"
     return f"{key}: unknown key{suggest_key(key)} (got {format_value(value)})"
 
 

@@ -3,19 +3,18 @@
 Hydra composes YAML; this schema checks it. Unknown keys, out-of-range values and contradictions are
 refused before anything starts, each with the rule and the value. No secret is a value here: settings
 hold the *name* of an environment variable. The defaults are those of a model that is in use; what the
-embedded one wants instead is in conf/model/tiny.yaml. Under 80 leaves beside those of endpoints
-(``judge.api``, ``judge.second``, the two ``judge.*_by``), of the recogniser (``judge.asr``) and of the
-objective (``algo``); the judges' are in conf/judging.py, the objective's in conf/algorithm.py, the learner's
-in conf/learning.py.
+embedded one wants instead is in conf/model/tiny.yaml. The judges' settings are in conf/judging.py, the
+objective's in conf/algorithm.py, the learner's in conf/learning.py; docs/design.md says how many there are.
 """
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from conf.algorithm import AlgoConfig
+from conf.endpoints import SecondConfig
 from conf.fields import PositiveInt, PositiveSeconds, StrictModel
 from conf.judging import JudgeConfig
 from conf.learning import LearnerConfig
@@ -98,8 +97,6 @@ class RolloutConfig(StrictModel):
     """G: replies per prompt."""
     temperature: Annotated[float, Field(gt=0.0, le=2.0, allow_inf_nan=False)] = 1.0
     """The learner's log-probs are taken at the same temperature."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Only 1: the log-probs of a nucleus need the kept set, which the learner does not have."""
     max_new_tokens: PositiveInt = 768
     """Token budget of a reply; a reply that uses it up is flagged as truncated. Each family's preset has one
     for 30 s of speech, in its own codes per second and streams."""
@@ -111,12 +108,6 @@ class RolloutConfig(StrictModel):
     """KV cache of one engine on CPU, in MiB (on GPU the engine takes ``cluster.gpu_memory``)."""
     deadline_s: PositiveSeconds = 900.0
     """A step's generation must finish within this; then the worker is replaced and the rest sampled again."""
-
-    @model_validator(mode="after")
-    def _check_top_p(self) -> Self:
-        if self.top_p != 1.0:
-            raise ValueError(f"top_p must be 1, the learner cannot score a truncated distribution: got {self.top_p}")
-        return self
 
 
 class ClusterConfig(StrictModel):
@@ -139,7 +130,7 @@ class ClusterConfig(StrictModel):
     weight_transfer: Literal["object_store", "ipc", "nccl"] = "object_store"
     """How weights travel from learner to engines."""
     restarts: Annotated[int, Field(ge=0)] = 3
-    """How often one rollout or judge worker is replaced before the run stops."""
+    """How often one rollout worker, judge worker or process of a judge's endpoint is replaced before the run stops."""
 
     @model_validator(mode="after")
     def _transport_fits(self) -> Self:
@@ -273,3 +264,8 @@ class Config(StrictModel):
                 f" got {judge.scale_lo:g} and {judge.scale_hi:g}"
             )
         return self
+
+    def without_second_opinion(self, **api: Any) -> Self:
+        """The same where nobody would look at a second judge's opinion. ``api``: changes to ``judge.api``."""
+        changes = {"second": SecondConfig(), "api": self.judge.api.model_copy(update=api)}
+        return self.model_copy(update={"judge": self.judge.model_copy(update=changes)})

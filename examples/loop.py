@@ -80,8 +80,7 @@ def print_step(decision: StepDecision, metrics: dict[str, float], groups: list[R
 
 async def train(config: Config, steps: int) -> None:
     """Take ``steps`` steps and print a line for each."""
-    family = load_family(config.model)
-    manifest = config.data.train.absolute()
+    family, manifest = load_family(config.model), config.data.train.absolute()
     data = read_manifest(manifest, config.data.max_seconds)
     cursor = RowCursor(len(data), seed=config.run.seed)
     worker = RolloutWorker(build_engine(config, family), family, config.data.max_seconds)
@@ -93,7 +92,8 @@ async def train(config: Config, steps: int) -> None:
         rows = [data[index] for index in cursor.draw_indices(config.rollout.prompts_per_step)]
         examples = worker.encode(manifest, rows)
         prompts = [example_to_prompt(example) for example in examples]
-        groups = await judge_groups(worker, panel, rows, prompts, build_step_sampling(config, step), manifest)
+        sampling = build_step_sampling(config.rollout, config.run.seed, step)
+        groups = await judge_groups(worker, panel, rows, prompts, sampling, manifest)
         anchors = [make_anchor(example, family) for example in examples]
         decision = decide_step(step, groups, anchors, gate, config)
         result = learner.step(decision.batch)

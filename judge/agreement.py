@@ -22,7 +22,7 @@ from scipy.stats import rankdata
 ScoreArray = NDArray[np.float64]
 
 BOOTSTRAP_DRAWS = 2000  # of the bootstrap
-INTERVAL_PERCENTILES = (2.5, 97.5)  # percentiles: 95 %
+INTERVAL_LEVEL = 0.95  # share of the draws inside an interval
 MIN_VARIANCE_SHARE = 1e-12  # squared deviations below this share of the squared size are rounding
 SCORE_TOLERANCE = 1e-9
 
@@ -90,7 +90,9 @@ def measure_agreement(
     """The figures and their intervals; ``point``: one step of the scale (1 on 1..5).
 
     Example:
-        agreement([Item(prompt_id="a", judge=4.0, human=5.0), Item(prompt_id="a", judge=2.0, human=1.0)])
+        measure_agreement(
+            [RatedReply(prompt_id="a", judge=4, human=5), RatedReply(prompt_id="a", judge=2, human=1)]
+        )
     """
     groups = [np.array([(item.judge, item.human) for item in group]) for group in _group_by_prompt(items).values()]
     pairs = np.concatenate(groups) if groups else np.empty((0, 2))
@@ -182,17 +184,18 @@ def _mean_or_none(values: Any) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _draw_prompt_counts(count: int, draws: int, seed: int) -> NDArray[np.int64]:
-    """How often each of ``count`` prompts is in each draw; shape [draws, count]."""
+def draw_bootstrap_counts(count: int, draws: int, seed: int | Sequence[int]) -> NDArray[np.int64]:
+    """How often each of ``count`` things is in each draw with replacement; shape [draws, count]."""
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
 
 
-def _percentile_interval(values: ScoreArray) -> tuple[float, float] | None:
-    """Of the draws in which the figure is defined; None when that is not even half of them."""
+def percentile_interval(values: ScoreArray, level: float = INTERVAL_LEVEL) -> tuple[float, float] | None:
+    """Of the draws in which the figure is defined; None when half of them or fewer are."""
     defined = values[np.isfinite(values)]
-    if 2 * len(defined) < len(values):
+    if 2 * len(defined) <= len(values):
         return None
-    low, high = np.percentile(defined, INTERVAL_PERCENTILES)
+    outside = (1 - level) / 2
+    low, high = np.quantile(defined, [outside, 1 - outside])
     return float(low), float(high)
 
 
@@ -200,7 +203,7 @@ def _mean_interval(values: Sequence[float], draws: int, seed: int) -> tuple[floa
     """Of the mean of one value per prompt."""
     if len(values) < 2:
         return None
-    return _percentile_interval(_draw_prompt_counts(len(values), draws, seed) @ np.asarray(values) / len(values))
+    return percentile_interval(draw_bootstrap_counts(len(values), draws, seed) @ np.asarray(values) / len(values))
 
 
 def _pearson_interval(groups: Sequence[ScoreArray], draws: int, seed: int) -> tuple[float, float] | None:
@@ -211,8 +214,8 @@ def _pearson_interval(groups: Sequence[ScoreArray], draws: int, seed: int) -> tu
     sums = np.array(
         [[len(g), *g.sum(0), *(g * g).sum(0), (g[:, 0] * g[:, 1]).sum()] for g in (g - centre for g in groups)]
     )
-    n, x, y, xx, yy, xy = (_draw_prompt_counts(len(groups), draws, seed) @ sums).T
+    n, x, y, xx, yy, xy = (draw_bootstrap_counts(len(groups), draws, seed) @ sums).T
     along, across = xx - x * x / n, yy - y * y / n
     defined = (along > MIN_VARIANCE_SHARE * (1 + xx)) & (across > MIN_VARIANCE_SHARE * (1 + yy))
     product = np.sqrt(np.where(defined, along * across, np.nan))
-    return _percentile_interval(np.clip((xy - x * y / n) / product, -1, 1))
+    return percentile_interval(np.clip((xy - x * y / n) / product, -1, 1))

@@ -41,11 +41,11 @@ class Panel:
     """Scores replies by what a listener hears.
 
     Example:
-        panel = panel_from(config.judge, data_folder, config.model.path)
+        panel = build_panel(config.judge, data_folder, config.model.path)
         judged = panel.score(reply, speech, task)
         match judged.reward:
-            case Scored(value=value): ...
-            case Missing(reason=reason): ...  # the reply leaves its group
+            case ScoredVerdict(value=value): ...
+            case MissingVerdict(reason=reason): ...  # the reply leaves its group
     """
 
     def __init__(
@@ -57,11 +57,13 @@ class Panel:
     ) -> None:
         self.scale = Scale(config.scale_lo, config.scale_hi)
         self.weights, self._axes = config.weights, config.axes
-        self._ear = CachedRecogniser(recogniser)
+        self._recogniser = CachedRecogniser(recogniser)
         self._voice, self._plugins, self._vetoes = voice, plugins, config.vetoes
 
-    def score(self, reply: Reply, speech: Speech, task: JudgeTask, heard: str | None = None) -> ReplyJudgement:
-        """Judge one reply, whatever policy and recogniser did. ``heard``: its transcript where one is known.
+    def score(
+        self, reply: Reply, speech: Speech, task: JudgeTask, known_transcript: str | None = None
+    ) -> ReplyJudgement:
+        """Judge one reply, whatever policy and recogniser did. ``known_transcript``: where there is one already.
 
         ValueError: an unknown style in the task.
         """
@@ -80,9 +82,8 @@ class Panel:
             figures |= _collect_word_figures(reply.text, "", task)
             figures |= {} if task.style is None else {"style_followed": float(False)}
         else:
-            transcription = (
-                self._transcribe(speech) if heard is None else CachedTranscript(transcript=heard, cached=False)
-            )
+            known = None if known_transcript is None else CachedTranscript(transcript=known_transcript, cached=False)
+            transcription = known or self._transcribe(speech)
             if isinstance(transcription, MissingVerdict):
                 axes = self._everywhere(transcription)
             else:
@@ -99,16 +100,9 @@ class Panel:
             figures=figures,
         )
 
-    def reward(self, axes: Mapping[str, Verdict], local: ReplyJudgement) -> Verdict:
-        """The reward of a reply that this panel judged as ``local``, once others have judged its axes.
-
-        A veto of the panel holds whatever they say.
-        """
-        return vetoes.find_veto(local) or combine_axes(axes, self.weights)
-
     def _transcribe(self, speech: Speech) -> CachedTranscript | MissingVerdict:
         try:
-            return self._ear.recognise(speech)
+            return self._recogniser.recognise(speech)
         except CallFailed as failure:
             reason = f"recogniser: {failure.reason}"
             return MissingVerdict(judge=PANEL_JUDGE, reason=reason, kind=failure.kind, retryable=failure.retryable)
@@ -117,13 +111,13 @@ class Panel:
             return MissingVerdict(judge=PANEL_JUDGE, reason=reason, kind="recogniser", retryable=True)
 
     def _judge_axes(
-        self, reply: Reply, speech: Speech, task: JudgeTask, heard: CachedTranscript
+        self, reply: Reply, speech: Speech, task: JudgeTask, transcription: CachedTranscript
     ) -> tuple[dict[str, Verdict], dict[str, float], Verdict | None]:
         norms = self._voice()
         sound = acoustic.measure_sound(speech, reply.text, norms or acoustic.DEFAULT_NORMS)
         axes: dict[str, Verdict] = {
-            "semantic": verifiable.score_answer(heard.transcript, task, self.scale),
-            "acoustic": acoustic.score_acoustics(sound, reply.text, heard.transcript, task, self.scale, norms)
+            "semantic": verifiable.score_answer(transcription.transcript, task, self.scale),
+            "acoustic": acoustic.score_acoustics(sound, reply.text, transcription.transcript, task, self.scale, norms)
             if norms is not None
             else MissingVerdict(judge=acoustic.ACOUSTIC_JUDGE, reason=UNKNOWN_VOICE_REASON, kind="nothing_to_check"),
         }
@@ -131,13 +125,13 @@ class Panel:
             axes["holistic"] = MissingVerdict(
                 judge=PANEL_JUDGE, reason="no local rule hears a turn as a whole", kind="nothing_to_check"
             )
-        figures = _collect_word_figures(reply.text, heard.transcript, task)
+        figures = _collect_word_figures(reply.text, transcription.transcript, task)
         figures |= {"rate": sound.words_per_second, "level": sound.level_dbfs}
         figures |= {name: getattr(sound, name) for name in LOGGED_FAULTS if norms is not None or name != "pace"}
         if task.style is not None and norms is not None:
             figures["style_followed"] = float(acoustic.is_style_followed(sound, task.style, norms))
         limited, veto = self._apply_vetoes(sound, speech, without=() if norms is not None else ("pace",))
-        axes = {name: _mark_cached(verdict, heard.cached) for name, verdict in axes.items()}
+        axes = {name: _mark_cached(verdict, transcription.cached) for name, verdict in axes.items()}
         return axes, figures | limited, veto
 
     def _apply_vetoes(
@@ -229,6 +223,14 @@ def combine_axes(axes: Mapping[str, Verdict], weights: Mapping[Axis, float]) -> 
     )
 
 
+def combine_reward(axes: Mapping[str, Verdict], local: ReplyJudgement, weights: Mapping[Axis, float]) -> Verdict:
+    """The reward of a reply that the local panel judged as ``local``, once others have judged its axes.
+
+    A veto of the panel holds whatever they say.
+    """
+    return vetoes.find_veto(local) or combine_axes(axes, weights)
+
+
 def _mark_cached(verdict: Verdict, cached: bool) -> Verdict:
     return verdict if isinstance(verdict, MissingVerdict) else replace(verdict, cached=cached)
 
@@ -243,7 +245,7 @@ def _collect_reply_figures(reply: Reply, speech: Speech) -> dict[str, float]:
     }
 
 
-def _collect_word_figures(text: str, heard: str, task: JudgeTask) -> dict[str, float]:
+def _collect_word_figures(text: str, transcript: str, task: JudgeTask) -> dict[str, float]:
     """Right as written, right as heard, and how far the two are apart; what does not apply is left out."""
-    figures = {"wer": word_error_rate(text, heard)} if split_words(text) else {}
-    return figures | verifiable.measure_correctness(text, heard, task)
+    figures = {"wer": word_error_rate(text, transcript)} if split_words(text) else {}
+    return figures | verifiable.measure_correctness(text, transcript, task)

@@ -17,7 +17,7 @@ class JudgeWorker:
     """Judges one reply at a time.
 
     Example:
-        worker = JudgeWorker(panel_from(config.judge, folder, config.model.path))
+        worker = JudgeWorker(build_panel(config.judge, folder, config.model.path))
         judged = worker.score(reply, speech, task, run / "audio" / "step_000010_a1_0.ogg")
     """
 

@@ -32,7 +32,7 @@ def engine_tensors(policy: Policy, family: Family) -> Iterator[tuple[str, Tensor
     """
     state = policy.lm.state_dict()
     for name in read_checkpoint_layout(family)[0]:
-        yield name, stack_parts(family.names, name, lambda part: gather_tensor(state[part]))
+        yield name, stack_parts(family.tensor_names, name, lambda part: gather_tensor(state[part]))
 
 
 def export_policy(policy: Policy, family: Family, target: Path, *, rank: int, step: int = 0) -> None:
@@ -42,7 +42,7 @@ def export_policy(policy: Policy, family: Family, target: Path, *, rank: int, st
     ValueError: ``target`` is not empty, or the folder holds a tensor that the policy does not have.
     """
     source = family.path
-    others = (family.codec_path, family.ear_path)
+    others = (family.codec_path, family.audio_encoder_path)
 
     def wanted(path: Path) -> bool:
         stale = path.parent == source and path not in others and is_stale_weight_file(path.name)
@@ -59,10 +59,12 @@ def export_policy(policy: Policy, family: Family, target: Path, *, rank: int, st
         tensors: dict[str, Tensor] = {}
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118 - not a mapping
-                parts = family.names.module_names(name)
+                parts = family.tensor_names.module_names(name)
                 if lacking := [part for part in parts if part not in state]:
                     raise ValueError(f"{file}: the policy has no tensor {lacking[0]} for {name}")
-                value = stack_parts(family.names, name, lambda part: gather_tensor(state[part])) if parts else None
+                value = (
+                    stack_parts(family.tensor_names, name, lambda part: gather_tensor(state[part])) if parts else None
+                )
                 if rank == 0:
                     before = stored.get_tensor(name)
                     tensors[name] = before if value is None else value.to(before.dtype).contiguous()

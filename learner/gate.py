@@ -64,7 +64,7 @@ class Gate:
 
     Example:
         gate = Gate(config.algo.gate, scale)
-        groups = [group_statistics(rewards, group_size) for rewards in step]
+        groups = [compute_group_statistics(rewards, group_size) for rewards in step]
         reading = gate.update([group for group in groups if group is not None])
         loss = (1 - reading.weight) * anchor + reading.weight * preference
     """

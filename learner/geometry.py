@@ -114,12 +114,12 @@ class DiagnosticsCollector:
     """Gathers the sums of one diagnosis.
 
     Example:
-        survey = Survey(policy)
-        for direction in directions(batch, algo, sampled):
-            ...backward...
-            survey.record_and_clear(direction.name)  # and the gradient is gone
-        survey.compare("rollout", micros, start_policy)
-        diagnosis = survey.diagnosis(version)
+        collector = DiagnosticsCollector(policy)
+        for loss in build_diagnostic_losses(batch, algo, sampled):
+            ...  # backward
+            collector.record_and_clear(loss.name)  # and the gradient is gone
+        collector.record_shift("rollout", micros, start_policy)
+        diagnosis = collector.build_diagnosis(version)
     """
 
     def __init__(self, policy: Policy) -> None:

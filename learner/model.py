@@ -70,15 +70,15 @@ class PolicyScores(NamedTuple):
 
     logps_N: Tensor
     entropies_N: Tensor
-    ahead_DN: Tensor  # log-probs by each depth (``Family.depths``), at anchors; 0 elsewhere
+    ahead_DN: Tensor  # log-probs by each depth (``Family.mtp_depth``), at anchors; 0 elsewhere
 
 
 class Policy(nn.Module):
     """Scores the kept positions of a micro-batch.
 
     Example:
-        policy = sharded(Policy.load(family, chunk=512), mesh, dtype="float32")
-        logps_N, entropies_N, _ = policy(pack(rows, streams=1))  # every rank, equally often
+        policy = shard_policy(Policy.load(family, chunk=512), mesh, dtype="float32")
+        logps_N, entropies_N, _ = policy(pack_microbatch(rows, streams=1))  # every rank, equally often
     """
 
     allowed_PV: Tensor | None
@@ -121,7 +121,7 @@ class Policy(nn.Module):
         for module in lm.modules():
             if isinstance(module, _DropoutNd):  # of every kind
                 module.p = 0.0
-        shape = {"streams": family.streams, "ahead": family.depths}
+        shape = {"streams": family.streams, "ahead": family.mtp_depth}
         return cls(lm, chunk=chunk, allowed_PV=allowed_PV, fill=unfilled.fill, **shape)
 
     def forward(self, micro: Microbatch) -> PolicyScores:

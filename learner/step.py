@@ -53,7 +53,7 @@ class Learner:
     """One rank of the sharded learner.
 
     Example:
-        connect(rank=rank, world=2, address="10.0.0.1:29500", timeout_s=120)
+        join_process_group(rank=rank, world=2, address="10.0.0.1:29500", timeout_s=120)
         learner = Learner(config, rank=rank, world=2)
         result = learner.step(batch)  # the same batch on every rank
         published = learner.weights()  # (manifest, buffer) on rank 0

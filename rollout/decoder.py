@@ -71,8 +71,8 @@ class Decoder:
     """The replies under way on one module.
 
     Example:
-        call = Call()
-        decoder.add(call, prompts, sampling)
+        call = GenerateCall()
+        decoder.queue_prompts(call, prompts, sampling)
         while not call.finished:
             decoder.step(version=0)
     """
@@ -159,9 +159,9 @@ class Decoder:
         features = reply.prompt.features
         at_K, vectors_KH = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 0)
         if features is not None:
-            assert max(features.at, default=0) < steps, "a prompt does not end with audio"
+            assert max(features.steps, default=0) < steps, "a prompt does not end with audio"
             at_K, vectors_KH = (
-                torch.tensor(features.at, dtype=torch.int64),
+                torch.tensor(features.steps, dtype=torch.int64),
                 torch.from_numpy(features.vectors),
             )
         compute_hidden_states(

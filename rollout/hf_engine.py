@@ -108,7 +108,7 @@ class HfEngine:
         check_finite_weights(manifest, payload)
         with self._weights:
             self._broken = f"the load of version {manifest.version} did not finish"
-            copy_checkpoint_tensors(self._lm, self._family.names, tensors)
+            copy_checkpoint_tensors(self._lm, self._family.tensor_names, tensors)
             self._version, self._broken = manifest.version, None
         return self._version
 
@@ -138,7 +138,7 @@ class HfEngine:
             group.cache, group.cache_version = None, self._version
             inputs_GTH = embed(group.rows)
             if heard is not None:
-                inputs_GTH[:, list(heard.at)] = torch.from_numpy(heard.vectors).to(inputs_GTH)
+                inputs_GTH[:, list(heard.steps)] = torch.from_numpy(heard.vectors).to(inputs_GTH)
         else:
             inputs_GTH = embed(group.rows[:, -1:])
         output = self._lm(inputs_embeds=inputs_GTH, past_key_values=group.cache, use_cache=True, logits_to_keep=1)

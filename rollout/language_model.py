@@ -38,7 +38,7 @@ class ParallelStreamModel(Protocol):
 
 
 class MtpModel(Protocol):
-    """What a module that predicts several tokens at once has (``Family.depths``): layers that it learns and
+    """What a module that predicts several tokens at once has (``Family.mtp_depth``): layers that it learns and
     engines lack.
     """
 
@@ -105,7 +105,9 @@ def read_checkpoint_layout(family: Family) -> tuple[dict[str, tuple[int, ...]], 
 
     A tied head is not in the folder; it may be sent or left out. ValueError: see ``speech.checkpoints.folder``.
     """
-    layout = {name: shape for name, shape in read_tensor_shapes(family.path).items() if family.names.is_sampled(name)}
+    layout = {
+        name: shape for name, shape in read_tensor_shapes(family.path).items() if family.tensor_names.is_sampled(name)
+    }
     if not family.backbone.get("tie_word_embeddings") or TIED_HEAD in layout:
         return layout, frozenset()
     tables = [shape for name, shape in layout.items() if name.endswith("embed_tokens.weight")]

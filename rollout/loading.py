@@ -47,10 +47,10 @@ class UnfilledModel:
     """A language model whose parameters get memory and values when they are asked for.
 
     Example:
-        unfilled = Unfilled(family, attention="sdpa", dtype=torch.float32)
-        for layer in blocks(unfilled.lm, family.streams):  # a rank with a part of each never holds all
+        unfilled = UnfilledModel(family, attention="sdpa", dtype=torch.float32)
+        for layer in policy.blocks:  # a rank with a part of each never holds all
             unfilled.fill(layer)
-            fully_shard(layer)
+            ...  # and share it out
         unfilled.fill(unfilled.lm)  # the rest
     """
 
@@ -137,7 +137,7 @@ def _locate_parameters(family: Family, module: ParameterShapes) -> dict[str, _Te
     places: dict[str, _TensorLocation] = {}
     unknown: list[str] = []
     for name, header in read_tensor_headers(path).items():
-        parts = family.names.module_names(name)
+        parts = family.tensor_names.module_names(name)
         if lost := [part for part in parts if part not in module]:
             unknown += lost
         elif parts:

@@ -1,6 +1,6 @@
 """How replies are drawn: those that a step learns from or pairs are made of, and greedy ones."""
 
-from conf.schema import Config, RolloutConfig
+from conf.schema import RolloutConfig
 from rollout.types import Sampling
 from speech.families.base import Family
 
@@ -8,14 +8,13 @@ SEEDS_PER_RUN = 1_000_000  # a step's sampling seed is run.seed * this + step: n
 STEP_OUTSIDE_TRAINING = 0  # steps count from 1: what is sampled outside a run draws like none of its steps
 
 
-def build_step_sampling(config: Config, step: int) -> Sampling:
+def build_step_sampling(rollout: RolloutConfig, run_seed: int, step: int) -> Sampling:
     """Of this step of a run, or of ``STEP_OUTSIDE_TRAINING``."""
-    rollout = config.rollout
     return Sampling(
         group_size=rollout.group_size,
         temperature=rollout.temperature,
         max_new_tokens=rollout.max_new_tokens,
-        seed=config.run.seed * SEEDS_PER_RUN + step,
+        seed=run_seed * SEEDS_PER_RUN + step,
         grammar=rollout.grammar,
     )
 

@@ -148,7 +148,7 @@ class TorchEngine:
 
     def _load(self, manifest: WeightManifest, payload: Any) -> int:
         self._broken = f"the load of version {manifest.version} did not finish"
-        copy_checkpoint_tensors(self._lm, self._family.names, view_tensors(manifest, payload))
+        copy_checkpoint_tensors(self._lm, self._family.tensor_names, view_tensors(manifest, payload))
         self._decoder.evict_caches()
         self._version, self._broken = manifest.version, None
         return self._version

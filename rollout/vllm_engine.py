@@ -49,7 +49,7 @@ class VllmEngine:
     Example:
         engine = VllmEngine(VllmSettings(model=config.model), family)
         async for raw in engine.generate(prompts, sampling): ...
-        assert await engine.update_weights(*pack(model.named_parameters(), version=1)) == 1
+        assert await engine.update_weights(*pack_weights(tensors, version=1)) == 1
         engine.close()
     """
 

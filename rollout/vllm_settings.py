@@ -74,8 +74,8 @@ def build_vllm_prompt(prompt: Prompt) -> Any:
     if prompt.features is None:
         return {"prompt_token_ids": list(prompt.ids)}
     vectors_TH = torch.zeros(len(prompt.ids), prompt.features.vectors.shape[1])
-    vectors_TH[list(prompt.features.at)] = torch.from_numpy(prompt.features.vectors)
-    heard = set(prompt.features.at)
+    vectors_TH[list(prompt.features.steps)] = torch.from_numpy(prompt.features.vectors)
+    heard = set(prompt.features.steps)
     return {
         "prompt_embeds": vectors_TH,
         "prompt_token_ids": list(prompt.ids),
@@ -100,7 +100,7 @@ def build_engine_args(config: VllmSettings, family: Family, folder: Path) -> Eng
         "use_tqdm_on_load": False,
         "weight_transfer_config": WeightTransferConfig(backend=config.transfer),
         "worker_extension_cls": WORKER_EXTENSION_PATH,
-        "enable_prompt_embeds": bool(family.hears),
+        "enable_prompt_embeds": bool(family.audio_inputs),
     }
     if config.grammar:
         args["logits_processors"] = [GRAMMAR_PROCESSOR_PATH]

@@ -69,7 +69,7 @@ class StepThread:
 
     Example:
         steps = StepThread(engine)
-        await steps.ask(lambda: engine.add_request(...))
+        await steps.run_between_steps(lambda: engine.add_request(...))
         steps.close()
     """
 

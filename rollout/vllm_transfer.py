@@ -65,7 +65,7 @@ class CheckpointSource(WeightSource):
     def __init__(self, module: torch.nn.Module, family: Family, dtype: torch.dtype) -> None:
         layout, tied = read_checkpoint_layout(family)
         self._layout = {name: shape for name, shape in layout.items() if name not in tied}
-        self._parameters, self._names = dict(module.named_parameters()), family.names
+        self._parameters, self._names = dict(module.named_parameters()), family.tensor_names
         self._dtype = dtype
 
     def metadata(self) -> list[ParamMeta]:

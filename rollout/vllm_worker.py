@@ -50,7 +50,7 @@ class CheckpointLoader(DefaultModelLoader):
 
     def get_all_weights(self, model_config: Any, model: torch.nn.Module) -> NamedTensors:
         """(checkpoint name, tensor) of what engines run."""
-        names = load_engine_family(model_config.model).names
+        names = load_engine_family(model_config.model).tensor_names
         for name, tensor in super().get_all_weights(model_config, model):
             if names.is_sampled(name):
                 yield name, tensor

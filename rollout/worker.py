@@ -29,7 +29,7 @@ class RolloutWorker:
     """What a rollout actor wraps; runs as well without one.
 
     Example:
-        worker = build_worker(config, Path.cwd())
+        worker = build_rollout_worker(config, Path.cwd())
         async for reply, speech in worker.generate(prompts, sampling): ...
         version = await worker.update_weights(manifest, payload)
         worker.close()

@@ -8,22 +8,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import ceil
+from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from speech.checkpoints.layout import fingerprint_layout
 from speech.codecs.cache import CodeCache
+from speech.data.clips import MAX_KNOWN_CLIPS
 from speech.data.manifest import AUDIO_MARKER, DialogueMessage, ManifestRow
 from speech.data.pairs import PairReply, PairRow
-from speech.encoders.kept import AudioVectorCache
 from speech.families.base import AudioInput, Family
 from speech.features import AudioVectors, EncodedPrompt
 from speech.sound import audio
 from speech.turns import AudioPart, ReplyChunk, Role, Turn, TurnPart
-from store.recent import RecentDict
+
+VECTOR_CACHE_BYTES = 256 << 20  # bytes; an audio encoder is frozen: what it heard once it need not hear again
 
 
 class ClipEncoder(Protocol):
@@ -34,7 +37,7 @@ class ClipEncoder(Protocol):
         ...
 
     def vectors(self, clips: tuple[str, ...]) -> AudioVectors:
-        """As the ear's vectors."""
+        """As the audio encoder's vectors."""
         ...
 
 
@@ -71,14 +74,14 @@ class RowLengths:
     """How many ids rows have, from text and audio headers alone: no audio is decoded.
 
     Example:
-        prompt, target = Lengths(family, manifest.parent).of(row)
+        prompt, target = RowLengths(family, folder).count_ids(row)
     """
 
     def __init__(self, family: Family, root: Path) -> None:
         self._family, self._root = family, root
         self._rate = family.codec().frame_rate
         self._layout = fingerprint_layout(family)
-        self._known: RecentDict[str, float] = RecentDict()
+        self._seconds_by_clip: LRUCache[str, float] = LRUCache(MAX_KNOWN_CLIPS)
 
     def count_ids(self, row: ManifestRow) -> tuple[int, int]:
         """(ids of the prompt, ids of the reference reply). ValueError: an unknown word."""
@@ -99,25 +102,28 @@ class RowLengths:
         return np.zeros((self._family.audio_encoder().count_vectors(sum(map(self._seconds, clips))), 0), np.float32)
 
     def _seconds(self, clip: str) -> float:
-        if clip not in self._known:
-            self._known[clip] = audio.read_audio_header(audio.resolve_inside(self._root, clip)).seconds
-        return self._known[clip]
+        if clip not in self._seconds_by_clip:
+            self._seconds_by_clip[clip] = audio.read_audio_header(audio.resolve_inside(self._root, clip)).seconds
+        return self._seconds_by_clip[clip]
 
 
 class RowEncoder:
     """Encodes rows of one manifest; knows a clip by the hash of its file, from this run or one before.
 
     Example:
-        encoder = Encoder(family, manifest.parent, max_seconds=60.0)
+        encoder = RowEncoder(family, folder, max_seconds=60.0)
         example = encoder.encode(row)
     """
 
     def __init__(self, family: Family, root: Path, max_seconds: float) -> None:
         self._family, self._root, self._max_seconds = family, root, max_seconds
         self._layout = fingerprint_layout(family)
-        self._digests: RecentDict[str, str] = RecentDict()  # clip -> sha256; files do not change during a run
-        self._codes: RecentDict[str, NDArray[np.int32]] = RecentDict()  # sha256 -> codes
-        self._vectors = AudioVectorCache()
+        self._digests: LRUCache[str, str] = LRUCache(
+            MAX_KNOWN_CLIPS
+        )  # clip -> sha256; files do not change during a run
+        self._codes: LRUCache[str, NDArray[np.int32]] = LRUCache(MAX_KNOWN_CLIPS)  # sha256 -> codes
+        vector_bytes = attrgetter("nbytes")
+        self._vectors: LRUCache[tuple[str, ...], AudioVectors] = LRUCache(VECTOR_CACHE_BYTES, vector_bytes)
         self._kept: CodeCache | None = None  # made with the first clip: it needs the codec
 
     def encode(self, row: ManifestRow) -> Example:
@@ -142,18 +148,20 @@ class RowEncoder:
         return tuple(code for clip in clips for code in self._encode_clip(clip).tolist())
 
     def vectors(self, clips: tuple[str, ...]) -> AudioVectors:
-        """What the ear makes of the clips as one wave, finite. ValueError: audio that breaks a rule."""
+        """What the audio encoder makes of the clips as one wave, finite. ValueError: audio that breaks a rule."""
         digests = tuple(map(self._hash_clip_file, clips))
         vectors = self._vectors.get(digests)
         if vectors is None:
-            ear = self._family.audio_encoder()
+            encoder = self._family.audio_encoder()
             paths = [audio.resolve_inside(self._root, clip) for clip in clips]
-            waves = [audio.read(path, ear.sample_rate, self._max_seconds) for path in paths]
-            vectors = ear.encode(np.concatenate(waves))
+            waves = [audio.read(path, encoder.sample_rate, self._max_seconds) for path in paths]
+            vectors = encoder.encode(np.concatenate(waves))
             if not np.isfinite(vectors).all():
                 where = " and ".join(clips)
-                raise ValueError(f"{where}: the ear's vectors must be finite: got NaN or infinity")
-            self._vectors.put(digests, vectors)
+                raise ValueError(f"{where}: the audio encoder's vectors must be finite: got NaN or infinity")
+            vectors.setflags(write=False)  # whoever asks again gets the same
+            if vectors.nbytes <= VECTOR_CACHE_BYTES:
+                self._vectors[digests] = vectors
         return vectors
 
     def encode_turn(self, role: Role, clips: tuple[str, ...]) -> Turn:
@@ -182,7 +190,7 @@ class RowEncoder:
             self._kept = CodeCache.for_codec(codec)
         codes = self._kept.get(digest)
         if codes is None:
-            codes = np.asarray(codec.encode(audio.read(path, codec.ear_rate, self._max_seconds)), np.int32)
+            codes = np.asarray(codec.encode(audio.read(path, codec.input_sample_rate, self._max_seconds)), np.int32)
             self._kept.put(digest, codes)
         return codes
 
@@ -229,7 +237,7 @@ def _encode_pair(family: Family, layout: str, row: PairRow, sound: ClipEncoder) 
             f"its ids were made for {row.provenance.family} of layout {row.provenance.layout}, the model is "
             f"{family.name} of layout {layout}; without prompt_ids and ids words and sound are encoded anew"
         )
-    if row.prompt_ids is None or family.hears:  # vectors are not written down
+    if row.prompt_ids is None or family.audio_inputs:  # vectors are not written down
         prompt = _encode_prompt(family, row.messages, row.audios, sound)
     else:
         _ids_to_letters(family, row.prompt_ids)

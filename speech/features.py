@@ -15,21 +15,21 @@ AudioVectors = NDArray[np.float32]  # [K, H]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AudioFeatures:
-    """``vectors[k]`` takes the place of step ``at[k]`` (in a family with two streams: joins it)."""
+    """``vectors[k]`` takes the place of step ``steps[k]`` (in a family with two streams: joins it)."""
 
-    at: tuple[int, ...]
+    steps: tuple[int, ...]
     vectors: AudioVectors
 
     def __post_init__(self) -> None:
-        assert self.vectors.ndim == 2 and len(self.at) == len(self.vectors), "one vector per step"
+        assert self.vectors.ndim == 2 and len(self.steps) == len(self.vectors), "one vector per step"
 
     @classmethod
     def join_features(cls, parts: "Sequence[AudioFeatures]") -> "AudioFeatures | None":
         """Those of several turns; None where no turn has any."""
         if not parts:
             return None
-        at = tuple(step for part in parts for step in part.at)
-        return cls(at, np.concatenate([part.vectors for part in parts]))
+        steps = tuple(step for part in parts for step in part.steps)
+        return cls(steps, np.concatenate([part.vectors for part in parts]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class Turn:
     things of their own.
 
     Example:
-        Turn.of("user", "Say this:\n", Heard(codes=(3, 1)))
+        Turn.from_parts("user", "Say this:", AudioPart(codes=(3, 1)))
     """
 
     role: Role
@@ -68,24 +68,24 @@ class Turn:
         return tuple(chain(*(part.codes or () for part in self.parts if isinstance(part, AudioPart))))
 
     @property
-    def written(self) -> bool:
+    def is_written(self) -> bool:
         """Whether it is words alone."""
         return all(isinstance(part, str) for part in self.parts)
 
     @property
-    def spoken(self) -> bool:
+    def is_spoken(self) -> bool:
         """Whether it is sound alone."""
         return not any(isinstance(part, str) for part in self.parts)
 
     @property
-    def replied(self) -> bool:
+    def is_interleaved_reply(self) -> bool:
         """Whether it is what a model of words and sound says: both, of the assistant."""
-        return self.role == "assistant" and not self.written and not self.spoken
+        return self.role == "assistant" and not self.is_written and not self.is_spoken
 
     @property
     def items(self) -> tuple[TurnPart, ...]:
         """The parts without the white space around words that stand beside sound, blank ones left out."""
-        if self.written:
+        if self.is_written:
             return self.parts
         bare = (part.strip() if isinstance(part, str) else part for part in self.parts)
         return tuple(part for part in bare if part != "")

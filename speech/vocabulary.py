@@ -43,8 +43,8 @@ class Vocabulary:
 
     Example:
         vocabulary = Vocabulary.of_pieces(folder / "tokenizer.json")
-        ids = [vocabulary.special("<|im_start|>"), *vocabulary.encode("user\\n")]
-        codes = vocabulary.numbered("<|audio_{}|>")  # codes[7] is the id of <|audio_7|>
+        ids = [vocabulary.special_id("<|im_start|>"), *vocabulary.encode("user\\n")]
+        codes = vocabulary.numbered_ids("<|audio_{}|>")  # codes[7] is the id of <|audio_7|>
     """
 
     file: Path

@@ -15,8 +15,8 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     OSError: nothing can be written there.
 
     Example:
-        with replacing(run / "study.csv") as unfinished:
-            picture.save(unfinished)
+        with replace_atomically(run / "study.csv") as unfinished:
+            unfinished.write_text(table)
     """
     unfinished = path.with_name(f".{path.name}.{uuid4().hex}")  # machines that share a disk share process ids
     try:

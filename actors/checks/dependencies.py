@@ -39,7 +39,7 @@ class Dependency:
 
 SAME_NAME_PACKAGES = (  # as pip and as Python name them
     "numpy pydantic regex psutil soxr pocketsphinx jiwer tiktoken tokenizers "
-    "torch transformers ray tensorboard omegaconf httpx2 rich tenacity"
+    "torch transformers ray tensorboard omegaconf httpx2 rich tenacity cachetools"
 ).split()
 DEPENDENCIES = (
     *(Dependency(name, name) for name in SAME_NAME_PACKAGES),

@@ -42,5 +42,5 @@ def describe_job(job: Job) -> list[str]:
             f"{calls_per_group(config.judge, 1)} for a reply held out"
         )
     lines.append(f"data: {len(job.train)} training, {len(job.validation)} validation, {len(job.test)} test prompts")
-    lines += describe_user_references(config, config.data.train, job.train)
+    lines += describe_user_references(config.judge.asr, config.data.train, job.train, config.data.max_seconds)
     return lines + [f"note: {note}" for note in job.notes]

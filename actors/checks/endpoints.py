@@ -5,15 +5,13 @@ from collections.abc import Iterable
 
 from actors.errors import UserError
 from conf.judging import JudgeConfig
-from conf.schema import Config
 from judge.llm.build import ProbedEndpoints, probe_endpoints
 from speech.data.manifest import ManifestRow, has_spoken_question
 
 
-def probe_for_run(config: Config, rows: Iterable[ManifestRow]) -> ProbedEndpoints | None:
+def probe_for_run(config: JudgeConfig, group_size: int, rows: Iterable[ManifestRow]) -> ProbedEndpoints | None:
     """What the endpoints can do of what a run on these rows will ask; else as ``probe_judge``."""
-    spoken = config.judge.holistic > 0 and has_spoken_question(rows)
-    return probe_judge(config.judge, config.rollout.group_size, user_audio=spoken)
+    return probe_judge(config, group_size, user_audio=config.holistic > 0 and has_spoken_question(rows))
 
 
 def probe_judge(config: JudgeConfig, group_size: int = 1, *, user_audio: bool = True) -> ProbedEndpoints | None:

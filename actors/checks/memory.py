@@ -53,7 +53,7 @@ def estimate_memory(config: Config, family: Family) -> dict[str, int]:
         "driver": PROCESS_BYTES // 2,
         "ray": 600 * MIB + sent,
         "rollout": rollout.workers * (700 * MIB + engine),
-        "judge": config.judge.workers * 250 * MIB,
+        "judge": (config.judge.workers + len(config.judge.asked) * bool(config.judge.api_axes)) * 250 * MIB,
         "learner": ranks * (PROCESS_BYTES + work + gathered) + sizes.learnt * state + 2 * sent,
     }
 
@@ -69,10 +69,12 @@ class CheckpointSizes:
     @classmethod
     def of(cls, family: Family) -> "CheckpointSizes":
         """From headers. ValueError: see ``speech.checkpoints.folder``."""
-        stored, names = read_tensor_headers(family.path), family.names
+        stored, names = read_tensor_headers(family.path), family.tensor_names
         heard = {name: h for name, h in stored.items() if not names.module_names(name)}
-        if family.ear_path and family.ear_path.is_dir():
-            heard |= {name: h for name, h in read_tensor_headers(family.ear_path).items() if "encoder." in name}
+        if family.audio_encoder_path and family.audio_encoder_path.is_dir():
+            heard |= {
+                name: h for name, h in read_tensor_headers(family.audio_encoder_path).items() if "encoder." in name
+            }
         return cls(
             learnt=sum(prod(h.shape) for name, h in stored.items() if names.module_names(name)),
             sampled=sum(prod(h.shape) for name, h in stored.items() if names.is_sampled(name)),
@@ -82,7 +84,7 @@ class CheckpointSizes:
 
 def _count_cached_numbers(family: Family) -> int:
     """Numbers that a step leaves in the torch engine's cache: keys and values of every layer."""
-    config, names = family.backbone, family.names
+    config, names = family.backbone, family.tensor_names
     heads = config["num_attention_heads"]
     head = config.get("head_dim") or config["hidden_size"] // heads
     sampled = filter(names.is_sampled, read_tensor_headers(family.path))

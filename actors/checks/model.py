@@ -72,7 +72,7 @@ def check_weights_finite(family: Family) -> None:
 
 def _list_weight_files(family: Family) -> Iterator[Path]:
     yield from weight_files(family.path)
-    for place in (family.codec_path, family.ear_path if family.hears else None):
+    for place in (family.codec_path, family.audio_encoder_path if family.audio_inputs else None):
         if place is None or place == family.path:
             continue
         if place.is_file():

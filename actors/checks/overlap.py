@@ -5,7 +5,7 @@ from itertools import combinations
 from pathlib import Path
 
 from actors.errors import UserError
-from conf.schema import Config
+from conf.schema import DataConfig
 from speech.data.lazy_rows import LazyRows
 from speech.data.manifest import ManifestRow
 from speech.data.pairs import PairRow
@@ -26,9 +26,10 @@ def describe_overlaps(files: RowsFilesByName) -> list[str]:
     ]
 
 
-def check_held_out(config: Config, manifests: Sequence[LazyRows[ManifestRow]], pairs: Sequence[PairRow]) -> list[str]:
+def check_held_out(
+    data: DataConfig, manifests: Sequence[LazyRows[ManifestRow]], pairs: Sequence[PairRow]
+) -> list[str]:
     """What a run should know of its rows, as lines. UserError: it would be tested on what it trains on."""
-    data = config.data
     train, *held = zip((data.train, data.validation, data.test), manifests, strict=True)
     learnt: RowsFilesByName = {"data.train": train}
     if data.pairs is not None and isinstance(pairs, LazyRows):

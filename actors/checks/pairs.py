@@ -23,7 +23,7 @@ def load_usable_pairs(config: Config, family: Family) -> Sequence[PairRow]:
     rows = read_pairs(path, config.data.max_seconds)
     if any(row.prompt_ids is None for row in rows):  # then sound will be encoded: see that it can be read
         rows = read_pairs(path, config.data.max_seconds, deep=True)
-    problems = list(_find_unusable_pairs(rows, path, family, config))
+    problems = list(_find_unusable_pairs(rows, path, family, config.model.max_length))
     if problems:
         raise ManifestError(problems)
     if len(rows) < config.rollout.prompts_per_step:
@@ -52,7 +52,7 @@ def example_to_pair(example: PairExample) -> PreferencePair:
     return PreferencePair(chosen=chosen, rejected=rejected, weight=example.weight)
 
 
-def _find_unusable_pairs(rows: Sequence[PairRow], path: Path, family: Family, config: Config) -> Iterator[Problem]:
+def _find_unusable_pairs(rows: Sequence[PairRow], path: Path, family: Family, max_length: int) -> Iterator[Problem]:
     lengths = RowLengths(family, path.parent)
     for line, row in enumerate(rows, start=1):
         try:
@@ -61,6 +61,6 @@ def _find_unusable_pairs(rows: Sequence[PairRow], path: Path, family: Family, co
             yield Problem(path, line, "", str(error))
             continue
         for side, tokens in zip(("chosen", "rejected"), replies, strict=True):
-            if prompt + tokens > config.model.max_length:
-                rule = f"prompt + reply must fit model.max_length={config.model.max_length}"
+            if prompt + tokens > max_length:
+                rule = f"prompt + reply must fit model.max_length={max_length}"
                 yield Problem(path, line, side, f"{rule}: got {prompt + tokens} tokens")

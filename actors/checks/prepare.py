@@ -20,6 +20,7 @@ from actors.collect import row_to_text_task
 from actors.errors import RunError, UserError
 from actors.run import checkpoint
 from actors.run.checkpoint import DriverState
+from conf.judging import AsrConfig, JudgeConfig
 from conf.load import load_config
 from conf.places import is_in_ray_job
 from conf.schema import Config
@@ -79,7 +80,7 @@ def prepare_job(arguments: Sequence[str]) -> Job:
     layout = plan_placement(config, count_usable_cores())
     check_engine(config)
     family = load_usable_family(config)
-    check_judge(config)
+    check_judge(config.judge)
     check_memory(config, family)
     snapshot = None
     if config.run.resume is not None:
@@ -90,8 +91,8 @@ def prepare_job(arguments: Sequence[str]) -> Job:
     pairs = load_usable_pairs(config, family)
     if snapshot is not None:
         _check_resume(config, snapshot[1], train, len(pairs))
-    notes += check_held_out(config, manifests, pairs)
-    if unread := unread_weights(config.model.path, (family.codec_path, family.ear_path)):
+    notes += check_held_out(config.data, manifests, pairs)
+    if unread := unread_weights(config.model.path, (family.codec_path, family.audio_encoder_path)):
         notes.append(f"model.path: weights that are not read: {', '.join(unread)}")
     if config.data.pairs is not None and config.algo.loss != "dpo":
         notes.append(f"data.pairs: not read, algo.loss is {config.algo.loss}")
@@ -132,13 +133,13 @@ def load_usable_family(config: Config) -> Family:
     try:
         family = load_family(config.model)
         limit, streams = config.model.max_length, family.streams
-        model_folder.check_weights_fit_config(path, limit, family.backbone, family.names.module_names, streams)
+        model_folder.check_weights_fit_config(path, limit, family.backbone, family.tensor_names.module_names, streams)
         check_sampling(config.rollout, family)
         check_attention_heads(config, family)
         check_ends(family)
         UnfilledModel(family, attention="sdpa")
         family.codec()
-        if family.hears:
+        if family.audio_inputs:
             family.audio_encoder()
         find_voice_norms(path)
         check_weights_finite(family)
@@ -155,16 +156,16 @@ def check_engine(config: Config) -> None:
             raise RunError("\n".join(lacking))
 
 
-def check_judge(config: Config) -> None:
+def check_judge(config: JudgeConfig) -> None:
     """UserError: a package or a file that the judges need is not there."""
-    if config.judge.plugins and find_spec("onnxruntime") is None:
+    if config.plugins and find_spec("onnxruntime") is None:
         raise UserError("judge.plugins: needs a package: pip install onnxruntime")
-    if config.judge.asr.by == "faster_whisper":
+    if config.asr.by == "faster_whisper":
         if find_spec("faster_whisper") is None:
             raise UserError(f"judge.asr.by=faster_whisper needs the package faster-whisper: {WHISPER_INSTALL_HINT}")
-        if config.judge.asr.path is None:
+        if config.asr.path is None:
             _require_file(locate_tiny_en)
-    for name, path in find_panel_files(config.judge).items():
+    for name, path in find_panel_files(config).items():
         if not (path.is_dir() if name == "asr.path" else path.is_file()):
             what = "folder" if name == "asr.path" else "file"
             raise UserError(f"judge.{name}: no {what} at {path}")
@@ -239,7 +240,7 @@ def _read_manifests(config: Config, family: Family) -> list[LazyRows[ManifestRow
 
 def find_unusable_rows(rows: Sequence[ManifestRow], path: Path, family: Family, config: Config) -> Iterator[Problem]:
     """What this model and these judges cannot do with the rows of a sound manifest."""
-    lengths, vocabulary = RowLengths(family, path.parent), _read_vocabulary(config)
+    lengths, vocabulary = RowLengths(family, path.parent), _read_vocabulary(config.judge.asr)
     for line, row in enumerate(rows, start=1):
         try:
             prompt, target = lengths.count_ids(row)
@@ -264,9 +265,8 @@ def find_unusable_rows(rows: Sequence[ManifestRow], path: Path, family: Family, 
             yield Problem(path, line, "answer", f"{uncheckable}, and judge.semantic needs one")
 
 
-def _read_vocabulary(config: Config) -> frozenset[str]:
+def _read_vocabulary(asr: AsrConfig) -> frozenset[str]:
     """All that the recogniser can hear; empty: it is not bound to a list."""
-    asr = config.judge.asr
     if asr.by != "pocketsphinx" or asr.dictionary is None:
         return frozenset()
     lines = asr.dictionary.read_text(encoding="utf-8", errors="replace").splitlines()

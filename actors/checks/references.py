@@ -8,7 +8,6 @@ from pathlib import Path
 
 from actors.errors import UserError
 from conf.judging import AsrConfig
-from conf.schema import Config
 from judge.recognisers.choose import build_recogniser
 from judge.recognisers.pocketsphinx import POCKETSPHINX_SAMPLE_RATE, word_error_rate
 from judge.types import CallFailed
@@ -52,13 +51,11 @@ def describe_reference_transcripts(
     return lines
 
 
-def describe_user_references(config: Config, manifest: Path, rows: Sequence[ManifestRow]) -> list[str]:
-    """The same with the settings of a run; nothing for the embedded manifests."""
-    return (
-        describe_reference_transcripts(config.judge.asr, manifest, rows, config.data.max_seconds)
-        if is_user_manifest(manifest)
-        else []
-    )
+def describe_user_references(
+    asr: AsrConfig, manifest: Path, rows: Sequence[ManifestRow], max_seconds: float
+) -> list[str]:
+    """The same; nothing for the embedded manifests."""
+    return describe_reference_transcripts(asr, manifest, rows, max_seconds) if is_user_manifest(manifest) else []
 
 
 def _shorten_text(text: str) -> str:

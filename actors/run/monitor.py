@@ -25,7 +25,7 @@ class Monitor:
 
     Example:
         with Monitor(steps=60) as monitor:
-            monitor.phase("generate", total=64)
+            monitor.begin_phase("generate", total=64)
             monitor.tick(1, 85)
             monitor.step(1, {"reward/mean": 2.9, "time/step": 7.5})
     """

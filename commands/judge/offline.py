@@ -23,9 +23,9 @@ from pathlib import Path
 from commands.judge.replies import FinishedReply, build_reply_task, build_rollout_reply, read_reply_speech
 from conf.judging import JudgeConfig
 from judge.endpoint.limits import Limiter
-from judge.llm.build import EndpointLimiters, ProbedEndpoints, build_api_panel
+from judge.llm.build import ProbedEndpoints, build_api_panel
 from judge.llm.panel import ApiPanel
-from judge.panel import Panel, build_panel
+from judge.panel import Panel, build_panel, combine_reward
 from judge.rules import acoustic
 from judge.rules.voice import SpeechNorms, fit_voice_norms, measure_voice_sample
 from judge.types import MissingVerdict, ReplyJudgement
@@ -171,8 +171,7 @@ def build_api_scorer(judges: OfflineJudges, probed_endpoints: ProbedEndpoints, l
 
     ValueError: a file of the recogniser is not there, or the cache cannot be used.
     """
-    access = EndpointLimiters(judge=limiter, second=None)
-    panel = build_api_panel(judges.config, judges.root, judges.voice, probed_endpoints, access, log=None)
+    panel = build_api_panel(judges.config, judges.root, judges.voice, probed_endpoints, log=None, limiter=limiter)
     return partial(score_api, panel, judges)
 
 
@@ -184,7 +183,6 @@ def score_local(panel: Panel, judges: OfflineJudges, item: FinishedReply) -> Rep
         panel.score(build_rollout_reply(item, _known_words_or_placeholder(item)), speech, task, item.transcript),
         judges,
         item,
-        panel,
     )
 
 
@@ -195,18 +193,16 @@ async def score_api(panel: ApiPanel, judges: OfflineJudges, item: FinishedReply)
     judged = await panel.score(
         build_rollout_reply(item, _known_words_or_placeholder(item)), speech, task, item.transcript
     )
-    return _without_unknown_words(judged, judges, item, panel)
+    return _without_unknown_words(judged, judges, item)
 
 
 def _known_words_or_placeholder(item: FinishedReply) -> str:
     return UNKNOWN_WORDS if item.text is None else item.text
 
 
-def _without_unknown_words(
-    judged: ReplyJudgement, judges: OfflineJudges, item: FinishedReply, panel: Panel | ApiPanel
-) -> ReplyJudgement:
+def _without_unknown_words(judged: ReplyJudgement, judges: OfflineJudges, item: FinishedReply) -> ReplyJudgement:
     """Without the verdict that was only true of the words that stood in for unknown ones."""
     if item.text is not None or judged.transcript is None or "acoustic" in judges.config.api_axes:
         return judged
     axes = {**judged.axes, "acoustic": UNKNOWN_WORDS_VERDICT}
-    return replace(judged, axes=axes, reward=panel.reward(axes, judged))
+    return replace(judged, axes=axes, reward=combine_reward(axes, judged, judges.config.weights))

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from actors.checks.endpoints import probe_for_run, probe_judge
-from actors.checks.references import describe_user_references, is_user_manifest
+from actors.checks.references import describe_reference_transcripts, is_user_manifest
 from actors.errors import RunError, UserError
 from actors.exits import OK
 from commands.judge import ledger, ratings, replies, trust
@@ -26,10 +25,10 @@ from commands.judge.offline import (
     measure_norms,
 )
 from commands.judge.replies import ReplyManifest
-from conf.endpoints import SecondConfig
+from conf.judging import JudgeConfig
 from conf.load import load_config
 from conf.overrides import quote_override
-from conf.schema import Config
+from conf.schema import Config, DataConfig
 from judge.endpoint.limits import Limiter
 from judge.llm import calibration
 from judge.llm.build import ProbedEndpoints, limits_from_config
@@ -52,23 +51,24 @@ def probe_endpoint(overrides: Sequence[str]) -> int:
     if not config.judge.api_axes and not is_user_manifest(train):
         raise UserError(f"judge probe: {NO_API_AXIS_MESSAGE}")
     rows = read_manifest(train, config.data.max_seconds)
-    probe_result = probe_for_run(config, _iterate_judged_rows(config, rows))
+    judged = _iterate_judged_rows(config.data, rows)
+    probe_result = probe_for_run(config.judge, config.rollout.group_size, judged)
     print("\n".join(probe_result.describe() if probe_result is not None else [NO_API_AXIS_MESSAGE]))
     if is_user_manifest(train):
-        print("\n".join(describe_user_references(config, train, rows)))
+        print("\n".join(describe_reference_transcripts(config.judge.asr, train, rows, config.data.max_seconds)))
     return OK
 
 
-def _iterate_judged_rows(config: Config, train: LazyRows[ManifestRow]) -> Iterator[ManifestRow]:
+def _iterate_judged_rows(data: DataConfig, train: LazyRows[ManifestRow]) -> Iterator[ManifestRow]:
     """Those that a run of these settings has judged. A manifest is read once it is needed."""
     yield from train
-    yield from read_manifest(config.data.validation, config.data.max_seconds)[: config.data.eval_prompts]
-    yield from read_manifest(config.data.test, config.data.max_seconds)
+    yield from read_manifest(data.validation, data.max_seconds)[: data.eval_prompts]
+    yield from read_manifest(data.test, data.max_seconds)
 
 
 def score_manifest_replies(manifest: Path, to: Path, overrides: Sequence[str]) -> int:
     """Judge every reply of a manifest that has no lasting verdict yet, then write the table."""
-    config = _drop_second_opinion(load_config(add_reply_overrides(manifest, overrides)))
+    config = load_config(add_reply_overrides(manifest, overrides)).without_second_opinion()
     if to.suffix != ".parquet" or not to.absolute().parent.is_dir():
         raise UserError(f"--to {to}: must be a .parquet file in a folder that exists")
     if find_spec("pyarrow") is None:
@@ -76,7 +76,8 @@ def score_manifest_replies(manifest: Path, to: Path, overrides: Sequence[str]) -
     with convert_to_user_errors():
         given = replies.read_reply_manifest(manifest, config.data.max_seconds)
         with VerdictLedger(to.with_suffix(".verdicts.jsonl")) as kept:
-            _judge_open_replies(config, given, _find_voice_norms(config, given, overrides), kept)
+            voice = _find_voice_norms(config.model.path, given, overrides)
+            _judge_open_replies(config.judge, given, voice, kept)
             ledger.write_verdict_table(to, ledger.build_table_rows(given.items, kept.entries))
             print("\n".join(_format_score_summary(to, given, kept)))
             _check_some_scored([kept.entries[item.id].reward for item in given.items])
@@ -93,10 +94,10 @@ def add_reply_overrides(replies: Path, overrides: Sequence[str]) -> list[str]:
     return ["data=manifest", *data_overrides, *overrides]
 
 
-def _find_voice_norms(config: Config, given: ReplyManifest, overrides: Sequence[str]) -> SpeechNorms | None:
+def _find_voice_norms(model: Path, given: ReplyManifest, overrides: Sequence[str]) -> SpeechNorms | None:
     """That of the model where one is named (``data=tiny`` names the embedded one), else of the replies."""
     keys = {override.lstrip("+").partition("=")[0] for override in overrides}
-    named = find_voice_norms(config.model.path) if keys & {"model", "model.path", "data"} else None
+    named = find_voice_norms(model) if keys & {"model", "model.path", "data"} else None
     return named or measure_norms(given.items, given.folder, given.max_seconds)
 
 
@@ -110,21 +111,23 @@ def _check_some_scored(verdicts: Sequence[ScoredVerdict | MissingVerdict]) -> No
         raise RunError(f"the judge scored none of {len(verdicts)}; the first is missing for {why}")
 
 
-def _judge_open_replies(config: Config, given: ReplyManifest, voice: SpeechNorms | None, kept: VerdictLedger) -> None:
+def _judge_open_replies(
+    config: JudgeConfig, given: ReplyManifest, voice: SpeechNorms | None, kept: VerdictLedger
+) -> None:
     """Ask about what is open. UserError: the ledger is about something else. RunError: stopped half-way."""
-    settings = ledger.hash_judge_settings(config.judge, voice)
+    settings = ledger.hash_judge_settings(config, voice)
     if kept.header is not None:
         kept.start_or_resume(LedgerHeader(manifest=given.sha256, judge=settings, mode=kept.header.mode))
     items = kept.open_items(given.items)
     if not items:
         return
-    probe_result = probe_judge(config.judge, user_audio=any(item.user_audio for item in items))
+    probe_result = probe_judge(config, user_audio=any(item.user_audio for item in items))
     mode = probe_result.mode if probe_result is not None else None
     kept.start_or_resume(LedgerHeader(manifest=given.sha256, judge=settings, mode=mode))
-    check_vetoes(config.judge, items)
+    check_vetoes(config, items)
     with explain_how_to_resume("judge score", kept.entries, len(given.items), "verdicts"):
         judges = _build_judges(config, given, voice)
-        limiter = Limiter(limits_from_config(config.judge.api))
+        limiter = Limiter(limits_from_config(config.api))
         asyncio.run(
             judge_all_items(
                 judges,
@@ -151,9 +154,8 @@ def _format_score_summary(to: Path, given: ReplyManifest, kept: VerdictLedger) -
 
 def calibrate_judge(path: Path, to: Path, kind: calibration.CurveKind | None, overrides: Sequence[str]) -> int:
     """Hold the judge against people and itself, axis by axis, and write the maps that help."""
-    config = _drop_second_opinion(
-        load_config(add_reply_overrides(path, overrides)), calibration=None
-    )  # a map is never fitted on mapped scores
+    loaded = load_config(add_reply_overrides(path, overrides))
+    config = loaded.without_second_opinion(calibration=None)  # a map is never fitted on mapped scores
     judge = config.judge
     if not to.absolute().parent.is_dir():
         raise UserError(f"--to {to}: its folder must exist")
@@ -164,7 +166,7 @@ def calibrate_judge(path: Path, to: Path, kind: calibration.CurveKind | None, ov
         judged = [axis for axis, weight in judge.weights.items() if weight > 0]
         given = ratings.read_ratings(path, scale, judged, config.data.max_seconds)
         check_vetoes(judge, given.replies.items)
-        voice = _find_voice_norms(config, given.replies, overrides)
+        voice = _find_voice_norms(config.model.path, given.replies, overrides)
         spoken = any(item.user_audio for item in given.replies.items)
         probed_judge = probe_judge(judge, user_audio=spoken)
         try:
@@ -199,12 +201,6 @@ def calibrate_judge(path: Path, to: Path, kind: calibration.CurveKind | None, ov
     return OK
 
 
-def _drop_second_opinion(config: Config, **api: Any) -> Config:
-    """The settings of one judge outside a run: no second opinion, and what changes of ``judge.api``."""
-    changes = {"second": SecondConfig(), "api": config.judge.api.model_copy(update=api)}
-    return config.model_copy(update={"judge": config.judge.model_copy(update=changes)})
-
-
 async def _judge_twice(
     config: Config, given: ReplyManifest, voice: SpeechNorms | None, probe_result: ProbedEndpoints | None
 ) -> tuple[dict[str, ReplyJudgement], dict[str, ReplyJudgement]]:
@@ -212,26 +208,24 @@ async def _judge_twice(
     first: dict[str, ReplyJudgement] = {}
     second: dict[str, ReplyJudgement] = {}
     limiter = Limiter(limits_from_config(config.judge.api))  # one cap for both
-    await judge_all_items(
-        _build_judges(config, given, voice), given.items, probe_result, limiter, lambda i, j: first.update({i.id: j})
-    )
+    judges = _build_judges(config.judge, given, voice)
+    await judge_all_items(judges, given.items, probe_result, limiter, lambda i, j: first.update({i.id: j}))
     if probe_result is None:
         return first, second
-    fresh = _drop_second_opinion(config, cache=None)
+    fresh = config.without_second_opinion(cache=None)
     heard = [
         item.model_copy(update={"transcript": first[item.id].transcript})
         for item in given.items
         if any(isinstance(first[item.id].axes.get(axis), ScoredVerdict) for axis in config.judge.api_axes)
     ]
-    await judge_all_items(
-        _build_judges(fresh, given, voice), heard, probe_result, limiter, lambda i, j: second.update({i.id: j})
-    )
+    judges = _build_judges(fresh.judge, given, voice)
+    await judge_all_items(judges, heard, probe_result, limiter, lambda i, j: second.update({i.id: j}))
     return first, second
 
 
-def _build_judges(config: Config, given: ReplyManifest, voice: SpeechNorms | None) -> OfflineJudges:
+def _build_judges(config: JudgeConfig, given: ReplyManifest, voice: SpeechNorms | None) -> OfflineJudges:
     return OfflineJudges(
-        config=config.judge,
+        config=config,
         root=Path.cwd(),
         norms=voice,
         folder=given.folder,

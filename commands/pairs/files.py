@@ -30,9 +30,9 @@ class PairFiles:
 
     Example:
         files = PairFiles(Path("pairs.jsonl"))
-        path = files.sampling(reply)        # a judge writes the reply's sound there
+        path = files.sampling_path(reply)        # a judge writes the reply's sound there
         audio = files.keep(reply)           # it is one of a pair: relative to OUT's folder
-        files.forget()                      # the others
+        files.remove_unkept_audio()                      # the others
         files.write(rows)
     """
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from pydantic import Field
 
-from conf.schema import Config
 from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict
 from learner.decide import ReplyGroup
 from learner.extremes import NoPair, NoPairReason, pick_best_and_worst
@@ -44,14 +43,17 @@ class PairOutcome(JournalEntry):
 def decide_pair_outcome(
     row: ManifestRow,
     group: ReplyGroup,
-    config: Config,
+    margin: float,
     provenance: PairProvenance,
     clips: Callable[[ManifestRow], tuple[tuple[str, ...], ...]],
     sound: Callable[[Reply], tuple[str, ...]],
 ) -> PairOutcome:
-    """What became of a prompt. ``clips``, ``sound`` keep the audio of a pair and say where it is."""
+    """What became of a prompt. ``margin``: the least difference of a pair.
+
+    ``clips``, ``sound`` keep the audio of a pair and say where it is.
+    """
     judged = [judgement for _, judgement in group.replies]
-    selection = pick_best_and_worst(group.rewards, config.margin)
+    selection = pick_best_and_worst(group.rewards, margin)
     missing = Counter[str](
         judgement.reward.kind for judgement in judged if isinstance(judgement.reward, MissingVerdict)
     )

@@ -46,7 +46,7 @@ class PairSampler:
     """Goes through the prompts that are open.
 
     Example:
-        Sampler(work, files, journal.add).run(todo, probed)
+        PairSampler(work, files, journal.add).run(todo, probed)
     """
 
     def __init__(self, work: PairJob, files: PairFiles, keep: Callable[[PairOutcome], None]) -> None:
@@ -56,7 +56,7 @@ class PairSampler:
     def run(self, todo: Sequence[ManifestRow], probed: ProbedEndpoints | None) -> None:
         """All of them, on Ray. KeyboardInterrupt, also for SIGTERM. RunError: it cannot go on."""
         run, batches = RunDirectory(self._files.folder), ceil(len(todo) / self._size)
-        cluster = Cluster(self._config, self._work.layout)
+        cluster = Cluster(self._config.cluster, self._work.layout)
         try:
             with Monitor(batches) as monitor:
                 run.on_event = monitor.event
@@ -109,7 +109,7 @@ class PairSampler:
                 outcome = decide_pair_outcome(
                     row,
                     group,
-                    self._config,
+                    self._config.margin,
                     self._work.provenance,
                     clips=lambda row: self._files.keep_prompt_clips(row, self._work.manifest.parent),
                     sound=self._files.keep,

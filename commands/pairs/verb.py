@@ -30,7 +30,6 @@ from commands.judge.verbs import convert_to_user_errors, explain_how_to_resume
 from commands.pairs.files import PairFiles
 from commands.pairs.outcome import DROP_DESCRIPTIONS, PairOutcome
 from commands.pairs.sampling import PairJob, PairSampler
-from conf.endpoints import SecondConfig
 from conf.load import load_config
 from conf.places import is_in_ray_job
 from conf.schema import Config
@@ -81,7 +80,7 @@ def prepare_pair_job(
     layout = plan_placement(config, count_usable_cores(), learns=False)
     check_engine(config)
     family = load_usable_family(config)
-    check_judge(config)
+    check_judge(config.judge)
     check_memory(config, family, learns=False)
     path = (manifest or config.data.train).absolute()
     rows = read_manifest(path, config.data.max_seconds, deep=True)
@@ -109,8 +108,7 @@ def load_pair_settings(samples: int | None, overrides: Sequence[str]) -> Config:
     config = load_config([*ours, *complete_overrides(overrides)[0]])
     if config.rollout.group_size < 2:
         raise UserError(f"rollout.group_size: a pair needs at least 2 replies: got {config.rollout.group_size}")
-    alone = config.judge.model_copy(update={"second": SecondConfig()})  # nobody would look at its opinion
-    return config.model_copy(update={"judge": alone})
+    return config.without_second_opinion()
 
 
 def _build_provenance(config: Config, family: Family) -> PairProvenance:
@@ -138,7 +136,7 @@ def _sample_open_prompts(work: PairJob, files: PairFiles, kept: Journal[PairJour
     todo = [row for row in work.rows if row.id not in kept.entries or kept.entries[row.id].again]
     if not todo:
         return
-    probe_result = probe_for_run(work.config, work.rows)
+    probe_result = probe_for_run(work.config.judge, work.config.rollout.group_size, work.rows)
     _begin_or_check_journal(
         kept, header.model_copy(update={"mode": probe_result.mode if probe_result is not None else None})
     )

@@ -44,8 +44,8 @@ class AttemptLog:
 
     Example:
         log.begin("gated-seed0", fresh=True, arguments=["algo=gated"])
-        log.beat()                                     # now and then
-        log.note("gated-seed0", ended, fresh=True, arguments=["algo=gated"])
+        log.touch_running()                                     # now and then
+        log.record_end("gated-seed0", ended, fresh=True, arguments=["algo=gated"])
         log.wall_s("gated-seed0")
     """
 

@@ -36,7 +36,6 @@ from conf.schema import Config
 from conf.study import UNTRAINED, StudyConfig, StudyError, read_study
 from report.study import findings as page
 from report.study.findings import CellState, PreparedFile, StudyCell
-from report.study.paired import Bootstrap
 from report.study.tables import summarise_study
 from report.study.trials import flatten_settings, is_finished, unquote_setting
 from report.study.write import write_study_files
@@ -132,7 +131,7 @@ class StudyRunner:
             prepared=[self._build_prepared_file(prepared_file) for prepared_file in self._files()],
             notes=settings.notes,
             baseline=settings.baseline,
-            bootstrap=Bootstrap(**settings.bootstrap.model_dump()),
+            bootstrap=settings.bootstrap,
             settings=_dump_yaml(settings),
             arms={name: " ".join(arm.overrides) for name, arm in settings.arms.items()},
             methods={name: " ".join(own) for name, own in settings.methods.items() if own != UNTRAINED},

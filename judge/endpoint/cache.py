@@ -77,7 +77,7 @@ class VerdictCache:
 
     Example:
         cache = VerdictCache(run / "verdicts.sqlite", max_bytes=1 << 30)
-        name = key(model="m", rubric="semantic/1", sampling={}, audio=[], texts=["hello"], repeat=0)
+        name = make_verdict_key(model="m", rubric="semantic/1", sampling={}, audio=[], texts=["hello"], repeat=0)
         verdict = cache.get(name)
     """
 

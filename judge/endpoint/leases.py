@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from judge.endpoint.chat import ChatAnswer
 from judge.endpoint.completion import Completion
 from judge.endpoint.http import AttemptCall
-from judge.endpoint.limits import LimiterProtocol
+from judge.endpoint.limits import Lease, Limiter
 from judge.types import CallFailed
 
 MIN_CHECKS_PER_OUTAGE = (
@@ -40,32 +40,30 @@ class TokenPrice:
 class Outage:
     """Whether a call goes on while the endpoint is down: ``longest_s`` from when the first one saw it."""
 
-    def __init__(
-        self, permits: LimiterProtocol, longest_s: float, ping: EndpointPing | None, price: TokenPrice
-    ) -> None:
-        self._permits, self._longest_s = permits, longest_s
+    def __init__(self, limiter: Limiter, longest_s: float, ping: EndpointPing | None, price: TokenPrice) -> None:
+        self._limiter, self._longest_s = limiter, longest_s
         self._ping, self._price = ping, price
         self._rounds = 0
         self.suspected = False  # there is a reason to think that the endpoint is down
 
-    async def should_wait(self, failure: CallFailed) -> bool:
+    def should_wait(self, failure: CallFailed) -> bool:
         """Is there anything to wait for after this failure? CallFailed (breaker): it has lasted too long."""
         if failure.kind == "breaker":  # that was the end of the waiting
             return False
         self._rounds += 1
         if self._ping is not None and self._rounds >= MAX_OUTAGE_ROUNDS:
             return False  # the endpoint was up in between: it is the reply
-        return await self._is_still_down()
+        return self._is_still_down()
 
-    async def acquire_lease(self, seconds: float, about: str) -> int:
+    async def acquire_lease(self, seconds: float, about: str) -> Lease:
         """A lease, once the endpoint answers at all. CallFailed (breaker): it has not for too long."""
         while True:
             lease = await self._acquire_unless_down(seconds, about)
-            if self._ping is None or not self.suspected or await self._permits.down_s() == 0:
+            if self._ping is None or not self.suspected or self._limiter.down_s() == 0:
                 return lease
             await self._find_out(self._ping, lease)
 
-    async def _find_out(self, ping: EndpointPing, lease: int) -> None:
+    async def _find_out(self, ping: EndpointPing, lease: Lease) -> None:
         """Use the lease to tell the breaker whether the endpoint is back."""
         ok, tokens, why = False, (0, 0), ""
         try:
@@ -74,27 +72,27 @@ class Outage:
         except CallFailed as failure:
             ok, tokens, why = not failure.retryable, failure.tokens, str(failure)
         finally:
-            await self._permits.release(lease, ok=ok, spent=self._price.cost_of(*tokens), why=why)
+            self._limiter.release(lease, ok=ok, spent=self._price.cost_of(*tokens), why=why)
 
-    async def _acquire_unless_down(self, seconds: float, about: str) -> int:
+    async def _acquire_unless_down(self, seconds: float, about: str) -> Lease:
         """Wait for a lease, however long for the limits, but not longer than an outage may last."""
-        asked = asyncio.ensure_future(self._permits.acquire(seconds, about))
+        asked = asyncio.ensure_future(self._limiter.acquire(seconds, about))
         taken = False
         try:
             while not asked.done():
                 await asyncio.wait({asked}, timeout=min(self._longest_s / MIN_CHECKS_PER_OUTAGE, MAX_CHECK_INTERVAL_S))
                 if not asked.done():
-                    await self._is_still_down()
+                    self._is_still_down()
             taken = True
             return asked.result()
         finally:
             if not taken and not asked.cancel() and asked.exception() is None:  # granted while we were leaving
-                await self._permits.release(asked.result(), ok=None, spent=0.0)
+                self._limiter.release(asked.result(), ok=None, spent=0.0)
 
-    async def _is_still_down(self) -> bool:
-        down_s = await self._permits.down_s()
+    def _is_still_down(self) -> bool:
+        down_s = self._limiter.down_s()
         if down_s >= self._longest_s:
-            reason = f"the endpoint stayed down for {down_s:.0f} s; last: {await self._permits.cause()}"
+            reason = f"the endpoint stayed down for {down_s:.0f} s; last: {self._limiter.cause}"
             raise CallFailed("breaker", reason, retryable=True)
         self.suspected |= down_s > 0
         return down_s > 0
@@ -103,10 +101,8 @@ class Outage:
 class AttemptLeases:
     """The leases of one call, one per attempt, and what the attempts took."""
 
-    def __init__(
-        self, permits: LimiterProtocol, outage: Outage, about: str, audio_seconds: float, price: TokenPrice
-    ) -> None:
-        self._permits, self._outage = permits, outage
+    def __init__(self, limiter: Limiter, outage: Outage, about: str, audio_seconds: float, price: TokenPrice) -> None:
+        self._limiter, self._outage = limiter, outage
         self._about, self._audio_seconds, self._price = about, audio_seconds, price
         self.count = 0
         self.seconds = 0.0  # on their way
@@ -132,5 +128,5 @@ class AttemptLeases:
         finally:
             self.seconds += time.monotonic() - start
             self.spent += spent
-            await self._permits.release(lease, ok=ok, spent=spent, why=why)
+            self._limiter.release(lease, ok=ok, spent=spent, why=why)
         return completion

@@ -1,4 +1,4 @@
-"""One limiter for all judge workers: concurrency, requests and audio per minute, money, circuit breaker.
+"""The one limiter of an endpoint: concurrency, requests and audio per minute, money, circuit breaker.
 
 Invariant: a call is on its way only under a lease, and leases are given in the order they were asked for,
 each at the first moment at which every limit allows it. Limits make callers wait; only the spend cap turns
@@ -7,12 +7,10 @@ them away.
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from math import inf
-from typing import Protocol
 
 from judge.endpoint.breaker import BreakerState, CircuitBreaker
 from judge.types import CallFailed
@@ -32,14 +30,13 @@ class EndpointLimits:
     spend_cap: float | None  # in the currency of ``spent``
     breaker_failures: int  # in a row that open the breaker
     breaker_rest_s: float  # before the first probe
-    lease_s: float = 600.0  # longer than any call; a lease held longer belongs to a worker that died
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "breaker_failures"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
         rates = ("requests_per_minute", "audio_seconds_per_minute", "spend_cap")
-        for name in (*rates, "breaker_rest_s", "lease_s"):
+        for name in (*rates, "breaker_rest_s"):
             limit = getattr(self, name)
             if not (limit is None and name in rates) and not 0 < limit < inf:
                 raise ValueError(f"{name} must be positive and finite: got {limit}")
@@ -53,30 +50,9 @@ class LimiterFigures:
     in_flight: int
     waiting: int
     requests: int  # leases given
-    reclaimed: int  # of these, never released in time
     spent: float
     opened: int  # times the breaker opened, after failed probes included
     seconds_open: float  # in which the breaker was not closed
-
-
-class LimiterProtocol(Protocol):
-    """What a judge needs of a limiter, wherever it lives."""
-
-    async def acquire(self, audio_seconds: float, about: str | None = None) -> int:
-        """Wait for a lease; see ``Limiter.acquire``. CallFailed (spend_cap): there will never be one."""
-        ...
-
-    async def release(self, lease: int, *, ok: bool | None, spent: float, why: str = "") -> None:
-        """Give it back; see ``Limiter.release``."""
-        ...
-
-    async def down_s(self) -> float:
-        """For how many seconds the breaker has held calls back; 0 while they pass freely."""
-        ...
-
-    async def cause(self) -> str:
-        """Why the last call failed that said something about the endpoint, whoever made it."""
-        ...
 
 
 class RateLimit:
@@ -110,79 +86,84 @@ def limit_audio(per_minute: float | None) -> RateLimit:
     return RateLimit(inf, 0) if per_minute is None else RateLimit(per_minute, BURST_SHARE * per_minute)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Lease:
+    """Leave to make one attempt; for ``release``."""
+
+    opened: int  # what the breaker wants back
+    about: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Waiter:
     audio_seconds: float
     about: str | None
-    owner: str
-    granted: asyncio.Future[bool]  # False: the spend cap was reached
-
-
-@dataclass(frozen=True, slots=True)
-class _Lease:
-    expires: float
-    opened: int  # what the breaker wants back
-    about: str | None
-    owner: str
+    granted: asyncio.Future[Lease | None]  # None: the spend cap was reached
 
 
 class Limiter:
-    """Hands out leases. For one event loop; workers elsewhere reach it through an actor or a socket.
+    """Hands out leases. For one event loop: that of the process that makes all calls to the endpoint.
 
-    ``spent``: what earlier runs under the same cap have spent. ``clock``: seconds, never backwards.
+    ``spent``: what earlier processes under the same cap have spent. ``restarted``: one of them may have used up
+    the last minute's rates, so where there are any the first lease comes a minute later. ``clock``: seconds,
+    never backwards.
 
     Example:
         lease = await limiter.acquire(audio_seconds=3.0)
         ...  # one request
-        await limiter.release(lease, ok=True, spent=0.0004)
+        limiter.release(lease, ok=True, spent=0.0004)
     """
 
     def __init__(
-        self, limits: EndpointLimits, *, spent: float = 0.0, clock: Callable[[], float] = time.monotonic
+        self,
+        limits: EndpointLimits,
+        *,
+        spent: float = 0.0,
+        restarted: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits, self._spent, self._clock = limits, spent, clock
         self._breaker = CircuitBreaker(limits.breaker_failures, limits.breaker_rest_s)
         self._requests = limit_requests(limits.requests_per_minute)
         self._audio = limit_audio(limits.audio_seconds_per_minute)
-        self._waiting: OrderedDict[int, _Waiter] = OrderedDict()  # in the order of asking
-        self._leases: OrderedDict[int, _Lease] = OrderedDict()  # in the order of giving, thus of expiry
-        # From the wall clock: a lease from before a restart of the limiter must not be taken for a new one.
-        self._tickets = count(time.time_ns())
-        self._given = self._reclaimed = 0
+        rated = limits.requests_per_minute is not None or limits.audio_seconds_per_minute is not None
+        self._opens = clock() + MINUTE if restarted and rated else -inf
+        self._waiting: deque[_Waiter] = deque()  # in the order of asking
+        self._leases: set[Lease] = set()
+        self._given = 0
         self._cause = "its calls did not end"
         self._timer: asyncio.TimerHandle | None = None
 
-    async def acquire(self, audio_seconds: float, about: str | None = None, owner: str = "") -> int:
-        """Wait for every limit, first come, first served. Returns the lease. Cancelling it costs nothing.
+    async def acquire(self, audio_seconds: float, about: str | None = None) -> Lease:
+        """Wait for every limit, first come, first served. Cancelling it costs nothing.
 
         ``about``: the case that the call is about: one that fails by itself is not taken for an outage.
-        ``owner``: for ``forget``.
         CallFailed (spend_cap): the cap is reached, now or while waiting. ValueError: no duration in seconds.
         """
         if not 0 <= audio_seconds < inf:
             raise ValueError(f"audio_seconds must be finite and not negative: got {audio_seconds}")
-        waiter = _Waiter(audio_seconds, about, owner, asyncio.get_running_loop().create_future())
-        ticket = next(self._tickets)
-        self._waiting[ticket] = waiter
+        waiter = _Waiter(audio_seconds, about, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
         self._grant_due_leases()
         try:
-            granted = await waiter.granted
+            lease = await waiter.granted
         except asyncio.CancelledError:
-            if self._waiting.pop(ticket, None) is None:  # granted, and nobody left to use it
-                self._end(ticket, ok=None)
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            elif not waiter.granted.cancelled() and (unused := waiter.granted.result()) is not None:
+                self._end(unused, ok=None)  # granted, and nobody left to use it
             self._grant_due_leases()
             raise
-        if granted:
-            return ticket
+        if lease is not None:
+            return lease
         reason = f"spent {self._spent:g} of a spend cap of {self._limits.spend_cap:g}"
         raise CallFailed("spend_cap", reason)
 
-    async def release(self, lease: int, *, ok: bool | None, spent: float, why: str = "") -> None:
+    def release(self, lease: Lease, *, ok: bool | None, spent: float, why: str = "") -> None:
         """The call has ended and cost ``spent``. ValueError: not an amount of money.
 
         ``ok``: the endpoint answered; False: it did not, and ``why``; None: the call failed for a reason that
-        says nothing about the endpoint. A lease unknown here (reclaimed, or from before a restart) only
-        counts as money.
+        says nothing about the endpoint.
         """
         if not 0 <= spent < inf:
             raise ValueError(f"spent must be finite and not negative: got {spent}")
@@ -192,60 +173,40 @@ class Limiter:
         self._end(lease, ok)
         self._grant_due_leases()
 
-    async def down_s(self) -> float:
-        """A breaker that waits for its probe is open to nobody else."""
+    def down_s(self) -> float:
+        """For how many seconds the breaker has held calls back; 0 while they pass freely.
+
+        A breaker that waits for its probe is open to nobody else.
+        """
         return self._breaker.down_s(self._clock())
 
-    async def cause(self) -> str:
-        """See ``Permits.cause``."""
+    @property
+    def cause(self) -> str:
+        """Why the last call failed that said something about the endpoint, whoever made it."""
         return self._cause
-
-    async def forget(self, owner: str) -> None:
-        """Whoever asked under this name is gone: nobody waits for it, and its leases teach nothing."""
-        for ticket, waiter in list(self._waiting.items()):
-            if waiter.owner == owner:
-                del self._waiting[ticket]
-                waiter.granted.cancel()
-        for ticket, lease in list(self._leases.items()):
-            if lease.owner == owner:
-                self._end(ticket, ok=None)
-        self._grant_due_leases()
 
     def state(self) -> LimiterFigures:
         """The figures as of now."""
         now = self._clock()
-        self._reclaim_expired(now)
         return LimiterFigures(
             breaker=self._breaker.state(now),
             in_flight=len(self._leases),
             waiting=len(self._waiting),
             requests=self._given,
-            reclaimed=self._reclaimed,
             spent=self._spent,
             opened=self._breaker.opened,
             seconds_open=self._breaker.seconds_open(now),
         )
 
-    def _end(self, ticket: int, ok: bool | None) -> None:
-        lease = self._leases.pop(ticket, None)
-        if lease is not None:
-            self._breaker.end(lease.opened, ok, self._clock(), lease.about)
-
-    def _reclaim_expired(self, now: float) -> None:
-        """A worker that died says nothing about the endpoint, and what its call cost is not known here."""
-        while self._leases and self._expiry() <= now + TIMER_TOLERANCE_S:
-            self._end(next(iter(self._leases)), ok=None)
-            self._reclaimed += 1
-
-    def _expiry(self) -> float:
-        """Of the oldest lease."""
-        return next(iter(self._leases.values())).expires if self._leases else inf
+    def _end(self, lease: Lease, ok: bool | None) -> None:
+        self._leases.remove(lease)
+        self._breaker.end(lease.opened, ok, self._clock(), lease.about)
 
     def _due(self) -> float:
         """When the head of the queue may go if nothing is released before; inf: not without a release."""
         if len(self._leases) >= self._limits.concurrency:
             return inf
-        return max(self._breaker.due(), self._requests.due(), self._audio.due())
+        return max(self._opens, self._breaker.due(), self._requests.due(), self._audio.due())
 
     def _grant_due_leases(self) -> None:
         """Give leases as long as all limits allow it, then come back when they may allow the next one."""
@@ -253,29 +214,22 @@ class Limiter:
             self._timer.cancel()
             self._timer = None
         now = self._clock()
-        self._reclaim_expired(now)
-        if self._limits.spend_cap is not None and self._spent >= self._limits.spend_cap:
-            while self._waiting:
-                self._answer_waiter(self._waiting.popitem(last=False)[1], granted=False)
+        capped = self._limits.spend_cap is not None and self._spent >= self._limits.spend_cap
         while self._waiting:
             due = self._due()
-            if due > now + TIMER_TOLERANCE_S:
-                delay = min(due, self._expiry()) - now
-                self._timer = asyncio.get_running_loop().call_later(delay, self._grant_due_leases)
+            if due > now + TIMER_TOLERANCE_S and not capped:
+                if due < inf:
+                    self._timer = asyncio.get_running_loop().call_later(due - now, self._grant_due_leases)
                 return
-            ticket, waiter = self._waiting.popitem(last=False)
-            if self._answer_waiter(waiter, granted=True):
-                self._leases[ticket] = _Lease(
-                    now + self._limits.lease_s, self._breaker.start(), waiter.about, waiter.owner
-                )
-                self._requests.charge(1, now)
-                self._audio.charge(waiter.audio_seconds, now)
-                self._given += 1
+            waiter = self._waiting.popleft()
+            if waiter.granted.done():  # a cancelled task only notices when its turn comes
+                continue
+            waiter.granted.set_result(None if capped else self._start_lease(waiter, now))
 
-    @staticmethod
-    def _answer_waiter(waiter: _Waiter, *, granted: bool) -> bool:
-        """Whether anybody was still waiting: a cancelled task only notices when its turn comes."""
-        if waiter.granted.done():
-            return False
-        waiter.granted.set_result(granted)
-        return True
+    def _start_lease(self, waiter: _Waiter, now: float) -> Lease:
+        lease = Lease(self._breaker.start(), waiter.about)
+        self._leases.add(lease)
+        self._requests.charge(1, now)
+        self._audio.charge(waiter.audio_seconds, now)
+        self._given += 1
+        return lease

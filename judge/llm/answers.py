@@ -184,18 +184,18 @@ def read_expected_number(form: AnswerForm, text: str, logprobs: TokenLogprobs, t
     The text must be a label by itself: of "4.5", "45" and "4 of 10" the first token would say 4.
     CallFailed unsure: the labels have less than half the probability.
     """
-    said = text.strip()
-    if said not in form.numbers:
-        _refuse_label(form, said)
-    options = find_label_alternatives(said, logprobs, thought)
+    answer = text.strip()
+    if answer not in form.numbers:
+        _refuse_label(form, answer)
+    options = find_label_alternatives(answer, logprobs, thought)
     if len(options) == 1 and exp(options[0][1]) < CERTAIN:
-        raise CallFailed("malformed", f"the answer {said!r} came without the probabilities of the others")
+        raise CallFailed("malformed", f"the answer {answer!r} came without the probabilities of the others")
     weights = sum_label_probabilities(form.numbers, options)
     mass = sum(weights.values())
     if mass < MIN_LABEL_MASS:
         raise CallFailed("unsure", f"the labels must have a probability of at least {MIN_LABEL_MASS}: got {mass:.3f}")
-    if not weights[said] or mass > 1.01:
-        raise CallFailed("malformed", f"the probabilities are not those of the answer {said!r}: {weights}")
+    if not weights[answer] or mass > 1.01:
+        raise CallFailed("malformed", f"the probabilities are not those of the answer {answer!r}: {weights}")
     shares = {name: weight / mass for name, weight in weights.items()}
     mean = sum(share * form.numbers[name] for name, share in shares.items())
     mean = min(max(mean, min(form.numbers.values())), max(form.numbers.values()))  # rounding
@@ -252,8 +252,8 @@ def check_english(reason: str) -> None:
 
 def shorten_reason(reason: str) -> str:
     """A judge's reason, as much of it as people read: an answer may be a megabyte."""
-    said = " ".join(reason.split())
-    return said if len(said) <= MAX_REASON_CHARS else f"{said[:MAX_REASON_CHARS]}..."
+    one_line = " ".join(reason.split())
+    return one_line if len(one_line) <= MAX_REASON_CHARS else f"{one_line[:MAX_REASON_CHARS]}..."
 
 
 def quote_answer(text: str) -> str:

@@ -17,13 +17,14 @@ from judge.endpoint.cache import VerdictCache
 from judge.endpoint.chat import ask_endpoint
 from judge.endpoint.http import new_client
 from judge.endpoint.leases import TokenPrice
-from judge.endpoint.limits import MINUTE, EndpointLimits, LimiterProtocol
+from judge.endpoint.limits import MINUTE, EndpointLimits, Limiter
 from judge.llm.answers import AnswerSampling
 from judge.llm.calibration import Calibrations, load_calibrations
 from judge.llm.caller import JudgeCaller
 from judge.llm.capabilities import Capabilities
+from judge.llm.endpoint_judge import ContestJudge, EndpointJudge
 from judge.llm.pairwise import compare_pairwise
-from judge.llm.panel import ApiPanel, ContestJudge, SecondJudge
+from judge.llm.panel import ApiPanel, SecondJudge
 from judge.llm.probe import probe_capabilities
 from judge.llm.probe_questions import TrialPlan, build_smallest_body
 from judge.llm.ranking import rank_candidates
@@ -56,16 +57,8 @@ class ProbedEndpoints:
         return descriptions if self.second is None else [*descriptions, f"second opinion: {self.second.describe()}"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointLimiters:
-    """The limiters of a run's endpoints, wherever they live."""
-
-    judge: LimiterProtocol
-    second: LimiterProtocol | None
-
-
 def limits_from_config(asked: AskedConfig) -> EndpointLimits:
-    """What all judge workers together may ask."""
+    """What may be asked of this endpoint."""
     return EndpointLimits(
         concurrency=asked.concurrency,
         requests_per_minute=asked.requests_per_minute,
@@ -73,7 +66,6 @@ def limits_from_config(asked: AskedConfig) -> EndpointLimits:
         spend_cap=asked.spend_cap,
         breaker_failures=BREAKER_FAILURES,
         breaker_rest_s=BREAKER_REST_S,
-        lease_s=2 * asked.deadline_s,  # an attempt ends within the deadline
     )
 
 
@@ -87,11 +79,6 @@ def compares_replies(config: JudgeConfig, group_size: int) -> bool:
     return bool(config.api_axes) and config.api.compare != "none" and group_size > 1
 
 
-def count_worker_slots(config: JudgeConfig) -> int:
-    """What one judge worker has in hand at once, replies or groups: enough to use the concurrency."""
-    return ceil(config.api.concurrency / config.workers) if config.api_axes else 1
-
-
 def calls_per_group(config: JudgeConfig, group_size: int) -> int:
     """Calls, retries not counted, for the verdicts on all replies to one prompt."""
     each = config.api.repeats * group_size
@@ -100,29 +87,23 @@ def calls_per_group(config: JudgeConfig, group_size: int) -> int:
     return len(config.api_axes) * each
 
 
-def calls_at_once(config: JudgeConfig, group_size: int) -> int:
-    """The most calls of one run that may wait for the limits or be on their way."""
-    alone, together = calls_per_group(config, 1), calls_per_group(config, group_size)
-    in_hand = max(alone, together) if compares_replies(config, group_size) else alone
-    return config.workers * count_worker_slots(config) * in_hand
+def calls_at_once(config: JudgeConfig, asked: AskedConfig, group_size: int) -> int:
+    """The most calls that may wait for an endpoint's limits or be on their way.
 
-
-def verdict_deadline(config: JudgeConfig, group_size: int) -> float:
-    """Seconds that a judge has for a verdict, or for those of a group, once it has the replies.
-
-    Locally ``deadline_s``. By API the sum of: ``deadline_s`` per reply that the worker has in hand (they
-    share one recogniser); a call's deadline for each round of calls that the concurrency allows, and one
-    more after an outage; what the rates make the last of all calls wait, at the longest clip; the longest
-    outage. Of two judges the slower counts.
+    It has ``concurrency`` replies or groups in hand, which can use all of it.
     """
-    if not config.api_axes:
-        return config.deadline_s
-    hearing = count_worker_slots(config) * (group_size if compares_replies(config, group_size) else 1)
-    calls = calls_at_once(config, group_size)
-    return hearing * config.deadline_s + max(_max_answer_seconds(config, asked, calls) for asked in config.asked)
+    per_reply = len(config.api_axes) * asked.repeats
+    compares = asked is config.api and compares_replies(config, group_size)
+    return asked.concurrency * (max(per_reply, calls_per_group(config, group_size)) if compares else per_reply)
 
 
-def _max_answer_seconds(config: JudgeConfig, asked: AskedConfig, calls: int) -> float:
+def compute_answer_deadline(config: JudgeConfig, asked: AskedConfig, group_size: int) -> float:
+    """Seconds that an endpoint has for the verdicts on a reply or a group once it has it in hand.
+
+    The sum of: a call's deadline for each round of calls that the concurrency allows, and one more after an
+    outage; what the rates make the last of all calls wait, at the longest clip; the longest outage.
+    """
+    calls = calls_at_once(config, asked, group_size)
     rounds = ceil(calls / asked.concurrency) + 1
     minutes = calls / asked.requests_per_minute if asked.requests_per_minute else 0.0
     clips = sum(2 for rubric in select_rubrics(config).values() if rubric.hears_reply)
@@ -190,43 +171,45 @@ def build_api_panel(
     root: Path,
     voice: Path | NormsSource,
     probed_endpoints: ProbedEndpoints,
-    access: EndpointLimiters,
     *,
     log: Path | None,
+    limiter: Limiter | None = None,
 ) -> ApiPanel:
-    """The shipped panel with API judges on its axes.
+    """The shipped panel with API judges on its axes, all in this process.
 
-    ``root``, ``voice`` as in ``build_panel``; ``log``: of all calls.
+    ``root``, ``voice`` as in ``build_panel``; ``log``: of all calls; ``limiter``: of ``judge.api``, where more
+    than this panel is under its limits.
 
     ValueError: a file of the recogniser is not there, or the cache or calibration cannot be used.
     """
-    panel, api, second = build_panel(config, root, voice), config.api, config.second
-    caller = partial(_build_caller, log=log)
-    maps = None if api.calibration is None else load_calibrations(api.calibration)
-    judge = _build_judge(api, caller(api, access.judge, cached=True), probed_endpoints.judge, panel.scale, maps)
-    other = None
-    if probed_endpoints.second is not None and access.second is not None:
-        asks = caller(second, access.second, cached=True)
-        other = SecondJudge(
-            judge=_build_judge(second, asks, probed_endpoints.second, panel.scale, None), share=second.share
-        )
-    return ApiPanel(
-        panel,
-        judge,
-        select_rubrics(config),
-        fresh=_build_judge(api, caller(api, access.judge, cached=False), probed_endpoints.judge, panel.scale, maps),
-        comparing=_build_comparer(api, judge),
-        second=other,
-    )
+    judge = build_endpoint_judge(config, config.api, probed_endpoints.judge, limiter, log=log)
+    second = None
+    if probed_endpoints.second is not None:
+        other = build_endpoint_judge(config, config.second, probed_endpoints.second, log=log)
+        second = SecondJudge(judge=other, share=config.second.share)
+    return ApiPanel(build_panel(config, root, voice), judge, second)
 
 
-def _build_caller(asked: AskedConfig, permits: LimiterProtocol, *, cached: bool, log: Path | None) -> JudgeCaller:
+def build_endpoint_judge(
+    config: JudgeConfig, asked: AskedConfig, able: Capabilities, limiter: Limiter | None = None, *, log: Path | None
+) -> EndpointJudge:
+    """The judge at one endpoint. ValueError: its cache or calibration cannot be used."""
+    caller = partial(_build_caller, asked, limiter or Limiter(limits_from_config(asked)), log=log)
+    scale, api = Scale(config.scale_lo, config.scale_hi), asked if isinstance(asked, ApiConfig) else None
+    maps = None if api is None or api.calibration is None else load_calibrations(api.calibration)
+    judge = _build_judge(asked, caller(cached=True), able, scale, maps)
+    fresh = _build_judge(asked, caller(cached=False), able, scale, maps)
+    comparing = None if api is None else _build_comparer(api, judge)
+    return EndpointJudge(judge, select_rubrics(config), fresh=fresh, comparing=comparing)
+
+
+def _build_caller(asked: AskedConfig, limiter: Limiter, *, cached: bool, log: Path | None) -> JudgeCaller:
     endpoint, client = endpoint_from_config(asked), new_client()
     prices = {"prompt": asked.prompt_price, "completion": asked.completion_price}
     return JudgeCaller(
         partial(ask_endpoint, client, endpoint),
         endpoint.model,
-        permits,
+        limiter,
         outage_s=asked.outage_s,
         price=TokenPrice(**{name: price for name, price in prices.items() if price is not None}),
         cache=VerdictCache(asked.cache, MAX_VERDICT_CACHE_BYTES) if cached and asked.cache is not None else None,

@@ -7,7 +7,6 @@ and no audio, and no header.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from judge.endpoint.chat import ChatAnswer
 from judge.endpoint.completion import Completion
 from judge.endpoint.http import AttemptRunner, run_at_once
 from judge.endpoint.leases import AttemptLeases, EndpointPing, Outage, TokenPrice
-from judge.endpoint.limits import LimiterProtocol
+from judge.endpoint.limits import Limiter
 from judge.llm.answers import Reading
 from judge.types import CallFailed, ScoredVerdict
 from rollout.types import Speech
+from store.lines import append_json_line
 
 
 def hash_speeches(*waves: Speech) -> str:
@@ -64,7 +64,7 @@ class JudgeCaller:
     ``endpoint``: its address, for the log. ``ping``: a small question that it answers when it is up.
 
     Example:
-        caller = Caller(partial(ask, client, endpoint), endpoint.model, limiter, outage_s=600.0)
+        caller = JudgeCaller(ask, endpoint.model, limiter, outage_s=600.0)
         (score,) = await caller.call(question)
     """
 
@@ -72,7 +72,7 @@ class JudgeCaller:
         self,
         ask: EndpointAsker,
         model: str,
-        permits: LimiterProtocol,
+        limiter: Limiter,
         *,
         outage_s: float,
         price: TokenPrice | None = None,
@@ -84,7 +84,7 @@ class JudgeCaller:
         if not 0 < outage_s < float("inf"):
             raise ValueError(f"outage_s must be positive and finite: got {outage_s}")
         self.model = model
-        self._ask, self._permits, self._outage_s = ask, permits, outage_s
+        self._ask, self._limiter, self._outage_s = ask, limiter, outage_s
         self._price, self._cache, self._log = price or TokenPrice(), cache, log
         self._endpoint, self._ping = endpoint, ping
 
@@ -107,17 +107,17 @@ class JudgeCaller:
         return scores
 
     async def _through_outages(self, question: JudgeQuestion, hashes: list[str]) -> Sequence[Reading]:
-        outage = Outage(self._permits, self._outage_s, self._ping, self._price)
+        outage = Outage(self._limiter, self._outage_s, self._ping, self._price)
         while True:
             try:
                 return await self._once(question, hashes, outage)
             except CallFailed as failure:
-                if not failure.retryable or not await outage.should_wait(failure):
+                if not failure.retryable or not outage.should_wait(failure):
                     raise
 
     async def _once(self, question: JudgeQuestion, hashes: list[str], outage: Outage) -> Sequence[Reading]:
         seconds = sum(clip.seconds for clip in question.clips)
-        turns = AttemptLeases(self._permits, outage, question.about, seconds, self._price)
+        turns = AttemptLeases(self._limiter, outage, question.about, seconds, self._price)
         answer: ChatAnswer | None = None
         try:
             answer = await self._ask(question.settings | {"messages": question.messages}, turns.run_leased)
@@ -175,8 +175,7 @@ class JudgeCaller:
                 for clip_hash, clip in zip(hashes, question.clips, strict=True)
             ],
         }
-        with self._log.open("ab", buffering=0) as file:  # one write: lines of many workers do not mix
-            file.write(json.dumps(line).encode() + b"\n")
+        append_json_line(self._log, line)
 
 
 def _message_texts(content: str | list[dict[str, Any]]) -> list[str]:

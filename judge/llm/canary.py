@@ -46,13 +46,13 @@ class CanaryJudge(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
-    """One worthless reply. ``like``: a reply that it must not beat; None: it must stay near the floor."""
+    """One worthless reply. ``must_not_beat``: another reply; None: it must stay near the floor."""
 
     name: str
     axes: frozenset[Axis]
     transcript: str
     speech: Speech
-    like: Speech | None = None
+    must_not_beat: Speech | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ def make_canaries(transcript: str, speech: Speech) -> list[Canary]:
             axes=hears,
             transcript=transcript,
             speech=sounding(wave * (LOUD_PEAK / peak)),
-            like=sounding(wave * (NORMAL_PEAK / peak)),
+            must_not_beat=sounding(wave * (NORMAL_PEAK / peak)),
         ),
     ]
 
@@ -138,14 +138,14 @@ async def judge_canaries(
 
     async def trial(rubric: Rubric, bird: Canary) -> CanaryResult:
         most: float | None = judge.scale.lo + FLOOR_TOLERANCE * level
-        if bird.like is not None:
-            plain = await judge.score(rubric, task, bird.transcript, bird.like, user_audio)
+        if bird.must_not_beat is not None:
+            plain = await judge.score(rubric, task, bird.transcript, bird.must_not_beat, user_audio)
             most = plain.value + LOUDNESS_TOLERANCE * level if isinstance(plain, ScoredVerdict) else None
         verdict = await judge.score(rubric, task, bird.transcript, bird.speech, user_audio)
         return CanaryResult(name=bird.name, axis=rubric.name, verdict=verdict, most=most)
 
-    asked = (trial(rubric, bird) for rubric, bird in trials if rubric.name in bird.axes)
-    return list(await asyncio.gather(*asked))
+    trials_to_run = (trial(rubric, bird) for rubric, bird in trials if rubric.name in bird.axes)
+    return list(await asyncio.gather(*trials_to_run))
 
 
 def _repeat_loudest_snippet(wave: NDArray[np.float32], rate: int) -> NDArray[np.float64]:

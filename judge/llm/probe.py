@@ -32,18 +32,18 @@ MODES_BY_TRIAL: dict[str, AnswerMode] = {  # what worked -> how the judge is ask
 FILLER_WORDS = "red blue green black white yellow brown grey orange purple".split()
 
 
-async def probe_capabilities(ask: EndpointAsker, model: str, asked: TrialPlan) -> Capabilities:
+async def probe_capabilities(ask: EndpointAsker, model: str, plan: TrialPlan) -> Capabilities:
     """A dozen small calls at most; audio is tried only when a rubric needs it.
 
     ValueError: the endpoint does not answer, hears nothing though a rubric needs it, or answers in no mode as
     the run will ask.
     """
-    test = _EndpointProbe(ask, model, asked)
-    hearing = sorted(rubric.name for rubric in asked.rubrics if rubric.hears_reply)
+    test = _EndpointProbe(ask, model, plan)
+    hearing = sorted(rubric.name for rubric in plan.rubrics if rubric.hears_reply)
     plain = await test.plain_tokens()
     test.lacks |= await test.explain_audio_lack(plain) if hearing else {"audio": "not needed"}
     if hearing and "audio" in test.lacks:
-        raise ValueError(_format_audio_problem(model, hearing, build_largest_trial(asked), test.lacks["audio"]))
+        raise ValueError(_format_audio_problem(model, hearing, build_largest_trial(plan), test.lacks["audio"]))
     json_schema = await test.try_trial("json_schema", test.time_answers("schema"))
     logprobs = await test.try_trial("logprobs", test.time_answers("logprobs"))
     choice = await test.try_trial("choice", test.time_forced_choice())
@@ -84,8 +84,8 @@ def _format_mode_problem(model: str, lacks: dict[str, str]) -> str:
 class _EndpointProbe:
     """The calls, and what came of them: ``seconds`` of what worked, ``lacks``: why the rest did not."""
 
-    def __init__(self, ask: EndpointAsker, model: str, asked: TrialPlan) -> None:
-        self._ask, self._model, self._asked = ask, model, asked
+    def __init__(self, ask: EndpointAsker, model: str, plan: TrialPlan) -> None:
+        self._ask, self._model, self._plan = ask, model, plan
         self.seconds: dict[str, float] = {}
         self.lacks: dict[str, str] = {}
 
@@ -102,7 +102,7 @@ class _EndpointProbe:
     async def plain_tokens(self) -> int | None:
         """Prompt tokens of a case without its audio; None: not known. ValueError: no answer at all."""
         try:
-            return (await self._ask(_build_text_body(build_largest_trial(self._asked)))).prompt_tokens
+            return (await self._ask(_build_text_body(build_largest_trial(self._plan)))).prompt_tokens
         except CallFailed as failure:
             if failure.kind in ANSWERED_KINDS:  # what is left is for the modes to find
                 return None
@@ -111,8 +111,8 @@ class _EndpointProbe:
     async def explain_audio_lack(self, plain: int | None) -> dict[str, str]:
         """Why the recordings are not heard; those that cost no token were dropped on the way."""
         try:
-            heard = await self._ask(_build_body(build_largest_trial(self._asked)))
-            suspect = plain is not None and 0 < heard.prompt_tokens <= plain and not heard.audio_tokens
+            with_audio = await self._ask(_build_body(build_largest_trial(self._plan)))
+            suspect = plain is not None and 0 < with_audio.prompt_tokens <= plain and not with_audio.audio_tokens
             tokens = await self._count_if_audio_dropped() if suspect else None
         except CallFailed as failure:
             self._must_be_reached(failure)
@@ -126,25 +126,25 @@ class _EndpointProbe:
         Some servers leave out what they had in their cache. So both begin with words that were never asked
         before, the same number of them.
         """
-        question = build_largest_trial(self._asked)
+        question = build_largest_trial(self._plan)
         plain = (await self._ask(_prefix_random_words(_build_text_body(question)))).prompt_tokens
-        heard = (await self._ask(_prefix_random_words(_build_body(question)))).prompt_tokens
-        return heard if 0 < heard <= plain else None
+        with_audio = (await self._ask(_prefix_random_words(_build_body(question)))).prompt_tokens
+        return with_audio if 0 < with_audio <= plain else None
 
     async def time_answers(self, mode: AnswerMode, *, forced: bool = False) -> float:
         """Seconds of an answer that was read as a score; so are the comparisons. CallFailed: one was not."""
-        seconds = await self._time_answer(build_score_trial(self._asked, mode, forced=forced))
-        if self._asked.compares and self._asked.compare == "pairwise":
-            await self._time_answer(build_pair_trial(self._asked, mode, forced=forced))
+        seconds = await self._time_answer(build_score_trial(self._plan, mode, forced=forced))
+        if self._plan.compares and self._plan.compare == "pairwise":
+            await self._time_answer(build_pair_trial(self._plan, mode, forced=forced))
         return seconds
 
     async def ranking_mode(self) -> AnswerMode:
         """How a group is ranked, where it is. ValueError: in no way."""
         modes: list[AnswerMode] = ["schema", "tagged"] if "json_schema" in self.seconds else ["tagged"]
-        if not self._asked.compares or self._asked.compare != "ranking":
+        if not self._plan.compares or self._plan.compare != "ranking":
             return modes[0]
         for mode in modes:
-            if await self.try_trial(f"ranking by {mode}", self._time_answer(build_ranking_trial(self._asked, mode))):
+            if await self.try_trial(f"ranking by {mode}", self._time_answer(build_ranking_trial(self._plan, mode))):
                 return mode
         tried = "; ".join(f"{name}: {why}" for name, why in self.lacks.items() if name.startswith("ranking"))
         raise ValueError(f"judge {self._model} gave no ranking: set judge.api.compare. Tried {tried}")
@@ -152,7 +152,7 @@ class _EndpointProbe:
     async def time_forced_choice(self) -> float:
         """Seconds of an answer that is a bare label where sentences were asked for. CallFailed: another."""
         answer = await self._ask(
-            _build_body(build_score_trial(self._asked, "tagged")) | constrain_to_labels(SCORE_FORM)
+            _build_body(build_score_trial(self._plan, "tagged")) | constrain_to_labels(SCORE_FORM)
         )
         if answer.text.strip() not in SCORE_FORM.numbers:
             raise CallFailed("malformed", f"the choice was not enforced: got {quote_answer(answer.text)}")

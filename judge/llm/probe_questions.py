@@ -53,31 +53,29 @@ class TrialPlan:
         return synthesise_hum() if self.user_audio else None
 
 
-def build_score_trial(asked: TrialPlan, mode: AnswerMode, *, forced: bool = False) -> JudgeQuestion:
+def build_score_trial(plan: TrialPlan, mode: AnswerMode, *, forced: bool = False) -> JudgeQuestion:
     """One reply, scored: held-out replies and canaries are, whatever is done with groups."""
-    hardest, how = asked.hardest, asked.sampling
+    hardest, how = plan.hardest, plan.sampling
     return build_score_question(
-        hardest, TRIAL_TASK, TRIAL_TRANSCRIPT, synthesise_hum(), asked.user, mode=mode, forced=forced, sampling=how
+        hardest, TRIAL_TASK, TRIAL_TRANSCRIPT, synthesise_hum(), plan.user, mode=mode, forced=forced, sampling=how
     )
 
 
-def build_pair_trial(asked: TrialPlan, mode: AnswerMode, *, forced: bool = False) -> JudgeQuestion:
+def build_pair_trial(plan: TrialPlan, mode: AnswerMode, *, forced: bool = False) -> JudgeQuestion:
     """Two replies against each other."""
-    return build_pair_question(_build_contest(asked, 2), (0, 1), mode=mode, forced=forced, sampling=asked.sampling)
+    return build_pair_question(_build_contest(plan, 2), (0, 1), mode=mode, forced=forced, sampling=plan.sampling)
 
 
-def build_ranking_trial(asked: TrialPlan, mode: AnswerMode) -> JudgeQuestion:
+def build_ranking_trial(plan: TrialPlan, mode: AnswerMode) -> JudgeQuestion:
     """A whole group ranked."""
-    return build_ranking_question(_build_contest(asked, asked.group_size), mode=mode, sampling=asked.sampling)
+    return build_ranking_question(_build_contest(plan, plan.group_size), mode=mode, sampling=plan.sampling)
 
 
-def build_largest_trial(asked: TrialPlan) -> JudgeQuestion:
+def build_largest_trial(plan: TrialPlan) -> JudgeQuestion:
     """The question with the most recordings, in the way of answering that any model knows."""
-    if asked.compares:
-        return (
-            build_ranking_trial(asked, "tagged") if asked.compare == "ranking" else build_pair_trial(asked, "tagged")
-        )
-    return build_score_trial(asked, "tagged")
+    if plan.compares:
+        return build_ranking_trial(plan, "tagged") if plan.compare == "ranking" else build_pair_trial(plan, "tagged")
+    return build_score_trial(plan, "tagged")
 
 
 def build_smallest_body(sampling: AnswerSampling) -> dict[str, object]:
@@ -94,6 +92,6 @@ def synthesise_hum() -> Speech:
     return Speech(wave=np.asarray(wave, np.float32), sample_rate=16_000)
 
 
-def _build_contest(asked: TrialPlan, count: int) -> Contest:
+def _build_contest(plan: TrialPlan, count: int) -> Contest:
     candidates = [Candidate(transcript=TRIAL_TRANSCRIPT, speech=synthesise_hum())] * count
-    return Contest(rubric=asked.hardest, task=TRIAL_TASK, candidates=candidates, user_audio=asked.user)
+    return Contest(rubric=plan.hardest, task=TRIAL_TASK, candidates=candidates, user_audio=plan.user)

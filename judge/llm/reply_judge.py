@@ -34,8 +34,8 @@ class OpenAIJudge:
     """Scores what is heard. ``maps``: from this judge's scores to people's.
 
     Example:
-        judge = OpenAIJudge(caller, await probe(...), scale=Scale(), repeats=2, sampling=Sampling())
-        verdict = await judge.score(ACOUSTIC, task, transcript, speech, None)
+        judge = OpenAIJudge(caller, capabilities, scale=Scale(), repeats=2, sampling=AnswerSampling())
+        verdict = await judge.score(ACOUSTIC_RUBRIC, task, transcript, speech, None)
     """
 
     def __init__(
@@ -142,9 +142,9 @@ def read_single_answer(form: AnswerForm, mode: AnswerMode, answer: ChatAnswer) -
 
 async def ask_questions(caller: JudgeCaller, questions: list[JudgeQuestion]) -> list[list[ScoredVerdict] | CallFailed]:
     """Each question's scores or failure, in order; all are waited for: what was paid for is cached."""
-    asked = await asyncio.gather(*map(caller.call, questions), return_exceptions=True)
+    results = await asyncio.gather(*map(caller.call, questions), return_exceptions=True)
     outcomes: list[list[ScoredVerdict] | CallFailed] = []
-    for outcome in asked:
+    for outcome in results:
         if isinstance(outcome, BaseException) and not isinstance(outcome, CallFailed):
             raise outcome
         outcomes.append(outcome)

@@ -26,8 +26,8 @@ class EndpointRecogniser:
     """Sends each reply as a WAV at its true rate.
 
     Example:
-        listener = Transcriber(Endpoint(base_url="http://127.0.0.1:8000/v1", model="whisper-1", ...), "en")
-        listener.transcribe(wave, 24_000)  # "The answer is twelve."
+        recogniser = EndpointRecogniser(endpoint_from_config(config.judge.asr), "en")
+        recogniser.transcribe(wave, 24_000)  # "The answer is twelve."
     """
 
     def __init__(self, endpoint: Endpoint, language: str) -> None:

@@ -25,7 +25,7 @@ class PocketsphinxRecogniser:
     """Transcribes short replies; without a language model it listens for any English.
 
     Example:
-        recogniser = Recogniser(data / "asr.arpa", data / "asr.dict")
+        recogniser = PocketsphinxRecogniser(data / "asr.arpa", data / "asr.dict")
         recogniser.transcribe(wave, 16_000)  # "the answer is twelve"
     """
 
@@ -55,8 +55,8 @@ class PocketsphinxRecogniser:
         self._decoder.start_utt()
         self._decoder.process_raw(samples.tobytes(), full_utt=True)
         self._decoder.end_utt()
-        heard = self._decoder.hyp()
-        return "" if heard is None else str(heard.hypstr)
+        hypothesis = self._decoder.hyp()
+        return "" if hypothesis is None else str(hypothesis.hypstr)
 
 
 def _prepare_samples(wave: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.int16]:
@@ -70,9 +70,9 @@ def _prepare_samples(wave: npt.NDArray[np.float32], sample_rate: int) -> npt.NDA
     return np.asarray(np.clip(padded + noise, -1, 1) * 32767, np.int16)
 
 
-def word_error_rate(reference: str, heard: str) -> float:
+def word_error_rate(reference: str, transcript: str) -> float:
     """Edits per reference word; nothing said and nothing heard is 0, words heard in silence 1."""
-    said, got = unify_accents(split_words(reference), split_words(heard))
-    if not said:
-        return float(bool(got))
-    return float(jiwer.wer(" ".join(said), " ".join(got)))
+    expected, recognised = unify_accents(split_words(reference), split_words(transcript))
+    if not expected:
+        return float(bool(recognised))
+    return float(jiwer.wer(" ".join(expected), " ".join(recognised)))

@@ -1,15 +1,15 @@
-"""The panel's ear: a recogniser with a memory.
+"""The panel's recogniser, with a memory.
 
 Invariant: the same samples at the same rate give the same transcript, recognised once; a failure is raised
 and never remembered.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from rollout.types import Speech
@@ -36,20 +36,15 @@ class CachedTranscript:
 class CachedRecogniser:
     """Remembers transcripts by content: identical waves are common (greedy replies, converged groups)."""
 
-    def __init__(self, recogniser: SpeechRecogniser, remembered: int = MAX_CACHED_TRANSCRIPTS) -> None:
+    def __init__(self, recogniser: SpeechRecogniser) -> None:
         self._recogniser = recogniser
-        self._remembered = remembered
-        self._transcripts: OrderedDict[str, str] = OrderedDict()
+        self._transcripts: LRUCache[str, str] = LRUCache(MAX_CACHED_TRANSCRIPTS)
 
     def recognise(self, speech: Speech) -> CachedTranscript:
         """Recognise once per distinct (samples, rate). A failure is raised and never remembered."""
         pcm = np.ascontiguousarray(speech.wave, np.float32)
         key = sha256(str(speech.sample_rate).encode() + b" " + pcm.tobytes()).hexdigest()
         if key in self._transcripts:
-            self._transcripts.move_to_end(key)
             return CachedTranscript(transcript=self._transcripts[key], cached=True)
-        transcript = self._recogniser.transcribe(speech.wave, speech.sample_rate)
-        self._transcripts[key] = transcript
-        if len(self._transcripts) > self._remembered:
-            self._transcripts.popitem(last=False)
+        transcript = self._transcripts[key] = self._recogniser.transcribe(speech.wave, speech.sample_rate)
         return CachedTranscript(transcript=transcript, cached=False)

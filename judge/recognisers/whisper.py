@@ -30,8 +30,8 @@ class WhisperRecogniser:
     float32 on a CPU, bfloat16 on a GPU where there is one.
 
     Example:
-        listener = Whisper(Path("weights/whisper-small"), "en")
-        listener.transcribe(wave, 24_000)  # "The answer is twelve."
+        recogniser = WhisperRecogniser(Path("weights/whisper-small"), "en")
+        recogniser.transcribe(wave, 24_000)  # "The answer is twelve."
     """
 
     def __init__(self, path: Path, language: str) -> None:
@@ -57,7 +57,7 @@ class WhisperRecogniser:
             )
         self._model = model.to(self._device).eval()
         many = getattr(self._model.generation_config, "is_multilingual", False)
-        self._told = {"language": language, "task": "transcribe"} if many else {}
+        self._language_options = {"language": language, "task": "transcribe"} if many else {}
 
     def transcribe(self, wave: WhisperWave, sample_rate: int) -> str:
         """The words heard; silence, an empty string."""
@@ -76,7 +76,7 @@ class WhisperRecogniser:
                 attention_mask=features.attention_mask.to(self._device),
                 do_sample=False,
                 num_beams=1,
-                **self._told,
+                **self._language_options,
             )
         return str(self._tokens.decode(ids[0], skip_special_tokens=True)).strip()
 
@@ -88,7 +88,7 @@ class FasterWhisperRecogniser:
     one thread, 8-bit weights: judges work beside engines and learner, and there are several.
 
     Example:
-        listener = FasterWhisper(Path("weights/whisper-small-ct2"), "en")
+        recogniser = FasterWhisperRecogniser(Path("weights/whisper-small-ct2"), "en")
     """
 
     def __init__(self, path: Path, language: str) -> None:

@@ -40,17 +40,17 @@ def find_chosen_letters(text: str) -> frozenset[str]:
     """The letters, lower case, that the deciding words name: one, or several ("b or c"), or none.
 
     Example:
-        letters("Option A is wrong, so the answer is bee.")  # {"b"}
+        find_chosen_letters("Option A is wrong, so the answer is bee.")  # {"b"}
     """
-    said = " ".join(_TOKEN.findall(normalize_spelling(text)))
+    words = " ".join(_TOKEN.findall(normalize_spelling(text)))
     for cue in (_ANSWER, _OPTION):
-        matches = list(cue.finditer(said))
+        matches = list(cue.finditer(words))
         if matches:
             return _letters_in_match(matches[-1])
-    beginning = _BEGINNING.match(said)
+    beginning = _BEGINNING.match(words)
     return _letters_in_match(beginning) if beginning else frozenset()
 
 
 def _letters_in_match(match: re.Match[str]) -> frozenset[str]:
-    named = re.findall(rf"\b{_ANY}\b", match.groupdict().get("praised") or match["letters"])
-    return frozenset(LETTER_SOUNDS.get(name, name) for name in named)
+    names = re.findall(rf"\b{_ANY}\b", match.groupdict().get("praised") or match["letters"])
+    return frozenset(LETTER_SOUNDS.get(name, name) for name in names)

@@ -39,20 +39,20 @@ def find_speech_frames(levels: FrameValues) -> NDArray[np.bool_]:
 def measure_speech_level(wave: MonoWave, rate: int) -> float:
     """Level of the speech itself in dBFS: pauses do not make a voice quieter."""
     levels = measure_frame_levels(wave, rate)
-    heard = levels[find_speech_frames(levels)]
-    return float(10 * np.log10(np.mean(10 ** (heard / 10)))) if len(heard) else MIN_LEVEL_DBFS
+    speech_levels = levels[find_speech_frames(levels)]
+    return float(10 * np.log10(np.mean(10 ** (speech_levels / 10)))) if len(speech_levels) else MIN_LEVEL_DBFS
 
 
 def silence_share(wave: MonoWave, rate: int) -> float:
     """Share of the time without speech, 0..1; an empty wave is all silence."""
-    heard = find_speech_frames(measure_frame_levels(wave, rate))
-    return float(1 - heard.mean()) if len(heard) else 1.0
+    is_speech = find_speech_frames(measure_frame_levels(wave, rate))
+    return float(1 - is_speech.mean()) if len(is_speech) else 1.0
 
 
 def longest_pause(wave: MonoWave, rate: int) -> float:
     """Longest stretch without speech in seconds, beginning and end included."""
-    heard = np.flatnonzero(np.pad(find_speech_frames(measure_frame_levels(wave, rate)), 1, constant_values=True))
-    return float((np.diff(heard).max() - 1) * FRAME_S)
+    is_speech = np.flatnonzero(np.pad(find_speech_frames(measure_frame_levels(wave, rate)), 1, constant_values=True))
+    return float((np.diff(is_speech).max() - 1) * FRAME_S)
 
 
 def clipping_share(wave: MonoWave) -> float:
@@ -68,11 +68,11 @@ def syllable_rate(wave: MonoWave, rate: int) -> float:
         return 0.0
     power = np.convolve(np.square(np.asarray(wave, np.float64)), window / window.sum(), "same")[::hop]
     curve = 10 * np.log10(np.maximum(power, 10 ** (MIN_LEVEL_DBFS / 10)))
-    heard = find_speech_frames(curve)
-    if not heard.any():
+    is_speech = find_speech_frames(curve)
+    if not is_speech.any():
         return 0.0
     peaks, _ = find_peaks(curve, prominence=SYLLABLE_DIP_DB, distance=max(1, round(MIN_SYLLABLE_GAP_S / 0.01)))
-    return float(heard[peaks].sum() / (heard.sum() * 0.01))
+    return float(is_speech[peaks].sum() / (is_speech.sum() * 0.01))
 
 
 def measure_self_similarity(wave: MonoWave, rate: int) -> float:

@@ -43,7 +43,7 @@ class OnnxPredictor:
     """One ONNX predictor.
 
     Example:
-        plugin = Plugin(PluginConfig(name="mos", path="mos.onnx", sample_rate=16_000), Path.cwd())
+        plugin = OnnxPredictor(PluginConfig(name="mos", path="mos.onnx", sample_rate=16_000), Path.cwd())
         plugin.measure(speech)  # 3.1
     """
 

@@ -81,27 +81,27 @@ def score_answer(transcript: str, task: JudgeTask, scale: Scale) -> Verdict:
     return ScoredVerdict(value=scale.hi if is_right else scale.lo, judge=VERIFIABLE_JUDGE, why=why)
 
 
-def measure_correctness(text: str, heard: str, task: JudgeTask) -> dict[str, float]:
+def measure_correctness(text: str, transcript: str, task: JudgeTask) -> dict[str, float]:
     """Right as written and right as heard, 0 or 1; what cannot be told is left out."""
     correctness: dict[str, float] = {}
     if explain_uncheckable(task) is not None:
         return correctness
-    for name, said in (("text_right", text), ("heard_right", heard)):
+    for name, words in (("text_right", text), ("heard_right", transcript)):
         try:
-            correctness[name] = float(gives_answer(said, task))
+            correctness[name] = float(gives_answer(words, task))
         except TimeoutError:
             continue
     return correctness
 
 
 def _ends_with_answer(text: str, answer: str) -> bool:
-    said, expected = unify_accents(split_words(text), split_words(answer))
-    return said[-len(expected) :] == expected
+    words, expected = unify_accents(split_words(text), split_words(answer))
+    return words[-len(expected) :] == expected
 
 
 def _equals_answer(text: str, answer: str) -> bool:
-    said, expected = unify_accents(split_words(text), split_words(answer))
-    return said == expected
+    words, expected = unify_accents(split_words(text), split_words(answer))
+    return words == expected
 
 
 def _last_number_matches(text: str, answer: str) -> bool:
@@ -110,18 +110,18 @@ def _last_number_matches(text: str, answer: str) -> bool:
 
 def _choice_matches(text: str, answer: str) -> bool:
     letter, its_words = parse_option(answer)
-    named = find_chosen_letters(text)
-    return named == {letter} if named or its_words is None else _ends_with_answer(text, its_words)
+    letters = find_chosen_letters(text)
+    return letters == {letter} if letters or its_words is None else _ends_with_answer(text, its_words)
 
 
 def _contains_answer(text: str, answer: str) -> bool:
-    said, expected = unify_accents(split_words(text), split_words(answer))
-    return f" {' '.join(expected)} " in f" {' '.join(said)} "
+    words, expected = unify_accents(split_words(text), split_words(answer))
+    return f" {' '.join(expected)} " in f" {' '.join(words)} "
 
 
 def _pattern_matches(text: str, answer: str) -> bool:
     ways = [" ".join(say(text)) for say in (split_words, split_typed_words, split_spoken_words)]
-    texts = dict.fromkeys(spelling for way in ways for spelling in (way, strip_accents(way)))
+    texts = dict.fromkeys(said for way in ways for said in (way, strip_accents(way)))
     return any(
         compile_answer_pattern(answer).search(said, timeout=PATTERN_SEARCH_LIMIT_S) is not None for said in texts
     )

@@ -20,7 +20,7 @@ def find_broken_rules(figures: Mapping[str, float], rules: Sequence[VetoConfig])
     """Which rules the figures break; a figure that is not there breaks none.
 
     Example:
-        reasons({"loop": 0.97}, [VetoConfig(measure="loop", most=0.9)])
+        find_broken_rules({"loop": 0.97}, [VetoConfig(measure="loop", most=0.9)])
         # ["loop must be at most 0.9: got 0.97"]
     """
     broken = []

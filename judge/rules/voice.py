@@ -43,10 +43,10 @@ class SpeechNorms:
 
     def seconds(self, text: str) -> float:
         """Expected duration of a text at normal pace. ValueError: no words."""
-        said = split_spoken_words(text)
-        if not said:
+        words = split_spoken_words(text)
+        if not words:
             raise ValueError(f"text must have words: got {text!r}")
-        return self.seconds_per_word * len(said) + self.seconds_per_letter * sum(map(len, said))
+        return self.seconds_per_word * len(words) + self.seconds_per_letter * sum(map(len, words))
 
 
 TINY_VOICE_NORMS = SpeechNorms(seconds_per_word=0.248, seconds_per_letter=0.0625, level_dbfs=-25.0)
@@ -99,15 +99,15 @@ class VoiceSample:
 
 def measure_voice_sample(text: str, speech: Speech) -> VoiceSample | None:
     """None: no words, or nothing said in the sound."""
-    said = split_spoken_words(text)
+    words = split_spoken_words(text)
     wave = speech.wave
-    if not said or not len(wave) or not np.isfinite(wave).all():
+    if not words or not len(wave) or not np.isfinite(wave).all():
         return None
     if not measure.find_speech_frames(measure.measure_frame_levels(wave, speech.sample_rate)).any():
         return None
     return VoiceSample(
-        words=len(said),
-        letters=sum(map(len, said)),
+        words=len(words),
+        letters=sum(map(len, words)),
         seconds=speech.seconds,
         level_dbfs=measure.measure_speech_level(wave, speech.sample_rate),
     )

@@ -9,12 +9,13 @@ from typing import Literal
 
 import numpy as np
 
+from conf.study import BootstrapConfig
 from report.records import Evaluation, HeldOutReply
 from report.study import paired
-from report.study.paired import Bootstrap, IntervalEstimate
+from report.study.paired import IntervalEstimate
 
 HeldOutReplies = Sequence[HeldOutReply]
-TABLE_BOOTSTRAP = Bootstrap(draws=2000)
+TABLE_BOOTSTRAP = BootstrapConfig(draws=2000)
 
 FigureUnit = Literal["share", "plain"]
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conf.study import BASE_METHOD
+from conf.study import BASE_METHOD, BootstrapConfig
 from report.study import paired
 from report.study.measures import DISTANCE_LABEL, HELD_OUT_MEASURES, TOKEN_DISTANCE, Measure, MeasureUnit
-from report.study.paired import Bootstrap, FigureArray, IntervalEstimate, SignCounts
+from report.study.paired import FigureArray, IntervalEstimate, SignCounts
 from report.study.trials import TestReplies, Trial
 
 RepliesBySeed = Mapping[int, TestReplies]  # seed -> replies to the same prompts, in the same order
@@ -73,7 +73,7 @@ def collect_sides(entries: Sequence[TrialEntry], arm: str, baseline: str) -> Map
 
 
 def compare_methods(
-    arm: str, field: Mapping[str, RepliesBySeed], baseline: str, bootstrap: Bootstrap
+    arm: str, field: Mapping[str, RepliesBySeed], baseline: str, bootstrap: BootstrapConfig
 ) -> Iterator[StudyRow]:
     """Side by side, measure by measure; last the distance of the audio tokens from the base's."""
     distances = _TokenDistances(field, bootstrap)
@@ -102,7 +102,7 @@ def _compare_measure(
     side: RepliesBySeed,
     baseline: RepliesBySeed | None,
     itself: bool,
-    bootstrap: Bootstrap,
+    bootstrap: BootstrapConfig,
 ) -> StudyRow:
     ours_SP = tabulate_values(side, list(side), measure)
     whole, prompts = 100.0 if measure.unit == "%" else None, _count_prompts(ours_SP)
@@ -146,13 +146,13 @@ def _mean_of_known(row: FigureArray) -> float | None:
 class _TokenDistances:
     """Divergences of the sides of one arm from its base; those of the baseline are needed for every other."""
 
-    def __init__(self, field: Mapping[str, RepliesBySeed], bootstrap: Bootstrap) -> None:
+    def __init__(self, field: Mapping[str, RepliesBySeed], bootstrap: BootstrapConfig) -> None:
         self._field, self._bootstrap = field, bootstrap
         kinds = sorted(
             {code for side in field.values() for replies in side.values() for r in replies for code in r.codes}
         )
         self._place = {code: place for place, code in enumerate(kinds)}
-        self._known: dict[str, tuple[list[int], FigureArray, FigureArray]] = {}
+        self._distances_by_method: dict[str, tuple[list[int], FigureArray, FigureArray]] = {}
         base = field[BASE_METHOD]
         self._base = {seed: self._counts(replies) for seed, replies in base.items()}
 
@@ -165,17 +165,17 @@ class _TokenDistances:
 
     def _distances_of_method(self, method: str) -> tuple[list[int], FigureArray, FigureArray]:
         """Seeds, divergence of each, and of each in every draw."""
-        if method not in self._known:
+        if method not in self._distances_by_method:
             side = self._field[method]
             matched = pair_seeds(list(side), list(self._base))
             ours_SPV = np.stack([self._counts(side[seed]) for seed, _ in matched])
             base_SPV = np.stack([self._base[seed] for _, seed in matched])
-            self._known[method] = (
+            self._distances_by_method[method] = (
                 [seed for seed, _ in matched],
                 paired.compute_token_distances(ours_SPV, base_SPV),
                 paired.bootstrap_token_distances(ours_SPV, base_SPV, self._bootstrap),
             )
-        return self._known[method]
+        return self._distances_by_method[method]
 
     def compare_distance(self, arm: str, method: str, baseline: str) -> StudyRow:
         """The measure that is no mean over prompts: it has no wins and losses."""

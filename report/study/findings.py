@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from conf.study import BASE_METHOD, MAIN_ARM
+from conf.study import BASE_METHOD, MAIN_ARM, BootstrapConfig
 from report.study.comparison import StudyRow, TrialEntry, collect_sides, compare_methods
-from report.study.paired import Bootstrap
 from report.study.trials import CODE_VERSION_KEYS, Trial, read_trial
 
 CellState = Literal["finished", "failed", "stopped", "waiting"]
@@ -53,7 +52,7 @@ class Study:
     name: str
     cells: Sequence[StudyCell]
     baseline: str
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
     settings: str = ""
     file: str = "study.yaml"  # what ``settings`` is
     arms: Mapping[str, str] = field(default_factory=dict)

@@ -33,19 +33,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
+from conf.study import BootstrapConfig
+from judge.agreement import draw_bootstrap_counts, percentile_interval
+
 FigureArray = NDArray[np.float64]
 
 MEAN_ROUNDING = 1e-9  # means over seeds that are closer than this are equal
 DRAWS_PER_CHUNK = 512  # draws whose histograms exist at the same time
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bootstrap:
-    """How intervals are drawn."""
-
-    draws: int = 4000
-    seed: int = 0
-    level: float = 0.95  # share of the draws inside the interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +68,21 @@ class SignCounts:
     p: float
 
 
-def estimate_mean(values_SP: FigureArray, bootstrap: Bootstrap) -> IntervalEstimate:
+def estimate_mean(values_SP: FigureArray, bootstrap: BootstrapConfig) -> IntervalEstimate:
     """The mean of what is there, over seeds and prompts."""
     known_SP = values_SP[:, ~np.isnan(values_SP).all(axis=0)]
     if not known_SP.size:
         return IntervalEstimate(None)
-    drawn_B = _average_draws(known_SP, *draw_bootstrap_counts(known_SP.shape, bootstrap))
+    drawn_B = _average_draws(known_SP, *draw_prompts_and_seeds(known_SP.shape, bootstrap))
     seeds_S = np.array([np.nanmean(row) for row in known_SP if not np.isnan(row).all()])
     value, prompts = float(np.nanmean(known_SP)), known_SP.shape[1]
-    lo, hi = _compute_percentiles(drawn_B, bootstrap)
-    return _widen_interval(IntervalEstimate(value, lo, hi), drawn_B, seeds_S, prompts, bootstrap)
+    interval = percentile_interval(drawn_B, bootstrap.level) or (None, None)
+    return _widen_interval(IntervalEstimate(value, *interval), drawn_B, seeds_S, prompts, bootstrap)
 
 
-def estimate_difference(values_SP: FigureArray, baseline_SP: FigureArray, bootstrap: Bootstrap) -> IntervalEstimate:
+def estimate_difference(
+    values_SP: FigureArray, baseline_SP: FigureArray, bootstrap: BootstrapConfig
+) -> IntervalEstimate:
     """``values - baseline`` over the seeds and prompts that both have; row s of both is the same seed."""
     return estimate_mean(values_SP - baseline_SP, bootstrap)
 
@@ -114,10 +110,12 @@ def compute_token_distances(counts_SPV: FigureArray, base_SPV: FigureArray) -> F
     return compute_jensen_shannon(counts_SPV.sum(axis=1), base_SPV.sum(axis=1))
 
 
-def bootstrap_token_distances(counts_SPV: FigureArray, base_SPV: FigureArray, bootstrap: Bootstrap) -> FigureArray:
+def bootstrap_token_distances(
+    counts_SPV: FigureArray, base_SPV: FigureArray, bootstrap: BootstrapConfig
+) -> FigureArray:
     """``compute_token_distances`` of the prompts of every draw; shape [B, S]."""
     seeds, prompts, _ = counts_SPV.shape
-    w_BP, _ = draw_bootstrap_counts((seeds, prompts), bootstrap)
+    w_BP, _ = draw_prompts_and_seeds((seeds, prompts), bootstrap)
     found_BS = np.empty((len(w_BP), seeds))
     for start in range(0, len(w_BP), DRAWS_PER_CHUNK):
         rows = w_BP[start : start + DRAWS_PER_CHUNK]
@@ -140,7 +138,7 @@ def remove_bias(values_S: FigureArray, drawn_BS: FigureArray) -> FigureArray:
 
 
 def estimate_mean_distance(
-    values_S: FigureArray, drawn_BS: FigureArray, prompts: int, bootstrap: Bootstrap
+    values_S: FigureArray, drawn_BS: FigureArray, prompts: int, bootstrap: BootstrapConfig
 ) -> IntervalEstimate:
     """The mean over seeds of ``compute_token_distances``, or of the difference of two of them, without its bias.
 
@@ -150,14 +148,15 @@ def estimate_mean_distance(
     seeds_S = seeds_S[~np.isnan(seeds_S)]
     if not seeds_S.size:
         return IntervalEstimate(None)
-    _, v_BS = draw_bootstrap_counts((len(values_S), prompts), bootstrap)
+    _, v_BS = draw_prompts_and_seeds((len(values_S), prompts), bootstrap)
     known_BS = ~np.isnan(drawn_BS)
     with np.errstate(invalid="ignore"):
         drawn_B = (v_BS * np.nan_to_num(drawn_BS)).sum(axis=1) / (v_BS * known_BS).sum(axis=1)
     plain, value = float(np.nanmean(values_S)), float(seeds_S.mean())
-    lo, hi = _compute_percentiles(drawn_B, bootstrap)
-    if lo is None or hi is None:
+    interval = percentile_interval(drawn_B, bootstrap.level)
+    if interval is None:
         return IntervalEstimate(value)
+    lo, hi = interval
     return _widen_interval(
         IntervalEstimate(value, 2 * plain - hi, 2 * plain - lo), drawn_B, seeds_S, prompts, bootstrap
     )
@@ -175,16 +174,15 @@ def compute_jensen_shannon(p_NV: FigureArray, q_NV: FigureArray) -> FigureArray:
     return np.asarray(np.clip(gap_N, 0.0, 1.0))
 
 
-def draw_bootstrap_counts(shape: tuple[int, ...], bootstrap: Bootstrap) -> tuple[FigureArray, FigureArray]:
+def draw_prompts_and_seeds(shape: tuple[int, ...], bootstrap: BootstrapConfig) -> tuple[FigureArray, FigureArray]:
     """How often each prompt [B, P] and each seed [B, S] is in each draw, for values of shape [S, P]."""
     seeds, prompts = shape
-    return _draw_multinomial(0, prompts, bootstrap), _draw_multinomial(1, seeds, bootstrap)
+    return _draw_counts(0, prompts, bootstrap), _draw_counts(1, seeds, bootstrap)
 
 
 @lru_cache(maxsize=16)  # drawing takes longer than all the sums
-def _draw_multinomial(which: int, count: int, bootstrap: Bootstrap) -> FigureArray:
-    chance = np.random.default_rng([bootstrap.seed, which, count])
-    drawn_counts = chance.multinomial(count, np.full(count, 1 / count), size=bootstrap.draws).astype(np.float64)
+def _draw_counts(which: int, count: int, bootstrap: BootstrapConfig) -> FigureArray:
+    drawn_counts = draw_bootstrap_counts(count, bootstrap.draws, (bootstrap.seed, which, count)).astype(np.float64)
     drawn_counts.setflags(write=False)
     return drawn_counts
 
@@ -198,18 +196,8 @@ def _average_draws(values_SP: FigureArray, w_BP: FigureArray, v_BS: FigureArray)
         return np.asarray(sums_B / counts_B)
 
 
-def _compute_percentiles(drawn_B: FigureArray, bootstrap: Bootstrap) -> tuple[float | None, float | None]:
-    """Of the draws; None where half of them or more hold no value."""
-    defined_B = drawn_B[~np.isnan(drawn_B)]
-    if 2 * len(defined_B) <= len(drawn_B):
-        return None, None
-    outside = (1 - bootstrap.level) / 2
-    lo, hi = np.quantile(defined_B, [outside, 1 - outside])
-    return float(lo), float(hi)
-
-
 def _widen_interval(
-    estimate: IntervalEstimate, drawn_B: FigureArray, seeds_S: FigureArray, prompts: int, bootstrap: Bootstrap
+    estimate: IntervalEstimate, drawn_B: FigureArray, seeds_S: FigureArray, prompts: int, bootstrap: BootstrapConfig
 ) -> IntervalEstimate:
     """The interval k times as wide (see above); none of a single prompt."""
     value, lo, hi = estimate.value, estimate.lo, estimate.hi
@@ -228,7 +216,7 @@ def _widen_interval(
 
 
 def replace_zero_width_interval(
-    estimate: IntervalEstimate, prompts: int, whole: float | None, bootstrap: Bootstrap, *, signed: bool = False
+    estimate: IntervalEstimate, prompts: int, whole: float | None, bootstrap: BootstrapConfig, *, signed: bool = False
 ) -> IntervalEstimate:
     """An interval of no width says that the replies agree, not that the figure is known.
 

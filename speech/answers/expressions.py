@@ -53,9 +53,9 @@ def parse_expression(text: str) -> ExpressionNode:
     left, equals, right = text.rpartition("=")
     if equals and left.strip().lower() not in _NAMES:
         raise ValueError("must be an expression, or a variable = an expression")
-    said = split_number_tokens(right)
-    symbols, end = _read_symbols(said, 0, _NAMES)
-    readings = _parse_readings(symbols) if end == len(said) else []
+    tokens = split_number_tokens(right)
+    symbols, end = _read_symbols(tokens, 0, _NAMES)
+    readings = _parse_readings(symbols) if end == len(tokens) else []
     if not readings:
         raise ValueError("must be an expression in numbers, single-letter variables and + - * / ^ ( )")
     if not are_equal(readings[0], readings[0]):
@@ -73,49 +73,49 @@ def last_expression_equals(text: str, expected: ExpressionNode) -> bool:
     says a sum back has not answered it.
 
     Example:
-        says("so the answer is two x plus three", expression("3 + 2*x"))  # True
+        last_expression_equals("so the answer is two x plus three", parse_expression("3 + 2*x"))  # True
     """
-    said, wanted = split_number_tokens(text), find_variables(expected)
-    at, last = 0, list[ExpressionSymbol]()
-    while at < len(said):
-        symbols, end = _read_symbols(said, at, wanted)
+    tokens, variables = split_number_tokens(text), find_variables(expected)
+    index, last = 0, list[ExpressionSymbol]()
+    while index < len(tokens):
+        symbols, end = _read_symbols(tokens, index, variables)
         if not _SIGNS.issuperset(symbols):
             last = symbols
-        at = end + 1
-    number = not wanted and is_fully_evaluated(expected)
+        index = end + 1
+    number = not variables and is_fully_evaluated(expected)
     return any(
         are_equal(reading, expected) and (is_fully_evaluated(reading) or not number)
         for reading in _parse_readings(last)
     )
 
 
-def _read_symbols(said: list[str], at: int, wanted: Set[str]) -> tuple[list[ExpressionSymbol], int]:
+def _read_symbols(tokens: list[str], index: int, variables: Set[str]) -> tuple[list[ExpressionSymbol], int]:
     """The symbols from a token on, and where the first word stands that is none."""
     run: list[ExpressionSymbol] = []
     opened = 0
-    while symbol_and_end := _read_symbol(said, at, wanted):
-        symbol, at = symbol_and_end
+    while symbol_and_end := _read_symbol(tokens, index, variables):
+        symbol, index = symbol_and_end
         if isinstance(symbol, str) and symbol.startswith("all "):
             opened += 1
             run += [")", symbol.removeprefix("all ")]
         else:
             run.append(symbol)
-    return ["("] * opened + run, at
+    return ["("] * opened + run, index
 
 
-def _read_symbol(said: list[str], at: int, wanted: Set[str]) -> tuple[ExpressionSymbol, int] | None:
-    for length in range(min(_LONGEST_PHRASE, len(said) - at), 0, -1):
-        sign = _PHRASES.get(tuple(said[at : at + length]))
+def _read_symbol(tokens: list[str], index: int, variables: Set[str]) -> tuple[ExpressionSymbol, int] | None:
+    for length in range(min(_LONGEST_PHRASE, len(tokens) - index), 0, -1):
+        sign = _PHRASES.get(tuple(tokens[index : index + length]))
         if sign is not None:
-            return sign, at + length
-    if at >= len(said):
+            return sign, index + length
+    if index >= len(tokens):
         return None
-    number = parse_quantity(said, at)
+    number = parse_quantity(tokens, index)
     if number is not None:
         return number
-    name = said[at] if said[at] in wanted else _HEARD_AS.get(said[at], said[at])
-    if name in wanted or (name in _NAMES and said[at] not in _HEARD_AS):
-        return name, at + 1
+    name = tokens[index] if tokens[index] in variables else _HEARD_AS.get(tokens[index], tokens[index])
+    if name in variables or (name in _NAMES and tokens[index] not in _HEARD_AS):
+        return name, index + 1
     return None
 
 

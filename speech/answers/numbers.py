@@ -41,114 +41,114 @@ def parse_numbers(text: str) -> list[Fraction]:
     """Every number in the order in which it is said.
 
     Example:
-        numbers("twenty-one and two thirds of 1,200")  # [Fraction(65, 3), Fraction(1200, 1)]
+        parse_numbers("twenty-one and two thirds of 1,200")  # [Fraction(65, 3), Fraction(1200, 1)]
     """
-    said, at, row = split_number_tokens(text), 0, False
+    tokens, index, row = split_number_tokens(text), 0, False
     values: list[Fraction] = []
-    while at < len(said):
-        read = _parse_signed_number(said, at, row)
+    while index < len(tokens):
+        read = _parse_signed_number(tokens, index, row)
         if read is None:
-            row, at = False, at + 1
+            row, index = False, index + 1
             continue
         value, after = read
-        if _is_ordinal(said, after):
-            row, at = False, after + 1
+        if _is_ordinal(tokens, after):
+            row, index = False, after + 1
             continue
         values.append(value)
-        row, at = True, after
+        row, index = True, after
     return values
 
 
 def parse_single_number(text: str) -> Fraction:
     """The number that a text is. ValueError: it is none, or more than one."""
-    said = split_number_tokens(text)
-    read = _parse_signed_number(said, 0, False)
-    if read is None or said[read[1] :] not in ([], ["."]):
+    tokens = split_number_tokens(text)
+    read = _parse_signed_number(tokens, 0, False)
+    if read is None or tokens[read[1] :] not in ([], ["."]):
         raise ValueError("must be one number, as 12, -3.5, 2/3, 75 % or three quarters")
     return read[0]
 
 
-def parse_quantity(said: list[str], at: int, row: bool = False) -> ParsedNumber | None:
+def parse_quantity(tokens: list[str], index: int, row: bool = False) -> ParsedNumber | None:
     """The number without a sign, a slash or a percentage that begins at a token; None when none does.
 
     ``row``: another number ends right before it, so no year begins here.
     """
-    read = _parse_part_word(said, at) or _parse_mixed_number(said, at, row)
+    read = _parse_part_word(tokens, index) or _parse_mixed_number(tokens, index, row)
     if read is None:
         return None
     value, after = read
-    scale = after + (word_at(said, after) == "a")
-    if value.denominator > 1 and word_at(said, scale) in SCALES:
-        return value * SCALES[said[scale]], scale + 1
+    scale = after + (word_at(tokens, after) == "a")
+    if value.denominator > 1 and word_at(tokens, scale) in SCALES:
+        return value * SCALES[tokens[scale]], scale + 1
     return value, after
 
 
-def _parse_signed_number(said: list[str], at: int, row: bool) -> ParsedNumber | None:
-    word = word_at(said, at)
+def _parse_signed_number(tokens: list[str], index: int, row: bool) -> ParsedNumber | None:
+    word = word_at(tokens, index)
     minus = word == "negative" or (word in ("-", "minus") and not row)
-    read = parse_quantity(said, at + minus, row)
+    read = parse_quantity(tokens, index + minus, row)
     if read is None:
         return None
     value, after = read
-    if word_at(said, after) in ("over", "/"):
-        below = parse_quantity(said, after + 1)
+    if word_at(tokens, after) in ("over", "/"):
+        below = parse_quantity(tokens, after + 1)
         if below is not None and below[0] != 0:
             value, after = value / below[0], below[1]
-    if word_at(said, after) in ("percent", "%"):
+    if word_at(tokens, after) in ("percent", "%"):
         value, after = value / 100, after + 1
-    elif said[after : after + 2] == ["per", "cent"]:
+    elif tokens[after : after + 2] == ["per", "cent"]:
         value, after = value / 100, after + 2
     return -value if minus else value, after
 
 
-def _parse_mixed_number(said: list[str], at: int, row: bool) -> ParsedNumber | None:
+def _parse_mixed_number(tokens: list[str], index: int, row: bool) -> ParsedNumber | None:
     """A cardinal, and what goes with it: "two and a half", "two thirds", "1 1/2"."""
-    read = parse_cardinal(said, at, row)
+    read = parse_cardinal(tokens, index, row)
     if read is None:
         return None
     value, after = read
-    below = _find_denominator(said, after, value)
+    below = _find_denominator(tokens, after, value)
     if below is not None:
         return value / below, after + 1
-    joined = word_at(said, after) == "and"
-    part = _parse_slash_fraction(said, after + joined)
+    joined = word_at(tokens, after) == "and"
+    part = _parse_slash_fraction(tokens, after + joined)
     if part is None and joined:
-        part = _parse_part_word(said, after + 1) or _parse_counted_part(said, after + 1)
+        part = _parse_part_word(tokens, after + 1) or _parse_counted_part(tokens, after + 1)
     if part is not None and part[0] < 1 and value.denominator == 1:
         return value + part[0], part[1]
     return value, after
 
 
-def _parse_part_word(said: list[str], at: int) -> ParsedNumber | None:
+def _parse_part_word(tokens: list[str], index: int) -> ParsedNumber | None:
     """ "half", "a half", "a quarter", "an eighth"."""
-    article = word_at(said, at) in ("a", "an")
-    word = word_at(said, at + article)
+    article = word_at(tokens, index) in ("a", "an")
+    word = word_at(tokens, index + article)
     if word == "half" or (article and word in _PARTS):
-        return Fraction(1, _PARTS[word]), at + article + 1
+        return Fraction(1, _PARTS[word]), index + article + 1
     return None
 
 
-def _parse_counted_part(said: list[str], at: int) -> ParsedNumber | None:
-    read = parse_cardinal(said, at, True)
-    below = None if read is None else _find_denominator(said, read[1], read[0])
+def _parse_counted_part(tokens: list[str], index: int) -> ParsedNumber | None:
+    read = parse_cardinal(tokens, index, True)
+    below = None if read is None else _find_denominator(tokens, read[1], read[0])
     return None if read is None or below is None else (read[0] / below, read[1] + 1)
 
 
-def _find_denominator(said: list[str], at: int, above: Fraction) -> int | None:
+def _find_denominator(tokens: list[str], index: int, above: Fraction) -> int | None:
     """What a count of parts is divided by; "twenty third" is a rank, "two third" a plural badly heard."""
-    word = word_at(said, at)
+    word = word_at(tokens, index)
     if above.denominator > 1 or (word == "half" and above != 1):
         return None
     return _PLURAL_PARTS.get(word) or (_PARTS.get(word) if above < 20 else None)
 
 
-def _is_ordinal(said: list[str], at: int) -> bool:
-    return word_at(said, at) in {"first", *_ORDINALS} and said[at - 1] in {"hundred", *TENS}
+def _is_ordinal(tokens: list[str], index: int) -> bool:
+    return word_at(tokens, index) in {"first", *_ORDINALS} and tokens[index - 1] in {"hundred", *TENS}
 
 
-def _parse_slash_fraction(said: list[str], at: int) -> ParsedNumber | None:
+def _parse_slash_fraction(tokens: list[str], index: int) -> ParsedNumber | None:
     """ "1/2" in digits, for "1 1/2" and "1 and 1/2"."""
-    above, below = parse_digit_token(said, at), parse_digit_token(said, at + 2)
-    if word_at(said, at + 1) != "/" or above is None or not below:
+    above, below = parse_digit_token(tokens, index), parse_digit_token(tokens, index + 2)
+    if word_at(tokens, index + 1) != "/" or above is None or not below:
         return None
-    return above / below, at + 3
+    return above / below, index + 3

@@ -51,7 +51,7 @@ def marked(digits: str, mark: str) -> str:
     return digits + ("th" if teen else {"1": "st", "2": "nd", "3": "rd"}.get(digits[-1], "th"))
 
 
-def in_letters(said: list[str], mark: str) -> list[str]:
+def in_letters(words: list[str], mark: str) -> list[str]:
     """A number in letters with its mark: ["twenty", "first"], ["nineteen", "nineties"]."""
-    *first, last = said
+    *first, last = words
     return [*first, _rank(last) if mark == RANK else _several(last)]

@@ -45,22 +45,22 @@ def read_out(text: str) -> str:
     return text
 
 
-def _time(at: Any) -> str:
-    hour, minute = int(at[1]), int(at[2])
+def _time(match: Any) -> str:
+    hour, minute = int(match[1]), int(match[2])
     minutes = [] if not minute else [*(["oh"] if minute < 10 else []), *spell_number(minute)]
     return f" {' '.join([*spell_number(hour), *minutes])} "
 
 
-def _digits(of: Any) -> str:
-    return f" {' '.join(sign for sign in of[0] if sign.isdigit())} "
+def _digits(match: Any) -> str:
+    return f" {' '.join(sign for sign in match[0] if sign.isdigit())} "
 
 
-def _paid(at: Any) -> str:
-    amount, scale = _COMMA.sub(".", at["amount"]), at["scale"] or ""
-    coin, coins, small = _COINS[at["coin"] or at["behind"]]
+def _paid(match: Any) -> str:
+    amount, scale = _COMMA.sub(".", match["amount"]), match["scale"] or ""
+    coin, coins, small = _COINS[match["coin"] or match["behind"]]
     whole, point, cents = amount.replace(",", "").partition(".")
-    if at["upto"]:
-        return f" {amount} to {at['upto']}{scale} {coins} "
+    if match["upto"]:
+        return f" {amount} to {match['upto']}{scale} {coins} "
     if scale or (point and (len(cents) != 2 or not small)):
         return f" {amount}{scale} {coins} "
     count = int(cents or "0")
@@ -69,13 +69,13 @@ def _paid(at: Any) -> str:
     return f" {' '.join(parts)} "
 
 
-def _upwards(at: Any) -> str:
-    low, high = int(at[1]), int(at[2])
-    return f"{at[1]} to {at[2]}" if low < high else at[0]
+def _upwards(match: Any) -> str:
+    low, high = int(match[1]), int(match[2])
+    return f"{match[1]} to {match[2]}" if low < high else match[0]
 
 
-def _part(of: Any) -> str:
-    return f" {_PARTS.get((of[1], of[2]), of[0])} "
+def _part(match: Any) -> str:
+    return f" {_PARTS.get((match[1], match[2]), match[0])} "
 
 
 def _patterns(*readings: tuple[str, str | Callable[[Any], str]]) -> tuple[SignReading, ...]:
@@ -89,7 +89,7 @@ _READINGS = _patterns(
     (r"(?<![0-9.,:])0[0-9]{2,39}(?![0-9:]|[.,][0-9])", _digits),
     (r"(?<![0-9:.,])([01]?[0-9]|2[0-4]):([0-5][0-9])(?![0-9:])", _time),
     (r"(?<=[0-9]) ?\b([ap])\.? ?m\b", r" \1m "),
-    (r"(?<![\p{L}\p{M}'.])\p{L}(?:\.\p{L})+(?![\p{L}\p{M}])", lambda of: of[0].replace(".", "")),
+    (r"(?<![\p{L}\p{M}'.])\p{L}(?:\.\p{L})+(?![\p{L}\p{M}])", lambda match: match[0].replace(".", "")),
     (r"(?<=\p{L})\.(?=(?:com|org|net|edu|gov)\b)", " dot "),
     (r"(?<=\p{L})@(?=\p{L})", " at "),
     (rf"(?<![\p{{L}}\p{{M}}0-9])-(?=\.?[0-9]|{_COIN})", " minus "),

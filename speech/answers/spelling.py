@@ -33,7 +33,7 @@ def normalize_spelling(text: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
     spelled = _UNSEEN.sub("", folded.translate(_TABLE))
     digits = str(_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0], digit[0])), spelled))
-    return str(_THOUSANDS.sub(lambda at: _joined(at) if "'" in at[0] or " 000" in at[0] else at[0], digits))
+    return str(_THOUSANDS.sub(lambda m: _joined(m) if "'" in m[0] or " 000" in m[0] else m[0], digits))
 
 
 def strip_accents(word: str) -> str:

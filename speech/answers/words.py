@@ -49,14 +49,14 @@ def split_words(text: str) -> list[str]:
     """The words, in order.
 
     Example:
-        words("It’s 12, café!")  # ["it's", "twelve", "café"]
+        split_words("It’s 12, café!")  # ["it's", "twelve", "café"]
     """
-    said = _once(text)
+    words = _once(text)
     for _ in range(PASSES):
-        if (again := _once(" ".join(said))) == said:  # "one. point. five" sounds as "one point five" does
+        if (again := _once(" ".join(words))) == words:  # "one. point. five" sounds as "one point five" does
             break
-        said = again
-    return said
+        words = again
+    return words
 
 
 def split_typed_words(text: str) -> list[str]:
@@ -64,9 +64,9 @@ def split_typed_words(text: str) -> list[str]:
     return [token for token in _tokens(text) if token not in _STOPS]
 
 
-def unify_accents(said: Sequence[str], heard: Sequence[str]) -> tuple[list[str], list[str]]:
+def unify_accents(words: Sequence[str], others: Sequence[str]) -> tuple[list[str], list[str]]:
     """Both with the same accents: a word that either side has bare is bare on both ("cafe", "café")."""
-    plainly = {word for word in (*said, *heard) if word.isascii() or strip_accents(word) == word}
+    plainly = {word for word in (*words, *others) if word.isascii() or strip_accents(word) == word}
 
     def settled(word: str) -> str:
         return (
@@ -75,7 +75,7 @@ def unify_accents(said: Sequence[str], heard: Sequence[str]) -> tuple[list[str],
             else next((unaccented for unaccented in (strip_accents(word),) if unaccented in plainly), word)
         )
 
-    return [settled(word) for word in said], [settled(word) for word in heard]
+    return [settled(word) for word in words], [settled(word) for word in others]
 
 
 def split_spoken_words(text: str) -> list[str]:
@@ -84,13 +84,13 @@ def split_spoken_words(text: str) -> list[str]:
     1100 to 1999 and 2010 to 2099 sound as years do, in two pairs, unless they count money or percent.
 
     Example:
-        spoken("3.14 in 1905")  # ["three", "point", "one", "four", "in", "nineteen", "oh", "five"]
+        split_spoken_words("3.14 in 1905")  # ["three", "point", "one", "four", "in", "nineteen", "oh", "five"]
     """
-    said = split_words(text)
-    following = [*said, ""][1:]
+    words = split_words(text)
+    following = [*words, ""][1:]
     return [
         spoken_word
-        for word, after in zip(said, following, strict=True)
+        for word, after in zip(words, following, strict=True)
         for spoken_word in _spell_as_spoken(word, may_be_year=after not in COUNTED)
     ]
 
@@ -109,8 +109,8 @@ def _spell_as_spoken(word: str, may_be_year: bool) -> list[str]:
         ]
     value = int(whole)
     is_year = may_be_year and mark != [RANK] and (1100 <= value < 2000 or 2010 <= value < 2100)
-    said = _pairs(value) if is_year else spell_number(value)
-    return in_letters(said, mark[0]) if mark else said
+    words = _pairs(value) if is_year else spell_number(value)
+    return in_letters(words, mark[0]) if mark else words
 
 
 def _pairs(year: int) -> list[str]:
@@ -125,33 +125,33 @@ def _once(text: str) -> list[str]:
 
 def _tokens(text: str) -> list[str]:
     """The words, numbers and stops."""
-    found = _TOKEN.findall(read_out(normalize_spelling(text)))
-    return [_READ_OUT.get(token, token if token in _STOPS else token.replace(",", "")) for token in found]
+    matches = _TOKEN.findall(read_out(normalize_spelling(text)))
+    return [_READ_OUT.get(token, token if token in _STOPS else token.replace(",", "")) for token in matches]
 
 
 def _join_number_words(tokens: list[str]) -> list[str]:
     """The words, each number one of them, without the stops."""
-    said: list[str] = []
-    at, row = 0, False  # in a row: a number was right before
-    while at < len(tokens):
-        repeated = at > 0 and tokens[at - 1] == tokens[at] == "point"  # a pass for each of them otherwise
-        no_year = tokens[at] not in _CENTURIES and word_at(tokens, at + 1) not in _OH
-        read = None if repeated else parse_cardinal(tokens, at, row or no_year)
+    joined: list[str] = []
+    index, row = 0, False  # in a row: a number was right before
+    while index < len(tokens):
+        repeated = index > 0 and tokens[index - 1] == tokens[index] == "point"  # a pass for each of them otherwise
+        no_year = tokens[index] not in _CENTURIES and word_at(tokens, index + 1) not in _OH
+        read = None if repeated else parse_cardinal(tokens, index, row or no_year)
         if read is not None:
-            word, at = _format_number(tokens, *read)
-            said.append("oh" if row and word == "zero" and _goes_on(tokens, at) else word)
+            word, index = _format_number(tokens, *read)
+            joined.append("oh" if row and word == "zero" and _goes_on(tokens, index) else word)
             row = True
             continue
-        inside = row and tokens[at] in _OH and _goes_on(tokens, at + 1)
-        word, at = ("oh", at + 1) if inside else _other(tokens, at, row)
-        said += [word] if word else []
-        row = inside or (row and not word and tokens[at - 1] not in _STOPS)
-    return said
+        inside = row and tokens[index] in _OH and _goes_on(tokens, index + 1)
+        word, index = ("oh", index + 1) if inside else _other(tokens, index, row)
+        joined += [word] if word else []
+        row = inside or (row and not word and tokens[index - 1] not in _STOPS)
+    return joined
 
 
-def _goes_on(tokens: list[str], at: int) -> bool:
+def _goes_on(tokens: list[str], index: int) -> bool:
     """Whether the row of numbers does: "ten oh five" and "10 0 5" are the same."""
-    return word_at(tokens, at) in _OH or parse_cardinal(tokens, at, True) is not None
+    return word_at(tokens, index) in _OH or parse_cardinal(tokens, index, True) is not None
 
 
 def _format_number(tokens: list[str], value: Fraction, after: int) -> tuple[str, int]:
@@ -174,22 +174,22 @@ def _digits(value: Fraction) -> str:
         return format((Decimal(value.numerator) / Decimal(value.denominator)).normalize(), "f")
 
 
-def _other(tokens: list[str], at: int, row: bool) -> tuple[str, int]:
+def _other(tokens: list[str], index: int, row: bool) -> tuple[str, int]:
     """A token that begins no number, or nothing, and where to go on."""
-    token, following = tokens[at], word_at(tokens, at + 1)
+    token, following = tokens[index], word_at(tokens, index + 1)
     if token in _STOPS or token in (RANK, PLURAL) or (row and token == "o'clock"):
-        return "", at + 1
+        return "", index + 1
     if token == "per" and following == "cent":
-        return "percent", at + 2
+        return "percent", index + 2
     if token in ("a", "an") and following in ("half", "quarter"):
-        return "one", at + 1
-    return token, at + 1
+        return "one", index + 1
+    return token, index + 1
 
 
-def _initials(said: list[str]) -> list[str]:
+def _initials(words: list[str]) -> list[str]:
     """Rows of single letters as one word each, unless they may be words: "a", "i", "y"."""
     joined: list[str] = []
-    for single, row in groupby(said, lambda word: len(word) == 1 and "a" <= word <= "z"):
+    for single, row in groupby(words, lambda word: len(word) == 1 and "a" <= word <= "z"):
         letters = list(row)
         names = [letter not in _LETTER_WORDS for letter in letters]
         whole = single and (sum(names) > 1 or (names[0] and len(names) > 2) or letters == ["a", "m"])

@@ -14,7 +14,7 @@ class TensorNameMap:
     that the learner trains and engines do not run.
 
     Example:
-        Names(((r"encoder\\..*", ()),)).parts("lm_head.weight")  # ('lm_head.weight',)
+        TensorNameMap(((r"encoder\\..*", ()),)).module_names("lm_head.weight")  # ('lm_head.weight',)
     """
 
     rules: tuple[tuple[str, tuple[str, ...]], ...] = ()

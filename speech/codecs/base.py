@@ -1,7 +1,7 @@
 """What the system asks of a codec: speech as one stream of codes, and back.
 
 The codecs are in speech/codecs; ``speech.codecs.load_codec`` finds the one of a folder.
-Invariant: ``encode`` takes a wave at ``ear_rate`` and gives ``ceil(seconds * frame_rate)`` codes; ``decode``
+Invariant: ``encode`` takes a wave at ``input_sample_rate`` and gives ``ceil(seconds * frame_rate)`` codes; ``decode``
 gives one at ``sample_rate``, which is another rate where the two halves were trained apart.
 """
 
@@ -18,12 +18,12 @@ class Codec(Protocol):
     """Turns mono float32 waves in [-1, 1] into codes in [0, size) and back.
 
     Example:
-        codes = codec.encode(audio.read(file, codec.ear_rate, max_seconds))
+        codes = codec.encode(audio.read(file, codec.input_sample_rate, max_seconds))
         audio.write(other, codec.decode(codes), codec.sample_rate)
     """
 
-    ear_rate: int  # Hz of what it hears
-    sample_rate: int  # Hz of what it says
+    input_sample_rate: int  # Hz of the waves that it encodes
+    sample_rate: int  # Hz of the waves that it decodes to
     frame_rate: float  # codes per second
     size: int  # number of codes
 
@@ -33,7 +33,7 @@ class Codec(Protocol):
         ...
 
     def encode(self, wave: Wave) -> list[int]:
-        """The codes of a wave at ``ear_rate``; a started code counts."""
+        """The codes of a wave at ``input_sample_rate``; a started code counts."""
         ...
 
     def decode(self, codes: Sequence[int]) -> Wave:

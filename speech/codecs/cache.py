@@ -37,10 +37,10 @@ class CodeCache:
     """The codes that one codec gave, by the sha256 of the clip's file.
 
     Example:
-        cache = CodeCache.of(codec)
+        cache = CodeCache.for_codec(codec)
         codes = cache.get(digest)
         if codes is None:
-            codes = encoded(clip)
+            codes = np.asarray(codec.encode(wave), np.int32)
             cache.put(digest, codes)
     """
 
@@ -54,7 +54,7 @@ class CodeCache:
         root = cache_root()
         if root is None:
             return cls(None, codec.size)
-        name = f"{codec.fingerprint[:16]}-{codec.ear_rate}"
+        name = f"{codec.fingerprint[:16]}-{codec.input_sample_rate}"
         return cls(root / "codes" / CODE_CACHE_VERSION / name, codec.size)
 
     def get(self, digest: str) -> CodeArray | None:

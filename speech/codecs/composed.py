@@ -25,7 +25,7 @@ ONNX_DECODER_FILE = "decoder.onnx"
 
 
 class CodecEncoder(Protocol):
-    """The half that hears."""
+    """The half from waves to codes."""
 
     rate: int
     frame_rate: float
@@ -42,23 +42,23 @@ class CodecEncoder(Protocol):
 
 
 class ComposedCodec:
-    """Hears at one rate and speaks at another; the codes are the same.
+    """Encodes waves of one rate and decodes to another; the codes are the same.
 
     Example:
-        codec = from_declaration(Path("weights/glm4-codec"))
+        codec = load_declared_codec(Path("weights/glm4-codec"))
         wave_22k = codec.decode(codec.encode(wave_16k))
     """
 
-    def __init__(self, folder: Path, ear: CodecEncoder, voice: Path | Sequence[Path]) -> None:
+    def __init__(self, folder: Path, encoder: CodecEncoder, decoder: Path | Sequence[Path]) -> None:
         """ValueError: the halves have different rates, or a file is not what it must be."""
-        files = [voice] if isinstance(voice, Path) else list(voice)
-        self._folder, self._ear, self._voice = folder, ear, OnnxDecoder(files)
-        self._files = [*ear.files, *files]
-        self.ear_rate, self.size, self.frame_rate = ear.rate, ear.size, ear.frame_rate
-        self.sample_rate = self._voice.sample_rate
-        if self._voice.frame_rate != ear.frame_rate:
-            rule = f"codec rate mismatch: frame_rate must be {ear.frame_rate:g}, which is the encoder's"
-            raise ValueError(f"{files[-1]}: {rule}: got {self._voice.frame_rate:g}")
+        files = [decoder] if isinstance(decoder, Path) else list(decoder)
+        self._folder, self._encoder, self._decoder = folder, encoder, OnnxDecoder(files)
+        self._files = [*encoder.files, *files]
+        self.input_sample_rate, self.size, self.frame_rate = encoder.rate, encoder.size, encoder.frame_rate
+        self.sample_rate = self._decoder.sample_rate
+        if self._decoder.frame_rate != encoder.frame_rate:
+            rule = f"codec rate mismatch: frame_rate must be {encoder.frame_rate:g}, which is the encoder's"
+            raise ValueError(f"{files[-1]}: {rule}: got {self._decoder.frame_rate:g}")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -66,12 +66,12 @@ class ComposedCodec:
         return fingerprint_files(self._folder, self._files)
 
     def encode(self, wave: Wave) -> list[int]:
-        """The codes of a wave at ``ear_rate``."""
-        return self._ear.encode(wave)
+        """The codes of a wave at ``input_sample_rate``."""
+        return self._encoder.encode(wave)
 
     def decode(self, codes: Sequence[int]) -> Wave:
         """The wave at ``sample_rate``."""
-        return self._voice.decode(codes, self.size)
+        return self._decoder.decode(codes, self.size)
 
 
 def load_declared_codec(folder: Path) -> ComposedCodec:
@@ -88,23 +88,23 @@ def load_declared_codec(folder: Path) -> ComposedCodec:
     decoders = named if isinstance(named, list) else [named]
     if not 1 <= len(decoders) <= 2:
         raise ValueError(f"{file}: decoder must be one file or two: got {len(decoders)}")
-    encoder = _resolve_declared_file(folder, "encoder", declaration.get("encoder"))
-    voice = [_resolve_declared_file(folder, "decoder", name) for name in decoders]
-    ear = WhisperVQ(encoder) if declaration["kind"] == "glm4_voice" else OnnxEncoder(encoder)
-    codec = ComposedCodec(folder, ear, voice)
-    check_same_rate(file, "sample_rate", codec.sample_rate, voice[-1])
-    check_same_rate(file, "frame_rate", codec.frame_rate, voice[-1])
+    encoder_path = _resolve_declared_file(folder, "encoder", declaration.get("encoder"))
+    graphs = [_resolve_declared_file(folder, "decoder", name) for name in decoders]
+    encoder = WhisperVQ(encoder_path) if declaration["kind"] == "glm4_voice" else OnnxEncoder(encoder_path)
+    codec = ComposedCodec(folder, encoder, graphs)
+    check_same_rate(file, "sample_rate", codec.sample_rate, graphs[-1])
+    check_same_rate(file, "frame_rate", codec.frame_rate, graphs[-1])
     return codec
 
 
 def load_tokenizer_codec(folder: Path) -> ComposedCodec:
     """The codec of a glm-4-voice-tokenizer folder with a decoder.onnx in it. ValueError: as above."""
-    voice = folder / ONNX_DECODER_FILE
-    if not voice.is_file():
+    decoder = folder / ONNX_DECODER_FILE
+    if not decoder.is_file():
         rule = f"needs {ONNX_DECODER_FILE} or a folder around both with {CODEC_DECLARATION}"
         unread = "flow.pt and hift.pt are not read (docs/codecs.md)"
         raise ValueError(f"{folder}: GLM-4-Voice's tokenizer only hears: {rule}; {unread}")
-    return ComposedCodec(folder, WhisperVQ(folder), voice)
+    return ComposedCodec(folder, WhisperVQ(folder), decoder)
 
 
 def _resolve_declared_file(folder: Path, field: str, name: Any) -> Path:

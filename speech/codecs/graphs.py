@@ -27,8 +27,8 @@ class OnnxDecoder:
     """A decoder. Its rates are those of its last file's metadata.
 
     Example:
-        voice = Speaker([Path("decoder.onnx")])
-        wave = voice.speak(codes, size=16384)
+        decoder = OnnxDecoder([Path("decoder.onnx")])
+        wave = decoder.decode(codes, size=16384)
     """
 
     def __init__(self, files: Sequence[Path]) -> None:

@@ -48,7 +48,7 @@ class MelCodec:
     def __init__(self, book: npt.NDArray[np.float32], iterations: int = 12) -> None:
         if book.ndim != 2 or book.shape[1] != TIME_COEFFICIENTS * CEPSTRA:
             raise ValueError(f"codebook must have {TIME_COEFFICIENTS * CEPSTRA} columns, got shape {book.shape}")
-        self.ear_rate = self.sample_rate = MEL_SAMPLE_RATE
+        self.input_sample_rate = self.sample_rate = MEL_SAMPLE_RATE
         self.frame_rate = MEL_SAMPLE_RATE / (MEL_HOP * FRAMES_PER_CODE)
         self.size = len(book)
         self._book = np.ascontiguousarray(book, np.float32)

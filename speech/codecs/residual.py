@@ -51,7 +51,7 @@ class ResidualCodec:
         raw_config = read_json(file)
         check_keys(file, raw_config, {*UNDECLARED_KEYS, *(name for name in raw_config if hasattr(type(config), name))})
         # Mimi halves the rate of its convolutions once more; frame_rate is rounded up in the configs.
-        self.ear_rate = self.sample_rate
+        self.input_sample_rate = self.sample_rate
         self._hop = config.frame_size if self._kind == "mimi" else prod(ratios)
         self.frame_rate = self.sample_rate / self._hop
         check_fixed(file, raw_config, {"hop_length": prod(ratios)} if self._kind == "dac" else {})
@@ -89,8 +89,8 @@ class ResidualCodec:
         if not len(chosen):
             return np.zeros(0, np.float32)
         with torch.inference_mode():
-            heard = self._decode_first_book(torch.from_numpy(chosen)[None, None].to(self._model.device))
-        wave = heard.float().cpu().numpy().reshape(-1)
+            decoded = self._decode_first_book(torch.from_numpy(chosen)[None, None].to(self._model.device))
+        wave = decoded.float().cpu().numpy().reshape(-1)
         if abs(len(wave) - len(chosen) * self._hop) > self._hop or not np.isfinite(wave).all():
             rule = f"{len(chosen)} codes must give {len(chosen) * self._hop} finite samples"
             raise ValueError(f"{self._path}: {rule}: got {len(wave)}")

@@ -45,8 +45,8 @@ class WhisperVQ:
     """Waves to codes.
 
     Example:
-        ear = WhisperVQ(Path("weights/glm-4-voice-tokenizer"))
-        codes = ear.hear(wave)  # at ear.rate
+        encoder = WhisperVQ(Path("weights/glm-4-voice-tokenizer"))
+        codes = encoder.encode(wave)  # at encoder.rate
     """
 
     rate = WHISPER_VQ_RATE

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache
 
 from speech.sound import audio
-from store.recent import RecentDict
 
+MAX_KNOWN_CLIPS = 1 << 16  # what is remembered of clips is a name and a few numbers each
 SoundHash = tuple[int, int]
 """Two hashes of a sketch, rounded on two grids: of the same sound one of them is the same, or both.
 
@@ -56,19 +57,19 @@ class ClipInspector:
     """Looks at every distinct clip once, as far as it remembers.
 
     Example:
-        clips = Clips(manifest.parent, max_seconds=60.0, deep=True)
-        problems = list(clips.problems([("audios[0]", ["q.wav"])]))
-        same = clips.alike(["a.wav"], ["b.flac"])
+        clips = ClipInspector(folder, max_seconds=60.0, deep=True)
+        problems = list(clips.find_problems([("audios[0]", ["q.wav"])]))
+        same = clips.are_same_sound(["a.wav"], ["b.flac"])
     """
 
     def __init__(self, root: Path, max_seconds: float, deep: bool) -> None:
         """``deep``: clips are decoded; else only their headers are read."""
-        self._root, self._max_seconds, self._deep = root, max_seconds, deep
-        self._known: RecentDict[str, ClipInfo | str] = RecentDict()  # or what is wrong
+        self._root, self._max_seconds, self._decodes = root, max_seconds, deep
+        self._inspected: LRUCache[str, ClipInfo | str] = LRUCache(MAX_KNOWN_CLIPS)  # or what is wrong
 
     def remember(self, clip: str, heard: ClipInfo) -> None:
         """A clip that was looked at already."""
-        self._known[clip] = heard
+        self._inspected[clip] = heard
 
     def find_problems(self, fields: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
         """Of fields as parsed, clips or one clip: looked at even when another field is wrong."""
@@ -126,18 +127,18 @@ class ClipInspector:
             yield f"audio must not be silence: no sample of it is beyond {SILENCE_PEAK:g} of full scale"
 
     def _inspect_once(self, clip: str) -> ClipInfo | str:
-        if clip not in self._known:
+        if clip not in self._inspected:
             try:
-                self._known[clip] = self._inspect_clip(clip)
+                self._inspected[clip] = self._inspect_clip(clip)
             except ValueError as error:
-                self._known[clip] = str(error)
-        return self._known[clip]
+                self._inspected[clip] = str(error)
+        return self._inspected[clip]
 
     def _inspect_clip(self, clip: str) -> ClipInfo:
         path = audio.resolve_inside(self._root, clip)
         header = audio.read_audio_header(path)
         audio.check_length(path, header, self._max_seconds)
-        if not self._deep:
+        if not self._decodes:
             return ClipInfo(header.seconds)
         return ClipInfo.from_wave(audio.read(path, header.sample_rate, self._max_seconds), header.sample_rate)
 

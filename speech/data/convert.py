@@ -100,7 +100,7 @@ class _RowIds:
 def _convert_row(
     record: SourceRecord, progress: ConversionProgress, keeper: ClipStore, clips: ClipInspector, ids: _RowIds
 ) -> bytes | None:
-    """The line of the manifest, or None: ``record.found`` says why."""
+    """The line of the manifest, or None: ``record.problems`` says why."""
     form = None if record.content is None or record.problems else detect_row_form(record)
     if form is None:
         return None

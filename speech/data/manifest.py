@@ -123,7 +123,7 @@ class RowCursor:
     twice.
 
     Example:
-        cursor = Cursor(len(rows), seed=0)
+        cursor = RowCursor(len(rows), seed=0)
         batch = [rows[i] for i in cursor.draw_indices(16)]
         saved = cursor.state_dict()
     """

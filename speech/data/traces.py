@@ -20,7 +20,7 @@ class RowTraces:
 
     Example:
         traces.add(content, clips)
-        print(shared(train.traces, test.traces))  # 0 ids, 3 questions, 2 clips
+        print(describe_overlap(train.traces, test.traces))  # 0 ids, 3 questions, 2 clips
     """
 
     def __init__(self) -> None:

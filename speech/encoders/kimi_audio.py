@@ -1,4 +1,4 @@
-"""Kimi-Audio's ear: Whisper-large-v3's encoder, four frames as one, and the checkpoint's own adaptor.
+"""Kimi-Audio's audio encoder: Whisper-large-v3's encoder, four frames as one, and the checkpoint's own adaptor.
 
     wave ─ 30 s windows ─ log-mel ─ encoder (50 Hz) ─ 4 frames side by side (12.5 Hz) ─ adaptor ─► [K, H]
 
@@ -38,8 +38,8 @@ class KimiAudioEncoder:
     """A ``speech.families.base.AudioEncoder``.
 
     Example:
-        ear = KimiEar(checkpoint, checkpoint / "whisper-large-v3")
-        vectors = ear.hear(wave)  # [K, H]
+        encoder = KimiAudioEncoder(checkpoint, checkpoint / "whisper-large-v3")
+        vectors = encoder.encode(wave)  # [K, H]
     """
 
     sample_rate = KIMI_SAMPLE_RATE

@@ -29,7 +29,7 @@ STATISTICS_FILE = "am.mvn"
 
 
 def load_sensevoice(path: Path, statistics: Path) -> "SenseVoiceEncoder":
-    """The ear of a checkpoint; ``statistics``: the folder with its am.mvn. ValueError: one lacks it."""
+    """The audio encoder of a checkpoint; ``statistics``: the folder with its am.mvn. ValueError: one lacks it."""
     return SenseVoiceEncoder(path, *kaldi.read_shift_and_scale(statistics / STATISTICS_FILE))
 
 
@@ -55,8 +55,8 @@ class SenseVoiceEncoder:
         features = (kaldi.stack_low_rate_frames(kaldi.compute_fbank(wave)) + self._shift) * self._scale
         assert len(features) == frames
         encoder, projector = self._weights
-        heard = encode_features(torch.from_numpy(features).to(encoder.device), encoder)
-        return np.asarray(project_to_embedding(heard, projector).cpu().numpy(), np.float32)
+        encoded = encode_features(torch.from_numpy(features).to(encoder.device), encoder)
+        return np.asarray(project_to_embedding(encoded, projector).cpu().numpy(), np.float32)
 
     @cached_property
     def _weights(self) -> tuple[FrozenWeights, FrozenWeights]:
@@ -96,8 +96,8 @@ def _list_layer_names(weights: FrozenWeights, stack: str) -> list[str]:
 
 
 def _apply_layer(x: Tensor, weights: FrozenWeights, name: str) -> Tensor:
-    heard = _apply_attention(apply_layer_norm(x, weights, f"{name}norm1"), weights, f"{name}self_attn.")
-    x = x + heard if x.shape == heard.shape else heard  # the first layer changes the width: nothing to add to
+    attended = _apply_attention(apply_layer_norm(x, weights, f"{name}norm1"), weights, f"{name}self_attn.")
+    x = x + attended if x.shape == attended.shape else attended  # the first layer changes the width: nothing to add to
     inner = F.relu(apply_linear(apply_layer_norm(x, weights, f"{name}norm2"), weights, f"{name}feed_forward.w_1"))
     return x + apply_linear(inner, weights, f"{name}feed_forward.w_2")
 

@@ -1,9 +1,9 @@
-"""Step-Audio 2's ear: log-mels, an encoder like Whisper's and an adaptor; 12.5 vectors a second, frozen.
+"""Step-Audio 2's audio encoder: log-mels, an encoder like Whisper's and an adaptor; 12.5 vectors a second, frozen.
 
     16 kHz ─► 128 log-mels, 100 Hz ─► conv ─► conv/2 ─► blocks ─► pool/2 ─► norm ─► conv/2 ─► two layers
 
-A wave is heard in pieces of 25 s, each by itself. Invariants: ``hear`` gives as many vectors as ``length``
-says; weights are read from the checkpoint's own safetensors at the first ``hear``, in float32, and never
+A wave is heard in pieces of 25 s, each by itself. Invariants: ``encode`` gives as many vectors as ``count_vectors``
+says; weights are read from the checkpoint's own safetensors at the first ``encode``, in float32, and never
 change.
 """
 
@@ -41,8 +41,8 @@ class StepAudio2Encoder:
     """``speech.families.base.AudioEncoder`` of a Step-Audio 2 checkpoint.
 
     Example:
-        ear = StepAudio2Ear(folder, config["audio_encoder_config"])
-        assert len(ear.hear(wave)) == ear.length(len(wave) / 16_000)
+        encoder = StepAudio2Encoder(folder, config["audio_encoder_config"])
+        assert len(encoder.encode(wave)) == encoder.count_vectors(len(wave) / 16_000)
     """
 
     sample_rate = STEP_AUDIO_SAMPLE_RATE
@@ -89,9 +89,9 @@ class StepAudio2Encoder:
         check_wave(wave)
         pieces = [wave[begin : begin + PIECE_SAMPLES] for begin in range(0, len(wave), PIECE_SAMPLES)]
         with torch.inference_mode():
-            heard = [self._encode_piece(self.log_mel(piece)) for piece in pieces if count_piece_vectors(len(piece))]
+            encoded = [self._encode_piece(self.log_mel(piece)) for piece in pieces if count_piece_vectors(len(piece))]
         none = np.zeros((0, self.width), np.float32)
-        return np.concatenate([none, *(vectors.cpu().numpy() for vectors in heard)])
+        return np.concatenate([none, *(vectors.cpu().numpy() for vectors in encoded)])
 
     def log_mel(self, piece: Wave) -> Tensor:
         """[MELS, T]: Whisper's, behind which is TAIL."""

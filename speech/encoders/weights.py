@@ -18,8 +18,8 @@ class FrozenWeights(dict[str, Tensor]):
     """Every tensor of a checkpoint whose name begins with ``prefix``, under the rest of its name.
 
     Example:
-        weights = Weights(folder, "adapter.")
-        y = linear(x.to(weights.device), weights, "linear1")  # adapter.linear1.weight and .bias
+        weights = FrozenWeights(folder, "adapter.")
+        y = apply_linear(x.to(weights.device), weights, "linear1")  # adapter.linear1.weight and .bias
     """
 
     def __init__(self, path: Path, prefix: str) -> None:

@@ -22,7 +22,7 @@ def load_family(model: ModelConfig) -> Family:
     module = import_module(f"{__name__}.{model.family}")
     _check_options(model, module.OPTIONS)
     family: Family = module.load(model)
-    if model.ear is not None and family.make_ear is None:
+    if model.ear is not None and family.make_audio_encoder is None:
         raise ValueError(f"model.ear: the model at {model.path} hears codes only: got {model.ear}")
     return family
 

@@ -64,8 +64,8 @@ class Family:
 
     Example:
         family = load_family(config.model)
-        prompt = family.prompt([Turn.of("user", "what is one plus two")])
-        spoken = family.split(sampled)  # words, codes, well_formed
+        prompt = family.encode_prompt([Turn.from_parts("user", "what is one plus two")])
+        reply = family.parse_reply(sampled_ids)  # words, codes, well_formed
     """
 
     name: str
@@ -86,19 +86,19 @@ class Family:
     """transformers config of the language model."""
     engine_config: Mapping[str, Any] | None = None
     """The config.json that vLLM is given; None: the backbone."""
-    names: TensorNameMap = UNCHANGED_NAMES
+    tensor_names: TensorNameMap = UNCHANGED_NAMES
     module: Callable[[], Any] | None = None
     """The language model's class, where transformers has none for the backbone's model_type."""
-    depths: int = 0
+    mtp_depth: int = 0
     """Layers behind the decoder that predict tokens further ahead and are learnt (the module's ``ahead``)."""
-    hears: Mapping[Role, AudioInput] = field(default_factory=dict)
+    audio_inputs: Mapping[Role, AudioInput] = field(default_factory=dict)
     """How spoken turns are given to the model; a role that is not there: as codes."""
     codec_path: Path | None
     """Where the codec lies; None: nowhere that is known."""
     code_rate: float | None = None
     """Codes per second that the model was trained with; None: whatever the codec has."""
-    make_ear: Callable[[], AudioEncoder] | None = None
-    ear_path: Path | None = None
+    make_audio_encoder: Callable[[], AudioEncoder] | None = None
+    audio_encoder_path: Path | None = None
     """Where an encoder lies that is no part of the checkpoint."""
 
     @property
@@ -113,7 +113,7 @@ class Family:
 
     def audio_input_of(self, role: Role) -> AudioInput:
         """How a spoken turn of this role is given to the model."""
-        return self.hears.get(role, "codes")
+        return self.audio_inputs.get(role, "codes")
 
     def encode_prompt(self, turns: Sequence[Turn]) -> EncodedPrompt:
         """The dialogue so far, ending where the assistant starts to speak. ValueError: an unknown word."""
@@ -166,7 +166,7 @@ class Family:
 
         ValueError: unreadable, or its vectors do not have the width of the model's embeddings.
         """
-        return self._ear
+        return self._audio_encoder
 
     @cached_property
     def _codec(self) -> Codec:
@@ -184,13 +184,13 @@ class Family:
         return codec
 
     @cached_property
-    def _ear(self) -> AudioEncoder:
-        assert self.make_ear is not None, f"{self.name} hears codes only"
-        ear, hidden = self.make_ear(), self.backbone["hidden_size"]
-        if ear.width != hidden:
+    def _audio_encoder(self) -> AudioEncoder:
+        assert self.make_audio_encoder is not None, f"{self.name} hears codes only"
+        encoder, hidden = self.make_audio_encoder(), self.backbone["hidden_size"]
+        if encoder.width != hidden:
             rule = f"the audio encoder's vectors must have the model's hidden_size {hidden}"
-            raise ValueError(f"{self.path}: {rule}: got {ear.width}")
-        return ear
+            raise ValueError(f"{self.path}: {rule}: got {encoder.width}")
+        return encoder
 
     @cached_property
     def _code_of(self) -> dict[int, int]:

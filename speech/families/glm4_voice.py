@@ -140,7 +140,7 @@ def load(model: ModelConfig) -> Family:
         template=_build_template(vocabulary, code_ids, model.system),
         backbone=_build_glm_backbone(config),
         engine_config=config,
-        names=GLM_TENSOR_NAMES,
+        tensor_names=GLM_TENSOR_NAMES,
         codec_path=model.codec,
         code_rate=GLM_CODE_RATE,
     )
@@ -163,15 +163,15 @@ def _build_template(vocabulary: Vocabulary, code_ids: Sequence[int], system: str
         return ids
 
     def replied(turn: Turn, retell: EncodePastReply) -> list[int]:
-        if turn.replied:
+        if turn.is_interleaved_reply:
             return [*opening, *retell(turn)[:-1]]  # the next role ends it
-        if turn.written:
+        if turn.is_written:
             return [roles["assistant"], *vocabulary.encode(f"{STREAMING_MODE}\n{turn.words.rstrip()}")]
         return [*opening, *codes_to_ids(code_ids, turn.codes)]
 
     def template(turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
         first = next((turn for turn in turns if turn.role == "user"), turns[0])
-        default = WRITTEN_SYSTEM_PROMPT if first.written else SPOKEN_SYSTEM_PROMPT
+        default = WRITTEN_SYSTEM_PROMPT if first.is_written else SPOKEN_SYSTEM_PROMPT
         turns = add_system_turn(turns, default if system is None else system)
         said = [replied(turn, retell) if turn.role == "assistant" else asked(turn) for turn in turns]
         return EncodedPrompt((*prefix, *chain(*said), *opening))

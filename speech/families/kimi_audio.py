@@ -8,7 +8,7 @@
                     audio  _ _ _ _ _ _ codes ................ over
 
 _ is ``<|im_kimia_text_blank|>``; a prompt ends with assistant_start. Codes that are heard are fused with the
-ear's vectors. Special tokens have the ids behind the tokenizer's ranks, in the order of the published
+encoder's vectors. Special tokens have the ids behind the tokenizer's ranks, in the order of the published
 tokenizer; codes begin where config.json says. Whatever is neither said, a code nor an end is PAD.
 """
 
@@ -102,10 +102,10 @@ def load(model: ModelConfig) -> Family:
             ChannelMap.build(vocab=rows, text=(), audio=code_ids, boundary=stops, stop=()),
         ]
     )
-    hears = config.get("use_whisper_feature", True)
-    if not isinstance(hears, bool):
-        raise ValueError(f"{config_file}: use_whisper_feature must be true or false: got {hears}")
-    ear = model.ear or model.path / WHISPER_FOLDER
+    uses_vectors = config.get("use_whisper_feature", True)
+    if not isinstance(uses_vectors, bool):
+        raise ValueError(f"{config_file}: use_whisper_feature must be true or false: got {uses_vectors}")
+    whisper = model.ear or model.path / WHISPER_FOLDER
     return Family(
         name="kimi_audio",
         own_ends=True,
@@ -116,13 +116,13 @@ def load(model: ModelConfig) -> Family:
         code_ids=code_ids,
         template=_Template(vocabulary, code_ids, model.system),
         backbone={**decoder, "model_type": "kimi_audio", FORK_LAYER_KEY: fork, SIDE_LAYERS_KEY: side},
-        names=KIMI_TENSOR_NAMES,
+        tensor_names=KIMI_TENSOR_NAMES,
         module=_import_model_class,
-        hears={"system": "both", "user": "both", "assistant": "both"} if hears else {},
+        audio_inputs={"system": "both", "user": "both", "assistant": "both"} if uses_vectors else {},
         codec_path=model.codec,
         code_rate=KIMI_CODE_RATE,
-        make_ear=(lambda: _make_audio_encoder(model.path, ear)) if hears else None,
-        ear_path=ear,
+        make_audio_encoder=(lambda: _make_audio_encoder(model.path, whisper)) if uses_vectors else None,
+        audio_encoder_path=whisper,
     )
 
 
@@ -201,27 +201,28 @@ class _Template:
         turns = add_system_turn(turns, self._system or "")
         roles: list[Role] = ["assistant" if turn.role == "assistant" else "user" for turn in turns]
         ids: list[int] = []  # text0 audio0 text1 audio1 ...
-        at: list[int] = []
-        heard: list[AudioVectors] = []
+        steps: list[int] = []
+        vectors_by_clip: list[AudioVectors] = []
         for turn, role, before, behind in zip(turns, roles, [None, *roles], [*roles[1:], None], strict=False):
             if role != before:
                 ids += [self._blank, self._starts[role]]
-            if turn.replied:
+            if turn.is_interleaved_reply:
                 ids += [self._blank if token == self._eos else token for token in retell(turn)[:-2]]
-            for part in () if turn.replied else turn.items:
+            for part in () if turn.is_interleaved_reply else turn.items:
                 if isinstance(part, str):
                     ids += [stream_id for token in self._vocabulary.encode(part) for stream_id in (token, self._blank)]
                     continue
                 codes = codes_to_ids(self._code_ids, part.codes or ())
                 vectors = np.zeros((0, 0), np.float32) if part.vectors is None else part.vectors[: len(codes)]
-                at += range(len(ids) // 2 + 1, len(ids) // 2 + 1 + len(vectors))
-                heard += [vectors] * bool(len(vectors))
+                steps += range(len(ids) // 2 + 1, len(ids) // 2 + 1 + len(vectors))
+                vectors_by_clip += [vectors] * bool(len(vectors))
                 ids += [stream_id for token in (self._begin, *codes, self._end) for stream_id in (self._blank, token)]
             if role != behind:
-                heard_last = not turn.replied and isinstance(turn.items[-1], AudioPart)
+                heard_last = not turn.is_interleaved_reply and isinstance(turn.items[-1], AudioPart)
                 ids += [self._blank, self._speak] * heard_last + [self._blank, self._over]
         ids += [self._blank, self._starts["assistant"]]
-        return EncodedPrompt(tuple(ids), AudioFeatures(tuple(at), np.concatenate(heard)) if heard else None)
+        features = AudioFeatures(tuple(steps), np.concatenate(vectors_by_clip)) if vectors_by_clip else None
+        return EncodedPrompt(tuple(ids), features)
 
 
 def _import_model_class() -> Any:

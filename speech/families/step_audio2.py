@@ -29,7 +29,7 @@ OPTIONS = ("system",)
 STEP_AUDIO_SYSTEM_PROMPT = "You are a helpful assistant."  # of the published examples
 STEP_AUDIO_ROLES = {"user": "human"}  # other roles keep their names
 STEP_AUDIO_PATTERN = ((1, 4),)
-PIECE_VECTORS = 313  # vectors of 25 seconds: the ear hears no more at once, and each piece has its own markers
+PIECE_VECTORS = 313  # vectors of 25 seconds: the encoder takes no more at once, and each piece has its own markers
 DEFAULT_MAX_POSITIONS, DEFAULT_ROPE_THETA = 8192, 1e6  # what the published class takes where text_config does not say
 TEXT_CONFIG_KEYS = ("num_attention_groups", "max_seq_len")  # keys that Qwen2's config has not
 TOP_CONFIG_KEYS = (
@@ -46,8 +46,8 @@ def load(model: ModelConfig) -> Family:
     path, file = model.path, model.path / "config.json"
     config = _read_config(file)
     backbone = _read_backbone(file, config)
-    ear = config["audio_encoder_config"]
-    check_fixed(file, ear, {"llm_dim": backbone["hidden_size"]}, "audio_encoder_config.")
+    encoder_config = config["audio_encoder_config"]
+    check_fixed(file, encoder_config, {"llm_dim": backbone["hidden_size"]}, "audio_encoder_config.")
     vocabulary = Vocabulary.of_pieces(path / "tokenizer.json")
     rows = read_embedding_rows(file, backbone["vocab_size"], vocabulary)
     begin, end, pad = (vocabulary.special_id(f"<tts_{name}>") for name in ("start", "end", "pad"))
@@ -58,10 +58,10 @@ def load(model: ModelConfig) -> Family:
     codec = path / "token2wav"
     system = STEP_AUDIO_SYSTEM_PROMPT if model.system is None else model.system
 
-    def make_ear() -> AudioEncoder:
+    def make_audio_encoder() -> AudioEncoder:
         from speech.encoders.step_audio2 import StepAudio2Encoder
 
-        return StepAudio2Encoder(path, ear)
+        return StepAudio2Encoder(path, encoder_config)
 
     def template(turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
         return prompter.encode_prompt(add_system_turn(turns, system), retell)
@@ -78,11 +78,11 @@ def load(model: ModelConfig) -> Family:
         code_ids=tuple(codes),
         template=template,
         backbone=backbone,
-        names=TensorNameMap(((r"(encoder|adapter)\..*", ()),)),
-        hears={"user": "vectors", "system": "vectors"},
+        tensor_names=TensorNameMap(((r"(encoder|adapter)\..*", ()),)),
+        audio_inputs={"user": "vectors", "system": "vectors"},
         codec_path=model.codec or (codec if codec.is_dir() else None),
         code_rate=25.0,
-        make_ear=make_ear,
+        make_audio_encoder=make_audio_encoder,
     )
 
 
@@ -98,27 +98,27 @@ class _PromptWriter:
     def encode_prompt(self, turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
         """Every turn, then the start of a spoken answer."""
         ids: list[int] = []
-        heard: list[AudioFeatures] = []
+        features: list[AudioFeatures] = []
         for turn in turns:
             opened = f"{STEP_AUDIO_ROLES.get(turn.role, turn.role)}\n"
             ids.append(self._turn)
-            if turn.replied:
+            if turn.is_interleaved_reply:
                 ids += [*self._vocabulary.encode(opened), self._speak, *retell(turn)]
                 continue
-            for part in (opened + turn.words,) if turn.written else (opened, *turn.items):
+            for part in (opened + turn.words,) if turn.is_written else (opened, *turn.items):
                 if isinstance(part, str):
                     ids += self._vocabulary.encode(part)
                 elif part.vectors is not None:
                     places = self._build_audio_places(len(part.vectors))
-                    at = [len(ids) + step for step, token in enumerate(places) if token == self._place]
-                    heard += [AudioFeatures(tuple(at), part.vectors)] * bool(at)
+                    steps = [len(ids) + step for step, token in enumerate(places) if token == self._place]
+                    features += [AudioFeatures(tuple(steps), part.vectors)] * bool(steps)
                     ids += places
                 else:
                     rule = "a spoken turn of the assistant must have its words beside its sound"
                     raise ValueError(f"{rule}: got {len(part.codes or ())} codes")
             ids.append(self._over)
         ids += [self._turn, *self._vocabulary.encode("assistant\n"), self._speak]
-        return EncodedPrompt(tuple(ids), AudioFeatures.join_features(heard))
+        return EncodedPrompt(tuple(ids), AudioFeatures.join_features(features))
 
     def _build_audio_places(self, count: int) -> list[int]:
         """The markers of each piece of a clip around as many places as it has vectors."""

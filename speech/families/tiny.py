@@ -54,7 +54,7 @@ def load(model: ModelConfig) -> Family:
     def template(turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
         ids: list[int] = []
         for turn in turns:
-            whole = retell(turn) if turn.replied else [*chain(*map(said, turn.items)), stop]
+            whole = retell(turn) if turn.is_interleaved_reply else [*chain(*map(said, turn.items)), stop]
             ids += [start, roles[turn.role], *whole]
         return EncodedPrompt((*ids, start, roles["assistant"]))
 

@@ -61,9 +61,9 @@ def load(model: ModelConfig) -> Family:
         raise ValueError(f"{path / 'config.json'}: model.mtp=trained needs MCTP layers: the model has none")
     decoder_config = {**config, "num_hidden_layers": layers}
     decoder = read_decoder(path / "config.json", decoder_config, others=VITA_CONFIG_KEYS)
-    hears = kind == VECTORS_MODEL_TYPE
+    uses_vectors = kind == VECTORS_MODEL_TYPE
 
-    def make_ear() -> AudioEncoder:
+    def make_audio_encoder() -> AudioEncoder:
         from speech.encoders import sensevoice  # needs torch, which the learner's driver does not
 
         return sensevoice.load_sensevoice(path, model.ear or path)
@@ -75,50 +75,53 @@ def load(model: ModelConfig) -> Family:
         channels=channels,
         interleave=Interleave("delimited", channels, stop, begin, end, _read_chunk_pattern(model)),
         code_ids=code_ids,
-        template=_Template(vocabulary, code_ids, VITA_SYSTEM_PROMPT if model.system is None else model.system, hears),
+        template=_Template(
+            vocabulary, code_ids, VITA_SYSTEM_PROMPT if model.system is None else model.system, uses_vectors
+        ),
         target_end="\n",
         backbone=decoder | {"num_nextn_predict_layers": ahead} if model.mtp == "trained" else decoder,
         engine_config=decoder,
-        names=_map_tensor_names(layers, ahead, learns=model.mtp == "trained"),
+        tensor_names=_map_tensor_names(layers, ahead, learns=model.mtp == "trained"),
         module=_import_mtp_class if model.mtp == "trained" else None,
-        depths=ahead if model.mtp == "trained" else 0,
-        hears={"user": "vectors", "system": "vectors"} if hears else {},
+        mtp_depth=ahead if model.mtp == "trained" else 0,
+        audio_inputs={"user": "vectors", "system": "vectors"} if uses_vectors else {},
         codec_path=model.codec,
         code_rate=VITA_CODE_RATE,
-        make_ear=make_ear if hears else None,
+        make_audio_encoder=make_audio_encoder if uses_vectors else None,
     )
 
 
 class _Template:
     """ChatML without a default system turn: a turn is one string, an earlier reply what the model says."""
 
-    def __init__(self, vocabulary: Vocabulary, code_ids: Sequence[int], system: str, hears: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, code_ids: Sequence[int], system: str, uses_vectors: bool) -> None:
         self._encode, self._code_ids, self._system = vocabulary.encode, code_ids, system
         self._start, self._stop, self._begin, self._end = (
             vocabulary.special_id(f"<|{name}|>") for name in "im_start im_end begin_of_audio end_of_audio".split()
         )
-        self._context = vocabulary.special_id("<|context_of_audio|>") if hears else None
+        self._context = vocabulary.special_id("<|context_of_audio|>") if uses_vectors else None
 
     def __call__(self, turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
         turns = add_system_turn(turns, self._system)
         ids: list[int] = []
-        heard: list[AudioFeatures] = []
+        features: list[AudioFeatures] = []
         for turn in turns:
             ids += self._open_turn(turn.role)
-            voice = turn.role == "system" and turn.spoken
-            for part in () if turn.replied else (VOICE_PROMPT, *turn.parts, "\n") if voice else turn.parts:
+            voice = turn.role == "system" and turn.is_spoken
+            parts = (VOICE_PROMPT, *turn.parts, "\n") if voice else turn.parts
+            for part in () if turn.is_interleaved_reply else parts:
                 if isinstance(part, str):
                     ids += self._encode(part)
                     continue
                 ids.append(self._begin)
                 if part.vectors is not None:
                     assert self._context is not None, "vectors are heard by Plus models only"
-                    at = range(len(ids), len(ids) + len(part.vectors))
-                    heard.append(AudioFeatures(tuple(at), part.vectors))
+                    steps = range(len(ids), len(ids) + len(part.vectors))
+                    features.append(AudioFeatures(tuple(steps), part.vectors))
                     ids += [self._context] * len(part.vectors)
                 ids += [*codes_to_ids(self._code_ids, part.codes or ()), self._end]
-            ids += [*(retell(turn) if turn.replied else [self._stop]), *self._encode("\n")]
-        return EncodedPrompt((*ids, *self._open_turn("assistant")), AudioFeatures.join_features(heard))
+            ids += [*(retell(turn) if turn.is_interleaved_reply else [self._stop]), *self._encode("\n")]
+        return EncodedPrompt((*ids, *self._open_turn("assistant")), AudioFeatures.join_features(features))
 
     def _open_turn(self, role: Role) -> list[int]:
         return [self._start, *self._encode(role), *self._encode("\n")]

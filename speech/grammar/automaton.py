@@ -39,9 +39,9 @@ class Automaton:
     """States 0 (start), 1 (done), 2 (broken), then the grammar's own. ``moves``: [state][symbol] -> state."""
 
     moves: tuple[tuple[int, ...], ...]
-    stream: tuple[int, ...]  # per state: whose turn it is
-    phase: tuple[int, ...]  # per state
-    sets: tuple[tuple[int, frozenset[GrammarSymbol]], ...]  # per phase: stream and what it allows
+    stream_by_state: tuple[int, ...]  # whose turn it is
+    phase_by_state: tuple[int, ...]
+    allowed_by_phase: tuple[tuple[int, frozenset[GrammarSymbol]], ...]  #: stream and what it allows
 
 
 START, DONE, BROKEN = "start", "done", "broken"

@@ -34,7 +34,7 @@ class ChannelMap:
 
     Example:
         channels = ChannelMap.build(vocab=99, text=range(9, 20), audio=range(20, 90), boundary=[4], stop=[3])
-        channels.letters([12, 4, 40, 4, 3])  # 'TBABE'
+        channels.to_letters([12, 4, 40, 4, 3])  # 'TBABE'
     """
 
     table_SV: NDArray[np.int8]

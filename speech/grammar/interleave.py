@@ -58,7 +58,7 @@ class Interleave:
     Example:
         state = interleave.start()
         for token in reply:
-            mask = interleave.allowed()[interleave.phase(state)]  # what could have stood here
+            mask = interleave.allowed()[interleave.grammar_state(state)]  # what could have stood here
             state = interleave.advance(state, token)
     """
 
@@ -91,10 +91,10 @@ class Interleave:
                 raise ValueError(f"a pattern counts at least one text and one code: got {pair}")
         side_by_side = self.kind == "parallel"  # then either stream has an end, and its own channel for it
         for channel, stream, tokens in (
-            (Channel.BOUNDARY if side_by_side else Channel.STOP, self._last, self.stop),
+            (Channel.BOUNDARY if side_by_side else Channel.STOP, self._audio_stream, self.stop),
             (Channel.STOP if side_by_side else Channel.BOUNDARY, 0, (self.begin, self.end)),
             (Channel.PAD, 0, (self.blank,)),
-            (Channel.PAD, self._last, (self.blank, self.text_pad, self.audio_pad)),
+            (Channel.PAD, self._audio_stream, (self.blank, self.text_pad, self.audio_pad)),
         ):
             for token in tokens:
                 if token is not None and (actual := self._channel_of(token, stream)) != channel:
@@ -108,14 +108,14 @@ class Interleave:
 
     def advance(self, state: int, token: int) -> int:
         """State after ``token``; constant time. ValueError: an id outside the vocabulary."""
-        symbols = self._symbols[self._automaton.stream[state]]
+        symbols = self._symbols[self._automaton.stream_by_state[state]]
         if not 0 <= token < len(symbols):
             raise ValueError(f"token id must lie in [0, {len(symbols)}): got {token}")
         return self._automaton.moves[state][symbols[token]]
 
     def grammar_state(self, state: int) -> int:
         """Row of ``allowed()`` that holds in ``state``."""
-        return self._automaton.phase[state]
+        return self._automaton.phase_by_state[state]
 
     # -- whole replies
 
@@ -143,7 +143,7 @@ class Interleave:
     def split_text_and_codes(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """(text ids, code ids) in order, up to the first stop. Takes any reply: cut, broken or empty."""
         streams = self.channels.streams
-        stops = [i for i, token in enumerate(ids) if token in self.stop and i % streams == self._last]
+        stops = [i for i, token in enumerate(ids) if token in self.stop and i % streams == self._audio_stream]
         kept = ids[: stops[0]] if stops else ids
         channels = self.channels.channels_of(kept)
         texts = [token for token, channel in zip(kept, channels, strict=True) if channel == Channel.TEXT]
@@ -182,7 +182,7 @@ class Interleave:
         if len(texts) != len(codes) or not texts:
             given = f"got {len(texts)} and {len(codes)}"
             raise ValueError(f"a reply needs as many text as code chunks, at least one: {given}")
-        for channel, stream, chunks in ((Channel.TEXT, 0, texts), (Channel.AUDIO, self._last, codes)):
+        for channel, stream, chunks in ((Channel.TEXT, 0, texts), (Channel.AUDIO, self._audio_stream, codes)):
             for chunk in chunks:
                 if not len(chunk):
                     raise ValueError(f"a chunk needs at least one {channel.name} id: got none")
@@ -229,7 +229,7 @@ class Interleave:
         return texts, codes
 
     @property
-    def _last(self) -> int:
+    def _audio_stream(self) -> int:
         """The stream of codes and stops."""
         return self.channels.streams - 1
 
@@ -260,14 +260,14 @@ class Interleave:
                 table_SV[0, token] = symbol
         if self.blank is not None:
             table_SV[:, self.blank] = GrammarSymbol.BLANK
-        table_SV[self._last, list(self.stop)] = GrammarSymbol.STOP
+        table_SV[self._audio_stream, list(self.stop)] = GrammarSymbol.STOP
         symbols: list[list[int]] = table_SV.tolist()
         return symbols
 
     @cached_property
     def _allowed(self) -> NDArray[np.bool_]:
         symbols = np.asarray(self._symbols)
-        sets = self._automaton.sets
+        sets = self._automaton.allowed_by_phase
         masks = np.stack([np.isin(symbols[stream], [int(s) for s in allowed]) for stream, allowed in sets])
         masks[FREE] = True
         masks.flags.writeable = False

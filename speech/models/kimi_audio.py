@@ -46,7 +46,7 @@ class KimiAudio(Qwen2PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def states(self, ids_TS: Tensor, features_KH: Tensor, at_K: Tensor, **place: Any) -> Sequence[Tensor]:
-        """Last hidden states [T, H] of text and audio. ``features_KH``: from the family's ear."""
+        """Last hidden states [T, H] of text and audio. ``features_KH``: from the family's audio encoder."""
         text_TH, audio_TH = (self.model.embed_tokens(ids_T) for ids_T in ids_TS.unbind(1))
         if len(at_K):
             root = torch.tensor(2.0, dtype=audio_TH.dtype, device=audio_TH.device).sqrt()

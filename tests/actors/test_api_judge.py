@@ -1,4 +1,4 @@
-"""API judges on a real Ray against an endpoint on loopback: one limiter, verdicts, failures with their kind."""
+"""API judges on a real Ray against an endpoint on loopback: one actor asks it, verdicts, failures with their kind."""
 
 import asyncio
 import json
@@ -10,26 +10,29 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
 
-from actors.api_judge import JUDGE_CALLS_FILE, ApiJudgeActor, RemoteLimiter, start_limiters, sum_logged_spend
+from actors.api_judge import JUDGE_CALLS_FILE, EndpointPool, sum_logged_spend
 from actors.checks.endpoints import probe_judge
 from actors.cluster import Cluster, count_usable_cores, plan_placement
-from actors.errors import RunError, UserError
+from actors.errors import RestartBudgetSpent, UserError
 from actors.judge_pool import JudgePool
 from commands.cli import main
 from conf.load import load_config
 from conf.schema import Config
-from judge.llm.build import calls_at_once, count_worker_slots, verdict_deadline
+from judge.llm.build import calls_at_once, compute_answer_deadline
 from judge.panel import MAX_JUDGED_AUDIO_S
 from judge.rules.voice import TINY_VOICE_NORMS
-from judge.types import CallFailed, MissingVerdict, ReplyJudgement, ScoredVerdict
+from judge.types import MissingVerdict, ReplyJudgement, ScoredVerdict, Verdict
 from tests.actors.test_pool import Events
+from tests.helpers import clocks
 from tests.helpers.api_judge_runs import api_judges
+from tests.helpers.clocks import put_forward
 from tests.helpers.judge_builders import WORLD, reply, speech, spoken, task, value
 from tests.helpers.judge_server import MODEL, JudgeServer, recordings, said
 from tests.helpers.processes import HANG_S
@@ -46,13 +49,13 @@ def settings(url: str, *more: str, root: Path = Path("runs")) -> Config:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     config = load_config(["rollout.workers=1", "learner.ranks=1"])
-    found = Cluster(config, plan_placement(config, count_usable_cores()))
+    found = Cluster(config.cluster, plan_placement(config, count_usable_cores()))
     yield found
     found.close(logs=None)
 
 
-def judges(config: Config, events: Events) -> AbstractAsyncContextManager[tuple[JudgePool, Any]]:
-    return api_judges(config, ApiJudgeActor, events, restarts=2)
+def judges(config: Config, events: Events) -> AbstractAsyncContextManager[tuple[JudgePool, EndpointPool]]:
+    return api_judges(config, events, restarts=2)
 
 
 async def scores(
@@ -71,7 +74,9 @@ async def scores(
     )
 
 
-def test_verdicts_of_two_judges_come_from_the_endpoint_under_one_limiter(cluster: Cluster, tmp_path: Path) -> None:
+def test_verdicts_on_what_two_judges_heard_come_from_the_endpoint_under_one_limiter(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     async def scenario() -> None:
         # The acoustic axis sends audio, the semantic one does not: the server tells them apart by that.
         async with JudgeServer(lambda body: 4.5 if recordings(body) else 2.0) as server:
@@ -82,13 +87,13 @@ def test_verdicts_of_two_judges_come_from_the_endpoint_under_one_limiter(cluster
                 "judge.api.requests_per_minute=600",
                 root=tmp_path,
             )
-            async with judges(config, Events()) as (pool, limiter):
+            async with judges(config, Events()) as (pool, endpoint):
                 await scores(pool, 2)  # recogniser and rate are warm
                 server.bodies.clear()
                 start = time.monotonic()
                 judged = await scores(pool, 10, tmp_path)
                 seconds = time.monotonic() - start
-                figures = await limiter.state.remote()
+                figures = await endpoint.state()
         assert [verdict.index for verdict in judged] == list(range(10))
         for verdict in judged:
             assert verdict.transcript and verdict.figures["heard_right"] == 1
@@ -99,7 +104,7 @@ def test_verdicts_of_two_judges_come_from_the_endpoint_under_one_limiter(cluster
             assert isinstance(verdict.reward, ScoredVerdict)
             assert verdict.reward.value == pytest.approx(0.6 * 2.0 + 0.4 * 4.5)
         assert len(server.bodies) == 20 and figures.requests == 24 and figures.in_flight == 0
-        assert seconds >= (20 - 1 - 6) / 10, "two judges share 600 requests a minute, of which 6 may burst"
+        assert seconds >= (20 - 1 - 6) / 10, "600 requests a minute, of which 6 may burst"
         assert (tmp_path / "9.ogg").is_file()
         lines = (tmp_path / "run" / JUDGE_CALLS_FILE).read_text().splitlines()
         assert len(lines) == 24 and all(json.loads(line)["kind"] is None for line in lines)
@@ -107,7 +112,7 @@ def test_verdicts_of_two_judges_come_from_the_endpoint_under_one_limiter(cluster
     asyncio.run(asyncio.wait_for(scenario(), HANG_S))
 
 
-def test_a_failure_is_missing_with_its_kind_an_outage_a_pause_and_a_dead_judge_is_replaced_once(
+def test_a_failure_is_missing_with_its_kind_an_outage_a_pause_and_the_dead_are_replaced_once(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
@@ -121,55 +126,68 @@ def test_a_failure_is_missing_with_its_kind_an_outage_a_pause_and_a_dead_judge_i
                 root=tmp_path,
             )
             events = Events()
-            async with judges(config, events) as (pool, limiter):
+            async with judges(config, events) as (pool, endpoint):
                 await pool.know_voice(TINY_VOICE_NORMS)  # as the driver tells it
                 server.edit = lambda body, text: "five"
                 (malformed,) = await scores(pool, 1)
                 server.edit = lambda body, text: text
                 server.down = True
                 pausing = asyncio.create_task(scores(pool, 3, different=True))
-                while not (await limiter.state.remote()).opened:
+                while not (await endpoint.state()).opened:
                     await asyncio.sleep(0.05)
                 server.down = False
                 paused = await pausing
-                pid = (await pool.handles[0].hello.remote())["pid"]
-                calls = asyncio.create_task(scores(pool, 4))
-                await asyncio.sleep(0.05)
-                os.kill(pid, signal.SIGKILL)
-                after = await calls
-                left = await limiter.state.remote()
+                after = []
+                for dying in (pool, endpoint):
+                    pid = (await dying.handles[0].hello.remote())["pid"]
+                    calls = asyncio.create_task(scores(pool, 4, different=True))
+                    await asyncio.sleep(0.05)
+                    os.kill(pid, signal.SIGKILL)
+                    after += await calls
+                left = await endpoint.state()
         assert isinstance(malformed.axes["semantic"], MissingVerdict) and isinstance(malformed.reward, MissingVerdict)
         assert malformed.axes["semantic"].kind == malformed.reward.kind == "malformed"
         assert isinstance(malformed.axes["acoustic"], ScoredVerdict), "the local axis has its own verdict"
         assert all(isinstance(one.reward, ScoredVerdict) for one in paused), "they waited for the end of the outage"
         assert all(isinstance(judged.reward, ScoredVerdict) for judged in after)
-        assert left.in_flight == left.waiting == 0, "what the dead judge had or wanted is free"
-        assert [kind for kind, _ in events.found] == ["restart"]
+        assert [judged.index for judged in after] == [0, 1, 2, 3] * 2
+        assert left.in_flight == left.waiting == 0
+        assert [detail.partition(" replaced")[0] for _, detail in events.found] == [
+            "judge worker 0",
+            "judge endpoint worker 0",
+        ]
 
     asyncio.run(asyncio.wait_for(scenario(), HANG_S))
 
 
-def test_a_cancelled_acquire_leaves_no_lease_and_the_spend_cap_comes_through(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_killed_endpoint_comes_back_with_its_cache_and_its_spend_and_asks_about_nothing_again(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     async def scenario() -> None:
-        prices = ["judge.api.prompt_price=1", "judge.api.completion_price=1", "judge.api.spend_cap=0.5"]
-        config = settings(CLOSED, "judge.api.concurrency=1", *prices).judge
-        (limiter,) = start_limiters(config, 4, tmp_path / JUDGE_CALLS_FILE)
-        gate = RemoteLimiter(limiter, "me")
-        lease = await gate.acquire(0.0)
-        waiting = asyncio.create_task(gate.acquire(0.0))
-        while (await limiter.state.remote()).waiting == 0:
-            await asyncio.sleep(0.02)
-        waiting.cancel()
-        while (await limiter.state.remote()).waiting:
-            await asyncio.sleep(0.02)
-        await gate.release(lease, ok=True, spent=0.4)
-        second = await gate.acquire(0.0)  # would wait for ever for a lease that nobody holds
-        assert await gate.down_s() == 0
-        await gate.release(second, ok=True, spent=0.2)
-        with pytest.raises(CallFailed) as refused:
-            await gate.acquire(0.0)
-        assert refused.value.kind == "spend_cap"
-        ray.kill(limiter)
+        async with JudgeServer(lambda body: 3.0) as server:
+            config = settings(
+                server.base_url,
+                "judge.workers=1",
+                "judge.acoustic_by=local",
+                "judge.api.prompt_price=1000",
+                "judge.api.completion_price=1000",
+                "judge.api.spend_cap=1000",
+                f"judge.api.cache={tmp_path / 'verdicts.sqlite'}",
+                root=tmp_path,
+            )
+            async with judges(config, Events()) as (pool, endpoint):
+                await pool.know_voice(TINY_VOICE_NORMS)
+                before = await scores(pool, 3, different=True)
+                asked, spent = len(server.bodies), (await endpoint.state()).spent
+                os.kill((await endpoint.handles[0].hello.remote())["pid"], signal.SIGKILL)
+                after = await scores(pool, 3, different=True)
+                figures = await endpoint.state()
+        assert [one.axes["semantic"] for one in after] == [
+            replace(one.axes["semantic"], cached=True)  # type: ignore[type-var]
+            for one in before
+        ]
+        assert len(server.bodies) == asked, "every verdict was paid for before"
+        assert figures.spent == pytest.approx(spent) and spent > 0 and figures.requests == 0
 
     asyncio.run(asyncio.wait_for(scenario(), HANG_S))
 
@@ -185,7 +203,7 @@ def test_a_group_is_compared_as_a_whole_and_canaries_go_past_the_cache(cluster: 
                 f"judge.api.cache={tmp_path / 'verdicts.sqlite'}",
                 root=tmp_path,
             )
-            async with judges(config, Events()) as (pool, _):
+            async with judges(config, Events()) as (pool, endpoint):
                 assert pool.together
                 texts = [TEXT, "after monday comes tuesday", "my dog is happy now"]
                 replies = [replace(reply(text), index=i) for i, text in enumerate(texts)]
@@ -193,7 +211,7 @@ def test_a_group_is_compared_as_a_whole_and_canaries_go_past_the_cache(cluster: 
                 judged = await pool.compare(replies, heard, task(TEXT), [tmp_path / "a.ogg", None, None])
                 compared = len(server.bodies)
                 clips = [WORLD / "data" / "bank" / "rms" / f"{word}.flac" for word in TEXT.split()]
-                canaries = [await pool.canaries(task(TEXT), TEXT, clips) for _ in range(2)]
+                canaries = [await endpoint.canaries(task(TEXT), TEXT, clips) for _ in range(2)]
         assert [one.index for one in judged] == [0, 1, 2] and (tmp_path / "a.ogg").is_file()
         values = [value(one.axes["semantic"]) for one in judged]
         assert values == pytest.approx([5.0, 3.0, 1.0]), "by the alphabet, as the endpoint has it"
@@ -214,19 +232,39 @@ def first_is_better(body: dict[str, Any]) -> float:
     return float(ranks[0] < ranks[1])
 
 
-def test_a_dead_limiter_ends_the_run_with_what_to_do(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_endpoint_that_keeps_dying_ends_the_run(cluster: Cluster, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with JudgeServer() as server:
             config = settings(server.base_url, "judge.workers=1", root=tmp_path)
-            events = Events()
-            async with judges(config, events) as (pool, limiter):
+            async with api_judges(config, Events(), restarts=0) as (pool, endpoint):
                 await scores(pool, 1)
-                ray.kill(limiter)
-                with pytest.raises(RunError, match="limiter of an API judge died: go on with"):
+                ray.kill(endpoint.handles[0])
+                with pytest.raises(RestartBudgetSpent, match="judge endpoint worker 0 failed after 0 restarts"):
                     await scores(pool, 1)
-        assert events.found == [], "no judge is replaced for it"
 
     asyncio.run(asyncio.wait_for(scenario(), HANG_S))
+
+
+def test_an_endpoint_that_is_late_leaves_its_own_axes_missing_and_nothing_else() -> None:
+    def never() -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().create_future()
+
+    async def scenario() -> list[dict[str, Verdict]]:
+        endpoint = EndpointPool(
+            axes=("semantic",), deadline=HANG_S, slots=2, create=never, source="", restarts=0, journal=Events()
+        )
+        silent = SimpleNamespace(remote=lambda *asked: never())
+        endpoint.handles = [SimpleNamespace(score=silent, compare=silent)]
+        alone = asyncio.create_task(endpoint.score(TEXT, ["sound"], task(TEXT), "p/0"))
+        group = asyncio.create_task(endpoint.compare([TEXT] * 2, [["sound"]] * 2, 0, task(TEXT), "p"))
+        await asyncio.sleep(0)
+        while not (alone.done() and group.done()):
+            put_forward(HANG_S / 2)
+            await asyncio.sleep(0)
+        return [await alone, *await group]
+
+    late = MissingVerdict(judge="pool", reason="deadline", kind="deadline", retryable=True)
+    assert clocks.run(scenario()) == [{"semantic": late}] * 3
 
 
 def test_what_a_resumed_run_has_spent_is_read_from_its_calls(tmp_path: Path) -> None:
@@ -243,20 +281,19 @@ def test_what_a_resumed_run_has_spent_is_read_from_its_calls(tmp_path: Path) -> 
     assert sum_logged_spend(log, "http://a/v1", "m") == 1.25
 
 
-def test_the_deadline_covers_hearing_every_round_of_calls_the_rates_and_an_outage() -> None:
-    config = settings(CLOSED, "judge.workers=3", "judge.api.concurrency=8", "judge.api.repeats=2").judge
-    assert count_worker_slots(config) == 3 and calls_at_once(config, 4) == 3 * 3 * 2 * 2
-    assert verdict_deadline(config, 4) == 3 * 60 + (5 + 1) * 60 + 600
+def test_an_endpoints_deadline_covers_every_round_of_calls_the_rates_and_an_outage() -> None:
+    config = settings(CLOSED, "judge.api.concurrency=8", "judge.api.repeats=2").judge
+    assert calls_at_once(config, config.api, 4) == 8 * 2 * 2
+    assert compute_answer_deadline(config, config.api, 4) == (4 + 1) * 60 + 600
     slow = settings(CLOSED, "judge.api.requests_per_minute=6", "judge.api.audio_seconds_per_minute=60").judge
     rates = max(16 / 6, 8 * 2 * MAX_JUDGED_AUDIO_S / 60) * 60
-    assert calls_at_once(slow, 4) == 16 and verdict_deadline(slow, 4) == 4 * 60 + 3 * 60 + 600 + rates
-    assert (
-        verdict_deadline(load_config([]).judge, 4) == load_config([]).judge.deadline_s
-        and count_worker_slots(load_config([]).judge) == 1
-    )
-    pairs = settings(CLOSED, "judge.workers=2", "judge.api.compare=pairwise").judge
-    assert calls_at_once(pairs, 5) == 2 * 4 * 2 * 20 and calls_at_once(pairs, 1) == 16
-    assert verdict_deadline(pairs, 5) == 4 * 5 * 60 + (40 + 1) * 60 + 600
+    assert calls_at_once(slow, slow.api, 4) == 16
+    assert compute_answer_deadline(slow, slow.api, 4) == 3 * 60 + 600 + rates
+    other = [f"judge.second.base_url={CLOSED}", "judge.second.model=m", "judge.second.repeats=3"]
+    pairs = settings(CLOSED, "judge.api.compare=pairwise", *other).judge
+    assert calls_at_once(pairs, pairs.api, 5) == 8 * 2 * 20 and calls_at_once(pairs, pairs.api, 1) == 16
+    assert compute_answer_deadline(pairs, pairs.api, 5) == (40 + 1) * 60 + 600
+    assert calls_at_once(pairs, pairs.second, 5) == 8 * 2 * 3, "the second judge compares nothing"
 
 
 def test_an_endpoint_that_is_not_there_stops_a_run_before_anything_starts(

@@ -37,7 +37,7 @@ class Judges:
 def canaries_of(run: RunDirectory, judges: Judges, *settings: str) -> CanaryChecks:
     config = load_config(list(settings))
     job: Any = SimpleNamespace(config=config, train=read_manifest(config.data.train, 60.0)[:1])
-    fleet: Any = SimpleNamespace(judges=judges)
+    fleet: Any = SimpleNamespace(endpoints=[judges])
     monitor: Any = SimpleNamespace(begin_phase=lambda *_: None)
     return CanaryChecks(RunContext(job, run, fleet, monitor))
 

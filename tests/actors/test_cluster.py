@@ -40,7 +40,7 @@ def test_a_cluster_whose_placing_fails_is_left_again(
     monkeypatch.setattr(cluster, "placement_group", reserve)
     config = load_config(["cluster=gpu8", f"run.root={tmp_path}"])
     with pytest.raises(type(error)):
-        Cluster(config, plan_placement(config, 4))
+        Cluster(config.cluster, plan_placement(config, 4))
     assert happened == ["join", "wait", "remove", "shutdown"]
     rules = [rule for bundle, rule in asked if "GPU" in bundle]
     assert rules == [{"ray.io/node-id": "!in(f00)"}] * 8

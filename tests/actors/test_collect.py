@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from actors import evaluate
+from actors.answer_pool import AnswerLate, SpeechLost
 from actors.collect import JudgedBatch, check_outage, sample_and_judge
 from actors.context import RunContext
 from actors.errors import JudgeOutage
-from actors.judge_pool import SpeechLost, build_missing_verdict
+from actors.judge_pool import build_missing_verdict
 from actors.run.metrics import compute_reply_metrics
 from conf.load import load_config
 from judge.types import JudgeTask, MissingVerdict, ReplyJudgement, ScoredVerdict
@@ -185,7 +186,7 @@ def test_a_late_verdict_is_missing_on_every_axis_that_counts() -> None:
     axes = load_config(
         ["judge=openai", "judge.api.base_url=http://127.0.0.1:9/v1", "judge.api.model=m", "judge.holistic=1"]
     )
-    late = build_missing_verdict(reply_to(prompt, 0), axes.judge.axes, "deadline")
+    late = build_missing_verdict(reply_to(prompt, 0), axes.judge.axes, AnswerLate("deadline"))
     score = ScoredVerdict(value=4.0, judge="j")
     there = ReplyJudgement(
         prompt_id="p", index=1, axes=dict.fromkeys(axes.judge.axes, score), reward=score, transcript=""

@@ -112,7 +112,7 @@ def of_run(folder: Path, **files: list[dict[str, Any]]) -> tuple[Any, list[Any]]
     """Settings and rows of a run's three manifests."""
     paths = {split: written(folder / f"{split}.jsonl", *rows) for split, rows in files.items()}
     read = [manifest.read_manifest(path, 1.0, deep=True) for path in paths.values()]
-    return SimpleNamespace(data=SimpleNamespace(**paths, pairs=None)), read
+    return SimpleNamespace(**paths, pairs=None), read
 
 
 def test_a_run_is_told_what_is_not_held_out(folder: Path) -> None:

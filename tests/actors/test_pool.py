@@ -140,7 +140,7 @@ def reply(prompt: Prompt, index: int, version: int) -> Reply:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     config = load_config(["rollout.workers=1", "learner.ranks=1"])
-    found = Cluster(config, plan_placement(config, count_usable_cores()))
+    found = Cluster(config.cluster, plan_placement(config, count_usable_cores()))
     yield found
     found.close(logs=None)
 

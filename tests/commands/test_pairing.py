@@ -339,7 +339,8 @@ def test_samples_and_utility_are_the_papers_unless_something_is_said() -> None:
 
 def test_no_step_of_a_run_samples_with_this_seed() -> None:
     config = load_pair_settings(None, ["run.seed=3"])
-    seeds = [build_step_sampling(config, step).seed for step in (STEP_OUTSIDE_TRAINING, 1, config.run.steps)]
+    steps = (STEP_OUTSIDE_TRAINING, 1, config.run.steps)
+    seeds = [build_step_sampling(config.rollout, config.run.seed, step).seed for step in steps]
     assert seeds[0] == 3_000_000 and seeds[0] not in seeds[1:]
 
 
@@ -358,9 +359,10 @@ def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(
         worker = build_rollout_worker(work.config, Path.cwd())
         examples = worker.encode(prompts, work.rows)
         given = [example_to_prompt(example) for example in examples]
+        sampling = build_step_sampling(work.config.rollout, work.config.run.seed, STEP_OUTSIDE_TRAINING)
         found = {
             (reply.prompt_id, reply.index): reply
-            async for reply, _ in worker.generate(given, build_step_sampling(work.config, STEP_OUTSIDE_TRAINING))
+            async for reply, _ in worker.generate(given, sampling)
         }
         for row, pair in zip(rows, worker.encode_pairs(out, rows), strict=True):
             assert (pair.prompt.ids, pair.chosen.ids) == (row.prompt_ids, row.chosen.ids)

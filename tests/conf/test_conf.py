@@ -147,7 +147,8 @@ def test_there_are_fewer_than_eighty_settings_and_each_is_documented() -> None:
         ("model.path=null", "model.path: must be a path (got None)"),
         (
             "rollout.top_p=0.9",
-            "rollout.top_p: must be 1, the learner cannot score a truncated distribution (got 0.9)",
+            "rollout.top_p: is no setting any more, replies are drawn from the whole distribution, the learner"
+            " cannot score a truncated one (got 0.9)",
         ),
         (
             "rollout.group_size=1",
@@ -464,6 +465,15 @@ def test_the_run_of_an_older_version_keeps_its_recogniser(tmp_path: Path) -> Non
     assert read_config(tmp_path / "config.yaml") == config
 
 
+def test_a_run_that_was_begun_with_a_setting_that_is_gone_goes_on_without_it(tmp_path: Path) -> None:
+    config = load_config(["run.name=old"])
+    text = dump_config(config).replace("rollout:\n", "rollout:\n  top_p: 1.0\n")
+    assert "top_p" in text
+    (tmp_path / "config.yaml").write_text(text)
+    assert read_config(tmp_path / "config.yaml") == config
+    assert load_config([f"resume={tmp_path}"]).rollout == config.rollout
+
+
 def test_a_key_in_an_address_is_refused_and_not_shown() -> None:
     where = "judge.api.base_url=http://127.0.0.1:8000/v1/sk-abcdefgh12345678"
     (problem,) = problems_of(["judge=openai", where, "judge.api.model=m"])
@@ -481,3 +491,12 @@ def test_a_run_or_a_stage_that_can_learn_nothing_is_refused(algo: str, when: str
         return
     with pytest.raises(ConfigError, match=f"sft: must weigh at least one channel when {when} nothing but SFT"):
         load_config([f"algo={algo}", *nothing])
+
+
+def test_settings_without_a_second_opinion_are_the_same_but_for_it_and_what_is_changed() -> None:
+    api = ["run.name=r", "judge=openai", *ENDPOINT, "judge.api.cache=v.sqlite"]
+    second = ["judge.second.base_url=http://127.0.0.1:9/v1", "judge.second.model=n"]
+    both, alone = load_config([*api, *second]), load_config(api)
+    assert len(both.judge.asked) == 2 and both.without_second_opinion() == alone
+    uncached = both.without_second_opinion(cache=None)
+    assert uncached.judge.api.cache is None and uncached == load_config(api[:-1])

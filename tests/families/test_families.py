@@ -231,7 +231,7 @@ def test_a_damaged_checkpoint_is_refused_by_file_and_rule(
 class CountingCodec:
     """A code per 1280 samples; counts what it is asked to encode."""
 
-    ear_rate, sample_rate, frame_rate, size = 16_000, 16_000, 12.5, 32
+    input_sample_rate, sample_rate, frame_rate, size = 16_000, 16_000, 12.5, 32
     fingerprint = "0" * 64
 
     def __init__(self) -> None:

@@ -170,7 +170,7 @@ def test_vectors_join_the_steps_of_their_codes(family: Family) -> None:
     ]
     found = family.encode_prompt(turns)
     assert found.features is not None
-    assert [found.ids[2 * step + 1] - OFFSET for step in found.features.at] == [1, 2, 3, 4, 5]
+    assert [found.ids[2 * step + 1] - OFFSET for step in found.features.steps] == [1, 2, 3, 4, 5]
     assert found.features.vectors[:, 0].tolist() == [2, 2, 4, 4, 4]
 
 
@@ -248,7 +248,7 @@ def test_all_tensors_but_the_adaptor_are_the_models(folder: Path, family: Family
     layout, optional = read_checkpoint_layout(family)
     adaptor = {name for name in read_tensor_shapes(folder) if "vq_adaptor" in name}
     assert set(layout) == set(read_tensor_shapes(folder)) - adaptor and len(adaptor) == 6 and not optional
-    check_weights_fit_config(folder, 512, family.backbone, family.names.module_names)
+    check_weights_fit_config(folder, 512, family.backbone, family.tensor_names.module_names)
 
 
 # -- what is refused

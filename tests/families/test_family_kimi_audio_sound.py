@@ -48,7 +48,7 @@ def test_the_vectors_of_a_clip_lie_on_its_own_codes(family: Family, data: Path) 
     prompt = RowEncoder(family, data, SECONDS).encode(heard_row("0.wav", "1.wav", "2.wav")).prompt
     assert prompt.features is not None
     coded = [step for step, token in enumerate(prompt.ids[1::2]) if token >= OFFSET]
-    assert list(prompt.features.at) == coded and len(coded) == sum(kept)
+    assert list(prompt.features.steps) == coded and len(coded) == sum(kept)
     alone = np.concatenate([family.audio_encoder().encode(wave) for wave in waves])
     assert np.array_equal(prompt.features.vectors, alone)
 
@@ -70,5 +70,5 @@ def test_vectors_that_are_not_finite_are_refused_with_row_and_clip(
         return vectors
 
     monkeypatch.setattr(family.audio_encoder(), "encode", broken)
-    with pytest.raises(ValueError, match=r"^row row-1: 1\.wav: the ear's vectors must be finite: got NaN"):
+    with pytest.raises(ValueError, match=r"^row row-1: 1\.wav: the audio encoder's vectors must be finite: got NaN"):
         RowEncoder(family, data, SECONDS).encode(heard_row("1.wav"))

@@ -239,7 +239,7 @@ def test_attention_over_a_window(copy: Callable[[str], Path], refusal: Refusal, 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_quantised_weights(copy: Callable[[str], Path], refusal: Refusal, name: str) -> None:
     folder = copy(name)
-    names = load_family(ModelConfig(family=name, path=folder)).names
+    names = load_family(ModelConfig(family=name, path=folder)).tensor_names
     shard, tensors, one = next(
         (file, tensors, one)
         for file in sorted(folder.glob("model*.safetensors"))

@@ -145,7 +145,7 @@ def test_a_prompt_has_the_ids_of_the_published_template(folder: Path, case: str)
     if not vectors:
         assert found.features is None
     else:
-        assert found.features is not None and list(found.features.at) == places
+        assert found.features is not None and list(found.features.steps) == places
         assert np.array_equal(found.features.vectors, np.concatenate(vectors))
 
 

@@ -203,7 +203,7 @@ def test_a_plus_models_prompt_has_vectors_where_the_published_code_puts_them(plu
     if not given:
         assert found.features is None
     else:
-        assert found.features is not None and list(found.features.at) == at
+        assert found.features is not None and list(found.features.steps) == at
         assert np.array_equal(found.features.vectors, np.concatenate(given))
 
 
@@ -215,7 +215,7 @@ def test_a_plus_model_hears_users_and_voices_and_speaks_codes(plus: Path) -> Non
     found = family.encode_prompt([Turn.from_parts("user", AudioPart(vectors=family.audio_encoder().encode(wave)))])
     assert found.features is not None
     # 98 frames of 10 ms, every 6th: 17; the published length is frames + 4
-    assert family.audio_encoder().count_vectors(1.0) == len(found.features.at) == 17 + 4
+    assert family.audio_encoder().count_vectors(1.0) == len(found.features.steps) == 17 + 4
 
 
 def test_words_that_spell_a_special_token_stay_words(family: Family) -> None:

@@ -183,7 +183,7 @@ def test_the_depths_loss_and_its_gradient_are_the_published_ones(folder: Path) -
 def test_what_a_model_is_asked_for_is_what_its_family_says(folder: Path) -> None:
     for mtp, depths in (("trained", AHEAD), ("frozen", 0)):
         family = load_family(config(folder, mtp).model)
-        assert family.depths == len(Policy.load(family, chunk=8).depths) == depths
+        assert family.mtp_depth == len(Policy.load(family, chunk=8).depths) == depths
 
 
 def test_a_loss_that_the_step_asked_for_and_did_not_get_is_an_error(

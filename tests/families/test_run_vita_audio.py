@@ -62,7 +62,7 @@ def test_the_final_folder_loads_and_has_what_is_frozen_bit_for_bit_and_a_decoder
         assert before.keys() == after.keys()
         for name, tensor in before.items():
             assert (after[name].dtype, after[name].shape) == (tensor.dtype, tensor.shape)
-            assert family.names.module_names(name) or bool((after[name] == tensor).all())
+            assert family.tensor_names.module_names(name) or bool((after[name] == tensor).all())
         assert any(not bool((after[name] == tensor).all()) for name, tensor in before.items())
     others = [file for file in base.iterdir() if file.is_file() and file.suffix != ".safetensors"]
     assert all((final / file.name).read_bytes() == file.read_bytes() for file in others)

@@ -24,11 +24,10 @@ from examples.judge_server.opinion import asked, world
 from examples.judge_server.service import MODEL, Judge, Troubles
 from examples.judge_server.started import started
 from examples.judge_server.wording import score_chances
-from judge.endpoint.limits import Limiter
 from judge.llm import build as api
 from judge.llm import canary
 from judge.llm.answers import AnswerMode, AnswerSampling
-from judge.llm.build import build_api_panel, limits_from_config
+from judge.llm.build import build_api_panel
 from judge.llm.pairwise import Candidate, Contest, compare_pairwise
 from judge.llm.ranking import rank_candidates
 from judge.llm.reply_judge import OpenAIJudge
@@ -64,9 +63,7 @@ class Client:
 
     def judge(self, mode: AnswerMode = "logprobs", repeats: int = 1) -> OpenAIJudge:
         config = self.config.model_copy(update={"api": self.config.api.model_copy(update={"repeats": repeats})})
-        access = api.EndpointLimiters(judge=Limiter(limits_from_config(config.api)), second=None)
-        found = api.ProbedEndpoints(judge=able(mode), second=None)
-        return build_api_panel(config, WORLD / "data", WORLD / "base", found, access, log=None).judge
+        return api.build_endpoint_judge(config, config.api, able(mode), log=None).judge
 
     async def verdict(
         self, rubric: Rubric, task: JudgeTask, text: str, sound: Speech, mode: AnswerMode = "logprobs"
@@ -227,9 +224,8 @@ def test_pairs_and_groups_are_put_in_order() -> None:
 def test_the_whole_panel_hears_and_asks_the_server() -> None:
     async def scenario() -> Any:
         async with served() as client:
-            access = api.EndpointLimiters(judge=Limiter(limits_from_config(client.config.api)), second=None)
             found = await api.probe_endpoints(client.config)
-            panel = build_api_panel(client.config, WORLD / "data", WORLD / "base", found, access, log=None)
+            panel = build_api_panel(client.config, WORLD / "data", WORLD / "base", found, log=None)
             return await panel.score(reply(RIGHT), good(), SUM)
 
     judged = run(scenario())

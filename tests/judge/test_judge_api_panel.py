@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from conf.endpoints import ApiConfig, SecondConfig
 from conf.judging import JudgeConfig
 from judge.agreement import RatedReply
-from judge.endpoint.limits import Limiter
-from judge.llm.build import EndpointLimiters, build_api_panel, limits_from_config, probe_endpoints
+from judge.llm.build import build_api_panel, probe_endpoints
 from judge.llm.calibration import fit_calibration, save_calibrations
 from judge.llm.pairwise import add_floor_wins, compute_win_rates, score_unopposed
 from judge.llm.panel import ApiPanel, SecondJudge
@@ -39,10 +38,7 @@ def config_of(server: JudgeServer, *, second: JudgeServer | None = None, **chang
 
 
 async def panel_of(config: JudgeConfig, log: Path | None = None) -> ApiPanel:
-    access = EndpointLimiters(
-        judge=Limiter(limits_from_config(config.api)), second=Limiter(limits_from_config(config.second))
-    )
-    return build_api_panel(config, WORLD / "data", WORLD / "base", await probe_endpoints(config), access, log=log)
+    return build_api_panel(config, WORLD / "data", WORLD / "base", await probe_endpoints(config), log=log)
 
 
 def last_word(body: dict[str, Any]) -> float:
@@ -171,7 +167,7 @@ def test_a_second_judge_is_asked_about_a_share_and_changes_no_reward(tmp_path: P
     assert {call["case"] for call in calls} == {f"p/{i} v1" for i in range(40)}, "the log names the reply"
     assert {call["case"] for call in calls if call["model"] == "other"} == {f"p/{one.index} v1" for one in asked}
     again = SecondJudge(judge=None, share=0.5)  # type: ignore[arg-type]
-    assert {one.index for one in asked} == {i for i in range(40) if again.hears(replace(reply(TEXT), index=i))}
+    assert {one.index for one in asked} == {i for i in range(40) if again.is_asked_about(replace(reply(TEXT), index=i))}
 
 
 def test_a_second_judge_that_fails_is_missing_in_the_opinion_alone() -> None:

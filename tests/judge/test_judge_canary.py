@@ -119,9 +119,9 @@ def test_each_canary_is_what_its_name_says() -> None:
     assert np.array_equal(stuck[2400:], stuck[:-2400]) and np.abs(stuck).max() == np.abs(WAVE).max()
     assert Counter(birds["repeated word"].transcript.split()) == {"certainly": 8}
     louder = birds["louder copy"]
-    assert louder.like is not None
+    assert louder.must_not_beat is not None
     gain = measure.measure_speech_level(louder.speech.wave, RATE) - measure.measure_speech_level(
-        louder.like.wave, RATE
+        louder.must_not_beat.wave, RATE
     )
     assert gain == pytest.approx(20 * np.log10(0.99 / 0.25), abs=0.01)
     assert abs(np.corrcoef(birds["noise"].speech.wave, WAVE)[0, 1]) < 0.1
@@ -133,7 +133,7 @@ def test_every_axis_is_tested_by_what_reaches_it() -> None:
             assert bird.axes == {"semantic", "holistic"}
         if "semantic" in bird.axes:
             assert bird.transcript != HEARD
-        if bird.axes & {"acoustic", "holistic"} and bird.like is None:
+        if bird.axes & {"acoustic", "holistic"} and bird.must_not_beat is None:
             assert not np.array_equal(bird.speech.wave, WAVE)
     axes = Counter(axis for bird in make_canaries(HEARD, REPLY) for axis in bird.axes)
     assert axes == {"semantic": 5, "acoustic": 4, "holistic": 6}

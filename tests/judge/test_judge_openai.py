@@ -291,9 +291,9 @@ def test_an_outage_longer_than_a_run_waits_is_missing_by_the_breaker() -> None:
 class Looked(Limiter):
     looks = 0
 
-    async def down_s(self) -> float:
+    def down_s(self) -> float:
         self.looks += 1
-        return await super().down_s()
+        return super().down_s()
 
 
 def test_calls_that_come_late_in_an_outage_do_not_wait_for_all_of_it_again() -> None:
@@ -317,7 +317,7 @@ def test_a_call_that_waits_behind_an_open_breaker_gives_up_too() -> None:
     async def test() -> None:
         slow = limits(concurrency=1, breaker_failures=1, breaker_rest_s=60)
         limiter = Limiter(slow)
-        await limiter.release(await limiter.acquire(1.0), ok=False, spent=0.0)
+        limiter.release(await limiter.acquire(1.0), ok=False, spent=0.0)
         async with JudgeServer() as server:
             verdict = await score(judge_of(server, limiter=limiter, outage_s=0.2))
         assert isinstance(verdict, MissingVerdict) and verdict.kind == "breaker"
@@ -416,7 +416,7 @@ def test_two_replies_that_fail_by_themselves_keep_nobody_waiting() -> None:
             bad = await asyncio.gather(*cases)
             good = await score(judge, SEMANTIC_RUBRIC, "four", tone(3))
         assert [verdict.kind for verdict in bad if isinstance(verdict, MissingVerdict)] == ["server", "server"]
-        assert isinstance(good, ScoredVerdict) and limiter.state().opened and await limiter.down_s() == 0
+        assert isinstance(good, ScoredVerdict) and limiter.state().opened and limiter.down_s() == 0
 
     run(test())
 
@@ -466,7 +466,7 @@ def test_a_cancelled_call_gives_its_lease_back(when: str) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await call
             if held is not None:
-                await limiter.release(held, ok=None, spent=0.0)
+                limiter.release(held, ok=None, spent=0.0)
             assert limiter.state().in_flight == limiter.state().waiting == 0
             scored(await score(judge))
 

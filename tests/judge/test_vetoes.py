@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.judging import RESERVED_FIGURES, VETO_MEASURES, PluginConfig, VetoConfig
-from judge.panel import LOGGED_FAULTS, Panel
+from judge.panel import LOGGED_FAULTS, Panel, combine_reward
 from judge.rules import vetoes
 from judge.rules.acoustic import SoundMeasurements
 from judge.rules.plugins import OnnxPredictor
@@ -174,11 +174,11 @@ def test_the_veto_holds_when_others_have_judged_the_axes() -> None:
     panel = vetoing(LOOP)
     for axes in (best, down):
         held = judged(panel, looped)
-        assert panel.reward(axes, held) == held.reward
-    assert value(panel.reward(best, judged(panel, plain))) == 5.0
-    assert isinstance(panel.reward(down, judged(panel, plain)), MissingVerdict)
+        assert combine_reward(axes, held, panel.weights) == held.reward
+    assert value(combine_reward(best, judged(panel, plain), panel.weights)) == 5.0
+    assert isinstance(combine_reward(down, judged(panel, plain), panel.weights), MissingVerdict)
     unknown = vetoing(MOS, plugins=(Gauge(CallFailed("malformed", "nan")),))
-    assert isinstance(unknown.reward(best, judged(unknown)), MissingVerdict)
+    assert isinstance(combine_reward(best, judged(unknown), unknown.weights), MissingVerdict)
 
 
 def test_nothing_is_vetoed_that_nobody_heard() -> None:
@@ -210,7 +210,7 @@ def test_the_turn_as_a_whole_is_missing_until_others_have_judged_it() -> None:
     axes = {**found.axes, "holistic": ScoredVerdict(value=1.0, judge="api/1")}
     weights = {"semantic": 0.6, "acoustic": 0.4, "holistic": 1.0}
     expected = sum(weight * value(axes[name]) for name, weight in weights.items()) / 2.0
-    assert value(panel.reward(axes, found)) == pytest.approx(expected)
+    assert value(combine_reward(axes, found, panel.weights)) == pytest.approx(expected)
 
 
 def test_what_holds_everywhere_holds_on_every_axis_that_counts() -> None:
@@ -227,4 +227,4 @@ def test_a_weighted_axis_without_a_verdict_is_a_programming_error() -> None:
     panel = panel_hearing(Parrot(TEXT), holistic=1.0)
     found = judged(panel)
     with pytest.raises(AssertionError, match="holistic"):
-        panel.reward({name: found.axes[name] for name in ("semantic", "acoustic")}, found)
+        combine_reward({name: found.axes[name] for name in ("semantic", "acoustic")}, found, panel.weights)

@@ -96,7 +96,7 @@ def test_the_gradient_is_that_of_a_plain_model_over_embeddings(folder: Path, fam
         embedded = model.get_input_embeddings()(torch.tensor(anchor.prompt_ids + anchor.ids))
         if anchor.features is not None:
             vectors = torch.from_numpy(anchor.features.vectors).double()
-            embedded = embedded.index_copy(0, torch.tensor(anchor.features.at), vectors)
+            embedded = embedded.index_copy(0, torch.tensor(anchor.features.steps), vectors)
         logits = model(inputs_embeds=embedded[None]).logits[0, len(anchor.prompt_ids) - 1 : -1]
         counted = torch.tensor([letter != "P" for letter in anchor.channels])
         losses.append(F.cross_entropy(logits[counted], torch.tensor(anchor.ids)[counted]))
@@ -106,7 +106,7 @@ def test_the_gradient_is_that_of_a_plain_model_over_embeddings(folder: Path, fam
     assert relative_error(gradient, expected) < 1e-5
     heard = next(anchor for anchor in batch(family).anchors if anchor.features is not None)
     assert heard.features is not None
-    place = heard.prompt_ids[heard.features.at[0]]
+    place = heard.prompt_ids[heard.features.steps[0]]
     table = gradient["model.embed_tokens.weight"]
     assert table.abs().sum(1)[place] == 0 < table.abs().sum(1)[family.stop_ids[0]]
 

@@ -77,7 +77,7 @@ def test_features_stand_at_their_own_prompts_steps(data: st.DataObject, streams:
         (int(begin) + step, vector.tolist())
         for begin, row in zip(begins, packed, strict=False)
         if row.features is not None
-        for step, vector in zip(row.features.at, row.features.vectors, strict=True)
+        for step, vector in zip(row.features.steps, row.features.vectors, strict=True)
     ]
     assert list(zip(micro.at_K.tolist(), micro.features_KH.tolist(), strict=True)) == wanted
     assert micro.features_KH.dtype == torch.float32

@@ -12,7 +12,7 @@ from statistics import fmean
 
 import pytest
 
-from conf.study import BASE_METHOD, MAIN_ARM
+from conf.study import BASE_METHOD, MAIN_ARM, BootstrapConfig
 from judge.rules.acoustic import DECENCY_LIMITS
 from report.study import measures
 from report.study import tables as study_tables
@@ -20,14 +20,14 @@ from report.study.comparison import StudyRow, pair_seeds
 from report.study.data import average_columns, build_study_data, find_pareto_front
 from report.study.findings import Study, StudyCell, StudyFindings, compute_findings
 from report.study.measures import HELD_OUT_MEASURES
-from report.study.paired import Bootstrap, IntervalEstimate, sign_test
+from report.study.paired import IntervalEstimate, sign_test
 from report.study.trials import is_finished, read_trial
 from report.study.write import write_study_files
 from tests.helpers.synthetic_diagnostics import diagnosis
 from tests.helpers.synthetic_run import write_lines
 from tests.helpers.synthetic_study import make_trial
 
-FEW = Bootstrap(draws=200)
+FEW = BootstrapConfig(draws=200)
 
 
 def cells(

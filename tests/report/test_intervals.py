@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
+from conf.study import BootstrapConfig
 from report.records import Evaluation, HeldOutReply
 from report.run import table
 from report.study.paired import (
-    Bootstrap,
     IntervalEstimate,
     estimate_difference,
     estimate_mean,
     replace_zero_width_interval,
 )
 
-FEW = Bootstrap(draws=200)
+FEW = BootstrapConfig(draws=200)
 
 
 def wilson_of_none(n: int) -> float:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
+from conf.study import BootstrapConfig
 from report.study.paired import (
-    Bootstrap,
     IntervalEstimate,
     bootstrap_token_distances,
     compute_jensen_shannon,
     compute_token_distances,
     count_signs,
-    draw_bootstrap_counts,
+    draw_prompts_and_seeds,
     estimate_difference,
     estimate_mean,
     estimate_mean_distance,
@@ -27,8 +27,8 @@ from report.study.paired import (
 )
 
 Floats = NDArray[np.float64]
-FEW = Bootstrap(draws=60, seed=3)
-MANY = Bootstrap(draws=20_000, seed=1)
+FEW = BootstrapConfig(draws=100, seed=3)
+MANY = BootstrapConfig(draws=20_000, seed=1)
 VALUE = st.one_of(st.none(), st.sampled_from([0.0, 1.0]), st.floats(-5, 5))
 
 
@@ -41,7 +41,7 @@ tables = st.integers(1, 4).flatmap(
 )
 
 
-def naive_mean(values: Floats, bootstrap: Bootstrap) -> IntervalEstimate:
+def naive_mean(values: Floats, bootstrap: BootstrapConfig) -> IntervalEstimate:
     """Draw by draw, prompt by prompt, seed by seed."""
     columns = [p for p in range(values.shape[1]) if not all(np.isnan(values[:, p]))]
     seeds = range(values.shape[0])
@@ -49,7 +49,7 @@ def naive_mean(values: Floats, bootstrap: Bootstrap) -> IntervalEstimate:
     if not there:
         return IntervalEstimate(None)
     point = sum(there) / len(there)
-    prompts_B, seeds_B = draw_bootstrap_counts((len(seeds), len(columns)), bootstrap)
+    prompts_B, seeds_B = draw_prompts_and_seeds((len(seeds), len(columns)), bootstrap)
     found: list[float] = []
     for prompt_times, seed_times in zip(prompts_B, seeds_B, strict=True):
         drawn: list[float] = []
@@ -111,11 +111,11 @@ def test_a_difference_is_that_of_the_pairs_that_both_have(
 
 
 def test_a_draw_takes_as_many_prompts_and_seeds_as_there_are_and_is_the_same_every_time() -> None:
-    first, again = draw_bootstrap_counts((3, 50), FEW), draw_bootstrap_counts((3, 50), FEW)
+    first, again = draw_prompts_and_seeds((3, 50), FEW), draw_prompts_and_seeds((3, 50), FEW)
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     assert (first[0].sum(axis=1) == 50).all() and (first[1].sum(axis=1) == 3).all()
-    assert (draw_bootstrap_counts((2, 50), FEW)[0] == first[0]).all(), "all methods of a study see the same prompts"
-    assert not (draw_bootstrap_counts((3, 50), Bootstrap(draws=60, seed=4))[0] == first[0]).all()
+    assert (draw_prompts_and_seeds((2, 50), FEW)[0] == first[0]).all(), "all methods of a study see the same prompts"
+    assert not (draw_prompts_and_seeds((3, 50), BootstrapConfig(draws=100, seed=4))[0] == first[0]).all()
 
 
 def test_with_one_seed_the_interval_is_that_of_the_mean_of_a_coin() -> None:
@@ -231,7 +231,7 @@ def test_distances_of_draws_equal_a_loop_over_prompts() -> None:
     chance = np.random.default_rng(0)
     ours, base = (chance.poisson(2, (2, 6, 5)).astype(float) for _ in range(2))
     found = bootstrap_token_distances(ours, base, FEW)
-    times, seeds = draw_bootstrap_counts((2, 6), FEW)
+    times, seeds = draw_prompts_and_seeds((2, 6), FEW)
     for b in range(FEW.draws):
         for s in range(2):
             p, q = (sum(times[b, i] * side[s, i] for i in range(6)) for side in (ours, base))
@@ -281,7 +281,7 @@ def held(ours: Floats, theirs: Floats, truth: float) -> tuple[int, float]:
     return count, sum(errors) / len(errors)
 
 
-COARSE = Bootstrap(draws=150)
+COARSE = BootstrapConfig(draws=150)
 
 
 def test_two_samples_of_one_source_are_0_apart() -> None:
@@ -317,7 +317,7 @@ def test_intervals_of_three_seeds_hold_the_truth_about_as_often_as_they_say() ->
     chance, count = np.random.default_rng(0), 0
     for _ in range(200):
         values = chance.normal(0, 1, (3, 1)) + chance.normal(0, 1, (1, 40)) + chance.normal(0, 0.5, (3, 40))
-        found = estimate_mean(values, Bootstrap(draws=200))
+        found = estimate_mean(values, BootstrapConfig(draws=200))
         assert found.lo is not None and found.hi is not None
         count += found.lo <= 0 <= found.hi
     assert count >= 176, "88 % of 200; percentiles alone hold it in 75 to 80 %"

@@ -141,7 +141,7 @@ def greedy(model: Any, prompt: Prompt, family: Family, budget: int) -> tuple[int
     """One id after another from whole embeddings, without grammar."""
     embedded: Tensor = model.get_input_embeddings()(torch.tensor(prompt.ids))
     if prompt.features is not None:
-        embedded[list(prompt.features.at)] = torch.from_numpy(prompt.features.vectors)
+        embedded[list(prompt.features.steps)] = torch.from_numpy(prompt.features.vectors)
     ids: list[int] = []
     while len(ids) < budget and (not ids or ids[-1] not in family.stop_ids):
         logits = model(inputs_embeds=embedded[None]).logits[0, -1]
@@ -159,7 +159,7 @@ def test_prompts_that_differ_in_their_vectors_alone_share_no_cached_prefix(engin
     changed = {"a": vectors, "b": -vectors, "c": vectors[::-1].copy(), "d": vectors.copy()}
     changed["d"][0] += 1.0  # in the middle of the prompt, one vector of forty
     asked = [
-        Prompt(id=name, ids=heard.ids, features=AudioFeatures(heard.features.at, one)) for name, one in changed.items()
+        Prompt(id=name, ids=heard.ids, features=AudioFeatures(heard.features.steps, one)) for name, one in changed.items()
     ]
     expected = {prompt.id: greedy(model, prompt, family, 24) for prompt in asked}
     assert len(set(expected.values())) == len(asked)

@@ -79,7 +79,7 @@ def test_the_module_holds_the_folders_numbers_and_reads_no_other_tensors(family:
         metadata={"format": "pt"},
     )
     names = TensorNameMap(((r"top\.(.*)", (r"\1",)), (r"encoder\..*", ())))
-    module = load_language_model(replace(family, path=folder, names=names))
+    module = load_language_model(replace(family, path=folder, tensor_names=names))
     state = module.state_dict()
     assert all(torch.equal(state[name], tensor.float()) for name, tensor in stored.items())
     assert module.lm_head.weight is module.model.embed_tokens.weight
@@ -88,10 +88,10 @@ def test_the_module_holds_the_folders_numbers_and_reads_no_other_tensors(family:
 def test_a_folder_that_lacks_a_tensor_or_has_one_too_many_is_refused(family: Family) -> None:
     lacking = TensorNameMap(((r"model\.norm\.weight", ()),))
     with pytest.raises(ValueError, match=r"lacks 1 of the model's tensors: model\.norm\.weight"):
-        load_language_model(replace(family, names=lacking))
+        load_language_model(replace(family, tensor_names=lacking))
     unknown = TensorNameMap(((r"model\.norm\.weight", (r"\g<0>", "model.second")),))
     with pytest.raises(ValueError, match=r"has 1 tensors that a tiny model has not: model\.second"):
-        load_language_model(replace(family, names=unknown))
+        load_language_model(replace(family, tensor_names=unknown))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -91,7 +91,7 @@ def test_vectors_take_the_place_of_embeddings(engine: TorchEngine, folder: Path)
     """A prompt whose vectors are the embeddings of other ids is a prompt of those ids."""
     table = load(folder).get_input_embeddings().weight.detach().numpy()
     said = Prompt(id="p", ids=(9, 10, 11, 12, 13))
-    vectors = AudioFeatures(at=(1, 3), vectors=np.asarray(table[[10, 12]], np.float32))
+    vectors = AudioFeatures(steps=(1, 3), vectors=np.asarray(table[[10, 12]], np.float32))
     heard = Prompt(id="p", ids=(9, 0, 11, 0, 13), features=vectors)
     how = sampling(group_size=2)
     assert {k: r.ids for k, r in collect(engine, [heard], how).items()} == {
@@ -131,7 +131,7 @@ def test_equal_prompts_are_read_once(engine: TorchEngine, monkeypatch: pytest.Mo
     collect(engine, prompts(1), sampling(max_new_tokens=2))
     assert passes == [0]
     passes.clear()
-    heard = [AudioFeatures(at=(1,), vectors=np.full((1, 64), i, np.float32)) for i in range(2)]
+    heard = [AudioFeatures(steps=(1,), vectors=np.full((1, 64), i, np.float32)) for i in range(2)]
     asked = [Prompt(id=f"p{i}", ids=(9, 0, 11), features=one) for i, one in enumerate(heard)]
     collect(engine, asked, sampling(group_size=2, max_new_tokens=2))
     assert passes == [0, 2]  # the ids are those of the other, the vectors are not

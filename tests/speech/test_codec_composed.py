@@ -40,7 +40,7 @@ def codec(glm4: Path) -> Codec:
 
 
 def test_a_tokenizer_with_a_decoder_beside_it_hears_at_16_and_speaks_at_22_khz(codec: Codec, glm4: Path) -> None:
-    assert (codec.ear_rate, codec.sample_rate, codec.frame_rate, codec.size) == (16_000, 22_050, 12.5, 64)
+    assert (codec.input_sample_rate, codec.sample_rate, codec.frame_rate, codec.size) == (16_000, 22_050, 12.5, 64)
     wave = speech(1.03)
     assert codec.encode(wave) == WhisperVQ(glm4).encode(wave)
 
@@ -49,7 +49,7 @@ def test_what_it_says_it_hears_as_as_many_codes(codec: Codec) -> None:
     wave = codec.decode([3, 1, 4])
     assert wave.dtype == np.float32
     assert len(wave) == 3 * 1764
-    assert len(codec.encode(audio.resample(wave, codec.sample_rate, codec.ear_rate))) == 3
+    assert len(codec.encode(audio.resample(wave, codec.sample_rate, codec.input_sample_rate))) == 3
     assert codec.encode(np.zeros(0, np.float32)) == []
     assert len(codec.decode([])) == 0
 
@@ -101,7 +101,7 @@ def test_both_halves_may_be_onnx(tmp_path: Path) -> None:
     write_decoder(tmp_path / "voice.onnx", sample_rate=24_000, frame_rate=25, samples=960)
     declare(tmp_path, kind="onnx", encoder="ear.onnx", decoder="voice.onnx")
     codec = load_codec(tmp_path)
-    assert (codec.ear_rate, codec.sample_rate, codec.frame_rate, codec.size) == (16_000, 24_000, 25, 64)
+    assert (codec.input_sample_rate, codec.sample_rate, codec.frame_rate, codec.size) == (16_000, 24_000, 25, 64)
     steps = np.repeat(np.array([0.0, 1.0, 0.5], np.float32), 640)
     assert codec.encode(steps) == [0, 63, 31]
     assert codec.encode(steps[:641]) == [0, 63]

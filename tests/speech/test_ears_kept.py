@@ -5,13 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from conf.schema import ModelConfig
 from speech.dataset import RowEncoder
-from speech.encoders.kept import AudioVectorCache
 from speech.encoders.step_audio2 import StepAudio2Encoder
 from speech.families import load_family
 from speech.families.base import Family
@@ -41,7 +38,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 @pytest.fixture
 def ear(family: Family, monkeypatch: pytest.MonkeyPatch) -> Counting:
     counting = Counting(family.path, ENCODER)
-    monkeypatch.setitem(vars(family), "_ear", counting)  # where it is kept once it is made
+    monkeypatch.setitem(vars(family), "_audio_encoder", counting)  # where it is kept once it is made
     return counting
 
 
@@ -80,26 +77,18 @@ def test_a_clip_that_is_too_long_is_refused_before_it_is_heard(family: Family, e
     assert ear.heard == 0
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), max_size=40), st.integers(0, 5))
-def test_the_least_lately_used_go_first_and_the_bytes_stay_bounded(uses: list[tuple[int, int]], limit: int) -> None:
-    kept, naive = AudioVectorCache(limit=4 * limit), list[tuple[int, AudioVectors]]()  # naive: the latest last
-    for name, length in uses:
-        known = next((pair for pair in naive if pair[0] == name), None)
-        found = kept.get((str(name),))
-        assert found is (known[1] if known else None)
-        if known is not None:
-            naive.remove(known)
-            naive.append(known)
-            continue
-        vectors = np.zeros((length, 1), np.float32)
-        kept.put((str(name),), vectors)
-        naive.append((name, vectors))
-        while sum(len(one) for _, one in naive) > limit:
-            naive.pop(0)
+@pytest.mark.parametrize(("rows_kept", "heard"), [(2, 2), (1, 4), (0, 4)])
+def test_vectors_are_kept_within_their_bytes(
+    family: Family, ear: Counting, data: Path, monkeypatch: pytest.MonkeyPatch, rows_kept: int, heard: int
+) -> None:
+    size = vectors(RowEncoder(family, data, 10.0), "a.wav").nbytes
+    monkeypatch.setattr("speech.dataset.VECTOR_CACHE_BYTES", rows_kept * size)
+    encoder, ear.heard = RowEncoder(family, data, 10.0), 0
+    first = [vectors(encoder, name) for name in ("a.wav", "b.wav", "a.wav", "b.wav")]
+    assert ear.heard == heard and np.array_equal(first[0], first[2]) and np.array_equal(first[1], first[3])
 
 
-def test_what_is_kept_cannot_be_written_in() -> None:
-    kept, vectors = AudioVectorCache(), np.zeros((1, 1), np.float32)
-    kept.put(("a",), vectors)
+def test_what_is_kept_cannot_be_written_in(family: Family, ear: Counting, data: Path) -> None:
+    kept = RowEncoder(family, data, 10.0).vectors(("a.wav",))
     with pytest.raises(ValueError, match="read-only"):
-        vectors[0, 0] = 1
+        kept[0, 0] = 1

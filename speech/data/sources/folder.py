@@ -49,10 +49,10 @@ class ConversionFolder:
     """The folder, locked, its files open where what is done ends. ValueError: it is another source's.
 
     Example:
-        with Folder(to, source, check) as folder:
+        with ConversionFolder(to, source, check) as folder:
             folder.manifest.write(line)
-            folder.note()
-            folder.finish()
+            folder.save_progress()
+            folder.publish()
     """
 
     def __init__(self, path: Path, source: dict[str, Any], check: Callable[[], None]) -> None:

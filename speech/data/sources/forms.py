@@ -123,7 +123,7 @@ def drop_null_keys(record: SourceRecord) -> dict[str, Any]:
 
 
 def detect_row_form(record: SourceRecord) -> SourceForm | None:
-    """Whose keys a row has; None: nobody's that are read, which goes to ``record.found``."""
+    """Whose keys a row has; None: nobody's that are read, which goes to ``record.problems``."""
     row = drop_null_keys(record)
     if "messages" in row:
         written = "".join(turn["content"] for turn in _list_turns(row) if isinstance(turn.get("content"), str))
@@ -146,7 +146,7 @@ def list_unread_keys(record: SourceRecord, form: SourceForm) -> set[str]:
 
 
 def draft_row(record: SourceRecord, form: SourceForm) -> DraftRow | None:
-    """The row, or None; what is wrong with it goes to ``record.found``."""
+    """The row, or None; what is wrong with it goes to ``record.problems``."""
     problems, checked = record.problems, None
     problems += _check_prompt_keys(drop_null_keys(record), form)
     match validate_model(FORM_MODELS[form], drop_null_keys(record), problems):

@@ -29,8 +29,8 @@ class ClipStore:
     """Puts clips below ``folder``/audio.
 
     Example:
-        keeper = Keeper(folder, root=manifest.parent, max_seconds=60.0, clips)
-        name = keeper.keep("q/17.wav", members=None)     # audio/3f/3fa0....wav
+        store = ClipStore(folder, root, max_seconds=60.0, clips=clips)
+        name = store.store_clip("q/17.wav", members=None)     # audio/3f/3fa0....wav
     """
 
     def __init__(self, folder: Path, root: Path, max_seconds: float, clips: ClipInspector) -> None:

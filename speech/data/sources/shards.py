@@ -30,28 +30,33 @@ CLIP_SUFFIXES = {suffix.removeprefix(".") for suffix in READABLE_SUFFIXES} | FOR
 class _Sample:
     """What was read of a sample so far."""
 
-    def __init__(self, key: str, again: bool) -> None:
-        """``again``: other files of it came before, and were a sample."""
-        self.key, self.again = key, again
+    def __init__(self, key: str, is_repeated: bool) -> None:
+        """``is_repeated``: other files of it came before, and were a sample."""
+        self.key, self.is_repeated = key, is_repeated
         self.text: bytes | None = None
         self.clips: dict[str, bytes] = {}
         self.files: list[str] = []  # names of all of them but the row
         self.size = self.count = 0
-        self.found: RowProblems = []
+        self.problems: RowProblems = []
 
     def to_record(self, file: Path) -> SourceRecord:
         content = None
-        if self.again:
-            self.found.append(("", f"{ADJACENT_FILES_RULE}: some of this one came before"))
+        if self.is_repeated:
+            self.problems.append(("", f"{ADJACENT_FILES_RULE}: some of this one came before"))
         elif self.text is None:
+<<<<<<< HEAD
             dotted = next((name for name in self.files if name.endswith(".json")), None)
             why = ADJACENT_FILES_RULE if dotted is None else f"a key ends at the first dot of a name: got {dotted}"
             self.found.append(("json", f"the sample must hold this file; {why}"))
+=======
+            self.problems.append(("json", f"the sample must hold this file; {ADJACENT_FILES_RULE}"))
+>>>>>>> main
         else:
-            content = parse_object(self.text, self.found)
+            content = parse_object(self.text, self.problems)
         if content is not None:
             _name_conventional_clips(content, self.clips, self.found)
         members = self.clips | {f"{self.key}.{name}": clip for name, clip in self.clips.items()}
+<<<<<<< HEAD
         return SourceRecord(
             file=file,
             key=self.key,
@@ -60,6 +65,9 @@ class _Sample:
             members=members,
             files=tuple(self.files),
         )
+=======
+        return SourceRecord(file=file, key=self.key, content=content, problems=self.problems, members=members)
+>>>>>>> main
 
 
 def read_shard_samples(file: Path) -> Iterator[SourceRecord]:
@@ -75,12 +83,12 @@ def read_shard_samples(file: Path) -> Iterator[SourceRecord]:
                 if sample is None or sample.key != key:
                     if sample is not None:
                         yield sample.to_record(file)
-                    sample = _Sample(key, again=hash(key) in keys)
+                    sample = _Sample(key, is_repeated=hash(key) in keys)
                     keys.add(hash(key))
                 _add_member(raw, member, suffix.lower(), sample)
     except (ValueError, OSError) as error:
         if sample is not None:
-            sample.found.append(("", f"the archive cannot be read any further: {error}"))
+            sample.problems.append(("", f"the archive cannot be read any further: {error}"))
         else:
             why = _name_kind(file) or str(error)
             yield SourceRecord(
@@ -110,7 +118,7 @@ def _add_member(file: BinaryIO, member: TarMember, suffix: str, sample: _Sample)
     elif suffix in sample.clips or (suffix == "json" and sample.text is not None):
         wrong = "must not be there twice"
     if wrong is not None:
-        sample.found += [(suffix, wrong)] * bool(wrong)
+        sample.problems += [(suffix, wrong)] * bool(wrong)
         return
     if not wanted:
         return

@@ -5,42 +5,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from conf.schema import ModelConfig
+from speech import dataset
 from speech.codecs.base import Wave
 from speech.codecs.mel import MelCodec
+from speech.data import clips
 from speech.data.clips import ClipInspector
 from speech.data.manifest import ManifestRow
 from speech.dataset import RowEncoder, RowLengths
 from speech.families import load_family
 from speech.families.base import Family
 from speech.sound import audio
-from store import recent
-from store.recent import RecentDict
 from tests.helpers.micro_world import clip
-
-
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers()), max_size=40), st.integers(1, 4))
-def test_the_last_keys_that_were_put_in_are_known(puts: list[tuple[int, int]], most: int) -> None:
-    naive: list[tuple[int, int]] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recent, "RECENT_DICT_SIZE", most)
-        known: RecentDict[int, int] = RecentDict()
-        for key, value in puts:
-            known[key] = value
-            at = next((i for i, pair in enumerate(naive) if pair[0] == key), len(naive))
-            naive[at : at + 1] = [(key, value)]  # put in again: as old as before
-            naive = naive[-most:]
-            assert list(known.items()) == naive
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three clips, of which two can be remembered."""
     monkeypatch.setenv("WAVGATE_CACHE", "off")
-    monkeypatch.setattr(recent, "RECENT_DICT_SIZE", 2)
+    for module in (clips, dataset):
+        monkeypatch.setattr(module, "MAX_KNOWN_CLIPS", 2)
     for name in "abc":
         audio.write(tmp_path / f"{name}.wav", clip(0.3, ord(name)), 16_000)
     return tmp_path
@@ -93,10 +78,10 @@ def test_headers_are_read_again_when_they_are_forgotten_one_by_one(
     family: Family, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = counted(monkeypatch, audio, "read_audio_header")
-    lengths, clips = RowLengths(family, data), ClipInspector(data, 60.0, deep=False)
+    lengths, inspector = RowLengths(family, data), ClipInspector(data, 60.0, deep=False)
     for name in "abcbc":
         lengths.count_ids(row(name))
     assert len(read) == 3
     for name in "abcbc":
-        assert not list(clips.find_problems([("audios[0]", f"{name}.wav")]))
+        assert not list(inspector.find_problems([("audios[0]", f"{name}.wav")]))
     assert len(read) == 6
