@@ -44,30 +44,22 @@ class _Sample:
         if self.is_repeated:
             self.problems.append(("", f"{ADJACENT_FILES_RULE}: some of this one came before"))
         elif self.text is None:
-<<<<<<< HEAD
             dotted = next((name for name in self.files if name.endswith(".json")), None)
             why = ADJACENT_FILES_RULE if dotted is None else f"a key ends at the first dot of a name: got {dotted}"
-            self.found.append(("json", f"the sample must hold this file; {why}"))
-=======
-            self.problems.append(("json", f"the sample must hold this file; {ADJACENT_FILES_RULE}"))
->>>>>>> main
+            self.problems.append(("json", f"the sample must hold this file; {why}"))
         else:
             content = parse_object(self.text, self.problems)
         if content is not None:
-            _name_conventional_clips(content, self.clips, self.found)
+            _name_conventional_clips(content, self.clips, self.problems)
         members = self.clips | {f"{self.key}.{name}": clip for name, clip in self.clips.items()}
-<<<<<<< HEAD
         return SourceRecord(
             file=file,
             key=self.key,
             content=content,
-            problems=self.found,
+            problems=self.problems,
             members=members,
             files=tuple(self.files),
         )
-=======
-        return SourceRecord(file=file, key=self.key, content=content, problems=self.problems, members=members)
->>>>>>> main
 
 
 def read_shard_samples(file: Path) -> Iterator[SourceRecord]:
