@@ -47,7 +47,7 @@ def check_ends(family: Family) -> None:
         file = family.path / name
         config = read_json(file) if file.is_file() else {}
         for key in ("eos_token_id", "eos_token_ids"):
-            others = [end for end in _listed(config.get(key)) if end not in ends]
+            others = [end for end in _listed(config.get(key)) if type(end) is not int or end not in ends]
             if others:
                 rule = f"must be of the ids that end a reply of {family.name}, {sorted(ends)}"
                 raise ValueError(f"{file}: {key} {rule}: got {', '.join(map(str, others))}")

@@ -384,3 +384,7 @@ def test_an_id_that_ends_a_reply_elsewhere_and_not_here_is_refused(
         return
     with pytest.raises(ValueError, match=rf"generation_config.json: eos_token_id must be .*: got {other}$"):
         check_ends(family)
+    for wrong in ([[other]], {"a": 1}, True):
+        file.write_text(json.dumps({"eos_token_id": wrong}))
+        with pytest.raises(ValueError, match="eos_token_id must be of the ids that end a reply"):
+            check_ends(family)
