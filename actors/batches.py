@@ -40,20 +40,20 @@ class CollectedBatch:
     step: int
     rows: tuple[ManifestRow, ...]
     anchors: tuple[TrainingReply, ...]
-    harvest: JudgedBatch
+    judged: JudgedBatch
     pairs: tuple[PreferencePair, ...] = ()  # of data.pairs
     draw: DrawnRows
 
     @property
     def ahead(self) -> PrefetchedBatch:
         """What a checkpoint keeps of it."""
-        harvest = self.harvest
+        judged = self.judged
         return PrefetchedBatch(
             draw=self.draw,
-            groups=tuple(group.replies for group in harvest.groups),
-            generate_s=harvest.generate_s,
-            judge_s=harvest.judge_s,
-            overlap_s=harvest.overlap_s,
+            groups=tuple(group.replies for group in judged.groups),
+            generate_s=judged.generate_s,
+            judge_s=judged.judge_s,
+            overlap_s=judged.overlap_s,
         )
 
 
@@ -161,13 +161,13 @@ class BatchScheduler:
     async def _collect_batch(self, draw: DrawnRows) -> CollectedBatch:
         """Sampled, judged and encoded."""
         examples = await self._examples(draw)
-        harvest = JudgedBatch.without_replies()
+        judged = JudgedBatch.without_replies()
         if self._config.algo.samples_at(draw.step):
             rows = [self._job.train[i] for i in draw.prompts]
-            harvest = await self._sample(draw.step, rows, examples[: len(draw.prompts)])
-            refill_prompts, harvest = await self._refill_groups(draw, harvest)
-            return await self._assemble_batch(replace(draw, prompts=draw.prompts + refill_prompts), examples, harvest)
-        return await self._assemble_batch(draw, examples, harvest)
+            judged = await self._sample(draw.step, rows, examples[: len(draw.prompts)])
+            refill_prompts, judged = await self._refill_groups(draw, judged)
+            return await self._assemble_batch(replace(draw, prompts=draw.prompts + refill_prompts), examples, judged)
+        return await self._assemble_batch(draw, examples, judged)
 
     async def _restore_batch(self, ahead: PrefetchedBatch) -> CollectedBatch:
         """The batch of a checkpoint."""
@@ -177,13 +177,13 @@ class BatchScheduler:
             ReplyGroup(prompt=example_to_prompt(example), replies=replies)
             for example, replies in zip(examples, ahead.groups, strict=False)  # none: nothing was sampled
         )
-        harvest = JudgedBatch(
+        judged = JudgedBatch(
             groups=groups,
             generate_s=ahead.generate_s,
             judge_s=ahead.judge_s,
             overlap_s=ahead.overlap_s,
         )
-        return await self._assemble_batch(draw, examples, harvest)
+        return await self._assemble_batch(draw, examples, judged)
 
     async def _examples(self, draw: DrawnRows) -> list[Example]:
         """Of the prompts and of the further anchors behind them."""
@@ -191,14 +191,14 @@ class BatchScheduler:
         return await encode_rows(self._fleet.rollout, self._config.data.train, rows)
 
     async def _assemble_batch(
-        self, draw: DrawnRows, examples: Sequence[Example], harvest: JudgedBatch
+        self, draw: DrawnRows, examples: Sequence[Example], judged: JudgedBatch
     ) -> CollectedBatch:
         further = examples[len(examples) - len(draw.further) :]
         return CollectedBatch(
             step=draw.step,
             rows=tuple(self._job.train[i] for i in draw.prompts),
             anchors=tuple(map(example_to_anchor, (*examples[: draw.own], *further))),
-            harvest=harvest,
+            judged=judged,
             pairs=await self._encode_pairs([self._job.pairs[i] for i in draw.pairs]),
             draw=draw,
         )
@@ -225,23 +225,23 @@ class BatchScheduler:
             progress=self._monitor.tick,
         )
 
-    async def _refill_groups(self, draw: DrawnRows, harvest: JudgedBatch) -> tuple[tuple[int, ...], JudgedBatch]:
+    async def _refill_groups(self, draw: DrawnRows, judged: JudgedBatch) -> tuple[tuple[int, ...], JudgedBatch]:
         """Further prompts, and all groups with theirs, until as many groups differ as a step has prompts, or
         its rounds are over.
         """
         algo, wanted = self._config.algo, self._config.rollout.prompts_per_step
         drawn = list(draw.prompts)
         for _ in range(algo.refill_rounds if algo.equal_groups == "refill" else 0):
-            different = sum(has_nonzero_advantage(group, self._config) for group in harvest.groups)
+            different = sum(has_nonzero_advantage(group, self._config) for group in judged.groups)
             if different >= wanted or len(drawn) == len(self._job.train):
                 break
             lacking = ceil((wanted - different) * len(drawn) / max(different, 1))
             refill_prompts = self._draw_beside(drawn, min(lacking, wanted, len(self._job.train) - len(drawn)))
             rows = [self._job.train[i] for i in refill_prompts]
             examples = await encode_rows(self._fleet.rollout, self._config.data.train, rows)
-            harvest = join_judged_batches(harvest, await self._sample(draw.step, rows, examples))
+            judged = join_judged_batches(judged, await self._sample(draw.step, rows, examples))
             drawn += refill_prompts
-        return tuple(drawn[len(draw.prompts) :]), harvest
+        return tuple(drawn[len(draw.prompts) :]), judged
 
     def _draw_beside(self, drawn: Sequence[int], count: int) -> list[int]:
         """The next ``count`` rows that are not among those that were drawn."""

@@ -143,7 +143,7 @@ def summarise_evaluation(
         truncated=mean_or_none([float(reply.finish == "length") for reply, _ in batch.replies]),
         well_formed=mean_or_none([float(reply.well_formed) for reply, _ in batch.replies]),
         by_task={kind: _average_figure(group, "heard_right") for kind, group in of_type.items()},
-        took_s=batch.generate_s + batch.judge_s or None,  # a harvest that nobody timed has 0
+        took_s=batch.generate_s + batch.judge_s or None,  # a batch that nobody timed has 0
     )
 
 

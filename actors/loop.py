@@ -122,7 +122,7 @@ class Driver:
         self._run.step = step
         self._batches.start(step)
         batch = await self._batches.wait_for_batch()
-        check_outage([judged for _, judged in batch.harvest.replies], self._config.judge.max_missing)
+        check_outage([judged for _, judged in batch.judged.replies], self._config.judge.max_missing)
         self._batches.start(step)  # S=1: the next batch, while this one is learnt
         learn = time.perf_counter()
         self._monitor.begin_phase("learn")
@@ -144,7 +144,7 @@ class Driver:
         self._record(batch, decision, result, {**times, "time/step": time.perf_counter() - start})
 
     async def _decide(self, batch: CollectedBatch) -> StepDecision:
-        groups, algo = batch.harvest.groups, self._config.algo
+        groups, algo = batch.judged.groups, self._config.algo
         penalties = None
         if algo.kl_in == "reward" and algo.kl.any and groups:
             penalties = await self._fleet.learner.compute_kl_penalties(select_rewarded_rollouts(groups))
@@ -166,18 +166,18 @@ class Driver:
     def _record(
         self, batch: CollectedBatch, decision: StepDecision, result: StepResult, times: dict[str, float]
     ) -> None:
-        idle = self._fleet.compute_idle_shares({**times, "time/generate": batch.harvest.generate_s})
+        idle = self._fleet.compute_idle_shares({**times, "time/generate": batch.judged.generate_s})
         metrics: dict[str, float] = {"step": batch.step, "policy_version": result.version}
         metrics |= {
-            **compute_reply_metrics(batch.harvest, batch.step),
-            **compute_diversity_metrics(batch.harvest.groups),
+            **compute_reply_metrics(batch.judged, batch.step),
+            **compute_diversity_metrics(batch.judged.groups),
             **decision.metrics,
             **result.metrics,
             **self._diagnoses.record(batch.step),
             **times,
             **idle,
         }
-        record_step(self._run, batch.step, batch.rows, batch.harvest.groups, decision, result, self._config, metrics)
+        record_step(self._run, batch.step, batch.rows, batch.judged.groups, decision, result, self._config, metrics)
         self._monitor.step(batch.step, metrics)
 
     def _state_after(self, step: int) -> DriverState:

@@ -179,5 +179,5 @@ async def _evaluate_rows(config: Config, manifest: Path, rows: Sequence[Manifest
     finally:
         worker.close()
     groups = tuple(ReplyGroup(prompt=prompt, replies=(judged[prompt.id],)) for prompt in prompts)
-    harvest, step = JudgedBatch(groups=groups, generate_s=0.0, judge_s=0.0), read_export_step(config.model.path)
-    return summarise_evaluation(rows, harvest, step=step, split="test", when="after" if step else "before")
+    judged_batch, step = JudgedBatch(groups=groups, generate_s=0.0, judge_s=0.0), read_export_step(config.model.path)
+    return summarise_evaluation(rows, judged_batch, step=step, split="test", when="after" if step else "before")

@@ -82,11 +82,8 @@ class Panel:
             figures |= _collect_word_figures(reply.text, "", task)
             figures |= {} if task.style is None else {"style_followed": float(False)}
         else:
-            transcription = (
-                self._transcribe(speech)
-                if known_transcript is None
-                else CachedTranscript(transcript=known_transcript, cached=False)
-            )
+            known = None if known_transcript is None else CachedTranscript(transcript=known_transcript, cached=False)
+            transcription = known or self._transcribe(speech)
             if isinstance(transcription, MissingVerdict):
                 axes = self._everywhere(transcription)
             else:

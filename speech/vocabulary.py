@@ -80,6 +80,7 @@ class Vocabulary:
             raise ValueError(f"{file}: cannot be read as a tokenizer: {error}") from error
         ordinary = frozenset(plain.values()) - frozenset(specials.values())
         check_companion_files(file, {**plain, **specials})
+        _check_merges(file, content["model"].get("merges"))
         return cls(file, BytePairEncoding(tokenizer), ordinary, specials)
 
     @classmethod
@@ -229,6 +230,22 @@ def _read_added_tokens(file: Path, content: Mapping[str, Any]) -> dict[str, int]
         return {str(token["content"]): int(number) for number, token in added.items()}
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{file}: added_tokens_decoder must give each id an object with content") from None
+
+
+def _check_merges(file: Path, merges: object) -> None:
+    """ValueError: a merges.txt beside ``file`` merges other pairs, or in another order."""
+    other = file.with_name("merges.txt")
+    if not other.is_file():
+        return
+    lines = [line.rstrip("\r") for line in other.read_text(encoding="utf-8", errors="replace").split("\n")]
+    lines = lines[1:] if lines[0].startswith("#version") else lines
+    theirs = [line for line in lines if line]
+    given = merges if isinstance(merges, list) else []
+    mine = [pair if isinstance(pair, str) else " ".join(map(str, pair)) for pair in given]
+    if theirs != mine:
+        place = next((i for i, (read, used) in enumerate(zip(theirs, mine, strict=False)) if read != used), None)
+        got = f"{len(theirs)} for {len(mine)}" if place is None else f"{theirs[place]!r} for {mine[place]!r}"
+        raise ValueError(f"{other}: must have the merges of {file.name}, which is read: got {got}")
 
 
 def _check_model(file: Path, content: Mapping[str, Any], wanted: str) -> None:

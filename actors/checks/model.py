@@ -38,7 +38,8 @@ def check_attention_heads(config: Config, family: Family) -> None:
 def check_ends(family: Family) -> None:
     """ValueError: a file of the folder names an id that ends a reply in transformers and vLLM, and not here.
 
-    Both stop at every id that generation_config.json or config.json lists; here the family's stop ids do.
+    Both stop at every id that generation_config.json or config.json lists, and at the tokenizer's own eos_token;
+    here the family's stop ids do.
     """
     if family.own_ends:
         return
@@ -47,10 +48,17 @@ def check_ends(family: Family) -> None:
         file = family.path / name
         config = read_json(file) if file.is_file() else {}
         for key in ("eos_token_id", "eos_token_ids"):
-            others = [end for end in _listed(config.get(key)) if end not in ends]
+            others = [end for end in _listed(config.get(key)) if type(end) is not int or end not in ends]
             if others:
                 rule = f"must be of the ids that end a reply of {family.name}, {sorted(ends)}"
                 raise ValueError(f"{file}: {key} {rule}: got {', '.join(map(str, others))}")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = family.path / name
+        token = read_json(file).get("eos_token") if file.is_file() else None
+        spelt = token.get("content") if isinstance(token, dict) else token
+        if spelt is not None and family.vocabulary.specials.get(str(spelt)) not in ends:
+            rule = f"must be of the tokens that end a reply of {family.name}, {sorted(ends)}"
+            raise ValueError(f"{file}: eos_token {rule}: got {spelt}")
 
 
 def _listed(ids: Any) -> list[Any]:

@@ -38,13 +38,13 @@ class ClipInfo:
     """A clip. Where only its header was read, nobody knows the sound: ``sound`` is None."""
 
     seconds: float
-    peak: float = 1.0
+    peak: float = 1.0  # farthest sample from the middle of all: a constant is no sound
     sound: SoundHash | None = None
 
     @classmethod
     def from_wave(cls, wave: audio.Wave, rate: int) -> "ClipInfo":
         """What decoded samples are."""
-        peak = float(np.abs(wave).max())
+        peak = float(np.ptp(wave)) / 2
         features = _sketch(wave.astype(np.float64))
         first_hash, other = (
             _hash_bytes(f"{len(wave)} {rate}".encode() + np.floor(features + shift).astype(np.int32).tobytes())

@@ -21,6 +21,7 @@ from speech.data.sources.record import SourceRecord
 
 SAVE_INTERVAL_ROWS = 64  # rows of the source between two notes of how far it is
 FORM_CHECK_ROWS = 1000  # rows of the source before one must have been of a form that is read
+MAX_ROW_PROBLEMS = 100  # of one row that are written down
 MAX_COUNTED_NAMES = 100  # of reasons and keys that are counted apart; a hostile source has no end of them
 
 
@@ -109,6 +110,7 @@ def _convert_row(
     if drafted is None:
         return None
     wanted = _choose_row_id(record, drafted.fields["id"], progress.done)
+    _count_names(progress.unread, _list_unread_files(record, drafted))
     content = _store_clips(record, drafted, keeper) | {"id": wanted}
     if record.problems:
         return None
@@ -124,6 +126,12 @@ def _convert_row(
         record.problems.append(("", f"must have at most {MAX_LINE} bytes: got {len(line)}"))
         return None
     return line
+
+
+def _list_unread_files(record: SourceRecord, drafted: DraftRow) -> set[str]:
+    """Files of a shard's sample that its row does not use."""
+    used = {clip for entry in (*drafted.audios, drafted.reply) for _, clip in entry if isinstance(clip, str)}
+    return {f"KEY.{name}" for name in record.files if not used & {name, f"{record.key}.{name}"}}
 
 
 def _store_clips(record: SourceRecord, drafted: DraftRow, keeper: ClipStore) -> dict[str, Any]:
@@ -148,8 +156,11 @@ def _choose_row_id(record: SourceRecord, said: str | None, number: int) -> str:
 
 def _drop_row(record: SourceRecord, progress: ConversionProgress, folder: ConversionFolder) -> None:
     assert record.problems, "a row is dropped for a reason"
-    for field, message in record.problems:
+    for field, message in record.problems[:MAX_ROW_PROBLEMS]:
         folder.problems.write(f"{record.locate_problem(field, message)}\n".encode())
+    if len(record.problems) > MAX_ROW_PROBLEMS:
+        message = f"{len(record.problems)} problems in all, {MAX_ROW_PROBLEMS} listed"
+        folder.problems.write(f"{record.locate_problem('', message)}\n".encode())
     _count_names(progress.reasons, {strip_problem_values(field, message) for field, message in record.problems})
 
 

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 AUDIO_MARKER = "<|audio|>"
-FOREIGN_MARKER = "<audio>"  # ms-swift's marker, by mistake
+FOREIGN_MARKER = re.compile(r"<\|?(audio|image|sound|speech|video)\|?>", re.IGNORECASE)  # of others, by mistake
 
 
 def make_file_safe_id(own: str) -> str:
@@ -207,10 +207,10 @@ def check_dialogue(messages: Sequence[DialogueMessage], audios: int) -> Iterator
     for i, message in enumerate(messages):
         if not message.content.strip():
             yield f"messages[{i}].content", "must not be blank"
-        if FOREIGN_MARKER in message.content:
+        if foreign := FOREIGN_MARKER.search(message.content.replace(AUDIO_MARKER, " ")):
             yield (
                 f"messages[{i}].content",
-                f"must not hold {FOREIGN_MARKER}, which is said as it stands: {AUDIO_MARKER} is sound",
+                f"must not hold {foreign[0]}, which is said as it stands: {AUDIO_MARKER} is sound",
             )
 
 

@@ -4,6 +4,7 @@ Invariant: nothing stops at the first mistake; each is a ``Problem``, file:line:
 hostile until it was read: lines have a bound. Its clips: speech/data/clips.py.
 """
 
+import codecs
 import json
 import re
 from collections import Counter
@@ -15,9 +16,12 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from store.kinds import name_foreign_kind
+
 MAX_LINE = 1 << 24  # bytes; a row has thousands
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 MAX_SHOWN_PROBLEMS = 20  # problems of a manifest on the screen
+MAX_PROBLEM_CHARACTERS = 1000  # of a message, which may repeat a value of the file
 UNPRINTABLE_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a line, or talk to a terminal
 RowProblems = list[tuple[str, str]]  # what is wrong with a line: field, message
 
@@ -38,7 +42,11 @@ class Problem:
 
     def __str__(self) -> str:
         where = [str(self.file), str(self.line) if self.line else "", self.field]
-        said = ":".join(part for part in where if part) + f": {self.message}"
+        message = self.message
+        if len(message) > MAX_PROBLEM_CHARACTERS:
+            part = MAX_PROBLEM_CHARACTERS // 2
+            message = f"{message[:part]} ... ({len(message)} characters) ... {message[-part:]}"
+        said = ":".join(part for part in where if part) + f": {message}"
         return escape_unprintable(said)
 
 
@@ -113,23 +121,35 @@ def parse_object(text: bytes, problems: RowProblems) -> dict[str, Any] | None:
     else:
         if isinstance(content, dict):
             return content
-        what = f"got {type(content).__name__}" + ", write each object on a line" * isinstance(content, list)
+        what = f"got {_name_json_kind(content)}" + ", write each object on a line" * isinstance(content, list)
     problems.append(("", f"must be one JSON object: {what}"))
     return None
+
+
+def _name_json_kind(value: object) -> str:
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
+    return kinds.get(type(value), "null")
 
 
 def _explain_bad_json(text: bytes, error: json.JSONDecodeError) -> str:
     if not text.strip():
         return "the line is empty"
+    if foreign := _explain_bad_text(text):
+        return foreign
+    place = f"at column {error.colno}"
     if error.pos >= len(error.doc.rstrip()):
-        return f"it goes on behind the line, and must not: {error.msg} at column {error.colno}"
-    return _explain_bad_text(text) or f"{error.msg} at column {error.colno}"
+        return f"it goes on behind the line, and must not: {error.msg} {place}"
+    if error.msg == "Extra data":
+        return f"something follows it {place}: {error.doc[error.pos : error.pos + 20]!a}"
+    if not text.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"[")):
+        return f"the line begins with {error.doc.lstrip()[:20]!a}"
+    return f"{error.msg} {place}"
 
 
 def _explain_bad_text(text: bytes) -> str:
     """What a line is that holds no UTF-8; nothing: it may."""
-    if text.startswith(b"\x1f\x8b"):
-        return "the file is compressed (gzip): unpack it"
+    if kind := name_foreign_kind(text):
+        return f"the file is {kind}"
     return "the file must be UTF-8: it is UTF-16 or UTF-32, or no text" if b"\0" in text else ""
 
 

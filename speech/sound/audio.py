@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from speech.sound.containers import check_whole_recording
 from speech.sound.headers import open_sound_file
+from store.kinds import LONGEST_BEGINNING, name_foreign_kind
 
 Wave = NDArray[np.float32]
 
@@ -61,7 +62,8 @@ def resolve_inside(root: Path, relative: str) -> Path:
     try:
         stays = _resolve_links(path).is_relative_to(_resolve_links(root))
     except (OSError, RuntimeError) as error:  # a loop of links
-        raise ValueError(f"audio path cannot be followed: {relative!r}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"audio path cannot be followed: {why}: {relative!r}") from error
     if not stays:
         raise ValueError(f"audio path must stay in its data folder, links included: got {relative!r}")
     return path
@@ -96,7 +98,7 @@ def read_audio_header(path: Path) -> AudioHeader:
             form, coding = header.format, header.subtype
             audio_header = AudioHeader(frames=header.frames, channels=header.channels, sample_rate=header.samplerate)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: cannot be read as audio: {_explain_libsndfile_error(error)}") from error
+        raise ValueError(f"{path}: cannot be read as audio: {_explain_libsndfile_error(path, error)}") from error
     except OSError as error:  # a name too long, a folder that may not be entered
         raise ValueError(f"{path}: cannot be opened: {error.strerror}") from error
     if form not in READABLE_CONTAINERS:  # libsndfile reads two dozen, and goes by the content
@@ -171,9 +173,14 @@ def write(path: Path, wave: Wave, sample_rate: int) -> None:
         raise ValueError(f"{path}: cannot write {coding} at {sample_rate} Hz: {error.error_string}") from error
 
 
-def _explain_libsndfile_error(error: soundfile.LibsndfileError) -> str:
+def _explain_libsndfile_error(path: Path, error: soundfile.LibsndfileError) -> str:
+    with path.open("rb") as file:
+        if kind := name_foreign_kind(file.read(LONGEST_BEGINNING)):
+            return f"it is {kind}"
     if "SF_INFO" in error.error_string:  # what libsndfile says to a WAV of 0 Hz, or with two chunks of data
         return "the header must name channels, a sample rate of at least 1 Hz and one chunk of data"
+    if "possibly a pipe" in error.error_string:  # what it says to an MP3 in which it finds no frame
+        return "nothing in it is a sound that can be decoded"
     return str(error.error_string)
 
 

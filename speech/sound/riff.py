@@ -68,7 +68,7 @@ def find_riff_problem(file: BinaryIO, start: int, end: int) -> str | None:
     if data.size > (rest := end - data.place):
         rule = "must end within the file, else it was cut"
         return f"{rule}: got {rest} of {data.size} bytes (is that a guess? ffmpeg -i IN -c copy OUT)"
-    place = data.place + data.size + data.size % 2
+    behind = place = data.place + data.size + data.size % 2
     for _ in range(MAX_CHUNKS):
         head = read_bytes_at(file, place, 8)
         if len(head) < 8:
@@ -77,9 +77,17 @@ def find_riff_problem(file: BinaryIO, start: int, end: int) -> str | None:
         if name in (*RIFF_KINDS, b"data"):
             return "must be one recording: another follows it in the file"
         if size > (rest := end - place - 8) or not _is_name(name):
-            return None if rest <= RIFF_TRAILING_BYTES else "must have chunks behind its data: got something else"
+            fits = rest <= RIFF_TRAILING_BYTES and (
+                place > behind or _is_padding(read_bytes_at(file, place, end - place))
+            )
+            return None if fits else "must have chunks behind its data: got something else, which may be sound"
         place += 8 + size + size % 2
     return f"must have at most {MAX_CHUNKS} chunks: got more"
+
+
+def _is_padding(rest: bytes) -> bool:
+    """Whether bytes right behind the data are zeros or tags, or so few that they hold no sound."""
+    return len(rest) < 32 or not rest.strip(b"\0") or rest.startswith((b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"<?x"))
 
 
 def _read_byte_order(file: BinaryIO, start: int) -> str:

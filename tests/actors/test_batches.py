@@ -110,7 +110,7 @@ def batches(staleness: int, equal_groups: str, engine: Engine) -> BatchScheduler
 
 
 def untimed(batch: CollectedBatch) -> CollectedBatch:
-    return replace(batch, harvest=replace(batch.harvest, generate_s=0.0, judge_s=0.0, overlap_s=0.0))
+    return replace(batch, judged=replace(batch.judged, generate_s=0.0, judge_s=0.0, overlap_s=0.0))
 
 
 def snapshot(run: Path, made: BatchScheduler, step: int) -> None:
@@ -160,10 +160,10 @@ def test_a_resumed_run_learns_from_the_batches_of_the_straight_one(
     staleness: int, equal_groups: str, tmp_path: Path
 ) -> None:
     straight = asyncio.run(whole(staleness, equal_groups, tmp_path))
-    assert [min(r.policy_version for r, _ in b.harvest.replies) for b in straight] == [
+    assert [min(r.policy_version for r, _ in b.judged.replies) for b in straight] == [
         max(0, step - staleness) for step in range(STEPS)
     ]
-    assert any(reward_of(judged) is None for b in straight for _, judged in b.harvest.replies)
+    assert any(reward_of(judged) is None for b in straight for _, judged in b.judged.replies)
     for step in reversed(range(STEPS)):
         for later in checkpoint.list_snapshots(tmp_path)[step + 1 :]:
             later.rename(tmp_path / later.name)

@@ -384,3 +384,17 @@ def test_an_id_that_ends_a_reply_elsewhere_and_not_here_is_refused(
         return
     with pytest.raises(ValueError, match=rf"generation_config.json: eos_token_id must be .*: got {other}$"):
         check_ends(family)
+    for wrong in ([[other]], {"a": 1}, True):  # ids that are none
+        file.write_text(json.dumps({"eos_token_id": wrong}))
+        with pytest.raises(ValueError, match="eos_token_id must be of the ids that end a reply"):
+            check_ends(family)
+    file.unlink()
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = folder / name
+        before = file.read_text() if file.is_file() else "{}"
+        for token in ("</s>", {"content": "<|begin_of_audio|>"}):
+            file.write_text(json.dumps(json.loads(before) | {"eos_token": token}))
+            with pytest.raises(ValueError, match=rf"{name}: eos_token must be of the tokens that end a reply"):
+                check_ends(family)
+        file.write_text(before)
+    check_ends(family)

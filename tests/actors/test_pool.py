@@ -180,7 +180,7 @@ async def sampled(pool: RolloutPool) -> dict[tuple[str, int], Reply]:
 async def one_batch(
     pool: Shares, panel: Counted, marker: Path, until: tuple[int, int] | None = None
 ) -> list[tuple[Reply, ReplyJudgement]]:
-    """A harvest. Once somebody hangs and all others are done, the deadline of what is open passes.
+    """A judged batch. Once somebody hangs and all others are done, the deadline of what is open passes.
 
     ``until``: engines that have ended and replies that are judged by then.
     """

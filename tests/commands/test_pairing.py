@@ -127,7 +127,7 @@ class World:
             if index:  # the first has no sound
                 path = files.sampling_path(reply)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                audio.write(path, np.full(1600, index / 10, np.float32), 16_000)
+                audio.write(path, np.tile(np.float32([0, index / 10]), 800), 16_000)
             axes = {"semantic": verdict, "acoustic": BROKEN}
             judged = ReplyJudgement(prompt_id=name, index=index, axes=axes, reward=verdict, transcript="x", figures={})
             replies.append((reply, judged))
@@ -360,10 +360,7 @@ def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(
         examples = worker.encode(prompts, work.rows)
         given = [example_to_prompt(example) for example in examples]
         sampling = build_step_sampling(work.config.rollout, work.config.run.seed, STEP_OUTSIDE_TRAINING)
-        found = {
-            (reply.prompt_id, reply.index): reply
-            async for reply, _ in worker.generate(given, sampling)
-        }
+        found = {(reply.prompt_id, reply.index): reply async for reply, _ in worker.generate(given, sampling)}
         for row, pair in zip(rows, worker.encode_pairs(out, rows), strict=True):
             assert (pair.prompt.ids, pair.chosen.ids) == (row.prompt_ids, row.chosen.ids)
             assert next(one.ids for one in given if one.id == row.id) == pair.prompt.ids

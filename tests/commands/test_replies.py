@@ -32,7 +32,7 @@ def test_a_sound_manifest_is_read_with_what_is_known(tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[Row | str, str]] = {
     "not json": ("{", ":1: must be one JSON object"),
-    "a list": ("[]", ":1: must be one JSON object: got list"),
+    "a list": ("[]", ":1: must be one JSON object: got a list"),
     "twice": ('{"id": "a", "id": "b", "question": "?", "audio": "a.wav"}', ":1:id: key must not appear twice"),
     "deep": ("[" * 100_000, ":1: must be one JSON object: nested too deeply"),
     "long": ('"' + "x" * (1 << 20) + '"', ":1: a line has at most 1048576 bytes"),

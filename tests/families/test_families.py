@@ -249,7 +249,7 @@ class CountingCodec:
 def data(tmp_path: Path) -> Path:
     """Clips 0.wav .. 4.wav, of one block each, that encode to their own number; 9.wav is a copy of 1.wav."""
     for n in range(5):
-        audio.write(tmp_path / f"{n}.wav", np.full(1280, n / 10, np.float32), 16_000)
+        audio.write(tmp_path / f"{n}.wav", np.tile(np.float32([n / 10, 0]), 640), 16_000)
     shutil.copy(tmp_path / "1.wav", tmp_path / "9.wav")
     return tmp_path
 

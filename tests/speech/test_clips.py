@@ -80,3 +80,12 @@ def test_a_clip_with_one_other_word_in_it_is_another() -> None:
     spoken = voice(0, 4.0)
     quiet = np.append(spoken, 0.01 * voice(1, 1.0)), np.append(spoken, 0.01 * voice(2, 1.0))
     assert not same(*(ClipInfo.from_wave(wave.astype(np.float32), RATE) for wave in quiet))
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, -1.0])
+def test_a_constant_is_silence_and_what_moves_around_it_is_not(tmp_path: Path, level: float) -> None:
+    audio.write(tmp_path / "constant.wav", np.full(RATE // 10, level, np.float32), RATE)
+    audio.write(tmp_path / "moves.wav", level * 0.9 + tone(300, level=0.05), RATE)
+    clips = ClipInspector(tmp_path, 1.0, deep=True)
+    (problem,) = clips.find_problems([("audios[0]", ["constant.wav"]), ("audios[0]", ["moves.wav"])])
+    assert "must not be silence" in problem[1]

@@ -1,6 +1,7 @@
 """A file that was cut, or holds more than its header says, is refused; what soundfile writes is not."""
 
 import io
+import re
 import struct
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -184,6 +185,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ),
     (".wav", WAV + WAV, "cannot be read as audio: .*No 'RIFF' chunk marker"),  # libsndfile's own rule
     (".wav", sized(8_000), "audio must have chunks behind its data: got something else"),
+    (".wav", sized(71_000), "audio must have chunks behind its data: got something else"),
     (".wav", twice(WAV), "cannot be read as audio: .*one chunk of data"),
     (".flac", FLAC + FLAC, "audio must be one recording: something else follows it in the file"),
     (".flac", FLAC + QUIET, "audio must be one recording: something else follows it in the file"),
@@ -410,3 +412,22 @@ def test_zeros_behind_a_sound_are_something_else_and_a_broken_format_is_told_fir
     at = streamed.index(b"fmt ") + 20
     streamed[at : at + 2] = struct.pack("<H", 3)
     assert "agrees with itself" in str(containers.find_container_problem(io.BytesIO(streamed), len(streamed), 100))
+
+
+@pytest.mark.parametrize("behind", [bytes(1000), b"ID3\x03" + bytes(6) + b"x" * 300, b"TAG" + b"x" * 125, b"\x07" * 9])
+def test_padding_and_tags_behind_a_sound_are_no_sound(tmp_path: Path, behind: bytes) -> None:
+    assert len(read(tmp_path, ".wav", WAV + behind)) == len(read(tmp_path, ".wav", WAV))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "kind"),
+    [
+        (".wav", b"\0\0\0\x1cftypM4A " + bytes(900), "it is MPEG-4 (m4a, mp4): ffmpeg"),
+        (".ogg", b"\x1a\x45\xdf\xa3" + bytes(900), "it is WebM"),
+        (".mp3", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (".mp3", b"\x11" * 100_000, "nothing in it is a sound that can be decoded"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path, suffix: str, content: bytes, kind: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"cannot be read as audio: {kind}" if "git" not in kind else kind)):
+        read(tmp_path, suffix, content)

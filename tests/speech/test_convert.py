@@ -14,7 +14,7 @@ from speech.data import convert as conversion
 from speech.data import manifest
 from speech.data.convert import convert_source
 from speech.data.sources.folder import ConversionProgress
-from tests.helpers.foreign_sources import as_lines, as_parquet, as_saved, as_tar, clip, rows, samples
+from tests.helpers.foreign_sources import as_lines, as_parquet, as_saved, as_tar, clip, member, rows, samples
 
 SECONDS = 1.0
 CONTAINERS: dict[str, Callable[[Path, list[dict[str, Any]]], Path]] = {
@@ -48,7 +48,8 @@ def test_every_container_gives_the_same_sound_manifest(container: str, folder: P
     convert_source([as_lines(folder / "plain.jsonl", given)], plain, SECONDS)
     progress = convert_source([CONTAINERS[container](folder, given)], other, SECONDS)
     assert contents(other) == contents(plain)
-    assert (progress.rows, progress.done, progress.unread) == (5, 5, {"speaker": 5})
+    files = {"KEY.txt": 5} if container == "tar" else {}
+    assert (progress.rows, progress.done, progress.unread) == (5, 5, {"speaker": 5} | files)
     assert manifest.check_manifest(other / "manifest.jsonl", SECONDS) == []
 
 
@@ -83,12 +84,15 @@ def test_a_turn_of_words_and_sound_stays_one_with_its_clips(folder: Path, tmp_pa
         assert row.sft_target_text == "it is 0"
 
 
-@pytest.mark.parametrize("mark", ["label", "loss"])
-def test_a_reply_that_is_marked_as_no_example_is_no_reference(folder: Path, tmp_path: Path, mark: str) -> None:
+@pytest.mark.parametrize("value", [False, 0, "false"])
+@pytest.mark.parametrize("mark", ["label", "kto_tag", "loss", "weight"])
+def test_a_reply_that_is_marked_as_no_example_is_no_reference(
+    folder: Path, tmp_path: Path, mark: str, value: object
+) -> None:
     turns = [{"role": "user", "content": "<audio>"}, {"role": "assistant", "content": "<audio>it is 0"}]
     (given,) = rows(folder, 1)
     row = {"messages": turns, "audios": [given["audios"][-1], given["sft_target_audio"]]}
-    (row if mark == "label" else turns[1])[mark] = False  # type: ignore[index]
+    (row if mark in ("label", "kto_tag") else turns[1])[mark] = value  # type: ignore[index]
     progress = convert_source([as_lines(folder / "swift.jsonl", [row])], tmp_path / "to", SECONDS)
     assert progress.rows == 0 and any("must not be false" in reason for reason in progress.reasons)
 
@@ -366,3 +370,82 @@ def test_the_command_reports_what_became_of_a_source(
         r"not read: \x1b[2J (3), speaker (3)",
     ]
     assert json.loads((to / "convert.json").read_text())["finished"] is True
+
+
+PROMPT_PARTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a sound beside the words": lambda row: row.update(audio="q/0-0.wav"),
+    "a sound of the older form": lambda row: row.update(question_audio="q/0-0.wav"),
+    "turns before": lambda row: row.update(history=[["hello", "hi"]]),
+    "an instruction": lambda row: row.update(instruction="answer as a pirate"),
+    "a system message": lambda row: row.update(system_message="you are rude"),
+    "Kimi-Audio's kind of a turn": lambda row: row["messages"][1].update(message_type="audio"),
+    "a sound of a turn": lambda row: row["messages"][1].update(audio_path="q/0-0.wav"),
+    "LLaMA-Omni's marker": lambda row: row["messages"][1].update(content="<speech>\n<|audio|>"),
+    "Qwen2-Audio's marker": lambda row: row["messages"][1].update(content="<|AUDIO|>\n<|audio|>"),
+    "a picture's marker": lambda row: row["messages"][1].update(content="<image><|audio|>"),
+}
+
+
+@pytest.mark.parametrize("part", PROMPT_PARTS)
+def test_a_part_of_the_prompt_that_nothing_is_made_of_costs_its_row(part: str, folder: Path, tmp_path: Path) -> None:
+    given = rows(folder, 2)
+    PROMPT_PARTS[part](given[0])
+    progress = convert_source([as_lines(folder / "set.jsonl", given)], tmp_path / "to", SECONDS)
+    assert (progress.rows, progress.done) == (1, 2) and any("must" in reason for reason in progress.reasons)
+
+
+@pytest.mark.parametrize("key", ["history_text", "sft_target_text", "sft_target_audio"])
+def test_an_older_row_that_says_a_thing_twice_and_otherwise_is_refused(key: str, folder: Path, tmp_path: Path) -> None:
+    (given,) = rows(folder, 1)
+    said = {"history_text": "x", "sft_target_text": given["sft_target_text"], "sft_target_audio": "a/0.flac"}
+    row = said | {
+        "question_text": "why",
+        "question_audio": "q/0-0.wav",
+        "history": said["history_text"],
+        "answer_text": said["sft_target_text"],
+        "answer_audio_path": said["sft_target_audio"],
+    }
+    alike, other = (
+        convert_source([as_lines(folder / f"{name}.jsonl", [content])], tmp_path / name, SECONDS)
+        for name, content in (("alike", row), ("other", row | {key: "q/0-1.wav"}))
+    )
+    assert alike.rows == 1
+    assert other.rows == 0 and any(reason.startswith(f"{key}: must say the same as") for reason in other.reasons)
+
+
+def test_a_reply_in_two_turns_of_which_one_is_silent_is_no_reference(folder: Path, tmp_path: Path) -> None:
+    (given,) = rows(folder, 1)
+    turns = [("user", "<audio>what"), ("assistant", "<audio>ten"), ("assistant", "and more")]
+    row = {
+        "messages": [{"role": role, "content": content} for role, content in turns],
+        "audios": [given["audios"][0], given["sft_target_audio"]],
+    }
+    progress = convert_source([as_lines(folder / "set.jsonl", [row])], tmp_path / "to", SECONDS)
+    assert progress.rows == 0 and list(progress.reasons) == [
+        "messages: must have sound, as the other turns of the reference reply have"
+    ]
+
+
+def test_files_of_a_sample_that_its_row_does_not_use_are_told(folder: Path, tmp_path: Path) -> None:
+    given = samples(folder, rows(folder, 1))
+    key = given[0][0].name.removesuffix(".json")
+    given.append(member(f"{key}.seg1.wav", given[1][1]))
+    progress = convert_source([as_tar(folder / "set.tar", given)], tmp_path / "to", SECONDS)
+    assert progress.rows == 1 and {"KEY.seg1.wav", "KEY.txt"} <= progress.unread.keys()
+
+
+def test_problems_of_one_row_are_bounded_and_counted(folder: Path, tmp_path: Path) -> None:
+    given = rows(folder, 2)
+    given[0]["audios"][0] = [82] * 5000
+    given[0]["audios"][1] = "UklGR" * 5000
+    convert_source([as_lines(folder / "set.jsonl", given)], tmp_path / "to", SECONDS)
+    lines = (tmp_path / "to" / "problems.txt").read_text().splitlines()
+    assert len(lines) == 101 and lines[-1].endswith("5001 problems in all, 100 listed")
+
+
+@pytest.mark.parametrize("begin", ["[", "\ufeff\n [\n"])
+def test_one_array_is_no_file_of_lines(begin: str, folder: Path, tmp_path: Path) -> None:
+    lines = ",\n".join(json.dumps(row) for row in rows(folder, 3))
+    (folder / "set.jsonl").write_text(f"{begin}{lines}\n]")
+    with pytest.raises(ValueError, match="an object on each line, it is one array"):
+        convert_source([folder / "set.jsonl"], tmp_path / "to", SECONDS)

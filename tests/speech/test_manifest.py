@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     """A data folder with two sound clips, three bad ones and a way out."""
     root = tmp_path / "data"
     root.mkdir()
-    tone = np.full(1600, 0.1, np.float32)
+    tone = np.tile(np.float32([0, 0.1]), 800)
     for name in ("a.wav", "b.wav"):
         audio.write(root / name, tone, 16_000)
     soundfile.write(root / "nan.wav", np.full(1600, np.nan, np.float32), 16_000, subtype="FLOAT")
@@ -118,7 +118,7 @@ def test_every_match_has_an_example_here() -> None:
 MISTAKES: list[tuple[dict[str, Any] | str, str, str]] = [
     ("{oops", "", "must be one JSON object: Expecting property name"),
     ("", "", "the line is empty"),
-    ("[1]", "", "must be one JSON object: got list"),
+    ("[1]", "", "must be one JSON object: got a list"),
     ("[" * 100_000, "", "nested too deeply"),
     ('{"id": "x", "id": "y"}', "id", "key must not appear twice"),
     (GOOD | {"sft_target_txt": "x"}, "sft_target_txt", "unknown key, did you mean sft_target_text?"),
@@ -181,7 +181,7 @@ MISTAKES: list[tuple[dict[str, Any] | str, str, str]] = [
         "<|audio|> is",
     ),
     ("{", "", "it goes on behind the line, and must not"),
-    ("[{}, {}]", "", "got list, write each object on a line"),
+    ("[{}, {}]", "", "got a list, write each object on a line"),
     ('{"id": ' + "9" * 5000 + "}", "", "must be one JSON object: a number has thousands of digits"),
     ("x\0", "", "the file must be UTF-8: it is UTF-16 or UTF-32, or no text"),
 ]

@@ -96,7 +96,8 @@ def test_the_learner_is_told_that_this_run_did_not_sample_a_pair(family: Family,
 def test_words_and_sound_are_encoded_word_by_word_where_there_is_a_clip_each(family: Family, folder: Path) -> None:
     pair = RowEncoder(family, folder, 60.0).encode_pair(heard(family))
     one, two, three = (
-        family.codec().encode(audio.read(folder / f"{i}.wav", family.codec().input_sample_rate, 60.0)) for i in (1, 2, 3)
+        family.codec().encode(audio.read(folder / f"{i}.wav", family.codec().input_sample_rate, 60.0))
+        for i in (1, 2, 3)
     )
     chunks = [ReplyChunk(text="nine", codes=tuple(two)), ReplyChunk(text="ten", codes=tuple(three))]
     assert pair.chosen == response(family, chunks)

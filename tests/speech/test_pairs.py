@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
     """A data folder with two clips, one that is too long, one that is none, and a way out."""
     root = tmp_path / "data"
     root.mkdir()
-    tone = np.full(1600, 0.1, np.float32)
+    tone = np.tile(np.float32([0, 0.1]), 800)
     for name, level in (("a.wav", 1), ("b.wav", 2), ("copy.wav", 2), ("copy.flac", 2)):
         audio.write(root / name, level * tone, 16_000)
     audio.write(root / "long.wav", np.tile(tone, 20), 16_000)

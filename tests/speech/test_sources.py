@@ -1,8 +1,10 @@
 """Sources of others: what their rows mean, and that a hostile container is told, not followed."""
 
 import gzip
+import io
 import json
 import random
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -328,6 +330,14 @@ HOSTILE: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
         [JSON, *(member(f"a.{i}.txt") for i in range(1001))],
         "a:999.txt: a sample has at most 1000",
     ),
+    "two questions": (
+        [JSON, member("a.mp3", b"x"), member("a.wav", b"y")],
+        "a:question_audio: must be named where there are several: got mp3, wav",
+    ),
+    "a key with a dot": (
+        [member("a.v1.json", b"{}"), member("a.v1.wav", b"x")],
+        "a:json: the sample must hold this file; a key ends at the first dot of a name: got v1.json",
+    ),
     "no name": ([JSON, member("a.\x1b[2J\n.wav", **LINK)], r"a:\x1b[2j\n.wav: must be a plain file"),
 }
 
@@ -372,7 +382,7 @@ WHOLE = b"".join(
     (JSON[0].tobuf(), b"{}".ljust(512, b"\0"), member("b.json", b"{}")[0].tobuf(), b"{}".ljust(512, b"\0"))
 )
 DAMAGED: dict[str, tuple[bytes, list[str]]] = {
-    "compressed": (gzip.compress(WHOLE), [": cannot be read as an uncompressed tar"]),
+    "compressed": (gzip.compress(WHOLE), [": cannot be read as an uncompressed tar: it is compressed (gzip)"]),
     "not one": (b"hello" * 1000, [": cannot be read as an uncompressed tar"]),
     "empty": (b"", [": cannot be read as an uncompressed tar"]),
     "header": (
@@ -382,6 +392,10 @@ DAMAGED: dict[str, tuple[bytes, list[str]]] = {
     "cut in a header": (WHOLE[:1100], [":a: the archive cannot be read any further"]),
     "cut in a file": (WHOLE[:513], [":a: the archive cannot be read any further: unexpected end of data"]),
     "huge size": (pax(b"30 size=99999999999999999999\n\n") + WHOLE, ["a:json: must have at most"]),
+    "cut between two files": (
+        b"".join((JSON[0].tobuf(), b"{}".ljust(512, b"\0"))),
+        [":a: the archive cannot be read any further: it ends without the zeros that end an archive"],
+    ),
     "negative size": (pax(b"11 size=-9\n") + WHOLE, ["tar: a header with a size below zero"]),
     "headers in headers": (pax(b"9 a=bcde\n") * 3000 + WHOLE, ["a file has at most 100 headers"]),
 }
@@ -434,6 +448,9 @@ def test_clips_of_a_sample_that_its_row_does_not_name_are_found_by_their_names(t
             "_data_files": [{"filename": "data-00000-of-00002.arrow"}],
             "_indices_data_files": [{"filename": "i.arrow"}],
         },
+        {"_data_files": [{"filename": name} for name in ("data-00000-of-00002.arrow",) * 2]},
+        {"_data_files": [{"filename": "data-00000-of-00002.arrow"}]},
+        {"_data_files": [{"filename": f"data-0000{i}-of-00002.arrow", "skip": i} for i in range(2)]},
         {},
         [],
     ],
@@ -502,13 +519,18 @@ UNUSABLE: list[tuple[Any, str]] = [
     ("https://x.org/a.wav", "not a URL"),
     ("text.wav", "must be a wav, flac, ogg, opus or mp3 file: begins with b'hello'"),
     (b"RIFF" + bytes(100), "cannot be read as audio"),
-    (b"", "begins with b''"),
+    (b"", "it is empty"),
+    (b"\0\0\0\x1cftypM4A ", "it is MPEG-4 (m4a, mp4): ffmpeg -i IN OUT.wav"),
+    (b"\xff\xf1\x60\x40", "it is AAC"),
+    (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
     (
         {"bytes": None, "path": None},
-        "must have bytes or a path, as Audio(decode=False) gives: got bytes, path",
+        "must have bytes or a path and nothing else, as Audio(decode=False) gives: got nothing",
     ),
-    ({"array": [0.1], "sampling_rate": 16_000}, "got array, sampling_rate"),
-    ({"bytes": "x", "path": None}, "does not exist"),
+    ({"array": [0.1], "sampling_rate": 16_000}, "got array (list), sampling_rate (int)"),
+    ({"array": [0.1], "sampling_rate": 16_000, "path": "long.wav"}, "got array (list), path (str)"),
+    ({"path": "long.wav", "offset": 0.5, "duration": None}, "got offset (float), path (str)"),
+    ({"bytes": "UklGRg==", "path": "long.wav"}, "got bytes (str), path (str)"),
     (7, "must be a name or a file's bytes: got int"),
     ("long.wav", "must last at most 1 s"),
     ("nan.wav", "samples must be finite: got NaN"),
@@ -536,3 +558,35 @@ def test_a_clip_is_named_by_what_it_is(suffix: str, tmp_path: Path) -> None:
     content = (tmp_path / clip(tmp_path, f"a{suffix}", 200, rate)).read_bytes()
     name = keeper(tmp_path / "to", tmp_path).store_clip({"bytes": content, "path": "a.txt"}, None)
     assert name.endswith(suffix) and (tmp_path / "to" / name).read_bytes() == content
+
+
+def test_a_data_file_that_a_saved_set_does_not_name_is_refused_and_a_cache_is_not(tmp_path: Path) -> None:
+    saved = as_saved(tmp_path / "set", tmp_path, rows(tmp_path, 2))
+    shutil.copy(saved / "data-00000-of-00002.arrow", saved / "cache-1f2e.arrow")
+    assert len(list_source_files([saved])) == 2
+    shutil.copy(saved / "data-00000-of-00002.arrow", saved / "more.arrow")
+    with pytest.raises(ValueError, match=r"more\.arrow: must not lie here unread"):
+        list_source_files([saved])
+
+
+def test_a_stream_that_was_cut_between_two_batches_says_so(tmp_path: Path) -> None:
+    file = list_source_files([as_saved(tmp_path / "set", tmp_path, rows(tmp_path, 8))])[0]
+    whole = file.read_bytes()
+    assert found_in(file) == []
+    file.write_bytes(whole[:-8])
+    assert found_in(file) == [
+        f"{file}:5: cannot be read any further: it ends without the mark that ends a stream: it was cut"
+    ]
+
+
+def test_names_of_a_shard_are_the_same_in_every_normal_form_and_bytes_that_are_no_letters_stay_apart(
+    tmp_path: Path,
+) -> None:
+    row = {"messages": [turn("user", "<|audio|>")], "audios": ["caf\u00e9.wav"], "sft_target_text": "x"}
+    names = [("cafe\u0301.json", json.dumps(row).encode()), ("cafe\u0301.wav", b"q")]
+    (record,) = read_records([as_tar(tmp_path / "mac.tar", [member(*given) for given in names])])
+    assert record.problems == [] and record.members is not None and record.members["caf\u00e9.wav"] == b"q"
+    with tarfile.open(tmp_path / "old.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        for name in ("\u00e9.json", "\u00e8.json"):
+            archive.addfile(*[member(name, b"{}")[0], io.BytesIO(b"{}")])
+    assert [record.key for record in read_records([tmp_path / "old.tar"])] == ["\\xe9", "\\xe8"]

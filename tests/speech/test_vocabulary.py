@@ -116,3 +116,18 @@ def test_an_id_that_is_no_number_beside_a_tokenizer_is_refused(tmp_path: Path, c
     (tmp_path / "added_tokens.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"added_tokens.json: the id of <\|x\|> must be a whole number"):
         Vocabulary.of_pieces(pieces(tmp_path))
+
+
+def test_merges_beside_a_tokenizer_must_be_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    vocabulary = {"a": 0, "b": 1, "ab": 2, "abb": 3}
+    for merges in (["a b", "ab b"], [["a", "b"], ["ab", "b"]]):
+        model = {"type": "BPE", "vocab": vocabulary, "merges": merges}
+        file.write_text(json.dumps({"model": model, "added_tokens": []}))
+        for text in ("#version: 0.2\na b\nab b\n", "a b\r\nab b"):
+            (tmp_path / "merges.txt").write_text(text)
+            assert Vocabulary.of_pieces(file).encode("abb") == [3]
+        for text, got in (("ab b\na b\n", "'ab b' for 'a b'"), ("a b\n", "1 for 2"), ("", "0 for 2")):
+            (tmp_path / "merges.txt").write_text(text)
+            with pytest.raises(ValueError, match=rf"merges.txt: must have the merges of .*: got {got}"):
+                Vocabulary.of_pieces(file)

@@ -69,6 +69,10 @@ def split_off_reply(
     answer = turns[len(prompt) :]
     if not answer and not problems:
         problems.append(("messages", "must end with the assistant's turn, which is the reference reply"))
+    spoken = [any(not isinstance(part, str) for part in said) for _, said in answer]
+    if any(spoken) and not all(spoken):
+        silent = len(prompt) + spoken.index(False)
+        problems.append((f"messages[{silent}]", "must have sound, as the other turns of the reference reply have"))
     return (
         prompt,
         " ".join(_collect_words(answer)),

@@ -1,5 +1,6 @@
 """Which container a source is, by its name alone: .jsonl, .parquet, .tar, or a folder of ``save_to_disk``."""
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from speech.data.sources.record import SourceRecord
 
 SOURCE_SUFFIXES = (".jsonl", ".parquet", ".tar")
 SAVED_STATE_FILE = "state.json"
+ARRAY_SEARCH_BYTES = 4096  # bytes in which white space may precede an array
 
 
 def list_source_files(paths: Sequence[Path]) -> list[Path]:
@@ -38,6 +40,8 @@ def list_source_files(paths: Sequence[Path]) -> list[Path]:
             raise ValueError(f"{path}: {rule}: got {path.suffix or 'no suffix'}")
         if path.suffix != first.suffix:
             raise ValueError(f"{path}: sources must be of one kind: got {path.suffix} beside {first.suffix}")
+        if path.suffix == ".jsonl" and _begins_array(path):
+            raise ValueError(f"{path}: must have an object on each line, it is one array: jq -c '.[]' IN > OUT")
     return list(paths)
 
 
@@ -61,6 +65,12 @@ def _read_json_records(file: Path) -> Iterator[SourceRecord]:
     for number, _, text in iterate_numbered_lines(file):
         problems: RowProblems = []
         yield SourceRecord(file=file, line=number, content=parse_object(text, problems), problems=problems)
+
+
+def _begins_array(path: Path) -> bool:
+    """Whether a file of JSON is one list, on one line or on many."""
+    with path.open("rb") as file:
+        return file.read(ARRAY_SEARCH_BYTES).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
 
 
 def _explain_unread_folder(folder: Path) -> str:

@@ -42,9 +42,18 @@ SOURCE_FORMS: dict[SourceForm, str] = {
 SWIFT_MARKER = "<audio>"  # ms-swift's marker
 REFERENCE_KEYS = frozenset({"sft_target_text", "sft_target_audio"})
 SYSTEM_PROMPT_KEYS = ("system", "system_prompt")
-UNREAD_PROMPT_KEYS = frozenset({"tools", "functions", "images", "image", "videos", "video", "documents"})
-UNREAD_TURN_KEYS = UNREAD_PROMPT_KEYS | {"tool_calls", "function_call", "audio", "audios"}
+CLIP_KEYS = frozenset(  # a sound beside the words, under the names that others give it
+    "audio audio_path audio_paths audio_url audio_urls audio_tokens input_audio prompt_audio sound speech wav".split()
+)
+UNREAD_PROMPT_KEYS = CLIP_KEYS | frozenset(
+    "tools functions images image videos video objects documents context conversation conversations input "
+    "instruction prompt query system_message".split()
+)
+UNREAD_TURN_KEYS = UNREAD_PROMPT_KEYS | {"tool_calls", "function_call", "audios", "message_type"}
 """Keys, of a row and of a turn, that change a prompt and that nothing is made of."""
+HISTORY_KEYS = frozenset({"history", "question_audio"})
+"""The same beside ``messages``; WavAlign's published rows keep ``history_text`` for people, and it stays one."""
+EXCLUDED = (False, 0, "false", "False", "0")  # what a mark says of a reply that is no example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +109,14 @@ SOURCE_ROW_KEYS = UNREAD_PROMPT_KEYS.union(*(model.model_fields for model in FOR
 """Keys of rows that are looked at."""
 
 
+SAME_THINGS = (
+    ("history", "history_text"),
+    ("answer_text", "sft_target_text"),
+    ("answer_audio_path", "sft_target_audio"),
+)
+"""Two names of one thing in an older row: the one that is read first."""
+
+
 def drop_null_keys(record: SourceRecord) -> dict[str, Any]:
     """The keys of a row that have a value: tables have null where a row has nothing."""
     return {key: value for key, value in (record.content or {}).items() if value is not None}
@@ -131,7 +148,7 @@ def list_unread_keys(record: SourceRecord, form: SourceForm) -> set[str]:
 def draft_row(record: SourceRecord, form: SourceForm) -> DraftRow | None:
     """The row, or None; what is wrong with it goes to ``record.problems``."""
     problems, checked = record.problems, None
-    problems += _check_prompt_keys(drop_null_keys(record))
+    problems += _check_prompt_keys(drop_null_keys(record), form)
     match validate_model(FORM_MODELS[form], drop_null_keys(record), problems):
         case _OwnRow() as row:
             turns = drop_trailing_replies(bind_clips_to_turns(row.messages, row.audios, AUDIO_MARKER, problems))
@@ -180,17 +197,28 @@ def _is_filled(value: Any) -> bool:
     return said is not None and said not in ("", "[]", "{}", "null", [], {}, ())
 
 
-def _check_prompt_keys(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Keys without which the row would be another question."""
+def _check_prompt_keys(row: Mapping[str, Any], form: SourceForm) -> Iterator[tuple[str, str]]:
+    """Keys without which the row would be another question, or another reply."""
     rule = "must be empty: it is part of the prompt, and nothing is made of it"
-    yield from ((key, rule) for key in sorted(UNREAD_PROMPT_KEYS & row.keys()) if _is_filled(row[key]))
+    unread = UNREAD_PROMPT_KEYS if form == "history" else UNREAD_PROMPT_KEYS | HISTORY_KEYS
+    yield from ((key, rule) for key in sorted(unread & row.keys()) if _is_filled(row[key]))
     for i, turn in enumerate(_list_turns(row)):
         yield from (
             (f"messages[{i}].{key}", rule) for key in sorted(UNREAD_TURN_KEYS & turn.keys()) if _is_filled(turn[key])
         )
     rule = "must not be false: the last turn would be the reference reply, and it is marked as none"
-    marks = (("label", row), (f"messages[{len(_list_turns(row)) - 1}].loss", (_list_turns(row) or [{}])[-1]))
-    yield from ((place, rule) for place, of in marks if of.get(place.rpartition(".")[2]) is False)
+    place = f"messages[{len(_list_turns(row)) - 1}]."
+    last = (_list_turns(row) or [{}])[-1]
+    marks = [*((key, row[key]) for key in ("label", "kto_tag") if key in row)]
+    marks += [(place + key, last[key]) for key in ("loss", "weight") if key in last]
+    yield from ((mark, rule) for mark, value in marks if not isinstance(value, (list, dict)) and value in EXCLUDED)
+    if form == "history":
+        rule = "must say the same as {}, which is read"
+        yield from (
+            (key, rule.format(read))
+            for read, key in SAME_THINGS
+            if _is_filled(row.get(read)) and _is_filled(row.get(key)) and row[read] != row[key]
+        )
 
 
 def _add_system_prompt(turns: list[SourceTurn], row: _CommonRow, problems: RowProblems) -> list[SourceTurn]:

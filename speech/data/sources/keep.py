@@ -9,10 +9,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from speech.data.clips import ClipInfo, ClipInspector
 from speech.data.sources.record import MAX_CLIP_BYTES
 from speech.sound import audio
+from store.kinds import LONGEST_BEGINNING, name_foreign_kind
 
 AUDIO_SIGNATURES = (  # what a file begins with -> its suffix; the name that a source gives it is not believed
     (b"RIFF", ".wav"),
@@ -67,10 +69,7 @@ class ClipStore:
 
     def _read_content(self, clip: Any, members: Mapping[str, bytes] | None) -> bytes:
         if isinstance(clip, dict):
-            if clip.get("bytes") is None and not isinstance(clip.get("path"), str):
-                keys = ", ".join(sorted(map(str, clip))) or "nothing"
-                raise ValueError(f"clip must have bytes or a path, as Audio(decode=False) gives: got {keys}")
-            clip = clip["path"] if clip.get("bytes") is None else clip["bytes"]
+            clip = _read_struct(clip)
         if isinstance(clip, bytes):
             if len(clip) > MAX_CLIP_BYTES:
                 raise ValueError(f"clip must have at most {MAX_CLIP_BYTES} bytes: got {len(clip)}")
@@ -79,9 +78,9 @@ class ClipStore:
             raise ValueError(f"clip must be a name or a file's bytes: got {type(clip).__name__}")
         if members is None:
             return self._read_file(clip)
-        if clip not in members:
+        if (name := normalize("NFC", clip)) not in members:
             raise ValueError(f"must name a clip of its sample: got {clip!r}")
-        return members[clip]
+        return members[name]
 
     def _read_file(self, name: str) -> bytes:
         given = Path(name)
@@ -100,6 +99,19 @@ class ClipStore:
             raise ValueError(f"audio file cannot be opened: {name!r}: {error.strerror}") from error
 
 
+def _read_struct(clip: Mapping[Any, Any]) -> bytes | str:
+    """Of Hugging Face's Audio. What stands beside its two keys would be another sound: samples, or a part."""
+    filled = {str(key): value for key, value in clip.items() if value is not None}
+    content, path = filled.get("bytes"), filled.get("path")
+    if filled.keys() <= {"bytes", "path"} and isinstance(content, bytes):
+        return content
+    if filled.keys() == {"path"} and isinstance(path, str):
+        return path
+    rule = "clip must have bytes or a path and nothing else, as Audio(decode=False) gives"
+    kinds = ", ".join(f"{key} ({type(value).__name__})" for key, value in sorted(filled.items()))
+    raise ValueError(f"{rule}: got {kinds or 'nothing'}")
+
+
 def _check_regular_file(path: Path, name: str) -> None:
     try:
         audio.check_regular_file(path)
@@ -111,6 +123,8 @@ def _detect_suffix(content: bytes) -> str:
     for beginning, suffix in AUDIO_SIGNATURES:
         if content.startswith(beginning):
             return ".opus" if suffix == ".ogg" and b"OpusHead" in content[:64] else suffix
-    if len(content) > 1 and content[0] == 0xFF and content[1] & 0xE0 == 0xE0:  # a frame of MPEG audio
+    if len(content) > 1 and content[0] == 0xFF and content[1] & 0xE0 == 0xE0 and content[1] & 6:  # MPEG, not AAC
         return ".mp3"
-    raise ValueError(f"clip must be a wav, flac, ogg, opus or mp3 file: begins with {content[:8]!r}")
+    what = name_foreign_kind(content[:LONGEST_BEGINNING])
+    got = f"it is {what}" if what else f"begins with {content[:8]!r}" if content else "it is empty"
+    raise ValueError(f"clip must be a wav, flac, ogg, opus or mp3 file: {got}")

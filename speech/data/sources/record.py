@@ -25,6 +25,8 @@ class SourceRecord:
     problems: RowProblems = field(default_factory=list)
     members: Mapping[str, bytes] | None = None
     """Clips by name, in a shard, where names mean these alone; None: names are files."""
+    files: tuple[str, ...] = ()
+    """Of the sample, beside its row: what follows its key and a dot."""
 
     def locate_problem(self, where: str, message: str) -> Problem:
         """``message`` about the field ``where`` of this row, as file:line:field or shard:key:field."""

@@ -13,7 +13,8 @@ can unfold to more than there is memory.
 """
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ PARQUET_BUFFER_BYTES = 1 << 20  # bytes; without one, and with pre_buffer, what 
 PARQUET_MAGIC = b"PAR1"  # a parquet file begins and ends with it
 MAX_INDEX_BYTES = 1 << 20  # bytes of indexes between data and footer, at most, where two files in one are looked for
 PYTHON_VALUE_BYTES = 64  # bytes that a value takes in Python, about, beside its text or sound
+SHARD_NAME = re.compile(r".*-\d+-of-(\d+)\.arrow")
+CACHE_NAMES = ("cache-", "tmp", "indices")  # of what datasets computed from the rows
+STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 UNREAD_COLUMN_VALUE = "not read"  # the value of a column that no form reads, whatever it holds
 UNREADABLE_ERRORS = (ValueError, OverflowError, RecursionError, pyarrow.ArrowException)
 
@@ -44,10 +48,29 @@ def list_saved_files(folder: Path) -> list[Path]:
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise ValueError(f"{state}: _data_files must name files of this folder")
     files = [folder / str(name) for name in names]
+    _check_data_files(folder, state, entries or (), [file.name for file in files])
     for file in files:
         if file.suffix != ".arrow" or not file.is_file() or file.is_symlink():
             raise ValueError(f"{file}: must be an .arrow file of this folder: {state.name} names it")
     return files
+
+
+def _check_data_files(folder: Path, state: Path, entries: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """ValueError: not every row of the folder's data files would be read once."""
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{state}: _data_files must name each file once: got {repeated[0]} again")
+    for entry in entries:
+        if part := sorted(key for key, value in entry.items() if key != "filename" and value is not None):
+            raise ValueError(f"{state}: _data_files must be whole files: got {part[0]} of {entry['filename']}")
+    for name in names:
+        shard = SHARD_NAME.fullmatch(name)
+        if shard and int(shard[1]) != len(names):
+            raise ValueError(
+                f"{state}: _data_files must name all {int(shard[1])} files, as {name} says: got {len(names)}"
+            )
+    for file in sorted(folder.glob("*.arrow")):
+        if file.name not in names and not file.name.startswith(CACHE_NAMES):
+            raise ValueError(f"{file}: must not lie here unread: {state.name} does not name it")
 
 
 def read_table_rows(file: Path) -> Iterator[SourceRecord]:
@@ -124,8 +147,12 @@ def _read_arrow_stream(file: Path) -> Iterator[tuple[list[str], Any]]:
     with pyarrow.OSFile(str(file)) as source, ipc.open_stream(source) as stream:  # mapped, a cut file kills
         for batch in stream:
             yield batch.schema.names, batch
-        if source.tell() < source.size():
+        end = source.tell()
+        if end < source.size():
             raise ValueError("something follows the end of its stream: several files in one?")
+        source.seek(max(0, end - len(STREAM_END)))
+        if source.read() != STREAM_END:
+            raise ValueError("it ends without the mark that ends a stream: it was cut")
 
 
 def _check_single_file(file: Path, metadata: Any) -> None:

@@ -2,7 +2,8 @@
 
 Read without ``tarfile``, whose answers to a hostile header differ from one Python to the next. Invariant:
 each step leads on, no header is longer than ``MAX_HEADER_BYTES``, and nothing of a member is read here. Archives
-that were put together with cat are read on: zeros between them are no end.
+that were put together with cat are read on: zeros between them are no end. Without zeros at its end an archive
+was cut there. Bytes of a name that are no UTF-8 stand as \\xe9, so that two names stay two.
 """
 
 from collections.abc import Iterator, Mapping
@@ -46,7 +47,10 @@ def read_tar_members(file: BinaryIO, end: int) -> Iterator[TarMember]:
     place, common = 0, dict[str, str]()
     if not end:
         raise ValueError("it is empty")
-    while (place := _skip_zeros(file, place)) < end:
+    while True:
+        behind, place = place, _skip_zeros(file, place)
+        if place >= end:
+            break
         own: dict[str, str] = dict(common)
         for _ in range(MAX_MEMBER_HEADERS):
             head = _read_header(file, place)
@@ -67,6 +71,8 @@ def read_tar_members(file: BinaryIO, end: int) -> Iterator[TarMember]:
         yield member
         if member.place + member.size > end:
             raise ValueError("unexpected end of data")
+    if place < behind + TAR_BLOCK_BYTES:
+        raise ValueError("it ends without the zeros that end an archive: it was cut")
 
 
 def _build_member(file: BinaryIO, head: bytes, own: Mapping[str, str], place: int) -> tuple[TarMember, int]:
@@ -167,4 +173,4 @@ def _parse_member_name(head: bytes) -> str:
 
 
 def _decode_text(field: bytes) -> str:
-    return field.partition(b"\0")[0].decode("utf-8", "replace")
+    return field.partition(b"\0")[0].decode("utf-8", "backslashreplace")
