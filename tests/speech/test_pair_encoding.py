@@ -87,10 +87,10 @@ def test_tokens_are_used_as_they_stand_and_no_sound_is_read(family: Family, tmp_
 def test_the_learner_is_told_that_this_run_did_not_sample_a_pair(family: Family, tmp_path: Path) -> None:
     example = RowEncoder(family, tmp_path, 60.0).encode_pair(sampled(family))
     pair = example_to_pair(example)
-    assert (pair.weight, pair.chosen.key, pair.rejected.key) == (0.5, "r1/0", "r1/1")
-    for rollout, side in ((pair.chosen, example.chosen), (pair.rejected, example.rejected)):
-        assert rollout.prompt_ids == example.prompt.ids and rollout.logps is None and rollout.advantage == NO_ADVANTAGE
-        assert (rollout.ids, rollout.channels, rollout.sampled) == (side.ids, side.channels, side.sampled)
+    assert pair.weight == 0.5
+    for trained, side in ((pair.chosen, example.chosen), (pair.rejected, example.rejected)):
+        assert trained.key is None and trained.advantage == NO_ADVANTAGE
+        assert (trained.prompt.id, trained.prompt.ids, trained.reply) == ("r1", example.prompt.ids, side)
 
 
 def test_words_and_sound_are_encoded_word_by_word_where_there_is_a_clip_each(family: Family, folder: Path) -> None:
