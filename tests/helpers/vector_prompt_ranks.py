@@ -21,7 +21,7 @@ from speech.families import load_family
 from speech.families.base import Family
 from speech.features import EncodedPrompt
 from speech.turns import AudioPart, ReplyChunk, Turn
-from tests.helpers.learner_world import config, moments
+from tests.helpers.learner_world import config, moments, spell_key
 from tests.helpers.processes import HANG_S
 from tests.helpers.training_replies import sampled_reply, written_reply
 
@@ -72,7 +72,7 @@ def main(folder: Path, rank: int, world: int) -> None:
     family = load_family(settings(folder).model)
     learner.diagnose(batch(family))
     found["mixed"] = learner.step(batch(family)).metrics
-    found["logps"] = list(learner.score(batch(family).rollouts).values())
+    found["logps"] = {spell_key(key): logps for key, logps in learner.score(batch(family).rollouts).items()}
     learner.export(folder / f"exported_by_{world}")
     plain = Learner(settings(folder), rank, world)
     found["sft"] = plain.step(batch(family, rollouts=False)).metrics

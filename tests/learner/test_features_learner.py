@@ -93,20 +93,20 @@ def test_the_gradient_is_that_of_a_plain_model_over_embeddings(folder: Path, fam
     model = load_language_model(family).double()
     losses = []
     for anchor in batch(family, rollouts=False).anchors:
-        embedded = model.get_input_embeddings()(torch.tensor(anchor.prompt_ids + anchor.ids))
-        if anchor.features is not None:
-            vectors = torch.from_numpy(anchor.features.vectors).double()
-            embedded = embedded.index_copy(0, torch.tensor(anchor.features.steps), vectors)
-        logits = model(inputs_embeds=embedded[None]).logits[0, len(anchor.prompt_ids) - 1 : -1]
-        counted = torch.tensor([letter != "P" for letter in anchor.channels])
-        losses.append(F.cross_entropy(logits[counted], torch.tensor(anchor.ids)[counted]))
+        embedded = model.get_input_embeddings()(torch.tensor(anchor.prompt.ids + anchor.reply.ids))
+        if anchor.prompt.features is not None:
+            vectors = torch.from_numpy(anchor.prompt.features.vectors).double()
+            embedded = embedded.index_copy(0, torch.tensor(anchor.prompt.features.steps), vectors)
+        logits = model(inputs_embeds=embedded[None]).logits[0, len(anchor.prompt.ids) - 1 : -1]
+        counted = torch.tensor([letter != "P" for letter in anchor.reply.channels])
+        losses.append(F.cross_entropy(logits[counted], torch.tensor(anchor.reply.ids)[counted]))
     torch.stack(losses).mean().backward()
     gradient = load_file(folder / "gradient_by_2.safetensors")
     expected = {name: torch.zeros_like(p) if p.grad is None else 0.1 * p.grad for name, p in model.named_parameters()}
     assert relative_error(gradient, expected) < 1e-5
-    heard = next(anchor for anchor in batch(family).anchors if anchor.features is not None)
+    heard = next(anchor.prompt for anchor in batch(family).anchors if anchor.prompt.features is not None)
     assert heard.features is not None
-    place = heard.prompt_ids[heard.features.steps[0]]
+    place = heard.ids[heard.features.steps[0]]
     table = gradient["model.embed_tokens.weight"]
     assert table.abs().sum(1)[place] == 0 < table.abs().sum(1)[family.stop_ids[0]]
 
