@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,18 +89,25 @@ def test_an_interrupt_before_a_resumed_run_has_learnt_anything_writes_nothing(
     assert learner.calls == 1 and len(checkpoint.list_snapshots(run.path)) == 1
 
 
+@pytest.fixture
+def terminal_signals() -> Iterator[None]:
+    """The handlers of a shell's foreground job: ``nohup`` ignores SIGHUP, a background job ignores SIGINT."""
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, hangup)
+
+
+@pytest.mark.usefixtures("terminal_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_waits_until_what_must_not_be_torn_has_ended(number: signal.Signals) -> None:
     whole = False
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    try:
-        with pytest.raises(KeyboardInterrupt), interrupt_on_termination():
-            with defer_signals():
-                os.kill(os.getpid(), number)
-                whole = True
-            raise AssertionError("the signal was lost")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt), interrupt_on_termination():
+        with defer_signals():
+            os.kill(os.getpid(), number)
+            whole = True
+        raise AssertionError("the signal was lost")
     assert whole
 
 
@@ -123,6 +131,7 @@ def saving(*sent: int) -> list[str]:
     return said
 
 
+@pytest.mark.usefixtures("terminal_signals")
 @pytest.mark.parametrize(
     "sent",
     [(signal.SIGHUP, signal.SIGHUP), (signal.SIGTERM, signal.SIGHUP), (signal.SIGINT, signal.SIGTERM)],
