@@ -22,8 +22,7 @@ inside() {
     [ "${NET:-yes}" = yes ] || net=(--net)
     [ "${SYS:-yes}" = no ] || show=(/sys)
     read -ra show <<<"/dev ${show[*]} ${SHOW:-}"
-    export READONLY=${READONLY:-no}
-    timeout --kill-after=30 "${MINUTES:-60}m" unshare --mount "${net[@]}" --pid --fork --kill-child bash -euc '
+    READONLY=${READONLY:-no} timeout --kill-after=30 "${MINUTES:-60}m" unshare --mount "${net[@]}" --pid --fork --kill-child bash -euc '
         root=$1 folder=$2 commands=$3 count=$4; shift 4
         ip link set lo up 2>/dev/null || true
         mkdir -p "$root/proc"

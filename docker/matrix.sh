@@ -50,7 +50,7 @@ own_authority() { # and nothing but the index, no libsndfile: any company
 settings() { # this machine's own pip settings, and what is tried after an install
     machine bookworm "$BASIC,libnuma1"
     mapfile -d '' -t SETTINGS < <(env -0 | grep -z '^PIP_')
-    export SHOW=${MATRIX_SHOW:-}
+    SHOW=${MATRIX_SHOW:-}
     try "Debian 12, this machine's pip settings" ok "$TRAIN"
     NET=no try "no network after the install" ok "rm -rf runs; $TRAIN"
     READONLY=yes try "home read-only after the install" ok "rm -rf runs; $TRAIN"
@@ -97,6 +97,9 @@ ROWS=(own_authority settings trixie slim pip_alone uv_alone)
 if [ "${1:-}" = --list ]; then echo "${ROWS[*]}"; exit 0; fi
 [ $# = 0 ] || ROWS=("$@")
 trap '[ -z "${ROOT:-}" ] || drop' EXIT
-for row in "${ROWS[@]}"; do "$row"; done
+for row in "${ROWS[@]}"; do
+    SETTINGS=() SHOW='' # of the row before
+    "$row"
+done
 printf '\n%s\n' "${TABLE[@]}"
 for line in "${TABLE[@]}"; do [[ $line != *" exit "* ]] || exit 1; done
