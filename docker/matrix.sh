@@ -58,8 +58,6 @@ settings() { # this machine's own pip settings, and what is tried after an insta
     try "a second clone beside it, path with spaces" ok "$TRAIN" "/a second clone"
     rm -rf "$ROOT/root/.cache" "$ROOT/a second clone"
     READONLY=yes try "home read-only from the start" ok "rm -rf .venv runs; $TRAIN"
-    unset SHOW
-    SETTINGS=()
     drop
 }
 
@@ -82,7 +80,6 @@ pip_alone() {
     machine bookworm "$BASIC,libnuma1"
     SETTINGS=(WAVGATE_INSTALLER=pip)
     try "pip alone (WAVGATE_INSTALLER=pip)" ok "$TRAIN"
-    SETTINGS=()
     drop
 }
 
