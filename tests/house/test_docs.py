@@ -99,3 +99,16 @@ def test_the_table_of_contents_has_every_page() -> None:
     links = re.findall(r"\]\(([^)#:\s]+)\)", (ROOT / "docs/README.md").read_text())
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")} - {"README.md"}
     assert pages <= set(links)
+
+
+@pytest.mark.parametrize("page", ["design", "method", "add-a-family", "extend"])
+def test_every_name_of_code_on_a_page_for_readers_of_the_code_is_there(page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    spans = " ".join(re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)))
+    spans = re.sub(r"<\|.*?\|>", "", spans)  # tokens of a vocabulary
+    names = set(re.findall(r"\b(?:[a-z]\w*_\w*[a-z]|[A-Z][a-z]+[A-Z]\w+)\b", spans))
+    settings = [path for folder in ("conf", "examples") for path in (ROOT / folder).rglob("*.yaml")]
+    code = [path for path in SOURCES if path.relative_to(ROOT).parts[0] != "tests"]
+    written = set(re.findall(r"\w+", " ".join(path.read_text() for path in [*code, *settings])))
+    files = {path.stem for path in SOURCES}
+    assert names and sorted(names - written - files) == []
