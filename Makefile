@@ -21,6 +21,7 @@ train: install  ## the main job; make train ARGS="algo=sft run.steps=20"
 
 lint: install  ## ruff and mypy
 	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check --quiet .
 	"$(BIN)/mypy"
 
 test: lint  ## ruff, mypy and the tests; make test ARGS="-k gate"

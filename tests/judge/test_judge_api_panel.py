@@ -167,7 +167,9 @@ def test_a_second_judge_is_asked_about_a_share_and_changes_no_reward(tmp_path: P
     assert {call["case"] for call in calls} == {f"p/{i} v1" for i in range(40)}, "the log names the reply"
     assert {call["case"] for call in calls if call["model"] == "other"} == {f"p/{one.index} v1" for one in asked}
     again = SecondJudge(judge=None, share=0.5)  # type: ignore[arg-type]
-    assert {one.index for one in asked} == {i for i in range(40) if again.is_asked_about(replace(reply(TEXT), index=i))}
+    assert {one.index for one in asked} == {
+        i for i in range(40) if again.is_asked_about(replace(reply(TEXT), index=i))
+    }
 
 
 def test_a_second_judge_that_fails_is_missing_in_the_opinion_alone() -> None:

@@ -350,9 +350,7 @@ def test_resume_forgets_the_canaries_of_later_steps(tmp_path: Path) -> None:
 
     write_lines(tmp_path / "canaries.jsonl", [canary(step=step).model_dump_json() for step in (0, 20, 40)])
     RunDirectory(tmp_path)._remove_later_files(20, 20)
-    assert [
-        line.step for line in read_json_lines(tmp_path / "canaries.jsonl", TypeAdapter(CanaryRecord)).rows
-    ] == [
+    assert [line.step for line in read_json_lines(tmp_path / "canaries.jsonl", TypeAdapter(CanaryRecord)).rows] == [
         0,
         20,
     ]

@@ -146,7 +146,8 @@ def test_prompts_that_differ_in_their_vectors_alone_share_no_cached_prefix(engin
     changed = {"a": vectors, "b": -vectors, "c": vectors[::-1].copy(), "d": vectors.copy()}
     changed["d"][0] += 1.0  # in the middle of the prompt, one vector of forty
     asked = [
-        Prompt(id=name, ids=heard.ids, features=AudioFeatures(heard.features.steps, one)) for name, one in changed.items()
+        Prompt(id=name, ids=heard.ids, features=AudioFeatures(heard.features.steps, one))
+        for name, one in changed.items()
     ]
     expected = {prompt.id: greedy(model, prompt, family, 24) for prompt in asked}
     assert len(set(expected.values())) == len(asked)
