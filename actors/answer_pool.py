@@ -103,8 +103,8 @@ class AnswerPool(ActorPool):
         """A worker past its deadline gets the same time again to come back, then it is replaced."""
 
         async def wait() -> None:
-            done, _ = await asyncio.wait({call}, timeout=self._deadline)
-            if not done or call.exception() is not None:
+            finished, _ = await asyncio.wait({call}, timeout=self._deadline)
+            if not finished or call.exception() is not None:
                 try:
                     await self.replace_once(index, handle, f"no answer within {2 * self._deadline:g} s")
                 except RunError as error:

@@ -18,7 +18,7 @@ from actors.answer_pool import AnswerLate, AnswerPool, build_late_verdict
 from actors.errors import RunError, describe_error
 from actors.handles import BaseActor
 from actors.pool import WORKER_CALL_TIMEOUT_S
-from conf.endpoints import AskedConfig
+from conf.endpoints import JudgeEndpointConfig
 from conf.schema import Config
 from judge.endpoint.limits import Limiter, LimiterFigures
 from judge.llm.build import ProbedEndpoints, build_endpoint_judge, compute_answer_deadline, limits_from_config
@@ -32,14 +32,14 @@ JUDGE_CALLS_FILE = "judge_calls.jsonl"  # in the run directory: every call, with
 
 
 class EndpointActor(BaseActor):
-    """``judge.llm.endpoint_judge.EndpointJudge`` on Ray. ``place``: of the endpoint in ``config.judge.asked``."""
+    """``judge.llm.endpoint_judge.EndpointJudge`` on Ray. ``place``: of the endpoint in ``config.judge.endpoints``."""
 
     def __init__(self, config: Config, place: int, probed: ProbedEndpoints, log: Path, restarted: bool) -> None:
-        asked, able = config.judge.asked[place], (probed.judge, probed.second)[place]
+        endpoint, able = config.judge.endpoints[place], (probed.judge, probed.second)[place]
         assert able is not None, "every endpoint was probed"
-        spent = sum_logged_spend(log, asked.base_url, asked.model)
-        self._limiter = Limiter(limits_from_config(asked), spent=spent, restarted=restarted)
-        self._judge = build_endpoint_judge(config.judge, asked, able, self._limiter, log=log)
+        spent = sum_logged_spend(log, endpoint.base_url, endpoint.model)
+        self._limiter = Limiter(limits_from_config(endpoint), spent=spent, restarted=restarted)
+        self._judge = build_endpoint_judge(config.judge, endpoint, able, self._limiter, log=log)
         self._max_seconds = config.data.max_seconds
 
     async def score(self, transcript: str, speech: Speech, task: JudgeTask, case: str) -> AxisVerdicts:
@@ -122,10 +122,10 @@ def build_endpoint_pools(config: Config, probed: ProbedEndpoints, run: Path, **c
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
-    def build_pool(place: int, asked: AskedConfig) -> EndpointPool:
+    def build_pool(place: int, endpoint: JudgeEndpointConfig) -> EndpointPool:
         # As many calls at once as are in hand, as many signs of life, and one question for the figures.
         actor: Any = ray.remote(EndpointActor).options(
-            num_cpus=0, max_restarts=0, scheduling_strategy=here, max_concurrency=2 * asked.concurrency + 1
+            num_cpus=0, max_restarts=0, scheduling_strategy=here, max_concurrency=2 * endpoint.concurrency + 1
         )
 
         def create(_: int) -> Any:
@@ -134,14 +134,14 @@ def build_endpoint_pools(config: Config, probed: ProbedEndpoints, run: Path, **c
         pool = EndpointPool(
             axes=config.judge.api_axes,
             create=create,
-            deadline=compute_answer_deadline(config.judge, asked, config.rollout.group_size),
-            slots=asked.concurrency,
+            deadline=compute_answer_deadline(config.judge, endpoint, config.rollout.group_size),
+            slots=endpoint.concurrency,
             alive_s=WORKER_CALL_TIMEOUT_S,
             **common,
         )
         return pool
 
-    return [build_pool(place, asked) for place, asked in enumerate(config.judge.asked)]
+    return [build_pool(place, endpoint_config) for place, endpoint_config in enumerate(config.judge.endpoints)]
 
 
 def sum_logged_spend(log: Path, endpoint: str | None, model: str | None) -> float:
@@ -154,6 +154,6 @@ def sum_logged_spend(log: Path, endpoint: str | None, model: str | None) -> floa
                     call = json.loads(line)
                 except ValueError:
                     continue
-                ours = isinstance(call, dict) and call.get("endpoint") == endpoint and call.get("model") == model
-                spent += call["spent"] if ours else 0.0
+                is_ours = isinstance(call, dict) and call.get("endpoint") == endpoint and call.get("model") == model
+                spent += call["spent"] if is_ours else 0.0
     return spent

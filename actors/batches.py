@@ -252,8 +252,8 @@ class BatchScheduler:
 
     def _choose_audio_paths(self, step: int) -> Callable[[Reply], Path | None]:
         log, ends = self._config.log, step in (1, self._config.run.steps)
-        kept = is_due(step, log.rollouts_every) and (ends or is_due(step, log.audio_every))
-        return (lambda reply: self._run.reply_audio_path(step, reply)) if kept else (lambda reply: None)
+        keeps_audio = is_due(step, log.rollouts_every) and (ends or is_due(step, log.audio_every))
+        return (lambda reply: self._run.reply_audio_path(step, reply)) if keeps_audio else (lambda reply: None)
 
     def _cursor_states(self) -> CursorStates:
         return {name: cursor.state_dict() for name, cursor in self._cursors_by_name().items()}

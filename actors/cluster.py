@@ -264,14 +264,14 @@ class Cluster:
         Ray never restarts an actor by itself: the pool does, with its weights.
         """
         claims = self.plan.role(role)
-        where: Any = NodeAffinitySchedulingStrategy(self._node, soft=False)
+        strategy: Any = NodeAffinitySchedulingStrategy(self._node, soft=False)
         if self._group is not None:
             bundle = self.plan.bundle_of(role, index)
-            where = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+            strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
         return {
             "num_cpus": claims.cpus,
             "num_gpus": claims.gpus,
-            "scheduling_strategy": where,
+            "scheduling_strategy": strategy,
             "max_restarts": 0,
             "max_task_retries": 0,
         }

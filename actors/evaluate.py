@@ -72,11 +72,13 @@ class HeldOutEvaluator:
         )
         check_outage([judgement for _, judgement in batch.replies], self._config.judge.max_missing)
         evaluation = summarise_evaluation(rows, batch, step=step, split=split, when=when)
-        kept = [build_held_out_record(evaluation, row, *pair) for row, pair in zip(rows, batch.replies, strict=True)]
+        records = [
+            build_held_out_record(evaluation, row, *pair) for row, pair in zip(rows, batch.replies, strict=True)
+        ]
         self._run.append("evaluations.jsonl", evaluation)
         for sample in build_listening_samples(rows, batch, chosen, when, folder) if when != "during" else ():
             self._run.append("samples.jsonl", sample)
-        self._run.write(heldout_file(split, when, step), kept)  # last: it says that all is there
+        self._run.write(heldout_file(split, when, step), records)  # last: it says that all is there
         self._monitor.say(_format_evaluation(evaluation, batch))
         return evaluation
 
@@ -177,13 +179,13 @@ def build_listening_samples(
     folder: Path,
 ) -> list[Sample]:
     """The chosen replies, to listen to."""
-    heard = []
+    samples = []
     for row, (reply, judged) in zip(rows, batch.replies, strict=True):
         if row.id not in chosen:
             continue
         file = folder / f"{when}_{row.id}.ogg"
         right = judged.figures.get("heard_right")
-        heard.append(
+        samples.append(
             Sample(
                 when=when,
                 row_id=row.id,
@@ -196,7 +198,7 @@ def build_listening_samples(
                 audio=f"{folder.name}/{file.name}" if file.exists() else None,
             )
         )
-    return heard
+    return samples
 
 
 def _average_figure(judged: Sequence[ReplyJudgement], name: str) -> float | None:

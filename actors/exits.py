@@ -44,8 +44,8 @@ def _report_error(error: BaseException) -> int | None:
         print(error, file=sys.stderr)
         return USER
     if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
-        where = error.filename or "a file"
-        print(f"stopped: {where}: {error.strerror}: make room", file=sys.stderr)
+        file = error.filename or "a file"
+        print(f"stopped: {file}: {error.strerror}: make room", file=sys.stderr)
         return FAILED
     if isinstance(error, RunError):
         print(f"stopped: {error}", file=sys.stderr)

@@ -181,8 +181,10 @@ class LearnerActor(BaseActor):
             parallel = self._config.cluster.tensor_parallel
 
             def fan_out(call: str, infos: Sequence[dict[str, Any] | None], at: int | None) -> None:
-                asked = [engine.transfer.remote(call, info, at) for engine, info in zip(engines, infos, strict=True)]
-                ray.get(asked, timeout=self._config.learner.timeout_s)
+                transfers = [
+                    engine.transfer.remote(call, info, at) for engine, info in zip(engines, infos, strict=True)
+                ]
+                ray.get(transfers, timeout=self._config.learner.timeout_s)
 
             self._client = TransferClient(fan_out, len(engines), parallel)
             host, port = self.address()

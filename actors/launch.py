@@ -31,9 +31,9 @@ def run_job(job: Job) -> RunDirectory:
     KeyboardInterrupt, with how to go on, after the checkpoint is written. UserError: the API judge is not
     usable, or somebody else is at work in the run directory.
     """
-    with interrupt_on_termination(), ExitStack() as held:
+    with interrupt_on_termination(), ExitStack() as resources:
         if job.snapshot is not None:
-            _lock_run_directory(held, job.config.run.root / job.config.run.name)
+            _lock_run_directory(resources, job.config.run.root / job.config.run.name)
             checkpoint.check_still_newest(job.snapshot[0])
         probed = probe_for_run(
             job.config.judge, job.config.rollout.group_size, chain(job.train, job.validation, job.test)
@@ -41,20 +41,20 @@ def run_job(job: Job) -> RunDirectory:
         print("starting Ray" if job.config.cluster.address == "local" else "joining Ray", flush=True)
         cluster = Cluster(job.config.cluster, job.layout)  # before anything is written
         try:
-            return _run_on_cluster(cluster, job, probed, held)
+            return _run_on_cluster(cluster, job, probed, resources)
         finally:
             cluster.close(logs=None)  # where nothing was written yet; else it is closed already
 
 
-def _lock_run_directory(held: ExitStack, path: Path) -> None:
-    """Nobody else may run in this folder until ``held`` is closed."""
-    held.enter_context(lock_folder(path, "a run"))
+def _lock_run_directory(resources: ExitStack, path: Path) -> None:
+    """Nobody else may run in this folder until ``resources`` is closed."""
+    resources.enter_context(lock_folder(path, "a run"))
 
 
-def _run_on_cluster(cluster: Cluster, job: Job, probed: ProbedEndpoints | None, held: ExitStack) -> RunDirectory:
+def _run_on_cluster(cluster: Cluster, job: Job, probed: ProbedEndpoints | None, resources: ExitStack) -> RunDirectory:
     if job.snapshot is None:
         directory = RunDirectory.create(job.config)
-        _lock_run_directory(held, directory.path)
+        _lock_run_directory(resources, directory.path)
     else:
         directory = RunDirectory.reopen(job.config.run.root / job.config.run.name, job.snapshot[1].step)
     board = directory.path / "tensorboard" if job.config.log.tensorboard else None

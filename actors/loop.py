@@ -94,8 +94,10 @@ class Driver:
         await self._fleet.sync(state.step)
         ahead = checkpoint.read_prefetched_batch(folder)
         self._batches.resume_after(state.step, state.cursors, ahead)
-        heard = state.step if ahead is None else ahead.draw.step
-        self._run.discard_after(state.step, self._config, heard)  # nothing can keep it from going on now
+        last_step_with_audio = state.step if ahead is None else ahead.draw.step
+        self._run.discard_after(
+            state.step, self._config, last_step_with_audio
+        )  # nothing can keep it from going on now
         self._monitor.resume(state.step)
         self._run.event("resume", f"continued from {folder.name}")
         await self._canaries.check(state.step)
@@ -204,9 +206,11 @@ class Driver:
         ahead = self._batches.prefetched_after(self._state.step)
         state = replace(self._state, cursors=self._batches.cursors(self._state.step))
 
-        kept = None if ahead is None else ahead.ahead
+        batch_ahead = None if ahead is None else ahead.ahead
         keep = self._config.run.keep_checkpoints
-        path = await asyncio.to_thread(checkpoint.save_snapshot, self._run.path, state, save_learner, keep, kept)
+        path = await asyncio.to_thread(
+            checkpoint.save_snapshot, self._run.path, state, save_learner, keep, batch_ahead
+        )
         self._run.event("checkpoint", f"wrote {path.name}")
 
     async def _save_after_interrupt(self) -> None:

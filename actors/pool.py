@@ -114,9 +114,9 @@ class RolloutPool(ActorPool):
 
     async def verify(self, version: int) -> None:
         """SyncFailed: an engine reads back another version."""
-        asked = asyncio.gather(*(handle.version.remote() for handle in self.handles))
+        versions = asyncio.gather(*(handle.version.remote() for handle in self.handles))
         try:
-            engine_versions = await asyncio.wait_for(asked, WORKER_CALL_TIMEOUT_S)
+            engine_versions = await asyncio.wait_for(versions, WORKER_CALL_TIMEOUT_S)
         except (RayError, TimeoutError) as error:
             raise WeightSyncFailed(f"an engine does not tell its version: {describe_error(error)}") from error
         if set(engine_versions) != {version}:

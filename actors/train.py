@@ -59,9 +59,9 @@ def _split_flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
         "--config-dir": "--config-dir",
         "-cd": "--config-dir",
     }
-    flags, overrides, rest = set(), [], list(arguments)
-    while rest:
-        argument = rest.pop(0)
+    flags, overrides, remaining = set(), [], list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
         if not argument.startswith("-"):
             overrides.append(argument)
             continue
@@ -72,7 +72,7 @@ def _split_flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
                 "(settings are key=value)"
             )
         if known[name] in ("--cfg", "--config-dir"):
-            value = value or (rest.pop(0) if rest else "")
+            value = value or (remaining.pop(0) if remaining else "")
         if known[name] == "--cfg" and value != "job":
             raise UserError("--cfg: must be followed by job")
         if known[name] == "--config-dir":

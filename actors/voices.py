@@ -46,11 +46,11 @@ async def measure_voice(
     if known is not None:
         await fleet.judges.know_voice(known)
         return None
-    asked = [row for row in rows[: 4 * MAX_VOICE_REPLIES] if row.style is None][:MAX_VOICE_REPLIES]
-    samples = await _collect_voice_samples(fleet, config.rollout, manifest, asked) if asked else []
+    unstyled = [row for row in rows[: 4 * MAX_VOICE_REPLIES] if row.style is None][:MAX_VOICE_REPLIES]
+    samples = await _collect_voice_samples(fleet, config.rollout, manifest, unstyled) if unstyled else []
     norms = fit_voice_norms(samples)
     if norms is None:
-        count = f"{len(samples)} of {len(asked)} replies of the start policy end by themselves and say words"
+        count = f"{len(samples)} of {len(unstyled)} replies of the start policy end by themselves and say words"
         if is_voice_needed(config.judge):
             raise RunError(
                 f"judge.acoustic: {count}, {MIN_VOICE_REPLIES} are needed to measure its voice; {UNKNOWN_VOICE_REASON}"

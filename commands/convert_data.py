@@ -51,9 +51,9 @@ class ProgressLine:
     def tell(self, progress: ConversionProgress) -> None:
         """Show it, if the last time was long enough ago."""
         if monotonic() - self._last >= self._every:
-            said = f"{progress.rows} rows, {progress.dropped} dropped, of {progress.done} read"
+            counts = f"{progress.rows} rows, {progress.dropped} dropped, of {progress.done} read"
             print(
-                f"\r{said}\x1b[K" if self._terminal else said,
+                f"\r{counts}\x1b[K" if self._terminal else counts,
                 end="" if self._terminal else "\n",
                 file=sys.stderr,
             )

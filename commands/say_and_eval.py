@@ -46,11 +46,11 @@ def write_spoken_reply(prompt: str, out: Path, model: Path | None, overrides: Se
         else:
             turn = Turn.from_parts("user", prompt)
         encoded = family.encode_prompt([turn])
-        asked = Prompt(id="say", ids=encoded.ids, features=encoded.features)
-        check_prompts_fit([asked], build_greedy_sampling(config.rollout), config.model.max_length)
+        request = Prompt(id="say", ids=encoded.ids, features=encoded.features)
+        check_prompts_fit([request], build_greedy_sampling(config.rollout), config.model.max_length)
     except ValueError as error:
         raise UserError(f"prompt: {error}") from error
-    text, seconds = asyncio.run(_generate_reply(config, asked, out))
+    text, seconds = asyncio.run(_generate_reply(config, request, out))
     print(text)
     if not seconds:
         print("no audio in the reply: nothing written", file=sys.stderr)
@@ -131,21 +131,21 @@ async def build_in_process_judge(
     from judge.panel import build_panel
 
     judge = config.without_second_opinion().judge
-    where = (judge, Path.cwd(), config.model.path)
+    folders = (judge, Path.cwd(), config.model.path)
     try:
         if not judge.api_axes:
-            panel = build_panel(*where)
+            panel = build_panel(*folders)
 
             async def local(reply: "Reply", speech: "Speech", task: "JudgeTask") -> "ReplyJudgement":
                 return panel.score(reply, speech, task)
 
             return local
         probe_result = await probe_endpoints(judge, user_audio=user_audio)
-        asked = build_api_panel(*where, probe_result, log=None)
+        api_panel = build_api_panel(*folders, probe_result, log=None)
     except ValueError as error:
         raise UserError(f"judge: {error}") from error
     print(probe_result.judge.describe(), file=sys.stderr)
-    return asked.score
+    return api_panel.score
 
 
 async def _evaluate_rows(config: Config, manifest: Path, rows: Sequence[ManifestRow]) -> Evaluation:

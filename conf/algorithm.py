@@ -141,8 +141,8 @@ class AlgoConfig(StrictModel):
         """What ``faithful`` stands for, where nothing but the schema's own default was said."""
         if not isinstance(given, Mapping) or not given.get("faithful"):
             return given
-        said = {name: value for name, value in given.items() if not _is_default(name, value)}
-        return {**given, **RELEASED_SETTINGS, **said}
+        chosen = {name: value for name, value in given.items() if not _is_default(name, value)}
+        return {**given, **RELEASED_SETTINGS, **chosen}
 
     @model_validator(mode="after")
     def _one_objective(self) -> Self:

@@ -42,7 +42,7 @@ class EndpointConfig(StrictModel):
         return next((name for name in ("base_url", "model") if not getattr(self, name)), None)
 
 
-class AskedConfig(EndpointConfig):
+class JudgeEndpointConfig(EndpointConfig):
     """A judge behind a chat endpoint, and what it may be asked."""
 
     repeats: PositiveInt = 1
@@ -82,7 +82,7 @@ class AskedConfig(EndpointConfig):
         return self
 
 
-class ApiConfig(AskedConfig):
+class ApiConfig(JudgeEndpointConfig):
     """The judge whose verdicts are rewards."""
 
     compare: Literal["none", "pairwise", "ranking"] = "none"
@@ -103,7 +103,7 @@ class ApiConfig(AskedConfig):
         return self
 
 
-class SecondConfig(AskedConfig):
+class SecondConfig(JudgeEndpointConfig):
     """A second opinion, held against the first in the report and never part of a reward."""
 
     share: Fraction = 0.1

@@ -28,12 +28,12 @@ def list_options(group: str, folders: Sequence[Path]) -> list[str]:
 def find_folder_problems(folders: Sequence[Path]) -> Iterator[str]:
     """What is wrong with the user's folders."""
     for folder in folders:
-        held = [group for group in CONFIG_GROUPS if (folder / group).is_dir()]
+        groups = [group for group in CONFIG_GROUPS if (folder / group).is_dir()]
         if not folder.is_dir():
             yield f"--config-dir: no folder at {folder}"
-        elif not held:
+        elif not groups:
             yield f"--config-dir: must hold a folder named {', '.join(CONFIG_GROUPS)} (got {folder})"
-        for group in held:
+        for group in groups:
             for name in set(CONFIG_GROUPS[group]) & set(list_options(group, [folder])[len(CONFIG_GROUPS[group]) :]):
                 yield f"{group}: {folder / group / name}.yaml has the name of an option of the project"
 
@@ -46,10 +46,10 @@ def is_file_option(option: str) -> bool:
 @contextmanager
 def link_files_as_options(files: dict[str, Path]) -> Iterator[tuple[Path, dict[str, str]]]:
     """A folder for Hydra in which each group has its file, and the options' names."""
-    with tempfile.TemporaryDirectory(prefix="wavgate-conf-") as made:
+    with tempfile.TemporaryDirectory(prefix="wavgate-conf-") as folder:
         names = {}
         for group, file in files.items():
             names[group] = re.sub(r"\W", "_", file.stem) + "_file"
-            (Path(made) / group).mkdir()
-            (Path(made) / group / f"{names[group]}.yaml").symlink_to(file)
-        yield Path(made), names
+            (Path(folder) / group).mkdir()
+            (Path(folder) / group / f"{names[group]}.yaml").symlink_to(file)
+        yield Path(folder), names

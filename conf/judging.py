@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from conf.endpoints import ApiConfig, AskedConfig, EndpointConfig, SecondConfig
+from conf.endpoints import ApiConfig, EndpointConfig, JudgeEndpointConfig, SecondConfig
 from conf.fields import Fraction, NonNegativeFloat, PositiveInt, PositiveSeconds, StrictModel
 
 JudgedBy = Literal["local", "api"]
@@ -195,7 +195,7 @@ class JudgeConfig(StrictModel):
         return ("semantic", "acoustic", "holistic") if self.holistic > 0 else ("semantic", "acoustic")
 
     @property
-    def asked(self) -> tuple[AskedConfig, ...]:
+    def endpoints(self) -> tuple[JudgeEndpointConfig, ...]:
         """The endpoints of judges: the one whose verdicts are rewards and, where there is one, the second."""
         return (self.api,) if self.second.base_url is None else (self.api, self.second)
 

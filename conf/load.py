@@ -173,10 +173,10 @@ def _compose_files(overrides: list[Override], config_name: str, folders: list[Pa
         if override.key_or_group in CONFIG_GROUPS and is_file_option(str(override.value()))
     }
     with (
-        link_files_as_options(own) as (made, names),
+        link_files_as_options(own) as (linked, names),
         initialize_config_dir(config_dir=str(CONFIG_FOLDER), version_base="1.3"),
     ):
-        places = [quote_override(f"file://{folder}") for folder in (*folders, *([made] if own else []))]
+        places = [quote_override(f"file://{folder}") for folder in (*folders, *([linked] if own else []))]
         lines = [f"{SEARCHPATH_KEY}=[{','.join(places)}]"] if places else []
         lines += [_format_forced_override(override, names) for override in overrides]
         loader = GlobalHydra.instance().config_loader()

@@ -108,8 +108,8 @@ class Gate:
     def _information(self, group: GroupStatistics) -> float:
         n, size = group.count, group.size
         noise = (n - 1) / n * group.noise_variance if self._config.denoise else 0.0
-        seen = (n - 1) * size / (n * (size - 1)) if self._config.correct_missing else 1.0
-        return min(max((group.variance - noise) / seen / self._largest_variance, 0.0), 1.0)
+        survivor_share = (n - 1) * size / (n * (size - 1)) if self._config.correct_missing else 1.0
+        return min(max((group.variance - noise) / survivor_share / self._largest_variance, 0.0), 1.0)
 
 
 class FixedLambda:
@@ -124,13 +124,13 @@ class FixedLambda:
 
     def update(self, groups: Sequence[GroupStatistics]) -> GateReading:
         """The same lambda every step, whatever the groups."""
-        seen = self._gate.update(groups)
+        reading = self._gate.update(groups)
         return GateReading(
             weight=self._weight,
-            raw=seen.raw,
-            direction=seen.direction,
-            information=seen.information,
-            noise_variance=seen.noise_variance,
+            raw=reading.raw,
+            direction=reading.direction,
+            information=reading.information,
+            noise_variance=reading.noise_variance,
         )
 
     def state_dict(self) -> dict[str, float | None]:

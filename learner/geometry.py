@@ -46,13 +46,13 @@ class DiagnosticLoss:
 
 def build_diagnostic_losses(batch: StepBatch, algo: AlgoConfig, setup: SamplingSetup) -> list[DiagnosticLoss]:
     """The preference over TEXT alone and over AUDIO alone, and the anchors; lambda is in none of them."""
-    both = algo.model_copy(update={"preference": TEXT_AND_AUDIO})
-    rows = build_training_rows(replace(batch, weight=1.0, anchors=()), both, setup)
+    text_and_audio = algo.model_copy(update={"preference": TEXT_AND_AUDIO})
+    rows = build_training_rows(replace(batch, weight=1.0, anchors=()), text_and_audio, setup)
     preferred = [row.restrict_to(PREFERENCE_COMPONENTS) for row in rows]
     anchors = build_training_rows(replace(batch, weight=0.0, rollouts=(), pairs=()), algo, setup)
     return [
         *(
-            DiagnosticLoss(name=name, rows=_restrict_to_channel(preferred, channel), algo=both, weight=1.0)
+            DiagnosticLoss(name=name, rows=_restrict_to_channel(preferred, channel), algo=text_and_audio, weight=1.0)
             for name, channel in CHANNELS.items()
         ),
         DiagnosticLoss(name="sft", rows=anchors, algo=algo, weight=0.0),

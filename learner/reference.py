@@ -31,8 +31,8 @@ def compute_reference_logps(
         logps = torch.zeros(len(micro.keep_N), device=micro.ids_TS.device)
         if any(needs_reference[i] for rank_plan in plan for i in rank_plan[m]):
             assert reference is not None, "a weight that needs a reference without one"
-            asked = pack_reference_microbatch([rows[i] for i in row_indices], micro.streams)
-            logps[micro.referenced_N] = reference(asked.to(logps.device))[0]
+            packed = pack_reference_microbatch([rows[i] for i in row_indices], micro.streams)
+            logps[micro.referenced_N] = reference(packed.to(logps.device))[0]
         logps_by_micro.append(logps)
     return logps_by_micro
 

@@ -259,11 +259,11 @@ class Learner:
         replies: Sequence[TrainingReply],
     ) -> LogpsByReply:
         """Bring the replies' log-probs to rank 0, by key; nan where nobody needed one."""
-        where = [list_scored_positions(rows, plan, rank) for rank in range(self._world)]
-        parts = ranks.gather_over_ranks(torch.cat(list(logps)), [len(w) for w in where])
+        positions_by_rank = [list_scored_positions(rows, plan, rank) for rank in range(self._world)]
+        parts = ranks.gather_over_ranks(torch.cat(list(logps)), [len(w) for w in positions_by_rank])
         logps_by_key = self._unscored_logps(replies)
         if self._rank == 0:
-            for positions, values in zip(where, parts, strict=True):
+            for positions, values in zip(positions_by_rank, parts, strict=True):
                 for (i, j), value in zip(positions, values, strict=True):
                     key = rows[i].key
                     if key is not None:
@@ -287,8 +287,10 @@ class Learner:
         return plan_microbatches(rows, ranks=self._world, budget=budget, streams=streams)
 
     def _pack_own_microbatches(self, rows: Sequence[TrainingRow], plan: MicrobatchPlan) -> list[Microbatch]:
-        held, streams = plan[self._rank], self.family.streams
-        return [pack_microbatch([rows[i] for i in micro], streams).to(ranks.get_rank_device()) for micro in held]
+        row_indices, streams = plan[self._rank], self.family.streams
+        return [
+            pack_microbatch([rows[i] for i in micro], streams).to(ranks.get_rank_device()) for micro in row_indices
+        ]
 
     def _prepare_rank_batch(self, rows: Sequence[TrainingRow], plan: MicrobatchPlan) -> _RankBatch:
         micros = self._pack_own_microbatches(rows, plan)

@@ -157,8 +157,8 @@ class RowEncoder:
             waves = [audio.read(path, encoder.sample_rate, self._max_seconds) for path in paths]
             vectors = encoder.encode(np.concatenate(waves))
             if not np.isfinite(vectors).all():
-                where = " and ".join(clips)
-                raise ValueError(f"{where}: the audio encoder's vectors must be finite: got NaN or infinity")
+                places = " and ".join(clips)
+                raise ValueError(f"{places}: the audio encoder's vectors must be finite: got NaN or infinity")
             vectors.setflags(write=False)  # whoever asks again gets the same
             if vectors.nbytes <= VECTOR_CACHE_BYTES:
                 self._vectors[digests] = vectors
@@ -218,8 +218,8 @@ def _encode_turn(
         if len(parts) == 2:
             chunks = _build_chunks(message.content.replace(AUDIO_MARKER, ""), next(clips), sound)
             return Turn(role, tuple(chain(*((chunk.text, AudioPart(codes=chunk.codes)) for chunk in chunks))))
-    said = (_encode_clips(hearing, next(clips), sound) if part == AUDIO_MARKER else [part] for part in parts)
-    return Turn.from_parts(role, *chain(*said))
+    encoded_parts = (_encode_clips(hearing, next(clips), sound) if part == AUDIO_MARKER else [part] for part in parts)
+    return Turn.from_parts(role, *chain(*encoded_parts))
 
 
 def _encode_clips(hearing: AudioInput, clips: tuple[str, ...], sound: ClipEncoder) -> list[TurnPart]:

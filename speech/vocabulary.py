@@ -239,12 +239,12 @@ def _check_merges(file: Path, merges: object) -> None:
         return
     lines = [line.rstrip("\r") for line in other.read_text(encoding="utf-8", errors="replace").split("\n")]
     lines = lines[1:] if lines[0].startswith("#version") else lines
-    theirs = [line for line in lines if line]
+    listed = [line for line in lines if line]
     given = merges if isinstance(merges, list) else []
     mine = [pair if isinstance(pair, str) else " ".join(map(str, pair)) for pair in given]
-    if theirs != mine:
-        place = next((i for i, (read, used) in enumerate(zip(theirs, mine, strict=False)) if read != used), None)
-        got = f"{len(theirs)} for {len(mine)}" if place is None else f"{theirs[place]!r} for {mine[place]!r}"
+    if listed != mine:
+        place = next((i for i, (read, used) in enumerate(zip(listed, mine, strict=False)) if read != used), None)
+        got = f"{len(listed)} for {len(mine)}" if place is None else f"{listed[place]!r} for {mine[place]!r}"
         raise ValueError(f"{other}: must have the merges of {file.name}, which is read: got {got}")
 
 

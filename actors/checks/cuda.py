@@ -40,7 +40,7 @@ def bare_nodes(need: float) -> list[str]:
     UserError: without them there are fewer than ``need`` GPUs.
     """
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) > 0]
-    return _unusable(nodes, [_devices_or_reason(asked) for asked in _ask(nodes)], need)
+    return _unusable(nodes, [_devices_or_reason(reply) for reply in _ask(nodes)], need)
 
 
 def _unusable(nodes: Sequence[Mapping[str, Any]], answers: Sequence[int | str], need: float) -> list[str]:
@@ -63,22 +63,22 @@ def _unusable(nodes: Sequence[Mapping[str, Any]], answers: Sequence[int | str], 
 def _ask(nodes: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Every node for its devices; all have answered, or their time is over."""
     question = ray.remote(max_calls=1)(_count_node_devices)  # its process sees all GPUs: no other work may get it
-    asked = [
+    calls = [
         question.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote()
         for node in nodes
     ]
-    if asked:
-        ray.wait(asked, num_returns=len(asked), timeout=NODE_ANSWER_TIMEOUT_S)
-    return asked
+    if calls:
+        ray.wait(calls, num_returns=len(calls), timeout=NODE_ANSWER_TIMEOUT_S)
+    return calls
 
 
-def _devices_or_reason(asked: Any) -> int | str:
+def _devices_or_reason(reply: Any) -> int | str:
     try:
-        return int(ray.get(asked, timeout=0))
+        return int(ray.get(reply, timeout=0))
     except GetTimeoutError:
-        ray.cancel(asked, force=True)
+        ray.cancel(reply, force=True)
         return f"no answer within {NODE_ANSWER_TIMEOUT_S:g} s"
     except RayError as error:
         return describe_error(error)

@@ -79,8 +79,8 @@ def find_machine_problems() -> list[str]:
         remedy = "Debian: apt-get install util-linux; conda: conda install -c conda-forge util-linux"
         lacking.append(f"lscpu is missing, vLLM's CPU build asks it for the cores  ->  {remedy}")
     else:
-        asked = ["lscpu", "--json", "--extended=CPU,CORE,NODE", "--online"]
-        why = _failure_of(asked)
+        lscpu = ["lscpu", "--json", "--extended=CPU,CORE,NODE", "--online"]
+        why = _failure_of(lscpu)
         if why:
             lacking.append(f"lscpu fails ({why}), vLLM's CPU build asks it for the cores  ->  mount /sys here")
     return lacking
@@ -89,10 +89,10 @@ def find_machine_problems() -> list[str]:
 def _failure_of(command: Sequence[str]) -> str:
     """Why a small program failed, "" where it did not."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+        process = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return " ".join(str(error).split())
-    return (" ".join(done.stderr.split()) or f"exit status {done.returncode}") if done.returncode else ""
+    return (" ".join(process.stderr.split()) or f"exit status {process.returncode}") if process.returncode else ""
 
 
 def find_python_problems() -> list[str]:
@@ -129,16 +129,16 @@ def check_dependencies(chosen: Sequence[Dependency] | None = None) -> Iterator[t
     its end within ``IMPORT_TIMEOUT_S`` is named too, and the rest with it.
     """
     every = DEPENDENCIES if chosen is None else chosen
-    rest = [known for known in every if known.required or installed_version(known.package) is not None]
-    while rest:
-        errors, status = _import_in_child([known.module for known in rest])
+    unchecked = [known for known in every if known.required or installed_version(known.package) is not None]
+    while unchecked:
+        errors, status = _import_in_child([known.module for known in unchecked])
         if status is None:
-            errors += [f"not imported within {IMPORT_TIMEOUT_S:g} s"] * (len(rest) - len(errors))
-        elif len(errors) < len(rest):
+            errors += [f"not imported within {IMPORT_TIMEOUT_S:g} s"] * (len(unchecked) - len(errors))
+        elif len(errors) < len(unchecked):
             errors.append(f"the interpreter died of it (status {status})")
-        for known, error in zip(rest, errors, strict=False):
+        for known, error in zip(unchecked, errors, strict=False):
             yield known, _format_problem(known.package, error, known.library) if error else ""
-        rest = rest[len(errors) :]
+        unchecked = unchecked[len(errors) :]
 
 
 def explain_import_error(error: BaseException) -> str | None:
@@ -166,10 +166,10 @@ def _find_foreign_package(error: BaseException) -> str | None:
     while trace is not None:
         frame = trace.tb_frame
         last = str(frame.f_globals.get("__name__", ""))
-        ours = Path(frame.f_code.co_filename).is_relative_to(INSTALL_ROOT) and not _is_in_packages(
+        is_ours = Path(frame.f_code.co_filename).is_relative_to(INSTALL_ROOT) and not _is_in_packages(
             frame.f_code.co_filename
         )
-        if frame.f_code.co_name == "<module>" and not ours:
+        if frame.f_code.co_name == "<module>" and not is_ours:
             return last.partition(".")[0]
         trace = trace.tb_next
     if not isinstance(error, ImportError):
@@ -188,8 +188,8 @@ def _import_in_child(modules: Sequence[str]) -> tuple[list[str], int | None]:
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
     status = None
     try:
-        done = subprocess.run(command, capture_output=True, timeout=IMPORT_TIMEOUT_S, env=environment)
-        output, status = done.stdout, done.returncode
+        process = subprocess.run(command, capture_output=True, timeout=IMPORT_TIMEOUT_S, env=environment)
+        output, status = process.stdout, process.returncode
     except subprocess.TimeoutExpired as late:
         output = late.stdout or b""
     lines = output.decode(errors="replace").splitlines()
@@ -232,16 +232,16 @@ def _format_reason(error: BaseException) -> str:
 def _format_problem(package: str, reason: str, library: str) -> str:
     missing = re.search(r"(lib[\w+-]+)[\w.-]*\.so[\d.]*: cannot open shared object", reason)
     remedy = _suggest_remedy(missing[1] if missing else library) or _suggest_reinstall()
-    held = installed_version(package)
-    if held is None:
-        ours = any(known.package == package and known.required for known in DEPENDENCIES)
-        return f"{package} is not installed  ->  {'make install' if ours else f'pip install {package}'}"
-    return f"{package} {held}: {reason}  ->  {remedy}"
+    version = installed_version(package)
+    if version is None:
+        is_required = any(known.package == package and known.required for known in DEPENDENCIES)
+        return f"{package} is not installed  ->  {'make install' if is_required else f'pip install {package}'}"
+    return f"{package} {version}: {reason}  ->  {remedy}"
 
 
 def _is_glibc_usable() -> bool:
-    name, held = platform.libc_ver()
-    return name == "glibc" and tuple(map(int, held.split(".")[:2])) >= GLIBC
+    name, version = platform.libc_ver()
+    return name == "glibc" and tuple(map(int, version.split(".")[:2])) >= GLIBC
 
 
 def _suggest_reinstall() -> str:
@@ -273,8 +273,8 @@ def _check_after_install() -> int:
             continue
         lacking = True
         print(f"install: {line}", file=sys.stderr)
-        held = installed_version(dependency.package)
-        print(dependency.package if held is None else f"{dependency.package}=={held.partition('+')[0]}")
+        version = installed_version(dependency.package)
+        print(dependency.package if version is None else f"{dependency.package}=={version.partition('+')[0]}")
     if not lacking:
         print(f"install: imported {', '.join(fine)}", file=sys.stderr)
     return int(lacking)

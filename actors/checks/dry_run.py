@@ -10,12 +10,12 @@ from judge.llm.build import calls_per_group
 def describe_job(job: Job) -> list[str]:
     """Placement, memory and judge calls, as lines."""
     config = job.config
-    where = (
+    placement = (
         "this machine"
         if not job.layout.bundles
         else ("one placement group, colocated" if job.layout.colocated else "one placement group, apart")
     )
-    lines = [f"placement: {where}, {count_usable_cores()} cores here"]
+    lines = [f"placement: {placement}, {count_usable_cores()} cores here"]
     lines += [
         f"  {role.name:<8} x {role.count}  CPUs {role.cpus:g}  GPUs {role.gpus:g} each" for role in job.layout.roles
     ]

@@ -36,25 +36,29 @@ def read_physical_memory() -> int:
 def estimate_memory(config: Config, family: Family) -> dict[str, int]:
     """Bytes per role that the run will need, roughly, on hosts and GPUs together."""
     sizes, rollout, ranks = CheckpointSizes.of(family), config.rollout, config.learner.ranks
-    held = BYTES_PER_NUMBER[config.model.dtype]
-    engine = sizes.sampled * held + sizes.beside
+    number_bytes = BYTES_PER_NUMBER[config.model.dtype]
+    engine = sizes.sampled * number_bytes + sizes.beside
     if rollout.engine == "torch":
         engine += (
-            rollout.max_num_seqs * config.model.max_length // family.streams * _count_cached_numbers(family) * held
+            rollout.max_num_seqs
+            * config.model.max_length
+            // family.streams
+            * _count_cached_numbers(family)
+            * number_bytes
         )
     else:
         engine += rollout.kv_cache_mb * MIB
     state = MASTER_WEIGHT_BYTES + GRADIENT_BYTES + ADAM_MOMENT_BYTES
     state += MASTER_WEIGHT_BYTES if needs_reference(config.algo) or config.log.diagnose_every else 0
-    gathered = sizes.learnt * (held + GRADIENT_BYTES) if config.cluster.kind == "local" else 0
-    work = config.learner.tokens_per_microbatch * 4096 * 4 * 8  # activations, by the order of magnitude
-    sent = sizes.sampled * held
+    gathered = sizes.learnt * (number_bytes + GRADIENT_BYTES) if config.cluster.kind == "local" else 0
+    activation_bytes = config.learner.tokens_per_microbatch * 4096 * 4 * 8  # activations, by the order of magnitude
+    sent = sizes.sampled * number_bytes
     return {
         "driver": PROCESS_BYTES // 2,
         "ray": 600 * MIB + sent,
         "rollout": rollout.workers * (700 * MIB + engine),
-        "judge": (config.judge.workers + len(config.judge.asked) * bool(config.judge.api_axes)) * 250 * MIB,
-        "learner": ranks * (PROCESS_BYTES + work + gathered) + sizes.learnt * state + 2 * sent,
+        "judge": (config.judge.workers + len(config.judge.endpoints) * bool(config.judge.api_axes)) * 250 * MIB,
+        "learner": ranks * (PROCESS_BYTES + activation_bytes + gathered) + sizes.learnt * state + 2 * sent,
     }
 
 
@@ -70,15 +74,15 @@ class CheckpointSizes:
     def of(cls, family: Family) -> "CheckpointSizes":
         """From headers. ValueError: see ``speech.checkpoints.folder``."""
         stored, names = read_tensor_headers(family.path), family.tensor_names
-        heard = {name: h for name, h in stored.items() if not names.module_names(name)}
+        encoder_shapes = {name: h for name, h in stored.items() if not names.module_names(name)}
         if family.audio_encoder_path and family.audio_encoder_path.is_dir():
-            heard |= {
+            encoder_shapes |= {
                 name: h for name, h in read_tensor_headers(family.audio_encoder_path).items() if "encoder." in name
             }
         return cls(
             learnt=sum(prod(h.shape) for name, h in stored.items() if names.module_names(name)),
             sampled=sum(prod(h.shape) for name, h in stored.items() if names.is_sampled(name)),
-            beside=4 * sum(prod(h.shape) for h in heard.values()) + _sum_stored_bytes(family.codec_path),
+            beside=4 * sum(prod(h.shape) for h in encoder_shapes.values()) + _sum_stored_bytes(family.codec_path),
         )
 
 

@@ -30,12 +30,12 @@ def check_held_out(
     data: DataConfig, manifests: Sequence[LazyRows[ManifestRow]], pairs: Sequence[PairRow]
 ) -> list[str]:
     """What a run should know of its rows, as lines. UserError: it would be tested on what it trains on."""
-    train, *held = zip((data.train, data.validation, data.test), manifests, strict=True)
+    train, *held_out = zip((data.train, data.validation, data.test), manifests, strict=True)
     learnt: RowsFilesByName = {"data.train": train}
     if data.pairs is not None and isinstance(pairs, LazyRows):
         learnt = {**learnt, "data.pairs": (data.pairs, pairs)}
     notes = [line for name, file in learnt.items() for line in describe_overlaps({name: file})]
-    for name, file in zip(("data.validation", "data.test"), held, strict=True):
+    for name, file in zip(("data.validation", "data.test"), held_out, strict=True):
         notes += [
             line for learnt_name in learnt for line in _describe_overlap({**learnt, name: file}, learnt_name, name)
         ]

@@ -36,10 +36,10 @@ def describe_reference_transcripts(
         for row in [rows[0], rows[len(rows) - 1]][: len(rows)]:
             clips = [resolve_inside(manifest.parent, clip) for clip in row.sft_target_audio]
             wave = read_clips(clips, POCKETSPHINX_SAMPLE_RATE, max_seconds)
-            said = listener.transcribe(wave, POCKETSPHINX_SAMPLE_RATE)
-            rates.append(word_error_rate(row.sft_target_text, said))
+            transcript = listener.transcribe(wave, POCKETSPHINX_SAMPLE_RATE)
+            rates.append(word_error_rate(row.sft_target_text, transcript))
             target = _shorten_text(row.sft_target_text)
-            lines.append(f"{asr.by} hears {row.id}: {_shorten_text(said)} for {target}, WER {rates[-1]:.0%}")
+            lines.append(f"{asr.by} hears {row.id}: {_shorten_text(transcript)} for {target}, WER {rates[-1]:.0%}")
     except (CallFailed, ValueError) as failure:
         raise UserError(f"judge.asr: {failure}") from failure
     if sum(rates) > WER_WARNING_BOUND * len(rates):

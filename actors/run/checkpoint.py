@@ -137,8 +137,8 @@ def check_snapshot(snapshot: Path) -> list[str]:
         manifest = SnapshotManifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        return [f"{path}: not the manifest of a {CHECKPOINT_FORMAT}: {where} {first['msg']}".replace(":  ", ": ")]
+        field = ".".join(map(str, first["loc"]))
+        return [f"{path}: not the manifest of a {CHECKPOINT_FORMAT}: {field} {first['msg']}".replace(":  ", ": ")]
     problems = []
     for name, (size, digest) in manifest.files.items():
         file = snapshot / name

@@ -72,9 +72,9 @@ class Monitor:
         self._phase, self._done, self._total, self._tokens = name, 0, total, 0
         self._since = time.monotonic()
 
-    def tick(self, done: int, tokens: int) -> None:
+    def tick(self, replies: int, tokens: int) -> None:
         """That many more things are done, with that many tokens."""
-        self._done += done
+        self._done += replies
         self._tokens += tokens
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -25,9 +25,9 @@ def hash_source(root: Path = SOURCE_ROOT) -> str:
 
 def format_version_line() -> str:
     """What ``wavgate --version`` says: a bug report needs no more."""
-    made = collect_versions()
-    commit = f"commit {made['commit'][:12]}" if made["commit"] else "no git"
-    return f"wavgate {made['packages'].get('wavgate', 'not installed')} ({commit}, source {made['source']})"
+    versions = collect_versions()
+    commit = f"commit {versions['commit'][:12]}" if versions["commit"] else "no git"
+    return f"wavgate {versions['packages'].get('wavgate', 'not installed')} ({commit}, source {versions['source']})"
 
 
 def collect_versions() -> dict[str, Any]:
@@ -63,5 +63,5 @@ def _read_git_commit() -> str | None:
     if shutil.which("git") is None:
         return None
     command = ["git", "rev-parse", "HEAD"]
-    asked = subprocess.run(command, cwd=SOURCE_ROOT, capture_output=True, text=True, check=False)
-    return asked.stdout.strip() if asked.returncode == 0 else None
+    process = subprocess.run(command, cwd=SOURCE_ROOT, capture_output=True, text=True, check=False)
+    return process.stdout.strip() if process.returncode == 0 else None

@@ -74,19 +74,19 @@ class RunDirectory:
         run.step = step
         return run
 
-    def discard_after(self, step: int, config: Config, heard: int | None = None) -> None:
+    def discard_after(self, step: int, config: Config, last_step_with_audio: int | None = None) -> None:
         """Forget everything after ``step``; from here on these settings hold.
 
-        ``heard``: the last step whose replies were sampled already, and keep their audio.
+        ``last_step_with_audio``: the last step whose replies were sampled already, and keep their audio.
         """
-        self._remove_later_files(step, heard or step)
+        self._remove_later_files(step, last_step_with_audio or step)
         self._describe(config)
 
     def _describe(self, config: Config) -> None:
         write_atomically(self.path / "config.yaml", dump_config(config))
         write_atomically(self.path / "versions.json", json.dumps(collect_versions(), indent=1) + "\n")
 
-    def _remove_later_files(self, step: int, heard: int) -> None:
+    def _remove_later_files(self, step: int, last_step_with_audio: int) -> None:
         def stays(line: Mapping[str, Any]) -> bool:
             return line.get("step", 0) <= step and line.get("when") != "after"
 
@@ -100,7 +100,7 @@ class RunDirectory:
         for name in ("evaluations.jsonl", "samples.jsonl"):
             keep_json_lines(self.path / name, lambda line: stays(line) and is_whole(line))
         for entry in [*self.path.glob("rollouts/step_*"), *self.path.glob("audio/step_*")]:
-            if int(entry.stem.removeprefix("step_")) > (heard if entry.is_dir() else step):
+            if int(entry.stem.removeprefix("step_")) > (last_step_with_audio if entry.is_dir() else step):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         for file in self.path.glob("heldout/*.jsonl"):
             _, _, when = file.stem.partition("_")

@@ -22,31 +22,31 @@ async def judge_all_items(
     limiter: Limiter,
     keep: Callable[[FinishedReply, ReplyJudgement], None],
 ) -> None:
-    """Ask about every item once and hand each verdict to ``keep``. ``found``: what an API judge can do."""
-    start, done, missing = time.monotonic(), 0, 0
+    """Ask about every item once and hand each verdict to ``keep``. ``probe_result``: what an API judge can do."""
+    start, judged_count, missing = time.monotonic(), 0, 0
 
-    def kept(item: FinishedReply, judged: ReplyJudgement) -> None:
-        nonlocal done, missing
+    def keep_and_count(item: FinishedReply, judged: ReplyJudgement) -> None:
+        nonlocal judged_count, missing
         keep(item, judged)
-        done, missing = done + 1, missing + isinstance(judged.reward, MissingVerdict)
+        judged_count, missing = judged_count + 1, missing + isinstance(judged.reward, MissingVerdict)
 
     def tell() -> None:
-        pace = done / (time.monotonic() - start)
-        open_s = (len(items) - done) / pace if pace else None
+        pace = judged_count / (time.monotonic() - start)
+        open_s = (len(items) - judged_count) / pace if pace else None
         left = f", about {open_s / 60:.0f} min left" if open_s else ""
-        asked = limiter.state()
-        calls = f", {asked.requests} calls, spent {asked.spent:g}" if probe_result is not None else ""
+        limits = limiter.state()
+        calls = f", {limits.requests} calls, spent {limits.spent:g}" if probe_result is not None else ""
         print(
-            f"judge: {done} of {len(items)} replies, {missing} without a reward, {pace:.1f}/s{calls}{left}",
+            f"judge: {judged_count} of {len(items)} replies, {missing} without a reward, {pace:.1f}/s{calls}{left}",
             file=sys.stderr,
         )
 
     async with _report_periodically(tell):
         if probe_result is None:
             async with open_local_judges(judges) as judge:
-                await score_replies(items, judge, judges.at_once, kept)
+                await score_replies(items, judge, judges.at_once, keep_and_count)
         else:
-            await score_replies(items, build_api_scorer(judges, probe_result, limiter), judges.at_once, kept)
+            await score_replies(items, build_api_scorer(judges, probe_result, limiter), judges.at_once, keep_and_count)
     if probe_result is not None:
         tell()
 

@@ -90,14 +90,14 @@ class VerdictLedger(Journal[LedgerHeader, LedgerEntry]):
 
     def start_or_resume(self, header: LedgerHeader) -> None:
         """Start the file, or go on with it. ValueError: it is about something else."""
-        held = self.ensure_header(header)
+        existing = self.ensure_header(header)
         for name, what in (("manifest", "other replies"), ("judge", "other judge settings")):
-            if getattr(held, name) != getattr(header, name):
+            if getattr(existing, name) != getattr(header, name):
                 raise ValueError(
                     f"{self.path}: holds verdicts on {what}: remove it, or write to another file with --to"
                 )
-        if held.mode != header.mode:
-            rule = f"holds verdicts of a judge that answered by {held.mode}, this one by {header.mode}"
+        if existing.mode != header.mode:
+            rule = f"holds verdicts of a judge that answered by {existing.mode}, this one by {header.mode}"
             raise ValueError(f"{self.path}: {rule}: remove it, or write to another file with --to")
 
     def open_items(self, items: Sequence[FinishedReply]) -> list[FinishedReply]:
@@ -110,8 +110,8 @@ def hash_judge_settings(config: JudgeConfig, voice: SpeechNorms | None) -> str:
 
     ``voice``: the norms that the acoustic rule uses; None: there are none.
     """
-    kept = config.model_dump(exclude=dict.fromkeys(RUNTIME_SETTINGS, True) | {"api": RUNTIME_API_SETTINGS})
-    text = json.dumps([_hash_named_files(kept), repr(voice)], sort_keys=True, default=str)
+    settings = config.model_dump(exclude=dict.fromkeys(RUNTIME_SETTINGS, True) | {"api": RUNTIME_API_SETTINGS})
+    text = json.dumps([_hash_named_files(settings), repr(voice)], sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()
 
 

@@ -102,9 +102,9 @@ async def score_replies(
                 running[asyncio.create_task(_await_score(score, item))] = item
             if not running:
                 return
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            finished, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             stop: BaseException | None = None
-            for task in done:
+            for task in finished:
                 item, failure = running.pop(task), task.exception()
                 failure = failure or _stop_for_verdict(task.result())
                 if failure is None:

@@ -66,13 +66,13 @@ def assess_reliability(
     verdicts = {name: first[name].axes[axis] for name in ratings}
     scores = {name: verdict for name, verdict in verdicts.items() if isinstance(verdict, ScoredVerdict)}
     judge = _find_main_judge(scores.values())
-    ours = {name: verdict for name, verdict in scores.items() if verdict.judge == judge}
+    own_verdicts = {name: verdict for name, verdict in scores.items() if verdict.judge == judge}
     items = [
         RatedReply(prompt_id=first[name].prompt_id, judge=verdict.value, human=fmean(ratings[name]))
-        for name, verdict in ours.items()
+        for name, verdict in own_verdicts.items()
     ]
     point = scale.point
-    pairs = [] if second is None else _pair_passes(ours, second, axis)
+    pairs = [] if second is None else _pair_passes(own_verdicts, second, axis)
     curve, no_map = (
         _fit_helpful_map(items, judge, scale, kind) if maps else (None, "only an API judge's scores are mapped")
     )
@@ -86,7 +86,7 @@ def assess_reliability(
         variance=estimate_repeat_variance([(a.value, a.spread, b.value, b.spread) for a, b in pairs], repeats),
         retest=None if second is None else compare_passes([a.value for a, _ in pairs], [b.value for _, b in pairs]),
         missing=Counter(verdict.kind for verdict in verdicts.values() if isinstance(verdict, MissingVerdict)),
-        by_rule=len(scores) - len(ours),
+        by_rule=len(scores) - len(own_verdicts),
         curve=curve,
         no_map=no_map,
     )
@@ -99,10 +99,10 @@ def _find_main_judge(scores: Iterable[ScoredVerdict]) -> str | None:
 
 
 def _pair_passes(
-    ours: Mapping[str, ScoredVerdict], second: Mapping[str, ReplyJudgement], axis: str
+    first: Mapping[str, ScoredVerdict], second: Mapping[str, ReplyJudgement], axis: str
 ) -> list[tuple[ScoredVerdict, ScoredVerdict]]:
     again: dict[str, Verdict] = {name: judged.axes[axis] for name, judged in second.items()}
-    paired_verdicts = [(first_score, again[name]) for name, first_score in ours.items() if name in again]
+    paired_verdicts = [(first_score, again[name]) for name, first_score in first.items() if name in again]
     return [(a, b) for a, b in paired_verdicts if isinstance(b, ScoredVerdict) and b.judge == a.judge]
 
 

@@ -75,12 +75,12 @@ def score_manifest_replies(manifest: Path, to: Path, overrides: Sequence[str]) -
         raise UserError("judge score writes parquet, which needs pyarrow: pip install pyarrow")
     with convert_to_user_errors():
         given = replies.read_reply_manifest(manifest, config.data.max_seconds)
-        with VerdictLedger(to.with_suffix(".verdicts.jsonl")) as kept:
+        with VerdictLedger(to.with_suffix(".verdicts.jsonl")) as verdict_ledger:
             voice = _find_voice_norms(config.model.path, given, overrides)
-            _judge_open_replies(config.judge, given, voice, kept)
-            ledger.write_verdict_table(to, ledger.build_table_rows(given.items, kept.entries))
-            print("\n".join(_format_score_summary(to, given, kept)))
-            _check_some_scored([kept.entries[item.id].reward for item in given.items])
+            _judge_open_replies(config.judge, given, voice, verdict_ledger)
+            ledger.write_verdict_table(to, ledger.build_table_rows(given.items, verdict_ledger.entries))
+            print("\n".join(_format_score_summary(to, given, verdict_ledger)))
+            _check_some_scored([verdict_ledger.entries[item.id].reward for item in given.items])
     return OK
 
 
@@ -112,20 +112,22 @@ def _check_some_scored(verdicts: Sequence[ScoredVerdict | MissingVerdict]) -> No
 
 
 def _judge_open_replies(
-    config: JudgeConfig, given: ReplyManifest, voice: SpeechNorms | None, kept: VerdictLedger
+    config: JudgeConfig, given: ReplyManifest, voice: SpeechNorms | None, verdict_ledger: VerdictLedger
 ) -> None:
     """Ask about what is open. UserError: the ledger is about something else. RunError: stopped half-way."""
     settings = ledger.hash_judge_settings(config, voice)
-    if kept.header is not None:
-        kept.start_or_resume(LedgerHeader(manifest=given.sha256, judge=settings, mode=kept.header.mode))
-    items = kept.open_items(given.items)
+    if verdict_ledger.header is not None:
+        verdict_ledger.start_or_resume(
+            LedgerHeader(manifest=given.sha256, judge=settings, mode=verdict_ledger.header.mode)
+        )
+    items = verdict_ledger.open_items(given.items)
     if not items:
         return
     probe_result = probe_judge(config, user_audio=any(item.user_audio for item in items))
     mode = probe_result.mode if probe_result is not None else None
-    kept.start_or_resume(LedgerHeader(manifest=given.sha256, judge=settings, mode=mode))
+    verdict_ledger.start_or_resume(LedgerHeader(manifest=given.sha256, judge=settings, mode=mode))
     check_vetoes(config, items)
-    with explain_how_to_resume("judge score", kept.entries, len(given.items), "verdicts"):
+    with explain_how_to_resume("judge score", verdict_ledger.entries, len(given.items), "verdicts"):
         judges = _build_judges(config, given, voice)
         limiter = Limiter(limits_from_config(config.api))
         asyncio.run(
@@ -134,20 +136,20 @@ def _judge_open_replies(
                 items,
                 probe_result,
                 limiter,
-                lambda item, judged: kept.append_entry(ledger.make_ledger_entry(item, judged)),
+                lambda item, judged: verdict_ledger.append_entry(ledger.make_ledger_entry(item, judged)),
             )
         )
 
 
-def _format_score_summary(to: Path, given: ReplyManifest, kept: VerdictLedger) -> Iterator[str]:
-    entries = [kept.entries[item.id] for item in given.items]
+def _format_score_summary(to: Path, given: ReplyManifest, verdict_ledger: VerdictLedger) -> Iterator[str]:
+    entries = [verdict_ledger.entries[item.id] for item in given.items]
     rewards = [entry.reward.value for entry in entries if isinstance(entry.reward, ScoredVerdict)]
     mean = f", mean reward {sum(rewards) / len(rewards):.2f}" if rewards else ""
     yield f"{to}: {len(entries)} replies, {len(rewards)} with a reward{mean}"
     kinds = ledger.count_missing_kinds(entries)
     if kinds:
         yield "without: " + ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-    again = len(kept.open_items(given.items))
+    again = len(verdict_ledger.open_items(given.items))
     if again:
         yield f"{again} of them because the judge failed: the same command asks about them again"
 
@@ -213,13 +215,13 @@ async def _judge_twice(
     if probe_result is None:
         return first, second
     fresh = config.without_second_opinion(cache=None)
-    heard = [
+    replies = [
         item.model_copy(update={"transcript": first[item.id].transcript})
         for item in given.items
         if any(isinstance(first[item.id].axes.get(axis), ScoredVerdict) for axis in config.judge.api_axes)
     ]
     judges = _build_judges(fresh.judge, given, voice)
-    await judge_all_items(judges, heard, probe_result, limiter, lambda i, j: second.update({i.id: j}))
+    await judge_all_items(judges, replies, probe_result, limiter, lambda i, j: second.update({i.id: j}))
     return first, second
 
 
@@ -247,11 +249,11 @@ def convert_to_user_errors() -> Iterator[None]:
 
 
 @contextmanager
-def explain_how_to_resume(command: str, kept: Sized, count: int, what: str) -> Iterator[None]:
+def explain_how_to_resume(command: str, ledger: Sized, count: int, what: str) -> Iterator[None]:
     """However it ends, the user learns how many ``what`` are kept and how to go on."""
 
     def left() -> str:
-        return f"{len(kept)} of {count} {what} are kept; the same command goes on"
+        return f"{len(ledger)} of {count} {what} are kept; the same command goes on"
 
     try:
         yield

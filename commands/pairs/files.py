@@ -58,12 +58,12 @@ class PairFiles:
 
     def keep(self, reply: Reply) -> tuple[str, ...]:
         """Keep the sound of a reply, if it has any."""
-        kept = self.folder / "replies" / _name_audio_file(reply)
+        path = self.folder / "replies" / _name_audio_file(reply)
         try:
-            self.sampling_path(reply).replace(kept)
+            self.sampling_path(reply).replace(path)
         except FileNotFoundError:
             return ()
-        return (self._relative(kept),)
+        return (self._relative(path),)
 
     def keep_prompt_clips(self, row: ManifestRow, folder: Path) -> tuple[tuple[str, ...], ...]:
         """Keep the clips of a prompt from a manifest in ``folder``."""
@@ -96,9 +96,9 @@ class PairFiles:
         shutil.copyfile(source, copy)
         with copy.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        kept = copy.with_name(f"{digest[:32]}{source.suffix.lower()}")
-        copy.replace(kept)
-        return self._relative(kept)
+        path = copy.with_name(f"{digest[:32]}{source.suffix.lower()}")
+        copy.replace(path)
+        return self._relative(path)
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.to.parent).as_posix()

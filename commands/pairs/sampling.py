@@ -49,9 +49,9 @@ class PairSampler:
         PairSampler(work, files, journal.add).run(todo, probed)
     """
 
-    def __init__(self, work: PairJob, files: PairFiles, keep: Callable[[PairOutcome], None]) -> None:
-        self._work, self._files, self._keep = work, files, keep
-        self._config = work.config
+    def __init__(self, job: PairJob, files: PairFiles, keep: Callable[[PairOutcome], None]) -> None:
+        self._work, self._files, self._keep = job, files, keep
+        self._config = job.config
 
     def run(self, todo: Sequence[ManifestRow], probed: ProbedEndpoints | None) -> None:
         """All of them, on Ray. KeyboardInterrupt, also for SIGTERM. RunError: it cannot go on."""

@@ -61,12 +61,12 @@ def make_preference_pairs(
     if is_in_ray_job() and not to.is_absolute():
         raise UserError(f"--to {to}: must be absolute in a Ray job, whose own folder is temporary")
     files = PairFiles(to)
-    work = prepare_pair_job(samples, manifest, limit, overrides)
+    job = prepare_pair_job(samples, manifest, limit, overrides)
     with convert_to_user_errors():
         journal = Journal(files.journal, PairJournalHeader, PairOutcome, by="wavgate pairs")
-    with journal as kept:
-        _sample_open_prompts(work, files, kept)
-        return _write_results(work, files, kept)
+    with journal as records:
+        _sample_open_prompts(job, files, records)
+        return _write_results(job, files, records)
 
 
 def prepare_pair_job(
@@ -90,8 +90,8 @@ def prepare_pair_job(
     if limit is not None and limit < 1:
         raise UserError(f"--limit: must be at least 1: got {limit}")
     drawn = RowCursor(len(rows), config.run.seed).draw_indices(min(limit or len(rows), len(rows)))
-    made, chosen = _build_provenance(config, family), tuple(rows[i] for i in sorted(drawn))
-    return PairJob(config=config, layout=layout, manifest=path, rows=chosen, provenance=made)
+    provenance, chosen = _build_provenance(config, family), tuple(rows[i] for i in sorted(drawn))
+    return PairJob(config=config, layout=layout, manifest=path, rows=chosen, provenance=provenance)
 
 
 def load_pair_settings(samples: int | None, overrides: Sequence[str]) -> Config:
@@ -103,16 +103,18 @@ def load_pair_settings(samples: int | None, overrides: Sequence[str]) -> Config:
         raise UserError(f"--samples: a pair needs at least 2 replies: got {samples}")
     if given & {"resume", "run.resume"}:
         raise UserError("resume: the same `wavgate pairs` command goes on by itself")
-    ours = [] if "rollout.group_size" in given else [f"rollout.group_size={samples or DEFAULT_PAIR_SAMPLES}"]
-    ours += [] if given & {f"judge.{axis}" for axis in ("semantic", "acoustic", "holistic")} else DEFAULT_PAIR_UTILITY
-    config = load_config([*ours, *complete_overrides(overrides)[0]])
+    defaults = [] if "rollout.group_size" in given else [f"rollout.group_size={samples or DEFAULT_PAIR_SAMPLES}"]
+    defaults += (
+        [] if given & {f"judge.{axis}" for axis in ("semantic", "acoustic", "holistic")} else DEFAULT_PAIR_UTILITY
+    )
+    config = load_config([*defaults, *complete_overrides(overrides)[0]])
     if config.rollout.group_size < 2:
         raise UserError(f"rollout.group_size: a pair needs at least 2 replies: got {config.rollout.group_size}")
     return config.without_second_opinion()
 
 
 def _build_provenance(config: Config, family: Family) -> PairProvenance:
-    made = collect_versions()
+    versions = collect_versions()
     return PairProvenance(
         model=model_fingerprint(config.model.path),
         family=family.name,
@@ -123,59 +125,59 @@ def _build_provenance(config: Config, family: Family) -> PairProvenance:
         max_new_tokens=config.rollout.max_new_tokens,
         grammar=config.rollout.grammar,
         seed=config.run.seed,
-        commit=made["commit"],
-        source=made["source"],
+        commit=versions["commit"],
+        source=versions["source"],
     )
 
 
-def _sample_open_prompts(work: PairJob, files: PairFiles, kept: Journal[PairJournalHeader, PairOutcome]) -> None:
+def _sample_open_prompts(job: PairJob, files: PairFiles, journal: Journal[PairJournalHeader, PairOutcome]) -> None:
     """Sample what is open. UserError: the journal is about something else. RunError: stopped half-way."""
-    header = _build_header(work)
-    if kept.header is not None:
-        _begin_or_check_journal(kept, header.model_copy(update={"mode": kept.header.mode}))
-    todo = [row for row in work.rows if row.id not in kept.entries or kept.entries[row.id].again]
+    header = _build_header(job)
+    if journal.header is not None:
+        _begin_or_check_journal(journal, header.model_copy(update={"mode": journal.header.mode}))
+    todo = [row for row in job.rows if row.id not in journal.entries or journal.entries[row.id].again]
     if not todo:
         return
-    probe_result = probe_for_run(work.config.judge, work.config.rollout.group_size, work.rows)
+    probe_result = probe_for_run(job.config.judge, job.config.rollout.group_size, job.rows)
     _begin_or_check_journal(
-        kept, header.model_copy(update={"mode": probe_result.mode if probe_result is not None else None})
+        journal, header.model_copy(update={"mode": probe_result.mode if probe_result is not None else None})
     )
-    with explain_how_to_resume("pairs", kept.entries, len(work.rows), "prompts"):
+    with explain_how_to_resume("pairs", journal.entries, len(job.rows), "prompts"):
         files.start()
-        PairSampler(work, files, kept.append_entry).run(todo, probe_result)
+        PairSampler(job, files, journal.append_entry).run(todo, probe_result)
 
 
-def _build_header(work: PairJob) -> PairJournalHeader:
+def _build_header(job: PairJob) -> PairJournalHeader:
     """Everything that a pair depends on."""
-    config, digest = work.config, sha256(work.manifest.read_bytes())
-    for clip in sorted({clip for row in work.rows for clips in row.audios for clip in clips}):
-        with resolve_inside(work.manifest.parent, clip).open("rb") as file:
+    config, digest = job.config, sha256(job.manifest.read_bytes())
+    for clip in sorted({clip for row in job.rows for clips in row.audios for clip in clips}):
+        with resolve_inside(job.manifest.parent, clip).open("rb") as file:
             digest.update(file_digest(file, "sha256").digest())
-    made = work.provenance.model_dump(exclude={"commit", "source"})
+    provenance = job.provenance.model_dump(exclude={"commit", "source"})
     run_settings = [config.rollout.engine, config.model.dtype, config.model.max_length, config.judge.api.compare]
     judged = hash_judge_settings(config.judge, find_voice_norms(config.model.path))
-    settings_json = json.dumps([made, run_settings, judged, config.margin], sort_keys=True)
+    settings_json = json.dumps([provenance, run_settings, judged, config.margin], sort_keys=True)
     return PairJournalHeader(
         prompts=digest.hexdigest(), settings=sha256(settings_json.encode()).hexdigest(), mode=None
     )
 
 
-def _begin_or_check_journal(kept: Journal[PairJournalHeader, PairOutcome], header: PairJournalHeader) -> None:
+def _begin_or_check_journal(journal: Journal[PairJournalHeader, PairOutcome], header: PairJournalHeader) -> None:
     """Start the journal, or see that it is about this. UserError: it is not."""
-    held = kept.ensure_header(header)
+    existing = journal.ensure_header(header)
     for name, what in (("prompts", "other prompts"), ("settings", "other settings")):
-        if getattr(held, name) != getattr(header, name):
-            raise UserError(f"{kept.path}: was begun with {what}: remove it, or choose another --to")
-    if held.mode != header.mode:
-        rule = f"holds verdicts of a judge that answered by {held.mode}, this one by {header.mode}"
-        raise UserError(f"{kept.path}: {rule}: remove it, or choose another --to")
+        if getattr(existing, name) != getattr(header, name):
+            raise UserError(f"{journal.path}: was begun with {what}: remove it, or choose another --to")
+    if existing.mode != header.mode:
+        rule = f"holds verdicts of a judge that answered by {existing.mode}, this one by {header.mode}"
+        raise UserError(f"{journal.path}: {rule}: remove it, or choose another --to")
 
 
-def _write_results(work: PairJob, files: PairFiles, kept: Journal[PairJournalHeader, PairOutcome]) -> int:
+def _write_results(job: PairJob, files: PairFiles, journal: Journal[PairJournalHeader, PairOutcome]) -> int:
     """Write the pairs and what became of the others. RunError: there is no pair."""
-    outcomes = [kept.entries[row.id] for row in work.rows]
+    outcomes = [journal.entries[row.id] for row in job.rows]
     rows = [outcome.pair for outcome in outcomes if outcome.pair is not None]
-    totals = summarise_pair_outcomes(work, outcomes, rows)
+    totals = summarise_pair_outcomes(job, outcomes, rows)
     with convert_to_user_errors():
         files.summary(totals)
         if rows:
@@ -186,18 +188,18 @@ def _write_results(work: PairJob, files: PairFiles, kept: Journal[PairJournalHea
     return OK
 
 
-def summarise_pair_outcomes(work: PairJob, outcomes: Sequence[PairOutcome], rows: Sequence[PairRow]) -> dict[str, Any]:
+def summarise_pair_outcomes(job: PairJob, outcomes: Sequence[PairOutcome], rows: Sequence[PairRow]) -> dict[str, Any]:
     """What became of the prompts, in numbers; a figure that nothing has is null."""
     margins = [row.margin for row in rows if row.margin is not None]
     return {
         "prompts": len(outcomes),
-        "samples": work.provenance.samples,
+        "samples": job.provenance.samples,
         "pairs": len(rows),
         "sampled_tokens": None
         if None in (counts := [outcome.tokens for outcome in outcomes])
         else sum(filter(None, counts)),
-        "weights": work.provenance.weights,
-        "least_margin": work.config.margin,
+        "weights": job.provenance.weights,
+        "least_margin": job.config.margin,
         "margin_min": min(margins, default=None),
         "margin_mean": sum(margins) / len(margins) if margins else None,
         "margin_max": max(margins, default=None),

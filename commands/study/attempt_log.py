@@ -78,9 +78,9 @@ class AttemptLog:
             left = RunningAttempt.model_validate_json(self._running.read_bytes())
         except ValidationError:
             raise UserError(f"{self._running}: must be what a study wrote: remove it") from None
-        seen = self._running.stat().st_mtime
-        killed = AttemptResult(code=-9, seconds=max(0.0, seen - left.started), error="the study was killed")
-        self._add(left.name, seen, killed, fresh=left.fresh, arguments=left.arguments)
+        modified = self._running.stat().st_mtime
+        killed = AttemptResult(code=-9, seconds=max(0.0, modified - left.started), error="the study was killed")
+        self._add(left.name, modified, killed, fresh=left.fresh, arguments=left.arguments)
         self._running.unlink()
 
     def _add(self, name: str, when: float, ended: AttemptResult, *, fresh: bool, arguments: Sequence[str]) -> None:

@@ -45,15 +45,17 @@ def plan_study_runs(study: StudyConfig, file: Path, to: Path) -> list[PlannedRun
     cells: list[PlannedRun] = []
     known: dict[tuple[str, ...], Config] = {}
     for seed, arm, method in _iterate_cells(study):
-        where = f"methods.{method}" if arm == MAIN_ARM else f"arms.{arm}, {method}"
+        place = f"methods.{method}" if arm == MAIN_ARM else f"arms.{arm}, {method}"
         try:
             cells.append(_plan_run(study, to, arm, method, seed, known))
         except ConfigError as error:
-            problems += [f"{where}: {problem.removeprefix('conf: ')}" for problem in error.problems]
+            problems += [f"{place}: {problem.removeprefix('conf: ')}" for problem in error.problems]
     names = [cell.name for cell in cells]
     problems += [f"methods: two cells would be called {name}" for name in names if names.count(name) > 1]
-    made = {prepared.name for cell in cells for prepared in cell.needs}
-    problems += [f"prepare: a cell is called {name} too: choose another name" for name in names if name in made]
+    prepared_names = {prepared.name for cell in cells for prepared in cell.needs}
+    problems += [
+        f"prepare: a cell is called {name} too: choose another name" for name in names if name in prepared_names
+    ]
     if problems:
         raise StudyError(file, problems)
     return cells
@@ -117,8 +119,8 @@ def _check_overrides(study: StudyConfig, changes: Sequence[str]) -> None:
 
 def _plan_required_file(study: StudyConfig, to: Path, name: str, seed: int) -> RequiredFile:
     command, each = study.prepare[name], study.prepare[name].each
-    made = name if each == "study" else f"{name}-seed{seed}"
-    file = to / "prepared" / f"{made}.jsonl"
+    file_name = name if each == "study" else f"{name}-seed{seed}"
+    file = to / "prepared" / f"{file_name}.jsonl"
     chosen = f"run.seed={study.seeds[0] if each == 'study' else seed}"
     arguments = (command.verb, "--to", str(file), *study.common, *command.arguments, chosen)
-    return RequiredFile(name=made, file=file, arguments=arguments, minutes=command.minutes)
+    return RequiredFile(name=file_name, file=file, arguments=arguments, minutes=command.minutes)

@@ -23,8 +23,8 @@ class StudySource(BaseModel):
 
 def pin_study_source(folder: Path) -> None:
     """Record the code at the first start. UserError: a later start with other code."""
-    made, file = collect_versions(), folder / "study.json"
-    now = StudySource(source=made["source"], commit=made["commit"])
+    versions, file = collect_versions(), folder / "study.json"
+    now = StudySource(source=versions["source"], commit=versions["commit"])
     if not file.exists():
         with replace_atomically(file) as unfinished:
             unfinished.write_text(now.model_dump_json() + "\n")
@@ -35,8 +35,8 @@ def pin_study_source(folder: Path) -> None:
         first = error.errors(include_url=False)[0]
         raise UserError(f"{file}: must be what a study wrote at its first start: {first['msg']}") from None
     if then.source != now.source:
-        where = f"git checkout {then.commit}" if then.commit else "bring that code back"
+        remedy = f"git checkout {then.commit}" if then.commit else "bring that code back"
         raise UserError(
-            f"{folder}: was begun with source {then.source}, this is {now.source}: {where} "
+            f"{folder}: was begun with source {then.source}, this is {now.source}: {remedy} "
             "(with what was changed in it then) to go on, or choose another --to; --page only draws"
         )

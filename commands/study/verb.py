@@ -111,12 +111,12 @@ class StudyRunner:
         """All that is not finished, one after another. KeyboardInterrupt: after the running one has ended."""
         self._log.recover()
         todo = [cell for cell in self.cells if not is_finished(self.path(cell))]
-        done, width = len(self.cells) - len(todo), len(str(len(self.cells)))
-        if done:
-            print(f"{done} of {len(self.cells)} cells are finished already")
+        finished, width = len(self.cells) - len(todo), len(str(len(self.cells)))
+        if finished:
+            print(f"{finished} of {len(self.cells)} cells are finished already")
         for place, cell in enumerate(todo, start=1):
             self._prepare(cell, lock)
-            print(f"[{done + place:>{width}}/{len(self.cells)}] {cell.name:<24}", end=" ", flush=True)
+            print(f"[{finished + place:>{width}}/{len(self.cells)}] {cell.name:<24}", end=" ", flush=True)
             ended = self._run_cell(cell, lock)
             print(_format_result(ended) + self._format_time_left(len(todo) - place), flush=True)
             if ended.interrupted:
@@ -157,13 +157,13 @@ class StudyRunner:
         )
 
     def _build_prepared_file(self, prepared_file: RequiredFile) -> PreparedFile:
-        last, made = self._log.last(prepared_file.name), self._is_made(prepared_file)
+        last, is_made = self._log.last(prepared_file.name), self._is_made(prepared_file)
         state: CellState = "waiting" if last is None else "stopped" if last.interrupted else "failed"
         users = [cell for cell in self.cells if prepared_file in cell.needs]
         return PreparedFile(
             name=prepared_file.name,
-            state="finished" if made else state,
-            detail=None if made or last is None else last.error,
+            state="finished" if is_made else state,
+            detail=None if is_made or last is None else last.error,
             wall_s=self._log.wall_s(prepared_file.name),
             sampled=read_sampled_tokens(prepared_file.file),
             methods=tuple(dict.fromkeys(cell.method for cell in users)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import httpx2
 
-from conf.endpoints import ENV_NAME_PATTERN, AskedConfig, EndpointConfig, SecondConfig
+from conf.endpoints import ENV_NAME_PATTERN, EndpointConfig, JudgeEndpointConfig, SecondConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ def endpoint_from_config(config: EndpointConfig) -> Endpoint:
         model=config.model or "",
         key_env=config.key_env,
         deadline_s=config.deadline_s,
-        also_named=config.also_named if isinstance(config, AskedConfig) else (),
+        also_named=config.also_named if isinstance(config, JudgeEndpointConfig) else (),
         settings="judge.second" if isinstance(config, SecondConfig) else "judge.api",
     )
 

@@ -103,8 +103,8 @@ def read_completion(
         reply = _Reply.model_validate(parsed_body)
     except ValidationError as broken:
         first, *_ = broken.errors(include_url=False, include_input=False)
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise make_failure("malformed", f"not a chat completion: {where}: {first['msg']}") from None
+        field = ".".join(map(str, first["loc"])) or "the whole"
+        raise make_failure("malformed", f"not a chat completion: {field}: {first['msg']}") from None
     used = _count_billed_tokens(reply.usage)
     for given in reply.choices or ():  # before the name: what failed on its way may bear any
         _must_be_whole(given, used)
@@ -118,8 +118,8 @@ def read_completion(
     assert choice.message is not None
     text, thought = _split_message(choice.message, used)
     if not text.strip():
-        kept = f", {len(thought)} characters of thought" if thought.strip() else ""
-        raise make_failure("empty", f"no content, finish_reason {choice.finish_reason}{kept}", used)
+        thought_note = f", {len(thought)} characters of thought" if thought.strip() else ""
+        raise make_failure("empty", f"no content, finish_reason {choice.finish_reason}{thought_note}", used)
     return Completion(
         text=text,
         logprobs=_read_alternatives(choice.logprobs, used),
@@ -233,8 +233,8 @@ def _read_alternatives(logprobs: Any, used: tuple[int, int]) -> list[list[tuple[
         return [_order_alternatives(token) for token in TOKEN_LOGPROB_LIST.validate_python(listed or [])]
     except ValidationError as broken:
         first, *_ = broken.errors(include_url=False, include_input=False)
-        where = ".".join(map(str, first["loc"]))
-        raise make_failure("malformed", f"token probabilities: {where}: {first['msg']}", used) from None
+        field = ".".join(map(str, first["loc"]))
+        raise make_failure("malformed", f"token probabilities: {field}: {first['msg']}", used) from None
 
 
 def _order_alternatives(token: _Token) -> list[tuple[str, float]]:

@@ -103,8 +103,8 @@ async def send_post(
     else:
         return PostResult(parsed=parsed, seconds=endpoint.deadline_s - call.left_s, attempts=call.attempts)
     # Raised here and not in the handlers: what is chained to a failure holds the request and so the key.
-    asked = f", asked to wait {call.after_s:g} s" if call.after_s else ""
-    attempts = f"attempt {call.attempts} of {endpoint.attempts}{asked}"
+    wait_note = f", asked to wait {call.after_s:g} s" if call.after_s else ""
+    attempts = f"attempt {call.attempts} of {endpoint.attempts}{wait_note}"
     said = f"{failure.reason} ({attempts})"
     raise CallFailed(failure.kind, said, retryable=failure.retryable, tokens=failure.tokens)
 
@@ -175,8 +175,8 @@ class _RetriedPost(Generic[_T]):
                 follow_redirects=False,
             ) as response:
                 if 300 <= response.status_code < 400:
-                    where = response.headers.get("location", "nowhere")
-                    raise make_failure("redirect", f"HTTP {response.status_code} to {where}")
+                    location = response.headers.get("location", "nowhere")
+                    raise make_failure("redirect", f"HTTP {response.status_code} to {location}")
                 body = await _read_body(response, most)
         except httpx2.DecodingError as broken:
             raise make_failure("not_json", f"compressed wrongly: {broken}") from None
@@ -189,8 +189,8 @@ class _RetriedPost(Generic[_T]):
             raise make_failure("too_large", f"more than {most} bytes")
         kind = response.headers.get("content-type", "no content-type").partition(";")[0].strip().lower()
         if not re.fullmatch(r"application/([\w.-]+\+)?json", kind):
-            said = body.decode(errors="replace")
-            raise make_failure("not_json", f"HTTP {response.status_code} with {kind}: {said}")
+            text = body.decode(errors="replace")
+            raise make_failure("not_json", f"HTTP {response.status_code} with {kind}: {text}")
         return await asyncio.to_thread(self._request.read, body)  # a megabyte keeps no other call waiting
 
 

@@ -22,8 +22,8 @@ LOGPROB_TOLERANCE = 1e-3  # of one probability that was given twice
 COMPARED_CHARS = 200  # last characters of a thought that must be those of the tokens before the label
 
 
-def find_label_alternatives(said: str, logprobs: TokenLogprobs, thought: str = "") -> Sequence[tuple[str, float]]:
-    """The alternatives at the one token that is the answer ``said``. CallFailed malformed: there is none.
+def find_label_alternatives(answer: str, logprobs: TokenLogprobs, thought: str = "") -> Sequence[tuple[str, float]]:
+    """The alternatives at the token that is the ``answer``. CallFailed malformed: there is none.
 
     ``thought``: what the model thought, where it came in a field of its own.
     """
@@ -34,9 +34,9 @@ def find_label_alternatives(said: str, logprobs: TokenLogprobs, thought: str = "
     if last < 0:
         raise CallFailed("malformed", "the answer came without token probabilities")
     before = "".join(tokens[:last]).strip(BLANKS)
-    if strip_blanks(tokens[last]) != said or (before and not _is_thought(before, thought)):
+    if strip_blanks(tokens[last]) != answer or (before and not _is_thought(before, thought)):
         spelt = "".join(tokens[max(0, last - 20) :])[-100:]
-        raise CallFailed("malformed", f"the tokens do not spell the answer {said!r}: they end with {spelt!r}")
+        raise CallFailed("malformed", f"the tokens do not spell the answer {answer!r}: they end with {spelt!r}")
     return logprobs[last]
 
 
@@ -64,8 +64,8 @@ def sum_label_probabilities(labels: Collection[str], options: Sequence[tuple[str
 
 
 def _ends_turn(token: str) -> bool:
-    said = strip_blanks(token)
-    return not said or (END_TOKEN.fullmatch(said) is not None and said.lower() not in THOUGHT_ENDS)
+    text = strip_blanks(token)
+    return not text or (END_TOKEN.fullmatch(text) is not None and text.lower() not in THOUGHT_ENDS)
 
 
 def _is_thought(before: str, thought: str) -> bool:

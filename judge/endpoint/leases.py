@@ -76,18 +76,22 @@ class Outage:
 
     async def _acquire_unless_down(self, seconds: float, about: str) -> Lease:
         """Wait for a lease, however long for the limits, but not longer than an outage may last."""
-        asked = asyncio.ensure_future(self._limiter.acquire(seconds, about))
+        acquisition = asyncio.ensure_future(self._limiter.acquire(seconds, about))
         taken = False
         try:
-            while not asked.done():
-                await asyncio.wait({asked}, timeout=min(self._longest_s / MIN_CHECKS_PER_OUTAGE, MAX_CHECK_INTERVAL_S))
-                if not asked.done():
+            while not acquisition.done():
+                await asyncio.wait(
+                    {acquisition}, timeout=min(self._longest_s / MIN_CHECKS_PER_OUTAGE, MAX_CHECK_INTERVAL_S)
+                )
+                if not acquisition.done():
                     self._is_still_down()
             taken = True
-            return asked.result()
+            return acquisition.result()
         finally:
-            if not taken and not asked.cancel() and asked.exception() is None:  # granted while we were leaving
-                self._limiter.release(asked.result(), ok=None, spent=0.0)
+            if (
+                not taken and not acquisition.cancel() and acquisition.exception() is None
+            ):  # granted while we were leaving
+                self._limiter.release(acquisition.result(), ok=None, spent=0.0)
 
     def _is_still_down(self) -> bool:
         down_s = self._limiter.down_s()

@@ -66,7 +66,7 @@ class AnswerForm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerSampling:
-    """How an answer is drawn, as ``conf.endpoints.AskedConfig`` has it. ValueError: no such temperature."""
+    """How an answer is drawn, as ``conf.endpoints.JudgeEndpointConfig`` has it. ValueError: no such temperature."""
 
     temperature: float = 1.0
     max_tokens: int | None = None
@@ -200,8 +200,8 @@ def read_expected_number(form: AnswerForm, text: str, logprobs: TokenLogprobs, t
     mean = sum(share * form.numbers[name] for name, share in shares.items())
     mean = min(max(mean, min(form.numbers.values())), max(form.numbers.values()))  # rounding
     variance = sum(share * (form.numbers[name] - mean) ** 2 for name, share in shares.items())
-    seen = " ".join(f"{name}:{share:.2f}" for name, share in shares.items() if share >= 0.005)
-    return Reading(number=mean, own_std=sqrt(variance), reason=f"probabilities {seen}")
+    shown = " ".join(f"{name}:{share:.2f}" for name, share in shares.items() if share >= 0.005)
+    return Reading(number=mean, own_std=sqrt(variance), reason=f"probabilities {shown}")
 
 
 def parse_json_reply(shape: type[_ReplyModel], text: str) -> _ReplyModel:
@@ -262,7 +262,7 @@ def quote_answer(text: str) -> str:
 
 
 def _refuse_label(form: AnswerForm, label: str) -> NoReturn:
-    asked = f"{form.field} must be one of {' '.join(form.numbers)}: got {quote_answer(label)}"
+    rule = f"{form.field} must be one of {' '.join(form.numbers)}: got {quote_answer(label)}"
     is_number = re.fullmatch(r"[+-]?[0-9]{1,9}(\.[0-9]+)?", label) is not None
     inside = is_number and min(form.numbers.values()) <= float(label) <= max(form.numbers.values())
-    raise CallFailed("out_of_range" if is_number and not inside else "malformed", asked)
+    raise CallFailed("out_of_range" if is_number and not inside else "malformed", rule)

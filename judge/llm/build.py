@@ -10,7 +10,7 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 
-from conf.endpoints import ApiConfig, AskedConfig
+from conf.endpoints import ApiConfig, JudgeEndpointConfig
 from conf.judging import JudgeConfig
 from judge.endpoint.address import endpoint_from_config
 from judge.endpoint.cache import VerdictCache
@@ -57,13 +57,13 @@ class ProbedEndpoints:
         return descriptions if self.second is None else [*descriptions, f"second opinion: {self.second.describe()}"]
 
 
-def limits_from_config(asked: AskedConfig) -> EndpointLimits:
+def limits_from_config(endpoint: JudgeEndpointConfig) -> EndpointLimits:
     """What may be asked of this endpoint."""
     return EndpointLimits(
-        concurrency=asked.concurrency,
-        requests_per_minute=asked.requests_per_minute,
-        audio_seconds_per_minute=asked.audio_seconds_per_minute,
-        spend_cap=asked.spend_cap,
+        concurrency=endpoint.concurrency,
+        requests_per_minute=endpoint.requests_per_minute,
+        audio_seconds_per_minute=endpoint.audio_seconds_per_minute,
+        spend_cap=endpoint.spend_cap,
         breaker_failures=BREAKER_FAILURES,
         breaker_rest_s=BREAKER_REST_S,
     )
@@ -87,30 +87,30 @@ def calls_per_group(config: JudgeConfig, group_size: int) -> int:
     return len(config.api_axes) * each
 
 
-def calls_at_once(config: JudgeConfig, asked: AskedConfig, group_size: int) -> int:
+def calls_at_once(config: JudgeConfig, endpoint: JudgeEndpointConfig, group_size: int) -> int:
     """The most calls that may wait for an endpoint's limits or be on their way.
 
     It has ``concurrency`` replies or groups in hand, which can use all of it.
     """
-    per_reply = len(config.api_axes) * asked.repeats
-    compares = asked is config.api and compares_replies(config, group_size)
-    return asked.concurrency * (max(per_reply, calls_per_group(config, group_size)) if compares else per_reply)
+    per_reply = len(config.api_axes) * endpoint.repeats
+    compares = endpoint is config.api and compares_replies(config, group_size)
+    return endpoint.concurrency * (max(per_reply, calls_per_group(config, group_size)) if compares else per_reply)
 
 
-def compute_answer_deadline(config: JudgeConfig, asked: AskedConfig, group_size: int) -> float:
+def compute_answer_deadline(config: JudgeConfig, endpoint: JudgeEndpointConfig, group_size: int) -> float:
     """Seconds that an endpoint has for the verdicts on a reply or a group once it has it in hand.
 
     The sum of: a call's deadline for each round of calls that the concurrency allows, and one more after an
     outage; what the rates make the last of all calls wait, at the longest clip; the longest outage.
     """
-    calls = calls_at_once(config, asked, group_size)
-    rounds = ceil(calls / asked.concurrency) + 1
-    minutes = calls / asked.requests_per_minute if asked.requests_per_minute else 0.0
+    calls = calls_at_once(config, endpoint, group_size)
+    rounds = ceil(calls / endpoint.concurrency) + 1
+    minutes = calls / endpoint.requests_per_minute if endpoint.requests_per_minute else 0.0
     clips = sum(2 for rubric in select_rubrics(config).values() if rubric.hears_reply)
-    if asked.audio_seconds_per_minute and clips:
+    if endpoint.audio_seconds_per_minute and clips:
         audio = MAX_JUDGED_AUDIO_S * clips * calls / len(config.api_axes)
-        minutes = max(minutes, audio / asked.audio_seconds_per_minute)
-    return rounds * asked.deadline_s + minutes * MINUTE + asked.outage_s
+        minutes = max(minutes, audio / endpoint.audio_seconds_per_minute)
+    return rounds * endpoint.deadline_s + minutes * MINUTE + endpoint.outage_s
 
 
 async def probe_endpoints(config: JudgeConfig, group_size: int = 1, *, user_audio: bool = True) -> ProbedEndpoints:
@@ -131,15 +131,15 @@ async def probe_endpoints(config: JudgeConfig, group_size: int = 1, *, user_audi
                 user_audio=user_audio,
             ),
         )
-        for endpoint_config in config.asked
+        for endpoint_config in config.endpoints
     ]
     probed_endpoints = ProbedEndpoints(judge=able[0], second=able[1] if len(able) > 1 else None)
     if config.api.calibration is not None:
         maps, model = load_calibrations(config.api.calibration), endpoint_from_config(config.api).model
-        scale, asked = Scale(config.scale_lo, config.scale_hi), select_rubrics(config).values()
+        scale, rubrics = Scale(config.scale_lo, config.scale_hi), select_rubrics(config).values()
         mapped = [
             maps.map_for_axis(rubric.name, format_judge_name(model, rubric.id, probed_endpoints.judge), scale)
-            for rubric in asked
+            for rubric in rubrics
         ]
         if not any(mapped):
             axes = " and ".join(config.api_axes)
@@ -147,22 +147,22 @@ async def probe_endpoints(config: JudgeConfig, group_size: int = 1, *, user_audi
     return probed_endpoints
 
 
-async def _probe_endpoint(config: AskedConfig, asked: TrialPlan) -> Capabilities:
+async def _probe_endpoint(config: JudgeEndpointConfig, plan: TrialPlan) -> Capabilities:
     endpoint = endpoint_from_config(config)
     async with new_client() as client:
-        capabilities = await probe_capabilities(partial(ask_endpoint, client, endpoint), endpoint.model, asked)
+        capabilities = await probe_capabilities(partial(ask_endpoint, client, endpoint), endpoint.model, plan)
     if config.spend_cap is not None and not capabilities.usage:
         raise ValueError("spend_cap cannot be held: the endpoint does not say how many tokens a call takes")
     return capabilities
 
 
-def sampling_from_config(asked: AskedConfig) -> AnswerSampling:
+def sampling_from_config(endpoint: JudgeEndpointConfig) -> AnswerSampling:
     """How answers are drawn, by the settings."""
     return AnswerSampling(
-        temperature=asked.temperature,
-        max_tokens=asked.max_tokens,
-        max_tokens_field=asked.max_tokens_field,
-        reasoning_effort=asked.reasoning_effort,
+        temperature=endpoint.temperature,
+        max_tokens=endpoint.max_tokens,
+        max_tokens_field=endpoint.max_tokens_field,
+        reasoning_effort=endpoint.reasoning_effort,
     )
 
 
@@ -191,49 +191,54 @@ def build_api_panel(
 
 
 def build_endpoint_judge(
-    config: JudgeConfig, asked: AskedConfig, able: Capabilities, limiter: Limiter | None = None, *, log: Path | None
+    config: JudgeConfig,
+    endpoint: JudgeEndpointConfig,
+    able: Capabilities,
+    limiter: Limiter | None = None,
+    *,
+    log: Path | None,
 ) -> EndpointJudge:
     """The judge at one endpoint. ValueError: its cache or calibration cannot be used."""
-    caller = partial(_build_caller, asked, limiter or Limiter(limits_from_config(asked)), log=log)
-    scale, api = Scale(config.scale_lo, config.scale_hi), asked if isinstance(asked, ApiConfig) else None
+    caller = partial(_build_caller, endpoint, limiter or Limiter(limits_from_config(endpoint)), log=log)
+    scale, api = Scale(config.scale_lo, config.scale_hi), endpoint if isinstance(endpoint, ApiConfig) else None
     maps = None if api is None or api.calibration is None else load_calibrations(api.calibration)
-    judge = _build_judge(asked, caller(cached=True), able, scale, maps)
-    fresh = _build_judge(asked, caller(cached=False), able, scale, maps)
+    judge = _build_judge(endpoint, caller(cached=True), able, scale, maps)
+    fresh = _build_judge(endpoint, caller(cached=False), able, scale, maps)
     comparing = None if api is None else _build_comparer(api, judge)
     return EndpointJudge(judge, select_rubrics(config), fresh=fresh, comparing=comparing)
 
 
-def _build_caller(asked: AskedConfig, limiter: Limiter, *, cached: bool, log: Path | None) -> JudgeCaller:
-    endpoint, client = endpoint_from_config(asked), new_client()
-    prices = {"prompt": asked.prompt_price, "completion": asked.completion_price}
+def _build_caller(config: JudgeEndpointConfig, limiter: Limiter, *, cached: bool, log: Path | None) -> JudgeCaller:
+    endpoint, client = endpoint_from_config(config), new_client()
+    prices = {"prompt": config.prompt_price, "completion": config.completion_price}
     return JudgeCaller(
         partial(ask_endpoint, client, endpoint),
         endpoint.model,
         limiter,
-        outage_s=asked.outage_s,
+        outage_s=config.outage_s,
         price=TokenPrice(**{name: price for name, price in prices.items() if price is not None}),
-        cache=VerdictCache(asked.cache, MAX_VERDICT_CACHE_BYTES) if cached and asked.cache is not None else None,
+        cache=VerdictCache(config.cache, MAX_VERDICT_CACHE_BYTES) if cached and config.cache is not None else None,
         log=log,
         endpoint=endpoint.base_url,
         ping=partial(
-            ask_endpoint, client, replace(endpoint, attempts=1), build_smallest_body(sampling_from_config(asked))
+            ask_endpoint, client, replace(endpoint, attempts=1), build_smallest_body(sampling_from_config(config))
         ),
     )
 
 
 def _build_judge(
-    asked: AskedConfig, caller: JudgeCaller, able: Capabilities, scale: Scale, maps: Calibrations | None
+    endpoint: JudgeEndpointConfig, caller: JudgeCaller, able: Capabilities, scale: Scale, maps: Calibrations | None
 ) -> OpenAIJudge:
     return OpenAIJudge(
-        caller, able, scale=scale, repeats=asked.repeats, sampling=sampling_from_config(asked), maps=maps
+        caller, able, scale=scale, repeats=endpoint.repeats, sampling=sampling_from_config(endpoint), maps=maps
     )
 
 
 def _build_comparer(api: ApiConfig, judge: OpenAIJudge) -> ContestJudge | None:
-    asked = (judge.caller, judge.capabilities)
+    caller_and_capabilities = (judge.caller, judge.capabilities)
     scale, sampling = judge.scale, judge.sampling
     if api.compare == "pairwise":
-        return partial(compare_pairwise, *asked, scale=scale, sampling=sampling)
+        return partial(compare_pairwise, *caller_and_capabilities, scale=scale, sampling=sampling)
     if api.compare == "ranking":
-        return partial(rank_candidates, *asked, scale=scale, repeats=api.repeats, sampling=sampling)
+        return partial(rank_candidates, *caller_and_capabilities, scale=scale, repeats=api.repeats, sampling=sampling)
     return None

@@ -203,8 +203,8 @@ def fit_curve(items: Sequence[RatedReply], kind: CurveKind) -> CalibrationCurve:
 
 def _fit_isotonic(x: np.ndarray, y: np.ndarray) -> IsotonicCurve:
     """Pools of scores that no rising map can tell apart; each has its knot at its mean score and rating."""
-    scores, where, counts = np.unique(x.round(9), return_inverse=True, return_counts=True)
-    ratings = np.bincount(where, weights=y) / counts
+    scores, place_of, counts = np.unique(x.round(9), return_inverse=True, return_counts=True)
+    ratings = np.bincount(place_of, weights=y) / counts
     best = isotonic_regression(ratings, weights=counts)
     pools = best.blocks
     if len(pools) < 3:  # borders of a single pool

@@ -47,10 +47,10 @@ class EndpointJudge:
     """
 
     def __init__(
-        self, judge: OpenAIJudge, asked: Mapping[str, Rubric], *, fresh: OpenAIJudge, comparing: ContestJudge | None
+        self, judge: OpenAIJudge, rubrics: Mapping[str, Rubric], *, fresh: OpenAIJudge, comparing: ContestJudge | None
     ) -> None:
         self.judge = judge
-        self._asked, self._fresh, self._comparing = asked, fresh, comparing
+        self._asked, self._fresh, self._comparing = rubrics, fresh, comparing
 
     async def score(self, transcript: str, speech: Speech, task: JudgeTask, case: str) -> AxisVerdicts:
         """Judge one reply by what was heard in it.
@@ -112,5 +112,5 @@ def read_user_speech(clips: tuple[Path, ...]) -> Speech:
     return Speech(wave=audio.read_clips(clips, rate, MAX_USER_AUDIO_S), sample_rate=rate)
 
 
-async def _gather_by_name(asked: Mapping[str, Awaitable[_Result]]) -> dict[str, _Result]:
-    return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+async def _gather_by_name(calls: Mapping[str, Awaitable[_Result]]) -> dict[str, _Result]:
+    return dict(zip(calls, await asyncio.gather(*calls.values()), strict=True))

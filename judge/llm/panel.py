@@ -65,19 +65,25 @@ class EndpointAxes(Generic[_Sound]):
         self, local: Sequence[ReplyJudgement], replies: Sequence[Reply], speeches: Sequence[_Sound], task: JudgeTask
     ) -> list[ReplyJudgement]:
         """Judge all replies to one prompt against each other, in order. Errors: those of the judges."""
-        heard = {i: said.transcript for i, said in enumerate(local) if said.transcript is not None}
-        if not heard:
+        transcripts = {
+            i: judgement.transcript for i, judgement in enumerate(local) if judgement.transcript is not None
+        }
+        if not transcripts:
             return list(local)
         start = perf_counter()
-        floors = sum(said.transcript is None and isinstance(said.reward, ScoredVerdict) for said in local)
+        floors = sum(
+            judgement.transcript is None and isinstance(judgement.reward, ScoredVerdict) for judgement in local
+        )
         verdicts, seconds = await asyncio.gather(
-            self.judge.compare(list(heard.values()), [speeches[i] for i in heard], floors, task, replies[0].prompt_id),
+            self.judge.compare(
+                list(transcripts.values()), [speeches[i] for i in transcripts], floors, task, replies[0].prompt_id
+            ),
             asyncio.gather(
-                *(self._ask_second_judge(text, replies[i], speeches[i], task) for i, text in heard.items())
+                *(self._ask_second_judge(text, replies[i], speeches[i], task) for i, text in transcripts.items())
             ),
         )
         judged = list(local)
-        for i, own, second in zip(heard, verdicts, seconds, strict=True):
+        for i, own, second in zip(transcripts, verdicts, seconds, strict=True):
             judged[i] = self._add_verdicts(local[i], own, second, perf_counter() - start)
         return judged
 

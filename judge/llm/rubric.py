@@ -189,8 +189,8 @@ def escape_markup(text: str) -> str:
     Compatibility forms are folded first (a full-width ``<`` is a ``<``); what has no shape becomes a space.
     """
     folded = unicodedata.normalize("NFKC", text)
-    seen = (" " if unicodedata.category(sign) in INVISIBLE_CATEGORIES and sign != "\n" else sign for sign in folded)
-    return "".join(seen).translate(MARKUP_ESCAPES)
+    visible = (" " if unicodedata.category(sign) in INVISIBLE_CATEGORIES and sign != "\n" else sign for sign in folded)
+    return "".join(visible).translate(MARKUP_ESCAPES)
 
 
 def encode_wav_base64(speech: Speech) -> str:

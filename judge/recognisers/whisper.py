@@ -61,8 +61,8 @@ class WhisperRecogniser:
 
     def transcribe(self, wave: WhisperWave, sample_rate: int) -> str:
         """The words heard; silence, an empty string."""
-        heard = [self._transcribe_window(part) for part in split_speech_windows(wave, sample_rate)]
-        return " ".join(text for text in heard if text)
+        pieces = [self._transcribe_window(part) for part in split_speech_windows(wave, sample_rate)]
+        return " ".join(text for text in pieces if text)
 
     def _transcribe_window(self, wave: WhisperWave) -> str:
         import torch
@@ -110,8 +110,8 @@ class FasterWhisperRecogniser:
 
     def transcribe(self, wave: WhisperWave, sample_rate: int) -> str:
         """The words heard; silence, an empty string."""
-        heard = [self._transcribe_window(part) for part in split_speech_windows(wave, sample_rate)]
-        return " ".join(text for text in heard if text)
+        pieces = [self._transcribe_window(part) for part in split_speech_windows(wave, sample_rate)]
+        return " ".join(text for text in pieces if text)
 
     def _transcribe_window(self, wave: WhisperWave) -> str:
         segments, _ = self._model.transcribe(
@@ -133,14 +133,14 @@ def split_speech_windows(wave: WhisperWave, sample_rate: int) -> Iterator[Whispe
     """
     if sample_rate <= 0:
         raise ValueError(f"sample rate must be positive, got {sample_rate}")
-    rest = (
+    remaining = (
         wave
         if sample_rate == WHISPER_SAMPLE_RATE or not len(wave)
         else resample(wave, sample_rate, WHISPER_SAMPLE_RATE)
     )
-    while len(rest):
-        end = _find_window_end(rest)
-        part, rest = rest[:end], rest[end:]
+    while len(remaining):
+        end = _find_window_end(remaining)
+        part, remaining = remaining[:end], remaining[end:]
         if measure.find_speech_frames(measure.measure_frame_levels(part, WHISPER_SAMPLE_RATE)).any():
             yield part
 

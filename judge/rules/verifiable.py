@@ -121,9 +121,10 @@ def _contains_answer(text: str, answer: str) -> bool:
 
 def _pattern_matches(text: str, answer: str) -> bool:
     ways = [" ".join(say(text)) for say in (split_words, split_typed_words, split_spoken_words)]
-    texts = dict.fromkeys(said for way in ways for said in (way, strip_accents(way)))
+    texts = dict.fromkeys(candidate for way in ways for candidate in (way, strip_accents(way)))
     return any(
-        compile_answer_pattern(answer).search(said, timeout=PATTERN_SEARCH_LIMIT_S) is not None for said in texts
+        compile_answer_pattern(answer).search(candidate, timeout=PATTERN_SEARCH_LIMIT_S) is not None
+        for candidate in texts
     )
 
 

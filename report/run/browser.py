@@ -52,8 +52,8 @@ def build_rollout_browser(
         [group for group in drawn if _group_key(group)[0] == step and sizes[_group_key(group)]]
         for step in groups_by_step
     ]
-    heard = take_within_budget(audible, lambda group: sizes[_group_key(group)], CLIP_BUDGET_BYTES)
-    paths = {record.audio for group in heard for record in group if record.audio}
+    audible_groups = take_within_budget(audible, lambda group: sizes[_group_key(group)], CLIP_BUDGET_BYTES)
+    paths = {record.audio for group in audible_groups for record in group if record.audio}
     playing = {
         path: _clip_to_data_uri(audio)
         for path in sorted(paths)
@@ -64,8 +64,8 @@ def build_rollout_browser(
         chosen = sorted((group for group in drawn if _group_key(group)[0] == step), key=_group_key)
         shown = [_format_group(run_dir, group, views[_group_key(group)], playing) for group in chosen]
         steps.append({"step": step, "groups": shown, "left_out": len(members) - len(chosen)})
-    silent = sum(len(queue) for queue in audible) - len(heard)
-    note = f"{silent} of {silent + len(heard)} groups with audio are shown without it (page budget)"
+    silent = sum(len(queue) for queue in audible) - len(audible_groups)
+    note = f"{silent} of {silent + len(audible_groups)} groups with audio are shown without it (page budget)"
     return {"steps": steps, "note": note if silent else None}, playing
 
 
@@ -122,8 +122,8 @@ def _format_reply(record: RolloutRecord) -> PageData:
     ]
     learner = record.learner_logps or [None] * len(record.ids)
     gaps = [
-        None if ours is None or theirs is None else ours - theirs
-        for ours, theirs in zip(learner, record.behaviour_logps, strict=True)
+        None if own is None or behaviour is None else own - behaviour
+        for own, behaviour in zip(learner, record.behaviour_logps, strict=True)
     ]
     return {
         "index": record.index,
@@ -169,9 +169,9 @@ def diff_words(said: str, heard: str | None) -> tuple[MarkedWords, MarkedWords |
         None, [_strip_word(word) for word in left], [_strip_word(word) for word in right], autojunk=False
     )
     same = matcher.get_matching_blocks()
-    kept = {block.a + n for block in same for n in range(block.size)}
+    unchanged = {block.a + n for block in same for n in range(block.size)}
     matched = {block.b + n for block in same for n in range(block.size)}
-    return [(word, n not in kept) for n, word in enumerate(left)], [
+    return [(word, n not in unchanged) for n, word in enumerate(left)], [
         (word, n not in matched) for n, word in enumerate(right)
     ]
 
@@ -199,8 +199,8 @@ def pair_samples(run_dir: Path, samples: Sequence[Sample]) -> tuple[PageData, di
         if len(shown) < len(sides)
         else None
     )
-    kept = {sample.audio for pair in shown for sample in pair}
-    return {"pairs": rows, "note": note}, {path: uri for path, uri in uris.items() if path in kept}
+    kept_clips = {sample.audio for pair in shown for sample in pair}
+    return {"pairs": rows, "note": note}, {path: uri for path, uri in uris.items() if path in kept_clips}
 
 
 def _format_sample_pair(

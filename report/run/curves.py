@@ -142,7 +142,7 @@ def build_run_curves(
     """
     shown = pick_evenly_spaced(rows, MAX_CURVE_POINTS)
     steps, table = rows_to_columns(shown)
-    held_steps, held = _collect_held_out_columns(evaluations)
+    held_steps, held_out = _collect_held_out_columns(evaluations)
     axes = [
         name
         for name in table
@@ -153,8 +153,8 @@ def build_run_curves(
         series = panel.series or tuple(
             (name, name.removeprefix("reward/"), f"c{1 + n % 5}") for n, name in enumerate(axes)
         )
-        source = held if panel.title == "Held-out validation" else table
-        panels.append(build_chart(panel, series, held_steps if source is held else steps, source))
+        source = held_out if panel.title == "Held-out validation" else table
+        panels.append(build_chart(panel, series, held_steps if source is held_out else steps, source))
         used |= {name for name, _, _ in series}
     others = [
         ChartPanel(name, "", ((name, name, "c1"),)) for name in table if name not in used and name not in elsewhere

@@ -93,14 +93,14 @@ def build_diagnostics_section(run_dir: Path, rows: DiagnosticMetricRows) -> Page
     diagnosis_lines = read_json_lines(run_dir / "diagnostics.jsonl", TypeAdapter(DiagnosisRecord))
     by_step = {look.step: look for look in diagnosis_lines.rows}  # run again after a resume: the last one counts
     looks = [by_step[step] for step in sorted(by_step)]
-    kept = pick_evenly_spaced(looks, MAX_MAPPED_DIAGNOSES)
-    some = f"{len(kept)} of {len(looks)} diagnoses are mapped, evenly spaced"
+    mapped = pick_evenly_spaced(looks, MAX_MAPPED_DIAGNOSES)
+    some = f"{len(mapped)} of {len(looks)} diagnoses are mapped, evenly spaced"
     torn = diagnosis_lines.note if (run_dir / "diagnostics.jsonl").is_file() else None
     return {
-        "notes": [note for note in (torn, some if len(kept) < len(looks) else None) if note],
+        "notes": [note for note in (torn, some if len(mapped) < len(looks) else None) if note],
         "learning": chart_learning_signal(pick_evenly_spaced(rows, MAX_CURVE_POINTS)),
         "gradients": [*_chart_logged_steps(rows, WHOLE_MODEL_PANELS), *layers.build_layer_charts(looks)],
-        "maps": layers.build_layer_maps(kept),
+        "maps": layers.build_layer_maps(mapped),
         "shifts": _chart_logged_steps(rows, SHIFT_PANELS),
     }
 
@@ -128,10 +128,10 @@ def _chart_groups(steps: list[float], table: Mapping[str, MetricColumn]) -> Page
     """Kept and dropped, stacked. A kind that a step does not name did not occur in it; a run that names none
     has one kind.
     """
-    kept = table.get("groups/kept", [None] * len(steps))
+    kept_groups = table.get("groups/kept", [None] * len(steps))
     kinds = [name for name in sorted(table) if name.startswith(DROPPED_PREFIX)] or ["groups/dropped"]
     filled = {
-        name: [None if whole is None else n or 0.0 for whole, n in zip(kept, table[name], strict=True)]
+        name: [None if whole is None else n or 0.0 for whole, n in zip(kept_groups, table[name], strict=True)]
         for name in kinds
         if name in table
     }
@@ -141,7 +141,7 @@ def _chart_groups(steps: list[float], table: Mapping[str, MetricColumn]) -> Page
         *zip(filled, labels, ("c2", "c0", "c4", "c5"), strict=False),
     ]
     panel = ChartPanel("Groups", "kept, and dropped by reason", (), "stack", True)
-    return build_chart(panel, series, steps, {"groups/kept": kept, **filled})
+    return build_chart(panel, series, steps, {"groups/kept": kept_groups, **filled})
 
 
 def _chart_logged_steps(rows: DiagnosticMetricRows, panels: Sequence[ChartPanel]) -> list[PageData]:

@@ -217,27 +217,27 @@ def compare_second_judge(replies: JudgedReplies, point: float) -> list[PageData]
     return [_compare_axis(axis, [reply for reply in replies if axis in reply.second], point) for axis in axes]
 
 
-def _compare_axis(axis: str, asked: JudgedReplies, point: float) -> PageData:
+def _compare_axis(axis: str, replies: JudgedReplies, point: float) -> PageData:
     # Here, because it brings scipy along, which takes seconds that no other page needs.
     from judge.agreement import RatedReply, measure_agreement
 
-    pairs = [(reply.prompt_id, reply.scores.get(axis), reply.second[axis]) for reply in asked]
-    both = [
-        (p, ours, theirs)
-        for p, ours, theirs in pairs
-        if isinstance(ours, ScoreRecord) and isinstance(theirs, ScoreRecord)
+    pairs = [(reply.prompt_id, reply.scores.get(axis), reply.second[axis]) for reply in replies]
+    rated_by_both = [
+        (p, first, second)
+        for p, first, second in pairs
+        if isinstance(first, ScoreRecord) and isinstance(second, ScoreRecord)
     ]
     agreement_figures = measure_agreement(
-        [RatedReply(prompt_id=p, judge=ours.value, human=theirs.value) for p, ours, theirs in both], point
+        [RatedReply(prompt_id=p, judge=first.value, human=second.value) for p, first, second in rated_by_both], point
     )
     return {
         "axis": axis,
         "judges": [
-            _list_busiest_judges(ours for _, ours, _ in both),
-            _list_busiest_judges(theirs for _, _, theirs in both),
+            _list_busiest_judges(first for _, first, _ in rated_by_both),
+            _list_busiest_judges(second for _, _, second in rated_by_both),
         ],
-        "asked": len(asked),
-        "missing": sum(isinstance(theirs, MissingScoreRecord) for *_, theirs in pairs),
+        "asked": len(replies),
+        "missing": sum(isinstance(second, MissingScoreRecord) for *_, second in pairs),
         "count": agreement_figures.items,
         "prompts": agreement_figures.prompts,
         "ranked": agreement_figures.ranked,

@@ -78,10 +78,10 @@ def _drop_empty_notes(*notes: object) -> list[str]:
 def _build_head(run_dir: Path, config: read.RunConfigFile | None, last: Mapping[str, float | None] | None) -> PageData:
     """Name, facts, versions and the whole config."""
     versions = read.read_versions(run_dir)
-    done = last["step"] if last else None
+    last_step = last["step"] if last else None
     known = config or read.RunConfigFile()
     planned = known.run.steps
-    steps = f"{0 if done is None else int(done)} of {'?' if planned is None else planned}"
+    steps = f"{0 if last_step is None else int(last_step)} of {'?' if planned is None else planned}"
     facts = [
         ("algorithm", known.algo.name),
         ("preference on", known.algo.preferred),

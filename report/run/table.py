@@ -99,12 +99,12 @@ def _estimate_change(
 ) -> IntervalEstimate | None:
     """The difference with its interval, prompt by prompt."""
     before, after = ({reply.row_id: _get_reply_figure(reply, field) for reply in side} for side in replies)
-    both = [(x, y) for name, y in after.items() if y is not None and (x := before.get(name)) is not None]
-    if not both:
+    value_pairs = [(x, y) for name, y in after.items() if y is not None and (x := before.get(name)) is not None]
+    if not value_pairs:
         return None
-    old_1P, new_1P = (np.array([side], dtype=np.float64) for side in zip(*both, strict=True))
+    old_1P, new_1P = (np.array([side], dtype=np.float64) for side in zip(*value_pairs, strict=True))
     estimate, whole = paired.estimate_difference(new_1P, old_1P, TABLE_BOOTSTRAP), 1.0 if unit == "share" else None
-    return paired.replace_zero_width_interval(estimate, len(both), whole, TABLE_BOOTSTRAP, signed=True)
+    return paired.replace_zero_width_interval(estimate, len(value_pairs), whole, TABLE_BOOTSTRAP, signed=True)
 
 
 def _get_reply_figure(reply: HeldOutReply, field: str) -> float | None:

@@ -54,7 +54,7 @@ def tabulate_by_judge(replies: JudgedReplies, early: JudgedReplies, late: Judged
     for axis in list_axes(replies):
         sides = [_group_scores_by_judge(side, axis) for side in (replies, early, late)]
         whole, start, end = sides
-        asked = sum(axis in reply.scores for reply in replies)
+        judged_count = sum(axis in reply.scores for reply in replies)
         for judge in sorted(whole, key=lambda judge: (-len(whole[judge]), judge)):
             judge_scores = whole[judge]
             rows.append(
@@ -62,7 +62,7 @@ def tabulate_by_judge(replies: JudgedReplies, early: JudgedReplies, late: Judged
                     "axis": axis,
                     "judge": truncate_text(judge),
                     "count": len(judge_scores),
-                    "share": divide_or_none(len(judge_scores), asked),
+                    "share": divide_or_none(len(judge_scores), judged_count),
                     "cached": divide_or_none(sum(score.cached for score in judge_scores), len(judge_scores)),
                     "spread": average_or_none([score.spread for score in judge_scores]),
                     "noise": average_or_none([score.spread**2 for score in judge_scores]),
@@ -70,8 +70,8 @@ def tabulate_by_judge(replies: JudgedReplies, early: JudgedReplies, late: Judged
                     "late": average_or_none([score.value for score in end.get(judge, ())]),
                 }
             )
-        absent = asked - sum(map(len, whole.values()))
-        rows.append({"axis": axis, "judge": None, "count": absent, "share": divide_or_none(absent, asked)})
+        absent = judged_count - sum(map(len, whole.values()))
+        rows.append({"axis": axis, "judge": None, "count": absent, "share": divide_or_none(absent, judged_count)})
     return rows
 
 

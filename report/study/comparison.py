@@ -111,9 +111,9 @@ def _compare_measure(
     if baseline is not None and not itself:
         left, right = zip(*pair_seeds(list(side), list(baseline)), strict=True)
         one_SP, other_SP = tabulate_values(side, left, measure), tabulate_values(baseline, right, measure)
-        both = _count_prompts(one_SP - other_SP)
+        shared_prompts = _count_prompts(one_SP - other_SP)
         difference = paired.estimate_difference(one_SP, other_SP, bootstrap)
-        difference = paired.replace_zero_width_interval(difference, both, whole, bootstrap, signed=True)
+        difference = paired.replace_zero_width_interval(difference, shared_prompts, whole, bootstrap, signed=True)
         signs = paired.count_signs(one_SP, other_SP, measure.better) if measure.better else None
         gaps = [_mean_of_known(row) for row in one_SP - other_SP]
     return StudyRow(
@@ -186,8 +186,11 @@ class _TokenDistances:
         if method != baseline and baseline in self._field:
             others, theirs_S, theirs_BS = self._distances_of_method(baseline)
             left, right = zip(*pair_seeds(seeds, others), strict=True)
-            ours, theirs = [seeds.index(seed) for seed in left], [others.index(seed) for seed in right]
-            gap_S, gap_BS = found_S[ours] - theirs_S[theirs], drawn_BS[:, ours] - theirs_BS[:, theirs]
+            left_indices, right_indices = [seeds.index(seed) for seed in left], [others.index(seed) for seed in right]
+            gap_S, gap_BS = (
+                found_S[left_indices] - theirs_S[right_indices],
+                drawn_BS[:, left_indices] - theirs_BS[:, right_indices],
+            )
             difference = paired.estimate_mean_distance(gap_S, gap_BS, prompts, self._bootstrap)
             gaps_S = paired.remove_bias(gap_S, gap_BS)
         return StudyRow(

@@ -112,12 +112,12 @@ def match_pairs(left: ListeningSide, right: ListeningSide) -> tuple[list[Listeni
     distinct_pairs: list[ListeningPair] = []
     alike, silent = 0, 0
     for left_seed, right_seed in pair_seeds(list(left.runs), list(right.runs)):
-        ours, theirs = left.samples(left_seed), right.samples(right_seed)
+        left_samples, right_samples = left.samples(left_seed), right.samples(right_seed)
         left_codes, right_codes = left.codes(left_seed), right.codes(right_seed)
-        for row in (row for row in ours if row in theirs):
+        for row in (row for row in left_samples if row in right_samples):
             clips = (
-                _read_sample_clip(left.runs[left_seed], ours[row]),
-                _read_sample_clip(right.runs[right_seed], theirs[row]),
+                _read_sample_clip(left.runs[left_seed], left_samples[row]),
+                _read_sample_clip(right.runs[right_seed], right_samples[row]),
             )
             if clips[0] is None or clips[1] is None:
                 silent += 1
@@ -127,8 +127,8 @@ def match_pairs(left: ListeningSide, right: ListeningSide) -> tuple[list[Listeni
                 distinct_pairs.append(
                     ListeningPair(
                         item=f"{row}/{left_seed}",
-                        question=ours[row].question,
-                        style=ours[row].style,
+                        question=left_samples[row].question,
+                        style=left_samples[row].style,
                         left=clips[0],
                         right=clips[1],
                     )

@@ -91,8 +91,17 @@ def _cell_to_line(cell: StudyCell, trial: Trial | None, own: Sequence[float | No
     if trial is None:
         return [*head, None, cell.wall_s, *[None] * (len(CELL_COLUMNS) - len(head) - 2)]
     times = (cell.wall_s, trial.train_s, trial.evaluation_s)
-    made = (trial.versions.get("commit"), trial.versions.get("source"))
-    return [*head, len(trial.steps), *times, trial.sampled, trial.trained, *summarise_lambda(trial), *own, *made]
+    source_version = (trial.versions.get("commit"), trial.versions.get("source"))
+    return [
+        *head,
+        len(trial.steps),
+        *times,
+        trial.sampled,
+        trial.trained,
+        *summarise_lambda(trial),
+        *own,
+        *source_version,
+    ]
 
 
 def _prepared_to_line(prepared_file: PreparedFile) -> list[object]:

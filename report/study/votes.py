@@ -61,8 +61,8 @@ class RaterVotes(FrozenRecord):
 
     @model_validator(mode="after")
     def _check_one_vote_each(self) -> Self:
-        asked = Counter((vote.item, vote.question) for vote in self.votes)
-        twice = next((key for key, count in asked.items() if count > 1), None)
+        votes_by_question = Counter((vote.item, vote.question) for vote in self.votes)
+        twice = next((key for key, count in votes_by_question.items() if count > 1), None)
         if twice is not None:
             raise ValueError(f"a pair must have one vote per question: {twice[0]}, {twice[1]} has more")
         return self
@@ -89,9 +89,11 @@ def read_votes(file: Path) -> RaterVotes:
         raise ValueError(f"{file}: must be a readable file: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        said = f"{f'{where}: ' if where else ''}{first['msg']}"
-        raise ValueError(f"{file}: {UNPRINTABLE_CHARACTERS.sub(lambda match: ascii(match[0])[1:-1], said)}") from None
+        field = ".".join(str(part) for part in first["loc"])
+        problem = f"{f'{field}: ' if field else ''}{first['msg']}"
+        raise ValueError(
+            f"{file}: {UNPRINTABLE_CHARACTERS.sub(lambda match: ascii(match[0])[1:-1], problem)}"
+        ) from None
 
 
 def tally_votes(files: Sequence[tuple[Path, RaterVotes]]) -> list[VoteTally]:

@@ -146,10 +146,10 @@ def _parse_hundreds(tokens: list[str], index: int) -> ParsedNumber | None:
     if read is None or word_at(tokens, read[1]) != "hundred" or read[0] == 0:
         return read
     value, after = read[0] * 100, read[1] + 1
-    rest = _parse_below_hundred(tokens, after + (word_at(tokens, after) == "and"))
-    if rest is None or rest[0] == 0 or word_at(tokens, rest[1]) == "hundred" or value % 100:
+    below_hundred = _parse_below_hundred(tokens, after + (word_at(tokens, after) == "and"))
+    if below_hundred is None or below_hundred[0] == 0 or word_at(tokens, below_hundred[1]) == "hundred" or value % 100:
         return value, after
-    return value + rest[0], rest[1]
+    return value + below_hundred[0], below_hundred[1]
 
 
 def _parse_below_hundred(tokens: list[str], index: int) -> tuple[int, int] | None:

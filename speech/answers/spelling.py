@@ -29,8 +29,8 @@ _DIGIT = regex.compile(r"[\p{Nd}--[0-9]]", regex.V1)
 
 def normalize_spelling(text: str) -> str:
     """The text in lower case and one spelling; punctuation and blanks stay where they are."""
-    seen = _POWER.sub(_spell_raised_digits, _THIN.sub(_joined, _UNSEEN.sub("", text.translate(_TABLE))))
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
+    visible = _POWER.sub(_spell_raised_digits, _THIN.sub(_joined, _UNSEEN.sub("", text.translate(_TABLE))))
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
     spelled = _UNSEEN.sub("", folded.translate(_TABLE))
     digits = str(_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0], digit[0])), spelled))
     return str(_THOUSANDS.sub(lambda m: _joined(m) if "'" in m[0] or " 000" in m[0] else m[0], digits))

@@ -78,7 +78,7 @@ def read_decoder(
 ) -> dict[str, Any]:
     """What transformers' Qwen2Config is built from, and vLLM's config.json.
 
-    ``told``: the object of ``file`` at ``within`` (``text_config.``). ``others``: keys that the family reads
+    ``config``: the object of ``file`` at ``within`` (``text_config.``). ``others``: keys that the family reads
     or knows to be harmless. ``reach``, ``theta``: what the family's class takes where nothing is said.
     ValueError: a key that is not known, or a value that is not computed.
     """
@@ -132,12 +132,12 @@ def _read_rope_parameters(
     file: Path, config: Mapping[str, Any], within: str, positions: int, theta: float
 ) -> dict[str, Any]:
     """``rope_parameters`` in full, whatever the spelling; the numbers may lie beside or inside it."""
-    where, values = _collect_rope_settings(file, config, within)
+    prefix, values = _collect_rope_settings(file, config, within)
     kind = values.pop("rope_type", "default")
     if not isinstance(kind, str) or kind not in ROPE_TYPES:
         rule = f"must be one of {', '.join(ROPE_TYPES)}, which engine and learner both compute"
-        raise ValueError(f"{file}: {where}rope_type {rule}: got {format_json_value(kind)}")
-    check_fixed(file, values, {"partial_rotary_factor": 1}, where)
+        raise ValueError(f"{file}: {prefix}rope_type {rule}: got {format_json_value(kind)}")
+    check_fixed(file, values, {"partial_rotary_factor": 1}, prefix)
     if kind in ("llama3", "yarn"):
         values.setdefault(ORIGINAL_POSITIONS_KEY, positions)
     elif values.get(ORIGINAL_POSITIONS_KEY) == positions:  # as no scaling would have it
@@ -148,9 +148,11 @@ def _read_rope_parameters(
     for name in sorted(needed | set(values) - {"partial_rotary_factor"}):
         value = values.get(name)
         if name not in known:
-            raise ValueError(f"{file}: {where}{name} is no number of rope_type {kind}: got {format_json_value(value)}")
+            raise ValueError(
+                f"{file}: {prefix}{name} is no number of rope_type {kind}: got {format_json_value(value)}"
+            )
         is_switch = name == "truncate" and isinstance(value, bool)
-        parameters[name] = value if is_switch else require_positive_number(file, f"{where}{name}", value)
+        parameters[name] = value if is_switch else require_positive_number(file, f"{prefix}{name}", value)
     return parameters
 
 
@@ -162,13 +164,13 @@ def _collect_rope_settings(file: Path, config: Mapping[str, Any], within: str) -
             raise ValueError(
                 f"{file}: {within}{name} must be an object or null: got {format_json_value(config[name])}"
             )
-    where = f"{within}{places[0]}." if places else within
+    prefix = f"{within}{places[0]}." if places else within
     beside = [(name, config.get(name)) for name in ("rope_theta", "partial_rotary_factor", ORIGINAL_POSITIONS_KEY)]
     inside = [(name, value) for place in places for name, value in config[place].items()]
     values: dict[str, Any] = {}
     for spelt, value in (*beside, *inside):
         name = "rope_type" if spelt == "type" else spelt
         if value is not None and values.setdefault(name, value) != value:
-            rule = f"{where}{spelt} must be the same wherever it stands"
+            rule = f"{prefix}{spelt} must be the same wherever it stands"
             raise ValueError(f"{file}: {rule}: got {format_json_value(values[name])} and {format_json_value(value)}")
-    return where, values
+    return prefix, values

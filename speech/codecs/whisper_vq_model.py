@@ -39,8 +39,10 @@ class WhisperVQEncoder(nn.Module):
         hidden = functional.gelu(self.conv2(functional.pad(hidden, (2, 0)))).transpose(1, 2)
         steps = hidden.shape[1]
         hidden = hidden + self.embed_positions.weight[:steps]
-        seen = build_block_causal_mask(steps, self.block, hidden.device) & heard_BF[:, None, ::2]
-        mask = torch.zeros(seen.shape, device=hidden.device).masked_fill(~seen, torch.finfo(torch.float32).min)
+        attention_mask = build_block_causal_mask(steps, self.block, hidden.device) & heard_BF[:, None, ::2]
+        mask = torch.zeros(attention_mask.shape, device=hidden.device).masked_fill(
+            ~attention_mask, torch.finfo(torch.float32).min
+        )
         for layer in self.layers:
             hidden = layer(hidden, mask[:, None])
         return torch.unflatten(hidden, 1, (-1, self.pool)).mean(dim=2)

@@ -67,9 +67,9 @@ class ClipInspector:
         self._root, self._max_seconds, self._decodes = root, max_seconds, deep
         self._inspected: LRUCache[str, ClipInfo | str] = LRUCache(MAX_KNOWN_CLIPS)  # or what is wrong
 
-    def remember(self, clip: str, heard: ClipInfo) -> None:
+    def remember(self, clip: str, info: ClipInfo) -> None:
         """A clip that was looked at already."""
-        self._inspected[clip] = heard
+        self._inspected[clip] = info
 
     def find_problems(self, fields: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
         """Of fields as parsed, clips or one clip: looked at even when another field is wrong."""
@@ -83,13 +83,13 @@ class ClipInspector:
             wrong = [(i, message) for i, message in enumerate(looked) if isinstance(message, str)]
             yield from ((field if clips is not given else f"{field}[{i}]", message) for i, message in wrong)
             if not wrong:
-                heard = [result for result in looked if isinstance(result, ClipInfo)]
-                yield from ((field, rule) for rule in self._check_entry(heard, field.startswith(SPOKEN_FIELDS)))
+                infos = [result for result in looked if isinstance(result, ClipInfo)]
+                yield from ((field, rule) for rule in self._check_entry(infos, field.startswith(SPOKEN_FIELDS)))
 
     def hash_sound(self, clips: Iterable[Any]) -> SoundHash | None:
         """Of clips that are played one after another. None: nobody knows."""
         looked = [self._inspect_once(clip) if isinstance(clip, str) else None for clip in clips]
-        sounds = [heard.sound for heard in looked if isinstance(heard, ClipInfo) and heard.sound is not None]
+        sounds = [info.sound for info in looked if isinstance(info, ClipInfo) and info.sound is not None]
         if len(sounds) < len(looked) or not sounds:
             return None
         first_hash, other = (_hash_bytes(array("Q", grid).tobytes()) for grid in zip(*sounds, strict=True))

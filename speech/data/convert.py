@@ -148,9 +148,9 @@ def _store_clips(record: SourceRecord, drafted: DraftRow, keeper: ClipStore) -> 
     return drafted.fields | {"audios": audios, "sft_target_audio": list(names(drafted.reply))}
 
 
-def _choose_row_id(record: SourceRecord, said: str | None, number: int) -> str:
+def _choose_row_id(record: SourceRecord, given_id: str | None, number: int) -> str:
     """The source's own, as one that can be part of a file name; else the row's number."""
-    own = record.key if said is None else said
+    own = record.key if given_id is None else given_id
     return make_file_safe_id(own) if own else f"row-{number}"
 
 

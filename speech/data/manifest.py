@@ -152,9 +152,9 @@ class RowCursor:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on from a saved state. ValueError: it belongs to other data or another seed."""
-        for name, ours in (("count", self._count), ("seed", self._seed)):
-            if state[name] != ours:
-                raise ValueError(f"saved cursor must have the same {name}: got {state[name]}, here {ours}")
+        for name, own in (("count", self._count), ("seed", self._seed)):
+            if state[name] != own:
+                raise ValueError(f"saved cursor must have the same {name}: got {state[name]}, here {own}")
         self._drawn = state["drawn"]
 
 

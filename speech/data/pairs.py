@@ -141,8 +141,8 @@ def detect_pairs_form(path: Path) -> PairsForm:
         content = parse_object(text, [])
         if content is not None:
             keys = content.keys()
-            ours, theirs = keys & {"chosen", "rejected"}, keys & {"rejected_text", "rejected_audio"}
-            return "pairs" if ours else "wavalign" if theirs else "prompts"
+            own_keys, wavalign_keys = keys & {"chosen", "rejected"}, keys & {"rejected_text", "rejected_audio"}
+            return "pairs" if own_keys else "wavalign" if wavalign_keys else "prompts"
     return "prompts"
 
 

@@ -41,13 +41,13 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        where = [str(self.file), str(self.line) if self.line else "", self.field]
+        places = [str(self.file), str(self.line) if self.line else "", self.field]
         message = self.message
         if len(message) > MAX_PROBLEM_CHARACTERS:
             part = MAX_PROBLEM_CHARACTERS // 2
             message = f"{message[:part]} ... ({len(message)} characters) ... {message[-part:]}"
-        said = ":".join(part for part in where if part) + f": {message}"
-        return escape_unprintable(said)
+        text = ":".join(part for part in places if part) + f": {message}"
+        return escape_unprintable(text)
 
 
 class ManifestError(ValueError):
@@ -68,10 +68,10 @@ def _summarize_problems(problems: list[Problem]) -> Iterator[str]:
 
 def strip_problem_values(field: str, message: str) -> str:
     """A problem without the values: what rows can be counted by."""
-    where = re.sub(r"\[\d+\]", "", field)
-    first, _, rest = message.partition(": ")
-    rule = rest.partition(": ")[0] if "/" in first and rest else first  # the name of a clip comes first
-    return f"{where}: {rule}".removeprefix(": ")[:120]
+    field_name = re.sub(r"\[\d+\]", "", field)
+    first, _, value = message.partition(": ")
+    rule = value.partition(": ")[0] if "/" in first and value else first  # the name of a clip comes first
+    return f"{field_name}: {rule}".removeprefix(": ")[:120]
 
 
 M = TypeVar("M", bound=BaseModel)

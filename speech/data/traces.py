@@ -35,16 +35,16 @@ class RowTraces:
             self.ids.append(_hash_text(str(own)))
         if words := re.findall(r"\w+", question.casefold()) if isinstance(question, str) else []:
             self.questions.append(_hash_text(" ".join(words)))
-        asked = [clips.hash_sound(_as_list(entry)) for entry in _as_list(content.get("audios"))]
+        prompt_sounds = [clips.hash_sound(_as_list(entry)) for entry in _as_list(content.get("audios"))]
         replies = [
             sound
             for reply in _list_reply_clips(content)
             if len(reply) == 1 and (sound := clips.hash_sound(reply)) is not None
         ]
-        for sound in (*asked, *replies):
-            for grid, kept in zip(sound or (), self.clips, strict=False):
-                kept.append(grid)
-        last = asked[-1] if asked else None
+        for sound in (*prompt_sounds, *replies):
+            for grid, grid_clips in zip(sound or (), self.clips, strict=False):
+                grid_clips.append(grid)
+        last = prompt_sounds[-1] if prompt_sounds else None
         self.echoes += last is not None and any(last[0] == reply[0] or last[1] == reply[1] for reply in replies)
 
 

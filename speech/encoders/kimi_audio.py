@@ -49,9 +49,12 @@ class KimiAudioEncoder:
         if not whisper.is_dir():
             raise ValueError(f"model.ear must be a local folder of Whisper-large-v3: got none at {whisper}")
         self._checkpoint, self._whisper = checkpoint, whisper
-        self._config, ours = read_json(whisper / "config.json"), read_json(checkpoint / "config.json")
+        self._config, own_config = read_json(whisper / "config.json"), read_json(checkpoint / "config.json")
         check_keys(whisper / "config.json", self._config, {*KIMI_WHISPER_KEYS, *UNREAD_WHISPER_KEYS})
-        self._eps, wanted = float(ours.get("rms_norm_eps", 1e-6)), ours.get("kimia_adaptor_input_dim", 5120)
+        self._eps, wanted = (
+            float(own_config.get("rms_norm_eps", 1e-6)),
+            own_config.get("kimia_adaptor_input_dim", 5120),
+        )
         width = self._config.get("d_model")
         if self._config.get("model_type") != "whisper" or width is None or KIMI_STACKED_FRAMES * width != wanted:
             rule = (
@@ -79,8 +82,8 @@ class KimiAudioEncoder:
     def _encode_window(self, window: NDArray[np.float32]) -> Tensor:
         mel = self._mel(window, sampling_rate=KIMI_SAMPLE_RATE, return_tensors="pt").input_features
         frames: Tensor = self._encoder(mel.to(self._adaptor.device)).last_hidden_state[0]
-        kept = ceil(len(window) / KIMI_HOP_SAMPLES) * KIMI_STACKED_FRAMES
-        return frames[:kept].reshape(-1, KIMI_STACKED_FRAMES * frames.shape[1])
+        own_frames = ceil(len(window) / KIMI_HOP_SAMPLES) * KIMI_STACKED_FRAMES
+        return frames[:own_frames].reshape(-1, KIMI_STACKED_FRAMES * frames.shape[1])
 
     @cached_property
     def _encoder(self) -> nn.Module:

@@ -81,8 +81,8 @@ class StepAudio2Encoder:
 
     def count_vectors(self, seconds: float) -> int:
         """Vectors that so many seconds become."""
-        whole, rest = divmod(round(seconds * STEP_AUDIO_SAMPLE_RATE), PIECE_SAMPLES)
-        return whole * count_piece_vectors(PIECE_SAMPLES) + count_piece_vectors(rest)
+        whole, remainder = divmod(round(seconds * STEP_AUDIO_SAMPLE_RATE), PIECE_SAMPLES)
+        return whole * count_piece_vectors(PIECE_SAMPLES) + count_piece_vectors(remainder)
 
     def encode(self, wave: Wave) -> AudioVectors:
         """Piece by piece. ValueError: not mono, not finite, or a checkpoint that lacks a tensor."""
@@ -103,7 +103,7 @@ class StepAudio2Encoder:
     def _encode_piece(self, mel: Tensor) -> Tensor:
         """[MELS, T] -> [vectors, width]."""
         encoder, adaptor = self._encoder, self._adaptor
-        kept = _halve_places(_halve_places(mel.shape[1] - 2) // 2)
+        places = _halve_places(_halve_places(mel.shape[1] - 2) // 2)
         x = _apply_convolution(mel[None].to(encoder.device), encoder, "conv1", stride=1)
         x = _apply_convolution(x, encoder, "conv2", stride=2).transpose(1, 2)
         x = x + encoder["positional_embedding.weight"][: x.shape[1]]
@@ -114,7 +114,7 @@ class StepAudio2Encoder:
         x = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
         x = _apply_convolution(apply_layer_norm(x, encoder, "after_norm").transpose(1, 2), adaptor, "conv", stride=2)
         x = F.relu(apply_linear(x.transpose(1, 2), adaptor, "linear1"))
-        return apply_linear(x, adaptor, "linear2")[0, :kept]
+        return apply_linear(x, adaptor, "linear2")[0, :places]
 
     def _apply_block(self, x: Tensor, name: str, silent: Tensor) -> Tensor:
         weights = self._encoder

@@ -117,8 +117,8 @@ GLM_TENSOR_NAMES = TensorNameMap(
 def load(model: ModelConfig) -> Family:
     """Read config and tokenizer. ValueError names the file and the rule."""
     path, file = model.path, model.path / "config.json"
-    said = {name: value for name, value in read_json(file).items() if value is not None}
-    config = _check_config(file, {**GLM_DEFAULTS, **said})
+    given = {name: value for name, value in read_json(file).items() if value is not None}
+    config = _check_config(file, {**GLM_DEFAULTS, **given})
     vocabulary = Vocabulary.of_ranks(path / "tokenizer.model", GLM_SPLIT_PATTERN, _read_required_tokens(path))
     rows = read_embedding_rows(file, config["padded_vocab_size"], vocabulary, "padded_vocab_size")
     code_ids = vocabulary.numbered_ids("<|audio_{}|>")
@@ -173,8 +173,8 @@ def _build_template(vocabulary: Vocabulary, code_ids: Sequence[int], system: str
         first = next((turn for turn in turns if turn.role == "user"), turns[0])
         default = WRITTEN_SYSTEM_PROMPT if first.is_written else SPOKEN_SYSTEM_PROMPT
         turns = add_system_turn(turns, default if system is None else system)
-        said = [replied(turn, retell) if turn.role == "assistant" else asked(turn) for turn in turns]
-        return EncodedPrompt((*prefix, *chain(*said), *opening))
+        turn_ids = [replied(turn, retell) if turn.role == "assistant" else asked(turn) for turn in turns]
+        return EncodedPrompt((*prefix, *chain(*turn_ids), *opening))
 
     return template
 
@@ -222,8 +222,8 @@ def _check_config(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if config["kv_channels"] != per_head:
         rule = f"kv_channels must be hidden_size / num_attention_heads = {per_head:g}"
         raise ValueError(f"{file}: {rule}: got {config['kv_channels']}")
-    kept = {name: config[name] for name in (*GLM_SIZE_KEYS, *GLM_DEFAULTS)}
-    return {**GLM_FIXED_SETTINGS, **kept, "architectures": ["ChatGLMForConditionalGeneration"]}
+    read = {name: config[name] for name in (*GLM_SIZE_KEYS, *GLM_DEFAULTS)}
+    return {**GLM_FIXED_SETTINGS, **read, "architectures": ["ChatGLMForConditionalGeneration"]}
 
 
 def _build_glm_backbone(config: Mapping[str, Any]) -> dict[str, Any]:

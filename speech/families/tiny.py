@@ -72,12 +72,12 @@ def load(model: ModelConfig) -> Family:
 
 
 def _find_codec_file(path: Path) -> Path:
-    ours = read_json(path / "wavgate.json")
-    if unknown := sorted(set(ours) - {"family", "codec", "voice"}):
+    own_config = read_json(path / "wavgate.json")
+    if unknown := sorted(set(own_config) - {"family", "codec", "voice"}):
         raise ValueError(f"{path / 'wavgate.json'}: keys must be family, codec, voice: got {unknown[0]}")
-    if ours.get("family") != "tiny":
-        raise ValueError(f"{path / 'wavgate.json'}: family must be tiny: got {ours.get('family')}")
-    codec = ours.get("codec")
+    if own_config.get("family") != "tiny":
+        raise ValueError(f"{path / 'wavgate.json'}: family must be tiny: got {own_config.get('family')}")
+    codec = own_config.get("codec")
     if not isinstance(codec, str) or Path(codec).name != codec or not (path / codec).is_file():
         raise ValueError(f"{path / 'wavgate.json'}: codec must name a file of this folder: got {codec}")
     return path / codec

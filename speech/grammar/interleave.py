@@ -144,10 +144,10 @@ class Interleave:
         """(text ids, code ids) in order, up to the first stop. Takes any reply: cut, broken or empty."""
         streams = self.channels.streams
         stops = [i for i, token in enumerate(ids) if token in self.stop and i % streams == self._audio_stream]
-        kept = ids[: stops[0]] if stops else ids
-        channels = self.channels.channels_of(kept)
-        texts = [token for token, channel in zip(kept, channels, strict=True) if channel == Channel.TEXT]
-        codes = [token for token, channel in zip(kept, channels, strict=True) if channel == Channel.AUDIO]
+        reply_ids = ids[: stops[0]] if stops else ids
+        channels = self.channels.channels_of(reply_ids)
+        texts = [token for token, channel in zip(reply_ids, channels, strict=True) if channel == Channel.TEXT]
+        codes = [token for token, channel in zip(reply_ids, channels, strict=True) if channel == Channel.AUDIO]
         return texts, codes
 
     def merge_chunks(self, texts: Sequence[Sequence[int]], codes: Sequence[Sequence[int]]) -> list[int]:

@@ -69,14 +69,14 @@ class _Trunk(nn.Module):
 
     def __init__(self, config: KimiAudioConfig) -> None:
         super().__init__()
-        ours, theirs = config.num_hidden_layers, config.kimia_mimo_layers
+        main_layers, side_layers = config.num_hidden_layers, config.kimia_mimo_layers
         self._fork = config.kimia_mimo_transformer_from_layer_index
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Qwen2DecoderLayer(config, i) for i in range(ours))
+        self.layers = nn.ModuleList(Qwen2DecoderLayer(config, i) for i in range(main_layers))
         self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        side = [Qwen2DecoderLayer(config, i) for i in range(theirs)]
+        side = [Qwen2DecoderLayer(config, i) for i in range(side_layers)]
         for i, layer in enumerate(side):
-            layer.self_attn.layer_idx = ours + i  # by which a cache knows it
+            layer.self_attn.layer_idx = main_layers + i  # by which a cache knows it
         self.mimo_layers = nn.ModuleList(side)
         self.mimo_norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = Qwen2RotaryEmbedding(config)

@@ -184,12 +184,12 @@ def _explain_libsndfile_error(path: Path, error: soundfile.LibsndfileError) -> s
     return str(error.error_string)
 
 
-def _check_samples(path: Path, block: NDArray[np.float32], where: str) -> None:
+def _check_samples(path: Path, block: NDArray[np.float32], place: str) -> None:
     if not np.isfinite(block).all():
-        raise ValueError(f"{path}: samples must be finite: got NaN or infinity {where}")
+        raise ValueError(f"{path}: samples must be finite: got NaN or infinity {place}")
     if (peak := np.abs(block).max()) > MAX_SAMPLE_VALUE:
         rule = f"samples must lie in [-{MAX_SAMPLE_VALUE:g}, {MAX_SAMPLE_VALUE:g}], where full scale is 1"
-        raise ValueError(f"{path}: {rule}: got {peak:g} {where}")
+        raise ValueError(f"{path}: {rule}: got {peak:g} {place}")
 
 
 def _decode_to_mono(path: Path, header: AudioHeader) -> tuple[Wave, float]:
@@ -209,8 +209,8 @@ def _decode_to_mono(path: Path, header: AudioHeader) -> tuple[Wave, float]:
                     sums += block.sum(axis=0, dtype=np.float64)
                     squares += np.square(block, dtype=np.float64).sum(axis=0)
     except soundfile.LibsndfileError as error:
-        where = f"behind {total / header.sample_rate:.2f} s"
-        raise ValueError(f"{path}: audio is damaged {where}: {error.error_string}") from error
+        place = f"behind {total / header.sample_rate:.2f} s"
+        raise ValueError(f"{path}: audio is damaged {place}: {error.error_string}") from error
     if total < header.frames and path.suffix.lower() != ".mp3":  # an mp3 header only estimates
         raise ValueError(f"{path}: audio is cut short: {total} of {header.frames} frames")
     if not total:

@@ -118,11 +118,11 @@ def _parse_frame_number(head: bytes) -> tuple[int | None, int]:
     if first < 0x80:
         return first, 5
     extra_bytes = 8 - (first ^ 0xFF).bit_length() - 1
-    rest = head[5 : 5 + extra_bytes]
-    if not 1 <= extra_bytes <= 6 or len(rest) < extra_bytes or any(byte & 0xC0 != 0x80 for byte in rest):
+    extra = head[5 : 5 + extra_bytes]
+    if not 1 <= extra_bytes <= 6 or len(extra) < extra_bytes or any(byte & 0xC0 != 0x80 for byte in extra):
         return None, 5
     number = first & (1 << 6 - extra_bytes) - 1
-    for byte in rest:
+    for byte in extra:
         number = number << 6 | byte & 0x3F
     return number, 5 + extra_bytes
 

@@ -31,8 +31,12 @@ def find_ogg_problem(file: BinaryIO, place: int, end: int, decoded: int) -> str 
     for _ in range(most):
         page = _read_page(file, place)
         if page[:4] != b"OggS":
-            rest = read_bytes_at(file, place, OGG_TRAILING_BYTES + 1)
-            if len(rest) > OGG_TRAILING_BYTES or b"OggS" in rest or (rest and b"OggS".startswith(rest)):
+            trailing = read_bytes_at(file, place, OGG_TRAILING_BYTES + 1)
+            if (
+                len(trailing) > OGG_TRAILING_BYTES
+                or b"OggS" in trailing
+                or (trailing and b"OggS".startswith(trailing))
+            ):
                 return f"must be pages without a gap: got something else at byte {place}"
             return stream.find_end_problem(decoded)
         if len(page) < PAGE_HEAD_BYTES or place + _compute_page_length(page) > end:

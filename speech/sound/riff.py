@@ -39,10 +39,10 @@ class _DataChunk:
 
     def has_placeholder_size(self, file: BinaryIO, end: int, order: str) -> bool:
         """Whether its size is none."""
-        rest = end - self.place
+        remaining = end - self.place
         if not self.size:
-            return rest > 0 and not _has_chunks_until(file, self.place, end, order)
-        return rest < self.size and (self.size >= ENDLESS_BYTES or 0 < SECONDS_PER_HOUR * self.speed < self.size)
+            return remaining > 0 and not _has_chunks_until(file, self.place, end, order)
+        return remaining < self.size and (self.size >= ENDLESS_BYTES or 0 < SECONDS_PER_HOUR * self.speed < self.size)
 
 
 def correct_data_size(file: BinaryIO, start: int, end: int) -> dict[int, bytes]:
@@ -65,9 +65,9 @@ def find_riff_problem(file: BinaryIO, start: int, end: int) -> str | None:
         return f"must have a format that agrees with itself: got {data.broken}"
     if data.has_placeholder_size(file, end, order):
         return None
-    if data.size > (rest := end - data.place):
+    if data.size > (remaining := end - data.place):
         rule = "must end within the file, else it was cut"
-        return f"{rule}: got {rest} of {data.size} bytes (is that a guess? ffmpeg -i IN -c copy OUT)"
+        return f"{rule}: got {remaining} of {data.size} bytes (is that a guess? ffmpeg -i IN -c copy OUT)"
     behind = place = data.place + data.size + data.size % 2
     for _ in range(MAX_CHUNKS):
         head = read_bytes_at(file, place, 8)
@@ -76,8 +76,8 @@ def find_riff_problem(file: BinaryIO, start: int, end: int) -> str | None:
         name, size = struct.unpack(f"{order}4sI", head)
         if name in (*RIFF_KINDS, b"data"):
             return "must be one recording: another follows it in the file"
-        if size > (rest := end - place - 8) or not _is_name(name):
-            fits = rest <= RIFF_TRAILING_BYTES and (
+        if size > (remaining := end - place - 8) or not _is_name(name):
+            fits = remaining <= RIFF_TRAILING_BYTES and (
                 place > behind or _is_padding(read_bytes_at(file, place, end - place))
             )
             return None if fits else "must have chunks behind its data: got something else, which may be sound"
@@ -85,9 +85,13 @@ def find_riff_problem(file: BinaryIO, start: int, end: int) -> str | None:
     return f"must have at most {MAX_CHUNKS} chunks: got more"
 
 
-def _is_padding(rest: bytes) -> bool:
+def _is_padding(trailing: bytes) -> bool:
     """Whether bytes right behind the data are zeros or tags, or so few that they hold no sound."""
-    return len(rest) < 32 or not rest.strip(b"\0") or rest.startswith((b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"<?x"))
+    return (
+        len(trailing) < 32
+        or not trailing.strip(b"\0")
+        or trailing.startswith((b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"<?x"))
+    )
 
 
 def _read_byte_order(file: BinaryIO, start: int) -> str:

@@ -497,6 +497,6 @@ def test_settings_without_a_second_opinion_are_the_same_but_for_it_and_what_is_c
     api = ["run.name=r", "judge=openai", *ENDPOINT, "judge.api.cache=v.sqlite"]
     second = ["judge.second.base_url=http://127.0.0.1:9/v1", "judge.second.model=n"]
     both, alone = load_config([*api, *second]), load_config(api)
-    assert len(both.judge.asked) == 2 and both.without_second_opinion() == alone
+    assert len(both.judge.endpoints) == 2 and both.without_second_opinion() == alone
     uncached = both.without_second_opinion(cache=None)
     assert uncached.judge.api.cache is None and uncached == load_config(api[:-1])

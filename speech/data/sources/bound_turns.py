@@ -43,10 +43,10 @@ def bind_clips_to_turns(
     turns: list[SourceTurn] = []
     for i, message in enumerate(messages):
         written = marker not in message.content
-        said = split_at_markers(message.content.strip() if written else message.content, marker)
-        if not said:
+        parts = split_at_markers(message.content.strip() if written else message.content, marker)
+        if not parts:
             problems.append((f"messages[{i}].content", "must not be blank"))
-        turns.append((message.role, tuple(next(entries) if part == marker else part for part in said)))
+        turns.append((message.role, tuple(next(entries) if part == marker else part for part in parts)))
     problems += [
         (f"audios[{i}]", "must name a clip") for i, entry in enumerate(given) if not list_source_clips("", entry)
     ]
@@ -69,7 +69,7 @@ def split_off_reply(
     answer = turns[len(prompt) :]
     if not answer and not problems:
         problems.append(("messages", "must end with the assistant's turn, which is the reference reply"))
-    spoken = [any(not isinstance(part, str) for part in said) for _, said in answer]
+    spoken = [any(not isinstance(part, str) for part in parts) for _, parts in answer]
     if any(spoken) and not all(spoken):
         silent = len(prompt) + spoken.index(False)
         problems.append((f"messages[{silent}]", "must have sound, as the other turns of the reference reply have"))
@@ -82,12 +82,12 @@ def split_off_reply(
 
 def collect_turn_clips(turns: Iterable[SourceTurn]) -> tuple[tuple[SourceClip, ...], ...]:
     """The clips of every marker, in order."""
-    return tuple(part for _, said in turns for part in said if not isinstance(part, str))
+    return tuple(part for _, parts in turns for part in parts if not isinstance(part, str))
 
 
 def _collect_words(turns: Iterable[SourceTurn]) -> list[str]:
     """Every stretch of words, without white space around it."""
-    return [part.strip() for _, said in turns for part in said if isinstance(part, str) and part.strip()]
+    return [part.strip() for _, parts in turns for part in parts if isinstance(part, str) and part.strip()]
 
 
 def parse_history(text: str | None) -> Iterator[SourceTurn]:
@@ -98,9 +98,9 @@ def parse_history(text: str | None) -> Iterator[SourceTurn]:
         yield from [("user", (text,))] if text else []
         return
     pieces = HISTORY_MARK.split(text[text.index("[USER]") :])[1:]  # what stands before the first is not said
-    for role, said in zip(pieces[::2], pieces[1::2], strict=True):
-        if said.strip():
-            yield role.lower(), (said.strip(),)
+    for role, words in zip(pieces[::2], pieces[1::2], strict=True):
+        if words.strip():
+            yield role.lower(), (words.strip(),)
 
 
 def collect_question_words(turns: Iterable[SourceTurn]) -> str:

@@ -24,10 +24,10 @@ def list_source_files(paths: Sequence[Path]) -> list[Path]:
             raise ValueError(f"{path}: a folder must be the only source: got {len(paths)}")
     named: dict[tuple[int, int], Path] = {}
     for path in paths:
-        where = path.stat().st_dev, path.stat().st_ino
-        if where in named:
-            raise ValueError(f"{path}: must be named once: it is the same file as {named[where]}")
-        named[where] = path
+        inode = path.stat().st_dev, path.stat().st_ino
+        if inode in named:
+            raise ValueError(f"{path}: must be named once: it is the same file as {named[inode]}")
+        named[inode] = path
     if first.is_dir():
         if not (first / SAVED_STATE_FILE).is_file():
             raise ValueError(_explain_unread_folder(first))

@@ -172,8 +172,8 @@ def draft_row(record: SourceRecord, form: SourceForm) -> DraftRow | None:
     if problems:
         return None
     messages = [
-        {"role": role, "content": "".join(part if isinstance(part, str) else AUDIO_MARKER for part in said)}
-        for role, said in turns
+        {"role": role, "content": "".join(part if isinstance(part, str) else AUDIO_MARKER for part in parts)}
+        for role, parts in turns
     ]
     audios = collect_turn_clips(turns)
     fields = {
@@ -193,8 +193,8 @@ def _list_turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _is_filled(value: Any) -> bool:
-    said = value.strip() if isinstance(value, str) else value  # ms-swift's rows hold lists as JSON
-    return said is not None and said not in ("", "[]", "{}", "null", [], {}, ())
+    content = value.strip() if isinstance(value, str) else value  # ms-swift's rows hold lists as JSON
+    return content is not None and content not in ("", "[]", "{}", "null", [], {}, ())
 
 
 def _check_prompt_keys(row: Mapping[str, Any], form: SourceForm) -> Iterator[tuple[str, str]]:

@@ -28,6 +28,6 @@ class SourceRecord:
     files: tuple[str, ...] = ()
     """Of the sample, beside its row: what follows its key and a dot."""
 
-    def locate_problem(self, where: str, message: str) -> Problem:
-        """``message`` about the field ``where`` of this row, as file:line:field or shard:key:field."""
-        return Problem(self.file, self.line, ":".join(part for part in (self.key, where) if part), message)
+    def locate_problem(self, field: str, message: str) -> Problem:
+        """``message`` about the ``field`` of this row, as file:line:field or shard:key:field."""
+        return Problem(self.file, self.line, ":".join(part for part in (self.key, field) if part), message)

@@ -140,8 +140,8 @@ def _split_member_name(name: str) -> tuple[str, str, str]:
 
 def _name_conventional_clips(content: dict[str, object], clips: dict[str, bytes], problems: RowProblems) -> None:
     """KEY.wav is the question and KEY.target.wav the reply where the row does not name its clips."""
-    asked = "audios" if "messages" in content else "question_audio"
-    for key, names in ((asked, CLIP_SUFFIXES), ("sft_target_audio", {f"target.{suffix}" for suffix in CLIP_SUFFIXES})):
+    field = "audios" if "messages" in content else "question_audio"
+    for key, names in ((field, CLIP_SUFFIXES), ("sft_target_audio", {f"target.{suffix}" for suffix in CLIP_SUFFIXES})):
         there = sorted(names & clips.keys())
         if there and content.get(key) is None:
             if len(there) > 1:
