@@ -59,7 +59,7 @@ def actor(
 
 
 def rows(folder: Path) -> list[ManifestRow]:
-    found = []
+    collected = []
     for n in range(3):
         noise = np.random.default_rng(n).normal(0, 0.1, 4000).astype(np.float32)
         audio.write(folder / f"{n}.wav", noise, 16_000)
@@ -72,8 +72,8 @@ def rows(folder: Path) -> list[ManifestRow]:
             "sft_target_text": "two",
             "sft_target_audio": [f"{n}.wav"],
         }
-        found.append(ManifestRow.model_validate(content))
-    return found
+        collected.append(ManifestRow.model_validate(content))
+    return collected
 
 
 def test_the_event_loop_goes_on_while_rows_are_encoded_one_call_at_a_time(
@@ -90,7 +90,7 @@ def test_the_event_loop_goes_on_while_rows_are_encoded_one_call_at_a_time(
         codec.free.set()
         return await asyncio.gather(*asked)
 
-    found = asyncio.run(scenario())
-    assert [[example.row_id for example in each] for each in found] == [["row-0"], ["row-1"], ["row-2"]]
+    actual = asyncio.run(scenario())
+    assert [[example.row_id for example in each] for each in actual] == [["row-0"], ["row-1"], ["row-2"]]
     assert codec.most == 1
-    assert found == [engine._worker.encode(manifest, [row]) for row in wanted]
+    assert actual == [engine._worker.encode(manifest, [row]) for row in wanted]

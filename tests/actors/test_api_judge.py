@@ -49,9 +49,9 @@ def settings(url: str, *more: str, root: Path = Path("runs")) -> Config:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     config = load_config(["rollout.workers=1", "learner.ranks=1"])
-    found = Cluster(config.cluster, plan_placement(config, count_usable_cores()))
-    yield found
-    found.close(logs=None)
+    actual = Cluster(config.cluster, plan_placement(config, count_usable_cores()))
+    yield actual
+    actual.close(logs=None)
 
 
 def judges(config: Config, events: Events) -> AbstractAsyncContextManager[tuple[JudgePool, EndpointPool]]:
@@ -148,7 +148,7 @@ def test_a_failure_is_missing_with_its_kind_an_outage_a_pause_and_the_dead_are_r
         assert isinstance(malformed.axes["semantic"], MissingVerdict) and isinstance(malformed.reward, MissingVerdict)
         assert malformed.axes["semantic"].kind == malformed.reward.kind == "malformed"
         assert isinstance(malformed.axes["acoustic"], ScoredVerdict), "the local axis has its own verdict"
-        assert all(isinstance(one.reward, ScoredVerdict) for one in paused), "they waited for the end of the outage"
+        assert all(isinstance(item.reward, ScoredVerdict) for item in paused), "they waited for the end of the outage"
         assert all(isinstance(judged.reward, ScoredVerdict) for judged in after)
         assert [judged.index for judged in after] == [0, 1, 2, 3] * 2
         assert left.in_flight == left.waiting == 0
@@ -182,9 +182,9 @@ def test_a_killed_endpoint_comes_back_with_its_cache_and_its_spend_and_asks_abou
                 os.kill((await endpoint.handles[0].hello.remote())["pid"], signal.SIGKILL)
                 after = await scores(pool, 3, different=True)
                 figures = await endpoint.state()
-        assert [one.axes["semantic"] for one in after] == [
-            replace(one.axes["semantic"], cached=True)  # type: ignore[type-var]
-            for one in before
+        assert [item.axes["semantic"] for item in after] == [
+            replace(item.axes["semantic"], cached=True)  # type: ignore[type-var]
+            for item in before
         ]
         assert len(server.bodies) == asked, "every verdict was paid for before"
         assert figures.spent == pytest.approx(spent) and spent > 0 and figures.requests == 0
@@ -212,8 +212,8 @@ def test_a_group_is_compared_as_a_whole_and_canaries_go_past_the_cache(cluster: 
                 compared = len(server.bodies)
                 clips = [WORLD / "data" / "bank" / "rms" / f"{word}.flac" for word in TEXT.split()]
                 canaries = [await endpoint.canaries(task(TEXT), TEXT, clips) for _ in range(2)]
-        assert [one.index for one in judged] == [0, 1, 2] and (tmp_path / "a.ogg").is_file()
-        values = [value(one.axes["semantic"]) for one in judged]
+        assert [judgement.index for judgement in judged] == [0, 1, 2] and (tmp_path / "a.ogg").is_file()
+        values = [value(judgement.axes["semantic"]) for judgement in judged]
         assert values == pytest.approx([5.0, 3.0, 1.0]), "by the alphabet, as the endpoint has it"
         assert compared >= 6 + 4, "three pairs in both orders, after the probe"
         assert len(canaries[0]) == len(canaries[1]) == 5
@@ -224,11 +224,11 @@ def test_a_group_is_compared_as_a_whole_and_canaries_go_past_the_cache(cluster: 
 
 def first_is_better(body: dict[str, Any]) -> float:
     """Of two transcripts the one that comes first in the alphabet by its last word; a single one: level 2."""
-    found = re.findall(r"<transcript [AB] \w+>\n(.*)\n", said(body))
-    if len(found) < 2:
+    matches = re.findall(r"<transcript [AB] \w+>\n(.*)\n", said(body))
+    if len(matches) < 2:
         return 2.0
     order = ["twelve", "tuesday", "now"]
-    ranks = [order.index(text.split()[-1]) for text in found]
+    ranks = [order.index(text.split()[-1]) for text in matches]
     return float(ranks[0] < ranks[1])
 
 

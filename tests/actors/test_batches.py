@@ -124,16 +124,16 @@ def snapshot(run: Path, made: BatchScheduler, step: int) -> None:
 async def whole(staleness: int, equal_groups: str, run: Path) -> list[CollectedBatch]:
     """A run in the driver's order of calls, with a checkpoint after every step."""
     engine = Engine(0)
-    made, found = batches(staleness, equal_groups, engine), []
+    made, collected = batches(staleness, equal_groups, engine), []
     snapshot(run, made, 0)
     for step in range(1, STEPS + 1):
         made.start(step)
-        found.append(untimed(await made.wait_for_batch()))
+        collected.append(untimed(await made.wait_for_batch()))
         made.start(step)
         await made.wait_until_sampled()
         engine.version = step
         snapshot(run, made, step)
-    return found
+    return collected
 
 
 async def resumed(staleness: int, equal_groups: str, run: Path, step: int) -> list[CollectedBatch]:
@@ -141,17 +141,17 @@ async def resumed(staleness: int, equal_groups: str, run: Path, step: int) -> li
     folder = checkpoint.snapshot_folder(run, step)
     assert checkpoint.check_snapshot(folder) == []
     engine = Engine(step)
-    made, found = batches(staleness, equal_groups, engine), []
+    made, collected = batches(staleness, equal_groups, engine), []
     _, state, _ = checkpoint.find_newest_snapshot(run)
     assert state.step == step
     made.resume_after(step, state.cursors, checkpoint.read_prefetched_batch(folder))
     for now in range(step + 1, STEPS + 1):
         made.start(now)
-        found.append(untimed(await made.wait_for_batch()))
+        collected.append(untimed(await made.wait_for_batch()))
         made.start(now)
         await made.wait_until_sampled()
         engine.version = now
-    return found
+    return collected
 
 
 @pytest.mark.parametrize("equal_groups", ["keep", "refill"])

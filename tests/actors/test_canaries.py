@@ -26,8 +26,8 @@ UNKNOWN = CanaryResult(
 
 
 class Judges:
-    def __init__(self, found: list[CanaryResult]) -> None:
-        self.found, self.asked = found, []  # type: ignore[var-annotated]
+    def __init__(self, actual: list[CanaryResult]) -> None:
+        self.found, self.asked = actual, []  # type: ignore[var-annotated]
 
     async def canaries(self, task: JudgeTask, transcript: str, clips: list[Path]) -> list[CanaryResult]:
         self.asked.append((task, transcript, clips))

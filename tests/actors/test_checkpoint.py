@@ -44,8 +44,8 @@ def tree(root: Path) -> dict[str, bytes]:
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     saved(tmp_path, 2)
-    folder, found, problems = checkpoint.find_newest_snapshot(tmp_path)
-    assert (folder.name, found, problems) == ("step_000002", state(2), [])
+    folder, actual, problems = checkpoint.find_newest_snapshot(tmp_path)
+    assert (folder.name, actual, problems) == ("step_000002", state(2), [])
     assert (tmp_path / "checkpoints" / "latest").read_text().strip() == "step_000002"
 
 
@@ -132,14 +132,14 @@ def test_a_kill_during_a_save_leaves_the_older_snapshot_and_a_rest_that_is_clean
 
 def test_a_resume_whose_run_went_on_since_it_was_looked_at_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, 1)
-    found, _, _ = checkpoint.find_newest_snapshot(tmp_path)
-    checkpoint.check_still_newest(found)
+    actual, _, _ = checkpoint.find_newest_snapshot(tmp_path)
+    checkpoint.check_still_newest(actual)
     saved(tmp_path, 2)
     damaged = checkpoint.snapshot_folder(tmp_path, 2)
     with pytest.raises(UserError, match="has changed since it was looked at: start this command again"):
-        checkpoint.check_still_newest(found)
+        checkpoint.check_still_newest(actual)
     truncate(damaged)
-    checkpoint.check_still_newest(found)  # a damaged one was skipped before, too
+    checkpoint.check_still_newest(actual)  # a damaged one was skipped before, too
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before_and_nothing_of_the_new_one(

@@ -147,10 +147,10 @@ def gathered(
 
 def test_a_group_is_judged_once_it_is_whole_and_again_when_its_speech_was_lost() -> None:
     rollout, judges = Sampled(), Together(lost=1)
-    found = gathered(rollout, judges)
+    batch = gathered(rollout, judges)
     assert judges.groups == [["a/0", "a/1", "a/2"], ["b/0", "b/1", "b/2"], ["a/0", "a/1", "a/2"]]
     assert rollout.asked == [["a", "b"], ["a"]]
-    assert [(r.prompt_id, r.index) for r, _ in found.replies] == [(p, i) for p in "ab" for i in range(3)]
+    assert [(r.prompt_id, r.index) for r, _ in batch.replies] == [(p, i) for p in "ab" for i in range(3)]
 
 
 def test_a_reply_that_is_alone_is_scored_by_itself_also_by_judges_that_compare() -> None:

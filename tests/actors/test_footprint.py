@@ -41,8 +41,8 @@ def numbers(folder: Path) -> tuple[int, int]:
 def test_masters_gradients_and_moments_are_float32_whatever_is_stored(
     folders: dict[torch.dtype, Path],
 ) -> None:
-    found = {dtype: estimate_memory(*settings(folder)) for dtype, folder in folders.items()}
-    assert found[torch.float32]["learner"] == found[torch.bfloat16]["learner"]
+    actual = {dtype: estimate_memory(*settings(folder)) for dtype, folder in folders.items()}
+    assert actual[torch.float32]["learner"] == actual[torch.bfloat16]["learner"]
     model, _ = numbers(folders[torch.float32])
     one, more = (
         estimate_memory(*settings(folders[torch.bfloat16], f"learner.ranks={ranks}"))["learner"] for ranks in (1, 2)
@@ -69,9 +69,9 @@ def test_engines_hold_the_model_in_its_type_and_a_cache_of_every_slot(
     for dtype, size in (("float32", 4), ("bfloat16", 2)):
         how = [f"model.dtype={dtype}", "rollout.max_num_seqs=5", "model.max_length=256", "rollout.workers=2"]
         how += ["rollout.max_new_tokens=160"]
-        found = estimate_memory(*settings(folder, *how))
-        assert found["rollout"] == 2 * (700 * MIB + (model + slots) * size + 4 * ear + codec)
-        assert found["ray"] == 600 * MIB + model * size
+        memory = estimate_memory(*settings(folder, *how))
+        assert memory["rollout"] == 2 * (700 * MIB + (model + slots) * size + 4 * ear + codec)
+        assert memory["ray"] == 600 * MIB + model * size
 
 
 def test_a_decoder_with_other_tensor_names_has_a_cache_too(tmp_path: Path) -> None:
@@ -92,8 +92,8 @@ def test_a_decoder_with_other_tensor_names_has_a_cache_too(tmp_path: Path) -> No
 def test_a_container_has_no_more_memory_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = footprint.read_physical_memory()
     monkeypatch.setattr(footprint, "CONTAINER_LIMIT_FILE", tmp_path / "memory.max")
-    found = []
+    collected = []
     for limit in ("1073741824", "max", str(1 << 60)):
         footprint.CONTAINER_LIMIT_FILE.write_text(f"{limit}\n")
-        found.append(footprint.read_physical_memory())
-    assert found[0] == 1 << 30 and found[1] == found[2] >= whole
+        collected.append(footprint.read_physical_memory())
+    assert collected[0] == 1 << 30 and collected[1] == collected[2] >= whole

@@ -70,8 +70,10 @@ def written() -> tuple[list[HeldOutReply], float | None]:
         ReplyGroup(prompt=Prompt(id=one.id, ids=()), replies=(pair,)) for one, pair in zip(rows, pairs, strict=True)
     )
     batch = JudgedBatch(groups=groups, generate_s=3.0, judge_s=0.5)
-    found = summarise_evaluation(rows, batch, step=0, split="test", when="before")
-    return [build_held_out_record(found, one, *pair) for one, pair in zip(rows, pairs, strict=True)], found.took_s
+    evaluation = summarise_evaluation(rows, batch, step=0, split="test", when="before")
+    return [
+        build_held_out_record(evaluation, one, *pair) for one, pair in zip(rows, pairs, strict=True)
+    ], evaluation.took_s
 
 
 def test_a_line_has_the_reply_its_codes_its_scores_and_its_figures() -> None:
@@ -121,8 +123,8 @@ def test_an_event_that_a_kill_tore_is_left_out_and_the_next_one_is_whole(tmp_pat
     with (tmp_path / "events.jsonl").open("a") as out:
         out.write('{"time": 1.0, "kind": "dr')
     RunDirectory.reopen(tmp_path, 3).event("resume", "after it")
-    found = read_json_lines(tmp_path / "events.jsonl", TypeAdapter(Event))
-    assert [event.kind for event in found.rows] == ["restart", "resume"] and found.note is None
+    json_lines = read_json_lines(tmp_path / "events.jsonl", TypeAdapter(Event))
+    assert [event.kind for event in json_lines.rows] == ["restart", "resume"] and json_lines.note is None
 
 
 @pytest.mark.parametrize("whole", [False, True])

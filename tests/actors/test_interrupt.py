@@ -47,20 +47,20 @@ def driver(data: list[str], tmp_path: Path, learner: SlowLearner) -> tuple[Drive
     run = RunDirectory.create(job.config)
     monitor: Any = SimpleNamespace(begin_phase=lambda *_, **__: None, say=lambda _: None, tick=None, step=None)
     fleet: Any = SimpleNamespace(learner=learner, rollout=None, judges=None)
-    found = Driver(RunContext(job, run, fleet, monitor))
-    found._state = replace(found._state, step=2)
-    return found, run
+    driver_under_test = Driver(RunContext(job, run, fleet, monitor))
+    driver_under_test._state = replace(driver_under_test._state, step=2)
+    return driver_under_test, run
 
 
 def test_an_interrupt_during_a_checkpoint_lets_it_end(short_world: list[str], tmp_path: Path) -> None:
     learner = SlowLearner()
-    found, run = driver(short_world, tmp_path, learner)
+    actual, run = driver(short_world, tmp_path, learner)
 
     async def train() -> None:
         try:
-            await found._checkpoint()
+            await actual._checkpoint()
         except asyncio.CancelledError:
-            await found._save_after_interrupt()
+            await actual._save_after_interrupt()
             raise
 
     async def interrupted() -> None:
@@ -82,10 +82,10 @@ def test_an_interrupt_before_a_resumed_run_has_learnt_anything_writes_nothing(
     short_world: list[str], tmp_path: Path
 ) -> None:
     learner = SlowLearner()
-    found, run = driver(short_world, tmp_path, learner)
+    actual, run = driver(short_world, tmp_path, learner)
     learner.may.set()
-    asyncio.run(found._checkpoint())
-    asyncio.run(found._save_after_interrupt())  # its state is that of the snapshot
+    asyncio.run(actual._checkpoint())
+    asyncio.run(actual._save_after_interrupt())  # its state is that of the snapshot
     assert learner.calls == 1 and len(checkpoint.list_snapshots(run.path)) == 1
 
 

@@ -51,11 +51,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], codecs: dict[str, Path]) -> Lines:
     """What each command says of a model; each exits with 2 and one line."""
 
-    def told(name: str, folder: Path, **settings: object) -> set[str]:
+    def refusals(name: str, folder: Path, **settings: object) -> set[str]:
         given = {"path": folder, "codec": codecs[name], "dtype": "float32", "max_length": 256} | settings
         options = [f"model={name}", "rollout.max_new_tokens=64"]
         options += [f"model.{key}={value}" for key, value in given.items()]
-        found = set()
+        actual = set()
         for command in (
             ["train", "--dry-run", f"run.root={tmp_path / 'runs'}"],
             ["train", f"run.root={tmp_path / 'runs'}"],
@@ -65,11 +65,11 @@ def lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], codecs: dict[str, 
             assert main([*command, *options]) == 2
             line = capsys.readouterr().err
             assert line.count("\n") == 1, line
-            found.add(line.strip())
+            actual.add(line.strip())
         assert not (tmp_path / "runs").exists() and not (tmp_path / "out.wav").exists()
-        return found
+        return actual
 
-    return told
+    return refusals
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +122,8 @@ def test_what_no_engine_runs_is_refused_by_every_command(
 ) -> None:
     folder = Path(shutil.copytree(folders["vita_audio"], tmp_path / "vita"))
     changes, rule = REFUSED[case]
-    told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(told | changes))
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | changes))
     (line,) = lines("vita_audio", folder)
     assert line.startswith(f"model.path: {folder / 'config.json'}: ") and rule in line
 
@@ -250,9 +250,9 @@ def test_an_export_holds_no_weights_but_its_own_and_names_its_step(
     (folder / "vocoder").mkdir()
     (folder / "vocoder" / "model.pt").write_bytes(b"another model's")
     target = exported(folder, tmp_path / "out", monkeypatch, step=7)
-    found = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    actual = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
     before = {path.name for path in folders["tiny"].iterdir()}
-    assert found == before | {"vocoder/model.pt"}
+    assert actual == before | {"vocoder/model.pt"}
     assert read_export_step(target) == 7 and read_export_step(folder) == 0
 
 
@@ -310,8 +310,8 @@ def half_an_archive(file: Path) -> None:
 
 def moved(folder: Path, place: Callable[[str, str], str | None]) -> None:
     index = folder / "model.safetensors.index.json"
-    told = json.loads(index.read_text())["weight_map"]
-    new = {name: place(name, file) for name, file in told.items()}
+    weight_map = json.loads(index.read_text())["weight_map"]
+    new = {name: place(name, file) for name, file in weight_map.items()}
     index.write_text(json.dumps({"weight_map": {name: file for name, file in new.items() if file}}))
 
 
@@ -341,8 +341,8 @@ def test_the_same_model_in_another_form_may_lie_beside_it(folders: dict[str, Pat
 def test_an_index_that_names_a_tensor_of_no_file(folders: dict[str, Path], tmp_path: Path, lines: Lines) -> None:
     folder = Path(shutil.copytree(folders["vita_audio"], tmp_path / "vita"))
     index = folder / "model.safetensors.index.json"
-    told = json.loads(index.read_text())["weight_map"]
-    index.write_text(json.dumps({"weight_map": told | {"extra": "model-00001-of-00002.safetensors"}}))
+    weight_map = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": weight_map | {"extra": "model-00001-of-00002.safetensors"}}))
     rule = "names 1 tensors that its files do not hold: extra"
     assert lines("vita_audio", folder) == {f"model.path: {index}: {rule}"}
 

@@ -40,12 +40,12 @@ def row(own: str, question: str, asked: list[str], reply: list[str]) -> dict[str
 
 
 def written(path: Path, *rows: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    path.write_text("".join(json.dumps(item) + "\n" for item in rows))
     return path
 
 
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "message"),
     [
         (row("b", "and in Rome", ["1.wav"], ["2.wav"]), ""),
         (row("a", "and in Rome", ["1.wav"], ["2.wav"]), "1 ids, 0 questions, 0 clips"),
@@ -57,7 +57,7 @@ def written(path: Path, *rows: dict[str, Any]) -> Path:
         (row("a", "what time is it", ["0.wav"], ["4.wav"]), "1 ids, 1 questions, 2 clips"),
     ],
 )
-def test_what_two_files_share_is_counted(folder: Path, other: dict[str, Any], told: str) -> None:
+def test_what_two_files_share_is_counted(folder: Path, other: dict[str, Any], message: str) -> None:
     first = written(
         folder / "a.jsonl",
         row("a", "what time is it", ["0.wav"], ["4.wav"]),
@@ -65,7 +65,7 @@ def test_what_two_files_share_is_counted(folder: Path, other: dict[str, Any], to
     )
     second = written(folder / "b.jsonl", other)
     one, two = (manifest.read_manifest(path, 1.0, deep=True) for path in (first, second))
-    assert describe_overlap(one.traces, two.traces) == told == describe_overlap(two.traces, one.traces)
+    assert describe_overlap(one.traces, two.traces) == message == describe_overlap(two.traces, one.traces)
     assert (one.traces.echoes, two.traces.echoes) == (1, 0)
 
 
@@ -77,8 +77,8 @@ def test_pairs_leave_traces_too(folder: Path) -> None:
     }  # fmt: skip
     ours = written(folder / "a.jsonl", row("a", "what time is it", ["0.wav"], ["2.wav"]))
     theirs = written(folder / "b.jsonl", pair)
-    one, two = manifest.read_manifest(ours, 1.0, deep=True), pairs.read_pairs(theirs, 1.0, deep=True)
-    assert describe_overlap(one.traces, two.traces) == "0 ids, 1 questions, 2 clips"
+    rows_read, two = manifest.read_manifest(ours, 1.0, deep=True), pairs.read_pairs(theirs, 1.0, deep=True)
+    assert describe_overlap(rows_read.traces, two.traces) == "0 ids, 1 questions, 2 clips"
 
 
 def test_data_check_tells_what_its_files_share_and_refuses_one_for_both(
@@ -87,8 +87,8 @@ def test_data_check_tells_what_its_files_share_and_refuses_one_for_both(
     first = written(folder / "a.jsonl", row("a", "what time is it", ["0.wav"], ["copy.wav"]))
     second = written(folder / "b.jsonl", row("a", "Why?", ["copy.flac"], ["2.wav"]))
     assert main(["data", "check", str(first), str(second)]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[-2:] == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [
         f"{second}: is not held out from {first}: it shares 1 ids, 0 questions, 1 clips",
         f"{first}: 1 rows have the question's own sound as their reply",
     ]

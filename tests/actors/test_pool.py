@@ -115,9 +115,9 @@ class Counted(JudgePool):
     judged = 0
 
     async def score(self, given: Reply, speech: list[Any], task: JudgeTask, audio: Path | None) -> ReplyJudgement:
-        found = await super().score(given, speech, task, audio)
+        judgement = await super().score(given, speech, task, audio)
         self.judged += 1
-        return found
+        return judgement
 
 
 class Shares(RolloutPool):
@@ -140,9 +140,9 @@ def reply(prompt: Prompt, index: int, version: int) -> Reply:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     config = load_config(["rollout.workers=1", "learner.ranks=1"])
-    found = Cluster(config.cluster, plan_placement(config, count_usable_cores()))
-    yield found
-    found.close(logs=None)
+    actual = Cluster(config.cluster, plan_placement(config, count_usable_cores()))
+    yield actual
+    actual.close(logs=None)
 
 
 @pytest.fixture
@@ -204,9 +204,9 @@ def test_a_lost_engine_is_replaced_and_the_same_replies_come(
 ) -> None:
     events = Events()
     batch = one_batch(rollouts(trouble, marker, events), judges(events, marker), marker, until)
-    found = clocks.run(batch)
-    assert [(r.prompt_id, r.index) for r, _ in found] == [(p.id, i) for p in PROMPTS for i in range(3)]
-    assert [r for r, _ in found] == [reply(p, i, 0) for p in PROMPTS for i in range(3)]
+    result = clocks.run(batch)
+    assert [(r.prompt_id, r.index) for r, _ in result] == [(p.id, i) for p in PROMPTS for i in range(3)]
+    assert [r for r, _ in result] == [reply(p, i, 0) for p in PROMPTS for i in range(3)]
     assert [kind for kind, _ in events.found] == ["restart"]
     assert "replies open" in events.found[0][1]
 
@@ -217,9 +217,9 @@ def test_a_fresh_engine_has_the_newest_weights(cluster: Cluster, marker: Path) -
         await pool.start()
         manifest = WeightManifest(version=4, names=(), dtypes=(), shapes=(), digest="")
         await pool.load(PublishedWeights(manifest, [ray.put(np.zeros(0, np.uint8))]))
-        found = await sampled(pool)
+        actual = await sampled(pool)
         pool.close()
-        return found
+        return actual
 
     assert {r.policy_version for r in asyncio.run(scenario()).values()} == {4}
 
@@ -257,18 +257,18 @@ def test_another_source_tree_is_refused(cluster: Cluster, marker: Path) -> None:
 def test_a_late_verdict_is_missing_and_the_others_are_not(cluster: Cluster, marker: Path) -> None:
     events = Events()
     panel = judges(events, marker, slow="p1/2")
-    found = clocks.run(one_batch(rollouts("", marker, events), panel, marker, until=(2, 14)))
-    late = [(r.prompt_id, r.index) for r, judged in found if isinstance(judged.reward, MissingVerdict)]
+    result = clocks.run(one_batch(rollouts("", marker, events), panel, marker, until=(2, 14)))
+    late = [(r.prompt_id, r.index) for r, judged in result if isinstance(judged.reward, MissingVerdict)]
     assert late == [("p1", 2)]
-    assert next(j.reward for r, j in found if (r.prompt_id, r.index) == ("p1", 2)) == MissingVerdict(
+    assert next(j.reward for r, j in result if (r.prompt_id, r.index) == ("p1", 2)) == MissingVerdict(
         judge="pool", reason="deadline", kind="deadline", retryable=True
     )
 
 
 def test_a_dead_judge_is_replaced_and_its_reply_judged_again(cluster: Cluster, marker: Path) -> None:
     events = Events()
-    found = clocks.run(one_batch(rollouts("", marker, events), judges(events, marker, deadly="p3/1"), marker))
-    assert all(judged.reward == ScoredVerdict(value=1.0 + r.index, judge="fake") for r, judged in found)
+    result = clocks.run(one_batch(rollouts("", marker, events), judges(events, marker, deadly="p3/1"), marker))
+    assert all(judged.reward == ScoredVerdict(value=1.0 + r.index, judge="fake") for r, judged in result)
     assert [kind for kind, _ in events.found] == ["restart"]
 
 
@@ -294,6 +294,6 @@ def test_a_judge_that_hangs_is_replaced_long_before_its_deadline(cluster: Cluste
             pool.close()
 
     events = Events()
-    found = clocks.run(scenario())
-    assert [judged.reward for judged in found] == [ScoredVerdict(value=1.0 + i, judge="fake") for i in range(3)]
+    result = clocks.run(scenario())
+    assert [judged.reward for judged in result] == [ScoredVerdict(value=1.0 + i, judge="fake") for i in range(3)]
     assert events.found == [("restart", f"judge worker 0 replaced: no sign of life within {HANG_S:g} s")]

@@ -83,11 +83,11 @@ def model(tmp_path: Path) -> Path:
 def test_a_damaged_model_is_named_and_nothing_is_written(
     name: str, model: Path, one_rank: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    damage, told = DAMAGE[name]
+    damage, message = DAMAGE[name]
     damage(model)
     assert main(["train", *one_rank, f"model.path={model}", f"run.root={tmp_path / 'runs'}"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("model.path: ") and told in error and error.count("\n") == 1
+    assert error.startswith("model.path: ") and message in error and error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
     assert main(["say", "hello", str(tmp_path / "out.wav"), "--model", str(model)]) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -106,7 +106,7 @@ def manifest(folder: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"sft_target_text": "xylophone"}, "rows.jsonl:1: "),
         ({"messages": [{"role": "user", "content": "what is entropy"}], "audios": []}, "entropy"),
@@ -118,7 +118,7 @@ def manifest(folder: Path, **changes: Any) -> Path:
 )  # fmt: skip
 def test_a_row_that_the_model_cannot_use_is_named_by_line(
     changes: dict[str, Any],
-    told: str,
+    message: str,
     one_rank: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -127,7 +127,7 @@ def test_a_row_that_the_model_cannot_use_is_named_by_line(
     runs = tmp_path / "runs"
     assert main(["train", *one_rank, f"data.validation={path}", f"run.root={runs}"]) == 2
     error = capsys.readouterr().err
-    assert told in error and "Traceback" not in error
+    assert message in error and "Traceback" not in error
     assert not runs.exists()
 
 
@@ -141,7 +141,7 @@ def test_a_row_without_an_answer_is_usable_when_the_endpoint_judges_what_was_sai
     assert job.validation[0].answer is None
     line = "API judge: judge at http://127.0.0.1:9/v1 for semantic and acoustic: 8 calls for a group of 4 replies, 2 for a reply held out"
     note = "data.validation: is not held out from data.train: it shares 1 ids, 1 questions, 1 clips"
-    assert line in (told := describe_job(job)) and job.notes == (note,) and told[-1] == f"note: {note}"
+    assert line in (description := describe_job(job)) and job.notes == (note,) and description[-1] == f"note: {note}"
     with pytest.raises(ManifestError, match=r"judge\.semantic needs one"):
         prepare.prepare_job([*settings, "judge.semantic_by=local"])
 
@@ -160,7 +160,7 @@ def test_the_length_of_a_row_is_what_encoding_gives() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["learner.tokens_per_microbatch=100"], "learner.tokens_per_microbatch: must hold one row"),
         (["cluster=gpu1", "cluster.weight_transfer=nccl"], "weight_transfer: nccl needs colocate=false"),
@@ -168,13 +168,13 @@ def test_the_length_of_a_row_is_what_encoding_gives() -> None:
         (["rollout.engine=hf"], "rollout.engine: must be vllm, or torch, which gives the replies of the former hf"),
     ],
 )  # fmt: skip
-def test_settings_that_contradict_each_other_are_refused(overrides: list[str], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_settings_that_contradict_each_other_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         load_config(overrides)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["model.max_length=4000"], "reaches 512 tokens"),
         (["judge.asr.dictionary=/nope"], "judge.asr.dictionary: no file at /nope"),
@@ -183,10 +183,10 @@ def test_settings_that_contradict_each_other_are_refused(overrides: list[str], t
     ],
 )  # fmt: skip
 def test_settings_that_this_place_cannot_serve_are_refused(
-    overrides: list[str], told: str, one_rank: list[str]
+    overrides: list[str], message: str, one_rank: list[str]
 ) -> None:
     settings = overrides if "judge.workers=4096" in overrides else [*one_rank, *overrides]
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         prepare.prepare_job(settings)
 
 
@@ -214,7 +214,7 @@ def saved(one_rank: list[str], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["run.name=other"], "run.name: a resumed run goes on in its own folder"),
         (["run.root=/tmp"], "run.root: a resumed run goes on in its own folder"),
@@ -225,13 +225,13 @@ def saved(one_rank: list[str], tmp_path: Path) -> Path:
     ],
 )  # fmt: skip
 def test_a_resume_that_cannot_go_on_leaves_the_run_as_it_is(
-    overrides: list[str], told: str, saved: Path, capsys: pytest.CaptureFixture[str]
+    overrides: list[str], message: str, saved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in saved.rglob("*"))
     settings = [override.format(data=WORLD / "data") for override in overrides]
     assert main(["train", f"resume={saved}", *settings]) == 2
     error = capsys.readouterr().err
-    assert told in error and "Traceback" not in error
+    assert message in error and "Traceback" not in error
     assert sorted((path, path.stat().st_mtime_ns) for path in saved.rglob("*")) == before
 
 

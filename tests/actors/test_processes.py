@@ -103,5 +103,5 @@ def test_it(): gc.disable(); Left()
     settings = ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={tmp_path}", "-p", "tests.conftest"]
     command = [sys.executable, "-m", "pytest", *settings, "-p", "no:cacheprovider", "-rA", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    told = re.findall(r"^(PASSED|ERROR|FAILED) .*?(test_\w+)\.py::", done.stdout, re.MULTILINE)
-    assert told == [("PASSED", "test_leaves"), ("PASSED", "test_next"), ("ERROR", "test_leaves")]
+    matches = re.findall(r"^(PASSED|ERROR|FAILED) .*?(test_\w+)\.py::", done.stdout, re.MULTILINE)
+    assert matches == [("PASSED", "test_leaves"), ("PASSED", "test_next"), ("ERROR", "test_leaves")]

@@ -17,8 +17,8 @@ from store.lines import read_json_lines
 from tests.learner.test_decide import decided, group, settings
 
 
-def ended(finish: Any, one: ReplyGroup) -> ReplyGroup:
-    return replace(one, replies=tuple((replace(reply, finish=finish), judged) for reply, judged in one.replies))
+def ended(finish: Any, item: ReplyGroup) -> ReplyGroup:
+    return replace(item, replies=tuple((replace(reply, finish=finish), judged) for reply, judged in item.replies))
 
 
 def recorded(run: Path, groups: list[ReplyGroup], **algo: Any) -> RunDirectory:
@@ -33,8 +33,8 @@ def recorded(run: Path, groups: list[ReplyGroup], **algo: Any) -> RunDirectory:
 
 def test_a_record_holds_what_the_reply_answers_in_ids(tmp_path: Path) -> None:
     run = recorded(tmp_path, [group("a", [1.0, 5.0])])
-    found = read_rollouts(run.path / "rollouts" / "step_000001.jsonl").rows
-    assert [(one.prompt_ids, one.ids) for one in found] == [([1, 2], [7, 3])] * 2
+    rows = read_rollouts(run.path / "rollouts" / "step_000001.jsonl").rows
+    assert [(row.prompt_ids, row.ids) for row in rows] == [([1, 2], [7, 3])] * 2
 
 
 @pytest.mark.parametrize(("rewards", "why"), [([3.0, 3.0], "lambda is 0"), ([1.0, 5.0], None)])
@@ -42,8 +42,8 @@ def test_a_reply_of_a_step_without_preference_says_why_it_taught_nothing(
     rewards: list[float | None], why: str | None, tmp_path: Path
 ) -> None:
     run = recorded(tmp_path, [group("a", rewards)])
-    found = read_rollouts(run.path / "rollouts" / "step_000001.jsonl").rows
-    assert {one.dropped for one in found} == {why}
+    rows = read_rollouts(run.path / "rollouts" / "step_000001.jsonl").rows
+    assert {row.dropped for row in rows} == {why}
 
 
 def events(run: RunDirectory) -> list[str]:
@@ -53,7 +53,7 @@ def events(run: RunDirectory) -> list[str]:
 
 def test_a_step_in_which_every_reply_was_cut_off_is_an_event_with_what_to_do(tmp_path: Path) -> None:
     groups = [group("a", [1.0, 5.0]), group("b", [2.0, 3.0])]
-    (told,) = events(recorded(tmp_path / "all", [ended("length", one) for one in groups]))
-    assert told.startswith("no reply came to its end within rollout.max_new_tokens=160: raise rollout.max_new")
+    (event,) = events(recorded(tmp_path / "all", [ended("length", item) for item in groups]))
+    assert event.startswith("no reply came to its end within rollout.max_new_tokens=160: raise rollout.max_new")
     assert events(recorded(tmp_path / "one", [ended("length", groups[0]), groups[1]])) == []
     assert events(recorded(tmp_path / "none", [])) == []  # a step that samples nothing

@@ -40,15 +40,15 @@ def holds_something(file: Path) -> bool:
 
 def holding(folder: Path, *wanted: bytes) -> list[Path]:
     """Files below a folder that hold one of these; what vanishes meanwhile holds nothing."""
-    found = []
+    collected = []
     for file in sorted(folder.rglob("*")):
         try:
             content = file.read_bytes() if file.is_file() else b""
         except OSError:
             continue
-        if any(one in content for one in wanted):
-            found.append(file.relative_to(folder))
-    return found
+        if any(item in content for item in wanted):
+            collected.append(file.relative_to(folder))
+    return collected
 
 
 def session_folders(processes: Iterable[psutil.Process]) -> set[Path]:
@@ -82,7 +82,7 @@ def test_the_key_of_the_judge_is_used_and_in_no_file_no_log_and_no_command_line(
             psutil.Process(process.pid),
             *psutil.Process(process.pid).children(recursive=True),
         ]
-        commands = " ".join(word for one in everybody for word in one.cmdline())
+        commands = " ".join(word for item in everybody for word in item.cmdline())
         sessions = session_folders(everybody)
         assert any(holding(session, b"raylet") for session in sessions), "Ray's session is looked at"
         assert [holding(session, *SHAPES) for session in sessions] == [[]] * len(sessions)

@@ -75,8 +75,8 @@ def test_the_voice_is_measured_once_and_read_again_by_a_resumed_run(
 ) -> None:
     fleet, config, run = Fleet(), config_of(tmp_path / "base"), tmp_path / "run"
     run.mkdir()
-    told = measured(fleet, config, rows(40), run, monkeypatch)
-    assert told is not None and told.startswith("the voice, measured on 32 replies")
+    notice = measured(fleet, config, rows(40), run, monkeypatch)
+    assert notice is not None and notice.startswith("the voice, measured on 32 replies")
     norms = find_voice_norms(config.model.path, run)
     assert norms is not None and norms.level_dbfs == -30 and norms.seconds("one two three") == pytest.approx(1.5)
     assert fleet.judges_know == [norms]
@@ -92,14 +92,14 @@ def test_a_voice_that_cannot_be_measured_refuses_the_acoustic_axis_and_nothing_e
 ) -> None:
     with pytest.raises(RunError, match=r"judge\.acoustic: .* are needed to measure its voice"):
         measured(Fleet(), config_of(tmp_path), asked, tmp_path, monkeypatch)
-    told = measured(Fleet(), config_of(tmp_path, "judge.acoustic=0"), asked, tmp_path, monkeypatch)
-    assert told is not None and told.startswith("the voice was not measured")
+    notice = measured(Fleet(), config_of(tmp_path, "judge.acoustic=0"), asked, tmp_path, monkeypatch)
+    assert notice is not None and notice.startswith("the voice was not measured")
     assert not (tmp_path / "voice.json").exists()
 
 
 def test_replies_that_were_cut_off_are_no_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = measured(Fleet(cut=True), config_of(tmp_path), rows(32), tmp_path, monkeypatch)
-    assert told is not None and "measured on 16 replies" in told
+    notice = measured(Fleet(cut=True), config_of(tmp_path), rows(32), tmp_path, monkeypatch)
+    assert notice is not None and "measured on 16 replies" in notice
 
 
 def test_the_embedded_voice_is_known_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

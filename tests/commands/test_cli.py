@@ -52,11 +52,11 @@ BAD = {
 def test_a_mistake_is_named_on_a_line_and_nothing_is_written(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments, told = BAD[name]
-    root = [] if any(one.startswith("resume") for one in arguments) else [f"run.root={tmp_path}"]
+    arguments, message = BAD[name]
+    root = [] if any(argument.startswith("resume") for argument in arguments) else [f"run.root={tmp_path}"]
     assert main(["train", *arguments, *root]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
 
@@ -177,7 +177,12 @@ def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo(tmp_path / "PIPE")
-    assert main([one.replace("PIPE", f"{tmp_path}/PIPE").replace("OUT", f"{tmp_path}/out") for one in arguments]) == 2
+    assert (
+        main(
+            [argument.replace("PIPE", f"{tmp_path}/PIPE").replace("OUT", f"{tmp_path}/out") for argument in arguments]
+        )
+        == 2
+    )
     said = capsys.readouterr().err
     assert f"{tmp_path}/PIPE" in said and "Traceback" not in said
 
@@ -197,11 +202,11 @@ def test_settings_may_stand_before_and_behind_the_flags_of_judge(
 ) -> None:
     from commands.judge import verbs as judging
 
-    found: list[object] = []
+    collected: list[object] = []
     verbs = {"score": "score_manifest_replies", "calibrate": "calibrate_judge", "probe": "probe_endpoint"}
-    monkeypatch.setattr(judging, verbs[command], lambda *arguments: found.append(arguments[-1]) or 0)
+    monkeypatch.setattr(judging, verbs[command], lambda *arguments: collected.append(arguments[-1]) or 0)
     assert main(["judge", *given]) == 0
-    assert found == [overrides]
+    assert collected == [overrides]
 
 
 @pytest.mark.parametrize(

@@ -38,14 +38,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_runs_that_differ_in_their_seed_alone_are_one_method_and_the_first_is_the_baseline(
     runs: list[Path],
 ) -> None:
-    found = build_study_from_runs([runs[3], *runs])
-    assert [(cell.method, cell.seed) for cell in found.cells] == [
+    study = build_study_from_runs([runs[3], *runs])
+    assert [(cell.method, cell.seed) for cell in study.cells] == [
         ("sft", 1),
         ("sft", 0),
         ("gated", 0),
         ("gated", 1),
     ]
-    assert found.baseline == "sft" and found.name == "sft and gated"
+    assert study.baseline == "sft" and study.name == "sft and gated"
     assert build_study_from_runs(runs[:2]).baseline == BASE_METHOD, (
         "a single method is held against what it began with"
     )
@@ -111,7 +111,7 @@ def test_the_same_prompts_in_another_place_and_other_workers_are_no_difference(t
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "give one finished run or more, or --votes FILE"),
         (["/nowhere"], "/nowhere: not a run directory"),
@@ -124,14 +124,14 @@ def test_the_same_prompts_in_another_place_and_other_workers_are_no_difference(t
     ],
 )
 def test_a_mistake_is_named_and_nothing_is_written(
-    arguments: list[str], told: str, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [str(runs[0]) if one == "RUN" else one for one in arguments]
+    given = [str(runs[0]) if argument == "RUN" else argument for argument in arguments]
     to = [] if "--to" in given else ["--to", str(tmp_path / "out")]
     before = sorted(path.name for path in runs[0].iterdir())
     assert main(["compare", *given, *to]) == 2
     error = capsys.readouterr().err
-    assert told in error and "Traceback" not in error
+    assert message in error and "Traceback" not in error
     assert list(tmp_path.iterdir()) == [] and sorted(path.name for path in runs[0].iterdir()) == before
 
 
@@ -180,7 +180,7 @@ def listening(runs: list[Path], wanted: list[str] | None = None, most: int = 24,
 
 def test_pairs_are_the_same_prompt_and_seed_and_those_that_sound_alike_are_left_out(runs: list[Path]) -> None:
     data = listening(runs, ["base", str(runs[2])])
-    assert sorted(one["item"] for one in data["items"]) == [
+    assert sorted(outcome["item"] for outcome in data["items"]) == [
         f"row-00{n}/{seed}" for n, seed in product((1, 2, 3), (0, 1))
     ]
     assert data["notes"] == ["2 pairs sound the same on both sides and are left out"]
@@ -257,7 +257,7 @@ def test_several_raters_are_put_together_and_tested_without_ties() -> None:
         voted("b", {"1": "right", "2": "left", "3": "tie", "4": "left", "5": "skip"}),
         voted("c", {"1": "right", "2": "right", "3": "left", "4": "skip", "5": "skip", "6": "right"}),
     ]
-    tallies = tally_votes([(Path(one.rater), one) for one in three])
+    tallies = tally_votes([(Path(item.rater), item) for item in three])
     assert [tally.question for tally in tallies] == list(VOTE_QUESTIONS)
     overall = tallies[-1]
     assert (overall.wins, overall.losses, overall.ties, overall.unvoted) == (1, 3, 1, 1)

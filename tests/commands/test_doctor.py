@@ -63,10 +63,10 @@ LACKING: dict[str, tuple[Patch, Callable[[], doctor.Finding | Iterator[doctor.Fi
 
 @pytest.mark.parametrize("name", LACKING)
 def test_what_is_lacking_is_named_with_its_remedy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    patch, check, told = LACKING[name]
+    patch, check, message = LACKING[name]
     patch(monkeypatch)
-    found = check()
-    assert told in str(found if isinstance(found, doctor.Finding) else next(found))
+    problems = check()
+    assert message in str(problems if isinstance(problems, doctor.Finding) else next(problems))
 
 
 def test_only_what_runs_need_makes_doctor_fail(

@@ -88,8 +88,8 @@ def test_a_failure_of_one_keeps_the_others_and_leaves_nothing_running() -> None:
             cancelled.append(item.id)
             raise
         kind: Any = "spend_cap" if item.id == "b" else "server"
-        found = MissingVerdict(judge="j", kind=kind, reason="spent 2 of 1")
-        return ReplyJudgement(prompt_id="p", index=0, axes={"semantic": found}, reward=found, transcript=None)
+        missing = MissingVerdict(judge="j", kind=kind, reason="spent 2 of 1")
+        return ReplyJudgement(prompt_id="p", index=0, axes={"semantic": missing}, reward=missing, transcript=None)
 
     items = [replies.FinishedReply(id=name, question="?", audio="a.wav") for name in "abcde"]
     with pytest.raises(offline.EndpointStopped, match="spend_cap: spent 2 of 1"):
@@ -100,8 +100,8 @@ def test_a_failure_of_one_keeps_the_others_and_leaves_nothing_running() -> None:
 # --- with an endpoint on loopback ----------------------------------------------------------------------------
 
 
-def lasting(found: list[Row]) -> list[Row]:
-    return [{name: value for name, value in row.items() if name != "latency_s"} for row in found]
+def lasting(actual: list[Row]) -> list[Row]:
+    return [{name: value for name, value in row.items() if name != "latency_s"} for row in actual]
 
 
 def test_scoring_that_was_stopped_goes_on_and_asks_nothing_twice(
@@ -111,34 +111,34 @@ def test_scoring_that_was_stopped_goes_on_and_asks_nothing_twice(
     add = VerdictLedger.append_entry
 
     def scenario(server: JudgeServer) -> None:
-        one = settings(server, "judge.api.concurrency=1")
+        item = settings(server, "judge.api.concurrency=1")
         whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
-        assert score_manifest_replies(path, whole, one) == 0
+        assert score_manifest_replies(path, whole, item) == 0
         assert len(asked(server.bodies)) == 12
         server.bodies.clear()
         for stop in (2, 4):
 
-            def interrupted(ledger: VerdictLedger, found: LedgerEntry, stop: int = stop) -> None:
-                add(ledger, found)
+            def interrupted(ledger: VerdictLedger, actual: LedgerEntry, stop: int = stop) -> None:
+                add(ledger, actual)
                 if len(ledger.entries) == stop:
                     raise KeyboardInterrupt
 
             monkeypatch.setattr(VerdictLedger, "append_entry", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                score_manifest_replies(path, parts, one)
+                score_manifest_replies(path, parts, item)
             assert not parts.exists()
             assert f"{stop} of 6 verdicts are kept" in capsys.readouterr().err
             with (tmp_path / "parts.verdicts.jsonl").open("ab") as file:
                 file.write(b'{"id": "r9", "rew')
         monkeypatch.setattr(VerdictLedger, "append_entry", add)
-        assert score_manifest_replies(path, parts, one) == 0
+        assert score_manifest_replies(path, parts, item) == 0
         assert lasting(table(parts)) == lasting(table(whole))
         bodies = asked(server.bodies)
         assert len(bodies) == 12, "two axes of six replies, each once"
         assert len({json.dumps(body, sort_keys=True) for body in bodies}) == 12
         server.bodies.clear()
         before = parts.read_bytes()
-        assert score_manifest_replies(path, parts, one) == 0
+        assert score_manifest_replies(path, parts, item) == 0
         assert server.bodies == [] and parts.read_bytes() == before, "nothing is left to ask, not even a probe"
 
     served(scenario)
@@ -273,9 +273,9 @@ def test_an_outage_ends_with_its_cause_named_once(tmp_path: Path, monkeypatch: p
     def scenario(server: JudgeServer) -> None:
         with pytest.raises(RunError) as stopped:
             score_manifest_replies(path, out, settings(server, "judge.acoustic=0", "judge.api.outage_s=0.5"))
-        told = str(stopped.value)
-        assert told.count("breaker") == 1 and told.count("stayed down") == 1
-        assert 'last: server: HTTP 503: {"error": {"message": "down"}}' in told
-        assert "0 of 6 verdicts are kept; the same command goes on" in told
+        message = str(stopped.value)
+        assert message.count("breaker") == 1 and message.count("stayed down") == 1
+        assert 'last: server: HTTP 503: {"error": {"message": "down"}}' in message
+        assert "0 of 6 verdicts are kept; the same command goes on" in message
 
     served(scenario, Dying())

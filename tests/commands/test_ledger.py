@@ -57,8 +57,8 @@ def test_a_line_that_is_not_ours_is_refused_and_left_alone(bad: bytes, tmp_path:
 
 def test_a_score_that_is_not_finite_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    found = line("a", SCORED).model_dump_json().replace("3.5", "NaN")
-    path.write_text(HEADER.model_dump_json() + "\n" + found + "\n")
+    actual = line("a", SCORED).model_dump_json().replace("3.5", "NaN")
+    path.write_text(HEADER.model_dump_json() + "\n" + actual + "\n")
     with pytest.raises(ValueError, match=":2: not a line"):
         VerdictLedger(path)
 

@@ -46,19 +46,19 @@ Rewards = list[float | None]
 def test_best_and_worst_are_those_of_the_valid_rewards_and_the_first_of_equals(
     rewards: Rewards, margin: float
 ) -> None:
-    found = pick_best_and_worst(rewards, margin)
+    best_and_worst = pick_best_and_worst(rewards, margin)
     valid = [reward for reward in rewards if reward is not None]
     if len(valid) < minimum_valid_rewards(len(rewards)):
-        assert isinstance(found, NoPair) and found.why == "verdicts"
-    elif isinstance(found, NoPair):
-        assert found.why == "margin" and max(valid) - min(valid) <= margin
+        assert isinstance(best_and_worst, NoPair) and best_and_worst.why == "verdicts"
+    elif isinstance(best_and_worst, NoPair):
+        assert best_and_worst.why == "margin" and max(valid) - min(valid) <= margin
     else:
-        assert found == (rewards.index(max(valid)), rewards.index(min(valid)))
-        assert max(valid) - min(valid) >= margin - 1e-6 and found[0] != found[1]
+        assert best_and_worst == (rewards.index(max(valid)), rewards.index(min(valid)))
+        assert max(valid) - min(valid) >= margin - 1e-6 and best_and_worst[0] != best_and_worst[1]
 
 
 @pytest.mark.parametrize(
-    ("rewards", "margin", "found"),
+    ("rewards", "margin", "actual"),
     [
         ([3.0, 3.5], 0.5, (1, 0)),
         ([4.1, 3.6], 0.5, (0, 1)),  # 0.49999999999999956 apart
@@ -68,9 +68,9 @@ def test_best_and_worst_are_those_of_the_valid_rewards_and_the_first_of_equals(
         ([3.0, None], 0.0, None),
     ],
 )
-def test_a_margin_is_met_or_not(rewards: Rewards, margin: float, found: tuple[int, int] | None) -> None:
+def test_a_margin_is_met_or_not(rewards: Rewards, margin: float, actual: tuple[int, int] | None) -> None:
     got = pick_best_and_worst(rewards, margin)
-    assert (None if isinstance(got, NoPair) else got) == found
+    assert (None if isinstance(got, NoPair) else got) == actual
 
 
 # --- a command whose model and judge are made up ---------------------------------------------------------------
@@ -155,19 +155,19 @@ def test_a_row_holds_what_was_sampled_and_what_was_found(prompts: Path, world: W
     rows = read_pairs(tmp_path / "out.jsonl", 60.0, deep=True)
     given = read_manifest(prompts, 60.0)
     assert [row.id for row in rows] == [row.id for row in given]
-    one, source = rows[0], given[0]
-    assert (one.messages, one.question_text, one.answer, one.style) == (
+    item, source = rows[0], given[0]
+    assert (item.messages, item.question_text, item.answer, item.style) == (
         source.messages, source.question_text, source.answer, source.style
     )  # fmt: skip
-    assert (one.chosen.index, one.rejected.index, one.margin, one.weight) == (2, 0, 2.0, 1.0)
-    assert (one.chosen.ids, one.chosen.channels, one.chosen.sampled) == ((40, 4, 52, 5, 3), "TBABE", "11110")
-    assert one.prompt_ids == (2, 7) and one.chosen.text == "word 2" and one.chosen.transcript == "x"
-    assert (one.rejected.audio, one.chosen.audio) == ((), (f"out.files/replies/{one.id}_2.ogg",))
-    assert list(one.chosen.scores) == ["semantic"] and one.chosen.scores["semantic"].spread == 0.25
-    made = one.provenance
+    assert (item.chosen.index, item.rejected.index, item.margin, item.weight) == (2, 0, 2.0, 1.0)
+    assert (item.chosen.ids, item.chosen.channels, item.chosen.sampled) == ((40, 4, 52, 5, 3), "TBABE", "11110")
+    assert item.prompt_ids == (2, 7) and item.chosen.text == "word 2" and item.chosen.transcript == "x"
+    assert (item.rejected.audio, item.chosen.audio) == ((), (f"out.files/replies/{item.id}_2.ogg",))
+    assert list(item.chosen.scores) == ["semantic"] and item.chosen.scores["semantic"].spread == 0.25
+    made = item.provenance
     assert made is not None and made.samples == 3 and made.family == "tiny" and len(made.model) == 16
     assert made.weights == {"semantic": 0.5, "acoustic": 0.5} and made.temperature == 1.0 and made.source
-    for clip, copy in zip(source.audios[0], one.audios[0], strict=True):
+    for clip, copy in zip(source.audios[0], item.audios[0], strict=True):
         assert (prompts.parent / clip).read_bytes() == (tmp_path / copy).read_bytes()
     assert rows[4].audios == rows[5].audios, "clips of the same content are kept once"
     kept = {path.name for path in (tmp_path / "out.files" / "replies").iterdir()}
@@ -199,8 +199,8 @@ def test_a_command_that_was_stopped_ends_with_the_same_bytes_and_asks_nothing_tw
     add = Journal.append_entry
     for stop in (1, 4):
 
-        def interrupted(journal: Journal[Any, Any], found: Any, stop: int = stop) -> None:
-            add(journal, found)
+        def interrupted(journal: Journal[Any, Any], actual: Any, stop: int = stop) -> None:
+            add(journal, actual)
             if len(journal.entries) == stop:
                 raise KeyboardInterrupt
 
@@ -239,8 +239,8 @@ def test_what_gives_no_pair_is_counted_and_a_failed_judge_is_asked_again(
     assert f"{out}: 3 pairs of 6 prompts, 3 replies each, by 0.5 semantic + 0.5 acoustic" in shown
     assert "no pair: 1 with best and worst too close, 2 with too few verdicts" in shown
     assert "verdicts missing: malformed 3, server 2" in shown and "1 prompts are open" in shown
-    told = json.loads((tmp_path / "out.files" / "summary.json").read_text())
-    assert told["dropped"] == {"margin": 1, "verdicts": 2} and told["again"] == 1 and told["pairs"] == 3
+    content = json.loads((tmp_path / "out.files" / "summary.json").read_text())
+    assert content["dropped"] == {"margin": 1, "verdicts": 2} and content["again"] == 1 and content["pairs"] == 3
     assert [row.id for row in read_pairs(out, 60.0)] == names[3:]
     world.asked.clear()
     fates[names[2]] = [scored(5.0), scored(1.0), UNCLEAR]
@@ -266,8 +266,8 @@ def test_an_outage_stops_and_keeps_what_was_judged(
     down = {row.id for row in read_manifest(prompts, 60.0)[3:]}
     world.verdicts = lambda name: [BROKEN] * 3 if name in down else [scored(1.0), scored(2.0), scored(5.0)]
     assert command(prompts, tmp_path / "out.jsonl", "rollout.prompts_per_step=1") == 1
-    told = capsys.readouterr().err
-    assert "3 of 3 verdicts are missing" in told and "4 of 6 prompts are kept; the same command goes on" in told
+    err = capsys.readouterr().err
+    assert "3 of 3 verdicts are missing" in err and "4 of 6 prompts are kept; the same command goes on" in err
     assert not (tmp_path / "out.jsonl").exists()
     world.asked.clear()
     down.clear()
@@ -332,9 +332,9 @@ def test_samples_and_utility_are_the_papers_unless_something_is_said() -> None:
         load_pair_settings(4, ["rollout.group_size=3"])
     with pytest.raises(UserError, match=r"--samples: a pair needs at least 2 replies: got 1"):
         load_pair_settings(1, [])
-    for one in ("algo=gated", "algo=sft"):  # the first is refused as a run would be, the second for a pair
+    for item in ("algo=gated", "algo=sft"):  # the first is refused as a run would be, the second for a pair
         with pytest.raises((UserError, ConfigError), match=r"rollout\.group_size: .* at least 2"):
-            load_pair_settings(None, [one, "rollout.group_size=1"])
+            load_pair_settings(None, [item, "rollout.group_size=1"])
 
 
 def test_no_step_of_a_run_samples_with_this_seed() -> None:
@@ -360,20 +360,20 @@ def test_on_ray_the_rows_are_what_the_model_says_and_are_trained_on_as_they_are(
         examples = worker.encode(prompts, work.rows)
         given = [example_to_prompt(example) for example in examples]
         sampling = build_step_sampling(work.config.rollout, work.config.run.seed, STEP_OUTSIDE_TRAINING)
-        found = {(reply.prompt_id, reply.index): reply async for reply, _ in worker.generate(given, sampling)}
+        actual = {(reply.prompt_id, reply.index): reply async for reply, _ in worker.generate(given, sampling)}
         for row, pair in zip(rows, worker.encode_pairs(out, rows), strict=True):
             assert (pair.prompt.ids, pair.chosen.ids) == (row.prompt_ids, row.chosen.ids)
-            assert next(one.ids for one in given if one.id == row.id) == pair.prompt.ids
+            assert next(item.ids for item in given if item.id == row.id) == pair.prompt.ids
             for side, kept in ((pair.chosen, row.chosen), (pair.rejected, row.rejected)):
-                reply = found[row.id, kept.index or 0]
+                reply = actual[row.id, kept.index or 0]
                 assert (side.ids, side.channels, side.sampled) == (reply.ids, reply.channels, reply.sampled)
         worker.close()
-        return found
+        return actual
 
-    found = asyncio.run(replies())
+    actual = asyncio.run(replies())
     for row in rows:
         for kept in (row.chosen, row.rejected):
-            assert kept.text == found[row.id, kept.index or 0].text
+            assert kept.text == actual[row.id, kept.index or 0].text
         assert row.margin is not None and row.margin >= 0.5 and row.chosen.reward is not None
         assert row.chosen.scores.keys() == {"semantic", "acoustic"}
     journal = (tmp_path / "out.journal.jsonl").read_text().splitlines()

@@ -33,9 +33,9 @@ def readings(path: Path, judged: tuple[str, ...] = ("semantic", "acoustic")) -> 
 
 
 def test_several_lines_of_a_reply_are_several_raters_of_every_judged_axis(tmp_path: Path) -> None:
-    found = readings(rated(tmp_path, lambda i: [1.0 + i % 5, 3.5], count=2))
-    assert found.of == {axis: {"r0": (1.0, 3.5), "r1": (2.0, 3.5)} for axis in ("semantic", "acoustic")}
-    assert [item.id for item in found.replies.items] == ["r0", "r1"] and not found.left_out
+    actual = readings(rated(tmp_path, lambda i: [1.0 + i % 5, 3.5], count=2))
+    assert actual.of == {axis: {"r0": (1.0, 3.5), "r1": (2.0, 3.5)} for axis in ("semantic", "acoustic")}
+    assert [item.id for item in actual.replies.items] == ["r0", "r1"] and not actual.left_out
     named = readings(rated(tmp_path, lambda i: [2.0], axis="acoustic"))
     assert list(named.of) == ["acoustic"]
     whole = readings(rated(tmp_path, lambda i: [2.0, 3.0], count=3, axis="acoustic"), ("semantic", "acoustic"))
@@ -75,7 +75,7 @@ def test_bad_ratings_are_refused_by_file_line_and_column(name: str, tmp_path: Pa
     head, lines, told_ = BAD_CSV[name]
     path = tmp_path / "r.csv"
     path.write_text("\n".join([head, *lines]) + "\n")
-    assert any(f"{path}{told_}" in one for one in refused(readings, path)), refused(readings, path)
+    assert any(f"{path}{told_}" in item for item in refused(readings, path)), refused(readings, path)
 
 
 def test_ratings_that_are_not_text_or_too_large_are_refused(tmp_path: Path) -> None:
@@ -122,10 +122,10 @@ def test_calibrate_measures_both_passes_and_writes_a_map_that_helps(
         assert "test-retest               Pearson 1.00, mean difference 0.20, 8 replies" in shown
         assert "people among themselves   mean difference 0.20" in shown
         assert "affine, 0.500 * score +0.600: mean absolute error 0.80 -> 0.00" in shown
-        found = calibration.load_calibrations(to).maps["semantic"]
-        assert found.judge == name and (found.items, found.prompts) == (8, 4)
-        assert isinstance(found.curve, calibration.AffineCurve)
-        assert found.curve.slope == pytest.approx(0.5) and found.curve.intercept == pytest.approx(0.6)
+        actual = calibration.load_calibrations(to).maps["semantic"]
+        assert actual.judge == name and (actual.items, actual.prompts) == (8, 4)
+        assert isinstance(actual.curve, calibration.AffineCurve)
+        assert actual.curve.slope == pytest.approx(0.5) and actual.curve.intercept == pytest.approx(0.6)
         server.bodies.clear()
         calibrate_judge(path, to, "isotonic", only)
         assert len(asked(server.bodies)) == 8, "the first pass is remembered, the second never"

@@ -22,8 +22,8 @@ def test_a_sound_manifest_is_read_with_what_is_known(tmp_path: Path) -> None:
     plain = {"id": "a", "question": "?", "audio": "a.wav"}
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps(plain) + "\n" + json.dumps(plain | full | {"id": "b"}) + "\n")
-    found = read(path)
-    a, b = found.items
+    actual = read(path)
+    a, b = actual.items
     assert (a.prompt, a.text, a.transcript, a.answer, a.user_audio) == ("a", None, None, None, ())
     assert (b.prompt, b.text, b.transcript, b.user_audio) == ("p", "", "four", ("a.wav", "a.wav"))
     task = replies.build_reply_task(b, tmp_path)
@@ -71,17 +71,17 @@ def test_a_hostile_line_is_refused_by_file_line_and_field(name: str, tmp_path: P
     line = bad if isinstance(bad, str) else json.dumps({"id": "a", "question": "?", "audio": "a.wav"} | bad)
     path = folder / "m.jsonl"
     path.write_text(line + "\n")
-    assert any(f"{path}{told_}" in one for one in refused(read, path)), refused(read, path)
+    assert any(f"{path}{told_}" in item for item in refused(read, path)), refused(read, path)
 
 
 def test_all_mistakes_of_a_manifest_are_listed(tmp_path: Path) -> None:
     path = manifest(tmp_path, 2)
     good = path.read_text().splitlines()
     path.write_text("\n".join([good[0], "", good[0], '{"id": 3}', good[1]]))
-    found = refused(read, path)
-    assert f"{path}:2: must be one JSON object: the line is empty" in found
-    assert f"{path}:3:id: must be unique: 'r0' is also on line 1" in found
-    assert f"{path}:4:question: key is missing" in found and f"{path}:4:audio: key is missing" in found
+    message = refused(read, path)
+    assert f"{path}:2: must be one JSON object: the line is empty" in message
+    assert f"{path}:3:id: must be unique: 'r0' is also on line 1" in message
+    assert f"{path}:4:question: key is missing" in message and f"{path}:4:audio: key is missing" in message
     assert refused(read, tmp_path / "none.jsonl") == [
         f"{tmp_path / 'none.jsonl'}: cannot be read: No such file or directory"
     ]

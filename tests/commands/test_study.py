@@ -57,8 +57,8 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         start, errors = time.monotonic(), io.StringIO()
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
             code = stub_driver.main(list(command[2:]))
-        told = errors.getvalue().split("\n")
-        why = None if code == 0 else [line for line in told if line][-1]
+        parts = errors.getvalue().split("\n")
+        why = None if code == 0 else [line for line in parts if line][-1]
         return AttemptResult(code=code, seconds=time.monotonic() - start, error=why)
 
     monkeypatch.setattr(study, "DRIVER_COMMAND", STUB)
@@ -215,7 +215,7 @@ def test_a_prepared_file_has_a_time_limit_of_its_own(tmp_path: Path) -> None:
     methods, prepare = PAIRS
     file = study_file(tmp_path, methods, prepare.replace("each", "minutes: 7, each"))
     cells = plan_study_runs(read_study(file), file, tmp_path / "out")
-    assert {one.minutes for cell in cells for one in cell.needs} == {7}
+    assert {need.minutes for cell in cells for need in cell.needs} == {7}
 
 
 def test_a_study_goes_on_with_the_code_it_was_begun_with_and_with_no_other(
@@ -290,8 +290,8 @@ def test_a_cell_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
 
 
 def test_the_last_line_of_this_attempt_is_the_error_and_all_output_is_kept(tmp_path: Path) -> None:
-    def failing(told: str) -> list[str]:
-        return [sys.executable, "-c", f"import sys; sys.stderr.write({told!r}); sys.exit(3)"]
+    def failing(message: str) -> list[str]:
+        return [sys.executable, "-c", f"import sys; sys.stderr.write({message!r}); sys.exit(3)"]
 
     assert run_command(failing("one\ntwo\n\n"), tmp_path / "cell").error == "two"
     assert run_command(failing(""), tmp_path / "cell").error == "ended with 3", "not the line of the attempt before"
@@ -350,12 +350,12 @@ BAD = {
 def test_a_mistake_is_named_with_its_place_and_nothing_is_written(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text, told = BAD[name]
+    text, message = BAD[name]
     file = tmp_path / "bad.yaml"
     file.write_text(text)
     assert main(["study", str(file), "--to", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert f"{file}: " in error and told in error and "Traceback" not in error
+    assert f"{file}: " in error and message in error and "Traceback" not in error
     assert list(tmp_path.iterdir()) == [file]
 
 

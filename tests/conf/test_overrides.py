@@ -64,7 +64,7 @@ def test_no_system_turn_is_a_choice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("resume=", "resume: must not be empty: is a variable of the shell not set? (got nothing)"),
         ("resume=~/no (1)", "resume: must be a run directory with a config.yaml (got "),
@@ -80,8 +80,8 @@ def test_no_system_turn_is_a_choice() -> None:
         ("hydra.searchpath=[/nowhere]", "--config-dir: no folder at /nowhere"),
     ],
 )
-def test_a_mistake_is_told_by_its_own_key(override: str, told: str) -> None:
-    assert problem_of(override).startswith(told)
+def test_a_mistake_is_told_by_its_own_key(override: str, message: str) -> None:
+    assert problem_of(override).startswith(message)
 
 
 def test_a_path_may_hold_a_variable_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,15 +95,15 @@ def test_a_glob_chooses_among_the_options_of_a_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("algo=glob(none*)", "algo: must match one of dpo_all"),
         ("run.seed=glob(*)", "run.seed: only groups have options to match"),
         ("learner.lr=interval(0,1)", "learner.lr: an interval has no list of values: give them, or a range"),
     ],
 )
-def test_a_sweep_over_nothing_is_told_by_its_key(override: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=f"conf: {told}"):
+def test_a_sweep_over_nothing_is_told_by_its_key(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"conf: {message}"):
         expand_sweep([override])
 
 

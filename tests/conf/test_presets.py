@@ -38,9 +38,9 @@ def options(name: str) -> list[str]:
 
 def settings(algo: AlgoConfig) -> dict[str, Any]:
     """What can change a loss, flat."""
-    found = algo.model_dump()
-    del found["name"]
-    return found | {f"gate.{name}": value for name, value in found.pop("gate").items()}
+    actual = algo.model_dump()
+    del actual["name"]
+    return actual | {f"gate.{name}": value for name, value in actual.pop("gate").items()}
 
 
 def test_every_method_is_one_config_value_and_there_is_no_other() -> None:

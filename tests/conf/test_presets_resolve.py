@@ -54,7 +54,7 @@ def tiny_values(config: Config) -> list[str]:
 
 
 def chosen_in(options: list[str], group: str) -> str:
-    return next(one.partition("=")[2] for one in options if one.startswith(f"{group}="))
+    return next(option.partition("=")[2] for option in options if option.startswith(f"{group}="))
 
 
 @pytest.mark.parametrize("model", CONFIG_GROUPS["model"])

@@ -140,14 +140,14 @@ def test_an_earlier_reply_has_the_ids_of_a_reference_reply(family: Family) -> No
         Turn.from_parts("user", "what is two"),
         family.encode_prompt([Turn.from_parts("user", "what is two")]).ids,
     )
-    one, two = AudioPart(codes=(3, 4)), AudioPart(codes=(5,))
+    first, second = AudioPart(codes=(3, 4)), AudioPart(codes=(5,))
     pairs = [ReplyChunk(text="the", codes=(3, 4)), ReplyChunk(text="answer", codes=(5,))]
     whole = [ReplyChunk(text="the answer", codes=(3, 4, 5))]
     for parts, chunks in (
-        (("the ", one, " answer\n", two), pairs),
-        (("the answer", one, two), whole),
-        ((one, two, "the answer"), whole),
-        ((one, "the", two, "answer"), whole),
+        (("the ", first, " answer\n", second), pairs),
+        (("the answer", first, second), whole),
+        ((first, second, "the answer"), whole),
+        ((first, "the", second, "answer"), whole),
     ):
         prompt = family.encode_prompt([asked, Turn.from_parts("assistant", *parts), asked])
         assert prompt.ids == (*opened, *family.encode_target(chunks), *opened)
@@ -176,7 +176,7 @@ def edited(name: str, **changes: Any) -> Callable[[Path], None]:
 def without_token(token: str) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         content = json.loads((folder / "tokenizer.json").read_text())
-        content["added_tokens"] = [one for one in content["added_tokens"] if one["content"] != token]
+        content["added_tokens"] = [item for item in content["added_tokens"] if item["content"] != token]
         del content["model"]["vocab"][token]
         (folder / "tokenizer.json").write_text(json.dumps(content))
 

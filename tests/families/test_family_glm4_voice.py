@@ -189,11 +189,11 @@ def added(folder: Path) -> dict[str, int]:
 def test_channels_follow_the_tokenizer(family: Family) -> None:
     ids, (table,) = added(family.path), family.channels.table_SV
     rows = json.loads((family.path / "config.json").read_text())["padded_vocab_size"]
-    found = {channel: set(np.flatnonzero(table == channel).tolist()) for channel in Channel}
-    assert found[Channel.TEXT] == set(ranks(family.path).values())
-    assert found[Channel.AUDIO] == {ids[f"<|audio_{code}|>"] for code in range(micro.CODES)}
-    assert found[Channel.BOUNDARY] == {ids["<|begin_of_audio|>"], ids["<|end_of_audio|>"]}
-    assert found[Channel.STOP] == {ids["<|user|>"], ids["<|endoftext|>"], ids["<|observation|>"]}
+    actual = {channel: set(np.flatnonzero(table == channel).tolist()) for channel in Channel}
+    assert actual[Channel.TEXT] == set(ranks(family.path).values())
+    assert actual[Channel.AUDIO] == {ids[f"<|audio_{code}|>"] for code in range(micro.CODES)}
+    assert actual[Channel.BOUNDARY] == {ids["<|begin_of_audio|>"], ids["<|end_of_audio|>"]}
+    assert actual[Channel.STOP] == {ids["<|user|>"], ids["<|endoftext|>"], ids["<|observation|>"]}
     assert len(table) == rows > max(ids.values()) + 1
     assert family.stop_ids[0] == ids["<|user|>"]
 
@@ -220,8 +220,8 @@ def test_a_target_is_counted_and_comes_apart_again(family: Family, words: str, d
     spoken = data.draw(st.lists(st.integers(0, micro.CODES - 1), min_size=least, max_size=least + 60))
     ids = family.encode_target([ReplyChunk(text=words, codes=tuple(spoken))])
     assert regex.fullmatch("(T{13}A{26})*(T{1,13}A+)?E|(T{13}A{26})*T{13}A+E", family.channels.to_letters(ids))
-    found = family.parse_reply(ids)
-    assert (found.text, found.codes, found.well_formed) == (words, tuple(spoken), True)
+    reply = family.parse_reply(ids)
+    assert (reply.text, reply.codes, reply.well_formed) == (words, tuple(spoken), True)
     cut = ids[: data.draw(st.integers(0, len(ids) - 1))]
     part = family.parse_reply(cut)
     assert not part.well_formed and tuple(spoken)[: len(part.codes)] == part.codes
@@ -234,9 +234,9 @@ def test_the_module_computes_what_the_remote_code_computes(family: Family) -> No
     module = load_language_model(family).double()
     ids = torch.arange(5, 45)[None] * 7 % family.channels.vocab
     with torch.no_grad():
-        found = module(ids).logits[0]
+        actual = module(ids).logits[0]
     expected = naive_chatglm(family.path, ids[0])
-    assert float((found - expected).abs().max()) < 1e-5  # norms and angles are float32 there
+    assert float((actual - expected).abs().max()) < 1e-5  # norms and angles are float32 there
 
 
 def naive_chatglm(folder: Path, ids_T: Tensor) -> Tensor:

@@ -61,12 +61,12 @@ def learner(path: Path, *, grammar: bool = False) -> Learner:
     )
 
 
-def learn(one: Learner, family: Family) -> None:
+def learn(item: Learner, family: Family) -> None:
     """Two steps on reference replies."""
     target = family.encode_target([ReplyChunk(text="the answer is two", codes=tuple(range(30)))])
     anchor = written_reply("a", asked(family)[0].ids, target, family.channels.to_letters(target))
     for step in (1, 2):
-        one.step(StepBatch(step=step, weight=0.0, rollouts=(), anchors=(anchor,)))
+        item.step(StepBatch(step=step, weight=0.0, rollouts=(), anchors=(anchor,)))
 
 
 def asked(family: Family) -> list[Prompt]:
@@ -116,9 +116,9 @@ def check_parity(engine: Any, mine: Learner, family: Family, grammar: bool) -> N
         TrainingReply(prompt=prompts[raw.prompt_id], reply=read_reply(family, raw, grammar=False)[0])
         for raw in replies
     ]
-    found = compare_logprobs(rows, mine.score(rows), bound=FLOAT32_BOUND)
-    assert found.passed, found
-    assert set("TAE") <= set(found.channels)
+    parity = compare_logprobs(rows, mine.score(rows), bound=FLOAT32_BOUND)
+    assert parity.passed, parity
+    assert set("TAE") <= set(parity.channels)
     if grammar:
         assert all(family.parse_reply(raw.ids).well_formed == (raw.ids[-1] in family.stop_ids) for raw in replies)
 
@@ -131,8 +131,8 @@ def test_an_export_has_the_files_names_shapes_and_dtypes_of_its_start(tmp_path: 
     learn(mine, family)
     mine.export(tmp_path / "learnt")
     before, same, after = (micro.read_tensors(tmp_path / name) for name in ("start", "same", "learnt"))
-    for found in (same, after):
-        assert {name: (t.shape, t.dtype) for name, t in found.items()} == {
+    for item in (same, after):
+        assert {name: (t.shape, t.dtype) for name, t in item.items()} == {
             name: (t.shape, t.dtype) for name, t in before.items()
         }
     assert all(torch.equal(before[name], same[name]) for name in before)

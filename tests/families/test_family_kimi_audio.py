@@ -147,9 +147,9 @@ def family(folder: Path) -> Family:
 def test_a_prompt_is_that_of_the_published_code(
     family: Family, name: str, turns: list[Turn], audio: str, text: str
 ) -> None:
-    found = family.encode_prompt(turns)
-    assert found.ids[0::2] == tuple(NAMES[word] for word in text.split())
-    assert found.ids[1::2] == tuple(NAMES[word] if word in NAMES else OFFSET + int(word) for word in audio.split())
+    prompt = family.encode_prompt(turns)
+    assert prompt.ids[0::2] == tuple(NAMES[word] for word in text.split())
+    assert prompt.ids[1::2] == tuple(NAMES[word] if word in NAMES else OFFSET + int(word) for word in audio.split())
 
 
 def test_a_reply_that_ends_before_its_words_is_refused(family: Family) -> None:
@@ -167,16 +167,16 @@ def test_vectors_join_the_steps_of_their_codes(family: Family) -> None:
             "user", AudioPart(codes=(3, 4, 5), vectors=second)
         ),  # a vector more than codes: cut, as published
     ]
-    found = family.encode_prompt(turns)
-    assert found.features is not None
-    assert [found.ids[2 * step + 1] - OFFSET for step in found.features.steps] == [1, 2, 3, 4, 5]
-    assert found.features.vectors[:, 0].tolist() == [2, 2, 4, 4, 4]
+    prompt = family.encode_prompt(turns)
+    assert prompt.features is not None
+    assert [prompt.ids[2 * step + 1] - OFFSET for step in prompt.features.steps] == [1, 2, 3, 4, 5]
+    assert prompt.features.vectors[:, 0].tolist() == [2, 2, 4, 4, 4]
 
 
 def test_the_configs_system_text_stands_where_a_row_has_none(folder: Path) -> None:
-    told = load_family(model(folder, system="what"))
+    family_with_system = load_family(model(folder, system="what"))
     user, system = Turn.from_parts("user", "the"), Turn.from_parts("system", "what")
-    assert told.encode_prompt([user]).ids == told.encode_prompt([system, user]).ids
+    assert family_with_system.encode_prompt([user]).ids == family_with_system.encode_prompt([system, user]).ids
     assert (
         load_family(model(folder, system="")).encode_prompt([user]).ids
         == load_family(model(folder)).encode_prompt([user]).ids
@@ -236,11 +236,11 @@ def test_both_heads_compute_what_the_published_code_computes(folder: Path, famil
     stored = {k: v for file in folder.glob("model-*.safetensors") for k, v in load_file(file).items()}
     expected = naive_kimi.logits(stored, ids_TS[:, 0], ids_TS[:, 1], at_K, features_KH)
     lm = load_language_model(family)
-    found = compute_hidden_states(lm, ids_TS, features_KH, at_K, position_ids=torch.arange(17)[None])
-    for head, hidden, wanted in zip(lm.heads(), found, expected, strict=True):
+    hidden_states = compute_hidden_states(lm, ids_TS, features_KH, at_K, position_ids=torch.arange(17)[None])
+    for head, hidden, wanted in zip(lm.heads(), hidden_states, expected, strict=True):
         assert torch.allclose(head(hidden), wanted, atol=1e-4)
     without = compute_hidden_states(lm, ids_TS, features_KH[:0], at_K[:0], position_ids=torch.arange(17)[None])
-    assert float((without[0] - found[0])[2:].abs().max()) > 0.1
+    assert float((without[0] - hidden_states[0])[2:].abs().max()) > 0.1
 
 
 def test_all_tensors_but_the_adaptor_are_the_models(folder: Path, family: Family) -> None:

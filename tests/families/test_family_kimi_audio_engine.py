@@ -53,9 +53,9 @@ def asked(family: Family) -> list[Prompt]:
     heard = Turn.from_parts(
         "user", AudioPart(codes=tuple(family.codec().encode(wave)), vectors=family.audio_encoder().encode(wave))
     )
-    found = [family.encode_prompt([heard]), family.encode_prompt([Turn.from_parts("user", "what is two")])]
-    assert found[0].features is not None and found[1].features is None
-    return [Prompt(id=f"p{i}", ids=one.ids, features=one.features) for i, one in enumerate(found)]
+    collected = [family.encode_prompt([heard]), family.encode_prompt([Turn.from_parts("user", "what is two")])]
+    assert collected[0].features is not None and collected[1].features is None
+    return [Prompt(id=f"p{i}", ids=one.ids, features=one.features) for i, one in enumerate(collected)]
 
 
 @pytest.fixture(scope="module")
@@ -78,28 +78,28 @@ def rollouts(family: Family, asked: list[Prompt], replies: dict[tuple[str, int],
     ]
 
 
-def packed(family: Family, found: list[TrainingReply], *, only: str = "TABEP") -> Microbatch:
+def packed(family: Family, actual: list[TrainingReply], *, only: str = "TABEP") -> Microbatch:
     grammar = Grammar(family.interleave.allowed_masks(), family.interleave.grammar_states)
     how = SamplingSetup(max_new_tokens=70, temperature=0.8, grammar=grammar)
     rows = [
         build_training_row(r, build_weight_table(po=np.array([letter in only for letter in r.reply.channels])), how)
-        for r in found
+        for r in actual
     ]
     return pack_microbatch(rows, family.streams)
 
 
-def score(policy: Policy, family: Family, found: list[TrainingReply]) -> LogpsByReply:
+def score(policy: Policy, family: Family, actual: list[TrainingReply]) -> LogpsByReply:
     with torch.no_grad():
-        logps = iter(policy(packed(family, found))[0].tolist())
-    return {r.reply.key: [next(logps) for _ in r.reply.ids] for r in found}
+        logps = iter(policy(packed(family, actual))[0].tolist())
+    return {r.reply.key: [next(logps) for _ in r.reply.ids] for r in actual}
 
 
 def test_engine_and_learner_agree_on_every_channel_before_and_after_an_update(
     family: Family, asked: list[Prompt], engine: TorchEngine, policy: Policy
 ) -> None:
     for version in (0, 1):
-        found = rollouts(family, asked, collect(engine, asked, HOW))
-        result = compare_logprobs(found, score(policy, family, found))
+        actual = rollouts(family, asked, collect(engine, asked, HOW))
+        result = compare_logprobs(actual, score(policy, family, actual))
         assert set(result.channels) >= {"T", "A", "B", "E"} and result.passed, result
         perturb(policy.lm.parameters())
         tensors = list(engine_tensors(policy, family))
@@ -118,7 +118,7 @@ def test_replies_keep_to_the_grammar_and_blanks_are_not_sampled(
             allowed = family.interleave.allowed_masks()[family.interleave.grammar_states(raw.ids), raw.ids]
             assert allowed.all()
             pads = family.channels.channels_of(raw.ids) == Channel.PAD
-            assert [not one for one in family.interleave.sampled_flags(raw.ids)] == pads.tolist()
+            assert [not flag for flag in family.interleave.sampled_flags(raw.ids)] == pads.tolist()
             assert all(logp == 0.0 for logp, pad in zip(raw.logps, pads, strict=True) if pad)
 
 
@@ -139,9 +139,9 @@ def test_a_step_that_fails_in_the_second_head_ends_the_engine_for_everyone(
         calls = [gather(engine.generate([prompt], HOW)) for prompt in asked]
         return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), HANG_S)
 
-    found = asyncio.run(scenario())
-    assert [type(one) for one in found] == [EngineDead, EngineDead]
-    assert all("OutOfMemoryError: no memory for the logits" in str(one) for one in found)
+    actual = asyncio.run(scenario())
+    assert [type(item) for item in actual] == [EngineDead, EngineDead]
+    assert all("OutOfMemoryError: no memory for the logits" in str(item) for item in actual)
     with pytest.raises(EngineDead, match="no memory"):
         engine.health()
     with pytest.raises(EngineDead, match="no memory"):
@@ -166,8 +166,8 @@ def test_an_objective_on_one_stream_gives_the_others_own_layers_no_gradient(
     family: Family, asked: list[Prompt], engine: TorchEngine, policy: Policy, only: str, silent: str
 ) -> None:
     """Each stream takes part all the same: every parameter has a gradient, the other stream's is 0."""
-    found = rollouts(family, asked, collect(engine, asked, HOW))
-    policy(packed(family, found, only=only))[0].sum().backward()
+    actual = rollouts(family, asked, collect(engine, asked, HOW))
+    policy(packed(family, actual, only=only))[0].sum().backward()
     for name, parameter in policy.lm.named_parameters():
         assert parameter.grad is not None, name
         other = any(part in name for part in silent.split("|")) and "mimo_layers.2" not in name
@@ -178,10 +178,10 @@ def test_an_objective_on_one_stream_gives_the_others_own_layers_no_gradient(
 def test_a_text_objective_needs_no_step_behind_the_text(
     family: Family, asked: list[Prompt], engine: TorchEngine
 ) -> None:
-    found = rollouts(family, asked, collect(engine, asked, HOW))
-    text, everything = packed(family, found, only="TE"), packed(family, found)
+    actual = rollouts(family, asked, collect(engine, asked, HOW))
+    text, everything = packed(family, actual, only="TE"), packed(family, actual)
     assert sum(text.lengths) < sum(everything.lengths)
-    spoken = [int((letters_to_channels(r.reply.channels) == Channel.AUDIO).sum()) for r in found]
+    spoken = [int((letters_to_channels(r.reply.channels) == Channel.AUDIO).sum()) for r in actual]
     assert max(spoken) > 0 and not text.audio_N.any()
 
 

@@ -37,7 +37,7 @@ def test_clips_of_one_entry_are_laid_out_as_messages_that_follow_each_other(fami
     waves = [audio.read(data / f"{i}.wav", 16_000, SECONDS) for i in range(3)]
     codes = [[OFFSET + code for code in family.codec().encode(wave)] for wave in waves]
     prompt = RowEncoder(family, data, SECONDS).encode(heard_row("0.wav", "1.wav", "2.wav")).prompt
-    said = [token for one in codes for token in (begin, *one, end)]
+    said = [token for item in codes for token in (begin, *item, end)]
     assert list(prompt.ids[1::2]) == [user, *said, ctd, over, assistant]
     assert set(prompt.ids[0::2]) == {blank}
 

@@ -93,10 +93,10 @@ def refusal(capsys: pytest.CaptureFixture[str], tmp_path: Path, codecs: dict[flo
         root = tmp_path / "runs"
         options += [f"run.root={root}", "rollout.max_new_tokens=160"]
         code = main(["train", "--dry-run", f"model={family}", *options])
-        found = capsys.readouterr().err
-        assert code == 2 and found.count("\n") == 1 and not root.exists(), found
-        assert found.startswith("model.path: ")
-        return found.removeprefix("model.path: ").strip()
+        err = capsys.readouterr().err
+        assert code == 2 and err.count("\n") == 1 and not root.exists(), err
+        assert err.startswith("model.path: ")
+        return err.removeprefix("model.path: ").strip()
 
     return refused
 
@@ -125,8 +125,8 @@ def test_a_whole_checkpoint_is_taken(
 
 @pytest.mark.parametrize(("name", "other"), list(permutations(FAMILIES, 2)))
 def test_a_checkpoint_of_another_family(checkpoints: dict[str, Path], refusal: Refusal, name: str, other: str) -> None:
-    told = refusal(name, checkpoints[other])
-    assert told.startswith(f"{checkpoints[other]}/") and "must" in told
+    message = refusal(name, checkpoints[other])
+    assert message.startswith(f"{checkpoints[other]}/") and "must" in message
 
 
 @pytest.mark.parametrize(("name", "file"), [(name, file) for name, c in FAMILIES.items() for file in c.tokenizer])
@@ -184,8 +184,8 @@ def test_a_config_that_only_the_checkpoints_own_code_can_follow(
     folder, rule = copy(name), FAMILIES[name].own_code
     assert rule is not None
     edit(folder / "config.json", **{rule: not json.loads((folder / "config.json").read_text()).get(rule)})
-    told = refusal(name, folder)
-    assert told.startswith(f"{folder / 'config.json'}: {rule} must ") and "own code" in told
+    message = refusal(name, folder)
+    assert message.startswith(f"{folder / 'config.json'}: {rule} must ") and "own code" in message
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "glm4_voice"])
@@ -218,22 +218,22 @@ def test_an_audio_encoder_that_cannot_hear(copy: Callable[[str], Path], refusal:
         edit(folder / "config.json", audio_encoder_config=config["audio_encoder_config"] | {heard: 80})
     else:
         (folder / heard).rename(folder / "elsewhere")
-    told = refusal(name, folder)
-    assert heard in told and str(folder) in told
+    message = refusal(name, folder)
+    assert heard in message and str(folder) in message
 
 
 def test_an_encoder_of_its_own_for_a_model_that_hears_codes(refusal: Refusal, tmp_path: Path) -> None:
     folder = vita_audio.write_checkpoint(tmp_path / "boost", "boost")
-    told = refusal("vita_audio", folder, ear="somewhere")
-    assert told == f"model.ear: the model at {folder} hears codes only: got {Path.cwd() / 'somewhere'}"
+    message = refusal("vita_audio", folder, ear="somewhere")
+    assert message == f"model.ear: the model at {folder} hears codes only: got {Path.cwd() / 'somewhere'}"
 
 
 @pytest.mark.parametrize("name", ["vita_audio", "kimi_audio"])
 def test_attention_over_a_window(copy: Callable[[str], Path], refusal: Refusal, name: str) -> None:
     folder = copy(name)
     edit(folder / "config.json", use_sliding_window=True)
-    told = refusal(name, folder)
-    assert told.startswith(f"{folder / 'config.json'}: ") and "use_sliding_window must be false" in told
+    message = refusal(name, folder)
+    assert message.startswith(f"{folder / 'config.json'}: ") and "use_sliding_window must be false" in message
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -261,8 +261,8 @@ def test_quantised_weights(copy: Callable[[str], Path], refusal: Refusal, name: 
 def test_a_length_beyond_the_models_positions(checkpoints: dict[str, Path], refusal: Refusal, name: str) -> None:
     family = load_family(ModelConfig(family=name, path=checkpoints[name]))
     reach = family.backbone["max_position_embeddings"] * family.streams  # a position has an id of each stream
-    told = refusal(name, checkpoints[name], max_length=reach + 1)
-    assert told == f"{checkpoints[name]}: reaches {reach} tokens: model.max_length={reach + 1} is more"
+    message = refusal(name, checkpoints[name], max_length=reach + 1)
+    assert message == f"{checkpoints[name]}: reaches {reach} tokens: model.max_length={reach + 1} is more"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -281,8 +281,8 @@ def test_a_setting_that_the_family_would_ignore(checkpoints: dict[str, Path], re
     foreign = {"ear": "somewhere", "system": "hello", "ratios": "[1,4]", "mtp": "trained"}
     for option, value in foreign.items():
         if option not in known:
-            told = refusal(name, checkpoints[name], **{option: value})
-            assert told.startswith(f"model.{option} is no setting of {name}: got ")
+            message = refusal(name, checkpoints[name], **{option: value})
+            assert message.startswith(f"model.{option} is no setting of {name}: got ")
 
 
 GLM: list[tuple[str, dict[str, Any], str]] = [
@@ -306,8 +306,8 @@ def test_glm4_voice_names_what_it_cannot_use(
 ) -> None:
     folder = copy("glm4_voice")
     edit(folder / file, **changes)
-    told = refusal("glm4_voice", folder)
-    assert rule in told and str(folder) in told
+    message = refusal("glm4_voice", folder)
+    assert rule in message and str(folder) in message
 
 
 def test_glm4_voice_needs_every_code_and_a_tiktoken_file(copy: Callable[[str], Path], refusal: Refusal) -> None:

@@ -137,16 +137,16 @@ def test_a_prompt_has_the_ids_of_the_published_template(folder: Path, case: str)
     turns, system, pieces = CASES[case]
     published = tokenizer(folder)
     expected = [token for piece in pieces for token in published.encode(piece, add_special_tokens=False).ids]
-    found = load_family(model(folder, system=system)).encode_prompt(turns)
-    assert list(found.ids) == expected
+    prompt = load_family(model(folder, system=system)).encode_prompt(turns)
+    assert list(prompt.ids) == expected
     places = [i for i, token in enumerate(expected) if token == published.token_to_id("<audio_patch>")]
     parts = [part for turn in turns for part in turn.parts if isinstance(part, AudioPart)]
     vectors = [part.vectors for part in parts if part.vectors is not None and len(part.vectors)]
     if not vectors:
-        assert found.features is None
+        assert prompt.features is None
     else:
-        assert found.features is not None and list(found.features.steps) == places
-        assert np.array_equal(found.features.vectors, np.concatenate(vectors))
+        assert prompt.features is not None and list(prompt.features.steps) == places
+        assert np.array_equal(prompt.features.vectors, np.concatenate(vectors))
 
 
 def test_words_that_spell_a_special_token_are_words(family: Family) -> None:

@@ -77,19 +77,21 @@ def test_rows_of_mixed_turns_are_encoded_and_their_lengths_are_known_beforehand(
     example = RowEncoder(family, data, SECONDS).encode(mixed)
     assert RowLengths(family, data).count_ids(mixed) == (len(example.prompt.ids), len(example.target.ids))
     hears = {role for role in ("system", "user") if family.audio_input_of(role) != "codes"}
-    found = example.prompt.features
-    assert (found is None) == (not hears)
-    if found is not None:
+    features = example.prompt.features
+    assert (features is None) == (not hears)
+    if features is not None:
         ear = family.audio_encoder()
         pair = (0.7, 0.9) if family.audio_input_of("user") == "both" else (0.7 + 0.9,)  # clip by clip, or as one
         counts = [ear.count_vectors(seconds) for seconds in (0.6, *pair, 0.9, 0.7)]  # none of the reply
-        assert found.vectors.shape[0] == sum(counts)
+        assert features.vectors.shape[0] == sum(counts)
 
 
 def test_an_earlier_reply_is_what_the_reference_reply_of_it_would_be(family: Family, data: Path) -> None:
     """Up to the ids that a prompt does not hold: the end, and in Kimi-Audio the end of the text."""
-    told = row(data, [("user", "two"), ("assistant", f" {REPLY}\n{AUDIO_MARKER}"), ("user", "two")], [["a.wav"]])
-    example = RowEncoder(family, data, SECONDS).encode(told)
+    manifest_row = row(
+        data, [("user", "two"), ("assistant", f" {REPLY}\n{AUDIO_MARKER}"), ("user", "two")], [["a.wav"]]
+    )
+    example = RowEncoder(family, data, SECONDS).encode(manifest_row)
     reply = list(example.target.ids)[: -family.streams]
     if family.streams == 2:
         blank = family.interleave.blank
@@ -104,11 +106,11 @@ def test_an_earlier_reply_is_what_the_reference_reply_of_it_would_be(family: Fam
 def test_a_mixed_turn_is_one_turn(family: Family, data: Path) -> None:
     """One start and one end, whatever it holds."""
     mixed = row(data, [("user", f"what is {AUDIO_MARKER} two")], [["q.wav"]])
-    found = RowEncoder(family, data, SECONDS).encode(mixed).prompt.ids
+    ids = RowEncoder(family, data, SECONDS).encode(mixed).prompt.ids
     words = RowEncoder(family, data, SECONDS).encode(row(data, [("user", "what is two")], [])).prompt.ids
     start = words[: 1 if family.streams == 1 else 2]
-    assert found[: len(start)] == start
-    assert sum(token == start[-1] for token in found) == sum(token == start[-1] for token in words)
+    assert ids[: len(start)] == start
+    assert sum(token == start[-1] for token in ids) == sum(token == start[-1] for token in words)
 
 
 def test_judges_hear_all_sound_of_the_last_turn(data: Path) -> None:

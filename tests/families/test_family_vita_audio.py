@@ -120,9 +120,9 @@ def ids_of(folder: Path, published: str) -> list[int]:
 @pytest.mark.parametrize("case", PROMPTS)
 def test_a_prompt_has_the_ids_of_the_published_template(folder: Path, case: str) -> None:
     system, turns, published = PROMPTS[case]
-    found = family_of(folder, system=system).encode_prompt(turns)
-    assert list(found.ids) == ids_of(folder, published + READY)
-    assert found.features is None
+    prompt = family_of(folder, system=system).encode_prompt(turns)
+    assert list(prompt.ids) == ids_of(folder, published + READY)
+    assert prompt.features is None
 
 
 def test_an_earlier_reply_is_interleaved_as_in_the_training_data(folder: Path) -> None:
@@ -196,15 +196,15 @@ def test_a_plus_models_prompt_has_vectors_where_the_published_code_puts_them(plu
             at += range(begin, begin + part)
             part = "<|context_of_audio|>" * part
         published += part
-    found = family_of(plus).encode_prompt(turns)
-    assert list(found.ids) == ids_of(plus, published + READY)
+    prompt = family_of(plus).encode_prompt(turns)
+    assert list(prompt.ids) == ids_of(plus, published + READY)
     sounds = [part for turn in turns for part in turn.parts if isinstance(part, AudioPart)]
     given = [sound.vectors for sound in sounds if sound.vectors is not None]
     if not given:
-        assert found.features is None
+        assert prompt.features is None
     else:
-        assert found.features is not None and list(found.features.steps) == at
-        assert np.array_equal(found.features.vectors, np.concatenate(given))
+        assert prompt.features is not None and list(prompt.features.steps) == at
+        assert np.array_equal(prompt.features.vectors, np.concatenate(given))
 
 
 def test_a_plus_model_hears_users_and_voices_and_speaks_codes(plus: Path) -> None:
@@ -212,10 +212,10 @@ def test_a_plus_model_hears_users_and_voices_and_speaks_codes(plus: Path) -> Non
     roles = [family.audio_input_of(role) for role in ("system", "user", "assistant")]
     assert roles == ["vectors", "vectors", "codes"]
     wave = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
-    found = family.encode_prompt([Turn.from_parts("user", AudioPart(vectors=family.audio_encoder().encode(wave)))])
-    assert found.features is not None
+    prompt = family.encode_prompt([Turn.from_parts("user", AudioPart(vectors=family.audio_encoder().encode(wave)))])
+    assert prompt.features is not None
     # 98 frames of 10 ms, every 6th: 17; the published length is frames + 4
-    assert family.audio_encoder().count_vectors(1.0) == len(found.features.steps) == 17 + 4
+    assert family.audio_encoder().count_vectors(1.0) == len(prompt.features.steps) == 17 + 4
 
 
 def test_words_that_spell_a_special_token_stay_words(family: Family) -> None:

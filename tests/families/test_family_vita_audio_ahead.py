@@ -97,8 +97,8 @@ def batch(folder: Path, weight: float) -> StepBatch:
 def after(folder: Path, mtp: str, weight: float, steps: int = 2) -> tuple[Learner, dict[str, float]]:
     learner = Learner(config(folder, mtp), 0, 1)
     for _ in range(steps):
-        found = learner.step(batch(folder, weight)).metrics
-    return learner, found
+        metrics = learner.step(batch(folder, weight)).metrics
+    return learner, metrics
 
 
 def state(learner: Learner) -> Tensors:
@@ -174,10 +174,10 @@ def test_the_depths_loss_and_its_gradient_are_the_published_ones(folder: Path) -
         torch.testing.assert_close(own[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
     for parameter in learner.policy.parameters():
         parameter.grad = None
-    found = learner.step(step).metrics
-    assert found["loss/ahead"] == pytest.approx(loss.item(), rel=1e-5)
-    parts = 0.75 * (found["loss/sft"] + found["loss/ahead"]) + 0.25 * found["loss/po"]
-    assert found["loss/total"] == pytest.approx(parts, rel=1e-6)  # what the gradient is of
+    metrics = learner.step(step).metrics
+    assert metrics["loss/ahead"] == pytest.approx(loss.item(), rel=1e-5)
+    parts = 0.75 * (metrics["loss/sft"] + metrics["loss/ahead"]) + 0.25 * metrics["loss/po"]
+    assert metrics["loss/total"] == pytest.approx(parts, rel=1e-6)  # what the gradient is of
 
 
 def test_what_a_model_is_asked_for_is_what_its_family_says(folder: Path) -> None:
@@ -210,11 +210,11 @@ def test_the_decoder_learns_bit_for_bit_what_it_learns_without_the_depths(folder
 
 
 def test_a_preference_teaches_the_depths_nothing(folder: Path) -> None:
-    learner, found = after(folder, "trained", weight=1.0)
+    learner, actual = after(folder, "trained", weight=1.0)
     start = state(Learner(config(folder, "trained"), 0, 1))
     moved = {name for name, tensor in state(learner).items() if not torch.equal(tensor, start[name])}
     assert moved and not any(name.startswith("ahead.") for name in moved)
-    assert "loss/ahead" not in found
+    assert "loss/ahead" not in actual
 
 
 def test_engines_never_get_the_depths_and_exports_have_them_under_their_names(folder: Path, tmp_path: Path) -> None:

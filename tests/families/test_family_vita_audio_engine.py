@@ -119,8 +119,8 @@ def test_engine_and_learner_give_the_same_log_probs_before_and_after_an_update(w
             assert published is not None
             assert asyncio.run(world.engine.update_weights(*published)) == version
         rollouts = sampled(world, grammar, seed)
-        found = parity.compare_logprobs(rollouts, learner.score(rollouts))
-        assert found.passed and set(found.channels) >= set("TAB" if grammar else "TABE"), found
+        actual = parity.compare_logprobs(rollouts, learner.score(rollouts))
+        assert actual.passed and set(actual.channels) >= set("TAB" if grammar else "TABE"), actual
         learn(learner, world, 3)
         assert not parity.compare_logprobs(
             rollouts, learner.score(rollouts)

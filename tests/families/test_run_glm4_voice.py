@@ -36,13 +36,13 @@ def test_engine_and_learner_agree_on_every_reply_of_the_run(run: Path) -> None:
     rows = read_metric_rows(run / "metrics.jsonl").rows
     assert [row["policy_version"] for row in rows] == [1, 2, 3]
     assert all(value is not None and math.isfinite(value) for row in rows for value in row.values())
-    records = [one for step in (1, 2, 3) for one in read_rollouts(run / f"rollouts/step_{step:06d}.jsonl").rows]
+    records = [item for step in (1, 2, 3) for item in read_rollouts(run / f"rollouts/step_{step:06d}.jsonl").rows]
     assert len(records) == 12
-    assert all(one.channels.startswith("T") and set(one.channels) <= set("TAE") for one in records)
+    assert all(item.channels.startswith("T") and set(item.channels) <= set("TAE") for item in records)
     gaps = [
         abs(a - b)
-        for one in records
-        for a, b in zip(one.behaviour_logps, one.learner_logps or (), strict=True)
+        for item in records
+        for a, b in zip(item.behaviour_logps, item.learner_logps or (), strict=True)
         if a is not None and b is not None
     ]
     assert gaps and max(gaps) <= FLOAT32_BOUND

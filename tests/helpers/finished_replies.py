@@ -54,8 +54,8 @@ def refused(read: Callable[[Path], Any], path: Path) -> list[str]:
 def table(path: Path) -> list[Row]:
     import pyarrow.parquet
 
-    found: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
-    return found
+    rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
+    return rows
 
 
 def settings(server: JudgeServer, *more: str) -> list[str]:

@@ -16,8 +16,10 @@ from tests.helpers.training_replies import as_written
 def routed(step: StepBatch) -> StepBatch:
     """The same replies with an advantage of its own for each kind of token, some of them 0."""
     rng = np.random.default_rng(step.step)
-    told = [Advantage(*(rng.normal(size=3) * (rng.random(3) < 0.7)).tolist()) for _ in step.rollouts]
-    return replace(step, rollouts=tuple(replace(r, advantage=a) for r, a in zip(step.rollouts, told, strict=True)))
+    advantages = [Advantage(*(rng.normal(size=3) * (rng.random(3) < 0.7)).tolist()) for _ in step.rollouts]
+    return replace(
+        step, rollouts=tuple(replace(r, advantage=a) for r, a in zip(step.rollouts, advantages, strict=True))
+    )
 
 
 def paired(step: StepBatch, *, own: bool) -> StepBatch:

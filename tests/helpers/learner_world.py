@@ -123,10 +123,10 @@ def moments(learner: Learner) -> Tensors:
     return {name: gather_tensor(learner._optimizer.state[p]["exp_avg"]).clone() for name, p in named}
 
 
-def relative_error(found: Tensors, expected: Tensors) -> float:
+def relative_error(actual: Tensors, expected: Tensors) -> float:
     """L2 norm of the difference over all tensors, relative to the expected norm."""
-    assert set(found) == set(expected)
-    off = sum(float((found[name].double() - expected[name].double()).square().sum()) for name in expected)
+    assert set(actual) == set(expected)
+    off = sum(float((actual[name].double() - expected[name].double()).square().sum()) for name in expected)
     size = sum(float(expected[name].double().square().sum()) for name in expected)
     return (off / size) ** 0.5
 
@@ -197,9 +197,9 @@ def naive_gradient(
 ) -> tuple[Tensors, dict[str, float]]:
     """docs/method.md §2 in the plainest possible way; the losses under the names of the metrics."""
     rows, algo = naive_rows(checkpoint, config, batch, perturbed=perturbed), config.algo
-    found = naive.losses(batch.weight, rows.rollouts, rows.anchors, rows.pairs, algo, config.rollout.max_new_tokens)
-    found["total"].backward()
-    losses = {f"loss/{name}": float(found[name].detach()) for name in ("total", "sft", "po", "dpo")}
+    actual = naive.losses(batch.weight, rows.rollouts, rows.anchors, rows.pairs, algo, config.rollout.max_new_tokens)
+    actual["total"].backward()
+    losses = {f"loss/{name}": float(actual[name].detach()) for name in ("total", "sft", "po", "dpo")}
     for name, letters in {"text": "TBE", "audio": "A"}.items():  # the estimate itself, by coefficient
         held = [
             (
@@ -229,7 +229,7 @@ def _session(folder: Path, rank: int, world: int) -> None:
     Results: folder/*.json, *.safetensors.
     """
     checkpoint = folder / "base"
-    found: dict[str, Any] = {}
+    actual: dict[str, Any] = {}
 
     def keep(name: str, tensors: Tensors) -> None:
         if rank == 0:
@@ -237,18 +237,18 @@ def _session(folder: Path, rank: int, world: int) -> None:
 
     learner = Learner(config(checkpoint), rank, world)
     perturb(learner.policy.parameters())
-    found["diagnosis"] = asdict(learner.diagnose(batch(checkpoint)))
+    actual["diagnosis"] = asdict(learner.diagnose(batch(checkpoint)))
     result = learner.step(batch(checkpoint))
     keep("gradient", moments(learner))
-    found["metrics"] = result.metrics
-    found["logps"] = {
+    actual["metrics"] = result.metrics
+    actual["logps"] = {
         spell_key(key): [None if isnan(x) else x for x in values] for key, values in result.learner_logps.items()
     }
     learner.save(folder / "two_ranks")
     keep("weights_two_ranks", {name: t.clone() for name, t in full_tensors(learner.policy)})
     learner.step(batch(checkpoint, seed=1))
     keep("weights_straight", {name: t.clone() for name, t in full_tensors(learner.policy)})
-    found["published"] = None if (w := learner.weights()) is None else [w[0].version, w[0].digest]
+    actual["published"] = None if (w := learner.weights()) is None else [w[0].version, w[0].digest]
     learner.export(folder / "exported_by_two")
 
     again = Learner(config(checkpoint), rank, world)
@@ -257,29 +257,29 @@ def _session(folder: Path, rank: int, world: int) -> None:
     keep("weights_resumed", {name: t.clone() for name, t in full_tensors(again.policy)})
 
     for name, (algo, change) in VARIANTS.items():
-        one = Learner(config(checkpoint, algo=algo, rollout=HOT), rank, world)
-        perturb(one.policy.parameters())
-        one.step(change(batch(checkpoint)))
-        keep(f"variant_{name}", moments(one))
+        item = Learner(config(checkpoint, algo=algo, rollout=HOT), rank, world)
+        perturb(item.policy.parameters())
+        item.step(change(batch(checkpoint)))
+        keep(f"variant_{name}", moments(item))
     paying = Learner(config(checkpoint, algo=PENALISED, rollout=HOT), rank, world)
     perturb(paying.policy.parameters())
-    found["penalties"] = {spell_key(key): paid for key, paid in paying.penalties(batch(checkpoint).rollouts).items()}
+    actual["penalties"] = {spell_key(key): paid for key, paid in paying.penalties(batch(checkpoint).rollouts).items()}
 
     # one anchor only: the second rank has nothing, and must take part all the same
     lonely = Learner(config(checkpoint, algo={"mix": "fixed", "fixed_lambda": 0.0}), rank, world)
-    one = batch(checkpoint, groups=1)
-    alone = StepBatch(step=0, weight=0.0, rollouts=(), anchors=one.anchors)
-    found["lonely_diagnosis"] = asdict(lonely.diagnose(alone))
-    found["lonely"] = lonely.step(alone).metrics
+    item = batch(checkpoint, groups=1)
+    alone = StepBatch(step=0, weight=0.0, rollouts=(), anchors=item.anchors)
+    actual["lonely_diagnosis"] = asdict(lonely.diagnose(alone))
+    actual["lonely"] = lonely.step(alone).metrics
     keep("lonely", moments(lonely))
-    found["nothing"] = lonely.step(StepBatch(step=1, weight=0.0, rollouts=(), anchors=())).metrics
+    actual["nothing"] = lonely.step(StepBatch(step=1, weight=0.0, rollouts=(), anchors=())).metrics
 
     # the first rank has two micro-batches of long rows, the second fewer rows
     uneven = Learner(config(checkpoint, tokens_per_microbatch=96), rank, world)
     perturb(uneven.policy.parameters())
     uneven.step(batch(checkpoint))
     keep("uneven", moments(uneven))
-    (folder / f"rank{rank}.json").write_text(json.dumps(found))
+    (folder / f"rank{rank}.json").write_text(json.dumps(actual))
 
 
 if __name__ == "__main__":

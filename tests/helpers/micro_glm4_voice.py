@@ -116,14 +116,14 @@ def weights(config: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
 
     width, inner, head = config["hidden_size"], config["ffn_hidden_size"], config["kv_channels"]
     stacked = head * (config["num_attention_heads"] + 2 * config["multi_query_group_num"])
-    found = {
+    actual = {
         "transformer.embedding.word_embeddings.weight": normal(config["padded_vocab_size"], width),
         "transformer.output_layer.weight": normal(config["padded_vocab_size"], width),
         "transformer.encoder.final_layernorm.weight": 1 + normal(width),
         "transformer.rotary_pos_emb.inv_freq": 1e4 ** -(torch.arange(0, head // 2, 2) / (head // 2)),
     }
     for layer in range(config["num_layers"]):
-        found |= {
+        actual |= {
             f"transformer.encoder.layers.{layer}.{name}": tensor
             for name, tensor in {
                 "input_layernorm.weight": 1 + normal(width),
@@ -135,7 +135,7 @@ def weights(config: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
                 "mlp.dense_4h_to_h.weight": normal(width, inner),
             }.items()
         }
-    return found
+    return actual
 
 
 def write_codec(folder: Path, *, size: int = CODES) -> Path:
@@ -149,8 +149,8 @@ def write_codec(folder: Path, *, size: int = CODES) -> Path:
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint's shards, by name."""
     index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
-    found = {file: load_file(folder / file) for file in set(index.values())}
-    return {name: found[file][name] for name, file in index.items()}
+    actual = {file: load_file(folder / file) for file in set(index.values())}
+    return {name: actual[file][name] for name, file in index.items()}
 
 
 def _ranks() -> dict[bytes, int]:

@@ -82,7 +82,7 @@ def weights(seed: int) -> dict[str, Tensor]:
         return torch.randn(shape, generator=generator) * size
 
     rows = CONFIG["vocab_size"]
-    found = {
+    actual = {
         "model.embed_tokens.weight": normal(rows, WIDTH, size=0.5),
         "lm_head.weight": normal(rows, WIDTH),
         "mimo_output.weight": normal(rows, WIDTH),
@@ -95,19 +95,19 @@ def weights(seed: int) -> dict[str, Tensor]:
         "model.vq_adaptor.layers.4.weight": 1 + normal(WIDTH),
         "model.vq_adaptor.layers.4.bias": normal(WIDTH),
     }
-    found["lm_head.weight"][BASE + 24] *= 6  # streams end often, in some places
-    found["mimo_output.weight"][BASE + 2] *= 3
+    actual["lm_head.weight"][BASE + 24] *= 6  # streams end often, in some places
+    actual["mimo_output.weight"][BASE + 2] *= 3
     for at in [f"model.layers.{i}" for i in range(3)] + [f"model.mimo_layers.{i}" for i in range(2)]:
         for name, height in (("q", WIDTH), ("k", WIDTH // 2), ("v", WIDTH // 2)):
-            found[f"{at}.self_attn.{name}_proj.weight"] = normal(height, WIDTH)
-            found[f"{at}.self_attn.{name}_proj.bias"] = normal(height)
-        found[f"{at}.self_attn.o_proj.weight"] = normal(WIDTH, WIDTH)
-        found[f"{at}.mlp.gate_proj.weight"] = normal(INNER, WIDTH)
-        found[f"{at}.mlp.up_proj.weight"] = normal(INNER, WIDTH)
-        found[f"{at}.mlp.down_proj.weight"] = normal(WIDTH, INNER)
+            actual[f"{at}.self_attn.{name}_proj.weight"] = normal(height, WIDTH)
+            actual[f"{at}.self_attn.{name}_proj.bias"] = normal(height)
+        actual[f"{at}.self_attn.o_proj.weight"] = normal(WIDTH, WIDTH)
+        actual[f"{at}.mlp.gate_proj.weight"] = normal(INNER, WIDTH)
+        actual[f"{at}.mlp.up_proj.weight"] = normal(INNER, WIDTH)
+        actual[f"{at}.mlp.down_proj.weight"] = normal(WIDTH, INNER)
         for name in ("input_layernorm", "post_attention_layernorm"):
-            found[f"{at}.{name}.weight"] = 1 + normal(WIDTH)
-    return found
+            actual[f"{at}.{name}.weight"] = 1 + normal(WIDTH)
+    return actual
 
 
 def write_ear(path: Path) -> Path:

@@ -80,8 +80,8 @@ def write_checkpoint(path: Path, *, seed: int = 0, dtype: torch.dtype = torch.fl
         save_file({name: tensors[name] for name in names}, path / file, metadata={"format": "pt"})
         index |= dict.fromkeys(names, file)
     size = sum(tensor.nbytes for tensor in tensors.values())
-    told = {"metadata": {"total_size": size}, "weight_map": index}
-    (path / "model.safetensors.index.json").write_text(json.dumps(told))
+    index_file = {"metadata": {"total_size": size}, "weight_map": index}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index_file))
     return path
 
 
@@ -114,7 +114,7 @@ def weights(rows: int, seed: int) -> dict[str, Tensor]:
         return torch.randn(shape, generator=generator) * 0.15
 
     width, inner, state = TEXT["hidden_size"], TEXT["intermediate_size"], ENCODER["n_audio_state"]
-    found = {
+    actual = {
         "model.embed_tokens.weight": normal(rows, width) * 4,
         "lm_head.weight": normal(rows, width),
         "model.norm.weight": 1 + normal(width),
@@ -131,28 +131,28 @@ def weights(rows: int, seed: int) -> dict[str, Tensor]:
         at = f"model.layers.{layer}"
         for name in ("q", "k", "v"):
             height = width if name == "q" else 32
-            found[f"{at}.self_attn.{name}_proj.weight"] = normal(height, width)
-            found[f"{at}.self_attn.{name}_proj.bias"] = normal(height)
-        found[f"{at}.self_attn.o_proj.weight"] = normal(width, width)
-        found[f"{at}.mlp.gate_proj.weight"], found[f"{at}.mlp.up_proj.weight"] = (
+            actual[f"{at}.self_attn.{name}_proj.weight"] = normal(height, width)
+            actual[f"{at}.self_attn.{name}_proj.bias"] = normal(height)
+        actual[f"{at}.self_attn.o_proj.weight"] = normal(width, width)
+        actual[f"{at}.mlp.gate_proj.weight"], actual[f"{at}.mlp.up_proj.weight"] = (
             normal(inner, width),
             normal(inner, width),
         )
-        found[f"{at}.mlp.down_proj.weight"] = normal(width, inner)
+        actual[f"{at}.mlp.down_proj.weight"] = normal(width, inner)
         for name in ("input_layernorm", "post_attention_layernorm"):
-            found[f"{at}.{name}.weight"] = 1 + normal(width)
+            actual[f"{at}.{name}.weight"] = 1 + normal(width)
     for layer in range(ENCODER["n_audio_layer"]):
         at = f"encoder.blocks.{layer}"
         for name in ("query", "key", "value", "out"):
-            found[f"{at}.attn.{name}.weight"] = normal(state, state)
+            actual[f"{at}.attn.{name}.weight"] = normal(state, state)
             if name != "key":
-                found[f"{at}.attn.{name}.bias"] = normal(state)
-        found[f"{at}.mlp.0.weight"], found[f"{at}.mlp.0.bias"] = normal(4 * state, state), normal(4 * state)
-        found[f"{at}.mlp.2.weight"], found[f"{at}.mlp.2.bias"] = normal(state, 4 * state), normal(state)
+                actual[f"{at}.attn.{name}.bias"] = normal(state)
+        actual[f"{at}.mlp.0.weight"], actual[f"{at}.mlp.0.bias"] = normal(4 * state, state), normal(4 * state)
+        actual[f"{at}.mlp.2.weight"], actual[f"{at}.mlp.2.bias"] = normal(state, 4 * state), normal(state)
         for name in ("attn_ln", "mlp_ln"):
-            found[f"{at}.{name}.weight"], found[f"{at}.{name}.bias"] = 1 + normal(state), normal(state)
+            actual[f"{at}.{name}.weight"], actual[f"{at}.{name}.bias"] = 1 + normal(state), normal(state)
     biased = ("encoder.conv1", "encoder.conv2", "adapter.conv", "adapter.linear1", "adapter.linear2")
-    return found | {f"{name}.bias": normal(len(found[f"{name}.weight"])) for name in biased}
+    return actual | {f"{name}.bias": normal(len(actual[f"{name}.weight"])) for name in biased}
 
 
 def write_codec(path: Path, ratios: tuple[int, ...] = (8, 5, 4, 6), codes: int = CODES) -> Path:

@@ -82,7 +82,7 @@ def trained(folder: Path, data: Path, *settings: str) -> Path:
         *("rollout.grammar=true", "learner.activation_checkpointing=false", "judge.asr.by=pocketsphinx"),
         *(f"run.root={folder / 'runs'}", "run.name=micro", *settings),
     ]
-    base = next(Path(one.partition("=")[2]) for one in settings if one.startswith("model.path="))
+    base = next(Path(setting.partition("=")[2]) for setting in settings if setting.startswith("model.path="))
     voice = {"seconds_per_word": 0.25, "seconds_per_letter": 0.06, "level_dbfs": -25}  # random weights have none
     (base / "wavgate.json").write_text(json.dumps({"voice": voice}))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(kw_only=True, eq=False)
-class Told:
+class JudgedReply:
     """What is known of one reply when the step is decided."""
 
     reward: float | None
@@ -45,53 +45,55 @@ def normalised(values: Sequence[float], how: str, faithful: bool) -> list[float]
     return [(x - mean) / (std + (1e-4 if faithful else 0.0)) for x in values]
 
 
-def axis(told: Told, name: str, lo: float) -> float:
+def axis(reply: JudgedReply, name: str, lo: float) -> float:
     """A veto counts as the floor on every axis."""
-    value = lo if told.vetoed else told.axes[name]
+    value = lo if reply.vetoed else reply.axes[name]
     assert value is not None
     return value
 
 
-def advantages(group: Sequence[Told], algo: Any, weights: dict[str, float], lo: float) -> list[dict[str, float]]:
+def advantages(
+    group: Sequence[JudgedReply], algo: Any, weights: dict[str, float], lo: float
+) -> list[dict[str, float]]:
     """Of a group's surviving replies, by channel."""
 
     def of(values: list[float]) -> list[float]:
         return normalised(values, algo.normalise, algo.faithful)
 
     if algo.routed:  # each axis to its own tokens, normalised apart: docs/method.md §4
-        said, sounded = (of([axis(told, name, lo) for told in group]) for name in ("semantic", "acoustic"))
-        formed = of([1.0 if told.well_formed else 0.0 for told in group])
+        said, sounded = (of([axis(reply, name, lo) for reply in group]) for name in ("semantic", "acoustic"))
+        formed = of([1.0 if reply.well_formed else 0.0 for reply in group])
         return [{"T": t, "A": a, "B": f, "E": f} for t, a, f in zip(said, sounded, formed, strict=True)]
     if algo.normalise_by == "axis":
         counted = {name: weight for name, weight in weights.items() if weight > 0}
-        parts = {name: of([axis(told, name, lo) for told in group]) for name in counted}
+        parts = {name: of([axis(reply, name, lo) for reply in group]) for name in counted}
         mixed = [
             sum(weight * parts[name][i] for name, weight in counted.items()) / sum(counted.values())
             for i in range(len(group))
         ]
     else:
-        earned = [told.reward for told in group if told.reward is not None]
-        paid = [reward - told.penalty for reward, told in zip(earned, group, strict=True)]
-        own = equal(earned) and any(told.penalty for told in group)  # then a penalty keeps its own size
+        earned = [reply.reward for reply in group if reply.reward is not None]
+        paid = [reward - reply.penalty for reward, reply in zip(earned, group, strict=True)]
+        own = equal(earned) and any(reply.penalty for reply in group)  # then a penalty keeps its own size
         mixed = normalised(paid, "none", False) if own else of(paid)
     return [dict.fromkeys("TABE", value) for value in mixed]
 
 
-def differs(group: Sequence[Told], algo: Any, weights: dict[str, float], lo: float) -> bool:
+def differs(group: Sequence[JudgedReply], algo: Any, weights: dict[str, float], lo: float) -> bool:
     """Whether the judge's scores, before any penalty, give some reply an advantage."""
-    unpaid = [replace(told, penalty=0.0) for told in group]
+    unpaid = [replace(reply, penalty=0.0) for reply in group]
     return any(value for each in advantages(unpaid, algo, weights, lo) for value in each.values())
 
 
-def raw_lambda(group: Sequence[Told], gate: Any, lo: float, hi: float, readings: int = 1) -> float:
+def raw_lambda(group: Sequence[JudgedReply], gate: Any, lo: float, hi: float, readings: int = 1) -> float:
     """lambda_max * g_R * v of one group's surviving replies. docs/method.md §3.
 
     A reward that is the mean of k readings with standard deviation s has the variance s^2 / (k - 1).
     """
-    rewards = [told.reward for told in group if told.reward is not None]
+    rewards = [reply.reward for reply in group if reply.reward is not None]
     mean = sum(rewards) / len(rewards)
     variance = 0.0 if equal(rewards) else sum((r - mean) ** 2 for r in rewards) / len(rewards)
-    noise = sum(told.spread**2 for told in group) / len(group) / max(1, readings - 1) if gate.denoise else 0.0
+    noise = sum(reply.spread**2 for reply in group) / len(group) / max(1, readings - 1) if gate.denoise else 0.0
     shown = variance - noise * (len(rewards) - 1) / len(rewards)
     information = min(max(shown / ((hi - lo) / 2) ** 2, 0.0), 1.0)
     theta = (lo + hi) / 2 if gate.theta is None else gate.theta
@@ -102,7 +104,7 @@ def raw_lambda(group: Sequence[Told], gate: Any, lo: float, hi: float, readings:
 
 
 def next_lambda(
-    groups: Sequence[Sequence[Told]],
+    groups: Sequence[Sequence[JudgedReply]],
     algo: Any,
     previous: float | None,
     step: int,
@@ -121,10 +123,10 @@ def next_lambda(
     return raw if previous is None else (1 - algo.gate.alpha) * raw + algo.gate.alpha * previous
 
 
-def extremes(group: Sequence[Told], least: float) -> tuple[int, int] | None:
+def extremes(group: Sequence[JudgedReply], least: float) -> tuple[int, int] | None:
     """Best and worst surviving reply of a group, first of equals, if they are ``least`` apart and not equal;
     both up to rounding."""
-    rewards = [told.reward for told in group if told.reward is not None]
+    rewards = [reply.reward for reply in group if reply.reward is not None]
     best, worst = rewards.index(max(rewards)), rewards.index(min(rewards))
     gap, noise = rewards[best] - rewards[worst], 1e-9 * max(1.0, abs(rewards[best]))
     return (best, worst) if gap > noise and gap >= least - noise else None

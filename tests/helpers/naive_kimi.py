@@ -41,14 +41,14 @@ def layer(w: Mapping[str, Tensor], at: str, x: Tensor) -> Tensor:
 def attention(w: Mapping[str, Tensor], at: str, x: Tensor) -> Tensor:
     q, k, v = (x @ w[f"{at}.{n}_proj.weight"].T + w[f"{at}.{n}_proj.bias"] for n in "qkv")
     later = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
-    found = []
+    collected = []
     for head in range(HEADS):
         ours = slice(head * SIZE, (head + 1) * SIZE)
         group = head // (HEADS // GROUPS)
         theirs = slice(group * SIZE, (group + 1) * SIZE)
         scores = turned(q[:, ours]) @ turned(k[:, theirs]).T / SIZE**0.5
-        found.append(scores.masked_fill(later, float("-inf")).softmax(-1) @ v[:, theirs])
-    return torch.cat(found, 1) @ w[f"{at}.o_proj.weight"].T
+        collected.append(scores.masked_fill(later, float("-inf")).softmax(-1) @ v[:, theirs])
+    return torch.cat(collected, 1) @ w[f"{at}.o_proj.weight"].T
 
 
 def turned(x: Tensor) -> Tensor:

@@ -41,11 +41,11 @@ def log_probs(logits_LV: Tensor, ids: Sequence[int], prompt: int, temperature: f
 
 def entropies(logits_LV: Tensor, ids: Sequence[int], prompt: int, temperature: float) -> list[Tensor]:
     """H_t = -sum_v p_v log p_v of the distribution that position t was drawn from."""
-    found = []
+    collected = []
     for at in range(prompt, len(ids)):
         every = torch.log_softmax(logits_LV[at - 1] / temperature, -1)
-        found.append(-(torch.exp(every) * every).sum())
-    return found
+        collected.append(-(torch.exp(every) * every).sum())
+    return collected
 
 
 # -- the loss
@@ -188,12 +188,12 @@ def losses(
     max_new_tokens: int,
 ) -> dict[str, Tensor]:
     """Every component and ``total`` = (1 - lambda) SFT + lambda (PO + DPO + KL - ENTROPY)."""
-    found = {
+    actual = {
         "sft": sft(anchors, algo),
         "po": po(rollouts, algo, max_new_tokens) if algo.loss == "grpo" else zero(),
         "dpo": dpo(pairs, algo),
         "kl": kl(rollouts, algo),
         "entropy": entropy(rollouts, algo),
     }
-    learnt = found["po"] + found["dpo"] + found["kl"] - found["entropy"]
-    return {**found, "total": (1 - weight) * found["sft"] + weight * learnt}
+    learnt = actual["po"] + actual["dpo"] + actual["kl"] - actual["entropy"]
+    return {**actual, "total": (1 - weight) * actual["sft"] + weight * learnt}

@@ -36,8 +36,8 @@ class Step:
 
 
 def weights(*values: float) -> st.SearchStrategy[dict[str, float]]:
-    one = st.sampled_from(values)
-    return st.fixed_dictionaries(dict.fromkeys(("text", "audio", "boundary", "stop"), one))
+    item = st.sampled_from(values)
+    return st.fixed_dictionaries(dict.fromkeys(("text", "audio", "boundary", "stop"), item))
 
 
 GATE = {
@@ -124,10 +124,10 @@ def judged(
     reward = None
     if all(axes[name] is not None for name in counted):
         reward = sum(w * axes[name] for name, w in counted.items()) / sum(counted.values())  # type: ignore[operator, misc]
-    found = verdict(judge.scale_lo, VETO) if veto else verdict(reward, spread=spread)
+    actual = verdict(judge.scale_lo, VETO) if veto else verdict(reward, spread=spread)
     return ReplyJudgement(
         prompt_id=key[0], index=key[1], axes={name: verdict(value) for name, value in axes.items()},
-        reward=found, transcript=None, figures={"vetoed": 1.0} if veto else {},
+        reward=actual, transcript=None, figures={"vetoed": 1.0} if veto else {},
     )  # fmt: skip
 
 

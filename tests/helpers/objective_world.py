@@ -38,11 +38,11 @@ Logits = dict[str, Tensor]  # by row name, [length, vocabulary]
 
 def sequences(step: Step) -> dict[str, tuple[int, ...]]:
     """Row name -> ids of prompt and response, for all that could become a row."""
-    found = {f"rollout {r.prompt_id}/{r.index}": g.prompt.ids + r.ids for g in step.groups for r, _ in g.replies}
+    actual = {f"rollout {r.prompt_id}/{r.index}": g.prompt.ids + r.ids for g in step.groups for r, _ in g.replies}
     for pair in step.pairs:
-        found |= {f"{role} {r.prompt.id}": r.prompt.ids + r.reply.ids for role, r in sides(pair)}
-    found |= {f"anchor {a.prompt.id}": a.prompt.ids + a.reply.ids for a in step.anchors}
-    return dict(sorted(found.items()))  # a row's logits do not depend on the order of the groups
+        actual |= {f"{role} {r.prompt.id}": r.prompt.ids + r.reply.ids for role, r in sides(pair)}
+    actual |= {f"anchor {a.prompt.id}": a.prompt.ids + a.reply.ids for a in step.anchors}
+    return dict(sorted(actual.items()))  # a row's logits do not depend on the order of the groups
 
 
 def sides(pair: PreferencePair) -> tuple[tuple[str, TrainingReply], tuple[str, TrainingReply]]:
@@ -128,13 +128,13 @@ def product_penalties(
     step: Step, rollouts: Sequence[TrainingReply], before: Logits, start: Logits
 ) -> dict[ReplyKey, float]:
     """As ``Learner.penalties`` adds them up."""
-    found = {}
+    actual = {}
     for rollout, row in zip(rollouts, build_penalty_rows(rollouts, step.algo, sampled(step)), strict=True):
         micro = packed([row])
         gap = scores(start, [row], micro)[0] - scores(before, [row], micro)[0]
         penalty = (micro.weights_CN[LossComponent.KL] * estimate_kl(gap, step.algo.kl_estimator)).sum()
-        found[rollout.reply.key] = float(penalty)
-    return found
+        actual[rollout.reply.key] = float(penalty)
+    return actual
 
 
 def sampled(step: Step) -> SamplingSetup:
@@ -175,12 +175,12 @@ def product(step: Step, batch: StepBatch, *, ranks: int = 1, room: int = 0) -> F
 # -- what the reference makes of it
 
 
-def told(step: Step, group: ReplyGroup) -> list[naive_decision.Told]:
-    found = []
+def judged_replies_of(step: Step, group: ReplyGroup) -> list[naive_decision.JudgedReply]:
+    collected = []
     for reply, judged in group.replies:
         paid = judged.reward
-        found.append(
-            naive_decision.Told(
+        collected.append(
+            naive_decision.JudgedReply(
                 reward=paid.value if isinstance(paid, ScoredVerdict) else None,
                 axes={n: one.value if isinstance(one, ScoredVerdict) else None for n, one in judged.axes.items()},
                 spread=paid.spread if isinstance(paid, ScoredVerdict) else 0.0,
@@ -189,7 +189,7 @@ def told(step: Step, group: ReplyGroup) -> list[naive_decision.Told]:
                 penalty=penalty(step, group, reply) if step.algo.kl_in == "reward" else 0.0,
             )
         )
-    return found
+    return collected
 
 
 def penalty(step: Step, group: ReplyGroup, reply: Reply) -> float:
@@ -224,10 +224,10 @@ class Verdicts:
 def verdicts(step: Step, previous: float | None = None) -> Verdicts:
     """docs/method.md §2-4 on the step's groups."""
     algo, judge, kept = step.algo, step.judge, []
-    found = Verdicts(weight=0.0, groups=0, advantages={}, pairs=[])
+    actual = Verdicts(weight=0.0, groups=0, advantages={}, pairs=[])
     for group in step.groups:
-        every = told(step, group)
-        there = naive_decision.survivors([one.reward for one in every])
+        every = judged_replies_of(step, group)
+        there = naive_decision.survivors([value.reward for value in every])
         if not there:
             continue
         alive = [every[i] for i in there]
@@ -235,18 +235,18 @@ def verdicts(step: Step, previous: float | None = None) -> Verdicts:
         kept.append(alive)
         if algo.loss == "online_dpo":
             ends = naive_decision.extremes(alive, algo.margin)
-            found.pairs += [(keys[ends[0]], keys[ends[1]])] if ends else []
+            actual.pairs += [(keys[ends[0]], keys[ends[1]])] if ends else []
         elif algo.equal_groups == "keep" or naive_decision.differs(alive, algo, judge.weights, judge.scale_lo):
             each = naive_decision.advantages(alive, algo, judge.weights, judge.scale_lo)
-            found.advantages |= dict(zip(keys, each, strict=True))
-    found.groups = len(kept)
-    found.weight = naive_decision.next_lambda(
+            actual.advantages |= dict(zip(keys, each, strict=True))
+    actual.groups = len(kept)
+    actual.weight = naive_decision.next_lambda(
         kept, algo, previous, step.number, judge.scale_lo, judge.scale_hi, judge.readings
     )
-    return found
+    return actual
 
 
-def expected(step: Step, found: Verdicts) -> Found:
+def expected(step: Step, actual: Verdicts) -> Found:
     """Padded, float64, in loops."""
     now, before, start = models(step)
     now.requires_grad_(True)
@@ -265,8 +265,8 @@ def expected(step: Step, found: Verdicts) -> Found:
         for reply, _ in group.replies:
             name, whole = f"rollout {reply.prompt_id}/{reply.index}", group.prompt.ids + reply.ids
             replies[reply.key] = scored(name, whole, len(group.prompt.ids), step.temperature, reply)
-            replies[reply.key].advantage = found.advantages.get(reply.key, {})
-    pairs = [(replies[best], replies[worst], 1.0) for best, worst in found.pairs]
+            replies[reply.key].advantage = actual.advantages.get(reply.key, {})
+    pairs = [(replies[best], replies[worst], 1.0) for best, worst in actual.pairs]
     for pair in step.pairs:  # not sampled by this run: scored as the model is, at temperature 1
         both = [
             scored(f"{role} {r.prompt.id}", r.prompt.ids + r.reply.ids, len(r.prompt.ids), 1.0, r.reply)
@@ -277,9 +277,9 @@ def expected(step: Step, found: Verdicts) -> Found:
         scored(f"anchor {a.prompt.id}", a.prompt.ids + a.reply.ids, len(a.prompt.ids), 1.0, a.reply)
         for a in step.anchors
     ]
-    rollouts = [replies[key] for key in found.advantages]
-    losses = naive_objective.losses(found.weight, rollouts, anchors, pairs, step.algo, MAX_NEW_TOKENS)
+    rollouts = [replies[key] for key in actual.advantages]
+    losses = naive_objective.losses(actual.weight, rollouts, anchors, pairs, step.algo, MAX_NEW_TOKENS)
     gradient = torch.zeros_like(now)
     if losses["total"].requires_grad:
         (gradient,) = torch.autograd.grad(losses["total"], now)
-    return Found(weight=found.weight, losses={n: float(v.detach()) for n, v in losses.items()}, gradient=gradient)
+    return Found(weight=actual.weight, losses={n: float(v.detach()) for n, v in losses.items()}, gradient=gradient)

@@ -84,11 +84,11 @@ def end_all(kept: set[int], grace_s: float = GRACE_S) -> list[str]:
     if ended(running(children() - kept), grace_s):
         return []
     left = running(children() - kept)
-    names = [f"{one.pid} {_command(one)}" for one in left]
+    names = [f"{remaining.pid} {_command(remaining)}" for remaining in left]
     while left:  # what was killed may have started another meanwhile
-        for one in left:
+        for remaining in left:
             with suppress(psutil.NoSuchProcess):
-                one.kill()
+                remaining.kill()
         ended(left)
         left = running(children() - kept)
     return names

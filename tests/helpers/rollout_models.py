@@ -57,11 +57,11 @@ def collect(engine: Engine, asked: Sequence[Prompt], sampling: Sampling) -> dict
 
 
 async def gather(replies: AsyncIterator[RawReply]) -> dict[tuple[str, int], RawReply]:
-    found = {}
+    actual = {}
     async for raw in replies:
-        assert (raw.prompt_id, raw.index) not in found
-        found[raw.prompt_id, raw.index] = raw
-    return found
+        assert (raw.prompt_id, raw.index) not in actual
+        actual[raw.prompt_id, raw.index] = raw
+    return actual
 
 
 @torch.no_grad()

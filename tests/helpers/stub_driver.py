@@ -55,12 +55,12 @@ def main(arguments: list[str]) -> int:
 def hang(run: Path) -> int:
     """As the driver: SIGTERM, then a checkpoint, then 130."""
 
-    def told(number: int, frame: FrameType | None) -> None:
+    def save_and_exit(number: int, frame: FrameType | None) -> None:
         save(run)
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
-    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGTERM, save_and_exit)
     (run / "waiting").touch()
     time.sleep(3600)
     return 0

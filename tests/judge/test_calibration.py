@@ -90,14 +90,14 @@ def test_the_error_after_is_of_prompts_that_were_left_out(kind: Any) -> None:
         (float(x), float(clamp_to_scale(0.5 * x + random.normal(0, 0.3), SCALE))) for x in random.uniform(1, 5, 40)
     ]
     given = items(pairs, prompts=8)
-    found = fit_calibration(given, NAME, SCALE, kind)
+    calibration = fit_calibration(given, NAME, SCALE, kind)
     errors = []
     for prompt in {item.prompt_id for item in given}:
         other = fit_curve([item for item in given if item.prompt_id != prompt], kind)
         errors += [abs(clamp_to_scale(other.at(i.judge), SCALE) - i.human) for i in given if i.prompt_id == prompt]
-    assert found.mae_after == pytest.approx(np.mean(errors)) and found.mae_after < found.mae_before
-    assert found.mae_before == pytest.approx(np.mean([abs(x - y) for x, y in pairs]))
-    assert (found.judge, found.scale, found.items, found.prompts) == (NAME, (1.0, 5.0), 40, 8)
+    assert calibration.mae_after == pytest.approx(np.mean(errors)) and calibration.mae_after < calibration.mae_before
+    assert calibration.mae_before == pytest.approx(np.mean([abs(x - y) for x, y in pairs]))
+    assert (calibration.judge, calibration.scale, calibration.items, calibration.prompts) == (NAME, (1.0, 5.0), 40, 8)
 
 
 def test_few_items_get_two_numbers_and_many_a_curve() -> None:
@@ -134,24 +134,24 @@ def test_what_is_saved_is_loaded_and_found_by_the_exact_judge(tmp_path: Path) ->
     maps = {"semantic": a_map(), "acoustic": a_map(judge="openai(model acoustic/1 logprobs)")}
     save_calibrations(path, maps, SHA)
     assert [file.name for file in tmp_path.iterdir()] == ["calibration.json"]
-    found = load_calibrations(path)
-    assert found.maps == maps and found.map_for_axis("semantic", NAME, Scale()) == maps["semantic"]
+    calibrations = load_calibrations(path)
+    assert calibrations.maps == maps and calibrations.map_for_axis("semantic", NAME, Scale()) == maps["semantic"]
     assert (
-        found.map_for_axis("semantic", NAME, Scale()) == maps["semantic"]
-        and found.map_for_axis("holistic", NAME, Scale()) is None
+        calibrations.map_for_axis("semantic", NAME, Scale()) == maps["semantic"]
+        and calibrations.map_for_axis("holistic", NAME, Scale()) is None
     )
     wanted = "openai(model semantic/2 logprobs)"
     with pytest.raises(ValueError, match="has no map for"):
-        found.map_for_axis("semantic", wanted, Scale())
+        calibrations.map_for_axis("semantic", wanted, Scale())
     with pytest.raises(ValueError) as refused:
-        found.map_for_axis("semantic", wanted, Scale())
+        calibrations.map_for_axis("semantic", wanted, Scale())
     assert str(path) in str(refused.value) and f"no map for {wanted}, only for {NAME}" in str(refused.value)
 
 
 def saved(path: Path) -> dict[str, Any]:
     save_calibrations(path, {"semantic": a_map()}, SHA)
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
 
 
 @pytest.mark.parametrize(

@@ -253,9 +253,9 @@ def test_a_voice_is_measured_on_replies_and_not_on_too_few() -> None:
     quiet = Speech(wave=np.zeros(8000, np.float32), sample_rate=8000)
     assert measure_voice_sample("words", quiet) is None and measure_voice_sample("...", quiet) is None
     loud = Speech(wave=np.full(8000, 0.1, np.float32), sample_rate=8000)
-    found = measure_voice_sample("12 cats", loud)
-    assert found is not None and (found.words, found.letters, found.seconds) == (2, 10, 1)
-    assert found.level_dbfs == pytest.approx(-20, abs=0.01)
+    voice_sample = measure_voice_sample("12 cats", loud)
+    assert voice_sample is not None and (voice_sample.words, voice_sample.letters, voice_sample.seconds) == (2, 10, 1)
+    assert voice_sample.level_dbfs == pytest.approx(-20, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ async def panel_of(config: JudgeConfig, log: Path | None = None) -> ApiPanel:
 
 def last_word(body: dict[str, Any]) -> float:
     """Level 5 for the right answer, 2 for another; of two transcripts the right one wins."""
-    found = re.findall(r"<transcript(?: [AB])? \w+>\n(.*)\n", said(body))
-    right = [text.endswith("twelve") for text in found]
+    matches = re.findall(r"<transcript(?: [AB])? \w+>\n(.*)\n", said(body))
+    right = [text.endswith("twelve") for text in matches]
     if len(right) == 2:
         return 0.5 + (right[0] - right[1]) / 2
     return 5.0 if right == [True] else 2.0
@@ -98,10 +98,10 @@ def test_a_group_is_compared_and_what_cannot_be_judged_loses_by_rule() -> None:
 
 
 def ranked(body: dict[str, Any]) -> Any:
-    found = re.findall(r"<transcript (\d+) \w+>\n(.*)\n", said(body))
-    if not found:
+    matches = re.findall(r"<transcript (\d+) \w+>\n(.*)\n", said(body))
+    if not matches:
         return 3.0
-    return [int(n) for n, text in sorted(found, key=lambda pair: not pair[1].endswith("twelve"))]
+    return [int(n) for n, text in sorted(matches, key=lambda pair: not pair[1].endswith("twelve"))]
 
 
 def test_the_only_judgeable_reply_of_a_group_beats_the_floor_and_is_missing_without_one() -> None:
@@ -114,7 +114,7 @@ def test_the_only_judgeable_reply_of_a_group_beats_the_floor_and_is_missing_with
             return floored, aborted
 
     floored, aborted = asyncio.run(asyncio.wait_for(scenario(), HANG_S))
-    assert [value(one.reward) for one in floored] == [SCALE.hi, SCALE.lo]
+    assert [value(item.reward) for item in floored] == [SCALE.hi, SCALE.lo]
     assert isinstance(aborted[0].reward, MissingVerdict) and aborted[0].reward.kind == "nothing_to_check"
 
 
@@ -152,22 +152,22 @@ def test_a_second_judge_is_asked_about_a_share_and_changes_no_reward(tmp_path: P
             panel = await panel_of(config_of(server, second=other), tmp_path / "calls.jsonl")
             replies = [replace(reply(TEXT), index=i) for i in range(40)]
             sound = speech(spoken(TEXT))
-            return list(await asyncio.gather(*(panel.score(one, sound, task(TEXT)) for one in replies)))
+            return list(await asyncio.gather(*(panel.score(item, sound, task(TEXT)) for item in replies)))
 
     judged = asyncio.run(asyncio.wait_for(scenario(), HANG_S))
-    assert all(value(one.reward) == pytest.approx(value(judged[0].reward)) for one in judged)
-    asked = [one for one in judged if one.second]
+    assert all(value(item.reward) == pytest.approx(value(judged[0].reward)) for item in judged)
+    asked = [item for item in judged if item.second]
     assert 8 <= len(asked) <= 32, "about half, by the hash of the reply"
-    for one in asked:
-        assert {axis: value(verdict) for axis, verdict in one.second.items()} == {
+    for item in asked:
+        assert {axis: value(verdict) for axis, verdict in item.second.items()} == {
             "semantic": 1,
             "acoustic": 1,
         }
     calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     assert {call["case"] for call in calls} == {f"p/{i} v1" for i in range(40)}, "the log names the reply"
-    assert {call["case"] for call in calls if call["model"] == "other"} == {f"p/{one.index} v1" for one in asked}
+    assert {call["case"] for call in calls if call["model"] == "other"} == {f"p/{item.index} v1" for item in asked}
     again = SecondJudge(judge=None, share=0.5)  # type: ignore[arg-type]
-    assert {one.index for one in asked} == {
+    assert {item.index for item in asked} == {
         i for i in range(40) if again.is_asked_about(replace(reply(TEXT), index=i))
     }
 

@@ -274,12 +274,12 @@ def test_no_damage_makes_another_score(path: Path) -> None:
             continue
         for i, name in enumerate(names):
             try:
-                found = cache.get(name)
+                value = cache.get(name)
             except ValueError as error:
                 assert str(error).startswith(f"{path}: ")
                 changed += 1
             else:
-                assert found in (None, replace(verdict(i, "because it is so"), cached=True))
+                assert value in (None, replace(verdict(i, "because it is so"), cached=True))
         cache.close()
     assert refused > 0 and changed > 50
 
@@ -325,16 +325,16 @@ def test_many_processes_share_a_file_and_one_that_is_killed_leaves_it_whole(path
 
 
 def test_threads_may_share_a_cache(path: Path) -> None:
-    cache, found = VerdictCache(path, SMALL), []
+    cache, collected = VerdictCache(path, SMALL), []
 
     def put_and_get(number: int) -> None:
         for i in range(60):
             cache.put(f"{number} {i}", verdict(i))
-            found.append(cache.get(f"{number} {i}") == replace(verdict(i), cached=True))
+            collected.append(cache.get(f"{number} {i}") == replace(verdict(i), cached=True))
 
     threads = [Thread(target=put_and_get, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [True] * 240
+    assert collected == [True] * 240

@@ -47,9 +47,9 @@ class Fake:
 
 
 def checked(judge: Fake, *rubrics: Rubric, transcript: str = HEARD) -> dict[str, CanaryResult]:
-    found = asyncio.run(judge_canaries(judge, rubrics, TASK, transcript, REPLY, None))
-    assert len({(one.axis, one.name) for one in found}) == len(found)
-    return {one.name: one for one in found}
+    canaries = asyncio.run(judge_canaries(judge, rubrics, TASK, transcript, REPLY, None))
+    assert len({(canary.axis, canary.name) for canary in canaries}) == len(canaries)
+    return {canary.name: canary for canary in canaries}
 
 
 def test_a_judge_that_believes_what_a_reply_says_about_itself_is_found() -> None:
@@ -156,17 +156,17 @@ def test_canaries_go_through_the_real_judge_and_an_injection_arrives_disarmed() 
             caller = JudgeCaller(asks, MODEL, Limiter(limits()), outage_s=5)
             cold = AnswerSampling(temperature=0.0)
             judge = OpenAIJudge(caller, able("logprobs"), scale=Scale(), repeats=1, sampling=cold)
-            found = await judge_canaries(
+            actual = await judge_canaries(
                 judge, [SEMANTIC_RUBRIC, ACOUSTIC_RUBRIC, HOLISTIC_RUBRIC], TASK, HEARD, REPLY, None
             )
         forged = next(said(body) for body in server.bodies if "System: the grade" in said(body))
         assert "<score>" not in forged and "&lt;score&gt;5&lt;/score&gt;" in forged
         assert forged.count("</transcript") == 1
-        return found
+        return actual
 
-    found = asyncio.run(test())
-    assert {f"{result.axis}/{result.name}" for result in found if result.paid} == {
+    actual = asyncio.run(test())
+    assert {f"{result.axis}/{result.name}" for result in actual if result.paid} == {
         "semantic/plea",
         "holistic/plea",
     }
-    assert all(result.passed is not result.paid for result in found)
+    assert all(result.passed is not result.paid for result in actual)

@@ -70,20 +70,20 @@ def one(
 
     async def work(server: FaultServer, client: httpx2.AsyncClient) -> tuple[ChatAnswer | CallFailed, Plan]:
         met = plan(server, handler, faults)
-        found: ChatAnswer | CallFailed
+        answer: ChatAnswer | CallFailed
         try:
-            found = await ask_endpoint(client, server.endpoint("plan", deadline_s, **fields), BODY)
+            answer = await ask_endpoint(client, server.endpoint("plan", deadline_s, **fields), BODY)
         except CallFailed as failure:
-            found = failure
-        return found, met
+            answer = failure
+        return answer, met
 
     return with_server(work)
 
 
 def failure_of(handler: Handler, faults: int = 1, deadline_s: float = HANG_S, **fields: Any) -> CallFailed:
-    found, _ = one(handler, faults, deadline_s, **fields)
-    assert isinstance(found, CallFailed), found
-    return found
+    actual, _ = one(handler, faults, deadline_s, **fields)
+    assert isinstance(actual, CallFailed), actual
+    return actual
 
 
 # --- every fault
@@ -122,18 +122,18 @@ def test_a_storm_sees_a_client_that_is_wrong(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_retry_waits_as_long_as_the_server_asks() -> None:
-    found, met = one(says(429, b"", retry_after="1"))
-    assert isinstance(found, ChatAnswer)
-    assert found.attempts == 2
-    assert found.seconds >= 1
+    actual, met = one(says(429, b"", retry_after="1"))
+    assert isinstance(actual, ChatAnswer)
+    assert actual.attempts == 2
+    assert actual.seconds >= 1
     assert met.times[1] - met.times[0] >= 1
 
 
 def test_a_wait_that_would_pass_the_deadline_is_not_begun() -> None:
-    found, met = one(says(429, b"", retry_after=f"{HANG_S + 1:.0f}"), deadline_s=HANG_S)
-    assert isinstance(found, CallFailed)
-    assert (found.kind, found.retryable, len(met.times)) == ("rate_limited", True, 1)
-    assert f"asked to wait {HANG_S + 1:.0f} s" in found.reason
+    actual, met = one(says(429, b"", retry_after=f"{HANG_S + 1:.0f}"), deadline_s=HANG_S)
+    assert isinstance(actual, CallFailed)
+    assert (actual.kind, actual.retryable, len(met.times)) == ("rate_limited", True, 1)
+    assert f"asked to wait {HANG_S + 1:.0f} s" in actual.reason
 
 
 def test_the_deadline_is_one_for_all_attempts() -> None:
@@ -141,9 +141,9 @@ def test_the_deadline_is_one_for_all_attempts() -> None:
         await asyncio.sleep(0.25)
         await says(500, b"")(request)
 
-    found, met = one(slow, faults=9, deadline_s=0.6, attempts=9)
-    assert isinstance(found, CallFailed)
-    assert found.kind in {"deadline", "server"}
+    actual, met = one(slow, faults=9, deadline_s=0.6, attempts=9)
+    assert isinstance(actual, CallFailed)
+    assert actual.kind in {"deadline", "server"}
     assert len(met.times) <= 3
 
 
@@ -277,8 +277,8 @@ def test_proxies_and_passwords_of_the_environment_are_not_used(monkeypatch: pyte
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.setenv("NETRC", str(netrc))
-    found, met = one(hang, faults=0)
-    assert isinstance(found, ChatAnswer)
+    actual, met = one(hang, faults=0)
+    assert isinstance(actual, ChatAnswer)
     assert "authorization" not in met.heads[0].lower()
 
 
@@ -320,10 +320,10 @@ def test_the_key_is_in_no_exception_no_record_and_no_log(
             shown += [str(failure), repr(failure), failure.reason, *traceback.format_exception(failure)]
             assert failure.__context__ is None
             failure = failure.__cause__
-    found, _ = one(says(200, completion(f"your key is {KEY}")), key_env="JUDGE_KEY")
-    assert isinstance(found, ChatAnswer)
-    assert found.text == "your key is [key]"
-    shown += [caplog.text, repr(found)]
+    actual, _ = one(says(200, completion(f"your key is {KEY}")), key_env="JUDGE_KEY")
+    assert isinstance(actual, ChatAnswer)
+    assert actual.text == "your key is [key]"
+    shown += [caplog.text, repr(actual)]
     assert "401" in "".join(shown)
     assert KEY[:4] not in "".join(shown)
 
@@ -386,21 +386,21 @@ def test_an_answer_brings_its_text_alternatives_and_costs() -> None:
         {"token": ".", "logprob": -7.5, "top_logprobs": [{"token": "!", "logprob": -0.1}]},
         {"token": "x", "logprob": 0, "top_logprobs": None},
     ]
-    found, _ = one(says(200, completion("4.x", model=f"{MODEL}-2026-11-22", logprobs={"content": tokens})))
-    assert isinstance(found, ChatAnswer)
-    assert found.text == "4.x"
-    assert found.logprobs == [
+    actual, _ = one(says(200, completion("4.x", model=f"{MODEL}-2026-11-22", logprobs={"content": tokens})))
+    assert isinstance(actual, ChatAnswer)
+    assert actual.text == "4.x"
+    assert actual.logprobs == [
         [("4", -0.25), (" 4", -2.0), ("5", -9999.0)],
         [(".", -7.5), ("!", -0.1)],  # the token that was taken comes first, though it was not among the top
         [("x", 0.0)],
     ]
-    assert (found.prompt_tokens, found.completion_tokens, found.attempts) == (7, 2, 1)
-    assert 0 < found.seconds < HANG_S
+    assert (actual.prompt_tokens, actual.completion_tokens, actual.attempts) == (7, 2, 1)
+    assert 0 < actual.seconds < HANG_S
 
 
 def test_model_and_usage_may_be_absent() -> None:
-    found = read_completion(b'{"choices": [{"message": {"content": "4"}}], "usage": null}', MODEL)
-    assert (found.text, found.logprobs, found.prompt_tokens, found.completion_tokens) == ("4", [], 0, 0)
+    actual = read_completion(b'{"choices": [{"message": {"content": "4"}}], "usage": null}', MODEL)
+    assert (actual.text, actual.logprobs, actual.prompt_tokens, actual.completion_tokens) == ("4", [], 0, 0)
 
 
 @pytest.mark.parametrize("end", range(0, len(completion()), 7))
@@ -419,11 +419,11 @@ def test_bytes_are_an_answer_or_a_named_failure(noise: bytes) -> None:
 def test_a_damaged_answer_is_an_answer_with_finite_log_probs_or_a_named_failure(at: int, put: bytes, cut: int) -> None:
     whole = completion(logprobs={"content": [{"token": "4", "logprob": -0.5}]})
     try:
-        found = read_completion(whole[:at] + put + whole[at + cut :], MODEL)
+        actual = read_completion(whole[:at] + put + whole[at + cut :], MODEL)
     except CallFailed:
         return
-    assert found.text.strip()
-    assert all(isfinite(value) and value < 0.01 for token in found.logprobs for _, value in token)
+    assert actual.text.strip()
+    assert all(isfinite(value) and value < 0.01 for token in actual.logprobs for _, value in token)
 
 
 trees = st.recursive(

@@ -150,9 +150,9 @@ def test_a_judge_that_always_prefers_the_first_gives_ties_and_shows_it_as_spread
 def test_the_better_reply_wins_in_either_order_and_equals_tie(mode: AnswerMode) -> None:
     async def test() -> list[Verdict]:
         async with JudgeServer(louder_wins) as server:
-            found = await paired(server, mode, ACOUSTIC_RUBRIC, group(0.2, 0.8, 0.2))
+            actual = await paired(server, mode, ACOUSTIC_RUBRIC, group(0.2, 0.8, 0.2))
         assert len(server.bodies) == 6
-        return found
+        return actual
 
     assert values(asyncio.run(test())) == [2.0, 5.0, 2.0]
 
@@ -162,9 +162,9 @@ def test_a_failed_pair_leaves_the_rates_of_the_others_as_they_were(tmp_path: Pat
         cache = VerdictCache(tmp_path / "cache", 1 << 20)
         async with JudgeServer(louder_wins) as server:
             server.edit = lambda body, text: "Z" if max(peaks_of(body)) > 0.85 else text
-            found = await paired(server, "logprobs", ACOUSTIC_RUBRIC, group(0.2, 0.9, 0.5, 0.8), cache)
-            assert isinstance(found[1], MissingVerdict) and found[1].kind == "malformed"
-            survived = [found[0], *found[2:]]
+            actual = await paired(server, "logprobs", ACOUSTIC_RUBRIC, group(0.2, 0.9, 0.5, 0.8), cache)
+            assert isinstance(actual[1], MissingVerdict) and actual[1].kind == "malformed"
+            survived = [actual[0], *actual[2:]]
             alone = await paired(server, "logprobs", ACOUSTIC_RUBRIC, group(0.2, 0.5, 0.8), cache)
             assert values(survived) == values(alone) == [1.0, 3.0, 5.0]
             assert len(server.bodies) == 12  # nothing was asked twice
@@ -178,8 +178,8 @@ def test_a_group_without_a_whole_pair_is_missing() -> None:
             server.down = True
             return await paired(server, "schema", HOLISTIC_RUBRIC, group(0.2, 0.9, 0.5))
 
-    found = asyncio.run(test())
-    assert [verdict.kind for verdict in found if isinstance(verdict, MissingVerdict)] == ["server"] * 3
+    actual = asyncio.run(test())
+    assert [verdict.kind for verdict in actual if isinstance(verdict, MissingVerdict)] == ["server"] * 3
 
 
 def test_a_comparison_shows_an_axis_what_it_judges_and_nothing_else() -> None:
@@ -207,13 +207,13 @@ def test_a_ranking_is_by_quality_whatever_the_order_shown(mode: AnswerMode, repe
 
     async def test() -> list[Verdict]:
         async with JudgeServer(opinion) as server:
-            found = await ranked(server, mode, HOLISTIC_RUBRIC, group(0.4, 0.9, 0.1, 0.2, 0.6), repeats=repeats)
+            actual = await ranked(server, mode, HOLISTIC_RUBRIC, group(0.4, 0.9, 0.1, 0.2, 0.6), repeats=repeats)
         assert len(server.bodies) == repeats
-        return found
+        return actual
 
-    found = asyncio.run(test())
-    assert values(found) == [3.0, 5.0, 1.0, 2.0, 4.0]
-    assert all(isinstance(verdict, ScoredVerdict) and verdict.spread == 0 for verdict in found)
+    actual = asyncio.run(test())
+    assert values(actual) == [3.0, 5.0, 1.0, 2.0, 4.0]
+    assert all(isinstance(verdict, ScoredVerdict) and verdict.spread == 0 for verdict in actual)
 
 
 def test_a_judge_that_ranks_by_place_shows_spread_and_not_merit() -> None:
@@ -221,9 +221,9 @@ def test_a_judge_that_ranks_by_place_shows_spread_and_not_merit() -> None:
         async with JudgeServer(lambda body: [1, 2, 3]) as server:
             return await ranked(server, "schema", ACOUSTIC_RUBRIC, group(0.4, 0.9, 0.1), repeats=2)
 
-    found = asyncio.run(test())
-    assert values(found) == [3.0, 3.0, 3.0]
-    assert [verdict.spread for verdict in found if isinstance(verdict, ScoredVerdict)] == [2.0, 0.0, 2.0]
+    actual = asyncio.run(test())
+    assert values(actual) == [3.0, 3.0, 3.0]
+    assert [verdict.spread for verdict in actual if isinstance(verdict, ScoredVerdict)] == [2.0, 0.0, 2.0]
 
 
 def test_a_ranking_that_failed_is_missing_for_the_whole_group() -> None:

@@ -127,7 +127,7 @@ def test_an_error_inside_a_success_is_what_it_is_outside_wherever_it_stands(
 
 
 @pytest.mark.parametrize(
-    ("data", "kind", "told"),
+    ("data", "kind", "message"),
     [
         ({"object": "error", "message": "engine died", "code": 503}, "server", "engine died"),
         (
@@ -139,9 +139,9 @@ def test_an_error_inside_a_success_is_what_it_is_outside_wherever_it_stands(
         ({"detail": "not today"}, "empty", "not today"),
     ],
 )
-def test_an_error_in_a_form_of_its_own_is_told_in_its_words(data: Any, kind: MissingKind, told: str) -> None:
+def test_an_error_in_a_form_of_its_own_is_told_in_its_words(data: Any, kind: MissingKind, message: str) -> None:
     failure = failure_of(json.dumps(data).encode())
-    assert failure.kind == kind and told in failure.reason
+    assert failure.kind == kind and message in failure.reason
 
 
 @pytest.mark.parametrize("refusal", ["No.", ["No."], {"text": "No."}, True])
@@ -238,8 +238,8 @@ def test_a_thought_is_no_answer_and_neither_is_a_part_that_is_no_text(
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
 def test_a_thought_of_its_own_is_kept_apart(field: str) -> None:
-    found = read_completion(body(message={field: "2 words"}), MODEL)
-    assert (found.text, found.thought) == ("4", "2 words")
+    completion = read_completion(body(message={field: "2 words"}), MODEL)
+    assert (completion.text, completion.thought) == ("4", "2 words")
 
 
 @pytest.mark.parametrize(
@@ -265,8 +265,8 @@ def test_a_thought_of_its_own_is_kept_apart(field: str) -> None:
     ],
 )
 def test_a_usage_that_does_not_count_takes_nothing_from_a_sound_answer(usage: Any, counts: tuple[int, int]) -> None:
-    found = read_completion(body(usage=usage), MODEL)
-    assert (found.text, found.prompt_tokens, found.completion_tokens) == ("4", *counts)
+    completion = read_completion(body(usage=usage), MODEL)
+    assert (completion.text, completion.prompt_tokens, completion.completion_tokens) == ("4", *counts)
 
 
 def test_audio_that_was_counted_is_known() -> None:
@@ -343,8 +343,8 @@ def test_something_among_the_probabilities_that_is_none_is_told(logprob: Any) ->
 def test_the_token_that_was_taken_comes_first_and_once() -> None:
     top = [{"token": "5", "logprob": -3.0}, {"token": "4", "logprob": -0.1}]
     listed = [{"token": "4", "logprob": -0.1004, "top_logprobs": top}]
-    found = read_completion(body({"logprobs": {"content": listed}}), MODEL)
-    assert found.logprobs == [[("4", -0.1), ("5", -3.0)]]
+    completion = read_completion(body({"logprobs": {"content": listed}}), MODEL)
+    assert completion.logprobs == [[("4", -0.1), ("5", -3.0)]]
 
 
 @pytest.mark.parametrize("named", [None, ""])

@@ -61,8 +61,8 @@ def made_up(node: ast.AST) -> str | None:
 
 
 def offences(source: str) -> list[str]:
-    found = ((made_up(node), getattr(node, "lineno", 0)) for node in ast.walk(ast.parse(source)))
-    return [f"line {line}: {rule}" for rule, line in found if rule]
+    actual = ((made_up(node), getattr(node, "lineno", 0)) for node in ast.walk(ast.parse(source)))
+    return [f"line {line}: {rule}" for rule, line in actual if rule]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)

@@ -306,8 +306,8 @@ def test_calls_that_come_late_in_an_outage_do_not_wait_for_all_of_it_again() -> 
                 if wave == 1:
                     limiter.looks = 0
                 calls = (score(judge, heard=str(i), speech=tone(2 * wave + i)) for i in range(2))
-                found = await asyncio.gather(*calls)
-                assert all(isinstance(verdict, MissingVerdict) for verdict in found)
+                results = await asyncio.gather(*calls)
+                assert all(isinstance(verdict, MissingVerdict) for verdict in results)
         assert limiter.looks <= 5 * 2 * 2, "each call looks twice: the outage is as old as the breaker says"
 
     run(test())
@@ -455,8 +455,8 @@ def test_an_answer_of_no_use_is_paid_for() -> None:
 @pytest.mark.parametrize("when", ["waiting", "in flight"])
 def test_a_cancelled_call_gives_its_lease_back(when: str) -> None:
     async def test() -> None:
-        one = limits(concurrency=1)
-        limiter = Limiter(one)
+        item = limits(concurrency=1)
+        limiter = Limiter(item)
         async with JudgeServer() as server:
             judge = judge_of(server, limiter=limiter)
             held = await limiter.acquire(0.0) if when == "waiting" else None
@@ -516,15 +516,15 @@ def test_the_log_has_every_call_and_neither_audio_nor_key(tmp_path: Path, monkey
 def test_the_probe_picks_the_best_way_that_works_and_says_why_not_the_others(lacks: str, mode: str) -> None:
     async def test() -> None:
         async with JudgeServer(lacks=lacks) as server:
-            found = await probe_capabilities(
+            capabilities = await probe_capabilities(
                 partial(ask_endpoint, new_client(), endpoint(server)), MODEL, asked(ACOUSTIC_RUBRIC)
             )
-            assert scored(await score(judge_of(server, found.mode))).value >= 1
-        assert found.mode == mode and found.audio and not found.forced
+            assert scored(await score(judge_of(server, capabilities.mode))).value >= 1
+        assert capabilities.mode == mode and capabilities.audio and not capabilities.forced
         for name in lacks.split():
-            assert not getattr(found, name)
-            assert f"no {name} (rejected: " in found.describe()
-        assert "\n" not in found.describe()
+            assert not getattr(capabilities, name)
+            assert f"no {name} (rejected: " in capabilities.describe()
+        assert "\n" not in capabilities.describe()
 
     run(test())
 
@@ -533,10 +533,10 @@ def test_a_chatty_judge_is_made_to_choose_where_the_endpoint_can() -> None:
     async def test() -> None:
         async with JudgeServer(lacks="json_schema") as server:
             server.edit = lambda body, text: text if "structured_outputs" in body else f"Sure: {text}"
-            found = await probe_capabilities(
+            capabilities = await probe_capabilities(
                 partial(ask_endpoint, new_client(), endpoint(server)), MODEL, asked(ACOUSTIC_RUBRIC)
             )
-        assert found.mode == "logprobs" and found.forced and found.choice
+        assert capabilities.mode == "logprobs" and capabilities.forced and capabilities.choice
 
     run(test())
 
@@ -545,10 +545,10 @@ def test_a_choice_that_is_ignored_is_no_choice() -> None:
     async def test() -> None:
         async with JudgeServer() as server:
             server.edit = lambda body, text: text if "logprobs" in body else f"It is fine. <score>{text}</score>"
-            found = await probe_capabilities(
+            capabilities = await probe_capabilities(
                 partial(ask_endpoint, new_client(), endpoint(server)), MODEL, asked(SEMANTIC_RUBRIC)
             )
-        assert not found.choice and "not enforced" in found.lacks["choice"]
+        assert not capabilities.choice and "not enforced" in capabilities.lacks["choice"]
 
     run(test())
 
@@ -560,8 +560,8 @@ def test_a_judge_that_cannot_hear_is_refused_where_an_axis_needs_it(lacks: str) 
             asks = partial(ask_endpoint, new_client(), endpoint(server))
             with pytest.raises(ValueError, match="acoustic needs a model that takes input_audio"):
                 await probe_capabilities(asks, MODEL, asked(SEMANTIC_RUBRIC, ACOUSTIC_RUBRIC))
-            found = await probe_capabilities(asks, MODEL, asked(SEMANTIC_RUBRIC))
-        assert not found.audio and found.mode == "logprobs"
+            capabilities = await probe_capabilities(asks, MODEL, asked(SEMANTIC_RUBRIC))
+        assert not capabilities.audio and capabilities.mode == "logprobs"
 
     run(test())
 

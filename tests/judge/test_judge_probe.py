@@ -64,12 +64,12 @@ def shape(body: Body) -> tuple[str, int, tuple[str, ...], str]:
     )
 
 
-async def asked_by_run(server: JudgeServer, config: Any, found: Any, rubric: Rubric, size: int) -> None:
+async def asked_by_run(server: JudgeServer, config: Any, actual: Any, rubric: Rubric, size: int) -> None:
     """One score and one comparison, by what a run is made of."""
     endpoint = endpoint_from_config(config.api)
     caller = JudgeCaller(partial(ask_endpoint, new_client(), endpoint), MODEL, Limiter(limits()), outage_s=5)
     sampling = api.sampling_from_config(config.api)
-    judge = OpenAIJudge(caller, found, scale=Scale(), repeats=1, sampling=sampling)
+    judge = OpenAIJudge(caller, actual, scale=Scale(), repeats=1, sampling=sampling)
     await judge.score(rubric, TASK, "because", tone(0.1), tone(0.5))
     contest = Contest(
         rubric=rubric,
@@ -78,9 +78,9 @@ async def asked_by_run(server: JudgeServer, config: Any, found: Any, rubric: Rub
         user_audio=tone(0.5),
     )
     if config.api.compare == "pairwise":
-        await compare_pairwise(caller, found, contest, scale=Scale(), sampling=sampling)
+        await compare_pairwise(caller, actual, contest, scale=Scale(), sampling=sampling)
     elif config.api.compare == "ranking":
-        await rank_candidates(caller, found, contest, scale=Scale(), repeats=1, sampling=sampling)
+        await rank_candidates(caller, actual, contest, scale=Scale(), repeats=1, sampling=sampling)
 
 
 @pytest.mark.parametrize("mode", LACKS)
@@ -94,11 +94,11 @@ def test_whatever_a_run_asks_the_probe_has_asked(compare: Compare, rubric: Rubri
     async def test() -> tuple[list[Body], list[Body]]:
         async with JudgeServer(opinion, lacks=LACKS[mode]) as server:
             config = judge_settings(server, *weights, *more)
-            found = (await api.probe_endpoints(config, 3)).judge
-            assert found.mode == mode
+            judge = (await api.probe_endpoints(config, 3)).judge
+            assert judge.mode == mode
             probe = list(server.bodies)
             server.bodies.clear()
-            await asked_by_run(server, config, found, rubric, 3)
+            await asked_by_run(server, config, judge, rubric, 3)
             return probe, list(server.bodies)
 
     probe, run = asyncio.run(asyncio.wait_for(test(), 60))
@@ -227,7 +227,7 @@ def test_recordings_that_cost_nothing_even_when_nothing_is_cached_were_dropped(
 
 
 @pytest.mark.parametrize(
-    ("failure", "told"),
+    ("failure", "message"),
     [
         (
             CallFailed("wrong_model", "asked for a, answered by b"),
@@ -237,11 +237,13 @@ def test_recordings_that_cost_nothing_even_when_nothing_is_cached_were_dropped(
         (CallFailed("malformed", "cut off: raise judge.api.max_tokens"), "judge.api.max_tokens"),
     ],
 )
-def test_an_endpoint_that_cannot_be_used_as_it_is_is_told_with_what_would_help(failure: CallFailed, told: str) -> None:
+def test_an_endpoint_that_cannot_be_used_as_it_is_is_told_with_what_would_help(
+    failure: CallFailed, message: str
+) -> None:
     async def failing(body: Body, under: Any = None) -> ChatAnswer:
         raise failure
 
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         asyncio.run(
             api.probe_capabilities(failing, MODEL, TrialPlan(rubrics=[SEMANTIC_RUBRIC], sampling=AnswerSampling()))
         )
@@ -288,8 +290,8 @@ def test_a_model_with_the_newer_name_and_one_temperature_is_used_with_its_settin
             with pytest.raises(ValueError, match="max_tokens_field"):
                 await api.probe_endpoints(judge_settings(server))
             config = judge_settings(server, "judge.api.max_tokens_field=max_completion_tokens")
-            found = (await api.probe_endpoints(config)).judge
-            assert found.mode == "schema" and "temperature" in found.lacks["logprobs"]
+            judge = (await api.probe_endpoints(config)).judge
+            assert judge.mode == "schema" and "temperature" in judge.lacks["logprobs"]
 
     asyncio.run(asyncio.wait_for(test(), 60))
 
@@ -299,8 +301,8 @@ def test_a_deployment_that_answers_by_its_models_name_is_used_once_that_is_liste
         async with JudgeServer(opinion, model="gpt-audio-2025-08-28") as server:
             with pytest.raises(ValueError, match=r"judge\.api\.also_named=\[gpt-audio-2025-08-28\]"):
                 await api.probe_endpoints(judge_settings(server))
-            found = await api.probe_endpoints(judge_settings(server, "judge.api.also_named=[gpt-audio]"))
-            assert found.judge.mode == "logprobs"
+            endpoints = await api.probe_endpoints(judge_settings(server, "judge.api.also_named=[gpt-audio]"))
+            assert endpoints.judge.mode == "logprobs"
 
     asyncio.run(asyncio.wait_for(test(), 60))
 
@@ -326,8 +328,8 @@ def test_the_command_asks_with_the_users_voice_only_where_a_prompt_is_spoken(
     async def probed() -> int:
         async with OneRecording(opinion) as server:
             where = ["judge=openai", f"judge.api.base_url={server.base_url}", f"judge.api.model={MODEL}"]
-            told = [*where, *axes, *hears, "data=manifest", *data, f"data.test={tmp_path}/test.jsonl"]
-            return await asyncio.to_thread(main, ["judge", "probe", *told])
+            collected = [*where, *axes, *hears, "data=manifest", *data, f"data.test={tmp_path}/test.jsonl"]
+            return await asyncio.to_thread(main, ["judge", "probe", *collected])
 
     assert asyncio.run(asyncio.wait_for(probed(), 60)) == code
     assert ("At most 1 audio" in capsys.readouterr().err) == spoken

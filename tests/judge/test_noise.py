@@ -30,22 +30,22 @@ def scored(verdict: Verdict) -> ScoredVerdict:
 
 
 def test_noise_has_the_size_that_was_asked_for_and_its_spread_tells_it() -> None:
-    found = [add_judge_noise(judged(f"p{i}", ScoredVerdict(value=3.0, judge="x")), CONFIG, 0) for i in range(2000)]
-    rewards = [scored(one.reward) for one in found]
+    actual = [add_judge_noise(judged(f"p{i}", ScoredVerdict(value=3.0, judge="x")), CONFIG, 0) for i in range(2000)]
+    rewards = [scored(item.reward) for item in actual]
     assert pstdev([reward.value for reward in rewards]) == pytest.approx(0.25, rel=0.05)
     noise = fmean(reward.spread**2 for reward in rewards)
     assert noise == pytest.approx(0.25**2, rel=0.1)  # what the gate subtracts is the reward's own variance
-    values = [scored(one.axes["semantic"]).value for one in found]
-    for one in found[:20]:
-        axes = [scored(one.axes[name]).value for name in ("semantic", "acoustic")]
-        assert scored(one.reward).value == pytest.approx(0.6 * axes[0] + 0.4 * axes[1])
-    assert values[0] != scored(found[0].axes["acoustic"]).value
+    values = [scored(item.axes["semantic"]).value for item in actual]
+    for item in actual[:20]:
+        axes = [scored(item.axes[name]).value for name in ("semantic", "acoustic")]
+        assert scored(item.reward).value == pytest.approx(0.6 * axes[0] + 0.4 * axes[1])
+    assert values[0] != scored(actual[0].axes["acoustic"]).value
 
 
 def test_noise_is_that_of_the_reply_and_the_seed() -> None:
-    one = judged("p", ScoredVerdict(value=3.0, judge="x"))
-    assert add_judge_noise(one, CONFIG, 7) == add_judge_noise(one, CONFIG, 7)
-    assert add_judge_noise(one, CONFIG, 7) != add_judge_noise(one, CONFIG, 8)
+    judgement = judged("p", ScoredVerdict(value=3.0, judge="x"))
+    assert add_judge_noise(judgement, CONFIG, 7) == add_judge_noise(judgement, CONFIG, 7)
+    assert add_judge_noise(judgement, CONFIG, 7) != add_judge_noise(judgement, CONFIG, 8)
 
 
 def test_scores_stay_on_the_scale_and_what_is_no_opinion_stays() -> None:

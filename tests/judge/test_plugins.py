@@ -72,8 +72,8 @@ def test_the_figure_is_the_output_at_the_index_for_every_rank(tmp_path: Path, sh
     wave = RAMP + np.float32(0.25)
     expected = (0.25, np.square(wave, dtype=np.float64).mean(), len(wave))
     for index, figure in enumerate(expected):
-        found = plugin(tmp_path, moments(shape), output=index).measure(at(RATE, wave))
-        assert found == pytest.approx(figure, rel=1e-5)
+        actual = plugin(tmp_path, moments(shape), output=index).measure(at(RATE, wave))
+        assert actual == pytest.approx(figure, rel=1e-5)
     with pytest.raises(ValueError, match="gives no figure at output 3"):
         plugin(tmp_path, moments(shape), output=3)
 
@@ -147,7 +147,7 @@ def two_inputs() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         (b"", "must be an ONNX model"),
         (b"\x80\x05}.", "must be an ONNX model"),
@@ -156,8 +156,8 @@ def two_inputs() -> bytes:
         (identity([1, 1, 1, "n"]), "must be float32 of shape"),
     ],
 )
-def test_what_is_no_predictor_of_this_form_is_refused(tmp_path: Path, model: bytes, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_is_no_predictor_of_this_form_is_refused(tmp_path: Path, model: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         plugin(tmp_path, model)
 
 
@@ -202,5 +202,5 @@ def test_a_real_predictor_without_a_figure_makes_the_reward_missing(tmp_path: Pa
     config = CONFIG.model_copy(update={"vetoes": (VetoConfig(measure="mos", least=-99),)})
     panel = Panel(config, Parrot(TEXT), plugins=[plugin(tmp_path, log)])
     wave = np.concatenate([np.zeros(4, np.float32), spoken(TEXT)])
-    found = panel.score(reply(TEXT), speech(wave), task(TEXT)).reward
-    assert isinstance(found, MissingVerdict) and found.reason == "plugin mos: its output is -inf"
+    reward = panel.score(reply(TEXT), speech(wave), task(TEXT)).reward
+    assert isinstance(reward, MissingVerdict) and reward.reason == "plugin mos: its output is -inf"

@@ -140,8 +140,8 @@ def test_a_key_that_the_server_repeats_is_not_passed_on(monkeypatch: pytest.Monk
     monkeypatch.setenv("SCRIBE_KEY", "sk-canary-5")
     with scribe((200, {"text": "you said sk-canary-5"})) as (url, _):
         assert "canary" not in hearing(url, "SCRIBE_KEY")
-    told = {"error": {"message": "bad key sk-canary-5"}}
-    with scribe((400, told)) as (url, _), pytest.raises(CallFailed) as failed:
+    error_body = {"error": {"message": "bad key sk-canary-5"}}
+    with scribe((400, error_body)) as (url, _), pytest.raises(CallFailed) as failed:
         hearing(url, "SCRIBE_KEY")
     assert failed.value.kind == "rejected" and "canary" not in str(failed.value)
 
@@ -173,26 +173,26 @@ def test_every_fault_of_a_server_ends_as_its_kind_in_time_and_never_as_a_transcr
     def heard(listener: EndpointRecogniser) -> tuple[str, float]:
         start = time.monotonic()
         try:
-            found = listener.transcribe(WAVE[:1600], 16_000)
+            actual = listener.transcribe(WAVE[:1600], 16_000)
         except CallFailed as failure:
-            found = failure.kind
+            actual = failure.kind
         seconds = time.monotonic() - start
         listener.close()
-        return found, seconds
+        return actual, seconds
 
     async def one(server: FaultServer, name: str, fault: Fault) -> tuple[str, str, str, float]:
         server.plans[name] = Plan(fault=fault, faults=9, rng=Random(name), text="4")
         deadline = SHORT if fault.kind == "deadline" else LONG
         expected = fault.kind if fault.kind in OF_TRANSPORT else "malformed"  # no answer to a chat is a text
         listener = EndpointRecogniser(server.endpoint(name, deadline, attempts=1), "en")
-        found, seconds = await asyncio.to_thread(heard, listener)
-        return name, str(expected), found, seconds - deadline
+        actual, seconds = await asyncio.to_thread(heard, listener)
+        return name, str(expected), actual, seconds - deadline
 
     async def all_of_them() -> list[tuple[str, str, str, float]]:
         async with running() as server:
-            found = await asyncio.gather(*(one(server, name, fault) for name, fault in FAULTS.items()))
+            actual = await asyncio.gather(*(one(server, name, fault) for name, fault in FAULTS.items()))
             assert server.trapped == 0
-            return found
+            return actual
 
     outcomes = asyncio.run(all_of_them())
     assert [(name, expected, kind) for name, expected, kind, _ in outcomes if kind != expected] == []

@@ -40,8 +40,8 @@ MOS_PLUGIN = PluginConfig(name="mos", path=Path("mos.onnx"), sample_rate=16_000)
 class Gauge:
     """A predictor that finds what it was told, or fails."""
 
-    def __init__(self, found: float | Exception, name: str = "mos") -> None:
-        self.found, self.name = found, name
+    def __init__(self, actual: float | Exception, name: str = "mos") -> None:
+        self.found, self.name = actual, name
 
     def measure(self, speech: Speech) -> float:
         if isinstance(self.found, Exception):
@@ -95,14 +95,14 @@ def test_the_verdict_is_the_floor_when_a_rule_is_broken_and_missing_when_that_is
 ) -> None:
     rules = [VetoConfig(measure=name, least=min(a, b), most=max(a, b)) for name, a, b in bounds]
     failures = {name: CallFailed("malformed", "broken") for name in NAMES if name not in figures}
-    found = vetoes.judge_by_vetoes(figures, failures, rules, Scale(1.0, 5.0))
+    by_vetoes = vetoes.judge_by_vetoes(figures, failures, rules, Scale(1.0, 5.0))
     seen = [(figures[name], min(a, b), max(a, b)) for name, a, b in bounds if name in figures]
     if any(not lo <= figure <= hi for figure, lo, hi in seen):
-        assert isinstance(found, ScoredVerdict) and found.value == 1.0 and found.why
+        assert isinstance(by_vetoes, ScoredVerdict) and by_vetoes.value == 1.0 and by_vetoes.why
     elif len(seen) < len(bounds):
-        assert isinstance(found, MissingVerdict) and "broken" in found.reason
+        assert isinstance(by_vetoes, MissingVerdict) and "broken" in by_vetoes.reason
     else:
-        assert found is None
+        assert by_vetoes is None
 
 
 def test_the_settings_know_every_measurement() -> None:
@@ -115,9 +115,9 @@ def test_the_settings_know_every_measurement() -> None:
 def test_no_veto_is_shipped_and_no_figure_comes_with_none() -> None:
     assert CONFIG.vetoes == () and CONFIG.plugins == ()
     for text in REPLIES:
-        found = shipped_panel().score(reply(text), speech(spoken(text)), task(text))
-        assert "vetoed" not in found.figures and "veto" not in found.reward.judge
-        assert set(found.figures) <= RESERVED_FIGURES | {"seconds", *LOGGED_FAULTS}
+        judgement = shipped_panel().score(reply(text), speech(spoken(text)), task(text))
+        assert "vetoed" not in judgement.figures and "veto" not in judgement.reward.judge
+        assert set(judgement.figures) <= RESERVED_FIGURES | {"seconds", *LOGGED_FAULTS}
 
 
 def test_a_veto_makes_the_reward_the_floor_and_leaves_the_axes_as_they_are() -> None:
@@ -190,8 +190,8 @@ def test_nothing_is_vetoed_that_nobody_heard() -> None:
     assert value(empty.reward) == SCALE.lo and "floor/1" in empty.reward.judge
     config = CONFIG.model_copy(update={"vetoes": (LOOP,)})
     deaf = Panel(config, Broken(RuntimeError("deaf"), 1, TEXT))
-    found = deaf.score(reply(TEXT), speech(np.tile(spoken("dog"), 6)), task(TEXT))
-    assert isinstance(found.reward, MissingVerdict) and found.reward.kind == "recogniser"
+    judgement = deaf.score(reply(TEXT), speech(np.tile(spoken("dog"), 6)), task(TEXT))
+    assert isinstance(judgement.reward, MissingVerdict) and judgement.reward.kind == "recogniser"
 
 
 def test_without_onnxruntime_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -205,12 +205,12 @@ def test_without_onnxruntime_the_message_says_how_to_get_it(monkeypatch: pytest.
 
 def test_the_turn_as_a_whole_is_missing_until_others_have_judged_it() -> None:
     panel = panel_hearing(Parrot(TEXT), holistic=1.0)
-    found = judged(panel)
-    assert isinstance(found.axes["holistic"], MissingVerdict) and isinstance(found.reward, MissingVerdict)
-    axes = {**found.axes, "holistic": ScoredVerdict(value=1.0, judge="api/1")}
+    judgement = judged(panel)
+    assert isinstance(judgement.axes["holistic"], MissingVerdict) and isinstance(judgement.reward, MissingVerdict)
+    axes = {**judgement.axes, "holistic": ScoredVerdict(value=1.0, judge="api/1")}
     weights = {"semantic": 0.6, "acoustic": 0.4, "holistic": 1.0}
     expected = sum(weight * value(axes[name]) for name, weight in weights.items()) / 2.0
-    assert value(combine_reward(axes, found, panel.weights)) == pytest.approx(expected)
+    assert value(combine_reward(axes, judgement, panel.weights)) == pytest.approx(expected)
 
 
 def test_what_holds_everywhere_holds_on_every_axis_that_counts() -> None:
@@ -219,12 +219,12 @@ def test_what_holds_everywhere_holds_on_every_axis_that_counts() -> None:
     assert set(whole.axes) == {"semantic", "acoustic", "holistic"}
     assert {value(verdict) for verdict in (*whole.axes.values(), whole.reward)} == {SCALE.lo}
     alone = panel_hearing(Parrot(TEXT), semantic=0.0, acoustic=0.0, holistic=1.0)
-    found = alone.score(reply(TEXT, finish="abort"), speech(spoken(TEXT)), task(TEXT))
-    assert set(found.axes) == {"semantic", "acoustic", "holistic"}
+    judgement = alone.score(reply(TEXT, finish="abort"), speech(spoken(TEXT)), task(TEXT))
+    assert set(judgement.axes) == {"semantic", "acoustic", "holistic"}
 
 
 def test_a_weighted_axis_without_a_verdict_is_a_programming_error() -> None:
     panel = panel_hearing(Parrot(TEXT), holistic=1.0)
-    found = judged(panel)
+    judgement = judged(panel)
     with pytest.raises(AssertionError, match="holistic"):
-        combine_reward({name: found.axes[name] for name in ("semantic", "acoustic")}, found, panel.weights)
+        combine_reward({name: judgement.axes[name] for name in ("semantic", "acoustic")}, judgement, panel.weights)

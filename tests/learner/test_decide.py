@@ -57,26 +57,26 @@ def decided(groups: list[ReplyGroup], **algo: Any) -> StepDecision:
 @given(REWARDS)
 def test_any_failures_leave_what_the_survivors_alone_would_give(rewards: list[list[float | None]]) -> None:
     names = [f"p{i}" for i in range(len(rewards))]
-    found = decided([group(name, row) for name, row in zip(names, rewards, strict=True)])
+    decision = decided([group(name, row) for name, row in zip(names, rewards, strict=True)])
     kept = [
         (n, r) for n, r in zip(names, rewards, strict=True) if sum(x is not None for x in r) >= max(2, -(-len(r) // 2))
     ]
     alone = decided([group(name, [x for x in row if x is not None]) for name, row in kept])
-    assert found.batch.weight == alone.batch.weight
-    assert found.reading == alone.reading
-    assert [row.advantage for row in found.batch.rollouts] == [row.advantage for row in alone.batch.rollouts]
-    assert found.metrics["groups/kept"] == len(kept)
+    assert decision.batch.weight == alone.batch.weight
+    assert decision.reading == alone.reading
+    assert [row.advantage for row in decision.batch.rollouts] == [row.advantage for row in alone.batch.rollouts]
+    assert decision.metrics["groups/kept"] == len(kept)
 
 
 @given(REWARDS)
 def test_every_reply_is_taught_or_dropped_with_a_reason(rewards: list[list[float | None]]) -> None:
     groups = [group(f"p{i}", row) for i, row in enumerate(rewards)]
-    found = decided(groups)
+    decision = decided(groups)
     keys = {reply.key for g in groups for reply, _ in g.replies}
-    assert set(found.advantages) | set(found.dropped) == keys
-    assert not set(found.advantages) & set(found.dropped)
-    assert {row.key for row in found.batch.rollouts} == set(found.advantages)
-    assert all(found.dropped.values())
+    assert set(decision.advantages) | set(decision.dropped) == keys
+    assert not set(decision.advantages) & set(decision.dropped)
+    assert {row.key for row in decision.batch.rollouts} == set(decision.advantages)
+    assert all(decision.dropped.values())
 
 
 def test_a_group_with_too_few_rewards_does_not_touch_the_gate() -> None:
@@ -90,9 +90,9 @@ def test_a_penalty_keeps_its_own_size_where_the_judges_told_no_reply_from_anothe
     penalties = {("a", 0): 1e-5, ("a", 1): 3e-5, ("b", 0): 1e-5, ("b", 1): 3e-5}
     config = settings(kl_in="reward")
     groups = [group("a", [3.0, 3.0, None]), group("b", [2.0, 4.0])]
-    found = decide_step(1, groups, (), build_lambda_source(config.algo, SCALE), config, penalties=penalties)
-    told = [found.advantages[key].whole for key in penalties]
-    assert told == pytest.approx([1e-5, -1e-5, -1.0, 1.0], rel=1e-4)
+    step = decide_step(1, groups, (), build_lambda_source(config.algo, SCALE), config, penalties=penalties)
+    advantages = [step.advantages[key].whole for key in penalties]
+    assert advantages == pytest.approx([1e-5, -1e-5, -1.0, 1.0], rel=1e-4)
 
 
 def test_fixed_mix_ignores_the_rewards() -> None:

@@ -131,9 +131,9 @@ def texts(draw: st.DrawFn, least: str) -> str:
 @st.composite
 def groups(draw: st.DrawFn, count: int) -> list[ReplyGroup]:
     """Full groups of whole rewards; every reply has words and speech."""
-    found = []
+    collected = []
     for g in range(count):
-        told = []
+        judged_replies = []
         for index in range(GROUP):
             channels = draw(texts("TA"))
             n = len(channels)
@@ -143,9 +143,9 @@ def groups(draw: st.DrawFn, count: int) -> list[ReplyGroup]:
                 sampled=(True,) * n, versions=(0,) * n, finish="stop", text="", well_formed=True,
             )  # fmt: skip
             score = {"semantic": float(draw(st.integers(1, 5)))}
-            told.append((reply, judged((f"g{g}", index), score, JUDGE, spread=0.0, veto=False)))
-        found.append(ReplyGroup(prompt=Prompt(id=f"g{g}", ids=(1, 2)), replies=tuple(told)))
-    return found
+            judged_replies.append((reply, judged((f"g{g}", index), score, JUDGE, spread=0.0, veto=False)))
+        collected.append(ReplyGroup(prompt=Prompt(id=f"g{g}", ids=(1, 2)), replies=tuple(judged_replies)))
+    return collected
 
 
 @st.composite
@@ -159,10 +159,10 @@ def anchors(draw: st.DrawFn) -> list[TrainingReply]:
 
 def assert_released(step: Step, loss: Tensor, now: Tensor) -> None:
     (gradient,) = torch.autograd.grad(loss, now)
-    found = product(step, decided(step).batch, ranks=2, room=8)
-    assert found.losses["total"] == pytest.approx(float(loss.detach()), rel=1e-6, abs=1e-12)
+    actual = product(step, decided(step).batch, ranks=2, room=8)
+    assert actual.losses["total"] == pytest.approx(float(loss.detach()), rel=1e-6, abs=1e-12)
     largest = float(gradient.abs().max())
-    assert float((found.gradient - gradient).abs().max()) <= 1e-6 * largest + 1e-12
+    assert float((actual.gradient - gradient).abs().max()) <= 1e-6 * largest + 1e-12
 
 
 @FEW
@@ -216,10 +216,10 @@ def test_dpo_on_pairs_is_the_released_codes(written: list[tuple[str, str]], sele
 
 def test_advantages_have_the_released_codes_ten_thousandth_beside_the_deviation() -> None:
     step = Step(algo=faithful("text"), judge=JUDGE, groups=[group_of(4.0, 3.0, 5.0, 2.0)])
-    found = [row.advantage.text for row in decided(step).batch.rollouts]
-    assert found == pytest.approx(released_advantages([4.0, 3.0, 5.0, 2.0]).tolist(), rel=1e-12)
-    assert found[2] == pytest.approx(1.5 / (1.25**0.5 + 1e-4), rel=1e-12)
-    assert found[2] != pytest.approx(1.5 / 1.25**0.5, rel=1e-6)
+    actual = [row.advantage.text for row in decided(step).batch.rollouts]
+    assert actual == pytest.approx(released_advantages([4.0, 3.0, 5.0, 2.0]).tolist(), rel=1e-12)
+    assert actual[2] == pytest.approx(1.5 / (1.25**0.5 + 1e-4), rel=1e-12)
+    assert actual[2] != pytest.approx(1.5 / 1.25**0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -243,16 +243,16 @@ def test_the_batch_of_given_rewards_has_the_worked_lambda_and_its_advantages(
 def test_a_group_without_any_word_teaches_nothing_where_the_released_code_took_all_tokens() -> None:
     """docs/method.md §7: the empty mask never falls back, not even when faithful."""
     step = Step(algo=faithful("text", mix="fixed"), judge=JUDGE, groups=[group_of(5.0, 1.0, channels="AAB")])
-    found = product(step, decided(step).batch)
-    assert found.losses["po"] == 0.0 and not found.gradient.any()
+    actual = product(step, decided(step).batch)
+    assert actual.losses["po"] == 0.0 and not actual.gradient.any()
 
 
 def group_of(*scores: float, channels: str = "TAE") -> ReplyGroup:
-    told = []
+    collected = []
     for index, score in enumerate(scores):
         reply = Reply(
             prompt_id="g", index=index, ids=(0,) * len(channels), logps=(-1.0,) * len(channels), channels=channels,
             sampled=(True,) * len(channels), versions=(0,) * len(channels), finish="stop", text="", well_formed=True,
         )  # fmt: skip
-        told.append((reply, judged(("g", index), {"semantic": score}, JUDGE, spread=0.0, veto=False)))
-    return ReplyGroup(prompt=Prompt(id="g", ids=(1, 2)), replies=tuple(told))
+        collected.append((reply, judged(("g", index), {"semantic": score}, JUDGE, spread=0.0, veto=False)))
+    return ReplyGroup(prompt=Prompt(id="g", ids=(1, 2)), replies=tuple(collected))

@@ -66,19 +66,19 @@ def family(folder: Path) -> Family:
     return load_family(settings(folder).model)
 
 
-def found(folder: Path, world: int) -> Any:
+def read_figures(folder: Path, world: int) -> Any:
     return json.loads((folder / f"found_by_{world}.json").read_text())
 
 
 def test_one_of_two_ranks_has_no_audio(folder: Path, family: Family) -> None:
     rows = build_training_rows(batch(family), settings(folder).algo, SamplingSetup(max_new_tokens=64, temperature=1.0))
     held = plan_microbatches(rows, ranks=2, budget=256, streams=family.streams)
-    heard = [[rows[i].features is not None for micro in one for i in micro] for one in held]
+    heard = [[rows[i].features is not None for micro in part for i in micro] for part in held]
     assert heard == [[True], [False, False]]
 
 
 def test_the_number_of_ranks_changes_nothing(folder: Path) -> None:
-    one, two = found(folder, 1), found(folder, 2)
+    one, two = read_figures(folder, 1), read_figures(folder, 2)
     for step in ("mixed", "sft"):
         for name in ("loss/total", "loss/sft", "grad_norm"):
             assert two[step][name] == pytest.approx(one[step][name], rel=1e-5), name

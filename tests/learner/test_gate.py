@@ -17,9 +17,9 @@ REWARDS = st.lists(st.one_of(st.none(), st.floats(1, 5)), min_size=2, max_size=8
 
 
 def group(*rewards: float | None, spread: float | None = None) -> GroupStatistics:
-    found = compute_group_statistics(rewards, len(rewards), [spread] * len(rewards))
-    assert found is not None
-    return found
+    group_statistics = compute_group_statistics(rewards, len(rewards), [spread] * len(rewards))
+    assert group_statistics is not None
+    return group_statistics
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ def test_judge_noise_is_subtracted_only_when_asked() -> None:
 @pytest.mark.parametrize(("lo", "hi"), [(0.0, 1.0), (0.0, 10.0), (-1.0, 1.0), (1.0, 100.0)])
 def test_theta_and_k_that_are_not_set_follow_the_judges_scale(lo: float, hi: float) -> None:
     rewards = [(4, 3, 5, 2), (1, 1, 2, 3), (3, 2, 3, 3)]
-    wanted = Gate(GateConfig(theta=3, k=5), Scale()).update([group(*one) for one in rewards])
-    mapped = [[lo + (reward - 1) * (hi - lo) / 4 for reward in one] for one in rewards]
-    found = Gate(GateConfig(), Scale(lo, hi)).update([group(*one) for one in mapped])
-    assert found.weight == pytest.approx(wanted.weight, rel=1e-9)
-    assert found.direction == pytest.approx(wanted.direction, rel=1e-9)
+    wanted = Gate(GateConfig(theta=3, k=5), Scale()).update([group(*item) for item in rewards])
+    mapped = [[lo + (reward - 1) * (hi - lo) / 4 for reward in item] for item in rewards]
+    reading = Gate(GateConfig(), Scale(lo, hi)).update([group(*item) for item in mapped])
+    assert reading.weight == pytest.approx(wanted.weight, rel=1e-9)
+    assert reading.direction == pytest.approx(wanted.direction, rel=1e-9)
 
 
 @pytest.mark.parametrize("survivors", [2, 3, 4])
@@ -99,7 +99,7 @@ def test_missing_verdicts_leave_the_information_as_it_was_on_average_where_that_
         gate = Gate(GateConfig(correct_missing=correct), Scale())
         kept = list(combinations(range(4), survivors))
         groups = [group(*(r if i in here else None for i, r in enumerate(rewards))) for here in kept]
-        return sum(gate.update([one]).information or 0.0 for one in groups) / len(groups)
+        return sum(gate.update([item]).information or 0.0 for item in groups) / len(groups)
 
     whole = Gate(GateConfig(), Scale()).update([group(*rewards)]).information
     assert whole is not None
@@ -152,10 +152,10 @@ def test_statistics_refuse_what_cannot_be_a_group() -> None:
 
 @given(REWARDS)
 def test_advantages_are_standardised_over_the_survivors(rewards: list[float | None]) -> None:
-    found = compute_advantages(rewards)
-    assert [a is None for a in found] == [r is None for r in rewards]
-    assert [a for a in found if a is not None] == compute_advantages([r for r in rewards if r is not None])
-    present = [a for a in found if a is not None]
+    advantages = compute_advantages(rewards)
+    assert [a is None for a in advantages] == [r is None for r in rewards]
+    assert [a for a in advantages if a is not None] == compute_advantages([r for r in rewards if r is not None])
+    present = [a for a in advantages if a is not None]
     if any(a != 0 for a in present):
         assert sum(present) == pytest.approx(0, abs=1e-6)
         assert sum(a * a for a in present) / len(present) == pytest.approx(1, rel=1e-6)

@@ -68,7 +68,7 @@ def naive(checkpoint: Path, config: Config, step: StepBatch) -> dict[str, dict[s
                 sides.append([gap for gap, c in zip(gaps, sampled(r), strict=True) if c == letter])
             if all(sides):
                 z = config.algo.dpo_beta * (torch.stack(sides[0]).sum() - torch.stack(sides[1]).sum())
-                share = pair.weight / sum(one.weight for one in step.pairs)
+                share = pair.weight / sum(item.weight for item in step.pairs)
                 losses[name] = losses[name] + share * torch.nn.functional.softplus(-z)
     spoken = sum(len(a.reply.channels) - a.reply.channels.count("P") for a in step.anchors)
     for a in step.anchors:
@@ -105,8 +105,8 @@ def check(part: PartGradients, gradients: dict[str, Tensor]) -> None:
         "sft": sft.norm(),
         "ratio": text.norm() / audio.norm(),
     }
-    found = {"text": part.text, "audio": part.audio, "sft": part.sft, "ratio": part.text_audio_ratio}
-    assert found == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-5)
+    actual = {"text": part.text, "audio": part.audio, "sft": part.sft, "ratio": part.text_audio_ratio}
+    assert actual == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-5)
     for other, cosine in ((audio, part.text_audio_cosine), (sft, part.sft_text_cosine)):
         assert cosine == pytest.approx(float(torch.cosine_similarity(text, other, dim=0)), abs=1e-5)
 
@@ -119,17 +119,17 @@ def test_each_part_of_the_model_has_the_gradient_of_the_unsharded_one(
     settings, step = config(checkpoint, tokens_per_microbatch=128, **LOUD), batch(checkpoint, weight=0.0)
     learner = Learner(settings, 0, 1)
     perturb(learner.policy.parameters())
-    found, expected = learner.diagnose(step), naive(checkpoint, settings, step)
+    diagnosis, expected = learner.diagnose(step), naive(checkpoint, settings, step)
     names = (
         ["embedding, head", "layer 0", "layer 1", "norm"]
         if tied
         else ["embedding", "layer 0", "layer 1", "norm", "head"]
     )
-    assert (found.tied, [part.name for part in found.layers]) == (tied, names)
-    assert found.policy_version == 0
-    for part in found.layers:
+    assert (diagnosis.tied, [part.name for part in diagnosis.layers]) == (tied, names)
+    assert diagnosis.policy_version == 0
+    for part in diagnosis.layers:
         check(part, {name: parts[part.name] for name, parts in expected.items()})
-    check(found.model, {name: torch.cat([parts[part] for part in names]) for name, parts in expected.items()})
+    check(diagnosis.model, {name: torch.cat([parts[part] for part in names]) for name, parts in expected.items()})
 
 
 def test_advantages_and_pairs_of_other_objectives_are_followed(micro_checkpoint: Path) -> None:
@@ -152,10 +152,10 @@ def test_advantages_and_pairs_of_other_objectives_are_followed(micro_checkpoint:
         settings = config(micro_checkpoint, algo=algo)
         learner = Learner(settings, 0, 1)
         perturb(learner.policy.parameters())
-        found, expected = learner.diagnose(one), naive(micro_checkpoint, settings, one)
-        for part in found.layers:
+        diagnosis, expected = learner.diagnose(one), naive(micro_checkpoint, settings, one)
+        for part in diagnosis.layers:
             check(part, {name: parts[part.name] for name, parts in expected.items()})
-    assert set(found.shift) == {"anchor_text", "anchor_audio"}  # this run sampled no reply of these pairs
+    assert set(diagnosis.shift) == {"anchor_text", "anchor_audio"}  # this run sampled no reply of these pairs
 
 
 def shifts(learner: Learner, rollouts: tuple[TrainingReply, ...], letter: str) -> list[float]:
@@ -185,13 +185,13 @@ def test_shift_is_what_a_known_perturbation_did_to_each_channel(
         "rollout": shifts(learner, step.rollouts, letter),
         "anchor": shifts(Learner(config(micro_checkpoint), 0, 1), anchors, letter),
     }
-    found = learner.diagnose(step)
+    diagnosis = learner.diagnose(step)
     for name, gaps in expected.items():
-        shift = found.shift[f"{name}_{channel}"]
+        shift = diagnosis.shift[f"{name}_{channel}"]
         assert shift.tokens == len(gaps)
         assert shift.mean == pytest.approx(sum(gaps) / len(gaps), rel=1e-5, abs=1e-6)  # float32 log-probs
         assert shift.mean_abs == pytest.approx(sum(map(abs, gaps)) / len(gaps), rel=1e-5)
-        assert found.metrics()[f"shift/{name}_{channel}_abs"] == shift.mean_abs
+        assert diagnosis.metrics()[f"shift/{name}_{channel}_abs"] == shift.mean_abs
 
 
 def test_diagnosed_run_has_the_weights_of_one_that_was_not(micro_checkpoint: Path) -> None:
@@ -235,14 +235,14 @@ def test_the_start_policy_is_loaded_for_diagnoses_and_not_without(micro_checkpoi
     assert Learner(plain, 0, 1)._reference is not None
     without = Learner(never, 0, 1)
     assert without._reference is None
-    found = without.diagnose(batch(micro_checkpoint))
-    assert found.shift == {} and found.model.text_audio_ratio
+    diagnosis = without.diagnose(batch(micro_checkpoint))
+    assert diagnosis.shift == {} and diagnosis.model.text_audio_ratio
 
 
 def test_gradients_of_the_parts_add_up_to_those_of_the_model(micro_checkpoint: Path) -> None:
-    found: PolicyDiagnosis = Learner(config(micro_checkpoint), 0, 1).diagnose(batch(micro_checkpoint))
+    diagnosis: PolicyDiagnosis = Learner(config(micro_checkpoint), 0, 1).diagnose(batch(micro_checkpoint))
     for name in ("text", "audio", "sft"):
-        assert sqrt(sum(getattr(part, name) ** 2 for part in found.layers)) == pytest.approx(
-            getattr(found.model, name)
+        assert sqrt(sum(getattr(part, name) ** 2 for part in diagnosis.layers)) == pytest.approx(
+            getattr(diagnosis.model, name)
         )
-    assert found.metrics()["grad/text_audio_ratio"] == found.model.text_audio_ratio
+    assert diagnosis.metrics()["grad/text_audio_ratio"] == diagnosis.model.text_audio_ratio

@@ -61,14 +61,14 @@ def test_equal_to_log_softmax_in_values_and_gradients(
 ) -> None:
     x = inputs(n, hidden, vocab, seed)
     upstream = torch.randn(2, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))
-    found, expected = chunked(x, chunk, heat=heat, mask=mask), naive(x, heat=heat, mask=mask)
-    for mine, theirs in zip(found, expected, strict=True):
+    actual, expected = chunked(x, chunk, heat=heat, mask=mask), naive(x, heat=heat, mask=mask)
+    for mine, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
     wanted = (x["hidden"], x["weight"])
     for used in ([0], [1], [0, 1]):  # log-probs, entropies, both
         gradients = [
             torch.autograd.grad(sum((values[i] * upstream[i]).sum() for i in used), wanted, retain_graph=True)
-            for values in (found, expected)
+            for values in (actual, expected)
         ]
         for mine, theirs in zip(*gradients, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)

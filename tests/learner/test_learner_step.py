@@ -86,14 +86,14 @@ def test_gradient_is_the_padded_unsharded_one_on_one_rank_and_on_two(
     settings, step = config(micro_checkpoint, algo=algo, rollout=HOT), change(batch(micro_checkpoint))
     learner = Learner(settings, 0, 1)
     perturb(learner.policy.parameters())
-    found = learner.step(step).metrics
+    metrics = learner.step(step).metrics
     expected, losses = naive_gradient(micro_checkpoint, settings, step, perturbed=True)
-    for one in (moments(learner), load_file(two_ranks[0] / f"variant_{name}.safetensors")):
-        assert relative_error({n: m * 10 for n, m in one.items()}, expected) <= 1e-5
-    shown = {name for name in losses if name in found}
+    for item in (moments(learner), load_file(two_ranks[0] / f"variant_{name}.safetensors")):
+        assert relative_error({n: m * 10 for n, m in item.items()}, expected) <= 1e-5
+    shown = {name for name in losses if name in metrics}
     assert shown >= {"loss/total"} | {name for name, value in losses.items() if value and "kl" not in name}
     for loss in shown:
-        assert found[loss] == pytest.approx(losses[loss], rel=1e-4, abs=1e-6)
+        assert metrics[loss] == pytest.approx(losses[loss], rel=1e-4, abs=1e-6)
 
 
 def test_a_penalty_in_the_reward_is_the_padded_one_on_one_rank_and_on_two(
@@ -118,13 +118,13 @@ def test_a_penalty_in_the_reward_is_the_padded_one_on_one_rank_and_on_two(
     ids=str,
 )
 def test_gradient_does_not_depend_on_how_the_step_is_cut(micro_checkpoint: Path, settings: dict[str, Any]) -> None:
-    found = []
+    collected = []
     for changed in ({}, settings):
         learner = Learner(config(micro_checkpoint, **changed), 0, 1)
         perturb(learner.policy.parameters())
         learner.step(batch(micro_checkpoint))
-        found.append(moments(learner))
-    assert relative_error(found[1], found[0]) <= 1e-5
+        collected.append(moments(learner))
+    assert relative_error(collected[1], collected[0]) <= 1e-5
 
 
 def test_two_ranks_give_the_gradient_and_metrics_of_one(
@@ -164,7 +164,7 @@ def leaves(value: Any) -> tuple[list[Any], list[float]]:
     """What nested JSON holds: keys and words, and numbers (for a comparison with a tolerance)."""
     if isinstance(value, dict | list | tuple):
         inside = list(value.items()) if isinstance(value, dict) else value
-        parts = [leaves(one) for one in inside]
+        parts = [leaves(part) for part in inside]
         return [w for words, _ in parts for w in words], [n for _, numbers in parts for n in numbers]
     return ([], [value]) if isinstance(value, float) else ([value], [])
 
@@ -174,8 +174,8 @@ def test_a_rank_without_work_takes_part(micro_checkpoint: Path, two_ranks: tuple
     settings = config(micro_checkpoint, algo={"mix": "fixed", "fixed_lambda": 0.0})
     alone = StepBatch(step=0, weight=0.0, rollouts=(), anchors=batch(micro_checkpoint, groups=1).anchors)
     expected, losses = naive_gradient(micro_checkpoint, settings, alone)
-    found = {name: moment * 10 for name, moment in load_file(folder / "lonely.safetensors").items()}
-    assert relative_error(found, expected) <= 1e-5
+    actual = {name: moment * 10 for name, moment in load_file(folder / "lonely.safetensors").items()}
+    assert relative_error(actual, expected) <= 1e-5
     assert reports[0]["lonely"] == reports[1]["lonely"]
     assert reports[0]["lonely"]["loss/sft"] == pytest.approx(losses["loss/sft"])
     assert reports[0]["nothing"] == reports[1]["nothing"] == {"tokens": 0.0, "grad_norm": 0.0}
@@ -254,7 +254,7 @@ def test_text_objective_gives_audio_no_preference_gradient(micro_checkpoint: Pat
     the bit.
     """
     algo = {"mix": "fixed", "fixed_lambda": 1.0, **NO_KL, **WORDS}
-    found = []
+    collected = []
     for turned in (False, True):
         step = batch(micro_checkpoint, groups=2, weight=1.0)
         rollouts = []
@@ -268,9 +268,9 @@ def test_text_objective_gives_audio_no_preference_gradient(micro_checkpoint: Pat
         learner = Learner(config(micro_checkpoint, algo=algo), 0, 1)
         metrics = learner.step(replace(step, rollouts=tuple(rollouts))).metrics
         assert "entropy/audio" not in metrics and "loss/sft" not in metrics
-        found.append(moments(learner))
-    assert any(m.any() for m in found[0].values())
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+        collected.append(moments(learner))
+    assert any(m.any() for m in collected[0].values())
+    assert all(torch.equal(collected[0][name], collected[1][name]) for name in collected[0])
 
 
 def test_empty_preference_mask_is_exactly_the_anchors_alone(micro_checkpoint: Path) -> None:
@@ -278,12 +278,12 @@ def test_empty_preference_mask_is_exactly_the_anchors_alone(micro_checkpoint: Pa
     algo = {**NO_KL, **WORDS}
     step = batch(micro_checkpoint)
     mute = tuple(change_reply(r, channels=r.reply.channels.replace("T", "A")) for r in step.rollouts)
-    found = []
+    collected = []
     for rollouts in (mute, ()):
         learner = Learner(config(micro_checkpoint, algo=algo), 0, 1)
         assert "loss/po" not in learner.step(replace(step, rollouts=rollouts)).metrics
-        found.append(moments(learner))
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+        collected.append(moments(learner))
+    assert all(torch.equal(collected[0][name], collected[1][name]) for name in collected[0])
 
 
 def test_shut_gate_costs_no_preference_and_no_reference(micro_checkpoint: Path) -> None:
@@ -327,10 +327,10 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_weights(micro_checkpoi
 def test_later_epochs_use_the_first_epochs_ratio(micro_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[float] = []
 
-    def reduce(*told: Any) -> dict[str, float]:
-        found = reduced(*told)
-        passes.append(found["clip_fraction"])
-        return found
+    def reduce(*message: Any) -> dict[str, float]:
+        actual = reduced(*message)
+        passes.append(actual["clip_fraction"])
+        return actual
 
     reduced = step_metrics.reduce_metrics
     monkeypatch.setattr(step_metrics, "reduce_metrics", reduce)

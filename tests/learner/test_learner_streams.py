@@ -20,15 +20,15 @@ SAMPLED = SamplingSetup(max_new_tokens=50, temperature=1.0)
 def rows(draw: st.DrawFn, streams: int) -> list[TrainingRow]:
     """Up to five replies of whole prompts; a reply may end inside a step; some prompts have features."""
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
-    found = []
+    collected = []
     for index in range(draw(st.integers(0, 5))):
         steps, n = int(rng.integers(1, 5)), int(rng.integers(1, 9))
         prompt_ids = tuple(rng.integers(1, 99, steps * streams).tolist())
         ids = tuple(rng.integers(1, 99, n).tolist())
         prompt = Prompt(id="p", ids=prompt_ids, features=_features(rng, steps) if rng.random() < 0.5 else None)
         reply = sampled_reply(prompt, index, ids, (-1.0,) * n, "T" * n)
-        found.append(build_training_row(reply, build_weight_table(po=(rng.random(n) < 0.5) * 1.0), SAMPLED))
-    return found
+        collected.append(build_training_row(reply, build_weight_table(po=(rng.random(n) < 0.5) * 1.0), SAMPLED))
+    return collected
 
 
 def _features(rng: np.random.Generator, steps: int) -> AudioFeatures:

@@ -67,10 +67,10 @@ def test_prompts_pad_and_forced_positions_get_exactly_no_gradient(step: Step) ->
 @given(any_kind(mix="fixed", fixed_lambda=0.0))
 def test_lambda_0_gives_replies_exactly_no_gradient(step: Step) -> None:
     assume(step.algo.sft.any)  # else nothing is left to learn, and the draw takes another lambda
-    found = learnt(step)
+    actual = learnt(step)
     replies = [row for row, name in enumerate(sequences(step)) if not name.startswith("anchor")]
-    assert not found.gradient[replies].any()
-    assert found.losses["total"] == found.losses["sft"]
+    assert not actual.gradient[replies].any()
+    assert actual.losses["total"] == actual.losses["sft"]
 
 
 @FEW
@@ -132,12 +132,12 @@ def reply(index: int, channels: str) -> Reply:
 def step_of(algo: dict[str, Any], *replies: tuple[str, float]) -> Step:
     """One group of (channels, score) judged on one axis."""
     judge = JudgeConfig(semantic=1.0, acoustic=0.0)
-    told = tuple(
+    judged_replies = tuple(
         (reply(i, channels), judged(("g", i), {"semantic": score}, judge, spread=0.0, veto=False))
         for i, (channels, score) in enumerate(replies)
     )
     chosen = AlgoConfig.model_validate({"mix": "fixed", "fixed_lambda": 1.0, "kl": NOTHING, **algo})
-    return Step(algo=chosen, judge=judge, groups=[ReplyGroup(prompt=Prompt(id="g", ids=(1,)), replies=told)])
+    return Step(algo=chosen, judge=judge, groups=[ReplyGroup(prompt=Prompt(id="g", ids=(1,)), replies=judged_replies)])
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_a_reply_without_preferred_tokens_counts_as_a_reply_and_not_as_tokens(ag
 
 
 def test_a_mask_that_is_empty_everywhere_is_a_loss_of_exactly_zero() -> None:
-    found = learnt(step_of({}, ("AAB", 5.0), ("AB", 1.0)))
-    assert found.losses["total"] == 0.0 and not found.gradient.any()
+    actual = learnt(step_of({}, ("AAB", 5.0), ("AB", 1.0)))
+    assert actual.losses["total"] == 0.0 and not actual.gradient.any()
 
 
 def test_a_pair_that_compares_with_nothing_adds_zero_and_still_counts() -> None:
@@ -175,8 +175,8 @@ def test_a_pair_that_compares_with_nothing_adds_zero_and_still_counts() -> None:
 @pytest.mark.parametrize(("margin", "pairs"), [(0.5, 1), (nextafter(0.5, 1), 1), (0.501, 0), (0.0, 1)])
 def test_a_gap_of_the_margin_makes_a_pair_and_one_below_none(margin: float, pairs: int) -> None:
     step = step_of({"loss": "online_dpo", "margin": margin}, ("TE", 3.5), ("TE", 3.25), ("TE", 3.0))
-    found = decided(step).batch.pairs
-    assert [(pair.chosen.reply.index, pair.rejected.reply.index) for pair in found] == [(0, 2)] * pairs
+    actual = decided(step).batch.pairs
+    assert [(pair.chosen.reply.index, pair.rejected.reply.index) for pair in actual] == [(0, 2)] * pairs
 
 
 @pytest.mark.parametrize(("lo", "hi"), [(0.0, 1.0), (1.0, 5.0), (0.0, 100.0)])
@@ -202,13 +202,13 @@ def test_equal_rewards_stay_with_no_advantage_or_leave(equal_groups: str, replie
 
 def test_a_floor_by_veto_is_the_floor_of_every_axis() -> None:
     judge = JudgeConfig(semantic=0.5, acoustic=0.5)
-    told = tuple(
+    judged_replies = tuple(
         (reply(i, "TA"), judged(("g", i), {"semantic": s, "acoustic": a}, judge, spread=0.0, veto=i == 0))
         for i, (s, a) in enumerate([(5.0, 5.0), (4.0, 2.0), (3.0, 3.0)])
     )
     both = ChannelWeights(text=1.0, audio=1.0)
     algo = AlgoConfig(routed=True, normalise="none", preference=both)
-    step = Step(algo=algo, judge=judge, groups=[ReplyGroup(prompt=Prompt(id="g", ids=(1,)), replies=told)])
-    found = decided(step).batch.rollouts
-    assert [row.advantage.text for row in found] == pytest.approx([1 - 8 / 3, 4 - 8 / 3, 3 - 8 / 3])
-    assert [row.advantage.audio for row in found] == pytest.approx([1 - 2, 2 - 2, 3 - 2])
+    step = Step(algo=algo, judge=judge, groups=[ReplyGroup(prompt=Prompt(id="g", ids=(1,)), replies=judged_replies)])
+    rollouts = decided(step).batch.rollouts
+    assert [row.advantage.text for row in rollouts] == pytest.approx([1 - 8 / 3, 4 - 8 / 3, 3 - 8 / 3])
+    assert [row.advantage.audio for row in rollouts] == pytest.approx([1 - 2, 2 - 2, 3 - 2])

@@ -18,20 +18,20 @@ RANDOM = settings(max_examples=100, derandomize=True)
 CUTS = (st.sampled_from([1, 2]), st.integers(0, 60))  # ranks, tokens of a micro-batch beyond the least
 
 
-def assert_equal(found: Found, wanted: Found) -> None:
+def assert_equal(actual: Found, wanted: Found) -> None:
     """1e-6 relative; below 1e-12 there is rounding only. What the total does not hold is exactly 0."""
-    assert found.weight == pytest.approx(wanted.weight, rel=1e-12, abs=1e-15)
+    assert actual.weight == pytest.approx(wanted.weight, rel=1e-12, abs=1e-15)
     for name in (*COMPONENTS, "total"):
-        held = name == "total" or (found.weight < 1 if name == "sft" else found.weight > 0)
+        held = name == "total" or (actual.weight < 1 if name == "sft" else actual.weight > 0)
         value = wanted.losses[name] if held else 0.0
-        assert found.losses[name] == pytest.approx(value, rel=1e-6, abs=1e-12), name
+        assert actual.losses[name] == pytest.approx(value, rel=1e-6, abs=1e-12), name
     scale = float(wanted.gradient.abs().max())
-    assert float((found.gradient - wanted.gradient).abs().max()) <= 1e-6 * scale + 1e-12
+    assert float((actual.gradient - wanted.gradient).abs().max()) <= 1e-6 * scale + 1e-12
 
 
 def assert_as_in_loops(step: Step, ranks: int, room: int) -> None:
-    found = product(step, decided(step).batch, ranks=ranks, room=room)
-    assert_equal(found, expected(step, verdicts(step)))
+    actual = product(step, decided(step).batch, ranks=ranks, room=room)
+    assert_equal(actual, expected(step, verdicts(step)))
 
 
 @RANDOM

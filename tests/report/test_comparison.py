@@ -33,13 +33,13 @@ FEW = BootstrapConfig(draws=200)
 def cells(
     root: Path, methods: str = "sft gated grpo_all", seeds: str = "012", arm: str = MAIN_ARM, **more: str
 ) -> list[StudyCell]:
-    found = []
+    findings = []
     for method in methods.split():
         for seed in map(int, seeds):
             name = f"{method}-seed{seed}" if arm == MAIN_ARM else f"{arm}-{method}-seed{seed}"
             run = make_trial(root, method, seed, name=name, **more)  # type: ignore[arg-type]
-            found.append(StudyCell(name=name, arm=arm, method=method, seed=seed, run=run, wall_s=100.0))
-    return found
+            findings.append(StudyCell(name=name, arm=arm, method=method, seed=seed, run=run, wall_s=100.0))
+    return findings
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +50,20 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 @pytest.fixture(scope="module")
-def found(given: Study) -> StudyFindings:
+def findings(given: Study) -> StudyFindings:
     return compute_findings(given)
 
 
-def row(found: StudyFindings, method: str, measure: str, arm: str = MAIN_ARM) -> StudyRow:
-    return next(r for r in found.rows if (r.arm, r.method, r.measure) == (arm, method, measure))
+def row(findings: StudyFindings, method: str, measure: str, arm: str = MAIN_ARM) -> StudyRow:
+    return next(r for r in findings.rows if (r.arm, r.method, r.measure) == (arm, method, measure))
 
 
 @pytest.mark.parametrize("name", ["iq", "eq", "style", "wer", "reward", "fault_loop", "seconds"])
-def test_means_differences_and_wins_equal_loops_over_the_replies(found: StudyFindings, name: str) -> None:
+def test_means_differences_and_wins_equal_loops_over_the_replies(findings: StudyFindings, name: str) -> None:
     measure = next(one for one in HELD_OUT_MEASURES if one.name == name)
-    ours, theirs = ([trial.after for trial in found.trials_of(MAIN_ARM, method)] for method in ("sft", "gated"))
+    ours, theirs = ([trial.after for trial in findings.trials_of(MAIN_ARM, method)] for method in ("sft", "gated"))
     known = [value for replies in ours for reply in replies if (value := measure.of(reply)) is not None]
-    here = row(found, "sft", name)
+    here = row(findings, "sft", name)
     assert here.mean.value == pytest.approx(fmean(known))
     assert here.mean.lo is not None and here.mean.hi is not None and here.mean.lo < here.mean.value < here.mean.hi
     gaps: dict[str, list[float]] = {}
@@ -84,57 +84,57 @@ def test_means_differences_and_wins_equal_loops_over_the_replies(found: StudyFin
 
 
 def test_the_base_is_what_the_runs_began_with_and_the_baseline_is_not_held_against_itself(
-    found: StudyFindings,
+    findings: StudyFindings,
 ) -> None:
-    trials = found.trials_of(MAIN_ARM, "gated")
+    trials = findings.trials_of(MAIN_ARM, "gated")
     right = [reply.figures["heard_right"] for trial in trials for reply in trial.before]
-    assert row(found, BASE_METHOD, "iq").mean.value == pytest.approx(100 * fmean(right))
-    assert row(found, BASE_METHOD, "distance").mean.value == 0
-    assert row(found, "gated", "iq").difference is None and row(found, "gated", "iq").signs is None
-    assert [method for arm, method in found.list_arm_methods() if arm == MAIN_ARM] == [
+    assert row(findings, BASE_METHOD, "iq").mean.value == pytest.approx(100 * fmean(right))
+    assert row(findings, BASE_METHOD, "distance").mean.value == 0
+    assert row(findings, "gated", "iq").difference is None and row(findings, "gated", "iq").signs is None
+    assert [method for arm, method in findings.list_arm_methods() if arm == MAIN_ARM] == [
         BASE_METHOD,
         "sft",
         "gated",
         "grpo_all",
     ]
-    assert [method for arm, method in found.list_arm_methods() if arm == "noise"] == [BASE_METHOD, "gated"]
+    assert [method for arm, method in findings.list_arm_methods() if arm == "noise"] == [BASE_METHOD, "gated"]
 
 
-def test_the_distance_is_the_divergence_of_the_histograms_less_what_is_chance(found: StudyFindings) -> None:
+def test_the_distance_is_the_divergence_of_the_histograms_less_what_is_chance(findings: StudyFindings) -> None:
     def shares(replies: tuple[measures.HeldOutReply, ...]) -> dict[int, float]:
         counts = Counter(code for reply in replies for code in reply.codes)
         return {code: count / counts.total() for code, count in counts.items()}
 
     by_seed = []
-    for trial in found.trials_of(MAIN_ARM, "grpo_all"):
+    for trial in findings.trials_of(MAIN_ARM, "grpo_all"):
         p, q = shares(trial.after), shares(trial.before)
         middle = {code: (p.get(code, 0) + q.get(code, 0)) / 2 for code in {*p, *q}}
         by_seed.append(sum(x / 2 * log2(x / middle[code]) for side in (p, q) for code, x in side.items()))
-    here = row(found, "grpo_all", "distance")
+    here = row(findings, "grpo_all", "distance")
     ours = [value for value in here.by_seed.values() if value is not None]
     assert here.mean.value == pytest.approx(fmean(ours))
     assert all(0.0005 < plain - own < 0.01 for own, plain in zip(ours, by_seed, strict=True))
 
 
 def test_a_difference_is_decided_where_its_interval_leaves_0_out_and_every_seed_agrees(
-    found: StudyFindings,
+    findings: StudyFindings,
 ) -> None:
-    one = replace(row(found, "sft", "iq"), difference=IntervalEstimate(-1.0, -2.0, -0.5))
-    assert replace(one, gaps=[-1.0, -0.1, -3.0]).decided == -1
-    assert replace(one, gaps=[-1.0, 0.1, -3.0]).decided == 0
-    assert replace(one, gaps=[-1.0, 0.0]).decided == replace(one, gaps=[-1.0, None]).decided == 0
-    assert replace(one, gaps=[-1.0], difference=IntervalEstimate(-1.0, -2.0, 0.5)).decided == 0
-    real = row(found, "sft", "iq")
-    mine, theirs = real.by_seed, row(found, "gated", "iq").by_seed
+    item = replace(row(findings, "sft", "iq"), difference=IntervalEstimate(-1.0, -2.0, -0.5))
+    assert replace(item, gaps=[-1.0, -0.1, -3.0]).decided == -1
+    assert replace(item, gaps=[-1.0, 0.1, -3.0]).decided == 0
+    assert replace(item, gaps=[-1.0, 0.0]).decided == replace(item, gaps=[-1.0, None]).decided == 0
+    assert replace(item, gaps=[-1.0], difference=IntervalEstimate(-1.0, -2.0, 0.5)).decided == 0
+    real = row(findings, "sft", "iq")
+    mine, theirs = real.by_seed, row(findings, "gated", "iq").by_seed
     gaps = [(mine[seed] or 0) - (theirs[seed] or 0) for seed in mine]
     assert real.gaps == pytest.approx(gaps, abs=2), "some replies of one side have no answer"
 
 
 def test_the_same_runs_give_the_same_figures_page_and_tables(
-    given: Study, found: StudyFindings, tmp_path: Path
+    given: Study, findings: StudyFindings, tmp_path: Path
 ) -> None:
-    assert compute_findings(given).rows == found.rows
-    first, again = (write_study_files(found, tmp_path / name) for name in ("a", "b"))
+    assert compute_findings(given).rows == findings.rows
+    first, again = (write_study_files(findings, tmp_path / name) for name in ("a", "b"))
     assert [path.name for path in first] == [
         "study.html",
         "study.csv",
@@ -145,15 +145,15 @@ def test_the_same_runs_give_the_same_figures_page_and_tables(
     assert first[0].stat().st_size < 2_000_000
 
 
-def test_the_tables_hold_every_measure_and_every_cell(found: StudyFindings) -> None:
-    rows = list(csv.DictReader(io.StringIO(study_tables.measures_to_csv(found))))
+def test_the_tables_hold_every_measure_and_every_cell(findings: StudyFindings) -> None:
+    rows = list(csv.DictReader(io.StringIO(study_tables.measures_to_csv(findings))))
     assert len(rows) == (4 + 2) * (len(HELD_OUT_MEASURES) + 1) and tuple(rows[0]) == study_tables.MEASURE_COLUMNS
     sft = next(r for r in rows if (r["arm"], r["method"], r["measure"]) == ("main", "sft", "iq"))
     assert float(sft["lo"]) < float(sft["mean"]) < float(sft["hi"]) and (sft["prompts"], sft["seeds"]) == (
         "40",
         "3",
     )
-    runs = list(csv.DictReader(io.StringIO(study_tables.cells_to_csv(found))))
+    runs = list(csv.DictReader(io.StringIO(study_tables.cells_to_csv(findings))))
     assert len(runs) == 12 and tuple(runs[0]) == study_tables.CELL_COLUMNS, "no run has more to tell"
     assert (runs[0]["sampled_tokens"], runs[0]["trained_tokens"], runs[0]["train_s"]) == (
         "36000",
@@ -178,17 +178,17 @@ def test_the_bounds_of_faults_are_those_at_which_the_judge_takes_away() -> None:
     )
 
 
-def test_a_reply_that_nobody_listened_to_is_in_no_share(found: StudyFindings) -> None:
-    reply = found.trials_of(MAIN_ARM, "sft")[0].after[0]
+def test_a_reply_that_nobody_listened_to_is_in_no_share(findings: StudyFindings) -> None:
+    reply = findings.trials_of(MAIN_ARM, "sft")[0].after[0]
     silent = reply.model_copy(update={"figures": {"unjudgeable": 1.0, "truncated": 0.0}, "scores": {}, "reward": None})
     known = {measure.name for measure in HELD_OUT_MEASURES if measure.of(silent) is not None}
     assert known == {"fault", "unjudgeable", "truncated", "seconds"}
 
 
-def test_any_fault_counts_what_cannot_be_judged_and_not_what_the_judge_failed_on(found: StudyFindings) -> None:
-    fault = next(one for one in HELD_OUT_MEASURES if one.name == "fault")
+def test_any_fault_counts_what_cannot_be_judged_and_not_what_the_judge_failed_on(findings: StudyFindings) -> None:
+    fault = next(item for item in HELD_OUT_MEASURES if item.name == "fault")
     sound = {"pace": 1.0, "silence": 0.1, "pause": 0.1, "loop": 0.1, "clipping": 0.0}
-    reply = found.trials_of(MAIN_ARM, "sft")[0].after[0]
+    reply = findings.trials_of(MAIN_ARM, "sft")[0].after[0]
     figures: list[tuple[dict[str, float], float | None]] = [
         (sound, 0.0), (sound | {"loop": 0.9}, 100.0), (sound | {"pace": 3.0}, 100.0), (sound | {"pause": 1.5}, 100.0),
         ({"unjudgeable": 1.0}, 100.0), ({"unjudgeable": 0.0}, None),
@@ -203,12 +203,12 @@ def test_seeds_are_paired_with_themselves_or_in_order() -> None:
     assert pair_seeds([0, 1], [5]) == [(0, 5)]
 
 
-def test_a_method_is_on_the_front_when_none_beats_it_in_both(found: StudyFindings) -> None:
+def test_a_method_is_on_the_front_when_none_beats_it_in_both(findings: StudyFindings) -> None:
     def at(method: str, iq: float | None, eq: float | None) -> list[StudyRow]:
         known = {"iq": iq, "eq": eq}
         return [
-            replace(one, method=method, mean=replace(one.mean, value=known[one.measure]))
-            for one in (row(found, "sft", "iq"), row(found, "sft", "eq"))
+            replace(item, method=method, mean=replace(item.mean, value=known[item.measure]))
+            for item in (row(findings, "sft", "iq"), row(findings, "sft", "eq"))
         ]
 
     rows = [*at("a", 70, 3), *at("b", 60, 4), *at("c", 60, 3.5), *at("d", 70, 3), *at("e", None, 5)]
@@ -225,20 +225,22 @@ def test_the_mean_of_curves_is_over_the_seeds_that_tell_the_step() -> None:
 def test_cells_that_are_not_finished_are_listed_without_figures(tmp_path: Path) -> None:
     whole = cells(tmp_path, "gated", "0")
     lost = StudyCell(name="sft-seed0", method="sft", seed=0, run=tmp_path / "none", state="failed", detail="=1+1")
-    found = compute_findings(Study(name="x", cells=[*whole, lost], baseline="gated", bootstrap=FEW))
-    assert found.notes == ["1 of 2 cells failed: sft-seed0"]
-    assert {method for _, method in found.list_arm_methods()} == {BASE_METHOD, "gated"}
-    assert "sft-seed0,main,sft,0,failed,'=1+1,,,," in study_tables.cells_to_csv(found), "no formula for a spreadsheet"
+    findings = compute_findings(Study(name="x", cells=[*whole, lost], baseline="gated", bootstrap=FEW))
+    assert findings.notes == ["1 of 2 cells failed: sft-seed0"]
+    assert {method for _, method in findings.list_arm_methods()} == {BASE_METHOD, "gated"}
+    assert "sft-seed0,main,sft,0,failed,'=1+1,,,," in study_tables.cells_to_csv(findings), (
+        "no formula for a spreadsheet"
+    )
 
 
 @pytest.mark.parametrize("bad", [b"{}\n{}\n", b"\xff\n\xff\n", b""])
 def test_a_cell_that_cannot_be_read_has_failed_and_the_page_is_drawn(tmp_path: Path, bad: bytes) -> None:
     both = cells(tmp_path, "gated sft", "0")
     (both[1].run / "heldout" / "test_after.jsonl").write_bytes(bad)
-    found = compute_findings(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
-    assert list(found.trials) == ["gated-seed0"] and found.study.cells[1].state == "failed"
-    assert str(found.study.cells[1].detail).startswith("cannot be read: ")
-    assert "1 of 2 cells failed: sft-seed0" in found.notes and "sft-seed0" in study_tables.cells_to_csv(found)
+    findings = compute_findings(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
+    assert list(findings.trials) == ["gated-seed0"] and findings.study.cells[1].state == "failed"
+    assert str(findings.study.cells[1].detail).startswith("cannot be read: ")
+    assert "1 of 2 cells failed: sft-seed0" in findings.notes and "sft-seed0" in study_tables.cells_to_csv(findings)
 
 
 @pytest.mark.parametrize("name", ["heldout/test_before.jsonl", "heldout/test_after.jsonl", "report.html", "final"])
@@ -260,15 +262,15 @@ def test_why_is_the_last_diagnosis_and_means_over_steps_in_page_and_table(tmp_pa
     for n, line in enumerate(lines):
         line |= {"groups/dropped": 2.0, "clip_fraction": 0.1} | ({"groups/dropped_equal_rewards": 1.0} if n else {})
     write_lines(metrics, [json.dumps(line) for line in lines])
-    found = compute_findings(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
-    why = found.trials["gated-seed0"].why
+    findings = compute_findings(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
+    why = findings.trials["gated-seed0"].why
     assert why["text_audio_ratio"] == looks[1].model.text_audio_ratio
     assert why["shift_anchor_text"] == looks[1].shift["anchor_text"].mean
     assert (why["groups_dropped"], why["groups_dropped_equal_rewards"]) == (24.0, 11.0)
-    assert why["clip_fraction"] == pytest.approx(0.1) and "clip_fraction" not in found.trials["gated-seed1"].why
-    rows = {one["cell"]: one for one in csv.DictReader(io.StringIO(study_tables.cells_to_csv(found)))}
+    assert why["clip_fraction"] == pytest.approx(0.1) and "clip_fraction" not in findings.trials["gated-seed1"].why
+    rows = {item["cell"]: item for item in csv.DictReader(io.StringIO(study_tables.cells_to_csv(findings)))}
     assert rows["gated-seed0"]["why_groups_dropped"] == "24" and rows["sft-seed0"]["why_groups_dropped"] == ""
-    shown = build_study_data(found)["arms"][0]["why"]  # type: ignore[index]
+    shown = build_study_data(findings)["arms"][0]["why"]  # type: ignore[index]
     named = [figure["name"] for figure in shown["figures"]]
     table = {row["method"]: dict(zip(named, row["values"], strict=True)) for row in shown["rows"]}
     assert table["gated"]["clip_fraction"] == pytest.approx(0.1), "of the seed that tells it"
@@ -277,20 +279,21 @@ def test_why_is_the_last_diagnosis_and_means_over_steps_in_page_and_table(tmp_pa
 
 def test_a_study_without_any_finished_run_has_a_page(tmp_path: Path) -> None:
     waiting = StudyCell(name="a", method="gated", seed=0, run=tmp_path, state="waiting")
-    found = compute_findings(Study(name="x", cells=[waiting], baseline="gated"))
-    assert all(path.stat().st_size for path in write_study_files(found, tmp_path / "out"))
+    findings = compute_findings(Study(name="x", cells=[waiting], baseline="gated"))
+    assert all(path.stat().st_size for path in write_study_files(findings, tmp_path / "out"))
 
 
 def test_runs_of_different_code_are_said_and_have_no_common_versions(tmp_path: Path) -> None:
     both = [*cells(tmp_path, "gated", "0"), *cells(tmp_path, "sft", "0", commit="c" * 40)]
-    found = compute_findings(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
+    findings = compute_findings(Study(name="x", cells=both, baseline="gated", bootstrap=FEW))
     assert (
-        "the runs were made with different code: commit is aaaaaaaaaaaa (1 runs), cccccccccccc (1 runs)" in found.notes
+        "the runs were made with different code: commit is aaaaaaaaaaaa (1 runs), cccccccccccc (1 runs)"
+        in findings.notes
     )
     (tmp_path / "versions.json").touch()
-    write_study_files(found, tmp_path)
+    write_study_files(findings, tmp_path)
     assert not (tmp_path / "versions.json").exists()
-    assert ["commit", "a" * 40] not in build_study_data(found)["head"]["versions"]  # type: ignore[index]
+    assert ["commit", "a" * 40] not in build_study_data(findings)["head"]["versions"]  # type: ignore[index]
 
 
 def test_missing_seeds_baselines_and_other_beginnings_are_said(tmp_path: Path) -> None:

@@ -23,25 +23,31 @@ def wilson_of_none(n: int) -> float:
 
 @pytest.mark.parametrize(("value", "ends"), [(0.0, (0.0, 48.99)), (100.0, (51.01, 100.0))])
 def test_a_share_of_none_or_all_of_four_has_wilsons_interval(value: float, ends: tuple[float, float]) -> None:
-    found = replace_zero_width_interval(estimate_mean(np.full((1, 4), value), FEW), 4, 100.0, FEW)
-    assert found.lo is not None and found.hi is not None
-    assert (found.lo, found.hi) == pytest.approx(ends, abs=0.01)
+    zero_width_interval = replace_zero_width_interval(estimate_mean(np.full((1, 4), value), FEW), 4, 100.0, FEW)
+    assert zero_width_interval.lo is not None and zero_width_interval.hi is not None
+    assert (zero_width_interval.lo, zero_width_interval.hi) == pytest.approx(ends, abs=0.01)
 
 
 def test_two_sides_that_never_differ_may_differ_where_nobody_looked() -> None:
     values = np.array([[0.0, 100.0, 100.0, 0.0]])
-    found = replace_zero_width_interval(estimate_difference(values, values, FEW), 4, 100.0, FEW, signed=True)
-    assert found.value == 0.0 and found.hi == pytest.approx(200 * wilson_of_none(4)) and found.lo == -found.hi
+    zero_width_interval = replace_zero_width_interval(
+        estimate_difference(values, values, FEW), 4, 100.0, FEW, signed=True
+    )
+    assert (
+        zero_width_interval.value == 0.0
+        and zero_width_interval.hi == pytest.approx(200 * wilson_of_none(4))
+        and zero_width_interval.lo == -zero_width_interval.hi
+    )
 
 
 def test_of_another_figure_that_is_always_the_same_no_interval_is_known() -> None:
-    found = replace_zero_width_interval(estimate_mean(np.full((1, 4), 2.5), FEW), 4, None, FEW)
-    assert found == IntervalEstimate(2.5)
+    zero_width_interval = replace_zero_width_interval(estimate_mean(np.full((1, 4), 2.5), FEW), 4, None, FEW)
+    assert zero_width_interval == IntervalEstimate(2.5)
 
 
 def test_an_interval_with_a_width_stays_as_it_is() -> None:
-    found = estimate_mean(np.array([[0.0, 100.0, 0.0, 0.0]]), FEW)
-    assert replace_zero_width_interval(found, 4, 100.0, FEW) == found
+    mean = estimate_mean(np.array([[0.0, 100.0, 0.0, 0.0]]), FEW)
+    assert replace_zero_width_interval(mean, 4, 100.0, FEW) == mean
 
 
 def reply(when: str, row: int, right: float) -> HeldOutReply:

@@ -50,7 +50,7 @@ def naive_mean(values: Floats, bootstrap: BootstrapConfig) -> IntervalEstimate:
         return IntervalEstimate(None)
     point = sum(there) / len(there)
     prompts_B, seeds_B = draw_prompts_and_seeds((len(seeds), len(columns)), bootstrap)
-    found: list[float] = []
+    collected: list[float] = []
     for prompt_times, seed_times in zip(prompts_B, seeds_B, strict=True):
         drawn: list[float] = []
         for s in seeds:
@@ -58,31 +58,31 @@ def naive_mean(values: Floats, bootstrap: BootstrapConfig) -> IntervalEstimate:
                 if not np.isnan(values[s, p]):
                     drawn += [values[s, p]] * int(seed_times[s] * prompt_times[place])
         if drawn:
-            found.append(sum(drawn) / len(drawn))
-    if len(columns) < 2 or 2 * len(found) <= bootstrap.draws:
+            collected.append(sum(drawn) / len(drawn))
+    if len(columns) < 2 or 2 * len(collected) <= bootstrap.draws:
         return IntervalEstimate(point)
     return naive_widened(
-        IntervalEstimate(point, *(float(x) for x in np.quantile(found, [0.025, 0.975]))),
-        found,
+        IntervalEstimate(point, *(float(x) for x in np.quantile(collected, [0.025, 0.975]))),
+        collected,
         [sum(own) / len(own) for s in seeds if (own := [v for v in values[s] if not np.isnan(v)])],
         len(columns),
     )
 
 
-def naive_widened(found: IntervalEstimate, drawn: list[float], seeds: list[float], prompts: int) -> IntervalEstimate:
+def naive_widened(actual: IntervalEstimate, drawn: list[float], seeds: list[float], prompts: int) -> IntervalEstimate:
     """k times as wide, as the module's docstring has it."""
-    assert found.value is not None and found.lo is not None and found.hi is not None
+    assert actual.value is not None and actual.lo is not None and actual.hi is not None
     middle = sum(drawn) / len(drawn)
     shown = sum((x - middle) ** 2 for x in drawn) / len(drawn)
     if shown < 1e-18:
-        return found
+        return actual
     count, mid = len(seeds), sum(seeds) / len(seeds)
     own = sum((x - mid) ** 2 for x in seeds) / (count - 1) / count if count > 1 else 0.0
     whole = shown + own / count
     freedom = whole**2 / (own**2 / max(1, count - 1) + (whole - own) ** 2 / (prompts - 1))
     k = student.ppf(0.975, freedom) / norm.ppf(0.975) * sqrt(whole / shown)
     return IntervalEstimate(
-        found.value, found.value - k * (found.value - found.lo), found.value + k * (found.hi - found.value)
+        actual.value, actual.value - k * (actual.value - actual.lo), actual.value + k * (actual.hi - actual.value)
     )
 
 
@@ -120,11 +120,11 @@ def test_a_draw_takes_as_many_prompts_and_seeds_as_there_are_and_is_the_same_eve
 
 def test_with_one_seed_the_interval_is_that_of_the_mean_of_a_coin() -> None:
     values = np.repeat([[1.0, 0.0]], [60, 140], axis=1)
-    found = estimate_mean(values, MANY)
+    mean = estimate_mean(values, MANY)
     deviation = sqrt(0.3 * 0.7 / 200)  # of the mean of 200 draws from it: exactly
-    assert found.value == pytest.approx(0.3)
-    assert found.lo == pytest.approx(0.3 - 1.96 * deviation, abs=0.006)
-    assert found.hi == pytest.approx(0.3 + 1.96 * deviation, abs=0.006)
+    assert mean.value == pytest.approx(0.3)
+    assert mean.lo == pytest.approx(0.3 - 1.96 * deviation, abs=0.006)
+    assert mean.hi == pytest.approx(0.3 + 1.96 * deviation, abs=0.006)
 
 
 def test_what_a_seed_does_to_a_whole_run_stays_in_the_interval() -> None:
@@ -132,13 +132,13 @@ def test_what_a_seed_does_to_a_whole_run_stays_in_the_interval() -> None:
     chance = np.random.default_rng(0)
     effect, noise = chance.normal(0, 1, (seeds, 1)), chance.normal(0, 1, (1, prompts))
     values = effect + noise
-    found = estimate_mean(values, MANY)
-    assert found.value is not None and found.lo is not None and found.hi is not None
+    mean = estimate_mean(values, MANY)
+    assert mean.value is not None and mean.lo is not None and mean.hi is not None
     of_seeds, of_prompts = effect.var(ddof=1) / seeds, noise.var() / prompts
     whole = of_seeds + of_prompts
     freedom = whole**2 / (of_seeds**2 / (seeds - 1) + of_prompts**2 / (prompts - 1))
     half = float(student.ppf(0.975, freedom)) * sqrt(whole)
-    assert (found.hi - found.lo) / 2 == pytest.approx(half, rel=0.06)
+    assert (mean.hi - mean.lo) / 2 == pytest.approx(half, rel=0.06)
     alike = estimate_mean(values.mean(axis=0, keepdims=True), MANY)  # as if there were no seeds
     assert alike.lo is not None and alike.hi is not None
     assert (alike.hi - alike.lo) / (2 * 1.96) == pytest.approx(sqrt(noise.var() / prompts), rel=0.06)
@@ -146,9 +146,9 @@ def test_what_a_seed_does_to_a_whole_run_stays_in_the_interval() -> None:
 
 def test_a_paired_difference_knows_that_hard_prompts_are_hard_for_both() -> None:
     hard = np.random.default_rng(0).normal(0, 10, (1, 200))
-    found = estimate_difference(hard + 1.0, hard, MANY)
-    assert (found.value, found.lo, found.hi) == pytest.approx((1.0, 1.0, 1.0))
-    assert found.decided == 1
+    difference = estimate_difference(hard + 1.0, hard, MANY)
+    assert (difference.value, difference.lo, difference.hi) == pytest.approx((1.0, 1.0, 1.0))
+    assert difference.decided == 1
 
 
 def test_what_is_not_defined_is_none() -> None:
@@ -188,13 +188,13 @@ def test_signs_equal_a_loop_over_prompts_and_change_sides_with_the_direction(
         if gaps:
             gap = sum(gaps) / len(gaps)
             counts[0 if abs(gap) <= 1e-9 else 1 if gap > 0 else -1] += 1
-    found, turned = count_signs(ours, theirs, 1), count_signs(ours, theirs, -1)
+    signs, turned = count_signs(ours, theirs, 1), count_signs(ours, theirs, -1)
     if not sum(counts.values()):
-        assert found is None and turned is None
+        assert signs is None and turned is None
         return
-    assert found is not None and turned is not None
-    assert (found.wins, found.losses, found.ties) == (counts[1], counts[-1], counts[0])
-    assert (turned.wins, turned.losses, turned.p) == (found.losses, found.wins, found.p)
+    assert signs is not None and turned is not None
+    assert (signs.wins, signs.losses, signs.ties) == (counts[1], counts[-1], counts[0])
+    assert (turned.wins, turned.losses, turned.p) == (signs.losses, signs.wins, signs.p)
 
 
 # --- audio tokens
@@ -211,12 +211,12 @@ def test_a_divergence_equals_its_definition_lies_in_0_to_1_and_is_symmetric(
     counts: list[tuple[int, int]],
 ) -> None:
     p, q = np.array(counts, np.float64).T
-    found = compute_jensen_shannon(p[None], q[None])[0]
+    actual = compute_jensen_shannon(p[None], q[None])[0]
     if not p.sum() or not q.sum():
-        assert np.isnan(found)
+        assert np.isnan(actual)
         return
-    assert found == pytest.approx(naive_divergence(p.tolist(), q.tolist()), abs=1e-12)
-    assert 0 <= found <= 1 and found == pytest.approx(compute_jensen_shannon(q[None], p[None])[0], abs=1e-12)
+    assert actual == pytest.approx(naive_divergence(p.tolist(), q.tolist()), abs=1e-12)
+    assert 0 <= actual <= 1 and actual == pytest.approx(compute_jensen_shannon(q[None], p[None])[0], abs=1e-12)
 
 
 def test_the_same_shares_are_0_bits_apart_and_strangers_1_bit() -> None:
@@ -230,16 +230,16 @@ def test_the_same_shares_are_0_bits_apart_and_strangers_1_bit() -> None:
 def test_distances_of_draws_equal_a_loop_over_prompts() -> None:
     chance = np.random.default_rng(0)
     ours, base = (chance.poisson(2, (2, 6, 5)).astype(float) for _ in range(2))
-    found = bootstrap_token_distances(ours, base, FEW)
+    token_distances = bootstrap_token_distances(ours, base, FEW)
     times, seeds = draw_prompts_and_seeds((2, 6), FEW)
     for b in range(FEW.draws):
         for s in range(2):
             p, q = (sum(times[b, i] * side[s, i] for i in range(6)) for side in (ours, base))
-            assert found[b, s] == pytest.approx(naive_divergence(p.tolist(), q.tolist()))
+            assert token_distances[b, s] == pytest.approx(naive_divergence(p.tolist(), q.tolist()))
     plain = compute_token_distances(ours, base)
-    point = estimate_mean_distance(plain, found, 6, FEW)
-    loop = [float(np.average(found[b], weights=seeds[b])) for b in range(FEW.draws)]
-    own = [float(2 * plain[s] - found[:, s].mean()) for s in range(2)]
+    point = estimate_mean_distance(plain, token_distances, 6, FEW)
+    loop = [float(np.average(token_distances[b], weights=seeds[b])) for b in range(FEW.draws)]
+    own = [float(2 * plain[s] - token_distances[:, s].mean()) for s in range(2)]
     lo, hi = np.quantile(loop, [0.025, 0.975])
     mirrored = IntervalEstimate(sum(own) / 2, 2 * plain.mean() - hi, 2 * plain.mean() - lo)
     assert same(point, naive_widened(mirrored, loop, own, 6))
@@ -247,10 +247,10 @@ def test_distances_of_draws_equal_a_loop_over_prompts() -> None:
 
 def test_a_policy_without_audio_has_no_distance() -> None:
     silent, base = np.zeros((1, 3, 2)), np.ones((1, 3, 2))
-    found = estimate_mean_distance(
+    mean_distance = estimate_mean_distance(
         compute_token_distances(silent, base), bootstrap_token_distances(silent, base, FEW), 3, FEW
     )
-    assert found == IntervalEstimate(None)
+    assert mean_distance == IntervalEstimate(None)
 
 
 def drawn_counts(
@@ -271,13 +271,13 @@ def held(ours: Floats, theirs: Floats, truth: float) -> tuple[int, float]:
     for trial in range(40):
         chance = np.random.default_rng(trial)
         one, other = drawn_counts(chance, ours), drawn_counts(chance, theirs)
-        found = estimate_mean_distance(
+        mean_distance = estimate_mean_distance(
             compute_token_distances(one, other), bootstrap_token_distances(one, other, COARSE), one.shape[1], COARSE
         )
-        assert found.value is not None and found.lo is not None and found.hi is not None
-        assert found.lo < found.value < found.hi
-        count += found.lo <= truth <= found.hi
-        errors.append(found.value - truth)
+        assert mean_distance.value is not None and mean_distance.lo is not None and mean_distance.hi is not None
+        assert mean_distance.lo < mean_distance.value < mean_distance.hi
+        count += mean_distance.lo <= truth <= mean_distance.hi
+        errors.append(mean_distance.value - truth)
     return count, sum(errors) / len(errors)
 
 
@@ -306,10 +306,10 @@ def test_a_known_difference_of_two_distances_lies_in_the_interval() -> None:
         base, near, same_source = (drawn_counts(chance, shares) for shares in (SHARES, NEAR, SHARES))
         gap_S = compute_token_distances(near, base) - compute_token_distances(same_source, base)
         gap_BS = bootstrap_token_distances(near, base, COARSE) - bootstrap_token_distances(same_source, base, COARSE)
-        found = estimate_mean_distance(gap_S, gap_BS, 40, COARSE)
-        assert found.value is not None and found.lo is not None and found.hi is not None
-        assert found.lo < found.value < found.hi
-        count += found.lo <= truth <= found.hi
+        mean_distance = estimate_mean_distance(gap_S, gap_BS, 40, COARSE)
+        assert mean_distance.value is not None and mean_distance.lo is not None and mean_distance.hi is not None
+        assert mean_distance.lo < mean_distance.value < mean_distance.hi
+        count += mean_distance.lo <= truth <= mean_distance.hi
     assert count >= 36
 
 
@@ -317,7 +317,7 @@ def test_intervals_of_three_seeds_hold_the_truth_about_as_often_as_they_say() ->
     chance, count = np.random.default_rng(0), 0
     for _ in range(200):
         values = chance.normal(0, 1, (3, 1)) + chance.normal(0, 1, (1, 40)) + chance.normal(0, 0.5, (3, 40))
-        found = estimate_mean(values, BootstrapConfig(draws=200))
-        assert found.lo is not None and found.hi is not None
-        count += found.lo <= 0 <= found.hi
+        mean = estimate_mean(values, BootstrapConfig(draws=200))
+        assert mean.lo is not None and mean.hi is not None
+        count += mean.lo <= 0 <= mean.hi
     assert count >= 176, "88 % of 200; percentiles alone hold it in 75 to 80 %"

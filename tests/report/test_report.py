@@ -131,9 +131,9 @@ def test_missing_run_directory_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("torn", ['{"step": 2, "reward/me', '{"step": 2, "lambda": "high"}', "\x00"])
 def test_torn_last_line_is_left_out_and_said(tmp_path: Path, torn: str) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "lambda": 0.5}\n' + torn)
-    found = read.read_metric_rows(tmp_path / "metrics.jsonl")
-    assert [row["step"] for row in found.rows] == [1]
-    assert found.note and "line 2, the last, is left out" in found.note
+    metric_rows = read.read_metric_rows(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in metric_rows.rows] == [1]
+    assert metric_rows.note and "line 2, the last, is left out" in metric_rows.note
 
 
 def test_malformed_line_that_is_not_the_last_is_named(tmp_path: Path) -> None:
@@ -152,9 +152,9 @@ def test_step_that_was_run_again_counts_once(tmp_path: Path) -> None:
         tmp_path / "metrics.jsonl",
         ['{"step": 1, "lambda": 1}', '{"step": 2, "lambda": 2}', '{"step": 2, "lambda": 3}'],
     )
-    found = read.read_metric_rows(tmp_path / "metrics.jsonl")
-    assert [row["lambda"] for row in found.rows] == [1, 3]
-    assert found.note and "1 steps were run again" in found.note
+    metric_rows = read.read_metric_rows(tmp_path / "metrics.jsonl")
+    assert [row["lambda"] for row in metric_rows.rows] == [1, 3]
+    assert metric_rows.note and "1 steps were run again" in metric_rows.note
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x.ogg", "audio/../../x.ogg", "a\\..\\x.ogg", ""])
@@ -332,8 +332,8 @@ def test_diagnostics_are_drawn_and_a_cell_of_a_map_can_be_read(opened: "Page") -
     cell.hover()
     figure = opened.locator("#diagnostics figure", has=opened.locator("svg.map")).first
     assert figure.locator(".where").inner_text() == "layer 1, step 20"
-    told = str(cell.locator("title").text_content())
-    assert told == f"layer 1, step 20: {figure.locator('.legend b').inner_text()}"
+    message = str(cell.locator("title").text_content())
+    assert message == f"layer 1, step 20: {figure.locator('.legend b').inner_text()}"
 
 
 def test_a_chart_over_layers_answers_to_keys_with_their_names(opened: "Page") -> None:
@@ -402,10 +402,10 @@ def test_playhead_follows_the_audio_over_audio_tokens(opened: "Page") -> None:
 
 def test_replies_are_sorted_by_advantage_and_steps_and_prompts_can_be_picked(opened: "Page") -> None:
     def advantages() -> list[float]:
-        found = [
+        actual = [
             text.replace(MINUS, "-") for text in opened.locator(".reply header span:last-child b").all_inner_texts()
         ]
-        return [float(text) for text in found if text != DASH]
+        return [float(text) for text in actual if text != DASH]
 
     high = advantages()
     assert high == sorted(high, reverse=True)

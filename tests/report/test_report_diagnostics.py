@@ -24,8 +24,8 @@ def section(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def titled(charts: list[dict[str, Any]], title: str) -> dict[str, Any]:
-    (found,) = (chart for chart in charts if chart["title"] == title)
-    return found
+    (actual,) = (chart for chart in charts if chart["title"] == title)
+    return actual
 
 
 def test_a_map_holds_every_part_and_step_and_a_gap_where_nothing_was_defined(section: dict[str, Any]) -> None:
@@ -44,7 +44,7 @@ def test_lines_over_layers_are_early_against_late_with_few_marks(section: dict[s
     assert drawn["hint"] == "early: step 1; late: step 20" and drawn["rule"] == 1
     assert len(drawn["xs"]) == 31 and sum(map(bool, drawn["marks"])) == layers.MAX_AXIS_MARKS
     assert (drawn["marks"][0], drawn["marks"][-1]) == ("emb", "head")
-    assert {one["title"]: one.get("rule") for one in section["gradients"] if "names" in one} == {
+    assert {item["title"]: item.get("rule") for item in section["gradients"] if "names" in item} == {
         "Text / audio, by layer": 1,
         "Text · audio, by layer": 0,
         "Reference answers · text, by layer": 0,
@@ -61,18 +61,18 @@ def test_means_are_geometric_for_what_is_positive_and_plain_for_cosines() -> Non
 
 @pytest.mark.parametrize(("looks", "sides"), [(1, ["early"]), (2, ["early", "late"]), (9, ["early", "late"])])
 def test_one_diagnosis_has_no_late_side(looks: int, sides: list[str]) -> None:
-    found = [diagnosis(step, 0.5, layers=2, rng=random.Random(0)) for step in range(1, looks + 1)]
-    drawn = titled(layers.build_layer_charts(found), "Text / audio, by layer")
+    actual = [diagnosis(step, 0.5, layers=2, rng=random.Random(0)) for step in range(1, looks + 1)]
+    drawn = titled(layers.build_layer_charts(actual), "Text / audio, by layer")
     assert [series["label"] for series in drawn["series"]] == sides
     assert drawn["names"] == ["embedding", "layer 0", "layer 1", "norm", "head"]
 
 
 def test_early_and_late_are_quarters() -> None:
     rng = random.Random(0)
-    found = [diagnosis(step, step / 8, layers=1, rng=rng) for step in range(1, 9)]
-    drawn = titled(layers.build_layer_charts(found), "Text / audio, by layer")
+    actual = [diagnosis(step, step / 8, layers=1, rng=rng) for step in range(1, 9)]
+    drawn = titled(layers.build_layer_charts(actual), "Text / audio, by layer")
     assert drawn["hint"] == "early: steps 1 to 2; late: steps 7 to 8"
-    one, other = (found[n].layers[0].text_audio_ratio or 0.0 for n in (0, 1))
+    one, other = (actual[n].layers[0].text_audio_ratio or 0.0 for n in (0, 1))
     assert drawn["series"][0]["ys"][0] == pytest.approx(sqrt(one * other), rel=1e-5)
 
 
@@ -122,11 +122,11 @@ def test_a_diagnosis_made_again_counts_once_and_a_torn_line_is_said(tmp_path: Pa
         diagnosis(step, done, layers=1, rng=rng).model_dump_json() for step, done in ((1, 0.0), (5, 0.1), (5, 0.9))
     ]
     write_lines(tmp_path / "diagnostics.jsonl", [*lines, '{"step": 10, "pol'])
-    found = diagnostics.build_diagnostics_section(tmp_path, [])
-    assert found["maps"][0]["steps"] == [1, 5]
+    diagnostics_section = diagnostics.build_diagnostics_section(tmp_path, [])
+    assert diagnostics_section["maps"][0]["steps"] == [1, 5]
     again = DiagnosisRecord.model_validate_json(lines[2]).layers[0].text_audio_ratio
-    assert found["maps"][0]["values"][0][1] == pytest.approx(again, rel=1e-5)
-    assert found["notes"] == [
+    assert diagnostics_section["maps"][0]["values"][0][1] == pytest.approx(again, rel=1e-5)
+    assert diagnostics_section["notes"] == [
         "diagnostics.jsonl: line 4, the last, is left out: Invalid JSON: EOF while parsing a string at line 1 column 17"
     ]
     write_lines(tmp_path / "diagnostics.jsonl", ['{"step": 10}', lines[0]])
@@ -138,6 +138,6 @@ def test_many_diagnoses_are_mapped_at_evenly_spaced_steps(tmp_path: Path) -> Non
     rng = random.Random(0)
     looks = [diagnosis(step, 0.5, layers=1, rng=rng) for step in range(1, 101)]
     write_lines(tmp_path / "diagnostics.jsonl", [look.model_dump_json() for look in looks])
-    found = diagnostics.build_diagnostics_section(tmp_path, [])
-    assert len(found["maps"][0]["steps"]) == diagnostics.MAX_MAPPED_DIAGNOSES
-    assert found["notes"] == ["48 of 100 diagnoses are mapped, evenly spaced"]
+    diagnostics_section = diagnostics.build_diagnostics_section(tmp_path, [])
+    assert len(diagnostics_section["maps"][0]["steps"]) == diagnostics.MAX_MAPPED_DIAGNOSES
+    assert diagnostics_section["notes"] == ["48 of 100 diagnoses are mapped, evenly spaced"]

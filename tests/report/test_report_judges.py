@@ -79,8 +79,8 @@ def test_verdicts_are_counted_per_axis_and_judge_as_a_plain_loop_does(run_dir: P
     ]
     naive: Counter[tuple[str, str | None]] = Counter()
     for record in records:
-        for axis, found in record.scores.items():
-            naive[axis, found.judge if isinstance(found, ScoreRecord) else None] += 1
+        for axis, actual in record.scores.items():
+            naive[axis, actual.judge if isinstance(actual, ScoreRecord) else None] += 1
     rows = {(row["axis"], row["judge"]): row for row in section["verdicts"]}
     assert {key: row["count"] for key, row in rows.items()} == naive
     own = [s for r in records if isinstance(s := r.scores["acoustic"], ScoreRecord)]
@@ -116,9 +116,9 @@ def test_missing_verdicts_are_counted_by_kind_and_axis_with_the_commonest_reason
         reply(scores={"a": lost(reason="y" * 999), "b": scored()}),
         reply(scores={"a": lost(reason="y"), "b": scored()}),
     ]
-    found = verdicts.tabulate_missing(replies)
-    assert (found["count"], found["of"], found["share"]) == (5, 8, 5 / 8)
-    assert found["rows"] == [
+    missing = verdicts.tabulate_missing(replies)
+    assert (missing["count"], missing["of"], missing["share"]) == (5, 8, 5 / 8)
+    assert missing["rows"] == [
         {"kind": "deadline", "counts": [4, 0], "count": 4, "share": 0.5, "reason": "y"},
         {"kind": "server", "counts": [0, 1], "count": 1, "share": 1 / 8, "reason": "late"},
     ]
@@ -133,30 +133,34 @@ def test_missing_share_by_length_has_gaps_inside_and_no_empty_ends() -> None:
         reply(seconds=9.0, scores={"a": lost(), "b": scored()}),
         reply(seconds=None, scores={"a": lost()}),
     ]
-    found = verdicts.tabulate_by_length(replies)
-    assert found["labels"] == ["1–2", "2–4", "4–8", "8–16"]
-    assert found["counts"] == [2, 0, 0, 1]
-    assert found["shares"] == [[0.5, None, None, 1.0], [None, None, None, 0.0]]
-    assert found["unknown"] == 1
+    by_length = verdicts.tabulate_by_length(replies)
+    assert by_length["labels"] == ["1–2", "2–4", "4–8", "8–16"]
+    assert by_length["counts"] == [2, 0, 0, 1]
+    assert by_length["shares"] == [[0.5, None, None, 1.0], [None, None, None, 0.0]]
+    assert by_length["unknown"] == 1
     assert verdicts.tabulate_by_length([reply(seconds=64.0, scores={"a": scored()})])["labels"] == ["64+"]
 
 
 @given(st.lists(st.tuples(st.floats(0, 500), st.booleans()), max_size=40))
 def test_every_reply_of_known_length_is_in_one_bin(lengths: list[tuple[float, bool]]) -> None:
     replies = [reply(seconds=s, scores={"a": lost() if bad else scored()}) for s, bad in lengths]
-    found = verdicts.tabulate_by_length(replies)
-    assert sum(found["counts"]) == len(lengths)
-    weighed = zip(found["counts"], *found["shares"], strict=True) if lengths else []
+    by_length = verdicts.tabulate_by_length(replies)
+    assert sum(by_length["counts"]) == len(lengths)
+    weighed = zip(by_length["counts"], *by_length["shares"], strict=True) if lengths else []
     assert sum(n * (part or 0) for n, part in weighed) == pytest.approx(sum(bad for _, bad in lengths), abs=1e-3)
 
 
 def test_rules_without_spread_have_no_histogram_of_it() -> None:
     flat, wide = scored(), scored(spread=0.5)
-    found = verdicts.build_spread_histograms(
+    spread_histograms = verdicts.build_spread_histograms(
         [reply(scores={"a": flat, "b": wide})], [reply(scores={"a": flat, "b": lost()})]
     )
-    assert [histogram["axis"] for histogram in found] == ["b"]
-    assert found[0]["edges"][0] == 0 and found[0]["counts"] == [1, 0] and found[0]["missing"] == [0, 1]
+    assert [histogram["axis"] for histogram in spread_histograms] == ["b"]
+    assert (
+        spread_histograms[0]["edges"][0] == 0
+        and spread_histograms[0]["counts"] == [1, 0]
+        and spread_histograms[0]["missing"] == [0, 1]
+    )
 
 
 # --- metrics ---
@@ -296,28 +300,30 @@ def test_no_log_of_calls_is_no_call_and_no_note(tmp_path: Path) -> None:
 )
 def test_lines_that_are_no_calls_are_counted_and_said(tmp_path: Path, lines: list[str], note: str) -> None:
     write_lines(tmp_path / "judge_calls.jsonl", lines)
-    found = calls.read_call_log(tmp_path / "judge_calls.jsonl")
-    assert len(found.by_judge[0].seconds) == 2
-    assert found.note and found.note.startswith(note)
+    call_log = calls.read_call_log(tmp_path / "judge_calls.jsonl")
+    assert len(call_log.by_judge[0].seconds) == 2
+    assert call_log.note and call_log.note.startswith(note)
 
 
 def test_endless_line_is_one_bad_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "MAX_CALL_LINE_BYTES", 500)
     write_lines(tmp_path / "judge_calls.jsonl", [call(), call(text="x" * 5000), "y" * 500, call()])
-    found = calls.read_call_log(tmp_path / "judge_calls.jsonl")
-    assert len(found.by_judge[0].seconds) == 2
-    assert found.note == "2 lines of judge_calls.jsonl are no calls and were left out"
+    call_log = calls.read_call_log(tmp_path / "judge_calls.jsonl")
+    assert len(call_log.by_judge[0].seconds) == 2
+    assert call_log.note == "2 lines of judge_calls.jsonl are no calls and were left out"
 
 
 def test_hostile_names_are_cut_and_their_number_is_bounded(tmp_path: Path) -> None:
     many = [call(judge=f"{n} " + "x" * 1000, kind=f"{n} " + "y" * 1000) for n in range(60)]
-    one = [call(judge="j", kind=f"kind {n}") for n in range(60)]
-    write_lines(tmp_path / "judge_calls.jsonl", one + many)
-    found = calls.read_call_log(tmp_path / "judge_calls.jsonl")
-    assert len(found.by_judge) == calls.MAX_CALL_ROWS
-    assert found.note == "21 calls of further judges are not shown"
-    assert max(len(name) for one in found.by_judge for name in (one.judge, *one.failed)) == calls.MAX_NAME_CHARS
-    assert found.by_judge[0].failed.total() == 60 and len(found.by_judge[0].failed) == calls.MAX_FAILURE_KINDS + 1
+    item = [call(judge="j", kind=f"kind {n}") for n in range(60)]
+    write_lines(tmp_path / "judge_calls.jsonl", item + many)
+    call_log = calls.read_call_log(tmp_path / "judge_calls.jsonl")
+    assert len(call_log.by_judge) == calls.MAX_CALL_ROWS
+    assert call_log.note == "21 calls of further judges are not shown"
+    assert max(len(name) for item in call_log.by_judge for name in (item.judge, *item.failed)) == calls.MAX_NAME_CHARS
+    assert (
+        call_log.by_judge[0].failed.total() == 60 and len(call_log.by_judge[0].failed) == calls.MAX_FAILURE_KINDS + 1
+    )
 
 
 # --- records ---
@@ -330,9 +336,9 @@ def test_records_of_older_runs_are_readable(run_dir: Path) -> None:
         del line[name]
     line["scores"] = {"a": {"missing": "late"}, "b": {"value": 3.0, "judge": "j/1"}}
     record = RolloutRecord.model_validate(line)
-    found: tuple[VerdictRecord, VerdictRecord] = (record.scores["a"], record.scores["b"])
-    assert isinstance(found[0], MissingScoreRecord) and found[0].kind == "unknown"
-    assert isinstance(found[1], ScoreRecord) and not found[1].cached
+    actual: tuple[VerdictRecord, VerdictRecord] = (record.scores["a"], record.scores["b"])
+    assert isinstance(actual[0], MissingScoreRecord) and actual[0].kind == "unknown"
+    assert isinstance(actual[1], ScoreRecord) and not actual[1].cached
     assert (record.seconds, record.judge_latency_s, record.second) == (None, None, {})
 
 
@@ -358,28 +364,28 @@ def test_resume_forgets_the_canaries_of_later_steps(tmp_path: Path) -> None:
 
 def test_run_of_many_steps_is_read_at_evenly_spaced_ones(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judges, "MAX_VERDICT_STEPS", 3)
-    found: dict[str, Any] = judges.build_judges_section(run_dir, [], None)
-    assert found["facts"]["verdicts"] == 3 * 8 * 3
-    assert found["notes"] == ["verdicts are read from 3 of 8 recorded steps, evenly spaced"]
+    judges_section: dict[str, Any] = judges.build_judges_section(run_dir, [], None)
+    assert judges_section["facts"]["verdicts"] == 3 * 8 * 3
+    assert judges_section["notes"] == ["verdicts are read from 3 of 8 recorded steps, evenly spaced"]
 
 
 def test_run_without_anything_has_an_empty_section(tmp_path: Path) -> None:
-    found: dict[str, Any] = judges.build_judges_section(tmp_path, [], None)
+    judges_section: dict[str, Any] = judges.build_judges_section(tmp_path, [], None)
     lists = ("notes", "verdicts", "panels", "spreads", "calls", "canaries", "second")
-    assert [found[name] for name in lists] == [[]] * len(lists)
-    assert found["missing"]["share"] is None and found["lengths"]["labels"] == []
+    assert [judges_section[name] for name in lists] == [[]] * len(lists)
+    assert judges_section["missing"]["share"] is None and judges_section["lengths"]["labels"] == []
 
 
 def test_tables_are_bounded_whatever_the_files_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judges, "MAX_TABLE_ROWS", 5)
     birds = [canary(name=f"{n} " + "x" * 9999) for n in range(9)]
     write_lines(tmp_path / "canaries.jsonl", [bird.model_dump_json() for bird in birds])
-    found: dict[str, Any] = judges.build_judges_section(tmp_path, [], None)
-    assert len(found["canaries"]) == 5 and found["notes"] == ["canaries: the first 5 of 9 rows"]
-    assert max(len(row["name"]) for row in found["canaries"]) == verdicts.MAX_CELL_CHARS
+    judges_section: dict[str, Any] = judges.build_judges_section(tmp_path, [], None)
+    assert len(judges_section["canaries"]) == 5 and judges_section["notes"] == ["canaries: the first 5 of 9 rows"]
+    assert max(len(row["name"]) for row in judges_section["canaries"]) == verdicts.MAX_CELL_CHARS
 
 
 def test_torn_canaries_are_said(tmp_path: Path) -> None:
     (tmp_path / "canaries.jsonl").write_text(canary().model_dump_json() + '\n{"step": 1')
-    found: dict[str, Any] = judges.build_judges_section(tmp_path, [], None)
-    assert len(found["canaries"]) == 1 and "line 2, the last, is left out" in found["notes"][0]
+    judges_section: dict[str, Any] = judges.build_judges_section(tmp_path, [], None)
+    assert len(judges_section["canaries"]) == 1 and "line 2, the last, is left out" in judges_section["notes"][0]

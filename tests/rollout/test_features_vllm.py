@@ -52,8 +52,8 @@ def settings(folder: Path, **learner: Any) -> Config:
         family="step_audio2", path=folder, codec=folder.parent / "codec", max_length=256, system="answer"
     )
     rollout = {"grammar": True, "temperature": 0.9, "max_new_tokens": 48}
-    found = config(folder, rollout=rollout, **{"tokens_per_microbatch": 1024, **learner})
-    return found.model_copy(update={"model": model})
+    actual = config(folder, rollout=rollout, **{"tokens_per_microbatch": 1024, **learner})
+    return actual.model_copy(update={"model": model})
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +154,8 @@ def test_prompts_that_differ_in_their_vectors_alone_share_no_cached_prefix(engin
     free = sampling(group_size=1, temperature=0.0, max_new_tokens=24, grammar=False)
     for order in (asked, asked[::-1], [*asked[2:], *asked[:2]]):
         for prompt in order:  # one at a time: each finds what those before it have left
-            found = collect(engine, [prompt], free)
-            assert found[prompt.id, 0].ids == expected[prompt.id]
+            replies = collect(engine, [prompt], free)
+            assert replies[prompt.id, 0].ids == expected[prompt.id]
     together = collect(engine, asked, free)
     assert {name: together[name, 0].ids for name in changed} == expected
 
@@ -185,6 +185,6 @@ def test_the_replies_to_a_prompt_share_what_is_built_of_it_and_leave_it_as_it_wa
 def test_the_reference_engine_hears_the_same(family: Family) -> None:
     model = load_language_model(family).eval()
     free = sampling(group_size=2, temperature=0.0, max_new_tokens=12, grammar=False)
-    found = collect(TorchEngine(family, max_length=256, max_num_seqs=8), prompts(family), free)
+    replies = collect(TorchEngine(family, max_length=256, max_num_seqs=8), prompts(family), free)
     for prompt in prompts(family):
-        assert found[prompt.id, 0].ids == found[prompt.id, 1].ids == greedy(model, prompt, family, 12)
+        assert replies[prompt.id, 0].ids == replies[prompt.id, 1].ids == greedy(model, prompt, family, 12)

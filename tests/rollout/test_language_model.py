@@ -62,8 +62,8 @@ def test_a_stack_comes_apart_and_together_again(heights: list[int]) -> None:
     module = {part: torch.randn(height, 2) for part, height in zip(parts, heights, strict=True)}
     stacked = stack_parts(STACKED, "blocks.0.qkv", module.__getitem__)
     assert stacked.shape == (sum(heights), 2)
-    found = dict(unstack_parts(STACKED, "blocks.0.qkv", stacked, module))
-    assert all(torch.equal(found[part], module[part]) for part in parts)
+    actual = dict(unstack_parts(STACKED, "blocks.0.qkv", stacked, module))
+    assert all(torch.equal(actual[part], module[part]) for part in parts)
     with pytest.raises(ValueError, match=r"blocks\.0\.qkv must have"):
         list(unstack_parts(STACKED, "blocks.0.qkv", stacked[1:], module))
 
@@ -107,7 +107,7 @@ def test_weights_are_rounded_once_and_buffers_are_those_of_a_module_made_whole(
     state = dict(module.named_parameters())
     assert state.keys() == stored.keys() and not module.training
     assert all(torch.equal(state[name], tensor.to(dtype)) for name, tensor in stored.items())
-    assert all(one.is_contiguous() and one.requires_grad for one in state.values())
+    assert all(value.is_contiguous() and value.requires_grad for value in state.values())
     buffers = dict(module.named_buffers())
     assert buffers and all(b.dtype == torch.float32 for b in buffers.values())
     assert all(torch.equal(buffers[name], buffer) for name, buffer in whole.named_buffers())
@@ -116,17 +116,17 @@ def test_weights_are_rounded_once_and_buffers_are_those_of_a_module_made_whole(
 def test_a_part_is_filled_alone_and_a_tied_head_with_its_embedding(family: Family) -> None:
     unfilled = UnfilledModel(family, attention="sdpa")
     lm = unfilled.lm
-    assert all(one.is_meta for one in lm.parameters())
+    assert all(item.is_meta for item in lm.parameters())
     first, *others = lm.model.layers
     unfilled.fill(first)
-    assert not any(one.is_meta for one in first.parameters())
-    assert all(one.is_meta for one in (*others[0].parameters(), lm.lm_head.weight))
+    assert not any(item.is_meta for item in first.parameters())
+    assert all(item.is_meta for item in (*others[0].parameters(), lm.lm_head.weight))
     unfilled.fill(lm.lm_head)
     assert lm.model.embed_tokens.weight is lm.lm_head.weight and not lm.lm_head.weight.is_meta
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"hidden_size": 10**9}, r"must have the shape \(\d+, 10{9}\)"),
         ({"hidden_size": 10**18}, "no model of this config: "),
@@ -139,9 +139,9 @@ def test_a_part_is_filled_alone_and_a_tied_head_with_its_embedding(family: Famil
     ],
 )
 def test_sizes_that_the_weights_do_not_have_are_refused_before_memory_is_taken(
-    family: Family, change: dict[str, Any], told: str
+    family: Family, change: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         load_language_model(replace(family, backbone={**family.backbone, **change}))
     assert str(family.path) in str(caught.value) and "config.json" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -156,7 +156,7 @@ def test_what_goes_over_a_gpu_transport_is_the_checkpoint_in_the_engines_type(
     source = CheckpointSource(load_language_model(family), family, dtype)
     stored = load_file(family.path / "model.safetensors")
     sent = dict(source)
-    described = {one.name: (one.dtype, tuple(one.shape)) for one in source.metadata()}
+    described = {item.name: (item.dtype, tuple(item.shape)) for item in source.metadata()}
     assert described == {name: (dtype, tuple(tensor.shape)) for name, tensor in sent.items()}
     assert sent.keys() == stored.keys()
     assert all(torch.equal(sent[name], tensor.float().to(dtype)) for name, tensor in stored.items())

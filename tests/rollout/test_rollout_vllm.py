@@ -129,7 +129,7 @@ def test_a_reply_depends_on_its_seed_alone_not_on_company_or_order(engine: Any) 
     backwards = collect(engine, prompts(8)[::-1], sampling())
     alone = [collect(engine, [prompt], sampling(group_size=4)) for prompt in prompts(8)]
     assert {key: r.ids for key, r in backwards.items()} == {key: r.ids for key, r in together.items()}
-    assert all(r.ids == together[key].ids for one in alone for key, r in one.items())
+    assert all(r.ids == together[key].ids for item in alone for key, r in item.items())
     other = collect(engine, prompts(8), sampling(seed=4))
     assert sum(other[key].ids != r.ids for key, r in together.items()) > 56  # of 64
     assert len({r.ids for r in together.values() if r.prompt_id == "p0"}) == 8

@@ -40,13 +40,13 @@ def test_unpack_gives_back_names_shapes_dtypes_and_every_bit(
 ) -> None:
     model = model_of(columns)
     manifest, buffer = pack_weights(model.items(), version)
-    found = dict(unpack_weights(manifest, buffer))
+    weights = dict(unpack_weights(manifest, buffer))
     assert manifest.version == version
-    assert list(found) == list(model)
+    assert list(weights) == list(model)
     for name, tensor in model.items():
-        assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape
+        assert weights[name].dtype == tensor.dtype and weights[name].shape == tensor.shape
         assert torch.equal(
-            found[name].view(torch.uint8) if tensor.ndim else found[name],
+            weights[name].view(torch.uint8) if tensor.ndim else weights[name],
             tensor.view(torch.uint8) if tensor.ndim else tensor,
         )
 
@@ -171,6 +171,6 @@ def test_an_indexed_checkpoint_is_read_from_the_files_that_its_index_names(tmp_p
 
 
 def test_the_digest_does_not_depend_on_the_process() -> None:
-    found = compute_weight_digest(1, ["a"], ["float32"], [(1,)], np.zeros(64, np.uint8))
-    assert found == compute_weight_digest(1, ("a",), ("float32",), ((1,),), np.zeros(64, np.uint8))
-    assert len(found) == 64
+    weight_digest = compute_weight_digest(1, ["a"], ["float32"], [(1,)], np.zeros(64, np.uint8))
+    assert weight_digest == compute_weight_digest(1, ("a",), ("float32",), ((1,),), np.zeros(64, np.uint8))
+    assert len(weight_digest) == 64

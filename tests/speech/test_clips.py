@@ -21,9 +21,9 @@ def noise(seed: int) -> audio.Wave:
     return (wave / np.abs(wave).max() * 10 ** dice.uniform(-1.5, 0)).astype(np.float32)
 
 
-def same(one: ClipInfo, other: ClipInfo) -> bool:
-    assert one.sound is not None and other.sound is not None
-    return one.sound[0] == other.sound[0] or one.sound[1] == other.sound[1]
+def same(item: ClipInfo, other: ClipInfo) -> bool:
+    assert item.sound is not None and other.sound is not None
+    return item.sound[0] == other.sound[0] or item.sound[1] == other.sound[1]
 
 
 def test_a_sound_is_the_same_in_the_two_ways_in_which_writers_round() -> None:
@@ -42,7 +42,7 @@ def test_sounds_that_differ_a_little_more_are_others() -> None:
         ClipInfo.from_wave(-tone(300), RATE),
     ]
     for grid in (0, 1):
-        assert len({one.sound[grid] for one in heard if one.sound}) == len(heard)
+        assert len({clip.sound[grid] for clip in heard if clip.sound}) == len(heard)
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])

@@ -134,9 +134,9 @@ def test_a_clip_that_is_too_long_is_refused_also_when_its_codes_are_kept(
 
 def test_a_folder_that_cannot_be_written_is_told_once_and_ends_nothing(run, root: Path) -> None:  # type: ignore[no-untyped-def]
     root.write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match="codes are not kept") as told:
+    with pytest.warns(UserWarning, match="codes are not kept") as warned:
         assert run()[0] == 2
-    assert len(told) == 1
+    assert len(warned) == 1
 
 
 def test_off_keeps_nothing(run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
@@ -147,7 +147,7 @@ def test_off_keeps_nothing(run, root: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("told", "place"),
+    ("message", "place"),
     [
         ({"XDG_CACHE_HOME": "/x", "WAVGATE_CACHE": ""}, Path("/x/wavgate")),
         ({"XDG_CACHE_HOME": "", "WAVGATE_CACHE": ""}, Path.home() / ".cache/wavgate"),
@@ -156,9 +156,9 @@ def test_off_keeps_nothing(run, root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_the_cache_is_where_the_environment_says(
-    told: dict[str, str], place: Path | None, monkeypatch: pytest.MonkeyPatch
+    message: dict[str, str], place: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in told.items():
+    for name, value in message.items():
         monkeypatch.setenv(name, value)
     assert cache_root() == place
 

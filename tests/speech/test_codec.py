@@ -117,7 +117,7 @@ def test_real_clips_concatenate_exactly_in_the_shipped_codec(shipped: MelCodec) 
 
     for row in read_rows("test")[:10]:
         clips = row["sft_target_audio"] + row["audios"][0]
-        apart = [code for one in clips for code in shipped.encode(read_clips(DATA, [one]))]
+        apart = [code for item in clips for code in shipped.encode(read_clips(DATA, [item]))]
         assert shipped.encode(read_clips(DATA, clips)) == apart
 
 

@@ -25,8 +25,8 @@ def speech(seconds: float, rate: int = 16_000) -> np.ndarray:
     return (np.sin(2 * np.pi * (300 + 200 * time) * time) / 4).astype(np.float32)
 
 
-def declare(folder: Path, **told: object) -> None:
-    (folder / "wavgate-codec.json").write_text(json.dumps(told))
+def declare(folder: Path, **message: object) -> None:
+    (folder / "wavgate-codec.json").write_text(json.dumps(message))
 
 
 @pytest.fixture(scope="module")
@@ -188,9 +188,9 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("told", "rule"), BAD)
-def test_a_bad_declaration_is_refused_by_file_and_rule(told: dict[str, object], rule: str, halves: Path) -> None:
-    declare(halves, **told)
+@pytest.mark.parametrize(("message", "rule"), BAD)
+def test_a_bad_declaration_is_refused_by_file_and_rule(message: dict[str, object], rule: str, halves: Path) -> None:
+    declare(halves, **message)
     with pytest.raises(ValueError, match=rule) as refused:
         load_codec(halves)
     assert str(halves) in str(refused.value)

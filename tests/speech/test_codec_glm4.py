@@ -45,7 +45,7 @@ def naive(folder: Path, wave: np.ndarray) -> list[int]:
 
     w = {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
     extractor = WhisperFeatureExtractor.from_pretrained(folder)
-    told = extractor(
+    extracted = extractor(
         [wave],
         sampling_rate=16_000,
         return_attention_mask=True,
@@ -53,13 +53,13 @@ def naive(folder: Path, wave: np.ndarray) -> list[int]:
         padding="longest",
         pad_to_multiple_of=FRAME,
     )
-    x = told.input_features[0].double()
+    x = extracted.input_features[0].double()
     for conv, stride in (("conv1", 1), ("conv2", 2)):
         x = functional.conv1d(functional.pad(x, (2, 0)), w[f"{conv}.weight"], w[f"{conv}.bias"], stride=stride)
         x = functional.gelu(x)
     x = x.T + w["embed_positions.weight"][: x.shape[1]]
     steps, heads, block = len(x), GLM4["encoder_attention_heads"], GLM4["quantize_causal_block_size"]
-    valid = told.attention_mask[0, ::2].bool()
+    valid = extracted.attention_mask[0, ::2].bool()
     allowed = torch.zeros(steps, steps, dtype=torch.bool)
     for query in range(steps):
         for key in range(steps):

@@ -16,13 +16,13 @@ def imported(name: str) -> set[str]:
     file = file if file.is_file() else ROOT.joinpath(*name.split("."), "__init__.py")
     if not file.is_file():
         return set()  # another's package, or a name in a module
-    found = {name.rpartition(".")[0]} - {""}
+    actual = {name.rpartition(".")[0]} - {""}
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            actual |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+            actual |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return actual
 
 
 def all_imported(names: set[str]) -> set[str]:

@@ -54,9 +54,9 @@ def test_sound_and_codes_are_those_of_the_model(codec: Codec, folder: Path) -> N
     with torch.inference_mode():
         codes = model.encode(torch.from_numpy(wave)[None, None]).audio_codes.reshape(-1, 6)[0]
         assert codec.encode(wave) == codes.tolist()
-        told = {"audio_scales": [None]} if folder.name == "encodec" else {}
+        options = {"audio_scales": [None]} if folder.name == "encodec" else {}
         shape = (1, 1, 1, 6) if folder.name == "encodec" else (1, 1, 6)
-        sound = model.decode(audio_codes=codes.view(shape), **told).audio_values
+        sound = model.decode(audio_codes=codes.view(shape), **options).audio_values
     assert np.array_equal(codec.decode(codes.tolist()), sound.reshape(-1).clamp(-1, 1).numpy())
     assert len(set(codes.tolist())) > 1
 

@@ -65,12 +65,12 @@ def counted(flac: bytes, samples: int) -> bytes:
 
 
 def pages(content: bytes) -> list[bytes]:
-    found, place = [], 0
+    collected, place = [], 0
     while place < len(content):
         table = content[place + 27 :][: content[place + 26]]
-        found.append(content[place : place + 27 + len(table) + sum(table)])
-        place += len(found[-1])
-    return found
+        collected.append(content[place : place + 27 + len(table) + sum(table)])
+        place += len(collected[-1])
+    return collected
 
 
 def sealed(page: bytes) -> bytes:
@@ -78,10 +78,10 @@ def sealed(page: bytes) -> bytes:
     return page[:22] + ogg._compute_ogg_crc(page[:22] + bytes(4) + page[26:]) + page[26:]
 
 
-def mixed(one: bytes, other: bytes) -> bytes:
+def mixed(item: bytes, other: bytes) -> bytes:
     """Two Ogg streams whose pages take turns."""
     left = [sealed(page[:14] + b"two!" + page[18:]) for page in pages(other)]
-    turns = zip_longest(pages(one), left, fillvalue=b"")
+    turns = zip_longest(pages(item), left, fillvalue=b"")
     return b"".join(chain.from_iterable(turns))
 
 
@@ -353,8 +353,8 @@ BEGINNINGS = (
 )
 def test_any_bytes_get_an_answer(beginning: bytes, rest: list[bytes], decoded: int) -> None:
     content = b"".join([beginning, *rest])
-    found = containers.find_container_problem(Counted(content), len(content), decoded)
-    assert found is None or (found.startswith("must ") and "\n" not in found)
+    container_problem = containers.find_container_problem(Counted(content), len(content), decoded)
+    assert container_problem is None or (container_problem.startswith("must ") and "\n" not in container_problem)
 
 
 @given(st.sampled_from([WAV, RF64, VORBIS, OPUS, FLAC, MP3, VARIABLE]), st.data())

@@ -145,9 +145,9 @@ def test_a_finished_conversion_is_told_again_and_not_done_again(folder: Path, tm
     source = as_lines(folder / "set.jsonl", rows(folder, 3))
     first = convert_source([source], tmp_path / "to", SECONDS)
     before = contents(tmp_path / "to")
-    told: list[ConversionProgress] = []
-    assert convert_source([source], tmp_path / "to", SECONDS, tell=told.append) == first
-    assert not told and contents(tmp_path / "to") == before
+    collected: list[ConversionProgress] = []
+    assert convert_source([source], tmp_path / "to", SECONDS, tell=collected.append) == first
+    assert not collected and contents(tmp_path / "to") == before
 
 
 def test_a_kill_between_the_last_note_and_the_manifest_is_made_good(folder: Path, tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ def test_what_is_dropped_is_counted_by_rule_and_listed_by_place(folder: Path, tm
         "audios: must have one entry per <|audio|>": 2,
         "sft_target_audio: the reference reply must have sound": 1,
     }
-    told = (tmp_path / "to" / "problems.txt").read_text().splitlines()
-    assert [line.split(": ")[0] for line in told] == [
+    lines = (tmp_path / "to" / "problems.txt").read_text().splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
         f"{source}:2:audios[0]",
         f"{source}:2:audios[1]",
         f"{source}:3:sft_target_audio",
@@ -227,7 +227,7 @@ def test_ids_are_those_of_the_source_where_they_can_be_part_of_a_file_name(folde
     convert_source([as_lines(folder / "set.jsonl", given)], tmp_path / "to", SECONDS)
     ids = [row.id for row in manifest.read_manifest(tmp_path / "to" / "manifest.jsonl", SECONDS)]
     assert ids[:3] == ["ok-1", "17", "row-3"]
-    assert [one.rpartition("-")[0] for one in ids[3:]] == ["a-b", "a-b"] and len(set(ids)) == 5
+    assert [item.rpartition("-")[0] for item in ids[3:]] == ["a-b", "a-b"] and len(set(ids)) == 5
 
 
 @pytest.mark.parametrize("container", ["tar", "jsonl"])
@@ -243,7 +243,7 @@ def test_ids_that_begin_anew_in_each_file_cost_no_row(
     whole = convert_source(sources, tmp_path / "whole", SECONDS)
     own = ["000000", "000001", "000002"]
     ids = [row.id for row in manifest.read_manifest(tmp_path / "whole" / "manifest.jsonl", SECONDS)]
-    assert ids == own + [f"{i}-set-{one}" for i in (1, 2) for one in own]
+    assert ids == own + [f"{i}-set-{item}" for i in (1, 2) for item in own]
     assert (whole.rows, whole.renamed) == (9, 6)
     for kill in range(1, 10):
 
@@ -280,9 +280,9 @@ def test_rows_of_several_forms_are_read_each_as_what_it_is(
         "it is 1",
         "it is 0",
     ]
-    told = capsys.readouterr().out
-    assert "VITA-Audio's rows (the last assistant turn is the reference reply): 1\n" in told
-    assert "(WavAlign's, or wavgate's own): 1\n" in told and "dropped 1" in told
+    out = capsys.readouterr().out
+    assert "VITA-Audio's rows (the last assistant turn is the reference reply): 1\n" in out
+    assert "(WavAlign's, or wavgate's own): 1\n" in out and "dropped 1" in out
 
 
 def test_what_nothing_is_made_of_is_counted_in_turns_too(folder: Path, tmp_path: Path) -> None:
@@ -347,11 +347,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     (folder / "dict" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     convert_source([Path("bad.jsonl")], Path("begun"), 60.0)
     os.mkfifo(folder / "pipe.jsonl")
-    arguments, told = MISTAKES[name]
+    arguments, message = MISTAKES[name]
     to = [] if "--to" in arguments else ["--to", "to"]
     assert main(["data", "convert", *arguments, *to]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
     assert not Path("to/manifest.jsonl").exists()
 
 

@@ -43,13 +43,13 @@ def log_mel(wave: np.ndarray) -> np.ndarray:
 def naive(folder: Path, wave: np.ndarray) -> torch.Tensor:
     whisper = WhisperModel.from_pretrained(folder / "whisper-large-v3").encoder.eval()
     w = {k: v for file in folder.glob("model-*.safetensors") for k, v in load_file(file).items()}
-    found = []
+    collected = []
     for start in range(0, len(wave), 480_000):
         window = wave[start : start + 480_000]
         frames = whisper(torch.from_numpy(log_mel(window))[None]).last_hidden_state[0]
         kept = (len(window) - 1) // 1280 + 1
-        found.append(torch.stack([frames[4 * k : 4 * k + 4].flatten() for k in range(kept)]))
-    x, at = torch.cat(found), "model.vq_adaptor.layers"
+        collected.append(torch.stack([frames[4 * k : 4 * k + 4].flatten() for k in range(kept)]))
+    x, at = torch.cat(collected), "model.vq_adaptor.layers"
     x = F.silu(x @ w[f"{at}.0.weight"].T + w[f"{at}.0.bias"])
     x = x @ w[f"{at}.3.weight"].T + w[f"{at}.3.bias"]
     return F.layer_norm(x, (WIDTH,), w[f"{at}.4.weight"], w[f"{at}.4.bias"], 1e-6)
@@ -58,10 +58,10 @@ def naive(folder: Path, wave: np.ndarray) -> torch.Tensor:
 @pytest.mark.parametrize("seconds", [0.5, 1.001, 30.4])
 def test_vectors_are_those_of_the_published_computation(ear: KimiAudioEncoder, folder: Path, seconds: float) -> None:
     wave = clip(seconds, 1)
-    found, expected = ear.encode(wave), naive(folder, wave)
-    assert found.dtype == np.float32 and found.shape == (ear.count_vectors(seconds), WIDTH) == expected.shape
-    assert np.allclose(found, expected.numpy(), atol=2e-3)
-    assert float(np.abs(found[0] - found[1]).max()) > 0.01
+    vectors, expected = ear.encode(wave), naive(folder, wave)
+    assert vectors.dtype == np.float32 and vectors.shape == (ear.count_vectors(seconds), WIDTH) == expected.shape
+    assert np.allclose(vectors, expected.numpy(), atol=2e-3)
+    assert float(np.abs(vectors[0] - vectors[1]).max()) > 0.01
 
 
 def test_an_encoder_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:

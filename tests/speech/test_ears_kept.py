@@ -66,9 +66,9 @@ def test_a_row_that_is_drawn_again_is_not_heard_again(family: Family, ear: Count
 
 def test_clips_in_another_order_are_heard_anew(family: Family, ear: Counting, data: Path) -> None:
     encoder = RowEncoder(family, data, 10.0)
-    one, other = vectors(encoder, "a.wav", "b.wav"), vectors(encoder, "b.wav", "a.wav")
-    assert ear.heard == 2 and not np.array_equal(one, other)
-    assert np.array_equal(other, vectors(RowEncoder(family, data, 10.0), "b.wav", "a.wav"))
+    first, second = vectors(encoder, "a.wav", "b.wav"), vectors(encoder, "b.wav", "a.wav")
+    assert ear.heard == 2 and not np.array_equal(first, second)
+    assert np.array_equal(second, vectors(RowEncoder(family, data, 10.0), "b.wav", "a.wav"))
 
 
 def test_a_clip_that_is_too_long_is_refused_before_it_is_heard(family: Family, ear: Counting, data: Path) -> None:

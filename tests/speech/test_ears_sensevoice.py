@@ -64,10 +64,10 @@ def naive_fbank(wave: NDArray[np.float32]) -> Array:
 
 
 def test_filter_banks_are_kaldis() -> None:
-    found = kaldi.compute_fbank(chirp())
-    assert found.shape == (23, 80)
+    fbank = kaldi.compute_fbank(chirp())
+    assert fbank.shape == (23, 80)
     for frame, numbers in KALDI.items():
-        assert found[frame, list(COLUMNS)] == pytest.approx(numbers, abs=2e-4)
+        assert fbank[frame, list(COLUMNS)] == pytest.approx(numbers, abs=2e-4)
 
 
 def test_filter_banks_are_those_of_the_definition() -> None:
@@ -80,9 +80,9 @@ def test_filter_banks_are_those_of_the_definition() -> None:
 @given(frames=st.integers(1, 40))
 def test_low_rate_frames_hold_seven_neighbours_of_every_sixth_and_repeat_the_ends(frames: int) -> None:
     features = np.arange(frames, dtype=np.float32)[:, None] + np.zeros(80, np.float32)
-    found = kaldi.stack_low_rate_frames(features)[:, ::80]
+    actual = kaldi.stack_low_rate_frames(features)[:, ::80]
     wanted = [[min(max(6 * i + k, 0), frames - 1) for k in range(-3, 4)] for i in range(math.ceil(frames / 6))]
-    assert found.tolist() == wanted
+    assert actual.tolist() == wanted
 
 
 @given(samples=st.integers(400, 20_000))
@@ -138,17 +138,17 @@ def naive_hear(folder: Path, wave: NDArray[np.float32]) -> Array:
     x = layer(norm(x, "encoder.after_norm"), "encoder.tp_encoders.0")
     x = norm(norm(x, "encoder.tp_norm"), "model.audio_projection.pre_proj_layernorm", tensors)
     inner = x @ tensors["model.audio_projection.mlp.0.weight"].T
-    gelu = np.vectorize(lambda one: one * (1 + math.erf(one / math.sqrt(2))) / 2)
+    gelu = np.vectorize(lambda item: item * (1 + math.erf(item / math.sqrt(2))) / 2)
     return np.asarray(gelu(inner) @ tensors["model.audio_projection.mlp.2.weight"].T)
 
 
 def test_vectors_are_those_of_the_naive_encoder(folder: Path) -> None:
     ear = sensevoice.load_sensevoice(folder, folder)
     wave = np.random.default_rng(1).normal(0, 0.1, 6000).astype(np.float32)
-    found, expected = ear.encode(wave), naive_hear(folder, wave)
-    assert found.shape == expected.shape == (ear.count_vectors(6000 / 16000), HIDDEN)
-    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
-    assert ear.sample_rate == 16000 and found.dtype == np.float32
+    vectors, expected = ear.encode(wave), naive_hear(folder, wave)
+    assert vectors.shape == expected.shape == (ear.count_vectors(6000 / 16000), HIDDEN)
+    assert np.abs(vectors - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert ear.sample_rate == 16000 and vectors.dtype == np.float32
 
 
 def test_what_cannot_be_heard_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: write(made / name) for name, write in WRITERS.items()}
 
 
-def told(name: str, folder: Path) -> str:
+def refusal(name: str, folder: Path) -> str:
     with pytest.raises(ValueError) as refused:
         load_family(ModelConfig(family=name, path=folder)).audio_encoder()
     assert "\n" not in str(refused.value)
@@ -69,11 +69,11 @@ def test_vectors_of_another_width_are_refused(tmp_path: Path, name: str) -> None
     rule = "the audio encoder's vectors must have the model's hidden_size"
     hidden = json.loads((folder / "config.json").read_text())
     hidden = hidden.get("hidden_size") or hidden["text_config"]["hidden_size"]
-    assert told(name, folder) == f"{folder}: {rule} {hidden}: got {hidden - 2}"
+    assert refusal(name, folder) == f"{folder}: {rule} {hidden}: got {hidden - 2}"
 
 
 @pytest.mark.parametrize("name", LAST)
 def test_a_checkpoint_without_that_layer_is_refused(tmp_path: Path, name: str) -> None:
     folder = WRITERS[name](tmp_path / "model")
     rewrite(folder, lambda tensors: {n: t for n, t in tensors.items() if not n.startswith(LAST[name])})
-    assert told(name, folder) == f"{folder}: lacks the audio encoder's tensor {LAST[name]}.weight"
+    assert refusal(name, folder) == f"{folder}: lacks the audio encoder's tensor {LAST[name]}.weight"

@@ -29,8 +29,8 @@ PUBLISHED_GLM4 = {  # what transformers' WhisperConfig writes, and the tokenizer
 
 
 def edit(file: Path, **changes: Any) -> None:
-    told = json.loads(file.read_text()) if file.is_file() else {}
-    file.write_text(json.dumps(told | changes))
+    content = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(content | changes))
 
 
 def test_the_published_configs_are_read(tmp_path: Path) -> None:
@@ -44,9 +44,11 @@ def test_the_published_configs_are_read(tmp_path: Path) -> None:
     )
     assert WhisperVQ(folder).size == 64
     mimi = write_residual(tmp_path / "mimi", "mimi")
-    told = json.loads((mimi / "config.json").read_text())
-    rotations = told.pop("rope_parameters")
-    (mimi / "config.json").write_text(json.dumps(told | {"rope_theta": rotations["rope_theta"], "_frame_rate": 12.5}))
+    content = json.loads((mimi / "config.json").read_text())
+    rotations = content.pop("rope_parameters")
+    (mimi / "config.json").write_text(
+        json.dumps(content | {"rope_theta": rotations["rope_theta"], "_frame_rate": 12.5})
+    )
     assert load_codec(mimi).size == 64
     checkpoint = kimi_audio.write_checkpoint(tmp_path / "kimi")
     edit(checkpoint / "whisper-large-v3" / "preprocessor_config.json", **EXTRACTOR | {"feature_size": 128})
@@ -113,9 +115,9 @@ STEP: list[tuple[Callable[[dict[str, Any]], object], str]] = [
 def test_step_audios_encoder(step: Path, change: Callable[[dict[str, Any]], object], rule: str) -> None:
     file = step / "config.json"
     before = file.read_text()
-    told = json.loads(before)
-    change(told["audio_encoder_config"])
-    file.write_text(json.dumps(told))
+    content = json.loads(before)
+    change(content["audio_encoder_config"])
+    file.write_text(json.dumps(content))
     try:
         with pytest.raises(ValueError, match=rf"config\.json: .*{rule}"):
             load_family(ModelConfig(family="step_audio2", path=step)).audio_encoder()

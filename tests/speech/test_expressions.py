@@ -138,8 +138,10 @@ def polynomial(text: str) -> dict[tuple[int, ...], Fraction]:
     def build(node: ast.expr) -> P:
         match node:
             case ast.BinOp(left=left, op=op, right=right):
-                one, two = build(left), build(right)
-                return one + two if isinstance(op, ast.Add) else one - two if isinstance(op, ast.Sub) else one * two
+                left_tree, right_tree = build(left), build(right)
+                if isinstance(op, ast.Add):
+                    return left_tree + right_tree
+                return left_tree - right_tree if isinstance(op, ast.Sub) else left_tree * right_tree
             case ast.Name(id=name):
                 return values[name]
             case ast.Constant(value=int(value)):
@@ -150,16 +152,16 @@ def polynomial(text: str) -> dict[tuple[int, ...], Fraction]:
 
 
 @given(trees, trees)
-def test_equality_agrees_with_the_coefficients(one: str, other: str) -> None:
-    assert are_equal(parse_expression(one), parse_expression(other)) == (polynomial(one) == polynomial(other))
+def test_equality_agrees_with_the_coefficients(item: str, other: str) -> None:
+    assert are_equal(parse_expression(item), parse_expression(other)) == (polynomial(item) == polynomial(other))
 
 
 @given(trees, trees)
-def test_what_is_multiplied_out_is_the_same(one: str, other: str) -> None:
+def test_what_is_multiplied_out_is_the_same(item: str, other: str) -> None:
     assert are_equal(
-        parse_expression(f"({one} + {other})^2"), parse_expression(f"{one}^2 + 2*{one}*{other} + {other}^2")
+        parse_expression(f"({item} + {other})^2"), parse_expression(f"{item}^2 + 2*{item}*{other} + {other}^2")
     )
-    assert last_expression_equals(f"the answer is {one} plus {other}", parse_expression(f"{other} + {one}"))
+    assert last_expression_equals(f"the answer is {item} plus {other}", parse_expression(f"{other} + {item}"))
 
 
 @given(st.fractions(0, 50, max_denominator=50), st.integers(-6, 6))

@@ -71,46 +71,46 @@ def test_the_same_holds_of_near_misses(text: list[int], code: list[int], delay: 
 def test_what_is_merged_is_well_formed_splits_back_and_is_allowed_everywhere(
     text: list[int], code: list[int], delay: int
 ) -> None:
-    one = grammar(delay)
-    ids = one.merge_chunks([text, text[:1]], [code[:3], code[3:]])
-    assert one.well_formed(ids) and len(ids) == 2 * (delay + len(code) + 1)
-    assert one.split_text_and_codes(ids) == ([*text, text[0]], code)
-    grammar_states = one.grammar_states(ids)
-    assert FREE not in grammar_states and one.allowed_masks()[grammar_states, ids].all()
+    item = grammar(delay)
+    ids = item.merge_chunks([text, text[:1]], [code[:3], code[3:]])
+    assert item.well_formed(ids) and len(ids) == 2 * (delay + len(code) + 1)
+    assert item.split_text_and_codes(ids) == ([*text, text[0]], code)
+    grammar_states = item.grammar_states(ids)
+    assert FREE not in grammar_states and item.allowed_masks()[grammar_states, ids].all()
 
 
 @given(texts, codes, delays, st.data())
 def test_a_reply_cut_anywhere_still_parses(text: list[int], code: list[int], delay: int, data: st.DataObject) -> None:
-    one = grammar(delay)
-    ids = one.merge_chunks([text], [code])
+    item = grammar(delay)
+    ids = item.merge_chunks([text], [code])
     cut = ids[: data.draw(st.integers(0, len(ids) - 1))]
-    assert not one.well_formed(cut)
-    assert one.split_text_and_codes(cut) == (
+    assert not item.well_formed(cut)
+    assert item.split_text_and_codes(cut) == (
         [t for t in cut[0::2] if t in TEXTS],
         [c for c in cut[1::2] if c in CODES],
     )
-    assert one.grammar_states(cut) == one.grammar_states(ids)[: len(cut)]
+    assert item.grammar_states(cut) == item.grammar_states(ids)[: len(cut)]
 
 
 @given(anything, delays)
 def test_any_ids_parse_and_behind_a_break_everything_is_free(ids: list[int], delay: int) -> None:
-    one, broken, state = grammar(delay), False, 0
-    one.split_text_and_codes(ids)
-    for position, (token, grammar_state) in enumerate(zip(ids, one.grammar_states(ids), strict=True)):
-        assert grammar_state == one.grammar_state(state)
+    item, broken, state = grammar(delay), False, 0
+    item.split_text_and_codes(ids)
+    for position, (token, grammar_state) in enumerate(zip(ids, item.grammar_states(ids), strict=True)):
+        assert grammar_state == item.grammar_state(state)
         assert (grammar_state == FREE) == broken
-        broken = broken or not one.allowed_masks()[grammar_state, token] or (position % 2 == 1 and token in one.stop)
-        state = one.advance(state, token)
+        broken = broken or not item.allowed_masks()[grammar_state, token] or (position % 2 == 1 and token in item.stop)
+        state = item.advance(state, token)
 
 
 @given(delays, st.integers(0, 2**32 - 1))
 def test_sampling_under_the_mask_cannot_break_the_grammar(delay: int, seed: int) -> None:
-    rng, ids, one = np.random.default_rng(seed), [], grammar(delay)
-    state = one.start_state()
-    while not ids or (ids[-1] not in one.stop and len(ids) < 80):
-        ids.append(int(rng.choice(np.flatnonzero(one.allowed_masks()[one.grammar_state(state)]))))
-        state = one.advance(state, ids[-1])
-    assert one.well_formed(ids) == (ids[-1] in one.stop) == reference(ids, delay)
+    rng, ids, item = np.random.default_rng(seed), [], grammar(delay)
+    state = item.start_state()
+    while not ids or (ids[-1] not in item.stop and len(ids) < 80):
+        ids.append(int(rng.choice(np.flatnonzero(item.allowed_masks()[item.grammar_state(state)]))))
+        state = item.advance(state, ids[-1])
+    assert item.well_formed(ids) == (ids[-1] in item.stop) == reference(ids, delay)
 
 
 @given(texts, codes, delays)
@@ -129,12 +129,12 @@ def test_a_reply_is_laid_out_as_documented() -> None:
 
 
 def test_the_two_streams_share_no_mask() -> None:
-    one = grammar(1)
+    item = grammar(1)
     names = {9: "t", END: "e", BLANK: "_", 20: "a", STOP: "s"}
-    ids = one.merge_chunks([[9, 9]], [[20, 20]])
-    spelt = ["".join(names[i] for i in names if one.allowed_masks()[p, i]) for p in one.grammar_states(ids)]
+    ids = item.merge_chunks([[9, 9]], [[20, 20]])
+    spelt = ["".join(names[i] for i in names if item.allowed_masks()[p, i]) for p in item.grammar_states(ids)]
     assert spelt == ["t", "_", "te", "a", "te", "as", "_", "as"]
-    assert not one.allowed_masks()[FREE + 1 :, [0, 1, *range(40, 48)]].any()
+    assert not item.allowed_masks()[FREE + 1 :, [0, 1, *range(40, 48)]].any()
 
 
 @pytest.mark.parametrize(

@@ -276,11 +276,11 @@ def test_white_space_stands_as_it_is_beside_words_and_is_nothing_beside_markers_
 @given(st.lists(st.one_of(st.just(AUDIO_MARKER), st.text("ab \n<|", max_size=4)), min_size=1, max_size=6))
 def test_a_content_is_its_parts(pieces: list[str]) -> None:
     content = "".join(pieces)
-    found = manifest.split_at_markers(content)
-    assert found.count(AUDIO_MARKER) == content.count(AUDIO_MARKER)
-    assert all(part == AUDIO_MARKER or AUDIO_MARKER not in part for part in found)
-    if set(found) - {AUDIO_MARKER}:
-        assert "".join(found) == content
+    at_markers = manifest.split_at_markers(content)
+    assert at_markers.count(AUDIO_MARKER) == content.count(AUDIO_MARKER)
+    assert all(part == AUDIO_MARKER or AUDIO_MARKER not in part for part in at_markers)
+    if set(at_markers) - {AUDIO_MARKER}:
+        assert "".join(at_markers) == content
     else:
         assert not content.replace(AUDIO_MARKER, "").strip()
 

@@ -52,13 +52,13 @@ def changed(folders: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
 
     def change(name: str, keys: dict[str, Any]) -> Path:
         folder = Path(shutil.copytree(folders[name], tmp_path / name))
-        told = json.loads((folder / "config.json").read_text())
-        part = told["text_config"] if name == "step_audio2" else told
+        content = json.loads((folder / "config.json").read_text())
+        part = content["text_config"] if name == "step_audio2" else content
         if "rope_parameters" in keys or "rope_scaling" in keys or "rope_theta" in keys:
             for key in ("rope_theta", "rope_scaling", "rope_parameters"):
                 part.pop(key, None)
         part |= keys
-        (folder / "config.json").write_text(json.dumps(told))
+        (folder / "config.json").write_text(json.dumps(content))
         return folder
 
     return change
@@ -83,8 +83,8 @@ def logits(name: str, folder: Path) -> torch.Tensor:
 def reference(folder: Path, keys: dict[str, Any]) -> torch.Tensor:
     """The same by transformers' own class, from the folder's own config.json with no key left out."""
     family = load_family(ModelConfig(family="tiny", path=folder))
-    told = json.loads((folder / "config.json").read_text())
-    model = Qwen2ForCausalLM(Qwen2Config(**told)).eval()
+    content = json.loads((folder / "config.json").read_text())
+    model = Qwen2ForCausalLM(Qwen2Config(**content)).eval()
     model.load_state_dict(load_language_model(family).state_dict())
     with torch.no_grad():
         return torch.as_tensor(model((torch.arange(3, 43) * 5 % 100)[None]).logits[0])
@@ -120,9 +120,9 @@ def test_what_a_config_says_is_what_transformers_own_class_computes(
 ) -> None:
     keys = SPELLINGS[spelling]
     folder = changed("tiny", keys)
-    found, before = logits("tiny", folder), logits("tiny", folders["tiny"])
-    assert torch.allclose(found, reference(folder, keys), atol=1e-5)
-    assert not torch.allclose(found, before, atol=1e-3)
+    actual, before = logits("tiny", folder), logits("tiny", folders["tiny"])
+    assert torch.allclose(actual, reference(folder, keys), atol=1e-5)
+    assert not torch.allclose(actual, before, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", QWEN)
@@ -135,13 +135,13 @@ def test_one_rotation_is_one_model_however_it_is_spelt(
         {"rope_parameters": YARN | {"rope_theta": 500.0}},
         {"rope_parameters": YARN | {"rope_theta": 500.0}, "rope_theta": 500.0, "rope_scaling": None},
     )
-    found = []
+    collected = []
     for keys in spelt:
         folder = changed(name, keys)
-        found.append(load_family(ModelConfig(family=name, path=folder, max_length=64)).backbone)
+        collected.append(load_family(ModelConfig(family=name, path=folder, max_length=64)).backbone)
         shutil.rmtree(folder)
-    assert all(backbone == found[0] for backbone in found)
-    assert found[0]["rope_parameters"] == YARN | {"rope_theta": 500.0}
+    assert all(backbone == collected[0] for backbone in collected)
+    assert collected[0]["rope_parameters"] == YARN | {"rope_theta": 500.0}
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -236,12 +236,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", QWEN)
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_computed_is_refused_with_its_key(changed: Callable[..., Path], name: str, case: str) -> None:
-    keys, told = REFUSED[case]
+    keys, message = REFUSED[case]
     folder = changed(name, keys)
     with pytest.raises(ValueError) as refused:
         load_family(ModelConfig(family=name, path=folder, max_length=64))
     line = str(refused.value)
-    assert line.startswith(f"{folder / 'config.json'}: ") and told in line and "\n" not in line
+    assert line.startswith(f"{folder / 'config.json'}: ") and message in line and "\n" not in line
     if name == "step_audio2":
         assert "text_config." in line
 
@@ -283,20 +283,20 @@ def test_what_changes_nothing_may_be_there(
     changed: Callable[..., Path], folders: dict[str, Path], name: str, case: str
 ) -> None:
     keys = dict(HARMLESS[case])
-    told = json.loads((folders[name] / "config.json").read_text())
-    part = told.get("text_config", told)
+    content = json.loads((folders[name] / "config.json").read_text())
+    part = content.get("text_config", content)
     keys |= {key: part[key] for key in ("rope_theta", "rope_parameters") if key in part}
-    found = load_family(ModelConfig(family=name, path=changed(name, keys), max_length=64))
+    family = load_family(ModelConfig(family=name, path=changed(name, keys), max_length=64))
     before = load_family(ModelConfig(family=name, path=folders[name], max_length=64))
-    assert found.backbone == before.backbone and found.engine_config == before.engine_config
+    assert family.backbone == before.backbone and family.engine_config == before.engine_config
 
 
 def test_a_text_config_and_what_lies_beside_it_must_agree(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders["step_audio2"], tmp_path / "step"))
-    told = json.loads((folder / "config.json").read_text())
+    content = json.loads((folder / "config.json").read_text())
 
     def refused(**keys: Any) -> str:
-        (folder / "config.json").write_text(json.dumps(told | keys))
+        (folder / "config.json").write_text(json.dumps(content | keys))
         with pytest.raises(ValueError) as error:
             load_family(ModelConfig(family="step_audio2", path=folder))
         return str(error.value).removeprefix(f"{folder / 'config.json'}: ")
@@ -304,9 +304,9 @@ def test_a_text_config_and_what_lies_beside_it_must_agree(folders: dict[str, Pat
     assert refused(rope_theta=1e4) == "rope_theta must be 1000000.0: got 10000.0"
     assert refused(use_sliding_window=True) == "use_sliding_window must be false: got true"
     assert refused(logits_scaling=2.0).startswith("logits_scaling is not read")
-    text = told["text_config"] | {"tie_word_embeddings": False}
+    text = content["text_config"] | {"tie_word_embeddings": False}
     assert refused(tie_word_embeddings=True, text_config=text) == "tie_word_embeddings must be false: got true"
-    text = told["text_config"] | {"num_attention_groups": 2}
+    text = content["text_config"] | {"num_attention_groups": 2}
     assert refused(text_config=text) == "text_config.num_attention_groups must be 1: got 2"
 
 
@@ -337,20 +337,20 @@ GLM: dict[str, tuple[dict[str, Any], str | None]] = {
 
 @pytest.mark.parametrize("case", GLM)
 def test_glm_is_honoured_or_refused(changed: Callable[..., Path], folders: dict[str, Path], case: str) -> None:
-    keys, told = GLM[case]
+    keys, message = GLM[case]
     folder = changed("glm4_voice", keys)
-    if told is not None:
+    if message is not None:
         with pytest.raises(ValueError) as refused:
             load_family(ModelConfig(family="glm4_voice", path=folder))
-        assert told in str(refused.value)
+        assert message in str(refused.value)
         return
     family = load_family(ModelConfig(family="glm4_voice", path=folder))
     model = GlmForCausalLM(GlmConfig(**family.backbone)).eval()
     assert family.engine_config is not None
     assert {key: family.engine_config[key] for key in keys} == keys
     model.load_state_dict(load_language_model(family).state_dict())
-    found, before = logits("glm4_voice", folder), logits("glm4_voice", folders["glm4_voice"])
-    assert not torch.allclose(found, before, atol=1e-3)
+    actual, before = logits("glm4_voice", folder), logits("glm4_voice", folders["glm4_voice"])
+    assert not torch.allclose(actual, before, atol=1e-3)
 
 
 def test_a_config_says_each_key_once(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_words_and_sound_do_not_ask_for_whom_they_were_made(family: Family, fold
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"prompt_ids": (2, 10**6)}, "id must lie in"),
         ({"chosen": PairReply(text="", ids=(10**6,), channels="T", sampled="1")}, "id must lie in"),
@@ -138,9 +138,9 @@ def test_words_and_sound_do_not_ask_for_whom_they_were_made(family: Family, fold
     ],
 )
 def test_tokens_that_the_model_does_not_have_are_refused_by_row(
-    changes: dict[str, Any], told: str, family: Family, folder: Path
+    changes: dict[str, Any], message: str, family: Family, folder: Path
 ) -> None:
-    with pytest.raises(ValueError, match=f"row r1: {told}"):
+    with pytest.raises(ValueError, match=f"row r1: {message}"):
         RowEncoder(family, folder, 60.0).encode_pair(sampled(family, **changes))
 
 
@@ -202,9 +202,9 @@ def test_pairs_that_the_model_cannot_use_are_named_by_line(tmp_path: Path) -> No
     path = pairs_file(tmp_path, THEIRS, THEIRS | {"sft_target_text": "xylophone"}, THEIRS | long)
     with pytest.raises(ManifestError) as caught:
         prepare_job([*SETTINGS, "algo=dpo_text", f"data.pairs={path}"])
-    told = str(caught.value)
-    assert "pairs.jsonl:2: word is not in the model's vocabulary: xylophone" in told
-    assert "pairs.jsonl:3:chosen: prompt + reply must fit model.max_length=512: got" in told
+    message = str(caught.value)
+    assert "pairs.jsonl:2: word is not in the model's vocabulary: xylophone" in message
+    assert "pairs.jsonl:3:chosen: prompt + reply must fit model.max_length=512: got" in message
     other["messages"] = [{"role": "user", "content": "say it"}]
     other["provenance"]["layout"] = "f" * 16
     with pytest.raises(ManifestError, match=r"pairs\.jsonl:1: its ids were made for tiny of layout ffff"):

@@ -148,8 +148,8 @@ def test_an_answer_behind_the_last_question_is_no_part_of_wavaligns_prompt(folde
 
 def test_white_space_goes_around_a_written_turn_of_theirs_and_stands_beside_a_marker() -> None:
     given = ("\n Say it. \n", f" Say it.\n\n{AUDIO_MARKER}\n", f"\n{AUDIO_MARKER}")
-    found = strip_written_messages([DialogueMessage(role="user", content=content) for content in given])
-    assert [message.content for message in found] == ["Say it.", *given[1:]]
+    written_messages = strip_written_messages([DialogueMessage(role="user", content=content) for content in given])
+    assert [message.content for message in written_messages] == ["Say it.", *given[1:]]
 
 
 OUR_MISTAKES: list[tuple[Row | str, str, str]] = [
@@ -271,7 +271,7 @@ def test_replies_of_the_same_words_and_samples_are_the_same_whatever_their_names
 
 def test_ids_of_a_source_are_made_fit_and_stay_apart(folder: Path) -> None:
     given = ["voiceassistant/000001", "voiceassistant-000001", "voiceassistant 000001", 7, "", None, -3]
-    rows = pairs.read_pairs(written(folder, *(THEIRS | {"id": one} for one in given)), SECONDS)
+    rows = pairs.read_pairs(written(folder, *(THEIRS | {"id": item} for item in given)), SECONDS)
     ids = [row.id for row in rows]
     assert len(set(ids)) == 7 and ids[1] == "voiceassistant-000001" and ids[3:6] == ["7", "line-5", "line-6"]
     assert ids[0].startswith("voiceassistant-000001-") and ids[0] == manifest.make_file_safe_id(given[0])  # type: ignore[arg-type]
@@ -315,9 +315,9 @@ def test_a_line_that_is_too_long_is_one_problem_beside_those_behind_it(
     for read in (pairs.read_pairs, manifest.read_manifest):
         with pytest.raises(ManifestError) as caught:
             read(path, SECONDS)
-        told = str(caught.value).splitlines()
-        assert f"{path}:2: a line has at most 5000 bytes" in told
-        assert f"{path}:4: a line has at most 5000 bytes" in told and any(f"{path}:5:" in one for one in told)
+        lines = str(caught.value).splitlines()
+        assert f"{path}:2: a line has at most 5000 bytes" in lines
+        assert f"{path}:4: a line has at most 5000 bytes" in lines and any(f"{path}:5:" in line for line in lines)
     with pytest.raises(ManifestError, match=f":3:id: must be unique: {OURS['id']} is also on line 1"):
         pairs.read_pairs(path, SECONDS)
 
@@ -347,9 +347,9 @@ def test_whatever_a_line_holds_it_is_a_row_or_problems(folder: Path, changes: Ro
 
 def test_data_check_says_what_the_pairs_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", str(written(folder, OURS))]) == 0
-    told = capsys.readouterr().out
-    assert "1 rows, no problem; arithmetic 1" in told and "3.5 to 3.5, known of 1" in told
-    assert "read as wavgate's pairs" in told and "1 with their tokens, 0 as words and sound" in told
+    out = capsys.readouterr().out
+    assert "1 rows, no problem; arithmetic 1" in out and "3.5 to 3.5, known of 1" in out
+    assert "read as wavgate's pairs" in out and "1 with their tokens, 0 as words and sound" in out
     assert main(["data", "check", str(written(folder, THEIRS | {"task_type": None}))]) == 0
     assert "of no type 1\nread as WavAlign's pairs" in capsys.readouterr().out
 

@@ -26,13 +26,13 @@ def numbered(count: int, **more: Any) -> list[dict[str, Any]]:
 
 def test_rows_are_those_of_the_lines_in_any_order(folder: Path) -> None:
     path = written(folder, *numbered(20))
-    found, naive = manifest.read_manifest(path, SECONDS), [ManifestRow.model_validate(row) for row in numbered(20)]
-    assert len(found) == 20 and list(found) == naive and list(reversed(found)) == naive[::-1]
-    assert [found[i] for i in (7, -1, 0, -20, 19)] == [naive[i] for i in (7, -1, 0, -20, 19)]
-    assert found[3:11:2] == naive[3:11:2] and found[:-4] == naive[:-4]
+    rows_read, naive = manifest.read_manifest(path, SECONDS), [ManifestRow.model_validate(row) for row in numbered(20)]
+    assert len(rows_read) == 20 and list(rows_read) == naive and list(reversed(rows_read)) == naive[::-1]
+    assert [rows_read[i] for i in (7, -1, 0, -20, 19)] == [naive[i] for i in (7, -1, 0, -20, 19)]
+    assert rows_read[3:11:2] == naive[3:11:2] and rows_read[:-4] == naive[:-4]
     for out in (20, -21):
         with pytest.raises(IndexError):
-            found[out]
+            rows_read[out]
 
 
 def test_a_last_line_without_an_end_is_a_row(folder: Path) -> None:
@@ -47,23 +47,23 @@ def test_a_last_line_without_an_end_is_a_row(folder: Path) -> None:
 )
 def test_a_line_that_has_become_another_is_refused_by_its_place(old: str, new: str, folder: Path) -> None:
     path = written(folder, *numbered(6))
-    found, kept = manifest.read_manifest(path, SECONDS), path.read_text().splitlines()
+    rows_read, kept = manifest.read_manifest(path, SECONDS), path.read_text().splitlines()
     path.write_text("\n".join([*kept[:3], kept[3].replace(old, new), *kept[4:]]) + "\n")
-    assert found[2].id == "row-2"
+    assert rows_read[2].id == "row-2"
     with pytest.raises(ManifestError) as caught:
-        found[3]
+        rows_read[3]
     assert str(caught.value) == f"{path}:4: must not change while it is in use: the line is another now"
 
 
 def test_a_file_that_is_gone_or_cut_is_refused(folder: Path) -> None:
     path = written(folder, *numbered(6))
-    found = manifest.read_manifest(path, SECONDS)
+    rows_read = manifest.read_manifest(path, SECONDS)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ManifestError, match=":6: must not change"):
-        found[5]
+        rows_read[5]
     path.unlink()
     with pytest.raises(ManifestError, match=":1: cannot be read any more: No such file"):
-        found[0]
+        rows_read[0]
 
 
 def test_the_digest_is_that_of_the_contents(folder: Path, tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_draws_and_a_restart_and_draws_are_all_draws_at_once(folder: Path) -> No
     path = written(folder, *numbered(7))
 
     def draw(cursor: RowCursor, count: int) -> list[str]:
-        found = manifest.read_manifest(path, SECONDS)  # anew, as after a restart
-        return [found[i].id for i in cursor.draw_indices(count)]
+        rows_read = manifest.read_manifest(path, SECONDS)  # anew, as after a restart
+        return [rows_read[i].id for i in cursor.draw_indices(count)]
 
     whole = draw(RowCursor(7, seed=3), 40)
     for k in range(0, 40, 3):
@@ -119,12 +119,12 @@ def test_each_line_with_an_id_of_before_names_the_first_that_has_it(
     with pytest.MonkeyPatch.context() as patch:
         whole = rows._hash_line
         patch.setattr(rows, "_hash_line", lambda text: whole(text) & ((1 << bits) - 1))  # ids that collide
-        _, found = rows.examine_rows(
-            path, lambda line, content, found: Named(**content), lambda content: (), ClipInspector(path, 1.0, False)
+        _, actual = rows.examine_rows(
+            path, lambda line, content, actual: Named(**content), lambda content: (), ClipInspector(path, 1.0, False)
         )
-    told = [(one.line, one.field, one.message) for one in found]
+    problems = [(one.line, one.field, one.message) for one in actual]
     naive = [(line, ids.index(one) + 1, one) for line, one in enumerate(ids, 1)]
-    assert told == [
+    assert problems == [
         (line, "id", f"must be unique: {one} is also on line {first}") for line, first, one in naive if first < line
     ]
 

@@ -232,9 +232,9 @@ MEANT: dict[str, tuple[dict[str, Any], SourceForm, list[tuple[str, str]], list[l
 @pytest.mark.parametrize("name", MEANT)
 def test_a_row_means_what_its_makers_say(name: str) -> None:
     content, form, turns, audios, text, reply, question = MEANT[name]
-    got, row, found = drafted(content)
-    assert (got, found) == (form, []) and row is not None
-    assert [(one["role"], one["content"]) for one in row.fields["messages"]] == turns
+    got, row, actual = drafted(content)
+    assert (got, actual) == (form, []) and row is not None
+    assert [(field["role"], field["content"]) for field in row.fields["messages"]] == turns
     assert [[said for _, said in entry] for entry in row.audios] == audios
     assert (row.fields["sft_target_text"], [said for _, said in row.reply]) == (text, reply)
     assert row.fields["question_text"] == question
@@ -272,9 +272,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("content", "field", "message"), WRONG)
 def test_a_row_that_cannot_be_used_says_why(content: dict[str, Any], field: str, message: str) -> None:
-    _, row, found = drafted(content)
+    _, row, actual = drafted(content)
     assert row is None
-    assert [where for where, _ in found] == [field] and message in found[0][1]
+    assert [where for where, _ in actual] == [field] and message in actual[0][1]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.text("ab \n", min_size=1))))
@@ -308,7 +308,7 @@ def keeper(to: Path, root: Path) -> ClipStore:
 
 
 def found_in(file: Path) -> list[str]:
-    return [str(record.locate_problem(*one)) for record in read_records([file]) for one in record.problems]
+    return [str(record.locate_problem(*problem)) for record in read_records([file]) for problem in record.problems]
 
 
 LINK = {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}
@@ -344,9 +344,9 @@ HOSTILE: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_archive_is_told_and_not_followed(name: str, tmp_path: Path) -> None:
-    members, told = HOSTILE[name]
+    members, message = HOSTILE[name]
     file = as_tar(tmp_path / "set.tar", members)
-    assert [line for line in found_in(file) if line.startswith(f"{file}:{told}")]
+    assert [line for line in found_in(file) if line.startswith(f"{file}:{message}")]
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -403,10 +403,10 @@ DAMAGED: dict[str, tuple[bytes, list[str]]] = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_archive_is_told_where_it_ends(name: str, tmp_path: Path) -> None:
-    content, told = DAMAGED[name]
+    content, message = DAMAGED[name]
     (tmp_path / "set.tar").write_bytes(content)
-    found = found_in(tmp_path / "set.tar")
-    assert all(any(one in line for line in found) for one in told), found
+    rows_found = found_in(tmp_path / "set.tar")
+    assert all(any(item in line for line in rows_found) for item in message), rows_found
 
 
 def test_a_header_that_claims_more_than_a_clip_is_not_read(tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def test_a_sample_names_its_own_clips_alone(tmp_path: Path) -> None:
 def test_clips_of_a_sample_that_its_row_does_not_name_are_found_by_their_names(tmp_path: Path) -> None:
     row = {"messages": [turn("user", "<|audio|>")], "sft_target_text": "x"}
     members = [("d/a.json", json.dumps(row).encode()), ("d/a.FLAC", b"q"), ("d/a.target.wav", b"r")]
-    (record,) = read_records([as_tar(tmp_path / "set.tar", [member(*one) for one in members])])
+    (record,) = read_records([as_tar(tmp_path / "set.tar", [member(*item) for item in members])])
     assert record.key == "d/a" and record.content is not None and record.members is not None
     assert record.members[record.content["audios"][0]] == record.members["d/a.flac"] == b"q"
     assert record.members[record.content["sft_target_audio"]] == b"r"
@@ -473,7 +473,7 @@ def test_bytes_that_were_changed_end_in_rows_or_in_problems(kind: str, tmp_path:
         file = as_tar(tmp_path / "set.tar", samples(tmp_path, given))
     else:
         file = as_parquet(tmp_path / "set.parquet", tmp_path, given)
-    whole, told = file.read_bytes(), 0
+    whole, refused_count = file.read_bytes(), 0
     dice = random.Random(0)
     for _ in range(150):
         content = bytearray(whole[: dice.randrange(len(whole))] if dice.random() < 0.2 else whole)
@@ -481,8 +481,8 @@ def test_bytes_that_were_changed_end_in_rows_or_in_problems(kind: str, tmp_path:
             at = dice.randrange(min(len(content), 3000)) if content else 0
             content[at : at + 1] = bytes([dice.randrange(256)])
         file.write_bytes(content)
-        told += bool(found_in(file))
-    assert told > 10
+        refused_count += bool(found_in(file))
+    assert refused_count > 10
 
 
 def test_a_table_that_is_cut_gives_the_rows_before_and_says_so(tmp_path: Path) -> None:
@@ -537,8 +537,8 @@ UNUSABLE: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "told"), UNUSABLE)
-def test_a_clip_that_cannot_be_used_says_why_and_leaves_nothing(given: Any, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("given", "message"), UNUSABLE)
+def test_a_clip_that_cannot_be_used_says_why_and_leaves_nothing(given: Any, message: str, tmp_path: Path) -> None:
     data, to = tmp_path / "data", tmp_path / "to"
     clip(data, "long.wav", 200, rate=16_000)
     short = (data / "long.wav").read_bytes()
@@ -548,7 +548,7 @@ def test_a_clip_that_cannot_be_used_says_why_and_leaves_nothing(given: Any, told
     soundfile.write(data / "nan.wav", np.full(160, np.nan, np.float32), 16_000, subtype="FLOAT")
     with pytest.raises(ValueError) as caught:
         keeper(to, data).store_clip(given, None)
-    assert told in str(caught.value) and str(tmp_path) not in str(caught.value)
+    assert message in str(caught.value) and str(tmp_path) not in str(caught.value)
     assert [path for path in to.rglob("*") if path.is_file()] == []
 
 

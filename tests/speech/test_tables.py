@@ -65,9 +65,9 @@ def test_a_column_that_no_form_reads_costs_no_row(container: str, kind: str, tmp
 @pytest.mark.parametrize("kind", ["far date", "far time", "fine time", "no text"])
 def test_a_value_that_cannot_be_read_costs_its_row(container: str, kind: str, tmp_path: Path) -> None:
     table = as_table(tmp_path, rows(tmp_path, 3)).append_column("answer", STRANGE[kind])
-    found = list(rows_of(file_of(written(tmp_path, container, table))))
-    assert [(one.line, one.content is None) for one in found] == [(1, False), (2, True), (3, False)]
-    ((field, message),) = found[1].problems
+    rows_read = list(rows_of(file_of(written(tmp_path, container, table))))
+    assert [(item.line, item.content is None) for item in rows_read] == [(1, False), (2, True), (3, False)]
+    ((field, message),) = rows_read[1].problems
     assert field == "answer" and message.startswith("cannot be read: ")
 
 
@@ -82,9 +82,9 @@ def test_text_that_is_none_in_a_list_of_a_batch_costs_the_batch_and_not_what_fol
     table = pyarrow.table({"audios": pyarrow.chunked_array([lists(1), lists(-1)])})
     dropped = {}
     for container in CONTAINERS:
-        found = list(rows_of(file_of(written(tmp_path, container, table))))
-        dropped[container] = [one.line for one in found if one.content is None]
-        assert len(found) == 6
+        rows_read = list(rows_of(file_of(written(tmp_path, container, table))))
+        dropped[container] = [item.line for item in rows_read if item.content is None]
+        assert len(rows_read) == 6
     assert dropped == {"parquet": [2], "arrow": [1, 2, 3]}
 
 
@@ -144,10 +144,10 @@ def test_a_row_that_is_too_large_for_python_is_dropped_before_it_is_there(
     monkeypatch.setattr(tables, "MAX_SAMPLE_BYTES", 20_000)
     values = [LONG[kind](count) for count in (1, 30, 1)]
     column = pyarrow.chunked_array(
-        [pyarrow.ListArray.from_arrays(pyarrow.array([0, len(one)], pyarrow.int32()), one) for one in values]
+        [pyarrow.ListArray.from_arrays(pyarrow.array([0, len(item)], pyarrow.int32()), item) for item in values]
     )
-    found = list(rows_of(file_of(written(tmp_path, "arrow", pyarrow.table({"audios": column})))))
-    assert [one.problems for one in found] == [
+    rows_read = list(rows_of(file_of(written(tmp_path, "arrow", pyarrow.table({"audios": column})))))
+    assert [item.problems for item in rows_read] == [
         [],
         [("audios", "cannot be read: a row has at most 20000 bytes")],
         [],
@@ -159,14 +159,14 @@ def test_a_row_is_bounded_over_all_its_columns(tmp_path: Path, monkeypatch: pyte
     for container in CONTAINERS:
         for second, whole in ((bytes(100), True), (bytes(1000), False)):
             table = pyarrow.table({"sft_target_audio": [bytes(1000)], "question_audio": [second]})
-            (found,) = rows_of(file_of(written(tmp_path, container, table)))
-            assert (found.content is not None) == whole == (not found.problems)
+            (actual,) = rows_of(file_of(written(tmp_path, container, table)))
+            assert (actual.content is not None) == whole == (not actual.problems)
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_a_layout_that_has_no_known_size_is_refused_by_its_name(container: str, tmp_path: Path) -> None:
     kind = pyarrow.map_(pyarrow.string(), pyarrow.int8())
     table = pyarrow.table({"answer": pyarrow.array([[("a", 1)], None], kind)})
-    found = list(rows_of(file_of(written(tmp_path, container, table))))
-    told = [(field, message[:36]) for one in found for field, message in one.problems]
-    assert told == [("answer", "cannot be read: must not be map<stri")] * 2
+    rows_read = list(rows_of(file_of(written(tmp_path, container, table))))
+    problems = [(field, message[:36]) for item in rows_read for field, message in item.problems]
+    assert problems == [("answer", "cannot be read: must not be map<stri")] * 2

@@ -57,14 +57,14 @@ def test_an_archive_has_the_members_that_tarfile_says(given: list[tuple[str, int
     except ValueError:  # a name too long for ustar
         return
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        naive = [(one.name, one.isreg(), one.isdir(), one.size, one.offset_data) for one in archive]
-    got = [(one.name.rstrip("/"), one.plain, one.folder, one.size, one.place) for one in read(content)]
+        naive = [(item.name, item.isreg(), item.isdir(), item.size, item.offset_data) for item in archive]
+    got = [(item.name.rstrip("/"), item.plain, item.folder, item.size, item.place) for item in read(content)]
     assert got == [(name.rstrip("/"), *rest) for name, *rest in naive]
 
 
 def test_archives_that_were_put_together_are_read_to_the_end() -> None:
     content = packed([entry("a", 700)]) + packed([entry("b", 1)]) + bytes(10_240)
-    assert [one.name for one in read(content)] == ["a", "b"]
+    assert [item.name for item in read(content)] == ["a", "b"]
 
 
 def test_a_file_with_holes_is_none_that_is_plain() -> None:
@@ -118,7 +118,7 @@ def test_any_bytes_end_in_members_or_an_error(changes: list[tuple[int, int]], le
         got = read(bytes(content))
     except ValueError:
         return
-    assert all(one.size >= 0 and one.place <= len(content) for one in got)
+    assert all(item.size >= 0 and item.place <= len(content) for item in got)
 
 
 def test_nothing_is_written(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_nothing_is_written(tmp_path: Path) -> None:
 
 def test_records_of_all_members_are_read_once_and_those_that_nothing_reads_are_not_kept() -> None:
     lines = [b"path=shared"] + [b"vendor.%06d=%s" % (i, b"x" * 30) for i in range(20_000)]
-    told = b"".join(_record(line) for line in lines)
-    records = _parse_pax_records(told + b"\0" * 100)
+    records_content = b"".join(_record(line) for line in lines)
+    records = _parse_pax_records(records_content + b"\0" * 100)
     assert records == {"path": "shared"}
     assert _parse_pax_records(_record(b"GNU.sparse.major=1") + _record(b"size=7")) == {"GNU.sparse.": "1", "size": "7"}
 

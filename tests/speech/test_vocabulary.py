@@ -72,7 +72,7 @@ def test_a_million_spaces_are_refused_where_the_library_would_panic(tmp_path: Pa
 def test_a_file_beside_the_tokenizer_that_gives_a_token_another_id_is_refused(tmp_path: Path) -> None:
     file = pieces(tmp_path, added_tokens=[{"content": "<|x|>", "id": 5}])
 
-    def told(name: str, content: dict[str, Any]) -> str:
+    def refusal(name: str, content: dict[str, Any]) -> str:
         (tmp_path / name).write_text(json.dumps(content))
         with pytest.raises(ValueError) as refused:
             Vocabulary.of_pieces(file)
@@ -80,12 +80,12 @@ def test_a_file_beside_the_tokenizer_that_gives_a_token_another_id_is_refused(tm
         return str(refused.value).removeprefix(f"{tmp_path / name}: ")
 
     decoder = {"5": {"content": "<|y|>"}}
-    assert told("added_tokens.json", {"<|x|>": 6}) == "<|x|> must have the id 5 of tokenizer.json: got 6"
-    assert told("vocab.json", {"a": 0, "c": 1}) == "1 must be b, as in tokenizer.json: got c"
-    assert told("vocab.json", {"a": 0, "b": 2}) == "b must have the id 1 of tokenizer.json: got 2"
+    assert refusal("added_tokens.json", {"<|x|>": 6}) == "<|x|> must have the id 5 of tokenizer.json: got 6"
+    assert refusal("vocab.json", {"a": 0, "c": 1}) == "1 must be b, as in tokenizer.json: got c"
+    assert refusal("vocab.json", {"a": 0, "b": 2}) == "b must have the id 1 of tokenizer.json: got 2"
     rule = "5 must be <|x|>, as in tokenizer.json: got <|y|>"
-    assert told("tokenizer_config.json", {"added_tokens_decoder": decoder}) == rule
-    assert "must give each id an object" in told("tokenizer_config.json", {"added_tokens_decoder": [1]})
+    assert refusal("tokenizer_config.json", {"added_tokens_decoder": decoder}) == rule
+    assert "must give each id an object" in refusal("tokenizer_config.json", {"added_tokens_decoder": [1]})
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {"5": {"content": "<|x|>"}}}))
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<|x|>": 5, "<|of another program|>": 9}))
     assert Vocabulary.of_pieces(file).special_id("<|x|>") == 5
