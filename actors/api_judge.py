@@ -47,10 +47,10 @@ class EndpointActor(BaseActor):
         return await self._judge.score(transcript, speech, task, case)
 
     async def compare(
-        self, transcripts: Sequence[str], floors: int, task: JudgeTask, case: str, *speeches: Speech
+        self, transcripts: Sequence[str], unjudgeable: int, task: JudgeTask, case: str, *speeches: Speech
     ) -> list[AxisVerdicts]:
         """The verdicts on replies to one prompt, held against each other."""
-        return await self._judge.compare(transcripts, speeches, floors, task, case)
+        return await self._judge.compare(transcripts, speeches, unjudgeable, task, case)
 
     async def canaries(self, task: JudgeTask, transcript: str, clips: Sequence[Path]) -> list[CanaryResult]:
         """What the endpoint makes of replies that deserve nothing, made of one that says ``transcript``."""
@@ -81,12 +81,14 @@ class EndpointPool(AnswerPool):
         return verdicts
 
     async def compare(
-        self, transcripts: Sequence[str], speeches: Sequence[list[Any]], floors: int, task: JudgeTask, case: str
+        self, transcripts: Sequence[str], speeches: Sequence[list[Any]], unjudgeable: int, task: JudgeTask, case: str
     ) -> list[AxisVerdicts]:
         """The verdicts on all replies, in order. As in ``score``; they are late together."""
         try:
             verdicts: list[AxisVerdicts] = await self.ask(
-                lambda actor: actor.compare.remote(transcripts, floors, task, case, *(held[0] for held in speeches)),
+                lambda actor: actor.compare.remote(
+                    transcripts, unjudgeable, task, case, *(boxed[0] for boxed in speeches)
+                ),
                 case,
             )
         except AnswerLate as late:

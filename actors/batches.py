@@ -89,7 +89,7 @@ class BatchScheduler:
         return task.result() if task is not None and whole and self._drawn == step + 1 else None
 
     def cursors(self, step: int) -> CursorStates:
-        """States that draw the first batch that neither ``step`` nor ``prefetched_after(step)`` covers."""
+        """The data cursors that a checkpoint of ``step`` keeps: they draw the first batch that is not sampled yet."""
         first = step + 1 if self.prefetched_after(step) is None else step + 2
         return self._before.get(first) or self._cursor_states()
 

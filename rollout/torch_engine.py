@@ -139,7 +139,7 @@ class TorchEngine:
                 break
 
     def _step(self) -> int:
-        """A step that fails half-way leaves streams of unequal length and generators ahead of their ids."""
+        """Sample one step of every stream. EngineDead: it failed, and the streams may have unequal lengths now."""
         try:
             return self._decoder.step(self._version)
         except Exception as error:

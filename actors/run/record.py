@@ -159,7 +159,7 @@ def _make_folder(path: Path) -> bool:
 
 
 def heldout_file(split: str, when: str, step: int) -> str:
-    """The replies of an evaluation, relative to the run directory: written last, when all else is there."""
+    """Where an evaluation keeps its replies, relative to the run directory. Written last: where it is, the rest is."""
     return f"heldout/{split}_{f'step_{step:06d}' if when == 'during' else when}.jsonl"
 
 

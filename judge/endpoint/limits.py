@@ -77,7 +77,7 @@ class RateLimit:
 
 
 def limit_requests(per_minute: float | None) -> RateLimit:
-    """Rate of calls: in no minute more than 1 % above, thus none at all below 100 a minute. None: any."""
+    """The limit of calls per minute; None: no limit. A burst may exceed it by 1 %, rounded down to whole calls."""
     return RateLimit(inf, 0) if per_minute is None else RateLimit(per_minute, BURST_SHARE * per_minute // 1)
 
 

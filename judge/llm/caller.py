@@ -99,23 +99,23 @@ class JudgeCaller:
         cached_scores = [verdict for verdict in known if verdict is not None]
         if len(cached_scores) == len(names):
             return cached_scores
-        readings = await self._through_outages(question, hashes)
+        readings = await self._ask_through_outages(question, hashes)
         scores = [ScoredVerdict(value=r.number, judge=question.judge, why=r.reason) for r in readings]
         if self._cache:
             for name, score in zip(names, scores, strict=True):
                 self._cache.put(name, score)
         return scores
 
-    async def _through_outages(self, question: JudgeQuestion, hashes: list[str]) -> Sequence[Reading]:
+    async def _ask_through_outages(self, question: JudgeQuestion, hashes: list[str]) -> Sequence[Reading]:
         outage = Outage(self._limiter, self._outage_s, self._ping, self._price)
         while True:
             try:
-                return await self._once(question, hashes, outage)
+                return await self._ask_once(question, hashes, outage)
             except CallFailed as failure:
                 if not failure.retryable or not outage.should_wait(failure):
                     raise
 
-    async def _once(self, question: JudgeQuestion, hashes: list[str], outage: Outage) -> Sequence[Reading]:
+    async def _ask_once(self, question: JudgeQuestion, hashes: list[str], outage: Outage) -> Sequence[Reading]:
         seconds = sum(clip.seconds for clip in question.clips)
         turns = AttemptLeases(self._limiter, outage, question.about, seconds, self._price)
         answer: ChatAnswer | None = None

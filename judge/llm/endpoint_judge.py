@@ -33,7 +33,7 @@ class AxisJudge(Protocol[_Sound]):
         ...
 
     async def compare(
-        self, transcripts: Sequence[str], speeches: Sequence[_Sound], floors: int, task: JudgeTask, case: str
+        self, transcripts: Sequence[str], speeches: Sequence[_Sound], unjudgeable: int, task: JudgeTask, case: str
     ) -> list[AxisVerdicts]:
         """See ``EndpointJudge.compare``."""
         ...
@@ -66,18 +66,18 @@ class EndpointJudge:
         )
 
     async def compare(
-        self, transcripts: Sequence[str], speeches: Sequence[Speech], floors: int, task: JudgeTask, case: str
+        self, transcripts: Sequence[str], speeches: Sequence[Speech], unjudgeable: int, task: JudgeTask, case: str
     ) -> list[AxisVerdicts]:
         """Judge replies to one prompt against each other, in order. Errors as in ``score``.
 
-        ``floors``: further replies to it, which cannot be judged and lose every comparison.
+        ``unjudgeable``: further replies to it, which cannot be judged and lose every comparison.
         """
         candidates = [
             Candidate(transcript=text, speech=speech) for text, speech in zip(transcripts, speeches, strict=True)
         ]
         by_axis = await _gather_by_name(
             {
-                axis: self._compare_on_axis(rubric, candidates, floors, task, case)
+                axis: self._compare_on_axis(rubric, candidates, unjudgeable, task, case)
                 for axis, rubric in self._asked.items()
             }
         )
@@ -93,16 +93,16 @@ class EndpointJudge:
         return read_user_speech(task.user_audio) if wanted else None
 
     async def _compare_on_axis(
-        self, rubric: Rubric, candidates: Sequence[Candidate], floors: int, task: JudgeTask, case: str
+        self, rubric: Rubric, candidates: Sequence[Candidate], unjudgeable: int, task: JudgeTask, case: str
     ) -> list[Verdict]:
         assert self._comparing is not None, "the settings ask for no comparison"
         if len(candidates) < 2:
-            return [score_unopposed(floors, self.judge.scale) for _ in candidates]
+            return [score_unopposed(unjudgeable, self.judge.scale) for _ in candidates]
         contest = Contest(
             rubric=rubric, task=task, candidates=candidates, user_audio=self._read_user_speech(task), case=case
         )
         verdicts = await self._comparing(contest)
-        return add_floor_wins(verdicts, floors, self.judge.scale)
+        return add_floor_wins(verdicts, unjudgeable, self.judge.scale)
 
 
 @lru_cache(maxsize=64)

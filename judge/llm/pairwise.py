@@ -164,29 +164,31 @@ def score_win_rates(
     return [standing(index) for index in range(count)]
 
 
-def score_unopposed(floors: int, scale: Scale) -> Verdict:
-    """The verdict on the only reply of a group that can be judged, beside ``floors`` that earn the floor."""
-    if floors:
-        return ScoredVerdict(value=scale.hi, judge=FLOOR_COMPARISON_JUDGE, why=f"beats {floors} that cannot be judged")
+def score_unopposed(unjudgeable: int, scale: Scale) -> Verdict:
+    """The verdict on the only reply of a group that can be judged, beside ``unjudgeable`` that earn the floor."""
+    if unjudgeable:
+        return ScoredVerdict(
+            value=scale.hi, judge=FLOOR_COMPARISON_JUDGE, why=f"beats {unjudgeable} that cannot be judged"
+        )
     reason = "no other reply of the group can be judged"
     return MissingVerdict(judge=FLOOR_COMPARISON_JUDGE, reason=reason, kind="nothing_to_check")
 
 
-def add_floor_wins(verdicts: Sequence[Verdict], floors: int, scale: Scale) -> list[Verdict]:
-    """A comparison's verdicts in a group with ``floors`` more replies, which lose to each of these by rule.
+def add_floor_wins(verdicts: Sequence[Verdict], unjudgeable: int, scale: Scale) -> list[Verdict]:
+    """A comparison's verdicts in a group with ``unjudgeable`` more replies, which lose to each of these by rule.
 
     So a reply that the policy made unjudgeable counts among those that are beaten, as any bad one would.
     """
     others = sum(isinstance(verdict, ScoredVerdict) for verdict in verdicts) - 1
-    if not floors or others < 1:
+    if not unjudgeable or others < 1:
         return list(verdicts)
-    weight = others / (others + floors)
+    weight = others / (others + unjudgeable)
 
     def moved(verdict: Verdict) -> Verdict:
         if isinstance(verdict, MissingVerdict):
             return verdict
         value = scale.hi - weight * (scale.hi - verdict.value)
-        why = f"{verdict.why}, and {floors} that cannot be judged"
+        why = f"{verdict.why}, and {unjudgeable} that cannot be judged"
         return replace(verdict, value=value, spread=weight * verdict.spread, why=why)
 
     return [moved(verdict) for verdict in verdicts]

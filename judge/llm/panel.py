@@ -71,12 +71,12 @@ class EndpointAxes(Generic[_Sound]):
         if not transcripts:
             return list(local)
         start = perf_counter()
-        floors = sum(
+        unjudgeable = sum(
             judgement.transcript is None and isinstance(judgement.reward, ScoredVerdict) for judgement in local
         )
         verdicts, seconds = await asyncio.gather(
             self.judge.compare(
-                list(transcripts.values()), [speeches[i] for i in transcripts], floors, task, replies[0].prompt_id
+                list(transcripts.values()), [speeches[i] for i in transcripts], unjudgeable, task, replies[0].prompt_id
             ),
             asyncio.gather(
                 *(self._ask_second_judge(text, replies[i], speeches[i], task) for i, text in transcripts.items())

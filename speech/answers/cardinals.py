@@ -50,9 +50,9 @@ def split_number_tokens(text: str) -> list[str]:
     return [token if len(token) == 1 else token.replace(",", "") for token in _TOKEN.findall(spaced)]
 
 
-def parse_cardinal(tokens: list[str], index: int, row: bool) -> ParsedNumber | None:
-    """The number that begins at a token. ``row``: another ends right before it, so no year begins here."""
-    read = _parse_year(tokens, index) if not row else None
+def parse_cardinal(tokens: list[str], index: int, follows_number: bool) -> ParsedNumber | None:
+    """The number that begins at a token. ``follows_number``: another ends right before it, so no year begins here."""
+    read = _parse_year(tokens, index) if not follows_number else None
     read = read or _parse_scale_groups(tokens, index) or _parse_point_decimal(tokens, index)
     if read is None:
         return None

@@ -43,19 +43,19 @@ def parse_numbers(text: str) -> list[Fraction]:
     Example:
         parse_numbers("twenty-one and two thirds of 1,200")  # [Fraction(65, 3), Fraction(1200, 1)]
     """
-    tokens, index, row = split_number_tokens(text), 0, False
+    tokens, index, follows_number = split_number_tokens(text), 0, False
     values: list[Fraction] = []
     while index < len(tokens):
-        read = _parse_signed_number(tokens, index, row)
+        read = _parse_signed_number(tokens, index, follows_number)
         if read is None:
-            row, index = False, index + 1
+            follows_number, index = False, index + 1
             continue
         value, after = read
         if _is_ordinal(tokens, after):
-            row, index = False, after + 1
+            follows_number, index = False, after + 1
             continue
         values.append(value)
-        row, index = True, after
+        follows_number, index = True, after
     return values
 
 
@@ -68,12 +68,12 @@ def parse_single_number(text: str) -> Fraction:
     return read[0]
 
 
-def parse_quantity(tokens: list[str], index: int, row: bool = False) -> ParsedNumber | None:
+def parse_quantity(tokens: list[str], index: int, follows_number: bool = False) -> ParsedNumber | None:
     """The number without a sign, a slash or a percentage that begins at a token; None when none does.
 
-    ``row``: another number ends right before it, so no year begins here.
+    ``follows_number``: another number ends right before it, so no year begins here.
     """
-    read = _parse_part_word(tokens, index) or _parse_mixed_number(tokens, index, row)
+    read = _parse_part_word(tokens, index) or _parse_mixed_number(tokens, index, follows_number)
     if read is None:
         return None
     value, after = read
@@ -83,10 +83,10 @@ def parse_quantity(tokens: list[str], index: int, row: bool = False) -> ParsedNu
     return value, after
 
 
-def _parse_signed_number(tokens: list[str], index: int, row: bool) -> ParsedNumber | None:
+def _parse_signed_number(tokens: list[str], index: int, follows_number: bool) -> ParsedNumber | None:
     word = word_at(tokens, index)
-    minus = word == "negative" or (word in ("-", "minus") and not row)
-    read = parse_quantity(tokens, index + minus, row)
+    minus = word == "negative" or (word in ("-", "minus") and not follows_number)
+    read = parse_quantity(tokens, index + minus, follows_number)
     if read is None:
         return None
     value, after = read
@@ -101,9 +101,9 @@ def _parse_signed_number(tokens: list[str], index: int, row: bool) -> ParsedNumb
     return -value if minus else value, after
 
 
-def _parse_mixed_number(tokens: list[str], index: int, row: bool) -> ParsedNumber | None:
+def _parse_mixed_number(tokens: list[str], index: int, follows_number: bool) -> ParsedNumber | None:
     """A cardinal, and what goes with it: "two and a half", "two thirds", "1 1/2"."""
-    read = parse_cardinal(tokens, index, row)
+    read = parse_cardinal(tokens, index, follows_number)
     if read is None:
         return None
     value, after = read

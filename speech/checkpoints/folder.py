@@ -132,7 +132,7 @@ def read_tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def count_stored_layers(path: Path, layers: str) -> int:
-    """How many layers the headers have whose tensors' names begin with ``layers`` and a number."""
+    """How many layers the stored tensors belong to: their names begin with ``layers`` and the layer's number."""
     return len(
         {name.removeprefix(layers).split(".")[0] for name in read_tensor_shapes(path) if name.startswith(layers)}
     )

@@ -62,7 +62,7 @@ class ComposedCodec:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of both halves' files."""
+        """A hash of the encoder's and the decoder's files."""
         return fingerprint_files(self._folder, self._files)
 
     def encode(self, wave: Wave) -> list[int]:

@@ -139,12 +139,13 @@ def _read_layer_counts(file: Path, config: Mapping[str, Any]) -> tuple[int, int]
 
 
 def _map_tensor_names(layers: int, ahead: int, learns: bool) -> TensorNameMap:
-    """The decoder under its own names; audio encoder and projector are no part of the learner's module.
+    """The decoder's tensors keep their names; the audio encoder and its projector are frozen.
 
-    Nor are MCTP layers, unless it ``learns`` them; engines never have them.
+    ``ahead``: the MCTP layers, which the checkpoint numbers behind the decoder's. The learner has them where it
+    ``learns`` them; engines never do.
     """
-    behind = "|".join(str(layers + depth) for depth in range(ahead)) or "none"
-    mctp = rf"model\.layers\.({behind})\..*|mtp_.*"
+    mctp_layers = "|".join(str(layers + depth) for depth in range(ahead)) or "none"
+    mctp = rf"model\.layers\.({mctp_layers})\..*|mtp_.*"
     rules = [
         (pattern, (name,))
         for depth in range(ahead)
@@ -155,8 +156,8 @@ def _map_tensor_names(layers: int, ahead: int, learns: bool) -> TensorNameMap:
         )
     ]
     frozen: list[tuple[str, tuple[str, ...]]] = [(r"model\.(audio_model|audio_projection)\..*", ())]
-    mine = rules if learns else [(mctp, ())]
-    return TensorNameMap((*mine, *frozen), unsampled=mctp if learns else None)
+    mctp_rules = rules if learns else [(mctp, ())]
+    return TensorNameMap((*mctp_rules, *frozen), unsampled=mctp if learns else None)
 
 
 def _import_mtp_class() -> Any:
