@@ -116,7 +116,7 @@ def write_decoder(
     sample_rate: int = 22_050,
     frame_rate: float = 12.5,
     samples: int = 1764,
-    message: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> Path:
     """An ONNX decoder that speaks each code as ``samples`` of a tone of its own."""
     from onnx import TensorProto, helper, numpy_helper
@@ -137,7 +137,7 @@ def write_decoder(
         tables,
         helper.make_tensor_value_info("codes", TensorProto.INT64, [1, "T"]),
         helper.make_tensor_value_info("wave", TensorProto.FLOAT, [1, "N"]),
-        {"sample_rate": str(sample_rate), "frame_rate": str(frame_rate)} if message is None else message,
+        {"sample_rate": str(sample_rate), "frame_rate": str(frame_rate)} if metadata is None else metadata,
     )
 
 
@@ -169,12 +169,12 @@ def write_encoder(path: Path, codes: int = 64, sample_rate: int = 16_000, sample
     )
 
 
-def _save(path: Path, nodes: list, tables: list, source: object, target: object, message: dict[str, str]) -> Path:  # type: ignore[type-arg]
+def _save(path: Path, nodes: list, tables: list, source: object, target: object, metadata: dict[str, str]) -> Path:  # type: ignore[type-arg]
     from onnx import helper
 
     graph = helper.make_graph(nodes, "half of a codec", [source], [target], tables)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(model, message)
+    helper.set_model_props(model, metadata)
     path.write_bytes(model.SerializeToString())
     return path
 

@@ -25,8 +25,8 @@ def speech(seconds: float, rate: int = 16_000) -> np.ndarray:
     return (np.sin(2 * np.pi * (300 + 200 * time) * time) / 4).astype(np.float32)
 
 
-def declare(folder: Path, **message: object) -> None:
-    (folder / "wavgate-codec.json").write_text(json.dumps(message))
+def declare(folder: Path, **declaration: object) -> None:
+    (folder / "wavgate-codec.json").write_text(json.dumps(declaration))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_decoder_may_be_two_files_of_which_the_second_takes_what_the_first_giv
     codec: Codec, tmp_path: Path
 ) -> None:
     write_glm4_tokenizer(tmp_path / "ear")
-    write_decoder(tmp_path / "flow.onnx", told={})
+    write_decoder(tmp_path / "flow.onnx", metadata={})
     gain(tmp_path / "hift.onnx", 0.5)
     declare(tmp_path, kind="glm4_voice", encoder="ear", decoder=["flow.onnx", "hift.onnx"])
     assert np.array_equal(load_codec(tmp_path).decode([5, 6]), codec.decode([5, 6]) / 2)
@@ -181,16 +181,18 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_glm4_tokenizer(folder / "ear")
     write_decoder(folder / "voice.onnx")
     write_decoder(folder / "fast.onnx", frame_rate=25)
-    write_decoder(folder / "silent.onnx", told={})
-    write_decoder(folder / "wrong.onnx", told={"sample_rate": "22050", "frame_rate": "often"})
+    write_decoder(folder / "silent.onnx", metadata={})
+    write_decoder(folder / "wrong.onnx", metadata={"sample_rate": "22050", "frame_rate": "often"})
     write_encoder(folder / "ear.onnx")
     (folder / "text.onnx").write_text("not a model")
     return folder
 
 
-@pytest.mark.parametrize(("message", "rule"), BAD)
-def test_a_bad_declaration_is_refused_by_file_and_rule(message: dict[str, object], rule: str, halves: Path) -> None:
-    declare(halves, **message)
+@pytest.mark.parametrize(("declaration", "rule"), BAD)
+def test_a_bad_declaration_is_refused_by_file_and_rule(
+    declaration: dict[str, object], rule: str, halves: Path
+) -> None:
+    declare(halves, **declaration)
     with pytest.raises(ValueError, match=rule) as refused:
         load_codec(halves)
     assert str(halves) in str(refused.value)
