@@ -1,6 +1,6 @@
 """Ray and the run: who exists, and who waits for whom. The only folder that imports ray.
 
-Read ``driver.py`` (the loop), ``batches.py`` and ``collect.py`` (a step's replies), ``fleet.py``, ``handles.py`` and
+Read ``loop.py`` (the loop), ``batches.py`` and ``collect.py`` (a step's replies), ``fleet.py``, ``handles.py`` and
 ``pool.py`` (the actors), ``judge_pool.py`` and ``api_judge.py``; ``checks/`` is before a run, ``run/`` its directory.
 May import all but ``commands``.
 

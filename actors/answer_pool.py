@@ -51,7 +51,7 @@ class AnswerPool(ActorPool):
     async def ask(self, ask: Callable[[Any], Any], what: str) -> Any:
         """The answer of the next worker that is free, or of its replacement.
 
-        AnswerLate. SpeechLost: the speech in question is gone. BudgetSpent: workers keep dying.
+        AnswerLate. SpeechLost: the speech in question is gone. RestartBudgetSpent: workers keep dying.
         """
         while True:
             try:

@@ -128,7 +128,7 @@ class BatchScheduler:
         )
 
     async def wait_for_batch(self) -> CollectedBatch:
-        """The batch that was started, when it is complete. Who is cancelled here leaves it to ``end``."""
+        """The batch that was started, when it is complete. Cancelled: the batch goes on until ``stop_sampling``."""
         assert self._ahead is not None, "start a batch first"
         self._taken = await asyncio.shield(self._ahead)
         self._ahead = None
@@ -136,7 +136,7 @@ class BatchScheduler:
         return self._taken
 
     async def wait_until_sampled(self) -> None:
-        """Wait until no reply is being sampled, so that weights may change. Leaves errors to ``take``."""
+        """Wait until no reply is being sampled, so that weights may change. ``wait_for_batch`` raises its errors."""
         if self._ahead is not None:
             await asyncio.wait({self._ahead})  # bounded by the deadlines inside
 

@@ -31,7 +31,7 @@ class CanaryChecks:
         return bool(self._config.api_axes) and is_due(step, self._config.api.canary_every)
 
     async def check(self, step: int) -> None:
-        """Put them to the judge, if there is one. JudgePays: it pays, and the settings say stop."""
+        """Put canaries to the judge, if one is asked. CanaryPaid: it pays for one, and the settings say stop."""
         if not self._config.api_axes:
             return
         self._monitor.begin_phase("canaries")

@@ -64,7 +64,7 @@ class JudgePool(AnswerPool):
     async def score(self, reply: Reply, speech: list[Any], task: JudgeTask, audio: Path | None) -> ReplyJudgement:
         """The verdicts, or Missing("deadline"); the sound is kept at ``audio`` when given.
 
-        SpeechLost: its maker died. BudgetSpent: judges keep dying.
+        SpeechLost: its maker died. RestartBudgetSpent: judges keep dying.
         """
         local = await self._score_locally(reply, speech, task, audio)
         return local if self._endpoints is None else await self._endpoints.score(local, reply, speech, task)

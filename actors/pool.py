@@ -73,7 +73,7 @@ class ActorPool:
             )
 
     async def replace_worker(self, index: int, reason: str) -> None:
-        """Kill replica ``index`` and start a fresh one. BudgetSpent: too often."""
+        """Kill replica ``index`` and start a fresh one. RestartBudgetSpent: too often."""
         ray.kill(self.handles[index])
         if self._used[index] >= self._restarts:
             raise RestartBudgetSpent(
@@ -113,7 +113,7 @@ class RolloutPool(ActorPool):
             await self.resend()
 
     async def verify(self, version: int) -> None:
-        """SyncFailed: an engine reads back another version."""
+        """WeightSyncFailed: an engine reads back another version."""
         versions = asyncio.gather(*(handle.version.remote() for handle in self.handles))
         try:
             engine_versions = await asyncio.wait_for(versions, WORKER_CALL_TIMEOUT_S)
@@ -205,7 +205,7 @@ class RolloutPool(ActorPool):
                             arrived.put_nowait((reply, speech))
                 assert not wanted, f"engine ended without {len(wanted)} replies"
             except (RayError, TimeoutError) as error:
-                if isinstance(error, ValueError):  # as in ``ask``
+                if isinstance(error, ValueError):  # as in ``ask_engine``
                     raise UserError(describe_error(error)) from error
                 await self.replace_worker(index, f"{len(wanted)} replies open: {describe_error(error, deadline)}")
 

@@ -33,7 +33,7 @@ class PublishedWeights:
 async def update_engine_weights(handle: Any, weights: PublishedWeights, timeout: float) -> None:
     """Give one engine these weights.
 
-    SyncFailed: it reads back another version. Raises what the transfer raises.
+    WeightSyncFailed: it reads back another version. Raises what the transfer raises.
     """
     async with asyncio.timeout(timeout):
         await handle.pause.remote()

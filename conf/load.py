@@ -4,9 +4,9 @@
 
 How a command line uses it (no ``hydra.main``: no output folder, no log file, no second parser):
 
-    config = load(["algo=sft", "rollout.group_size=4"])  # ConfigError: print it, exit 2
-    print(dump(config))                                   # --cfg job
-    runs = [load(run) for run in sweep(overrides)]        # --multirun: all checked before one starts
+    config = load_config(["algo=sft", "rollout.group_size=4"])       # ConfigError: print it, exit 2
+    print(dump_config(config))                                       # --cfg job
+    runs = [load_config(run) for run in expand_sweep(overrides)]     # --multirun: all checked before one starts
 
 ``resume=RUN`` takes RUN's own ``config.yaml`` as the base instead of train.yaml and goes on in that folder.
 Invariant: what comes out holds no interpolation, no secret and no relative path: it means the same in any

@@ -93,7 +93,7 @@ class Policy(nn.Module):
         allowed_GV: Tensor | None = None,
         fill: Callable[[nn.Module], None] = lambda part: None,
     ) -> None:
-        """``lm``: a transformers causal language model with the family's ``streams`` and ``depths``.
+        """``lm``: a transformers causal language model with the family's ``streams`` and ``mtp_heads``.
 
         ``allowed_GV``: what each grammar state allows, when replies were masked. ``fill``: reads the weights
         of a part that has none yet.

@@ -24,7 +24,7 @@ CHANNEL_BY_LETTER = {channel.letter: channel for channel in Channel}
 
 
 class LossComponent(IntEnum):
-    """The parts of the loss; row of ``Row.weights_CR``."""
+    """The parts of the loss; row of ``TrainingRow.weights_CR``."""
 
     SFT = 0
     PO = 1
@@ -61,7 +61,7 @@ class TrainingRow:
     ids: tuple[int, ...]  # prompt and response
     start: int  # length of the prompt, at least 1
     channels_R: NDArray[np.int8]
-    weights_CR: PositionWeights  # Component x position
+    weights_CR: PositionWeights  # LossComponent x position
     behaviour_R: NDArray[np.float32]  # zeros where there is no key
     grammar_states_R: NDArray[np.int64]
     advantages_R: PositionWeights
@@ -98,7 +98,7 @@ def letters_to_channels(letters: str) -> NDArray[np.int8]:
 
 
 def build_weight_table(**named: PositionWeights) -> PositionWeights:
-    """Component x position, 0 for every component that is not named (``po=...``)."""
+    """LossComponent x position, 0 for every component that is not named (``po=...``)."""
     table = np.zeros((len(LossComponent), len(next(iter(named.values())))))
     for name, weights in named.items():
         table[LossComponent[name.upper()]] = weights

@@ -128,7 +128,7 @@ class Learner:
     def score(self, rollouts: Sequence[TrainingReply]) -> LogpsByReply:
         """Log-prob of every id of every reply under the present policy, by its key; rank 0's.
 
-        Collective. For ``parity``.
+        Collective. For ``learner/parity.py``.
         """
         rows = build_scoring_rows(rollouts, self._setup)
         plan = self._plan(rows)

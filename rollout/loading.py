@@ -4,7 +4,7 @@
 
 Invariants: no memory is taken for a size that the weights do not have; every parameter comes from the folder
 (one that is left to chance is refused), rounded once, from what is stored to what is held; the folder's own
-code is never run; what ``Names`` leaves out is not read. A load holds what is filled and one tensor more.
+code is never run; what ``TensorNameMap`` leaves out is not read. A load holds what is filled and one tensor more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -89,7 +89,7 @@ class RowLengths:
         return len(example.prompt.ids), len(example.target.ids)
 
     def count_pair_ids(self, row: PairRow) -> tuple[int, int, int]:
-        """(ids of the prompt, of the preferred reply, of the other one). ValueError: as ``Encoder.pair``."""
+        """(ids of the prompt, of the preferred reply, of the other one). ValueError: as ``RowEncoder.encode_pair``."""
         pair = _encode_pair(self._family, self._layout, row, self)
         return len(pair.prompt.ids), len(pair.chosen.ids), len(pair.rejected.ids)
 

@@ -68,7 +68,7 @@ class RunDirectory:
 
     @classmethod
     def reopen(cls, path: Path, step: int) -> "RunDirectory":
-        """An existing directory, as it is; ``cut`` it once the run can go on from ``step``."""
+        """An existing directory, as it is; ``discard_after`` cuts it once the run can go on from ``step``."""
         run = cls(path.absolute())
         checkpoint.remove_unfinished_snapshots(run.path)
         run.step = step

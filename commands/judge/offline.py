@@ -131,7 +131,7 @@ def _stop_for_verdict(judged: ReplyJudgement) -> EndpointStopped | None:
 
 @asynccontextmanager
 async def open_local_judges(judges: OfflineJudges) -> AsyncIterator[ReplyScorer]:
-    """The local panel in ``workers`` processes. WorkerDied: one of them was killed."""
+    """The local panel in ``workers`` processes. JudgeWorkerDied: one of them was killed."""
     spawn = multiprocessing.get_context("spawn")  # a fork would copy this process's event loop and threads
     loop = asyncio.get_running_loop()
     pool = ProcessPoolExecutor(judges.config.workers, spawn, initializer=_start_worker)

@@ -179,7 +179,7 @@ def build_rollout_reply(item: FinishedReply, text: str) -> Reply:
 
 
 def validate_reply(content: Mapping[str, Any], field_problems: list[tuple[str, str]]) -> FinishedReply | None:
-    """An item from what a line holds; what is wrong with it goes to ``found``."""
+    """An item from what a line holds; what is wrong with it goes to ``field_problems``."""
     try:
         return FinishedReply.model_validate(content)
     except ValidationError as error:

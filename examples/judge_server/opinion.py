@@ -71,7 +71,7 @@ def sound(speech: Speech, manner: str | None) -> float:
 
 
 def stuck(wave: measure.MonoWave, rate: int) -> float:
-    """How much the samples repeat after 0.1 to 1 s, up to 1: loops too short for ``measure.loop``."""
+    """How much the samples repeat after 0.1 to 1 s, up to 1: loops too short for ``measure_self_similarity``."""
     size = len(wave)
     lags = np.arange(rate // 10, min(rate, size // 2))
     if not len(lags):

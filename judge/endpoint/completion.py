@@ -27,7 +27,7 @@ BEGIN_OF_THOUGHT = re.compile(END_OF_THOUGHT.pattern.replace("/", ""), re.IGNORE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """The one answer of a completion. ``logprobs`` and ``thought`` as in ``chat.Answer``."""
+    """The one answer of a completion. ``logprobs`` and ``thought`` as in ``judge.endpoint.chat.ChatAnswer``."""
 
     text: str
     logprobs: list[list[tuple[str, float]]]

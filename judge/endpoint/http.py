@@ -1,7 +1,7 @@
 """One POST to an OpenAI-compatible endpoint: what its JSON says, or CallFailed with its kind.
 
-    post ── deadline_s over everything ────────────────────────────────┐
-    │  attempt ── fails: network, 408, 429, 5xx ── wait ── attempt ... │── Posted | CallFailed
+    send_post ── deadline_s over everything ───────────────────────────┐
+    │  attempt ── fails: network, 408, 429, 5xx ── wait ── attempt ... │── PostResult | CallFailed
     └──────────────────────────────────────────────────────────────────┘
 
 Invariant: no failure ends as an answer, none lasts longer than the deadline, and none shows the key. This is
@@ -242,6 +242,6 @@ def parse_retry_after(header: str | None, now: float) -> float:
 
 
 def _to_printable_line(text: str) -> str:
-    """At most SHOWN printable characters of it on one line."""
+    """At most ``MAX_REASON_LINE_CHARS`` printable characters of it, on one line."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 20 * MAX_REASON_LINE_CHARS]).split())
     return line if len(line) <= MAX_REASON_LINE_CHARS else line[: MAX_REASON_LINE_CHARS - 1] + "…"

@@ -68,7 +68,7 @@ class OpenAIJudge:
         *,
         case: str = "",
     ) -> Verdict:
-        """Judge one axis of one reply that can be judged (``panel.unjudgeable`` has said so).
+        """Judge one axis of one reply that can be judged (``judge.panel.find_policy_fault`` found nothing).
 
         ``case``: the reply's name in the log. ``transcript``: what a recogniser heard in ``speech``.
         ``spread``: population deviation over the repeats, on the scale; one repeat knows none. ValueError:

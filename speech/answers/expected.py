@@ -56,7 +56,7 @@ def parse_option(value: str) -> tuple[str, str | None]:
 
 @lru_cache(maxsize=1024)
 def compile_answer_pattern(value: str) -> Any:
-    """A pattern of the package ``regex``, to be searched with ``timeout=SEARCH_S``; case does not matter.
+    """A pattern of the package ``regex``, searched with ``timeout=PATTERN_SEARCH_LIMIT_S``; case does not matter.
 
     What Python's own ``re`` cannot read (recursion, fuzzy matching) is refused, and so is what is large, or
     finds something in silence. ValueError: the rule broken.

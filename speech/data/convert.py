@@ -85,7 +85,7 @@ class _RowIds:
             self._progress.file, self._progress.before = self._files.index(file), self._progress.rows
 
     def claim_id(self, wanted: str, problems: RowProblems) -> str | None:
-        """The id that the row has; None: a row of the same file has it, which goes to ``found``."""
+        """The id that the row has; None: a row of the same file has it, which goes to ``problems``."""
         own = wanted
         if wanted in self._before and wanted not in self._here:
             own = make_file_safe_id(f"{self._names[self._progress.file]}-{wanted}")

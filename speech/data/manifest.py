@@ -119,7 +119,7 @@ class RowCursor:
     """Draws row indices for ever: every epoch all of them once, in an order made of (seed, epoch, series).
 
     Series of one seed are independent of each other and of those of every other seed. How a run cuts its
-    draws does not matter: next(3) + next(5) is next(8). A draw across the end of an epoch may name a row
+    draws does not matter: 3 rows and then 5 are the same 8 rows. A draw across the end of an epoch may name a row
     twice.
 
     Example:
@@ -180,7 +180,7 @@ def has_spoken_question(rows: Iterable[ManifestRow]) -> bool:
 
 
 def validate_manifest_row(content: Mapping[str, Any], problems: RowProblems) -> ManifestRow | None:
-    """The row of an object, or None; what is wrong goes to ``found``. Its clips are not looked at."""
+    """The row of an object, or None; what is wrong goes to ``problems``. Its clips are not looked at."""
     row = validate_model(ManifestRow, content, problems)
     if row is not None:
         problems += check_dialogue(row.messages, len(row.audios))

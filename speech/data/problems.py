@@ -96,7 +96,7 @@ def iterate_numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
 
 
 def parse_object(text: bytes, problems: RowProblems) -> dict[str, Any] | None:
-    """The object on a line, or None; what is wrong with it goes to ``found``."""
+    """The object on a line, or None; what is wrong with it goes to ``problems``."""
     if len(text) > MAX_LINE:
         problems.append(("", f"a line has at most {MAX_LINE} bytes"))
         return None
@@ -154,7 +154,7 @@ def _explain_bad_text(text: bytes) -> str:
 
 
 def validate_model(model: type[M], content: Mapping[str, Any], problems: RowProblems) -> M | None:
-    """The model of a line, or None; what is wrong with it goes to ``found``."""
+    """The model of a line, or None; what is wrong with it goes to ``problems``."""
     try:
         return model.model_validate(content)
     except ValidationError as error:

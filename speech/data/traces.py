@@ -25,7 +25,7 @@ class RowTraces:
 
     def __init__(self) -> None:
         self.ids, self.questions = array("Q"), array("Q")
-        self.clips = array("Q"), array("Q")  # on both grids of ``Sound``
+        self.clips = array("Q"), array("Q")  # one per grid of ``ClipInspector.hash_sound``
         self.echoes = 0  # rows whose reply is their question's own sound
 
     def add_row(self, content: Mapping[str, Any], clips: ClipInspector) -> None:
@@ -49,7 +49,7 @@ class RowTraces:
 
 
 def describe_overlap(known: RowTraces, other: RowTraces) -> str:
-    """How much of what ``other`` has is in ``one`` too; nothing: none of it."""
+    """How much of what ``other`` has is in ``known`` too; empty: none of it."""
     counts = {
         "ids": _count_common(known.ids, other.ids),
         "questions": _count_common(known.questions, other.questions),

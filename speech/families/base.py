@@ -122,7 +122,7 @@ class Family:
         return self.template(turns, self.encode_past_reply)
 
     def encode_past_reply(self, turn: Turn) -> tuple[int, ...]:
-        """Ids of an earlier reply of words and sound, as ``target`` writes it, stop id included."""
+        """Ids of an earlier reply of words and sound, as ``encode_target`` writes it, stop id included."""
         return self.encode_target(turn.to_chunks())
 
     def encode_target(self, chunks: Sequence[ReplyChunk]) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ GRAMMAR_IDS: dict[GrammarKind, set[str]] = {
 class Interleave:
     """A reply grammar. ``pattern``: (texts, codes) per chunk, boundaries not counted; its last pair repeats.
 
-    A delimited grammar is obeyed by any chunking, its pattern only says how ``merge`` cuts a target (empty:
+    A delimited grammar is obeyed by any chunking, its pattern only says how ``merge_chunks`` cuts a target (empty:
     as it is given). A padded one has the pattern ((1, m),) and a filler for each kind of slot. In a parallel
     one ``end`` ends the text, ``stop`` the codes and so the reply, ``blank`` fills either stream, and codes
     start ``delay`` steps late; ``end`` is STOP there, ``stop`` BOUNDARY, so TEXT and STOP are all of the text

@@ -13,7 +13,7 @@ MAX_SAMPLE_BYTES = 1 << 29  # bytes of all clips of one row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRecord:
-    """A row. ``content`` is None where it could not be read: ``found`` says why.
+    """A row. ``content`` is None where it could not be read: ``problems`` says why.
 
     ``line`` counts rows of ``file`` from 1; 0 where rows have a ``key`` instead (tar shards).
     """
