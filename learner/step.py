@@ -78,9 +78,9 @@ class Learner:
             temperature=config.rollout.temperature,
             grammar=build_sampling_grammar(config, self.family),
         )
-        self.policy = self._load(checkpointing=config.learner.activation_checkpointing)
+        self.policy = self._load_policy(checkpointing=config.learner.activation_checkpointing)
         needs_start_policy = needs_reference(config.algo) or config.log.diagnose_every > 0
-        self._reference = freeze_policy(self._load(checkpointing=False)) if needs_start_policy else None
+        self._reference = freeze_policy(self._load_policy(checkpointing=False)) if needs_start_policy else None
         learning = config.learner
         self._optimizer = torch.optim.AdamW(
             self.policy.parameters(),
@@ -112,12 +112,12 @@ class Learner:
                 learner_logps=self._unscored_logps(batch.replies),
             )
         rank_batch = self._prepare_rank_batch(rows, plan)
-        first, step_metrics = self._epoch(rank_batch, None, batch.weight)
+        first, step_metrics = self._run_epoch(rank_batch, None, batch.weight)
         metrics.check_losses_present(step_metrics, rows, len(self.policy.mtp_heads))
         old = [scored.logps_N for scored in first]
         passes = [step_metrics]
         for _ in range(1, self._config.algo.epochs):
-            passes.append(self._epoch(rank_batch, old, batch.weight)[1])
+            passes.append(self._run_epoch(rank_batch, old, batch.weight)[1])
         step_metrics["grad_norm"] = fmean(each["grad_norm"] for each in passes)
         if "clip_fraction" in step_metrics:  # of the passes that can clip: the first one's ratio is 1
             step_metrics["clip_fraction"] = fmean(each["clip_fraction"] for each in passes[1:] or passes)
@@ -185,17 +185,12 @@ class Learner:
 
     def export(self, directory: Path) -> None:
         """Hugging Face folder like the start checkpoint's. Collective."""
-        exporting.export_policy(self.policy, self.family, Path(directory), rank=self._rank, step=self._version)
+        exporting.export_policy(self.policy, self.family, directory, rank=self._rank, step=self._version)
 
     def save(self, directory: Path) -> None:
         """Everything that the next step depends on, as safetensors, into an empty folder. Collective."""
         state.save_state(
-            Path(directory),
-            self.policy,
-            self._optimizer,
-            rank=self._rank,
-            version=self._version,
-            updates=self._updates,
+            directory, self.policy, self._optimizer, rank=self._rank, version=self._version, updates=self._updates
         )
 
     def load(self, directory: Path) -> None:
@@ -204,11 +199,11 @@ class Learner:
         ValueError: not a state of this model.
         """
         reshard_policy(self.policy)
-        self._version, self._updates = state.load_state(Path(directory), self.policy, self._optimizer, rank=self._rank)
+        self._version, self._updates = state.load_state(directory, self.policy, self._optimizer, rank=self._rank)
 
     # -- one step, piece by piece
 
-    def _epoch(
+    def _run_epoch(
         self, batch: _RankBatch, old: list[Tensor] | None, weight: float
     ) -> tuple[list[ScoredMicrobatch], dict[str, float]]:
         """Forward and backward over all micro-batches, then one update.
@@ -272,7 +267,7 @@ class Learner:
 
     # -- small things
 
-    def _load(self, *, checkpointing: bool) -> Policy:
+    def _load_policy(self, *, checkpointing: bool) -> Policy:
         grammar = self._setup.grammar
         policy = Policy.load(
             self.family,
@@ -287,10 +282,8 @@ class Learner:
         return plan_microbatches(rows, ranks=self._world, budget=budget, streams=streams)
 
     def _pack_own_microbatches(self, rows: Sequence[TrainingRow], plan: MicrobatchPlan) -> list[Microbatch]:
-        row_indices, streams = plan[self._rank], self.family.streams
-        return [
-            pack_microbatch([rows[i] for i in micro], streams).to(ranks.get_rank_device()) for micro in row_indices
-        ]
+        device, streams = ranks.get_rank_device(), self.family.streams
+        return [pack_microbatch([rows[i] for i in micro], streams).to(device) for micro in plan[self._rank]]
 
     def _prepare_rank_batch(self, rows: Sequence[TrainingRow], plan: MicrobatchPlan) -> _RankBatch:
         micros = self._pack_own_microbatches(rows, plan)
