@@ -45,7 +45,7 @@ def compute_channel_advantages(
     weights: Mapping[str, float],
     algo: AlgoConfig,
 ) -> list[Advantage | None]:
-    """What each kind of token of each reply is told; None where the reward is missing.
+    """The advantage of each reply for TEXT, AUDIO and form (BOUNDARY and STOP); None where the reward is missing.
 
     ``axes``: the score of each reply on every weighted axis, and ``form`` (1 for a well-formed reply, else
     0); read by ``routed`` and ``normalise_by=axis``. ``weights``: of the axes in the reward.

@@ -10,7 +10,8 @@ deterministic: every rank computes the whole plan from the same rows, so everyon
 A row's ids are flat, S per step (``speech.families.base``); the model reads whole steps, and an id is scored
 by the step before its own.
 
-Shape letters: T steps of a micro-batch, S streams, N scored positions, V vocabulary, K steps with features.
+Shape letters: T steps of a micro-batch, S streams, N scored positions, K steps with features, P pairs; C loss
+components, R response positions of a row; H hidden size, V vocabulary, G grammar states, D MTP heads.
 """
 
 from collections.abc import Callable, Sequence
@@ -95,10 +96,10 @@ def plan_microbatches(rows: Sequence[TrainingRow], *, ranks: int, budget: int, s
     sizes = [sum(lengths[i] for i in unit) for unit in units]
     order = sorted(range(len(units)), key=lambda u: (-sizes[u], units[u]))
     if order and sizes[order[0]] > budget:
-        worst = order[0]
+        largest = order[0]
         raise ValueError(
-            f"learner.tokens_per_microbatch must hold every row: {rows[units[worst][0]].name} has "
-            f"{sizes[worst]}, budget {budget}"
+            f"learner.tokens_per_microbatch must hold every row: {rows[units[largest][0]].name} has "
+            f"{sizes[largest]}, budget {budget}"
         )
     units_by_rank: list[list[int]] = [[] for _ in range(ranks)]
     load = [0] * ranks
@@ -107,9 +108,9 @@ def plan_microbatches(rows: Sequence[TrainingRow], *, ranks: int, budget: int, s
         units_by_rank[lightest].append(u)
         load[lightest] += sizes[u]
     bins = [_fill_first_fit(rank_units, sizes, budget) for rank_units in units_by_rank]
-    most = max(len(b) for b in bins)
+    micro_count = max(len(b) for b in bins)
     return tuple(
-        tuple(tuple(i for u in micro for i in units[u]) for micro in b) + ((),) * (most - len(b)) for b in bins
+        tuple(tuple(i for u in micro for i in units[u]) for micro in b) + ((),) * (micro_count - len(b)) for b in bins
     )
 
 

@@ -50,7 +50,7 @@ class ReplyGroup:
         return [reply.key for reply, _ in self.replies]
 
     def statistics(self, repeats: int = 1) -> GroupStatistics | None:
-        """None: too few rewards. ``repeats``: readings behind each score, of which its spread tells."""
+        """Figures of the rewards; None: too few. ``repeats``: readings that each score is the mean of."""
         errors = [reward_standard_error(judged, repeats) for _, judged in self.replies]
         return compute_group_statistics(self.rewards, len(self.replies), errors)
 
@@ -73,7 +73,7 @@ class StepDecision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GroupOutcome:
-    """What one group teaches. ``kind``: why the whole group teaches nothing."""
+    """What is learnt from one group. ``kind``: why nothing is learnt from any of its replies."""
 
     rollouts: tuple[TrainingReply, ...] = ()
     pair: PreferencePair | None = None
@@ -92,7 +92,7 @@ def reward_standard_error(judged: ReplyJudgement, repeats: int) -> float | None:
 
 
 def has_nonzero_advantage(group: ReplyGroup, config: Config) -> bool:
-    """Whether the judges told any reply of the group from another."""
+    """Whether any reply of the group has an advantage other than zero."""
     return any(advantage != NO_ADVANTAGE for advantage in _compute_advantages(group, config).values())
 
 
@@ -152,9 +152,9 @@ def _decide_group(group: ReplyGroup, config: Config, penalties: Mapping[ReplyKey
     def nothing(kind: str, why: str) -> _GroupOutcome:
         return _GroupOutcome(dropped=dict.fromkeys(group.keys, f"group dropped: {why}") | missing, kind=kind)
 
-    few = explain_dropped_group(group.rewards, len(group.replies))
-    if few is not None:
-        return nothing(TOO_FEW_VERDICTS, few)
+    too_few = explain_dropped_group(group.rewards, len(group.replies))
+    if too_few is not None:
+        return nothing(TOO_FEW_VERDICTS, too_few)
     if config.algo.equal_groups != "keep" and not has_nonzero_advantage(group, config):
         return nothing(EQUAL_REWARDS, "all rewards are equal")
     if config.algo.loss != "online_dpo":
@@ -199,7 +199,7 @@ def _compute_advantages(
 
 
 def _are_rewards_equal(rewards: Rewards) -> bool:
-    """Whether the judges held all alike."""
+    """Up to rounding."""
     return compute_mean_and_variance([reward for reward in rewards if reward is not None])[1] == 0.0
 
 

@@ -1,8 +1,8 @@
-"""What is looked at in a diagnosis, as numbers: the gradient of each part of the model, and the shift.
+"""The figures of a diagnosis: gradients of each part of the model, and the shift of log-probs.
 
     ratio  = |g_TEXT| / |g_AUDIO|                 g_c: gradient of the preference loss over channel c alone,
     cosine = <g_a, g_b> / (|g_a| |g_b|)           lambda left out of it; g_SFT: that of the reference answers
-    shift  = mean_t log pi(y_t) - log pi_start(y_t)                                over a channel's positions
+    shift  = mean_t log pi(y_t) - log pi_ref(y_t)                                  over a channel's positions
 
 Invariant: what was not measured, or is not defined (an angle to a zero vector), is None, never 0.
 """
@@ -57,7 +57,7 @@ class PartGradients:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogprobShift:
-    """Policy minus start policy, in nats per token, over ``tokens`` positions."""
+    """Policy minus reference policy, in nats per token, over ``tokens`` positions."""
 
     mean: float
     mean_abs: float

@@ -42,10 +42,10 @@ def export_policy(policy: Policy, family: Family, target: Path, *, rank: int, st
     ValueError: ``target`` is not empty, or the folder holds a tensor that the policy does not have.
     """
     source = family.path
-    others = (family.codec_path, family.audio_encoder_path)
+    separate_folders = (family.codec_path, family.audio_encoder_path)
 
-    def wanted(path: Path) -> bool:
-        stale = path.parent == source and path not in others and is_stale_weight_file(path.name)
+    def is_copied(path: Path) -> bool:
+        stale = path.parent == source and path not in separate_folders and is_stale_weight_file(path.name)
         return not (stale or path in files or path.name in SKIPPED_NAMES)
 
     if target.exists() and any(target.iterdir()):
@@ -66,13 +66,13 @@ def export_policy(policy: Policy, family: Family, target: Path, *, rank: int, st
                     stack_parts(family.tensor_names, name, lambda part: gather_tensor(state[part])) if parts else None
                 )
                 if rank == 0:
-                    before = stored.get_tensor(name)
-                    tensors[name] = before if value is None else value.to(before.dtype).contiguous()
+                    start_tensor = stored.get_tensor(name)
+                    tensors[name] = start_tensor if value is None else value.to(start_tensor.dtype).contiguous()
             metadata = {**(stored.metadata() or {"format": "pt"}), EXPORT_STEP_KEY: str(step)}
         if rank == 0:
             _save_tensors(tensors, target / file.name, metadata)
     if rank == 0:  # last: nobody waits in a gather while gigabytes of encoders are copied
-        copy_contents(source, target, wanted)
+        copy_contents(source, target, is_copied)
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:

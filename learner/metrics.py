@@ -48,7 +48,7 @@ def reduce_metrics(scored: Sequence[ScoredMicrobatch], factors: Mapping[LossComp
     metrics |= {name: sums[f"part/{c.name}"] for c, name in LOSS_METRICS.items() if sums[f"weighed/{c.name}"]}
     metrics |= {"loss/ahead": sums["mtp"]} if sums["mtp_count"] else {}
     ratios = {
-        **{f"loss/kl_{name}": (f"penalty/{name}", f"held/{name}") for name in CHANNELS},
+        **{f"loss/kl_{name}": (f"penalty/{name}", f"kl_weight/{name}") for name in CHANNELS},
         **{f"entropy/{name}": (f"entropy/{name}", f"count/{name}") for name in CHANNELS},
         **{f"mismatch/{name}": (f"mismatch/{name}", f"count/{name}") for name in CHANNELS},
         "clip_fraction": ("clipped", "preferred"),
@@ -67,8 +67,8 @@ def check_losses_present(metrics: Mapping[str, float], rows: Sequence[TrainingRo
     weighed = {component for row in rows for component in LossComponent if row.weights_CR[component].any()}
     expected = {LOSS_METRICS[component] for component in weighed - SHOWN_BY_CHANNEL}
     expected |= {"loss/ahead"} if mtp_heads and LossComponent.SFT in weighed else set()
-    if lost := sorted(expected - metrics.keys()):
-        raise RuntimeError(f"the step asked for {', '.join(lost)}, and nothing was learnt of it")
+    if missing_losses := sorted(expected - metrics.keys()):
+        raise RuntimeError(f"the step asked for {', '.join(missing_losses)}, and nothing was learnt of it")
 
 
 def _sum_microbatch(scored: ScoredMicrobatch) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ def _sum_microbatch(scored: ScoredMicrobatch) -> dict[str, Tensor]:
             f"count/{name}": here_N.sum(),
             f"entropy/{name}": scored.entropies_N[here_N].double().sum(),
             f"mismatch/{name}": mismatch_N[here_N].double().sum(),
-            f"held/{name}": kl_N.double().sum(),
+            f"kl_weight/{name}": kl_N.double().sum(),
             f"penalty/{name}": (kl_N * terms.penalty_N).double().sum(),
         }
     return {name: value.double() for name, value in sums.items()}

@@ -146,7 +146,7 @@ class Policy(nn.Module):
         return compute_hidden_states(self.lm, micro.ids_TS, micro.features_KH, micro.at_K, **place)
 
     def _mtp_logprobs(self, micro: Microbatch, hidden_TH: Tensor) -> Tensor:
-        """Log-probs [D, N] by the MTP heads; nothing where nobody learns."""
+        """Log-probs [D, N] by the MTP heads; D is 0 without any, and where no gradient is taken."""
         if not self.mtp_heads or not torch.is_grad_enabled():
             return hidden_TH.new_zeros(0, len(micro.keep_N), dtype=torch.float32)
         return compute_mtp_logprobs(self.lm, self.heads[0], micro, hidden_TH, chunk=self._chunk)
@@ -204,7 +204,7 @@ def reshard_policy(policy: Policy) -> None:
 def clip_gradients(policy: Policy, largest: float) -> float:
     """Clip the gradient; its norm before, not finite where any of it is not.
 
-    MTP heads are clipped apart: they do not shorten the step of the layers that speak.
+    MTP heads are clipped separately, so that their norm does not scale the update of the policy.
     """
     of_mtp = {id(parameter) for head in policy.mtp_heads for parameter in head.parameters()}
     parts = [[p for p in policy.parameters() if (id(p) in of_mtp) == is_mtp] for is_mtp in (False, True)]

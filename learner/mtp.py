@@ -1,6 +1,6 @@
 """Multi-token-prediction (MTP) heads: layers that predict tokens further ahead, and what they score.
 
-Invariant: they learn from anchors alone, and no gradient of theirs reaches the model that speaks.
+Invariant: they learn from anchors alone, and no gradient of theirs reaches the backbone.
 """
 
 import torch
@@ -13,7 +13,7 @@ from rollout.language_model import MtpModel, embed_inputs
 
 
 def compute_mtp_logprobs(lm: MtpModel, head: nn.Linear, micro: Microbatch, hidden_TH: Tensor, *, chunk: int) -> Tensor:
-    """Log-probs [D, N] of the anchors' tokens by each depth."""
+    """Log-probs [D, N] of the anchors' tokens by each head."""
     anchored_N = micro.weights_CN[LossComponent.SFT] != 0
     lengths = torch.tensor(micro.lengths, device=micro.keep_N.device)
     segment_T = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)

@@ -42,7 +42,7 @@ from speech.grammar.channels import Channel
 
 
 def needs_reference(algo: AlgoConfig) -> bool:
-    """Whether any step of this run can ask for the frozen start policy."""
+    """Whether any step of this run can ask for the frozen reference policy."""
     return algo.prefers and (algo.kl.any or algo.loss != "grpo")
 
 

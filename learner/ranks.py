@@ -1,4 +1,4 @@
-"""The learner's process group: who the ranks are, and the three things they ever say to each other.
+"""The learner's process group: who the ranks are, and the three collectives that they use.
 
 Invariant: every wait has the configured timeout, and every collective is called by all ranks in the same
 order on tensors whose sizes all ranks know beforehand. Nothing here is pickled (torch's

@@ -31,8 +31,8 @@ def compute_reference_logps(
         logps = torch.zeros(len(micro.keep_N), device=micro.ids_TS.device)
         if any(needs_reference[i] for rank_plan in plan for i in rank_plan[m]):
             assert reference is not None, "a weight that needs a reference without one"
-            packed = pack_reference_microbatch([rows[i] for i in row_indices], micro.streams)
-            logps[micro.referenced_N] = reference(packed.to(logps.device))[0]
+            reference_micro = pack_reference_microbatch([rows[i] for i in row_indices], micro.streams)
+            logps[micro.referenced_N] = reference(reference_micro.to(logps.device))[0]
         logps_by_micro.append(logps)
     return logps_by_micro
 
@@ -48,9 +48,9 @@ def sum_kl_penalties(
     """
     sums = torch.zeros(len(rows), dtype=torch.float64)
     for row_indices, micro, estimate_N in zip(rank_plan, micros, estimates, strict=True):
-        priced_N = micro.weights_CN[LossComponent.KL] * estimate_N
+        penalties_N = micro.weights_CN[LossComponent.KL] * estimate_N
         needed = [i for i in row_indices if rows[i].needed_R.any()]
         for place, i in enumerate(needed):
-            sums[i] = priced_N[micro.row_N == place].sum()
-    paid = {row.key: total for row, total in zip(rows, sums, strict=True) if row.key is not None}
-    return sum_over_ranks(paid) if paid else {}
+            sums[i] = penalties_N[micro.row_N == place].sum()
+    sum_by_key = {row.key: total for row, total in zip(rows, sums, strict=True) if row.key is not None}
+    return sum_over_ranks(sum_by_key) if sum_by_key else {}

@@ -120,16 +120,16 @@ def build_training_row(
     forbids.
     """
     prompt, reply = trained.prompt, trained.reply
-    own = reply if isinstance(reply, Reply) else None
-    name = f"{role} {prompt.id}" if own is None else f"{role} {prompt.id}/{own.index}"
-    logps = (0.0,) * len(reply.ids) if own is None else own.logps
+    sampled_reply = reply if isinstance(reply, Reply) else None
+    name = f"{role} {prompt.id}" if sampled_reply is None else f"{role} {prompt.id}/{sampled_reply.index}"
+    logps = (0.0,) * len(reply.ids) if sampled_reply is None else sampled_reply.logps
     lengths = {len(reply.ids), len(logps), len(reply.channels), len(reply.sampled)}
     if len(lengths) != 1 or not prompt.ids:
         raise ValueError(
             f"{name}: ids, logps, channels and sampled must be equally long and follow a prompt: got {lengths}"
         )
     channels = letters_to_channels(reply.channels)
-    grammar = None if own is None else setup.grammar
+    grammar = None if sampled_reply is None else setup.grammar
     return TrainingRow(
         key=trained.key,
         name=name,
@@ -140,7 +140,7 @@ def build_training_row(
         behaviour_R=np.array(logps, dtype=np.float32),
         grammar_states_R=np.full(len(reply.ids), FREE) if grammar is None else grammar.states_of(reply.ids, name),
         advantages_R=trained.advantage.per_position(channels),
-        temperature=1.0 if own is None else setup.temperature,
+        temperature=1.0 if sampled_reply is None else setup.temperature,
         pair=pair,
         pair_weight=pair_weight,
         features=prompt.features,

@@ -27,7 +27,7 @@ from learner import export as exporting
 from learner import metrics, ranks, state
 from learner.batch import Microbatch, MicrobatchPlan, list_scored_positions, pack_microbatch, plan_microbatches
 from learner.diagnosis import PolicyDiagnosis
-from learner.geometry import DiagnosticsCollector, build_diagnostic_losses, build_shift_rows
+from learner.gradients import DiagnosticsCollector, build_diagnostic_losses, build_shift_rows
 from learner.grammar import build_sampling_grammar
 from learner.loss import compute_loss_terms, estimate_kl
 from learner.metrics import ScoredMicrobatch
@@ -61,7 +61,7 @@ class Learner:
     """
 
     def __init__(self, config: Config, rank: int, world: int) -> None:
-        """Loads and shards the policy, and the start policy if something can ask for it. Collective.
+        """Loads and shards the policy, and the reference policy if something can ask for it. Collective.
 
         ValueError: the checkpoint cannot be used, or ``tokens_per_microbatch`` cannot hold a row.
         """
@@ -79,8 +79,8 @@ class Learner:
             grammar=build_sampling_grammar(config, self.family),
         )
         self.policy = self._load_policy(checkpointing=config.learner.activation_checkpointing)
-        needs_start_policy = needs_reference(config.algo) or config.log.diagnose_every > 0
-        self._reference = freeze_policy(self._load_policy(checkpointing=False)) if needs_start_policy else None
+        loads_reference = needs_reference(config.algo) or config.log.diagnose_every > 0
+        self._reference = freeze_policy(self._load_policy(checkpointing=False)) if loads_reference else None
         learning = config.learner
         self._optimizer = torch.optim.AdamW(
             self.policy.parameters(),
@@ -155,10 +155,10 @@ class Learner:
         return sum_kl_penalties(rows, plan[self._rank], micros, estimates)
 
     def diagnose(self, batch: StepBatch) -> PolicyDiagnosis:
-        """Gradients by part of the model and channel, and the shift from the start policy, before ``step``.
+        """Gradients by part of the model and channel, and the shift from the reference policy, before ``step``.
 
         Collective; changes nothing. Costs a backward pass each for TEXT, AUDIO and SFT, and two forward
-        passes over rollouts and anchors. No shift where no start policy is held (``log.diagnose_every=0``).
+        passes over rollouts and anchors. No shift where no reference policy is held (``log.diagnose_every=0``).
         """
         collector = DiagnosticsCollector(self.policy)
         for loss in build_diagnostic_losses(batch, self._config.algo, self._setup):
@@ -255,10 +255,10 @@ class Learner:
     ) -> LogpsByReply:
         """Bring the replies' log-probs to rank 0, by key; nan where nobody needed one."""
         positions_by_rank = [list_scored_positions(rows, plan, rank) for rank in range(self._world)]
-        parts = ranks.gather_over_ranks(torch.cat(list(logps)), [len(w) for w in positions_by_rank])
+        values_by_rank = ranks.gather_over_ranks(torch.cat(list(logps)), [len(w) for w in positions_by_rank])
         logps_by_key = self._unscored_logps(replies)
         if self._rank == 0:
-            for positions, values in zip(positions_by_rank, parts, strict=True):
+            for positions, values in zip(positions_by_rank, values_by_rank, strict=True):
                 for (i, j), value in zip(positions, values, strict=True):
                     key = rows[i].key
                     if key is not None:

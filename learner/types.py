@@ -1,4 +1,4 @@
-"""What the learner is given: rows of ids with a meaning per row, and one lambda for the whole step.
+"""What the learner is given: replies with their advantages, anchors, pairs, and one lambda for the whole step.
 
 Every rank receives the same ``StepBatch`` and cuts its own share out of it, so every global count is
 known everywhere without communication.

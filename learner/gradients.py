@@ -1,4 +1,4 @@
-"""Gradient geometry: does the preference push words and voice in the same direction, and how hard each?
+"""Gradient diagnostics: does the preference push words and voice in the same direction, and how hard each?
 
 The paper's reason for a text-only objective: on shared weights the text part of the gradient is far larger
 than the audio part, and the two are about orthogonal (ratio >> 1, cosine ~ 0). One backward pass for each
@@ -64,9 +64,9 @@ def _restrict_to_channel(rows: Sequence[TrainingRow], channel: Channel) -> list[
 
     A pair of which one reply has nothing of this channel has no such part.
     """
-    cut = [replace(row, weights_CR=np.where(row.channels_R == channel, row.weights_CR, 0.0)) for row in rows]
-    broken = {row.pair for row in cut if row.pair is not None and not row.needed_R.any()}
-    return [row for row in cut if row.pair is None or row.pair not in broken]
+    restricted = [replace(row, weights_CR=np.where(row.channels_R == channel, row.weights_CR, 0.0)) for row in rows]
+    broken_pairs = {row.pair for row in restricted if row.pair is not None and not row.needed_R.any()}
+    return [row for row in restricted if row.pair is None or row.pair not in broken_pairs]
 
 
 def build_shift_rows(batch: StepBatch, setup: SamplingSetup) -> dict[str, list[TrainingRow]]:
@@ -108,14 +108,14 @@ def group_parameters_by_part(policy: Policy) -> dict[str, list[nn.Parameter]]:
 
 
 class DiagnosticsCollector:
-    """Gathers the sums of one diagnosis.
+    """Adds up one diagnosis: gradients and log-prob shifts, micro-batch by micro-batch.
 
     Example:
         collector = DiagnosticsCollector(policy)
         for loss in build_diagnostic_losses(batch, algo, setup):
             ...  # backward
             collector.record_and_clear(loss.name)  # and the gradient is gone
-        collector.record_shift("rollout", micros, start_policy)
+        collector.record_shift("rollout", micros, reference)
         diagnosis = collector.build_diagnosis(version)
     """
 
@@ -140,10 +140,10 @@ class DiagnosticsCollector:
                 parameter.grad = None
 
     @torch.no_grad()
-    def record_shift(self, name: str, micros: Sequence[Microbatch], start: Policy) -> None:
-        """Add up how far the log-probs of these positions are from the start policy's. Collective."""
+    def record_shift(self, name: str, micros: Sequence[Microbatch], reference: Policy) -> None:
+        """Add up how far the log-probs of these positions are from the reference policy's. Collective."""
         for micro in micros:
-            gap = (self._policy(micro)[0] - start(micro)[0]).double()
+            gap = (self._policy(micro)[0] - reference(micro)[0]).double()
             for channel, number in CHANNELS.items():
                 here = micro.channels_N == number
                 channel_sums = {"mean": gap[here].sum(), "abs": gap[here].abs().sum(), "tokens": here.sum()}
@@ -153,7 +153,7 @@ class DiagnosticsCollector:
         reshard_policy(self._policy)
 
     def build_diagnosis(self, version: int) -> PolicyDiagnosis:
-        """What it all comes to. Collective: the sums of all ranks meet here."""
+        """The figures of all that was recorded. Collective: the sums of all ranks meet here."""
         sums = sum_over_ranks(self._sums) if self._sums else {}
         layers = [
             PartGradients.from_products(name, self._sizes[name], _sum_inner_products(sums, [name]))
