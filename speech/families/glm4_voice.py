@@ -153,7 +153,7 @@ def _build_template(vocabulary: Vocabulary, code_ids: Sequence[int], system: str
     prefix = [vocabulary.special_id("[gMASK]"), vocabulary.special_id("<sop>")]
     opening = [roles["assistant"], *vocabulary.encode(STREAMING_MODE + "\n")]
 
-    def asked(turn: Turn) -> list[int]:
+    def encode_heard_turn(turn: Turn) -> list[int]:
         ids, before = [roles[turn.role]], "\n"  # one string with the words behind it
         for part in turn.parts:
             ids += vocabulary.encode(before + part if isinstance(part, str) else before)
@@ -162,18 +162,21 @@ def _build_template(vocabulary: Vocabulary, code_ids: Sequence[int], system: str
             before = ""
         return ids
 
-    def replied(turn: Turn, retell: EncodePastReply) -> list[int]:
+    def encode_reply_turn(turn: Turn, encode_past_reply: EncodePastReply) -> list[int]:
         if turn.is_interleaved_reply:
-            return [*opening, *retell(turn)[:-1]]  # the next role ends it
+            return [*opening, *encode_past_reply(turn)[:-1]]  # the next role ends it
         if turn.is_written:
             return [roles["assistant"], *vocabulary.encode(f"{STREAMING_MODE}\n{turn.words.rstrip()}")]
         return [*opening, *codes_to_ids(code_ids, turn.codes)]
 
-    def template(turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
+    def template(turns: Sequence[Turn], encode_past_reply: EncodePastReply) -> EncodedPrompt:
         first = next((turn for turn in turns if turn.role == "user"), turns[0])
         default = WRITTEN_SYSTEM_PROMPT if first.is_written else SPOKEN_SYSTEM_PROMPT
         turns = add_system_turn(turns, default if system is None else system)
-        turn_ids = [replied(turn, retell) if turn.role == "assistant" else asked(turn) for turn in turns]
+        turn_ids = [
+            encode_reply_turn(turn, encode_past_reply) if turn.role == "assistant" else encode_heard_turn(turn)
+            for turn in turns
+        ]
         return EncodedPrompt((*prefix, *chain(*turn_ids), *opening))
 
     return template

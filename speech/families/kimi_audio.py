@@ -197,7 +197,7 @@ class _Template:
         names = "media_begin media_end msg_end".split()
         self._begin, self._end, self._over = (vocabulary.special_id(f"<|im_{name}|>") for name in names)
 
-    def __call__(self, turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
+    def __call__(self, turns: Sequence[Turn], encode_past_reply: EncodePastReply) -> EncodedPrompt:
         turns = add_system_turn(turns, self._system or "")
         roles: list[Role] = ["assistant" if turn.role == "assistant" else "user" for turn in turns]
         ids: list[int] = []  # text0 audio0 text1 audio1 ...
@@ -207,7 +207,7 @@ class _Template:
             if role != before:
                 ids += [self._blank, self._starts[role]]
             if turn.is_interleaved_reply:
-                ids += [self._blank if token == self._eos else token for token in retell(turn)[:-2]]
+                ids += [self._blank if token == self._eos else token for token in encode_past_reply(turn)[:-2]]
             for part in () if turn.is_interleaved_reply else turn.items:
                 if isinstance(part, str):
                     ids += [stream_id for token in self._vocabulary.encode(part) for stream_id in (token, self._blank)]

@@ -63,8 +63,8 @@ def load(model: ModelConfig) -> Family:
 
         return StepAudio2Encoder(path, encoder_config)
 
-    def template(turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
-        return prompter.encode_prompt(add_system_turn(turns, system), retell)
+    def template(turns: Sequence[Turn], encode_past_reply: EncodePastReply) -> EncodedPrompt:
+        return prompter.encode_prompt(add_system_turn(turns, system), encode_past_reply)
 
     return Family(
         name="step_audio2",
@@ -95,7 +95,7 @@ class _PromptWriter:
         self._turn, self._over, self._speak = special("<|BOT|>"), special("<|EOT|>"), special("<tts_start>")
         self._begin, self._end, self._place = (special(f"<audio_{name}>") for name in ("start", "end", "patch"))
 
-    def encode_prompt(self, turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
+    def encode_prompt(self, turns: Sequence[Turn], encode_past_reply: EncodePastReply) -> EncodedPrompt:
         """Every turn, then the start of a spoken answer."""
         ids: list[int] = []
         features: list[AudioFeatures] = []
@@ -103,7 +103,7 @@ class _PromptWriter:
             opened = f"{STEP_AUDIO_ROLES.get(turn.role, turn.role)}\n"
             ids.append(self._turn)
             if turn.is_interleaved_reply:
-                ids += [*self._vocabulary.encode(opened), self._speak, *retell(turn)]
+                ids += [*self._vocabulary.encode(opened), self._speak, *encode_past_reply(turn)]
                 continue
             for part in (opened + turn.words,) if turn.is_written else (opened, *turn.items):
                 if isinstance(part, str):

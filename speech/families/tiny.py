@@ -46,15 +46,16 @@ def load(model: ModelConfig) -> Family:
         vocab=rows, text=vocabulary.ordinary, audio=code_ids, boundary=(begin, end), stop=(stop,)
     )
 
-    def said(part: TurnPart) -> list[int]:
+    def encode_part(part: TurnPart) -> list[int]:
         if isinstance(part, str):
             return vocabulary.encode(part)
         return [begin, *codes_to_ids(code_ids, part.codes or ()), end]
 
-    def template(turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
+    def template(turns: Sequence[Turn], encode_past_reply: EncodePastReply) -> EncodedPrompt:
         ids: list[int] = []
         for turn in turns:
-            whole = retell(turn) if turn.is_interleaved_reply else [*chain(*map(said, turn.items)), stop]
+            parts = map(encode_part, turn.items)
+            whole = encode_past_reply(turn) if turn.is_interleaved_reply else [*chain(*parts), stop]
             ids += [start, roles[turn.role], *whole]
         return EncodedPrompt((*ids, start, roles["assistant"]))
 

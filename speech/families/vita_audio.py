@@ -101,7 +101,7 @@ class _Template:
         )
         self._context = vocabulary.special_id("<|context_of_audio|>") if uses_vectors else None
 
-    def __call__(self, turns: Sequence[Turn], retell: EncodePastReply) -> EncodedPrompt:
+    def __call__(self, turns: Sequence[Turn], encode_past_reply: EncodePastReply) -> EncodedPrompt:
         turns = add_system_turn(turns, self._system)
         ids: list[int] = []
         features: list[AudioFeatures] = []
@@ -120,7 +120,7 @@ class _Template:
                     features.append(AudioFeatures(tuple(steps), part.vectors))
                     ids += [self._context] * len(part.vectors)
                 ids += [*codes_to_ids(self._code_ids, part.codes or ()), self._end]
-            ids += [*(retell(turn) if turn.is_interleaved_reply else [self._stop]), *self._encode("\n")]
+            ids += [*(encode_past_reply(turn) if turn.is_interleaved_reply else [self._stop]), *self._encode("\n")]
         return EncodedPrompt((*ids, *self._open_turn("assistant")), AudioFeatures.join_features(features))
 
     def _open_turn(self, role: Role) -> list[int]:
