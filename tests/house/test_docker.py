@@ -387,7 +387,7 @@ def test_make_runs_what_lies_in_an_environment_whose_path_has_spaces() -> None:
     command = ["make", "-n", "-C", str(ROOT), "test", "train", "WAVGATE_VENV=my venv"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     own = [line for line in lines if "my venv" in line]
-    assert len(own) == 4 and all(line.startswith('"my venv/bin/') for line in own)
+    assert len(own) == 5 and all(line.startswith('"my venv/bin/') for line in own)
 
 
 def test_clean_removes_the_environment_and_no_other(tmp_path: Path) -> None:
