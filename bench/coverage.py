@@ -27,20 +27,20 @@ def coverage(
 ) -> tuple[float, float]:
     """Shares of the trials in which plain and widened intervals hold 0."""
     chance = np.random.default_rng([settings.seed, seeds])
-    found = []
+    hits = []
     for _ in range(trials):
         shapes = (seeds, 1), (1, prompts), (seeds, prompts)
         values = sum(
             (chance.normal(0, spread, shape) for spread, shape in zip(case, shapes, strict=True)),
             np.zeros((seeds, prompts)),
         )
-        ours = estimate_mean(values, settings)
+        estimate = estimate_mean(values, settings)
         w_BP, v_BS = draw_prompts_and_seeds(values.shape, settings)
         drawn_B = ((w_BP @ values.T) * v_BS).sum(axis=1) / (seeds * prompts)
         lo, hi = np.quantile(drawn_B, [0.025, 0.975])
-        assert ours.lo is not None and ours.hi is not None
-        found.append((lo <= 0 <= hi, ours.lo <= 0 <= ours.hi))
-    plain, widened = np.mean(found, axis=0)
+        assert estimate.lo is not None and estimate.hi is not None
+        hits.append((lo <= 0 <= hi, estimate.lo <= 0 <= estimate.hi))
+    plain, widened = np.mean(hits, axis=0)
     return float(plain), float(widened)
 
 

@@ -225,19 +225,19 @@ def main() -> int:
     ranks.join_process_group(rank=0, world=1, address=address, timeout_s=600)
     bench = Bench(device=ranks.get_rank_device(), tokens=given.tokens, steps=given.steps, peak=peak and peak * 1e12)
     print(f"{device}, torch {torch.__version__}, driver {driver}", flush=True)
-    found: list[Figure] = []
+    results: list[Figure] = []
     for name, figures in plan(bench, given.shapes):
         torch.cuda.reset_peak_memory_stats()
         for figure in guarded(name, figures):
             print(figure.line(), flush=True)
-            found.append(figure)
+            results.append(figure)
     ranks.leave_process_group()
     machine = {"device": device, "torch": torch.__version__, "driver": driver, "peak": bench.peak}
     print("\n| what | setting | s | peak GiB | found |", "|---|---|---|---|---|", sep="\n")
-    print(*(figure.line() for figure in found), sep="\n")
+    print(*(figure.line() for figure in results), sep="\n")
     if given.json:
-        given.json.write_text(json.dumps({**machine, "figures": [asdict(f) for f in found]}, indent=1) + "\n")
-    return 1 if any(figure.setting == "FAILED" for figure in found) else 0
+        given.json.write_text(json.dumps({**machine, "figures": [asdict(f) for f in results]}, indent=1) + "\n")
+    return 1 if any(figure.setting == "FAILED" for figure in results) else 0
 
 
 if __name__ == "__main__":

@@ -100,13 +100,13 @@ def main() -> int:
     if options.seconds < 66:
         parser.error(f"--seconds must be at least 66: a minute and the start: got {options.seconds:g}")
     print(f"{CALLERS} callers")
-    held = [
+    results = [
         spend(10.0, options),
         rate("requests", replace(OPEN, requests_per_minute=300), 300, 1, options),
         rate("requests", replace(OPEN, requests_per_minute=3000), 3000, 1, options),
         rate("audio seconds", replace(OPEN, audio_seconds_per_minute=6000), 6000, CLIP, options),
     ]
-    return 0 if all(held) else 1
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

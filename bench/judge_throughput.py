@@ -207,13 +207,13 @@ async def by_whole(pool: JudgePool, at_once: int, usage: Usage, seconds: float) 
 
 async def measure(config: Config, server: int, seconds: float) -> bool:
     """All three. Whether the required rate was had."""
-    at_once, ours = config.judge.api.concurrency, {"server": [server], "driver": [os.getpid()]}
-    rate = await by_path(config, Usage(dict(ours)), seconds)
+    at_once, processes = config.judge.api.concurrency, {"server": [server], "driver": [os.getpid()]}
+    rate = await by_path(config, Usage(dict(processes)), seconds)
     async with api_judges(config, journal=None, restarts=0) as (pool, endpoint):
         pids = {
             "judges": [(await handle.hello.remote())["pid"] for handle in pool.handles],
             "endpoint": [(await endpoint.handles[0].hello.remote())["pid"]],
-            **ours,
+            **processes,
         }
         await by_asking(endpoint, at_once, Usage(pids), seconds)
         await by_whole(pool, at_once, Usage(pids), seconds)

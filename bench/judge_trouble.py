@@ -111,14 +111,14 @@ def lambdas(run: Run, hidden: Callable[[RolloutRecord], bool]) -> list[float]:
     """The run's lambda at each step, had these rewards not come."""
     config = read_config(run.path / "config.yaml")
     gate = build_lambda_source(config.algo, Scale(config.judge.scale_lo, config.judge.scale_hi))
-    found = []
+    weights = []
     for step in range(1, config.run.steps + 1):
         groups: dict[int, list[float | None]] = {}
         for record in run.records(step):
             groups.setdefault(record.group, []).append(None if hidden(record) else record.reward)
-        kept = [compute_group_statistics(rewards, len(rewards)) for rewards in groups.values()]
-        found.append(gate.update([group for group in kept if group is not None]).weight)
-    return found
+        statistics = [compute_group_statistics(rewards, len(rewards)) for rewards in groups.values()]
+        weights.append(gate.update([group for group in statistics if group is not None]).weight)
+    return weights
 
 
 def asked(record: RolloutRecord) -> bool:
@@ -167,9 +167,9 @@ def failures(options: argparse.Namespace) -> bool:
         f"same replies, {options.share:.0%} of the calls failed, {MASKS} draws: lambda {fmean(means):.4f}, "
         f"ratio {fmean(means) / before:.3f} (deviation over draws {pstdev(means) / before:.3f})"
     )
-    held = abs(after / before - 1) <= WITHIN
-    print(f"two runs: ratio {after / before:.3f}, required within {WITHIN:.0%}: {'held' if held else 'BROKEN'}")
-    return held
+    is_held = abs(after / before - 1) <= WITHIN
+    print(f"two runs: ratio {after / before:.3f}, required within {WITHIN:.0%}: {'held' if is_held else 'BROKEN'}")
+    return is_held
 
 
 class Switch:
@@ -230,9 +230,9 @@ def outage(options: argparse.Namespace) -> bool:
         if event["kind"] not in ("drop", "checkpoint"):
             at = f"{event['time'] - began:+.1f} s, step {event.get('step')}"
             print(f"event at {at}: {event['kind']}: {event['detail'][:100]}")
-    held = after is not None and numbers == list(range(1, steps + 1))
-    print(f"steps in metrics.jsonl: {numbers}, each once and all of them: {'held' if held else 'BROKEN'}")
-    return held
+    is_held = after is not None and numbers == list(range(1, steps + 1))
+    print(f"steps in metrics.jsonl: {numbers}, each once and all of them: {'held' if is_held else 'BROKEN'}")
+    return is_held
 
 
 def main() -> int:
@@ -246,9 +246,9 @@ def main() -> int:
     options, overrides = parser.parse_known_args()
     options.overrides = overrides
     both = not (options.failures or options.outage)
-    held = [outage(options)] if options.outage or both else []
-    held += [failures(options)] if options.failures or both else []
-    return 0 if all(held) else 1
+    results = [outage(options)] if options.outage or both else []
+    results += [failures(options)] if options.failures or both else []
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

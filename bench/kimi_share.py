@@ -111,10 +111,10 @@ def clocked(work: Callable[[], Any]) -> tuple[Any, float]:
     gpu = torch.cuda.is_available()
     now = time.perf_counter if gpu else time.process_time
     began = now()
-    found = work()
+    result = work()
     if gpu:
         torch.cuda.synchronize()
-    return found, now() - began
+    return result, now() - began
 
 
 def measure(shape: str, prompts: int, group: int, ids: int, folder: Path) -> None:

@@ -19,10 +19,10 @@ from report.study.trials import TestReplies, Trial, is_finished, read_trial
 
 def right(replies: TestReplies) -> Mapping[str, float]:
     """Kind of task -> share of right answers, as heard."""
-    kinds = defaultdict(list)
+    results_by_kind = defaultdict(list)
     for reply in replies:
-        kinds[reply.task_type].append(reply.figures.get("heard_right") == 1)
-    return {kind: fmean(found) for kind, found in kinds.items()}
+        results_by_kind[reply.task_type].append(reply.figures.get("heard_right") == 1)
+    return {task_type: fmean(results) for task_type, results in results_by_kind.items()}
 
 
 def anchoring(run: Path, last: int) -> float | None:
@@ -34,9 +34,11 @@ def anchoring(run: Path, last: int) -> float | None:
 
 def line(name: str, shares: Sequence[Mapping[str, float]], losses: Iterable[float | None]) -> str:
     """A method's row."""
-    told = [f"{kind} {100 * fmean(one[kind] for one in shares):3.0f} %" for kind in sorted(shares[0])]
+    figures = [
+        f"{kind} {100 * fmean(share_by_kind[kind] for share_by_kind in shares):3.0f} %" for kind in sorted(shares[0])
+    ]
     known = [loss for loss in losses if loss is not None]
-    return f"{name:28} {'   '.join(told)}   " + (f"anchoring {fmean(known):.4f}" if known else "")
+    return f"{name:28} {'   '.join(figures)}   " + (f"anchoring {fmean(known):.4f}" if known else "")
 
 
 def main() -> int:
@@ -46,17 +48,17 @@ def main() -> int:
     )
     parser.add_argument("study", type=Path, help="the folder of a study")
     parser.add_argument("--last", type=int, default=15, help="steps (15)")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     methods: dict[str, list[Trial]] = defaultdict(list)
-    for run in sorted((asked.study / "runs").iterdir()):
+    for run in sorted((options.study / "runs").iterdir()):
         if is_finished(run):
             methods[run.name.rpartition("-seed")[0]].append(read_trial(run))
     if not methods:
-        print(f"{asked.study}: no finished cell")
+        print(f"{options.study}: no finished cell")
         return 1
     print(line("base", [right(next(iter(methods.values()))[0].before)], []))
     for name, trials in methods.items():
-        print(line(name, [right(t.after) for t in trials], [anchoring(t.run, asked.last) for t in trials]))
+        print(line(name, [right(t.after) for t in trials], [anchoring(t.run, options.last) for t in trials]))
     return 0
 
 

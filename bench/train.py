@@ -106,10 +106,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="the main job, measured")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options, overrides = parser.parse_known_args()
-    found = [show(seed, train(seed, overrides)) for seed in options.seeds]
+    shares_by_seed = [show(seed, train(seed, overrides)) for seed in options.seeds]
     print(f"\nmean over seeds {options.seeds}:")
     for share in SHARES:
-        before, after = (fmean(shares[share][i] for shares in found) for i in (0, 1))
+        before, after = (fmean(shares[share][i] for shares in shares_by_seed) for i in (0, 1))
         print(f"  {share:<15} {before:6.1%} -> {after:6.1%}  ({100 * (after - before):+.1f} points)")
     return 0
 

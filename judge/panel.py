@@ -76,16 +76,16 @@ class Panel:
         figures |= {} if reply.finish == "abort" else {"unjudgeable": float(fault is not None)}
         if reply.finish == "abort":
             reason = "the reply was cut off by the system"
-            axes = self._everywhere(MissingVerdict(judge=PANEL_JUDGE, reason=reason, kind="aborted"))
+            axes = self._put_on_every_axis(MissingVerdict(judge=PANEL_JUDGE, reason=reason, kind="aborted"))
         elif fault is not None:
-            axes = self._everywhere(ScoredVerdict(value=self.scale.lo, judge=FLOOR_JUDGE, why=fault))
+            axes = self._put_on_every_axis(ScoredVerdict(value=self.scale.lo, judge=FLOOR_JUDGE, why=fault))
             figures |= _collect_word_figures(reply.text, "", task)
             figures |= {} if task.style is None else {"style_followed": float(False)}
         else:
             known = None if known_transcript is None else CachedTranscript(transcript=known_transcript, cached=False)
             transcription = known or self._transcribe(speech)
             if isinstance(transcription, MissingVerdict):
-                axes = self._everywhere(transcription)
+                axes = self._put_on_every_axis(transcription)
             else:
                 transcript = transcription.transcript
                 axes, measured, veto = self._judge_axes(reply, speech, task, transcription)
@@ -137,7 +137,7 @@ class Panel:
     def _apply_vetoes(
         self, sound: acoustic.SoundMeasurements, speech: Speech, without: Sequence[str]
     ) -> tuple[dict[str, float], Verdict | None]:
-        """What the plugins and the vetoed measurements came to, and what the vetoes make of it.
+        """Figures that the vetoes look at, from plugins and from the sound, and the verdict where one applies.
 
         ``without``: measurements that this voice's replies cannot have.
         """
@@ -156,7 +156,7 @@ class Panel:
         veto = vetoes.judge_by_vetoes(figures, failures, self._vetoes, self.scale)
         return figures | ({"vetoed": float(True)} if isinstance(veto, ScoredVerdict) else {}), veto
 
-    def _everywhere(self, verdict: Verdict) -> dict[str, Verdict]:
+    def _put_on_every_axis(self, verdict: Verdict) -> dict[str, Verdict]:
         return dict.fromkeys(self._axes, verdict)
 
 
@@ -166,10 +166,12 @@ def build_panel(config: JudgeConfig, root: Path, voice: Path | NormsSource) -> P
 
     ValueError: a file is not there or not what it should be, or a package is not installed.
     """
-    return Panel(config, build_recogniser(config.asr, root), _known(voice), load_plugins(config.plugins, root))
+    return Panel(
+        config, build_recogniser(config.asr, root), _make_norms_source(voice), load_plugins(config.plugins, root)
+    )
 
 
-def _known(voice: Path | NormsSource) -> NormsSource:
+def _make_norms_source(voice: Path | NormsSource) -> NormsSource:
     if not isinstance(voice, Path):
         return voice
     norms = find_voice_norms(voice)

@@ -123,10 +123,10 @@ class JudgeTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyJudgement:
-    """Everything the judges found about one reply.
+    """All verdicts on one reply, and what was measured beside them.
 
     ``axes``: verdict per axis ("semantic", "acoustic", "holistic"). ``reward`` combines them on the same
-    scale, or is Missing as soon as one weighted axis is. ``transcript``: what the recogniser heard (None: not
+    scale, or is missing as soon as one weighted axis is. ``transcript``: what the recogniser heard (None: not
     recognised).
     ``figures``: plain measurements logged beside the scores and never part of them by themselves
     (seconds, latency_s, truncated, well_formed, counts of tokens; unjudgeable, unless the system cut it off;

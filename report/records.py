@@ -49,7 +49,7 @@ class ScoreRecord(FrozenRecord):
 
 
 class MissingScoreRecord(FrozenRecord):
-    """No number on this axis, and why. ``kind``: of judge.types.Kind; older runs have none."""
+    """No number on this axis, and why. ``kind``: of judge.types.MissingKind; older runs have none."""
 
     missing: str = Field(min_length=1)
     kind: str = "unknown"
@@ -126,7 +126,7 @@ class HeldOutReply(FrozenRecord):
     scores: dict[str, VerdictRecord]  # by axis
     reward: FiniteValue | None
     missing: str | None  # why there is no reward
-    figures: dict[str, FiniteValue]  # judge.types.Judged; a figure that nobody could take is not there
+    figures: dict[str, FiniteValue]  # judge.types.ReplyJudgement; a figure that nobody could take is not there
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -168,7 +168,7 @@ class PartGradientRecord(FrozenRecord):
 
 
 class ChannelShiftRecord(FrozenRecord):
-    """Log-probs of the policy minus those of the start policy, in nats per token."""
+    """Log-probs of the policy minus those of the reference policy, in nats per token."""
 
     mean: NullableNumber
     mean_abs: NullableNumber

@@ -1,8 +1,8 @@
 """The engine protocol: what the rollout worker needs from something that samples tokens.
 
 Two implementations: ``vllm_engine``, and ``torch_engine`` (families with parallel streams, and the reference that
-vLLM is checked against). ``version`` is the learner step whose weights are loaded; it
-is read back from the engine after every update, never assumed.
+vLLM is checked against). ``version`` is the learner step whose weights are loaded; it is read back from the
+engine after every update, never assumed.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence

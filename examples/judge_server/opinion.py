@@ -95,10 +95,10 @@ def opinion(case: Case, reply: Reply) -> float | None:
 
     The floor for who says nothing; None: no opinion.
     """
-    found: list[float | None] = []
+    opinions: list[float | None] = []
     if reply.transcript is not None:
-        found.append(content(case.question or "", reply.transcript))
+        opinions.append(content(case.question or "", reply.transcript))
     if reply.speech is not None:
-        found.append(sound(reply.speech, case.manner))
-    known = [value for value in found if value is not None]
-    return min(known, default=SCALE.lo) if len(known) == len(found) else None
+        opinions.append(sound(reply.speech, case.manner))
+    known = [value for value in opinions if value is not None]
+    return min(known, default=SCALE.lo) if len(known) == len(opinions) else None

@@ -119,19 +119,23 @@ class Judge:
         label = drawn(chances, temperature, random)
         return worded(case.field, label, chances if logprobs else None, case.style)
 
-    def _completion(self, chat: Any, case: Case, found: Worded | None, refusal: str | None) -> dict[str, Any]:
-        text = None if found is None else found.text
+    def _completion(self, chat: Any, case: Case, wording: Worded | None, refusal: str | None) -> dict[str, Any]:
+        text = None if wording is None else wording.text
         message = {"role": "assistant", "content": text, "refusal": refusal}
-        logprobs = None if found is None else found.logprobs
+        logprobs = None if wording is None else wording.logprobs
         written = sum(len(json.dumps(m.model_dump())) for m in chat.messages if isinstance(m.content, str))
-        prompt, said = written // 4 + TOKENS_PER_CLIP * case.clips, max(1, len(text or "") // 4)
+        prompt, completion_tokens = written // 4 + TOKENS_PER_CLIP * case.clips, max(1, len(text or "") // 4)
         return {
             "id": "chatcmpl-tiny",
             "object": "chat.completion",
             "created": int(time.time()),
             "model": self.model,
             "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": logprobs}],
-            "usage": {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said},
+            "usage": {
+                "prompt_tokens": prompt,
+                "completion_tokens": completion_tokens,
+                "total_tokens": prompt + completion_tokens,
+            },
         }
 
     def _transcribe(self, request: Request) -> Response:

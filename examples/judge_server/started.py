@@ -39,10 +39,10 @@ def _address(process: subprocess.Popen[str]) -> str:
     if not ready:
         raise RuntimeError(f"no judge server within {START_S:g} s")
     line = process.stdout.readline()
-    told = re.fullmatch(r"judge: (http://\S+/v1) model \S+\n", line)
-    if told is None:
+    address_line = re.fullmatch(r"judge: (http://\S+/v1) model \S+\n", line)
+    if address_line is None:
         raise RuntimeError(f"no judge server: it said {line!r}")
-    return told[1]
+    return address_line[1]
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -117,14 +117,14 @@ async def _read(reader: asyncio.StreamReader) -> Request:
 
 
 def _length(method: str, headers: Mapping[str, str]) -> int:
-    told = headers.get("content-length", "0" if method == "GET" else "")
-    if "transfer-encoding" in headers or not told:
+    length = headers.get("content-length", "0" if method == "GET" else "")
+    if "transfer-encoding" in headers or not length:
         raise Refused(411, "a body must come with its Content-Length")
-    if not (told.isascii() and told.isdigit()):
+    if not (length.isascii() and length.isdigit()):
         raise Refused(400, "Content-Length must be a number")
-    if len(told) > 12 or int(told) > MOST_BODY:
+    if len(length) > 12 or int(length) > MOST_BODY:
         raise Refused(413, f"a request must not exceed {MOST_BODY} bytes")
-    return int(told)
+    return int(length)
 
 
 async def _drain(reader: asyncio.StreamReader) -> None:

@@ -75,6 +75,8 @@ def worded(field: str, label: str, chances: Mapping[str, float] | None, style: S
 
 
 def _logprobs(label: str, chances: Mapping[str, float]) -> dict[str, Any]:
-    told = {name: log(chance) for name, chance in chances.items() if chance >= LEAST}
-    options = [{"token": name, "logprob": value} for name, value in sorted(told.items(), key=lambda x: -x[1])]
-    return {"content": [{"token": label, "logprob": told[label], "top_logprobs": options}]}
+    shown_logprobs = {name: log(chance) for name, chance in chances.items() if chance >= LEAST}
+    options = [
+        {"token": name, "logprob": value} for name, value in sorted(shown_logprobs.items(), key=lambda x: -x[1])
+    ]
+    return {"content": [{"token": label, "logprob": shown_logprobs[label], "top_logprobs": options}]}

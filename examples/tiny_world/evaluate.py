@@ -39,16 +39,16 @@ def replies(model: Qwen2ForCausalLM, prompts: list[tuple[int, ...]], temperature
             sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         with torch.no_grad():
             limits = {"max_new_tokens": MAX_REPLY, "eos_token_id": stop, "pad_token_id": 0}
-            done = model.generate(ids, attention_mask=mask, **limits, **sampling)
-        for reply in done[:, width:].tolist():
+            generated = model.generate(ids, attention_mask=mask, **limits, **sampling)
+        for reply in generated[:, width:].tolist():
             out.append(reply[: reply.index(stop) + 1] if stop in reply else reply)
     return out
 
 
 def meets(answer: dict[str, str], text: str) -> bool:
     """Does a text give the answer?"""
-    got, want = split_words(text), split_words(answer["value"])
-    return got == want if answer["match"] == "exact" else got[-len(want) :] == want
+    words, expected = split_words(text), split_words(answer["value"])
+    return words == expected if answer["match"] == "exact" else words[-len(expected) :] == expected
 
 
 def level(wave: FloatArray) -> float:

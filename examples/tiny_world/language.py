@@ -15,25 +15,25 @@ DISCOUNT = 0.5
 def bigram_arpa(replies: Iterable[str], vocabulary: Iterable[str]) -> str:
     """An ARPA bigram model of the replies over the vocabulary."""
     sentences = [["<s>", *reply.split(), "</s>"] for reply in replies]
-    seen = Counter(word for sentence in sentences for word in sentence)
+    word_counts = Counter(word for sentence in sentences for word in sentence)
     pairs = Counter(pair for sentence in sentences for pair in pairwise(sentence))
-    before: Counter[str] = Counter()
+    context_counts: Counter[str] = Counter()
     following: dict[str, list[str]] = {}
     for (first, second), count in sorted(pairs.items()):
-        before[first] += count
+        context_counts[first] += count
         following.setdefault(first, []).append(second)
     every = sorted({*vocabulary, "<s>", "</s>"})
-    total = sum(seen.values()) + len(every)
-    chance = {word: (seen[word] + 1) / total for word in every}
+    total = sum(word_counts.values()) + len(every)
+    chance = {word: (word_counts[word] + 1) / total for word in every}
     lines = ["\\data\\", f"ngram 1={len(every)}", f"ngram 2={len(pairs)}", "", "\\1-grams:"]
     for word in every:
         after = following.get(word, [])
-        freed = DISCOUNT * len(after) / before[word] if after else 1.0
+        freed = DISCOUNT * len(after) / context_counts[word] if after else 1.0
         backoff = freed / (1 - sum(chance[other] for other in after))
         lines.append(f"{math.log10(chance[word]):.4f} {word} {math.log10(backoff):.4f}")
     lines += ["", "\\2-grams:"]
     for (first, second), count in sorted(pairs.items()):
-        lines.append(f"{math.log10((count - DISCOUNT) / before[first]):.4f} {first} {second}")
+        lines.append(f"{math.log10((count - DISCOUNT) / context_counts[first]):.4f} {first} {second}")
     return "\n".join([*lines, "", "\\end\\", ""])
 
 

@@ -61,12 +61,12 @@ def render(word: str, manner: Manner) -> npt.NDArray[np.int16]:
 
 def trimmed(wave: Floats64, threshold: float = 0.02, margin: int = 160) -> Floats64:
     """Cut the quiet ends off and fade what is left in and out over 5 ms."""
-    heard = np.flatnonzero(np.abs(wave) > threshold * np.abs(wave).max())
-    kept = wave[max(0, heard[0] - margin) : heard[-1] + margin].copy()
+    audible = np.flatnonzero(np.abs(wave) > threshold * np.abs(wave).max())
+    trimmed_wave = wave[max(0, audible[0] - margin) : audible[-1] + margin].copy()
     ramp = np.linspace(0, 1, 80)
-    kept[:80] *= ramp
-    kept[-80:] *= ramp[::-1]
-    return kept
+    trimmed_wave[:80] *= ramp
+    trimmed_wave[-80:] *= ramp[::-1]
+    return trimmed_wave
 
 
 def write_clip(path: Path, samples: npt.NDArray[np.int16]) -> None:

@@ -40,11 +40,11 @@ def _split_task(task: str, items: list[Item], random: Random) -> dict[str, list[
     keys = [key for key in sorted(by_key) if task != "plus" or _first_is_larger(key)]
     random.shuffle(keys)
     n_validation, n_test = HELD_OUT[task]
-    held = {"test": keys[:n_test], "validation": keys[n_test : n_test + n_validation]}
-    held_style = {key: _held_style(task, random) for name in held for key in held[name]}
+    held_keys = {"test": keys[:n_test], "validation": keys[n_test : n_test + n_validation]}
+    held_style = {key: _held_style(task, random) for name in held_keys for key in held_keys[name]}
     out: dict[str, list[Prompt]] = {}
-    for name in held:
-        out[name] = [in_style(random.choice(by_key[key]), held_style[key], random) for key in held[name]]
+    for name in held_keys:
+        out[name] = [in_style(random.choice(by_key[key]), held_style[key], random) for key in held_keys[name]]
     allowed = [item for item in items if item.key not in held_style or task in KEEP_FACTS]
     out["train"] = _draw_train(task, allowed, held_style if task in KEEP_FACTS else {}, random)
     return out

@@ -22,7 +22,7 @@ class Endpoint:
     base_url: str  # up to and without /chat/completions or another path
     model: str
     key_env: str | None
-    deadline_s: float  # over all attempts and the waits between them, but not for a turn
+    deadline_s: float  # over all attempts and the waits between them; waiting for a lease is not counted
     attempts: int = 4
     max_bytes: int = 1 << 20  # of an answer, unpacked
     also_named: tuple[str, ...] = ()  # other names by which the model may answer

@@ -34,7 +34,7 @@ class CircuitBreaker:
         return inf if self._probing else self._until
 
     def start(self) -> int:
-        """A call starts, at ``due`` or later. Returns what ``end`` has to be told about it."""
+        """A call starts, at ``due`` or later. Returns the ``opened`` that ``end`` needs."""
         self._probing = self._until is not None
         return self.opened
 

@@ -109,11 +109,11 @@ class VerdictCache:
             row = self._db.execute(query, (key,)).fetchone()
             if row is None:
                 return None
-            text, checksum, used = row
+            text, checksum, last_use_us = row
             if not isinstance(text, str) or checksum != _hash_row(key, text):
                 raise ValueError(f"{self._path}: verdict cache is damaged: delete it (entry {key})")
             now = self._now()
-            if not isinstance(used, int) or abs(now - used) > USE_UPDATE_INTERVAL_US:
+            if not isinstance(last_use_us, int) or abs(now - last_use_us) > USE_UPDATE_INTERVAL_US:
                 self._db.execute("UPDATE verdicts SET used = ? WHERE key = ?", (now, key))
         stored = json.loads(text)
         return ScoredVerdict(

@@ -1,6 +1,6 @@
 """One question to an OpenAI-compatible chat endpoint: a whole answer, or CallFailed with its kind.
 
-Invariant: nothing half-said is an Answer. Retries and the deadline are those of ``judge.endpoint.http``.
+Invariant: half an answer is never a ``ChatAnswer``. Retries and the deadline are those of ``judge.endpoint.http``.
 """
 
 import json

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from judge.endpoint.failures import decode_body, failure_from_error, make_failure, parse_document
-from judge.endpoint.finish import decisive, failure_from_finish_reason
+from judge.endpoint.finish import failure_from_finish_reason, pick_deciding_reason
 
 DATE_SUFFIX = r"([-@:]([0-9]{4,}|0[0-9]{2})([.-][0-9]+)*)?"
 """What an endpoint may add to the name that was asked for: a date or a build (-2025-08-28, -0613, -001), no
@@ -76,7 +76,7 @@ class _Choice(_Part):
     @property
     def ended(self) -> str | None:
         """Why the model stopped."""
-        return decisive(self.finish_reason, self.native_finish_reason, self.stop_reason)
+        return pick_deciding_reason(self.finish_reason, self.native_finish_reason, self.stop_reason)
 
 
 class _Reply(_Part):
@@ -105,26 +105,26 @@ def read_completion(
         first, *_ = broken.errors(include_url=False, include_input=False)
         field = ".".join(map(str, first["loc"])) or "the whole"
         raise make_failure("malformed", f"not a chat completion: {field}: {first['msg']}") from None
-    used = _count_billed_tokens(reply.usage)
-    for given in reply.choices or ():  # before the name: what failed on its way may bear any
-        _must_be_whole(given, used)
+    tokens = _count_billed_tokens(reply.usage)
+    for candidate in reply.choices or ():  # before the name: what failed on its way may bear any
+        _must_be_whole(candidate, tokens)
     if reply.model and not is_requested_model(reply.model, (model, *also)):
         mismatch = f"asked for {model}, answered by {reply.model}"
         raise make_failure(
-            "wrong_model", f"{mismatch}; if it is the same: {settings}.also_named=[{reply.model}]", used
+            "wrong_model", f"{mismatch}; if it is the same: {settings}.also_named=[{reply.model}]", tokens
         )
-    choice = _only_choice(reply, used, body)
-    _must_have_answered(choice, used, _advise_on_length(settings, most))
+    choice = _only_choice(reply, tokens, body)
+    _must_have_answered(choice, tokens, _advise_on_length(settings, most))
     assert choice.message is not None
-    text, thought = _split_message(choice.message, used)
+    text, thought = _split_message(choice.message, tokens)
     if not text.strip():
         thought_note = f", {len(thought)} characters of thought" if thought.strip() else ""
-        raise make_failure("empty", f"no content, finish_reason {choice.finish_reason}{thought_note}", used)
+        raise make_failure("empty", f"no content, finish_reason {choice.finish_reason}{thought_note}", tokens)
     return Completion(
         text=text,
-        logprobs=_read_alternatives(choice.logprobs, used),
-        prompt_tokens=used[0],
-        completion_tokens=used[1],
+        logprobs=_read_alternatives(choice.logprobs, tokens),
+        prompt_tokens=tokens[0],
+        completion_tokens=tokens[1],
         audio_tokens=_read_token_count(_prompt_token_details(reply.usage), "audio_tokens"),
         thought=thought,
     )
@@ -152,57 +152,57 @@ def _advise_on_length(settings: str, most: int | None) -> str:
     return f"{allowed}, thought included: raise {settings}.max_tokens or lower {settings}.reasoning_effort"
 
 
-def _only_choice(reply: _Reply, used: tuple[int, int], body: bytes) -> _Choice:
+def _only_choice(reply: _Reply, tokens: tuple[int, int], body: bytes) -> _Choice:
     choices = reply.choices or []
     if len(choices) > 1:
-        raise make_failure("malformed", f"the answer must hold one choice: got {len(choices)}", used)
+        raise make_failure("malformed", f"the answer must hold one choice: got {len(choices)}", tokens)
     if not choices:
-        raise make_failure("empty", f"no choice in the answer: {decode_body(body)}", used)
+        raise make_failure("empty", f"no choice in the answer: {decode_body(body)}", tokens)
     return choices[0]
 
 
-def _must_be_whole(choice: _Choice, used: tuple[int, int]) -> None:
+def _must_be_whole(choice: _Choice, billed: tuple[int, int]) -> None:
     """CallFailed: the choice holds an error, or the server gave it up."""
     error = choice.error or (choice.message and choice.message.error)
     if error:
         failure = failure_from_error(error, f"inside the answer: {error}")
-        failure.tokens = used
+        failure.tokens = billed
         raise failure
-    stopped = failure_from_finish_reason(choice.ended, used, "")
+    stopped = failure_from_finish_reason(choice.ended, billed, "")
     if stopped is not None and stopped.kind == "server":
         raise stopped
 
 
-def _must_have_answered(choice: _Choice, used: tuple[int, int], advice: str) -> None:
+def _must_have_answered(choice: _Choice, tokens: tuple[int, int], advice: str) -> None:
     """CallFailed: the choice was refused or is not the model's whole answer."""
     if choice.message is None:
-        raise make_failure("empty", "no message in the answer", used)
+        raise make_failure("empty", "no message in the answer", tokens)
     if choice.message.refusal:
-        raise make_failure("refusal", str(choice.message.refusal), used)
-    stopped = failure_from_finish_reason(choice.ended, used, advice)
+        raise make_failure("refusal", str(choice.message.refusal), tokens)
+    stopped = failure_from_finish_reason(choice.ended, tokens, advice)
     if stopped is not None:
         raise stopped
     if choice.message.tool_calls or choice.message.function_call:
-        raise make_failure("malformed", "the model called a tool instead of answering", used)
+        raise make_failure("malformed", "the model called a tool instead of answering", tokens)
 
 
-def _split_message(message: _Message, used: tuple[int, int]) -> tuple[str, str]:
+def _split_message(message: _Message, tokens: tuple[int, int]) -> tuple[str, str]:
     """(answer, thought): whether they come in fields of their own, as parts or in one text."""
     fields = (message.reasoning_content, message.reasoning, message.thinking)
-    apart = [field for field in fields if isinstance(field, str)]
+    thoughts = [field for field in fields if isinstance(field, str)]
     texts: list[str] = [message.content] if isinstance(message.content, str) else []
     for part in message.content if isinstance(message.content, list) else ():
         match part:
             case {"type": "text" | "output_text", "text": str(text)}:
                 texts.append(text)
             case {"type": "thinking" | "reasoning" | "redacted_thinking" | "thought"}:
-                apart.append(str(part))
+                thoughts.append(str(part))
             case {"type": "refusal"}:
-                raise make_failure("refusal", str(part.get("refusal")), used)
+                raise make_failure("refusal", str(part.get("refusal")), tokens)
             case _:
-                raise make_failure("malformed", f"a part of the answer must be text: got {str(part)[:100]}", used)
-    answer, before = split_thought("".join(texts))
-    return answer, "\n".join([*apart, before] if before else apart)
+                raise make_failure("malformed", f"a part of the answer must be text: got {str(part)[:100]}", tokens)
+    answer, leading_thought = split_thought("".join(texts))
+    return answer, "\n".join([*thoughts, leading_thought] if leading_thought else thoughts)
 
 
 def _count_billed_tokens(usage: Any) -> tuple[int, int]:
@@ -223,7 +223,7 @@ def _prompt_token_details(usage: Any) -> Any:
     return usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
 
 
-def _read_alternatives(logprobs: Any, used: tuple[int, int]) -> list[list[tuple[str, float]]]:
+def _read_alternatives(logprobs: Any, tokens: tuple[int, int]) -> list[list[tuple[str, float]]]:
     """Per token the one that was taken, then its alternatives; none where they come in another form.
 
     CallFailed malformed: this form, with something in it that is no log-prob.
@@ -234,13 +234,13 @@ def _read_alternatives(logprobs: Any, used: tuple[int, int]) -> list[list[tuple[
     except ValidationError as broken:
         first, *_ = broken.errors(include_url=False, include_input=False)
         field = ".".join(map(str, first["loc"]))
-        raise make_failure("malformed", f"token probabilities: {field}: {first['msg']}", used) from None
+        raise make_failure("malformed", f"token probabilities: {field}: {first['msg']}", tokens) from None
 
 
 def _order_alternatives(token: _Token) -> list[tuple[str, float]]:
     options = [(alternative.token, alternative.logprob) for alternative in token.top_logprobs or []]
     same = [option for option in options if option[0] == token.token]
-    taken = min(same, key=lambda option: abs(option[1] - token.logprob), default=(token.token, token.logprob))
+    chosen = min(same, key=lambda option: abs(option[1] - token.logprob), default=(token.token, token.logprob))
     if same:
-        options.remove(taken)
-    return [taken, *options]
+        options.remove(chosen)
+    return [chosen, *options]

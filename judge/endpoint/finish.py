@@ -68,11 +68,13 @@ def failure_from_finish_reason(reason: str | None, tokens: tuple[int, int], advi
     return make_failure("malformed", f"not the model's own end: {named}", tokens)
 
 
-def decisive(reason: str | None, *upstream: object) -> str | None:
+def pick_deciding_reason(reason: str | None, *upstream: object) -> str | None:
     """The reason that counts: the endpoint's own, or one of its ``upstream`` that was cut, withheld or broken
     where the endpoint says that all went well. What nobody knows is the upstream's own word for an end.
     """
     if classify_finish_reason(reason) != "own":
         return reason
-    bad = (one for one in upstream if isinstance(one, str) and classify_finish_reason(one) not in ("own", "unknown"))
+    bad = (
+        name for name in upstream if isinstance(name, str) and classify_finish_reason(name) not in ("own", "unknown")
+    )
     return next(bad, reason)

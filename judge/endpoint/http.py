@@ -5,9 +5,9 @@
     └──────────────────────────────────────────────────────────────────┘
 
 Invariant: no failure ends as an answer, none lasts longer than the deadline, and none shows the key. This is
-the only layer that retries. An attempt may have to wait for its turn (``under``): the clock of the deadline
-stands still then. Every attempt has a connection of its own: on one that is kept alive, a server that says
-more than it was asked answers the next call with what belongs to the last.
+the only layer that retries. While an attempt waits for its lease (``under``) the clock of the deadline stands
+still. Every attempt has a connection of its own: on one that is kept alive, a server that says more than it was
+asked answers the next call with what belongs to the last.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from judge.types import CallFailed
 _T = TypeVar("_T")
 _S = TypeVar("_S")
 AttemptCall = Callable[[], Awaitable[_T]]
-AttemptRunner = Callable[[AttemptCall[_T]], Awaitable[_T]]  # runs an attempt when its turn has come
+AttemptRunner = Callable[[AttemptCall[_T]], Awaitable[_T]]  # runs an attempt once it has a lease
 
 RETRIED_KINDS = frozenset({"network", "rate_limited", "server"})
 FIRST_WAIT = 0.5  # seconds; the window of the first wait, doubled by every further one
@@ -93,7 +93,7 @@ async def send_post(
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
     call = _RetriedPost(
-        client, endpoint, headers, request, under, lambda said: _to_printable_line(redact_key(key, said))
+        client, endpoint, headers, request, under, lambda reason: _to_printable_line(redact_key(key, reason))
     )
     failure: CallFailed
     try:
@@ -105,8 +105,8 @@ async def send_post(
     # Raised here and not in the handlers: what is chained to a failure holds the request and so the key.
     wait_note = f", asked to wait {call.after_s:g} s" if call.after_s else ""
     attempts = f"attempt {call.attempts} of {endpoint.attempts}{wait_note}"
-    said = f"{failure.reason} ({attempts})"
-    raise CallFailed(failure.kind, said, retryable=failure.retryable, tokens=failure.tokens)
+    reason = f"{failure.reason} ({attempts})"
+    raise CallFailed(failure.kind, reason, retryable=failure.retryable, tokens=failure.tokens)
 
 
 class _RetriedPost(Generic[_T]):
@@ -149,7 +149,7 @@ class _RetriedPost(Generic[_T]):
         except TimeoutError:
             before = f", before that {self._last}" if self._last else ""
             raise make_failure("deadline", f"no whole answer within {self._endpoint.deadline_s:g} s{before}") from None
-        except CallFailed as failure:  # whoever lent the turn is told, too, and never the key
+        except CallFailed as failure:  # the limiter keeps the reason: it must not hold the key either
             raise CallFailed(
                 failure.kind,
                 self._shown(failure.reason),

@@ -50,16 +50,16 @@ def sum_label_probabilities(labels: Collection[str], options: Sequence[tuple[str
 
     CallFailed malformed: a log-probability that is none.
     """
-    weights, counted = dict.fromkeys(labels, 0.0), dict[str, list[float]]()
+    weights, counted_logprobs = dict.fromkeys(labels, 0.0), dict[str, list[float]]()
     for sign, logprob in options:
         if not logprob <= 1e-3:  # NaN as well
             raise CallFailed("malformed", f"a log-probability must not be positive: got {logprob}")
-        same = counted.setdefault(sign, [])  # in order: one comparison, however many there are
-        at = bisect_left(same, logprob - LOGPROB_TOLERANCE)
-        again = at < len(same) and same[at] <= logprob + LOGPROB_TOLERANCE
-        if strip_blanks(sign) in weights and not again:
+        alike = counted_logprobs.setdefault(sign, [])  # in order: one comparison, however many there are
+        at = bisect_left(alike, logprob - LOGPROB_TOLERANCE)
+        is_repeated = at < len(alike) and alike[at] <= logprob + LOGPROB_TOLERANCE
+        if strip_blanks(sign) in weights and not is_repeated:
             weights[strip_blanks(sign)] += exp(logprob)
-            insort(same, logprob)
+            insort(alike, logprob)
     return weights
 
 
@@ -70,5 +70,5 @@ def _ends_turn(token: str) -> bool:
 
 def _is_thought(before: str, thought: str) -> bool:
     """Whether the text before a label is a thought that has ended, by its mark or by what is known of it."""
-    known = thought.strip(BLANKS)[-COMPARED_CHARS:]
-    return before.lower().endswith(ANSWER_STARTS) or bool(known and before.endswith(known))
+    thought_end = thought.strip(BLANKS)[-COMPARED_CHARS:]
+    return before.lower().endswith(ANSWER_STARTS) or bool(thought_end and before.endswith(thought_end))

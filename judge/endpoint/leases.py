@@ -1,8 +1,8 @@
-"""Whose turn it is: the leases of one call's attempts, and what it does while the endpoint is down.
+"""Rate-limit leases of one call's attempts, and what the call does while the endpoint is down.
 
 Invariant: every lease is given back, whatever happens under it. While the breaker is open nothing of a reply
-is sent by those who know: whether the endpoint is back is found out with a small question about no reply, so
-that a reply which fails by itself keeps nobody waiting. Nobody waits longer than an outage may last.
+is sent: a small question about no reply (the ping) finds out whether the endpoint is back, so that a reply
+which fails by itself keeps no other call waiting. No call waits longer than an outage may last.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ class Outage:
     async def _acquire_unless_down(self, seconds: float, about: str) -> Lease:
         """Wait for a lease, however long for the limits, but not longer than an outage may last."""
         acquisition = asyncio.ensure_future(self._limiter.acquire(seconds, about))
-        taken = False
+        is_taken = False
         try:
             while not acquisition.done():
                 await asyncio.wait(
@@ -85,11 +85,11 @@ class Outage:
                 )
                 if not acquisition.done():
                     self._is_still_down()
-            taken = True
+            is_taken = True
             return acquisition.result()
         finally:
             if (
-                not taken and not acquisition.cancel() and acquisition.exception() is None
+                not is_taken and not acquisition.cancel() and acquisition.exception() is None
             ):  # granted while we were leaving
                 self._limiter.release(acquisition.result(), ok=None, spent=0.0)
 

@@ -90,7 +90,7 @@ def limit_audio(per_minute: float | None) -> RateLimit:
 class Lease:
     """Leave to make one attempt; for ``release``."""
 
-    opened: int  # what the breaker wants back
+    opened: int  # of the breaker, for its ``end``
     about: str | None
 
 

@@ -79,8 +79,8 @@ class AnswerSampling:
 
     def fields(self, mode: AnswerMode) -> dict[str, Any]:
         """Of the request. For token probabilities greedy: the draw is not used, its distribution is."""
-        few = LABEL_TOKENS if mode == "logprobs" else REASON_TOKENS
-        body: dict[str, Any] = {self.max_tokens_field: self.max_tokens or few}
+        default_tokens = LABEL_TOKENS if mode == "logprobs" else REASON_TOKENS
+        body: dict[str, Any] = {self.max_tokens_field: self.max_tokens or default_tokens}
         body["temperature"] = 0 if mode == "logprobs" else self.temperature
         effort = self.reasoning_effort
         return body if effort is None else body | {"reasoning_effort": effort}
@@ -200,8 +200,8 @@ def read_expected_number(form: AnswerForm, text: str, logprobs: TokenLogprobs, t
     mean = sum(share * form.numbers[name] for name, share in shares.items())
     mean = min(max(mean, min(form.numbers.values())), max(form.numbers.values()))  # rounding
     variance = sum(share * (form.numbers[name] - mean) ** 2 for name, share in shares.items())
-    shown = " ".join(f"{name}:{share:.2f}" for name, share in shares.items() if share >= 0.005)
-    return Reading(number=mean, own_std=sqrt(variance), reason=f"probabilities {shown}")
+    shown_shares = " ".join(f"{name}:{share:.2f}" for name, share in shares.items() if share >= 0.005)
+    return Reading(number=mean, own_std=sqrt(variance), reason=f"probabilities {shown_shares}")
 
 
 def parse_json_reply(shape: type[_ReplyModel], text: str) -> _ReplyModel:

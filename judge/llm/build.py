@@ -81,10 +81,10 @@ def compares_replies(config: JudgeConfig, group_size: int) -> bool:
 
 def calls_per_group(config: JudgeConfig, group_size: int) -> int:
     """Calls, retries not counted, for the verdicts on all replies to one prompt."""
-    each = config.api.repeats * group_size
+    calls_per_axis = config.api.repeats * group_size
     if compares_replies(config, group_size):
-        each = group_size * (group_size - 1) if config.api.compare == "pairwise" else config.api.repeats
-    return len(config.api_axes) * each
+        calls_per_axis = group_size * (group_size - 1) if config.api.compare == "pairwise" else config.api.repeats
+    return len(config.api_axes) * calls_per_axis
 
 
 def calls_at_once(config: JudgeConfig, endpoint: JudgeEndpointConfig, group_size: int) -> int:

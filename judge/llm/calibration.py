@@ -172,11 +172,11 @@ def fit_calibration(
     curve, errors = fit_curve(items, kind), []
     for prompt in prompts:
         try:
-            other = fit_curve([item for item in items if item.prompt_id != prompt], kind)
+            curve_without_prompt = fit_curve([item for item in items if item.prompt_id != prompt], kind)
         except ValueError as error:
             raise ValueError(f"without prompt {prompt!r}: {error}") from error
         left_out = (item for item in items if item.prompt_id == prompt)
-        errors += [abs(clamp_to_scale(other.at(item.judge), scale) - item.human) for item in left_out]
+        errors += [abs(clamp_to_scale(curve_without_prompt.at(item.judge), scale) - item.human) for item in left_out]
     return CalibrationMap(
         judge=judge,
         curve=curve,

@@ -1,8 +1,8 @@
-"""One reading of a judge, from the cache or paid for: cache, leases, question, strict reading, cache, log.
+"""One judge call, from the cache or paid for: cache, leases, question, strict reading, cache, log.
 
 Invariant: every attempt is on its way under a lease of its own, which is given back whatever happens under
 it; only what was read is cached; nothing here retries but for an outage: while the breaker is open a call
-waits for its turn and asks again, so a run pauses and resumes (judge/endpoint/leases.py). The log has the audio's hash
+waits for a lease and asks again, so a run pauses and resumes (judge/endpoint/leases.py). The log has the audio's hash
 and no audio, and no header.
 """
 
@@ -26,7 +26,7 @@ from store.lines import append_json_line
 
 
 def hash_speeches(*waves: Speech) -> str:
-    """A name for the replies in hand: equal for equal sound only."""
+    """One hash of the replies that a question is about: equal for equal sound only."""
     return " ".join(hash_pcm(speech.wave, speech.sample_rate) for speech in waves)
 
 
@@ -42,7 +42,7 @@ class EndpointAsker(Protocol):
 class JudgeQuestion:
     """One call. ``clips``: the recordings of ``messages``, in order; ``read`` gives ``readings`` numbers.
 
-    ``hash_speeches``: the sound that is judged, the same on every axis and repeat; ``case``: its name, for the log.
+    ``about``: ``hash_speeches`` of what is judged, the same on every axis and repeat; ``case``: its name, for the log.
     """
 
     about: str
@@ -95,8 +95,8 @@ class JudgeCaller:
         """
         hashes = [hash_pcm(clip.wave, clip.sample_rate) for clip in question.clips]
         names = self._cache_keys(question, hashes)
-        known = [self._cache.get(name) for name in names] if self._cache else []
-        cached_scores = [verdict for verdict in known if verdict is not None]
+        looked_up = [self._cache.get(name) for name in names] if self._cache else []
+        cached_scores = [verdict for verdict in looked_up if verdict is not None]
         if len(cached_scores) == len(names):
             return cached_scores
         readings = await self._ask_through_outages(question, hashes)

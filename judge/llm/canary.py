@@ -28,8 +28,8 @@ FOREIGN_SENTENCE = (
 )
 NORMAL_PEAK, LOUD_PEAK = 0.25, 0.99  # peaks of one recording at two volumes, 12 dB apart
 SNIPPET_S = 0.3  # seconds of a stuck sound
-FLOOR_TOLERANCE = 1.0  # levels above the floor that are not yet pay
-LOUDNESS_TOLERANCE = 0.5  # levels that volume may seem to be worth
+FLOOR_TOLERANCE = 1.0  # levels above the floor that a canary may score and still pass
+LOUDNESS_TOLERANCE = 0.5  # levels that a louder copy may score above the plain one and still pass
 
 
 class CanaryJudge(Protocol):

@@ -33,5 +33,5 @@ class Capabilities:
             "json_schema": self.json_schema,
             "choice": self.choice,
         }
-        shown = [name if ok else f"no {name} ({self.lacks.get(name)})" for name, ok in works.items()]
-        return f"judge answers by {MODE_LABELS[self.mode]}, {self.latency_s:.2f} s a call: {', '.join(shown)}"
+        descriptions = [name if ok else f"no {name} ({self.lacks.get(name)})" for name, ok in works.items()]
+        return f"judge answers by {MODE_LABELS[self.mode]}, {self.latency_s:.2f} s a call: {', '.join(descriptions)}"

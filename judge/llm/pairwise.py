@@ -74,7 +74,7 @@ class Contest:
 
     @cached_property
     def about(self) -> str:
-        """See ``judge.llm.caller.about``."""
+        """See ``JudgeQuestion.about``."""
         return hash_speeches(*(candidate.speech for candidate in self.candidates))
 
     def question(
@@ -110,11 +110,13 @@ async def compare_pairwise(
     caller: JudgeCaller, capabilities: Capabilities, contest: Contest, *, scale: Scale, sampling: AnswerSampling
 ) -> list[Verdict]:
     """A verdict per candidate, in order: n (n - 1) calls."""
-    count, able = len(contest.candidates), capabilities
+    count = len(contest.candidates)
     pairs: list[OrderedPair] = list(permutations(range(count), 2))
-    name = f"openai({caller.model} {_pairwise_rubric_id(contest)} {able.mode})"
+    name = f"openai({caller.model} {_pairwise_rubric_id(contest)} {capabilities.mode})"
     questions = [
-        build_pair_question(contest, pair, mode=able.mode, forced=able.forced, sampling=sampling, judge=name)
+        build_pair_question(
+            contest, pair, mode=capabilities.mode, forced=capabilities.forced, sampling=sampling, judge=name
+        )
         for pair in pairs
     ]
     outcomes = dict(zip(pairs, await ask_questions(caller, questions), strict=True))
@@ -150,18 +152,18 @@ def score_win_rates(
     scores = {pair: outcome[0] for pair, outcome in outcomes.items() if not isinstance(outcome, CallFailed)}
     rates = compute_win_rates({pair: score.value for pair, score in scores.items()}, count)
 
-    def standing(index: int) -> ScoredVerdict | MissingVerdict:
-        own = [pair for pair in outcomes if index in pair]
+    def score_reply(index: int) -> ScoredVerdict | MissingVerdict:
+        own_pairs = [pair for pair in outcomes if index in pair]
         if index not in rates:
             # Whoever left missed a pair, and so did the other of the last two.
-            failures = (outcome for pair in own if isinstance(outcome := outcomes[pair], CallFailed))
+            failures = (outcome for pair in own_pairs if isinstance(outcome := outcomes[pair], CallFailed))
             return failure_to_missing(next(failures), judge)
         rate = rates[index]
         why = f"beats {rate.share:.2f} of the others"
-        cached = all(scores[pair].cached for pair in own if pair in scores)
+        cached = all(scores[pair].cached for pair in own_pairs if pair in scores)
         return ScoredVerdict(value=rate.share, judge=judge, spread=rate.spread, why=why, cached=cached)
 
-    return [standing(index) for index in range(count)]
+    return [score_reply(index) for index in range(count)]
 
 
 def score_unopposed(unjudgeable: int, scale: Scale) -> Verdict:
@@ -179,22 +181,24 @@ def add_floor_wins(verdicts: Sequence[Verdict], unjudgeable: int, scale: Scale) 
 
     So a reply that the policy made unjudgeable counts among those that are beaten, as any bad one would.
     """
-    others = sum(isinstance(verdict, ScoredVerdict) for verdict in verdicts) - 1
-    if not unjudgeable or others < 1:
+    other_scored = sum(isinstance(verdict, ScoredVerdict) for verdict in verdicts) - 1
+    if not unjudgeable or other_scored < 1:
         return list(verdicts)
-    weight = others / (others + unjudgeable)
+    weight = other_scored / (other_scored + unjudgeable)
 
-    def moved(verdict: Verdict) -> Verdict:
+    def raise_verdict(verdict: Verdict) -> Verdict:
         if isinstance(verdict, MissingVerdict):
             return verdict
         value = scale.hi - weight * (scale.hi - verdict.value)
         why = f"{verdict.why}, and {unjudgeable} that cannot be judged"
         return replace(verdict, value=value, spread=weight * verdict.spread, why=why)
 
-    return [moved(verdict) for verdict in verdicts]
+    return [raise_verdict(verdict) for verdict in verdicts]
 
 
-def build_comparison_messages(contest: Contest, shown: Mapping[str, Candidate], answer_rule: str) -> list[ChatMessage]:
+def build_comparison_messages(
+    contest: Contest, candidates_by_name: Mapping[str, Candidate], answer_rule: str
+) -> list[ChatMessage]:
     """The chat that holds named replies to one prompt against each other, by a rubric's brief and levels."""
     rubric, task, user_audio = contest.rubric, contest.task, contest.user_audio
     listed = "\n".join(f"{level}. {words}" for level, words in enumerate(rubric.levels, start=1))
@@ -207,10 +211,10 @@ def build_comparison_messages(contest: Contest, shown: Mapping[str, Candidate], 
     if rubric.hears_reply and task.style is not None:
         texts["manner asked for"] = task.style
     if rubric.reads:
-        texts |= {f"transcript {name}": candidate.transcript for name, candidate in shown.items()}
+        texts |= {f"transcript {name}": candidate.transcript for name, candidate in candidates_by_name.items()}
     audio = {"What the user said": user_audio} if rubric.hears_user and user_audio is not None else {}
     if rubric.hears_reply:
-        audio |= {f"Reply {name}": candidate.speech for name, candidate in shown.items()}
+        audio |= {f"Reply {name}": candidate.speech for name, candidate in candidates_by_name.items()}
     user = {"role": "user", "content": [*build_text_parts(texts), *build_audio_parts(audio)]}
     return [{"role": "system", "content": system}, user]
 
@@ -221,10 +225,10 @@ def compute_win_rates(chances: Mapping[OrderedPair, float], count: int) -> dict[
     ``chances``: (a, b) -> chance that a, shown first, is better; an order that did not come is not in it.
     Fewer than two survivors: nobody has a rate.
     """
-    left = select_fully_compared(chances, count)
+    survivors = select_fully_compared(chances, count)
     rates: dict[int, WinRate] = {}
-    for reply in left:
-        others = [other for other in left if other != reply]
+    for reply in survivors:
+        others = [other for other in survivors if other != reply]
         orders = [(chances[reply, other], 1 - chances[other, reply]) for other in others]
         share = sum((first + second) / 2 for first, second in orders) / len(others)
         spread = sqrt(sum(((first - second) / 2) ** 2 for first, second in orders)) / len(others)
@@ -234,14 +238,14 @@ def compute_win_rates(chances: Mapping[OrderedPair, float], count: int) -> dict[
 
 def select_fully_compared(chances: Mapping[OrderedPair, float], count: int) -> list[int]:
     """Replies with every pair in both orders; whoever misses most leaves first, of equals the last."""
-    left = list(range(count))
+    survivors = list(range(count))
     while True:
-        lost = {
+        missed_pairs = {
             reply: sum(
-                (reply, other) not in chances or (other, reply) not in chances for other in left if other != reply
+                (reply, other) not in chances or (other, reply) not in chances for other in survivors if other != reply
             )
-            for reply in left
+            for reply in survivors
         }
-        if not any(lost.values()):
-            return left if len(left) > 1 else []
-        left.remove(max(left, key=lambda reply: (lost[reply], reply)))
+        if not any(missed_pairs.values()):
+            return survivors if len(survivors) > 1 else []
+        survivors.remove(max(survivors, key=lambda reply: (missed_pairs[reply], reply)))

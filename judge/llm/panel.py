@@ -1,4 +1,4 @@
-"""A panel that leaves some axes to judges behind endpoints: reply by reply, or a group at once.
+"""The local panel together with the judges behind endpoints: reply by reply, or a group at once.
 
 Invariant: what the local panel says of a reply that cannot be judged holds on every axis, and such a reply
 loses every comparison by that rule. A second opinion is noted and changes nothing.
@@ -83,8 +83,8 @@ class EndpointAxes(Generic[_Sound]):
             ),
         )
         judged = list(local)
-        for i, own, second in zip(transcripts, verdicts, seconds, strict=True):
-            judged[i] = self._add_verdicts(local[i], own, second, perf_counter() - start)
+        for i, axis_verdicts, second in zip(transcripts, verdicts, seconds, strict=True):
+            judged[i] = self._add_verdicts(local[i], axis_verdicts, second, perf_counter() - start)
         return judged
 
     async def _ask_second_judge(self, transcript: str, reply: Reply, speech: _Sound, task: JudgeTask) -> AxisVerdicts:

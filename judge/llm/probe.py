@@ -38,21 +38,21 @@ async def probe_capabilities(ask: EndpointAsker, model: str, plan: TrialPlan) ->
     ValueError: the endpoint does not answer, hears nothing though a rubric needs it, or answers in no mode as
     the run will ask.
     """
-    test = _EndpointProbe(ask, model, plan)
+    probe = _EndpointProbe(ask, model, plan)
     hearing = sorted(rubric.name for rubric in plan.rubrics if rubric.hears_reply)
-    plain = await test.plain_tokens()
-    test.lacks |= await test.explain_audio_lack(plain) if hearing else {"audio": "not needed"}
-    if hearing and "audio" in test.lacks:
-        raise ValueError(_format_audio_problem(model, hearing, build_largest_trial(plan), test.lacks["audio"]))
-    json_schema = await test.try_trial("json_schema", test.time_answers("schema"))
-    logprobs = await test.try_trial("logprobs", test.time_answers("logprobs"))
-    choice = await test.try_trial("choice", test.time_forced_choice())
-    forced = choice and not logprobs and await test.try_trial("forced", test.time_answers("logprobs", forced=True))
+    plain = await probe.count_plain_tokens()
+    probe.lacks |= await probe.explain_audio_lack(plain) if hearing else {"audio": "not needed"}
+    if hearing and "audio" in probe.lacks:
+        raise ValueError(_format_audio_problem(model, hearing, build_largest_trial(plan), probe.lacks["audio"]))
+    json_schema = await probe.try_trial("json_schema", probe.time_answers("schema"))
+    logprobs = await probe.try_trial("logprobs", probe.time_answers("logprobs"))
+    choice = await probe.try_trial("choice", probe.time_forced_choice())
+    forced = choice and not logprobs and await probe.try_trial("forced", probe.time_answers("logprobs", forced=True))
     if not (logprobs or forced or json_schema):
-        await test.try_trial("tagged", test.time_answers("tagged"))
-    best = next((name for name in MODES_BY_TRIAL if name in test.seconds), None)
+        await probe.try_trial("tagged", probe.time_answers("tagged"))
+    best = next((name for name in MODES_BY_TRIAL if name in probe.seconds), None)
     if best is None:
-        raise ValueError(_format_mode_problem(model, test.lacks))
+        raise ValueError(_format_mode_problem(model, probe.lacks))
     return Capabilities(
         audio=bool(hearing),
         usage=plain != 0,
@@ -60,10 +60,10 @@ async def probe_capabilities(ask: EndpointAsker, model: str, plan: TrialPlan) ->
         logprobs=logprobs or forced,
         choice=choice,
         forced=forced,
-        latency_s=test.seconds[best],
+        latency_s=probe.seconds[best],
         mode=MODES_BY_TRIAL[best],
-        ranking=await test.ranking_mode(),
-        lacks=test.lacks,
+        ranking=await probe.find_ranking_mode(),
+        lacks=probe.lacks,
     )
 
 
@@ -99,7 +99,7 @@ class _EndpointProbe:
             return False
         return True
 
-    async def plain_tokens(self) -> int | None:
+    async def count_plain_tokens(self) -> int | None:
         """Prompt tokens of a case without its audio; None: not known. ValueError: no answer at all."""
         try:
             return (await self._ask(_build_text_body(build_largest_trial(self._plan)))).prompt_tokens
@@ -138,7 +138,7 @@ class _EndpointProbe:
             await self._time_answer(build_pair_trial(self._plan, mode, forced=forced))
         return seconds
 
-    async def ranking_mode(self) -> AnswerMode:
+    async def find_ranking_mode(self) -> AnswerMode:
         """How a group is ranked, where it is. ValueError: in no way."""
         modes: list[AnswerMode] = ["schema", "tagged"] if "json_schema" in self.seconds else ["tagged"]
         if not self._plan.compares or self._plan.compare != "ranking":

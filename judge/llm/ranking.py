@@ -63,8 +63,8 @@ async def rank_candidates(
     outcomes = await ask_questions(caller, questions)
     verdicts: list[Verdict] = []
     for index in range(len(contest.candidates)):
-        own = [outcome if isinstance(outcome, CallFailed) else [outcome[index]] for outcome in outcomes]
-        verdict = combine_repeats(own, name)
+        candidate_outcomes = [outcome if isinstance(outcome, CallFailed) else [outcome[index]] for outcome in outcomes]
+        verdict = combine_repeats(candidate_outcomes, name)
         verdicts.append(verdict if isinstance(verdict, MissingVerdict) else rescale_score(verdict, 0.0, 1.0, scale))
     return verdicts
 

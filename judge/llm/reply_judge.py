@@ -1,7 +1,7 @@
 """The API judge: one reply, one axis, k readings of an OpenAI-compatible model -> a verdict.
 
-Invariant: a verdict is the mean of exactly k readings, or it is Missing: a mean over those that happened to
-arrive would be noisier than its neighbours, and which ones arrive is not chance.
+Invariant: a verdict is the mean of exactly k readings, or it is missing: a mean over those that happened to
+arrive would be noisier than that of other replies, and which ones arrive is not chance.
 """
 
 import asyncio

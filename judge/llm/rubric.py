@@ -162,9 +162,9 @@ def build_text_parts(texts: Mapping[str, str]) -> list[ChatMessage]:
     """Named texts as one message part, each between tags that carry the hash of them all; none: no part."""
     if not texts:
         return []
-    shown = {name: escape_markup(text) for name, text in texts.items()}
-    code = sha256(repr(sorted(shown.items())).encode()).hexdigest()[:16]
-    blocks = [f"<{name} {code}>\n{text}\n</{name} {code}>" for name, text in shown.items()]
+    escaped = {name: escape_markup(text) for name, text in texts.items()}
+    code = sha256(repr(sorted(escaped.items())).encode()).hexdigest()[:16]
+    blocks = [f"<{name} {code}>\n{text}\n</{name} {code}>" for name, text in escaped.items()]
     return [{"type": "text", "text": "\n".join(blocks)}]
 
 

@@ -1,8 +1,8 @@
 """RUN/judge_calls.jsonl in numbers: per judge how many calls, how long, how they failed, what they cost.
 
 Invariant: the file is read as a stream and no text of it is kept but the names of judges, models and kinds,
-cut to NAME characters; so a log of any size, or of one endless line, fits in memory. A line that is no call
-is counted and said, the last one may be torn.
+cut to ``MAX_NAME_CHARS``; so a log of any size, or of one endless line, fits in memory. A line that is no call is
+counted and said, the last one may be torn.
 """
 
 from array import array
@@ -85,7 +85,7 @@ def read_call_log(path: Path) -> CallLog:
 
 
 def _iterate_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Line by line; of one longer than LONGEST only the beginning, which is no JSON."""
+    """Line by line; of one longer than ``MAX_CALL_LINE_BYTES`` only the beginning, which is no JSON."""
     while line := file.readline(MAX_CALL_LINE_BYTES):
         yield line
         while len(line) == MAX_CALL_LINE_BYTES and not line.endswith(b"\n"):

@@ -141,7 +141,7 @@ def tabulate_missing(replies: JudgedReplies) -> PageData:
 
 
 def truncate_text(text: str) -> str:
-    """At most MOST_TEXT characters: a reason may quote what an endpoint sent, whole."""
+    """At most ``MAX_CELL_CHARS`` characters: a reason may quote what an endpoint sent, whole."""
     return text if len(text) <= MAX_CELL_CHARS else text[: MAX_CELL_CHARS - 1] + "…"
 
 

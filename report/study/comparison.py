@@ -4,7 +4,7 @@
       side "base"    seed -> replies before training
       side "gated"   seed -> replies after it
       ...
-    rows(field, "gated", bootstrap) -> one Row per side and measure
+    compare_methods(arm, sides, "gated", bootstrap) -> one StudyRow per side and measure
 
 Pairs are the same prompt and the same seed on both sides. Sides that have no seed in common are paired in the
 order of their seeds.

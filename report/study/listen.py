@@ -138,7 +138,7 @@ def match_pairs(left: ListeningSide, right: ListeningSide) -> tuple[list[Listeni
 
 
 def _read_sample_clip(run: Path, sample: Sample) -> AudioClip | None:
-    assert sample.audio is not None, "see Side.samples"
+    assert sample.audio is not None, "see ListeningSide.samples"
     clip_or_reason = read_clip(run, sample.audio)
     return clip_or_reason if isinstance(clip_or_reason, AudioClip) else None
 

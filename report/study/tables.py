@@ -47,7 +47,7 @@ def measures_to_csv(findings: StudyFindings) -> str:
 def cells_to_csv(findings: StudyFindings) -> str:
     """cells.csv; the measures are means over the run's test prompts. Prepared files come first.
 
-    After CELLS a column for every figure of report/study/why.py that a run has.
+    After ``CELL_COLUMNS`` a column for every figure of report/study/why.py that a run has.
     """
     known = [name for name in list_why_figures([t.why for t in findings.trials.values()]) if name != "lambda"]
     by_seed = {(row.arm, row.method, row.measure): row.by_seed for row in findings.rows}

@@ -49,7 +49,7 @@ def compute_why_figures(looks: Sequence[DiagnosisRecord], rows: Sequence[MetricR
 
 
 def list_why_figures(runs: Sequence[Mapping[str, float]]) -> list[str]:
-    """The figures that any run has: those of MEANINGS first, in its order."""
+    """The figures that any run has: those of ``FIGURE_MEANINGS`` first, in its order."""
     there = {name for run in runs for name in run}
     return [name for name in FIGURE_MEANINGS if name in there] + sorted(there - set(FIGURE_MEANINGS))
 

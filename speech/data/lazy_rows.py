@@ -32,7 +32,7 @@ class LazyRows(Sequence[R], Generic[R]):
     """Rows of a file without a problem; ``examine_rows`` makes them.
 
     Example:
-        rows = manifest.read(path, max_seconds=60.0)
+        rows = read_manifest(path, max_seconds=60.0)
         batch = [rows[i] for i in cursor.draw_indices(16)]
     """
 

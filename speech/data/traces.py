@@ -19,7 +19,7 @@ class RowTraces:
     """Of the rows of one file, as they are examined.
 
     Example:
-        traces.add(content, clips)
+        traces.add_row(content, clips)
         print(describe_overlap(train.traces, test.traces))  # 0 ids, 3 questions, 2 clips
     """
 

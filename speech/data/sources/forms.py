@@ -60,7 +60,7 @@ EXCLUDED = (False, 0, "false", "False", "0")  # what a mark says of a reply that
 class DraftRow:
     """A row whose clips are not files yet. ``id`` may be missing, and may be no file name."""
 
-    fields: dict[str, Any]  # of a Row, but for its clips
+    fields: dict[str, Any]  # of a ManifestRow, but for its clips
     audios: tuple[tuple[SourceClip, ...], ...]
     reply: tuple[SourceClip, ...]
 
