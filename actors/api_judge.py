@@ -71,7 +71,7 @@ class EndpointPool(AnswerPool):
         self._axes = axes
 
     async def score(self, transcript: str, speech: list[Any], task: JudgeTask, case: str) -> AxisVerdicts:
-        """The verdicts, or Missing("deadline"). SpeechLost: its maker died. RestartBudgetSpent: so does the actor."""
+        """The verdicts, or Missing("deadline"). Errors but AnswerLate as in ``AnswerPool.ask``."""
         try:
             verdicts: AxisVerdicts = await self.ask(
                 lambda actor: actor.score.remote(transcript, speech[0], task, case), case

@@ -45,7 +45,7 @@ class CollectedBatch:
     draw: DrawnRows
 
     @property
-    def ahead(self) -> PrefetchedBatch:
+    def prefetched(self) -> PrefetchedBatch:
         """What a checkpoint keeps of it."""
         judged = self.judged
         return PrefetchedBatch(

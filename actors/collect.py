@@ -75,27 +75,27 @@ def join_judged_batches(first: JudgedBatch, second: JudgedBatch) -> JudgedBatch:
 
 
 class _BusyClock:
-    """Seconds of the clock in which at least one thing was in hand."""
+    """Seconds in which at least one reply or group was being judged."""
 
     def __init__(self) -> None:
-        self._hands, self._since, self._seconds = 0, 0.0, 0.0
+        self._running, self._since, self._seconds = 0, 0.0, 0.0
 
     def seconds(self) -> float:
         """As of now."""
-        return self._seconds + (time.perf_counter() - self._since if self._hands else 0.0)
+        return self._seconds + (time.perf_counter() - self._since if self._running else 0.0)
 
     @contextmanager
     def count_as_busy(self) -> Iterator[None]:
-        """One thing is in hand."""
-        if not self._hands:
+        """While this is entered the clock runs, however many have entered it."""
+        if not self._running:
             self._since = time.perf_counter()
-        self._hands += 1
+        self._running += 1
         try:
             yield
         finally:
             self._seconds = self.seconds()
             self._since = time.perf_counter()
-            self._hands -= 1
+            self._running -= 1
 
 
 def row_to_text_task(row: ManifestRow) -> JudgeTask:
@@ -215,7 +215,7 @@ async def _judge_replies(
     audio: Callable[[Reply], Path | None],
     together: bool,
 ) -> list[ReplyJudgement]:
-    """Of what is judged at once. SpeechLost: its maker died."""
+    """Verdicts on one reply, or on a whole group ``together``. SpeechLost: the worker that has the sound died."""
     replies, speeches = [reply for reply, _ in group], [speech for _, speech in group]
     paths = [audio(reply) for reply in replies]
     if together:

@@ -64,7 +64,7 @@ class JudgePool(AnswerPool):
     async def score(self, reply: Reply, speech: list[Any], task: JudgeTask, audio: Path | None) -> ReplyJudgement:
         """The verdicts, or Missing("deadline"); the sound is kept at ``audio`` when given.
 
-        SpeechLost: its maker died. RestartBudgetSpent: judges keep dying.
+        SpeechLost: sample the reply again. RestartBudgetSpent: judges keep dying.
         """
         local = await self._score_locally(reply, speech, task, audio)
         return local if self._endpoints is None else await self._endpoints.score(local, reply, speech, task)
@@ -93,7 +93,7 @@ class JudgePool(AnswerPool):
         return judged
 
     async def sample_voice(self, reply: Reply, speech: list[Any]) -> VoiceSample | None:
-        """What a reply shows of its voice; None: nothing, or nobody could say in time, or its maker died."""
+        """What a reply shows of its voice; None: nothing, no answer in time, or its sound was lost."""
         try:
             voice_sample: VoiceSample | None = await self.ask(
                 lambda judge: judge.sample_voice.remote(reply.text, speech[0]), reply.prompt_id

@@ -69,7 +69,7 @@ class Driver:
                     await self._canaries.check(step)
                 if step == self._config.run.steps or is_due(step, self._config.run.checkpoint_every):
                     await self._checkpoint()
-                await self._look_during(step)
+                await self._evaluate_if_due(step)
             await self._finish()
         except asyncio.CancelledError:
             await self._save_after_interrupt()
@@ -83,7 +83,7 @@ class Driver:
             self._run.event("voice", note)
 
     async def _start_or_resume(self) -> None:
-        """Look at the start policy, or take the checkpoint up and give its weights to the engines."""
+        """Evaluate the start policy, or load the checkpoint and give its weights to the engines."""
         if self._job.snapshot is None:
             await self._canaries.check(0)
             await self._evaluate_initial_policy()
@@ -95,16 +95,15 @@ class Driver:
         ahead = checkpoint.read_prefetched_batch(folder)
         self._batches.resume_after(state.step, state.cursors, ahead)
         last_step_with_audio = state.step if ahead is None else ahead.draw.step
-        self._run.discard_after(
-            state.step, self._config, last_step_with_audio
-        )  # nothing can keep it from going on now
+        # Only here: nothing can keep the run from going on now.
+        self._run.discard_after(state.step, self._config, last_step_with_audio)
         self._monitor.resume(state.step)
         self._run.event("resume", f"continued from {folder.name}")
         await self._canaries.check(state.step)
         if state.step == 0:
             await self._evaluate_initial_policy()
         else:
-            await self._look_during(state.step)
+            await self._evaluate_if_due(state.step)
 
     async def _evaluate_initial_policy(self) -> None:
         """Evaluate the start policy where that was not done before an interruption."""
@@ -112,10 +111,10 @@ class Driver:
             if not self._held_out.is_done(split, "before", 0):
                 await self._held_out.evaluate(split, "before", 0)
 
-    async def _look_during(self, step: int) -> None:
+    async def _evaluate_if_due(self, step: int) -> None:
         """Evaluate the policy of a step where that is due and was not done before an interruption."""
-        between = step < self._config.run.steps and is_due(step, self._config.run.eval_every)
-        if between and not self._held_out.is_done("validation", "during", step):
+        due = step < self._config.run.steps and is_due(step, self._config.run.eval_every)
+        if due and not self._held_out.is_done("validation", "during", step):
             await self._held_out.evaluate("validation", "during", step)
 
     async def _step(self, step: int) -> None:
@@ -126,19 +125,19 @@ class Driver:
         batch = await self._batches.wait_for_batch()
         check_outage([judged for _, judged in batch.judged.replies], self._config.judge.max_missing)
         self._batches.start(step)  # S=1: the next batch, while this one is learnt
-        learn = time.perf_counter()
+        learn_start = time.perf_counter()
         self._monitor.begin_phase("learn")
         decision = await self._decide(batch)
         times = {"time/diagnose": await self._diagnoses.diagnose_if_due(decision.batch)}
         self._learning = asyncio.create_task(self._learn(decision))
         try:
             result = await asyncio.shield(self._learning)  # an interrupt lets it end: gate and weights agree
-            times["time/learn"] = time.perf_counter() - learn - times["time/diagnose"]
+            times["time/learn"] = time.perf_counter() - learn_start - times["time/diagnose"]
             await self._batches.wait_until_sampled()
-            sync = time.perf_counter()
+            sync_start = time.perf_counter()
             self._monitor.begin_phase("sync")
             await self._fleet.sync(result.version)
-            times["time/sync"] = time.perf_counter() - sync
+            times["time/sync"] = time.perf_counter() - sync_start
             times |= await self._fleet.collect_judge_metrics()
         except asyncio.CancelledError:
             self._record(batch, decision, await self._learning, {**times, "time/step": time.perf_counter() - start})
@@ -203,14 +202,11 @@ class Driver:
         def save_learner(folder: Path) -> None:
             asyncio.run_coroutine_threadsafe(self._fleet.learner.save(folder), loop).result()
 
-        ahead = self._batches.prefetched_after(self._state.step)
+        batch = self._batches.prefetched_after(self._state.step)
+        ahead = None if batch is None else batch.prefetched
         state = replace(self._state, cursors=self._batches.cursors(self._state.step))
-
-        batch_ahead = None if ahead is None else ahead.ahead
         keep = self._config.run.keep_checkpoints
-        path = await asyncio.to_thread(
-            checkpoint.save_snapshot, self._run.path, state, save_learner, keep, batch_ahead
-        )
+        path = await asyncio.to_thread(checkpoint.save_snapshot, self._run.path, state, save_learner, keep, ahead)
         self._run.event("checkpoint", f"wrote {path.name}")
 
     async def _save_after_interrupt(self) -> None:
@@ -223,7 +219,7 @@ class Driver:
             await self._checkpoint()
 
     async def _finish(self) -> None:
-        """Look at the learnt policy, export it, draw the report."""
+        """Evaluate the learnt policy, export it, draw the report."""
         for split in ("test", "validation"):
             await self._held_out.evaluate(split, "after", self._config.run.steps)
         self._monitor.begin_phase("export")

@@ -73,12 +73,12 @@ class StepDecision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GroupOutcome:
-    """What is learnt from one group. ``kind``: why nothing is learnt from any of its replies."""
+    """What is learnt from one group. ``drop_kind``: why nothing is learnt from any of its replies."""
 
     rollouts: tuple[TrainingReply, ...] = ()
     pair: PreferencePair | None = None
     dropped: Mapping[ReplyKey, str] = field(default_factory=dict)
-    kind: str | None = None
+    drop_kind: str | None = None
 
 
 def reward_of(judged: ReplyJudgement) -> float | None:
@@ -120,7 +120,7 @@ def decide_step(
     reading = gate.update(statistics)
     if not config.algo.prefers_at(step):
         reading = replace(reading, weight=0.0)
-    kinds = Counter(outcome.kind for outcome in outcomes if outcome.kind is not None)
+    kinds = Counter(outcome.drop_kind for outcome in outcomes if outcome.drop_kind is not None)
     counts = {"groups/kept": len(groups) - kinds.total(), "groups/dropped": kinds.total()}
     counts |= {f"groups/dropped_{kind}": count for kind, count in kinds.items()}
     return StepDecision(
@@ -149,19 +149,19 @@ def _decide_group(group: ReplyGroup, config: Config, penalties: Mapping[ReplyKey
         if isinstance(judged.reward, MissingVerdict)
     }
 
-    def nothing(kind: str, why: str) -> _GroupOutcome:
-        return _GroupOutcome(dropped=dict.fromkeys(group.keys, f"group dropped: {why}") | missing, kind=kind)
+    def drop_group(kind: str, why: str) -> _GroupOutcome:
+        return _GroupOutcome(dropped=dict.fromkeys(group.keys, f"group dropped: {why}") | missing, drop_kind=kind)
 
     too_few = explain_dropped_group(group.rewards, len(group.replies))
     if too_few is not None:
-        return nothing(TOO_FEW_VERDICTS, too_few)
+        return drop_group(TOO_FEW_VERDICTS, too_few)
     if config.algo.equal_groups != "keep" and not has_nonzero_advantage(group, config):
-        return nothing(EQUAL_REWARDS, "all rewards are equal")
+        return drop_group(EQUAL_REWARDS, "all rewards are equal")
     if config.algo.loss != "online_dpo":
         return _build_advantage_outcome(group, config, penalties, missing)
     selection = pick_best_and_worst(group.rewards, config.margin)
     return (
-        nothing(SMALL_MARGIN, selection.reason)
+        drop_group(SMALL_MARGIN, selection.reason)
         if isinstance(selection, NoPair)
         else _build_pair_outcome(group, *selection, missing)
     )

@@ -142,7 +142,7 @@ class FixedLambda:
 
 
 def build_lambda_source(config: AlgoConfig, scale: Scale) -> LambdaSource:
-    """The mixer that ``algo.mix`` names. Stages are not its business: ``AlgoConfig.prefers_at``."""
+    """What ``algo.mix`` names. ``two_stage`` is fixed here: ``decide_step`` sets its first stage to 0."""
     gate = Gate(config.gate, scale)
     return gate if config.mix == "gate" else FixedLambda(config.fixed_lambda, gate)
 

@@ -118,7 +118,7 @@ def snapshot(run: Path, made: BatchScheduler, step: int) -> None:
     ahead = made.prefetched_after(step)
     cursors: CursorStates = made.cursors(step)
     state = DriverState(step=step, seed=3, gate={}, cursors=cursors)
-    checkpoint.save_snapshot(run, state, lambda folder: None, 99, None if ahead is None else ahead.ahead)
+    checkpoint.save_snapshot(run, state, lambda folder: None, 99, None if ahead is None else ahead.prefetched)
 
 
 async def whole(staleness: int, equal_groups: str, run: Path) -> list[CollectedBatch]:
