@@ -32,6 +32,7 @@ from speech.grammar.channels import Channel
 PRODUCT_CHUNK = 1 << 22  # numbers that are in float64 at a time
 TEXT_AND_AUDIO = ChannelWeights(text=1.0, audio=1.0)
 PREFERENCE_COMPONENTS = (LossComponent.PO, LossComponent.DPO)
+SHIFT_ROLES = ("rollout", "anchor", "chosen", "rejected")  # whose log-probs are held against the reference policy's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,12 +81,9 @@ def build_shift_rows(batch: StepBatch, setup: SamplingSetup) -> dict[str, list[T
             for r in replies
         ]
 
-    replies_by_role = {
-        "rollout": batch.replies,
-        "anchor": batch.anchors,
-        "chosen": [pair.chosen for pair in batch.pairs if pair.chosen.key is None],
-        "rejected": [pair.rejected for pair in batch.pairs if pair.rejected.key is None],
-    }
+    chosen = [pair.chosen for pair in batch.pairs if pair.chosen.key is None]
+    rejected = [pair.rejected for pair in batch.pairs if pair.rejected.key is None]
+    replies_by_role = dict(zip(SHIFT_ROLES, (batch.replies, batch.anchors, chosen, rejected), strict=True))
     return {role: rows(role, replies) for role, replies in replies_by_role.items()}
 
 
@@ -178,7 +176,7 @@ def _sum_inner_products(sums: Mapping[tuple[str, ...], float], parts: Sequence[s
 
 def _sums_to_shifts(sums: Mapping[tuple[str, ...], float]) -> dict[str, LogprobShift]:
     shifts = {}
-    for name in ("_".join(pair) for pair in product(("rollout", "anchor"), CHANNELS)):
+    for name in ("_".join(pair) for pair in product(SHIFT_ROLES, CHANNELS)):
         tokens = sums.get(("shift", name, "tokens"), 0.0)
         if tokens:
             mean, size = (sums["shift", name, statistic] / tokens for statistic in ("mean", "abs"))

@@ -155,7 +155,13 @@ def test_advantages_and_pairs_of_other_objectives_are_followed(micro_checkpoint:
         diagnosis, expected = learner.diagnose(one), naive(micro_checkpoint, settings, one)
         for part in diagnosis.layers:
             check(part, {name: parts[part.name] for name, parts in expected.items()})
-    assert set(diagnosis.shift) == {"anchor_text", "anchor_audio"}  # this run sampled no reply of these pairs
+    roles = ("anchor", "chosen", "rejected")  # this run sampled no reply of these pairs
+    assert set(diagnosis.shift) == {f"{role}_{channel}" for role in roles for channel in ("text", "audio")}
+    for role, indices in (("chosen", (0, 2, 4)), ("rejected", (3, 5))):  # of the other rejected one no code counts
+        replies = tuple(step.rollouts[index] for index in indices)
+        gaps = shifts(Learner(config(micro_checkpoint), 0, 1), replies, "A")
+        assert diagnosis.shift[f"{role}_audio"].tokens == len(gaps)
+        assert diagnosis.shift[f"{role}_audio"].mean == pytest.approx(sum(gaps) / len(gaps), rel=1e-5, abs=1e-6)
 
 
 def shifts(learner: Learner, rollouts: tuple[TrainingReply, ...], letter: str) -> list[float]:
