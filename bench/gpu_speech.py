@@ -71,7 +71,7 @@ class RandomLearner(Learner):
         }
         super().__init__(Config.model_validate(values), 0, 1)
 
-    def _load(self, *, checkpointing: bool) -> Policy:
+    def _load_policy(self, *, checkpointing: bool) -> Policy:
         lm = language_model(*self._material)
         if checkpointing:
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
