@@ -45,14 +45,14 @@ class LastingStream:
             self._tell()
 
     def _redirect_to_null(self, error: OSError) -> None:
-        """From now on everything goes nowhere, also what libraries write to the same file. Raises what is not
-        a reader that is gone, a full disk for one.
+        """From now on everything goes nowhere: what libraries write to the same file, and what is buffered, which
+        the interpreter would write at its end. Raises what is not a reader that is gone, a full disk for one.
         """
-        if error.errno not in READER_GONE_ERRORS:
-            raise error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
+        if error.errno not in READER_GONE_ERRORS:
+            raise error
         if not self._lost:
             self._lost = True
             self._tell()
